@@ -1,0 +1,25 @@
+//! Compiles the .proto files with protox, in pure Rust: a fresh machine needs no protoc.
+
+use std::{env, fs, path::PathBuf};
+
+const FILES: [&str; 5] = [
+    "clarion/v1/app.proto",
+    "clarion/v1/alert.proto",
+    "clarion/v1/registry.proto",
+    "clarion/shard/v1/feed.proto",
+    "clarion/shard/v1/session.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let descriptors = protox::compile(FILES, ["proto"])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    // For gRPC reflection: only the client API is described to strangers.
+    fs::write(out.join("clarion.bin"), prost::Message::encode_to_vec(&descriptors))?;
+    tonic_prost_build::configure()
+        .bytes(".clarion.shard.v1.LocaleMessage.body")
+        .bytes(".clarion.shard.v1.OrdinalSet.ordinals")
+        .bytes(".clarion.shard.v1.RegistrationRecord.token")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

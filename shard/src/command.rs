@@ -1,0 +1,361 @@
+//! What the control plane of a node says to its cores, and what they say back.
+//!
+//! The control plane (tokio) decodes and checks; a core (one thread) owns partitions, waves and lanes. Between them are
+//! two bounded queues for each core, and nothing shared but immutable data behind an `Arc`.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use clarion_proto::{
+    device::Record,
+    ids::{AppName, DeviceId, Epoch, LaneId, LogId, PartitionId, Position, UnixMillis, WaveId},
+    outcome::Outcome,
+    time::Time,
+};
+use roaring::RoaringBitmap;
+
+use crate::wave::Cover;
+
+/// From the control plane to one core.
+#[derive(Debug)]
+pub enum Command {
+    /// These partitions are this core's from now on (empty ones are made); others are dropped with their waves.
+    Own(Vec<PartitionId>),
+    /// One batch of one log, only the records of this core's partitions. A batch without any is sent too: it moves the
+    /// position of the log, which `WaveSpec::shards` wait for.
+    Apply {
+        /// Whose.
+        log: LogId,
+        /// Dense from 1 within a log.
+        position: Position,
+        /// The only clock of `apply`.
+        appended: UnixMillis,
+        /// With the partition of each.
+        records: Vec<(PartitionId, Record)>,
+    },
+    /// Makes or replaces a lane end.
+    Lane(Arc<LaneSpec>),
+    /// A new value of `authorization`.
+    ProviderToken {
+        /// Whose.
+        lane: LaneId,
+        /// Never printed.
+        authorization: Authorization,
+    },
+    /// Takes up a wave. Known already with this or a higher epoch: ignored. It sends nothing before a grant.
+    Wave(Arc<WaveSpec>),
+    /// Bands below this number may be walked: all cores of the node have walked those before.
+    OpenBands {
+        /// Which wave.
+        wave: WaveId,
+        /// Exclusive.
+        bands: u32,
+    },
+    /// Leave to send.
+    Grant {
+        /// Which wave.
+        wave: WaveId,
+        /// On the node's clock, from when the node asked.
+        until: Time,
+        /// This core's share of the alert's rate; `None`: no limit.
+        rate: Option<Rate>,
+    },
+    /// Part of a lane's quota.
+    Slice {
+        /// Which lane.
+        lane: LaneId,
+        /// On the node's clock.
+        until: Time,
+        /// This core's part; `None`: the lane has no quota.
+        rate: Option<Rate>,
+    },
+    /// Write nothing more of this wave; answer with [`Event::Stopped`].
+    Cancel {
+        /// Which wave.
+        wave: WaveId,
+        /// The highest seen is obeyed.
+        epoch: Epoch,
+    },
+    /// The wave has ended everywhere: a last report with `ended`, then its state may go.
+    End(WaveId),
+    /// Count who would be reached.
+    Count(Arc<CountSpec>),
+    /// The first report of a new session is complete: forget what was reported.
+    ReportAll,
+    /// Close connections in order (GOAWAY, `close_notify`) and end the thread.
+    Shutdown,
+}
+
+/// How fast: `per_second` on average, `burst` at once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// Requests.
+    pub per_second: f64,
+    /// Requests.
+    pub burst: f64,
+}
+
+/// The value of `authorization`. Secret: `Debug` says nothing of it, its memory is wiped.
+#[derive(Clone)]
+pub struct Authorization(pub Arc<secrecy::SecretString>);
+
+impl std::fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authorization(..)")
+    }
+}
+
+/// One lane, as a core's end of it needs it. The limits are this core's part already.
+#[derive(Debug)]
+pub struct LaneSpec {
+    /// In the cluster.
+    pub id: LaneId,
+    /// `gateway/credential`, for people.
+    pub name: String,
+    /// host:port.
+    pub endpoint: String,
+    /// For the certificate and `:authority`.
+    pub server_name: String,
+    /// What the certificate is checked against.
+    pub roots: Arc<rustls::RootCertStore>,
+    /// Real people behind it.
+    pub live: bool,
+    /// At least 1.
+    pub connections: usize,
+    /// At least 1.
+    pub streams_per_connection: usize,
+    /// Then a request counts as unanswered and is sent again.
+    pub request_deadline: Duration,
+    /// TCP and TLS together.
+    pub connect_deadline: Duration,
+    /// First pause before another try, of a device or of a connection.
+    pub backoff_min: Duration,
+    /// Longest such pause.
+    pub backoff_max: Duration,
+    /// Whether `authorization` enters the HPACK table.
+    pub authorization_indexed: bool,
+}
+
+/// One wave, as one core runs it.
+#[derive(Debug)]
+pub struct WaveSpec {
+    /// Which.
+    pub id: WaveId,
+    /// `alerts/{alert}`, for people.
+    pub alert: String,
+    /// The highest seen is obeyed.
+    pub epoch: Epoch,
+    /// Bands and their cells; shared by all cores.
+    pub cover: Arc<Cover>,
+    /// This core's partitions.
+    pub shards: Vec<ShardSpec>,
+    /// What is said, per app.
+    pub apps: Vec<AppSpec>,
+    /// Who is addressed: an expression in prefix form; empty: everybody.
+    pub segments: Vec<SegmentOp>,
+    /// Nothing is sent later.
+    pub expires: Time,
+}
+
+/// One partition's part of a wave.
+#[derive(Debug, Clone)]
+pub struct ShardSpec {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Its log.
+    pub log: LogId,
+    /// The walk waits until the log is applied up to here.
+    pub start: Position,
+    /// Handed over already by an earlier holder.
+    pub handed: RoaringBitmap,
+}
+
+/// One app's messages.
+#[derive(Debug, Clone)]
+pub struct AppSpec {
+    /// Which app.
+    pub app: AppName,
+    /// Through which lane.
+    pub lane: LaneId,
+    /// What all of its pushes share.
+    pub headers: ApnsHeaders,
+    /// By lower-case locale; the first is the fallback. Never empty.
+    pub messages: Vec<(String, Bytes)>,
+}
+
+/// APNs request headers that are the same for every device of an app and wave (A-send).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApnsHeaders {
+    /// `apns-topic`.
+    pub topic: String,
+    /// `apns-push-type`.
+    pub push_type: String,
+    /// `apns-priority`: 10, 5 or 1.
+    pub priority: u8,
+    /// `apns-expiration`, Unix seconds.
+    pub expiration: u64,
+    /// `apns-collapse-id`, at most 64 bytes.
+    pub collapse_id: String,
+}
+
+/// One step of an audience expression in prefix form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SegmentOp {
+    /// Two operands follow.
+    And,
+    /// Two operands follow.
+    Or,
+    /// One operand follows.
+    Not,
+    /// The device has this segment.
+    Has(String),
+}
+
+/// A question: how many would be reached?
+#[derive(Debug)]
+pub struct CountSpec {
+    /// Returned with the answer.
+    pub id: u64,
+    /// Where.
+    pub cover: Arc<Cover>,
+    /// Counted one by one.
+    pub apps: Vec<AppName>,
+    /// Who.
+    pub segments: Vec<SegmentOp>,
+}
+
+/// From one core to the control plane.
+#[derive(Debug)]
+pub enum Event {
+    /// What happened to a wave since the last report of this core; every 20 ms while something changes.
+    Report(Box<CoreReport>),
+    /// Answers [`Command::Cancel`]: nothing more of the wave will be written.
+    Stopped {
+        /// Which.
+        wave: WaveId,
+        /// When its last request was handed to a socket; `None`: it wrote none.
+        last_write: Option<Time>,
+        /// Requests written after the command had arrived here.
+        written_after: u64,
+    },
+    /// Answers [`Command::Count`]: per app of the question, per band.
+    Counted {
+        /// Of the question.
+        id: u64,
+        /// Outer: apps; inner: bands.
+        devices: Vec<Vec<u64>>,
+    },
+    /// A lane end changed its health.
+    LaneState {
+        /// Which.
+        lane: LaneId,
+        /// To what.
+        health: LaneHealth,
+        /// The gateway's words; never a token.
+        detail: String,
+    },
+    /// What this core holds, after it changed; at most every 100 ms.
+    Held(HeldStats),
+}
+
+/// How one end of a lane is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneHealth {
+    /// Connected and answering.
+    Ready,
+    /// No connection, or no answers: tried again with backoff.
+    Unreachable,
+    /// The provider token was refused: a new one is needed.
+    Credential,
+    /// The message itself is wrong: no other device can succeed.
+    Campaign,
+    /// The gateway asks for less.
+    Throttled,
+}
+
+/// What a core holds.
+#[derive(Debug, Clone, Default)]
+pub struct HeldStats {
+    /// Applied so far.
+    pub positions: Vec<(LogId, Position)>,
+    /// With a registration.
+    pub devices: u64,
+    /// Of those, with a place.
+    pub placed: u64,
+    /// Of those, muted.
+    pub muted: u64,
+    /// By app.
+    pub apps: Vec<(AppName, u64)>,
+}
+
+/// One core's part of a report on one wave. Counts are totals of this core since its start.
+#[derive(Debug, Default)]
+pub struct CoreReport {
+    /// Which wave.
+    pub wave: WaveId,
+    /// As obeyed.
+    pub epoch: Epoch,
+    /// Bands handed over whole, from the nearest, in all partitions of this core.
+    pub bands_walked: u32,
+    /// All walked, nothing open, nobody waiting.
+    pub complete: bool,
+    /// Nothing more will change.
+    pub ended: bool,
+    /// Bands that changed: number and totals.
+    pub bands: Vec<(u32, Counts)>,
+    /// Cells of resolution 6 that changed: index and totals; every 200 ms.
+    pub cells: Vec<(u64, Counts)>,
+    /// Ordinals handed over since the last report.
+    pub handed: Vec<(PartitionId, RoaringBitmap)>,
+    /// Ordinals open now, in every partition that has any or had any at the last report.
+    pub open: Vec<(PartitionId, RoaringBitmap)>,
+    /// Requests that got no answer: total.
+    pub unanswered_requests: u64,
+    /// Requests the gateway asked to be tried again: total.
+    pub retried_requests: u64,
+    /// Tokens called dead since the last report.
+    pub dead: Vec<DeadToken>,
+}
+
+/// Devices handed and their outcomes; totals that only grow.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// To a lane.
+    pub handed: u64,
+    /// By [`Outcome`], in the order of [`Outcome::ALL`].
+    pub outcomes: [u64; 5],
+}
+
+impl Counts {
+    /// Counts one outcome.
+    pub fn count(&mut self, outcome: Outcome) {
+        self.outcomes[outcome as usize] += 1;
+    }
+
+    /// Adds another core's counts.
+    pub fn add(&mut self, other: &Self) {
+        self.handed += other.handed;
+        for (mine, theirs) in self.outcomes.iter_mut().zip(other.outcomes) {
+            *mine += theirs;
+        }
+    }
+
+    /// Handed and without an outcome yet.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self.handed - self.outcomes.iter().sum::<u64>()
+    }
+}
+
+/// One dead token, by its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeadToken {
+    /// Who says so.
+    pub lane: LaneId,
+    /// Whose.
+    pub device: DeviceId,
+    /// Which.
+    pub token_hash: u64,
+    /// Since when, by the gateway.
+    pub gateway_time: Option<UnixMillis>,
+}

@@ -1,0 +1,16 @@
+//! A shard node: holds devices in memory, walks them nearest first, writes the pushes.
+//!
+//! The modules stand in the order of an alert's way.
+
+pub mod config;
+pub mod service;
+pub mod session;
+pub mod feed;
+pub mod partition;
+pub mod command;
+pub mod wave;
+pub mod driver;
+pub mod core;
+pub mod lane;
+pub mod outcome;
+pub mod report;
