@@ -1,1 +1,4 @@
-//! (being built)
+//! Runs of ordinals in, outcomes out.
+
+pub mod connection;
+pub mod apns;
