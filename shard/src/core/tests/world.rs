@@ -36,8 +36,6 @@ pub(super) struct World {
     pub(super) blocked: bool,
     /// Connections are not even answered.
     pub(super) unreachable: bool,
-    /// Grants and slices are renewed as time goes on.
-    pub(super) renew: Vec<(WaveId, Option<Rate>)>,
     sockets: BTreeMap<ConnectionId, Vec<u8>>,
     pub(super) attempts: Vec<Time>,
     pub(super) said: Said,
@@ -64,13 +62,16 @@ impl World {
     }
 
     pub(super) fn with(gateway: Gateway, single: bool, connections: usize) -> Self {
+        Self::with_config(gateway, CoreConfig { single, cores: 1, seed: 42 }, connections)
+    }
+
+    pub(super) fn with_config(gateway: Gateway, config: CoreConfig, connections: usize) -> Self {
         let mut world = Self {
-            core: Core::new(CoreConfig { single, cores: 1, seed: 42 }),
+            core: Core::new(config),
             gateway,
             now: Time(SECOND),
             blocked: false,
             unreachable: false,
-            renew: Vec::new(),
             sockets: BTreeMap::new(),
             attempts: Vec::new(),
             said: Said::default(),
