@@ -1,5 +1,11 @@
-//! (being built; the signatures that others rely on)
+//! (being built: the signatures that others rely on)
 
-/// Bands of cells, as ranges of res-9 indexes; one for all cores.
-#[derive(Debug)]
-pub struct Cover;
+pub mod audience;
+pub mod bits;
+pub mod cover;
+pub mod walk;
+
+pub use audience::{Program, ProgramError};
+pub use bits::Bits;
+pub use cover::{Cover, CoverError};
+pub use walk::{Step, Walk};
