@@ -3,6 +3,7 @@
 //! The modules stand in the order of an alert's way.
 
 pub mod config;
+pub mod node;
 pub mod service;
 pub mod session;
 pub mod feed;
