@@ -1,1 +1,3 @@
-//! benches
+//! Seeded fixtures of the benches: the same input on every machine.
+
+pub mod devices;

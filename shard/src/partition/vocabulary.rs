@@ -121,8 +121,8 @@ impl Vocabulary {
 
     /// The index of a locale, made where needed.
     pub fn intern_locale(&mut self, locale: &str) -> LocaleIndex {
-        let hash = |l: &Box<str>| xxh3_64(l.as_bytes());
-        let index = self.locales.intern(xxh3_64(locale.as_bytes()), |l| **l == *locale, || locale.into(), hash);
+        let hash = xxh3_64(locale.as_bytes());
+        let index = self.locales.intern(hash, |l| **l == *locale, || locale.into(), |l| xxh3_64(l.as_bytes()));
         LocaleIndex(self.or_unknown(index))
     }
 
@@ -136,9 +136,9 @@ impl Vocabulary {
     pub fn intern_segments(&mut self, names: &[String]) -> SegmentsIndex {
         let mut set = Vec::with_capacity(names.len());
         for name in names {
-            let hash = |s: &Box<str>| xxh3_64(s.as_bytes());
+            let hash = xxh3_64(name.as_bytes());
             let index =
-                self.segments.intern(xxh3_64(name.as_bytes()), |s| **s == **name, || name.as_str().into(), hash);
+                self.segments.intern(hash, |s| **s == **name, || name.as_str().into(), |s| xxh3_64(s.as_bytes()));
             match index {
                 Some(index) => set.push(index),
                 None => return SegmentsIndex(self.or_unknown(None)),
@@ -220,5 +220,54 @@ fn hash_set(set: &[u16]) -> u64 {
         xxh3_64(&bytes[..2 * set.len()])
     } else {
         xxh3_64(&set.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<_>>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(n: usize) -> AppName {
+        AppName::from_id(&format!("a{n}")).unwrap()
+    }
+
+    /// A word has one index, whoever asks, and the index gives the word back.
+    #[test]
+    fn words_are_kept_once() {
+        let mut words = Vocabulary::new();
+        assert_eq!((words.intern_locale(""), words.intern_segments(&[])), (LocaleIndex::NONE, SegmentsIndex::EMPTY));
+        let (one, two) = (words.intern_app(&app(1)), words.intern_app(&app(2)));
+        assert_eq!([words.intern_app(&app(1)), words.intern_app(&app(2))], [one, two]);
+        assert_eq!(
+            (words.app(two), words.find_app(&app(2)), words.find_app(&app(3))),
+            (Some(&app(2)), Some(two), None)
+        );
+        let zh = words.intern_locale("zh-hans");
+        assert_eq!((words.intern_locale("zh-hans"), words.locale(zh)), (zh, "zh-hans"));
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let set = words.intern_segments(&names(&["b", "a"]));
+        assert_eq!(words.intern_segments(&names(&["a", "b", "a"])), set);
+        assert_eq!(words.segments(set).unwrap().collect::<Vec<_>>(), ["b", "a"]);
+        let many = names(&["a"; 3]).into_iter().chain((0..40).map(|n| n.to_string())).collect::<Vec<_>>();
+        assert_eq!(words.intern_segments(&many), words.intern_segments(&many));
+        assert_eq!(words.refused(), 0);
+    }
+
+    /// At the limit new words become unknown, the old ones stay, and somebody can notice.
+    #[test]
+    fn a_full_vocabulary_refuses() {
+        let mut words = Vocabulary::new();
+        for n in 0..WORDS_MAX {
+            assert_eq!(words.intern_app(&app(n)), AppIndex(u16::try_from(n).unwrap()));
+        }
+        assert_eq!((words.refused(), words.apps()), (0, u16::MAX));
+        assert_eq!(words.intern_app(&app(WORDS_MAX)), AppIndex::UNKNOWN);
+        assert_eq!((words.app(AppIndex::UNKNOWN), words.refused()), (None, 1));
+        assert_eq!(words.intern_app(&app(7)), AppIndex(7));
+        for n in 1..=WORDS_MAX {
+            words.intern_segments(&[n.to_string()]);
+        }
+        assert_eq!(words.intern_segments(&["one too many".to_owned()]), SegmentsIndex::UNKNOWN);
+        assert!(words.segments(SegmentsIndex::UNKNOWN).is_none());
     }
 }

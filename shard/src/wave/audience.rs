@@ -131,3 +131,113 @@ impl Program {
         stack[0]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{SegmentOp::*, *};
+    use proptest::prelude::*;
+
+    fn has(name: &str) -> SegmentOp {
+        Has(name.to_owned())
+    }
+
+    #[derive(Debug, Clone)]
+    enum Tree {
+        Has(u8),
+        Not(Box<Tree>),
+        Two(bool, Box<Tree>, Box<Tree>),
+    }
+
+    impl Tree {
+        fn prefix(&self, ops: &mut Vec<SegmentOp>) {
+            match self {
+                Self::Has(n) => ops.push(has(&n.to_string())),
+                Self::Not(a) => {
+                    ops.push(Not);
+                    a.prefix(ops);
+                }
+                Self::Two(and, a, b) => {
+                    ops.push(if *and { And } else { Or });
+                    a.prefix(ops);
+                    b.prefix(ops);
+                }
+            }
+        }
+
+        fn holds(&self, set: &[u8]) -> bool {
+            match self {
+                Self::Has(n) => set.contains(n),
+                Self::Not(a) => !a.holds(set),
+                Self::Two(true, a, b) => a.holds(set) && b.holds(set),
+                Self::Two(false, a, b) => a.holds(set) || b.holds(set),
+            }
+        }
+    }
+
+    fn tree() -> impl Strategy<Value = Tree> {
+        (0u8..5).prop_map(Tree::Has).prop_recursive(4, 32, 2, |inner| {
+            prop_oneof![
+                inner.clone().prop_map(|a| Tree::Not(a.into())),
+                (any::<bool>(), inner.clone(), inner).prop_map(|(and, a, b)| Tree::Two(and, a.into(), b.into())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// The program answers as the expression does, asked for the first time or again.
+        #[test]
+        fn answers_as_the_expression(
+            tree in tree(), sets in prop::collection::vec(prop::collection::vec(0u8..5, 0..5), 1..12),
+        ) {
+            let mut ops = Vec::new();
+            tree.prefix(&mut ops);
+            let mut program = Program::compile(&ops).unwrap();
+            let mut words = Vocabulary::new();
+            for set in sets.iter().chain(&sets) {
+                let index = words.intern_segments(&set.iter().map(u8::to_string).collect::<Vec<_>>());
+                prop_assert_eq!(program.matches(&words, index), tree.holds(set));
+            }
+        }
+
+        /// Whatever is no whole expression is refused, and whatever is accepted can be worked out.
+        #[test]
+        fn malformed_expressions_are_refused(
+            ops in prop::collection::vec(prop_oneof![Just(And), Just(Or), Just(Not), Just(has("a"))], 0..70),
+        ) {
+            let missing = ops.iter().try_fold(1i32, |missing, op| match op {
+                _ if missing == 0 => None,
+                Has(_) => Some(missing - 1),
+                Not => Some(missing),
+                And | Or => Some(missing + 1),
+            });
+            let whole = ops.is_empty() || missing == Some(0);
+            match Program::compile(&ops) {
+                Ok(mut program) => {
+                    prop_assert!(whole);
+                    program.matches(&Vocabulary::new(), SegmentsIndex::EMPTY);
+                }
+                Err(ProgramError::TooDeep) => {}
+                Err(_) => prop_assert!(!whole),
+            }
+        }
+    }
+
+    #[test]
+    fn errors_name_the_place() {
+        let error = |ops: &[SegmentOp]| Program::compile(ops).unwrap_err();
+        assert_eq!(error(&[Or, Not, And, has("a"), has("b")]), ProgramError::OperandMissing { at: 0 });
+        assert_eq!(error(&[has("a"), Not]), ProgramError::OperandMissing { at: 1 });
+        assert_eq!(error(&[has("a"), has("b")]), ProgramError::Surplus { surplus: 1 });
+        assert_eq!(error(&vec![Not; OPS_MAX + 1]), ProgramError::TooLong { ops: OPS_MAX + 1 });
+        let deep: Vec<_> = (0..DEPTH_MAX).map(|_| And).chain((0..=DEPTH_MAX).map(|_| has("a"))).collect();
+        assert_eq!(error(&deep), ProgramError::TooDeep);
+    }
+
+    /// A set for which there was no room is addressed with everybody, and by no expression, not even a negated one.
+    #[test]
+    fn an_unknown_set_gets_what_everybody_gets() {
+        let words = Vocabulary::new();
+        assert!(Program::compile(&[]).unwrap().matches(&words, SegmentsIndex::UNKNOWN));
+        assert!(!Program::compile(&[Not, has("a")]).unwrap().matches(&words, SegmentsIndex::UNKNOWN));
+    }
+}

@@ -85,3 +85,29 @@ impl From<&RoaringBitmap> for Bits {
 fn place(ordinal: Ordinal) -> (usize, u64) {
     ((ordinal.0 / u64::BITS) as usize, 1 << (ordinal.0 % u64::BITS))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Bits are a set of ordinals.
+        #[test]
+        fn bits_are_a_set(changes in prop::collection::vec((0u32..200, any::<bool>()), 0..200)) {
+            let (mut bits, mut model) = (Bits::default(), RoaringBitmap::new());
+            for (n, add) in changes {
+                if add {
+                    prop_assert_eq!(bits.insert(Ordinal(n)), model.insert(n));
+                } else {
+                    prop_assert_eq!(bits.remove(Ordinal(n)), model.remove(n));
+                }
+                prop_assert_eq!(bits.contains(Ordinal(n)), add);
+            }
+            prop_assert_eq!((bits.len(), bits.is_empty()), (model.len(), model.is_empty()));
+            prop_assert_eq!(Bits::from(&model).to_roaring(), bits.to_roaring());
+            prop_assert_eq!(bits.to_roaring(), model);
+            prop_assert!(!bits.contains(Ordinal(u32::MAX)));
+        }
+    }
+}
