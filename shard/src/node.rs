@@ -18,7 +18,6 @@ use clarion_runtime::health::{self, HealthPort};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Server, server::TcpIncoming};
-use tracing::info;
 
 use self::{
     control::Driver,
@@ -136,10 +135,6 @@ impl Node {
         };
         let control = Control::new(identity, rss_bytes);
         let driver = Driver::new(control, ports, now, begun, reporter, &self.config, self.boot);
-        let stop = async {
-            stop.await;
-            info!("draining");
-        };
         let result = tokio::select! {
             result = driver.run(stop, drain_within) => result,
             ended = servers.join_next() => match ended {

@@ -16,7 +16,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::command::{Command, Event};
+use crate::{
+    command::{Command, Event},
+    driver::{CommandSender, CoreGone},
+};
 
 /// The other end is gone: the core has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,12 @@ pub trait CommandSink: Send + Sync + 'static {
 impl CommandSink for mpsc::Sender<Command> {
     fn send(&self, command: Command) -> BoxFuture<'_, Result<(), Closed>> {
         Box::pin(async move { mpsc::Sender::send(self, command).await.map_err(|_| Closed) })
+    }
+}
+
+impl CommandSink for CommandSender {
+    fn send(&self, command: Command) -> BoxFuture<'_, Result<(), Closed>> {
+        Box::pin(async move { CommandSender::send(self, command).await.map_err(|CoreGone| Closed) })
     }
 }
 

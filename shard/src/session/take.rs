@@ -2,7 +2,7 @@
 
 use clarion_proto::{
     error::InvalidField,
-    ids::{LaneId, WaveId},
+    ids::{LaneId, Position, UnixMillis, WaveId},
     time::Time,
 };
 use tracing::{debug, info};
@@ -78,6 +78,12 @@ impl Control {
         for owns in [&change.keep, &change.own] {
             let owns = owns.iter().enumerate();
             self.outputs.extend(owns.map(|(core, owns)| Output::command(core, Command::Own(owns.clone()))));
+        }
+        // A core goes by its position when it lets a wave begin: what is read again stands at its beginning from now on.
+        for (core, log) in new.follows(self.identity.cores).difference(&change.continues).copied() {
+            let (position, appended) = (Position(0), UnixMillis(0));
+            let from_the_beginning = Command::Apply { log, position, appended, records: Vec::new() };
+            self.outputs.push_back(Output::command(core, from_the_beginning));
         }
         self.outputs.push_back(Output::Follow { ownership: new.clone(), continues: change.continues.clone() });
         self.registry.keep(&change.continues);
