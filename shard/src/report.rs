@@ -72,6 +72,8 @@ pub(crate) fn build<'a>(run: &mut WaveRun, open: impl Iterator<Item = &'a Open>,
     let report = CoreReport {
         wave: run.spec.id,
         epoch: run.epoch,
+        // The first of the wave, or the first since everything was asked for again.
+        all: run.reporting.at.is_none(),
         bands_walked: run.bands_walked(),
         complete: run.is_complete(),
         ended,
