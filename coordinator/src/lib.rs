@@ -2,6 +2,7 @@
 //!
 //! The modules stand in the order of an alert's way.
 
+pub mod clock;
 pub mod config;
 pub mod api;
 pub mod admission;

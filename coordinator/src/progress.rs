@@ -1,1 +1,111 @@
-//! (being built)
+//! What became of an alert so far: reports of nodes folded into numbers that only grow, and the registry's totals.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use clarion_proto::{
+    ids::{AlertName, AppName, LogId, Position},
+    time::Time,
+};
+
+/// Where an alert stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// Being sent.
+    Active,
+    /// Cancelled, not yet confirmed by every node.
+    Cancelling,
+    /// Cancelled: nothing more is sent.
+    Cancelled,
+    /// Every device in the region has its outcome.
+    Resolved,
+    /// Its time passed with devices still to be sent to.
+    Expired,
+}
+
+/// Devices handed to a lane and the gateway's last word on them; sums only grow.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// To a lane: the outcomes and what is open.
+    pub handed: u64,
+    /// By `clarion_proto::outcome::Outcome`, in the order of `Outcome::ALL`.
+    pub outcomes: [u64; 5],
+}
+
+/// One band's part.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BandCounts {
+    /// Distance from the place last seen.
+    pub from_m: f64,
+    /// The same, outer edge.
+    pub to_m: f64,
+    /// Every node has handed all of it.
+    pub walked: bool,
+    /// Of all nodes.
+    pub counts: Counts,
+}
+
+/// One cell's part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CellCounts {
+    /// Of resolution 6.
+    pub cell: u64,
+    /// To a lane.
+    pub handed: u64,
+    /// Taken by the gateway.
+    pub accepted: u64,
+    /// All other outcomes.
+    pub failed: u64,
+    /// The snapshot that changed it last.
+    pub version: u64,
+}
+
+/// The newest state of one alert: what a watcher is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Whose.
+    pub alert: AlertName,
+    /// Grows with each change that was published.
+    pub version: u64,
+    /// Where it stands.
+    pub state: State,
+    /// Nothing will change any more; the watcher's stream can end. After `Cancelled` and `Expired` answers to
+    /// requests under way still come in for some seconds before this is set.
+    pub settled: bool,
+    /// When it reached a final state.
+    pub ended: Option<Time>,
+    /// All bands together.
+    pub totals: Counts,
+    /// Requests without an answer in their deadline.
+    pub unanswered_requests: u64,
+    /// Requests the gateway asked to be tried again.
+    pub retried_requests: u64,
+    /// Nodes that walked their whole part.
+    pub nodes_walked: u32,
+    /// Nodes with a part.
+    pub nodes: u32,
+    /// Since the alert was recorded, on this coordinator's clock: the first acceptance reported.
+    pub first_accepted_after: Option<Duration>,
+    /// The newest.
+    pub last_accepted_after: Option<Duration>,
+    /// Nearest first.
+    pub bands: Vec<BandCounts>,
+    /// In the order of their index.
+    pub cells: Vec<CellCounts>,
+}
+
+/// What all nodes together hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RegistryTotals {
+    /// With a registration.
+    pub devices: u64,
+    /// Of those, with a place.
+    pub placed: u64,
+    /// Of those, muted.
+    pub muted: u64,
+    /// By app.
+    pub apps: BTreeMap<AppName, u64>,
+    /// Per log, how far every owner of one of its partitions has applied it. What the log holds up to there is applied.
+    pub applied: BTreeMap<LogId, Position>,
+    /// Resident memory of all nodes.
+    pub rss_bytes: u64,
+}

@@ -1,1 +1,7 @@
-//! runtime
+//! What every binary needs around its work, so that start and stop look the same in all of them.
+
+pub mod drain;
+pub mod health;
+pub mod jwt;
+pub mod roots;
+pub mod telemetry;

@@ -1,0 +1,61 @@
+//! Whom a TLS client trusts: a private CA where one is configured, else the public roots.
+
+use std::sync::Arc;
+
+use rustls::RootCertStore;
+use rustls_pki_types::{CertificateDer, pem::PemObject};
+
+/// A CA file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RootsError {
+    /// Not PEM.
+    #[error("not a PEM file of certificates: {0}")]
+    Pem(String),
+    /// PEM without a certificate in it.
+    #[error("holds no certificate")]
+    Empty,
+    /// A certificate that cannot be a trust anchor.
+    #[error("certificate {index} cannot be trusted: {problem}")]
+    Certificate {
+        /// From 0.
+        index: usize,
+        /// rustls' words.
+        problem: rustls::Error,
+    },
+}
+
+/// The roots of a private CA in PEM, or the public ones where `pem` is empty.
+///
+/// # Errors
+/// What is wrong with the PEM.
+pub fn roots(pem: &str) -> Result<Arc<RootCertStore>, RootsError> {
+    let mut store = RootCertStore::empty();
+    if pem.trim().is_empty() {
+        store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        return Ok(Arc::new(store));
+    }
+    for (index, certificate) in CertificateDer::pem_slice_iter(pem.as_bytes()).enumerate() {
+        let certificate = certificate.map_err(|e| RootsError::Pem(e.to_string()))?;
+        store.add(certificate).map_err(|problem| RootsError::Certificate { index, problem })?;
+    }
+    if store.is_empty() { Err(RootsError::Empty) } else { Ok(Arc::new(store)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn public_roots_stand_in_for_an_absent_ca() {
+        assert!(roots("").unwrap().len() > 50);
+    }
+
+    #[test]
+    fn a_file_without_certificates_is_refused() {
+        assert!(matches!(roots("hello"), Err(RootsError::Empty)));
+        let broken = "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
+        assert!(matches!(roots(broken), Err(RootsError::Pem(_))));
+        let nonsense = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(matches!(roots(nonsense), Err(RootsError::Certificate { index: 0, .. })));
+    }
+}

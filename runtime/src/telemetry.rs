@@ -1,0 +1,71 @@
+//! Log lines on standard error; traces over OTLP where an endpoint is given.
+//!
+//! - `CLARION_LOG` filters (`info` unless set; `clarion_shard=debug,info` and so on).
+//! - `OTEL_EXPORTER_OTLP_ENDPOINT` turns traces on; the other `OTEL_…` variables mean what OpenTelemetry says.
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// Keeps telemetry alive; on drop what is buffered is sent, for a few seconds at most.
+#[derive(Debug)]
+#[must_use = "telemetry ends when the guard is dropped"]
+pub struct Guard {
+    provider: Option<SdkTracerProvider>,
+}
+
+/// Telemetry that cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// `CLARION_LOG` is not a filter.
+    #[error("CLARION_LOG: {0}")]
+    Filter(String),
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` cannot be used.
+    #[error("OTEL_EXPORTER_OTLP_ENDPOINT: {0}")]
+    Exporter(String),
+}
+
+/// Starts telemetry for a process. Called once, within a tokio runtime (the exporter's connection lives on it); a
+/// second call in the same process, as in tests, changes nothing.
+///
+/// # Errors
+/// An environment variable that cannot be used.
+pub fn init(service: &'static str) -> Result<Guard, TelemetryError> {
+    let filter = match std::env::var("CLARION_LOG") {
+        Ok(text) => EnvFilter::try_new(&text).map_err(|e| TelemetryError::Filter(e.to_string()))?,
+        Err(_) => EnvFilter::new("info,h2=warn,hyper_util=warn,opentelemetry_sdk=warn"),
+    };
+    let provider = match std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT") {
+        Ok(endpoint) if !endpoint.is_empty() => Some(provider(service)?),
+        _ => None,
+    };
+    let traces = provider.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer(service)).boxed());
+    opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(true);
+    // Refused where a subscriber is set already: the first one stays.
+    let _ = tracing_subscriber::registry().with(traces).with(filter).with(lines).try_init();
+    Ok(Guard { provider })
+}
+
+fn provider(service: &'static str) -> Result<SdkTracerProvider, TelemetryError> {
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_tonic()
+        .build()
+        .map_err(|e| TelemetryError::Exporter(e.to_string()))?;
+    Ok(SdkTracerProvider::builder()
+        .with_batch_exporter(exporter)
+        .with_resource(Resource::builder().with_service_name(format!("clarion-{service}")).build())
+        .build())
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if let Some(provider) = self.provider.take() {
+            // A collector that is away must not keep the process; the SDK gives up after its own time-out.
+            let _ = provider.shutdown();
+        }
+    }
+}
