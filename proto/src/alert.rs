@@ -100,17 +100,7 @@ impl AlertSpec {
         let last_seen = alert.last_seen.map(LatLng::from_wire).transpose().map_err(|e| e.within("last_seen"))?;
         let region = Region::from_wire(required(alert.region, "region")?).map_err(|e| e.within("region"))?;
         let max_rate_per_second = alert.max_rate_per_second;
-        Ok(Self {
-            case,
-            severity,
-            region,
-            last_seen,
-            audience,
-            active_until,
-            mode,
-            max_rate_per_second,
-            collapse_key,
-        })
+        Ok(Self { case, severity, region, last_seen, audience, active_until, mode, max_rate_per_second, collapse_key })
     }
 
     /// Checks the active time against the clock.

@@ -37,7 +37,10 @@ impl Locale {
         }
         let formed = |s: &str| (1..=8).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric());
         if !tag.split('-').all(formed) {
-            return Err(InvalidField::new("", "must be a BCP 47 tag: subtags of 1 to 8 letters and digits, joined by '-'"));
+            return Err(InvalidField::new(
+                "",
+                "must be a BCP 47 tag: subtags of 1 to 8 letters and digits, joined by '-'",
+            ));
         }
         Ok(Self(tag.to_ascii_lowercase()))
     }

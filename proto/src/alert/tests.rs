@@ -5,10 +5,8 @@ use super::*;
 
 fn demo() -> wire::Alert {
     let message = wire::Message { title: "Missing child".into(), body: "Last seen at the station.".into() };
-    let circle = wire::Circle {
-        center: Some(wire::LatLng { latitude: 22.54, longitude: 114.06 }),
-        radius_meters: 120_000.0,
-    };
+    let circle =
+        wire::Circle { center: Some(wire::LatLng { latitude: 22.54, longitude: 114.06 }), radius_meters: 120_000.0 };
     wire::Alert {
         case: Some(wire::Case {
             messages: [("en".to_owned(), message)].into(),
@@ -78,7 +76,9 @@ fn timestamps_round_trip() {
 
 fn point() -> impl Strategy<Value = Option<wire::LatLng>> {
     let degree = prop_oneof![-200.0..200.0_f64, Just(f64::NAN), Just(f64::INFINITY), Just(90.0), Just(-180.0)];
-    proptest::option::of((degree.clone(), degree).prop_map(|(latitude, longitude)| wire::LatLng { latitude, longitude }))
+    proptest::option::of(
+        (degree.clone(), degree).prop_map(|(latitude, longitude)| wire::LatLng { latitude, longitude }),
+    )
 }
 
 fn region() -> impl Strategy<Value = wire::Region> {
@@ -86,14 +86,16 @@ fn region() -> impl Strategy<Value = wire::Region> {
     let radius = prop_oneof![0.0..2e7_f64, Just(f64::NAN), Just(-1.0), Just(1e-9)];
     let circle = (point(), radius)
         .prop_map(|(center, radius_meters)| Some(Shape::Circle(wire::Circle { center, radius_meters })));
-    let ring = proptest::collection::vec(point(), 0..6)
-        .prop_map(|points| wire::Ring { points: points.into_iter().flatten().collect() });
-    let polygon = (proptest::option::of(ring.clone()), proptest::collection::vec(ring, 0..2))
+    let ring = || {
+        proptest::collection::vec(point(), 0..6)
+            .prop_map(|points| wire::Ring { points: points.into_iter().flatten().collect() })
+    };
+    let polygon = (proptest::option::of(ring()), proptest::collection::vec(ring(), 0..2))
         .prop_map(|(outer, holes)| Some(Shape::Polygon(wire::Polygon { outer, holes })));
-    let cells = proptest::collection::vec(any::<u64>(), 0..3)
-        .prop_map(|cells| Some(Shape::Cells(wire::CellSet { cells })));
-    let leaf = prop_oneof![Just(None), circle, polygon, cells]
-        .prop_map(|shape| wire::Region { shape, exclusions: vec![] });
+    let cells =
+        proptest::collection::vec(any::<u64>(), 0..3).prop_map(|cells| Some(Shape::Cells(wire::CellSet { cells })));
+    let leaf =
+        prop_oneof![Just(None), circle, polygon, cells].prop_map(|shape| wire::Region { shape, exclusions: vec![] });
     leaf.prop_recursive(5, 12, 3, |inner| {
         let many = proptest::collection::vec(inner.clone(), 0..3);
         (many, proptest::collection::vec(inner, 0..2)).prop_map(|(regions, exclusions)| wire::Region {

@@ -7,9 +7,7 @@
 //! primary = name / "(" or ")"
 //! ```
 
-use super::{
-    EXPRESSION_BYTES_MAX, EXPRESSION_DEPTH_MAX, EXPRESSION_NAMES_MAX, Node, Segment, is_segment_char,
-};
+use super::{EXPRESSION_BYTES_MAX, EXPRESSION_DEPTH_MAX, EXPRESSION_NAMES_MAX, Node, Segment, is_segment_char};
 use crate::error::InvalidField;
 
 /// Parses a whole expression; `None` if there is nothing in it.
@@ -84,8 +82,8 @@ impl<'a> Parser<'a> {
         let Token::Name(name) = token else {
             return Err(self.expected("a segment, NOT or '('", token));
         };
-        let segment = Segment::new(name)
-            .map_err(|e| problem(format_args!("the name at byte {} {}", self.start(), e.problem)))?;
+        let segment =
+            Segment::new(name).map_err(|e| problem(format_args!("the name at byte {} {}", self.start(), e.problem)))?;
         self.names += 1;
         if self.names > EXPRESSION_NAMES_MAX {
             return Err(problem(format_args!("at most {EXPRESSION_NAMES_MAX} names, has more")));
