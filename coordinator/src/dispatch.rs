@@ -28,6 +28,7 @@ use clarion_proto::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use crate::session::task::{Connect, Tcp, endpoint};
 use crate::{
     clock::Clock,
     lane_owner::{
@@ -38,10 +39,8 @@ use crate::{
     members::{NodeStatus, NodesConfig, Roster, addresses::keep_sessions},
     plan::Band,
     progress::{RegistryTotals, Snapshot, State},
-    session::task::Tcp,
     store::{ChangeLog, StoreError},
 };
-pub use crate::session::task::{Connect, endpoint};
 use cluster::{AlertHandle, Cluster};
 use run::Run;
 use standing::{Owned, Phase, StandingWave};
@@ -244,7 +243,10 @@ impl Dispatcher {
     /// The same over other connections than TCP.
     #[must_use]
     pub fn spawn_over(
-        config: DispatchConfig, log: Arc<dyn ChangeLog>, clock: Clock, connect: Arc<dyn Connect>,
+        config: DispatchConfig,
+        log: Arc<dyn ChangeLog>,
+        clock: Clock,
+        connect: Arc<dyn Connect>,
     ) -> Self {
         let DispatchConfig { nodes, partitions, logs, gateways, credentials } = config;
         let cluster = Arc::new(Cluster::new(clock, Roster::new(), LaneOwner::new(gateways, credentials)));
@@ -299,20 +301,26 @@ impl Dispatcher {
             heads.push(self.inner.log.head(log).await.map_err(StartError::Log)?);
         }
         let wave = StandingWave { plan: alert.clone(), lanes: lanes.clone(), heads, phase: Phase::Running };
-        self.run(alert, lanes, wave, &owned)
+        self.run(&alert, lanes, wave, &owned)
     }
 
     fn run(
-        &self, alert: Arc<PlannedAlert>, mut lanes: Vec<LaneId>, wave: StandingWave, owned: &Owned,
+        &self,
+        alert: &PlannedAlert,
+        mut lanes: Vec<LaneId>,
+        wave: StandingWave,
+        owned: &Owned,
     ) -> Result<(), StartError> {
         let cluster = self.inner.cluster.clone();
         let (inputs, received) = mpsc::channel(INPUTS);
-        let nodes = owned.nodes().keys().map(|node| (node.clone(), cluster.roster.is_connected(node)));
-        let mut run = Run::new(&alert, nodes, cluster.lanes.request_deadline_max());
+        let mut run = Run::new(alert, owned.nodes().keys().cloned(), cluster.lanes.request_deadline_max());
         let (snapshots, watch) = watch::channel(Arc::new(run.snapshot()));
         if !cluster.enter(&alert.name, alert.wave, AlertHandle { inputs, snapshots: watch }) {
             return Err(StartError::Twice(alert.name.clone()));
         }
+        // From here on every session that ends is heard of; who has no session now is away.
+        let away = owned.nodes().keys().filter(|node| !cluster.roster.is_connected(node));
+        away.for_each(|node| run.away(node));
         tracing::info!(alert = %alert.name, wave = alert.wave.0, bands = alert.bands.len(), "alert starts");
         cluster.board.change(|standing| standing.waves.insert(alert.wave, Arc::new(wave)));
         lanes.sort_unstable();
@@ -329,6 +337,7 @@ impl Dispatcher {
         };
         let stop = self.inner.stop.clone();
         self.inner.tasks.spawn(async move {
+            // Stopped in the middle: the process ends.
             let _ = stop.run_until_cancelled(task.run()).await;
         });
         Ok(())

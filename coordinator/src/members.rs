@@ -99,7 +99,12 @@ impl Roster {
     /// # Errors
     /// The name is taken.
     pub(crate) fn claim(
-        &self, name: &NodeName, boot: BootId, address: SocketAddr, positions: &[wire::LogPosition], now: Time,
+        &self,
+        name: &NodeName,
+        boot: BootId,
+        address: SocketAddr,
+        positions: &[wire::LogPosition],
+        now: Time,
     ) -> Result<NodeMemory, Refused> {
         let mut nodes = self.nodes.lock();
         let known = nodes.by_name.len();

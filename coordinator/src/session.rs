@@ -110,7 +110,11 @@ pub(crate) struct NotReading;
 impl Session {
     /// The node has said hello.
     pub(crate) fn open(
-        node: NodeName, boot: BootId, mut memory: NodeMemory, standing: Arc<Standing>, now: Time,
+        node: NodeName,
+        boot: BootId,
+        mut memory: NodeMemory,
+        standing: Arc<Standing>,
+        now: Time,
     ) -> Self {
         memory.hello(boot);
         let (sent, outbox, notes) = (Sent::default(), VecDeque::new(), VecDeque::new());
@@ -137,9 +141,7 @@ impl Session {
     ///
     /// # Errors
     /// The node asks and does not read the answers.
-    pub(crate) fn receive(
-        &mut self, message: session_response::Message, now: Time,
-    ) -> Result<(), NotReading> {
+    pub(crate) fn receive(&mut self, message: session_response::Message, now: Time) -> Result<(), NotReading> {
         use session_response::Message as Said;
         match message {
             Said::Hello(_) => self.fault("a second Hello in one session".to_owned()),

@@ -13,9 +13,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const QUESTIONS_MAX: usize = 8;
 
 /// Asks and adds up.
-pub(super) async fn ask(
-    id: u64, plan: CountPlan, cluster: &Arc<Cluster>, owned: &Owned,
-) -> Result<Counts, CountError> {
+pub(super) async fn ask(id: u64, plan: CountPlan, cluster: &Arc<Cluster>, owned: &Owned) -> Result<Counts, CountError> {
     let away = owned.nodes().keys().filter(|node| !cluster.roster.is_connected(node));
     let away: Vec<_> = away.map(ToString::to_string).collect();
     if !away.is_empty() {
@@ -50,7 +48,9 @@ struct Question {
 
 impl Question {
     fn open(
-        id: u64, plan: CountPlan, cluster: &Arc<Cluster>,
+        id: u64,
+        plan: CountPlan,
+        cluster: &Arc<Cluster>,
         answer: mpsc::Sender<(crate::owners::NodeName, clarion_proto::wire::shard_v1::Counted)>,
     ) -> Result<Self, CountError> {
         cluster.open_question(id, answer);

@@ -12,11 +12,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use clarion_proto::{
-    ids::BootId,
-    time::Time,
-    wire::shard_v1 as wire,
-};
+use clarion_proto::{ids::BootId, time::Time, wire::shard_v1 as wire};
 
 use super::{PlannedAlert, standing};
 use crate::{
@@ -73,14 +69,23 @@ struct Node {
 }
 
 impl Run {
-    /// `nodes`: those with a part, and whether they are connected.
+    /// `nodes`: those with a part, taken to be connected until [`Run::away`] or [`WaveNote::Gone`] says otherwise.
     pub(crate) fn new(
-        plan: &PlannedAlert, nodes: impl IntoIterator<Item = (NodeName, bool)>, request_deadline: Duration,
+        plan: &PlannedAlert,
+        nodes: impl IntoIterator<Item = NodeName>,
+        request_deadline: Duration,
     ) -> Self {
-        let node = |connected| Node { connected, ..Node::default() };
-        let nodes: BTreeMap<_, _> = nodes.into_iter().map(|(name, there)| (name, node(there))).collect();
+        let node = || Node { connected: true, ..Node::default() };
+        let nodes: BTreeMap<_, _> = nodes.into_iter().map(|name| (name, node())).collect();
         let fold = Fold::new(plan.name.clone(), plan.created, &plan.bands, nodes.keys().cloned());
         Self { phase: Phase::Running, expires: plan.expires, request_deadline, nodes, fold, ended: None }
+    }
+
+    /// A node has no session.
+    pub(crate) fn away(&mut self, name: &NodeName) {
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.connected = false;
+        }
     }
 
     /// A node says something of the wave, or comes, or goes.
@@ -94,7 +99,7 @@ impl Run {
                 }
                 node.connected = true;
             }
-            WaveNote::Gone => node.connected = false,
+            WaveNote::Gone => self.away(name),
             WaveNote::Granted => node.granted = Some(now),
             WaveNote::Stopped(_) => node.stopped = true,
             WaveNote::Report(report) => {

@@ -127,8 +127,7 @@ impl Board {
             Some(phase) => {
                 if let Some(entry) = standing.waves.get_mut(&wave) {
                     let StandingWave { plan, lanes, heads, .. } = &**entry;
-                    let next =
-                        StandingWave { plan: plan.clone(), lanes: lanes.clone(), heads: heads.clone(), phase };
+                    let next = StandingWave { plan: plan.clone(), lanes: lanes.clone(), heads: heads.clone(), phase };
                     *entry = Arc::new(next);
                 }
             }

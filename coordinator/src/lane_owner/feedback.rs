@@ -40,7 +40,11 @@ pub(crate) struct DeadReport {
 
 /// Takes reports until all senders are gone.
 pub(crate) async fn run(
-    mut reports: mpsc::Receiver<DeadReport>, log: Arc<dyn ChangeLog>, partitions: u16, logs: u16, clock: Clock,
+    mut reports: mpsc::Receiver<DeadReport>,
+    log: Arc<dyn ChangeLog>,
+    partitions: u16,
+    logs: u16,
+    clock: Clock,
 ) {
     let mut guard = Guard::default();
     while let Some(report) = reports.recv().await {

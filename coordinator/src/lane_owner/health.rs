@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn the_same_again_is_no_news() {
         let mut book = HealthBook::default();
-        let node = NodeName("a".into());
+        let node = NodeName::new("a").unwrap();
         let mut said = |health: LaneHealth| {
             let state = wire::LaneState { lane: 1, health: health.into(), detail: String::new() };
             book.changed(&node, LaneId(1), "g/c", &state)

@@ -70,15 +70,12 @@ pub(crate) struct MintError {
 /// `bearer …`, signed now. About 100 µs.
 pub(crate) fn mint(credential: &Credential, now: UnixMillis) -> Result<ProviderToken, MintError> {
     // The library's errors name the format at fault, never the key's bytes.
-    let error = |e: jsonwebtoken::errors::Error| MintError {
-        credential: credential.name.clone(),
-        reason: e.to_string(),
-    };
+    let error =
+        |e: jsonwebtoken::errors::Error| MintError { credential: credential.name.clone(), reason: e.to_string() };
     clarion_runtime::jwt::install();
     let key = EncodingKey::from_ec_pem(credential.key_pem.expose_secret().as_bytes()).map_err(error)?;
     // No `typ`: Apple names `alg` and `kid` only.
-    let header =
-        Header { typ: None, alg: Algorithm::ES256, kid: Some(credential.key_id.clone()), ..Header::default() };
+    let header = Header { typ: None, alg: Algorithm::ES256, kid: Some(credential.key_id.clone()), ..Header::default() };
     let claims = Claims { iss: &credential.team_id, iat: now.0 / 1_000 };
     let token = jsonwebtoken::encode(&header, &claims, &key).map_err(error)?;
     Ok(ProviderToken { authorization: SecretString::from(format!("bearer {token}")) })
@@ -154,7 +151,9 @@ mod tests {
             name: "main".to_owned(),
             key_id: "ABCDE12345".to_owned(),
             team_id: "TEAM123456".to_owned(),
-            key_pem: SecretString::from("-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n".to_owned()),
+            key_pem: SecretString::from(
+                "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n".to_owned(),
+            ),
         };
         let error = mint(&credential, UnixMillis(0)).expect_err("no key").to_string();
         assert!(error.contains("main") && !error.contains("c2VjcmV0") && !error.contains("secret"), "{error}");

@@ -31,9 +31,13 @@ pub struct NodesConfig {
 
 /// Keeps one session task for each address, until `stop`; then ends them.
 pub(crate) async fn keep_sessions(
-    config: NodesConfig, cluster: Arc<Cluster>, connect: Arc<dyn Connect>, stop: CancellationToken,
+    config: NodesConfig,
+    cluster: Arc<Cluster>,
+    connect: Arc<dyn Connect>,
+    stop: CancellationToken,
 ) {
-    let mut names: BTreeMap<String, Found> = config.addresses.into_iter().map(|name| (name, Found::default())).collect();
+    let mut names: BTreeMap<String, Found> =
+        config.addresses.into_iter().map(|name| (name, Found::default())).collect();
     let mut tasks: BTreeMap<SocketAddr, Task> = BTreeMap::new();
     loop {
         for (name, found) in &mut names {

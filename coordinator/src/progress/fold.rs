@@ -89,7 +89,10 @@ pub(crate) struct Added {
 
 impl Fold {
     pub(crate) fn new(
-        alert: AlertName, created: Time, bands: &[Band], nodes: impl IntoIterator<Item = NodeName>,
+        alert: AlertName,
+        created: Time,
+        bands: &[Band],
+        nodes: impl IntoIterator<Item = NodeName>,
     ) -> Self {
         let tally = Tally { bands: vec![Counts::default(); bands.len()], ..Tally::default() };
         let node = || Node {
@@ -163,7 +166,7 @@ impl Fold {
         self.version += 1;
         let every = self.bands.len();
         let walked = |band: usize| self.nodes.values().all(|n| n.bands_walked as usize > band);
-        let bands: Vec<_> = self.bands.iter().enumerate().map(|(i, &(from_m, to_m))| {
+        let bands = self.bands.iter().enumerate().map(|(i, &(from_m, to_m))| {
             let mut counts = Counts::default();
             self.nodes.values().for_each(|node| counts.add(&node.counts(i)));
             BandCounts { from_m, to_m, walked: walked(i), counts }
@@ -254,9 +257,7 @@ impl Node {
             failed: current.failed.max(report.failed),
         };
         let peak = self.peak.cells.entry(report.cell).or_default();
-        let handed = peak.handed.max(settled.handed + next.handed).max(
-            settled.handed + next.accepted + next.failed,
-        );
+        let handed = peak.handed.max(settled.handed + next.handed).max(settled.handed + next.accepted + next.failed);
         let more = Cell {
             handed: handed - peak.handed,
             accepted: next.accepted - current.accepted,

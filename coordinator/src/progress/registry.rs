@@ -49,7 +49,8 @@ impl NodeRegistry {
 
 /// Sums over nodes; positions are those that every owner has reached, 0 while one of them has not been heard of.
 pub(crate) fn totals<'a>(
-    nodes: impl Iterator<Item = (&'a NodeName, &'a NodeRegistry)> + Clone, owned: Option<&Owned>,
+    nodes: impl Iterator<Item = (&'a NodeName, &'a NodeRegistry)> + Clone,
+    owned: Option<&Owned>,
 ) -> RegistryTotals {
     let mut totals = RegistryTotals::default();
     for (_, node) in nodes.clone() {
@@ -75,13 +76,11 @@ pub(crate) fn totals<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::owners::Ownership;
 
     fn name(name: &str) -> NodeName {
-        NodeName(Arc::from(name))
+        NodeName::new(name).unwrap()
     }
 
     fn at(log: u32, position: u64) -> wire::LogPosition {

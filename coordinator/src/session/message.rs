@@ -60,7 +60,11 @@ pub(super) fn provider_token(lane: LaneId, token: &ProviderToken) -> SessionRequ
 
 /// The whole wave, with what former processes of the node have done of it.
 pub(super) fn wave(
-    wave: &StandingWave, owned: &Owned, node: &NodeName, memory: &NodeMemory, now: Time,
+    wave: &StandingWave,
+    owned: &Owned,
+    node: &NodeName,
+    memory: &NodeMemory,
+    now: Time,
 ) -> SessionRequest {
     let plan = &*wave.plan;
     let shards = owned.ownership.partitions_of(node).into_iter().map(|partition| wire::ShardWork {

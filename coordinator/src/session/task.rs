@@ -13,7 +13,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 
 use super::{NotReading, Session};
-use crate::{dispatch::{cluster::Cluster, standing::Standing}, members::Refused, owners::NodeName};
+use crate::{
+    dispatch::{cluster::Cluster, standing::Standing},
+    members::Refused,
+    owners::NodeName,
+};
 
 /// TCP and HTTP/2.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -89,7 +93,10 @@ enum SessionError {
 
 /// Keeps a session with the node at an address: until `stop`, and not beyond the present one after `leave`.
 pub(crate) async fn keep_session(
-    address: SocketAddr, cluster: Arc<Cluster>, connect: Arc<dyn Connect>, leave: CancellationToken,
+    address: SocketAddr,
+    cluster: Arc<Cluster>,
+    connect: Arc<dyn Connect>,
+    leave: CancellationToken,
     stop: CancellationToken,
 ) {
     // Tries to many nodes at once must not stay in step: each address draws its own pauses.
@@ -154,7 +161,7 @@ impl Opened {
             return Err(SessionError::Hello("another message came first"));
         };
         let boot = BootId(hello.boot_id.as_slice().try_into().map_err(|_| SessionError::Hello("boot_id: 16 bytes"))?);
-        let node = NodeName::new(&hello.node).ok_or(SessionError::Hello("node: the name is no node name"))?;
+        let node = NodeName::new(&hello.node).map_err(|_| SessionError::Hello("node: no name of a node"))?;
         let now = cluster.clock.now();
         let memory = cluster.roster.claim(&node, boot, address, &hello.positions, now)?;
         tracing::info!(%node, %address, version = hello.version, cores = hello.cores, "node connected");
@@ -168,7 +175,12 @@ impl Opened {
     }
 
     /// Says and hears until the stream ends or `stop`; then the node is released.
-    async fn run(mut self, cluster: &Cluster, address: SocketAddr, stop: &CancellationToken) -> Result<(), SessionError> {
+    async fn run(
+        mut self,
+        cluster: &Cluster,
+        address: SocketAddr,
+        stop: &CancellationToken,
+    ) -> Result<(), SessionError> {
         let result = tokio::select! {
             result = self.exchange(cluster) => result,
             () = stop.cancelled() => Ok(()),
