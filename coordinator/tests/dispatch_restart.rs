@@ -2,6 +2,8 @@
 
 mod dispatch_support;
 
+use std::net::SocketAddr;
+
 use clarion_coordinator::progress::State;
 use clarion_proto::{
     outcome::Outcome,
@@ -9,6 +11,9 @@ use clarion_proto::{
 };
 use dispatch_support::*;
 use roaring::RoaringBitmap;
+
+const A: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+const B: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 2);
 
 #[tokio::test]
 async fn the_same_process_is_not_sent_its_wave_again_and_nothing_is_counted_twice() {
@@ -92,33 +97,29 @@ async fn another_process_is_given_what_was_handed_and_had_an_answer() {
     assert_eq!((last.state, last.totals.handed, last.totals.of(Outcome::Accepted)), (State::Resolved, 7, 7));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_second_node_of_the_same_name_is_refused_until_the_first_is_gone() {
-    let (mut a, mut b) = (ScriptedNode::tcp().await, ScriptedNode::tcp().await);
-    let coordinator = Coordinator::over_tcp(&[&a, &b]);
-    let first = a.hello("same", BOOT_1).await;
-    let taken = async {
-        while coordinator.dispatcher.nodes().is_empty() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, taken).await.expect("the first is there");
+    let pipes = Pipes::default();
+    let (mut a, mut b) = (pipes.node(A), pipes.node(B));
+    let coordinator = Coordinator::over_pipes(&[A, B], &pipes);
+    let at = || coordinator.dispatcher.nodes().first().and_then(|node| node.address);
+    let mut first = a.hello("same", BOOT_1).await;
+    while at().is_none() {
+        tokio::task::yield_now().await;
+    }
     for _ in 0..2 {
         let mut second = b.hello("same", BOOT_2).await;
         assert!(second.is_ended().await, "it is told nothing");
     }
-    assert_eq!(coordinator.dispatcher.nodes().len(), 1);
-    let (address, port) = (a.address, b.address);
+    assert!(matches!(first.next().await, Some(Message::Ownership(_))), "the first goes on");
+    assert_eq!((at(), coordinator.dispatcher.nodes().len()), (Some(A), 1));
     drop((first, a));
-    let moved = async {
-        loop {
-            let mut second = b.hello("same", BOOT_2).await;
-            if !second.is_ended().await {
-                return second;
-            }
+    loop {
+        let mut second = b.hello("same", BOOT_2).await;
+        if let Some(message) = second.next().await {
+            assert!(matches!(message, Message::Ownership(_)), "the name is free: {message:?}");
+            break;
         }
-    };
-    tokio::time::timeout(PATIENCE, moved).await.expect("the name is free");
-    let at = coordinator.dispatcher.nodes()[0].address;
-    assert!(at == Some(port) && at != Some(address));
+    }
+    assert_eq!(at(), Some(B));
 }
