@@ -1,22 +1,65 @@
 //! Carries planned alerts out: one task for an alert, one session for a node.
+//!
+//! The parts, in the order of an alert's way: [`Dispatcher::start`] puts the wave on the **board** ([`standing`]), from
+//! where every session takes what its node has to know; what nodes report comes back through their sessions to the
+//! alert's **task** ([`task`]), whose state machine ([`run`]) decides when all are complete, when its time is over and
+//! when a cancel is confirmed. Nothing here waits for a node: a node that is away finds on the board what it has missed.
+//!
+//! Queues and their bounds: notes of all sessions to one alert 256, reports of dead tokens 256, messages to one node
+//! 64 + 4,096. Whoever finds the first two full waits, so that the node's stream is read more slowly; a node that lets
+//! the last fill up loses its session.
 
-use std::sync::Arc;
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use clarion_proto::{
-    ids::{AlertName, AppName, Epoch, WaveId},
+    ids::{AlertName, AppName, Epoch, LaneId, LogId, WaveId},
     time::Time,
     wire::shard_v1 as wire,
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use crate::session::task::{Connect, Tcp, endpoint};
 use crate::{
     clock::Clock,
-    lane_owner::{Credential, Gateway},
-    members::NodesConfig,
+    lane_owner::{
+        Credential, Gateway, LaneOwner,
+        feedback::{self, DeadReport},
+        health::LaneStatus,
+    },
+    members::{NodeStatus, NodesConfig, Roster, addresses::keep_sessions},
     plan::Band,
     progress::{RegistryTotals, Snapshot, State},
+    store::{ChangeLog, StoreError},
 };
+use cluster::{AlertHandle, Cluster};
+use run::Run;
+use standing::{Owned, Phase, StandingWave};
+use task::{AlertTask, Input};
+
+pub(crate) mod cluster;
+mod count;
+mod run;
+pub(crate) mod standing;
+mod task;
+
+/// Notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; a quarter of that is queued.
+const INPUTS: usize = 256;
+/// Reports with answers, of all alerts.
+const DEAD_REPORTS: usize = 256;
+/// Two seconds to wait for nodes (`task::CANCEL_WAIT`), and half a second for the task to take the wish.
+const CANCEL_DEADLINE: Duration = Duration::from_millis(2_500);
+/// For all tasks to end; each is dropped at its next wait.
+const SHUTDOWN: Duration = Duration::from_secs(2);
 
 /// One alert, decoded, admitted, planned and recorded: all that nodes need to carry it out.
 #[derive(Debug)]
@@ -108,6 +151,9 @@ pub enum StartError {
         /// For people.
         problem: String,
     },
+    /// The log's head could not be read. Whether trying again helps, the error says.
+    #[error(transparent)]
+    Log(StoreError),
     /// It runs already. The caller's mistake.
     #[error("{0} has been started before")]
     Twice(AlertName),
@@ -178,59 +224,185 @@ pub struct Dispatcher {
 }
 
 #[derive(Debug)]
-struct Inner {}
+struct Inner {
+    cluster: Arc<Cluster>,
+    log: Arc<dyn ChangeLog>,
+    feedback: mpsc::Sender<DeadReport>,
+    questions: AtomicU64,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
 
 impl Dispatcher {
-    /// Starts the tasks: sessions to all nodes, the lanes' owner. To be called within a tokio runtime.
-    // `log: Arc<dyn ChangeLog>` becomes a parameter when the store has landed.
+    /// Starts the tasks: sessions to all nodes, the lanes' owner, feedback. To be called within a tokio runtime.
     #[must_use]
-    pub fn spawn(_config: DispatchConfig, _clock: Clock) -> Self {
-        Self { inner: Arc::new(Inner {}) }
+    pub fn spawn(config: DispatchConfig, log: Arc<dyn ChangeLog>, clock: Clock) -> Self {
+        Self::spawn_over(config, log, clock, Arc::new(Tcp))
+    }
+
+    /// The same over other connections than TCP.
+    #[must_use]
+    pub fn spawn_over(
+        config: DispatchConfig,
+        log: Arc<dyn ChangeLog>,
+        clock: Clock,
+        connect: Arc<dyn Connect>,
+    ) -> Self {
+        let DispatchConfig { nodes, partitions, logs, gateways, credentials } = config;
+        let cluster = Arc::new(Cluster::new(clock, Roster::new(), LaneOwner::new(gateways, credentials)));
+        let (feedback, dead_reports) = mpsc::channel(DEAD_REPORTS);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let until = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                let _ = stop.run_until_cancelled(task).await;
+            });
+        };
+        let shared = cluster.clone();
+        until(Box::pin(async move { shared.roster.share_out(&shared.board, partitions, logs, clock).await }));
+        let shared = cluster.clone();
+        until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, clock).await }));
+        until(Box::pin(feedback::run(dead_reports, log.clone(), partitions, logs, clock)));
+        // Ends its own tasks in order.
+        tasks.spawn(keep_sessions(nodes, cluster.clone(), connect, stop.clone()));
+        let inner = Inner { cluster, log, feedback, questions: AtomicU64::new(1), tasks, stop };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Ends all tasks, within two seconds. Nodes stop sending when their grants have run out.
-    pub async fn shutdown(&self) {}
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        if tokio::time::timeout(SHUTDOWN, self.inner.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.inner.tasks.len(), "tasks did not end in time");
+        }
+    }
 
     /// Makes the lane exist at every node before the first alert needs it (connections warm up): when an app is
     /// created. Known already: nothing happens.
     ///
     /// # Errors
     /// [`StartError::Lane`].
-    pub fn ensure_lane(&self, _key: &LaneKey) -> Result<(), StartError> {
-        Ok(())
+    pub fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError> {
+        self.inner.cluster.lanes.ensure(key, &self.inner.cluster.board, &self.inner.cluster.clock).map(drop)
     }
 
     /// Makes a recorded alert run.
     ///
     /// # Errors
     /// See [`StartError`].
-    pub async fn start(&self, _alert: Arc<PlannedAlert>) -> Result<(), StartError> {
-        let _ = &self.inner;
-        Err(StartError::NoNodes { configured: 0 })
+    pub async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError> {
+        let cluster = &self.inner.cluster;
+        let owned = self.owned().ok_or_else(|| StartError::NoNodes { configured: cluster.roster.addresses() })?;
+        let lanes = alert.apps.iter().map(|app| cluster.lanes.ensure(&app.lane, &cluster.board, &cluster.clock));
+        let lanes = lanes.map(|lane| Ok(lane?.id)).collect::<Result<Vec<_>, StartError>>()?;
+        let mut heads = Vec::with_capacity(usize::from(owned.log_count));
+        for log in (0..owned.log_count).map(LogId) {
+            heads.push(self.inner.log.head(log).await.map_err(StartError::Log)?);
+        }
+        let wave = StandingWave { plan: alert.clone(), lanes: lanes.clone(), heads, phase: Phase::Running };
+        self.run(&alert, lanes, wave, &owned)
+    }
+
+    fn run(
+        &self,
+        alert: &PlannedAlert,
+        mut lanes: Vec<LaneId>,
+        wave: StandingWave,
+        owned: &Owned,
+    ) -> Result<(), StartError> {
+        let cluster = self.inner.cluster.clone();
+        let (inputs, received) = mpsc::channel(INPUTS);
+        let mut run = Run::new(alert, owned.nodes().keys().cloned(), cluster.lanes.request_deadline_max());
+        let (snapshots, watch) = watch::channel(Arc::new(run.snapshot()));
+        if !cluster.enter(&alert.name, alert.wave, AlertHandle { inputs, snapshots: watch }) {
+            return Err(StartError::Twice(alert.name.clone()));
+        }
+        // From here on every session that ends is heard of; who has no session now is away.
+        let away = owned.nodes().keys().filter(|node| !cluster.roster.is_connected(node));
+        away.for_each(|node| run.away(node));
+        tracing::info!(alert = %alert.name, wave = alert.wave.0, bands = alert.bands.len(), "alert starts");
+        cluster.board.change(|standing| standing.waves.insert(alert.wave, Arc::new(wave)));
+        lanes.sort_unstable();
+        lanes.dedup();
+        let task = AlertTask {
+            alert: alert.name.clone(),
+            wave: alert.wave,
+            lanes,
+            run,
+            cluster,
+            inputs: received,
+            snapshots,
+            feedback: self.inner.feedback.clone(),
+        };
+        let stop = self.inner.stop.clone();
+        self.inner.tasks.spawn(async move {
+            // Stopped in the middle: the process ends.
+            let _ = stop.run_until_cancelled(task.run()).await;
+        });
+        Ok(())
     }
 
     /// Stops an alert; comes back when every reachable node has confirmed, after two seconds at most.
-    pub async fn cancel(&self, _alert: &AlertName) -> CancelState {
-        CancelState::Unknown
+    pub async fn cancel(&self, alert: &AlertName) -> CancelState {
+        let Some(handle) = self.inner.cluster.alert(alert) else { return CancelState::Unknown };
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            handle.inputs.send(Input::Cancel(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        match tokio::time::timeout(CANCEL_DEADLINE, asked).await {
+            Ok(Some(state)) => state,
+            // It ended in this moment, or its task is far behind: what is known is the newest snapshot.
+            Ok(None) | Err(_) => {
+                let state = handle.snapshots.borrow().state;
+                CancelState::At { state, unconfirmed: Vec::new() }
+            }
+        }
     }
 
     /// Counts who would be reached.
     ///
     /// # Errors
     /// See [`CountError`].
-    pub async fn count(&self, _plan: CountPlan) -> Result<Counts, CountError> {
-        Err(CountError::NoNodes { configured: 0 })
+    pub async fn count(&self, plan: CountPlan) -> Result<Counts, CountError> {
+        let cluster = &self.inner.cluster;
+        let owned = self.owned().ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
+        let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
+        count::ask(id, plan, cluster, &owned).await
     }
 
     /// The newest state of an alert; `None` if it was never started here or ended long ago.
     #[must_use]
-    pub fn watch(&self, _alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
-        None
+    pub fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
+        Some(self.inner.cluster.alert(alert)?.snapshots)
     }
 
     /// What all nodes hold.
     #[must_use]
     pub fn registry(&self) -> RegistryTotals {
-        RegistryTotals::default()
+        let cluster = &self.inner.cluster;
+        cluster.roster.totals(cluster.board.read().owned.as_deref())
+    }
+
+    /// All nodes ever heard of, and which are alive.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeStatus> {
+        let cluster = &self.inner.cluster;
+        cluster.roster.status(cluster.board.read().owned.as_deref())
+    }
+
+    /// How nodes' ends of all lanes are.
+    #[must_use]
+    pub fn lanes(&self) -> Vec<LaneStatus> {
+        self.inner.cluster.lanes.status()
+    }
+
+    /// Ownership, if it is made and any owner is connected.
+    fn owned(&self) -> Option<Arc<Owned>> {
+        let cluster = &self.inner.cluster;
+        let owned = cluster.board.read().owned.clone()?;
+        let connected = owned.nodes().keys().any(|node| cluster.roster.is_connected(node));
+        connected.then_some(owned)
     }
 }
