@@ -139,7 +139,8 @@ impl Config {
         let gateways = lanes::gateways(gateways, &place.of(in_file))?;
         let (credentials, in_file) = place.tables("credentials", args.credentials, file.credentials)?;
         let credentials = lanes::credentials(credentials, &place.of(in_file))?;
-        let drain_ms = place.number("drain_deadline_ms", args.drain_deadline_ms, file.drain_deadline_ms, 10_000, 1..=600_000)?;
+        let drain_ms =
+            place.number("drain_deadline_ms", args.drain_deadline_ms, file.drain_deadline_ms, 10_000, 1..=600_000)?;
         Ok(Self {
             listen,
             health_listen,
@@ -153,9 +154,21 @@ impl Config {
                 .or(file.allow_live_without_identity)
                 .unwrap_or(false),
             bands,
-            alerts_active_max: place.number("alerts_active_max", args.alerts_active_max, file.alerts_active_max, 64, 1..=4_096)?,
+            alerts_active_max: place.number(
+                "alerts_active_max",
+                args.alerts_active_max,
+                file.alerts_active_max,
+                64,
+                1..=4_096,
+            )?,
             admissions_max: place.number("admissions_max", args.admissions_max, file.admissions_max, 32, 1..=1_024)?,
-            store_bytes_max: place.number("store_bytes_max", args.store_bytes_max, file.store_bytes_max, 4 << 30, 1..=u64::MAX)?,
+            store_bytes_max: place.number(
+                "store_bytes_max",
+                args.store_bytes_max,
+                file.store_bytes_max,
+                4 << 30,
+                1..=u64::MAX,
+            )?,
             drain_deadline: Duration::from_millis(drain_ms),
             gateways,
             credentials,
@@ -228,7 +241,11 @@ impl Places<'_> {
     }
 }
 
-fn nodes(place: &Places<'_>, given: Option<Vec<String>>, file: Option<Vec<String>>) -> Result<NodesConfig, ConfigError> {
+fn nodes(
+    place: &Places<'_>,
+    given: Option<Vec<String>>,
+    file: Option<Vec<String>>,
+) -> Result<NodesConfig, ConfigError> {
     let in_file = given.is_none();
     let addresses = given.or(file).unwrap_or_else(|| vec!["127.0.0.1:7500".to_owned()]);
     if addresses.is_empty() {

@@ -34,10 +34,12 @@ impl Apps {
         if app.platform == Platform::Fcm {
             return Err(Status::unimplemented("PLATFORM_FCM is not served yet"));
         }
-        let missing = |kind, name: &str| status::precondition(
-            "LANE_NOT_CONFIGURED",
-            format!("{kind} {name} is not in the coordinator's configuration"),
-        );
+        let missing = |kind, name: &str| {
+            status::precondition(
+                "LANE_NOT_CONFIGURED",
+                format!("{kind} {name} is not in the coordinator's configuration"),
+            )
+        };
         let gateway = self.api.config.gateway(&app.gateway).ok_or_else(|| missing("gateway", &app.gateway))?;
         self.api.config.credential(&app.credential).ok_or_else(|| missing("credential", &app.credential))?;
         let differs = |field: &str, of: &dyn std::fmt::Debug| {

@@ -33,14 +33,14 @@ use crate::{
 
 /// Serves the logs to shard nodes.
 #[derive(Debug, Clone)]
-pub struct FeedServer {
+pub(super) struct FeedServer {
     api: Arc<Api>,
 }
 
 impl FeedServer {
     /// Over the context's log.
     #[must_use]
-    pub fn new(api: Arc<Api>) -> Self {
+    pub(super) fn new(api: Arc<Api>) -> Self {
         Self { api }
     }
 }

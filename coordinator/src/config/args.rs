@@ -7,8 +7,10 @@ use clap::{Parser, builder::BoolishValueParser};
 /// Admits alerts, plans them, and directs shard nodes that send them.
 #[derive(Debug, Clone, Default, Parser)]
 #[command(name = "coordinator", version, disable_help_subcommand = true)]
-#[command(after_help = "Every option can be given by flag, by environment or in the file; a flag beats the environment, \
-the environment beats the file. Keys of the file are the flags' names with underscores.")]
+#[command(
+    after_help = "Every option can be given by flag, by environment or in the file; a flag beats the environment, \
+the environment beats the file. Keys of the file are the flags' names with underscores."
+)]
 pub struct Args {
     /// Configuration file, TOML.
     #[arg(long, env = "CLARION_CONFIG", value_name = "FILE")]

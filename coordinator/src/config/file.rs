@@ -1,10 +1,17 @@
 //! The file as it is written: every key optional, unknown ones refused.
 
-use std::{fs, net::SocketAddr, path::{Path, PathBuf}};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{ConfigError, lanes::{CredentialTable, GatewayTable}};
+use super::{
+    ConfigError,
+    lanes::{CredentialTable, GatewayTable},
+};
 
 /// All keys; see [`super::Config`] for what they mean.
 #[derive(Debug, Default, Deserialize)]

@@ -51,8 +51,8 @@ pub(super) struct CredentialTable {
 pub(super) fn gateways(tables: Vec<GatewayTable>, place: &Place<'_>) -> Result<Vec<GatewayConfig>, ConfigError> {
     let mut gateways: Vec<GatewayConfig> = Vec::with_capacity(tables.len());
     for (i, table) in tables.into_iter().enumerate() {
-        let gateway = gateway(table, place)
-            .map_err(|(key, problem)| place.error(format!("gateways[{i}].{key}"), problem))?;
+        let gateway =
+            gateway(table, place).map_err(|(key, problem)| place.error(format!("gateways[{i}].{key}"), problem))?;
         if gateways.iter().any(|g| g.gateway.name == gateway.gateway.name) {
             let problem = format!("{} is the name of another gateway", gateway.gateway.name);
             return Err(place.error(format!("gateways[{i}].name"), problem));
@@ -108,9 +108,7 @@ fn gateway(table: GatewayTable, place: &Place<'_>) -> Result<GatewayConfig, Prob
         let problem = || (key, format!("must be 1 to {max}, is {value}"));
         (1..=max).contains(&value).then_some(value).ok_or_else(problem)
     };
-    let ms = |key, value, default| {
-        number(key, value, default, 600_000).map(|ms| Duration::from_millis(ms.into()))
-    };
+    let ms = |key, value, default| number(key, value, default, 600_000).map(|ms| Duration::from_millis(ms.into()));
     let backoff_min = ms("backoff_min_ms", table.backoff_min_ms, 100)?;
     let backoff_max = ms("backoff_max_ms", table.backoff_max_ms, 30_000)?;
     if backoff_max < backoff_min {

@@ -69,7 +69,8 @@ fn nothing_given_is_loopback_and_sixty_four_partitions() {
 
 #[test]
 fn a_flag_beats_the_file() {
-    let text = "partitions = 16\nnodes = [\"a:1\"]\nband_edges_meters = [500, 1000]\nallow_live_without_identity = true";
+    let text =
+        "partitions = 16\nnodes = [\"a:1\"]\nband_edges_meters = [500, 1000]\nallow_live_without_identity = true";
     let config = load(text).expect("valid");
     assert_eq!((config.partitions, config.logs), (16, 16));
     assert!(config.allow_live_without_identity);
@@ -107,12 +108,18 @@ fn a_problem_is_one_line_with_file_key_and_words() {
         ("partitions = 8\nlogs = 9", "F: logs: must be 1 to 8, is 9"),
         ("nodes = []", "F: nodes: must name one node at least"),
         ("nodes = [\"a:1\", \"b\"]", "F: nodes[1]: must be host:port, is \"b\""),
-        ("device_key_file = \"none\"", "F: device_key_file: cannot read D/none: No such file or directory (os error 2)"),
+        (
+            "device_key_file = \"none\"",
+            "F: device_key_file: cannot read D/none: No such file or directory (os error 2)",
+        ),
         ("exercise_prefix = \" \"", "F: exercise_prefix: must say something"),
         ("band_edges_meters = [2, 1]", "F: band_edges_meters: must ascend"),
         ("partitions = \"many\"", "F: partitions: invalid type: string \"many\", expected u16 (line 1)"),
         ("\npartition = 1", "F: partition: unknown field `partition`, expected one of"),
-        (&lane.replace("sandbox", "moon"), "F: gateways[0].environment: must be \"sandbox\" or \"production\", is \"moon\""),
+        (
+            &lane.replace("sandbox", "moon"),
+            "F: gateways[0].environment: must be \"sandbox\" or \"production\", is \"moon\"",
+        ),
         (&lane.replace("127.0.0.1:2197", "127.0.0.1"), "F: gateways[0].endpoint: must be host:port, is \"127.0.0.1\""),
         (&lane.replace("team.p8", "none.p8"), "F: credentials[0].key_file: D/none.p8: cannot be read: No such file"),
         (&lane.replace("team.p8", "clarion.toml"), "F: credentials[0].key_file: F: holds no `PRIVATE KEY` in PEM"),

@@ -6,7 +6,10 @@ use futures_util::FutureExt;
 use prost::Message;
 
 use super::*;
-use crate::{clock::Clock, store::{RecordBatch, memory::MemoryStore}};
+use crate::{
+    clock::Clock,
+    store::{RecordBatch, memory::MemoryStore},
+};
 
 const PARTITIONS: u16 = 8;
 
@@ -65,7 +68,10 @@ async fn a_follower_of_some_partitions_gets_only_theirs_and_every_position() {
     let mut follower = Follower::open(log, PARTITIONS, &request(&[2, 6], &[])).await.expect("valid");
     let seen = drain(&mut follower).await;
     let head = store.head(LogId(0)).await.expect("up").0;
-    assert_eq!(seen.iter().map(|(l, p, _)| (l.0, *p)).collect::<Vec<_>>(), (1..=head).map(|p| (0, p)).collect::<Vec<_>>());
+    assert_eq!(
+        seen.iter().map(|(l, p, _)| (l.0, *p)).collect::<Vec<_>>(),
+        (1..=head).map(|p| (0, p)).collect::<Vec<_>>()
+    );
     let got: Vec<Record> = seen.into_iter().flat_map(|(_, _, r)| r).collect();
     let wanted = |r: &&Record| matches!(partition_of(r.device, PARTITIONS), PartitionId(2 | 6));
     assert_eq!(got, records.iter().filter(wanted).cloned().collect::<Vec<_>>());

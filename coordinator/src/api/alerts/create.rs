@@ -12,7 +12,7 @@ use clarion_proto::{
     alert::AlertSpec,
     audience::SegmentExpr,
     error::{InvalidField, required},
-    ids::{AlertName, Epoch, UnixMillis, WaveId},
+    ids::{AlertName, Epoch, WaveId},
     wire::v1 as wire,
 };
 use parking_lot::Mutex;
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{Alerts, Context, status};
 use crate::{
-    admission::{self, Refusal, Turn, render},
+    admission::{self, Refusal, render},
     alert::{AlertRecord, Event, RequestId, State, is_final, keeper},
     api::alerts::plan::{self, Cover},
     dispatch::{AppPlan, CancelState, LaneKey, PlannedAlert},

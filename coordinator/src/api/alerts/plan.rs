@@ -28,8 +28,8 @@ pub(super) async fn cover(api: &Context, spec: &AlertSpec) -> Result<Cover, Stat
     let span = tracing::info_span!("cover");
     let planned = tokio::task::spawn_blocking(move || {
         span.in_scope(|| {
-            let cells = cover::cover(&region, CellBudget::default())
-                .map_err(|e| InvalidField::new("alert.region", e))?;
+            let cells =
+                cover::cover(&region, CellBudget::default()).map_err(|e| InvalidField::new("alert.region", e))?;
             if cells.is_empty() {
                 return Err(InvalidField::new("alert.region", "its exclusions leave nothing of it"));
             }

@@ -22,10 +22,12 @@ impl Alerts {
         let plan = CountPlan { bands: cover.bands, apps: spec.audience.apps.clone(), segments: segments.to_wire() };
         let counts = self.api.dispatch.count(plan).await.map_err(status::count)?.devices;
 
-        let apps = spec.audience.apps.iter().zip(&counts).map(|(app, bands)| wire::AppCount {
-            app: app.name(),
-            devices: bands.iter().sum(),
-        });
+        let apps = spec
+            .audience
+            .apps
+            .iter()
+            .zip(&counts)
+            .map(|(app, bands)| wire::AppCount { app: app.name(), devices: bands.iter().sum() });
         let bands = distances.iter().enumerate().map(|(i, &(from_meters, to_meters))| wire::BandCount {
             from_meters,
             to_meters,

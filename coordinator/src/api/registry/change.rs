@@ -6,10 +6,10 @@
 use bytes::Bytes;
 use clarion_proto::{
     alert::instant,
+    audience::Segment,
     device::{Cell, Change, Record, Registration, SEGMENTS_MAX, Token},
     error::{InvalidField, required},
     ids::{AppName, DeviceId, UnixMillis},
-    audience::Segment,
     message::Locale,
     region::LatLng,
     wire::v1::{self as wire, device_change, place},
@@ -83,7 +83,10 @@ fn observed(time: prost_types::Timestamp, now: UnixMillis) -> Result<UnixMillis,
         return Err(InvalidField::new("observe_time", format_args!("at most 24 h old, is {} s old", older / 1_000)));
     }
     if ahead > AHEAD_MS_MAX {
-        return Err(InvalidField::new("observe_time", format_args!("at most 60 s ahead, is {} s ahead", ahead / 1_000)));
+        return Err(InvalidField::new(
+            "observe_time",
+            format_args!("at most 60 s ahead, is {} s ahead", ahead / 1_000),
+        ));
     }
     Ok(at)
 }
@@ -114,9 +117,9 @@ fn token(hex: &str) -> Result<Token, InvalidField> {
         return Err(InvalidField::new("token", format_args!("at most {TOKEN_DIGITS_MAX} digits, has {}", hex.len())));
     }
     // The decoder's own words would show a digit of the token.
-    let bytes = HEXLOWER_PERMISSIVE
-        .decode(hex.as_bytes())
-        .map_err(|_| InvalidField::new("token", format_args!("must be pairs of hexadecimal digits, has {}", hex.len())))?;
+    let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).map_err(|_| {
+        InvalidField::new("token", format_args!("must be pairs of hexadecimal digits, has {}", hex.len()))
+    })?;
     Token::new(Bytes::from(bytes))
 }
 
