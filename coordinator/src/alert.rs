@@ -17,6 +17,8 @@ use clarion_proto::{
 };
 
 use crate::progress::Snapshot;
+pub mod keeper;
+
 pub use crate::progress::State;
 
 /// Longest reason of a cancel, bytes.

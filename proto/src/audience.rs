@@ -31,13 +31,22 @@ impl Segment {
     /// # Errors
     /// Without a field name; the caller knows where it stood.
     pub fn new(name: &str) -> Result<Self, InvalidField> {
+        Self::check(name)?;
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The check of [`Segment::new`] alone, for whoever keeps the string as it is.
+    ///
+    /// # Errors
+    /// Without a field name; the caller knows where it stood.
+    pub fn check(name: &str) -> Result<(), InvalidField> {
         if name.is_empty() || name.len() > SEGMENT_BYTES_MAX {
             let problem = format!("must be 1 to {SEGMENT_BYTES_MAX} characters, has {}", name.len());
             return Err(InvalidField::new("", problem));
         }
         match name.chars().find(|c| !is_segment_char(*c)) {
             Some(c) => Err(InvalidField::new("", format_args!("may hold a-z, 0-9, '_' and '-', not {c:?}"))),
-            None => Ok(Self(name.to_owned())),
+            None => Ok(()),
         }
     }
 

@@ -75,6 +75,12 @@ impl RecordBatchBuilder {
         self.count += 1;
     }
 
+    /// Bytes so far.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// True if nothing was added.
     #[must_use]
     pub fn is_empty(&self) -> bool {
