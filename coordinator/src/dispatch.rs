@@ -48,6 +48,8 @@ use task::{AlertTask, Input};
 
 pub(crate) mod cluster;
 mod count;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod run;
 pub(crate) mod standing;
 mod task;

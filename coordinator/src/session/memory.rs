@@ -111,8 +111,7 @@ impl NodeMemory {
     /// Takes the sets out of a report. An old or repeated one changes nothing.
     ///
     /// # Errors
-    /// A set cannot be read: a defect of the node. What can be read is taken; a set that cannot leaves the former one,
-    /// which at worst repeats devices after a restart.
+    /// A set cannot be read: a defect of the node. What can be read is taken.
     pub(crate) fn report(&mut self, report: &wire::Report) -> Result<(), BadSet> {
         let Some(wave) = self.waves.get_mut(&WaveId(report.wave)) else { return Ok(()) };
         if report.sequence <= wave.sequence {
@@ -126,21 +125,18 @@ impl NodeMemory {
                 Err(bad) => result = Err(bad),
             }
         }
-        if report.complete || report.ended {
-            wave.open.clear();
-        }
-        // A partition that is not named keeps what it had: cores report one by one, and one that has nothing open any
-        // more says so with an empty set.
+        // All that is open now: a partition that is not named has nothing open.
+        let mut open = Sets::new();
         for set in &report.open {
             match read(set) {
-                Ok((partition, ordinals)) if ordinals.is_empty() => {
-                    wave.open.remove(&partition);
-                }
-                Ok((partition, ordinals)) => {
-                    wave.open.insert(partition, ordinals);
-                }
+                Ok((partition, ordinals)) => drop(open.insert(partition, ordinals)),
                 Err(bad) => result = Err(bad),
             }
+        }
+        match result {
+            Ok(()) => wave.open = open,
+            // Too many open at worst repeats devices after a restart; too few would leave some without an answer.
+            Err(_) => open.into_iter().for_each(|(partition, set)| *wave.open.entry(partition).or_default() |= set),
         }
         result
     }
@@ -241,11 +237,10 @@ mod tests {
     }
 
     #[test]
-    fn a_complete_report_has_nothing_open() {
+    fn a_report_that_names_no_open_ones_has_none() {
         let mut memory = fresh();
         memory.report(&report(1, &[1, 2], &[2])).unwrap();
-        let complete = wire::Report { wave: WAVE.0, sequence: 2, complete: true, ..wire::Report::default() };
-        memory.report(&complete).unwrap();
+        memory.report(&wire::Report { wave: WAVE.0, sequence: 2, ..wire::Report::default() }).unwrap();
         memory.hello(BootId([2; 16]));
         assert_eq!(done(&memory), [1, 2]);
     }
@@ -255,6 +250,17 @@ mod tests {
         let mut memory = fresh();
         let mut bad = report(1, &[1], &[]);
         bad.handed.push(wire::OrdinalSet { partition: 9, ordinals: vec![0xff; 7].into() });
+        assert!(memory.report(&bad).is_err());
+        memory.hello(BootId([2; 16]));
+        assert_eq!(done(&memory), [1]);
+    }
+
+    #[test]
+    fn open_ones_that_cannot_be_read_leave_the_former_ones_open() {
+        let mut memory = fresh();
+        memory.report(&report(1, &[1, 2, 3], &[2])).unwrap();
+        let mut bad = report(2, &[], &[3]);
+        bad.open.push(wire::OrdinalSet { partition: 9, ordinals: vec![0xff; 7].into() });
         assert!(memory.report(&bad).is_err());
         memory.hello(BootId([2; 16]));
         assert_eq!(done(&memory), [1]);
