@@ -222,6 +222,12 @@ impl Plan {
         slow.into_iter().chain(silent).filter(|&ms| ms > 0).map(|ms| self.since + Duration::from_millis(ms)).min()
     }
 
+    /// Whether slowness or silence ended between two times: what waits must be looked at again.
+    #[must_use]
+    pub fn changed_since(&self, then: Time, now: Time) -> bool {
+        self.next_change(then).is_some_and(|change| change <= now)
+    }
+
     fn holds(&self, duration_ms: u64, now: Time) -> bool {
         duration_ms == 0 || now < self.since + Duration::from_millis(duration_ms)
     }

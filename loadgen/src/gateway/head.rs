@@ -6,7 +6,7 @@
 //! meant, and dropped at the first block that changes the table. Age and binding of the provider token depend on time and
 //! connection, and are asked anew each time.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{
     answer::{Reason, Uuid},
@@ -45,7 +45,7 @@ pub struct Rest {
 #[derive(Debug, Clone)]
 pub struct Head {
     /// All but the path.
-    pub rest: Rc<Rest>,
+    pub rest: Arc<Rest>,
     /// The path.
     pub path: Path,
 }
@@ -62,7 +62,7 @@ pub enum Read {
 struct Template {
     before: Box<[u8]>,
     after: Box<[u8]>,
-    rest: Rc<Rest>,
+    rest: Arc<Rest>,
 }
 
 /// A connection's reader of header blocks.
@@ -81,7 +81,7 @@ impl Reader {
     /// If the tables of both sides can no longer agree: the connection must end.
     pub fn read(&mut self, block: &[u8], keys: &[Key], topics: &[String]) -> Result<Read, HpackError> {
         if let Some((template, representation)) = self.template(block) {
-            let rest = Rc::clone(&self.templates[template].rest);
+            let rest = Arc::clone(&self.templates[template].rest);
             self.templates.swap(0, template);
             return Ok(Read::Request(Head { rest, path: self.path(block, &representation)? }));
         }
@@ -106,7 +106,7 @@ impl Reader {
             return Ok(Read::Malformed);
         };
         let path = Path::read(path);
-        let rest = Rc::new(Rest {
+        let rest = Arc::new(Rest {
             method_fault: fields.method_fault(),
             authorization: self.verify(fields.authorization.as_deref(), keys),
             header_fault: fields.header_fault(topics),
@@ -120,7 +120,7 @@ impl Reader {
         {
             self.templates.truncate(TEMPLATES_MAX - 1);
             let (before, after) = (block[..cut.bytes.start].into(), block[cut.bytes.end..].into());
-            self.templates.insert(0, Template { before, after, rest: Rc::clone(&rest) });
+            self.templates.insert(0, Template { before, after, rest: Arc::clone(&rest) });
         }
         Ok(Read::Request(Head { rest, path }))
     }
