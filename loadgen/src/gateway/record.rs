@@ -160,7 +160,7 @@ impl Stats {
 pub struct Handle(u64);
 
 /// Decisions by number of their reason.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct ByReason([u64; Reason::ALL.len()]);
 
 impl Default for ByReason {
@@ -170,7 +170,7 @@ impl Default for ByReason {
 }
 
 /// What one worker recorded.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Log {
     /// The number of the first entry kept: those before a reset are gone, but their handles still fly.
     base: u64,

@@ -22,6 +22,9 @@ use super::{
 /// Bodies remembered as JSON objects: alerts times locales in flight.
 const BODIES_MAX: usize = 8;
 
+/// Answers that wait are due on the next tick of so many microseconds.
+const TICK_US: u64 = 1_000;
+
 /// A request whose body is still coming.
 #[derive(Debug)]
 pub(super) struct Receiving {
@@ -281,7 +284,9 @@ impl Connection {
         }
         let random = self.random.next_u64().to_le_bytes()[0];
         let due = now + plan.latency(random, now);
-        plan.pace_ns(now).map_or(due, |interval| due.max(context.pace.place(now, interval)))
+        let due = plan.pace_ns(now).map_or(due, |interval| due.max(context.pace.place(now, interval)));
+        // Answers of one millisecond leave together: a write of one answer costs as much as one of hundreds.
+        if due <= now { due } else { Time(due.0.next_multiple_of(TICK_US)) }
     }
 
     /// Writes an answer: its headers now, its body as soon as the client's window allows.
