@@ -1,5 +1,6 @@
 //! Load, gateways and judgement: seeded populations, the gateway emulator, scenarios and their verdict.
 
+pub mod place;
 pub mod population;
 pub mod scenario;
 pub mod cluster;
