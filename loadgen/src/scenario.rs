@@ -166,6 +166,16 @@ pub enum FaultSpec {
     },
 }
 
+impl FaultSpec {
+    /// When it begins, after the first push.
+    #[must_use]
+    pub fn after_ms(self) -> u64 {
+        match self {
+            Self::Slow { after_ms, .. } | Self::Silent { after_ms, .. } => after_ms,
+        }
+    }
+}
+
 /// Stop the alert in the middle.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]

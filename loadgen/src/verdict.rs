@@ -48,8 +48,6 @@ pub struct Case<'a> {
     pub region: &'a Region,
     /// From where "nearest" is counted.
     pub last_seen: Place,
-    /// Outer limits of the bands, metres, ascending.
-    pub band_edges: &'a [f64],
     /// What the gateway saw.
     pub ledger: &'a Ledger,
     /// Who moved.
@@ -108,8 +106,8 @@ pub fn judge(case: &Case<'_>) -> Judgement {
     });
     let mut whole = Judgement::default();
     let mut known = 0;
-    for (part, requests) in parts.into_iter().map(|p| (p.strangers, p)).map(|(n, p)| (p, n)) {
-        known += requests;
+    for part in parts {
+        known += part.strangers;
         whole.add(part);
     }
     whole.strangers = case.ledger.pushes().len() as u64 - known;

@@ -1,27 +1,27 @@
 //! What the gateway saw, one line a request, by device.
 
-/// What became of one request, as the gateway recorded it.
+/// What the gateway made of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
-    /// Taken; `answered` tells whether the answer was given, too.
-    Accepted {
-        /// False: the gateway kept its answer to itself.
-        answered: bool,
-    },
+    /// Taken: it reaches the phone.
+    Accepted,
     /// The token was called dead.
     Dead,
-    /// Refused or put off, with an answer.
+    /// Refused or put off.
     Failed,
-    /// Read, not taken, never answered.
-    Unanswered,
+    /// Read and left alone.
+    Ignored,
 }
 
-impl Fate {
-    /// Whether the sender was told.
-    #[must_use]
-    pub fn answered(self) -> bool {
-        !matches!(self, Self::Unanswered | Self::Accepted { answered: false })
-    }
+/// What the sender was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Answer {
+    /// It must know.
+    Given,
+    /// The answer left, but the connection ended right after, or the stream was reset: it may know or not.
+    Doubtful,
+    /// Nothing.
+    Withheld,
 }
 
 /// One request.
@@ -29,10 +29,12 @@ impl Fate {
 pub struct Push {
     /// xxh3-64 of the token.
     pub token_hash: u64,
-    /// When the gateway had read it, nanoseconds of `CLOCK_MONOTONIC`: the same for all processes of a machine.
+    /// When the gateway decided it, nanoseconds of `CLOCK_MONOTONIC`: the same for all processes of a machine.
     pub at_ns: u64,
-    /// What became of it.
+    /// What the gateway made of it.
     pub fate: Fate,
+    /// What it said.
+    pub answer: Answer,
 }
 
 /// All requests of a run, in the order of token and time. 24 bytes each: the only thing of a run that is held whole.
@@ -85,23 +87,23 @@ impl Tally {
     /// Of the requests of one device, oldest first.
     #[must_use]
     pub fn of(pushes: &[Push]) -> Self {
-        let mut tally =
-            Self { unknown: !pushes.is_empty() && pushes.iter().all(|p| !p.fate.answered()), ..Self::default() };
+        let unknown = !pushes.is_empty() && pushes.iter().all(|p| p.answer == Answer::Withheld);
+        let mut tally = Self { unknown, ..Self::default() };
         // Whether the sender has had a reason to try again since the last acceptance.
         let mut reason = false;
         for push in pushes {
-            tally.unanswered += u64::from(!push.fate.answered());
+            tally.unanswered += u64::from(push.answer == Answer::Withheld);
             match push.fate {
-                Fate::Accepted { answered } => {
+                Fate::Accepted => {
                     match (tally.first_accepted_ns, reason) {
                         (None, _) => tally.first_accepted_ns = Some(push.at_ns),
                         (Some(_), true) => tally.repeated += 1,
                         (Some(_), false) => tally.duplicates += 1,
                     }
-                    reason = !answered;
+                    reason = push.answer != Answer::Given;
                 }
                 Fate::Dead => tally.dead = true,
-                Fate::Failed | Fate::Unanswered => reason = true,
+                Fate::Failed | Fate::Ignored => reason = true,
             }
         }
         tally
@@ -112,42 +114,49 @@ impl Tally {
 mod tests {
     use super::*;
 
-    fn tally(fates: &[Fate]) -> Tally {
-        let pushes: Vec<_> =
-            fates.iter().zip(1..).map(|(fate, at_ns)| Push { token_hash: 1, at_ns, fate: *fate }).collect();
+    fn tally(requests: &[(Fate, Answer)]) -> Tally {
+        let pushes: Vec<_> = requests
+            .iter()
+            .zip(1..)
+            .map(|((fate, answer), at_ns)| Push { token_hash: 1, at_ns, fate: *fate, answer: *answer })
+            .collect();
         Tally::of(&pushes)
     }
 
-    const TAKEN: Fate = Fate::Accepted { answered: true };
-    const TAKEN_SILENTLY: Fate = Fate::Accepted { answered: false };
+    const TAKEN: (Fate, Answer) = (Fate::Accepted, Answer::Given);
+    const TAKEN_SILENTLY: (Fate, Answer) = (Fate::Accepted, Answer::Withheld);
+    const FAILED: (Fate, Answer) = (Fate::Failed, Answer::Given);
+    const IGNORED: (Fate, Answer) = (Fate::Ignored, Answer::Withheld);
 
     #[test]
     fn acceptances_after_the_first_are_duplicates_unless_there_was_a_reason() {
         assert_eq!(tally(&[TAKEN]), Tally { first_accepted_ns: Some(1), ..Tally::default() });
         assert_eq!(tally(&[TAKEN, TAKEN, TAKEN]).duplicates, 2);
-        let again = tally(&[TAKEN, Fate::Failed, TAKEN]);
+        let again = tally(&[TAKEN, FAILED, TAKEN]);
         assert_eq!((again.duplicates, again.repeated), (0, 1));
         let again = tally(&[TAKEN_SILENTLY, TAKEN]);
         assert_eq!((again.duplicates, again.repeated, again.unanswered), (0, 1, 1));
+        let again = tally(&[(Fate::Accepted, Answer::Doubtful), TAKEN]);
+        assert_eq!((again.duplicates, again.repeated, again.unanswered), (0, 1, 0));
         // The reason is used up by the acceptance that follows it.
         let again = tally(&[TAKEN_SILENTLY, TAKEN, TAKEN]);
         assert_eq!((again.duplicates, again.repeated), (1, 1));
         // A failure before the first acceptance is the ordinary way of a retry.
-        let once = tally(&[Fate::Failed, Fate::Unanswered, TAKEN]);
+        let once = tally(&[FAILED, IGNORED, TAKEN]);
         assert_eq!((once.duplicates, once.repeated, once.first_accepted_ns), (0, 0, Some(3)));
     }
 
     #[test]
     fn unknown_is_sent_and_never_answered() {
-        assert!(tally(&[Fate::Unanswered]).unknown);
-        assert!(!tally(&[Fate::Unanswered, Fate::Failed]).unknown);
+        assert!(tally(&[IGNORED]).unknown);
+        assert!(!tally(&[IGNORED, FAILED]).unknown);
         assert!(!tally(&[]).unknown);
-        assert!(tally(&[Fate::Unanswered, TAKEN_SILENTLY]).unknown);
+        assert!(tally(&[IGNORED, TAKEN_SILENTLY]).unknown);
     }
 
     #[test]
     fn requests_are_found_by_token() {
-        let push = |token_hash, at_ns| Push { token_hash, at_ns, fate: TAKEN };
+        let push = |token_hash, at_ns| Push { token_hash, at_ns, fate: Fate::Accepted, answer: Answer::Given };
         let ledger = Ledger::new(vec![push(9, 3), push(5, 2), push(9, 1)]);
         assert_eq!(ledger.of(9), [push(9, 1), push(9, 3)]);
         assert_eq!(ledger.of(5), [push(5, 2)]);

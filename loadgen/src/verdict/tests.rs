@@ -1,12 +1,12 @@
 //! Made-up records: every kind of failure must be found, and nothing else.
 
 use super::{
-    ledger::{Fate, Push},
+    ledger::{Answer, Fate, Push},
     *,
 };
 use crate::scenario::RegionSpec;
 
-const TAKEN: Fate = Fate::Accepted { answered: true };
+const TAKEN: Fate = Fate::Accepted;
 
 struct World {
     population: Population,
@@ -28,7 +28,7 @@ impl World {
         let pushes = population
             .iter()
             .filter(|d| cells::in_cover(&region, cells::cell_of(d.place)))
-            .map(|d| Push { token_hash: d.token.hash(), at_ns: at(d.place), fate: TAKEN })
+            .map(|d| Push { token_hash: d.token.hash(), at_ns: at(d.place), fate: TAKEN, answer: Answer::Given })
             .collect();
         Self { population, region, moves: Moves::new(), pushes }
     }
@@ -38,7 +38,6 @@ impl World {
             population: &self.population,
             region: &self.region,
             last_seen: center(),
-            band_edges: &[],
             ledger: &Ledger::new(self.pushes.clone()),
             moves: &self.moves,
             settled_ns: 900,
@@ -55,7 +54,8 @@ impl World {
     }
 
     fn push(&mut self, device: &Device, at_ns: u64, fate: Fate) {
-        self.pushes.push(Push { token_hash: device.token.hash(), at_ns, fate });
+        let answer = if fate == Fate::Ignored { Answer::Withheld } else { Answer::Given };
+        self.pushes.push(Push { token_hash: device.token.hash(), at_ns, fate, answer });
     }
 
     fn forget(&mut self, device: &Device) {
@@ -110,7 +110,7 @@ fn a_device_inside_without_acceptance_is_missed() {
     let judged = world.judge();
     assert_eq!((judged.missed, judged.unknown), (1, 0));
     assert_eq!(judged.examples["missed"], [device.index]);
-    world.push(&device, 5, Fate::Unanswered);
+    world.push(&device, 5, Fate::Ignored);
     let judged = world.judge();
     assert_eq!((judged.missed, judged.unknown, judged.unanswered_requests), (1, 1, 1));
 }
@@ -144,14 +144,14 @@ fn acceptances_after_the_first_are_told_apart() {
     let device = world.device(0.0..5_000.0);
     world.push(&device, 9_999, TAKEN);
     assert_eq!((world.judge().duplicates, world.judge().repeated), (1, 0));
-    world.push(&device, 9_998, Fate::Unanswered);
+    world.push(&device, 9_998, Fate::Ignored);
     assert_eq!((world.judge().duplicates, world.judge().repeated), (0, 1));
 }
 
 #[test]
 fn a_token_that_nobody_has_is_a_stranger() {
     let mut world = World::perfect();
-    world.pushes.push(Push { token_hash: 42, at_ns: 1, fate: TAKEN });
+    world.pushes.push(Push { token_hash: 42, at_ns: 1, fate: TAKEN, answer: Answer::Given });
     assert_eq!(world.judge().strangers, 1);
 }
 
