@@ -23,7 +23,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use accounting::{MemoryLog, Watched};
 use emulator::Emulator;
-use process::{Process, ProcessError, Role};
+use process::{Announcement, Pipes, Process, ProcessError, Role, Spec};
 
 /// How often the processes are looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
@@ -143,19 +143,36 @@ impl Cluster {
     }
 }
 
-/// Starts one child; it is told whose child it is, so that it can end with it.
+/// Starts a child that prints nothing but its announcement.
 async fn start(
     plan: &ClusterPlan,
     role: Role,
     name: String,
     arguments: &[String],
-) -> Result<(Process, process::Announcement), ProcessError> {
+) -> Result<(Process, Announcement), ProcessError> {
+    let (process, announcement, Pipes { stdin, mut stdout }) = start_with_pipes(plan, role, name, arguments).await?;
+    // Read on, so that it never blocks on a full pipe; the task ends with the child.
+    tokio::spawn(async move {
+        drop(tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await);
+        drop(stdin);
+    });
+    Ok((process, announcement))
+}
+
+/// Starts a child; it is told whose child it is, so that it can end with it.
+async fn start_with_pipes(
+    plan: &ClusterPlan,
+    role: Role,
+    name: String,
+    arguments: &[String],
+) -> Result<(Process, Announcement, Pipes), ProcessError> {
     let arguments: Vec<OsString> = [format!("--child-of={}", std::process::id())]
         .into_iter()
         .chain(arguments.iter().cloned())
         .map(OsString::from)
         .collect();
-    Process::start(role, name, &plan.program, &arguments, &plan.dir, plan.start_deadline).await
+    let spec = Spec { role, name, program: &plan.program, arguments: &arguments, log_dir: &plan.dir };
+    Process::start(spec, plan.start_deadline).await
 }
 
 /// A port that nobody has right now. Somebody else might take it before the coordinator does; then that one says so and

@@ -50,7 +50,10 @@ pub enum RunError {
     /// The cluster did not do what it was asked.
     #[error(transparent)]
     Drive(#[from] DriveError),
-    /// The emulator's record could not be had.
+    /// The emulator did not take an order.
+    #[error("the gateway emulator: {0}")]
+    Gateway(String),
+    /// The emulator's record cannot be read.
     #[error("the gateway's record: {0}")]
     Record(String),
     /// A file or `/proc`.

@@ -67,7 +67,6 @@ impl Show {
         }
         Bar { label, unit, count, drawn, position: Arc::default() }
     }
-
 }
 
 impl Default for Show {

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal};
 use serde::Deserialize;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdin, ChildStdout, Command},
     time::timeout,
 };
 
@@ -46,14 +46,38 @@ pub struct Process {
     child: Child,
 }
 
-/// What a child says on its first line.
+/// What a child is started with.
+#[derive(Debug)]
+pub struct Spec<'a> {
+    /// What it is for.
+    pub role: Role,
+    /// Unique in the cluster.
+    pub name: String,
+    /// What to run.
+    pub program: &'a Path,
+    /// With what.
+    pub arguments: &'a [OsString],
+    /// Where its log goes.
+    pub log_dir: &'a Path,
+}
+
+/// What a child says on its first line; there may be more that nobody here needs.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Announcement {
     /// Where it serves.
     pub listen: String,
-    /// Where it serves what is not its work: health, or the emulator's control.
-    #[serde(default, alias = "control")]
-    pub health: Option<String>,
+    /// The CA that signed its certificate, if it made one.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The child's ends of standard input and output, behind its first line.
+#[derive(Debug)]
+pub struct Pipes {
+    /// What it reads.
+    pub stdin: ChildStdin,
+    /// What it goes on to print.
+    pub stdout: BufReader<ChildStdout>,
 }
 
 /// Why there is no child, or none any more.
@@ -102,24 +126,18 @@ pub enum ProcessError {
 }
 
 impl Process {
-    /// Starts `program` and waits until it has said where it listens.
+    /// Starts a child and waits until it has said where it listens.
     ///
     /// # Errors
     /// It cannot be started, ends, or says nothing within `deadline`.
-    pub async fn start(
-        role: Role,
-        name: String,
-        program: &Path,
-        arguments: &[OsString],
-        log_dir: &Path,
-        deadline: Duration,
-    ) -> Result<(Self, Announcement), ProcessError> {
+    pub async fn start(spec: Spec<'_>, deadline: Duration) -> Result<(Self, Announcement, Pipes), ProcessError> {
+        let Spec { role, name, program, arguments, log_dir } = spec;
         let log = log_dir.join(format!("{name}.log"));
         let failed = |source| ProcessError::Start { name: name.clone(), source };
         let log_file = fs::File::create(&log).map_err(failed)?;
         let mut child = Command::new(program)
             .args(arguments)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log_file)
             // Ctrl-C in a terminal goes to the whole group; children end when this program ends them, in order.
@@ -128,6 +146,7 @@ impl Process {
             .spawn()
             .map_err(failed)?;
         let pid = child.id().ok_or_else(|| failed(io::Error::other("it ended at once")))?;
+        let stdin = child.stdin.take().expect("it was asked for");
         let mut stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
         let mut process = Self { role, name, pid, log, child };
 
@@ -141,9 +160,7 @@ impl Process {
         }
         let announcement = serde_json::from_str(&line)
             .map_err(|e| ProcessError::Announcement { name: process.name.clone(), problem: e.to_string() })?;
-        // Read on, so that the child never blocks on a full pipe; it ends with the pipe.
-        tokio::spawn(async move { tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await });
-        Ok((process, announcement))
+        Ok((process, announcement, Pipes { stdin, stdout }))
     }
 
     /// Whether it has ended by itself.

@@ -217,10 +217,9 @@ fn region(spec: &RegionSpec) -> wire::Region {
         RegionSpec::Circle { center, radius_meters } => {
             Shape::Circle(wire::Circle { center: Some(lat_lng(*center)), radius_meters: *radius_meters })
         }
-        RegionSpec::Polygon { outer, holes } => Shape::Polygon(wire::Polygon {
-            outer: Some(ring(outer)),
-            holes: holes.iter().map(|h| ring(h)).collect(),
-        }),
+        RegionSpec::Polygon { outer, holes } => {
+            Shape::Polygon(wire::Polygon { outer: Some(ring(outer)), holes: holes.iter().map(|h| ring(h)).collect() })
+        }
     };
     wire::Region { shape: Some(shape), exclusions: Vec::new() }
 }

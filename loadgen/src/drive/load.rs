@@ -69,14 +69,17 @@ pub async fn write(
     send(&mut batches, &requests, &mut under_way);
     let mut answers = client.write_devices(ReceiverStream::new(receiver)).await?.into_inner();
     while let Some((batch_id, items)) = under_way.pop_front() {
-        let answer = timeout(STALLED, answers.message()).await.map_err(|_| DriveError::Stalled("WriteDevices", STALLED))??;
+        let answer =
+            timeout(STALLED, answers.message()).await.map_err(|_| DriveError::Stalled("WriteDevices", STALLED))??;
         let answer = answer.ok_or(DriveError::Ended("WriteDevices"))?;
         if let Some(error) = answer.errors.first() {
             return Err(DriveError::ItemRefused { field: error.field.clone(), problem: error.description.clone() });
         }
         if answer.batch_id != batch_id || u64::from(answer.written) != items {
             let (id, n) = (answer.batch_id, answer.written);
-            return Err(DriveError::Broken(format!("batch {batch_id} of {items} was answered as {id} with {n} written")));
+            return Err(DriveError::Broken(format!(
+                "batch {batch_id} of {items} was answered as {id} with {n} written"
+            )));
         }
         written(items);
         send(&mut batches, &requests, &mut under_way);

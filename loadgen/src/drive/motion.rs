@@ -127,13 +127,15 @@ pub async fn carry_out(
     Ok(moves)
 }
 
-async fn answer(answers: &mut tonic::Streaming<wire::WriteDevicesResponse>, batch_id: u64) -> Result<usize, DriveError> {
-    let answer = timeout(STALLED, answers.message()).await.map_err(|_| DriveError::Stalled("WriteDevices", STALLED))??;
+async fn answer(
+    answers: &mut tonic::Streaming<wire::WriteDevicesResponse>,
+    batch_id: u64,
+) -> Result<usize, DriveError> {
+    let answer =
+        timeout(STALLED, answers.message()).await.map_err(|_| DriveError::Stalled("WriteDevices", STALLED))??;
     let answer = answer.ok_or(DriveError::Ended("WriteDevices"))?;
     match answer.errors.first() {
-        Some(error) => {
-            Err(DriveError::ItemRefused { field: error.field.clone(), problem: error.description.clone() })
-        }
+        Some(error) => Err(DriveError::ItemRefused { field: error.field.clone(), problem: error.description.clone() }),
         None if answer.batch_id != batch_id => {
             Err(DriveError::Broken(format!("batch {batch_id} was answered as {}", answer.batch_id)))
         }
@@ -173,6 +175,8 @@ mod tests {
         let once = by_device.values().filter(|steps| steps.len() == 1).count();
         assert!(back > 150 && once > 60 && by_device.len() - back - once > 60, "{back} {once}");
         let again = plan(&population, &motion);
-        assert!(again.iter().zip(&moves).all(|(a, b)| a.device == b.device && a.place == b.place && a.after == b.after));
+        assert!(
+            again.iter().zip(&moves).all(|(a, b)| a.device == b.device && a.place == b.place && a.after == b.after)
+        );
     }
 }

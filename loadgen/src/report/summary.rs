@@ -18,17 +18,38 @@ pub fn summary(report: &Report, strict: bool) -> String {
 
 fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
     writeln!(out)?;
-    writeln!(out, "{} · {} · {} devices · {} nodes · seed {}", r.scenario, r.region, thousands(r.devices), r.nodes, r.seed)?;
+    writeln!(
+        out,
+        "{} · {} · {} devices · {} nodes · seed {}",
+        r.scenario,
+        r.region,
+        thousands(r.devices),
+        r.nodes,
+        r.seed
+    )?;
     writeln!(out)?;
     let row = |out: &mut String, label: &str, text: String| writeln!(out, "  {label:<22} {text}");
-    row(out, "in the region", format!("{} exactly, {} more in its cells", thousands(r.region_devices), thousands(r.edge_devices)))?;
-    row(out, "accepted", format!("{} ({} dead tokens, {} strangers)", thousands(r.accepted), r.dead_tokens, r.strangers))?;
+    row(
+        out,
+        "in the region",
+        format!("{} exactly, {} more in its cells", thousands(r.region_devices), thousands(r.edge_devices)),
+    )?;
+    row(
+        out,
+        "accepted",
+        format!("{} ({} dead tokens, {} strangers)", thousands(r.accepted), r.dead_tokens, r.strangers),
+    )?;
     row(
         out,
         "the cluster reports",
         format!(
             "{}: {} accepted, {} dead, {} refused, {} unknown, {} expired",
-            r.state, thousands(r.reported.accepted), r.reported.dead, r.reported.refused, r.reported.unknown, r.reported.expired
+            r.state,
+            thousands(r.reported.accepted),
+            r.reported.dead,
+            r.reported.refused,
+            r.reported.unknown,
+            r.reported.expired
         ),
     )?;
     if r.unanswered_requests > 0 || r.reported.unanswered_requests > 0 || r.reported.retried_requests > 0 {
@@ -42,7 +63,11 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
         )?;
     }
     if let Some(moved) = r.moved {
-        row(out, "moved", format!("{} devices, {} times; {} inside at start and end", moved.devices, moved.moves, moved.inside))?;
+        row(
+            out,
+            "moved",
+            format!("{} devices, {} times; {} inside at start and end", moved.devices, moved.moves, moved.inside),
+        )?;
     }
     if let Some(c) = r.cancel {
         row(
@@ -68,7 +93,11 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
     )?;
     row(out, "rate", format!("{} a second", thousands_f64(r.rate_per_second)))?;
     let cpu = r.cpu_us_per_push;
-    row(out, "CPU per push", format!("shard {:.2} µs, coordinator {:.2} µs, emulator {:.2} µs", cpu.shard, cpu.coordinator, cpu.emulator))?;
+    row(
+        out,
+        "CPU per push",
+        format!("shard {:.2} µs, coordinator {:.2} µs, emulator {:.2} µs", cpu.shard, cpu.coordinator, cpu.emulator),
+    )?;
     row(out, "bytes per push", format!("{:.0}", r.bytes_per_push))?;
     row(
         out,
@@ -103,7 +132,11 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
         writeln!(out, "  built without optimisation: rates and times say nothing")?;
     }
     if r.machine.load_average > r.machine.cores as f64 * 2.0 {
-        writeln!(out, "  the machine is busy (load {:.1} on {} cores): rates and times say little", r.machine.load_average, r.machine.cores)?;
+        writeln!(
+            out,
+            "  the machine is busy (load {:.1} on {} cores): rates and times say little",
+            r.machine.load_average, r.machine.cores
+        )?;
     }
     writeln!(out, "  {}", if r.passed { "PASSED" } else { "FAILED" })
 }

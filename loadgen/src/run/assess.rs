@@ -1,7 +1,5 @@
 //! From what was seen and recorded to a report: the judgement of every device, and the figures.
 
-use std::collections::BTreeMap;
-
 use clarion_proto::wire::v1 as wire;
 
 use super::{RunError, wave::Observed};

@@ -121,8 +121,7 @@ impl Scene<'_> {
         }
         let record = self.dir.join("gateway-record.bin");
         self.emulator.export(&record).await?;
-        let shard_growth_bytes =
-            fault_ns.and_then(|at| self.memory.growth(Role::Shard, submitted.acknowledged_ns, at));
+        let shard_growth_bytes = fault_ns.and_then(|at| self.memory.growth(Role::Shard, submitted.acknowledged_ns, at));
         Ok(Observed {
             start: Duration::ZERO,
             load,
@@ -150,7 +149,8 @@ impl Scene<'_> {
         let bar = self.show.bar("load", count, "devices");
         let deadline = Duration::from_secs(self.scenario.deadlines.load_s);
         let progress = bar.clone();
-        let load = drive::load::load(channel.clone(), Arc::clone(self.population), clock::wall().0, move |n| progress.inc(n));
+        let load =
+            drive::load::load(channel.clone(), Arc::clone(self.population), clock::wall().0, move |n| progress.inc(n));
         timeout(deadline, load).await.map_err(|_| DriveError::Late {
             what: "writing all devices",
             seconds: deadline.as_secs(),
