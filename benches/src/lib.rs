@@ -1,1 +1,1 @@
-//! benches
+//! Seeded fixtures for the benches. Each bench stands in `benches/`, named after the step that it measures.
