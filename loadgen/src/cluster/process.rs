@@ -189,7 +189,7 @@ impl Process {
         // The number cannot belong to another process: the child was not waited for yet.
         if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
             // An error means that it is gone already, which is what was wanted.
-            drop(rustix::process::kill_process(pid, signal));
+            let _ = rustix::process::kill_process(pid, signal);
         }
     }
 

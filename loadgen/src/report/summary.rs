@@ -12,7 +12,7 @@ use super::{
 pub fn summary(report: &Report, strict: bool) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
-    drop(write(&mut out, report, strict));
+    let _ = write(&mut out, report, strict);
     out
 }
 
