@@ -19,7 +19,7 @@ pub fn mixed(n: u64, salt: u64) -> u64 {
 /// A place within some 60 km of Shenzhen, denser towards the middle.
 #[must_use]
 pub fn cell(n: u64) -> CellIndex {
-    let part = |salt| f64::from(mixed(n, salt) as u32) / f64::from(u32::MAX);
+    let part = |salt| (mixed(n, salt) >> 11) as f64 / (1u64 << 53) as f64;
     let (radius, angle) = (part(1) * 0.55, part(2) * std::f64::consts::TAU);
     let place = LatLng::new(22.54 + radius * angle.sin(), 114.06 + radius * angle.cos()).expect("finite");
     place.to_cell(Resolution::Nine)

@@ -122,7 +122,8 @@ impl Partition {
         Self::with_pages(id, page::PAGE_KEYS_MAX)
     }
 
-    fn with_pages(id: PartitionId, page_keys_max: usize) -> Self {
+    /// With pages of another size; tests choose small ones, to see many splits and merges.
+    pub(crate) fn with_pages(id: PartitionId, page_keys_max: usize) -> Self {
         Self {
             id,
             now: UnixMillis(0),

@@ -90,7 +90,7 @@ impl Town {
     fn new() -> Self {
         let (cover, places) = town();
         let program = Program::compile(&[SegmentOp::Has("yes".to_owned())]).unwrap();
-        let (partition, words) = (Partition::new(PartitionId(0)), Vocabulary::new());
+        let (partition, words) = (Partition::with_pages(PartitionId(0), 4), Vocabulary::new());
         Self { cover, places, partition, words, program, now: START_MS, log: Vec::new() }
     }
 
