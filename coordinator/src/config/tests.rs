@@ -54,7 +54,7 @@ fn load_with(text: &str, flags: &[&str]) -> Result<Config, String> {
     let path = directory.path().join("clarion.toml");
     fs::write(&path, text).expect("written");
     let path = path.display().to_string();
-    let args = ["coordinator", "--config", &path].iter().chain(flags);
+    let args = ["coordinator", "--config", &path].into_iter().chain(flags.iter().copied());
     let config = Config::load(Args::try_parse_from(args).expect("flags"));
     config.map_err(|e| e.to_string().replace(&path, "F").replace(&directory.path().display().to_string(), "D"))
 }
