@@ -263,10 +263,10 @@ async fn a_preview_counts_and_records_nothing() {
     let preview = soon(server.alerts().preview_alert(request.clone())).await.expect("counted").into_inner();
     // Bands to 1, 2, 5, 10 and 20 km; 10 and 20 devices in each, as scripted.
     assert_eq!((preview.bands.len(), preview.devices), (5, 150));
-    assert_eq!(preview.apps.iter().map(|a| (a.app.as_str(), a.devices)).collect::<Vec<_>>(), [
-        ("apps/demo", 50),
-        ("apps/second", 100)
-    ]);
+    assert_eq!(
+        preview.apps.iter().map(|a| (a.app.as_str(), a.devices)).collect::<Vec<_>>(),
+        [("apps/demo", 50), ("apps/second", 100)]
+    );
     assert_eq!(preview.bands[1].devices, 30);
     assert_eq!(preview.estimated_duration.expect("a rate is set").seconds, 15);
     assert!(preview.cover_cells > 100);

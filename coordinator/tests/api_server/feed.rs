@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use clarion_coordinator::{config::Args, store::RecordBatch};
 use clarion_proto::{
     device::{Change, Record},
     ids::{DeviceId, LogId, UnixMillis, log_of, partition_of},
     wire::shard_v1::{self as wire, feed_service_client::FeedServiceClient},
 };
-use clarion_coordinator::{config::Args, store::RecordBatch};
 use tonic::{Code, Streaming};
 
 use crate::support::{Server, soon};

@@ -2,7 +2,10 @@
 
 use std::{ffi::OsString, process::ExitCode};
 
-use clarion_coordinator::{Coordinator, config::{Args, Config}};
+use clarion_coordinator::{
+    Coordinator,
+    config::{Args, Config},
+};
 use clarion_proto::wire::v1 as wire;
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -47,7 +50,9 @@ async fn it_serves_health_on_both_ports_reflection_and_a_whole_alert_up_to_the_m
     let Some(MessageResponse::ListServicesResponse(services)) = answer else { panic!("{answer:?}") };
     let mut names: Vec<String> = services.service.into_iter().map(|s| s.name).collect();
     names.sort();
-    for service in ["clarion.v1.AlertService", "clarion.v1.AppService", "clarion.v1.RegistryService", "grpc.health.v1.Health"] {
+    for service in
+        ["clarion.v1.AlertService", "clarion.v1.AppService", "clarion.v1.RegistryService", "grpc.health.v1.Health"]
+    {
         assert!(names.iter().any(|n| n == service), "{service} in {names:?}");
     }
     assert!(names.iter().all(|n| !n.starts_with("clarion.shard")), "the internal contract is no promise: {names:?}");

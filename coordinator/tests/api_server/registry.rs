@@ -12,8 +12,12 @@ use tonic::{Code, Status};
 use crate::support::{Server, from_now, soon};
 
 fn arrival(device: &str) -> wire::DeviceChange {
-    let registration =
-        wire::Registration { app: "apps/demo".into(), token: "ab".repeat(32), locale: "en-GB".into(), ..Default::default() };
+    let registration = wire::Registration {
+        app: "apps/demo".into(),
+        token: "ab".repeat(32),
+        locale: "en-GB".into(),
+        ..Default::default()
+    };
     let place = wire::place::Place::Point(wire::LatLng { latitude: 22.5, longitude: 114.0 });
     let place = wire::Place { place: Some(place) };
     let change = wire::Arrival { registration: Some(registration), place: Some(place) };
@@ -88,13 +92,16 @@ async fn a_bad_item_is_a_value_and_the_rest_of_its_batch_is_written() {
     let answers = write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }]).await.expect("answered");
     assert_eq!(answers[0].written, 2);
     let errors: Vec<_> = answers[0].errors.iter().map(|e| (e.index, e.field.as_str())).collect();
-    assert_eq!(errors, [
-        (1, "arrival.registration.app"),
-        (2, "arrival.registration.app"),
-        (3, "arrival.registration.token"),
-        (4, "observe_time"),
-        (5, "device"),
-    ]);
+    assert_eq!(
+        errors,
+        [
+            (1, "arrival.registration.app"),
+            (2, "arrival.registration.app"),
+            (3, "arrival.registration.token"),
+            (4, "observe_time"),
+            (5, "device"),
+        ]
+    );
     assert!(answers[0].errors.iter().all(|e| !e.description.is_empty() && !e.description.contains("xyz")));
     assert_eq!(logged(&server).await.iter().map(|(_, r)| r.len()).sum::<usize>(), 2);
 }
@@ -128,10 +135,8 @@ async fn a_batch_over_the_limits_ends_the_stream() {
 #[tokio::test]
 async fn streams_run_beside_each_other() {
     let server = Server::with_demo().await;
-    let batch = |first: u128| wire::WriteDevicesRequest {
-        batch_id: 1,
-        changes: (first..first + 1_000).map(device).collect(),
-    };
+    let batch =
+        |first: u128| wire::WriteDevicesRequest { batch_id: 1, changes: (first..first + 1_000).map(device).collect() };
     let (a, b) = tokio::join!(write(&server, vec![batch(0)]), write(&server, vec![batch(1_000)]));
     assert_eq!((a.expect("a")[0].written, b.expect("b")[0].written), (1_000, 1_000));
     assert_eq!(logged(&server).await.iter().map(|(_, r)| r.len()).sum::<usize>(), 2_000);

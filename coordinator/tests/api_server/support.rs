@@ -258,10 +258,8 @@ pub(crate) fn demo_app() -> wire::CreateAppRequest {
 /// 12 km around a place in Shenzhen, for ten minutes from now.
 pub(crate) fn demo_alert() -> wire::Alert {
     let message = wire::Message { title: "Missing child".into(), body: "Last seen at the station.".into() };
-    let circle = wire::Circle {
-        center: Some(wire::LatLng { latitude: 22.54, longitude: 114.06 }),
-        radius_meters: 12_000.0,
-    };
+    let circle =
+        wire::Circle { center: Some(wire::LatLng { latitude: 22.54, longitude: 114.06 }), radius_meters: 12_000.0 };
     wire::Alert {
         case: Some(wire::Case {
             messages: [("en".to_owned(), message)].into(),
