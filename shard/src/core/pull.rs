@@ -53,7 +53,7 @@ impl Core {
             while room > 0 && bytes < FLUSH_BYTES && idle < outlets.len() {
                 let (wave, outlet) = outlets[*next_outlet % outlets.len()];
                 *next_outlet = (*next_outlet + 1) % outlets.len();
-                let Some(run) = waves[usize::from(wave)].as_mut() else { continue };
+                let Some(run) = waves[usize::from(wave)].as_mut() else { break };
                 let mut desk = Desk { store, opens, end, link, run, wave, outlet, alone: config.single, now };
                 let took = desk.run(room.min(RUN), walk, &mut bytes, steps);
                 (room, lane_room, sent) = (room - took, lane_room - took, sent + took);

@@ -1,14 +1,22 @@
 //! Gateways that fail in every way, and everybody is reached all the same.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use clarion_proto::{device::Change, ids::WaveId, outcome::Outcome, time::Time};
+use clarion_proto::{
+    device::Change,
+    ids::{AppName, LaneId, WaveId},
+    outcome::Outcome,
+    time::Time,
+};
 
 use super::{
     gateway::{Gateway, Reply},
-    world::{SECOND, World, arrival, change, home, provider_token, token},
+    world::{LANE, SECOND, World, arrival, arrival_of, change, home, lane_spec, provider_token, token, wave_spec},
 };
-use crate::{command::LaneHealth, lane::pool::ATTEMPTS_PER_MINUTE};
+use crate::{
+    command::{AppSpec, Authorization, Command, LaneHealth, LaneSpec},
+    lane::pool::ATTEMPTS_PER_MINUTE,
+};
 
 const HOUR: Time = Time(3_600 * SECOND);
 
@@ -204,4 +212,66 @@ fn a_retry_reads_the_device_again() {
     assert_eq!(totals.outcomes[Outcome::Accepted as usize], 199);
     assert_eq!(totals.outcomes[Outcome::Expired as usize], 1);
     assert!(world.said.bands[&WaveId(1)].values().all(|counts| counts.open() == 0));
+}
+
+/// A wave over two apps, each on a lane of its own; devices with odd numbers have the second app.
+fn two_lanes() -> World {
+    let mut world = World::new(Gateway::new(100, |_, _| Reply::Accept));
+    let other = LaneId(2);
+    world.tell(Command::Lane(Arc::new(LaneSpec { id: other, ..lane_spec(2) })));
+    let authorization = Authorization(Arc::new(secrecy::SecretString::from("bearer other".to_owned())));
+    world.tell(Command::ProviderToken { lane: other, authorization });
+    world.tell(Command::Slice { lane: other, until: Time::NEVER, rate: None });
+    world.apply((0..600).map(|n| arrival_of(if n % 2 == 0 { "demo" } else { "other" }, n, home(n))).collect());
+    let mut spec = wave_spec(1, HOUR, 1);
+    let second = AppSpec { app: AppName::from_id("other").unwrap(), lane: other, ..spec.apps[0].clone() };
+    spec.apps.push(second);
+    world.tell(Command::Wave(Arc::new(spec)));
+    world
+}
+
+#[test]
+fn a_lane_that_is_down_holds_back_nobody_of_the_other() {
+    let mut world = two_lanes();
+    world.unreachable_lane = Some(LANE);
+    world.break_connections();
+    world.grant(1, Time::NEVER, None);
+    world.run_for(Duration::from_secs(5));
+    let requests = world.requests_by_device();
+    assert_eq!(requests.len(), 300);
+    assert!(requests.keys().all(|device| device % 2 == 1));
+    assert!(world.gateway.requests.iter().all(|r| r.authorization == "bearer other"));
+    assert_eq!(world.last(1).bands_walked, 0, "not whole while half of it waits");
+    world.unreachable_lane = None;
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(accepted(&world), 600);
+    assert!(world.requests_by_device().values().all(|n| *n == 1));
+    assert!(world.last(1).complete);
+}
+
+#[test]
+fn who_changes_to_an_app_of_the_other_lane_is_pushed_once() {
+    let mut world = two_lanes();
+    world.unreachable_lane = Some(LANE);
+    world.break_connections();
+    world.grant(1, Time::NEVER, None);
+    world.run_for(Duration::from_secs(5));
+    // The second app's walk is through. Those of the first that change over now join it; those who were pushed through it
+    // and change away are not pushed again.
+    let changed = |n: u32, app| {
+        let mut record = arrival_of(app, n, home(n));
+        record.observed.0 += 1;
+        record
+    };
+    let mut records: Vec<_> = (0..100).map(|n| changed(2 * n, "other")).collect();
+    records.extend((0..100).map(|n| changed(2 * n + 1, "demo")));
+    world.apply(records);
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(world.requests_by_device().len(), 400);
+    world.unreachable_lane = None;
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(world.requests_by_device().len(), 600);
+    assert!(world.requests_by_device().values().all(|n| *n == 1));
+    assert_eq!(accepted(&world), 600);
+    assert!(world.last(1).complete);
 }

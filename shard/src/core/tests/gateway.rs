@@ -30,6 +30,9 @@ pub(super) enum Reply {
     NotProcessed,
 }
 
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+type Script = Box<dyn FnMut(&Request, u32) -> Reply>;
+
 /// One connection of the gateway.
 #[derive(Default)]
 struct Peer {
@@ -38,7 +41,7 @@ struct Peer {
     greeted: bool,
     decoder: Option<fluke_hpack::Decoder<'static>>,
     /// Headers and body of requests that are under way.
-    under_way: BTreeMap<u32, (Vec<(Vec<u8>, Vec<u8>)>, Vec<u8>)>,
+    under_way: BTreeMap<u32, (Fields, Vec<u8>)>,
     answered: u64,
 }
 
@@ -47,7 +50,7 @@ pub(super) struct Gateway {
     peers: BTreeMap<ConnectionId, Peer>,
     pub(super) requests: Vec<Request>,
     /// Decides on each request; the number counts the requests for that device, from 1.
-    pub(super) script: Box<dyn FnMut(&Request, u32) -> Reply>,
+    pub(super) script: Script,
     tries: BTreeMap<u32, u32>,
     /// Streams allowed after the first good answer on a connection; 1 before.
     pub(super) streams: u32,
@@ -112,7 +115,8 @@ impl Gateway {
         }
         let mut done = Vec::new();
         while peer.input.len() >= 9 {
-            let length = usize::from(peer.input[0]) << 16 | usize::from(peer.input[1]) << 8 | usize::from(peer.input[2]);
+            let length =
+                usize::from(peer.input[0]) << 16 | usize::from(peer.input[1]) << 8 | usize::from(peer.input[2]);
             if peer.input.len() < 9 + length {
                 break;
             }

@@ -36,6 +36,8 @@ pub(super) struct World {
     pub(super) blocked: bool,
     /// Connections are not even answered.
     pub(super) unreachable: bool,
+    /// Those of this lane.
+    pub(super) unreachable_lane: Option<LaneId>,
     sockets: BTreeMap<ConnectionId, Vec<u8>>,
     pub(super) attempts: Vec<Time>,
     pub(super) said: Said,
@@ -72,6 +74,7 @@ impl World {
             now: Time(SECOND),
             blocked: false,
             unreachable: false,
+            unreachable_lane: None,
             sockets: BTreeMap::new(),
             attempts: Vec::new(),
             said: Said::default(),
@@ -138,9 +141,9 @@ impl World {
         while let Some(request) = self.core.poll_io() {
             active = true;
             match request {
-                IoRequest::Connect { connection, .. } => {
+                IoRequest::Connect { connection, lane } => {
                     self.attempts.push(self.now);
-                    if !self.unreachable {
+                    if !self.unreachable && self.unreachable_lane != Some(lane.id) {
                         self.gateway.accept(connection);
                         self.sockets.insert(connection, Vec::new());
                         self.core.connected(connection, self.now);
@@ -237,7 +240,7 @@ impl Said {
                 for (partition, set) in &report.handed {
                     let all = self.handed.entry(*partition).or_default();
                     if report.wave == WaveId(1) {
-                        assert!(all.is_disjoint(set) , "reported as handed twice");
+                        assert!(all.is_disjoint(set), "reported as handed twice");
                     }
                     *all |= set;
                 }
@@ -301,10 +304,14 @@ pub(super) fn token(n: u32) -> Token {
 }
 
 pub(super) fn arrival(n: u32, cell: Cell) -> Record {
+    arrival_of("demo", n, cell)
+}
+
+pub(super) fn arrival_of(app: &str, n: u32, cell: Cell) -> Record {
     let registration = Registration {
-        app: AppName::from_id("demo").unwrap(),
+        app: AppName::from_id(app).unwrap(),
         token: token(n),
-        locale: if n % 5 == 0 { "zh-hans-cn".to_owned() } else { String::new() },
+        locale: if n.is_multiple_of(5) { "zh-hans-cn".to_owned() } else { String::new() },
         segments: Vec::new(),
         person: String::new(),
     };
