@@ -151,7 +151,7 @@ impl Socket {
             if n == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            decrypt(tls, &scratch[..n], |_| {}).inspect_err(|_| {
+            shake_hands(tls, &scratch[..n]).inspect_err(|_| {
                 // The alert says what was wrong with it, to whoever runs the gateway.
                 let _ = tls.write_tls(tcp);
             })?;
@@ -279,12 +279,22 @@ fn read_some(tcp: &mut TcpStream, scratch: &mut [u8], readable: &mut bool, close
     }
 }
 
+/// Ciphertext of the handshake in. What the peer says right behind it (TLS 1.3 lets a server speak first, and APNs sends
+/// its SETTINGS so) stays in TLS for [`Socket::receive`].
+fn shake_hands(tls: &mut ClientConnection, mut ciphertext: &[u8]) -> io::Result<()> {
+    while !ciphertext.is_empty() {
+        tls.read_tls(&mut ciphertext)?;
+        tls.process_new_packets().map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
 /// Ciphertext in, plaintext out. True: the peer said that it is done.
 fn decrypt(tls: &mut ClientConnection, mut ciphertext: &[u8], mut take: impl FnMut(&[u8])) -> io::Result<bool> {
     while !ciphertext.is_empty() {
         tls.read_tls(&mut ciphertext)?;
         tls.process_new_packets().map_err(io::Error::other)?;
-        if !tls.is_handshaking() && drain(tls, &mut take)? {
+        if drain(tls, &mut take)? {
             return Ok(true);
         }
     }
