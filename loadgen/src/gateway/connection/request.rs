@@ -194,7 +194,7 @@ impl Connection {
         let due = self.due(context);
         let pending = Pending { due, stream, answer, apns_id, handle, unfinished: !whole };
         if due <= context.now.at {
-            self.write_answer(pending, context);
+            self.write_answer(&pending, context);
         } else {
             self.waiting.push(pending);
         }
@@ -290,8 +290,8 @@ impl Connection {
     }
 
     /// Writes an answer: its headers now, its body as soon as the client's window allows.
-    pub(super) fn write_answer(&mut self, pending: Pending, context: &mut Context<'_>) {
-        let Pending { stream, answer, handle, .. } = pending;
+    pub(super) fn write_answer(&mut self, pending: &Pending, context: &mut Context<'_>) {
+        let &Pending { stream, answer, handle, .. } = pending;
         let unique_id = context.policy.sandbox.then(|| mint(&mut self.random));
         let (out, encoder) = (&mut self.output, &mut self.encoder);
         let body = answer::put_headers(out, encoder, stream, &answer, &pending.apns_id, unique_id.as_ref());
