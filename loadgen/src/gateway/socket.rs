@@ -110,14 +110,15 @@ impl Socket {
     /// The socket has become ready.
     pub fn ready(&mut self, readable: bool, writable: bool, hung_up: bool) {
         self.readable |= readable || hung_up;
-        self.writable |= writable;
+        // A broken socket is written to as well: that is how its error is learned.
+        self.writable |= writable || hung_up;
         self.hung_up |= hung_up;
     }
 
     /// Whether another turn would find something to read at once.
     #[must_use]
     pub fn is_hungry(&self) -> bool {
-        self.readable && !self.is_clogged()
+        self.readable && !self.is_clogged() && self.http.end().is_none()
     }
 
     /// When the handshake, or the farewell, must be over.
@@ -133,7 +134,7 @@ impl Socket {
             return self.http.end().or(Some(End::Handshake));
         }
         for _ in 0..READS_MAX {
-            if !self.is_hungry() || self.http.end().is_some() {
+            if !self.is_hungry() {
                 break;
             }
             if let Err(end) = self.read(scratch, context) {

@@ -206,12 +206,14 @@ impl Connection {
             Ok(token) => token,
             Err(reason) => return (Answer::refused(reason), false),
         };
-        for scripts in [&context.plan.scripts, &context.policy.scripts] {
+        // Faults count attempts from when they were set; the gateway's own scripts from its start.
+        let faults = (&context.plan.scripts, context.plan.generation + 1);
+        for (scripts, series) in [faults, (&context.policy.scripts, 0)] {
             let script = answer_for(token, scripts);
             if script == Script::Accept {
                 continue;
             }
-            let attempt = if script.counts_attempts() { context.attempts.next(token) } else { 0 };
+            let attempt = if script.counts_attempts() { context.attempts.next(token, series) } else { 0 };
             if let Some(scripted) = script.at(attempt) {
                 return (scripted.answer(context.now.wall), scripted.delivered);
             }
