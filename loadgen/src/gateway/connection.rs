@@ -160,6 +160,8 @@ pub struct Connection {
     /// Whether slowness, and held answers, were seen: their end hastens what waits.
     was_slow: bool,
     was_held: bool,
+    /// The client sent a GOAWAY.
+    client_leaves: bool,
 }
 
 impl Connection {
@@ -213,6 +215,7 @@ impl Connection {
             random: Pcg64Mcg::seed_from_u64(policy.seed ^ u64::from(number)),
             was_slow: false,
             was_held: false,
+            client_leaves: false,
         }
     }
 
@@ -269,7 +272,7 @@ impl Connection {
         while !context.plan.holds_back(context.now.at)
             && let Some(pending) = self.waiting.pop_due(context.now.at)
         {
-            self.write_answer(pending, context);
+            self.write_answer(&pending, context);
         }
         self.advance_goaway(context);
     }
@@ -292,9 +295,12 @@ impl Connection {
         self.receiving.len() + self.waiting.len() + self.blocked.len()
     }
 
-    /// The socket is gone. What waits is never answered; what was answered just now may be lost.
+    /// The socket is gone. What waits is never answered; what was answered just now may be lost, unless the client had said
+    /// goodbye: then it had what it wanted.
     pub fn lost(&mut self, now: Time, log: &mut Log) {
-        self.written.lost(now, log);
+        if !self.client_leaves {
+            self.written.lost(now, log);
+        }
     }
 
     /// Takes one frame, or what there is of it; returns the bytes behind it.
@@ -360,7 +366,11 @@ impl Connection {
             kind::PING => self.ping(head, payload),
             kind::PRIORITY if payload.len() != 5 => Err(Code::FrameSizeError),
             kind::PUSH_PROMISE => Err(Code::ProtocolError),
-            // GOAWAY: the client will close. PRIORITY and unknown frames mean nothing here (RFC 9113, section 5.5).
+            kind::GOAWAY => {
+                self.client_leaves = true;
+                Ok(())
+            }
+            // PRIORITY and unknown frames mean nothing here (RFC 9113, section 5.5).
             _ => Ok(()),
         };
         if let Err(code) = handled {

@@ -101,8 +101,7 @@ impl Reader {
         self.walk(block)?;
         let mut fields = Fields::default();
         self.decoder.decode(block, &self.representations, LIST_BYTES_MAX, |n, v| fields.add(n, v))?;
-        let (Some(path), false, Ok(content_length)) = (&fields.path, fields.is_malformed(), fields.content_length())
-        else {
+        let (Some(path), false) = (&fields.path, fields.is_malformed()) else {
             return Ok(Read::Malformed);
         };
         let path = Path::read(path);
@@ -113,7 +112,7 @@ impl Reader {
             apns_id: fields.apns_id(),
             collapse_hash: fields.collapse_hash(),
             payload_bytes_max: fields.payload_bytes_max(),
-            content_length,
+            content_length: fields.content_length(),
         });
         if let Some(cut) = self.representations.iter().find(|r| r.path.is_some())
             && !self.representations.iter().any(|r| r.changes_table)

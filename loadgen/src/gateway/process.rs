@@ -175,3 +175,60 @@ fn say(value: &serde_json::Value) -> io::Result<()> {
     writeln!(out, "{value}")?;
     out.flush()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(gateway: &GatewayHandle, line: &str) -> (serde_json::Value, bool) {
+        obey(gateway, serde_json::from_str(line).expect("an order"))
+    }
+
+    #[test]
+    fn orders_are_obeyed_and_answered() {
+        let gateway = Gateway::start(GatewayConfig::default()).expect("a gateway on a free port");
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("record");
+        assert_eq!(told(&gateway, r#"{"faults":{"refuse_ppm":5}}"#), (json!({ "ok": true }), false));
+        assert_eq!(told(&gateway, r#"{"stats":true}"#).0["stats"]["requests"], 0);
+        let (answer, _) = told(&gateway, &json!({ "export": path }).to_string());
+        assert_eq!(answer, json!({ "exported": 0, "path": path }));
+        assert!(super::super::Record::load(&path).is_ok());
+        let (answer, _) = told(&gateway, r#"{"export":"/nonexistent/record"}"#);
+        assert!(answer["error"].as_str().is_some_and(|e| e.starts_with("/nonexistent/record: ")), "{answer}");
+        assert_eq!(told(&gateway, r#"{"reset":true}"#), (json!({ "ok": true }), false));
+        assert!(told(&gateway, r#"{"stop":false}"#).0["error"].is_string());
+        assert!(told(&gateway, r#"{"stop":true}"#).1);
+        assert!(serde_json::from_str::<Order>(r#"{"faults":{},"stop":true}"#).is_err(), "one order a line");
+    }
+
+    #[test]
+    fn configuration_is_read_from_toml_and_flags_win() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("gateway.toml");
+        let toml = r#"
+            threads = 3
+            topics = ["com.example.app"]
+            [faults]
+            latency = { p50_us = 40000, p99_us = 90000 }
+            [[scripts.rules]]
+            ppm = 1000
+            answer = { reason = "Unregistered", timestamp_offset_ms = -60000 }
+            [scripts.tokens]
+            abcd = [{ reason = "TooManyRequests" }]
+        "#;
+        fs::write(&path, toml).expect("written");
+        let arguments = |threads| Arguments {
+            config: Some(path.clone()),
+            listen: None,
+            threads,
+            directory: directory.path().to_owned(),
+        };
+        let config = configuration(&arguments(None)).expect("well formed");
+        assert_eq!((config.threads, config.faults.latency.p99_us, config.scripts.tokens.len()), (3, 90_000, 1));
+        assert_eq!(configuration(&arguments(Some(1))).expect("well formed").threads, 1);
+        fs::write(&path, "thread = 3").expect("written");
+        let error = configuration(&arguments(None)).expect_err("an unknown field").to_string();
+        assert!(error.contains("gateway.toml") && error.contains("thread"), "{error}");
+    }
+}

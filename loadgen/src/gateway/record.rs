@@ -212,13 +212,13 @@ impl Log {
 
     /// The answer was handed to the kernel.
     pub fn answered(&mut self, handle: Handle) {
-        self.totals.answered += 1;
+        self.totals.answered += u64::from(handle.0 >= self.base);
         self.amend(handle, |e| e.flags |= flag::ANSWERED);
     }
 
     /// Sets a flag.
     pub fn mark(&mut self, handle: Handle, bit: u8) {
-        self.totals.cancelled += u64::from(bit & flag::CANCELLED != 0);
+        self.totals.cancelled += u64::from(bit & flag::CANCELLED != 0 && handle.0 >= self.base);
         self.amend(handle, |e| e.flags |= bit);
     }
 
@@ -319,7 +319,7 @@ mod tests {
         log.reset();
         let new = log.push(ACCEPTED);
         log.answered(old);
-        assert_eq!(entries(&log)[0].flags, flag::ACCEPTED);
+        assert_eq!((entries(&log)[0].flags, log.stats().answered), (flag::ACCEPTED, 0));
         log.answered(new);
         assert!(entries(&log)[0].settled());
     }

@@ -10,7 +10,7 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
 };
 
-use clarion_proto::{device::token_hash, ids::UnixMillis};
+use clarion_proto::ids::UnixMillis;
 use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -154,18 +154,19 @@ pub fn answer_for<'a>(token: &[u8], scripts: &'a Scripts) -> Script<'a> {
 pub struct Attempts(Mutex<HashMap<u64, u32, BuildHasherDefault<Identity>>>);
 
 impl Attempts {
-    /// Counts one attempt and returns its number, from 0.
-    pub fn next(&self, token: &[u8]) -> u32 {
+    /// Counts one attempt and returns its number, from 0. Each `series` (a set of scripts) counts for itself.
+    pub fn next(&self, token: &[u8], series: u64) -> u32 {
+        let key = xxh3_64_with_seed(token, series);
         let mut counts = self.0.lock();
         let full = counts.len() >= ATTEMPTS_MAX;
-        match counts.get_mut(&token_hash(token)) {
+        match counts.get_mut(&key) {
             Some(count) => {
                 *count = count.saturating_add(1);
                 *count
             }
             None if full => u32::MAX,
             None => {
-                counts.insert(token_hash(token), 0);
+                counts.insert(key, 0);
                 0
             }
         }
@@ -255,7 +256,7 @@ mod tests {
         let scripts = scripts(vec![busy]);
         let (script, attempts) = (answer_for(b"t", &scripts), Attempts::default());
         let statuses: Vec<_> =
-            (0..3).map(|_| script.at(attempts.next(b"t")).map(|s| s.answer(UnixMillis(0)).status)).collect();
+            (0..3).map(|_| script.at(attempts.next(b"t", 0)).map(|s| s.answer(UnixMillis(0)).status)).collect();
         assert_eq!(statuses, [Some(429), Some(429), None]);
         assert!(!script.is_dead());
     }

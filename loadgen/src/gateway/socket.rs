@@ -28,6 +28,8 @@ const OUTPUT_BYTES_MAX: usize = 1 << 20;
 pub const RECORD_BYTES_MAX: usize = 16_384 + 256 + 5;
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a client may take to read the last words to it.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// A connection with its socket.
 pub struct Socket {
@@ -50,6 +52,8 @@ pub struct Socket {
     /// The client sends no more: what is read may end, and must be read to its end.
     hung_up: bool,
     opened: Time,
+    /// Since when only the last output keeps the connection open.
+    ending: Option<Time>,
     /// When it last had its turn.
     pub served: Time,
 }
@@ -98,6 +102,7 @@ impl Socket {
             writable: true,
             hung_up: false,
             opened: now,
+            ending: None,
             served: now,
         })
     }
@@ -105,29 +110,31 @@ impl Socket {
     /// The socket has become ready.
     pub fn ready(&mut self, readable: bool, writable: bool, hung_up: bool) {
         self.readable |= readable || hung_up;
-        self.writable |= writable;
+        // A broken socket is written to as well: that is how its error is learned.
+        self.writable |= writable || hung_up;
         self.hung_up |= hung_up;
     }
 
     /// Whether another turn would find something to read at once.
     #[must_use]
     pub fn is_hungry(&self) -> bool {
-        self.readable && !self.is_clogged()
+        self.readable && !self.is_clogged() && self.http.end().is_none()
     }
 
-    /// When the handshake must be over; none once it is.
+    /// When the handshake, or the farewell, must be over.
     #[must_use]
-    pub fn handshake_deadline(&self) -> Option<Time> {
-        (!self.tls.is_established()).then(|| self.opened + HANDSHAKE)
+    pub fn deadline(&self) -> Option<Time> {
+        let handshake = (!self.tls.is_established()).then(|| self.opened + HANDSHAKE);
+        handshake.or(self.ending.map(|since| since + FAREWELL))
     }
 
     /// Reads, answers and writes what can be. Some: the connection is over.
     pub fn serve(&mut self, scratch: &mut Scratch, context: &mut Context<'_>) -> Option<End> {
-        if self.handshake_deadline().is_some_and(|due| due <= context.now.at) {
-            return Some(End::Handshake);
+        if self.deadline().is_some_and(|due| due <= context.now.at) {
+            return self.http.end().or(Some(End::Handshake));
         }
         for _ in 0..READS_MAX {
-            if !self.is_hungry() || self.http.end().is_some() {
+            if !self.is_hungry() {
                 break;
             }
             if let Err(end) = self.read(scratch, context) {
@@ -143,7 +150,9 @@ impl Socket {
         if let Err(end) = self.flush(scratch, context) {
             return Some(end);
         }
-        self.http.end().filter(|_| self.is_flushed())
+        let end = self.http.end()?;
+        self.ending.get_or_insert(context.now.at);
+        self.is_flushed().then_some(end)
     }
 
     /// Says goodbye as TLS and TCP do it, as far as the socket takes it at once.
@@ -181,11 +190,11 @@ impl Socket {
         context.now = clock::now();
         let (http, total) = (&mut self.http, begun + count);
         let received = self.tls.receive(&mut buffer[..total], &mut self.outgoing, |b| http.receive(b, context));
-        let established = self.tls.is_established();
-        let received = received.map_err(|_| if established { End::Protocol } else { End::Handshake })?;
-        if established && !self.tls.speaks_h2() {
-            return Err(End::Handshake);
-        }
+        let received = received.map_err(|error| match error {
+            rustls::Error::NoApplicationProtocol => End::Handshake,
+            _ if self.tls.is_established() => End::Protocol,
+            _ => End::Handshake,
+        })?;
         self.leftover.clear();
         self.leftover.extend_from_slice(&buffer[received.consumed..total]);
         if self.leftover.len() > RECORD_BYTES_MAX {

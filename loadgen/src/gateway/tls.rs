@@ -48,16 +48,14 @@ impl Session {
         !self.tls.is_handshaking()
     }
 
-    /// Whether both sides agreed on HTTP/2.
-    #[must_use]
-    pub fn speaks_h2(&self) -> bool {
+    fn speaks_h2(&self) -> bool {
         self.tls.alpn_protocol() == Some(b"h2")
     }
 
     /// Takes bytes from the socket; gives plaintext to `take`, and appends to `out` what TLS itself has to say.
     ///
     /// # Errors
-    /// The connection is broken; the alert that says so stands at the end of `out`.
+    /// The connection is broken, or speaks another protocol; the alert that says so stands at the end of `out`.
     pub fn receive(
         &mut self,
         incoming: &mut [u8],
@@ -67,6 +65,10 @@ impl Session {
         let mut received = Received { consumed: 0, closed: false };
         let mut idle = 0;
         loop {
+            if self.is_established() && !self.speaks_h2() {
+                // A client that offers no protocol at all gets past the handshake, but no further.
+                return Err(Error::NoApplicationProtocol);
+            }
             let UnbufferedStatus { mut discard, state } =
                 self.tls.process_tls_records(&mut incoming[received.consumed..]);
             let mut more = true;

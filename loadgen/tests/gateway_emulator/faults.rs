@@ -180,3 +180,14 @@ fn a_settings_flood_of_the_client_changes_nothing_for_others() {
     bench.send(&bench.push(1, "ab"));
     assert_eq!(kinds(&bench.frames()), [(kind::HEADERS, 1)]);
 }
+
+#[test]
+fn a_client_that_says_goodbye_leaves_no_doubt() {
+    let mut bench = open();
+    bench.send(&bench.push(1, "ab"));
+    bench.frames();
+    bench.send(&raw(kind::GOAWAY, 0, 0, &[0; 8]));
+    let now = bench.now.at;
+    bench.connection.lost(now, &mut bench.log);
+    assert!(bench.entries()[0].settled());
+}

@@ -22,7 +22,8 @@ use ring::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
 };
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
-use tokio_rustls::{TlsConnector, rustls};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream, rustls};
 
 pub(crate) const TOPIC: &str = "com.example.app";
 pub(crate) const TEAM: &str = "TEAM000001";
@@ -259,8 +260,8 @@ impl Seen {
     }
 }
 
-/// A client of the `h2` crate, over TLS, that trusts the gateway's CA alone.
-pub(crate) async fn connect(address: SocketAddr, ca_pem: &str) -> (SendRequest<Bytes>, tokio::task::JoinHandle<()>) {
+/// TLS that trusts the gateway's CA alone.
+pub(crate) async fn secure(address: SocketAddr, ca_pem: &str, alpn: &[&[u8]]) -> TlsStream<TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).expect("PEM")).expect("a CA");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -269,10 +270,15 @@ pub(crate) async fn connect(address: SocketAddr, ca_pem: &str) -> (SendRequest<B
         .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
-    tls.alpn_protocols = vec![b"h2".to_vec()];
-    let socket = tokio::net::TcpStream::connect(address).await.expect("connected");
+    tls.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+    let socket = TcpStream::connect(address).await.expect("connected");
     let name = ServerName::try_from("localhost").expect("a name");
-    let socket = TlsConnector::from(Arc::new(tls)).connect(name, socket).await.expect("a handshake");
+    TlsConnector::from(Arc::new(tls)).connect(name, socket).await.expect("a handshake")
+}
+
+/// A client of the `h2` crate, over TLS.
+pub(crate) async fn connect(address: SocketAddr, ca_pem: &str) -> (SendRequest<Bytes>, tokio::task::JoinHandle<()>) {
+    let socket = secure(address, ca_pem, &[b"h2"]).await;
     let mut builder = h2::client::Builder::new();
     // As a client of APNs must: no second stream before the SETTINGS have come.
     builder.initial_max_send_streams(1);

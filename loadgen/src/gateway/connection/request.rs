@@ -194,7 +194,7 @@ impl Connection {
         let due = self.due(context);
         let pending = Pending { due, stream, answer, apns_id, handle, unfinished: !whole };
         if due <= context.now.at {
-            self.write_answer(pending, context);
+            self.write_answer(&pending, context);
         } else {
             self.waiting.push(pending);
         }
@@ -206,12 +206,14 @@ impl Connection {
             Ok(token) => token,
             Err(reason) => return (Answer::refused(reason), false),
         };
-        for scripts in [&context.plan.scripts, &context.policy.scripts] {
+        // Faults count attempts from when they were set; the gateway's own scripts from its start.
+        let faults = (&context.plan.scripts, context.plan.generation + 1);
+        for (scripts, series) in [faults, (&context.policy.scripts, 0)] {
             let script = answer_for(token, scripts);
             if script == Script::Accept {
                 continue;
             }
-            let attempt = if script.counts_attempts() { context.attempts.next(token) } else { 0 };
+            let attempt = if script.counts_attempts() { context.attempts.next(token, series) } else { 0 };
             if let Some(scripted) = script.at(attempt) {
                 return (scripted.answer(context.now.wall), scripted.delivered);
             }
@@ -290,8 +292,8 @@ impl Connection {
     }
 
     /// Writes an answer: its headers now, its body as soon as the client's window allows.
-    pub(super) fn write_answer(&mut self, pending: Pending, context: &mut Context<'_>) {
-        let Pending { stream, answer, handle, .. } = pending;
+    pub(super) fn write_answer(&mut self, pending: &Pending, context: &mut Context<'_>) {
+        let &Pending { stream, answer, handle, .. } = pending;
         let unique_id = context.policy.sandbox.then(|| mint(&mut self.random));
         let (out, encoder) = (&mut self.output, &mut self.encoder);
         let body = answer::put_headers(out, encoder, stream, &answer, &pending.apns_id, unique_id.as_ref());
