@@ -59,7 +59,7 @@ fn a_session_starts_with_hello_and_goes_on_with_everything() {
             Output::Command { core: c, command: Command::Own(p) } if *c == core => Some(p.clone()),
             _ => None,
         });
-        of_core.last().unwrap()
+        of_core.next_back().unwrap()
     };
     assert_eq!(owned(0), [PartitionId(0), PartitionId(2)]);
     assert_eq!(owned(1), [PartitionId(1), PartitionId(3)]);
