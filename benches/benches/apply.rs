@@ -4,7 +4,7 @@
 
 use clarion_benches::devices::{START_MS, arrival, place, record, registration, resident_bytes};
 use clarion_proto::{
-    device::Change,
+    device::{Change, Record},
     ids::{PartitionId, UnixMillis, partition_of},
 };
 use clarion_shard::partition::{Partition, Vocabulary};
@@ -83,8 +83,8 @@ fn weigh() {
     let before = resident_bytes();
     let mut partitions: Vec<_> = (0..PARTITIONS).map(|p| Partition::new(PartitionId(p))).collect();
     let mut words = Vocabulary::new();
-    let mut apply = |record| {
-        let partition = &mut partitions[usize::from(partition_of(record_device(&record), PARTITIONS).0)];
+    let mut apply = |record: Record| {
+        let partition = &mut partitions[usize::from(partition_of(record.device, PARTITIONS).0)];
         partition.apply(NOW, &record, &mut words);
     };
     (0..DEVICES).for_each(|n| apply(arrival(n)));
@@ -103,10 +103,6 @@ fn weigh() {
         each(loaded),
         each(turned)
     );
-}
-
-fn record_device(record: &clarion_proto::device::Record) -> clarion_proto::ids::DeviceId {
-    record.device
 }
 
 criterion_group!(benches, apply);

@@ -1,3 +1,3 @@
-//! Seeded fixtures of the benches: the same input on every machine.
+//! Seeded fixtures for the benches. Each bench stands in `benches/`, named after the step that it measures.
 
 pub mod devices;

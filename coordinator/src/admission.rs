@@ -1,1 +1,143 @@
-//! (being built)
+//! Refuse early: what an alert may do, on which lanes, and how many may be on their way in.
+//!
+//! [`admit`] is pure and decides on what is known; [`Admission`] counts who is inside. An alert being admitted holds a
+//! decoded region and its cover (at most 100,000 cells, under 2 MB) and takes some milliseconds of a core, so the number
+//! inside is bounded, and one more is refused at the door with the time to come back instead of being queued: a queue
+//! would only make everybody late, as on the day when many authorities alert at once.
+
+use std::{num::NonZeroUsize, sync::Arc};
+
+use clarion_proto::{
+    alert::{AlertSpec, Mode},
+    app::LaneKind,
+    audience::{Segment, SegmentExpr},
+    error::InvalidField,
+    ids::AppName,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+use crate::{config::Config, store::AppRecord};
+
+pub mod render;
+
+/// The segment that an exercise reaches.
+pub const EXERCISE_SEGMENT: &str = "exercise";
+
+/// Why an alert is not taken. Nothing was recorded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The caller's fault: a field.
+    #[error(transparent)]
+    Invalid(#[from] InvalidField),
+    /// The caller's fault: create it first.
+    #[error("{app} does not exist")]
+    UnknownApp {
+        /// Which.
+        app: AppName,
+    },
+    /// The operator's fault: the configuration changed under the app.
+    #[error("{app} is on lane {lane}, which is not configured any more")]
+    LaneNotConfigured {
+        /// Which.
+        app: AppName,
+        /// `gateway/credential`.
+        lane: String,
+    },
+    /// The caller's fault: a test must not reach people.
+    #[error("a TEST alert may not open {lane}, the live lane of {app}")]
+    TestOnLiveLane {
+        /// Which.
+        app: AppName,
+        /// `gateway/credential`.
+        lane: String,
+    },
+    /// The operator's to decide: nobody is asked who they are.
+    #[error(
+        "LIVE alerts are refused while no identity is configured; \
+         --allow-live-without-identity at the coordinator's start takes them"
+    )]
+    LiveWithoutIdentity,
+    /// Trying again helps.
+    #[error("{limit} alerts are being admitted")]
+    Busy {
+        /// How many may be.
+        limit: usize,
+    },
+}
+
+/// Checks rights and lanes for the apps of an alert; `apps[i]` is what the store has of `spec.audience.apps[i]`.
+///
+/// # Errors
+/// The first reason not to send it.
+pub fn admit(spec: &AlertSpec, apps: &[Option<Arc<AppRecord>>], config: &Config) -> Result<(), Refusal> {
+    if spec.mode == Mode::Live && !config.allow_live_without_identity {
+        return Err(Refusal::LiveWithoutIdentity);
+    }
+    for (name, app) in spec.audience.apps.iter().zip(apps) {
+        let Some(AppRecord { app, .. }) = app.as_deref() else {
+            return Err(Refusal::UnknownApp { app: name.clone() });
+        };
+        let lane = || format!("{}/{}", app.gateway, app.credential);
+        let (gateway, credential) = (config.gateway(&app.gateway), config.credential(&app.credential));
+        let (Some(gateway), Some(_)) = (gateway, credential) else {
+            return Err(Refusal::LaneNotConfigured { app: name.clone(), lane: lane() });
+        };
+        // Both marks are asked: the gateway's may have been changed to live since the app was made.
+        let live = app.lane_kind == LaneKind::Live || gateway.lane_kind == LaneKind::Live;
+        if spec.mode == Mode::Test && live {
+            return Err(Refusal::TestOnLiveLane { app: name.clone(), lane: lane() });
+        }
+    }
+    Ok(())
+}
+
+/// Who is addressed in the end: an exercise reaches nobody who did not take part in it.
+#[must_use]
+pub fn segments(spec: &AlertSpec) -> SegmentExpr {
+    let segments = spec.audience.segments.clone();
+    match spec.mode {
+        Mode::Exercise => segments.and(Segment::new(EXERCISE_SEGMENT).expect("a name")),
+        Mode::Live | Mode::Test => segments,
+    }
+}
+
+/// How many are being admitted, and how many of those are computing.
+#[derive(Debug)]
+pub struct Admission {
+    inside: Arc<Semaphore>,
+    inside_max: usize,
+    cores: Semaphore,
+}
+
+/// A place inside; given back on drop.
+#[derive(Debug)]
+pub struct Turn {
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Admission {
+    /// At most `inside_max` inside, of which one computes on each core.
+    #[must_use]
+    pub fn new(inside_max: usize) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        Self { inside: Arc::new(Semaphore::new(inside_max)), inside_max, cores: Semaphore::new(cores) }
+    }
+
+    /// A place inside.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] if there is none: nobody waits.
+    pub fn enter(&self) -> Result<Turn, Refusal> {
+        let permit = Arc::clone(&self.inside).try_acquire_owned();
+        let permit = permit.map_err(|_| Refusal::Busy { limit: self.inside_max })?;
+        Ok(Turn { _permit: permit })
+    }
+
+    /// Leave to compute. Those who wait are at most as many as are inside.
+    pub async fn core(&self) -> SemaphorePermit<'_> {
+        self.cores.acquire().await.expect("never closed")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,190 @@
-//! (being built)
+//! The record of an alert and its legal transitions: a pure state machine.
+//!
+//! ```text
+//!            ┌── all have their outcome ──▶ RESOLVED
+//!  ACTIVE ───┼── active_until passed ─────▶ EXPIRED
+//!            └── a cancel ──▶ CANCELLING ──▶ CANCELLED
+//! ```
+//!
+//! A cancel is recorded before nodes are told, so that a coordinator that dies in between leaves the wish behind. The
+//! alert may have ended by itself in that moment: then CANCELLING gives way to what really happened.
+
+use std::sync::Arc;
+
+use clarion_proto::{
+    ids::{AlertName, AppName, Epoch, UnixMillis, WaveId},
+    wire::v1 as wire,
+};
+
+use crate::progress::Snapshot;
+pub mod keeper;
+
+pub use crate::progress::State;
+
+/// Longest reason of a cancel, bytes.
+pub const REASON_BYTES_MAX: usize = 512;
+
+/// A caller's key for one alert: the same for every try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub uuid::Uuid);
+
+/// An alert as recorded.
+#[derive(Debug, Clone)]
+pub struct AlertRecord {
+    /// Its name.
+    pub name: AlertName,
+    /// The request that made it.
+    pub request_id: RequestId,
+    /// As it was submitted, output fields cleared: what an answer repeats and a second try is compared with.
+    pub submitted: Arc<wire::Alert>,
+    /// The apps it addresses.
+    pub apps: Vec<AppName>,
+    /// Its one wave.
+    pub wave: WaveId,
+    /// Grows with every coordinator that takes it over.
+    pub epoch: Epoch,
+    /// When it was recorded.
+    pub created: UnixMillis,
+    /// Nothing is sent later.
+    pub expires: UnixMillis,
+    /// From 1; grows with every change.
+    pub revision: u64,
+    /// Where it stands.
+    pub state: State,
+    /// When it ended.
+    pub ended: Option<UnixMillis>,
+    /// What the canceller said.
+    pub cancel_reason: Option<String>,
+    /// The last word of the nodes, once nothing changes any more.
+    pub settled: Option<Arc<Snapshot>>,
+}
+
+/// What happens to an alert.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Somebody wants it stopped.
+    Cancel {
+        /// For the record.
+        reason: String,
+    },
+    /// It reached a final state, as its nodes' reports say.
+    End(State),
+    /// Nothing will change any more.
+    Settle(Arc<Snapshot>),
+}
+
+/// What cannot happen from here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} is {from:?}: it cannot become {to:?}")]
+pub struct Illegal {
+    /// Whose.
+    pub name: AlertName,
+    /// Where it stands.
+    pub from: State,
+    /// Where it was to go.
+    pub to: State,
+}
+
+/// True in the three states that an alert never leaves.
+#[must_use]
+pub fn is_final(state: State) -> bool {
+    match state {
+        State::Active | State::Cancelling => false,
+        State::Cancelled | State::Resolved | State::Expired => true,
+    }
+}
+
+impl AlertRecord {
+    /// The record after an event; `None` if the event says nothing new.
+    ///
+    /// # Errors
+    /// A transition that the life of an alert does not have.
+    pub fn after(&self, event: Event, now: UnixMillis) -> Result<Option<Self>, Illegal> {
+        let illegal = |to| Illegal { name: self.name.clone(), from: self.state, to };
+        let mut next = Self { revision: self.revision + 1, ..self.clone() };
+        match (self.state, event) {
+            (State::Active, Event::Cancel { reason }) => {
+                next.state = State::Cancelling;
+                next.cancel_reason = (!reason.is_empty()).then_some(reason);
+            }
+            // Cancelling again, or what has ended, changes nothing.
+            (_, Event::Cancel { .. }) => return Ok(None),
+            (from, Event::End(to)) if from == to => return Ok(None),
+            (State::Active, Event::End(to @ (State::Resolved | State::Expired)))
+            | (State::Cancelling, Event::End(to @ (State::Cancelled | State::Resolved | State::Expired))) => {
+                next.state = to;
+                next.ended = Some(now);
+            }
+            (_, Event::End(to)) => return Err(illegal(to)),
+            (from, Event::Settle(_)) if self.settled.is_some() && is_final(from) => return Ok(None),
+            (from, Event::Settle(snapshot)) if is_final(from) => next.settled = Some(snapshot),
+            (_, Event::Settle(snapshot)) => return Err(illegal(snapshot.state)),
+        }
+        Ok(Some(next))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn record(name: &str, created: u64) -> AlertRecord {
+        AlertRecord {
+            name: AlertName::from_id(name).expect("valid"),
+            request_id: RequestId(uuid::Uuid::from_u128(u128::from(created))),
+            submitted: Arc::default(),
+            apps: vec![AppName::from_id("demo").expect("valid")],
+            wave: WaveId(created),
+            epoch: Epoch(1),
+            created: UnixMillis(created),
+            expires: UnixMillis(created + 1_000),
+            revision: 1,
+            state: State::Active,
+            ended: None,
+            cancel_reason: None,
+            settled: None,
+        }
+    }
+
+    const ALL: [State; 5] = [State::Active, State::Cancelling, State::Cancelled, State::Resolved, State::Expired];
+
+    #[test]
+    fn only_the_drawn_transitions_are_legal() {
+        let drawn = [
+            (State::Active, State::Resolved),
+            (State::Active, State::Expired),
+            (State::Cancelling, State::Cancelled),
+            (State::Cancelling, State::Resolved),
+            (State::Cancelling, State::Expired),
+        ];
+        for from in ALL {
+            for to in ALL {
+                let before = AlertRecord { state: from, ..record("a", 1) };
+                let after = before.after(Event::End(to), UnixMillis(5));
+                if from == to {
+                    assert!(matches!(after, Ok(None)), "{from:?} → {to:?}");
+                } else if drawn.contains(&(from, to)) {
+                    let after = after.expect("legal").expect("new");
+                    assert_eq!((after.state, after.ended, after.revision), (to, Some(UnixMillis(5)), 2));
+                } else {
+                    let illegal = Illegal { name: before.name, from, to };
+                    assert_eq!(after.expect_err("not drawn"), illegal);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cancel_stops_what_is_active_and_changes_nothing_else() {
+        let cancel = || Event::Cancel { reason: "found".into() };
+        let after = record("a", 1).after(cancel(), UnixMillis(5)).expect("legal").expect("new");
+        assert_eq!(
+            (after.state, after.cancel_reason.as_deref(), after.ended),
+            (State::Cancelling, Some("found"), None)
+        );
+        for state in &ALL[1..] {
+            let before = AlertRecord { state: *state, ..record("a", 1) };
+            assert!(matches!(before.after(cancel(), UnixMillis(5)), Ok(None)), "{state:?}");
+        }
+    }
+}

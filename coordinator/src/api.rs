@@ -1,1 +1,150 @@
-//! (being built)
+//! The rim: requests in, answers out. Each is decoded once into types that cannot be wrong; behind this module nobody
+//! knows gRPC, and only here a `Status` is made ([`status`]).
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use clarion_proto::{
+    ids::AlertName,
+    wire::{
+        DESCRIPTORS,
+        v1::{
+            alert_service_server::AlertServiceServer, app_service_server::AppServiceServer,
+            registry_service_server::RegistryServiceServer,
+        },
+    },
+};
+use clarion_runtime::drain::Drain;
+use tokio::sync::watch;
+use tonic::service::{Routes, RoutesBuilder};
+
+use crate::{
+    admission::Admission,
+    clock::Clock,
+    config::Config,
+    dispatch::{CancelState, CountError, CountPlan, Counts, Dispatcher, LaneKey, PlannedAlert, StartError},
+    progress::{RegistryTotals, Snapshot},
+    store::{AlertStore, ChangeLog},
+};
+
+mod alerts;
+mod apps;
+mod feed;
+mod page;
+mod registry;
+mod status;
+pub mod trace;
+
+/// Largest request but those of `WriteDevices`, bytes: a union of 64 polygons of 10,000 points would be more, one of
+/// six is not; the limit is said in the refusal.
+pub const REQUEST_BYTES_MAX: usize = 4 * 1_024 * 1_024;
+
+/// What carries alerts out, as the API needs it. [`Dispatcher`] in the process; scripted in the API's own tests.
+#[async_trait]
+pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
+    /// See [`Dispatcher::ensure_lane`].
+    fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError>;
+    /// See [`Dispatcher::start`].
+    async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError>;
+    /// See [`Dispatcher::cancel`].
+    async fn cancel(&self, alert: &AlertName) -> CancelState;
+    /// See [`Dispatcher::count`].
+    async fn count(&self, plan: CountPlan) -> Result<Counts, CountError>;
+    /// See [`Dispatcher::watch`].
+    fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>>;
+    /// See [`Dispatcher::registry`].
+    fn registry(&self) -> RegistryTotals;
+}
+
+#[async_trait]
+impl Dispatch for Dispatcher {
+    fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError> {
+        self.ensure_lane(key)
+    }
+
+    async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError> {
+        self.start(alert).await
+    }
+
+    async fn cancel(&self, alert: &AlertName) -> CancelState {
+        self.cancel(alert).await
+    }
+
+    async fn count(&self, plan: CountPlan) -> Result<Counts, CountError> {
+        self.count(plan).await
+    }
+
+    fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
+        self.watch(alert)
+    }
+
+    fn registry(&self) -> RegistryTotals {
+        self.registry()
+    }
+}
+
+/// What every service of the API stands on.
+#[derive(Debug)]
+pub struct Context {
+    /// As checked at the start.
+    pub config: Config,
+    /// The process's.
+    pub clock: Clock,
+    /// Apps and alerts.
+    pub store: Arc<dyn AlertStore>,
+    /// Changes of devices.
+    pub log: Arc<dyn ChangeLog>,
+    /// Carries alerts out.
+    pub dispatch: Arc<dyn Dispatch>,
+    /// Who is let in.
+    pub admission: Admission,
+    /// Owns every task; streams end with its token.
+    pub drain: Drain,
+}
+
+/// All services but health, ready to be served.
+///
+/// # Errors
+/// The descriptors built into this program cannot be read: a defect.
+pub fn routes(context: &Arc<Context>) -> Result<Routes, tonic_reflection::server::Error> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        // The internal contract is no promise to anybody: it is described to nobody.
+        .with_service_name("clarion.v1.AppService")
+        .with_service_name("clarion.v1.AlertService")
+        .with_service_name("clarion.v1.RegistryService")
+        .with_service_name("grpc.health.v1.Health")
+        .build_v1()?;
+    let context = || Arc::clone(context);
+    let registry = RegistryServiceServer::new(registry::Registry::new(context()));
+    let mut routes = RoutesBuilder::default();
+    routes
+        .add_service(AppServiceServer::new(apps::Apps::new(context())).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(
+            AlertServiceServer::new(alerts::Alerts::new(context())).max_decoding_message_size(REQUEST_BYTES_MAX),
+        )
+        .add_service(registry.max_decoding_message_size(registry::BATCH_BYTES_MAX))
+        .add_service(feed::FeedServer::new(context()))
+        .add_service(reflection);
+    Ok(routes.routes())
+}
+
+/// The transport's bounds, the same for the process and for tests.
+///
+/// A connection may have 256 requests under way; one more is refused, not queued. `WriteDevices` streams batches of up to
+/// 4 MiB, which a window of 64 KiB would chop into 64 round trips: 1 MiB for a stream, 4 MiB for a connection. A peer that
+/// is gone is noticed after 30 s and costs no more than that.
+#[must_use]
+pub fn server() -> tonic::transport::Server {
+    tonic::transport::Server::builder()
+        .trace_fn(trace::span)
+        .concurrency_limit_per_connection(256)
+        .load_shed(true)
+        .max_concurrent_streams(Some(512))
+        .initial_stream_window_size(Some(1 << 20))
+        .initial_connection_window_size(Some(4 << 20))
+        .http2_keepalive_interval(Some(Duration::from_secs(20)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .tcp_nodelay(true)
+}

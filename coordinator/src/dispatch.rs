@@ -1,1 +1,410 @@
-//! (being built)
+//! Carries planned alerts out: one task for an alert, one session for a node.
+//!
+//! The parts, in the order of an alert's way: [`Dispatcher::start`] puts the wave on the **board** ([`standing`]), from
+//! where every session takes what its node has to know; what nodes report comes back through their sessions to the
+//! alert's **task** ([`task`]), whose state machine ([`run`]) decides when all are complete, when its time is over and
+//! when a cancel is confirmed. Nothing here waits for a node: a node that is away finds on the board what it has missed.
+//!
+//! Queues and their bounds: notes of all sessions to one alert 256, reports of dead tokens 256, messages to one node
+//! 64 + 4,096. Whoever finds the first two full waits, so that the node's stream is read more slowly; a node that lets
+//! the last fill up loses its session.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use clarion_proto::{
+    ids::{AlertName, AppName, Epoch, LaneId, LogId, WaveId},
+    time::Time,
+    wire::shard_v1 as wire,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use crate::session::task::{Connect, Tcp, endpoint};
+use crate::{
+    clock::Clock,
+    lane_owner::{
+        Credential, Gateway, LaneOwner,
+        feedback::{self, DeadReport},
+        health::LaneStatus,
+    },
+    members::{NodeStatus, NodesConfig, Roster, addresses::keep_sessions},
+    plan::Band,
+    progress::{RegistryTotals, Snapshot, State},
+    store::{ChangeLog, StoreError},
+};
+use cluster::{AlertHandle, Cluster};
+use run::Run;
+use standing::{Owned, Phase, StandingWave};
+use task::{AlertTask, Input};
+
+pub(crate) mod cluster;
+mod count;
+#[cfg(test)]
+pub(crate) mod fixtures;
+mod run;
+pub(crate) mod standing;
+mod task;
+
+/// Notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; a quarter of that is queued.
+const INPUTS: usize = 256;
+/// Reports with answers, of all alerts.
+const DEAD_REPORTS: usize = 256;
+/// Two seconds to wait for nodes (`task::CANCEL_WAIT`), and half a second for the task to take the wish.
+const CANCEL_DEADLINE: Duration = Duration::from_millis(2_500);
+/// For all tasks to end; each is dropped at its next wait.
+const SHUTDOWN: Duration = Duration::from_secs(2);
+
+/// One alert, decoded, admitted, planned and recorded: all that nodes need to carry it out.
+#[derive(Debug)]
+pub struct PlannedAlert {
+    /// Its name.
+    pub name: AlertName,
+    /// Its one wave.
+    pub wave: WaveId,
+    /// Obeyed by nodes if it is the highest they saw for this alert.
+    pub epoch: Epoch,
+    /// Nearest first; together the cover.
+    pub bands: Vec<Band>,
+    /// What is said, per app.
+    pub apps: Vec<AppPlan>,
+    /// Who: an expression over segments in prefix form; empty: everybody.
+    pub segments: Vec<wire::SegmentOp>,
+    /// When it was recorded, on [`crate::clock::Clock`].
+    pub created: Time,
+    /// Nothing is sent later, on [`crate::clock::Clock`].
+    pub expires: Time,
+    /// Over all nodes; 0: no limit.
+    pub max_rate_per_second: u32,
+}
+
+/// What is said to one app's devices, and through which lane.
+#[derive(Debug, Clone)]
+pub struct AppPlan {
+    /// Whose devices.
+    pub app: AppName,
+    /// Through which lane.
+    pub lane: LaneKey,
+    /// `apns-topic`.
+    pub topic: String,
+    /// `apns-push-type`.
+    pub push_type: String,
+    /// `apns-priority`: 10 or 5.
+    pub priority: u32,
+    /// `apns-expiration`, Unix seconds.
+    pub expiration: u64,
+    /// `apns-collapse-id`, at most 64 bytes.
+    pub collapse_id: String,
+    /// Locale (lower case) and complete body; the first is the fallback.
+    pub messages: Vec<(String, Bytes)>,
+}
+
+/// Names a lane: one credential on one gateway, both as configured.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LaneKey {
+    /// Of `[[gateways]]`.
+    pub gateway: String,
+    /// Of `[[credentials]]`.
+    pub credential: String,
+}
+
+/// Who would a wave reach? Nothing is sent.
+#[derive(Debug)]
+pub struct CountPlan {
+    /// Nearest first.
+    pub bands: Vec<Band>,
+    /// Counted one by one.
+    pub apps: Vec<AppName>,
+    /// As in [`PlannedAlert`].
+    pub segments: Vec<wire::SegmentOp>,
+}
+
+/// The answer: for each app of the plan, in its order, the devices of each band.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counts {
+    /// Outer: apps; inner: bands.
+    pub devices: Vec<Vec<u64>>,
+}
+
+/// An alert cannot start now. Nothing was sent.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No shard node is there. Trying again helps once one is.
+    #[error("no shard node is connected ({configured} configured)")]
+    NoNodes {
+        /// Addresses known.
+        configured: usize,
+    },
+    /// The alert names a lane that the configuration lacks, or whose credential makes no token. Trying again does not help.
+    #[error("lane {gateway}/{credential}: {problem}")]
+    Lane {
+        /// As in [`LaneKey`].
+        gateway: String,
+        /// As in [`LaneKey`].
+        credential: String,
+        /// For people.
+        problem: String,
+    },
+    /// The log's head could not be read. Whether trying again helps, the error says.
+    #[error(transparent)]
+    Log(StoreError),
+    /// It runs already. The caller's mistake.
+    #[error("{0} has been started before")]
+    Twice(AlertName),
+}
+
+/// A question could not be answered.
+#[derive(Debug, thiserror::Error)]
+pub enum CountError {
+    /// No shard node is there.
+    #[error("no shard node is connected ({configured} configured)")]
+    NoNodes {
+        /// Addresses known.
+        configured: usize,
+    },
+    /// These own partitions and are not connected: a count without them would be wrong.
+    #[error("not connected: {}", nodes.join(", "))]
+    Absent {
+        /// Their names.
+        nodes: Vec<String>,
+    },
+    /// No answer in time.
+    #[error("not all nodes answered within {seconds} s")]
+    Deadline {
+        /// The limit.
+        seconds: u64,
+    },
+    /// Too many questions at once.
+    #[error("{limit} counts are under way")]
+    Busy {
+        /// The limit.
+        limit: usize,
+    },
+}
+
+/// What [`Dispatcher::cancel`] achieved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CancelState {
+    /// Not known here: never started, or ended long ago.
+    Unknown,
+    /// `Cancelled`: all nodes confirmed. `Cancelling`: some did not. Otherwise it had ended before.
+    At {
+        /// Where it stands now.
+        state: State,
+        /// Nodes that have not confirmed; they stop when their grant has run out.
+        unconfirmed: Vec<String>,
+    },
+}
+
+/// What dispatch needs to know of the configuration.
+#[derive(Debug, Clone)]
+pub struct DispatchConfig {
+    /// Where the nodes are.
+    pub nodes: NodesConfig,
+    /// P.
+    pub partitions: u16,
+    /// L.
+    pub logs: u16,
+    /// As configured.
+    pub gateways: Vec<Gateway>,
+    /// As configured.
+    pub credentials: Vec<Credential>,
+}
+
+/// Handle to all that runs alerts. Clones name the same.
+#[derive(Debug, Clone)]
+pub struct Dispatcher {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    cluster: Arc<Cluster>,
+    log: Arc<dyn ChangeLog>,
+    feedback: mpsc::Sender<DeadReport>,
+    questions: AtomicU64,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Dispatcher {
+    /// Starts the tasks: sessions to all nodes, the lanes' owner, feedback. To be called within a tokio runtime.
+    #[must_use]
+    pub fn spawn(config: DispatchConfig, log: Arc<dyn ChangeLog>, clock: Clock) -> Self {
+        Self::spawn_over(config, log, clock, Arc::new(Tcp))
+    }
+
+    /// The same over other connections than TCP.
+    #[must_use]
+    pub fn spawn_over(
+        config: DispatchConfig,
+        log: Arc<dyn ChangeLog>,
+        clock: Clock,
+        connect: Arc<dyn Connect>,
+    ) -> Self {
+        let DispatchConfig { nodes, partitions, logs, gateways, credentials } = config;
+        let cluster = Arc::new(Cluster::new(clock, Roster::new(), LaneOwner::new(gateways, credentials)));
+        let (feedback, dead_reports) = mpsc::channel(DEAD_REPORTS);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let until = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                let _ = stop.run_until_cancelled(task).await;
+            });
+        };
+        let shared = cluster.clone();
+        until(Box::pin(async move { shared.roster.share_out(&shared.board, partitions, logs, clock).await }));
+        let shared = cluster.clone();
+        until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, clock).await }));
+        until(Box::pin(feedback::run(dead_reports, log.clone(), partitions, logs, clock)));
+        // Ends its own tasks in order.
+        tasks.spawn(keep_sessions(nodes, cluster.clone(), connect, stop.clone()));
+        let inner = Inner { cluster, log, feedback, questions: AtomicU64::new(1), tasks, stop };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Ends all tasks, within two seconds. Nodes stop sending when their grants have run out.
+    pub async fn shutdown(&self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        if tokio::time::timeout(SHUTDOWN, self.inner.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.inner.tasks.len(), "tasks did not end in time");
+        }
+    }
+
+    /// Makes the lane exist at every node before the first alert needs it (connections warm up): when an app is
+    /// created. Known already: nothing happens.
+    ///
+    /// # Errors
+    /// [`StartError::Lane`].
+    pub fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError> {
+        self.inner.cluster.lanes.ensure(key, &self.inner.cluster.board, &self.inner.cluster.clock).map(drop)
+    }
+
+    /// Makes a recorded alert run.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError> {
+        let cluster = &self.inner.cluster;
+        let owned = self.owned().ok_or_else(|| StartError::NoNodes { configured: cluster.roster.addresses() })?;
+        let lanes = alert.apps.iter().map(|app| cluster.lanes.ensure(&app.lane, &cluster.board, &cluster.clock));
+        let lanes = lanes.map(|lane| Ok(lane?.id)).collect::<Result<Vec<_>, StartError>>()?;
+        let mut heads = Vec::with_capacity(usize::from(owned.log_count));
+        for log in (0..owned.log_count).map(LogId) {
+            heads.push(self.inner.log.head(log).await.map_err(StartError::Log)?);
+        }
+        let wave = StandingWave { plan: alert.clone(), lanes: lanes.clone(), heads, phase: Phase::Running };
+        self.run(&alert, lanes, wave, &owned)
+    }
+
+    fn run(
+        &self,
+        alert: &PlannedAlert,
+        mut lanes: Vec<LaneId>,
+        wave: StandingWave,
+        owned: &Owned,
+    ) -> Result<(), StartError> {
+        let cluster = self.inner.cluster.clone();
+        let (inputs, received) = mpsc::channel(INPUTS);
+        let mut run = Run::new(alert, owned.nodes().keys().cloned(), cluster.lanes.request_deadline_max());
+        let (snapshots, watch) = watch::channel(Arc::new(run.snapshot()));
+        if !cluster.enter(&alert.name, alert.wave, AlertHandle { inputs, snapshots: watch }) {
+            return Err(StartError::Twice(alert.name.clone()));
+        }
+        // From here on every session that ends is heard of; who has no session now is away.
+        let away = owned.nodes().keys().filter(|node| !cluster.roster.is_connected(node));
+        away.for_each(|node| run.away(node));
+        tracing::info!(alert = %alert.name, wave = alert.wave.0, bands = alert.bands.len(), "alert starts");
+        cluster.board.change(|standing| standing.waves.insert(alert.wave, Arc::new(wave)));
+        lanes.sort_unstable();
+        lanes.dedup();
+        let task = AlertTask {
+            alert: alert.name.clone(),
+            wave: alert.wave,
+            lanes,
+            run,
+            cluster,
+            inputs: received,
+            snapshots,
+            feedback: self.inner.feedback.clone(),
+        };
+        let stop = self.inner.stop.clone();
+        self.inner.tasks.spawn(async move {
+            // Stopped in the middle: the process ends.
+            let _ = stop.run_until_cancelled(task.run()).await;
+        });
+        Ok(())
+    }
+
+    /// Stops an alert; comes back when every reachable node has confirmed, after two seconds at most.
+    pub async fn cancel(&self, alert: &AlertName) -> CancelState {
+        let Some(handle) = self.inner.cluster.alert(alert) else { return CancelState::Unknown };
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            handle.inputs.send(Input::Cancel(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        match tokio::time::timeout(CANCEL_DEADLINE, asked).await {
+            Ok(Some(state)) => state,
+            // It ended in this moment, or its task is far behind: what is known is the newest snapshot.
+            Ok(None) | Err(_) => {
+                let state = handle.snapshots.borrow().state;
+                CancelState::At { state, unconfirmed: Vec::new() }
+            }
+        }
+    }
+
+    /// Counts who would be reached.
+    ///
+    /// # Errors
+    /// See [`CountError`].
+    pub async fn count(&self, plan: CountPlan) -> Result<Counts, CountError> {
+        let cluster = &self.inner.cluster;
+        let owned = self.owned().ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
+        let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
+        count::ask(id, plan, cluster, &owned).await
+    }
+
+    /// The newest state of an alert; `None` if it was never started here or ended long ago.
+    #[must_use]
+    pub fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
+        Some(self.inner.cluster.alert(alert)?.snapshots)
+    }
+
+    /// What all nodes hold.
+    #[must_use]
+    pub fn registry(&self) -> RegistryTotals {
+        let cluster = &self.inner.cluster;
+        cluster.roster.totals(cluster.board.read().owned.as_deref())
+    }
+
+    /// All nodes ever heard of, and which are alive.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeStatus> {
+        let cluster = &self.inner.cluster;
+        cluster.roster.status(cluster.board.read().owned.as_deref())
+    }
+
+    /// How nodes' ends of all lanes are.
+    #[must_use]
+    pub fn lanes(&self) -> Vec<LaneStatus> {
+        self.inner.cluster.lanes.status()
+    }
+
+    /// Ownership, if it is made and any owner is connected.
+    fn owned(&self) -> Option<Arc<Owned>> {
+        let cluster = &self.inner.cluster;
+        let owned = cluster.board.read().owned.clone()?;
+        let connected = owned.nodes().keys().any(|node| cluster.roster.is_connected(node));
+        connected.then_some(owned)
+    }
+}

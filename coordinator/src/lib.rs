@@ -2,6 +2,35 @@
 //!
 //! The modules stand in the order of an alert's way.
 
+use std::{
+    ffi::OsString,
+    future::Future,
+    io::{self, Write},
+    net::SocketAddr,
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Parser;
+use clarion_runtime::{
+    drain::{Drain, Signals},
+    health::{self, HealthPort},
+    jwt, telemetry,
+};
+use tokio::net::TcpListener;
+use tonic::transport::server::TcpIncoming;
+
+use crate::{
+    admission::Admission,
+    api::{Context, Dispatch},
+    clock::Clock,
+    config::{Args, Config, ConfigError},
+    dispatch::{DispatchConfig, Dispatcher},
+    store::{ChangeLog, memory::MemoryStore},
+};
+
+pub mod clock;
 pub mod config;
 pub mod api;
 pub mod admission;
@@ -16,3 +45,194 @@ pub mod lane_owner;
 pub mod progress;
 pub mod feed;
 pub mod members;
+
+/// Services whose readiness is told by name.
+const SERVICES: [&str; 3] = ["clarion.v1.AppService", "clarion.v1.AlertService", "clarion.v1.RegistryService"];
+/// For threads that still compute when everything else has ended: a cover, at most.
+const THREADS_DEADLINE: Duration = Duration::from_secs(1);
+
+/// The program: 0 after a stop in order, else one line on standard error and 1 (2 for a wrong command line).
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(usage) => {
+            // Nobody is left to tell if standard error is closed.
+            let _ = usage.print();
+            return ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2));
+        }
+    };
+    match process(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why the process could not start, or not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A variable that telemetry reads.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::TelemetryError),
+    /// A port, a signal handler, a thread.
+    #[error(transparent)]
+    System(#[from] io::Error),
+    /// The transport, with its cause.
+    #[error("{}", with_causes(.0))]
+    Transport(#[from] tonic::transport::Error),
+    /// The descriptors built into the program: a defect.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+fn process(args: Args) -> Result<(), Failure> {
+    let announce = args.announce;
+    let config = Config::load(args)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("coordinator").enable_all().build()?;
+    let telemetry = runtime.block_on(async { telemetry::init("coordinator") })?;
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        let coordinator = Coordinator::bind(config).await?;
+        if announce {
+            announce_addresses(&coordinator)?;
+        }
+        coordinator
+            .run(async move {
+                let signal = signals.recv().await;
+                tracing::info!(signal, "stopping");
+            })
+            .await
+    });
+    // While the runtime lives: the exporter sends what it has buffered.
+    drop(telemetry);
+    runtime.shutdown_timeout(THREADS_DEADLINE);
+    ended
+}
+
+fn announce_addresses(coordinator: &Coordinator) -> io::Result<()> {
+    let line = serde_json::json!({
+        "listen": coordinator.listen().to_string(),
+        "health": coordinator.health_listen().to_string(),
+    });
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// Everything built and bound, not yet serving.
+#[derive(Debug)]
+pub struct Coordinator {
+    context: Arc<Context>,
+    dispatcher: Dispatcher,
+    listener: TcpListener,
+    listen: SocketAddr,
+    health: HealthPort,
+}
+
+impl Coordinator {
+    /// Binds both ports, then starts the tasks that look for nodes.
+    ///
+    /// # Errors
+    /// A port that cannot be had, by its address.
+    pub async fn bind(config: Config) -> Result<Self, Failure> {
+        jwt::install();
+        let listener = health::bind(config.listen).await?;
+        let listen = listener.local_addr()?;
+        let health = HealthPort::bind(config.health_listen).await?;
+        let clock = Clock::start();
+        let store = Arc::new(MemoryStore::new(config.logs, config.store_bytes_max, clock));
+        let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
+        let dispatcher = Dispatcher::spawn(dispatch_config(&config), Arc::clone(&log), clock);
+        if config.device_key.is_random() {
+            tracing::warn!("no device_key_file: devices that are no UUIDs are strangers after a restart");
+        }
+        let context = Arc::new(Context {
+            admission: Admission::new(config.admissions_max),
+            dispatch: Arc::new(dispatcher.clone()) as Arc<dyn Dispatch>,
+            drain: Drain::new(),
+            config,
+            clock,
+            store,
+            log,
+        });
+        Ok(Self { context, dispatcher, listener, listen, health })
+    }
+
+    /// Where the API is served.
+    #[must_use]
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Where health is served.
+    #[must_use]
+    pub fn health_listen(&self) -> SocketAddr {
+        self.health.address()
+    }
+
+    /// Serves until `stop`, then ends in order under the configured deadline: not ready, no new streams, running ones told
+    /// to come back elsewhere, requests under way finished, sessions closed.
+    ///
+    /// # Errors
+    /// The transport's.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
+        let Self { context, dispatcher, listener, listen, health } = self;
+        let deadline = context.config.drain_deadline;
+        let token = context.drain.token();
+        let (reporter, health_service) = health::reporter().await;
+        for service in SERVICES {
+            reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+        }
+        let api = api::server()
+            .add_routes(api::routes(&context)?)
+            .add_service(health_service.clone())
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                token.clone().cancelled_owned(),
+            );
+        let health_address = health.address();
+        let health = health.serve(health_service, token.clone().cancelled_owned());
+        tracing::info!(%listen, health = %health_address, "serving");
+
+        let mut serving = std::pin::pin!(async { tokio::try_join!(api, health) });
+        tokio::select! {
+            ended = &mut serving => ended.map(drop)?,
+            () = stop => {
+                for service in SERVICES.into_iter().chain([""]) {
+                    reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+                }
+                token.cancel();
+                match tokio::time::timeout(deadline, serving).await {
+                    Ok(ended) => ended.map(drop)?,
+                    Err(_) => tracing::warn!(?deadline, "connections were still open at the deadline"),
+                }
+            }
+        }
+        if let Err(left) = context.drain.finish(deadline).await {
+            tracing::warn!(left, ?deadline, "tasks were still running at the deadline");
+        }
+        dispatcher.shutdown().await;
+        Ok(())
+    }
+}
+
+fn dispatch_config(config: &Config) -> DispatchConfig {
+    DispatchConfig {
+        nodes: config.nodes.clone(),
+        partitions: config.partitions,
+        logs: config.logs,
+        gateways: config.gateways.iter().map(|g| g.gateway.clone()).collect(),
+        credentials: config.credentials.clone(),
+    }
+}
+
+/// tonic's own words are `transport error`; what happened stands in the causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `coordinator`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    clarion_coordinator::main(std::env::args_os())
+}

@@ -1,1 +1,231 @@
-//! (being built)
+//! Which nodes there are, which are alive, and who owns what.
+//!
+//! A node is its *name*, as it says in its Hello: its address may change with every start, its memory with every boot.
+//! [`Roster`] knows each name once: who holds the session, what the node told of its waves, what it holds of the
+//! registry. Two processes that call themselves the same would each be given the other's partitions, and everybody
+//! would be alerted twice; so the second is refused for as long as the first is connected.
+//!
+//! **Ownership** is made once (R = 1): when as many nodes as there are addresses have said hello, or [`GATHER`] after
+//! the first, with those that are there. Then it stays. A node that is away keeps its partitions, and what they have to
+//! do waits for its return; one that comes later owns nothing, which is logged. Handing partitions on needs a second
+//! owner with the data (R = 2), which is not built yet.
+//!
+//! [`addresses`] finds the nodes and keeps one session task for each address.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use clarion_proto::{
+    ids::{BootId, WaveId},
+    time::Time,
+    wire::shard_v1 as wire,
+};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{
+    clock::Clock,
+    dispatch::standing::{Board, Owned},
+    owners::{NodeName, Ownership},
+    progress::{
+        RegistryTotals,
+        registry::{NodeRegistry, totals},
+    },
+    session::NodeMemory,
+};
+
+pub(crate) mod addresses;
+
+pub use addresses::NodesConfig;
+
+/// How long ownership waits for all nodes after the first one has said hello: processes of one start are seconds apart.
+pub const GATHER: Duration = Duration::from_secs(5);
+/// Names remembered: nodes that were ever there. A thousand is beyond any cluster; more means that nodes draw random
+/// names, which would each be given a registry to hold.
+const NAMES_MAX: usize = 1_024;
+
+/// One node, as callers see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Its name.
+    pub node: NodeName,
+    /// Where it is connected; `None`: it is away.
+    pub address: Option<SocketAddr>,
+    /// Partitions that it owns.
+    pub partitions: u16,
+}
+
+/// All nodes ever heard of.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    nodes: Mutex<Nodes>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Nodes {
+    by_name: BTreeMap<NodeName, Node>,
+    /// Addresses known; `None` before the first resolution.
+    addresses: Option<usize>,
+    first_hello: Option<Time>,
+}
+
+#[derive(Debug)]
+struct Node {
+    /// `None` while a session holds it.
+    memory: Option<NodeMemory>,
+    session: Option<(SocketAddr, BootId)>,
+    boot: BootId,
+    registry: NodeRegistry,
+}
+
+/// A Hello that is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("the process at {other} is connected here already: one process, two addresses")]
+    SameProcess { other: SocketAddr },
+    #[error("another process at {other} has the same node name: names must differ")]
+    SameName { other: SocketAddr },
+    #[error("{NAMES_MAX} node names are known; names must be stable over restarts")]
+    TooManyNames,
+}
+
+impl Roster {
+    pub(crate) fn new() -> Self {
+        Self { nodes: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// A node has said hello: its memory belongs to the session now, until [`Roster::release`].
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub(crate) fn claim(
+        &self,
+        name: &NodeName,
+        boot: BootId,
+        address: SocketAddr,
+        positions: &[wire::LogPosition],
+        now: Time,
+    ) -> Result<NodeMemory, Refused> {
+        let mut nodes = self.nodes.lock();
+        let known = nodes.by_name.len();
+        let memory = match nodes.by_name.get_mut(name) {
+            None if known >= NAMES_MAX => return Err(Refused::TooManyNames),
+            None => {
+                let registry = NodeRegistry::new(positions);
+                let node = Node { memory: None, session: Some((address, boot)), boot, registry };
+                nodes.by_name.insert(name.clone(), node);
+                NodeMemory::default()
+            }
+            Some(node) => {
+                match node.session {
+                    Some((other, same)) if same == boot => return Err(Refused::SameProcess { other }),
+                    Some((other, _)) => return Err(Refused::SameName { other }),
+                    None => node.session = Some((address, boot)),
+                }
+                if node.boot != boot {
+                    (node.boot, node.registry) = (boot, NodeRegistry::new(positions));
+                }
+                node.memory.take().unwrap_or_default()
+            }
+        };
+        nodes.first_hello.get_or_insert(now);
+        drop(nodes);
+        self.changed.notify_one();
+        Ok(memory)
+    }
+
+    /// The session has ended.
+    pub(crate) fn release(&self, name: &NodeName, memory: NodeMemory) {
+        if let Some(node) = self.nodes.lock().by_name.get_mut(name) {
+            (node.memory, node.session) = (Some(memory), None);
+        }
+    }
+
+    /// A wave has ended: what nodes that are away had told of it goes. Those that are connected see to it themselves.
+    pub(crate) fn forget(&self, wave: WaveId) {
+        let mut nodes = self.nodes.lock();
+        nodes.by_name.values_mut().filter_map(|n| n.memory.as_mut()).for_each(|memory| memory.forget_sets(wave));
+    }
+
+    /// A node says what it holds.
+    pub(crate) fn registry(&self, name: &NodeName, state: &wire::RegistryState) {
+        if let Some(node) = self.nodes.lock().by_name.get_mut(name) {
+            node.registry.state(state);
+        }
+    }
+
+    /// What all nodes hold. A node that is away counts with what it said last.
+    pub(crate) fn totals(&self, owned: Option<&Owned>) -> RegistryTotals {
+        let nodes = self.nodes.lock();
+        totals(nodes.by_name.iter().map(|(name, node)| (name, &node.registry)), owned)
+    }
+
+    pub(crate) fn is_connected(&self, name: &NodeName) -> bool {
+        self.nodes.lock().by_name.get(name).is_some_and(|n| n.session.is_some())
+    }
+
+    pub(crate) fn addresses(&self) -> usize {
+        self.nodes.lock().addresses.unwrap_or(0)
+    }
+
+    /// So many addresses are known now.
+    pub(crate) fn set_addresses(&self, addresses: usize) {
+        let before = self.nodes.lock().addresses.replace(addresses);
+        if before != Some(addresses) {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(crate) fn status(&self, owned: Option<&Owned>) -> Vec<NodeStatus> {
+        let nodes = self.nodes.lock();
+        let status = |(name, node): (&NodeName, &Node)| NodeStatus {
+            node: name.clone(),
+            address: node.session.map(|(address, _)| address),
+            partitions: owned.map_or(0, |o| o.share(name)),
+        };
+        nodes.by_name.iter().map(status).collect()
+    }
+
+    /// Makes ownership when its time has come, puts it on the board and ends.
+    pub(crate) async fn share_out(&self, board: &Board, partitions: u16, logs: u16, clock: Clock) {
+        loop {
+            let due = match self.nodes.lock().gathered(clock.now()) {
+                Gathered::Ready(names) => {
+                    let names_said = names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                    let ownership = Ownership::assign(1, partitions, &names);
+                    board.change(|s| s.owned = Some(Arc::new(Owned::new(ownership, partitions, logs))));
+                    tracing::info!(nodes = names_said, partitions, "partitions shared out");
+                    return;
+                }
+                Gathered::Wait(until) => until,
+            };
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep_until(clock.instant(due)) => {}
+            }
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Gathered {
+    /// Nothing to do before then, unless something changes.
+    Wait(Time),
+    Ready(Vec<NodeName>),
+}
+
+impl Nodes {
+    fn gathered(&self, now: Time) -> Gathered {
+        let Some(first) = self.first_hello else { return Gathered::Wait(Time::NEVER) };
+        let there: Vec<_> = self.by_name.iter().filter(|(_, n)| n.session.is_some()).map(|(n, _)| n.clone()).collect();
+        let all = self.addresses.is_some_and(|expected| there.len() >= expected);
+        if !there.is_empty() && (all || now >= first + GATHER) {
+            return Gathered::Ready(there);
+        }
+        // If everybody has gone again, the next hello changes something.
+        Gathered::Wait(if now < first + GATHER { first + GATHER } else { Time::NEVER })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,140 @@
-//! (being built)
+//! Which node owns which partition: rendezvous hashing, kept within one partition of an even share.
+//!
+//! Every node scores every partition by a hash of both names; a partition goes to its highest scorer that still has room.
+//! Pure rendezvous hashing would leave 64 partitions on two nodes some 36 to 28, and a wave is as slow as its
+//! fullest node; the cap costs a few partitions more that move when a node joins or leaves.
+//!
+//! Ownership is versioned and immutable: work carries its number, and who disagrees refuses with its own. R = 1 here.
+
+use std::fmt;
+
+use clarion_proto::{error::InvalidField, ids::PartitionId};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+/// A node's configured name, stable over its restarts.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeName(std::sync::Arc<str>);
+
+impl NodeName {
+    /// 1 to 253 characters, as a host name has.
+    ///
+    /// # Errors
+    /// Names the limit and the length.
+    pub fn new(name: &str) -> Result<Self, InvalidField> {
+        if name.is_empty() || name.len() > 253 || name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            let problem = format!("must be 1 to 253 characters without blanks, has {}", name.len());
+            return Err(InvalidField::new("node", problem));
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Partitions to nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ownership {
+    /// Grows with every change.
+    pub number: u64,
+    nodes: Vec<NodeName>,
+    /// By partition: an index into `nodes`.
+    owners: Vec<u32>,
+}
+
+impl Ownership {
+    /// Assigns every partition to one of the nodes; without nodes, to nobody. The order of `nodes` does not matter.
+    #[must_use]
+    pub fn assign(number: u64, partition_count: u16, nodes: &[NodeName]) -> Self {
+        let mut nodes = nodes.to_vec();
+        nodes.sort_unstable();
+        nodes.dedup();
+        let mut owners = Vec::new();
+        if !nodes.is_empty() {
+            // ⌈P / n⌉ for each: together at least P, so that the last partition still finds room.
+            let room = usize::from(partition_count).div_ceil(nodes.len());
+            let mut owned = vec![0usize; nodes.len()];
+            for partition in 0..partition_count {
+                let score = |i: &usize| xxh3_64_with_seed(nodes[*i].as_str().as_bytes(), u64::from(partition));
+                let owner = (0..nodes.len()).filter(|&i| owned[i] < room).max_by_key(|i| (score(i), *i));
+                let owner = owner.expect("n × ⌈P / n⌉ is at least P");
+                owned[owner] += 1;
+                owners.push(u32::try_from(owner).expect("fewer nodes than 2^32"));
+            }
+        }
+        Self { number, nodes, owners }
+    }
+
+    /// Who owns a partition; nobody if there are no nodes.
+    #[must_use]
+    pub fn owner(&self, partition: PartitionId) -> Option<&NodeName> {
+        self.owners.get(usize::from(partition.0)).map(|&i| &self.nodes[i as usize])
+    }
+
+    /// What a node owns, ascending.
+    #[must_use]
+    pub fn partitions_of(&self, node: &NodeName) -> Vec<PartitionId> {
+        let partitions = (0u16..).zip(&self.owners);
+        partitions.filter(|&(_, &i)| self.nodes[i as usize] == *node).map(|(p, _)| PartitionId(p)).collect()
+    }
+
+    /// All nodes, by name.
+    #[must_use]
+    pub fn nodes(&self) -> &[NodeName] {
+        &self.nodes
+    }
+
+    /// P.
+    #[must_use]
+    pub fn partition_count(&self) -> u16 {
+        u16::try_from(self.owners.len()).expect("made from a u16")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn nodes(n: usize) -> Vec<NodeName> {
+        (0..n).map(|i| NodeName::new(&format!("shard-{i}")).unwrap()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_partition_has_one_owner_and_shares_are_even(partitions in 1u16..2_000, n in 1usize..20) {
+            let names = nodes(n);
+            let ownership = Ownership::assign(1, partitions, &names);
+            let counts: Vec<usize> = names.iter().map(|node| ownership.partitions_of(node).len()).collect();
+            prop_assert_eq!(counts.iter().sum::<usize>(), usize::from(partitions));
+            prop_assert!(counts.iter().all(|&c| c <= usize::from(partitions).div_ceil(n)));
+            let mut shuffled = names;
+            shuffled.reverse();
+            prop_assert_eq!(&Ownership::assign(1, partitions, &shuffled), &ownership);
+        }
+
+        #[test]
+        fn a_join_moves_little_but_its_own_share(n in 2usize..12) {
+            let before = Ownership::assign(1, 1_024, &nodes(n));
+            let after = Ownership::assign(2, 1_024, &nodes(n + 1));
+            let moved = (0..1_024).filter(|&p| before.owner(PartitionId(p)) != after.owner(PartitionId(p))).count();
+            // its share is 1024 / (n + 1); the caps move up to about as many again
+            prop_assert!(moved <= 2 * 1_024 / (n + 1) + 64, "{moved}");
+        }
+    }
+
+    #[test]
+    fn without_nodes_nobody_owns_anything() {
+        assert_eq!(Ownership::assign(1, 64, &[]).owner(PartitionId(3)), None);
+    }
+}

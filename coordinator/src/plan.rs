@@ -1,1 +1,236 @@
-//! (being built)
+//! Cover to bands, nearest first: the order in which everybody is told.
+//!
+//! A band is the cells of a cover in one interval of distance from the place last seen. When a provider's quota binds,
+//! minutes pass between the first phone and the last, and the order matters more than the speed. Within a band the
+//! order is that of the pages, which is what makes the walk cheap; so a band's width is the price of order.
+//!
+//! With the partitions of a node, bands are its geo-shards: one band for one partition is the unit of dispatch, of
+//! order and of progress. Pure: same input, same plan.
+
+use clarion_proto::{error::InvalidField, region::LatLng};
+use h3o::{CellIndex, Resolution};
+
+use crate::cover::{CIRCUMRADIUS_M_MAX, MARGIN, Origin, Point, center_of};
+
+/// Where bands begin and end, metres from the place last seen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BandEdges {
+    edges_m: Vec<f64>,
+    step_m: f64,
+}
+
+/// Most bands: 20,000 km in steps of 10 km, and some more.
+pub const BANDS_MAX: usize = 4_096;
+
+/// Half the meridian: nobody is further away, metres.
+const FURTHEST_M: f64 = 20_100_000.0;
+
+impl BandEdges {
+    /// Ascending edges, then one every `step_m`.
+    ///
+    /// # Errors
+    /// Edges that do not ascend from above 0, a step that is none, or more than [`BANDS_MAX`] bands.
+    pub fn new(edges_m: Vec<f64>, step_m: f64) -> Result<Self, InvalidField> {
+        if !(step_m.is_finite() && step_m > 0.0) {
+            return Err(InvalidField::new("band_step_meters", format_args!("must be more than 0, is {step_m}")));
+        }
+        let mut previous = 0.0;
+        for (i, &edge) in edges_m.iter().enumerate() {
+            if !(edge.is_finite() && edge > previous) {
+                let problem = format!("must ascend from above 0: {edge} follows {previous}");
+                return Err(InvalidField::new(format!("band_edges_meters[{i}]"), problem));
+            }
+            previous = edge;
+        }
+        let bands = edges_m.len() as f64 + (FURTHEST_M - previous).max(0.0) / step_m;
+        if bands > BANDS_MAX as f64 {
+            let problem = format!("makes {bands:.0} bands over half the globe, at most {BANDS_MAX}");
+            return Err(InvalidField::new("band_step_meters", problem));
+        }
+        Ok(Self { edges_m, step_m })
+    }
+
+    /// The band of a distance, from 0.
+    #[must_use]
+    pub fn band_of(&self, distance_m: f64) -> usize {
+        let last = self.edges_m.last().copied().unwrap_or(0.0);
+        if distance_m < last {
+            return self.edges_m.partition_point(|&edge| edge <= distance_m);
+        }
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // at most BANDS_MAX
+        let beyond = ((distance_m - last) / self.step_m) as usize;
+        self.edges_m.len() + beyond
+    }
+
+    /// From where to where a band reaches, metres.
+    #[must_use]
+    pub fn interval_m(&self, band: usize) -> (f64, f64) {
+        let edge = |i: usize| match i.checked_sub(1) {
+            None => 0.0,
+            Some(i) if i < self.edges_m.len() => self.edges_m[i],
+            Some(i) => self.edges_m.last().copied().unwrap_or(0.0) + (i + 1 - self.edges_m.len()) as f64 * self.step_m,
+        };
+        (edge(band), edge(band + 1))
+    }
+}
+
+impl Default for BandEdges {
+    /// 1, 2, 5, 10, 20 km, then every 10 km.
+    fn default() -> Self {
+        Self { edges_m: vec![1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0], step_m: 10_000.0 }
+    }
+}
+
+/// The cells of a cover in one interval of distance. Never empty.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Band {
+    /// Metres from the place last seen.
+    pub from_m: f64,
+    /// Metres from the place last seen.
+    pub to_m: f64,
+    /// Resolution 0 to 9; disjoint over all bands.
+    pub cells: Vec<CellIndex>,
+}
+
+/// How wide, in parts of its band, a cell may be that lies across an edge of the band: such a cell goes to the band of
+/// its centre. A third makes it resolution 7 in a band of 10 km; a finer one would be in truer order and, at the sixth,
+/// make the plan for 120 km three times as long.
+const STRADDLE_PART: f64 = 0.35;
+
+/// Splits a cover into bands, nearest first; bands without cells are left out.
+#[must_use]
+pub fn bands(cells: &[CellIndex], last_seen: LatLng, edges: &BandEdges) -> Vec<Band> {
+    let origin = Origin::new(Point { lat_deg: last_seen.lat_deg(), lng_deg: last_seen.lng_deg() });
+    let mut planner = Planner { origin, edges, cells: Vec::new() };
+    for &cell in cells {
+        planner.place(cell);
+    }
+    planner
+        .cells
+        .into_iter()
+        .enumerate()
+        .filter(|(_, cells)| !cells.is_empty())
+        .map(|(band, cells)| {
+            let (from_m, to_m) = edges.interval_m(band);
+            Band { from_m, to_m, cells }
+        })
+        .collect()
+}
+
+struct Planner<'a> {
+    origin: Origin,
+    edges: &'a BandEdges,
+    cells: Vec<Vec<CellIndex>>,
+}
+
+impl Planner<'_> {
+    fn place(&mut self, cell: CellIndex) {
+        let center = center_of(cell);
+        let radius = MARGIN * CIRCUMRADIUS_M_MAX[usize::from(u8::from(cell.resolution()))];
+        let (low, high) = self.origin.bounds_m(center);
+        let nearest = self.edges.band_of((low - radius).max(0.0));
+        let furthest = self.edges.band_of(high + radius);
+        let (from_m, to_m) = self.edges.interval_m(nearest);
+        let fine_enough = 2.0 * radius <= STRADDLE_PART * (to_m - from_m);
+        match cell.resolution().succ().filter(|&finer| finer <= Resolution::Nine) {
+            Some(finer) if nearest != furthest && !fine_enough => {
+                for child in cell.children(finer) {
+                    self.place(child);
+                }
+            }
+            _ => {
+                let mut band = self.edges.band_of(low);
+                if band != self.edges.band_of(high) {
+                    band = self.edges.band_of(self.origin.exact_m(center));
+                }
+                if self.cells.len() <= band {
+                    self.cells.resize_with(band + 1, Vec::new);
+                }
+                self.cells[band].push(cell);
+            }
+        }
+    }
+}
+
+/// The middle of a cover: the mean direction of its cells, weighted by area. For a region without a place last seen.
+///
+/// # Panics
+/// If there is no cell.
+#[must_use]
+pub fn middle(cells: &[CellIndex]) -> LatLng {
+    assert!(!cells.is_empty(), "a cover has cells");
+    let mut sum = [0.0f64; 3];
+    for &cell in cells {
+        let center = center_of(cell);
+        let weight = 7f64.powi(9 - i32::from(u8::from(cell.resolution())));
+        let (sin_lat, cos_lat) = center.lat_deg.to_radians().sin_cos();
+        let (sin_lng, cos_lng) = center.lng_deg.to_radians().sin_cos();
+        for (total, part) in sum.iter_mut().zip([cos_lat * cos_lng, cos_lat * sin_lng, sin_lat]) {
+            *total += weight * part;
+        }
+    }
+    let [x, y, z] = sum;
+    let lat_deg = z.atan2(x.hypot(y)).to_degrees();
+    let lng_deg = y.atan2(x).to_degrees();
+    LatLng::new(lat_deg, lng_deg).expect("atan2 keeps latitude and longitude within their limits")
+}
+
+#[cfg(test)]
+mod tests {
+    use clarion_proto::region::Region;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cover::{CellBudget, cover, distance_m};
+
+    #[test]
+    fn edges_are_checked_and_numbered() {
+        let edges = BandEdges::default();
+        for (distance, band, interval) in [
+            (0.0, 0, (0.0, 1_000.0)),
+            (999.9, 0, (0.0, 1_000.0)),
+            (1_000.0, 1, (1_000.0, 2_000.0)),
+            (19_999.0, 4, (10_000.0, 20_000.0)),
+            (20_000.0, 5, (20_000.0, 30_000.0)),
+            (119_999.0, 14, (110_000.0, 120_000.0)),
+        ] {
+            assert_eq!((edges.band_of(distance), edges.interval_m(band)), (band, interval));
+        }
+        assert_eq!(BandEdges::new(vec![5.0, 5.0], 1_000.0).unwrap_err().field, "band_edges_meters[1]");
+        assert_eq!(BandEdges::new(vec![], 0.0).unwrap_err().field, "band_step_meters");
+        assert_eq!(BandEdges::new(vec![], 1.0).unwrap_err().field, "band_step_meters");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn bands_are_the_cover_split_and_in_order(lat in -89.0..89.0f64, lng in -180.0..180.0f64, radius_m in 100.0..60_000.0f64, off in 0.0..0.3f64) {
+            let center = LatLng::new(lat, lng).unwrap();
+            let last_seen = LatLng::new((lat + off).min(90.0), lng).unwrap();
+            let cells = cover(&Region::circle(center, radius_m).unwrap(), CellBudget::default()).unwrap();
+            let edges = BandEdges::default();
+            let bands = bands(&cells, last_seen, &edges);
+            let count = |cells: &[CellIndex]| cells.iter().map(|c| c.children_count(Resolution::Nine)).sum::<u64>();
+            prop_assert_eq!(bands.iter().map(|b| count(&b.cells)).sum::<u64>(), count(&cells));
+            prop_assert!(bands.windows(2).all(|w| w[0].to_m <= w[1].from_m));
+            for band in &bands {
+                for &cell in &band.cells {
+                    let c = center_of(cell);
+                    let distance = distance_m(last_seen.lat_deg(), last_seen.lng_deg(), c.lat_deg, c.lng_deg);
+                    prop_assert!(band.from_m <= distance && distance < band.to_m);
+                    let width = 2.0 * MARGIN * CIRCUMRADIUS_M_MAX[usize::from(u8::from(cell.resolution()))];
+                    let whole = distance - width / 2.0 >= band.from_m && distance + width / 2.0 <= band.to_m;
+                    prop_assert!(whole || cell.resolution() == Resolution::Nine || width <= 0.35 * 10_000.0 + 1.0);
+                }
+            }
+        }
+
+        #[test]
+        fn the_middle_of_a_circle_is_its_centre(lat in -85.0..85.0f64, lng in -179.9..179.9f64, radius_m in 3_000.0..100_000.0f64) {
+            let center = LatLng::new(lat, lng).unwrap();
+            let cells = cover(&Region::circle(center, radius_m).unwrap(), CellBudget::default()).unwrap();
+            let middle = middle(&cells);
+            prop_assert!(distance_m(lat, lng, middle.lat_deg(), middle.lng_deg()) < 0.02 * radius_m + 100.0);
+        }
+    }
+}

@@ -1,1 +1,216 @@
-//! (being built)
+//! What became of an alert so far: reports of nodes folded into numbers that only grow, and the registry's totals.
+//!
+//! [`fold`] has the arithmetic; here is what comes out of it, and how it is said in `clarion.v1`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use clarion_proto::{
+    ids::{AlertName, AppName, LogId, Position},
+    outcome::Outcome,
+    time::Time,
+    wire::v1 as wire,
+};
+
+pub(crate) mod fold;
+pub(crate) mod registry;
+
+/// Where an alert stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// Being sent.
+    Active,
+    /// Cancelled, not yet confirmed by every node.
+    Cancelling,
+    /// Cancelled: nothing more is sent.
+    Cancelled,
+    /// Every device in the region has its outcome.
+    Resolved,
+    /// Its time passed with devices still to be sent to.
+    Expired,
+}
+
+/// Devices handed to a lane and the gateway's last word on them; sums only grow.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// To a lane: the outcomes and what is open.
+    pub handed: u64,
+    /// By `clarion_proto::outcome::Outcome`, in the order of `Outcome::ALL`.
+    pub outcomes: [u64; 5],
+}
+
+impl Counts {
+    /// Handed and without an outcome.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self.handed.saturating_sub(self.outcomes.iter().sum())
+    }
+
+    /// Of one outcome.
+    #[must_use]
+    pub fn of(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize]
+    }
+
+    /// Adds another part.
+    pub fn add(&mut self, other: &Self) {
+        self.handed += other.handed;
+        for (mine, theirs) in self.outcomes.iter_mut().zip(other.outcomes) {
+            *mine += theirs;
+        }
+    }
+
+    fn to_wire(self) -> wire::Outcomes {
+        wire::Outcomes {
+            accepted: self.of(Outcome::Accepted),
+            dead: self.of(Outcome::Dead),
+            refused: self.of(Outcome::Refused),
+            unknown: self.of(Outcome::Unknown),
+            expired: self.of(Outcome::Expired),
+        }
+    }
+}
+
+/// One band's part.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BandCounts {
+    /// Distance from the place last seen.
+    pub from_m: f64,
+    /// The same, outer edge.
+    pub to_m: f64,
+    /// Every node has handed all of it.
+    pub walked: bool,
+    /// Of all nodes.
+    pub counts: Counts,
+}
+
+/// One cell's part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CellCounts {
+    /// Of resolution 6.
+    pub cell: u64,
+    /// To a lane.
+    pub handed: u64,
+    /// Taken by the gateway.
+    pub accepted: u64,
+    /// All other outcomes.
+    pub failed: u64,
+    /// The snapshot that changed it last.
+    pub version: u64,
+}
+
+/// The newest state of one alert: what a watcher is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Whose.
+    pub alert: AlertName,
+    /// Grows with each change that was published.
+    pub version: u64,
+    /// Where it stands.
+    pub state: State,
+    /// Nothing will change any more; the watcher's stream can end. After `Cancelled` and `Expired` answers to
+    /// requests under way still come in for some seconds before this is set.
+    pub settled: bool,
+    /// When it reached a final state.
+    pub ended: Option<Time>,
+    /// All bands together.
+    pub totals: Counts,
+    /// Requests without an answer in their deadline.
+    pub unanswered_requests: u64,
+    /// Requests the gateway asked to be tried again.
+    pub retried_requests: u64,
+    /// Nodes that walked their whole part.
+    pub nodes_walked: u32,
+    /// Nodes with a part.
+    pub nodes: u32,
+    /// Since the alert was recorded, on this coordinator's clock: the first acceptance reported.
+    pub first_accepted_after: Option<Duration>,
+    /// The newest.
+    pub last_accepted_after: Option<Duration>,
+    /// Nearest first.
+    pub bands: Vec<BandCounts>,
+    /// In the order of their index.
+    pub cells: Vec<CellCounts>,
+}
+
+impl State {
+    /// Nothing more is sent.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Resolved | Self::Expired)
+    }
+
+    /// As callers know it.
+    #[must_use]
+    pub fn to_wire(self) -> wire::State {
+        match self {
+            Self::Active => wire::State::Active,
+            Self::Cancelling => wire::State::Cancelling,
+            Self::Cancelled => wire::State::Cancelled,
+            Self::Resolved => wire::State::Resolved,
+            Self::Expired => wire::State::Expired,
+        }
+    }
+}
+
+impl Snapshot {
+    /// The totals, as callers know them.
+    #[must_use]
+    pub fn to_progress(&self) -> wire::Progress {
+        let duration = |d: Duration| prost_types::Duration::try_from(d).unwrap_or_default();
+        wire::Progress {
+            handed: self.totals.handed,
+            open: self.totals.open(),
+            outcomes: Some(self.totals.to_wire()),
+            unanswered_requests: self.unanswered_requests,
+            retried_requests: self.retried_requests,
+            nodes_walked: self.nodes_walked,
+            nodes: self.nodes,
+            first_accepted_after: self.first_accepted_after.map(duration),
+            last_accepted_after: self.last_accepted_after.map(duration),
+        }
+    }
+
+    /// One message of a watcher's stream. `cells_after`: the version of the last one that was sent with cells, 0 for
+    /// the first, `None` for a watcher who asked for none; only cells that changed since are in it.
+    #[must_use]
+    pub fn to_alert_progress(&self, cells_after: Option<u64>) -> wire::AlertProgress {
+        let band = |b: &BandCounts| wire::BandProgress {
+            from_meters: b.from_m,
+            to_meters: b.to_m,
+            walked: b.walked,
+            handed: b.counts.handed,
+            outcomes: Some(b.counts.to_wire()),
+        };
+        let cell = |c: &CellCounts| wire::CellProgress {
+            cell: c.cell,
+            handed: c.handed,
+            accepted: c.accepted,
+            failed: c.failed,
+        };
+        let changed = |c: &&CellCounts| cells_after.is_some_and(|after| c.version > after);
+        wire::AlertProgress {
+            alert: self.alert.name(),
+            state: self.state.to_wire().into(),
+            progress: Some(self.to_progress()),
+            bands: self.bands.iter().map(band).collect(),
+            cells: self.cells.iter().filter(changed).map(cell).collect(),
+        }
+    }
+}
+
+/// What all nodes together hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RegistryTotals {
+    /// With a registration.
+    pub devices: u64,
+    /// Of those, with a place.
+    pub placed: u64,
+    /// Of those, muted.
+    pub muted: u64,
+    /// By app.
+    pub apps: BTreeMap<AppName, u64>,
+    /// Per log, how far every owner of one of its partitions has applied it. What the log holds up to there is applied.
+    pub applied: BTreeMap<LogId, Position>,
+    /// Resident memory of all nodes.
+    pub rss_bytes: u64,
+}

@@ -186,32 +186,37 @@ impl Record {
     /// For the log and the feed.
     #[must_use]
     pub fn to_wire(&self) -> wire::Record {
+        self.clone().into_wire()
+    }
+
+    /// For the log and the feed, without copying what the record owns.
+    #[must_use]
+    pub fn into_wire(self) -> wire::Record {
         use wire::record::Change as Wire;
-        let change = match &self.change {
-            Change::Registration(r) => Wire::Registration(r.to_wire()),
+        let change = match self.change {
+            Change::Registration(r) => Wire::Registration(r.into_wire()),
             Change::Place(c) => Wire::Cell(c.index()),
             Change::Arrival(r, c) => {
-                Wire::Arrival(wire::ArrivalRecord { registration: Some(r.to_wire()), cell: c.index() })
+                Wire::Arrival(wire::ArrivalRecord { registration: Some(r.into_wire()), cell: c.index() })
             }
             Change::Removal => Wire::Removal(wire::RemovalRecord {}),
-            Change::Mute(m) => Wire::Muted(*m),
-            Change::Feedback { token_hash, gateway_time } => Wire::Feedback(wire::FeedbackRecord {
-                token_hash: *token_hash,
-                gateway_time_ms: gateway_time.map_or(0, |t| t.0),
-            }),
+            Change::Mute(m) => Wire::Muted(m),
+            Change::Feedback { token_hash, gateway_time } => {
+                Wire::Feedback(wire::FeedbackRecord { token_hash, gateway_time_ms: gateway_time.map_or(0, |t| t.0) })
+            }
         };
         wire::Record { device: self.device.0.to_vec(), observe_time_ms: self.observed.0, change: Some(change) }
     }
 }
 
 impl Registration {
-    fn to_wire(&self) -> wire::RegistrationRecord {
+    fn into_wire(self) -> wire::RegistrationRecord {
         wire::RegistrationRecord {
             app: self.app.id().to_owned(),
-            token: self.token.0.clone(),
-            locale: self.locale.clone(),
-            segments: self.segments.clone(),
-            person: self.person.clone(),
+            token: self.token.0,
+            locale: self.locale,
+            segments: self.segments,
+            person: self.person,
         }
     }
 }

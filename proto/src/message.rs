@@ -1,1 +1,292 @@
-//! (being built)
+//! What is said, in every language it is said in, and which of it a device gets.
+//!
+//! Locales are compared by prefix at a hyphen, so they must be in one spelling on both sides: lower case. That is done
+//! here once, for a case's messages and for a device's registration alike; nothing later folds case again.
+
+use std::collections::HashMap;
+
+use crate::{
+    device::LOCALE_BYTES_MAX,
+    error::{InvalidField, required},
+    wire::v1 as wire,
+};
+
+/// Languages of one case.
+pub const MESSAGES_MAX: usize = 64;
+/// Longest title, bytes.
+pub const TITLE_BYTES_MAX: usize = 256;
+/// Longest body, bytes.
+pub const BODY_BYTES_MAX: usize = 3_000;
+/// Longest image address or deep link, bytes.
+pub const LINK_BYTES_MAX: usize = 1_024;
+
+/// A BCP 47 tag in lower case, such as `zh-hans-cn`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Locale(String);
+
+impl Locale {
+    /// Checks the form (subtags of 1 to 8 letters and digits, joined by hyphens; RFC 5646, section 2.1) and folds case.
+    /// Whether the tag is registered is not asked: phones send what their system calls itself.
+    ///
+    /// # Errors
+    /// Without a field name; the caller knows where it stood.
+    pub fn new(tag: &str) -> Result<Self, InvalidField> {
+        if tag.is_empty() || tag.len() > LOCALE_BYTES_MAX {
+            let problem = format!("must be a BCP 47 tag of 1 to {LOCALE_BYTES_MAX} bytes, has {}", tag.len());
+            return Err(InvalidField::new("", problem));
+        }
+        let formed = |s: &str| (1..=8).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric());
+        if !tag.split('-').all(formed) {
+            return Err(InvalidField::new(
+                "",
+                "must be a BCP 47 tag: subtags of 1 to 8 letters and digits, joined by '-'",
+            ));
+        }
+        Ok(Self(tag.to_ascii_lowercase()))
+    }
+
+    /// In lower case.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// In lower case.
+    #[must_use]
+    pub fn into_string(self) -> String {
+        self.0
+    }
+}
+
+/// The longest prefix of `wanted`, cut at hyphens, that `known` says yes to: `zh-hant-tw`, `zh-hant`, `zh`.
+///
+/// Both sides are lower case. `None`: the fallback is used.
+pub fn longest_prefix<T>(wanted: &str, mut known: impl FnMut(&str) -> Option<T>) -> Option<T> {
+    let mut prefix = wanted;
+    loop {
+        if let Some(found) = known(prefix) {
+            return Some(found);
+        }
+        prefix = &prefix[..prefix.rfind('-')?];
+    }
+}
+
+/// One language's text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// 1 to [`TITLE_BYTES_MAX`] bytes.
+    pub title: String,
+    /// 1 to [`BODY_BYTES_MAX`] bytes.
+    pub body: String,
+}
+
+/// A case: its texts, its photograph and where a tap leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Case {
+    /// Sorted by locale, without repeats.
+    messages: Vec<(Locale, Message)>,
+    /// Index of the fallback in `messages`.
+    fallback: usize,
+    /// https only.
+    pub image_url: Option<String>,
+    /// Opened by a tap.
+    pub deep_link: Option<String>,
+}
+
+impl Case {
+    /// Checks every limit of the contract.
+    ///
+    /// # Errors
+    /// Names the field from the case inwards: `messages[en].title`.
+    pub fn from_wire(case: wire::Case) -> Result<Self, InvalidField> {
+        let mut messages = messages(case.messages)?;
+        messages.sort_by(|a, b| a.0.cmp(&b.0));
+        if let Some(pair) = messages.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            let problem = format!("holds {} more than once: locales are compared in lower case", pair[0].0.as_str());
+            return Err(InvalidField::new("messages", problem));
+        }
+        if case.fallback_locale.is_empty() {
+            return Err(InvalidField::new("fallback_locale", "is required"));
+        }
+        let wanted = Locale::new(&case.fallback_locale).map_err(|e| e.within("fallback_locale"))?;
+        let fallback = messages
+            .binary_search_by(|(locale, _)| locale.cmp(&wanted))
+            .map_err(|_| InvalidField::new("fallback_locale", format_args!("{} has no message", wanted.as_str())))?;
+        let image_url = optional_link(case.image_url, "image_url")?;
+        if image_url.as_deref().is_some_and(|url| !is_https(url)) {
+            return Err(InvalidField::new("image_url", "must begin with https:// and name a host"));
+        }
+        let deep_link = optional_link(case.deep_link, "deep_link")?;
+        Ok(Self { messages, fallback, image_url, deep_link })
+    }
+
+    /// For an answer.
+    #[must_use]
+    pub fn to_wire(&self) -> wire::Case {
+        let text = |m: &Message| wire::Message { title: m.title.clone(), body: m.body.clone() };
+        wire::Case {
+            messages: self.messages.iter().map(|(l, m)| (l.as_str().to_owned(), text(m))).collect(),
+            fallback_locale: self.messages[self.fallback].0.as_str().to_owned(),
+            image_url: self.image_url.clone().unwrap_or_default(),
+            deep_link: self.deep_link.clone().unwrap_or_default(),
+        }
+    }
+
+    /// What everybody gets whose language is missing.
+    #[must_use]
+    pub fn fallback(&self) -> (&Locale, &Message) {
+        let (locale, message) = &self.messages[self.fallback];
+        (locale, message)
+    }
+
+    /// All messages, the fallback first, the others by locale: the order in which nodes get them.
+    pub fn messages(&self) -> impl Iterator<Item = (&Locale, &Message)> {
+        let others = self.messages.iter().enumerate().filter(|(i, _)| *i != self.fallback).map(|(_, m)| m);
+        std::iter::once(&self.messages[self.fallback]).chain(others).map(|(l, m)| (l, m))
+    }
+
+    /// The message for a device's locale (lower case; empty: unknown): the longest prefix there is, else the fallback.
+    #[must_use]
+    pub fn choose(&self, device_locale: &str) -> &Message {
+        let find = |prefix: &str| self.messages.binary_search_by(|(l, _)| l.as_str().cmp(prefix)).ok();
+        let index = longest_prefix(device_locale, find).unwrap_or(self.fallback);
+        &self.messages[index].1
+    }
+}
+
+/// Checked in the order of their locales, so that the same case is always refused for the same reason.
+fn messages(messages: HashMap<String, wire::Message>) -> Result<Vec<(Locale, Message)>, InvalidField> {
+    match messages.len() {
+        0 => return Err(InvalidField::new("messages", "is required: at least one")),
+        n if n > MESSAGES_MAX => {
+            return Err(InvalidField::new("messages", format_args!("at most {MESSAGES_MAX}, has {n}")));
+        }
+        _ => {}
+    }
+    let mut sorted: Vec<_> = messages.into_iter().collect();
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
+    sorted.into_iter().map(|(tag, message)| checked(&tag, message)).collect()
+}
+
+fn checked(tag: &str, message: wire::Message) -> Result<(Locale, Message), InvalidField> {
+    // An absurd key is shown cut: an answer should not grow with the nonsense it answers.
+    let path = format!("messages[{}]", tag.chars().take(LOCALE_BYTES_MAX).collect::<String>());
+    let within = |e: InvalidField| e.within(&path);
+    let locale = Locale::new(tag).map_err(within)?;
+    let title = text(message.title, "title", TITLE_BYTES_MAX).map_err(within)?;
+    let body = text(message.body, "body", BODY_BYTES_MAX).map_err(within)?;
+    Ok((locale, Message { title, body }))
+}
+
+fn text(value: String, field: &str, bytes_max: usize) -> Result<String, InvalidField> {
+    let value = required((!value.is_empty()).then_some(value), field)?;
+    if value.len() > bytes_max {
+        return Err(InvalidField::new(field, format_args!("at most {bytes_max} bytes, has {}", value.len())));
+    }
+    Ok(value)
+}
+
+fn optional_link(value: String, field: &str) -> Result<Option<String>, InvalidField> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    if value.chars().any(|c| c.is_control() || c == ' ') {
+        return Err(InvalidField::new(field, "must not hold spaces or control characters"));
+    }
+    text(value, field, LINK_BYTES_MAX).map(Some)
+}
+
+fn is_https(url: &str) -> bool {
+    let rest = match url.get(..8) {
+        Some(scheme) if scheme.eq_ignore_ascii_case("https://") => &url[8..],
+        _ => return false,
+    };
+    !rest.is_empty() && !rest.starts_with(['/', '?', '#', ':'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn message(text: &str) -> wire::Message {
+        wire::Message { title: text.to_owned(), body: text.to_owned() }
+    }
+
+    fn case(locales: &[&str], fallback: &str) -> wire::Case {
+        wire::Case {
+            messages: locales.iter().map(|l| ((*l).to_owned(), message(&l.to_ascii_lowercase()))).collect(),
+            fallback_locale: fallback.to_owned(),
+            ..Default::default()
+        }
+    }
+
+    fn refused(case: wire::Case) -> (String, String) {
+        let e = Case::from_wire(case).expect_err("must be refused");
+        (e.field, e.problem)
+    }
+
+    #[test]
+    fn takes_the_longest_prefix_else_the_fallback() {
+        let case = Case::from_wire(case(&["zh", "zh-Hant", "en", "EN-gb"], "en")).expect("valid");
+        for (wanted, got) in [
+            ("zh-hant-tw", "zh-hant"),
+            ("zh-hans-cn", "zh"),
+            ("zh-hantx", "zh"),
+            ("en-gb", "en-gb"),
+            ("fr", "en"),
+            ("", "en"),
+            ("zhx", "en"),
+        ] {
+            assert_eq!(case.choose(wanted).title, got, "{wanted}");
+        }
+        assert_eq!(case.messages().next().expect("one").0.as_str(), "en");
+        assert_eq!(case.messages().count(), 4);
+    }
+
+    #[test]
+    fn names_field_limit_and_value() {
+        let mut long = case(&["en"], "en");
+        long.messages.get_mut("en").expect("there").title = "x".repeat(257);
+        assert_eq!(refused(long), ("messages[en].title".into(), "at most 256 bytes, has 257".into()));
+        assert_eq!(refused(case(&[], "en")).0, "messages");
+        assert_eq!(refused(case(&["en"], "")), ("fallback_locale".into(), "is required".into()));
+        assert_eq!(refused(case(&["en"], "fr")), ("fallback_locale".into(), "fr has no message".into()));
+        assert_eq!(refused(case(&["en", "EN"], "en")).0, "messages");
+        assert_eq!(refused(case(&["zh_CN"], "zh_CN")).0, "messages[zh_CN]");
+        let http = wire::Case { image_url: "http://example.org/a.jpg".into(), ..case(&["en"], "en") };
+        assert_eq!(refused(http).0, "image_url");
+        let link = wire::Case { deep_link: format!("app://{}", "x".repeat(1_024)), ..case(&["en"], "en") };
+        assert_eq!(refused(link), ("deep_link".into(), "at most 1024 bytes, has 1030".into()));
+    }
+
+    fn tag() -> impl Strategy<Value = String> {
+        proptest::collection::vec(prop_oneof!["[a-c]{1,2}", "[a-cA-C0-1]{1,8}"], 1..4).prop_map(|s| s.join("-"))
+    }
+
+    proptest! {
+        /// The choice is the message whose locale is the longest among all that are a prefix at a hyphen.
+        #[test]
+        fn choice_is_the_longest_prefix(locales in proptest::collection::btree_set(tag(), 1..12), device in tag()) {
+            let folded: std::collections::BTreeSet<_> = locales.iter().map(|l| l.to_ascii_lowercase()).collect();
+            let tags: Vec<&str> = folded.iter().map(String::as_str).collect();
+            prop_assume!(tags.iter().all(|t| t.len() <= LOCALE_BYTES_MAX));
+            let fallback = tags[tags.len() / 2];
+            let case = Case::from_wire(case(&tags, fallback)).expect("valid");
+            let device = device.to_ascii_lowercase();
+            let expected = tags
+                .iter()
+                .filter(|t| device == **t || device.starts_with(&format!("{t}-")))
+                .max_by_key(|t| t.len())
+                .unwrap_or(&fallback);
+            prop_assert_eq!(&case.choose(&device).title, expected);
+        }
+
+        #[test]
+        fn conversion_round_trips(locales in proptest::collection::btree_set("[a-z]{2,3}", 1..8)) {
+            let tags: Vec<&str> = locales.iter().map(String::as_str).collect();
+            let once = Case::from_wire(case(&tags, tags[0])).expect("valid");
+            prop_assert_eq!(Case::from_wire(once.to_wire()).expect("valid"), once);
+        }
+    }
+}

@@ -183,7 +183,7 @@ impl Core {
         let later = |time: &Time| *time > self.now && *time < Time::NEVER;
         let links = self.links.iter().filter_map(|slot| slot.link.as_ref()?.deadline());
         let waves = self.waves.iter().flatten().flat_map(|run| self.wave_deadlines(run)).filter(later);
-        let lanes = (0..self.lanes.len()).filter_map(|lane| self.lane_deadline(lane)).filter(later);
+        let lanes = (0..self.lanes.len()).flat_map(|lane| self.lane_deadlines(lane)).filter(later);
         // A report that is due waits for room in the control plane, which wakes nobody: look again in a while.
         let reports = self.report_deadline().map(|at| at.max(self.now + Duration::from_millis(1)));
         links.chain(waves).chain(lanes).chain(reports).chain(self.shutdown).min()
@@ -249,12 +249,12 @@ impl Core {
         [expires, pace, retry].into_iter().flatten()
     }
 
-    /// When the time alone may let a lane go on.
-    fn lane_deadline(&self, lane: usize) -> Option<Time> {
+    /// Times at which a lane may go on by itself.
+    fn lane_deadlines(&self, lane: usize) -> impl Iterator<Item = Time> {
         let slot = &self.lanes[lane];
         let connect = self.wants_links(lane).then(|| slot.end.pool.ready_at());
         let send = if self.lane_has_work(slot) { slot.end.ready_at(self.now) } else { None };
-        connect.into_iter().chain(send).min()
+        connect.into_iter().chain(send)
     }
 
     fn lane_has_work(&self, slot: &LaneSlot) -> bool {

@@ -197,12 +197,13 @@ impl LaneEnd {
         }
     }
 
-    /// The provider token with this number was refused; nothing happens if another one has come since.
-    pub fn credential_refused(&mut self, credential: u32, detail: &dyn std::fmt::Display) {
+    /// The provider token with this number was refused. False: another one has come since.
+    pub fn credential_refused(&mut self, credential: u32, detail: &dyn std::fmt::Display) -> bool {
         if credential == self.credential && !self.credential_refused {
             self.credential_refused = true;
             self.detail = detail.to_string();
         }
+        credential == self.credential
     }
 
     /// The gateway refuses the message of an app, whoever it is for.

@@ -45,7 +45,8 @@ impl Core {
         let Some(slot) = self.opens.find(ticket) else { return };
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
         l.answered = true;
-        let lane = &mut self.lanes[l.lane].end;
+        let at = l.lane;
+        let lane = &mut self.lanes[at].end;
         let open = *self.opens.get(slot);
         match classify(answer) {
             Verdict::Final(outcome) => {
@@ -72,9 +73,12 @@ impl Core {
             // Whether a fresh token will do or somebody has to look at it, nothing can go on without another one.
             Verdict::Credential { renew: _ } => {
                 lane.heard(now);
-                lane.credential_refused(open.credential, &answer.reason);
-                // The connection remembers: another token has to go over another connection.
-                self.retire(link);
+                // Connections remember: another token has to go over other ones.
+                if lane.credential_refused(open.credential, &answer.reason) {
+                    self.retire_lane(at);
+                } else {
+                    self.retire(link);
+                }
                 self.try_again(slot, now, false);
             }
             Verdict::Campaign => {

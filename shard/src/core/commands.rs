@@ -29,7 +29,7 @@ impl Core {
         match command {
             Command::Own(partitions) => self.own(&partitions),
             Command::Apply { log, position, appended, records } => self.store.take(log, position, appended, records),
-            Command::Lane(spec) => self.lane(spec, now),
+            Command::Lane(spec) => self.lane(spec),
             Command::ProviderToken { lane, authorization } => {
                 let Some(lane) = self.find_lane(lane) else { return };
                 self.lanes[lane].end.authorize(authorization.clone());
@@ -74,14 +74,11 @@ impl Core {
         }
     }
 
-    fn lane(&mut self, spec: Arc<LaneSpec>, now: Time) {
+    fn lane(&mut self, spec: Arc<LaneSpec>) {
         match self.find_lane(spec.id) {
             Some(lane) => {
                 if self.lanes[lane].end.respecify(spec) {
-                    for link in self.lanes[lane].links.clone() {
-                        self.retire(link);
-                        self.settle(link, now);
-                    }
+                    self.retire_lane(lane);
                 }
             }
             None => {

@@ -219,6 +219,13 @@ impl Core {
         }
     }
 
+    /// Says goodbye on all connections of a lane.
+    pub(super) fn retire_lane(&mut self, lane: usize) {
+        for n in 0..self.lanes[lane].links.len() {
+            self.retire(self.lanes[lane].links[n]);
+        }
+    }
+
     /// Has a socket closed, after what is transmitted last; the link goes with the request.
     pub(super) fn close_link(&mut self, slot: u32, reset: bool) {
         if let Some(link) = self.links[slot as usize].link.as_mut()

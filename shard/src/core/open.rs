@@ -167,7 +167,9 @@ mod tests {
         for round in 0..10 {
             let slots: Vec<_> = (0..5).map(|n| opens.insert(open(round * 5 + n))).collect();
             assert_eq!(opens.iter().count(), 5);
-            slots.into_iter().for_each(|slot| drop(opens.remove(slot)));
+            for slot in slots {
+                opens.remove(slot);
+            }
         }
         assert_eq!((opens.iter().count(), opens.capacity_used()), (0, 5));
     }

@@ -161,6 +161,9 @@ impl Connection {
     /// further acknowledgements, and is cut off if it wants too many.
     pub fn transmit(&mut self, out: &mut Vec<u8>, now: Time) {
         self.now = now;
+        if !self.is_closed() {
+            self.credit.give(&mut self.out);
+        }
         if out.is_empty() {
             std::mem::swap(out, &mut self.out);
         } else {
@@ -173,7 +176,7 @@ impl Connection {
     /// Whether [`Self::transmit`] would append anything.
     #[must_use]
     pub fn has_output(&self) -> bool {
-        !self.out.is_empty()
+        !self.out.is_empty() || self.credit.is_due() && !self.is_closed()
     }
 
     /// When [`Self::expire`] has something to do.

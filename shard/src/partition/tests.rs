@@ -39,7 +39,7 @@ fn record(device_n: u8, observed: u64, change: Change) -> Record {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Known {
     place: Option<u64>,
-    registration: Option<(String, Vec<u8>, String, Vec<String>, String)>,
+    registration: Option<Registration>,
     muted: bool,
 }
 
@@ -62,10 +62,11 @@ fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
             let (token, person) = partition.tokens.get(stored(&r));
             let mut segments: Vec<_> = words.segments(r.segments).unwrap().map(str::to_owned).collect();
             segments.sort();
-            let app = words.app(r.app).unwrap().id().to_owned();
             let person = std::str::from_utf8(person).unwrap().to_owned();
             assert_eq!(partition.person(ordinal).unwrap_or(""), person);
-            (app, token.to_vec(), words.locale(r.locale).to_owned(), segments, person)
+            let token = Token::new(Bytes::copy_from_slice(token)).unwrap();
+            let app = words.app(r.app).unwrap().clone();
+            Registration { app, token, locale: words.locale(r.locale).to_owned(), segments, person }
         });
         let known = Known { place: row.place().map(|p| p.cell().index()), registration, muted: row.is_muted() };
         let reachable = known.registration.is_some() && known.place.is_some() && !known.muted;
@@ -147,10 +148,7 @@ impl Model {
     fn contents(&self) -> BTreeMap<DeviceId, Known> {
         let known = |d: &ModelDevice| Known {
             place: d.place.1.map(Cell::index),
-            registration: d.registration.1.as_ref().map(|r| {
-                let token = r.token.as_bytes().to_vec();
-                (r.app.id().to_owned(), token, r.locale.clone(), r.segments.clone(), r.person.clone())
-            }),
+            registration: d.registration.1.clone(),
             muted: d.mute.1,
         };
         self.devices.iter().map(|(n, d)| (device(*n), known(d))).filter(|(_, k)| *k != Known::default()).collect()

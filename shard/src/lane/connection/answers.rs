@@ -137,6 +137,11 @@ impl Answers {
         (begun.status, &begun.body)
     }
 
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.begun.iter().map(|b| b.body.capacity()).sum()
+    }
+
     fn get_mut(&mut self, number: NonZeroU16) -> &mut Begun {
         &mut self.begun[usize::from(number.get()) - 1]
     }

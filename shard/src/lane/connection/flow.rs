@@ -174,14 +174,23 @@ impl Credit {
         Self { left: Self::WINDOW }
     }
 
-    /// The peer sent so much (padding included); gives credit once half of the window is used.
-    pub(crate) fn consume(&mut self, out: &mut Vec<u8>, bytes: usize) -> Result<(), ConnectionError> {
+    /// The peer sent so much, padding included.
+    pub(crate) fn consume(&mut self, bytes: usize) -> Result<(), ConnectionError> {
         let left = u32::try_from(bytes).ok().and_then(|bytes| self.left.checked_sub(bytes));
         self.left = left.ok_or(ConnectionError::flow_control("more DATA than the connection window allows"))?;
-        if self.left <= Self::WINDOW / 2 {
+        Ok(())
+    }
+
+    /// Half of the window is used: credit is to be given.
+    pub(crate) fn is_due(&self) -> bool {
+        self.left <= Self::WINDOW / 2
+    }
+
+    /// Gives credit, if it is due, with what is about to be written: a peer that is not read from gets none.
+    pub(crate) fn give(&mut self, out: &mut Vec<u8>) {
+        if self.is_due() {
             frames::put_window_update(out, 0, Self::WINDOW - self.left);
             self.left = Self::WINDOW;
         }
-        Ok(())
     }
 }

@@ -35,6 +35,11 @@ impl Reader {
     pub(super) fn new() -> Self {
         Self { partial: Vec::new(), decoder: Decoder::new(), block: Block::default(), greeted: false, fast: false }
     }
+
+    #[cfg(test)]
+    pub(super) fn held_bytes(&self) -> usize {
+        self.partial.capacity() + self.block.bytes.capacity()
+    }
 }
 
 impl Connection {
@@ -168,7 +173,7 @@ impl Connection {
         self.on_used_stream(frame)?;
         let data = frame.unpadded()?;
         // Frames on streams that are closed count too (RFC 9113, 6.9).
-        self.credit.consume(&mut self.out, frame.payload.len())?;
+        self.credit.consume(frame.payload.len())?;
         let Some(slot) = self.streams.get_mut(frame.stream) else { return Ok(()) };
         let Some(answer) = slot.answer else {
             self.malformed(frame.stream);

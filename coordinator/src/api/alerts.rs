@@ -1,0 +1,135 @@
+//! `AlertService`: one alert from its request to its end. The way in is in [`create`], the way out in [`watch`].
+
+use std::sync::Arc;
+
+use clarion_proto::{
+    error::InvalidField,
+    ids::AlertName,
+    wire::v1::{self as wire, alert_service_server::AlertService},
+};
+use futures_util::stream::BoxStream;
+use tonic::{Request, Response, Status};
+
+use super::{Context, page, status};
+use crate::{
+    alert::{AlertRecord, Event, REASON_BYTES_MAX, is_final, keeper},
+    dispatch::CancelState,
+    store::AlertCursor,
+};
+
+mod answer;
+mod create;
+mod plan;
+mod preview;
+mod watch;
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Alerts {
+    api: Arc<Context>,
+    requests: create::Requests,
+}
+
+impl Alerts {
+    pub(super) fn new(api: Arc<Context>) -> Self {
+        Self { api, requests: create::Requests::default() }
+    }
+
+    async fn existing(&self, name: &str) -> Result<Arc<AlertRecord>, Status> {
+        let name = AlertName::from_name(name).map_err(|e| status::invalid(e.within("name")))?;
+        let alert = self.api.store.alert(&name).await.map_err(status::store)?;
+        alert.ok_or_else(|| status::not_found(&name.name()))
+    }
+
+    fn answer(&self, alert: &AlertRecord) -> wire::Alert {
+        let newest = self.api.dispatch.watch(&alert.name).map(|watch| Arc::clone(&watch.borrow()));
+        answer::alert(alert, newest.as_deref())
+    }
+}
+
+#[tonic::async_trait]
+impl AlertService for Alerts {
+    type WatchAlertStream = BoxStream<'static, Result<wire::AlertProgress, Status>>;
+
+    async fn create_alert(&self, request: Request<wire::CreateAlertRequest>) -> Result<Response<wire::Alert>, Status> {
+        match self.create(request.into_inner()).await? {
+            create::Answer::Recorded(alert) => Ok(Response::new(self.answer(&alert))),
+            create::Answer::Valid(alert) => Ok(Response::new(*alert)),
+        }
+    }
+
+    async fn preview_alert(
+        &self,
+        request: Request<wire::PreviewAlertRequest>,
+    ) -> Result<Response<wire::PreviewAlertResponse>, Status> {
+        self.preview(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_alert(&self, request: Request<wire::GetAlertRequest>) -> Result<Response<wire::Alert>, Status> {
+        let alert = self.existing(&request.into_inner().name).await?;
+        Ok(Response::new(self.answer(&alert)))
+    }
+
+    async fn list_alerts(
+        &self,
+        request: Request<wire::ListAlertsRequest>,
+    ) -> Result<Response<wire::ListAlertsResponse>, Status> {
+        let request = request.into_inner();
+        let size = page::size(request.page_size).map_err(status::invalid)?;
+        let after = page::alert(&request.page_token).map_err(status::invalid)?;
+        // One more than asked for tells whether there is another page.
+        let mut alerts = self.api.store.alerts(after.as_ref(), size + 1).await.map_err(status::store)?;
+        let more = alerts.len() > size;
+        alerts.truncate(size);
+        let cursor = |last: &Arc<AlertRecord>| AlertCursor { created: last.created, name: last.name.clone() };
+        let next = alerts.last().filter(|_| more).map(|last| page::after_alert(&cursor(last)));
+        let alerts = alerts.iter().map(|alert| self.answer(alert)).collect();
+        Ok(Response::new(wire::ListAlertsResponse { alerts, next_page_token: next.unwrap_or_default() }))
+    }
+
+    async fn watch_alert(
+        &self,
+        request: Request<wire::WatchAlertRequest>,
+    ) -> Result<Response<Self::WatchAlertStream>, Status> {
+        let request = request.into_inner();
+        let alert = self.existing(&request.name).await?;
+        let newest = self.api.dispatch.watch(&alert.name);
+        Ok(Response::new(watch::stream(alert, newest, request.cells, self.api.drain.token())))
+    }
+
+    async fn cancel_alert(&self, request: Request<wire::CancelAlertRequest>) -> Result<Response<wire::Alert>, Status> {
+        let request = request.into_inner();
+        if request.reason.len() > REASON_BYTES_MAX {
+            let problem = format!("at most {REASON_BYTES_MAX} bytes, has {}", request.reason.len());
+            return Err(status::invalid(InvalidField::new("reason", problem)));
+        }
+        let alert = self.existing(&request.name).await?;
+        let api = Arc::clone(&self.api);
+        // A task of its own: a caller who hangs up must not leave an alert half cancelled.
+        let cancel = self.api.drain.spawn(async move { cancel(&api, alert, request.reason).await });
+        let alert = cancel.await.map_err(|e| status::internal(&e))??;
+        Ok(Response::new(self.answer(&alert)))
+    }
+}
+
+/// Records the wish, tells the nodes, records what came of it. Changes nothing if the alert has ended.
+async fn cancel(api: &Context, alert: Arc<AlertRecord>, reason: String) -> Result<Arc<AlertRecord>, Status> {
+    if is_final(alert.state) {
+        return Ok(alert);
+    }
+    let alert = keeper::record(api, &alert.name, Event::Cancel { reason }).await.map_err(status::store)?;
+    if is_final(alert.state) {
+        return Ok(alert);
+    }
+    match api.dispatch.cancel(&alert.name).await {
+        CancelState::At { state, unconfirmed } => {
+            tracing::info!(alert = %alert.name, ?state, unconfirmed = unconfirmed.len(), "alert cancelled");
+            if !is_final(state) {
+                return Ok(alert);
+            }
+            keeper::record(api, &alert.name, Event::End(state)).await.map_err(status::store)
+        }
+        // Recorded and not started yet: its creator finds it CANCELLING and ends it.
+        CancelState::Unknown => Ok(alert),
+    }
+}

@@ -1,0 +1,109 @@
+//! Records and snapshots to answers. Pure.
+
+use std::time::Duration;
+
+use clarion_proto::{alert::timestamp, outcome::Outcome, wire::v1 as wire};
+
+use crate::{
+    alert::{AlertRecord, State, is_final},
+    progress::{Counts, Snapshot},
+};
+
+/// An alert with its newest progress, as far as anybody knows it.
+pub(super) fn alert(record: &AlertRecord, newest: Option<&Snapshot>) -> wire::Alert {
+    let newest = newest.or(record.settled.as_deref());
+    wire::Alert {
+        name: record.name.name(),
+        state: state(standing(record, newest)).into(),
+        create_time: Some(timestamp(record.created)),
+        end_time: record.ended.map(timestamp),
+        progress: Some(newest.map(progress).unwrap_or_default()),
+        ..wire::Alert::clone(&record.submitted)
+    }
+}
+
+/// One message of a watch. `cells_since`: of cells, those changed after that version; `None`: no cells.
+pub(super) fn watched(snapshot: &Snapshot, cells_since: Option<u64>) -> wire::AlertProgress {
+    let bands = snapshot.bands.iter().map(|band| wire::BandProgress {
+        from_meters: band.from_m,
+        to_meters: band.to_m,
+        walked: band.walked,
+        handed: band.counts.handed,
+        outcomes: Some(outcomes(&band.counts)),
+    });
+    let cells = snapshot.cells.iter().filter(|cell| cells_since.is_some_and(|since| cell.version > since));
+    let cells = cells.map(|cell| wire::CellProgress {
+        cell: cell.cell,
+        handed: cell.handed,
+        accepted: cell.accepted,
+        failed: cell.failed,
+    });
+    wire::AlertProgress {
+        alert: snapshot.alert.name(),
+        state: state(snapshot.state).into(),
+        progress: Some(progress(snapshot)),
+        bands: bands.collect(),
+        cells: cells.collect(),
+    }
+}
+
+/// The only message of a watch on an alert of which nobody knows more than its record.
+pub(super) fn recorded(record: &AlertRecord) -> wire::AlertProgress {
+    wire::AlertProgress {
+        alert: record.name.name(),
+        state: state(record.state).into(),
+        progress: Some(wire::Progress::default()),
+        ..Default::default()
+    }
+}
+
+/// The record is final once and for all; before that the nodes' reports may be ahead of it, or the cancel of them.
+fn standing(record: &AlertRecord, newest: Option<&Snapshot>) -> State {
+    match newest {
+        Some(snapshot) if !is_final(record.state) && is_final(snapshot.state) => snapshot.state,
+        _ => record.state,
+    }
+}
+
+fn state(state: State) -> wire::State {
+    match state {
+        State::Active => wire::State::Active,
+        State::Cancelling => wire::State::Cancelling,
+        State::Cancelled => wire::State::Cancelled,
+        State::Resolved => wire::State::Resolved,
+        State::Expired => wire::State::Expired,
+    }
+}
+
+fn progress(snapshot: &Snapshot) -> wire::Progress {
+    let ended: u64 = snapshot.totals.outcomes.iter().sum();
+    wire::Progress {
+        handed: snapshot.totals.handed,
+        open: snapshot.totals.handed.saturating_sub(ended),
+        outcomes: Some(outcomes(&snapshot.totals)),
+        unanswered_requests: snapshot.unanswered_requests,
+        retried_requests: snapshot.retried_requests,
+        nodes_walked: snapshot.nodes_walked,
+        nodes: snapshot.nodes,
+        first_accepted_after: snapshot.first_accepted_after.and_then(duration),
+        last_accepted_after: snapshot.last_accepted_after.and_then(duration),
+    }
+}
+
+fn outcomes(counts: &Counts) -> wire::Outcomes {
+    let mut outcomes = wire::Outcomes::default();
+    for (outcome, count) in Outcome::ALL.into_iter().zip(counts.outcomes) {
+        match outcome {
+            Outcome::Accepted => outcomes.accepted = count,
+            Outcome::Dead => outcomes.dead = count,
+            Outcome::Refused => outcomes.refused = count,
+            Outcome::Unknown => outcomes.unknown = count,
+            Outcome::Expired => outcomes.expired = count,
+        }
+    }
+    outcomes
+}
+
+fn duration(duration: Duration) -> Option<prost_types::Duration> {
+    duration.try_into().ok()
+}

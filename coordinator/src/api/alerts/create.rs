@@ -1,0 +1,285 @@
+//! The way in: decode → seen before? → admit → cover and bands → render → record → start → answer.
+//!
+//! Everything up to "record" changes nothing, so a refusal leaves nothing behind. From there on the work belongs to a
+//! task of its own: a caller who hangs up between the record and the start must not leave an alert that nobody carries
+//! out. An alert that was recorded and cannot start (no node is there) is taken back, and its `request_id` with it, so
+//! that the same request can be tried again. Tries of one request wait for each other ([`Requests`]): otherwise a second
+//! try could be answered from a record that the first is about to take back.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use clarion_proto::{
+    alert::AlertSpec,
+    audience::SegmentExpr,
+    error::{InvalidField, required},
+    ids::{AlertName, Epoch, WaveId},
+    wire::v1 as wire,
+};
+use parking_lot::Mutex;
+use tokio::sync::OwnedMutexGuard;
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{Alerts, Context, status};
+use crate::{
+    admission::{self, Refusal, render},
+    alert::{AlertRecord, Event, RequestId, State, is_final, keeper},
+    api::alerts::plan::{self, Cover},
+    dispatch::{AppPlan, CancelState, LaneKey, PlannedAlert},
+    store::{AppRecord, Created},
+};
+
+/// What CreateAlert answers.
+pub(super) enum Answer {
+    /// Recorded, now or by an earlier try.
+    Recorded(Arc<AlertRecord>),
+    /// It would be taken; nothing was recorded.
+    Valid(Box<wire::Alert>),
+}
+
+impl Alerts {
+    /// The whole way in.
+    pub(super) async fn create(&self, request: wire::CreateAlertRequest) -> Result<Answer, Status> {
+        let turn = self.api.admission.enter().map_err(status::refusal)?;
+        let request_id = request_id(&request.request_id).map_err(status::invalid)?;
+        let submitted = required(request.alert, "alert").map_err(status::invalid)?;
+        let submitted = Arc::new(without_outputs(submitted));
+        let spec = AlertSpec::from_wire(wire::Alert::clone(&submitted)).map_err(within_alert)?;
+        if request.validate_only {
+            let prepared = self.prepare(&spec).await?;
+            prepared.bodies(&spec, &longest_name(), &self.api.config.exercise_prefix)?;
+            return Ok(Answer::Valid(Box::new(wire::Alert::clone(&submitted))));
+        }
+        let one_try = self.requests.enter(request_id).await;
+        if let Some(existing) = self.api.store.alert_by_request(request_id).await.map_err(status::store)? {
+            return same(existing, &submitted);
+        }
+        let prepared = self.prepare(&spec).await?;
+        let id = Uuid::now_v7();
+        let name = alert_name(id);
+        let bodies = prepared.bodies(&spec, &name, &self.api.config.exercise_prefix)?;
+        let record = AlertRecord {
+            name,
+            request_id,
+            submitted: Arc::clone(&submitted),
+            apps: spec.audience.apps.clone(),
+            wave: wave(id),
+            epoch: Epoch(1),
+            created: self.api.clock.wall(),
+            expires: spec.active_until,
+            revision: 1,
+            state: State::Active,
+            ended: None,
+            cancel_reason: None,
+            settled: None,
+        };
+        let api = Arc::clone(&self.api);
+        let launch = self.api.drain.spawn(async move {
+            let answer = launch(api, record, spec, prepared, bodies).await;
+            // Held until here, whatever became of the caller.
+            drop((one_try, turn));
+            answer
+        });
+        match launch.await.map_err(|e| status::internal(&e))?? {
+            Created::New(alert) => Ok(Answer::Recorded(alert)),
+            Created::Existing(alert) => same(alert, &submitted),
+        }
+    }
+
+    /// Admits and plans; changes nothing.
+    pub(super) async fn prepare(&self, spec: &AlertSpec) -> Result<Prepared, Status> {
+        spec.check_time(self.api.clock.wall()).map_err(within_alert)?;
+        let mut apps = Vec::with_capacity(spec.audience.apps.len());
+        for name in &spec.audience.apps {
+            apps.push(self.api.store.app(name).await.map_err(status::store)?);
+        }
+        admission::admit(spec, &apps, &self.api.config).map_err(|refusal| match refusal {
+            Refusal::Invalid(field) => within_alert(field),
+            other => status::refusal(other),
+        })?;
+        let apps = apps.into_iter().flatten().collect();
+        let cover = plan::cover(&self.api, spec).await?;
+        Ok(Prepared { apps, cover, segments: admission::segments(spec) })
+    }
+}
+
+/// Admitted and planned, not recorded.
+pub(super) struct Prepared {
+    /// In the order of the audience.
+    pub(super) apps: Vec<Arc<AppRecord>>,
+    pub(super) cover: Cover,
+    pub(super) segments: SegmentExpr,
+}
+
+type Bodies = Vec<Vec<(String, bytes::Bytes)>>;
+
+impl Prepared {
+    /// For each app, its body per locale.
+    fn bodies(&self, spec: &AlertSpec, name: &AlertName, exercise_prefix: &str) -> Result<Bodies, Status> {
+        let bodies = self.apps.iter().map(|app| render::apns(spec, name, &app.app.name, exercise_prefix));
+        bodies.collect::<Result<_, _>>().map_err(within_alert)
+    }
+}
+
+/// Records and starts; takes back what cannot be started.
+async fn launch(
+    api: Arc<Context>,
+    record: AlertRecord,
+    spec: AlertSpec,
+    prepared: Prepared,
+    bodies: Bodies,
+) -> Result<Created<AlertRecord>, Status> {
+    let alert = match api.store.create_alert(record, api.config.alerts_active_max).await {
+        Ok(Created::New(alert)) => alert,
+        Ok(existing) => return Ok(existing),
+        Err(error) => return Err(status::store(error)),
+    };
+    let planned = planned(&api, &alert, &spec, prepared, bodies);
+    let bands = planned.bands.len();
+    if let Err(error) = api.dispatch.start(Arc::new(planned)).await {
+        api.store.discard_alert(&alert.name).await.map_err(status::store)?;
+        return Err(status::start(error));
+    }
+    tracing::info!(alert = %alert.name, mode = ?spec.mode, severity = ?spec.severity, bands, "alert started");
+    if let Some(newest) = api.dispatch.watch(&alert.name) {
+        api.drain.spawn(keeper::keep(Arc::clone(&api), alert.name.clone(), newest));
+    }
+    stopped_meanwhile(&api, &alert).await?;
+    Ok(Created::New(alert))
+}
+
+/// Somebody may have found the alert in the list and cancelled it before it ran: dispatch did not know it then.
+async fn stopped_meanwhile(api: &Context, alert: &AlertRecord) -> Result<(), Status> {
+    let now = api.store.alert(&alert.name).await.map_err(status::store)?;
+    if now.is_some_and(|now| now.state == State::Cancelling)
+        && let CancelState::At { state, .. } = api.dispatch.cancel(&alert.name).await
+        && is_final(state)
+    {
+        keeper::record(api, &alert.name, Event::End(state)).await.map_err(status::store)?;
+    }
+    Ok(())
+}
+
+fn planned(api: &Context, alert: &AlertRecord, spec: &AlertSpec, prepared: Prepared, bodies: Bodies) -> PlannedAlert {
+    let created = api.clock.now();
+    let active = Duration::from_millis(alert.expires.0.saturating_sub(api.clock.wall().0));
+    let apps = prepared.apps.iter().zip(bodies).map(|(app, messages)| AppPlan {
+        app: app.app.name.clone(),
+        lane: LaneKey { gateway: app.app.gateway.clone(), credential: app.app.credential.clone() },
+        topic: app.app.topic.clone(),
+        push_type: "alert".to_owned(),
+        priority: spec.severity.apns_priority().into(),
+        // Whole seconds, rounded down: a phone switched on later shows nothing. 0 would mean "one attempt".
+        expiration: (alert.expires.0 / 1_000).max(1),
+        collapse_id: spec.collapse_id(&alert.name),
+        messages,
+    });
+    PlannedAlert {
+        name: alert.name.clone(),
+        wave: alert.wave,
+        epoch: alert.epoch,
+        apps: apps.collect(),
+        bands: prepared.cover.bands,
+        segments: prepared.segments.to_wire(),
+        created,
+        expires: created + active,
+        max_rate_per_second: spec.max_rate_per_second,
+    }
+}
+
+/// Tries of the same request, one after another. Entries live as long as a try: at most as many as are in admission.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Requests(Arc<Mutex<BTreeMap<RequestId, Arc<tokio::sync::Mutex<()>>>>>);
+
+/// The only try of its request.
+struct OneTry {
+    requests: Requests,
+    request: RequestId,
+    guard: Option<OwnedMutexGuard<()>>,
+}
+
+impl Requests {
+    async fn enter(&self, request: RequestId) -> OneTry {
+        let gate = Arc::clone(self.0.lock().entry(request).or_default());
+        // Made before waiting, so that a caller who hangs up while waiting tidies up too.
+        let mut one = OneTry { requests: self.clone(), request, guard: None };
+        one.guard = Some(gate.lock_owned().await);
+        one
+    }
+}
+
+impl Drop for OneTry {
+    fn drop(&mut self) {
+        let mut gates = self.requests.0.lock();
+        self.guard = None;
+        // Nobody else can take a copy while the map is locked; the map's own is the last.
+        if gates.get(&self.request).is_some_and(|gate| Arc::strong_count(gate) == 1) {
+            gates.remove(&self.request);
+        }
+    }
+}
+
+fn same(existing: Arc<AlertRecord>, submitted: &wire::Alert) -> Result<Answer, Status> {
+    if *existing.submitted == *submitted {
+        return Ok(Answer::Recorded(existing));
+    }
+    let message = format!("request_id was used for another alert, {}", existing.name);
+    Err(status::already_exists(message))
+}
+
+/// What the caller said, and nothing that only an answer can say.
+fn without_outputs(alert: wire::Alert) -> wire::Alert {
+    wire::Alert { name: String::new(), state: 0, create_time: None, end_time: None, progress: None, ..alert }
+}
+
+fn request_id(text: &str) -> Result<RequestId, InvalidField> {
+    if text.is_empty() {
+        return Err(InvalidField::new("request_id", "is required"));
+    }
+    let id = Uuid::try_parse(text).map_err(|_| InvalidField::new("request_id", "must be a UUID"))?;
+    if id.is_nil() {
+        return Err(InvalidField::new("request_id", "must not be the nil UUID"));
+    }
+    Ok(RequestId(id))
+}
+
+/// 33 characters, ordered by time; also a valid `apns-collapse-id`.
+fn alert_name(id: Uuid) -> AlertName {
+    AlertName::from_id(&format!("a{}", id.simple())).expect("a letter and 32 hexadecimal digits")
+}
+
+/// As long as any: what fits with it fits.
+fn longest_name() -> AlertName {
+    alert_name(Uuid::nil())
+}
+
+/// The random half of the alert's UUID (62 bits): no coordination, and another one after every restart.
+fn wave(id: Uuid) -> WaveId {
+    WaveId(id.as_u64_pair().1)
+}
+
+fn within_alert(field: InvalidField) -> Status {
+    status::invalid(field.within("alert"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn tries_of_one_request_wait_and_leave_nothing() {
+        let requests = Requests::default();
+        let (a, b) = (RequestId(Uuid::from_u128(1)), RequestId(Uuid::from_u128(2)));
+        let first = requests.enter(a).await;
+        let other = requests.enter(b).await;
+        let mut second = Box::pin(requests.enter(a));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        drop(first);
+        let second = second.await;
+        assert_eq!(requests.0.lock().len(), 2);
+        let mut impatient = Box::pin(requests.enter(a));
+        assert!(futures_util::poll!(&mut impatient).is_pending());
+        drop((impatient, second, other));
+        assert!(requests.0.lock().is_empty());
+    }
+}

@@ -1,0 +1,50 @@
+//! Region to bands, away from the threads that serve: a cover of 500 km takes tens of milliseconds of a core.
+
+use clarion_proto::{
+    alert::AlertSpec,
+    error::InvalidField,
+    region::{LatLng, Region, Shape},
+};
+use tonic::Status;
+
+use super::{Context, status};
+use crate::{
+    cover::{self, CellBudget},
+    plan::{self, Band},
+};
+
+/// Where an alert goes, nearest first.
+pub(super) struct Cover {
+    /// Together the cover.
+    pub(super) bands: Vec<Band>,
+    /// Of the cover, compacted, before it was cut into bands.
+    pub(super) cells: u32,
+}
+
+/// Covers the region and cuts it into bands.
+pub(super) async fn cover(api: &Context, spec: &AlertSpec) -> Result<Cover, Status> {
+    let _core = api.admission.core().await;
+    let (region, last_seen, edges) = (spec.region.clone(), spec.last_seen, api.config.bands.clone());
+    let span = tracing::info_span!("cover");
+    let planned = tokio::task::spawn_blocking(move || {
+        span.in_scope(|| {
+            let cells =
+                cover::cover(&region, CellBudget::default()).map_err(|e| InvalidField::new("alert.region", e))?;
+            if cells.is_empty() {
+                return Err(InvalidField::new("alert.region", "its exclusions leave nothing of it"));
+            }
+            let last_seen = last_seen.or_else(|| center(&region)).unwrap_or_else(|| plan::middle(&cells));
+            let bands = plan::bands(&cells, last_seen, &edges);
+            Ok(Cover { bands, cells: u32::try_from(cells.len()).unwrap_or(u32::MAX) })
+        })
+    });
+    planned.await.map_err(|e| status::internal(&e))?.map_err(status::invalid)
+}
+
+/// The centre of a circle; other shapes have none of their own.
+fn center(region: &Region) -> Option<LatLng> {
+    match region.shape {
+        Shape::Circle { center, .. } => Some(center),
+        Shape::Polygon(_) | Shape::Cells(_) | Shape::Union(_) => None,
+    }
+}

@@ -1,0 +1,161 @@
+//! `FeedService`, written by hand instead of generated: its answers are bytes that were encoded when they were accepted.
+//!
+//! The generated server takes a `FeedResponse` and encodes it for each node anew. Here the three small fields that only
+//! the log knows are written in front of the batch's bytes (fields may come in any order), and the rest is one copy.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::BufMut;
+use clarion_proto::{
+    ids::LogId,
+    wire::shard_v1::{FeedRequest, FeedResponse, feed_service_server::SERVICE_NAME},
+};
+use futures_util::{FutureExt, future::BoxFuture, stream::BoxStream};
+use prost::Message;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Request, Response, Status,
+    body::Body,
+    codec::{Codec, EncodeBuf, Encoder},
+    server::{Grpc, NamedService, ServerStreamingService},
+};
+use tonic_prost::{ProstCodec, ProstDecoder};
+
+use super::{Context as Api, status};
+use crate::{
+    feed::{FeedError, Follower},
+    store::Batch,
+};
+
+/// Serves the logs to shard nodes.
+#[derive(Debug, Clone)]
+pub(super) struct FeedServer {
+    api: Arc<Api>,
+}
+
+impl FeedServer {
+    /// Over the context's log.
+    #[must_use]
+    pub(super) fn new(api: Arc<Api>) -> Self {
+        Self { api }
+    }
+}
+
+impl NamedService for FeedServer {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+impl tower::Service<http::Request<Body>> for FeedServer {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let api = Arc::clone(&self.api);
+        async move {
+            if request.uri().path() != "/clarion.shard.v1.FeedService/Feed" {
+                let unknown = Status::unimplemented("FeedService has the one method Feed");
+                return Ok(unknown.into_http());
+            }
+            let mut grpc = Grpc::new(FeedCodec).apply_max_message_size_config(Some(super::REQUEST_BYTES_MAX), None);
+            Ok(grpc.server_streaming(Feed { api }, request).await)
+        }
+        .boxed()
+    }
+}
+
+struct Feed {
+    api: Arc<Api>,
+}
+
+impl ServerStreamingService<FeedRequest> for Feed {
+    type Response = (LogId, Batch);
+    type ResponseStream = BoxStream<'static, Result<Self::Response, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<FeedRequest>) -> Self::Future {
+        let api = Arc::clone(&self.api);
+        async move {
+            let request = request.into_inner();
+            let (log, partitions) = (Arc::clone(&api.log), api.config.partitions);
+            let follower = Follower::open(log, partitions, &request).await.map_err(refused)?;
+            tracing::info!(node = %request.node, partitions = request.partitions.len(), "a node follows its logs");
+            Ok(Response::new(pulled(follower, api.drain.token())))
+        }
+        .boxed()
+    }
+}
+
+/// The stream is the follower, polled: no task, no queue.
+fn pulled(follower: Follower, stop: CancellationToken) -> BoxStream<'static, Result<(LogId, Batch), Status>> {
+    Box::pin(futures_util::stream::unfold(Some(follower), move |follower| {
+        let stop = stop.clone();
+        async move {
+            let mut follower = follower?;
+            let next = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Some((Err(status::draining()), None)),
+                next = follower.next() => next,
+            };
+            match next {
+                Ok(item) => Some((Ok(item), Some(follower))),
+                Err(error) => Some((Err(status::store(error)), None)),
+            }
+        }
+    }))
+}
+
+fn refused(error: FeedError) -> Status {
+    match error {
+        FeedError::Invalid(field) => status::invalid(field),
+        FeedError::Ahead { .. } => Status::out_of_range(error.to_string()),
+        FeedError::Store(error) => status::store(error),
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct FeedCodec;
+
+impl Codec for FeedCodec {
+    type Encode = (LogId, Batch);
+    type Decode = FeedRequest;
+    type Encoder = FeedEncoder;
+    type Decoder = ProstDecoder<FeedRequest>;
+
+    fn encoder(&mut self) -> FeedEncoder {
+        FeedEncoder
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstCodec::<FeedResponse, FeedRequest>::default().decoder()
+    }
+}
+
+#[derive(Debug)]
+struct FeedEncoder;
+
+impl Encoder for FeedEncoder {
+    type Item = (LogId, Batch);
+    type Error = Status;
+
+    fn encode(&mut self, (log, batch): Self::Item, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        let front = FeedResponse {
+            log: log.0.into(),
+            position: batch.position.0,
+            append_time_ms: batch.appended.0,
+            records: Vec::new(),
+        };
+        buffer.reserve(front.encoded_len() + batch.records.len());
+        front.encode_raw(buffer);
+        buffer.put_slice(&batch.records);
+        Ok(())
+    }
+}

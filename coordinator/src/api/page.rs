@@ -1,0 +1,122 @@
+//! Page tokens: where the next page begins, opaque to callers and checked when they come back.
+//!
+//! A token holds what the list is ordered by, after its kind and version and before a checksum. It is no secret and no
+//! capability; the checksum tells a token from a typing mistake, the kind one list's token from another's.
+
+use clarion_proto::{
+    error::InvalidField,
+    ids::{AlertName, AppName, UnixMillis},
+};
+use data_encoding::BASE64URL_NOPAD;
+
+use crate::store::AlertCursor;
+
+/// Items of a page unless said otherwise.
+const SIZE_DEFAULT: usize = 50;
+/// Items of a page at most.
+const SIZE_MAX: i32 = 1_000;
+
+/// Kind and version.
+const ALERTS: u8 = 0x11;
+const APPS: u8 = 0x21;
+
+/// Checks `page_size`.
+pub(super) fn size(asked: i32) -> Result<usize, InvalidField> {
+    match asked {
+        0 => Ok(SIZE_DEFAULT),
+        1..=SIZE_MAX => Ok(usize::try_from(asked).expect("positive")),
+        _ => Err(InvalidField::new("page_size", format_args!("must be 0 to {SIZE_MAX}, is {asked}"))),
+    }
+}
+
+/// The token of the page after this alert.
+pub(super) fn after_alert(cursor: &AlertCursor) -> String {
+    let mut payload = cursor.created.0.to_be_bytes().to_vec();
+    payload.extend_from_slice(cursor.name.id().as_bytes());
+    seal(ALERTS, &payload)
+}
+
+/// The alert after which a page begins; `None` for the first page.
+pub(super) fn alert(token: &str) -> Result<Option<AlertCursor>, InvalidField> {
+    let Some(payload) = open(ALERTS, token)? else { return Ok(None) };
+    let cursor = payload.split_first_chunk().and_then(|(created, name)| {
+        let name = AlertName::from_id(std::str::from_utf8(name).ok()?).ok()?;
+        Some(AlertCursor { created: UnixMillis(u64::from_be_bytes(*created)), name })
+    });
+    cursor.map(Some).ok_or_else(wrong)
+}
+
+/// The token of the page after this app.
+pub(super) fn after_app(name: &AppName) -> String {
+    seal(APPS, name.id().as_bytes())
+}
+
+/// The app after which a page begins; `None` for the first page.
+pub(super) fn app(token: &str) -> Result<Option<AppName>, InvalidField> {
+    let Some(payload) = open(APPS, token)? else { return Ok(None) };
+    let name = std::str::from_utf8(&payload).ok().and_then(|id| AppName::from_id(id).ok());
+    name.map(Some).ok_or_else(wrong)
+}
+
+fn seal(kind: u8, payload: &[u8]) -> String {
+    let mut bytes = vec![kind];
+    bytes.extend_from_slice(payload);
+    bytes.extend_from_slice(&checksum(&bytes));
+    BASE64URL_NOPAD.encode(&bytes)
+}
+
+fn open(kind: u8, token: &str) -> Result<Option<Vec<u8>>, InvalidField> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let bytes = BASE64URL_NOPAD.decode(token.as_bytes()).map_err(|_| wrong())?;
+    let (body, sum) = bytes.split_last_chunk::<4>().ok_or_else(wrong)?;
+    match body.split_first() {
+        Some((first, payload)) if *first == kind && *sum == checksum(body) => Ok(Some(payload.to_vec())),
+        _ => Err(wrong()),
+    }
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 4] {
+    *xxhash_rust::xxh3::xxh3_64(bytes).to_be_bytes().first_chunk().expect("8 bytes")
+}
+
+fn wrong() -> InvalidField {
+    InvalidField::new("page_token", "is not one that this list gave")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn tokens_come_back(created in any::<u64>(), id in "[a-z][a-z0-9-]{0,62}") {
+            let cursor = AlertCursor { created: UnixMillis(created), name: AlertName::from_id(&id).expect("valid") };
+            prop_assert_eq!(alert(&after_alert(&cursor)), Ok(Some(cursor)));
+            let name = AppName::from_id(&id).expect("valid");
+            prop_assert_eq!(app(&after_app(&name)), Ok(Some(name)));
+        }
+
+        #[test]
+        fn nothing_else_is_a_token(text in "[A-Za-z0-9_-]{1,40}", at in 0_usize..12, id in "[a-z]{1,9}") {
+            prop_assert!(alert(&text).is_err() && app(&text).is_err());
+            let name = AppName::from_id(&id).expect("valid");
+            prop_assert!(alert(&after_app(&name)).is_err(), "of another list");
+            let mut changed = after_app(&name).into_bytes();
+            let at = at % changed.len();
+            changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(changed).expect("ASCII");
+            prop_assert!(app(&changed).is_err());
+        }
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        assert_eq!((size(0), size(1), size(1_000)), (Ok(50), Ok(1), Ok(1_000)));
+        assert!(size(1_001).is_err() && size(-1).is_err());
+        assert_eq!(alert(""), Ok(None));
+    }
+}

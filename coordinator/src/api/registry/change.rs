@@ -1,0 +1,151 @@
+//! One change, checked: from what a caller says to what a log keeps. Pure.
+//!
+//! A coordinate ends here: it becomes its cell and is not kept. Problems name the field and the numbers, never a token, a
+//! place or a device.
+
+use bytes::Bytes;
+use clarion_proto::{
+    alert::instant,
+    audience::Segment,
+    device::{Cell, Change, Record, Registration, SEGMENTS_MAX, Token},
+    error::{InvalidField, required},
+    ids::{AppName, DeviceId, UnixMillis},
+    message::Locale,
+    region::LatLng,
+    wire::v1::{self as wire, device_change, place},
+};
+use data_encoding::HEXLOWER_PERMISSIVE;
+use h3o::Resolution;
+
+use crate::config::DeviceKey;
+
+/// Oldest observation taken: a tombstone is kept as long, so an older one could bring a removed device back.
+const OLDER_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
+/// A phone's clock may be ahead.
+const AHEAD_MS_MAX: u64 = 60 * 1_000;
+/// Longest name of a device that is no UUID, and of a person, bytes.
+const NAME_BYTES_MAX: usize = 128;
+/// Longest APNs token, hexadecimal digits.
+const TOKEN_DIGITS_MAX: usize = 200;
+
+/// The app that a change registers for, and its field; `None` if it registers nothing.
+pub(super) fn app(change: &wire::DeviceChange) -> Option<(&str, &'static str)> {
+    match change.change.as_ref()? {
+        device_change::Change::Registration(r) => Some((&r.app, "registration.app")),
+        device_change::Change::Arrival(a) => Some((&a.registration.as_ref()?.app, "arrival.registration.app")),
+        device_change::Change::Place(_) | device_change::Change::Removal(_) | device_change::Change::Mute(_) => None,
+    }
+}
+
+/// Checks a change. `app` is what [`app`] named, known to exist.
+pub(super) fn record(
+    change: wire::DeviceChange,
+    app: Option<AppName>,
+    now: UnixMillis,
+    key: &DeviceKey,
+) -> Result<Record, InvalidField> {
+    let device = device(&change.device, key)?;
+    let observed = observed(required(change.observe_time, "observe_time")?, now)?;
+    let app = || required(app, "registration.app");
+    let change = match required(change.change, "change")? {
+        device_change::Change::Registration(r) => {
+            Change::Registration(registration(r, app()?).map_err(|e| e.within("registration"))?)
+        }
+        device_change::Change::Place(p) => Change::Place(cell(p).map_err(|e| e.within("place"))?),
+        device_change::Change::Arrival(a) => {
+            let r = required(a.registration, "arrival.registration")?;
+            let r = registration(r, app()?).map_err(|e| e.within("arrival.registration"))?;
+            let p = required(a.place, "arrival.place")?;
+            Change::Arrival(r, cell(p).map_err(|e| e.within("arrival.place"))?)
+        }
+        device_change::Change::Removal(_) => Change::Removal,
+        device_change::Change::Mute(m) => Change::Mute(m.muted),
+    };
+    Ok(Record { device, observed, change })
+}
+
+fn device(device: &str, key: &DeviceKey) -> Result<DeviceId, InvalidField> {
+    match device.len() {
+        0 => Err(InvalidField::new("device", "is required")),
+        n if n > NAME_BYTES_MAX => {
+            Err(InvalidField::new("device", format_args!("at most {NAME_BYTES_MAX} bytes, has {n}")))
+        }
+        // The lengths of the two plain forms; braces and `urn:uuid:` are strings like any other.
+        32 | 36 => Ok(uuid::Uuid::try_parse(device).map_or_else(|_| key.id(device), |id| DeviceId(id.into_bytes()))),
+        _ => Ok(key.id(device)),
+    }
+}
+
+fn observed(time: prost_types::Timestamp, now: UnixMillis) -> Result<UnixMillis, InvalidField> {
+    let at = instant(time, "observe_time")?;
+    let (older, ahead) = (now.0.saturating_sub(at.0), at.0.saturating_sub(now.0));
+    if older > OLDER_MS_MAX {
+        return Err(InvalidField::new("observe_time", format_args!("at most 24 h old, is {} s old", older / 1_000)));
+    }
+    if ahead > AHEAD_MS_MAX {
+        return Err(InvalidField::new(
+            "observe_time",
+            format_args!("at most 60 s ahead, is {} s ahead", ahead / 1_000),
+        ));
+    }
+    Ok(at)
+}
+
+fn registration(registration: wire::Registration, app: AppName) -> Result<Registration, InvalidField> {
+    let locale = match registration.locale.as_str() {
+        "" => String::new(),
+        tag => Locale::new(tag).map_err(|e| e.within("locale"))?.into_string(),
+    };
+    if registration.person.len() > NAME_BYTES_MAX {
+        let problem = format!("at most {NAME_BYTES_MAX} bytes, has {}", registration.person.len());
+        return Err(InvalidField::new("person", problem));
+    }
+    Ok(Registration {
+        app,
+        token: token(&registration.token)?,
+        locale,
+        segments: segments(registration.segments)?,
+        person: registration.person,
+    })
+}
+
+fn token(hex: &str) -> Result<Token, InvalidField> {
+    if hex.is_empty() {
+        return Err(InvalidField::new("token", "is required"));
+    }
+    if hex.len() > TOKEN_DIGITS_MAX {
+        return Err(InvalidField::new("token", format_args!("at most {TOKEN_DIGITS_MAX} digits, has {}", hex.len())));
+    }
+    // The decoder's own words would show a digit of the token.
+    let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).map_err(|_| {
+        InvalidField::new("token", format_args!("must be pairs of hexadecimal digits, has {}", hex.len()))
+    })?;
+    Token::new(Bytes::from(bytes))
+}
+
+fn segments(mut names: Vec<String>) -> Result<Vec<String>, InvalidField> {
+    if names.len() > SEGMENTS_MAX {
+        return Err(InvalidField::new("segments", format_args!("at most {SEGMENTS_MAX}, has {}", names.len())));
+    }
+    for (i, name) in names.iter().enumerate() {
+        Segment::check(name).map_err(|e| e.within(&format!("segments[{i}]")))?;
+    }
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}
+
+fn cell(place: wire::Place) -> Result<Cell, InvalidField> {
+    match required(place.place, "place")? {
+        place::Place::Point(point) => {
+            let point = LatLng::from_wire(point).map_err(|e| e.within("point"))?;
+            let point = h3o::LatLng::new(point.lat_deg(), point.lng_deg());
+            let point = point.map_err(|_| InvalidField::new("point", "is not on the globe"))?;
+            Ok(Cell::from(point.to_cell(Resolution::Nine)))
+        }
+        place::Place::Cell(index) => Cell::new(index),
+    }
+}
+
+#[cfg(test)]
+mod tests;

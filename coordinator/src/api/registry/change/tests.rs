@@ -1,0 +1,136 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: UnixMillis = UnixMillis(1_763_769_600_000);
+
+fn demo() -> AppName {
+    AppName::from_id("demo").expect("valid")
+}
+
+fn registration() -> wire::Registration {
+    wire::Registration {
+        app: "apps/demo".into(),
+        token: "00FFab".into(),
+        locale: "zh-Hans-CN".into(),
+        segments: vec!["b".into(), "a".into(), "b".into()],
+        person: String::new(),
+    }
+}
+
+fn at(ms: u64) -> Option<prost_types::Timestamp> {
+    Some(clarion_proto::alert::timestamp(UnixMillis(ms)))
+}
+
+fn change(change: device_change::Change) -> wire::DeviceChange {
+    wire::DeviceChange { device: "phone-1".into(), observe_time: at(NOW.0), change: Some(change) }
+}
+
+fn checked(change: wire::DeviceChange) -> Result<Record, InvalidField> {
+    record(change, Some(demo()), NOW, &DeviceKey::random())
+}
+
+fn refused(change: wire::DeviceChange) -> String {
+    checked(change).expect_err("must be refused").field
+}
+
+fn registered(edit: impl FnOnce(&mut wire::Registration)) -> wire::DeviceChange {
+    let mut registration = registration();
+    edit(&mut registration);
+    change(device_change::Change::Registration(registration))
+}
+
+fn placed(place: place::Place) -> wire::DeviceChange {
+    change(device_change::Change::Place(wire::Place { place: Some(place) }))
+}
+
+#[test]
+fn a_registration_becomes_its_record() {
+    let record = checked(registered(|_| ())).expect("valid");
+    let Change::Registration(registration) = record.change else { panic!("{record:?}") };
+    assert_eq!(registration.token.as_bytes(), [0x00, 0xff, 0xab]);
+    assert_eq!((registration.locale.as_str(), registration.segments), ("zh-hans-cn", vec!["a".to_owned(), "b".into()]));
+    assert_eq!(record.observed, NOW);
+}
+
+#[test]
+fn uuids_are_taken_as_they_are_and_other_strings_are_hashed() {
+    let id = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+    let key = DeviceKey::random();
+    let plain = device(id, &key).expect("valid");
+    assert_eq!(plain.0, *uuid::Uuid::parse_str(id).expect("valid").as_bytes());
+    assert_eq!(device(&id.replace('-', ""), &key), Ok(plain));
+    assert_eq!(device(&id.to_uppercase(), &key), Ok(plain));
+    assert_eq!(device(&"x".repeat(36), &key), Ok(key.id(&"x".repeat(36))));
+    assert_ne!(device(&format!("{{{id}}}"), &key), Ok(plain));
+    assert!(device("", &key).is_err() && device(&"x".repeat(129), &key).is_err());
+}
+
+#[test]
+fn observations_have_a_window() {
+    let observed = |ms| {
+        let mut change = registered(|_| ());
+        change.observe_time = at(ms);
+        checked(change).map(|r| r.observed.0)
+    };
+    let (oldest, newest) = (NOW.0 - OLDER_MS_MAX, NOW.0 + AHEAD_MS_MAX);
+    assert_eq!((observed(oldest), observed(newest)), (Ok(oldest), Ok(newest)));
+    assert_eq!(observed(oldest - 1).expect_err("old").problem, "at most 24 h old, is 86400 s old");
+    assert_eq!(observed(newest + 1_000).expect_err("ahead").problem, "at most 60 s ahead, is 61 s ahead");
+}
+
+#[test]
+fn a_point_becomes_its_cell_and_a_cell_must_be_of_resolution_nine() {
+    let point = wire::LatLng { latitude: 22.54, longitude: 114.06 };
+    let expected = h3o::LatLng::new(22.54, 114.06).expect("valid").to_cell(Resolution::Nine);
+    let record = checked(placed(place::Place::Point(point))).expect("valid");
+    assert_eq!(record.change, Change::Place(Cell::from(expected)));
+    assert_eq!(checked(placed(place::Place::Cell(expected.into()))).expect("valid").change, record.change);
+    let coarse = expected.parent(Resolution::Eight).expect("coarser");
+    assert_eq!(refused(placed(place::Place::Cell(coarse.into()))), "place.cell");
+    assert_eq!(refused(placed(place::Place::Cell(7))), "place.cell");
+    let off = wire::LatLng { latitude: 90.1, longitude: 0.0 };
+    assert_eq!(refused(placed(place::Place::Point(off))), "place.point.latitude");
+}
+
+#[test]
+fn the_field_at_fault_is_named_and_no_token_is_shown() {
+    assert_eq!(refused(registered(|r| r.token.clear())), "registration.token");
+    assert_eq!(refused(registered(|r| r.token = "a".repeat(202))), "registration.token");
+    let odd = checked(registered(|r| r.token = "abcdefg1".into())).expect_err("no digit");
+    assert_eq!(odd.problem, "must be pairs of hexadecimal digits, has 8");
+    assert_eq!(refused(registered(|r| r.token = "abc".into())), "registration.token");
+    assert_eq!(refused(registered(|r| r.locale = "zh_CN".into())), "registration.locale");
+    assert_eq!(refused(registered(|r| r.segments[1] = "A".into())), "registration.segments[1]");
+    assert_eq!(refused(registered(|r| r.segments = vec!["a".into(); 17])), "registration.segments");
+    assert_eq!(refused(registered(|r| r.person = "x".repeat(129))), "registration.person");
+    assert_eq!(refused(wire::DeviceChange { change: None, ..registered(|_| ()) }), "change");
+    assert_eq!(refused(wire::DeviceChange { observe_time: None, ..registered(|_| ()) }), "observe_time");
+    let arrival = |registration, place| change(device_change::Change::Arrival(wire::Arrival { registration, place }));
+    assert_eq!(refused(arrival(None, None)), "arrival.registration");
+    assert_eq!(refused(arrival(Some(registration()), None)), "arrival.place");
+    assert_eq!(refused(arrival(Some(registration()), Some(wire::Place { place: None }))), "arrival.place.place");
+}
+
+proptest! {
+    #[test]
+    fn no_change_panics(
+        device in "\\PC{0,140}", seconds in any::<i64>(), nanos in any::<i32>(), token in "[0-9a-fA-Fg]{0,210}",
+        locale in "\\PC{0,40}", segments in proptest::collection::vec("[a-zA-Z_]{0,70}", 0..20), index in any::<u64>(),
+        latitude in any::<f64>(), longitude in any::<f64>(), which in 0..5,
+    ) {
+        use device_change::Change as Wire;
+        let registration = wire::Registration { token, locale, segments, ..registration() };
+        let place = wire::Place { place: Some(place::Place::Point(wire::LatLng { latitude, longitude })) };
+        let change = match which {
+            0 => Wire::Registration(registration),
+            1 => Wire::Place(place),
+            2 => Wire::Place(wire::Place { place: Some(place::Place::Cell(index)) }),
+            3 => Wire::Arrival(wire::Arrival { registration: Some(registration), place: Some(place) }),
+            _ => Wire::Removal(wire::Removal {}),
+        };
+        for observe_time in [Some(prost_types::Timestamp { seconds, nanos }), at(NOW.0)] {
+            let _ = checked(wire::DeviceChange { device: device.clone(), observe_time, change: Some(change.clone()) });
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Errors to `Status`, in one place: the code says what kind, the details say which field, whose limit, when to try again.
+//!
+//! `google.rpc.BadRequest` names fields, `google.rpc.ErrorInfo` carries a reason that programs may match on (domain
+//! `clarion`), `google.rpc.RetryInfo` says that trying again helps and when.
+
+use std::{collections::HashMap, time::Duration};
+
+use clarion_proto::error::InvalidField;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::{
+    admission::Refusal,
+    dispatch::{CountError, StartError},
+    store::StoreError,
+};
+
+/// Domain of all reasons.
+const DOMAIN: &str = "clarion";
+
+/// A field that cannot be taken.
+pub(super) fn invalid(field: InvalidField) -> Status {
+    let message = field.to_string();
+    let details = ErrorDetails::with_bad_request_violation(field.field, field.problem);
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+/// There is none of that name.
+pub(super) fn not_found(name: &str) -> Status {
+    let mut details = ErrorDetails::new();
+    details.set_resource_info("", name, "", "there is none of that name");
+    Status::with_error_details(Code::NotFound, format!("there is no {name}"), details)
+}
+
+/// The name or request id is taken by something else.
+pub(super) fn already_exists(message: String) -> Status {
+    Status::already_exists(message)
+}
+
+/// The state of things does not allow it; a reason for programs.
+pub(super) fn precondition(reason: &str, message: String) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::from([]));
+    Status::with_error_details(Code::FailedPrecondition, message, details)
+}
+
+/// Too much at once; trying again helps.
+pub(super) fn exhausted(reason: &str, message: String, retry: Duration) -> Status {
+    again(Code::ResourceExhausted, reason, message, retry)
+}
+
+/// The process stops in order; another one, or the next, will answer.
+pub(super) fn draining() -> Status {
+    again(Code::Unavailable, "DRAINING", "the coordinator is stopping".to_owned(), Duration::from_secs(1))
+}
+
+/// A defect: logged here, told without its words.
+pub(super) fn internal(error: &dyn std::fmt::Display) -> Status {
+    tracing::error!(%error, "a defect of the coordinator");
+    Status::internal("a defect of the coordinator; its log says more")
+}
+
+/// What the store refuses.
+pub(super) fn store(error: StoreError) -> Status {
+    let message = error.to_string();
+    match error {
+        StoreError::Conflict(_) => Status::aborted(message),
+        StoreError::Missing(name) => not_found(&name),
+        StoreError::InUse { .. } => precondition("APP_IN_USE", message),
+        StoreError::TooManyActive { .. } => exhausted("ALERTS_ACTIVE", message, Duration::from_secs(5)),
+        StoreError::Full { .. } => quota("STORE_FULL", message),
+        StoreError::TooManyApps { .. } => quota("APPS_MAX", message),
+        StoreError::Away(_) => again(Code::Unavailable, "STORE_AWAY", message, Duration::from_secs(1)),
+    }
+}
+
+/// What admission refuses.
+pub(super) fn refusal(refusal: Refusal) -> Status {
+    let message = refusal.to_string();
+    match refusal {
+        Refusal::Invalid(field) => invalid(field),
+        Refusal::UnknownApp { .. } => precondition("APP_UNKNOWN", message),
+        Refusal::LaneNotConfigured { .. } => precondition("LANE_NOT_CONFIGURED", message),
+        Refusal::TestOnLiveLane { .. } => precondition("TEST_ON_LIVE_LANE", message),
+        Refusal::LiveWithoutIdentity => precondition("IDENTITY_NOT_CONFIGURED", message),
+        Refusal::Busy { .. } => exhausted("ADMISSIONS_BUSY", message, Duration::from_secs(1)),
+    }
+}
+
+/// What dispatch refuses.
+pub(super) fn start(error: StartError) -> Status {
+    let message = error.to_string();
+    match error {
+        StartError::NoNodes { .. } => again(Code::Unavailable, "NO_NODES", message, Duration::from_secs(1)),
+        StartError::Lane { .. } => precondition("LANE_NOT_CONFIGURED", message),
+        StartError::Twice(_) => internal(&message),
+        StartError::Log(error) => store(error),
+    }
+}
+
+/// What cannot be counted.
+pub(super) fn count(error: CountError) -> Status {
+    let message = error.to_string();
+    match error {
+        CountError::NoNodes { .. } => again(Code::Unavailable, "NO_NODES", message, Duration::from_secs(1)),
+        CountError::Absent { .. } => again(Code::Unavailable, "NODES_ABSENT", message, Duration::from_secs(1)),
+        CountError::Deadline { .. } => again(Code::DeadlineExceeded, "COUNT_DEADLINE", message, Duration::from_secs(1)),
+        CountError::Busy { .. } => exhausted("COUNTS_BUSY", message, Duration::from_secs(1)),
+    }
+}
+
+fn again(code: Code, reason: &str, message: String, retry: Duration) -> Status {
+    let mut details = ErrorDetails::with_retry_info(Some(retry));
+    details.set_error_info(reason, DOMAIN, HashMap::from([]));
+    Status::with_error_details(code, message, details)
+}
+
+/// A limit that does not pass by itself: no RetryInfo.
+fn quota(reason: &str, message: String) -> Status {
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::from([]));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}

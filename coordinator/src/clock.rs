@@ -1,0 +1,45 @@
+//! The coordinator's two clocks, read in one place.
+//!
+//! Everything that decides takes [`Time`] (microseconds since start) as a parameter; drivers read it here. It follows
+//! tokio's clock, so a test that pauses tokio pauses all of the coordinator. Wall time is for what leaves the process:
+//! append times, `iat` of provider tokens.
+
+use std::time::SystemTime;
+
+use clarion_proto::{ids::UnixMillis, time::Time};
+
+/// One for the process, copied to whoever drives something.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    started: tokio::time::Instant,
+}
+
+impl Clock {
+    /// Starts at [`Time`] 0.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { started: tokio::time::Instant::now() }
+    }
+
+    /// Since the start; never goes back.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        Time(u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    /// When tokio's clock shows `time`.
+    #[must_use]
+    pub fn instant(&self, time: Time) -> tokio::time::Instant {
+        // 30 years away where the sum would overflow: as good as never.
+        const FAR: std::time::Duration = std::time::Duration::from_secs(86_400 * 365 * 30);
+        self.started.checked_add(time.since(Time(0))).unwrap_or_else(|| self.started + FAR)
+    }
+
+    /// Wall time, UTC.
+    #[must_use]
+    #[allow(clippy::disallowed_methods)] // the one place that reads it
+    pub fn wall(&self) -> UnixMillis {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}

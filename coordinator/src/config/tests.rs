@@ -1,0 +1,142 @@
+use std::fs;
+
+use clap::Parser;
+
+use super::*;
+
+/// A configuration with the lane `apns/team` of a kind.
+pub(crate) fn with_lane(kind: &str, args: Args) -> Config {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    fs::write(directory.path().join("team.p8"), key_pem()).expect("written");
+    let path = directory.path().join("clarion.toml");
+    fs::write(&path, lane(kind)).expect("written");
+    Config::load(Args { config: Some(path), ..args }).expect("valid")
+}
+
+fn lane(kind: &str) -> String {
+    format!(
+        r#"
+[[gateways]]
+name = "apns"
+platform = "apns"
+endpoint = "127.0.0.1:2197"
+server_name = "localhost"
+environment = "sandbox"
+lane_kind = "{kind}"
+
+[[credentials]]
+name = "team"
+kind = "apns"
+key_file = "team.p8"
+key_id = "KEY1234567"
+team_id = "TEAM123456"
+"#
+    )
+}
+
+/// A fresh key, as Apple would hand it out.
+fn key_pem() -> String {
+    let key = ring::signature::EcdsaKeyPair::generate_pkcs8(
+        &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING,
+        &ring::rand::SystemRandom::new(),
+    );
+    let base64 = data_encoding::BASE64.encode(key.expect("randomness").as_ref());
+    format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n")
+}
+
+fn load(text: &str) -> Result<Config, String> {
+    load_with(text, &[])
+}
+
+fn load_with(text: &str, flags: &[&str]) -> Result<Config, String> {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    fs::write(directory.path().join("team.p8"), key_pem()).expect("written");
+    let path = directory.path().join("clarion.toml");
+    fs::write(&path, text).expect("written");
+    let path = path.display().to_string();
+    let args = ["coordinator", "--config", &path].into_iter().chain(flags.iter().copied());
+    let config = Config::load(Args::try_parse_from(args).expect("flags"));
+    config.map_err(|e| e.to_string().replace(&path, "F").replace(&directory.path().display().to_string(), "D"))
+}
+
+#[test]
+fn nothing_given_is_loopback_and_sixty_four_partitions() {
+    let config = load("").expect("valid");
+    assert!(config.listen.ip().is_loopback() && config.health_listen.ip().is_loopback());
+    assert_eq!((config.partitions, config.logs, config.nodes.addresses.len()), (64, 64, 1));
+    assert!(config.device_key.is_random() && !config.allow_live_without_identity);
+}
+
+#[test]
+fn a_flag_beats_the_file() {
+    let text =
+        "partitions = 16\nnodes = [\"a:1\"]\nband_edges_meters = [500, 1000]\nallow_live_without_identity = true";
+    let config = load(text).expect("valid");
+    assert_eq!((config.partitions, config.logs), (16, 16));
+    assert!(config.allow_live_without_identity);
+    let flags = ["--partitions", "8", "--nodes", "b:2,c:3", "--allow-live-without-identity=false"];
+    let config = load_with(text, &flags).expect("valid");
+    assert_eq!((config.partitions, config.nodes.addresses), (8, vec!["b:2".to_owned(), "c:3".to_owned()]));
+    assert!(!config.allow_live_without_identity);
+}
+
+#[test]
+fn lanes_are_read_and_keys_are_never_shown() {
+    let config = load(&lane("test")).expect("valid");
+    let gateway = config.gateway("apns").expect("there");
+    assert_eq!((gateway.gateway.connections, gateway.gateway.live), (4, false));
+    assert_eq!(gateway.lane_kind, LaneKind::Test);
+    assert_eq!(config.credential("team").expect("there").key_id, "KEY1234567");
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("PRIVATE KEY"), "{shown}");
+}
+
+#[test]
+fn lanes_can_be_given_by_flag() {
+    let gateway = r#"[{name="g",platform="apns",endpoint="[::1]:443",server_name="x.test",environment="production",lane_kind="live"}]"#;
+    let config = load_with(&lane("test"), &["--gateways", gateway]).expect("valid");
+    assert!(config.gateway("apns").is_none() && config.gateway("g").expect("there").gateway.live);
+    let refused = load_with("", &["--gateways", "[{name=1}]"]).expect_err("must be refused");
+    assert!(refused.starts_with("environment and flags: gateways: "), "{refused}");
+}
+
+#[test]
+fn a_problem_is_one_line_with_file_key_and_words() {
+    let lane = lane("test");
+    let cases: &[(&str, &str)] = &[
+        ("partitions = 0", "F: partitions: must be 1 to 4096, is 0"),
+        ("partitions = 8\nlogs = 9", "F: logs: must be 1 to 8, is 9"),
+        ("nodes = []", "F: nodes: must name one node at least"),
+        ("nodes = [\"a:1\", \"b\"]", "F: nodes[1]: must be host:port, is \"b\""),
+        (
+            "device_key_file = \"none\"",
+            "F: device_key_file: cannot read D/none: No such file or directory (os error 2)",
+        ),
+        ("exercise_prefix = \" \"", "F: exercise_prefix: must say something"),
+        ("band_edges_meters = [2, 1]", "F: band_edges_meters: must ascend"),
+        ("partitions = \"many\"", "F: partitions: invalid type: string \"many\", expected u16 (line 1)"),
+        ("\npartition = 1", "F: partition: unknown field `partition`, expected one of"),
+        (
+            &lane.replace("sandbox", "moon"),
+            "F: gateways[0].environment: must be \"sandbox\" or \"production\", is \"moon\"",
+        ),
+        (&lane.replace("127.0.0.1:2197", "127.0.0.1"), "F: gateways[0].endpoint: must be host:port, is \"127.0.0.1\""),
+        (&lane.replace("team.p8", "none.p8"), "F: credentials[0].key_file: D/none.p8: cannot be read: No such file"),
+        (&lane.replace("team.p8", "clarion.toml"), "F: credentials[0].key_file: F: holds no `PRIVATE KEY` in PEM"),
+        (&lane.replace("KEY1234567", "KEY"), "F: credentials[0].key_id: must be 10 letters and digits, has 3"),
+        (&format!("{lane}{lane}"), "F: gateways[1].name: apns is the name of another gateway"),
+        (&lane.replace("lane_kind", "lane"), "F: gateways.lane: unknown field `lane`"),
+    ];
+    for (text, words) in cases {
+        let refused = load(text).expect_err(words);
+        assert!(refused.starts_with(words), "{refused}\n instead of\n{words}");
+        assert!(!refused.contains('\n'), "{refused}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let args = Args { config: Some("/nowhere/clarion.toml".into()), ..Args::default() };
+    let refused = Config::load(args).expect_err("no file").to_string();
+    assert_eq!(refused, "/nowhere/clarion.toml: cannot be read: No such file or directory (os error 2)");
+}

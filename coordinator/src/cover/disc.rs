@@ -1,0 +1,84 @@
+//! The circle around a cell: what a region is asked about instead of the cell itself.
+
+use std::cell::OnceCell;
+
+use h3o::{CellIndex, LatLng, Resolution};
+
+use super::{
+    MARGIN,
+    geodesic::{Point, short_distance_m},
+};
+
+/// Largest distance from a cell's centre to one of its corners, metres, for resolutions 0 to 9: the largest of all cells
+/// (0 to 4) or of some 220,000 spread over all base cells (5 to 9), on WGS-84, and 1 % more.
+pub(crate) const CIRCUMRADIUS_M_MAX: [f64; 10] =
+    [1_402_650.0, 537_400.0, 203_500.0, 76_950.0, 29_080.0, 10_993.0, 4_155.0, 1_571.0, 593.5, 224.4];
+/// Smallest such distance at resolution 9, measured the same way, and 5 % less.
+const LEAF_CIRCUMRADIUS_M_MIN: f64 = 134.0;
+
+/// A cell's circle. For a cell that can be descended it holds all its descendants' circles; for a cell of resolution 9 it
+/// is the exact one, found out only when its bounds do not decide.
+#[derive(Debug)]
+pub(crate) struct Disc {
+    pub(crate) cell: CellIndex,
+    pub(crate) center: Point,
+    exact_m: OnceCell<f64>,
+}
+
+impl Disc {
+    pub(crate) fn around(cell: CellIndex) -> Self {
+        Self { cell, center: center_of(cell), exact_m: OnceCell::new() }
+    }
+
+    pub(crate) fn is_leaf(&self) -> bool {
+        self.cell.resolution() == Resolution::Nine
+    }
+
+    /// Bounds of the radius, metres.
+    pub(crate) fn radius_bounds_m(&self) -> (f64, f64) {
+        if self.is_leaf() {
+            (LEAF_CIRCUMRADIUS_M_MIN, CIRCUMRADIUS_M_MAX[9])
+        } else {
+            let radius = self.radius_m();
+            (radius, radius)
+        }
+    }
+
+    /// The radius, metres.
+    pub(crate) fn radius_m(&self) -> f64 {
+        let resolution = usize::from(u8::from(self.cell.resolution()));
+        if !self.is_leaf() {
+            return MARGIN * CIRCUMRADIUS_M_MAX[resolution];
+        }
+        *self.exact_m.get_or_init(|| {
+            let corner = |p: &LatLng| short_distance_m(self.center, Point { lat_deg: p.lat(), lng_deg: p.lng() });
+            self.cell.boundary().iter().map(corner).fold(0.0, f64::max)
+        })
+    }
+}
+
+pub(crate) fn center_of(cell: CellIndex) -> Point {
+    let center = LatLng::from(cell);
+    Point { lat_deg: center.lat(), lng_deg: center.lng() }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cover::distance_m;
+
+    proptest! {
+        #[test]
+        fn a_coarse_circle_holds_the_circles_of_its_descendants(lat in -90.0..90.0f64, lng in -180.0..180.0f64, res in 0u8..9) {
+            let leaf = LatLng::new(lat, lng).unwrap().to_cell(Resolution::Nine);
+            let coarse = Disc::around(leaf.parent(Resolution::try_from(res).unwrap()).unwrap());
+            let leaf = Disc::around(leaf);
+            let apart = distance_m(coarse.center.lat_deg, coarse.center.lng_deg, leaf.center.lat_deg, leaf.center.lng_deg);
+            prop_assert!(apart + leaf.radius_m() <= coarse.radius_m());
+            let (low, high) = leaf.radius_bounds_m();
+            prop_assert!(low <= leaf.radius_m() && leaf.radius_m() <= high);
+        }
+    }
+}

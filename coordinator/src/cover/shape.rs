@@ -1,0 +1,103 @@
+//! Regions made ready for many questions: is a disc touched, is it contained?
+
+use clarion_proto::region::{Region, Shape};
+use h3o::{CellIndex, Resolution};
+
+use super::{circle::Circle, disc::Disc, geodesic::Point, polygon::Polygon};
+
+#[derive(Debug, Clone)]
+pub(super) struct Prepared {
+    shape: PreparedShape,
+    exclusions: Vec<Prepared>,
+}
+
+#[derive(Debug, Clone)]
+enum PreparedShape {
+    Circle(Circle),
+    Polygon(Polygon),
+    Cells(Cells),
+    Union(Vec<Prepared>),
+}
+
+impl Prepared {
+    pub(super) fn new(region: &Region) -> Self {
+        let shape = match &region.shape {
+            Shape::Circle { center, radius_m } => PreparedShape::Circle(Circle::new(
+                Point { lat_deg: center.lat_deg(), lng_deg: center.lng_deg() },
+                *radius_m,
+            )),
+            Shape::Polygon(polygon) => PreparedShape::Polygon(Polygon::new(polygon)),
+            Shape::Cells(cells) => PreparedShape::Cells(Cells::new(cells)),
+            Shape::Union(regions) => PreparedShape::Union(regions.iter().map(Self::new).collect()),
+        };
+        Self { shape, exclusions: region.exclusions.iter().map(Self::new).collect() }
+    }
+
+    /// Whether some of the disc is in. An exclusion takes away only a disc that lies in it whole.
+    pub(super) fn touches(&self, disc: &Disc) -> bool {
+        let shape = match &self.shape {
+            PreparedShape::Circle(circle) => circle.touches(disc),
+            PreparedShape::Polygon(polygon) => polygon.touches(disc),
+            PreparedShape::Cells(cells) => cells.touches(disc.cell),
+            PreparedShape::Union(regions) => regions.iter().any(|r| r.touches(disc)),
+        };
+        shape && !self.exclusions.iter().any(|e| e.contains(disc))
+    }
+
+    /// Whether all of the disc is in, and none of it in an exclusion.
+    pub(super) fn contains(&self, disc: &Disc) -> bool {
+        let shape = match &self.shape {
+            PreparedShape::Circle(circle) => circle.contains(disc),
+            PreparedShape::Polygon(polygon) => polygon.contains(disc),
+            PreparedShape::Cells(cells) => cells.contains(disc.cell),
+            PreparedShape::Union(regions) => regions.iter().any(|r| r.contains(disc)),
+        };
+        shape && !self.exclusions.iter().any(|e| e.touches(disc))
+    }
+}
+
+/// A set of cells as sorted, disjoint ranges of resolution-9 indexes: H3 numbers the descendants of a cell together.
+#[derive(Debug, Clone)]
+struct Cells(Vec<(u64, u64)>);
+
+impl Cells {
+    fn new(cells: &[CellIndex]) -> Self {
+        let mut ranges: Vec<_> = cells.iter().map(|&c| leaves(c)).collect();
+        ranges.sort_unstable();
+        let mut merged: Vec<(u64, u64)> = Vec::with_capacity(ranges.len());
+        for (first, last) in ranges {
+            match merged.last_mut() {
+                // A whole set of siblings is contained though no member is: `contains` asks range by range, so ranges
+                // that follow each other in H3's numbering are one. Overlaps come of a cell given with its ancestor.
+                Some(previous) if first <= previous.1 || follows(previous.1, first) => {
+                    previous.1 = previous.1.max(last);
+                }
+                _ => merged.push((first, last)),
+            }
+        }
+        Self(merged)
+    }
+
+    fn touches(&self, cell: CellIndex) -> bool {
+        let (first, last) = leaves(cell);
+        let i = self.0.partition_point(|r| r.1 < first);
+        self.0.get(i).is_some_and(|r| r.0 <= last)
+    }
+
+    fn contains(&self, cell: CellIndex) -> bool {
+        let (first, last) = leaves(cell);
+        let i = self.0.partition_point(|r| r.1 < first);
+        self.0.get(i).is_some_and(|r| r.0 <= first && last <= r.1)
+    }
+}
+
+/// First and last index of the resolution-9 cells within a cell.
+fn leaves(cell: CellIndex) -> (u64, u64) {
+    let end = |position| cell.child_at(position, Resolution::Nine).map_or(u64::from(cell), u64::from);
+    (end(0), end(cell.children_count(Resolution::Nine) - 1))
+}
+
+/// Whether no cell of resolution 9 lies between two.
+fn follows(previous: u64, next: u64) -> bool {
+    CellIndex::try_from(previous).ok().and_then(CellIndex::succ).is_some_and(|cell| u64::from(cell) == next)
+}

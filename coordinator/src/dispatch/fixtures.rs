@@ -1,0 +1,100 @@
+//! What unit tests of dispatch and of sessions begin with.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use clarion_proto::{
+    ids::{AlertName, AppName, BootId, Epoch, LaneId, Position, WaveId},
+    time::Time,
+};
+use secrecy::SecretString;
+
+use super::{
+    AppPlan, LaneKey, PlannedAlert,
+    standing::{Owned, Phase, Standing, StandingWave},
+};
+use crate::{
+    lane_owner::{Gateway, LaneSpec, ProviderToken, Quota},
+    owners::{NodeName, Ownership},
+    plan::Band,
+};
+
+pub(crate) const WAVE: WaveId = WaveId(7);
+pub(crate) const LANE: LaneId = LaneId(3);
+pub(crate) const BOOT_1: BootId = BootId([1; 16]);
+pub(crate) const BOOT_2: BootId = BootId([2; 16]);
+/// P in these tests.
+pub(crate) const PARTITIONS: u16 = 8;
+
+pub(crate) fn seconds(n: u64) -> Time {
+    Time(n * 1_000_000)
+}
+
+pub(crate) fn node(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+/// Two bands, 1,000 a second, from 1 s to 100 s.
+pub(crate) fn alert() -> PlannedAlert {
+    let cell = h3o::LatLng::new(22.54, 114.06).unwrap().to_cell(h3o::Resolution::Nine);
+    let band = |from_m, to_m| Band { from_m, to_m, cells: vec![cell] };
+    PlannedAlert {
+        name: AlertName::from_id("a").unwrap(),
+        wave: WAVE,
+        epoch: Epoch(1),
+        bands: vec![band(0.0, 1_000.0), band(1_000.0, 2_000.0)],
+        apps: vec![AppPlan {
+            app: AppName::from_id("demo").unwrap(),
+            lane: LaneKey { gateway: "g".to_owned(), credential: "c".to_owned() },
+            topic: "org.example".to_owned(),
+            push_type: "alert".to_owned(),
+            priority: 10,
+            expiration: 99,
+            collapse_id: "a".to_owned(),
+            messages: vec![("en".to_owned(), Bytes::from_static(b"{}"))],
+        }],
+        segments: Vec::new(),
+        created: seconds(1),
+        expires: seconds(100),
+        max_rate_per_second: 1_000,
+    }
+}
+
+pub(crate) fn gateway(quota: Option<Quota>) -> Gateway {
+    Gateway {
+        name: "g".to_owned(),
+        endpoint: "localhost:443".to_owned(),
+        server_name: "localhost".to_owned(),
+        ca_pem: String::new(),
+        live: false,
+        connections: 4,
+        streams_per_connection: 1_000,
+        request_deadline: Duration::from_secs(10),
+        connect_deadline: Duration::from_secs(5),
+        backoff_min: Duration::from_millis(100),
+        backoff_max: Duration::from_secs(30),
+        hpack_authorization_indexed: true,
+        quota,
+    }
+}
+
+pub(crate) fn token(authorization: &str) -> Arc<ProviderToken> {
+    Arc::new(ProviderToken { authorization: SecretString::from(authorization.to_owned()) })
+}
+
+/// Nodes `a` and `b` with four partitions each, one lane with its token.
+pub(crate) fn standing(quota: Option<Quota>) -> Standing {
+    let ownership = Ownership::assign(5, PARTITIONS, &[node("a"), node("b")]);
+    let owned = Some(Arc::new(Owned::new(ownership, PARTITIONS, PARTITIONS)));
+    let mut standing = Standing { owned, ..Standing::default() };
+    let key = LaneKey { gateway: "g".to_owned(), credential: "c".to_owned() };
+    standing.lanes.insert(LANE, Arc::new(LaneSpec { id: LANE, key, gateway: Arc::new(gateway(quota)) }));
+    standing.tokens.insert(LANE, token("bearer one"));
+    standing
+}
+
+/// The wave of [`alert`]; log `l` stands at 10 + `l`.
+pub(crate) fn wave(phase: Phase) -> Arc<StandingWave> {
+    let heads = (0..u64::from(PARTITIONS)).map(|log| Position(10 + log)).collect();
+    Arc::new(StandingWave { plan: Arc::new(alert()), lanes: vec![LANE], heads, phase })
+}

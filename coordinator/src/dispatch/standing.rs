@@ -1,0 +1,136 @@
+//! Everything that holds now, for all nodes.
+//!
+//! A queue of changes to each node would have to be bounded, and then somebody would have to decide what to lose. So
+//! there is none: what holds is one immutable value behind a `watch`; each session compares it with what it has sent
+//! and sends the difference. A new session has sent nothing, so it starts complete; a slow one skips what is outdated;
+//! memory does not grow with the speed of changes.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use clarion_proto::ids::{LaneId, LogId, PartitionId, Position, WaveId, log_of};
+use tokio::sync::watch;
+
+use super::{CountPlan, PlannedAlert};
+use crate::{
+    lane_owner::{LaneSpec, ProviderToken},
+    owners::{NodeName, Ownership},
+};
+
+/// What holds now. Cloning copies pointers only.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Standing {
+    /// `None` until enough nodes were there to share partitions out.
+    pub(crate) owned: Option<Arc<Owned>>,
+    pub(crate) lanes: BTreeMap<LaneId, Arc<LaneSpec>>,
+    pub(crate) tokens: BTreeMap<LaneId, Arc<ProviderToken>>,
+    /// A wave that is no longer here has ended: nodes that had it are told so.
+    pub(crate) waves: BTreeMap<WaveId, Arc<StandingWave>>,
+    /// Questions under way.
+    pub(crate) counts: BTreeMap<u64, Arc<CountPlan>>,
+}
+
+/// Partitions, shared out.
+#[derive(Debug)]
+pub(crate) struct Owned {
+    pub(crate) ownership: Ownership,
+    pub(crate) partition_count: u16,
+    pub(crate) log_count: u16,
+    /// Those with at least one partition, and how many.
+    nodes: BTreeMap<NodeName, u16>,
+}
+
+impl Owned {
+    pub(crate) fn new(ownership: Ownership, partition_count: u16, log_count: u16) -> Self {
+        let mut nodes = BTreeMap::new();
+        for partition in (0..partition_count).map(PartitionId) {
+            if let Some(node) = ownership.owner(partition) {
+                *nodes.entry(node.clone()).or_insert(0) += 1;
+            }
+        }
+        Self { ownership, partition_count, log_count, nodes }
+    }
+
+    /// Nodes with partitions, and how many each.
+    pub(crate) fn nodes(&self) -> &BTreeMap<NodeName, u16> {
+        &self.nodes
+    }
+
+    /// How many partitions a node has.
+    pub(crate) fn share(&self, node: &NodeName) -> u16 {
+        self.nodes.get(node).copied().unwrap_or(0)
+    }
+
+    /// The logs of a node's partitions.
+    pub(crate) fn logs_of(&self, node: &NodeName) -> impl Iterator<Item = LogId> + use<> {
+        let mut logs: Vec<_> =
+            self.ownership.partitions_of(node).into_iter().map(|p| log_of(p, self.log_count)).collect();
+        logs.sort_unstable();
+        logs.dedup();
+        logs.into_iter()
+    }
+}
+
+/// One wave under way.
+#[derive(Debug)]
+pub(crate) struct StandingWave {
+    pub(crate) plan: Arc<PlannedAlert>,
+    /// Of each app of the plan, in its order.
+    pub(crate) lanes: Vec<LaneId>,
+    /// The head of each log when the wave started: what was acknowledged before is seen by it.
+    pub(crate) heads: Vec<Position>,
+    pub(crate) phase: Phase,
+}
+
+/// What nodes are to do with a wave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Walk and send, with grants.
+    Running,
+    /// Write nothing more.
+    Cancelled,
+    /// Its time is over, which nodes know by themselves: no grants, and nobody is given it anew.
+    Expired,
+    /// Send the last report and forget it.
+    Ended,
+}
+
+/// The one place where what holds is changed.
+#[derive(Debug)]
+pub(crate) struct Board(watch::Sender<Arc<Standing>>);
+
+impl Board {
+    pub(crate) fn new() -> Self {
+        Self(watch::Sender::new(Arc::default()))
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Standing>> {
+        self.0.subscribe()
+    }
+
+    pub(crate) fn read(&self) -> Arc<Standing> {
+        self.0.borrow().clone()
+    }
+
+    /// Changes it for everybody. `change` runs under a lock: short, and no second look at the board inside.
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Standing) -> R) -> R {
+        let mut result = None;
+        self.0.send_modify(|standing| result = Some(change(Arc::make_mut(standing))));
+        result.expect("send_modify calls its argument")
+    }
+
+    /// Moves a wave to another phase, or ends it.
+    pub(crate) fn set_phase(&self, wave: WaveId, phase: Option<Phase>) {
+        self.change(|standing| match phase {
+            None => {
+                standing.waves.remove(&wave);
+            }
+            Some(phase) => {
+                if let Some(entry) = standing.waves.get_mut(&wave) {
+                    let StandingWave { plan, lanes, heads, .. } = &**entry;
+                    let next = StandingWave { plan: plan.clone(), lanes: lanes.clone(), heads: heads.clone(), phase };
+                    *entry = Arc::new(next);
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,154 @@
+//! The task of one alert: drives its [`Run`], tells sessions what holds, publishes snapshots.
+
+use std::{sync::Arc, time::Duration};
+
+use clarion_proto::{
+    ids::{AlertName, BootId, LaneId, WaveId},
+    time::Time,
+    wire::shard_v1 as wire,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{CancelState, Cluster, run::Run, standing::Phase};
+use crate::{lane_owner::feedback::DeadReport, owners::NodeName, progress::Snapshot, session::WaveNote};
+
+/// Reports arrive every 20 ms from each node; watchers are told every 100 ms at most. Half of that keeps what they see
+/// fresh and costs 20 snapshots a second.
+const PUBLISH: Duration = Duration::from_millis(50);
+/// How long a caller waits for the confirmation of its cancel.
+const CANCEL_WAIT: Duration = Duration::from_secs(2);
+/// Callers that wait for one cancel; more are answered at once with what is known.
+const WAITING_MAX: usize = 64;
+
+/// What comes to an alert's task.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A session speaks of a node's part.
+    Note {
+        /// Which node.
+        node: NodeName,
+        /// Which of its processes.
+        boot: BootId,
+        /// What.
+        note: WaveNote,
+    },
+    /// Somebody wants it stopped, and to know how that went.
+    Cancel(oneshot::Sender<CancelState>),
+}
+
+/// An alert's task and all it owns.
+pub(super) struct AlertTask {
+    pub(super) alert: AlertName,
+    pub(super) wave: WaveId,
+    pub(super) lanes: Vec<LaneId>,
+    pub(super) run: Run,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) inputs: mpsc::Receiver<Input>,
+    pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
+    pub(super) feedback: mpsc::Sender<DeadReport>,
+}
+
+impl AlertTask {
+    /// Runs until the alert is settled.
+    pub(super) async fn run(mut self) {
+        let clock = self.cluster.clock;
+        let mut waiting: Vec<(Time, oneshot::Sender<CancelState>)> = Vec::new();
+        let mut standing = self.run.standing();
+        let mut state = self.run.state();
+        let mut publish_at: Option<Time> = None;
+        while !self.run.is_settled() {
+            let give_up = waiting.iter().map(|(until, _)| *until).min();
+            let wake = [self.run.deadline(clock.now()), publish_at, give_up].into_iter().flatten().min();
+            tokio::select! {
+                input = self.inputs.recv() => match input {
+                    Some(Input::Note { node, boot, note }) => {
+                        if matches!(note, WaveNote::Report(_)) {
+                            publish_at.get_or_insert(clock.now() + PUBLISH);
+                        }
+                        self.note(&node, boot, note).await;
+                    }
+                    Some(Input::Cancel(answer)) => {
+                        tracing::info!(alert = %self.alert, "cancel");
+                        self.run.cancel(clock.now());
+                        let wait = if waiting.len() < WAITING_MAX { CANCEL_WAIT } else { Duration::ZERO };
+                        waiting.push((clock.now() + wait, answer));
+                    }
+                    None => return, // the dispatcher is gone
+                },
+                () = sleep_until(wake.map(|at| clock.instant(at))) => self.run.step(clock.now()),
+            }
+            let now = clock.now();
+            if standing != self.run.standing() {
+                standing = self.run.standing();
+                self.tell_nodes(standing);
+            }
+            if state != self.run.state() {
+                state = self.run.state();
+                tracing::info!(alert = %self.alert, ?state, "alert");
+                publish_at = Some(now);
+            }
+            if publish_at.is_some_and(|at| at <= now) && !self.run.is_settled() {
+                publish_at = None;
+                self.snapshots.send_replace(Arc::new(self.run.snapshot()));
+            }
+            self.answer(&mut waiting, now);
+        }
+        self.snapshots.send_replace(Arc::new(self.run.snapshot()));
+        self.cluster.ended(&self.alert, self.wave);
+        let now = clock.now();
+        self.answer(&mut waiting, now);
+    }
+
+    async fn note(&mut self, node: &NodeName, boot: BootId, mut note: WaveNote) {
+        let dead = match &mut note {
+            WaveNote::Report(report) => std::mem::take(&mut report.dead),
+            WaveNote::Stopped(stopped) => {
+                self.log_stop(node, stopped);
+                Vec::new()
+            }
+            _ => Vec::new(),
+        };
+        let added = self.run.note(node, boot, note, self.cluster.clock.now());
+        if added.answers > 0 || !dead.is_empty() {
+            // Waiting here holds this alert's reports back, and with them the node: pruning that cannot keep up slows
+            // an alert down rather than growing a queue. It only fails when the coordinator ends.
+            let report = DeadReport { lanes: self.lanes.clone(), answers: added.answers, dead };
+            let _ = self.feedback.send(report).await;
+        }
+    }
+
+    fn log_stop(&self, node: &NodeName, stopped: &wire::Stopped) {
+        tracing::info!(
+            alert = %self.alert,
+            %node,
+            last_write_ago_us = ?stopped.last_write_ago_us,
+            written_after_cancel = stopped.written_after_cancel,
+            "stopped"
+        );
+    }
+
+    fn tell_nodes(&self, phase: Option<Phase>) {
+        self.cluster.board.set_phase(self.wave, phase);
+    }
+
+    /// Answers callers whose cancel is confirmed by all that can be reached, or who have waited long enough.
+    fn answer(&self, waiting: &mut Vec<(Time, oneshot::Sender<CancelState>)>, now: Time) {
+        let (here, away) = self.run.unconfirmed(now);
+        let confirmed = here.is_empty() && (self.run.state() != crate::progress::State::Active);
+        for i in (0..waiting.len()).rev() {
+            if confirmed || waiting[i].0 <= now {
+                let (_, answer) = waiting.swap_remove(i);
+                let unconfirmed = here.iter().chain(&away).map(|name| name.to_string()).collect();
+                // A caller that has gone away needs no answer.
+                let _ = answer.send(CancelState::At { state: self.run.state(), unconfirmed });
+            }
+        }
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,122 @@
+use clarion_proto::{
+    device::{Change, Record},
+    ids::{DeviceId, UnixMillis, partition_of},
+};
+use futures_util::FutureExt;
+use prost::Message;
+
+use super::*;
+use crate::{
+    clock::Clock,
+    store::{RecordBatch, memory::MemoryStore},
+};
+
+const PARTITIONS: u16 = 8;
+
+fn store(logs: u16) -> Arc<MemoryStore> {
+    Arc::new(MemoryStore::new(logs, u64::MAX, Clock::start()))
+}
+
+fn record(n: u8) -> Record {
+    Record { device: DeviceId([n; 16]), observed: UnixMillis(u64::from(n)), change: Change::Removal }
+}
+
+fn request(partitions: &[u32], positions: &[(u32, u64)]) -> wire::FeedRequest {
+    let positions = positions.iter().map(|&(log, position)| wire::LogPosition { log, position }).collect();
+    wire::FeedRequest { node: "n".into(), partitions: partitions.to_vec(), positions }
+}
+
+/// Everything that is there now.
+async fn drain(follower: &mut Follower) -> Vec<(LogId, u64, Vec<Record>)> {
+    let mut all = Vec::new();
+    while let Some(next) = follower.next().now_or_never() {
+        let (log, batch) = next.expect("readable");
+        let records = wire::FeedResponse::decode(batch.records).expect("records").records;
+        let records = records.into_iter().map(|r| Record::from_wire(r).expect("valid")).collect();
+        all.push((log, batch.position.0, records));
+    }
+    all
+}
+
+#[tokio::test]
+async fn batches_of_a_log_come_dense_and_in_order_from_the_position_asked_for() {
+    let store = store(2);
+    for n in 0..6 {
+        store.append(LogId(u16::from(n % 2)), RecordBatch::from_records(&[record(n)])).await.expect("room");
+    }
+    let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
+    let all: Vec<u32> = (0..u32::from(PARTITIONS)).collect();
+    let mut follower = Follower::open(log, PARTITIONS, &request(&all, &[(1, 2)])).await.expect("valid");
+    let seen = drain(&mut follower).await;
+    let of = |log| seen.iter().filter(|(l, _, _)| *l == LogId(log)).map(|(_, p, _)| *p).collect::<Vec<_>>();
+    assert_eq!((of(0), of(1)), (vec![1, 2, 3], vec![3]));
+    store.append(LogId(1), RecordBatch::from_records(&[record(9)])).await.expect("room");
+    assert_eq!(drain(&mut follower).await, [(LogId(1), 4, vec![record(9)])]);
+}
+
+#[tokio::test]
+async fn a_follower_of_some_partitions_gets_only_theirs_and_every_position() {
+    // 2 logs of 4 partitions each: partitions 0, 2, 4, 6 write to log 0.
+    let store = store(2);
+    let records: Vec<Record> = (0..=255).map(record).collect();
+    let of_log = |log| records.iter().filter(move |r| log_of(partition_of(r.device, PARTITIONS), 2) == LogId(log));
+    for chunk in of_log(0).collect::<Vec<_>>().chunks(5) {
+        store.append(LogId(0), RecordBatch::from_records(chunk.iter().copied())).await.expect("room");
+    }
+    store.append(LogId(1), RecordBatch::from_records(of_log(1))).await.expect("room");
+    let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
+    let mut follower = Follower::open(log, PARTITIONS, &request(&[2, 6], &[])).await.expect("valid");
+    let seen = drain(&mut follower).await;
+    let head = store.head(LogId(0)).await.expect("up").0;
+    assert_eq!(
+        seen.iter().map(|(l, p, _)| (l.0, *p)).collect::<Vec<_>>(),
+        (1..=head).map(|p| (0, p)).collect::<Vec<_>>()
+    );
+    let got: Vec<Record> = seen.into_iter().flat_map(|(_, _, r)| r).collect();
+    let wanted = |r: &&Record| matches!(partition_of(r.device, PARTITIONS), PartitionId(2 | 6));
+    assert_eq!(got, records.iter().filter(wanted).cloned().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn logs_are_served_in_turn() {
+    let store = store(2);
+    // Far more than one read-ahead in log 0, one batch in log 1.
+    for _ in 0..40 {
+        let many: Vec<Record> = std::iter::repeat_with(|| record(1)).take(1_000).collect();
+        store.append(LogId(0), RecordBatch::from_records(&many)).await.expect("room");
+    }
+    store.append(LogId(1), RecordBatch::from_records(&[record(2)])).await.expect("room");
+    let log: Arc<dyn ChangeLog> = store;
+    let all: Vec<u32> = (0..u32::from(PARTITIONS)).collect();
+    let mut follower = Follower::open(log, PARTITIONS, &request(&all, &[])).await.expect("valid");
+    let order: Vec<u16> = drain(&mut follower).await.iter().map(|(l, _, _)| l.0).collect();
+    let at = order.iter().position(|l| *l == 1).expect("served");
+    assert!((1..39).contains(&at), "served at {at} of {}", order.len());
+}
+
+#[tokio::test]
+async fn what_the_cluster_does_not_have_is_refused() {
+    let store = store(2);
+    store.append(LogId(0), RecordBatch::default()).await.expect("room");
+    let open = |request: wire::FeedRequest| {
+        let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
+        async move { Follower::open(log, PARTITIONS, &request).await.expect_err("must be refused") }
+    };
+    let field = |e: FeedError| match e {
+        FeedError::Invalid(e) => e.field,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(field(open(request(&[0, 8], &[])).await), "partitions[1]");
+    assert_eq!(field(open(request(&[], &[(2, 0)])).await), "positions[0].log");
+    assert_eq!(field(open(request(&[], &[(1, 0), (1, 0)])).await), "positions[1].log");
+    let ahead = open(request(&[0], &[(0, 2)])).await;
+    assert_eq!(ahead, FeedError::Ahead { log: LogId(0), head: Position(1), asked: Position(2) });
+}
+
+#[test]
+fn partitions_are_shared_out_over_logs() {
+    for (partitions, logs) in [(8, 2), (64, 64), (10, 4), (5, 5), (7, 3)] {
+        let sum: usize = (0..logs).map(|log| partitions_in(LogId(log), partitions, logs)).sum();
+        assert_eq!(sum, usize::from(partitions));
+    }
+}

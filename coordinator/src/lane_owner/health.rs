@@ -1,0 +1,84 @@
+//! How the lane ends are: what nodes said last, logged once for each change.
+
+use std::collections::BTreeMap;
+
+use clarion_proto::{
+    ids::LaneId,
+    wire::shard_v1::{self as wire, LaneHealth},
+};
+
+use crate::owners::NodeName;
+
+/// Longest detail kept, bytes: the gateway's words, which nobody limits.
+const DETAIL_BYTES_MAX: usize = 256;
+
+/// One end of a lane, as its node said last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneStatus {
+    /// `gateway/credential`.
+    pub lane: String,
+    /// Whose end.
+    pub node: NodeName,
+    /// How it is.
+    pub health: LaneHealth,
+    /// The gateway's words.
+    pub detail: String,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct HealthBook(BTreeMap<(LaneId, NodeName), LaneStatus>);
+
+impl HealthBook {
+    /// True if it is news. At most lanes × nodes entries: both are bounded where they come in.
+    pub(super) fn changed(&mut self, node: &NodeName, id: LaneId, lane: &str, state: &wire::LaneState) -> bool {
+        let health = state.health();
+        let key = (id, node.clone());
+        if self.0.get(&key).is_some_and(|status| status.health == health) {
+            return false;
+        }
+        let detail: String = truncated(&state.detail).to_owned();
+        match health {
+            LaneHealth::Ready => tracing::info!(lane, %node, "lane end ready"),
+            LaneHealth::Unspecified | LaneHealth::Unreachable | LaneHealth::Throttled => {
+                tracing::warn!(lane, %node, ?health, detail, "lane end");
+            }
+            LaneHealth::Credential | LaneHealth::Campaign => tracing::error!(lane, %node, ?health, detail, "lane end"),
+        }
+        self.0.insert(key, LaneStatus { lane: lane.to_owned(), node: node.clone(), health, detail });
+        true
+    }
+
+    pub(super) fn status(&self) -> Vec<LaneStatus> {
+        self.0.values().cloned().collect()
+    }
+}
+
+fn truncated(detail: &str) -> &str {
+    &detail[..detail.floor_char_boundary(DETAIL_BYTES_MAX)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_again_is_no_news() {
+        let mut book = HealthBook::default();
+        let node = NodeName::new("a").unwrap();
+        let mut said = |health: LaneHealth| {
+            let state = wire::LaneState { lane: 1, health: health.into(), detail: String::new() };
+            book.changed(&node, LaneId(1), "g/c", &state)
+        };
+        assert!(said(LaneHealth::Credential));
+        assert!(!said(LaneHealth::Credential));
+        assert!(said(LaneHealth::Ready));
+        assert!(said(LaneHealth::Credential));
+    }
+
+    #[test]
+    fn long_words_are_cut_between_characters() {
+        let long = "é".repeat(DETAIL_BYTES_MAX);
+        assert_eq!(truncated(&long).len(), DETAIL_BYTES_MAX);
+        assert_eq!(truncated(&format!("x{long}")).len(), DETAIL_BYTES_MAX - 1);
+    }
+}

@@ -1,0 +1,127 @@
+//! Lanes and their tokens, with paused time.
+
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use secrecy::ExposeSecret;
+
+use super::*;
+use crate::dispatch::fixtures::{gateway, node};
+
+fn credential(name: &str) -> Credential {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    Credential {
+        name: name.to_owned(),
+        key_id: "ABCDE12345".to_owned(),
+        team_id: "TEAM123456".to_owned(),
+        key_pem: SecretString::from(key.serialize_pem()),
+    }
+}
+
+fn owner() -> LaneOwner {
+    let other = Gateway { name: "h".to_owned(), ..gateway(None) };
+    LaneOwner::new(vec![gateway(None), other], vec![credential("c"), credential("d")])
+}
+
+fn key(gateway: &str, credential: &str) -> LaneKey {
+    LaneKey { gateway: gateway.to_owned(), credential: credential.to_owned() }
+}
+
+fn authorization(board: &Board, lane: &LaneSpec) -> String {
+    board.read().tokens[&lane.id].authorization.expose_secret().to_owned()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_is_on_the_board_with_its_token_and_keeps_its_number() {
+    let (owner, board, clock) = (owner(), Board::new(), Clock::start());
+    let lane = owner.ensure(&key("g", "c"), &board, &clock).unwrap();
+    assert!(Arc::ptr_eq(&board.read().lanes[&lane.id], &lane));
+    assert_eq!(owner.ensure(&key("g", "c"), &board, &clock).unwrap().id, lane.id);
+    let token = authorization(&board, &lane);
+    let parts: Vec<_> = token.strip_prefix("bearer ").unwrap().split('.').collect();
+    let decoded =
+        |part: &str| String::from_utf8(data_encoding::BASE64URL_NOPAD.decode(part.as_bytes()).unwrap()).unwrap();
+    assert_eq!(parts.len(), 3);
+    assert_eq!(decoded(parts[0]), r#"{"alg":"ES256","kid":"ABCDE12345"}"#);
+    assert!(decoded(parts[1]).starts_with(r#"{"iss":"TEAM123456","iat":1"#), "{}", decoded(parts[1]));
+    // The same name gives the same number in another process.
+    let (elsewhere, board) = (self::owner(), Board::new());
+    elsewhere.ensure(&key("h", "d"), &board, &clock).unwrap();
+    assert_eq!(elsewhere.ensure(&key("g", "c"), &board, &clock).unwrap().id, lane.id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_token_serves_a_credential_on_all_gateways() {
+    let (owner, board, clock) = (owner(), Board::new(), Clock::start());
+    let first = owner.ensure(&key("g", "c"), &board, &clock).unwrap();
+    let second = owner.ensure(&key("h", "c"), &board, &clock).unwrap();
+    let other = owner.ensure(&key("g", "d"), &board, &clock).unwrap();
+    assert_ne!(first.id, second.id);
+    assert_eq!(authorization(&board, &first), authorization(&board, &second));
+    assert_ne!(authorization(&board, &first), authorization(&board, &other));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_configured_is_no_lane() {
+    let (owner, board, clock) = (owner(), Board::new(), Clock::start());
+    for (missing, what) in [(key("x", "c"), "gateway"), (key("g", "x"), "credential")] {
+        let error = owner.ensure(&missing, &board, &clock).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+    assert!(board.read().lanes.is_empty());
+}
+
+/// Minutes in which the credential's token changed within two hours; a node complains in the middle of `refused_at`.
+async fn changes(refused_at: &[u64]) -> Vec<u64> {
+    let (owner, board, clock) = (owner(), Board::new(), Clock::start());
+    let lane = owner.ensure(&key("g", "c"), &board, &clock).unwrap();
+    let mut changes = Vec::new();
+    let watch = async {
+        let mut last = authorization(&board, &lane);
+        for minute in 0..120 {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            if refused_at.contains(&minute) {
+                let ready =
+                    wire::LaneState { lane: lane.id.0, health: wire::LaneHealth::Ready.into(), ..Default::default() };
+                let refused = wire::LaneState { health: wire::LaneHealth::Credential.into(), ..ready.clone() };
+                owner.health_changed(&node("a"), &ready, &clock);
+                owner.health_changed(&node("a"), &refused, &clock);
+            }
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let now = authorization(&board, &lane);
+            if now != last {
+                changes.push(minute);
+                last = now;
+            }
+            tokio::time::sleep(Duration::from_secs(20)).await;
+        }
+    };
+    tokio::select! {
+        () = owner.keep_fresh(&board, clock) => {}
+        () = watch => {}
+    }
+    changes
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_replaced_every_45_minutes() {
+    assert_eq!(changes(&[]).await, [45, 90]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn complaints_bring_a_new_token_but_never_two_in_20_minutes() {
+    assert_eq!(changes(&[5, 7, 9]).await, [20, 65, 110]);
+    assert_eq!(changes(&[30, 31, 40]).await, [30, 50, 95]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_is_kept_for_each_end() {
+    let (owner, board, clock) = (owner(), Board::new(), Clock::start());
+    let lane = owner.ensure(&key("g", "c"), &board, &clock).unwrap();
+    let state =
+        |health: wire::LaneHealth| wire::LaneState { lane: lane.id.0, health: health.into(), ..Default::default() };
+    owner.health_changed(&node("a"), &state(wire::LaneHealth::Ready), &clock);
+    owner.health_changed(&node("b"), &state(wire::LaneHealth::Unreachable), &clock);
+    owner.health_changed(&node("a"), &state(wire::LaneHealth::Throttled), &clock);
+    let status: Vec<_> = owner.status().into_iter().map(|s| (s.node.to_string(), s.lane, s.health)).collect();
+    let expected = [("a", wire::LaneHealth::Throttled), ("b", wire::LaneHealth::Unreachable)];
+    assert_eq!(status, expected.map(|(node, health)| (node.to_owned(), "g/c".to_owned(), health)));
+}

@@ -1,0 +1,137 @@
+//! Where the nodes are: addresses as configured, names resolved again every 5 s, one session task for each.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    dispatch::cluster::Cluster,
+    session::task::{Connect, keep_session},
+};
+
+/// Names are asked again this often.
+const RESOLVE_EVERY: Duration = Duration::from_secs(5);
+/// For one name.
+const RESOLVE_DEADLINE: Duration = Duration::from_secs(3);
+/// Sessions; a name that resolves to more is cut off, with a line in the log.
+const ADDRESSES_MAX: usize = 1_024;
+
+/// How nodes are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodesConfig {
+    /// host:port of each, or one name that resolves to all of them; names are asked again every 5 s.
+    pub addresses: Vec<String>,
+}
+
+/// Keeps one session task for each address, until `stop`; then ends them.
+pub(crate) async fn keep_sessions(
+    config: NodesConfig,
+    cluster: Arc<Cluster>,
+    connect: Arc<dyn Connect>,
+    stop: CancellationToken,
+) {
+    let mut names: BTreeMap<String, Found> =
+        config.addresses.into_iter().map(|name| (name, Found::default())).collect();
+    let mut tasks: BTreeMap<SocketAddr, Task> = BTreeMap::new();
+    loop {
+        for (name, found) in &mut names {
+            found.resolve(name).await;
+        }
+        let wanted = wanted(&names);
+        cluster.roster.set_addresses(wanted.len());
+        tasks.retain(|address, task| {
+            if !wanted.contains(address) {
+                // A session under way goes on: a node that drains leaves the name first, and its work ends with it.
+                task.leave.cancel();
+            }
+            !task.handle.is_finished()
+        });
+        for address in &wanted {
+            tasks.entry(*address).or_insert_with(|| {
+                let leave = stop.child_token();
+                let session = keep_session(*address, cluster.clone(), connect.clone(), leave.clone(), stop.clone());
+                Task { leave, handle: tokio::spawn(session) }
+            });
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RESOLVE_EVERY) => {}
+            () = stop.cancelled() => break,
+        }
+    }
+    for task in tasks.into_values() {
+        // Each ends at once when `stop` is cancelled; a panic in one was printed by its own task.
+        let _ = task.handle.await;
+    }
+}
+
+struct Task {
+    /// The address is not wanted any more: do not connect again.
+    leave: CancellationToken,
+    handle: JoinHandle<()>,
+}
+
+/// What a name resolved to.
+#[derive(Default)]
+struct Found {
+    addresses: BTreeSet<SocketAddr>,
+    failing: bool,
+}
+
+impl Found {
+    /// A name server that fails does not make nodes go away: what was found last stays.
+    async fn resolve(&mut self, name: &str) {
+        let found = match tokio::time::timeout(RESOLVE_DEADLINE, tokio::net::lookup_host(name)).await {
+            Ok(Ok(found)) => Ok(found.collect::<BTreeSet<_>>()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", RESOLVE_DEADLINE.as_secs())),
+        };
+        match found {
+            Ok(found) if !found.is_empty() => (self.addresses, self.failing) = (found, false),
+            problem => {
+                if !std::mem::replace(&mut self.failing, true) {
+                    let problem = problem.err().unwrap_or_else(|| "no address".to_owned());
+                    tracing::warn!(name, problem, kept = self.addresses.len(), "node name not resolved");
+                }
+            }
+        }
+    }
+}
+
+fn wanted(names: &BTreeMap<String, Found>) -> BTreeSet<SocketAddr> {
+    let all: BTreeSet<_> = names.values().flat_map(|found| found.addresses.iter().copied()).collect();
+    if all.len() > ADDRESSES_MAX {
+        tracing::warn!(found = all.len(), kept = ADDRESSES_MAX, "more node addresses than sessions");
+    }
+    all.into_iter().take(ADDRESSES_MAX).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_that_fails_keeps_what_it_had() {
+        let mut found = Found::default();
+        found.resolve("127.0.0.1:7500").await;
+        assert_eq!(found.addresses.len(), 1);
+        found.resolve("not an address").await;
+        assert!(found.failing);
+        assert_eq!(found.addresses.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn addresses_named_twice_are_one() {
+        let mut names = BTreeMap::from([("127.0.0.1:7500".to_owned(), Found::default())]);
+        names.insert("127.0.0.1:07500".to_owned(), Found::default());
+        for (name, found) in &mut names {
+            found.resolve(name).await;
+        }
+        assert_eq!(wanted(&names).len(), 1);
+    }
+}

@@ -1,0 +1,111 @@
+//! Who is taken, who is refused, and when partitions are shared out.
+
+use super::*;
+use crate::dispatch::fixtures::{BOOT_1, BOOT_2, PARTITIONS, node, seconds};
+
+fn at(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn claim(roster: &Roster, name: &str, boot: BootId, port: u16, now: u64) -> Result<NodeMemory, Refused> {
+    roster.claim(&node(name), boot, at(port), &[], seconds(now))
+}
+
+fn gathered(roster: &Roster, now: u64) -> Gathered {
+    roster.nodes.lock().gathered(seconds(now))
+}
+
+#[test]
+fn a_second_process_of_the_same_name_is_refused_while_the_first_is_there() {
+    let roster = Roster::new();
+    let memory = claim(&roster, "a", BOOT_1, 1, 0).unwrap();
+    assert_eq!(claim(&roster, "a", BOOT_2, 2, 1).unwrap_err(), Refused::SameName { other: at(1) });
+    assert_eq!(claim(&roster, "a", BOOT_1, 2, 1).unwrap_err(), Refused::SameProcess { other: at(1) });
+    roster.release(&node("a"), memory);
+    claim(&roster, "a", BOOT_2, 2, 2).unwrap();
+}
+
+#[test]
+fn a_nodes_memory_outlives_its_session() {
+    let roster = Roster::new();
+    let mut memory = claim(&roster, "a", BOOT_1, 1, 0).unwrap();
+    memory.hello(BOOT_1);
+    memory.offer(WaveId(1));
+    roster.release(&node("a"), memory);
+    assert!(claim(&roster, "a", BOOT_1, 2, 1).unwrap().was_offered(WaveId(1)), "whatever its address");
+}
+
+#[test]
+fn partitions_are_shared_out_when_as_many_are_there_as_there_are_addresses() {
+    let roster = Roster::new();
+    roster.set_addresses(2);
+    assert_eq!(gathered(&roster, 0), Gathered::Wait(Time::NEVER));
+    let _a = claim(&roster, "a", BOOT_1, 1, 3).unwrap();
+    assert_eq!(gathered(&roster, 3), Gathered::Wait(seconds(8)));
+    let _b = claim(&roster, "b", BOOT_1, 2, 4).unwrap();
+    assert_eq!(gathered(&roster, 4), Gathered::Ready(vec![node("a"), node("b")]));
+}
+
+#[test]
+fn or_with_those_that_are_there_some_seconds_after_the_first() {
+    let roster = Roster::new();
+    roster.set_addresses(3);
+    let _a = claim(&roster, "a", BOOT_1, 1, 3).unwrap();
+    let b = claim(&roster, "b", BOOT_1, 2, 4).unwrap();
+    roster.release(&node("b"), b);
+    assert_eq!(gathered(&roster, 7), Gathered::Wait(seconds(8)));
+    assert_eq!(gathered(&roster, 8), Gathered::Ready(vec![node("a")]), "the one that left again owns nothing");
+}
+
+#[test]
+fn nobody_is_given_partitions_while_nobody_is_there() {
+    let roster = Roster::new();
+    roster.set_addresses(2);
+    let a = claim(&roster, "a", BOOT_1, 1, 3).unwrap();
+    roster.release(&node("a"), a);
+    assert_eq!(gathered(&roster, 9), Gathered::Wait(Time::NEVER));
+}
+
+#[test]
+fn names_have_a_limit() {
+    let roster = Roster::new();
+    for i in 0..NAMES_MAX {
+        claim(&roster, &format!("n{i}"), BOOT_1, 1, 0).unwrap();
+    }
+    assert_eq!(claim(&roster, "one-more", BOOT_1, 1, 0).unwrap_err(), Refused::TooManyNames);
+}
+
+#[test]
+fn what_a_former_process_held_does_not_count_for_the_next() {
+    let roster = Roster::new();
+    let owned = Owned::new(Ownership::assign(1, PARTITIONS, &[node("a")]), PARTITIONS, 1);
+    let memory = claim(&roster, "a", BOOT_1, 1, 0).unwrap();
+    let positions = vec![wire::LogPosition { log: 0, position: 9 }];
+    let state = wire::RegistryState { positions, devices: 5, ..wire::RegistryState::default() };
+    roster.registry(&node("a"), &state);
+    assert_eq!(roster.totals(Some(&owned)).devices, 5);
+    roster.release(&node("a"), memory);
+    assert_eq!(roster.totals(Some(&owned)).devices, 5, "it is away, not gone");
+    let _memory = claim(&roster, "a", BOOT_2, 1, 1).unwrap();
+    let totals = roster.totals(Some(&owned));
+    assert_eq!(totals.devices, 0);
+    assert_eq!(totals.applied.values().max(), Some(&clarion_proto::ids::Position(0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_board_has_ownership_once_all_are_there() {
+    let (roster, board, clock) = (Roster::new(), Board::new(), Clock::start());
+    roster.set_addresses(2);
+    let mut watch = board.watch();
+    let wait = async {
+        let _a = claim(&roster, "a", BOOT_1, 1, 0).unwrap();
+        tokio::task::yield_now().await;
+        assert!(board.read().owned.is_none());
+        let _b = claim(&roster, "b", BOOT_1, 2, 0).unwrap();
+        watch.changed().await.unwrap();
+    };
+    tokio::join!(roster.share_out(&board, PARTITIONS, 4, clock), wait);
+    let owned = board.read().owned.clone().unwrap();
+    assert_eq!(owned.nodes().values().sum::<u16>(), PARTITIONS);
+    assert_eq!(owned.nodes().len(), 2);
+}

@@ -1,0 +1,121 @@
+//! What a session says, in the words of `clarion.shard.v1`. Pure translation.
+
+use clarion_proto::{
+    ids::{LaneId, log_of},
+    time::Time,
+    wire::shard_v1::{self as wire, SessionRequest, session_request::Message},
+};
+use secrecy::ExposeSecret;
+
+use super::memory::NodeMemory;
+use crate::{
+    dispatch::{
+        AppPlan, CountPlan,
+        standing::{Owned, StandingWave},
+    },
+    lane_owner::{LaneSpec, ProviderToken, millis},
+    owners::NodeName,
+    plan::Band,
+};
+
+pub(super) fn request(message: Message) -> SessionRequest {
+    SessionRequest { message: Some(message) }
+}
+
+pub(super) fn ownership(owned: &Owned, node: &NodeName) -> SessionRequest {
+    request(Message::Ownership(wire::Ownership {
+        number: owned.ownership.number,
+        partition_count: u32::from(owned.partition_count),
+        log_count: u32::from(owned.log_count),
+        partitions: owned.ownership.partitions_of(node).into_iter().map(|p| u32::from(p.0)).collect(),
+    }))
+}
+
+pub(super) fn lane(lane: &LaneSpec) -> SessionRequest {
+    let gateway = &lane.gateway;
+    request(Message::Lane(wire::Lane {
+        id: lane.id.0,
+        name: lane.name(),
+        platform: wire::LanePlatform::Apns.into(),
+        endpoint: gateway.endpoint.clone(),
+        server_name: gateway.server_name.clone(),
+        ca_pem: gateway.ca_pem.clone(),
+        live: gateway.live,
+        limits: Some(wire::LaneLimits {
+            connections: gateway.connections,
+            streams_per_connection: gateway.streams_per_connection,
+            request_deadline_ms: millis(gateway.request_deadline),
+            connect_deadline_ms: millis(gateway.connect_deadline),
+            backoff_min_ms: millis(gateway.backoff_min),
+            backoff_max_ms: millis(gateway.backoff_max),
+            hpack_authorization_indexed: gateway.hpack_authorization_indexed,
+        }),
+    }))
+}
+
+pub(super) fn provider_token(lane: LaneId, token: &ProviderToken) -> SessionRequest {
+    let authorization = token.authorization.expose_secret().to_owned();
+    request(Message::ProviderToken(wire::ProviderToken { lane: lane.0, authorization }))
+}
+
+/// The whole wave, with what former processes of the node have done of it.
+pub(super) fn wave(
+    wave: &StandingWave,
+    owned: &Owned,
+    node: &NodeName,
+    memory: &NodeMemory,
+    now: Time,
+) -> SessionRequest {
+    let plan = &*wave.plan;
+    let shards = owned.ownership.partitions_of(node).into_iter().map(|partition| wire::ShardWork {
+        partition: u32::from(partition.0),
+        start_position: wave.heads.get(usize::from(log_of(partition, owned.log_count).0)).map_or(0, |p| p.0),
+        handed: memory.done(plan.wave, partition),
+    });
+    request(Message::Wave(wire::Wave {
+        id: plan.wave.0,
+        alert: plan.name.name(),
+        epoch: plan.epoch.0,
+        ownership: owned.ownership.number,
+        bands: bands(&plan.bands),
+        shards: shards.collect(),
+        apps: plan.apps.iter().zip(&wave.lanes).map(|(app, lane)| app_messages(app, *lane)).collect(),
+        segments: plan.segments.clone(),
+        expires_in_ms: u64::from(millis(plan.expires.since(now))),
+    }))
+}
+
+pub(super) fn count(id: u64, plan: &CountPlan) -> SessionRequest {
+    request(Message::Count(wire::Count {
+        id,
+        bands: bands(&plan.bands),
+        apps: plan.apps.iter().map(|app| app.id().to_owned()).collect(),
+        segments: plan.segments.clone(),
+    }))
+}
+
+fn bands(bands: &[Band]) -> Vec<wire::Band> {
+    let band = |b: &Band| wire::Band {
+        from_meters: b.from_m,
+        to_meters: b.to_m,
+        cells: b.cells.iter().map(|cell| u64::from(*cell)).collect(),
+    };
+    bands.iter().map(band).collect()
+}
+
+fn app_messages(app: &AppPlan, lane: LaneId) -> wire::AppMessages {
+    let message = |(locale, body): &(String, bytes::Bytes)| wire::LocaleMessage {
+        locale: locale.clone(),
+        body: body.clone(), // shared, not copied
+    };
+    wire::AppMessages {
+        app: app.app.id().to_owned(),
+        lane: lane.0,
+        apns_topic: app.topic.clone(),
+        apns_push_type: app.push_type.clone(),
+        apns_priority: app.priority,
+        apns_expiration: app.expiration,
+        apns_collapse_id: app.collapse_id.clone(),
+        messages: app.messages.iter().map(message).collect(),
+    }
+}

@@ -1,0 +1,242 @@
+//! The task of one address: connects, says and hears, connects again. The only place that knows gRPC here.
+
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use clarion_proto::{
+    ids::BootId,
+    wire::shard_v1::{self as wire, SessionRequest, session_response, shard_service_client::ShardServiceClient},
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Streaming, transport::Channel};
+
+use super::{NotReading, Session};
+use crate::{
+    dispatch::{cluster::Cluster, standing::Standing},
+    members::Refused,
+    owners::NodeName,
+};
+
+/// TCP and HTTP/2.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+/// From the request to the node's Hello.
+const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+/// A dead connection is noticed after `PING_EVERY` + `PING_DEADLINE`, also where nobody has anything to say.
+const PING_EVERY: Duration = Duration::from_secs(2);
+const PING_DEADLINE: Duration = Duration::from_secs(3);
+/// Messages between the machine and the stream. HTTP/2 buffers beyond it; the machine's own limit holds behind it.
+const OUTGOING: usize = 64;
+/// The first report of a session is complete: 14 million ordinals of one node are 1.8 MB as dense bitmaps, open ones
+/// and cells beside them less. Far above that somebody sends nonsense.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Between tries: doubled each time, with full jitter.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+type Future<'a, T> = Pin<Box<dyn std::future::Future<Output = T> + Send + 'a>>;
+
+/// How a node's address becomes a channel. TCP in life; tests may put pipes there.
+pub trait Connect: std::fmt::Debug + Send + Sync + 'static {
+    /// One connection.
+    fn connect(&self, address: SocketAddr) -> Future<'_, Result<Channel, tonic::transport::Error>>;
+}
+
+/// Plain TCP.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tcp;
+
+impl Connect for Tcp {
+    fn connect(&self, address: SocketAddr) -> Future<'_, Result<Channel, tonic::transport::Error>> {
+        Box::pin(async move { endpoint(address)?.connect().await })
+    }
+}
+
+/// The settings of a session's connection, whatever carries it.
+///
+/// # Errors
+/// Not for an address; the library's constructor can fail for other strings.
+pub fn endpoint(address: SocketAddr) -> Result<tonic::transport::Endpoint, tonic::transport::Error> {
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_DEADLINE)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_DEADLINE)
+        .keep_alive_while_idle(true)
+        // A complete first report in one window.
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(8 << 20))
+}
+
+/// Why a session ended or did not begin. Trying again helps, sooner or later, with all of them.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    #[error("the node refuses: {0}")]
+    Call(tonic::Status),
+    #[error("no Hello within {} s", HELLO_DEADLINE.as_secs())]
+    NoHello,
+    #[error("the Hello is wrong: {0}")]
+    Hello(&'static str),
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    NotReading(#[from] NotReading),
+    #[error("the stream broke: {0}")]
+    Broken(tonic::Status),
+    #[error("the node ended the stream")]
+    Ended,
+}
+
+/// Keeps a session with the node at an address: until `stop`, and not beyond the present one after `leave`.
+pub(crate) async fn keep_session(
+    address: SocketAddr,
+    cluster: Arc<Cluster>,
+    connect: Arc<dyn Connect>,
+    leave: CancellationToken,
+    stop: CancellationToken,
+) {
+    // Tries to many nodes at once must not stay in step: each address draws its own pauses.
+    let mut random = StdRng::seed_from_u64(xxhash_rust::xxh3::xxh3_64(address.to_string().as_bytes()));
+    let mut pause = BACKOFF_MIN;
+    let mut said = String::new();
+    while !leave.is_cancelled() {
+        let opened = tokio::select! {
+            opened = Opened::open(address, &cluster, &*connect) => opened,
+            () = leave.cancelled() => break,
+        };
+        let result = match opened {
+            Ok(opened) => {
+                (pause, said) = (BACKOFF_MIN, String::new());
+                opened.run(&cluster, address, &stop).await
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            // Once for each new reason: a node that is down for an hour is one line.
+            let reason = error.to_string();
+            if reason != said {
+                tracing::warn!(%address, reason, "no session; tried again");
+                said = reason;
+            }
+        }
+        let nap = random.random_range(Duration::ZERO..=pause);
+        pause = (pause * 2).min(BACKOFF_MAX);
+        tokio::select! {
+            () = tokio::time::sleep(nap) => {}
+            () = leave.cancelled() => {}
+        }
+    }
+}
+
+/// A stream whose node has said hello and is claimed.
+struct Opened {
+    session: Session,
+    outgoing: mpsc::Sender<SessionRequest>,
+    incoming: Streaming<wire::SessionResponse>,
+    standing: tokio::sync::watch::Receiver<Arc<Standing>>,
+}
+
+impl Opened {
+    async fn open(address: SocketAddr, cluster: &Cluster, connect: &dyn Connect) -> Result<Self, SessionError> {
+        let connecting = timeout(CONNECT_DEADLINE, connect.connect(address)).await;
+        let channel = match connecting {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => return Err(SessionError::Connect(deepest(&error))),
+            Err(_) => return Err(SessionError::Connect(format!("{} s passed", CONNECT_DEADLINE.as_secs()))),
+        };
+        let mut client = ShardServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let (outgoing, requests) = mpsc::channel(OUTGOING);
+        let hello = async {
+            let call = client.session(ReceiverStream::new(requests)).await;
+            let mut incoming = call.map_err(SessionError::Call)?.into_inner();
+            let first = incoming.message().await.map_err(SessionError::Broken)?.ok_or(SessionError::Ended)?;
+            Ok::<_, SessionError>((first, incoming))
+        };
+        let (first, incoming) = timeout(HELLO_DEADLINE, hello).await.map_err(|_| SessionError::NoHello)??;
+        let Some(session_response::Message::Hello(hello)) = first.message else {
+            return Err(SessionError::Hello("another message came first"));
+        };
+        let boot = BootId(hello.boot_id.as_slice().try_into().map_err(|_| SessionError::Hello("boot_id: 16 bytes"))?);
+        let node = NodeName::new(&hello.node).map_err(|_| SessionError::Hello("node: no name of a node"))?;
+        let now = cluster.clock.now();
+        let memory = cluster.roster.claim(&node, boot, address, &hello.positions, now)?;
+        tracing::info!(%node, %address, version = hello.version, cores = hello.cores, "node connected");
+        let mut standing = cluster.board.watch();
+        let holds = standing.borrow_and_update().clone();
+        if holds.owned.as_ref().is_some_and(|owned| owned.share(&node) == 0) {
+            tracing::warn!(%node, "owns no partition: they were shared out before it came");
+        }
+        let session = Session::open(node, boot, memory, holds, now);
+        Ok(Self { session, outgoing, incoming, standing })
+    }
+
+    /// Says and hears until the stream ends or `stop`; then the node is released.
+    async fn run(
+        mut self,
+        cluster: &Cluster,
+        address: SocketAddr,
+        stop: &CancellationToken,
+    ) -> Result<(), SessionError> {
+        let result = tokio::select! {
+            result = self.exchange(cluster) => result,
+            () = stop.cancelled() => Ok(()),
+        };
+        let (node, boot) = (self.session.node().clone(), self.session.boot());
+        tracing::info!(%node, %address, "node gone");
+        cluster.roster.release(&node, self.session.close());
+        cluster.gone(&node, boot).await;
+        result
+    }
+
+    async fn exchange(&mut self, cluster: &Cluster) -> Result<(), SessionError> {
+        let Self { session, outgoing, incoming, standing } = self;
+        loop {
+            while let Some(note) = session.poll_note() {
+                cluster.note(&session.node().clone(), session.boot(), note).await;
+            }
+            let wake = session.deadline().map(|at| cluster.clock.instant(at));
+            tokio::select! {
+                // Reading goes on while the node does not read: it may be waiting for us in the same way.
+                permit = outgoing.reserve(), if session.has_message() => match (permit, session.poll_message()) {
+                    (Ok(permit), Some(message)) => permit.send(message),
+                    (Err(_), _) => return Err(SessionError::Ended),
+                    (Ok(_), None) => {}
+                },
+                said = incoming.message() => {
+                    let said = said.map_err(SessionError::Broken)?.ok_or(SessionError::Ended)?;
+                    if let Some(message) = said.message {
+                        session.receive(message, cluster.clock.now())?;
+                    }
+                }
+                changed = standing.changed() => {
+                    if changed.is_err() {
+                        return Ok(()); // the dispatcher is gone
+                    }
+                    let holds = standing.borrow_and_update().clone();
+                    session.update(holds, cluster.clock.now());
+                }
+                () = sleep_until(wake) => session.expire(cluster.clock.now()),
+            }
+        }
+    }
+}
+
+async fn sleep_until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// `transport error` says nothing; what caused it does.
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

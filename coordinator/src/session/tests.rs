@@ -1,0 +1,313 @@
+//! Conversations with one node, both sides written out.
+
+use roaring::RoaringBitmap;
+use session_response::Message as Said;
+
+use super::*;
+use crate::{
+    dispatch::{CountPlan, fixtures::*},
+    lane_owner::Quota,
+};
+
+/// What a session said, by kind.
+fn kinds(session: &mut Session) -> Vec<&'static str> {
+    sent(session).iter().map(kind).collect()
+}
+
+fn kind(message: &Message) -> &'static str {
+    match message {
+        Message::Ownership(_) => "ownership",
+        Message::Lane(_) => "lane",
+        Message::ProviderToken(_) => "token",
+        Message::Wave(_) => "wave",
+        Message::Grant(_) => "grant",
+        Message::Slice(_) => "slice",
+        Message::Cancel(_) => "cancel",
+        Message::End(_) => "end",
+        Message::Count(_) => "count",
+    }
+}
+
+fn sent(session: &mut Session) -> Vec<Message> {
+    std::iter::from_fn(|| session.poll_message()).map(|request| request.message.unwrap()).collect()
+}
+
+fn notes(session: &mut Session) -> Vec<Note> {
+    std::iter::from_fn(|| session.poll_note()).collect()
+}
+
+fn with_wave(phase: Phase) -> Arc<Standing> {
+    let mut standing = standing(None);
+    standing.waves.insert(WAVE, wave(phase));
+    Arc::new(standing)
+}
+
+/// The same lanes and tokens as in `standing`, with the wave in another phase.
+fn moved(standing: &Standing, phase: Phase) -> Arc<Standing> {
+    let mut standing = standing.clone();
+    standing.waves.insert(WAVE, wave(phase));
+    Arc::new(standing)
+}
+
+/// The same without the wave.
+fn without_wave(standing: &Standing) -> Arc<Standing> {
+    Arc::new(Standing { waves: BTreeMap::new(), ..standing.clone() })
+}
+
+fn open(boot: BootId, memory: NodeMemory, standing: &Arc<Standing>) -> Session {
+    Session::open(node("a"), boot, memory, standing.clone(), seconds(2))
+}
+
+fn report(sequence: u64, partition: u32, handed: &[u32], open: &[u32]) -> Said {
+    let set = |ordinals: &[u32]| {
+        let mut bytes = Vec::new();
+        ordinals.iter().copied().collect::<RoaringBitmap>().serialize_into(&mut bytes).unwrap();
+        wire::OrdinalSet { partition, ordinals: bytes.into() }
+    };
+    Said::Report(wire::Report {
+        wave: WAVE.0,
+        sequence,
+        handed: vec![set(handed)],
+        open: vec![set(open)],
+        ..wire::Report::default()
+    })
+}
+
+fn ask(nonce: u64) -> Said {
+    Said::LeaseRequest(wire::LeaseRequest { nonce, waves: vec![WAVE.0], lanes: vec![LANE.0] })
+}
+
+#[test]
+fn a_session_starts_complete_and_in_an_order_that_the_node_can_take() {
+    let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Running));
+    assert_eq!(kinds(&mut session), ["ownership", "lane", "token", "wave"]);
+    assert!(matches!(notes(&mut session)[..], [Note::Wave(WAVE, WaveNote::Joined)]));
+}
+
+#[test]
+fn a_wave_names_the_nodes_partitions_where_their_logs_stood_and_what_is_left_of_its_time() {
+    let standing = with_wave(Phase::Running);
+    let mut session = open(BOOT_1, NodeMemory::default(), &standing);
+    let messages = sent(&mut session);
+    let Message::Wave(wave) = &messages[3] else { panic!("{messages:?}") };
+    let owned = standing.owned.as_ref().unwrap();
+    let shards: Vec<_> = wave.shards.iter().map(|s| (s.partition, s.start_position, s.handed.len())).collect();
+    let mine = owned.ownership.partitions_of(&node("a"));
+    assert_eq!(shards, mine.iter().map(|p| (u32::from(p.0), 10 + u64::from(p.0), 0)).collect::<Vec<_>>());
+    assert_eq!((wave.ownership, wave.epoch, wave.expires_in_ms), (5, 1, 98_000));
+    assert_eq!((wave.apps[0].lane, wave.apps[0].app.as_str()), (LANE.0, "demo"));
+    assert_eq!(wave.bands.len(), 2);
+}
+
+#[test]
+fn then_only_changes_are_sent() {
+    let start = standing(None);
+    let mut session = open(BOOT_1, NodeMemory::default(), &Arc::new(start.clone()));
+    assert_eq!(kinds(&mut session), ["ownership", "lane", "token"]);
+    session.update(Arc::new(start.clone()), seconds(3));
+    assert_eq!(kinds(&mut session), [""; 0]);
+    let mut next = start;
+    next.tokens.insert(LANE, token("bearer two"));
+    next.waves.insert(WAVE, wave(Phase::Running));
+    session.update(Arc::new(next.clone()), seconds(3));
+    assert_eq!(kinds(&mut session), ["token", "wave"]);
+    next.waves.clear();
+    session.update(Arc::new(next), seconds(4));
+    assert_eq!(kinds(&mut session), ["end"]);
+}
+
+#[test]
+fn nothing_is_sent_before_partitions_are_shared_out() {
+    let mut session = open(BOOT_1, NodeMemory::default(), &Arc::default());
+    session.receive(ask(1), seconds(2)).unwrap();
+    assert_eq!(kinds(&mut session), [""; 0]);
+    session.update(with_wave(Phase::Running), seconds(3));
+    assert_eq!(kinds(&mut session), ["ownership", "lane", "token", "wave"]);
+}
+
+#[test]
+fn a_node_without_partitions_is_given_no_wave() {
+    let standing = with_wave(Phase::Running);
+    let mut session = Session::open(node("late"), BOOT_1, NodeMemory::default(), standing, seconds(2));
+    assert_eq!(kinds(&mut session), ["ownership", "lane", "token"]);
+    assert!(notes(&mut session).is_empty(), "it has no part, so nobody waits for it");
+    session.receive(ask(1), seconds(2)).unwrap();
+    let messages = sent(&mut session);
+    assert!(matches!(&messages[..], [Message::Grant(grant), Message::Slice(_)] if grant.waves.is_empty()));
+}
+
+#[test]
+fn the_same_process_is_not_sent_what_it_reported_on() {
+    let standing = with_wave(Phase::Running);
+    let mut first = open(BOOT_1, NodeMemory::default(), &standing);
+    first.receive(report(1, 0, &[1, 2], &[2]), seconds(3)).unwrap();
+    let mut second = open(BOOT_1, first.close(), &standing);
+    assert_eq!(kinds(&mut second), ["ownership", "lane", "token"]);
+}
+
+#[test]
+fn the_same_process_is_sent_again_what_it_may_have_missed() {
+    let standing = with_wave(Phase::Running);
+    let first = open(BOOT_1, NodeMemory::default(), &standing);
+    let mut second = open(BOOT_1, first.close(), &standing);
+    assert_eq!(kinds(&mut second), ["ownership", "lane", "token", "wave"]);
+}
+
+#[test]
+fn a_new_process_is_given_what_was_handed_and_not_open() {
+    let standing = with_wave(Phase::Running);
+    let partition = standing.owned.as_ref().unwrap().ownership.partitions_of(&node("a"))[1];
+    let mut first = open(BOOT_1, NodeMemory::default(), &standing);
+    first.receive(report(1, u32::from(partition.0), &[1, 2, 3], &[3]), seconds(3)).unwrap();
+    let mut second = open(BOOT_2, first.close(), &standing);
+    let messages = sent(&mut second);
+    let Message::Wave(wave) = &messages[3] else { panic!("{messages:?}") };
+    let done: Vec<_> = wave.shards.iter().filter(|s| !s.handed.is_empty()).collect();
+    assert_eq!(done.len(), 1);
+    assert_eq!(done[0].partition, u32::from(partition.0));
+    let ordinals = RoaringBitmap::deserialize_from(&done[0].handed[..]).unwrap();
+    assert_eq!(ordinals.iter().collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn a_report_goes_on_without_its_sets() {
+    let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Running));
+    notes(&mut session);
+    session.receive(report(1, 0, &[1], &[1]), seconds(3)).unwrap();
+    let notes = notes(&mut session);
+    let [Note::Wave(WAVE, WaveNote::Report(report))] = &notes[..] else { panic!("{notes:?}") };
+    assert!(report.sequence == 1 && report.handed.is_empty() && report.open.is_empty());
+}
+
+#[test]
+fn a_lease_is_half_of_the_rate_for_half_of_the_partitions() {
+    let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Running));
+    sent(&mut session);
+    notes(&mut session);
+    session.receive(ask(9), seconds(3)).unwrap();
+    let messages = sent(&mut session);
+    let [Message::Grant(grant), Message::Slice(slice)] = &messages[..] else { panic!("{messages:?}") };
+    assert_eq!((grant.nonce, grant.lease_ms), (9, 5_000));
+    assert_eq!(grant.waves, [wire::WaveGrant { wave: WAVE.0, rate_millis_per_second: 500_000 }]);
+    assert_eq!((slice.nonce, slice.lane, slice.lease_ms), (9, LANE.0, 5_000));
+    assert_eq!((slice.rate_millis_per_second, slice.burst), (0, 0), "no quota");
+    assert!(matches!(notes(&mut session)[..], [Note::Wave(WAVE, WaveNote::Granted)]));
+}
+
+#[test]
+fn a_quota_is_sliced_and_a_new_process_waits_a_minute_for_its_burst() {
+    let quota = Quota { per_minute: 6_000, burst: Some(600) };
+    let standing = Arc::new(standing(Some(quota)));
+    let slice = |session: &mut Session, now| {
+        session.receive(ask(1), now).unwrap();
+        sent(session).into_iter().find_map(|m| if let Message::Slice(s) = m { Some(s) } else { None }).unwrap()
+    };
+    let mut first = open(BOOT_1, NodeMemory::default(), &standing);
+    let normal = slice(&mut first, seconds(3));
+    // (6,000 - 600) / 60 s = 90 a second, of which half.
+    assert_eq!((normal.rate_millis_per_second, normal.burst), (45_000, 300));
+    let mut second = open(BOOT_2, first.close(), &standing);
+    assert_eq!(slice(&mut second, seconds(4)).burst, 1, "its predecessor may have spent the burst a second ago");
+    assert_eq!(slice(&mut second, seconds(67)).burst, 1);
+    assert_eq!(slice(&mut second, seconds(68)).burst, 300);
+}
+
+#[test]
+fn there_are_no_grants_after_a_cancel_nor_after_the_end_of_the_time() {
+    for (phase, now) in [(Phase::Cancelled, 3), (Phase::Expired, 3), (Phase::Running, 100)] {
+        let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(phase));
+        sent(&mut session);
+        session.receive(ask(1), seconds(now)).unwrap();
+        let messages = sent(&mut session);
+        assert!(matches!(&messages[0], Message::Grant(grant) if grant.waves.is_empty()), "{phase:?}: {messages:?}");
+    }
+}
+
+#[test]
+fn a_cancel_is_sent_again_until_it_is_confirmed() {
+    let running = with_wave(Phase::Running);
+    let mut session = open(BOOT_1, NodeMemory::default(), &running);
+    sent(&mut session);
+    session.update(moved(&running, Phase::Cancelled), seconds(10));
+    assert_eq!(kinds(&mut session), ["cancel"]);
+    assert_eq!(session.deadline(), Some(seconds(11)));
+    session.expire(seconds(11));
+    assert_eq!(kinds(&mut session), ["cancel"]);
+    session.receive(Said::Stopped(wire::Stopped { wave: WAVE.0, ..wire::Stopped::default() }), seconds(11)).unwrap();
+    assert_eq!(session.deadline(), None);
+    session.update(without_wave(&running), seconds(12));
+    assert_eq!(kinds(&mut session), ["end"]);
+}
+
+#[test]
+fn a_process_that_never_had_the_wave_confirms_its_cancel_without_being_asked() {
+    let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Cancelled));
+    assert_eq!(kinds(&mut session), ["ownership", "lane", "token"]);
+    assert!(matches!(
+        notes(&mut session)[..],
+        [Note::Wave(WAVE, WaveNote::Joined), Note::Wave(WAVE, WaveNote::Stopped(_))]
+    ));
+}
+
+#[test]
+fn a_wave_that_ended_while_the_node_was_away_is_ended_on_its_return() {
+    let mut first = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Running));
+    first.receive(report(1, 0, &[1], &[1]), seconds(3)).unwrap();
+    let mut memory = first.close();
+    memory.forget_sets(WAVE);
+    let mut second = open(BOOT_1, memory, &Arc::new(standing(None)));
+    assert_eq!(kinds(&mut second), ["ownership", "lane", "token", "end"]);
+    let mut third = open(BOOT_1, second.close(), &Arc::new(standing(None)));
+    assert_eq!(kinds(&mut third), ["ownership", "lane", "token"], "once is enough");
+}
+
+#[test]
+fn end_is_said_once() {
+    let running = with_wave(Phase::Running);
+    let mut session = open(BOOT_1, NodeMemory::default(), &running);
+    sent(&mut session);
+    session.update(moved(&running, Phase::Ended), seconds(5));
+    assert_eq!(kinds(&mut session), ["end"]);
+    session.update(without_wave(&running), seconds(6));
+    assert_eq!(kinds(&mut session), [""; 0]);
+}
+
+#[test]
+fn an_expired_wave_is_not_given_to_a_node_that_comes_now() {
+    let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Expired));
+    assert_eq!(kinds(&mut session), ["ownership", "lane", "token"]);
+}
+
+#[test]
+fn a_refused_wave_is_offered_again_with_the_ownership_that_it_needs() {
+    let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Running));
+    sent(&mut session);
+    notes(&mut session);
+    let refusal = wire::Refusal { ownership: 4, wave: WAVE.0, reason: "ownership".to_owned() };
+    session.receive(Said::Refusal(refusal), seconds(3)).unwrap();
+    assert_eq!(kinds(&mut session), [""; 0], "not at once: no refusal without end");
+    assert!(matches!(notes(&mut session)[..], [Note::Fault(_)]));
+    session.expire(seconds(4));
+    assert_eq!(kinds(&mut session), ["ownership", "wave"]);
+}
+
+#[test]
+fn a_question_is_asked_once_in_each_session() {
+    let mut with_count = standing(None);
+    let plan = CountPlan { bands: alert().bands, apps: vec![alert().apps[0].app.clone()], segments: Vec::new() };
+    with_count.counts.insert(3, Arc::new(plan));
+    let with_count = Arc::new(with_count);
+    let mut session = open(BOOT_1, NodeMemory::default(), &with_count);
+    assert_eq!(kinds(&mut session), ["ownership", "lane", "token", "count"]);
+    session.update(with_count.clone(), seconds(3));
+    assert_eq!(kinds(&mut session), [""; 0]);
+    let mut again = open(BOOT_1, session.close(), &with_count);
+    assert_eq!(kinds(&mut again), ["ownership", "lane", "token", "count"]);
+}
+
+#[test]
+fn a_node_that_asks_and_does_not_read_loses_its_session() {
+    let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Running));
+    let ended = (0..OUTBOX_MAX as u64).find(|nonce| session.receive(ask(*nonce), seconds(3)).is_err());
+    assert!(ended.is_some_and(|at| at < OUTBOX_MAX as u64 / 2 + 1), "two answers for each request: {ended:?}");
+}

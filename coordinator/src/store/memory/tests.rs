@@ -1,0 +1,155 @@
+use clarion_proto::{
+    app::{App, Environment, LaneKind, Platform},
+    device::{Change, Record},
+    ids::DeviceId,
+};
+
+use super::*;
+use crate::alert::{Event, State, tests::record};
+
+fn store() -> MemoryStore {
+    MemoryStore::new(4, 10_000, Clock::start())
+}
+
+fn batch(records: u8) -> RecordBatch {
+    let record = |d| Record { device: DeviceId([d; 16]), observed: UnixMillis(1), change: Change::Removal };
+    RecordBatch::from_records(&(0..records).map(record).collect::<Vec<_>>())
+}
+
+fn app(name: &str) -> AppRecord {
+    let app = App {
+        name: AppName::from_id(name).expect("valid"),
+        display_name: String::new(),
+        platform: Platform::Apns,
+        gateway: "g".into(),
+        credential: "c".into(),
+        topic: "t".into(),
+        project: String::new(),
+        environment: Environment::Sandbox,
+        lane_kind: LaneKind::Test,
+    };
+    AppRecord { app, created: UnixMillis(1), revision: 1 }
+}
+
+#[tokio::test]
+async fn positions_are_dense_per_log_and_times_never_go_back() {
+    let store = store();
+    for expected in 1..=3 {
+        assert_eq!(store.append(LogId(1), batch(2)).await, Ok(Position(expected)));
+    }
+    assert_eq!(store.append(LogId(0), batch(0)).await, Ok(Position(1)));
+    assert_eq!(store.head(LogId(1)).await, Ok(Position(3)));
+    assert_eq!(store.head(LogId(2)).await, Ok(Position(0)));
+    let read = store.read(LogId(1), Position(1), usize::MAX).await.expect("there");
+    assert_eq!(read.iter().map(|b| b.position.0).collect::<Vec<_>>(), [2, 3]);
+    assert!(read.windows(2).all(|b| b[0].appended <= b[1].appended));
+    assert!(read.iter().all(|b| b.appended > UnixMillis(0)));
+    assert!(store.read(LogId(1), Position(9), 1).await.expect("there").is_empty());
+    assert_eq!(store.read(LogId(1), Position(0), 1).await.expect("there").len(), 1, "at least one");
+    assert_eq!(store.records_until(LogId(1), Position(2)).await, Ok(4));
+    assert_eq!(store.records_until(LogId(1), Position(99)).await, Ok(6));
+    assert_eq!(store.append(LogId(4), batch(1)).await, Err(StoreError::Missing("log 4".into())));
+}
+
+#[tokio::test]
+async fn a_full_store_refuses_and_keeps_what_it_has() {
+    let store = store();
+    let mut appended = 0;
+    let refusal = loop {
+        match store.append(LogId(0), batch(50)).await {
+            Ok(_) => appended += 1,
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(refusal, StoreError::Full { limit: 10_000, held } if held <= 10_000), "{refusal:?}");
+    assert_eq!(store.head(LogId(0)).await, Ok(Position(appended)));
+}
+
+#[tokio::test]
+async fn a_follower_is_told_of_growth() {
+    let store = store();
+    let mut grown = store.grown();
+    assert!(!grown.has_changed().expect("open"));
+    store.append(LogId(3), batch(1)).await.expect("room");
+    assert!(grown.has_changed().expect("open"));
+    grown.borrow_and_update();
+}
+
+#[tokio::test]
+async fn one_alert_for_a_request() {
+    let store = store();
+    let first = record("a", 1);
+    assert_eq!(
+        store.create_alert(first.clone(), 2).await.expect_err("no app"),
+        StoreError::Missing("apps/demo".into())
+    );
+    store.create_app(app("demo")).await.expect("room");
+    assert!(matches!(store.create_alert(first.clone(), 2).await, Ok(Created::New(_))));
+    let again = AlertRecord { name: AlertName::from_id("b").expect("valid"), ..first.clone() };
+    match store.create_alert(again, 2).await {
+        Ok(Created::Existing(alert)) => assert_eq!(alert.name, first.name),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(store.create_alert(record("c", 3), 2).await, Ok(Created::New(_))));
+    let full = store.create_alert(record("d", 4), 2).await.expect_err("full");
+    assert_eq!(full, StoreError::TooManyActive { active: 2, limit: 2 });
+    store.discard_alert(&first.name).await.expect("there");
+    assert_eq!(store.alert_by_request(first.request_id).await.expect("up").map(|a| a.revision), None);
+    assert!(matches!(store.create_alert(record("d", 4), 2).await, Ok(Created::New(_))));
+}
+
+#[tokio::test]
+async fn the_first_writer_wins() {
+    let store = store();
+    store.create_app(app("demo")).await.expect("room");
+    store.create_alert(record("a", 1), 9).await.expect("room");
+    let read = store.alert(&record("a", 1).name).await.expect("up").expect("there");
+    let end = |state| read.after(Event::End(state), UnixMillis(9)).expect("legal").expect("new");
+    assert!(store.replace_alert(end(State::Resolved)).await.is_ok());
+    assert!(matches!(store.replace_alert(end(State::Expired)).await, Err(StoreError::Conflict(_))));
+    assert_eq!(store.active_count().await, Ok(0));
+}
+
+#[tokio::test]
+async fn pages_are_newest_first_and_miss_nobody() {
+    let store = store();
+    store.create_app(app("demo")).await.expect("room");
+    for (name, created) in [("a", 5), ("b", 7), ("c", 6), ("e", 4)] {
+        store.create_alert(record(name, created), 99).await.expect("room");
+    }
+    let names = |page: &[Arc<AlertRecord>]| page.iter().map(|a| a.name.id().to_owned()).collect::<Vec<_>>();
+    let first = store.alerts(None, 2).await.expect("up");
+    assert_eq!(names(&first), ["b", "c"]);
+    let second = store.alerts(Some(&cursor(&first[1])), 2).await.expect("up");
+    assert_eq!(names(&second), ["a", "e"]);
+    assert!(store.alerts(Some(&cursor(&second[1])), 2).await.expect("up").is_empty());
+}
+
+#[tokio::test]
+async fn only_so_many_ended_alerts_are_remembered() {
+    let store = store();
+    store.create_app(app("demo")).await.expect("room");
+    for i in 0..=ENDED_ALERTS_KEPT as u64 {
+        let alert = record(&format!("a{i}"), i);
+        store.create_alert(alert.clone(), 1).await.expect("room");
+        let ended = alert.after(Event::End(State::Resolved), UnixMillis(9)).expect("legal").expect("new");
+        store.replace_alert(ended).await.expect("first");
+    }
+    let all = store.alerts(None, usize::MAX).await.expect("up");
+    assert_eq!(all.len(), ENDED_ALERTS_KEPT);
+    assert!(store.alert_by_request(record("a0", 0).request_id).await.expect("up").is_none(), "the oldest is gone");
+}
+
+#[tokio::test]
+async fn an_app_in_use_stays() {
+    let store = store();
+    store.create_app(app("demo")).await.expect("room");
+    store.create_app(app("other")).await.expect("room");
+    store.create_alert(record("a", 1), 9).await.expect("room");
+    let demo = AppName::from_id("demo").expect("valid");
+    assert!(matches!(store.delete_app(&demo).await, Err(StoreError::InUse { .. })));
+    let other = AppName::from_id("other").expect("valid");
+    assert_eq!(store.apps(Some(&demo), 9).await.expect("up")[0].app.name, other);
+    assert_eq!(store.delete_app(&other).await, Ok(()));
+    assert!(matches!(store.delete_app(&other).await, Err(StoreError::Missing(_))));
+}

@@ -1,0 +1,278 @@
+//! Creating, reading, listing and previewing.
+
+use std::sync::Arc;
+
+use clarion_coordinator::config::Args;
+use clarion_proto::wire::v1 as wire;
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use crate::support::{Server, app, create, demo_alert, field, from_now, name, reason, soon};
+
+#[tokio::test]
+async fn an_alert_is_planned_started_and_read_back() {
+    let server = Server::with_demo().await;
+    let mut alert = demo_alert();
+    alert.audience.as_mut().expect("set").segments = "volunteer AND NOT minor".into();
+    alert.max_rate_per_second = 7;
+    let created = soon(server.alerts().create_alert(create(1, alert.clone()))).await.expect("created").into_inner();
+    assert_eq!(created.state(), wire::State::Active);
+    assert!(created.name.starts_with("alerts/a") && created.create_time.is_some());
+
+    let started = Arc::clone(&server.nodes.started.lock()[0]);
+    assert_eq!(started.name, name(&created));
+    assert_eq!(started.max_rate_per_second, 7);
+    assert_eq!(started.segments.len(), 4, "AND volunteer NOT minor");
+    let bands: Vec<(f64, f64)> = started.bands.iter().map(|b| (b.from_m, b.to_m)).collect();
+    assert_eq!(bands[..3], [(0.0, 1_000.0), (1_000.0, 2_000.0), (2_000.0, 5_000.0)], "nearest first");
+    let app = &started.apps[0];
+    assert_eq!((app.app.id(), app.topic.as_str(), app.priority), ("demo", "org.example.demo", 10));
+    assert_eq!((app.lane.gateway.as_str(), app.lane.credential.as_str()), ("apns", "team"));
+    assert_eq!(app.expiration, alert.active_until.expect("set").seconds.unsigned_abs());
+    assert_eq!(format!("alerts/{}", app.collapse_id), created.name);
+    assert_eq!(app.messages[0].0, "en");
+
+    let get = wire::GetAlertRequest { name: created.name.clone() };
+    let read = soon(server.alerts().get_alert(get)).await.expect("there").into_inner();
+    assert_eq!(read, created);
+    let submitted = wire::Alert { name: String::new(), state: 0, create_time: None, progress: None, ..read };
+    assert_eq!(submitted, alert);
+}
+
+#[tokio::test]
+async fn the_same_request_gives_the_same_alert_and_another_is_refused() {
+    let server = Server::with_demo().await;
+    let first = server.created(1).await;
+    let mut again = demo_alert();
+    // What only an answer can say is ignored in a request.
+    (again.name, again.state, again.active_until) = ("alerts/x".into(), 4, first.active_until);
+    let again = soon(server.alerts().create_alert(create(1, again))).await.expect("the same").into_inner();
+    assert_eq!(again.name, first.name);
+    assert_eq!(server.nodes.started.lock().len(), 1, "started once");
+
+    let other = wire::Alert { max_rate_per_second: 1, active_until: first.active_until, ..demo_alert() };
+    let refused = soon(server.alerts().create_alert(create(1, other))).await.expect_err("another");
+    assert_eq!(refused.code(), Code::AlreadyExists);
+    assert_ne!(server.created(2).await.name, first.name);
+}
+
+#[tokio::test]
+async fn tries_that_run_beside_each_other_make_one_alert() {
+    let server = Server::with_demo().await;
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    *server.nodes.gate.lock() = Some(Arc::clone(&gate));
+    let alert = demo_alert();
+    let tries = (0..4).map(|_| {
+        let (mut client, alert) = (server.alerts(), alert.clone());
+        tokio::spawn(async move { client.create_alert(create(1, alert)).await })
+    });
+    let tries: Vec<_> = tries.collect();
+    gate.add_permits(4);
+    let mut names = Vec::new();
+    for one in tries {
+        names.push(soon(one).await.expect("no panic").expect("created").into_inner().name);
+    }
+    names.dedup();
+    assert_eq!((names.len(), server.nodes.started.lock().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn refusals_name_the_field_and_leave_nothing_behind() {
+    let server = Server::with_demo().await;
+    type Spoil = fn(&mut wire::CreateAlertRequest);
+    fn alert(request: &mut wire::CreateAlertRequest) -> &mut wire::Alert {
+        request.alert.as_mut().expect("set")
+    }
+    let cases: &[(Spoil, &str)] = &[
+        (|r| r.request_id.clear(), "request_id"),
+        (|r| r.request_id = "one".into(), "request_id"),
+        (|r| r.alert = None, "alert"),
+        (|r| alert(r).mode = 0, "alert.mode"),
+        (|r| alert(r).severity = 9, "alert.severity"),
+        (|r| alert(r).region = None, "alert.region"),
+        (|r| alert(r).active_until = Some(from_now(-1)), "alert.active_until"),
+        (|r| alert(r).active_until = Some(from_now(31 * 86_400)), "alert.active_until"),
+        (|r| alert(r).audience.as_mut().expect("set").segments = "a OR".into(), "alert.audience.segments"),
+        (|r| alert(r).audience.as_mut().expect("set").apps.clear(), "alert.audience.apps"),
+        (
+            |r| {
+                let case = alert(r).case.as_mut().expect("set");
+                case.messages.get_mut("en").expect("set").title = "x".repeat(257);
+            },
+            "alert.case.messages[en].title",
+        ),
+        (
+            // Within its own limit, but not as JSON within APNs'.
+            |r| {
+                let case = alert(r).case.as_mut().expect("set");
+                case.messages.get_mut("en").expect("set").body = "\"".repeat(3_000);
+            },
+            "alert.case.messages[en]",
+        ),
+    ];
+    for (spoil, expected) in cases {
+        let mut request = create(1, demo_alert());
+        spoil(&mut request);
+        let refused = soon(server.alerts().create_alert(request)).await.expect_err(expected);
+        assert_eq!(field(&refused), *expected);
+    }
+    assert!(server.nodes.started.lock().is_empty());
+    let list = soon(server.alerts().list_alerts(wire::ListAlertsRequest::default())).await.expect("up").into_inner();
+    assert!(list.alerts.is_empty());
+    server.created(1).await;
+}
+
+#[tokio::test]
+async fn modes_are_held_to_their_lanes() {
+    let server = Server::with_demo().await;
+    let mut live = app("live");
+    let live_app = live.app.as_mut().expect("set");
+    live_app.gateway = "apns-live".into();
+    live_app.environment = wire::Environment::Production.into();
+    live_app.lane_kind = wire::LaneKind::Live.into();
+    soon(server.apps().create_app(live)).await.expect("created");
+
+    let with = |mode: wire::Mode, app: &str| {
+        let mut alert = wire::Alert { mode: mode.into(), ..demo_alert() };
+        alert.audience.as_mut().expect("set").apps = vec![app.to_owned()];
+        create(1, alert)
+    };
+    for (request, expected) in [
+        (with(wire::Mode::Test, "apps/live"), "TEST_ON_LIVE_LANE"),
+        (with(wire::Mode::Live, "apps/live"), "IDENTITY_NOT_CONFIGURED"),
+        (with(wire::Mode::Test, "apps/nobody"), "APP_UNKNOWN"),
+    ] {
+        let refused = soon(server.alerts().create_alert(request)).await.expect_err(expected);
+        assert_eq!(reason(&refused), (Code::FailedPrecondition, expected.to_owned()));
+    }
+    assert!(server.nodes.started.lock().is_empty());
+
+    soon(server.alerts().create_alert(with(wire::Mode::Exercise, "apps/live"))).await.expect("created");
+    let started = Arc::clone(&server.nodes.started.lock()[0]);
+    assert_eq!(started.segments.len(), 1, "only the exercise's");
+    let body = String::from_utf8(started.apps[0].messages[0].1.to_vec()).expect("JSON");
+    assert!(body.contains("\"title\":\"EXERCISE: Missing child\""), "{body}");
+}
+
+#[tokio::test]
+async fn live_is_taken_where_the_flag_says_so() {
+    let args = Args { allow_live_without_identity: Some(true), ..Args::default() };
+    let server = Server::with_demo_and(args).await;
+    let live = wire::Alert { mode: wire::Mode::Live.into(), ..demo_alert() };
+    soon(server.alerts().create_alert(create(1, live))).await.expect("created");
+}
+
+#[tokio::test]
+async fn validation_alone_records_and_sends_nothing() {
+    let server = Server::with_demo().await;
+    let request = |alert| wire::CreateAlertRequest { validate_only: true, ..create(1, alert) };
+    let valid = soon(server.alerts().create_alert(request(demo_alert()))).await.expect("valid").into_inner();
+    assert_eq!((valid.name.as_str(), valid.state()), ("", wire::State::Unspecified));
+    let mut unknown = demo_alert();
+    unknown.audience.as_mut().expect("set").apps = vec!["apps/nobody".into()];
+    let refused = soon(server.alerts().create_alert(request(unknown))).await.expect_err("checked");
+    assert_eq!(reason(&refused).1, "APP_UNKNOWN");
+    assert!(server.nodes.started.lock().is_empty());
+    let mut other = demo_alert();
+    other.max_rate_per_second = 5;
+    // The request id was not used up.
+    soon(server.alerts().create_alert(create(1, other))).await.expect("created");
+}
+
+#[tokio::test]
+async fn without_nodes_nothing_is_recorded_and_the_same_request_can_be_tried_again() {
+    let server = Server::with_demo().await;
+    *server.nodes.away.lock() = true;
+    let alert = demo_alert();
+    let refused = soon(server.alerts().create_alert(create(1, alert.clone()))).await.expect_err("nobody there");
+    assert_eq!(reason(&refused), (Code::Unavailable, "NO_NODES".to_owned()));
+    assert!(refused.get_details_retry_info().is_some_and(|retry| retry.retry_delay.is_some()));
+    let list = soon(server.alerts().list_alerts(wire::ListAlertsRequest::default())).await.expect("up").into_inner();
+    assert!(list.alerts.is_empty());
+    *server.nodes.away.lock() = false;
+    soon(server.alerts().create_alert(create(1, alert))).await.expect("created");
+}
+
+#[tokio::test]
+async fn too_many_active_alerts_are_refused_until_one_ends() {
+    let server = Server::with_demo_and(Args { alerts_active_max: Some(1), ..Args::default() }).await;
+    let first = server.created(1).await;
+    let refused = soon(server.alerts().create_alert(create(2, demo_alert()))).await.expect_err("full");
+    assert_eq!(reason(&refused), (Code::ResourceExhausted, "ALERTS_ACTIVE".to_owned()));
+    assert!(refused.get_details_retry_info().is_some());
+    soon(server.alerts().cancel_alert(wire::CancelAlertRequest { name: first.name, ..Default::default() }))
+        .await
+        .expect("cancelled");
+    server.created(2).await;
+}
+
+#[tokio::test]
+async fn pages_are_newest_first_and_their_tokens_are_checked() {
+    let server = Server::with_demo().await;
+    let mut names = Vec::new();
+    for request in 1..=5 {
+        names.push(server.created(request).await.name);
+    }
+    let list = |page_size, page_token: &str| {
+        let request = wire::ListAlertsRequest { page_size, page_token: page_token.to_owned() };
+        let mut client = server.alerts();
+        async move { soon(client.list_alerts(request)).await.map(tonic::Response::into_inner) }
+    };
+    let (mut seen, mut token, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let page = list(2, &token).await.expect("a page");
+        seen.extend(page.alerts.into_iter().map(|alert| (alert.create_time.map(|t| (t.seconds, t.nanos)), alert.name)));
+        pages += 1;
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(pages, 3);
+    assert!(seen.is_sorted_by(|a, b| a.0 >= b.0), "newest first");
+    let mut seen: Vec<String> = seen.into_iter().map(|(_, name)| name).collect();
+    seen.sort();
+    names.sort();
+    assert_eq!(seen, names, "nobody missed, nobody twice");
+
+    assert_eq!(field(&list(-1, "").await.expect_err("negative")), "page_size");
+    assert_eq!(field(&list(1_001, "").await.expect_err("large")), "page_size");
+    assert_eq!(field(&list(1, "AAAA").await.expect_err("made up")), "page_token");
+    let apps = soon(server.apps().list_apps(wire::ListAppsRequest::default())).await.expect("up").into_inner();
+    assert_eq!((apps.apps.len(), apps.next_page_token.as_str()), (1, ""));
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_not_found() {
+    let server = Server::with_demo().await;
+    let get = |name: &str| {
+        let (mut client, name) = (server.alerts(), name.to_owned());
+        async move { soon(client.get_alert(wire::GetAlertRequest { name })).await.expect_err("not there") }
+    };
+    assert_eq!(get("alerts/a1").await.code(), Code::NotFound);
+    assert_eq!(field(&get("a1").await), "name");
+}
+
+#[tokio::test]
+async fn a_preview_counts_and_records_nothing() {
+    let server = Server::with_demo().await;
+    soon(server.apps().create_app(app("second"))).await.expect("created");
+    let mut alert = wire::Alert { max_rate_per_second: 10, ..demo_alert() };
+    alert.audience.as_mut().expect("set").apps.push("apps/second".into());
+    let request = wire::PreviewAlertRequest { alert: Some(alert) };
+    let preview = soon(server.alerts().preview_alert(request.clone())).await.expect("counted").into_inner();
+    // Bands to 1, 2, 5, 10 and 20 km; 10 and 20 devices in each, as scripted.
+    assert_eq!((preview.bands.len(), preview.devices), (5, 150));
+    assert_eq!(preview.apps.iter().map(|a| (a.app.as_str(), a.devices)).collect::<Vec<_>>(), [
+        ("apps/demo", 50),
+        ("apps/second", 100)
+    ]);
+    assert_eq!(preview.bands[1].devices, 30);
+    assert_eq!(preview.estimated_duration.expect("a rate is set").seconds, 15);
+    assert!(preview.cover_cells > 100);
+    assert!(server.nodes.started.lock().is_empty());
+
+    *server.nodes.away.lock() = true;
+    let refused = soon(server.alerts().preview_alert(request)).await.expect_err("nobody there");
+    assert_eq!(refused.code(), Code::Unavailable);
+}

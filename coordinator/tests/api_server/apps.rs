@@ -1,0 +1,106 @@
+//! Apps: made, changed, listed, removed; always on a lane that is configured.
+
+use clarion_proto::wire::v1 as wire;
+use prost_types::FieldMask;
+use tonic::Code;
+
+use crate::support::{Server, app, demo_app, field, reason, soon};
+
+#[tokio::test]
+async fn an_app_is_made_once_and_its_lane_is_opened() {
+    let server = Server::start().await;
+    let made = soon(server.apps().create_app(demo_app())).await.expect("created").into_inner();
+    assert_eq!(made.name, "apps/demo");
+    assert!(made.create_time.is_some() && !made.etag.is_empty());
+    assert_eq!(server.nodes.lanes.lock()[0].credential, "team");
+    let again = soon(server.apps().create_app(demo_app())).await.expect("the very same").into_inner();
+    assert_eq!(again, made);
+    let mut other = demo_app();
+    other.app.as_mut().expect("set").topic = "org.example.other".into();
+    let refused = soon(server.apps().create_app(other)).await.expect_err("taken");
+    assert_eq!(refused.code(), Code::AlreadyExists);
+}
+
+#[tokio::test]
+async fn an_app_must_fit_the_configuration() {
+    let server = Server::start().await;
+    let refused = |spoil: fn(&mut wire::App)| {
+        let mut request = demo_app();
+        spoil(request.app.as_mut().expect("set"));
+        let mut client = server.apps();
+        async move { soon(client.create_app(request)).await.expect_err("must be refused") }
+    };
+    let missing = (Code::FailedPrecondition, "LANE_NOT_CONFIGURED".to_owned());
+    assert_eq!(reason(&refused(|a| a.gateway = "none".into()).await), missing);
+    assert_eq!(reason(&refused(|a| a.credential = "none".into()).await), missing);
+    assert_eq!(field(&refused(|a| a.environment = 1).await), "app.environment");
+    assert_eq!(field(&refused(|a| a.lane_kind = 1).await), "app.lane_kind");
+    assert_eq!(field(&refused(|a| a.topic.clear()).await), "app.topic");
+    assert_eq!(field(&refused(|a| a.name = "apps/other".into()).await), "app.name");
+    let fcm = refused(|a| {
+        a.platform = wire::Platform::Fcm.into();
+        a.topic.clear();
+        a.project = "p".into();
+    });
+    assert_eq!(fcm.await.code(), Code::Unimplemented);
+    let list = soon(server.apps().list_apps(wire::ListAppsRequest::default())).await.expect("up").into_inner();
+    assert!(list.apps.is_empty());
+}
+
+#[tokio::test]
+async fn an_update_changes_the_fields_named_and_the_first_writer_wins() {
+    let server = Server::start().await;
+    let made = soon(server.apps().create_app(demo_app())).await.expect("created").into_inner();
+    let update = |app: wire::App, paths: &[&str]| {
+        let paths = paths.iter().map(|p| (*p).to_owned()).collect();
+        let request = wire::UpdateAppRequest { app: Some(app), update_mask: Some(FieldMask { paths }) };
+        let mut client = server.apps();
+        async move { soon(client.update_app(request)).await.map(tonic::Response::into_inner) }
+    };
+    let wanted = wire::App { display_name: "Demo".into(), topic: "ignored".into(), ..made.clone() };
+    let updated = update(wanted.clone(), &["display_name"]).await.expect("updated");
+    assert_eq!((updated.display_name.as_str(), &updated.topic), ("Demo", &made.topic));
+    assert_ne!(updated.etag, made.etag);
+    assert_eq!(update(wanted, &["display_name"]).await.expect_err("late").code(), Code::Aborted);
+
+    let current = wire::App { etag: String::new(), ..updated };
+    assert_eq!(field(&update(current.clone(), &["name"]).await.expect_err("fixed")), "update_mask.paths[0]");
+    assert_eq!(field(&update(current.clone(), &[]).await.expect_err("nothing")), "update_mask");
+    let fcm = wire::App { platform: wire::Platform::Fcm.into(), ..current.clone() };
+    assert_eq!(reason(&update(fcm, &["platform"]).await.expect_err("fixed")).1, "PLATFORM_FIXED");
+    let elsewhere = wire::App { gateway: "none".into(), ..current };
+    assert_eq!(reason(&update(elsewhere, &["gateway"]).await.expect_err("none")).1, "LANE_NOT_CONFIGURED");
+}
+
+#[tokio::test]
+async fn an_app_is_removed_when_no_active_alert_addresses_it() {
+    let server = Server::with_demo().await;
+    let alert = server.created(1).await;
+    let delete = || {
+        let mut client = server.apps();
+        async move { soon(client.delete_app(wire::DeleteAppRequest { name: "apps/demo".into() })).await }
+    };
+    assert_eq!(reason(&delete().await.expect_err("in use")), (Code::FailedPrecondition, "APP_IN_USE".to_owned()));
+    let cancel = wire::CancelAlertRequest { name: alert.name, ..Default::default() };
+    soon(server.alerts().cancel_alert(cancel)).await.expect("cancelled");
+    delete().await.expect("removed");
+    assert_eq!(delete().await.expect_err("gone").code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn apps_are_listed_by_name_in_pages() {
+    let server = Server::start().await;
+    for id in ["c", "a", "b"] {
+        soon(server.apps().create_app(app(id))).await.expect("created");
+    }
+    let list = |page_size, page_token: String| {
+        let mut client = server.apps();
+        async move { soon(client.list_apps(wire::ListAppsRequest { page_size, page_token })).await }
+    };
+    let first = list(2, String::new()).await.expect("a page").into_inner();
+    let second = list(2, first.next_page_token.clone()).await.expect("a page").into_inner();
+    let names: Vec<&str> = first.apps.iter().chain(&second.apps).map(|a| a.name.as_str()).collect();
+    assert_eq!(names, ["apps/a", "apps/b", "apps/c"]);
+    assert!(second.next_page_token.is_empty());
+    assert_eq!(field(&list(2, "x".into()).await.expect_err("made up")), "page_token");
+}

@@ -1,0 +1,99 @@
+//! The feed over the wire: the generated client reads what the hand-written server sends.
+
+use std::collections::BTreeMap;
+
+use clarion_proto::{
+    device::{Change, Record},
+    ids::{DeviceId, LogId, UnixMillis, log_of, partition_of},
+    wire::shard_v1::{self as wire, feed_service_client::FeedServiceClient},
+};
+use clarion_coordinator::{config::Args, store::RecordBatch};
+use tonic::{Code, Streaming};
+
+use crate::support::{Server, soon};
+
+fn record(n: u8) -> Record {
+    Record { device: DeviceId([n; 16]), observed: UnixMillis(u64::from(n) + 1), change: Change::Mute(true) }
+}
+
+/// Appends each record to its own log as a batch of its own.
+async fn append(server: &Server, records: impl IntoIterator<Item = u8>) {
+    let config = &server.context.config;
+    for record in records.into_iter().map(record) {
+        let log = log_of(partition_of(record.device, config.partitions), config.logs);
+        server.context.log.append(log, RecordBatch::from_records(&[record])).await.expect("room");
+    }
+}
+
+async fn feed(server: &Server, partitions: Vec<u32>, positions: &[(u32, u64)]) -> Streaming<wire::FeedResponse> {
+    let positions = positions.iter().map(|&(log, position)| wire::LogPosition { log, position }).collect();
+    let request = wire::FeedRequest { node: "node-1".into(), partitions, positions };
+    soon(FeedServiceClient::new(server.channel.clone()).feed(request)).await.expect("valid").into_inner()
+}
+
+async fn next(stream: &mut Streaming<wire::FeedResponse>) -> wire::FeedResponse {
+    soon(stream.message()).await.expect("no error").expect("without end")
+}
+
+#[tokio::test]
+async fn everything_comes_dense_in_order_and_goes_on() {
+    let args = Args { partitions: Some(8), logs: Some(4), ..Args::default() };
+    let server = Server::start_with(args).await;
+    append(&server, 0..=199).await;
+    let mut stream = feed(&server, (0..8).collect(), &[]).await;
+    let mut heads: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut devices = Vec::new();
+    for _ in 0..=199 {
+        let batch = next(&mut stream).await;
+        let head = heads.entry(batch.log).or_default();
+        assert_eq!(batch.position, *head + 1, "dense");
+        *head = batch.position;
+        assert!(batch.append_time_ms > 0);
+        let records: Vec<Record> = batch.records.into_iter().map(|r| Record::from_wire(r).expect("valid")).collect();
+        assert!(records.iter().all(|r| u32::from(log_of(partition_of(r.device, 8), 4).0) == batch.log));
+        devices.extend(records);
+    }
+    devices.sort_by_key(|r| r.device);
+    assert_eq!(devices, (0..=199).map(record).collect::<Vec<_>>());
+    // What comes later comes too.
+    append(&server, [200]).await;
+    assert_eq!(next(&mut stream).await.records, [record(200).to_wire()]);
+}
+
+#[tokio::test]
+async fn a_reader_goes_on_where_it_was_with_its_own_partitions() {
+    let args = Args { partitions: Some(8), logs: Some(2), ..Args::default() };
+    let server = Server::start_with(args).await;
+    append(&server, 0..=99).await;
+    let head = server.context.log.head(LogId(0)).await.expect("up").0;
+    let mut stream = feed(&server, vec![4], &[(0, head - 10), (1, 0)]).await;
+    for position in head - 9..=head {
+        let batch = next(&mut stream).await;
+        assert_eq!((batch.log, batch.position), (0, position), "a position without its records is sent too");
+        for record in batch.records {
+            assert_eq!(partition_of(Record::from_wire(record).expect("valid").device, 8).0, 4);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_the_cluster_does_not_have_is_refused() {
+    let server = Server::start().await;
+    let refused = |partitions: Vec<u32>, positions: Vec<wire::LogPosition>| {
+        let request = wire::FeedRequest { node: "node-1".into(), partitions, positions };
+        let mut client = FeedServiceClient::new(server.channel.clone());
+        async move { soon(client.feed(request)).await.expect_err("must be refused") }
+    };
+    let partition = refused(vec![64], vec![]).await;
+    assert_eq!(crate::support::field(&partition), "partitions[0]");
+    let ahead = refused(vec![0], vec![wire::LogPosition { log: 0, position: 1 }]).await;
+    assert_eq!(ahead.code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn a_stop_in_order_ends_the_feed() {
+    let server = Server::start().await;
+    let mut stream = feed(&server, vec![0], &[]).await;
+    server.context.drain.token().cancel();
+    assert_eq!(soon(stream.message()).await.expect_err("draining").code(), Code::Unavailable);
+}

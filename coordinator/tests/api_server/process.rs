@@ -1,0 +1,87 @@
+//! The process: what it binds, what it serves beside the API, how it ends.
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clarion_coordinator::{Coordinator, config::{Args, Config}};
+use clarion_proto::wire::v1 as wire;
+use tonic::{Code, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+use crate::support::{PATIENCE, config, create, demo_alert, demo_app, reason, soon};
+
+fn any_port() -> Args {
+    let port = Some("127.0.0.1:0".parse().expect("an address"));
+    // Nobody listens there: nodes are looked for and not found.
+    Args { listen: port, health_listen: port, nodes: Some(vec!["127.0.0.1:9".into()]), ..Args::default() }
+}
+
+async fn connect(address: std::net::SocketAddr) -> Channel {
+    soon(Channel::from_shared(format!("http://{address}")).expect("an address").connect()).await.expect("listens")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_serves_health_on_both_ports_reflection_and_a_whole_alert_up_to_the_missing_node() {
+    let coordinator = soon(Coordinator::bind(config(any_port()))).await.expect("bound");
+    let (listen, health) = (coordinator.listen(), coordinator.health_listen());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(coordinator.run(async move {
+        let _ = stopped.await;
+    }));
+    let (api, health) = (connect(listen).await, connect(health).await);
+    for channel in [&api, &health] {
+        let request = HealthCheckRequest { service: "clarion.v1.AlertService".into() };
+        let answer = soon(HealthClient::new(channel.clone()).check(request)).await.expect("served").into_inner();
+        assert_eq!(answer.status(), ServingStatus::Serving);
+    }
+    let list = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut client = ServerReflectionClient::new(api.clone());
+    let mut answers = soon(client.server_reflection_info(tokio_stream::once(list))).await.expect("served").into_inner();
+    let answer = soon(answers.message()).await.expect("no error").expect("one").message_response;
+    let Some(MessageResponse::ListServicesResponse(services)) = answer else { panic!("{answer:?}") };
+    let mut names: Vec<String> = services.service.into_iter().map(|s| s.name).collect();
+    names.sort();
+    for service in ["clarion.v1.AlertService", "clarion.v1.AppService", "clarion.v1.RegistryService", "grpc.health.v1.Health"] {
+        assert!(names.iter().any(|n| n == service), "{service} in {names:?}");
+    }
+    assert!(names.iter().all(|n| !n.starts_with("clarion.shard")), "the internal contract is no promise: {names:?}");
+
+    let mut apps = wire::app_service_client::AppServiceClient::new(api.clone());
+    soon(apps.create_app(demo_app())).await.expect("created");
+    let mut alerts = wire::alert_service_client::AlertServiceClient::new(api.clone());
+    let refused = soon(alerts.create_alert(create(1, demo_alert()))).await.expect_err("no node");
+    assert_eq!(reason(&refused), (Code::Unavailable, "NO_NODES".to_owned()));
+
+    stop.send(()).expect("running");
+    drop((api, health, apps, alerts, client, answers));
+    soon(running).await.expect("no panic").expect("ended in order");
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_named() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = taken.local_addr().expect("bound");
+    let args = Args { listen: Some(address), ..any_port() };
+    let refused = Coordinator::bind(config(args)).await.expect_err("in use").to_string();
+    assert!(refused.starts_with(&format!("cannot listen on {address}: ")), "{refused}");
+}
+
+#[test]
+fn a_wrong_start_ends_with_another_code_than_zero() {
+    let run = |args: &[&str]| {
+        let args = ["coordinator"].iter().chain(args).map(OsString::from);
+        format!("{:?}", clarion_coordinator::main(args))
+    };
+    let code = |code: u8| format!("{:?}", ExitCode::from(code));
+    assert_eq!(run(&["--config", "/nowhere.toml"]), code(1));
+    assert_eq!(run(&["--no-such-flag"]), code(2));
+    assert_eq!(run(&["--help"]), code(0));
+    // Nothing was awaited above: the patience of these tests is for sockets only.
+    assert!(PATIENCE.as_secs() > 0 && Config::load(Args::default()).is_ok());
+}

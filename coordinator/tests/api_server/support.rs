@@ -1,0 +1,307 @@
+//! A server to talk to, nodes that do as the test says, and requests that are valid until a test spoils them.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use clarion_coordinator::{
+    admission::Admission,
+    api::{self, Context, Dispatch},
+    clock::Clock,
+    config::{Args, Config},
+    dispatch::{CancelState, CountError, CountPlan, Counts, LaneKey, PlannedAlert, StartError},
+    progress::{self, RegistryTotals, Snapshot, State},
+    store::memory::MemoryStore,
+};
+use clarion_proto::{
+    ids::AlertName,
+    wire::v1::{
+        self as wire, alert_service_client::AlertServiceClient, app_service_client::AppServiceClient,
+        registry_service_client::RegistryServiceClient,
+    },
+};
+use clarion_runtime::drain::Drain;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt;
+
+/// Longer than anything here takes on a loaded machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Bounds a wait.
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, what).await.expect("in time")
+}
+
+/// Nodes as the test scripts them.
+#[derive(Debug, Default)]
+pub(crate) struct Nodes {
+    pub(crate) started: Mutex<Vec<Arc<PlannedAlert>>>,
+    pub(crate) lanes: Mutex<Vec<LaneKey>>,
+    snapshots: Mutex<BTreeMap<AlertName, watch::Sender<Arc<Snapshot>>>>,
+    /// True: no node is there.
+    pub(crate) away: Mutex<bool>,
+    /// True: cancels are not confirmed.
+    pub(crate) deaf: Mutex<bool>,
+    pub(crate) totals: Mutex<RegistryTotals>,
+    /// A start waits for a permit while this is set.
+    pub(crate) gate: Mutex<Option<Arc<tokio::sync::Semaphore>>>,
+}
+
+impl Nodes {
+    /// Publishes a change of an alert's state, as reports would.
+    pub(crate) fn publish(&self, name: &AlertName, change: impl FnOnce(&mut Snapshot)) {
+        let snapshots = self.snapshots.lock();
+        snapshots[name].send_modify(|snapshot| {
+            let next = Arc::make_mut(snapshot);
+            next.version += 1;
+            change(next);
+        });
+    }
+
+    /// Forgets an alert, as dispatch does some time after its end.
+    pub(crate) fn forget(&self, name: &AlertName) {
+        self.snapshots.lock().remove(name);
+    }
+}
+
+#[tonic::async_trait]
+impl Dispatch for Nodes {
+    fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError> {
+        self.lanes.lock().push(key.clone());
+        Ok(())
+    }
+
+    async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError> {
+        let gate = self.gate.lock().clone();
+        if let Some(gate) = gate {
+            gate.acquire().await.expect("open").forget();
+        }
+        if *self.away.lock() {
+            return Err(StartError::NoNodes { configured: 1 });
+        }
+        let bands = alert.bands.iter().map(|band| progress::BandCounts {
+            from_m: band.from_m,
+            to_m: band.to_m,
+            walked: false,
+            counts: progress::Counts::default(),
+        });
+        let snapshot = Snapshot {
+            alert: alert.name.clone(),
+            version: 1,
+            state: State::Active,
+            settled: false,
+            ended: None,
+            totals: progress::Counts::default(),
+            unanswered_requests: 0,
+            retried_requests: 0,
+            nodes_walked: 0,
+            nodes: 2,
+            first_accepted_after: None,
+            last_accepted_after: None,
+            bands: bands.collect(),
+            cells: Vec::new(),
+        };
+        self.snapshots.lock().insert(alert.name.clone(), watch::Sender::new(Arc::new(snapshot)));
+        self.started.lock().push(alert);
+        Ok(())
+    }
+
+    async fn cancel(&self, alert: &AlertName) -> CancelState {
+        if !self.snapshots.lock().contains_key(alert) {
+            return CancelState::Unknown;
+        }
+        let deaf = *self.deaf.lock();
+        let state = if deaf { State::Cancelling } else { State::Cancelled };
+        self.publish(alert, |snapshot| snapshot.state = state);
+        CancelState::At { state, unconfirmed: if deaf { vec!["node-1".to_owned()] } else { vec![] } }
+    }
+
+    async fn count(&self, plan: CountPlan) -> Result<Counts, CountError> {
+        if *self.away.lock() {
+            return Err(CountError::NoNodes { configured: 1 });
+        }
+        // App i has (i + 1) × 10 devices in every band.
+        let devices = (1..=plan.apps.len() as u64).map(|app| vec![app * 10; plan.bands.len()]);
+        Ok(Counts { devices: devices.collect() })
+    }
+
+    fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
+        self.snapshots.lock().get(alert).map(watch::Sender::subscribe)
+    }
+
+    fn registry(&self) -> RegistryTotals {
+        self.totals.lock().clone()
+    }
+}
+
+/// A running server and a channel to it. It ends with the test's runtime.
+pub(crate) struct Server {
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) context: Arc<Context>,
+    pub(crate) channel: Channel,
+}
+
+/// The gateways `apns` (test) and `apns-live`, the credential `team`.
+const LANES: &str = r#"
+[[gateways]]
+name = "apns"
+platform = "apns"
+endpoint = "127.0.0.1:2197"
+environment = "sandbox"
+lane_kind = "test"
+
+[[gateways]]
+name = "apns-live"
+platform = "apns"
+endpoint = "127.0.0.1:2198"
+environment = "production"
+lane_kind = "live"
+
+[[credentials]]
+name = "team"
+kind = "apns"
+key_file = "team.p8"
+key_id = "KEY1234567"
+team_id = "TEAM123456"
+"#;
+
+/// A configuration over a fresh key.
+pub(crate) fn config(args: Args) -> Config {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let key = ring::signature::EcdsaKeyPair::generate_pkcs8(
+        &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING,
+        &ring::rand::SystemRandom::new(),
+    );
+    let base64 = data_encoding::BASE64.encode(key.expect("randomness").as_ref());
+    let pem = format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n");
+    std::fs::write(directory.path().join("team.p8"), pem).expect("written");
+    let path = directory.path().join("clarion.toml");
+    std::fs::write(&path, LANES).expect("written");
+    Config::load(Args { config: Some(path), ..args }).expect("valid")
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(Args::default()).await
+    }
+
+    pub(crate) async fn start_with(args: Args) -> Self {
+        let config = config(args);
+        let clock = Clock::start();
+        let nodes = Arc::new(Nodes::default());
+        let store = Arc::new(MemoryStore::new(config.logs, config.store_bytes_max, clock));
+        let context = Arc::new(Context {
+            admission: Admission::new(config.admissions_max),
+            dispatch: Arc::clone(&nodes) as Arc<dyn Dispatch>,
+            drain: Drain::new(),
+            clock,
+            log: Arc::clone(&store) as _,
+            store,
+            config,
+        });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let routes = api::routes(&context).expect("descriptors");
+        let incoming = tonic::transport::server::TcpIncoming::from(listener);
+        tokio::spawn(api::server().add_routes(routes).serve_with_incoming(incoming));
+        let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
+        let channel = endpoint.connect().await.expect("the server listens");
+        Self { nodes, context, channel }
+    }
+
+    /// With the app `apps/demo` on the test lane.
+    pub(crate) async fn with_demo() -> Self {
+        Self::with_demo_and(Args::default()).await
+    }
+
+    pub(crate) async fn with_demo_and(args: Args) -> Self {
+        let server = Self::start_with(args).await;
+        soon(server.apps().create_app(demo_app())).await.expect("created");
+        server
+    }
+
+    pub(crate) fn apps(&self) -> AppServiceClient<Channel> {
+        AppServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn alerts(&self) -> AlertServiceClient<Channel> {
+        AlertServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn registry(&self) -> RegistryServiceClient<Channel> {
+        RegistryServiceClient::new(self.channel.clone())
+    }
+
+    /// Creates the alert of [`demo_alert`] under a request id.
+    pub(crate) async fn created(&self, request: u128) -> wire::Alert {
+        soon(self.alerts().create_alert(create(request, demo_alert()))).await.expect("created").into_inner()
+    }
+}
+
+pub(crate) fn app(id: &str) -> wire::CreateAppRequest {
+    let app = wire::App {
+        platform: wire::Platform::Apns.into(),
+        gateway: "apns".into(),
+        credential: "team".into(),
+        topic: "org.example.demo".into(),
+        environment: wire::Environment::Sandbox.into(),
+        lane_kind: wire::LaneKind::Test.into(),
+        ..Default::default()
+    };
+    wire::CreateAppRequest { app_id: id.into(), app: Some(app) }
+}
+
+pub(crate) fn demo_app() -> wire::CreateAppRequest {
+    app("demo")
+}
+
+/// 12 km around a place in Shenzhen, for ten minutes from now.
+pub(crate) fn demo_alert() -> wire::Alert {
+    let message = wire::Message { title: "Missing child".into(), body: "Last seen at the station.".into() };
+    let circle = wire::Circle {
+        center: Some(wire::LatLng { latitude: 22.54, longitude: 114.06 }),
+        radius_meters: 12_000.0,
+    };
+    wire::Alert {
+        case: Some(wire::Case {
+            messages: [("en".to_owned(), message)].into(),
+            fallback_locale: "en".into(),
+            ..Default::default()
+        }),
+        severity: wire::Severity::Urgent.into(),
+        region: Some(wire::Region { shape: Some(wire::region::Shape::Circle(circle)), exclusions: vec![] }),
+        audience: Some(wire::Audience { apps: vec!["apps/demo".into()], segments: String::new() }),
+        active_until: Some(from_now(600)),
+        mode: wire::Mode::Test.into(),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn create(request: u128, alert: wire::Alert) -> wire::CreateAlertRequest {
+    let request_id = uuid::Uuid::from_u128(request).to_string();
+    wire::CreateAlertRequest { alert: Some(alert), request_id, validate_only: false }
+}
+
+/// Seconds from now on the wall clock; negative: ago.
+#[allow(clippy::disallowed_methods)] // a client has a clock
+pub(crate) fn from_now(seconds: i64) -> prost_types::Timestamp {
+    let now: prost_types::Timestamp = std::time::SystemTime::now().into();
+    prost_types::Timestamp { seconds: now.seconds + seconds, nanos: 0 }
+}
+
+pub(crate) fn name(alert: &wire::Alert) -> AlertName {
+    AlertName::from_name(&alert.name).expect("a name")
+}
+
+/// The one field that a refusal names.
+pub(crate) fn field(status: &Status) -> String {
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    let violations = status.get_details_bad_request().expect("BadRequest").field_violations;
+    assert_eq!(violations.len(), 1);
+    violations[0].field.clone()
+}
+
+/// Code and ErrorInfo's reason.
+pub(crate) fn reason(status: &Status) -> (Code, String) {
+    (status.code(), status.get_details_error_info().expect("ErrorInfo").reason)
+}

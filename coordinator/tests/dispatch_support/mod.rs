@@ -1,0 +1,345 @@
+//! Shard nodes that say what a test tells them to, over real gRPC: on loopback TCP, or on pipes where time is paused
+//! (real sockets and paused time do not mix: the clock would jump while a packet is on its way).
+
+#![allow(dead_code, missing_docs, unreachable_pub)] // each test file uses a part of it
+
+use std::{collections::BTreeMap, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use clarion_coordinator::{
+    clock::Clock,
+    dispatch::{AppPlan, Connect, DispatchConfig, Dispatcher, LaneKey, PlannedAlert, endpoint},
+    lane_owner::{Credential, Gateway},
+    members::NodesConfig,
+    plan::Band,
+    progress::Snapshot,
+    store::memory::MemoryStore,
+};
+use clarion_proto::{
+    ids::{AlertName, AppName, Epoch, WaveId},
+    wire::shard_v1::{
+        self as wire, SessionRequest, SessionResponse,
+        session_request::Message,
+        session_response::Message as Said,
+        shard_service_server::{ShardService, ShardServiceServer},
+    },
+};
+use h3o::{LatLng, Resolution};
+use parking_lot::Mutex;
+use roaring::RoaringBitmap;
+use secrecy::SecretString;
+use tokio::{
+    io::DuplexStream,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Channel, Server},
+};
+
+/// For everything that must happen; a test that waits so long has failed.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PARTITIONS: u16 = 8;
+pub const BOOT_1: [u8; 16] = [1; 16];
+pub const BOOT_2: [u8; 16] = [2; 16];
+
+/// A node's side of the service; each session is handed to the test.
+struct Script(mpsc::Sender<Peer>);
+
+#[tonic::async_trait]
+impl ShardService for Script {
+    type SessionStream = ReceiverStream<Result<SessionResponse, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (says, said) = mpsc::channel(64);
+        let peer = Peer { hears: request.into_inner(), says };
+        self.0.send(peer).await.map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(ReceiverStream::new(said)))
+    }
+}
+
+/// A process that a test plays; what listens ends with it.
+pub struct ScriptedNode {
+    pub address: SocketAddr,
+    sessions: mpsc::Receiver<Peer>,
+    server: JoinHandle<()>,
+}
+
+impl Drop for ScriptedNode {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl ScriptedNode {
+    /// On a port that the system chooses.
+    pub async fn tcp() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, sessions) = mpsc::channel(4);
+        let serve = Server::builder()
+            .add_service(ShardServiceServer::new(Script(sender)).max_decoding_message_size(64 << 20))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        let server = tokio::spawn(async move { serve.await.unwrap() });
+        Self { address, sessions, server }
+    }
+
+    /// The next session.
+    pub async fn session(&mut self) -> Peer {
+        timeout(PATIENCE, self.sessions.recv()).await.expect("a session").unwrap()
+    }
+
+    /// The next session, said hello in.
+    pub async fn hello(&mut self, name: &str, boot: [u8; 16]) -> Peer {
+        let peer = self.session().await;
+        let hello = wire::Hello {
+            node: name.to_owned(),
+            boot_id: boot.to_vec(),
+            version: "scripted".to_owned(),
+            cores: 1,
+            positions: Vec::new(),
+        };
+        peer.say(Said::Hello(hello)).await;
+        peer
+    }
+}
+
+/// Pipes instead of a network.
+#[derive(Debug, Clone, Default)]
+pub struct Pipes(Arc<Mutex<BTreeMap<SocketAddr, mpsc::Sender<Result<DuplexStream, io::Error>>>>>);
+
+impl Pipes {
+    /// A node that can be reached from now on.
+    pub fn node(&self, address: SocketAddr) -> ScriptedNode {
+        let (pipes, incoming) = mpsc::channel(4);
+        self.0.lock().insert(address, pipes);
+        let (sender, sessions) = mpsc::channel(4);
+        let serve = Server::builder()
+            .add_service(ShardServiceServer::new(Script(sender)))
+            .serve_with_incoming(ReceiverStream::new(incoming));
+        let server = tokio::spawn(async move { serve.await.unwrap() });
+        ScriptedNode { address, sessions, server }
+    }
+}
+
+impl Connect for Pipes {
+    fn connect(
+        &self,
+        address: SocketAddr,
+    ) -> Pin<Box<dyn Future<Output = Result<Channel, tonic::transport::Error>> + Send + '_>> {
+        Box::pin(async move {
+            let listener = self.0.lock().get(&address).cloned();
+            let pipe = tower::service_fn(move |_| {
+                let listener = listener.clone();
+                async move {
+                    let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+                    let (mine, theirs) = tokio::io::duplex(1 << 20);
+                    listener.ok_or_else(refused)?.send(Ok(theirs)).await.map_err(|_| refused())?;
+                    Ok::<_, io::Error>(hyper_util::rt::TokioIo::new(mine))
+                }
+            });
+            endpoint(address)?.connect_with_connector(pipe).await
+        })
+    }
+}
+
+/// One session, from the node's side.
+pub struct Peer {
+    hears: Streaming<SessionRequest>,
+    says: mpsc::Sender<Result<SessionResponse, Status>>,
+}
+
+impl Peer {
+    pub async fn say(&self, message: Said) {
+        let response = SessionResponse { message: Some(message) };
+        timeout(PATIENCE, self.says.send(Ok(response))).await.expect("room").expect("the coordinator listens");
+    }
+
+    /// What the coordinator says next; `None`: it ended the session.
+    pub async fn next(&mut self) -> Option<Message> {
+        match timeout(PATIENCE, self.hears.message()).await.expect("a message") {
+            Ok(message) => message.map(|m| m.message.expect("a message of some kind")),
+            Err(_) => None, // reset: it is gone as well
+        }
+    }
+
+    /// The next message of the kind that `pick` takes, past all others.
+    pub async fn until<T>(&mut self, mut pick: impl FnMut(Message) -> Option<T>) -> T {
+        loop {
+            if let Some(found) = pick(self.next().await.expect("the session goes on")) {
+                return found;
+            }
+        }
+    }
+
+    pub async fn wave(&mut self) -> wire::Wave {
+        self.until(|m| if let Message::Wave(wave) = m { Some(wave) } else { None }).await
+    }
+
+    pub async fn end(&mut self) -> wire::End {
+        self.until(|m| if let Message::End(end) = m { Some(end) } else { None }).await
+    }
+
+    pub async fn cancel(&mut self) -> wire::Cancel {
+        self.until(|m| if let Message::Cancel(cancel) = m { Some(cancel) } else { None }).await
+    }
+
+    /// Asks for leave for a wave, and what came of it.
+    pub async fn lease(&mut self, nonce: u64, wave: &wire::Wave) -> wire::Grant {
+        self.say(Said::LeaseRequest(wire::LeaseRequest { nonce, waves: vec![wave.id], lanes: Vec::new() })).await;
+        self.until(|m| if let Message::Grant(grant) = m { Some(grant) } else { None }).await
+    }
+
+    pub async fn report(&self, report: wire::Report) {
+        self.say(Said::Report(report)).await;
+    }
+
+    pub async fn stopped(&self, wave: &wire::Wave) {
+        let stopped = wire::Stopped { wave: wave.id, last_write_ago_us: Some(10), written_after_cancel: 0 };
+        self.say(Said::Stopped(stopped)).await;
+    }
+
+    /// True once the coordinator has ended the session.
+    pub async fn is_ended(&mut self) -> bool {
+        self.next().await.is_none()
+    }
+}
+
+/// A report of the first band.
+pub fn report(wave: &wire::Wave, sequence: u64, handed: u64, accepted: u64) -> wire::Report {
+    wire::Report {
+        wave: wave.id,
+        epoch: wave.epoch,
+        sequence,
+        bands: vec![wire::BandReport { band: 0, handed, accepted, ..wire::BandReport::default() }],
+        ..wire::Report::default()
+    }
+}
+
+/// The same, saying that all is done.
+pub fn complete(wave: &wire::Wave, sequence: u64, handed: u64, accepted: u64) -> wire::Report {
+    wire::Report { bands_walked: 2, complete: true, ..report(wave, sequence, handed, accepted) }
+}
+
+/// The same, saying that nothing will change any more.
+pub fn ended(wave: &wire::Wave, sequence: u64, handed: u64, accepted: u64) -> wire::Report {
+    wire::Report { ended: true, ..complete(wave, sequence, handed, accepted) }
+}
+
+pub fn ordinals(partition: u32, ordinals: &[u32]) -> wire::OrdinalSet {
+    let mut bytes = Vec::new();
+    ordinals.iter().copied().collect::<RoaringBitmap>().serialize_into(&mut bytes).unwrap();
+    wire::OrdinalSet { partition, ordinals: bytes.into() }
+}
+
+/// A dispatcher with one gateway and one credential, and its log.
+pub struct Coordinator {
+    pub dispatcher: Dispatcher,
+    pub log: Arc<MemoryStore>,
+    pub clock: Clock,
+}
+
+impl Coordinator {
+    pub fn over_tcp(nodes: &[&ScriptedNode]) -> Self {
+        Self::new(&nodes.iter().map(|n| n.address).collect::<Vec<_>>(), None)
+    }
+
+    pub fn over_pipes(addresses: &[SocketAddr], pipes: &Pipes) -> Self {
+        Self::new(addresses, Some(pipes))
+    }
+
+    fn new(addresses: &[SocketAddr], pipes: Option<&Pipes>) -> Self {
+        let clock = Clock::start();
+        let log = Arc::new(MemoryStore::new(PARTITIONS, 1 << 20, clock));
+        let config = DispatchConfig {
+            nodes: NodesConfig { addresses: addresses.iter().map(ToString::to_string).collect() },
+            partitions: PARTITIONS,
+            logs: PARTITIONS,
+            gateways: vec![gateway()],
+            credentials: vec![credential()],
+        };
+        let dispatcher = match pipes {
+            Some(pipes) => Dispatcher::spawn_over(config, log.clone(), clock, Arc::new(pipes.clone())),
+            None => Dispatcher::spawn(config, log.clone(), clock),
+        };
+        Self { dispatcher, log, clock }
+    }
+
+    /// An alert that is over `seconds` from now.
+    pub fn alert(&self, id: &str, seconds: u64) -> Arc<PlannedAlert> {
+        let cell = LatLng::new(22.54, 114.06).unwrap().to_cell(Resolution::Nine);
+        let band = |from_m, to_m| Band { from_m, to_m, cells: vec![cell] };
+        let now = self.clock.now();
+        Arc::new(PlannedAlert {
+            name: AlertName::from_id(id).unwrap(),
+            wave: WaveId(11),
+            epoch: Epoch(1),
+            bands: vec![band(0.0, 1_000.0), band(1_000.0, 2_000.0)],
+            apps: vec![AppPlan {
+                app: AppName::from_id("demo").unwrap(),
+                lane: LaneKey { gateway: "g".to_owned(), credential: "c".to_owned() },
+                topic: "org.example.demo".to_owned(),
+                push_type: "alert".to_owned(),
+                priority: 10,
+                expiration: 1_800_000_000,
+                collapse_id: id.to_owned(),
+                messages: vec![("en".to_owned(), Bytes::from_static(b"{\"aps\":{}}"))],
+            }],
+            segments: Vec::new(),
+            created: now,
+            expires: now + Duration::from_secs(seconds),
+            max_rate_per_second: 1_000,
+        })
+    }
+
+    /// Starts an alert as soon as partitions are shared out, and gives its progress.
+    pub async fn start(&self, alert: &Arc<PlannedAlert>) -> watch::Receiver<Arc<Snapshot>> {
+        let shared_out = async {
+            while self.dispatcher.nodes().iter().map(|n| n.partitions).sum::<u16>() < PARTITIONS {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, shared_out).await.expect("partitions are shared out");
+        self.dispatcher.start(alert.clone()).await.unwrap();
+        self.dispatcher.watch(&alert.name).unwrap()
+    }
+}
+
+/// The first snapshot for which `is` holds.
+pub async fn when(watch: &mut watch::Receiver<Arc<Snapshot>>, is: impl FnMut(&Arc<Snapshot>) -> bool) -> Arc<Snapshot> {
+    timeout(PATIENCE, watch.wait_for(is)).await.expect("progress").unwrap().clone()
+}
+
+fn gateway() -> Gateway {
+    Gateway {
+        name: "g".to_owned(),
+        endpoint: "localhost:443".to_owned(),
+        server_name: "localhost".to_owned(),
+        ca_pem: String::new(),
+        live: false,
+        connections: 4,
+        streams_per_connection: 1_000,
+        request_deadline: Duration::from_secs(10),
+        connect_deadline: Duration::from_secs(5),
+        backoff_min: Duration::from_millis(100),
+        backoff_max: Duration::from_secs(30),
+        hpack_authorization_indexed: true,
+        quota: None,
+    }
+}
+
+fn credential() -> Credential {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    Credential {
+        name: "c".to_owned(),
+        key_id: "ABCDE12345".to_owned(),
+        team_id: "TEAM123456".to_owned(),
+        key_pem: SecretString::from(key.serialize_pem()),
+    }
+}

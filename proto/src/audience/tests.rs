@@ -1,0 +1,131 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::wire::shard_v1::{BinaryOp, SegmentOp, segment_op::Op};
+
+fn tree() -> impl Strategy<Value = Node> {
+    let name = prop_oneof!["[a-d]", "[a-z0-9_-]{1,6}"].prop_map(|n| Node::Name(Segment(n)));
+    name.prop_recursive(6, 24, 2, |inner| {
+        let pair = (inner.clone(), inner.clone());
+        prop_oneof![
+            inner.prop_map(|n| Node::Not(Box::new(n))),
+            pair.clone().prop_map(|(a, b)| Node::And(Box::new(a), Box::new(b))),
+            pair.prop_map(|(a, b)| Node::Or(Box::new(a), Box::new(b))),
+        ]
+    })
+}
+
+/// Evaluates prefix notation as a node does: an oracle that shares no code with `eval`.
+fn eval_prefix(ops: &[SegmentOp], has: &BTreeSet<String>) -> bool {
+    fn step<'a>(ops: &mut impl Iterator<Item = &'a SegmentOp>, has: &BTreeSet<String>) -> bool {
+        match ops.next().and_then(|op| op.op.as_ref()).expect("complete") {
+            Op::Segment(name) => has.contains(name),
+            Op::Not(_) => !step(ops, has),
+            Op::Binary(b) => {
+                let (left, right) = (step(ops, has), step(ops, has));
+                if *b == i32::from(BinaryOp::And) { left && right } else { left || right }
+            }
+        }
+    }
+    let mut ops = ops.iter().peekable();
+    let mut all = true;
+    while ops.peek().is_some() {
+        all &= step(&mut ops, has);
+    }
+    all
+}
+
+proptest! {
+    #[test]
+    fn display_round_trips(node in tree()) {
+        let expr = SegmentExpr(Some(node));
+        let text = expr.to_string();
+        prop_assume!(text.len() <= EXPRESSION_BYTES_MAX);
+        prop_assert_eq!(SegmentExpr::parse(&text).expect("its own text"), expr);
+    }
+
+    #[test]
+    fn prefix_form_means_the_same(node in tree(), has in proptest::collection::btree_set("[a-d]", 0..4)) {
+        let expr = SegmentExpr(Some(node));
+        prop_assert_eq!(expr.eval(|name| has.contains(name)), eval_prefix(&expr.to_wire(), &has));
+    }
+
+    #[test]
+    fn no_text_panics(text in "\\PC{0,80}") {
+        let _ = SegmentExpr::parse(&text);
+    }
+
+    #[test]
+    fn no_words_panic(words in proptest::collection::vec(prop_oneof!["AND", "OR", "NOT", "\\(", "\\)", "[a-z]"], 0..120)) {
+        if let Ok(expr) = SegmentExpr::parse(&words.join(" ")) {
+            prop_assert_eq!(SegmentExpr::parse(&expr.to_string()).expect("its own text"), expr);
+        }
+    }
+}
+
+#[test]
+fn not_binds_tighter_than_and_tighter_than_or() {
+    let expr = SegmentExpr::parse("a OR NOT b AND c").expect("valid");
+    assert_eq!(expr, SegmentExpr::parse("a OR ((NOT b) AND c)").expect("valid"));
+    assert_eq!(expr.to_string(), "a OR NOT b AND c");
+    assert_ne!(expr, SegmentExpr::parse("(a OR NOT b) AND c").expect("valid"));
+    assert_eq!(SegmentExpr::parse("a AND b AND c").expect("valid").to_string(), "a AND b AND c");
+    assert_eq!(SegmentExpr::parse("a AND (b AND c)").expect("valid").to_string(), "a AND (b AND c)");
+    // Keywords are capitals: the small words are names.
+    assert!(SegmentExpr::parse("and OR or OR not").expect("valid").eval(|name| name == "not"));
+}
+
+#[test]
+fn says_what_was_expected_and_where() {
+    for (text, words) in [
+        ("a b", "expected AND, OR or the end at byte 2, found a name"),
+        ("a AND", "expected a segment, NOT or '(' at byte 5, found the end"),
+        ("(a OR b", "expected AND, OR or ')' at byte 7, found the end"),
+        ("a)", "expected AND, OR or the end at byte 1, found ')'"),
+        ("a & b", "'&' at byte 2 has no meaning here"),
+        ("Staff", "the name at byte 0 may hold a-z, 0-9, '_' and '-', not 'S'"),
+    ] {
+        assert_eq!(SegmentExpr::parse(text).expect_err(text).problem, words);
+    }
+}
+
+#[test]
+fn length_names_and_depth_are_bounded() {
+    let names = |n: usize| vec!["a"; n].join(" OR ");
+    assert!(SegmentExpr::parse(&names(64)).is_ok());
+    assert_eq!(SegmentExpr::parse(&names(65)).expect_err("many").problem, "at most 64 names, has more");
+    let nested = |n: usize| format!("{}a{}", "(".repeat(n), ")".repeat(n));
+    assert!(SegmentExpr::parse(&nested(32)).is_ok());
+    assert!(SegmentExpr::parse(&nested(33)).expect_err("deep").problem.contains("at most 32"));
+    assert!(SegmentExpr::parse(&format!("{}a", "NOT ".repeat(33))).is_err());
+    // Side by side is not within.
+    assert!(SegmentExpr::parse(&vec!["(a)"; 40].join(" AND ")).is_ok());
+    assert_eq!(SegmentExpr::parse(&" ".repeat(1_025)).expect_err("long").problem, "at most 1024 bytes, has 1025");
+}
+
+#[test]
+fn an_added_segment_restricts() {
+    let exercise = Segment::new("exercise").expect("valid");
+    let all = SegmentExpr::everybody().and(exercise.clone());
+    assert_eq!(all.to_string(), "exercise");
+    let some = SegmentExpr::parse("a OR b").expect("valid").and(exercise);
+    assert_eq!(some.to_string(), "exercise AND (a OR b)");
+    assert!(!some.eval(|name| name == "a"));
+    assert!(SegmentExpr::everybody().eval(|_| false));
+    assert!(SegmentExpr::everybody().to_wire().is_empty());
+}
+
+#[test]
+fn audience_names_the_field() {
+    let audience = |apps: &[&str], segments: &str| {
+        let apps = apps.iter().map(|a| (*a).to_owned()).collect();
+        Audience::from_wire(crate::wire::v1::Audience { apps, segments: segments.to_owned() })
+    };
+    assert_eq!(audience(&[], "").expect_err("none").field, "apps");
+    assert_eq!(audience(&["apps/a", "demo"], "").expect_err("bare").field, "apps[1]");
+    assert_eq!(audience(&["apps/a", "apps/a"], "").expect_err("twice").problem, "holds apps/a more than once");
+    assert_eq!(audience(&["apps/a"], "(").expect_err("open").field, "segments");
+    assert_eq!(audience(&["apps/b", "apps/a"], "x").expect("valid").apps[0].id(), "a");
+}

@@ -1,0 +1,222 @@
+//! Polygons as in GeoJSON: straight edges in longitude and latitude, holes, either direction.
+
+use super::{LatLng, at_most};
+use crate::{
+    error::{InvalidField, required},
+    wire::v1 as wire,
+};
+
+/// Most points of one ring, the closing one included.
+pub const POINTS_MAX: usize = 10_000;
+/// Most holes of one polygon.
+pub const HOLES_MAX: usize = 64;
+
+/// A polygon with holes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Polygon {
+    /// Its rim.
+    pub outer: Ring,
+    /// What is cut out of it.
+    pub holes: Vec<Ring>,
+}
+
+/// A closed ring, without its closing point, unwrapped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ring {
+    points: Vec<UnwrappedPoint>,
+}
+
+/// A point of a ring; its longitude may lie beyond 180°, but within 180° of its neighbours'.
+#[derive(Clone, Copy, PartialEq)]
+pub struct UnwrappedPoint {
+    /// Degrees.
+    pub lat_deg: f64,
+    /// Degrees, unwrapped.
+    pub lng_deg: f64,
+}
+
+impl std::fmt::Debug for UnwrappedPoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("UnwrappedPoint(..)")
+    }
+}
+
+impl Ring {
+    /// At least three, the last not equal to the first.
+    #[must_use]
+    pub fn points(&self) -> &[UnwrappedPoint] {
+        &self.points
+    }
+
+    /// Its edges, the closing one included.
+    pub fn edges(&self) -> impl Iterator<Item = (UnwrappedPoint, UnwrappedPoint)> + '_ {
+        let next = self.points.iter().copied().cycle().skip(1);
+        self.points.iter().copied().zip(next)
+    }
+
+    fn from_wire(ring: wire::Ring) -> Result<Self, InvalidField> {
+        at_most("points", ring.points.len(), POINTS_MAX)?;
+        if ring.points.len() < 4 {
+            let problem = format!("at least 4 points, the last equal to the first; has {}", ring.points.len());
+            return Err(InvalidField::new("points", problem));
+        }
+        let point = |(i, p)| LatLng::from_wire(p).map_err(|e| e.within(&format!("points[{i}]")));
+        let mut given: Vec<LatLng> = ring.points.into_iter().enumerate().map(point).collect::<Result<_, _>>()?;
+        if given.first() != given.last() {
+            return Err(InvalidField::new("points", "the ring is open: its last point must equal its first"));
+        }
+        given.pop();
+
+        let mut points: Vec<UnwrappedPoint> = Vec::with_capacity(given.len());
+        for (i, p) in given.iter().enumerate() {
+            let lng_deg = match points.last() {
+                Some(previous) => previous.lng_deg + shorter_way(previous.lng_deg, p.lng_deg(), i)?,
+                None => p.lng_deg(),
+            };
+            points.push(UnwrappedPoint { lat_deg: p.lat_deg(), lng_deg });
+        }
+        // Back at the beginning the longitude is the same again, unless the ring went round the earth.
+        let (first, last) = (points[0].lng_deg, points[points.len() - 1].lng_deg);
+        let closing = last + shorter_way(last, first, 0)?;
+        if (closing - first).abs() > 1.0 {
+            return Err(InvalidField::new(
+                "points",
+                "a polygon around a pole cannot be told by its edges; use a circle",
+            ));
+        }
+        let ring = Self { points };
+        match ring.crossing() {
+            Some((a, b)) => {
+                Err(InvalidField::new("points", format_args!("the ring crosses itself: edge {a} and edge {b}")))
+            }
+            None => Ok(ring),
+        }
+    }
+
+    /// Two edges that cross, if any do. Edges are swept by their western end: near n log n for real outlines.
+    fn crossing(&self) -> Option<(usize, usize)> {
+        let edges: Vec<_> = self.edges().collect();
+        let west = |i: usize| edges[i].0.lng_deg.min(edges[i].1.lng_deg);
+        let east = |i: usize| edges[i].0.lng_deg.max(edges[i].1.lng_deg);
+        let mut order: Vec<usize> = (0..edges.len()).collect();
+        order.sort_by(|&a, &b| west(a).total_cmp(&west(b)));
+        let mut open: Vec<usize> = Vec::new();
+        for i in order {
+            open.retain(|&j| east(j) >= west(i));
+            for &j in &open {
+                let neighbours = i.abs_diff(j) == 1 || i.abs_diff(j) == edges.len() - 1;
+                if !neighbours && cross(edges[i], edges[j]) {
+                    return Some((i.min(j), i.max(j)));
+                }
+            }
+            open.push(i);
+        }
+        None
+    }
+}
+
+/// From one longitude to another, -180 to 180 degrees.
+fn shorter_way(from_deg: f64, to_deg: f64, index: usize) -> Result<f64, InvalidField> {
+    let way = (to_deg - from_deg).rem_euclid(360.0);
+    #[allow(clippy::float_cmp)] // exactly half way round: neither way is the shorter one
+    if way == 180.0 {
+        let problem = "is exactly 180 degrees of longitude from the point before: no way is the shorter one";
+        return Err(InvalidField::new(format!("points[{index}]"), problem));
+    }
+    Ok(if way > 180.0 { way - 360.0 } else { way })
+}
+
+type Edge = (UnwrappedPoint, UnwrappedPoint);
+
+/// Whether two edges have a point in common.
+fn cross(a: Edge, b: Edge) -> bool {
+    let side = |edge: Edge, p: UnwrappedPoint| {
+        (edge.1.lng_deg - edge.0.lng_deg) * (p.lat_deg - edge.0.lat_deg)
+            - (edge.1.lat_deg - edge.0.lat_deg) * (p.lng_deg - edge.0.lng_deg)
+    };
+    let within = |edge: Edge, p: UnwrappedPoint| {
+        let between = |x: f64, y: f64, z: f64| x.min(y) <= z && z <= x.max(y);
+        between(edge.0.lng_deg, edge.1.lng_deg, p.lng_deg) && between(edge.0.lat_deg, edge.1.lat_deg, p.lat_deg)
+    };
+    let (s0, s1, s2, s3) = (side(a, b.0), side(a, b.1), side(b, a.0), side(b, a.1));
+    if s0 * s1 < 0.0 && s2 * s3 < 0.0 {
+        return true;
+    }
+    (s0 == 0.0 && within(a, b.0))
+        || (s1 == 0.0 && within(a, b.1))
+        || (s2 == 0.0 && within(b, a.0))
+        || (s3 == 0.0 && within(b, a.1))
+}
+
+impl Polygon {
+    /// Checks a polygon of the wire.
+    ///
+    /// # Errors
+    /// Open, too short, too long, crossing itself, or around a pole.
+    pub fn from_wire(polygon: wire::Polygon) -> Result<Self, InvalidField> {
+        at_most("holes", polygon.holes.len(), HOLES_MAX)?;
+        let outer = Ring::from_wire(required(polygon.outer, "outer")?).map_err(|e| e.within("outer"))?;
+        let (west, east) = extent(&outer);
+        let mut holes = Vec::with_capacity(polygon.holes.len());
+        for (i, hole) in polygon.holes.into_iter().enumerate() {
+            let mut hole = Ring::from_wire(hole).map_err(|e| e.within(&format!("holes[{i}]")))?;
+            // Bring the hole to the same turn of the earth as the rim.
+            let (hole_west, hole_east) = extent(&hole);
+            let turn = (((west + east) - (hole_west + hole_east)) / 2.0 / 360.0).round() * 360.0;
+            for p in &mut hole.points {
+                p.lng_deg += turn;
+            }
+            holes.push(hole);
+        }
+        Ok(Self { outer, holes })
+    }
+
+    /// Western and eastern end of the rim, degrees, unwrapped.
+    #[must_use]
+    pub fn extent_lng_deg(&self) -> (f64, f64) {
+        extent(&self.outer)
+    }
+}
+
+fn extent(ring: &Ring) -> (f64, f64) {
+    let fold = |(west, east): (f64, f64), p: &UnwrappedPoint| (west.min(p.lng_deg), east.max(p.lng_deg));
+    ring.points.iter().fold((f64::INFINITY, f64::NEG_INFINITY), fold)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ring(points: &[(f64, f64)]) -> wire::Ring {
+        let point = |&(latitude, longitude): &(f64, f64)| wire::LatLng { latitude, longitude };
+        wire::Ring { points: points.iter().map(point).collect() }
+    }
+
+    fn polygon(points: &[(f64, f64)]) -> Result<Polygon, InvalidField> {
+        Polygon::from_wire(wire::Polygon { outer: Some(ring(points)), holes: Vec::new() })
+    }
+
+    #[test]
+    fn a_ring_across_the_antimeridian_is_unwrapped() {
+        let p = polygon(&[(0.0, 170.0), (0.0, -170.0), (10.0, -170.0), (10.0, 170.0), (0.0, 170.0)]).unwrap();
+        assert_eq!(p.extent_lng_deg(), (170.0, 190.0));
+    }
+
+    #[test]
+    fn what_is_no_polygon_is_refused() {
+        let problem = |points: &[(f64, f64)]| polygon(points).unwrap_err().problem;
+        assert!(problem(&[(0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 0.0)]).contains("open"));
+        assert!(problem(&[(0.0, 0.0), (0.0, 1.0), (0.0, 0.0)]).contains("at least 4"));
+        assert!(problem(&[(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)]).contains("crosses itself"));
+        assert!(problem(&[(80.0, 0.0), (80.0, 120.0), (80.0, -120.0), (80.0, 0.0)]).contains("pole"));
+        assert!(problem(&[(0.0, 0.0), (1.0, 180.0), (2.0, 90.0), (0.0, 0.0)]).contains("180 degrees"));
+    }
+
+    #[test]
+    fn a_hole_is_brought_to_the_turn_of_its_rim() {
+        let outer = ring(&[(0.0, 170.0), (0.0, -170.0), (10.0, -170.0), (10.0, 170.0), (0.0, 170.0)]);
+        let hole = ring(&[(4.0, -178.0), (4.0, -176.0), (6.0, -176.0), (4.0, -178.0)]);
+        let p = Polygon::from_wire(wire::Polygon { outer: Some(outer), holes: vec![hole] }).unwrap();
+        assert!(p.holes[0].points().iter().all(|p| (181.0..185.0).contains(&p.lng_deg)));
+    }
+}
