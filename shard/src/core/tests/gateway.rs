@@ -112,7 +112,8 @@ impl Gateway {
         }
         let mut done = Vec::new();
         while peer.input.len() >= 9 {
-            let length = usize::from(peer.input[0]) << 16 | usize::from(peer.input[1]) << 8 | usize::from(peer.input[2]);
+            let length =
+                usize::from(peer.input[0]) << 16 | usize::from(peer.input[1]) << 8 | usize::from(peer.input[2]);
             if peer.input.len() < 9 + length {
                 break;
             }

@@ -101,7 +101,11 @@ fn keeps(world: &World, per_second: usize, burst: usize) {
 fn two_waves_share_a_lane_by_runs() {
     let mut world = World::new(Gateway::new(100, |_, _| Reply::Accept));
     world.populate(0..3_000);
-    world.tell(Command::Slice { lane: LANE, until: Time::NEVER, rate: Some(Rate { per_second: 2_000.0, burst: 20.0 }) });
+    world.tell(Command::Slice {
+        lane: LANE,
+        until: Time::NEVER,
+        rate: Some(Rate { per_second: 2_000.0, burst: 20.0 }),
+    });
     world.start(1, HOUR);
     world.run_for(Duration::from_millis(100));
     let head_start = world.totals(1).handed;

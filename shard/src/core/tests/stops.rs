@@ -156,7 +156,8 @@ fn a_cancel_may_come_before_its_wave() {
 fn a_lower_epoch_is_not_obeyed() {
     let mut world = World::new(Gateway::new(100, |_, _| Reply::Accept));
     world.populate(0..100);
-    let spec = |epoch| Command::Wave(Arc::new(crate::command::WaveSpec { epoch: Epoch(epoch), ..wave_spec(1, HOUR, 1) }));
+    let spec =
+        |epoch| Command::Wave(Arc::new(crate::command::WaveSpec { epoch: Epoch(epoch), ..wave_spec(1, HOUR, 1) }));
     world.tell(spec(3));
     world.tell(cancel(1));
     world.tell(spec(2));
@@ -175,9 +176,8 @@ fn who_was_handed_over_before_is_not_pushed_again() {
     world.tell(Command::Wave(Arc::new(spec)));
     world.grant(1, Time::NEVER, None);
     world.run_for(Duration::from_secs(1));
-    let others = (0..400).filter(|n| {
-        clarion_proto::ids::partition_of(super::world::device(*n), PARTITIONS) != PartitionId(2)
-    });
+    let others =
+        (0..400).filter(|n| clarion_proto::ids::partition_of(super::world::device(*n), PARTITIONS) != PartitionId(2));
     assert_eq!(world.requests_by_device().len(), others.count());
 }
 
@@ -189,7 +189,8 @@ fn a_partition_that_goes_to_somebody_else_is_walked_no_further() {
     world.grant(1, Time::NEVER, SLOWLY);
     world.run_for(Duration::from_millis(300));
     world.tell(Command::Own((0..PARTITIONS - 1).map(PartitionId).collect()));
-    let gone = |n: u32| clarion_proto::ids::partition_of(super::world::device(n), PARTITIONS) == PartitionId(PARTITIONS - 1);
+    let gone =
+        |n: u32| clarion_proto::ids::partition_of(super::world::device(n), PARTITIONS) == PartitionId(PARTITIONS - 1);
     let before = world.gateway.requests.iter().filter(|r| gone(r.device)).count();
     world.run_for(Duration::from_secs(10));
     assert_eq!(world.gateway.requests.iter().filter(|r| gone(r.device)).count(), before);

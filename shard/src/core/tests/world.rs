@@ -237,7 +237,7 @@ impl Said {
                 for (partition, set) in &report.handed {
                     let all = self.handed.entry(*partition).or_default();
                     if report.wave == WaveId(1) {
-                        assert!(all.is_disjoint(set) , "reported as handed twice");
+                        assert!(all.is_disjoint(set), "reported as handed twice");
                     }
                     *all |= set;
                 }
