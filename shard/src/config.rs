@@ -156,7 +156,7 @@ impl Config {
         }
         for address in &self.coordinators {
             let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, p)| p.parse().ok());
-            if !port.is_some_and(|p: u16| p != 0) {
+            if port.is_none_or(|p: u16| p == 0) {
                 return wrong("coordinators", format!("must be host:port, is {address:?}"));
             }
         }

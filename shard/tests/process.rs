@@ -1,5 +1,7 @@
 //! The program: what it says and how it ends.
 
+#![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
+
 use std::{
     io::{BufRead, BufReader, Read},
     net::TcpListener,

@@ -115,7 +115,7 @@ async fn what_cannot_be_taken_is_refused_and_the_session_goes_on() {
 #[tokio::test]
 async fn a_coordinator_that_comes_back_finds_everything() {
     let mut bench = Bench::start(1).await;
-    let mut session = bench.session().await;
+    let session = bench.session().await;
     session.say(ownership(1, &[0])).await;
     session.say(lane(1)).await;
     session.say(Say::Wave(wave(5, 1, 1, &[0]))).await;

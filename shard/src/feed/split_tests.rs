@@ -103,7 +103,7 @@ proptest! {
         let owned = ownership([1, 2, 5, 6, 9, 13]);
         let partitions = [1, 5, 9, 13];
         let log: Vec<wire::FeedResponse> = sizes.iter().enumerate().map(|(i, n)| {
-            let records = (0..*n).map(|k| record(partitions[(k as usize + i) % 4], i as u32 * 10 + k)).collect();
+            let records = (0..*n).map(|k| record(partitions[(k as usize + i) % 4], u32::try_from(i).unwrap() * 10 + k)).collect();
             batch(1, i as u64 + 1, records)
         }).collect();
         let mut taken: Vec<Vec<(u64, u64)>> = vec![Vec::new(); cores];

@@ -177,6 +177,8 @@ impl Driver {
                     if let Some(following) = self.following.take() {
                         let positions = timeout(FEED_ENDS_WITHIN, following.stop()).await;
                         self.positions = positions.map_err(|_| NodeError::Internal("the feed does not end"))?;
+                        // Its last words are not about what is followed next.
+                        while self.notes.try_recv().is_ok() {}
                     }
                 }
                 Output::Follow { ownership, continues } => {

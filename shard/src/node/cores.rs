@@ -3,7 +3,6 @@
 //! What runs behind the queues is the thread driver in a node, and a script in a test.
 
 use std::{
-    collections::VecDeque,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -97,9 +96,9 @@ impl Outbox {
         Self { errands, task }
     }
 
-    /// Whether the commands of one more input have room.
+    /// Whether the commands of one more input have room; for a core that has ended there is nothing to wait for.
     pub(super) fn has_room(&self) -> bool {
-        self.errands.capacity() >= OUTBOX_FREE_MIN
+        self.errands.is_closed() || self.errands.capacity() >= OUTBOX_FREE_MIN
     }
 
     /// Waits until [`Outbox::has_room`].
@@ -178,13 +177,22 @@ impl Events {
     }
 }
 
-/// Queues for scripted cores: the ports for a node, and for each core what a thread would hold.
+/// One scripted core: what a thread would hold.
+#[derive(Debug)]
+pub struct ScriptedCore {
+    /// What the core is told.
+    pub commands: mpsc::Receiver<Command>,
+    /// What the core tells; its end is the end of the core.
+    pub events: mpsc::Sender<Event>,
+}
+
+/// Ports for a node, and behind them what a test or a simulator plays.
 #[must_use]
-pub fn scripted(cores: usize) -> (Vec<CorePort>, VecDeque<(mpsc::Receiver<Command>, mpsc::Sender<Event>)>) {
+pub fn scripted(cores: usize) -> (Vec<CorePort>, Vec<ScriptedCore>) {
     let pair = |_| {
         let (commands, taken) = mpsc::channel(64);
         let (tell, events) = mpsc::channel(64);
-        (CorePort { commands: Arc::new(commands), events }, (taken, tell))
+        (CorePort { commands: Arc::new(commands), events }, ScriptedCore { commands: taken, events: tell })
     };
     (0..cores).map(pair).unzip()
 }

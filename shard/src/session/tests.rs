@@ -55,11 +55,11 @@ fn a_session_starts_with_hello_and_goes_on_with_everything() {
     let Some(Output::Follow { ownership, continues }) = outputs.last() else { panic!("{outputs:?}") };
     assert_eq!((ownership.number, ownership.partitions.len(), continues.len()), (7, 4, 0));
     let owned = |core: usize| {
-        let of_core = outputs.iter().filter_map(move |o| match o {
+        let mut of_core = outputs.iter().filter_map(move |o| match o {
             Output::Command { core: c, command: Command::Own(p) } if *c == core => Some(p.clone()),
             _ => None,
         });
-        of_core.last().unwrap()
+        of_core.next_back().unwrap()
     };
     assert_eq!(owned(0), [PartitionId(0), PartitionId(2)]);
     assert_eq!(owned(1), [PartitionId(1), PartitionId(3)]);
@@ -357,6 +357,20 @@ fn a_cancel_of_an_unknown_wave_is_confirmed_and_remembered() {
     assert_eq!(bench.refusals()[0].wave, 5);
     bench.say(wave(5, 4, 1, &[0]));
     assert!(matches!(bench.commands()[..], [(0, Command::Wave(_)), ..]), "a higher epoch decides anew");
+}
+
+#[test]
+fn the_newest_cancels_are_remembered_whatever_their_ids() {
+    let mut bench = running();
+    // Ids are random; these come in falling order, and more of them than are kept.
+    for id in (1..=2_000).rev() {
+        bench.say(cancel(id, 3));
+        bench.messages();
+    }
+    bench.say(wave(1, 3, 1, &[0]));
+    assert_eq!(bench.refusals()[0].wave, 1, "the newest");
+    bench.say(wave(2_000, 3, 1, &[0]));
+    assert!(matches!(bench.commands()[..], [(0, Command::Wave(_)), ..]), "the oldest is forgotten");
 }
 
 #[test]

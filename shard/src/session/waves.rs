@@ -42,8 +42,8 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Waves {
     waves: BTreeMap<WaveId, State>,
-    /// Cancelled, or ended everywhere, by this epoch.
-    over: BTreeMap<WaveId, Epoch>,
+    /// Cancelled, or ended everywhere, by this epoch; the oldest first.
+    over: VecDeque<(WaveId, Epoch)>,
 }
 
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Waves {
         if wave.ownership != owned.number {
             return refuse("wave.ownership", format!("is {}, this node holds {}", wave.ownership, owned.number));
         }
-        if let Some(epoch) = self.over.get(&id).filter(|e| **e >= wave.epoch) {
+        if let Some(epoch) = self.over(id).filter(|epoch| *epoch >= wave.epoch) {
             return refuse("wave.epoch", format!("is {}, but epoch {epoch} has ended the wave", wave.epoch));
         }
         match self.waves.get(&id) {
@@ -287,13 +287,17 @@ impl Waves {
         });
     }
 
+    fn over(&self, id: WaveId) -> Option<Epoch> {
+        self.over.iter().find(|(other, _)| *other == id).map(|(_, epoch)| *epoch)
+    }
+
     fn remember_over(&mut self, id: WaveId, epoch: Epoch) {
-        let remembered = self.over.entry(id).or_insert(epoch);
-        *remembered = epoch.max(*remembered);
-        // Ids are given in order: the first is the oldest.
-        while self.over.len() > OVER_MAX {
-            self.over.pop_first();
+        let epoch = self.over(id).map_or(epoch, |known| known.max(epoch));
+        self.over.retain(|(other, _)| *other != id);
+        if self.over.len() == OVER_MAX {
+            self.over.pop_front();
         }
+        self.over.push_back((id, epoch));
     }
 
     /// Makes room: first what has ended on all cores, then what has run out and nobody ended.

@@ -1,9 +1,10 @@
 //! Both neighbours of a node's control plane, scripted: a coordinator over real gRPC on loopback, and cores that are two
 //! queues each. A test is a conversation; every wait is bounded by [`within`].
 
-#![allow(dead_code, reason = "each test uses its part of it")]
+#![allow(dead_code, unreachable_pub, reason = "a module of several tests, each of which uses its part of it")]
+#![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
 
-use std::{collections::VecDeque, future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use clarion_proto::{
     device::{Change, Record},
@@ -68,12 +69,12 @@ impl Bench {
         };
         let node = Node::bind(config).await.unwrap();
         let (address, health) = (node.address(), node.health_address());
-        let (ports, scripted): (_, VecDeque<_>) = cores::scripted(cores);
+        let (ports, scripted): (_, Vec<_>) = cores::scripted(cores);
         let clock = Clock::start();
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
         let running = tokio::spawn(node.run(ports, Arc::new(move || clock.now()), stopped, Duration::from_secs(10)));
-        let cores = scripted.into_iter().map(|(commands, events)| ScriptedCore { commands, events }).collect();
+        let cores = scripted.into_iter().map(|c| ScriptedCore { commands: c.commands, events: c.events }).collect();
         Self { address, health, cores, feed, stop: Some(stop), running }
     }
 

@@ -64,7 +64,7 @@ impl Lane {
         let name = text(lane.name, "name")?;
         let endpoint = text(lane.endpoint, "endpoint")?;
         let port = endpoint.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, p)| p.parse().ok());
-        if !port.is_some_and(|p: u16| p != 0) {
+        if port.is_none_or(|p: u16| p == 0) {
             return Err(InvalidField::new("endpoint", format_args!("must be host:port, is {endpoint:?}")));
         }
         let server_name = text(lane.server_name, "server_name")?;
