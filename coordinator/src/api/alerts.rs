@@ -94,7 +94,7 @@ impl AlertService for Alerts {
         let request = request.into_inner();
         let alert = self.existing(&request.name).await?;
         let newest = self.api.dispatch.watch(&alert.name);
-        Ok(Response::new(watch::stream(alert, newest, request.cells, self.api.drain.token())))
+        Ok(Response::new(watch::stream(&alert, newest, request.cells, self.api.drain.token())))
     }
 
     async fn cancel_alert(&self, request: Request<wire::CancelAlertRequest>) -> Result<Response<wire::Alert>, Status> {
