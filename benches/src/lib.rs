@@ -1,1 +1,3 @@
 //! Seeded fixtures for the benches. Each bench stands in `benches/`, named after the step that it measures.
+
+pub mod devices;

@@ -23,6 +23,7 @@ use h3o::{CellIndex, Resolution};
 
 pub(crate) use self::disc::{CIRCUMRADIUS_M_MAX, center_of};
 pub use self::geodesic::distance_m;
+pub(crate) use self::geodesic::{Origin, Point};
 use self::{disc::Disc, shape::Prepared};
 
 /// By how much the circle around a cell grows before a decision is taken for all of its descendants.

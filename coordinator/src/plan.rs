@@ -10,7 +10,7 @@
 use clarion_proto::{error::InvalidField, region::LatLng};
 use h3o::{CellIndex, Resolution};
 
-use crate::cover::{CIRCUMRADIUS_M_MAX, MARGIN, center_of, distance_m};
+use crate::cover::{CIRCUMRADIUS_M_MAX, MARGIN, Origin, Point, center_of};
 
 /// Where bands begin and end, metres from the place last seen.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,7 +100,8 @@ const STRADDLE_PART: f64 = 0.35;
 /// Splits a cover into bands, nearest first; bands without cells are left out.
 #[must_use]
 pub fn bands(cells: &[CellIndex], last_seen: LatLng, edges: &BandEdges) -> Vec<Band> {
-    let mut planner = Planner { last_seen, edges, cells: Vec::new() };
+    let origin = Origin::new(Point { lat_deg: last_seen.lat_deg(), lng_deg: last_seen.lng_deg() });
+    let mut planner = Planner { origin, edges, cells: Vec::new() };
     for &cell in cells {
         planner.place(cell);
     }
@@ -117,7 +118,7 @@ pub fn bands(cells: &[CellIndex], last_seen: LatLng, edges: &BandEdges) -> Vec<B
 }
 
 struct Planner<'a> {
-    last_seen: LatLng,
+    origin: Origin,
     edges: &'a BandEdges,
     cells: Vec<Vec<CellIndex>>,
 }
@@ -125,11 +126,10 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn place(&mut self, cell: CellIndex) {
         let center = center_of(cell);
-        let distance = distance_m(self.last_seen.lat_deg(), self.last_seen.lng_deg(), center.lat_deg, center.lng_deg);
         let radius = MARGIN * CIRCUMRADIUS_M_MAX[usize::from(u8::from(cell.resolution()))];
-        let nearest = self.edges.band_of((distance - radius).max(0.0));
-        let furthest = self.edges.band_of(distance + radius);
-        let band = self.edges.band_of(distance);
+        let (low, high) = self.origin.bounds_m(center);
+        let nearest = self.edges.band_of((low - radius).max(0.0));
+        let furthest = self.edges.band_of(high + radius);
         let (from_m, to_m) = self.edges.interval_m(nearest);
         let fine_enough = 2.0 * radius <= STRADDLE_PART * (to_m - from_m);
         match cell.resolution().succ().filter(|&finer| finer <= Resolution::Nine) {
@@ -139,6 +139,10 @@ impl Planner<'_> {
                 }
             }
             _ => {
+                let mut band = self.edges.band_of(low);
+                if band != self.edges.band_of(high) {
+                    band = self.edges.band_of(self.origin.exact_m(center));
+                }
                 if self.cells.len() <= band {
                     self.cells.resize_with(band + 1, Vec::new);
                 }
@@ -177,7 +181,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cover::{CellBudget, cover};
+    use crate::cover::{CellBudget, cover, distance_m};
 
     #[test]
     fn edges_are_checked_and_numbered() {

@@ -1,6 +1,6 @@
 //! What became of an alert so far: reports of nodes folded into numbers that only grow, and the registry's totals.
 //!
-//! [`fold`] has the arithmetic; here is what comes out of it, and how it is said in `clarion.v1`.
+//! [`fold`] has the arithmetic; here is what comes out of it. How that is said to callers is the api's matter.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,7 +8,6 @@ use clarion_proto::{
     ids::{AlertName, AppName, LogId, Position},
     outcome::Outcome,
     time::Time,
-    wire::v1 as wire,
 };
 
 pub(crate) mod fold;
@@ -56,16 +55,6 @@ impl Counts {
         self.handed += other.handed;
         for (mine, theirs) in self.outcomes.iter_mut().zip(other.outcomes) {
             *mine += theirs;
-        }
-    }
-
-    fn to_wire(self) -> wire::Outcomes {
-        wire::Outcomes {
-            accepted: self.of(Outcome::Accepted),
-            dead: self.of(Outcome::Dead),
-            refused: self.of(Outcome::Refused),
-            unknown: self.of(Outcome::Unknown),
-            expired: self.of(Outcome::Expired),
         }
     }
 }
@@ -137,64 +126,6 @@ impl State {
     #[must_use]
     pub fn is_final(self) -> bool {
         matches!(self, Self::Cancelled | Self::Resolved | Self::Expired)
-    }
-
-    /// As callers know it.
-    #[must_use]
-    pub fn to_wire(self) -> wire::State {
-        match self {
-            Self::Active => wire::State::Active,
-            Self::Cancelling => wire::State::Cancelling,
-            Self::Cancelled => wire::State::Cancelled,
-            Self::Resolved => wire::State::Resolved,
-            Self::Expired => wire::State::Expired,
-        }
-    }
-}
-
-impl Snapshot {
-    /// The totals, as callers know them.
-    #[must_use]
-    pub fn to_progress(&self) -> wire::Progress {
-        let duration = |d: Duration| prost_types::Duration::try_from(d).unwrap_or_default();
-        wire::Progress {
-            handed: self.totals.handed,
-            open: self.totals.open(),
-            outcomes: Some(self.totals.to_wire()),
-            unanswered_requests: self.unanswered_requests,
-            retried_requests: self.retried_requests,
-            nodes_walked: self.nodes_walked,
-            nodes: self.nodes,
-            first_accepted_after: self.first_accepted_after.map(duration),
-            last_accepted_after: self.last_accepted_after.map(duration),
-        }
-    }
-
-    /// One message of a watcher's stream. `cells_after`: the version of the last one that was sent with cells, 0 for
-    /// the first, `None` for a watcher who asked for none; only cells that changed since are in it.
-    #[must_use]
-    pub fn to_alert_progress(&self, cells_after: Option<u64>) -> wire::AlertProgress {
-        let band = |b: &BandCounts| wire::BandProgress {
-            from_meters: b.from_m,
-            to_meters: b.to_m,
-            walked: b.walked,
-            handed: b.counts.handed,
-            outcomes: Some(b.counts.to_wire()),
-        };
-        let cell = |c: &CellCounts| wire::CellProgress {
-            cell: c.cell,
-            handed: c.handed,
-            accepted: c.accepted,
-            failed: c.failed,
-        };
-        let changed = |c: &&CellCounts| cells_after.is_some_and(|after| c.version > after);
-        wire::AlertProgress {
-            alert: self.alert.name(),
-            state: self.state.to_wire().into(),
-            progress: Some(self.to_progress()),
-            bands: self.bands.iter().map(band).collect(),
-            cells: self.cells.iter().filter(changed).map(cell).collect(),
-        }
     }
 }
 

@@ -70,8 +70,11 @@ async fn another_process_is_given_what_was_handed_and_had_an_answer() {
         ..report(&wave, 1, 5, 3)
     };
     peer.report(first).await;
-    let second =
-        wire::Report { handed: vec![ordinals(5, &[8])], open: vec![ordinals(5, &[8])], ..report(&wave, 2, 6, 4) };
+    let second = wire::Report {
+        handed: vec![ordinals(5, &[8])],
+        open: vec![ordinals(2, &[3]), ordinals(5, &[8])],
+        ..report(&wave, 2, 6, 4)
+    };
     peer.report(second).await;
     when(&mut progress, |s| s.totals.handed == 6).await;
     drop(peer); // the process dies: 3 of partition 2 and 8 of partition 5 have no answer

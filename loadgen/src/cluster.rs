@@ -1,1 +1,212 @@
-//! (being built)
+//! The real processes of a run: one coordinator, shard nodes, the gateway emulator.
+//!
+//! Each is this very program, started again with a hidden subcommand, so that one build makes all of them and each has
+//! its own memory and processor time to be accounted for. Ports are the system's choice. Nodes and coordinator have to
+//! know each other's address before either is up: the coordinator's port is found first, by binding and releasing it.
+//!
+//! Nothing outlives a run: children are asked to end, then killed; they end by themselves if this program is killed.
+
+pub mod accounting;
+pub mod emulator;
+pub mod files;
+pub mod process;
+
+use std::{
+    ffi::OsString,
+    io,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use accounting::{MemoryLog, Watched};
+use emulator::Emulator;
+use process::{Announcement, Pipes, Process, ProcessError, Role, Spec};
+
+/// How often the processes are looked at.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
+
+/// What is started.
+#[derive(Debug, Clone)]
+pub struct ClusterPlan {
+    /// This program.
+    pub program: PathBuf,
+    /// Where logs, keys and configurations go.
+    pub dir: PathBuf,
+    /// Shard nodes.
+    pub nodes: u32,
+    /// Threads of each that walk and send.
+    pub cores_per_node: usize,
+    /// The gateway's part.
+    pub gateway: emulator::GatewayPlan,
+    /// For each process.
+    pub start_deadline: Duration,
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    /// `http://host:port` of the coordinator.
+    pub coordinator: String,
+    /// Talks to the emulator.
+    pub emulator: Emulator,
+    /// Memory of all processes over time.
+    pub memory: MemoryLog,
+    processes: Vec<Process>,
+}
+
+/// Why there is no cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// A key, a certificate or a configuration could not be made.
+    #[error("cannot prepare {what}: {problem}")]
+    Prepare {
+        /// Which.
+        what: String,
+        /// Why.
+        problem: String,
+    },
+    /// A process did not start or ended.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+}
+
+impl Cluster {
+    /// Starts everything, in the order in which one needs the other.
+    ///
+    /// # Errors
+    /// The first thing that does not come up; what was started before is ended.
+    pub async fn start(plan: &ClusterPlan) -> Result<Self, ClusterError> {
+        let key = files::signing_key(&plan.dir)?;
+        let (gateway, emulator) = Emulator::start(plan, &key).await?;
+        let mut processes = vec![gateway];
+        let coordinator_port = free_port().map_err(|e| prepare("a port for the coordinator", e))?;
+
+        let mut nodes = Vec::new();
+        for n in 0..plan.nodes {
+            let arguments = [
+                "shard".to_owned(),
+                "--listen=127.0.0.1:0".to_owned(),
+                "--health-listen=127.0.0.1:0".to_owned(),
+                format!("--name=shard-{n}"),
+                format!("--coordinators=127.0.0.1:{coordinator_port}"),
+                format!("--cores={}", plan.cores_per_node),
+                "--announce".to_owned(),
+            ];
+            let (process, announced) = start(plan, Role::Shard, format!("shard-{n}"), &arguments).await?;
+            processes.push(process);
+            nodes.push(announced.listen);
+        }
+
+        let config = files::coordinator_config(&plan.dir, coordinator_port, &nodes, &emulator, &key)?;
+        let arguments = ["coordinator".to_owned(), format!("--config={}", config.display()), "--announce".to_owned()];
+        let (process, announced) = start(plan, Role::Coordinator, "coordinator".to_owned(), &arguments).await?;
+        processes.push(process);
+        let coordinator = format!("http://{}", announced.listen);
+        Ok(Self { coordinator, emulator, memory: MemoryLog::default(), processes })
+    }
+
+    /// What can be accounted for.
+    #[must_use]
+    pub fn watched(&self) -> Vec<Watched> {
+        let watch = |p: &Process| Watched { role: p.role, name: p.name.clone(), pid: p.pid };
+        self.processes.iter().map(watch).collect()
+    }
+
+    /// Samples memory until a process ends by itself, which none should.
+    pub async fn watch(&mut self) -> ProcessError {
+        let watched = self.watched();
+        let mut ticks = interval(WATCH_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Some(death) = self.processes.iter_mut().find_map(Process::death) {
+                return death;
+            }
+            self.memory.sample(&watched);
+        }
+    }
+
+    /// Ends everything, side by side. Names those that had to be killed or ended badly.
+    pub async fn stop(self, deadline: Duration) -> Vec<String> {
+        let mut stopping = tokio::task::JoinSet::new();
+        for process in self.processes {
+            stopping.spawn(async move {
+                let name = process.name.clone();
+                (process.stop(deadline).await, name)
+            });
+        }
+        let ends = stopping.join_all().await;
+        ends.into_iter().filter(|(well, _)| !well).map(|(_, name)| name).collect()
+    }
+}
+
+/// Starts a child that prints nothing but its announcement.
+async fn start(
+    plan: &ClusterPlan,
+    role: Role,
+    name: String,
+    arguments: &[String],
+) -> Result<(Process, Announcement), ProcessError> {
+    let (process, announcement, Pipes { stdin, mut stdout }) = start_with_pipes(plan, role, name, arguments).await?;
+    // Read on, so that it never blocks on a full pipe; the task ends with the child.
+    tokio::spawn(async move {
+        drop(tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await);
+        drop(stdin);
+    });
+    Ok((process, announcement))
+}
+
+/// Starts a child; it is told whose child it is, so that it can end with it.
+async fn start_with_pipes(
+    plan: &ClusterPlan,
+    role: Role,
+    name: String,
+    arguments: &[String],
+) -> Result<(Process, Announcement, Pipes), ProcessError> {
+    let arguments: Vec<OsString> = [format!("--child-of={}", std::process::id())]
+        .into_iter()
+        .chain(arguments.iter().cloned())
+        .map(OsString::from)
+        .collect();
+    let spec = Spec { role, name, program: &plan.program, arguments: &arguments, log_dir: &plan.dir };
+    Process::start(spec, plan.start_deadline).await
+}
+
+/// A port that nobody has right now. Somebody else might take it before the coordinator does; then that one says so and
+/// the run fails with a clear line: the system hands out some 28,000 of them in turn.
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+fn prepare(what: &str, problem: impl std::fmt::Display) -> ClusterError {
+    ClusterError::Prepare { what: what.to_owned(), problem: problem.to_string() }
+}
+
+/// Writes a file that only its owner reads.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt};
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_free_port_can_be_bound() {
+        let port = free_port().unwrap();
+        assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok());
+    }
+
+    #[test]
+    fn keys_are_for_their_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        write_private(&path, "secret").unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}

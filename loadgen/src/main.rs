@@ -1,1 +1,7 @@
-fn main() {}
+//! See `clarion_loadgen::cli`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    clarion_loadgen::cli::main(std::env::args_os())
+}

@@ -1,1 +1,359 @@
-//! (being built)
+//! Devices by number: a pure function of seed and index, never held whole.
+//!
+//! A run of a million devices needs them three times: to register them, to tell whose token the gateway saw, and to judge who
+//! was inside. Keeping them would cost more memory than the cluster under test, so each is made again when it is asked for,
+//! from `(seed, index)` alone. Places come from [`Area`]s with shares; within a town, density falls off exponentially with
+//! the distance from its centre.
+//!
+//! Coordinates are rounded to 1e-7 degrees (a centimetre): the sines of two machines' libraries may differ in the last bit,
+//! the rounded place does not, but for ties that no run meets.
+
+pub mod cities;
+pub mod draws;
+
+use serde::Deserialize;
+
+use crate::place::Place;
+use cities::CITIES;
+use draws::Draws;
+
+/// Longest token made here, bytes: what Apple announced as the future maximum.
+pub const TOKEN_BYTES_MAX: usize = 100;
+
+/// What a population is made of, as a scenario states it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PopulationSpec {
+    /// Apps, without `apps/`; devices are shared evenly among them.
+    #[serde(default = "default_apps")]
+    pub apps: Vec<String>,
+    /// Where devices are. Shares are relative to their sum.
+    pub areas: Vec<Area>,
+}
+
+fn default_apps() -> Vec<String> {
+    vec!["guardian".to_owned()]
+}
+
+/// Where a share of the devices is.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Area {
+    /// Around the cities of the table, by their people.
+    Cities {
+        /// Relative.
+        share: f64,
+        /// Only those within `within_meters` of this place; absent: all.
+        #[serde(default)]
+        near: Option<Place>,
+        /// See `near`.
+        #[serde(default)]
+        within_meters: Option<f64>,
+    },
+    /// Around one place that is not in the table.
+    Town {
+        /// Relative.
+        share: f64,
+        /// Its middle.
+        center: Place,
+        /// Density falls off as exp(-distance / scale).
+        scale_meters: f64,
+    },
+    /// Evenly over a disc: the countryside.
+    Disc {
+        /// Relative.
+        share: f64,
+        /// Its middle.
+        center: Place,
+        /// Its size.
+        radius_meters: f64,
+    },
+    /// Evenly over a narrow ring: devices where a region ends, where mistakes are.
+    Ring {
+        /// Relative.
+        share: f64,
+        /// Its middle.
+        center: Place,
+        /// To the middle of the ring.
+        radius_meters: f64,
+        /// Its whole width.
+        width_meters: f64,
+    },
+}
+
+/// Why a population cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("population.{field}: {problem}")]
+pub struct PopulationError {
+    field: String,
+    problem: String,
+}
+
+/// One device.
+pub struct Device {
+    /// Its number in the population.
+    pub index: u64,
+    /// A UUID, version 4.
+    pub id: [u8; 16],
+    /// Where it is at the start.
+    pub place: Place,
+    /// What the gateway knows it by.
+    pub token: TokenBytes,
+    /// BCP 47.
+    pub locale: &'static str,
+    /// Audience segments.
+    pub segments: &'static [&'static str],
+    /// Index into [`Population::apps`].
+    pub app: usize,
+}
+
+/// A token without an allocation. Not printable, on purpose.
+#[derive(Clone, Copy)]
+pub struct TokenBytes {
+    bytes: [u8; TOKEN_BYTES_MAX],
+    len: usize,
+}
+
+impl TokenBytes {
+    /// Its bytes.
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+
+    /// Its name in records: xxh3-64 of its bytes, as everywhere in Clarion.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        clarion_proto::device::token_hash(self.as_slice())
+    }
+}
+
+/// A seeded population.
+#[derive(Debug, Clone)]
+pub struct Population {
+    seed: u64,
+    count: u64,
+    apps: Vec<String>,
+    /// By the cumulated share up to and with each, the last being 1.
+    spots: Vec<(f64, Spot)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Spot {
+    center: Place,
+    shape: Shape,
+    locale: &'static str,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Shape {
+    Town { scale_meters: f64 },
+    Annulus { inner_meters: f64, outer_meters: f64 },
+}
+
+// Streams of draws; see `Draws::new`. A device's identity does not hang on how many draws its place took.
+const DOMAIN_IDENTITY: u64 = 1;
+const DOMAIN_PLACE: u64 = 2;
+const DOMAIN_TOKEN: u64 = 3;
+/// For plans made over a population, such as motion.
+pub const DOMAIN_PLAN: u64 = 16;
+
+/// Farther out than this many scales nobody lives: e^-12 of the density, some 8 of a million devices.
+const TOWN_SCALES_MAX: f64 = 12.0;
+
+const FOREIGN_LOCALES: &[&str] = &["en", "en-US", "zh-Hans-CN", "zh-Hant-TW", "ja-JP", "fr-FR", ""];
+
+const SEGMENT_SETS: &[(&[&str], u32)] = &[
+    (&[], 70),
+    (&["volunteer"], 12),
+    (&["student"], 9),
+    (&["driver"], 5),
+    (&["driver", "volunteer"], 2),
+    (&["exercise", "staff"], 2),
+];
+
+impl Population {
+    /// A population of `count` devices.
+    ///
+    /// # Errors
+    /// If a share or size is not a positive number, or no place is left.
+    pub fn new(spec: &PopulationSpec, seed: u64, count: u64) -> Result<Self, PopulationError> {
+        if spec.apps.is_empty() {
+            return Err(error("apps", "needs at least one"));
+        }
+        let mut weighted: Vec<(f64, Spot)> = Vec::new();
+        for (n, area) in spec.areas.iter().enumerate() {
+            let before = weighted.len();
+            area.spots(&mut weighted).map_err(|(field, problem)| error(&format!("areas[{n}].{field}"), problem))?;
+            if weighted.len() == before {
+                return Err(error(&format!("areas[{n}]"), "has no city in reach"));
+            }
+        }
+        let total: f64 = weighted.iter().map(|(w, _)| w).sum();
+        if weighted.is_empty() || !(total.is_finite() && total > 0.0) {
+            return Err(error("areas", "needs at least one with a share above 0"));
+        }
+        let mut sum = 0.0;
+        for (weight, _) in &mut weighted {
+            sum += *weight / total;
+            *weight = sum;
+        }
+        Ok(Self { seed, count, apps: spec.apps.clone(), spots: weighted })
+    }
+
+    /// How many devices.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The seed it comes from.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Its apps, without `apps/`.
+    #[must_use]
+    pub fn apps(&self) -> &[String] {
+        &self.apps
+    }
+
+    /// All devices, one at a time.
+    pub fn iter(&self) -> impl Iterator<Item = Device> + '_ {
+        (0..self.count).map(|i| self.device(i))
+    }
+
+    /// One device.
+    #[must_use]
+    pub fn device(&self, index: u64) -> Device {
+        let mut draws = Draws::new(self.seed, DOMAIN_IDENTITY, index);
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&draws.bits().to_be_bytes());
+        id[8..].copy_from_slice(&draws.bits().to_be_bytes());
+        // RFC 9562, sections 4.1 and 4.2: version 4, variant 10.
+        id[6] = (id[6] & 0x0F) | 0x40;
+        id[8] = (id[8] & 0x3F) | 0x80;
+        let app = draws.below(self.apps.len());
+        let segments = segments(&mut draws);
+        let at_home = draws.unit() < 0.85;
+        let foreign = FOREIGN_LOCALES[draws.below(FOREIGN_LOCALES.len())];
+        let (place, home) = self.place(&mut Draws::new(self.seed, DOMAIN_PLACE, index));
+        let locale = if at_home { home } else { foreign };
+        Device { index, id, place, token: self.token(index), locale, segments, app }
+    }
+
+    /// Only the token of a device.
+    #[must_use]
+    pub fn token(&self, index: u64) -> TokenBytes {
+        let mut draws = Draws::new(self.seed, DOMAIN_TOKEN, index);
+        // Apple: 32 bytes so far, "variable length", at most 100 announced; a few of each other size keep all honest.
+        let len = match draws.below(100) {
+            0..90 => 32,
+            90..96 => 54,
+            _ => TOKEN_BYTES_MAX,
+        };
+        let mut bytes = [0; TOKEN_BYTES_MAX];
+        for chunk in bytes[..len].chunks_mut(8) {
+            chunk.copy_from_slice(&draws.bits().to_be_bytes()[..chunk.len()]);
+        }
+        TokenBytes { bytes, len }
+    }
+
+    /// A place drawn as this population's devices draw theirs, for one that moves; with the locale spoken there.
+    #[must_use]
+    pub fn place(&self, draws: &mut Draws) -> (Place, &'static str) {
+        let at = draws.unit();
+        let index = self.spots.partition_point(|(upto, _)| *upto <= at).min(self.spots.len() - 1);
+        let spot = self.spots[index].1;
+        let meters = match spot.shape {
+            // The radius of a plane exponential density is the sum of two exponential draws (Gamma with k = 2).
+            Shape::Town { scale_meters } => {
+                let scales = -(draws.positive_unit().ln() + draws.positive_unit().ln());
+                scale_meters * scales.min(TOWN_SCALES_MAX)
+            }
+            Shape::Annulus { inner_meters, outer_meters } => {
+                let (inner, outer) = (inner_meters * inner_meters, outer_meters * outer_meters);
+                (inner + draws.unit() * (outer - inner)).sqrt()
+            }
+        };
+        let place = spot.center.toward(draws.unit() * std::f64::consts::TAU, meters);
+        (Place { latitude: e7(place.latitude), longitude: e7(place.longitude) }, spot.locale)
+    }
+}
+
+impl Area {
+    fn spots(&self, out: &mut Vec<(f64, Spot)>) -> Result<(), (&'static str, String)> {
+        let share = positive(
+            "share",
+            match self {
+                Self::Cities { share, .. }
+                | Self::Town { share, .. }
+                | Self::Disc { share, .. }
+                | Self::Ring { share, .. } => *share,
+            },
+        )?;
+        let locale = "en";
+        match self {
+            Self::Cities { near, within_meters, .. } => {
+                let reach = within_meters.map(|m| positive("within_meters", m)).transpose()?.unwrap_or(f64::INFINITY);
+                let chosen = CITIES.iter().filter(|c| near.is_none_or(|n| c.center().spherical_distance(n) <= reach));
+                let people: f64 = chosen.clone().map(|c| f64::from(c.people_thousands)).sum();
+                out.extend(chosen.map(|c| {
+                    let shape = Shape::Town { scale_meters: c.scale_meters() };
+                    (
+                        share * f64::from(c.people_thousands) / people,
+                        Spot { center: c.center(), shape, locale: c.locale },
+                    )
+                }));
+            }
+            Self::Town { center, scale_meters, .. } => {
+                let shape = Shape::Town { scale_meters: positive("scale_meters", *scale_meters)? };
+                out.push((share, Spot { center: valid(*center)?, shape, locale }));
+            }
+            Self::Disc { center, radius_meters, .. } => {
+                let shape =
+                    Shape::Annulus { inner_meters: 0.0, outer_meters: positive("radius_meters", *radius_meters)? };
+                out.push((share, Spot { center: valid(*center)?, shape, locale }));
+            }
+            Self::Ring { center, radius_meters, width_meters, .. } => {
+                let half = positive("width_meters", *width_meters)? / 2.0;
+                let inner_meters = positive("radius_meters", *radius_meters - half)?;
+                let shape = Shape::Annulus { inner_meters, outer_meters: radius_meters + half };
+                out.push((share, Spot { center: valid(*center)?, shape, locale }));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn segments(draws: &mut Draws) -> &'static [&'static str] {
+    let total: u32 = SEGMENT_SETS.iter().map(|(_, weight)| weight).sum();
+    let mut left = draws.below(total as usize);
+    for (set, weight) in SEGMENT_SETS {
+        match left.checked_sub(*weight as usize) {
+            Some(rest) => left = rest,
+            None => return set,
+        }
+    }
+    &[]
+}
+
+fn e7(degrees: f64) -> f64 {
+    (degrees * 1e7).round() / 1e7
+}
+
+fn positive(field: &'static str, value: f64) -> Result<f64, (&'static str, String)> {
+    if value.is_finite() && value > 0.0 { Ok(value) } else { Err((field, format!("must be above 0, is {value}"))) }
+}
+
+fn valid(center: Place) -> Result<Place, (&'static str, String)> {
+    if center.is_valid() { Ok(center) } else { Err(("center", "is not a place on earth".to_owned())) }
+}
+
+fn error(field: &str, problem: impl Into<String>) -> PopulationError {
+    PopulationError { field: field.to_owned(), problem: problem.into() }
+}
+
+#[cfg(test)]
+mod tests;

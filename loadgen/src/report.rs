@@ -1,1 +1,239 @@
-//! (being built)
+//! What a run found out: `report.json` for programs, a table for people, and whether it passed.
+
+pub mod check;
+pub mod summary;
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use serde::Serialize;
+
+use crate::verdict::order::Order;
+pub use check::{Check, Kind};
+
+/// `report.json`. Counts and times are defined where they are measured: `verdict`, `cluster::accounting`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Which scenario.
+    pub scenario: String,
+    /// Everything drawn comes from it.
+    pub seed: u64,
+    /// Devices of the population.
+    pub devices: u64,
+    /// Shard nodes.
+    pub nodes: u32,
+    /// The region, in words.
+    pub region: String,
+    /// Whether every check that counts held.
+    pub passed: bool,
+    /// The state in which the alert ended.
+    pub state: String,
+
+    /// Exactly inside (those that moved: at start and end).
+    pub region_devices: u64,
+    /// Outside, but their cell is in the flat cover.
+    pub edge_devices: u64,
+    /// Devices accepted at least once, by the gateway's record.
+    pub accepted: u64,
+    /// Exactly inside, token alive, no acceptance recorded.
+    pub missed: u64,
+    /// Accepted, never within 500 m of the region.
+    pub outside: u64,
+    /// Acceptances after the first without a reason.
+    pub duplicates: u64,
+    /// Acceptances after the first that follow an unanswered or failed request.
+    pub repeated: u64,
+    /// Devices sent to, never answered.
+    pub unknown: u64,
+    /// Devices whose token the gateway called dead.
+    pub dead_tokens: u64,
+    /// Requests for tokens that no device has.
+    pub strangers: u64,
+    /// Requests that the gateway left unanswered.
+    pub unanswered_requests: u64,
+    /// Devices that the cluster's own preview counted before the alert.
+    pub preview_devices: u64,
+    /// What the cluster reports of the same wave.
+    pub reported: Reported,
+    /// Devices that moved, and of those the ones inside at start and end.
+    pub moved: Option<Moved>,
+    /// The cancellation, if there was one.
+    pub cancel: Option<Cancel>,
+
+    /// Acceptances a second, from the first to the last.
+    pub rate_per_second: f64,
+    /// Times.
+    pub seconds: Seconds,
+    /// User and system time of all processes of a role over the wave, per accepted push.
+    pub cpu_us_per_push: ByRole,
+    /// Bytes from client to gateway over the wave, TLS and all, per request.
+    pub bytes_per_push: f64,
+    /// Memory.
+    pub rss_bytes: Rss,
+    /// Growth of all shard nodes while the devices were loaded, per device.
+    pub bytes_per_device: f64,
+    /// Growth of the worst shard node over its steady state during a fault.
+    pub shard_growth_bytes: Option<u64>,
+    /// Nearest first.
+    pub order: Order,
+
+    /// What was expected, and what was measured.
+    pub checks: Vec<Check>,
+    /// For each kind of failure some devices by number, of this seed.
+    pub examples: BTreeMap<&'static str, Vec<u64>>,
+    /// The machine, for comparisons.
+    pub machine: Machine,
+}
+
+/// What the cluster reports of the wave.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Reported {
+    /// Handed to a lane.
+    pub handed: u64,
+    /// Taken by the gateway.
+    pub accepted: u64,
+    /// Token dead.
+    pub dead: u64,
+    /// Refused for good.
+    pub refused: u64,
+    /// Sent, never answered.
+    pub unknown: u64,
+    /// Not sent before the end.
+    pub expired: u64,
+    /// Requests without an answer.
+    pub unanswered_requests: u64,
+    /// Requests put off by the gateway.
+    pub retried_requests: u64,
+    /// |accepted - recorded| + |dead - recorded|.
+    pub disagreement: u64,
+}
+
+/// Devices that moved.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Moved {
+    /// All.
+    pub devices: u64,
+    /// Inside at start and end.
+    pub inside: u64,
+    /// Changes of place acknowledged.
+    pub moves: u64,
+}
+
+/// A cancellation.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Cancel {
+    /// Call to acknowledgement.
+    pub seconds: f64,
+    /// Requests recorded after the acknowledgement.
+    pub requests_after: u64,
+    /// Of those, later than the grace.
+    pub late_after_cancel: u64,
+    /// The last request, seconds after the acknowledgement; negative: before.
+    pub last_request_seconds: f64,
+    /// Accepted devices as a share of those in the region.
+    pub reached_share: f64,
+}
+
+/// Times in seconds; those of the wave from the acknowledgement of `CreateAlert`.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Seconds {
+    /// Start of all processes.
+    pub start: f64,
+    /// Writing all devices until all are visible.
+    pub load: f64,
+    /// Call to acknowledgement of `CreateAlert`.
+    pub create: f64,
+    /// First acceptance.
+    pub first_push: f64,
+    /// Half of them.
+    pub p50: f64,
+    /// 99 %.
+    pub p99: f64,
+    /// The last acceptance.
+    pub last_push: f64,
+    /// The alert reported as ended.
+    pub ended: f64,
+    /// Judging.
+    pub verdict: f64,
+    /// Everything, from the start of the program.
+    pub total: f64,
+}
+
+/// One figure by role.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct ByRole {
+    /// All shard nodes.
+    pub shard: f64,
+    /// The coordinator.
+    pub coordinator: f64,
+    /// The gateway emulator.
+    pub emulator: f64,
+}
+
+/// Resident memory at the end of the wave, bytes.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Rss {
+    /// All shard nodes together.
+    pub shard: u64,
+    /// The coordinator.
+    pub coordinator: u64,
+    /// The highest of each process.
+    pub peaks: BTreeMap<String, u64>,
+}
+
+/// Where it ran.
+#[derive(Debug, Clone, Serialize)]
+pub struct Machine {
+    /// Processors.
+    pub cores: usize,
+    /// Load average over a minute at the start: what else ran.
+    pub load_average: f64,
+    /// Built with optimisation or not.
+    pub optimised: bool,
+}
+
+impl Machine {
+    /// This one, now.
+    #[must_use]
+    pub fn here() -> Self {
+        let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        Self {
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            load_average: load.split_ascii_whitespace().next().and_then(|l| l.parse().ok()).unwrap_or(f64::NAN),
+            optimised: !cfg!(debug_assertions),
+        }
+    }
+}
+
+impl Report {
+    /// Writes `report.json` into a folder.
+    ///
+    /// # Errors
+    /// The folder cannot be written to.
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
+        let json = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
+        fs::write(dir.join("report.json"), json + "\n")
+    }
+}
+
+/// The value below which a share of sorted values lies.
+///
+/// # Panics
+/// If there are none.
+#[must_use]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // an index below the length
+pub fn quantile(sorted: &[u64], share: f64) -> u64 {
+    let at = (sorted.len() as f64 * share).ceil() as usize;
+    sorted[at.clamp(1, sorted.len()) - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_of_the_list() {
+        let values: Vec<u64> = (1..=100).collect();
+        assert_eq!((quantile(&values, 0.5), quantile(&values, 0.99), quantile(&values, 1.0)), (50, 99, 100));
+        assert_eq!(quantile(&[7], 0.5), 7);
+    }
+}

@@ -1,1 +1,293 @@
-//! (being built)
+//! A scenario: what a run is made of and what must come of it, as data.
+//!
+//! The named ones are TOML files built into the program; any other file of the same form can be run. Everything is
+//! checked when it is read: a run that takes a minute must not end with a typing error.
+
+mod check;
+pub mod expect;
+
+use std::{fmt, fs, io, path::Path};
+
+use serde::Deserialize;
+
+use crate::{place::Place, population::PopulationSpec};
+pub use expect::{Bound, Expectations};
+
+const NAMED: &[(&str, &str)] = &[
+    ("city", include_str!("../scenarios/city.toml")),
+    ("antimeridian", include_str!("../scenarios/antimeridian.toml")),
+    ("pole", include_str!("../scenarios/pole.toml")),
+    ("polygon-hole", include_str!("../scenarios/polygon-hole.toml")),
+    ("slow-gateway", include_str!("../scenarios/slow-gateway.toml")),
+    ("silent-gateway", include_str!("../scenarios/silent-gateway.toml")),
+    ("cancel", include_str!("../scenarios/cancel.toml")),
+    ("motion", include_str!("../scenarios/motion.toml")),
+];
+
+/// One scenario.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What it is called in reports.
+    pub name: String,
+    /// One line for `loadgen list`.
+    pub description: String,
+    /// Decides everything that is drawn.
+    pub seed: u64,
+    /// How many there are.
+    pub devices: u64,
+    /// Shard nodes.
+    pub nodes: u32,
+    /// Bounds of the run's own waits.
+    #[serde(default)]
+    pub deadlines: Deadlines,
+    /// Where the devices are.
+    pub population: PopulationSpec,
+    /// What is submitted.
+    pub alert: AlertSpec,
+    /// What the emulator does to the cluster.
+    #[serde(default)]
+    pub gateway: GatewaySpec,
+    /// Stop the alert in the middle.
+    #[serde(default)]
+    pub cancel: Option<CancelSpec>,
+    /// Move devices while the alert runs.
+    #[serde(default)]
+    pub motion: Option<MotionSpec>,
+    /// What must come of it.
+    #[serde(default)]
+    pub expect: Expectations,
+}
+
+/// How long each part of a run may take before it counts as failed, seconds.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Deadlines {
+    /// Processes up and announced.
+    pub start_s: u64,
+    /// All devices written and visible.
+    pub load_s: u64,
+    /// From the submission to the last outcome.
+    pub wave_s: u64,
+    /// Every process ended after it was asked to.
+    pub stop_s: u64,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { start_s: 20, load_s: 300, wave_s: 300, stop_s: 15 }
+    }
+}
+
+/// The alert.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AlertSpec {
+    /// Where.
+    pub region: RegionSpec,
+    /// From where "nearest" is counted; absent: the circle's centre, else it is required here.
+    #[serde(default)]
+    pub last_seen: Option<Place>,
+    /// 0: as fast as it goes.
+    #[serde(default)]
+    pub max_rate_per_second: u32,
+    /// How long it lives.
+    #[serde(default = "default_active_s")]
+    pub active_s: u64,
+}
+
+fn default_active_s() -> u64 {
+    3_600
+}
+
+/// A region whose inside the verdict can work out for itself.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum RegionSpec {
+    /// All points within a geodesic distance.
+    Circle {
+        /// Its middle.
+        center: Place,
+        /// Geodesic, WGS-84.
+        radius_meters: f64,
+    },
+    /// Straight edges in longitude and latitude; rings closed or not (they are closed on submission).
+    Polygon {
+        /// The outer ring.
+        outer: Vec<Place>,
+        /// Rings that do not belong to it.
+        #[serde(default)]
+        holes: Vec<Vec<Place>>,
+    },
+}
+
+impl RegionSpec {
+    /// From where "nearest" is counted if the scenario does not say.
+    #[must_use]
+    pub fn center(&self) -> Option<Place> {
+        match self {
+            Self::Circle { center, .. } => Some(*center),
+            Self::Polygon { .. } => None,
+        }
+    }
+}
+
+/// What the emulated gateway is like.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewaySpec {
+    /// Share of tokens that it calls dead (410), 0 to 1.
+    pub dead_share: f64,
+    /// How long each answer takes without a fault, microseconds.
+    pub latency_us: u64,
+    /// A time of trouble.
+    pub fault: Option<FaultSpec>,
+}
+
+/// A time of trouble.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum FaultSpec {
+    /// Answers take so many times longer.
+    Slow {
+        /// How many times.
+        factor: u32,
+        /// When it begins, after the first push.
+        after_ms: u64,
+        /// How long it lasts.
+        for_ms: u64,
+    },
+    /// No answers at all: requests are read and never answered.
+    Silent {
+        /// When it begins, after the first push.
+        after_ms: u64,
+        /// How long it lasts.
+        for_ms: u64,
+    },
+}
+
+impl FaultSpec {
+    /// When it begins, after the first push.
+    #[must_use]
+    pub fn after_ms(self) -> u64 {
+        match self {
+            Self::Slow { after_ms, .. } | Self::Silent { after_ms, .. } => after_ms,
+        }
+    }
+}
+
+/// Stop the alert in the middle.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CancelSpec {
+    /// When this share of the devices in the region was accepted, 0 to 1.
+    pub at_share: f64,
+    /// Writes later than this after the acknowledgement count as late.
+    pub grace_ms: u64,
+}
+
+/// Devices that move while the alert runs.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MotionSpec {
+    /// Which share of the devices moves, 0 to 1.
+    pub share: f64,
+    /// From the acknowledgement of the alert until the last planned move.
+    pub over_ms: u64,
+    /// A move acknowledged less than this before the wave ended may not have been seen by it.
+    pub settle_ms: u64,
+}
+
+/// Why a scenario cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    /// Neither a name nor a file.
+    #[error("no scenario `{0}`; there are {1}, or give the path of a .toml file")]
+    Unknown(String, String),
+    /// The file cannot be read.
+    #[error("cannot read scenario {0}: {1}")]
+    Unreadable(String, io::Error),
+    /// The text is not a scenario; the message names line and key.
+    #[error("scenario {0}: {1}")]
+    Malformed(String, String),
+    /// A value is out of bounds.
+    #[error("scenario {scenario}: {field}: {problem}")]
+    Invalid {
+        /// Which scenario.
+        scenario: String,
+        /// Which value.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+impl Scenario {
+    /// By name, or from a file if it ends in `.toml`.
+    ///
+    /// # Errors
+    /// If there is none of that name, or it is not a valid scenario.
+    pub fn find(name_or_path: &str) -> Result<Self, ScenarioError> {
+        if let Some((name, text)) = NAMED.iter().find(|(name, _)| *name == name_or_path) {
+            return Self::parse(name, text);
+        }
+        if !Path::new(name_or_path).extension().is_some_and(|e| e.eq_ignore_ascii_case("toml")) {
+            let names = NAMED.iter().map(|(n, _)| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+            return Err(ScenarioError::Unknown(name_or_path.to_owned(), names));
+        }
+        let text =
+            fs::read_to_string(name_or_path).map_err(|e| ScenarioError::Unreadable(name_or_path.to_owned(), e))?;
+        Self::parse(name_or_path, &text)
+    }
+
+    /// From text; `source` names it in errors.
+    ///
+    /// # Errors
+    /// Names line, key and problem.
+    pub fn parse(source: &str, text: &str) -> Result<Self, ScenarioError> {
+        let scenario: Self = toml::from_str(text)
+            .map_err(|e| ScenarioError::Malformed(source.to_owned(), e.to_string().trim_end().to_owned()))?;
+        scenario.check().map_err(|(field, problem)| ScenarioError::Invalid {
+            scenario: source.to_owned(),
+            field: field.to_owned(),
+            problem,
+        })?;
+        Ok(scenario)
+    }
+
+    /// The named ones.
+    pub fn named() -> impl Iterator<Item = (&'static str, Self)> {
+        NAMED
+            .iter()
+            .map(|(name, text)| (*name, Self::parse(name, text).expect("tested: every named scenario is valid")))
+    }
+
+    /// From where "nearest" is counted.
+    #[must_use]
+    pub fn last_seen(&self) -> Place {
+        self.alert
+            .last_seen
+            .or_else(|| self.alert.region.center())
+            .expect("checked: a polygon comes with a place last seen")
+    }
+}
+
+impl fmt::Display for RegionSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Circle { center, radius_meters } => {
+                write!(
+                    f,
+                    "circle of {} km around {:.3}, {:.3}",
+                    radius_meters / 1_000.0,
+                    center.latitude,
+                    center.longitude
+                )
+            }
+            Self::Polygon { outer, holes } => write!(f, "polygon of {} points, {} holes", outer.len(), holes.len()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,32 @@ pub fn init(service: &'static str) -> Result<Guard, TelemetryError> {
     Ok(Guard { provider })
 }
 
+/// Makes a span part of the trace that a caller is in, if it said so (`traceparent`, W3C Trace Context).
+pub fn continue_trace(span: &tracing::Span, metadata: &tonic::metadata::MetadataMap) {
+    use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+    let caller = opentelemetry::global::get_text_map_propagator(|p| p.extract(&Incoming(metadata)));
+    // Refused where no traces are collected: then there is nothing to be part of.
+    let _ = span.set_parent(caller);
+}
+
+struct Incoming<'a>(&'a tonic::metadata::MetadataMap);
+
+impl opentelemetry::propagation::Extractor for Incoming<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0
+            .keys()
+            .filter_map(|key| match key {
+                tonic::metadata::KeyRef::Ascii(key) => Some(key.as_str()),
+                tonic::metadata::KeyRef::Binary(_) => None,
+            })
+            .collect()
+    }
+}
+
 fn provider(service: &'static str) -> Result<SdkTracerProvider, TelemetryError> {
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_tonic()

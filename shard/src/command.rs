@@ -295,6 +295,8 @@ pub struct CoreReport {
     pub wave: WaveId,
     /// As obeyed.
     pub epoch: Epoch,
+    /// Everything since the wave began is in it: so are its first report and the first after [`Command::ReportAll`].
+    pub all: bool,
     /// Bands handed over whole, from the nearest, in all partitions of this core.
     pub bands_walked: u32,
     /// All walked, nothing open, nobody waiting.

@@ -1,1 +1,261 @@
-//! (being built)
+//! What a node must be told at its start: where to listen, who it is, whom to follow.
+//!
+//! Every value can come by flag, environment (`CLARION_SHARD_…`) or file (`--config`, TOML); a flag beats the
+//! environment, the environment beats the file, the file beats the default. Gateways, credentials, limits and ownership
+//! are not here: they come from the coordinator by session, so that a node is the same wherever it runs.
+
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
+
+use clap::Parser;
+use serde::Deserialize;
+
+/// More threads than any machine of today has; a larger number is a mistake.
+const CORES_MAX: usize = 1_024;
+/// Also the longest label of DNS, which a pod's name is.
+const NAME_BYTES_MAX: usize = 63;
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where coordinators call. Port 0: the system chooses.
+    pub listen: SocketAddr,
+    /// Where `grpc.health.v1` is served, in plaintext. Port 0: the system chooses.
+    pub health_listen: SocketAddr,
+    /// Stable over restarts: what a coordinator gives partitions to.
+    pub name: String,
+    /// `host:port` each; a name stands for all of its addresses.
+    pub coordinators: Vec<String>,
+    /// Threads that walk and send. At least 1.
+    pub cores: usize,
+    /// Whether to print a JSON line with the bound addresses on standard output.
+    pub announce: bool,
+}
+
+/// What ends the program before it has begun.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// `--help` or `--version`: not a failure.
+    #[error("{0}")]
+    Answered(String),
+    /// A flag or a variable of the environment.
+    #[error("{0}")]
+    Arguments(String),
+    /// The file cannot be read or understood.
+    #[error("configuration {path}: {problem}")]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why, in one line.
+        problem: String,
+    },
+    /// A value that cannot be taken.
+    #[error("{option}: {problem}")]
+    Value {
+        /// Which.
+        option: &'static str,
+        /// The limit and the value.
+        problem: String,
+    },
+}
+
+/// A shard node of Clarion: holds devices in memory, walks them nearest first and writes the pushes.
+///
+/// Gateways and limits come from the coordinator. A flag beats the environment, the environment beats the file. Log lines
+/// go to standard error, filtered by CLARION_LOG; OTEL_EXPORTER_OTLP_ENDPOINT turns traces on. SIGTERM or Ctrl-C drains.
+#[derive(Debug, Parser)]
+#[command(name = "shard", version, max_term_width = 120)]
+struct Arguments {
+    /// TOML file with any of the options below, names with underscores (`health_listen = "…"`)
+    #[arg(long, value_name = "FILE", env = "CLARION_SHARD_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// Where coordinators call; port 0 lets the system choose [default: 127.0.0.1:7500]
+    #[arg(long, value_name = "ADDRESS", env = "CLARION_SHARD_LISTEN")]
+    listen: Option<SocketAddr>,
+
+    /// Where grpc.health.v1 is served, without TLS; port 0 lets the system choose [default: 127.0.0.1:7501]
+    #[arg(long, value_name = "ADDRESS", env = "CLARION_SHARD_HEALTH_LISTEN")]
+    health_listen: Option<SocketAddr>,
+
+    /// Name of the node, stable over restarts [default: the host's name]
+    #[arg(long, env = "CLARION_SHARD_NAME")]
+    name: Option<String>,
+
+    /// Coordinators to follow, host:port; a DNS name stands for all of its addresses and is asked again every 5 s
+    /// [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "ADDRESS,…", env = "CLARION_SHARD_COORDINATORS", value_delimiter = ',')]
+    coordinators: Option<Vec<String>>,
+
+    /// Threads that walk and send [default: as many as the machine runs at once]
+    #[arg(long, env = "CLARION_SHARD_CORES")]
+    cores: Option<usize>,
+
+    /// Print one JSON line with the bound addresses on standard output
+    #[arg(long, env = "CLARION_SHARD_ANNOUNCE", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    announce: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    listen: Option<SocketAddr>,
+    health_listen: Option<SocketAddr>,
+    name: Option<String>,
+    coordinators: Option<Vec<String>>,
+    cores: Option<usize>,
+    announce: Option<bool>,
+}
+
+impl Config {
+    /// Reads flags (the first argument is the program's name), environment and file.
+    ///
+    /// # Errors
+    /// One line that names the option; or the text that was asked for with `--help`.
+    pub fn load(args: impl IntoIterator<Item = OsString>) -> Result<Self, ConfigError> {
+        let arguments = Arguments::try_parse_from(args).map_err(|e| {
+            if e.use_stderr() { ConfigError::Arguments(one_line(&e)) } else { ConfigError::Answered(e.to_string()) }
+        })?;
+        let file = arguments.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        Self::merge(arguments, file)
+    }
+
+    fn merge(arguments: Arguments, file: File) -> Result<Self, ConfigError> {
+        let config = Self {
+            listen: arguments.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 7500).into()),
+            health_listen: arguments.health_listen.or(file.health_listen).unwrap_or(([127, 0, 0, 1], 7501).into()),
+            name: arguments.name.or(file.name).unwrap_or_else(host_name),
+            coordinators: arguments
+                .coordinators
+                .or(file.coordinators)
+                .unwrap_or_else(|| vec!["127.0.0.1:7400".to_owned()]),
+            cores: arguments.cores.or(file.cores).unwrap_or_else(available_cores),
+            announce: arguments.announce.or(file.announce).unwrap_or(false),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |option, problem| Err(ConfigError::Value { option, problem });
+        if !(1..=CORES_MAX).contains(&self.cores) {
+            return wrong("cores", format!("must be 1 to {CORES_MAX}, is {}", self.cores));
+        }
+        if !(1..=NAME_BYTES_MAX).contains(&self.name.len()) || !self.name.bytes().all(|b| b.is_ascii_graphic()) {
+            return wrong(
+                "name",
+                format!("must be 1 to {NAME_BYTES_MAX} visible ASCII characters, is {:?}", self.name),
+            );
+        }
+        if self.coordinators.is_empty() {
+            return wrong("coordinators", "must name at least one".to_owned());
+        }
+        for address in &self.coordinators {
+            let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, p)| p.parse().ok());
+            if port.is_none_or(|p: u16| p == 0) {
+                return wrong("coordinators", format!("must be host:port, is {address:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Result<File, ConfigError> {
+    let wrong = |problem: String| ConfigError::File { path: path.to_owned(), problem };
+    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+    toml::from_str(&text).map_err(|e| {
+        let line = e.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
+        wrong(format!("line {line}: {}", e.message().replace('\n', " ")))
+    })
+}
+
+/// What clap says over several lines, without the usage and the hints.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().take_while(|l| !l.is_empty()).map(str::trim);
+    let line = lines.collect::<Vec<_>>().join(" ");
+    line.strip_prefix("error: ").map_or(line.clone(), str::to_owned)
+}
+
+fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// In Kubernetes the pod's name, which a StatefulSet keeps over restarts.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name: String = name.trim().chars().take(NAME_BYTES_MAX).collect();
+    if name.is_empty() { "shard".to_owned() } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn load(args: &[&str]) -> Result<Config, ConfigError> {
+        Config::load(std::iter::once("shard").chain(args.iter().copied()).map(OsString::from))
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
+    #[test]
+    fn defaults_stay_on_loopback() {
+        let config = load(&[]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7500");
+        assert_eq!(config.health_listen.to_string(), "127.0.0.1:7501");
+        assert_eq!(config.coordinators, ["127.0.0.1:7400"]);
+        assert!(config.cores >= 1 && !config.announce && !config.name.is_empty());
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_the_default() {
+        let file =
+            file("listen = \"127.0.0.1:1\"\nname = \"from-file\"\ncoordinators = [\"a:1\", \"b:2\"]\ncores = 3\n");
+        let config = load(&["--config", file.path().to_str().unwrap(), "--name", "from-flag", "--announce"]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:1");
+        assert_eq!((config.name.as_str(), config.cores, config.announce), ("from-flag", 3, true));
+        assert_eq!(config.coordinators, ["a:1", "b:2"]);
+    }
+
+    #[test]
+    fn every_problem_is_one_line_that_names_its_place() {
+        let unknown = file("gateway = 1\n");
+        let broken = file("cores = 2\nlisten = nonsense\n");
+        let of = |f: &tempfile::NamedTempFile| f.path().to_str().unwrap().to_owned();
+        for (args, part) in [
+            (vec!["--cores", "0"], "cores: must be 1 to 1024, is 0"),
+            (vec!["--cores", "many"], "--cores"),
+            (vec!["--nothing"], "--nothing"),
+            (vec!["--name", ""], "name"),
+            (vec!["--coordinators", "host-without-port"], "coordinators: must be host:port"),
+            (vec!["--config", "/nowhere/at/all"], "configuration /nowhere/at/all: "),
+            (vec!["--config", &of(&unknown)], "line 1: unknown field `gateway`"),
+            (vec!["--config", &of(&broken)], "line 2: "),
+        ] {
+            let problem = load(&args).unwrap_err();
+            assert!(!matches!(problem, ConfigError::Answered(_)));
+            let problem = problem.to_string();
+            assert!(problem.contains(part), "{args:?}: {problem}");
+            assert_eq!(problem.lines().count(), 1, "{problem}");
+        }
+    }
+
+    #[test]
+    fn help_names_every_option_and_its_variable() {
+        let Err(ConfigError::Answered(help)) = load(&["--help"]) else { panic!("no help") };
+        for option in ["CONFIG", "LISTEN", "HEALTH_LISTEN", "NAME", "COORDINATORS", "CORES", "ANNOUNCE"] {
+            let flag = format!("--{}", option.to_lowercase().replace('_', "-"));
+            assert!(help.contains(&flag) && help.contains(&format!("CLARION_SHARD_{option}")), "{option}:\n{help}");
+        }
+    }
+}

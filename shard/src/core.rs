@@ -1,1 +1,267 @@
-//! (being built)
+//! What one core does: its lanes pull from its waves. No clock, no socket: times and bytes come in, bytes and wishes go out.
+//!
+//! A core owns partitions, the waves over them, and its end of each lane with its connections. A driver (a thread with
+//! sockets, or a simulator) calls, again and again and in this order: [`Core::command`] for what the control plane
+//! says, [`Core::receive`] for what sockets brought, [`Core::turn`], [`Core::transmit`] and [`Core::written`] for each
+//! connection, [`Core::poll_io`] and [`Core::poll_event`]; then it waits for the earliest of sockets, commands and
+//! [`Core::deadline`].
+//!
+//! **Everything is pulled.** A device leaves its page only when a connection can take it now and its socket has taken
+//! all before; a report is built only when the control plane has room for one. So a slow gateway or a slow control
+//! plane makes this core wait, never grow:
+//!
+//! ```text
+//! memory that a wave needs = handed bits + open pushes + counts
+//! open pushes <= streams of all connections (in flight) + 65,536 / cores (retry lines) + in flight when those filled
+//! encoded     <= one flush (32 KiB) for each connection
+//! ```
+
+pub(crate) mod answer;
+pub(crate) mod audience;
+pub(crate) mod commands;
+pub(crate) mod count;
+pub(crate) mod events;
+pub(crate) mod link;
+pub(crate) mod links;
+pub(crate) mod open;
+pub(crate) mod outlet;
+pub(crate) mod pull;
+pub(crate) mod run;
+pub(crate) mod store;
+pub(crate) mod tally;
+pub(crate) mod templates;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use clarion_proto::{ids::WaveId, time::Time};
+use rand::SeedableRng;
+use rand_pcg::Pcg64Mcg;
+
+use crate::{command::LaneSpec, lane::LaneEnd};
+use count::CountRun;
+pub use link::ConnectionId;
+pub use links::Disconnect;
+use links::LinkSlot;
+use open::Opens;
+use outlet::Steps;
+use run::{Phase, WaveRun};
+use store::Store;
+use templates::TemplateIds;
+
+/// Steps of walks in one turn: some hundred microseconds.
+const STEPS_PER_TURN: usize = 8_192;
+/// Records applied in one turn while waves are under way, and while none is.
+const RECORDS_PER_TURN: (usize, usize) = (256, 4_096);
+/// How long a shutdown waits for answers.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a core has to know of the node around it.
+#[derive(Debug, Clone, Copy)]
+pub struct CoreConfig {
+    /// The node has no other core: this one opens bands by itself. Otherwise the control plane does, when all cores have
+    /// walked the former.
+    pub single: bool,
+    /// Cores of the node, for its share of what is limited per node.
+    pub cores: usize,
+    /// Of its jitter.
+    pub seed: u64,
+}
+
+/// What a driver does for a core.
+#[derive(Debug)]
+pub enum IoRequest {
+    /// Open a connection to the lane's endpoint, TLS with ALPN `h2`; then [`Core::connected`] or [`Core::disconnected`].
+    Connect {
+        /// Its name from now on.
+        connection: ConnectionId,
+        /// Where to and how.
+        lane: Arc<LaneSpec>,
+    },
+    /// Close a connection, whatever its state; the core has forgotten it.
+    Close {
+        /// Which.
+        connection: ConnectionId,
+        /// At once, dropping what the socket still holds (RST); otherwise after what it can write without waiting.
+        reset: bool,
+    },
+}
+
+/// One core.
+#[derive(Debug)]
+pub struct Core {
+    config: CoreConfig,
+    rng: Pcg64Mcg,
+    store: Store,
+    waves: Vec<Option<WaveRun>>,
+    lanes: Vec<LaneSlot>,
+    links: Vec<LinkSlot>,
+    opens: Opens,
+    templates: TemplateIds,
+    counts: VecDeque<CountRun>,
+    counted: VecDeque<CountRun>,
+    io: VecDeque<IoRequest>,
+    /// Cancelled before they were known.
+    unknown_cancelled: BTreeSet<WaveId>,
+    /// Of those, which are still to be confirmed.
+    cancelled_unknown: VecDeque<WaveId>,
+    held_at: Option<Time>,
+    shutdown: Option<Time>,
+    /// Of the last turn.
+    now: Time,
+    /// The last turn left something that it could have gone on with.
+    more: bool,
+}
+
+/// One lane of this core.
+#[derive(Debug)]
+pub(crate) struct LaneSlot {
+    pub(crate) end: LaneEnd,
+    /// Its connections, by slot.
+    pub(crate) links: Vec<u32>,
+    next_link: usize,
+    /// (wave slot, outlet of the wave) that pull through it.
+    outlets: Vec<(u16, u16)>,
+    next_outlet: usize,
+}
+
+impl Core {
+    /// A core that owns nothing yet.
+    #[must_use]
+    pub fn new(config: CoreConfig) -> Self {
+        Self {
+            config,
+            rng: Pcg64Mcg::seed_from_u64(config.seed),
+            store: Store::default(),
+            waves: Vec::new(),
+            lanes: Vec::new(),
+            links: Vec::new(),
+            opens: Opens::default(),
+            templates: TemplateIds::default(),
+            counts: VecDeque::new(),
+            counted: VecDeque::new(),
+            io: VecDeque::new(),
+            unknown_cancelled: BTreeSet::new(),
+            cancelled_unknown: VecDeque::new(),
+            held_at: None,
+            shutdown: None,
+            now: Time(0),
+            more: false,
+        }
+    }
+
+    /// Does all that can be done now, within bounds. True: there is more; do not wait for anything before the next turn.
+    pub fn turn(&mut self, now: Time) -> bool {
+        self.now = now;
+        self.tend_links(now);
+        let mut more = self.apply();
+        let mut steps = Steps(STEPS_PER_TURN);
+        self.expire_waves(now, &mut steps);
+        if self.shutdown.is_none() {
+            for lane in 0..self.lanes.len() {
+                more |= self.pull(lane, now, &mut steps);
+            }
+        }
+        self.drop_useless(now);
+        more |= self.count(&mut steps);
+        more |= steps.0 == 0;
+        self.more = more;
+        more
+    }
+
+    /// When [`Core::turn`] or [`Core::poll_event`] has something to do, if nothing else happens before.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        if self.more {
+            return Some(self.now);
+        }
+        let later = |time: &Time| *time > self.now && *time < Time::NEVER;
+        let links = self.links.iter().filter_map(|slot| slot.link.as_ref()?.deadline());
+        let waves = self.waves.iter().flatten().flat_map(|run| self.wave_deadlines(run)).filter(later);
+        let lanes = (0..self.lanes.len()).flat_map(|lane| self.lane_deadlines(lane)).filter(later);
+        // A report that is due waits for room in the control plane, which wakes nobody: look again in a while.
+        let reports = self.report_deadline().map(|at| at.max(self.now + Duration::from_millis(1)));
+        links.chain(waves).chain(lanes).chain(reports).chain(self.shutdown).min()
+    }
+
+    /// Whether [`crate::command::Command::Shutdown`] has been carried out.
+    #[must_use]
+    pub fn is_finished(&self) -> bool {
+        self.shutdown.is_some_and(|by| self.now >= by || self.links.iter().all(|slot| slot.link.is_none()))
+    }
+
+    /// Whether [`crate::command::Command::Apply`] may be given.
+    #[must_use]
+    pub fn feed_ready(&self) -> bool {
+        self.store.is_free()
+    }
+
+    /// Applies some records of the batch held. True: there are more.
+    fn apply(&mut self) -> bool {
+        let Self { store, waves, .. } = self;
+        let busy = waves.iter().flatten().any(WaveRun::has_work);
+        let records = if busy { RECORDS_PER_TURN.0 } else { RECORDS_PER_TURN.1 };
+        let done = store.apply(records, |slot, ordinal, cell| {
+            waves.iter_mut().flatten().for_each(|run| run.entered(slot, ordinal, cell));
+        });
+        if done {
+            waves.iter_mut().flatten().for_each(|run| run.start_parts(store));
+        }
+        !store.is_free()
+    }
+
+    /// Waves whose time is over, and the rest of their walks.
+    fn expire_waves(&mut self, now: Time, steps: &mut Steps) {
+        for wave in 0..self.waves.len() {
+            let Some(run) = self.waves[wave].as_mut() else { continue };
+            if run.phase == Phase::Running && now >= run.spec.expires {
+                run.phase = Phase::Expired;
+                run.open_bands(u32::MAX);
+                run.reporting.change();
+                self.give_up_waiting(wave);
+            }
+            if self.waves[wave].as_ref().is_some_and(|run| run.phase == Phase::Expired) {
+                self.expire_walk(wave, steps);
+            }
+        }
+    }
+
+    fn count(&mut self, steps: &mut Steps) -> bool {
+        let Some(run) = self.counts.front_mut() else { return false };
+        if run.step(&self.store, steps) {
+            self.counted.extend(self.counts.pop_front());
+        }
+        !self.counts.is_empty()
+    }
+
+    /// Times at which a wave may go on by itself.
+    fn wave_deadlines(&self, run: &WaveRun) -> impl Iterator<Item = Time> {
+        let running = run.phase == Phase::Running;
+        let expires = running.then_some(run.spec.expires);
+        let work = running && run.may_send(self.now) && run.has_work();
+        let pace = if work { run.pace.ready_at(self.now) } else { None };
+        let retry = if work { run.outlets.iter().filter_map(|o| o.retry.due()).min() } else { None };
+        [expires, pace, retry].into_iter().flatten()
+    }
+
+    /// Times at which a lane may go on by itself.
+    fn lane_deadlines(&self, lane: usize) -> impl Iterator<Item = Time> {
+        let slot = &self.lanes[lane];
+        let connect = self.wants_links(lane).then(|| slot.end.pool.ready_at());
+        let send = if self.lane_has_work(slot) { slot.end.ready_at(self.now) } else { None };
+        connect.into_iter().chain(send)
+    }
+
+    fn lane_has_work(&self, slot: &LaneSlot) -> bool {
+        slot.outlets.iter().any(|(wave, outlet)| {
+            self.waves[usize::from(*wave)]
+                .as_ref()
+                .is_some_and(|run| run.phase == Phase::Running && run.outlets[usize::from(*outlet)].has_work())
+        })
+    }
+}

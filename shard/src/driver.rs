@@ -1,1 +1,152 @@
-//! (being built)
+//! One thread for each core: sockets, TLS, timers. The only place of a node's sending side with a clock.
+//!
+//! A thread owns its core, its sockets and its poller; nothing on its way is shared. Commands come in and events go out
+//! over bounded queues. Batches of the feed have a queue of their own: one of ten thousand records takes some
+//! milliseconds to apply, and a cancel must not stand behind it.
+//!
+//! A thread that panics takes the process with it: half a node that goes on sending is worse than none.
+
+mod resolve;
+mod socket;
+mod thread;
+mod tls;
+
+use std::{io, panic, sync::Arc, thread::JoinHandle, time::Instant};
+
+use clarion_proto::time::Time;
+use mio::{Poll, Waker};
+use tokio::sync::mpsc;
+
+use crate::{
+    command::{Command, Event},
+    core::{Core, CoreConfig},
+};
+use thread::{CoreThread, WAKE};
+
+/// Commands waiting for one core, batches of the feed aside.
+const COMMANDS_MAX: usize = 256;
+/// Batches of the feed waiting for one core.
+const BATCHES_MAX: usize = 4;
+/// Events waiting for the control plane, from one core.
+const EVENTS_MAX: usize = 64;
+
+/// The node's clock: microseconds since its start, the same for the control plane and all cores.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    origin: Instant,
+}
+
+impl Clock {
+    /// Starts at zero, now.
+    #[must_use]
+    #[allow(clippy::disallowed_methods)] // a driver's clock: the one that others are handed times from
+    pub fn start() -> Self {
+        Self { origin: Instant::now() }
+    }
+
+    /// What time it is.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        Time(u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+}
+
+/// A core's thread, from outside.
+#[derive(Debug)]
+pub struct CoreHandle {
+    /// To the core.
+    pub commands: CommandSender,
+    /// From the core. Dropped or full, the core goes on; its reports merge meanwhile.
+    pub events: mpsc::Receiver<Event>,
+    /// Ends after [`Command::Shutdown`].
+    pub join: JoinHandle<()>,
+}
+
+/// Sends commands to one core and wakes it.
+#[derive(Debug, Clone)]
+pub struct CommandSender {
+    control: mpsc::Sender<Command>,
+    feed: mpsc::Sender<Command>,
+    waker: Arc<Waker>,
+}
+
+/// The core's thread has ended: it was shut down. Another try cannot help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the core has shut down")]
+pub struct CoreGone;
+
+/// A command that was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TrySendError {
+    /// The queue is full: wait, or try again. Here is the command.
+    #[error("the core is behind")]
+    Full(Box<Command>),
+    /// See [`CoreGone`].
+    #[error(transparent)]
+    Gone(#[from] CoreGone),
+}
+
+impl CommandSender {
+    /// Waits for room in the queue. Commands keep their order, but [`Command::Apply`] only among themselves.
+    ///
+    /// # Errors
+    /// The core has shut down.
+    pub async fn send(&self, command: Command) -> Result<(), CoreGone> {
+        self.queue(&command).send(command).await.map_err(|_| CoreGone)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Does not wait.
+    ///
+    /// # Errors
+    /// See [`TrySendError`].
+    pub fn try_send(&self, command: Command) -> Result<(), TrySendError> {
+        self.queue(&command).try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(command) => TrySendError::Full(Box::new(command)),
+            mpsc::error::TrySendError::Closed(_) => TrySendError::Gone(CoreGone),
+        })?;
+        self.wake();
+        Ok(())
+    }
+
+    fn queue(&self, command: &Command) -> &mpsc::Sender<Command> {
+        if matches!(command, Command::Apply { .. }) { &self.feed } else { &self.control }
+    }
+
+    fn wake(&self) {
+        // A thread that has gone cannot be woken and need not be.
+        let _ = self.waker.wake();
+    }
+}
+
+/// Starts a thread for each core.
+///
+/// # Errors
+/// The system has no more file descriptors or threads.
+pub fn spawn(cores: usize, clock: Clock) -> io::Result<Vec<CoreHandle>> {
+    (0..cores).map(|n| spawn_core(n, cores, clock)).collect()
+}
+
+fn spawn_core(n: usize, cores: usize, clock: Clock) -> io::Result<CoreHandle> {
+    let poll = Poll::new()?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+    let (control, control_queue) = mpsc::channel(COMMANDS_MAX);
+    let (feed, feed_queue) = mpsc::channel(BATCHES_MAX);
+    let (event_queue, events) = mpsc::channel(EVENTS_MAX);
+    let core = Core::new(CoreConfig { single: cores == 1, cores, seed: seed() });
+    let thread = CoreThread::new(core, clock, poll, Arc::clone(&waker), control_queue, feed_queue, event_queue);
+    let join = std::thread::Builder::new().name(format!("core-{n}")).spawn(move || {
+        if panic::catch_unwind(panic::AssertUnwindSafe(|| thread.run())).is_err() {
+            // The panic's message has been printed; nothing that this process holds can be trusted now.
+            std::process::abort();
+        }
+    })?;
+    Ok(CoreHandle { commands: CommandSender { control, feed, waker }, events, join })
+}
+
+/// A core's jitter has to differ between nodes, or those who fail together come back together.
+#[allow(clippy::disallowed_methods)] // a driver draws the seed that a core is handed
+fn seed() -> u64 {
+    rand::Rng::next_u64(&mut rand::rng())
+}

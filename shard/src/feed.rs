@@ -1,1 +1,228 @@
-//! (being built)
+//! Follows the logs: from any coordinator, in order, into the cores.
+//!
+//! One stream carries all logs of the node's partitions. Each batch is checked (positions are dense: a gap would be a
+//! lost registration, a repetition a clock of `apply` that runs backwards), decoded once and split by partition into the
+//! cores' queues. Those are bounded: when a core is behind, the reader stops reading, HTTP/2's window closes and the
+//! coordinator holds its log back. What is under way is bounded by the window, one message, and the cores' queues.
+//!
+//! A stream that ends, breaks or breaks the contract is opened again from where the cores stand, at the next
+//! coordinator, after a pause with full jitter: a cluster of nodes must not come back as one.
+
+pub mod coordinators;
+pub mod split;
+
+use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use clarion_proto::wire::shard_v1::{self as wire, feed_service_client::FeedServiceClient};
+use futures_util::future::join_all;
+use rand::{RngExt, SeedableRng};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming, transport::Endpoint};
+use tracing::{debug, info, warn};
+
+use self::{
+    coordinators::Coordinators,
+    split::{Positions, SplitError, Splitter},
+};
+use crate::{
+    command::Command,
+    node::cores::{Closed, CommandSink},
+    session::{FeedNote, ownership::Follows},
+};
+
+/// Largest message of the feed. A caller's batch is at most 4 MiB, and its records are no larger than its items were
+/// (tokens lose half: hexadecimal to bytes; ids become 16 bytes); the rest is for flushes of several callers' batches.
+pub const BATCH_BYTES_MAX: usize = 64 << 20;
+/// What a coordinator may have under way before it hears from us: a few batches of 10,000 records.
+const WINDOW_BYTES: u32 = 8 << 20;
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// For the beginning of a stream; its batches come when there are any.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// An idle connection is asked this often whether it is still there, and given up this long after.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(2);
+const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(4);
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A core that takes nothing for so long hangs, and its process is to be replaced.
+pub const CORE_WITHIN: Duration = Duration::from_secs(30);
+/// So long without a batch, and what was waiting at the coordinator has come: a backlog is sent without such pauses, a
+/// busy cluster (64 logs, ten flushes a second each) still makes one about every second.
+const PAUSE_OF_LIVE_FEED: Duration = Duration::from_millis(10);
+
+/// What following needs besides the ownership.
+#[derive(Clone)]
+pub struct Feed {
+    /// The node's name, for both sides' log lines.
+    pub node: String,
+    /// Whom to call.
+    pub coordinators: Vec<String>,
+    /// Where batches go.
+    pub cores: Vec<Arc<dyn CommandSink>>,
+    /// Where to tell how it goes.
+    pub notes: mpsc::Sender<FeedNote>,
+    /// For the pauses.
+    pub seed: u64,
+}
+
+/// A feed under way.
+#[derive(Debug)]
+pub struct Following {
+    stop: CancellationToken,
+    task: JoinHandle<Positions>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FeedError {
+    #[error("no coordinator: {0}")]
+    Resolve(#[from] io::Error),
+    #[error("{0}: {1}")]
+    Connect(SocketAddr, tonic::transport::Error),
+    #[error("{0}: {1}")]
+    Refused(SocketAddr, Status),
+    #[error("{0} does not answer")]
+    Silent(SocketAddr),
+    #[error("{0} ended the feed")]
+    Ended(SocketAddr),
+    #[error("{0}: {1}")]
+    Contract(SocketAddr, SplitError),
+    #[error("core {0} takes no more")]
+    Core(usize),
+}
+
+impl Feed {
+    /// Begins to follow as soon as every `after` has come (or its sender is gone).
+    pub fn follow(self, splitter: Splitter, after: Vec<oneshot::Receiver<()>>) -> Following {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let task = tokio::spawn(async move {
+            let mut follower =
+                Follower { coordinators: Coordinators::new(self.coordinators.clone()), splitter, feed: self };
+            let run = async {
+                join_all(after).await;
+                follower.run().await;
+            };
+            // Dropped between two commands to cores, never within one: positions are exact.
+            let _ = stopped.run_until_cancelled(run).await;
+            follower.splitter.positions()
+        });
+        Following { stop, task }
+    }
+}
+
+impl Following {
+    /// Ends it; when this returns, nothing more of it reaches a core. Tells what each core has taken.
+    pub async fn stop(self) -> Positions {
+        self.stop.cancel();
+        self.task.await.unwrap_or_default()
+    }
+}
+
+struct Follower {
+    feed: Feed,
+    coordinators: Coordinators,
+    splitter: Splitter,
+}
+
+impl Follower {
+    async fn run(&mut self) {
+        if self.splitter.is_empty() {
+            let _ = self.feed.notes.send(FeedNote::CaughtUp).await;
+            return;
+        }
+        let mut random = rand_pcg::Pcg64Mcg::seed_from_u64(self.feed.seed);
+        let mut failures = 0;
+        loop {
+            let mut batches = 0_u64;
+            let Err(error) = self.stream(&mut batches).await;
+            match &error {
+                FeedError::Refused(_, status) if status.code() == Code::OutOfRange => {
+                    warn!(%error, "the log is another one: starting again from nothing");
+                    let _ = self.feed.notes.send(FeedNote::OtherLog).await;
+                    return;
+                }
+                // Whoever holds the core's other end says so and ends the process.
+                FeedError::Core(_) => return,
+                _ => {}
+            }
+            failures = if batches > 0 { 0 } else { failures + 1 };
+            let pause_max = PAUSE_MIN.saturating_mul(1 << failures.min(10)).min(PAUSE_MAX);
+            let pause = pause_max.mul_f64(random.random());
+            warn!(%error, batches, pause_ms = pause.as_millis(), "feed lost");
+            sleep(pause).await;
+        }
+    }
+
+    /// One stream, until it fails. Never ends well: a feed is without end.
+    async fn stream(&mut self, batches: &mut u64) -> Result<std::convert::Infallible, FeedError> {
+        let address = self.coordinators.next().await?;
+        let mut stream = self.open(address).await?;
+        debug!(%address, "following");
+        let mut caught_up = false;
+        loop {
+            let next = stream.message();
+            let batch = if caught_up {
+                next.await
+            } else {
+                tokio::pin!(next);
+                match timeout(PAUSE_OF_LIVE_FEED, &mut next).await {
+                    Ok(batch) => batch,
+                    Err(_) => {
+                        info!(%address, batches = *batches, "caught up");
+                        caught_up = true;
+                        let _ = self.feed.notes.send(FeedNote::CaughtUp).await;
+                        next.await
+                    }
+                }
+            };
+            let batch = batch.map_err(|s| FeedError::Refused(address, s))?.ok_or(FeedError::Ended(address))?;
+            self.deliver(batch, address).await?;
+            if *batches == 0 {
+                self.coordinators.stay();
+            }
+            *batches += 1;
+        }
+    }
+
+    async fn open(&mut self, address: SocketAddr) -> Result<Streaming<wire::FeedResponse>, FeedError> {
+        let channel = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|e| FeedError::Connect(address, e))?
+            .connect_timeout(CONNECT_WITHIN)
+            .tcp_nodelay(true)
+            .initial_stream_window_size(WINDOW_BYTES)
+            .initial_connection_window_size(WINDOW_BYTES)
+            .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
+            .keep_alive_timeout(KEEP_ALIVE_WITHIN)
+            .keep_alive_while_idle(true)
+            .connect()
+            .await
+            .map_err(|e| FeedError::Connect(address, e))?;
+        let mut client = FeedServiceClient::new(channel).max_decoding_message_size(BATCH_BYTES_MAX);
+        let request = self.splitter.request(&self.feed.node);
+        let answer = timeout(ANSWER_WITHIN, client.feed(request)).await.map_err(|_| FeedError::Silent(address))?;
+        Ok(answer.map_err(|s| FeedError::Refused(address, s))?.into_inner())
+    }
+
+    async fn deliver(&mut self, batch: wire::FeedResponse, address: SocketAddr) -> Result<(), FeedError> {
+        let commands = self.splitter.split(batch).map_err(|e| FeedError::Contract(address, e))?;
+        for (core, command) in commands {
+            let Command::Apply { log, position, .. } = command else { continue };
+            match timeout(CORE_WITHIN, self.feed.cores[core].send(command)).await {
+                Ok(Ok(())) => self.splitter.taken(core, log, position),
+                Ok(Err(Closed)) | Err(_) => return Err(FeedError::Core(core)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Positions for a feed that goes on: what `continues` from where it was, the rest from the beginning.
+#[must_use]
+pub fn resume(mut positions: Positions, continues: &BTreeSet<Follows>) -> Positions {
+    positions.retain(|follows, _| continues.contains(follows));
+    positions
+}

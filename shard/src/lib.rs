@@ -2,7 +2,9 @@
 //!
 //! The modules stand in the order of an alert's way.
 
+mod program;
 pub mod config;
+pub mod node;
 pub mod service;
 pub mod session;
 pub mod feed;
@@ -14,3 +16,5 @@ pub mod core;
 pub mod lane;
 pub mod outcome;
 pub mod report;
+
+pub use program::main;

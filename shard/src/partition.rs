@@ -1,1 +1,417 @@
-//! (being built)
+//! The devices of one hash bucket: a state made by applying a log's records, one function, no clock.
+//!
+//! Two nodes may hold the same partition, one may take over from the other in the middle of an alert, and what they
+//! exchange names devices by ordinal. So everything here depends on the log's prefix alone: [`Partition::apply`] is a
+//! function of what was applied before and of one record, and its only clock is the append time of batches.
+//!
+//! Phones report late, twice and out of order. Each record therefore carries the time at which the phone observed what
+//! it says, and each facet of a device (place, registration, mute) keeps the newest observation:
+//!
+//! - an observation older than what its facet holds changes nothing; at a tie the later record wins;
+//! - a removal is an observation of absence, of all three facets. The row stays for 24 h as a tombstone, with its ordinal:
+//!   older observations bounce off, a newer one brings the device back as the one that it was to every wave;
+//! - a gateway's word that a token is dead removes the registration if that token is still the current one and was not
+//!   registered after the gateway's time. The registration can come back only by a newer observation, so that a late
+//!   copy does not revive it;
+//! - a row without a registration is never pushed to, and dropped 24 h after it was made, lost its registration, was
+//!   removed, or (where nothing was left of it) got a first facet again. A mute choice goes with it: an app whose user
+//!   comes back later than that has to say it again.
+//!
+//! What is held stands in four structures: rows by ordinal, tokens, an index from device to ordinal, and the order of
+//! the walk, which holds exactly those who can be pushed to.
+
+pub(crate) mod key;
+pub mod vocabulary;
+
+mod expiry;
+mod index;
+mod page;
+mod row;
+mod rows;
+mod token;
+
+#[cfg(test)]
+mod tests;
+
+use clarion_proto::{
+    device::{Cell, Change, Record, Registration, token_hash},
+    ids::{DeviceId, Ordinal, PartitionId, UnixMillis},
+};
+
+use self::{
+    expiry::Expiry,
+    index::Index,
+    key::{Key, Place},
+    page::Pages,
+    row::{Millis48, Registered, Row},
+    rows::Rows,
+    token::{Stored, Tokens},
+};
+
+pub use vocabulary::{AppIndex, LocaleIndex, SegmentsIndex, Vocabulary};
+
+/// Rows dropped by one record at most. A record makes at most one row that will be due, so two keep up and catch up, and
+/// no record pays for a day.
+const DROPPED_PER_RECORD_MAX: usize = 2;
+
+/// The devices of one hash bucket.
+pub struct Partition {
+    id: PartitionId,
+    /// The latest append time seen; coordinators' clocks differ, this one never goes back.
+    now: UnixMillis,
+    rows: Rows,
+    tokens: Tokens,
+    index: Index,
+    pages: Pages,
+    expiry: Expiry,
+    held: Held,
+}
+
+/// A device that can be pushed to now.
+#[derive(Clone, Copy)]
+pub struct Pushable<'a> {
+    /// Which device.
+    pub device: DeviceId,
+    /// Where it is.
+    pub cell: Cell,
+    /// Never [`AppIndex::UNKNOWN`].
+    pub app: AppIndex,
+    /// For the choice of a message.
+    pub locale: LocaleIndex,
+    /// For the audience.
+    pub segments: SegmentsIndex,
+    /// Secret: never printed.
+    pub token: &'a [u8],
+}
+
+/// What one record changed for waves under way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Some: pushable now at this cell, and newly pushable, moved, or of another app or other segments. Every wave's
+    /// [`crate::wave::Walk::entered`] has to hear it, before its next step.
+    pub placed: Option<(Ordinal, Cell)>,
+}
+
+/// How much a partition holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Devices with a registration.
+    pub devices: u64,
+    /// Of those, with a place.
+    pub placed: u64,
+    /// Of those with a registration, muted.
+    pub muted: u64,
+    /// Devices with a registration, by `AppIndex.0`; shorter than the vocabulary where there are none.
+    pub apps: Vec<u64>,
+}
+
+/// What of a row concerns counts and waves: compared before and after a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Standing {
+    registered: Option<(AppIndex, SegmentsIndex)>,
+    placed: bool,
+    muted: bool,
+    /// Where it stands in the walk; `None`: not pushable.
+    key: Option<Key>,
+}
+
+impl Partition {
+    /// An empty one.
+    #[must_use]
+    pub fn new(id: PartitionId) -> Self {
+        Self::with_pages(id, page::PAGE_KEYS_MAX)
+    }
+
+    /// With pages of another size; tests choose small ones, to see many splits and merges.
+    pub(crate) fn with_pages(id: PartitionId, page_keys_max: usize) -> Self {
+        Self {
+            id,
+            now: UnixMillis(0),
+            rows: Rows::default(),
+            tokens: Tokens::default(),
+            index: Index::default(),
+            pages: Pages::new(page_keys_max),
+            expiry: Expiry::default(),
+            held: Held::default(),
+        }
+    }
+
+    /// Which one it is.
+    #[must_use]
+    pub fn id(&self) -> PartitionId {
+        self.id
+    }
+
+    /// Takes one record of the log, in the log's order. `appended` is the append time of its batch.
+    ///
+    /// A device that would need an ordinal when all 2^30 are given is not taken in.
+    pub fn apply(&mut self, appended: UnixMillis, record: &Record, words: &mut Vocabulary) -> Applied {
+        self.now = self.now.max(appended);
+        self.drop_due();
+        let Some(ordinal) = self.find_or_insert(record) else { return Applied::default() };
+        let before = self.standing(ordinal);
+        let observed = Millis48::from(record.observed);
+        match &record.change {
+            Change::Registration(registration) => self.register(ordinal, observed, registration, words),
+            Change::Place(cell) => self.place(ordinal, observed, *cell),
+            Change::Arrival(registration, cell) => {
+                self.register(ordinal, observed, registration, words);
+                self.place(ordinal, observed, *cell);
+            }
+            Change::Removal => self.remove(ordinal, record.observed),
+            Change::Mute(muted) => self.mute(ordinal, observed, *muted),
+            Change::Feedback { token_hash, gateway_time } => self.feed_back(ordinal, *token_hash, *gateway_time),
+        }
+        self.schedule(ordinal, before);
+        self.settle(ordinal, before)
+    }
+
+    /// What is needed to push to a device; `None`: gone, muted, without registration or place.
+    #[must_use]
+    pub fn pushable(&self, ordinal: Ordinal) -> Option<Pushable<'_>> {
+        let row = self.rows.get(ordinal)?;
+        let place = standing(row, ordinal).key?.place();
+        let r = row.registration()?;
+        Some(Pushable {
+            device: row.device,
+            cell: place.cell(),
+            app: r.app,
+            locale: r.locale,
+            segments: r.segments,
+            token: self.tokens.get(stored(&r)).0,
+        })
+    }
+
+    /// The ordinal of a device, tombstones and unregistered rows included.
+    #[must_use]
+    pub fn ordinal_of(&self, device: DeviceId) -> Option<Ordinal> {
+        self.index.find(device, &self.rows)
+    }
+
+    /// The reserved `person` of a registration; `None`: not registered, or without.
+    #[must_use]
+    pub fn person(&self, ordinal: Ordinal) -> Option<&str> {
+        let r = self.rows.get(ordinal)?.registration()?;
+        std::str::from_utf8(self.tokens.get(stored(&r)).1).ok().filter(|p| !p.is_empty())
+    }
+
+    /// How much is held; kept up to date by `apply`, so asking costs nothing.
+    #[must_use]
+    pub fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// Those who can be pushed to, from a key on, in the order of the walk, as far as one page goes. Empty: nobody.
+    pub(crate) fn keys_from(&self, from: Key) -> &[Key] {
+        self.pages.from(from)
+    }
+
+    /// Where a device stands in the walk; `None`: it cannot be pushed to.
+    pub(crate) fn key_of(&self, ordinal: Ordinal) -> Option<Key> {
+        standing(self.rows.get(ordinal)?, ordinal).key
+    }
+
+    fn find_or_insert(&mut self, record: &Record) -> Option<Ordinal> {
+        let feedback = matches!(record.change, Change::Feedback { .. }); // says nothing of a device that is not here
+        if let Some(ordinal) = self.index.find(record.device, &self.rows) {
+            let row = self.rows.at_mut(ordinal);
+            if row.due().is_none_or(|due| due > self.now) {
+                return Some(ordinal);
+            }
+            // Due, and not dropped yet only because others were first: it counts as dropped.
+            if !feedback {
+                row.reset();
+                return Some(ordinal);
+            }
+        }
+        if feedback {
+            return None;
+        }
+        let ordinal = self.rows.insert(Row::new(record.device), self.now)?;
+        self.index.insert(ordinal, &self.rows);
+        Some(ordinal)
+    }
+
+    fn register(&mut self, ordinal: Ordinal, observed: Millis48, new: &Registration, words: &mut Vocabulary) {
+        let row = self.rows.at_mut(ordinal);
+        if !row.registration_version.yields_to(observed) {
+            return;
+        }
+        row.registration_version = observed;
+        if let Some(old) = row.registration() {
+            self.tokens.remove(stored(&old));
+        }
+        let (slot, slot_bytes, person) = self.tokens.insert(new.token.as_bytes(), &new.person);
+        row.register(Registered {
+            slot,
+            slot_bytes,
+            person,
+            app: words.intern_app(&new.app),
+            locale: words.intern_locale(&new.locale),
+            segments: words.intern_segments(&new.segments),
+        });
+    }
+
+    fn place(&mut self, ordinal: Ordinal, observed: Millis48, cell: Cell) {
+        let row = self.rows.at_mut(ordinal);
+        if row.place_version.yields_to(observed) {
+            row.place_version = observed;
+            row.set_place(Some(cell.into()));
+        }
+    }
+
+    fn mute(&mut self, ordinal: Ordinal, observed: Millis48, muted: bool) {
+        let row = self.rows.at_mut(ordinal);
+        if row.mute_version.yields_to(observed) {
+            row.mute_version = observed;
+            row.set_muted(muted);
+        }
+    }
+
+    fn remove(&mut self, ordinal: Ordinal, observed: UnixMillis) {
+        let version = Millis48::from(observed);
+        let row = self.rows.at_mut(ordinal);
+        if row.place_version.yields_to(version) {
+            row.place_version = version;
+            row.set_place(None);
+        }
+        if row.mute_version.yields_to(version) {
+            row.mute_version = version;
+            row.set_muted(false);
+        }
+        let due = expiry::due(self.now, observed);
+        if row.registration_version.yields_to(version) {
+            row.registration_version = version;
+            self.unregister(ordinal, due);
+        } else if let Some(earlier) = row.due() {
+            // The registration is gone by a newer observation, but the other facets are kept out from now on.
+            row.unregister(due.max(earlier));
+        }
+    }
+
+    fn feed_back(&mut self, ordinal: Ordinal, dead: u64, gateway_time: Option<UnixMillis>) {
+        let row = self.rows.at_mut(ordinal);
+        let Some(r) = row.registration() else { return };
+        let registered = UnixMillis::from(row.registration_version);
+        if token_hash(self.tokens.get(stored(&r)).0) != dead || gateway_time.is_some_and(|at| at < registered) {
+            return;
+        }
+        // One millisecond more: at a tie the later record wins, and a late copy of this registration must not.
+        row.registration_version = UnixMillis(registered.0 + 1).into();
+        self.unregister(ordinal, expiry::due(self.now, self.now));
+    }
+
+    fn unregister(&mut self, ordinal: Ordinal, due: UnixMillis) {
+        let row = self.rows.at_mut(ordinal);
+        let due = row.due().map_or(due, |earlier| due.max(earlier));
+        if let Some(r) = row.registration() {
+            self.tokens.remove(stored(&r));
+        }
+        row.unregister(due);
+    }
+
+    /// Sees to it that a row without registration is dropped in time.
+    fn schedule(&mut self, ordinal: Ordinal, before: Standing) {
+        let kept_for_new = expiry::due(self.now, self.now);
+        let row = self.rows.at_mut(ordinal);
+        let Some(mut due) = row.due() else { return };
+        let made = due == UnixMillis(0); // of a new row or one that was reset
+        let empty_before = before.registered.is_none() && !before.placed && !before.muted;
+        if made || empty_before && (row.place().is_some() || row.is_muted()) {
+            due = due.max(kept_for_new);
+            row.unregister(due);
+        }
+        if !row.is_scheduled() {
+            row.set_scheduled(true);
+            self.expiry.push(due, ordinal);
+        }
+    }
+
+    fn drop_due(&mut self) {
+        for _ in 0..DROPPED_PER_RECORD_MAX {
+            let Some(ordinal) = self.expiry.pop_due(self.now) else { return };
+            let row = self.rows.at_mut(ordinal);
+            match row.due() {
+                None => row.set_scheduled(false),
+                Some(due) if due > self.now => self.expiry.push(due, ordinal),
+                Some(_) => {
+                    self.index.remove(ordinal, &self.rows);
+                    self.rows.remove(ordinal, self.now);
+                }
+            }
+        }
+    }
+
+    /// Brings counts and the order of the walk up to date with a changed row.
+    fn settle(&mut self, ordinal: Ordinal, before: Standing) -> Applied {
+        let after = self.standing(ordinal);
+        if before == after {
+            return Applied::default();
+        }
+        self.held.count(before, |n| *n -= 1);
+        self.held.count(after, |n| *n += 1);
+        if before.key != after.key {
+            if let Some(key) = before.key {
+                self.pages.remove(key);
+            }
+            if let Some(key) = after.key {
+                self.pages.insert(key);
+            }
+        }
+        Applied { placed: after.key.map(|key| (ordinal, key.place().cell())) }
+    }
+
+    fn standing(&self, ordinal: Ordinal) -> Standing {
+        standing(self.rows.at(ordinal), ordinal)
+    }
+}
+
+impl Held {
+    fn count(&mut self, of: Standing, change: impl Fn(&mut u64)) {
+        let Some((app, _)) = of.registered else { return };
+        change(&mut self.devices);
+        if of.placed {
+            change(&mut self.placed);
+        }
+        if of.muted {
+            change(&mut self.muted);
+        }
+        if app != AppIndex::UNKNOWN {
+            let app = usize::from(app.0);
+            if self.apps.len() <= app {
+                self.apps.resize(app + 1, 0);
+            }
+            change(&mut self.apps[app]);
+        }
+    }
+}
+
+/// Tells no device.
+impl std::fmt::Debug for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Partition").field("id", &self.id).field("held", &self.held).finish_non_exhaustive()
+    }
+}
+
+/// Tells neither token nor place.
+impl std::fmt::Debug for Pushable<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pushable").field("device", &self.device).field("app", &self.app).finish_non_exhaustive()
+    }
+}
+
+fn standing(row: &Row, ordinal: Ordinal) -> Standing {
+    let registered = row.registration().map(|r| (r.app, r.segments));
+    let place: Option<Place> = row.place();
+    let reachable = registered.is_some_and(|(app, _)| app != AppIndex::UNKNOWN) && !row.is_muted();
+    Standing {
+        registered,
+        placed: place.is_some(),
+        muted: row.is_muted(),
+        key: place.filter(|_| reachable).map(|p| Key::new(p, ordinal)),
+    }
+}
+
+fn stored(r: &Registered) -> Stored {
+    (r.slot, r.slot_bytes, r.person)
+}

@@ -1,1 +1,151 @@
-//! (being built)
+//! The node's door: sessions come in here, checked messages go on to the control plane.
+//!
+//! The only file that makes a `Status`. A session ends with one only when there is nobody to talk to any more; whatever
+//! a message says, the answer to it is a message.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use clarion_proto::{
+    time::Time,
+    wire::shard_v1::{
+        self as wire, SessionRequest, SessionResponse,
+        shard_service_server::{ShardService, ShardServiceServer},
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{Instrument, Span, debug, info_span};
+
+use crate::session::message::{Message, Rejected};
+
+/// Largest message of a session: a wave. Its cover, 8 bytes a cell, 1 MiB for 131,072 cells (120 km has some 4,000);
+/// its messages, 64 apps × 64 locales × 4,160 bytes = 16.3 MiB; what was handed before, one bit an ordinal and less,
+/// 8 MiB for 64 million devices on one node. Together 25.3 MiB; the rest is margin.
+pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
+/// Messages decoded and not yet taken by the control plane.
+const INBOUND: usize = 16;
+/// Messages made and not yet taken by the transport. Few: what waits here cannot be merged any more.
+const OUTBOUND: usize = 8;
+/// A control plane that takes no message for so long is held up by its cores; the coordinator is told by the end of the
+/// session, and comes again.
+const TAKE_WITHIN: Duration = Duration::from_secs(10);
+
+/// The clock of the node, shared with its cores.
+pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;
+
+/// A session that has begun, as the control plane gets it.
+#[derive(Debug)]
+pub struct Connected {
+    /// What the coordinator says; its end is the session's.
+    pub inbound: mpsc::Receiver<Result<Message, Rejected>>,
+    /// What it is told.
+    pub outbound: mpsc::Sender<SessionResponse>,
+    /// Ends the session at once; dropped without a word, the stream ends well.
+    pub end: oneshot::Sender<End>,
+    /// Everything done for it happens in here.
+    pub span: Span,
+}
+
+/// Why a session is ended from here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// A newer session has begun.
+    Superseded,
+    /// The coordinator does not read.
+    NotRead,
+    /// The node goes down.
+    Draining,
+}
+
+/// Accepts sessions.
+pub struct Service {
+    sessions: mpsc::Sender<Connected>,
+    now: Now,
+}
+
+impl Service {
+    /// `sessions` takes what begins.
+    #[must_use]
+    pub fn server(sessions: mpsc::Sender<Connected>, now: Now) -> ShardServiceServer<Self> {
+        ShardServiceServer::new(Self { sessions, now }).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+}
+
+#[tonic::async_trait]
+impl ShardService for Service {
+    type SessionStream = Outbound;
+
+    async fn session(&self, request: Request<Streaming<SessionRequest>>) -> Result<Response<Outbound>, Status> {
+        let peer = request.remote_addr();
+        let span = info_span!("session", peer = peer.map(tracing::field::display));
+        clarion_runtime::telemetry::continue_trace(&span, request.metadata());
+        let (inbound, taken) = mpsc::channel(INBOUND);
+        let (outbound, messages) = mpsc::channel(OUTBOUND);
+        let (end, ended) = oneshot::channel();
+        let connected = Connected { inbound: taken, outbound, end, span: span.clone() };
+        self.sessions.try_send(connected).map_err(|_| Status::unavailable("the node takes no session now"))?;
+        // Ends with the stream of requests, or as soon as the control plane has dropped its end of the queue.
+        tokio::spawn(receive(request.into_inner(), inbound, self.now.clone()).instrument(span));
+        Ok(Response::new(Outbound { messages, ended: Some(ended) }))
+    }
+}
+
+async fn receive(mut requests: Streaming<SessionRequest>, inbound: mpsc::Sender<Result<Message, Rejected>>, now: Now) {
+    loop {
+        let request = tokio::select! {
+            request = requests.message() => request,
+            () = inbound.closed() => return,
+        };
+        let message = match request {
+            Ok(Some(request)) => Message::from_wire(request, now()),
+            Ok(None) => return debug!("the coordinator has ended the session"),
+            Err(status) => return debug!(%status, "the session is lost"),
+        };
+        match timeout(TAKE_WITHIN, inbound.send(message)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return,
+            Err(_) => return tracing::warn!("messages are not taken: the session ends"),
+        }
+    }
+}
+
+/// What a coordinator reads: messages until the end of them, or of the session.
+#[derive(Debug)]
+pub struct Outbound {
+    messages: mpsc::Receiver<SessionResponse>,
+    ended: Option<oneshot::Receiver<End>>,
+}
+
+impl Stream for Outbound {
+    type Item = Result<wire::SessionResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(ended) = &mut self.ended
+            && let Poll::Ready(end) = Pin::new(ended).poll(context)
+        {
+            self.ended = None;
+            if let Ok(end) = end {
+                self.messages.close();
+                return Poll::Ready(Some(Err(status(end))));
+            }
+        }
+        self.messages.poll_recv(context).map(|message| message.map(Ok))
+    }
+}
+
+fn status(end: End) -> Status {
+    match end {
+        End::Superseded => Status::aborted("a newer session has taken over"),
+        End::NotRead => Status::deadline_exceeded("the session is not read"),
+        End::Draining => Status::unavailable("the node goes down"),
+    }
+}

@@ -1,1 +1,342 @@
-//! (being built)
+//! The control plane of a node: what a coordinator says becomes commands to the cores, what the cores say becomes
+//! messages to the coordinator.
+//!
+//! A coordinator may vanish in the middle of an alert, come back, or be followed by another one; the cores must not
+//! notice more than that leave to send runs out. So nothing here hangs on a session: ownership, lanes, waves and totals
+//! belong to the node, a session is a reader and a speaker that comes and goes. A session starts complete in both
+//! directions: the coordinator says all that holds (what is known already is taken without effect: no connection is
+//! closed, no walk begins again), the node tells all that happened.
+//!
+//! It is a state machine without I/O and clock. Inputs are method calls with the time; commands come out of
+//! [`Control::poll`] in the order in which they are to be carried out. Messages are *pulled* by whoever has room for one
+//! ([`Control::next_message`]): what is not pulled is not queued but merged, so a coordinator that reads slowly gets
+//! fewer and larger reports, and memory stays bounded without a queue to tune.
+//!
+//! Bounds: [`waves::WAVES_MAX`] waves, [`lanes::LANES_MAX`] lanes, [`REFUSALS_MAX`] refusals, 32 counts. Commands are
+//! made by inputs only, a few for each input and core: the driver stops reading messages while its cores are behind.
+
+pub mod counts;
+pub mod lanes;
+pub mod leases;
+pub mod merge;
+pub mod message;
+pub mod ownership;
+pub mod registry;
+pub mod waves;
+mod take;
+
+use std::collections::{BTreeSet, VecDeque};
+
+use clarion_proto::{
+    ids::{BootId, WaveId},
+    time::Time,
+    wire::shard_v1::{self as wire, session_response::Message as Wire},
+};
+use tracing::{info, warn};
+
+use self::{
+    counts::Counts,
+    lanes::Lanes,
+    leases::Leases,
+    message::{Message, Rejected},
+    ownership::{Follows, Ownership},
+    registry::Registry,
+    waves::Waves,
+};
+use crate::command::{Command, Event};
+
+/// Refusals that wait to be told, and likewise cancels of unknown waves; of more refusals only the number is told.
+pub const REFUSALS_MAX: usize = 64;
+
+/// Who the node is, for its whole life.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Stable over restarts.
+    pub node: String,
+    /// Of this start.
+    pub boot: BootId,
+    /// Of the program.
+    pub version: &'static str,
+    /// At least 1.
+    pub cores: usize,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug)]
+pub enum Output {
+    /// Tell a core.
+    Command {
+        /// Which.
+        core: usize,
+        /// What.
+        command: Command,
+    },
+    /// Stop following the logs, and let nothing of them reach a core after what follows here.
+    Unfollow,
+    /// Follow the logs of this ownership: what `continues` from where it was, the rest from its beginning.
+    Follow {
+        /// Whose logs, to which core.
+        ownership: Ownership,
+        /// See [`ownership::Change::continues`].
+        continues: BTreeSet<Follows>,
+    },
+}
+
+impl Output {
+    fn command(core: usize, command: Command) -> Self {
+        Self::Command { core, command }
+    }
+}
+
+/// What the feed tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeedNote {
+    /// All that was waiting has been handed to the cores.
+    CaughtUp,
+    /// The coordinator's log is shorter than what we have applied: it is another log.
+    OtherLog,
+}
+
+/// The control plane of one node.
+pub struct Control {
+    identity: Identity,
+    rss_bytes: Box<dyn Fn() -> u64 + Send>,
+    ownership: Option<Ownership>,
+    lanes: Lanes,
+    waves: Waves,
+    leases: Leases,
+    registry: Registry,
+    counts: Counts,
+    session: Option<Session>,
+    caught_up: bool,
+    draining: bool,
+    outputs: VecDeque<Output>,
+}
+
+/// What is owed to the present session.
+#[derive(Debug, Default)]
+struct Session {
+    greeted: bool,
+    refusals: VecDeque<Rejected>,
+    refusals_dropped: u64,
+    /// Cancelled here without ever having been here.
+    stopped_unknown: BTreeSet<WaveId>,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control")
+            .field("identity", &self.identity)
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    /// A node that owns nothing and knows nobody. `rss_bytes` reads the resident memory of the process.
+    #[must_use]
+    pub fn new(identity: Identity, rss_bytes: impl Fn() -> u64 + Send + 'static) -> Self {
+        let cores = identity.cores;
+        Self {
+            rss_bytes: Box::new(rss_bytes),
+            ownership: None,
+            lanes: Lanes::new(cores),
+            waves: Waves::default(),
+            leases: Leases::default(),
+            registry: Registry::new(cores),
+            counts: Counts::default(),
+            session: None,
+            caught_up: false,
+            draining: false,
+            outputs: VecDeque::new(),
+            identity,
+        }
+    }
+
+    /// A session has begun; an earlier one counts no more.
+    pub fn open(&mut self, now: Time) {
+        self.close();
+        self.session = Some(Session::default());
+        self.lanes.start_over();
+        self.waves.start_over(now);
+        self.registry.start_over();
+        self.tell_all(|| Command::ReportAll);
+    }
+
+    /// The session has ended. Waves go on until their leave runs out.
+    pub fn close(&mut self) {
+        self.session = None;
+        self.leases.forget();
+        self.counts.forget();
+    }
+
+    /// A message of the present session, or why it is none.
+    pub fn message(&mut self, message: Result<Message, Rejected>, now: Time) {
+        if let Err(rejected) = message.and_then(|m| self.take(m, now)) {
+            warn!(wave = rejected.wave.map(|w| w.0), reason = %rejected.problem, "refused");
+            self.refuse(rejected);
+        }
+    }
+
+    /// What a core says.
+    pub fn event(&mut self, core: usize, event: Event) {
+        let listening = self.session.is_some();
+        match event {
+            Event::Report(report) => self.waves.report(core, *report, listening, &mut self.outputs),
+            Event::Stopped { wave, last_write, written_after } => {
+                self.waves.stopped(core, wave, last_write, written_after);
+            }
+            Event::Counted { id, devices } => self.counts.counted(core, id, &devices),
+            Event::LaneState { lane, health, detail } => {
+                info!(%lane, core, ?health, detail, "lane");
+                self.lanes.hear(core, lane, health, detail);
+            }
+            Event::Held(stats) => self.registry.hold(core, stats),
+        }
+    }
+
+    /// What the feed says.
+    pub fn feed(&mut self, note: FeedNote) {
+        match (note, self.ownership.clone()) {
+            (FeedNote::CaughtUp, _) => self.caught_up = true,
+            (FeedNote::OtherLog, Some(owned)) => self.own(None, owned),
+            (FeedNote::OtherLog, None) => {}
+        }
+    }
+
+    /// Takes up no more waves, tells the cores to close; reports go on while they do.
+    pub fn drain(&mut self) {
+        if !std::mem::replace(&mut self.draining, true) {
+            self.outputs.push_back(Output::Unfollow);
+            self.tell_all(|| Command::Shutdown);
+        }
+    }
+
+    /// Whether it owns partitions and has caught up with their logs since it got them.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ownership.is_some() && self.caught_up && !self.draining
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Control::expire`] has work next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        [self.waves.sweep_due(), self.counts.expire_due()].into_iter().flatten().min()
+    }
+
+    /// Lets go of what nobody waits for any more.
+    pub fn expire(&mut self, now: Time) {
+        self.waves.sweep(self.session.is_some(), now);
+        self.counts.expire(now);
+    }
+
+    /// When there is a message to pull; at once is [`Time::default`]. `None`: nobody listens, or nothing is new.
+    #[must_use]
+    pub fn message_due(&self, now: Time) -> Option<Time> {
+        let session = self.session.as_ref()?;
+        let at_once = !session.greeted
+            || !session.refusals.is_empty()
+            || !session.stopped_unknown.is_empty()
+            || self.waves.is_stopped_due()
+            || self.counts.is_due()
+            || self.lanes.is_due();
+        if at_once {
+            return Some(Time::default());
+        }
+        let ask = self.asks(now).then(|| self.leases.due());
+        [ask, self.waves.report_due(), self.registry.due()].into_iter().flatten().min()
+    }
+
+    /// The most urgent message that is due.
+    pub fn next_message(&mut self, now: Time) -> Option<wire::SessionResponse> {
+        if self.message_due(now)? > now {
+            return None;
+        }
+        let message = self.urgent(now).or_else(|| {
+            if self.asks(now) && self.leases.due() <= now {
+                return Some(Wire::LeaseRequest(self.ask(now)));
+            }
+            if let Some(report) = self.waves.take_report(now) {
+                return Some(Wire::Report(report));
+            }
+            self.registry.due().filter(|due| *due <= now)?;
+            Some(Wire::RegistryState(self.registry.take(self.ownership.as_ref(), (self.rss_bytes)(), now)))
+        });
+        message.map(|m| wire::SessionResponse { message: Some(m) })
+    }
+
+    fn urgent(&mut self, now: Time) -> Option<Wire> {
+        if !std::mem::replace(&mut self.session.as_mut()?.greeted, true) {
+            return Some(Wire::Hello(self.hello()));
+        }
+        if let Some(refusal) = self.next_refusal() {
+            return Some(Wire::Refusal(refusal));
+        }
+        let unknown = self.session.as_mut().and_then(|s| s.stopped_unknown.pop_first());
+        if let Some(stopped) = unknown.map(never_written).or_else(|| self.waves.take_stopped(now)) {
+            return Some(Wire::Stopped(stopped));
+        }
+        if let Some(counted) = self.counts.take() {
+            return Some(Wire::Counted(counted));
+        }
+        self.lanes.take_state().map(Wire::LaneState)
+    }
+
+    fn hello(&self) -> wire::Hello {
+        wire::Hello {
+            node: self.identity.node.clone(),
+            boot_id: self.identity.boot.0.to_vec(),
+            version: self.identity.version.to_owned(),
+            cores: u32::try_from(self.identity.cores).unwrap_or(u32::MAX),
+            positions: registry::to_wire(&self.registry.positions(self.ownership.as_ref())),
+        }
+    }
+
+    fn next_refusal(&mut self) -> Option<wire::Refusal> {
+        let session = self.session.as_mut()?;
+        let rejected = session.refusals.pop_front()?;
+        let mut reason = rejected.problem.to_string();
+        if session.refusals.is_empty() && session.refusals_dropped > 0 {
+            reason += &format!(" (and {} more that were not kept)", std::mem::take(&mut session.refusals_dropped));
+        }
+        let ownership = self.ownership.as_ref().map_or(0, |o| o.number);
+        Some(wire::Refusal { ownership, wave: rejected.wave.map_or(0, |w| w.0), reason })
+    }
+
+    /// Whether there is anything to ask leave for.
+    fn asks(&self, now: Time) -> bool {
+        !self.draining && (!self.lanes.is_empty() || self.waves.active(now).next().is_some())
+    }
+
+    fn ask(&mut self, now: Time) -> wire::LeaseRequest {
+        let waves = self.waves.active(now).map(|w| w.0).collect();
+        let lanes = self.lanes.ids().map(|l| l.0).collect();
+        wire::LeaseRequest { nonce: self.leases.ask(now), waves, lanes }
+    }
+
+    fn refuse(&mut self, rejected: Rejected) {
+        let Some(session) = &mut self.session else { return };
+        if session.refusals.len() < REFUSALS_MAX {
+            session.refusals.push_back(rejected);
+        } else {
+            session.refusals_dropped += 1;
+        }
+    }
+
+    fn tell_all(&mut self, command: impl Fn() -> Command) {
+        self.outputs.extend((0..self.identity.cores).map(|core| Output::command(core, command())));
+    }
+}
+
+/// Nothing was ever written of it here, and nothing will be.
+fn never_written(wave: WaveId) -> wire::Stopped {
+    wire::Stopped { wave: wave.0, last_write_ago_us: None, written_after_cancel: 0 }
+}
+
+#[cfg(test)]
+mod tests;

@@ -70,7 +70,7 @@ impl Cells {
                 // A whole set of siblings is contained though no member is: `contains` asks range by range, so ranges
                 // that follow each other in H3's numbering are one. Overlaps come of a cell given with its ancestor.
                 Some(previous) if first <= previous.1 || follows(previous.1, first) => {
-                    previous.1 = previous.1.max(last)
+                    previous.1 = previous.1.max(last);
                 }
                 _ => merged.push((first, last)),
             }

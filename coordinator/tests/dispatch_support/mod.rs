@@ -1,7 +1,8 @@
 //! Shard nodes that say what a test tells them to, over real gRPC: on loopback TCP, or on pipes where time is paused
 //! (real sockets and paused time do not mix: the clock would jump while a packet is on its way).
 
-#![allow(dead_code, missing_docs, unreachable_pub)] // each test file uses a part of it
+// Each test file uses a part of it; what fails here fails the test.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -110,9 +111,11 @@ impl ScriptedNode {
     }
 }
 
+type Listener = mpsc::Sender<Result<DuplexStream, io::Error>>;
+
 /// Pipes instead of a network.
 #[derive(Debug, Clone, Default)]
-pub struct Pipes(Arc<Mutex<BTreeMap<SocketAddr, mpsc::Sender<Result<DuplexStream, io::Error>>>>>);
+pub struct Pipes(Arc<Mutex<BTreeMap<SocketAddr, Listener>>>);
 
 impl Pipes {
     /// A node that can be reached from now on.

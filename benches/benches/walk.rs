@@ -1,0 +1,69 @@
+//! Finding whom to push to: all of a partition, few of it, and those who are left after a takeover.
+
+#![allow(missing_docs)] // made by criterion's macros
+
+use std::collections::BTreeSet;
+
+use clarion_benches::devices::{START_MS, arrival, cell};
+use clarion_proto::ids::{PartitionId, UnixMillis};
+use clarion_shard::{
+    partition::{Partition, Vocabulary},
+    wave::{Cover, Step, Walk},
+};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use h3o::Resolution;
+use roaring::RoaringBitmap;
+
+const DEVICES: u64 = 1_000_000;
+
+fn walk(c: &mut Criterion) {
+    let (mut partition, mut words) = (Partition::new(PartitionId(0)), Vocabulary::new());
+    for n in 0..DEVICES {
+        partition.apply(UnixMillis(START_MS), &arrival(n), &mut words);
+    }
+    let everybody: RoaringBitmap = (0..u32::try_from(DEVICES).expect("a million")).collect();
+    // Everybody's cells of resolution 6, dealt to twelve bands; and 3,900 cells of resolution 9 somewhere between.
+    let whole = cover((0..DEVICES).map(|n| cell(n).parent(Resolution::Six).expect("coarser").into()));
+    let scattered = cover((0..3_900).map(|n| cell(n).into()));
+
+    let mut group = c.benchmark_group("walk");
+    group.sample_size(20);
+    let mut bench = |name: &str, cover: &Cover, handed: &RoaringBitmap| {
+        let found = drain(&partition, cover, Walk::new(handed.clone()));
+        println!("walk/{name}: {found} of {DEVICES} devices");
+        group.throughput(Throughput::Elements(if found == 0 { DEVICES } else { found }));
+        group.bench_function(name, |b| {
+            let start = || Walk::new(handed.clone());
+            b.iter_batched(start, |walk| drain(&partition, cover, walk), BatchSize::LargeInput);
+        });
+    };
+    bench("dense", &whole, &RoaringBitmap::new());
+    bench("sparse", &scattered, &RoaringBitmap::new());
+    bench("all handed already", &whole, &everybody);
+    group.finish();
+}
+
+fn cover(cells: impl Iterator<Item = u64>) -> Cover {
+    let mut bands = vec![(0.0, 0.0, Vec::new()); 12];
+    for (n, cell) in cells.collect::<BTreeSet<_>>().into_iter().enumerate() {
+        bands[n % 12].2.push(cell);
+    }
+    for (n, band) in bands.iter_mut().enumerate() {
+        (band.0, band.1) = (n as f64, n as f64 + 1.0);
+    }
+    Cover::new(&bands).expect("disjoint")
+}
+
+fn drain(partition: &Partition, cover: &Cover, mut walk: Walk) -> u64 {
+    let mut found = 0;
+    loop {
+        match walk.step(partition, cover, u32::MAX) {
+            Step::Device { ordinal, .. } => found += u64::from(walk.hand(ordinal)),
+            Step::More => {}
+            Step::Waiting | Step::Idle => return found,
+        }
+    }
+}
+
+criterion_group!(benches, walk);
+criterion_main!(benches);

@@ -1,0 +1,76 @@
+//! Devices around a city, by number: the same number is the same device everywhere.
+
+use bytes::Bytes;
+use clarion_proto::{
+    device::{Cell, Change, Record, Registration, Token, token_hash},
+    ids::{AppName, DeviceId, UnixMillis},
+};
+use h3o::{CellIndex, LatLng, Resolution};
+
+/// When the first record was observed and appended.
+pub const START_MS: u64 = 1_780_000_000_000;
+
+/// A number that looks random, of a number and of what it is for.
+#[must_use]
+pub fn mixed(n: u64, salt: u64) -> u64 {
+    token_hash(&[n.to_le_bytes(), salt.to_le_bytes()].concat())
+}
+
+/// A place within some 60 km of Shenzhen, denser towards the middle.
+#[must_use]
+pub fn cell(n: u64) -> CellIndex {
+    let part = |salt| (mixed(n, salt) >> 11) as f64 / (1u64 << 53) as f64;
+    let (radius, angle) = (part(1) * 0.55, part(2) * std::f64::consts::TAU);
+    let place = LatLng::new(22.54 + radius * angle.sin(), 114.06 + radius * angle.cos()).expect("finite");
+    place.to_cell(Resolution::Nine)
+}
+
+/// Id of a device.
+#[must_use]
+pub fn id(n: u64) -> DeviceId {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&mixed(n, 3).to_le_bytes());
+    id[8..].copy_from_slice(&mixed(n, 4).to_le_bytes());
+    DeviceId(id)
+}
+
+/// Its registration with an APNs token of 32 bytes; another one for each `version`.
+#[must_use]
+pub fn registration(n: u64, version: u64) -> Registration {
+    let token: Vec<u8> = (5..9).flat_map(|salt| mixed(n + (version << 40), salt).to_le_bytes()).collect();
+    Registration {
+        app: AppName::from_id("demo").expect("well-formed"),
+        token: Token::new(Bytes::from(token)).expect("32 bytes"),
+        locale: ["zh-hans-cn", "zh-hant-hk", "en"][(mixed(n, 9) % 3) as usize].to_owned(),
+        segments: (0..mixed(n, 10) % 3).map(|s| format!("segment-{s}")).collect(),
+        person: String::new(),
+    }
+}
+
+/// A record of a device, observed so many milliseconds after the start.
+#[must_use]
+pub fn record(n: u64, observed: u64, change: Change) -> Record {
+    Record { device: id(n), observed: UnixMillis(START_MS + observed), change }
+}
+
+/// How a device first appears.
+#[must_use]
+pub fn arrival(n: u64) -> Record {
+    record(n, 0, Change::Arrival(registration(n, 0), place(n)))
+}
+
+/// As the domain's type.
+#[must_use]
+pub fn place(n: u64) -> Cell {
+    cell(n).into()
+}
+
+/// Resident memory of this process, bytes; 0 where `/proc` does not tell.
+#[must_use]
+pub fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|statm| statm.split(' ').nth(1)?.parse::<u64>().ok())
+        .unwrap_or(0);
+    pages * 4_096
+}

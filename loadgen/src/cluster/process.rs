@@ -1,0 +1,240 @@
+//! One child process: this very program with a hidden subcommand, its first line, its log, its end.
+//!
+//! A child that binds port 0 says on its first line of standard output where it listens. Whatever else it prints goes to
+//! a file in the report's folder, of which the last lines explain its death.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal};
+use serde::Deserialize;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    time::timeout,
+};
+
+/// Lines of a dead child's log that are shown.
+const LAST_LINES: usize = 12;
+
+/// What a process is for; resources are accounted by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// Admits, plans, directs.
+    Coordinator,
+    /// Holds devices and sends.
+    Shard,
+    /// The emulated gateway.
+    Gateway,
+}
+
+/// A running child. Dropped without [`Process::stop`], it is killed.
+#[derive(Debug)]
+pub struct Process {
+    /// What it is for.
+    pub role: Role,
+    /// Unique in the cluster: `shard-1`.
+    pub name: String,
+    /// Its number in the system.
+    pub pid: u32,
+    log: PathBuf,
+    child: Child,
+}
+
+/// What a child is started with.
+#[derive(Debug)]
+pub struct Spec<'a> {
+    /// What it is for.
+    pub role: Role,
+    /// Unique in the cluster.
+    pub name: String,
+    /// What to run.
+    pub program: &'a Path,
+    /// With what.
+    pub arguments: &'a [OsString],
+    /// Where its log goes.
+    pub log_dir: &'a Path,
+}
+
+/// What a child says on its first line; there may be more that nobody here needs.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Announcement {
+    /// Where it serves.
+    pub listen: String,
+    /// The CA that signed its certificate, if it made one.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+}
+
+/// The child's ends of standard input and output, behind its first line.
+#[derive(Debug)]
+pub struct Pipes {
+    /// What it reads.
+    pub stdin: ChildStdin,
+    /// What it goes on to print.
+    pub stdout: BufReader<ChildStdout>,
+}
+
+/// Why there is no child, or none any more.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// It could not be started at all.
+    #[error("cannot start {name}: {source}")]
+    Start {
+        /// Which.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// It ended, though nobody asked it to.
+    #[error("{name} ended by itself ({status}); its log {log} ends with:\n{last}")]
+    Ended {
+        /// Which.
+        name: String,
+        /// How.
+        status: String,
+        /// Where its log is.
+        log: String,
+        /// The end of it.
+        last: String,
+    },
+    /// It runs, but says nothing.
+    #[error("{name} did not say where it listens within {seconds} s; its log {log} ends with:\n{last}")]
+    Silent {
+        /// Which.
+        name: String,
+        /// The deadline.
+        seconds: u64,
+        /// Where its log is.
+        log: String,
+        /// The end of it.
+        last: String,
+    },
+    /// Its first line was something else.
+    #[error("{name} announced something unreadable: {problem}")]
+    Announcement {
+        /// Which.
+        name: String,
+        /// The parser's words.
+        problem: String,
+    },
+}
+
+impl Process {
+    /// Starts a child and waits until it has said where it listens.
+    ///
+    /// # Errors
+    /// It cannot be started, ends, or says nothing within `deadline`.
+    pub async fn start(spec: Spec<'_>, deadline: Duration) -> Result<(Self, Announcement, Pipes), ProcessError> {
+        let Spec { role, name, program, arguments, log_dir } = spec;
+        let log = log_dir.join(format!("{name}.log"));
+        let failed = |source| ProcessError::Start { name: name.clone(), source };
+        let log_file = fs::File::create(&log).map_err(failed)?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log_file)
+            // Ctrl-C in a terminal goes to the whole group; children end when this program ends them, in order.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(failed)?;
+        let pid = child.id().ok_or_else(|| failed(io::Error::other("it ended at once")))?;
+        let stdin = child.stdin.take().expect("it was asked for");
+        let mut stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
+        let mut process = Self { role, name, pid, log, child };
+
+        let mut line = String::new();
+        // A line of at most 4 KiB: a child that prints without end is no reason to fill memory.
+        let first = timeout(deadline, (&mut stdout).take(4_096).read_line(&mut line)).await;
+        match first {
+            Err(_) => return Err(process.silent(deadline)),
+            Ok(Ok(0) | Err(_)) => return Err(process.ended_within(deadline).await),
+            Ok(Ok(_)) => {}
+        }
+        let announcement = serde_json::from_str(&line)
+            .map_err(|e| ProcessError::Announcement { name: process.name.clone(), problem: e.to_string() })?;
+        Ok((process, announcement, Pipes { stdin, stdout }))
+    }
+
+    /// Whether it has ended by itself.
+    pub fn death(&mut self) -> Option<ProcessError> {
+        match self.child.try_wait() {
+            Ok(None) => None,
+            Ok(Some(status)) => Some(self.ended(status)),
+            Err(e) => Some(ProcessError::Start { name: self.name.clone(), source: e }),
+        }
+    }
+
+    /// Asks it to end (SIGTERM), kills it at the deadline. True if it ended by itself and well.
+    pub async fn stop(mut self, deadline: Duration) -> bool {
+        self.signal(Signal::TERM);
+        match timeout(deadline, self.child.wait()).await {
+            Ok(status) => status.is_ok_and(|s| s.success()),
+            Err(_) => {
+                // It is gone after SIGKILL; the wait only collects it.
+                drop(self.child.kill().await);
+                false
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        // The number cannot belong to another process: the child was not waited for yet.
+        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
+            // An error means that it is gone already, which is what was wanted.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    async fn ended_within(&mut self, deadline: Duration) -> ProcessError {
+        match timeout(deadline, self.child.wait()).await {
+            Ok(Ok(status)) => self.ended(status),
+            _ => self.silent(deadline),
+        }
+    }
+
+    fn ended(&self, status: ExitStatus) -> ProcessError {
+        ProcessError::Ended {
+            name: self.name.clone(),
+            status: status.to_string(),
+            log: self.log.display().to_string(),
+            last: self.last_lines(),
+        }
+    }
+
+    fn silent(&self, deadline: Duration) -> ProcessError {
+        ProcessError::Silent {
+            name: self.name.clone(),
+            seconds: deadline.as_secs(),
+            log: self.log.display().to_string(),
+            last: self.last_lines(),
+        }
+    }
+
+    fn last_lines(&self) -> String {
+        let text = fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LAST_LINES)..].iter().map(|l| format!("    {l}\n")).collect()
+    }
+}
+
+/// Called by a child at its start: it is to end with its parent, even if that is killed.
+///
+/// # Errors
+/// The parent is gone already, or the system refuses.
+pub fn end_with_parent(parent: u32) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+    // It may have died before the line above; then no signal comes.
+    let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
+    match now {
+        Some(pid) if u32::try_from(pid).is_ok_and(|p| p == parent) => Ok(()),
+        _ => Err(io::Error::other("the program that started this is gone")),
+    }
+}

@@ -1,0 +1,254 @@
+//! The alert of a scenario: its apps, its submission, its progress, its cancellation.
+
+use std::time::Duration;
+
+use clarion_proto::wire::v1::{
+    self as wire, alert_service_client::AlertServiceClient, app_service_client::AppServiceClient,
+};
+use tokio::time::{Instant, timeout_at};
+use tonic::transport::Channel;
+
+use super::{DriveError, lat_lng, timestamp};
+use crate::{
+    gateway::clock,
+    place::Place,
+    population::Population,
+    scenario::{RegionSpec, Scenario},
+};
+
+/// How the coordinator's configuration calls the emulator.
+pub const GATEWAY: &str = "emulator";
+/// And the key that signs provider tokens.
+pub const CREDENTIAL: &str = "team-key";
+
+/// A submitted alert.
+#[derive(Debug, Clone)]
+pub struct Submitted {
+    /// `alerts/{alert}`.
+    pub name: String,
+    /// When its acknowledgement arrived, nanoseconds of `CLOCK_MONOTONIC`.
+    pub acknowledged_ns: u64,
+}
+
+/// A cancellation.
+#[derive(Debug, Clone, Copy)]
+pub struct Cancelled {
+    /// When its acknowledgement arrived, nanoseconds of `CLOCK_MONOTONIC`.
+    pub acknowledged_ns: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// What became of an alert, by the cluster's own words.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// The last progress.
+    pub progress: wire::AlertProgress,
+    /// When it arrived, nanoseconds of `CLOCK_MONOTONIC`.
+    pub seen_ns: u64,
+    /// If the scenario asked for it.
+    pub cancelled: Option<Cancelled>,
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, as in the gateway's record.
+#[must_use]
+pub fn now_ns() -> u64 {
+    clock::monotonic().0 * 1_000
+}
+
+/// Creates the apps of a population.
+///
+/// # Errors
+/// The coordinator refuses.
+pub async fn create_apps(channel: Channel, population: &Population) -> Result<(), DriveError> {
+    let mut client = AppServiceClient::new(channel);
+    for app in population.apps() {
+        let request = wire::CreateAppRequest {
+            app_id: app.clone(),
+            app: Some(wire::App {
+                display_name: "Load".to_owned(),
+                platform: wire::Platform::Apns.into(),
+                gateway: GATEWAY.to_owned(),
+                credential: CREDENTIAL.to_owned(),
+                topic: topic(app),
+                environment: wire::Environment::Sandbox.into(),
+                lane_kind: wire::LaneKind::Test.into(),
+                ..wire::App::default()
+            }),
+        };
+        client.create_app(request).await?;
+    }
+    Ok(())
+}
+
+/// The topic of an app.
+#[must_use]
+pub fn topic(app: &str) -> String {
+    format!("org.clarion.{app}")
+}
+
+/// What a scenario submits.
+#[must_use]
+pub fn alert(scenario: &Scenario, population: &Population) -> wire::Alert {
+    wire::Alert {
+        case: Some(case()),
+        severity: wire::Severity::Urgent.into(),
+        region: Some(region(&scenario.alert.region)),
+        last_seen: Some(lat_lng(scenario.last_seen())),
+        audience: Some(wire::Audience {
+            apps: population.apps().iter().map(|a| format!("apps/{a}")).collect(),
+            segments: String::new(),
+        }),
+        active_until: Some(timestamp(clock::wall().0 + scenario.alert.active_s * 1_000)),
+        mode: wire::Mode::Test.into(),
+        max_rate_per_second: scenario.alert.max_rate_per_second,
+        ..wire::Alert::default()
+    }
+}
+
+/// Submits an alert.
+///
+/// # Errors
+/// The coordinator refuses.
+pub async fn submit(channel: Channel, alert: wire::Alert, request_id: String) -> Result<Submitted, DriveError> {
+    let mut client = AlertServiceClient::new(channel);
+    let request = wire::CreateAlertRequest { alert: Some(alert), request_id, validate_only: false };
+    let answer = client.create_alert(request).await?.into_inner();
+    Ok(Submitted { name: answer.name, acknowledged_ns: now_ns() })
+}
+
+/// How many devices an alert would reach, by the cluster's count.
+///
+/// # Errors
+/// The coordinator refuses.
+pub async fn preview(channel: Channel, alert: wire::Alert) -> Result<u64, DriveError> {
+    let mut client = AlertServiceClient::new(channel);
+    Ok(client.preview_alert(wire::PreviewAlertRequest { alert: Some(alert) }).await?.into_inner().devices)
+}
+
+/// Watches an alert until it has ended; cancels it once `cancel_at` devices were accepted.
+///
+/// # Errors
+/// It does not end within `deadline`, or the coordinator breaks off.
+pub async fn watch(
+    channel: Channel,
+    name: &str,
+    cancel_at: Option<u64>,
+    deadline: Duration,
+    mut seen: impl FnMut(&wire::Progress),
+) -> Result<Ended, DriveError> {
+    let end = Instant::now() + deadline;
+    let mut client = AlertServiceClient::new(channel.clone());
+    let request = wire::WatchAlertRequest { name: name.to_owned(), cells: false };
+    let mut updates = client.watch_alert(request).await?.into_inner();
+    let (mut newest, mut cancelled, mut ended_ns) = (wire::AlertProgress::default(), None, None);
+    loop {
+        let update = timeout_at(end, updates.message()).await.map_err(|_| late(&newest, deadline))??;
+        newest = match (update, ended_ns) {
+            (Some(update), _) => update,
+            // The stream ends after the last state, and only then.
+            (None, Some(seen_ns)) => return Ok(Ended { progress: newest, seen_ns, cancelled }),
+            (None, None) => return Err(DriveError::Ended("WatchAlert")),
+        };
+        let progress = newest.progress.clone().unwrap_or_default();
+        seen(&progress);
+        if has_ended(newest.state()) {
+            ended_ns = ended_ns.or_else(|| Some(now_ns()));
+        } else if let Some(at) = cancel_at
+            && cancelled.is_none()
+            && progress.outcomes.unwrap_or_default().accepted >= at
+        {
+            cancelled = Some(cancel(&mut client, name).await?);
+        }
+    }
+}
+
+async fn cancel(client: &mut AlertServiceClient<Channel>, name: &str) -> Result<Cancelled, DriveError> {
+    let begun = now_ns();
+    let request = wire::CancelAlertRequest { name: name.to_owned(), reason: "found".to_owned() };
+    client.cancel_alert(request).await?;
+    let acknowledged_ns = now_ns();
+    Ok(Cancelled { acknowledged_ns, took: Duration::from_nanos(acknowledged_ns - begun) })
+}
+
+fn has_ended(state: wire::State) -> bool {
+    match state {
+        wire::State::Unspecified | wire::State::Active | wire::State::Cancelling => false,
+        wire::State::Cancelled | wire::State::Resolved | wire::State::Expired => true,
+    }
+}
+
+fn late(newest: &wire::AlertProgress, deadline: Duration) -> DriveError {
+    let progress = newest.progress.clone().unwrap_or_default();
+    DriveError::Late {
+        what: "the alert",
+        seconds: deadline.as_secs(),
+        state: format!(
+            "{}, {} handed, {} open, {} accepted, {} of {} nodes walked",
+            newest.state().as_str_name(),
+            progress.handed,
+            progress.open,
+            progress.outcomes.unwrap_or_default().accepted,
+            progress.nodes_walked,
+            progress.nodes
+        ),
+    }
+}
+
+fn case() -> wire::Case {
+    let message = |title: &str, body: &str| wire::Message { title: title.to_owned(), body: body.to_owned() };
+    let messages = [
+        ("en", message("Missing child", "A boy of six, red jacket, last seen at the station. Have you seen him?")),
+        ("zh-Hans", message("寻找走失儿童", "六岁男孩，红色外套，最后出现在火车站。您见过他吗？")),
+        ("zh-Hant", message("尋找走失兒童", "六歲男孩，紅色外套，最後出現在火車站。您見過他嗎？")),
+    ]
+    .map(|(locale, message)| (locale.to_owned(), message));
+    wire::Case {
+        messages: messages.into_iter().collect(),
+        fallback_locale: "en".to_owned(),
+        image_url: "https://alerts.example.org/cases/7/photo.jpg".to_owned(),
+        deep_link: "https://alerts.example.org/cases/7".to_owned(),
+    }
+}
+
+fn region(spec: &RegionSpec) -> wire::Region {
+    use wire::region::Shape;
+    let shape = match spec {
+        RegionSpec::Circle { center, radius_meters } => {
+            Shape::Circle(wire::Circle { center: Some(lat_lng(*center)), radius_meters: *radius_meters })
+        }
+        RegionSpec::Polygon { outer, holes } => {
+            Shape::Polygon(wire::Polygon { outer: Some(ring(outer)), holes: holes.iter().map(|h| ring(h)).collect() })
+        }
+    };
+    wire::Region { shape: Some(shape), exclusions: Vec::new() }
+}
+
+/// Closed, as the contract wants it.
+fn ring(points: &[Place]) -> wire::Ring {
+    let closing = points.first().filter(|first| points.last() != Some(first));
+    wire::Ring { points: points.iter().chain(closing).map(|p| lat_lng(*p)).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_are_closed_once() {
+        let open = [Place::new(0.0, 0.0), Place::new(0.0, 1.0), Place::new(1.0, 0.0)];
+        let closed = [open[0], open[1], open[2], open[0]];
+        assert_eq!(ring(&open).points.len(), 4);
+        assert_eq!(ring(&closed).points.len(), 4);
+    }
+
+    #[test]
+    fn an_alert_names_its_apps_and_place() {
+        let scenario = Scenario::find("city").unwrap();
+        let population = Population::new(&scenario.population, 1, 1).unwrap();
+        let alert = alert(&scenario, &population);
+        assert_eq!(alert.audience.unwrap().apps, ["apps/guardian"]);
+        assert!(alert.case.unwrap().messages.contains_key("en"));
+        assert_eq!(alert.mode, i32::from(wire::Mode::Test));
+    }
+}

@@ -1,0 +1,120 @@
+//! The whole population through `RegistryService.WriteDevices`.
+//!
+//! A few streams, each with a few batches under way and no more: the server's answers set the pace. Devices are made batch by
+//! batch, so a million of them never exist at once.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use clarion_proto::wire::v1::{self as wire, registry_service_client::RegistryServiceClient};
+use data_encoding::HEXLOWER;
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use super::DriveError;
+use crate::population::{Device, Population};
+
+/// Streams side by side: one is encoded while another waits.
+const STREAMS: u64 = 2;
+/// Items of a batch: some 300 KB, far below the 4 MiB that the contract allows.
+const BATCH: u64 = 2_000;
+/// Batches of one stream that are not yet acknowledged.
+const UNDER_WAY: usize = 3;
+/// Without any acknowledgement for so long, the load has failed.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// Writes all devices; `written` is told how many more were acknowledged.
+///
+/// # Errors
+/// A stream fails, stalls, or an item is refused.
+pub async fn load(
+    channel: Channel,
+    population: Arc<Population>,
+    observed_ms: u64,
+    written: impl Fn(u64) + Clone + Send + 'static,
+) -> Result<(), DriveError> {
+    let count = population.count();
+    let share = count.div_ceil(STREAMS);
+    let mut streams = JoinSet::new();
+    for n in 0..STREAMS {
+        let range = (n * share).min(count)..((n + 1) * share).min(count);
+        let (client, population) = (RegistryServiceClient::new(channel.clone()), Arc::clone(&population));
+        let batches = range.clone().step_by(usize::try_from(BATCH).expect("fits")).map(move |from| {
+            let upto = (from + BATCH).min(range.end);
+            let changes = (from..upto).map(|i| arrival(&population, &population.device(i), observed_ms)).collect();
+            wire::WriteDevicesRequest { batch_id: from, changes }
+        });
+        streams.spawn(write(client, batches, written.clone()));
+    }
+    while let Some(ended) = streams.join_next().await {
+        // One that fails takes the others with it: dropping the set ends them.
+        ended.map_err(|e| DriveError::Defect(e.to_string()))??;
+    }
+    Ok(())
+}
+
+/// Writes batches over one stream, a few under way, in order; every item must be written.
+///
+/// # Errors
+/// The stream fails, stalls, or an item is refused.
+pub async fn write(
+    mut client: RegistryServiceClient<Channel>,
+    batches: impl Iterator<Item = wire::WriteDevicesRequest> + Send,
+    written: impl Fn(u64) + Send,
+) -> Result<(), DriveError> {
+    let mut batches = batches;
+    let (requests, receiver) = mpsc::channel(UNDER_WAY);
+    let mut under_way = VecDeque::with_capacity(UNDER_WAY);
+    // The first batches are there before the call: a server may read before it answers.
+    send(&mut batches, &requests, &mut under_way);
+    let mut answers = client.write_devices(ReceiverStream::new(receiver)).await?.into_inner();
+    while let Some((batch_id, items)) = under_way.pop_front() {
+        let answer =
+            timeout(STALLED, answers.message()).await.map_err(|_| DriveError::Stalled("WriteDevices", STALLED))??;
+        let answer = answer.ok_or(DriveError::Ended("WriteDevices"))?;
+        if let Some(error) = answer.errors.first() {
+            return Err(DriveError::ItemRefused { field: error.field.clone(), problem: error.description.clone() });
+        }
+        if answer.batch_id != batch_id || u64::from(answer.written) != items {
+            let (id, n) = (answer.batch_id, answer.written);
+            return Err(DriveError::Broken(format!(
+                "batch {batch_id} of {items} was answered as {id} with {n} written"
+            )));
+        }
+        written(items);
+        send(&mut batches, &requests, &mut under_way);
+    }
+    Ok(())
+}
+
+fn send(
+    batches: &mut impl Iterator<Item = wire::WriteDevicesRequest>,
+    requests: &mpsc::Sender<wire::WriteDevicesRequest>,
+    under_way: &mut VecDeque<(u64, u64)>,
+) {
+    while under_way.len() < UNDER_WAY
+        && let Some(batch) = batches.next()
+    {
+        under_way.push_back((batch.batch_id, batch.changes.len() as u64));
+        // The channel has room for all that may be under way; if the stream is gone, the reader is told why.
+        drop(requests.try_send(batch));
+    }
+}
+
+/// A registration with a place, as a phone sends it at the first start of an app.
+fn arrival(population: &Population, device: &Device, observed_ms: u64) -> wire::DeviceChange {
+    wire::DeviceChange {
+        device: uuid::Uuid::from_bytes(device.id).simple().to_string(),
+        observe_time: Some(super::timestamp(observed_ms)),
+        change: Some(wire::device_change::Change::Arrival(wire::Arrival {
+            registration: Some(wire::Registration {
+                app: format!("apps/{}", population.apps()[device.app]),
+                token: HEXLOWER.encode(device.token.as_slice()),
+                locale: device.locale.to_owned(),
+                segments: device.segments.iter().map(|s| (*s).to_owned()).collect(),
+                person: String::new(),
+            }),
+            place: Some(super::place(device.place)),
+        })),
+    }
+}

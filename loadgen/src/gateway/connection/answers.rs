@@ -1,0 +1,164 @@
+//! Answers under way: waiting for their time, for the client's window, for the kernel.
+//!
+//! A decided request waits in a heap ordered by when its answer is due. An error's body needs the client's flow-control
+//! window (80 bytes that nearly always fit); if it does not fit it waits in line. What was written is remembered for a
+//! while, so that the record can tell an answer that left from one that the client cannot have read.
+
+use std::{
+    cmp::Ordering,
+    collections::{BinaryHeap, VecDeque},
+    time::Duration,
+};
+
+use clarion_proto::time::Time;
+
+use super::super::{
+    answer::{Answer, Uuid},
+    record::{Handle, Log, flag},
+};
+
+/// Written answers remembered for a reset that comes later: 40 bytes each. A client's streams, thrice over.
+const WRITTEN_MAX: usize = 4_096;
+/// An answer that left so shortly before its connection ended may have been lost.
+const DOUBT: Duration = Duration::from_secs(1);
+
+/// A decided request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pending {
+    pub(super) due: Time,
+    pub(super) stream: u32,
+    pub(super) answer: Answer,
+    pub(super) apns_id: Uuid,
+    pub(super) handle: Handle,
+    /// The client has not ended its request.
+    pub(super) unfinished: bool,
+}
+
+impl Pending {
+    /// Due when a silence ends, whenever that is.
+    pub(super) const HELD: Time = Time(u64::MAX - 1);
+}
+
+impl Ord for Pending {
+    /// The earliest is the greatest: the heap gives it first. Streams break ties, older first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.due, other.stream).cmp(&(self.due, self.stream))
+    }
+}
+
+impl PartialOrd for Pending {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The requests that wait for their answer.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(BinaryHeap<Pending>);
+
+impl Waiting {
+    pub(super) fn push(&mut self, pending: Pending) {
+        self.0.push(pending);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// When the next one is due; none if none ever is.
+    pub(super) fn due(&self) -> Option<Time> {
+        self.0.peek().map(|p| p.due).filter(|&due| due < Pending::HELD)
+    }
+
+    pub(super) fn contains(&self, stream: u32) -> bool {
+        self.0.iter().any(|p| p.stream == stream)
+    }
+
+    pub(super) fn pop_due(&mut self, now: Time) -> Option<Pending> {
+        (self.0.peek()?.due <= now).then(|| self.0.pop())?
+    }
+
+    /// The client gave a stream up.
+    pub(super) fn remove(&mut self, stream: u32) -> Option<Pending> {
+        let found = self.0.iter().find(|p| p.stream == stream)?.clone();
+        self.0.retain(|p| p.stream != stream);
+        Some(found)
+    }
+
+    /// All of them, oldest stream first.
+    pub(super) fn take(&mut self) -> Vec<Pending> {
+        let mut all = std::mem::take(&mut self.0).into_vec();
+        all.sort_by_key(|p| p.stream);
+        all
+    }
+
+    /// Slowness is over: nothing waits longer than until `latest`, but what is never answered.
+    pub(super) fn hasten(&mut self, latest: Time) {
+        let mut all = std::mem::take(&mut self.0).into_vec();
+        for pending in all.iter_mut().filter(|p| p.due != Time::NEVER) {
+            pending.due = pending.due.min(latest);
+        }
+        self.0 = all.into();
+    }
+}
+
+/// An error's body that waits for window.
+#[derive(Debug)]
+pub(super) struct Blocked {
+    pub(super) stream: u32,
+    pub(super) body: Vec<u8>,
+    pub(super) handle: Handle,
+    /// The client has not ended its request.
+    pub(super) unfinished: bool,
+}
+
+#[derive(Debug)]
+struct Sent {
+    stream: u32,
+    handle: Handle,
+    /// Position in the connection's output where the answer ends.
+    end: u64,
+    /// When it was handed to the kernel.
+    at: Time,
+}
+
+/// Answers written: the newest may still be in the emulator's own buffers.
+#[derive(Debug, Default)]
+pub(super) struct Written {
+    sent: VecDeque<Sent>,
+    /// How many at the front were handed to the kernel.
+    flushed: usize,
+}
+
+impl Written {
+    pub(super) fn push(&mut self, stream: u32, handle: Handle, end: u64) {
+        self.sent.push_back(Sent { stream, handle, end, at: Time(0) });
+    }
+
+    /// The kernel has all output up to a position.
+    pub(super) fn flushed(&mut self, position: u64, now: Time, log: &mut Log) {
+        while let Some(sent) = self.sent.get_mut(self.flushed).filter(|s| s.end <= position) {
+            sent.at = now;
+            log.answered(sent.handle);
+            self.flushed += 1;
+        }
+        let forget = self.sent.len().saturating_sub(WRITTEN_MAX).min(self.flushed);
+        self.sent.drain(..forget);
+        self.flushed -= forget;
+    }
+
+    /// The client reset a stream whose answer was written; it may have known, or not.
+    pub(super) fn cancelled(&self, stream: u32, log: &mut Log) {
+        // Newest first: a client gives up what it sent lately.
+        if let Some(sent) = self.sent.iter().rev().find(|s| s.stream == stream) {
+            log.mark(sent.handle, flag::CANCELLED);
+        }
+    }
+
+    /// The connection is gone.
+    pub(super) fn lost(&self, now: Time, log: &mut Log) {
+        for sent in self.sent.iter().take(self.flushed).rev().take_while(|s| now.since(s.at) < DOUBT) {
+            log.mark(sent.handle, flag::DOUBTFUL);
+        }
+    }
+}

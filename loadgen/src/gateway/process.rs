@@ -1,0 +1,234 @@
+//! The emulator as a process of its own: commands as JSON lines on stdin, answers as JSON lines on stdout.
+//!
+//! ```text
+//! → (start)                    ← {"ca_file":"/tmp/x/ca.pem","listen":"127.0.0.1:40001"}
+//! → {"faults":{…}}             ← {"ok":true}
+//! → {"stats":true}             ← {"stats":{"requests":…,"accepted":…,…}}
+//! → {"export":"/tmp/x/record"} ← {"exported":1000000,"path":"/tmp/x/record"}
+//! → {"reset":true}             ← {"ok":true}
+//! → {"stop":true}              ← {"ok":true}, and the end
+//! → (nonsense)                 ← {"error":"…"}
+//! ```
+//!
+//! It also ends when stdin does (its parent is gone), and on SIGTERM and SIGINT.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    io::{BufRead as _, Read as _, Write as _},
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::Parser;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{Gateway, GatewayConfig, GatewayHandle, faults::Faults};
+
+/// Longest command: faults with rules are some kilobytes.
+const LINE_BYTES_MAX: u64 = 16 << 20;
+
+/// The gateway emulator: an APNs that records what it is sent.
+#[derive(Debug, Parser)]
+#[command(name = "gateway")]
+struct Arguments {
+    /// TOML file with the whole configuration
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address to listen on, instead of the configuration's
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// Threads, instead of the configuration's
+    #[arg(long, value_name = "COUNT")]
+    threads: Option<usize>,
+    /// Directory for the CA's certificate, ca.pem
+    #[arg(long, value_name = "DIRECTORY")]
+    directory: PathBuf,
+}
+
+/// One line of stdin: exactly one of these.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Order {
+    Faults(Faults),
+    Stats(bool),
+    Export(PathBuf),
+    Reset(bool),
+    Stop(bool),
+}
+
+/// Runs the emulator until it is told to end. `args` begin with the program's name.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(args) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> io::Result<()> {
+    let gateway = Gateway::start(configuration(arguments)?)?;
+    let ca_file = arguments.directory.join("ca.pem");
+    fs::create_dir_all(&arguments.directory)
+        .and_then(|()| fs::write(&ca_file, gateway.ca_pem()))
+        .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", ca_file.display())))?;
+    say(&json!({ "listen": gateway.addr(), "ca_file": ca_file }))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(serve(&gateway));
+    // The thread that reads stdin may still wait for a line; it holds nothing that must be ended.
+    runtime.shutdown_background();
+    gateway.stop();
+    ended
+}
+
+fn configuration(arguments: &Arguments) -> io::Result<GatewayConfig> {
+    let mut config = match &arguments.config {
+        Some(path) => {
+            let named = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+            let text = fs::read_to_string(path).map_err(|e| io::Error::new(e.kind(), named(&e)))?;
+            toml::from_str(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, named(&e)))?
+        }
+        None => GatewayConfig::default(),
+    };
+    config.listen = arguments.listen.unwrap_or(config.listen);
+    config.threads = arguments.threads.unwrap_or(config.threads);
+    Ok(config)
+}
+
+async fn serve(gateway: &GatewayHandle) -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (to, mut lines) = mpsc::channel(16);
+    std::thread::Builder::new().name("gateway-stdin".to_owned()).spawn(move || read_lines(&to))?;
+    loop {
+        let line = tokio::select! {
+            line = lines.recv() => line,
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+        };
+        let Some(line) = line else { return Ok(()) };
+        let (answer, stop) = match serde_json::from_slice(&line) {
+            Ok(order) => obey(gateway, order),
+            Err(error) => (json!({ "error": error.to_string() }), false),
+        };
+        say(&answer)?;
+        if stop {
+            return Ok(());
+        }
+    }
+}
+
+fn obey(gateway: &GatewayHandle, order: Order) -> (serde_json::Value, bool) {
+    let done = |result: io::Result<()>| match result {
+        Ok(()) => json!({ "ok": true }),
+        Err(error) => json!({ "error": error.to_string() }),
+    };
+    match order {
+        Order::Faults(faults) => (done(gateway.set_faults(faults)), false),
+        Order::Stats(true) => (json!({ "stats": gateway.stats() }), false),
+        Order::Export(path) => match gateway.export(&path) {
+            Ok(entries) => (json!({ "exported": entries, "path": path }), false),
+            Err(error) => (json!({ "error": format!("{}: {error}", path.display()) }), false),
+        },
+        Order::Reset(true) => {
+            gateway.reset();
+            (done(Ok(())), false)
+        }
+        Order::Stop(true) => (done(Ok(())), true),
+        Order::Stats(false) | Order::Reset(false) | Order::Stop(false) => {
+            (json!({ "error": "stats, reset and stop are ordered by true" }), false)
+        }
+    }
+}
+
+/// Sends each line of stdin; ends with stdin, or when nobody listens any more.
+fn read_lines(to: &mpsc::Sender<Vec<u8>>) {
+    let mut stdin = io::stdin().lock();
+    loop {
+        let mut line = Vec::new();
+        match stdin.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) if line.iter().all(u8::is_ascii_whitespace) => {}
+            Ok(_) => {
+                if to.blocking_send(line).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn say(value: &serde_json::Value) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{value}")?;
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(gateway: &GatewayHandle, line: &str) -> (serde_json::Value, bool) {
+        obey(gateway, serde_json::from_str(line).expect("an order"))
+    }
+
+    #[test]
+    fn orders_are_obeyed_and_answered() {
+        let gateway = Gateway::start(GatewayConfig::default()).expect("a gateway on a free port");
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("record");
+        assert_eq!(told(&gateway, r#"{"faults":{"refuse_ppm":5}}"#), (json!({ "ok": true }), false));
+        assert_eq!(told(&gateway, r#"{"stats":true}"#).0["stats"]["requests"], 0);
+        let (answer, _) = told(&gateway, &json!({ "export": path }).to_string());
+        assert_eq!(answer, json!({ "exported": 0, "path": path }));
+        assert!(super::super::Record::load(&path).is_ok());
+        let (answer, _) = told(&gateway, r#"{"export":"/nonexistent/record"}"#);
+        assert!(answer["error"].as_str().is_some_and(|e| e.starts_with("/nonexistent/record: ")), "{answer}");
+        assert_eq!(told(&gateway, r#"{"reset":true}"#), (json!({ "ok": true }), false));
+        assert!(told(&gateway, r#"{"stop":false}"#).0["error"].is_string());
+        assert!(told(&gateway, r#"{"stop":true}"#).1);
+        assert!(serde_json::from_str::<Order>(r#"{"faults":{},"stop":true}"#).is_err(), "one order a line");
+    }
+
+    #[test]
+    fn configuration_is_read_from_toml_and_flags_win() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("gateway.toml");
+        let toml = r#"
+            threads = 3
+            topics = ["com.example.app"]
+            [faults]
+            latency = { p50_us = 40000, p99_us = 90000 }
+            [[scripts.rules]]
+            ppm = 1000
+            answer = { reason = "Unregistered", timestamp_offset_ms = -60000 }
+            [scripts.tokens]
+            abcd = [{ reason = "TooManyRequests" }]
+        "#;
+        fs::write(&path, toml).expect("written");
+        let arguments = |threads| Arguments {
+            config: Some(path.clone()),
+            listen: None,
+            threads,
+            directory: directory.path().to_owned(),
+        };
+        let config = configuration(&arguments(None)).expect("well formed");
+        assert_eq!((config.threads, config.faults.latency.p99_us, config.scripts.tokens.len()), (3, 90_000, 1));
+        assert_eq!(configuration(&arguments(Some(1))).expect("well formed").threads, 1);
+        fs::write(&path, "thread = 3").expect("written");
+        let error = configuration(&arguments(None)).expect_err("an unknown field").to_string();
+        assert!(error.contains("gateway.toml") && error.contains("thread"), "{error}");
+    }
+}

@@ -1,0 +1,289 @@
+//! The record as a file, all numbers little-endian:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 8 | `CLGWREC1` |
+//! | 4, 4 | bytes of an entry (32), bytes of a connection (48) |
+//! | 8, 8 | number of entries, number of connections |
+//! | 8, 8 | start of the gateway: CLOCK_MONOTONIC µs, wall clock ms |
+//! | 8 | entries dropped for want of room: not 0 means that the record proves nothing |
+//! | 8 | 0 |
+//! | 32 each | entries, by time: `time_us` u64, `token_hash` u64, `collapse_hash` u64, `connection` u32, `status` u16, `reason` u8, `flags` u8 |
+//! | 48 each | connections: `number` u32, `end` u32, `opened_us`, `closed_us`, `bytes_received`, `bytes_sent`, `requests` u64 each |
+//!
+//! It is written under another name and renamed, so that a reader finds a whole record or none.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufReader, BufWriter, Read, Write},
+    path::Path,
+};
+
+use parking_lot::Mutex;
+
+use super::{CHUNK, ConnectionRow, Entry, Log};
+
+const MAGIC: &[u8; 8] = b"CLGWREC1";
+const HEADER_BYTES: u64 = 64;
+const ROW_BYTES: usize = 48;
+
+/// What stands before the entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Header {
+    /// Start of the gateway, CLOCK_MONOTONIC, microseconds.
+    pub start_monotonic_us: u64,
+    /// Start of the gateway, wall clock, milliseconds since 1970.
+    pub start_wall_ms: u64,
+    /// Entries dropped for want of room.
+    pub dropped: u64,
+}
+
+/// An exported record, read back.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Record {
+    /// When the gateway started, and whether the record is whole.
+    pub header: Header,
+    /// Every request, by time of decision.
+    pub entries: Vec<Entry>,
+    /// Every connection.
+    pub connections: Vec<ConnectionRow>,
+}
+
+impl Record {
+    /// Reads a file that [`export`] wrote.
+    ///
+    /// # Errors
+    /// `InvalidData` if it is no such file, or cut off.
+    pub fn load(path: impl AsRef<Path>) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let bytes = file.metadata()?.len();
+        let mut from = BufReader::with_capacity(1 << 20, file);
+        let mut head = [0; 64];
+        from.read_exact(&mut head)?;
+        let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
+        let (entries, connections) = (word(16), word(24));
+        let expected = entries
+            .checked_mul(Entry::BYTES as u64)
+            .zip(connections.checked_mul(ROW_BYTES as u64))
+            .and_then(|(e, c)| e.checked_add(c)?.checked_add(HEADER_BYTES));
+        if head[..8] != *MAGIC || word(8) != sizes() || expected != Some(bytes) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a whole record of the gateway emulator"));
+        }
+        let header = Header { start_monotonic_us: word(32), start_wall_ms: word(40), dropped: word(48) };
+        // Both counts were checked against the size of the file.
+        let mut record = Self { header, entries: Vec::new(), connections: Vec::new() };
+        record.entries.reserve_exact(usize::try_from(entries).map_err(io::Error::other)?);
+        let mut bytes = [0; Entry::BYTES];
+        for _ in 0..entries {
+            from.read_exact(&mut bytes)?;
+            record.entries.push(read_entry(&bytes));
+        }
+        let mut bytes = [0; ROW_BYTES];
+        for _ in 0..connections {
+            from.read_exact(&mut bytes)?;
+            record.connections.push(read_row(&bytes));
+        }
+        Ok(record)
+    }
+
+    /// Bytes that all connections received.
+    #[must_use]
+    pub fn bytes_received(&self) -> u64 {
+        self.connections.iter().map(|c| c.bytes_received).sum()
+    }
+}
+
+/// Writes what the logs hold now into one file; each log is locked for one chunk (some 0.3 ms) at a time, so that workers
+/// go on meanwhile. Entries pushed after the call began are left out. Returns how many were written.
+///
+/// # Errors
+/// Of the file system; the file is not there then.
+pub fn export(logs: &[&Mutex<Log>], start_monotonic_us: u64, start_wall_ms: u64, path: &Path) -> io::Result<u64> {
+    let (mut sources, mut rows, mut dropped) = (Vec::new(), Vec::<ConnectionRow>::new(), 0);
+    for log in logs {
+        let held = log.lock();
+        rows.extend(held.closed.iter().chain(held.open.values()));
+        dropped += held.totals.dropped;
+        sources.push(Source { log, base: held.base, length: held.length, next: 0, chunk: Vec::new() });
+    }
+    rows.sort_by_key(|r| r.number);
+    let entries: u64 = sources.iter().map(|s| s.length).sum();
+    let partial = path.with_extension("partial");
+    let mut to = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
+    to.write_all(MAGIC)?;
+    for word in [sizes(), entries, rows.len() as u64, start_monotonic_us, start_wall_ms, dropped, 0] {
+        to.write_all(&word.to_le_bytes())?;
+    }
+    // A merge of a few lists: the earliest head of all is looked for afresh each time.
+    for source in &mut sources {
+        source.fill()?;
+    }
+    while let Some(source) =
+        sources.iter_mut().filter(|s| s.peek().is_some()).min_by_key(|s| s.peek().map(|e| e.time_us))
+    {
+        let entry = *source.peek().expect("filtered");
+        to.write_all(&write_entry(&entry))?;
+        source.next += 1;
+        source.fill()?;
+    }
+    for row in &rows {
+        to.write_all(&write_row(row))?;
+    }
+    to.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    fs::rename(partial, path)?;
+    Ok(entries)
+}
+
+/// One log on its way into a file.
+struct Source<'a> {
+    log: &'a Mutex<Log>,
+    base: u64,
+    length: u64,
+    next: u64,
+    chunk: Vec<Entry>,
+}
+
+impl Source<'_> {
+    fn peek(&self) -> Option<&Entry> {
+        if self.next == self.length {
+            return None;
+        }
+        self.chunk.get(at_in_chunk(self.next))
+    }
+
+    /// Copies the next chunk when the last one is used up.
+    fn fill(&mut self) -> io::Result<()> {
+        if self.next == self.length || !self.next.is_multiple_of(CHUNK as u64) {
+            return Ok(());
+        }
+        let log = self.log.lock();
+        if log.base != self.base {
+            return Err(io::Error::other("the record was reset while it was exported"));
+        }
+        let chunk = &log.chunks[usize::try_from(self.next / CHUNK as u64).map_err(io::Error::other)?];
+        self.chunk.clear();
+        self.chunk.extend_from_slice(chunk);
+        Ok(())
+    }
+}
+
+fn at_in_chunk(at: u64) -> usize {
+    usize::try_from(at % CHUNK as u64).expect("below the size of a chunk")
+}
+
+/// Both sizes as one word.
+fn sizes() -> u64 {
+    Entry::BYTES as u64 | (ROW_BYTES as u64) << 32
+}
+
+fn write_entry(e: &Entry) -> [u8; Entry::BYTES] {
+    let mut b = [0; Entry::BYTES];
+    b[0..8].copy_from_slice(&e.time_us.to_le_bytes());
+    b[8..16].copy_from_slice(&e.token_hash.to_le_bytes());
+    b[16..24].copy_from_slice(&e.collapse_hash.to_le_bytes());
+    b[24..28].copy_from_slice(&e.connection.to_le_bytes());
+    b[28..30].copy_from_slice(&e.status.to_le_bytes());
+    b[30] = e.reason;
+    b[31] = e.flags;
+    b
+}
+
+fn read_entry(b: &[u8; Entry::BYTES]) -> Entry {
+    Entry {
+        time_us: word(b, 0),
+        token_hash: word(b, 8),
+        collapse_hash: word(b, 16),
+        connection: half(b, 24),
+        status: u16::from_le_bytes([b[28], b[29]]),
+        reason: b[30],
+        flags: b[31],
+    }
+}
+
+fn write_row(r: &ConnectionRow) -> [u8; ROW_BYTES] {
+    let mut b = [0; ROW_BYTES];
+    b[0..4].copy_from_slice(&r.number.to_le_bytes());
+    b[4..8].copy_from_slice(&r.end.to_le_bytes());
+    let words = [r.opened_us, r.closed_us, r.bytes_received, r.bytes_sent, r.requests];
+    for (i, word) in words.into_iter().enumerate() {
+        b[8 + 8 * i..16 + 8 * i].copy_from_slice(&word.to_le_bytes());
+    }
+    b
+}
+
+fn read_row(b: &[u8; ROW_BYTES]) -> ConnectionRow {
+    ConnectionRow {
+        number: half(b, 0),
+        end: half(b, 4),
+        opened_us: word(b, 8),
+        closed_us: word(b, 16),
+        bytes_received: word(b, 24),
+        bytes_sent: word(b, 32),
+        requests: word(b, 40),
+    }
+}
+
+fn word(b: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(b[at..at + 8].try_into().expect("eight bytes"))
+}
+
+fn half(b: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(b[at..at + 4].try_into().expect("four bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(time_us: u64) -> Entry {
+        Entry {
+            time_us,
+            token_hash: u64::MAX - time_us,
+            collapse_hash: 9,
+            connection: 3,
+            status: 410,
+            reason: 26,
+            flags: 3,
+        }
+    }
+
+    #[test]
+    fn logs_come_back_merged_by_time() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("record");
+        let logs = [Mutex::new(Log::default()), Mutex::new(Log::default())];
+        let count = CHUNK as u64 + 10;
+        for i in 0..count {
+            logs[usize::from(i % 3 == 0)].lock().push(entry(i));
+        }
+        let row = ConnectionRow {
+            number: 3,
+            end: 0,
+            opened_us: 1,
+            closed_us: 0,
+            bytes_received: 7,
+            bytes_sent: 8,
+            requests: 9,
+        };
+        logs[1].lock().connection(row);
+        let refs: Vec<_> = logs.iter().collect();
+        assert_eq!(export(&refs, 11, 12, &path).expect("written"), count);
+        let record = Record::load(&path).expect("read");
+        assert_eq!(record.header, Header { start_monotonic_us: 11, start_wall_ms: 12, dropped: 0 });
+        assert_eq!(record.entries, (0..count).map(entry).collect::<Vec<_>>());
+        assert_eq!(record.connections, [row]);
+        assert_eq!(record.bytes_received(), 7);
+    }
+
+    #[test]
+    fn a_cut_off_record_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("record");
+        let log = Mutex::new(Log::default());
+        log.lock().push(entry(1));
+        export(&[&log], 0, 0, &path).expect("written");
+        let whole = fs::read(&path).expect("read");
+        fs::write(&path, &whole[..whole.len() - 1]).expect("written");
+        assert!(Record::load(&path).is_err());
+    }
+}

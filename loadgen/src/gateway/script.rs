@@ -1,0 +1,276 @@
+//! What each token is answered, decided by the token alone.
+//!
+//! A scenario wants dead, throttled and unlucky tokens, and its verdict wants to know which ones these are without asking
+//! the emulator. So both call one pure function, [`answer_for`], with the same [`Scripts`]. Rules cut the range of a seeded
+//! hash into neighbouring pieces: a token falls under one rule at most, and shares do not depend on the population.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    hash::{BuildHasherDefault, Hasher},
+};
+
+use clarion_proto::ids::UnixMillis;
+use parking_lot::Mutex;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::answer::{Answer, Reason};
+
+const PPM: u64 = 1_000_000;
+/// Tokens whose attempts are counted: 16 bytes each, twice that in the table, so 128 MiB. What comes beyond counts as past its script.
+const ATTEMPTS_MAX: usize = 4 << 20;
+
+/// Rules for all tokens, and lists for single ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scripts {
+    /// Of the hash that assigns tokens to rules.
+    pub seed: u64,
+    /// Shares of all tokens; together at most 1,000,000 ppm.
+    pub rules: Vec<Rule>,
+    /// Answers of single tokens (hexadecimal), one for each attempt; afterwards, and for `None`, 200. Comes before the rules.
+    pub tokens: BTreeMap<HexToken, Vec<Scripted>>,
+}
+
+/// A share of all tokens that is answered in one way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// Parts per million.
+    pub ppm: u32,
+    /// What they are answered.
+    pub answer: Scripted,
+}
+
+/// One scripted answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scripted {
+    /// Apple's reason; `None` is acceptance.
+    pub reason: Reason,
+    /// Another status than the documented one.
+    #[serde(default)]
+    pub status: Option<u16>,
+    /// For 410: added to the present time, milliseconds.
+    #[serde(default)]
+    pub timestamp_offset_ms: i64,
+    /// For 410: this time instead.
+    #[serde(default)]
+    pub timestamp_ms: Option<u64>,
+    /// By a rule: for so many attempts, then 200. Absent: always.
+    #[serde(default)]
+    pub times: Option<u32>,
+    /// The push reaches the phone in spite of the answer.
+    #[serde(default)]
+    pub delivered: bool,
+}
+
+impl Scripted {
+    /// Always this reason with its documented status.
+    #[must_use]
+    pub fn always(reason: Reason) -> Self {
+        Self { reason, status: None, timestamp_offset_ms: 0, timestamp_ms: None, times: None, delivered: false }
+    }
+
+    /// The answer, at a time.
+    #[must_use]
+    pub fn answer(&self, wall: UnixMillis) -> Answer {
+        let status = self.status.unwrap_or_else(|| self.reason.status());
+        let timestamp = || self.timestamp_ms.unwrap_or_else(|| wall.0.saturating_add_signed(self.timestamp_offset_ms));
+        Answer { status, reason: self.reason, timestamp_ms: (status == 410).then(timestamp) }
+    }
+}
+
+/// What a token is answered, over its attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Script<'a> {
+    /// Always 200.
+    Accept,
+    /// By a rule.
+    Rule(&'a Scripted),
+    /// By a list of its own.
+    List(&'a [Scripted]),
+}
+
+impl<'a> Script<'a> {
+    /// The answer of the attempt with this number, from 0; none: 200.
+    #[must_use]
+    pub fn at(self, attempt: u32) -> Option<&'a Scripted> {
+        let scripted = match self {
+            Self::Accept => None,
+            Self::Rule(scripted) => Some(scripted).filter(|s| s.times.is_none_or(|n| attempt < n)),
+            Self::List(list) => list.get(attempt as usize),
+        };
+        scripted.filter(|s| s.reason != Reason::None)
+    }
+
+    /// Whether the gateway calls the token dead, for ever and from the first attempt: no push can reach it.
+    #[must_use]
+    pub fn is_dead(self) -> bool {
+        use Reason::{BadDeviceToken, DeviceTokenNotForTopic, ExpiredToken, Unregistered};
+        matches!(
+            self,
+            Self::Rule(Scripted {
+                reason: BadDeviceToken | DeviceTokenNotForTopic | ExpiredToken | Unregistered,
+                times: None,
+                delivered: false,
+                ..
+            })
+        )
+    }
+
+    /// Whether the answer depends on how often the token was seen.
+    #[must_use]
+    pub fn counts_attempts(self) -> bool {
+        matches!(self, Self::List(_) | Self::Rule(Scripted { times: Some(_), .. }))
+    }
+}
+
+/// What a token (its bytes, not its digits) is answered. Pure: the verdict calls it too.
+#[must_use]
+pub fn answer_for<'a>(token: &[u8], scripts: &'a Scripts) -> Script<'a> {
+    if !scripts.tokens.is_empty()
+        && let Some(list) = scripts.tokens.get(token)
+    {
+        return Script::List(list);
+    }
+    if scripts.rules.is_empty() {
+        return Script::Accept;
+    }
+    let place = xxh3_64_with_seed(token, scripts.seed) % PPM;
+    let mut end = 0;
+    for rule in &scripts.rules {
+        end += u64::from(rule.ppm);
+        if place < end {
+            return Script::Rule(&rule.answer);
+        }
+    }
+    Script::Accept
+}
+
+/// How often each token with a counted script was seen: shared by all connections.
+#[derive(Debug, Default)]
+pub struct Attempts(Mutex<HashMap<u64, u32, BuildHasherDefault<Identity>>>);
+
+impl Attempts {
+    /// Counts one attempt and returns its number, from 0. Each `series` (a set of scripts) counts for itself.
+    pub fn next(&self, token: &[u8], series: u64) -> u32 {
+        let key = xxh3_64_with_seed(token, series);
+        let mut counts = self.0.lock();
+        let full = counts.len() >= ATTEMPTS_MAX;
+        match counts.get_mut(&key) {
+            Some(count) => {
+                *count = count.saturating_add(1);
+                *count
+            }
+            None if full => u32::MAX,
+            None => {
+                counts.insert(key, 0);
+                0
+            }
+        }
+    }
+
+    /// Forgets all.
+    pub fn clear(&self) {
+        self.0.lock().clear();
+    }
+}
+
+/// Keys are hashes already.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64_with_seed(bytes, self.0);
+    }
+    fn write_u64(&mut self, value: u64) {
+        self.0 = value;
+    }
+}
+
+/// A token, in configuration written as hexadecimal digits. Never printed.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HexToken(pub Vec<u8>);
+
+impl std::borrow::Borrow<[u8]> for HexToken {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for HexToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HexToken({} bytes)", self.0.len())
+    }
+}
+
+impl Serialize for HexToken {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for HexToken {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let digits = String::deserialize(d)?;
+        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(digits.as_bytes());
+        bytes.map(Self).map_err(|_| D::Error::custom("a token is an even number of hexadecimal digits"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scripts(rules: Vec<Rule>) -> Scripts {
+        Scripts { seed: 7, rules, tokens: BTreeMap::new() }
+    }
+
+    #[test]
+    fn shares_are_as_asked_and_do_not_overlap() {
+        let gone = Rule { ppm: 100_000, answer: Scripted::always(Reason::Unregistered) };
+        let busy =
+            Rule { ppm: 50_000, answer: Scripted { times: Some(2), ..Scripted::always(Reason::TooManyRequests) } };
+        let scripts = scripts(vec![gone, busy]);
+        let (mut dead, mut counted) = (0, 0);
+        for i in 0..100_000_u32 {
+            let script = answer_for(&i.to_be_bytes(), &scripts);
+            dead += u32::from(script.is_dead());
+            counted += u32::from(script.counts_attempts());
+        }
+        // Standard deviations are 95 and 69; five of them either way.
+        assert!((9_525..10_475).contains(&dead), "{dead}");
+        assert!((4_655..5_345).contains(&counted), "{counted}");
+    }
+
+    #[test]
+    fn first_so_many_times_then_accepted() {
+        let busy =
+            Rule { ppm: 1_000_000, answer: Scripted { times: Some(2), ..Scripted::always(Reason::TooManyRequests) } };
+        let scripts = scripts(vec![busy]);
+        let (script, attempts) = (answer_for(b"t", &scripts), Attempts::default());
+        let statuses: Vec<_> =
+            (0..3).map(|_| script.at(attempts.next(b"t", 0)).map(|s| s.answer(UnixMillis(0)).status)).collect();
+        assert_eq!(statuses, [Some(429), Some(429), None]);
+        assert!(!script.is_dead());
+    }
+
+    #[test]
+    fn a_list_comes_before_the_rules() {
+        let text = r#"{"rules": [{"ppm": 1000000, "answer": {"reason": "Unregistered"}}],
+            "tokens": {"ABcd": [{"reason": "None"}, {"reason": "Unregistered", "timestamp_offset_ms": -5}]}}"#;
+        let scripts: Scripts = serde_json::from_str(text).expect("well formed");
+        let script = answer_for(&[0xab, 0xcd], &scripts);
+        assert_eq!(script.at(0), None);
+        assert_eq!(script.at(1).map(|s| s.answer(UnixMillis(1_000)).timestamp_ms), Some(Some(995)));
+        assert_eq!(script.at(2), None);
+        assert!(answer_for(b"other", &scripts).is_dead());
+        assert!(!format!("{scripts:?}").contains("abcd"));
+    }
+}

@@ -1,0 +1,245 @@
+//! One client's socket: TCP below, TLS on it, HTTP/2 above.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    sync::Arc,
+    time::Duration,
+};
+
+use clarion_proto::time::Time;
+use mio::net::TcpStream;
+use rustls::ServerConfig;
+
+use super::{
+    clock,
+    connection::{Connection, Context, End},
+    policy::Policy,
+    record::ConnectionRow,
+    tls::Session,
+};
+
+/// Bytes read at once: beyond this, a read gains nothing more.
+pub const READ_BYTES: usize = 256 << 10;
+/// Reads of one connection before others have their turn.
+const READS_MAX: usize = 4;
+/// Output that a client may leave untaken before nothing more is read from it.
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
+/// A record of TLS, the largest.
+pub const RECORD_BYTES_MAX: usize = 16_384 + 256 + 5;
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a client may take to read the last words to it.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// A connection with its socket.
+pub struct Socket {
+    /// The TCP connection.
+    pub stream: TcpStream,
+    tls: Session,
+    /// HTTP/2.
+    pub http: Connection,
+    /// For the record.
+    pub row: ConnectionRow,
+    /// An incomplete TLS record.
+    leftover: Vec<u8>,
+    /// Encrypted, and how much of it was written.
+    outgoing: Vec<u8>,
+    written: usize,
+    /// The position of `http`'s output that `outgoing` ends with.
+    position: u64,
+    readable: bool,
+    writable: bool,
+    /// The client sends no more: what is read may end, and must be read to its end.
+    hung_up: bool,
+    opened: Time,
+    /// Since when only the last output keeps the connection open.
+    ending: Option<Time>,
+    /// When it last had its turn.
+    pub served: Time,
+}
+
+/// Buffers that one worker lends to its connections in turn.
+pub struct Scratch {
+    incoming: Vec<u8>,
+    plaintext: Vec<u8>,
+}
+
+impl Scratch {
+    /// Room for a read behind an incomplete record.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { incoming: vec![0; READ_BYTES + RECORD_BYTES_MAX], plaintext: Vec::new() }
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Socket {
+    /// Begins a connection.
+    ///
+    /// # Errors
+    /// If TLS cannot be set up.
+    pub fn new(stream: TcpStream, number: u32, tls: Arc<ServerConfig>, policy: &Policy, now: Time) -> io::Result<Self> {
+        let mut http = Connection::new(number, policy);
+        let mut greeting = Vec::new();
+        let position = http.take_output(&mut greeting);
+        let tls = Session::new(tls, greeting).map_err(io::Error::other)?;
+        let row = ConnectionRow { number, opened_us: now.0, ..ConnectionRow::default() };
+        Ok(Self {
+            stream,
+            tls,
+            http,
+            row,
+            leftover: Vec::new(),
+            outgoing: Vec::new(),
+            written: 0,
+            position,
+            readable: true,
+            writable: true,
+            hung_up: false,
+            opened: now,
+            ending: None,
+            served: now,
+        })
+    }
+
+    /// The socket has become ready.
+    pub fn ready(&mut self, readable: bool, writable: bool, hung_up: bool) {
+        self.readable |= readable || hung_up;
+        // A broken socket is written to as well: that is how its error is learned.
+        self.writable |= writable || hung_up;
+        self.hung_up |= hung_up;
+    }
+
+    /// Whether another turn would find something to read at once.
+    #[must_use]
+    pub fn is_hungry(&self) -> bool {
+        self.readable && !self.is_clogged() && self.http.end().is_none()
+    }
+
+    /// When the handshake, or the farewell, must be over.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        let handshake = (!self.tls.is_established()).then(|| self.opened + HANDSHAKE);
+        handshake.or(self.ending.map(|since| since + FAREWELL))
+    }
+
+    /// Reads, answers and writes what can be. Some: the connection is over.
+    pub fn serve(&mut self, scratch: &mut Scratch, context: &mut Context<'_>) -> Option<End> {
+        if self.deadline().is_some_and(|due| due <= context.now.at) {
+            return self.http.end().or(Some(End::Handshake));
+        }
+        for _ in 0..READS_MAX {
+            if !self.is_hungry() {
+                break;
+            }
+            if let Err(end) = self.read(scratch, context) {
+                // What can still be said is said: an alert, a GOAWAY, the last answers.
+                let _ = self.flush(scratch, context);
+                return Some(end);
+            }
+            if let Err(end) = self.flush(scratch, context) {
+                return Some(end);
+            }
+        }
+        self.http.advance(context);
+        if let Err(end) = self.flush(scratch, context) {
+            return Some(end);
+        }
+        let end = self.http.end()?;
+        self.ending.get_or_insert(context.now.at);
+        self.is_flushed().then_some(end)
+    }
+
+    /// Says goodbye as TLS and TCP do it, as far as the socket takes it at once.
+    pub fn close(&mut self) {
+        self.tls.close(&mut self.outgoing);
+        let _ = self.stream.write(&self.outgoing[self.written..]);
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
+    }
+
+    /// Ends the connection by a TCP reset: what the client has not read is gone.
+    pub fn reset(&mut self) {
+        // SO_LINGER of 0 makes the coming close a reset; if it cannot be set, the client sees an ordinary end.
+        let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+
+    fn read(&mut self, scratch: &mut Scratch, context: &mut Context<'_>) -> Result<(), End> {
+        let begun = self.leftover.len();
+        let buffer = &mut scratch.incoming;
+        buffer[..begun].copy_from_slice(&self.leftover);
+        let room = begun + READ_BYTES;
+        let count = match self.stream.read(&mut buffer[begun..room]) {
+            Ok(0) => return Err(if self.tls.is_established() { End::Client } else { End::Handshake }),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(_) => return Err(End::Socket),
+        };
+        // Less than asked for: the socket is empty, unless its end waits behind (epoll(7), question 9).
+        self.readable = count == READ_BYTES || self.hung_up;
+        self.row.bytes_received += count as u64;
+        context.log.totals.bytes_received += count as u64;
+        context.now = clock::now();
+        let (http, total) = (&mut self.http, begun + count);
+        let received = self.tls.receive(&mut buffer[..total], &mut self.outgoing, |b| http.receive(b, context));
+        let received = received.map_err(|error| match error {
+            rustls::Error::NoApplicationProtocol => End::Handshake,
+            _ if self.tls.is_established() => End::Protocol,
+            _ => End::Handshake,
+        })?;
+        self.leftover.clear();
+        self.leftover.extend_from_slice(&buffer[received.consumed..total]);
+        if self.leftover.len() > RECORD_BYTES_MAX {
+            return Err(End::Protocol);
+        }
+        if received.closed { Err(End::Client) } else { Ok(()) }
+    }
+
+    /// Encrypts and writes until there is nothing more, or the socket is full.
+    fn flush(&mut self, scratch: &mut Scratch, context: &mut Context<'_>) -> Result<(), End> {
+        loop {
+            if self.outgoing.is_empty() {
+                if self.http.output_len() == 0 || !self.tls.is_established() {
+                    return Ok(());
+                }
+                scratch.plaintext.clear();
+                self.position = self.http.take_output(&mut scratch.plaintext);
+                self.tls.send(&scratch.plaintext, &mut self.outgoing).map_err(|_| End::Protocol)?;
+            }
+            if !self.writable {
+                return Ok(());
+            }
+            match self.stream.write(&self.outgoing[self.written..]) {
+                Ok(count) => {
+                    self.written += count;
+                    self.row.bytes_sent += count as u64;
+                    context.log.totals.bytes_sent += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Err(End::Socket),
+            }
+            if self.written == self.outgoing.len() {
+                self.outgoing.clear();
+                self.written = 0;
+                self.http.flushed(self.position, context);
+            }
+        }
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.outgoing.is_empty() && self.http.output_len() == 0
+    }
+
+    fn is_clogged(&self) -> bool {
+        self.http.output_len() + self.outgoing.len() - self.written > OUTPUT_BYTES_MAX
+    }
+}

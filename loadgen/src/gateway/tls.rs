@@ -1,0 +1,218 @@
+//! TLS without its own buffers: records are decrypted where they were read, answers encrypted into what is written.
+//!
+//! rustls' buffered interface reads 4 KiB at a time; a system call for every dozen pushes would cost more than all the rest.
+
+use std::sync::Arc;
+
+use rustls::{
+    Error, ServerConfig,
+    server::UnbufferedServerConnection,
+    unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic},
+};
+
+/// What a record costs beyond its plaintext, at most (RFC 8446, section 5.2), and how much plaintext it holds.
+const RECORD_OVERHEAD: usize = 256 + 5;
+const RECORD_BYTES: usize = 16_384;
+/// States that one call may run through without using up input: a handshake has a dozen.
+const STATES_MAX: usize = 64;
+
+/// The server's side of one connection.
+pub struct Session {
+    tls: UnbufferedServerConnection,
+    /// Plaintext to be sent as soon as TLS allows: in TLS 1.3 that is with the server's first flight, so that a client knows
+    /// the stream limit before its first request, as with APNs.
+    greeting: Vec<u8>,
+}
+
+/// What became of the bytes given to [`Session::receive`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// So many of them are used up; the rest is an incomplete record.
+    pub consumed: usize,
+    /// The client has said that it sends no more.
+    pub closed: bool,
+}
+
+impl Session {
+    /// Begins a handshake.
+    ///
+    /// # Errors
+    /// If the configuration is unusable.
+    pub fn new(config: Arc<ServerConfig>, greeting: Vec<u8>) -> Result<Self, Error> {
+        Ok(Self { tls: UnbufferedServerConnection::new(config)?, greeting })
+    }
+
+    /// Whether requests can come and answers leave.
+    #[must_use]
+    pub fn is_established(&self) -> bool {
+        !self.tls.is_handshaking()
+    }
+
+    fn speaks_h2(&self) -> bool {
+        self.tls.alpn_protocol() == Some(b"h2")
+    }
+
+    /// Takes bytes from the socket; gives plaintext to `take`, and appends to `out` what TLS itself has to say.
+    ///
+    /// # Errors
+    /// The connection is broken, or speaks another protocol; the alert that says so stands at the end of `out`.
+    pub fn receive(
+        &mut self,
+        incoming: &mut [u8],
+        out: &mut Vec<u8>,
+        mut take: impl FnMut(&[u8]),
+    ) -> Result<Received, Error> {
+        let mut received = Received { consumed: 0, closed: false };
+        let mut idle = 0;
+        loop {
+            if self.is_established() && !self.speaks_h2() {
+                // A client that offers no protocol at all gets past the handshake, but no further.
+                return Err(Error::NoApplicationProtocol);
+            }
+            let UnbufferedStatus { mut discard, state } =
+                self.tls.process_tls_records(&mut incoming[received.consumed..]);
+            let mut more = true;
+            match state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record?;
+                        discard += record.discard;
+                        take(record.payload);
+                    }
+                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => fill(out, 0, |room| data.encode(room))?,
+                Ok(ConnectionState::TransmitTlsData(mut transmit)) => {
+                    if let Some(mut traffic) = transmit.may_encrypt_app_data() {
+                        encrypt(&mut traffic, &std::mem::take(&mut self.greeting), out)?;
+                    }
+                    transmit.done();
+                }
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                    encrypt(&mut traffic, &std::mem::take(&mut self.greeting), out)?;
+                    more = false;
+                }
+                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
+                    received.closed = true;
+                    more = false;
+                }
+                Ok(_) => more = false,
+                Err(error) => {
+                    self.drain(out);
+                    return Err(error);
+                }
+            }
+            received.consumed += discard;
+            idle = if discard > 0 { 0 } else { idle + 1 };
+            if !more {
+                return Ok(received);
+            }
+            if idle > STATES_MAX {
+                return Err(Error::General("TLS makes no progress".into()));
+            }
+        }
+    }
+
+    /// Appends plaintext, encrypted.
+    ///
+    /// # Errors
+    /// If the connection is broken.
+    pub fn send(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+        self.write(out, |traffic, out| encrypt(traffic, plaintext, out))
+    }
+
+    /// Appends the alert that ends the connection in order; nothing, if TLS is not so far.
+    pub fn close(&mut self, out: &mut Vec<u8>) {
+        // A connection whose end cannot be said ends without.
+        let _ = self.write(out, |traffic, out| fill(out, 64, |room| traffic.queue_close_notify(room)));
+    }
+
+    fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        send: impl FnOnce(&mut WriteTraffic<'_, rustls::server::ServerConnectionData>, &mut Vec<u8>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for _ in 0..STATES_MAX {
+            match self.tls.process_tls_records(&mut []).state? {
+                ConnectionState::WriteTraffic(mut traffic) => return send(&mut traffic, out),
+                ConnectionState::EncodeTlsData(mut data) => fill(out, 0, |room| data.encode(room))?,
+                ConnectionState::TransmitTlsData(transmit) => transmit.done(),
+                ConnectionState::PeerClosed => {}
+                _ => break,
+            }
+        }
+        Err(Error::HandshakeNotComplete)
+    }
+
+    /// After an error: the alert.
+    fn drain(&mut self, out: &mut Vec<u8>) {
+        for _ in 0..STATES_MAX {
+            match self.tls.process_tls_records(&mut []).state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    if fill(out, 0, |room| data.encode(room)).is_err() {
+                        return;
+                    }
+                }
+                Ok(ConnectionState::TransmitTlsData(transmit)) => transmit.done(),
+                _ => return,
+            }
+        }
+    }
+}
+
+fn encrypt<Data>(traffic: &mut WriteTraffic<'_, Data>, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+    if plaintext.is_empty() {
+        return Ok(());
+    }
+    let records = plaintext.len().div_ceil(RECORD_BYTES);
+    fill(out, plaintext.len() + records * RECORD_OVERHEAD, |room| traffic.encrypt(plaintext, room))
+}
+
+/// Why rustls filled nothing in.
+enum Unfilled {
+    Short(usize),
+    Broken(&'static str),
+}
+
+impl From<EncodeError> for Unfilled {
+    fn from(error: EncodeError) -> Self {
+        match error {
+            EncodeError::InsufficientSize(InsufficientSizeError { required_size }) => Self::Short(required_size),
+            EncodeError::AlreadyEncoded => Self::Broken("a TLS record was encoded twice"),
+        }
+    }
+}
+
+impl From<EncryptError> for Unfilled {
+    fn from(error: EncryptError) -> Self {
+        match error {
+            EncryptError::InsufficientSize(InsufficientSizeError { required_size }) => Self::Short(required_size),
+            EncryptError::EncryptExhausted => Self::Broken("the TLS keys are used up"),
+        }
+    }
+}
+
+/// Appends what `write` fills into a slice: of `guess` bytes, and once more if it asks for more.
+fn fill<E: Into<Unfilled>>(
+    out: &mut Vec<u8>,
+    guess: usize,
+    mut write: impl FnMut(&mut [u8]) -> Result<usize, E>,
+) -> Result<(), Error> {
+    let start = out.len();
+    let mut size = guess;
+    for _ in 0..2 {
+        out.resize(start + size, 0);
+        match write(&mut out[start..]).map_err(Into::into) {
+            Ok(written) => {
+                out.truncate(start + written);
+                return Ok(());
+            }
+            Err(Unfilled::Short(required)) => size = required,
+            Err(Unfilled::Broken(why)) => {
+                out.truncate(start);
+                return Err(Error::General(why.into()));
+            }
+        }
+    }
+    out.truncate(start);
+    Err(Error::General("TLS asks for ever more room".into()))
+}

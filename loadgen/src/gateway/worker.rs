@@ -1,0 +1,345 @@
+//! A thread that serves connections: waits for sockets and for what is due, and serves each in turn.
+//!
+//! The first worker also accepts, and deals connections out in turn. Commands come over a bounded inbox and are acknowledged,
+//! so that whoever sets a fault knows from when it holds.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, TryRecvError},
+    },
+    time::Duration,
+};
+
+use clarion_proto::time::Time;
+use mio::{
+    Events, Interest, Poll, Token, Waker,
+    net::{TcpListener, TcpStream},
+};
+use parking_lot::Mutex;
+use rustls::ServerConfig;
+
+use super::{
+    clock,
+    connection::{Context, End, Pace},
+    faults::{Action, Plan, Silence},
+    policy::Policy,
+    record::Log,
+    script::Attempts,
+    socket::{Scratch, Socket},
+};
+
+const LISTENER: Token = Token(usize::MAX);
+const WAKER: Token = Token(usize::MAX - 1);
+const EVENTS: usize = 1_024;
+/// Commands that may wait for a worker.
+pub const INBOX: usize = 1_024;
+/// When the listener had no descriptor to give, it is asked again so much later.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
+
+/// What all workers share.
+pub struct Shared {
+    /// The gateway's demands.
+    pub policy: Policy,
+    /// Certificates.
+    pub tls: Arc<ServerConfig>,
+    /// The line of a slow gateway.
+    pub pace: Pace,
+    /// Counted scripts.
+    pub attempts: Attempts,
+    /// Connections accepted over the gateway's life.
+    pub numbers: AtomicU32,
+    /// Connections open.
+    pub open: AtomicUsize,
+    /// Most that may be open.
+    pub connections_max: usize,
+}
+
+/// A word to a worker.
+pub enum Command {
+    /// Serve this connection too.
+    Serve(TcpStream),
+    /// These faults hold from now on. Dropping the sender acknowledges.
+    Faults(Arc<Plan>, SyncSender<()>),
+    /// End all connections, and the thread.
+    Stop,
+}
+
+/// The way to a worker.
+#[derive(Clone)]
+pub struct Inbox {
+    /// Its commands.
+    pub commands: SyncSender<Command>,
+    /// Wakes it to read them.
+    pub waker: Arc<Waker>,
+}
+
+/// One thread's state.
+pub struct Worker {
+    poll: Poll,
+    inbox: Receiver<Command>,
+    /// Of the accepting worker: the socket, all workers' inboxes, and whose turn it is.
+    listener: Option<(TcpListener, Vec<Inbox>, usize)>,
+    accept_again: Option<Time>,
+    shared: Arc<Shared>,
+    log: Arc<Mutex<Log>>,
+    plan: Arc<Plan>,
+    /// As ordered by [`Action::StreamsMax`], for connections to come.
+    policy: Policy,
+    sockets: BTreeMap<usize, Socket>,
+    next: usize,
+    /// Connections with something to do.
+    ready: Vec<usize>,
+    scratch: Scratch,
+}
+
+impl Worker {
+    /// A worker about to run.
+    ///
+    /// # Errors
+    /// If the listener cannot be registered.
+    pub fn new(
+        poll: Poll,
+        inbox: Receiver<Command>,
+        listener: Option<(TcpListener, Vec<Inbox>)>,
+        shared: Arc<Shared>,
+        log: Arc<Mutex<Log>>,
+        plan: Arc<Plan>,
+    ) -> io::Result<Self> {
+        let listener = match listener {
+            Some((mut listener, inboxes)) => {
+                poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+                Some((listener, inboxes, 0))
+            }
+            None => None,
+        };
+        let policy = shared.policy.clone();
+        Ok(Self {
+            poll,
+            inbox,
+            listener,
+            accept_again: None,
+            shared,
+            log,
+            plan,
+            policy,
+            sockets: BTreeMap::new(),
+            next: 0,
+            ready: Vec::new(),
+            scratch: Scratch::new(),
+        })
+    }
+
+    /// The waker's token.
+    #[must_use]
+    pub fn waker() -> Token {
+        WAKER
+    }
+
+    /// Serves until told to stop.
+    pub fn run(mut self) {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            let timeout = self.timeout(clock::monotonic());
+            match self.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // epoll itself fails on nothing but a defect of this program.
+                Err(error) => panic!("epoll: {error}"),
+            }
+            let mut accept = self.accept_again.take_if(|due| *due <= clock::monotonic()).is_some();
+            for event in &events {
+                match event.token() {
+                    LISTENER => accept = true,
+                    WAKER => {}
+                    Token(id) => {
+                        if let Some(socket) = self.sockets.get_mut(&id) {
+                            socket.ready(
+                                event.is_readable(),
+                                event.is_writable(),
+                                event.is_read_closed() || event.is_error(),
+                            );
+                            self.ready.push(id);
+                        }
+                    }
+                }
+            }
+            if accept {
+                self.accept();
+            }
+            if !self.obey() {
+                return self.stop();
+            }
+            self.serve();
+        }
+    }
+
+    /// How long there is nothing to do. Microseconds are rounded up to the poll's milliseconds, which gathers answers.
+    fn timeout(&self, now: Time) -> Option<Duration> {
+        if !self.ready.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let plan = &*self.plan;
+        let served = plan.silent(now) != Some(Silence::StopReading);
+        let sockets = self.sockets.values().filter(|_| served);
+        let dues = sockets.flat_map(|s| [s.http.deadline(plan, now), s.deadline()]).flatten();
+        let due = dues.chain(plan.next_change(now)).chain(self.accept_again).min()?;
+        Some(due.since(now))
+    }
+
+    fn accept(&mut self) {
+        let Some((listener, inboxes, turn)) = &mut self.listener else { return };
+        loop {
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    if self.shared.open.load(Ordering::Relaxed) >= self.shared.connections_max {
+                        continue;
+                    }
+                    *turn = (*turn + 1) % inboxes.len();
+                    let inbox = &inboxes[*turn];
+                    // A full inbox: the connection is closed, as by a gateway that is overloaded.
+                    if inbox.commands.try_send(Command::Serve(stream)).is_ok() {
+                        self.shared.open.fetch_add(1, Ordering::Relaxed);
+                        let _ = inbox.waker.wake();
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => {
+                    // No descriptor left, or a connection that ended while it waited.
+                    self.accept_again = Some(clock::monotonic() + ACCEPT_AGAIN);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Takes what is in the inbox; false: stop.
+    fn obey(&mut self) -> bool {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Command::Serve(stream)) => self.add(stream),
+                Ok(Command::Faults(plan, acknowledge)) => {
+                    self.set(plan);
+                    drop(acknowledge);
+                }
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => return true,
+            }
+        }
+    }
+
+    fn add(&mut self, mut stream: TcpStream) {
+        let number = self.shared.numbers.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = self.next;
+        let _ = stream.set_nodelay(true);
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let registered = self.poll.registry().register(&mut stream, Token(id), both);
+        let socket = Socket::new(stream, number, Arc::clone(&self.shared.tls), &self.policy, clock::monotonic());
+        let (Ok(()), Ok(socket)) = (registered, socket) else {
+            self.shared.open.fetch_sub(1, Ordering::Relaxed);
+            return;
+        };
+        self.next += 1;
+        let mut log = self.log.lock();
+        log.totals.connections_opened += 1;
+        log.connection(socket.row);
+        drop(log);
+        self.sockets.insert(id, socket);
+        self.ready.push(id);
+    }
+
+    /// New faults: conditions from now on, actions now.
+    fn set(&mut self, plan: Arc<Plan>) {
+        self.plan = plan;
+        let plan = Arc::clone(&self.plan);
+        for action in &plan.faults.once {
+            let many = match action {
+                Action::Goaway { connections, .. } | Action::Reset { connections } => connections.unwrap_or(usize::MAX),
+                Action::StreamsMax { streams } => {
+                    self.policy.streams_max = *streams;
+                    usize::MAX
+                }
+            };
+            let ids: Vec<_> = self.sockets.keys().copied().take(many).collect();
+            for id in ids {
+                if let Action::Reset { .. } = action {
+                    self.end(id, End::Reset);
+                } else if let Some(socket) = self.sockets.get_mut(&id) {
+                    let mut log = self.log.lock();
+                    let mut context = context(&self.shared, &self.plan, &mut log);
+                    socket.http.act(action, &mut context);
+                }
+            }
+        }
+        self.ready.extend(self.sockets.keys());
+    }
+
+    /// Gives every connection with something to do its turn.
+    fn serve(&mut self) {
+        let now = clock::monotonic();
+        if self.plan.silent(now) == Some(Silence::StopReading) {
+            // Nothing is lost: readiness is kept by each socket, and all are served when the silence ends.
+            self.ready.clear();
+            return;
+        }
+        let plan = Arc::clone(&self.plan);
+        for (&id, socket) in &self.sockets {
+            let due = socket.http.deadline(&plan, now).into_iter().chain(socket.deadline()).min();
+            if due.is_some_and(|due| due <= now) || plan.changed_since(socket.served, now) {
+                self.ready.push(id);
+            }
+        }
+        self.ready.sort_unstable();
+        self.ready.dedup();
+        let mut again = Vec::new();
+        for id in std::mem::take(&mut self.ready) {
+            let Some(socket) = self.sockets.get_mut(&id) else { continue };
+            let mut log = self.log.lock();
+            let mut context = context(&self.shared, &plan, &mut log);
+            socket.served = context.now.at;
+            let end = socket.serve(&mut self.scratch, &mut context);
+            socket.row.requests = socket.http.requests();
+            log.connection(socket.row);
+            drop(log);
+            match end {
+                Some(end) => self.end(id, end),
+                None if socket.is_hungry() => again.push(id),
+                None => {}
+            }
+        }
+        self.ready = again;
+    }
+
+    fn end(&mut self, id: usize, end: End) {
+        let Some(mut socket) = self.sockets.remove(&id) else { return };
+        let now = clock::monotonic();
+        let mut log = self.log.lock();
+        match end {
+            End::Reset => socket.reset(),
+            End::Client | End::Protocol | End::Drained | End::Handshake | End::Socket | End::Stopped => socket.close(),
+        }
+        socket.http.lost(now, &mut log);
+        log.totals.connections_closed += 1;
+        log.totals.protocol_errors += u64::from(end == End::Protocol);
+        log.totals.handshakes_failed += u64::from(end == End::Handshake);
+        socket.row.closed_us = now.0;
+        socket.row.end = end as u32;
+        log.connection(socket.row);
+        self.shared.open.fetch_sub(1, Ordering::Relaxed);
+        let _ = self.poll.registry().deregister(&mut socket.stream);
+    }
+
+    fn stop(mut self) {
+        let ids: Vec<_> = self.sockets.keys().copied().collect();
+        for id in ids {
+            self.end(id, End::Stopped);
+        }
+    }
+}
+
+fn context<'a>(shared: &'a Shared, plan: &'a Plan, log: &'a mut Log) -> Context<'a> {
+    Context { policy: &shared.policy, plan, pace: &shared.pace, attempts: &shared.attempts, log, now: clock::now() }
+}

@@ -1,0 +1,110 @@
+//! Expectations held against a report.
+
+use serde::Serialize;
+
+use super::Report;
+use crate::scenario::{Bound, Expectations};
+
+/// Whether a failed check fails the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// On every machine.
+    Exact,
+    /// Only with `--strict`: rates and times.
+    Target,
+}
+
+/// One expectation.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// Whether it counts without `--strict`.
+    pub kind: Kind,
+    /// In words.
+    pub expected: String,
+    /// In words.
+    pub measured: String,
+    /// Whether it holds.
+    pub held: bool,
+}
+
+/// All expectations of a scenario against what was measured.
+#[must_use]
+#[allow(clippy::cast_precision_loss)] // counts and bytes far below 2^53
+pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
+    let mut out = Vec::new();
+    let count = |n: u64| Some(n as f64);
+    let excess = report.accepted as f64
+        - (report.region_devices as f64 + report.edge_devices as f64 - report.dead_tokens as f64);
+    let cancel = report.cancel;
+    let exact = [
+        ("missed", expect.missed, count(report.missed)),
+        ("outside", expect.outside, count(report.outside)),
+        ("duplicates", expect.duplicates, count(report.duplicates)),
+        ("repeated", expect.repeated, count(report.repeated)),
+        ("unknown", expect.unknown, count(report.unknown)),
+        ("accepted_excess", expect.accepted_excess, Some(excess)),
+        ("disagreement", expect.disagreement, count(report.reported.disagreement)),
+        ("unanswered_requests", expect.unanswered_requests, count(report.unanswered_requests)),
+        ("late_after_cancel", expect.late_after_cancel, cancel.map(|c| c.late_after_cancel as f64)),
+        ("reached_share", expect.reached_share, cancel.map(|c| c.reached_share)),
+        ("shard_growth_bytes", expect.shard_growth_bytes, report.shard_growth_bytes.map(|b| b as f64)),
+        // Never in a scenario's hands: a record with requests of nobody is no record of this run.
+        ("strangers", Some(Bound::Exactly(0.0)), count(report.strangers)),
+    ];
+    for (name, bound, value) in exact {
+        out.extend(bound.map(|bound| check(name, Kind::Exact, bound, value)));
+    }
+    if let Some(state) = &expect.state {
+        out.push(Check {
+            name: "state",
+            kind: Kind::Exact,
+            expected: state.clone(),
+            measured: report.state.clone(),
+            held: *state == report.state,
+        });
+    }
+    let targets = &expect.targets;
+    for (name, bound, value) in [
+        ("rate_per_second", targets.rate_per_second, report.rate_per_second),
+        ("first_push_seconds", targets.first_push_seconds, report.seconds.first_push),
+        ("shard_cpu_us_per_push", targets.shard_cpu_us_per_push, report.cpu_us_per_push.shard),
+        ("bytes_per_device", targets.bytes_per_device, report.bytes_per_device),
+        ("total_seconds", targets.total_seconds, report.seconds.total),
+        ("disorder", targets.disorder, report.order.disorder),
+    ] {
+        out.extend(bound.map(|bound| check(name, Kind::Target, bound, Some(value))));
+    }
+    out
+}
+
+/// Whether a run passes with these checks.
+#[must_use]
+pub fn passes(checks: &[Check], strict: bool) -> bool {
+    checks.iter().all(|c| c.held || (c.kind == Kind::Target && !strict))
+}
+
+fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -> Check {
+    Check {
+        name,
+        kind,
+        expected: bound.to_string(),
+        measured: value.map_or_else(|| "not measured".to_owned(), number),
+        // What was expected and could not be measured did not hold.
+        held: value.is_some_and(|v| bound.holds(v)),
+    }
+}
+
+/// Whole numbers as such, others to three places that matter.
+#[must_use]
+pub fn number(value: f64) -> String {
+    if value.fract() == 0.0 || value.abs() >= 1_000.0 {
+        format!("{value:.0}")
+    } else if value.abs() >= 1.0 {
+        format!("{value:.2}")
+    } else {
+        format!("{value:.4}")
+    }
+}

@@ -1,0 +1,187 @@
+//! A report for people: what was sent, how fast, at what cost, and every expectation beside its measurement.
+
+use std::fmt::{self, Write as _};
+
+use super::{
+    Report,
+    check::{Check, Kind, number},
+};
+
+/// The whole summary as text.
+#[must_use]
+pub fn summary(report: &Report, strict: bool) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write(&mut out, report, strict);
+    out
+}
+
+fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
+    writeln!(out)?;
+    writeln!(
+        out,
+        "{} · {} · {} devices · {} nodes · seed {}",
+        r.scenario,
+        r.region,
+        thousands(r.devices),
+        r.nodes,
+        r.seed
+    )?;
+    writeln!(out)?;
+    let row = |out: &mut String, label: &str, text: String| writeln!(out, "  {label:<22} {text}");
+    row(
+        out,
+        "in the region",
+        format!("{} exactly, {} more in its cells", thousands(r.region_devices), thousands(r.edge_devices)),
+    )?;
+    row(
+        out,
+        "accepted",
+        format!("{} ({} dead tokens, {} strangers)", thousands(r.accepted), r.dead_tokens, r.strangers),
+    )?;
+    row(
+        out,
+        "the cluster reports",
+        format!(
+            "{}: {} accepted, {} dead, {} refused, {} unknown, {} expired",
+            r.state,
+            thousands(r.reported.accepted),
+            r.reported.dead,
+            r.reported.refused,
+            r.reported.unknown,
+            r.reported.expired
+        ),
+    )?;
+    if r.unanswered_requests > 0 || r.reported.unanswered_requests > 0 || r.reported.retried_requests > 0 {
+        row(
+            out,
+            "requests without answer",
+            format!(
+                "{} recorded, {} reported, {} put off by the gateway",
+                r.unanswered_requests, r.reported.unanswered_requests, r.reported.retried_requests
+            ),
+        )?;
+    }
+    if let Some(moved) = r.moved {
+        row(
+            out,
+            "moved",
+            format!("{} devices, {} times; {} inside at start and end", moved.devices, moved.moves, moved.inside),
+        )?;
+    }
+    if let Some(c) = r.cancel {
+        row(
+            out,
+            "cancelled",
+            format!(
+                "acknowledged after {:.0} ms with {:.0} % reached; {} requests arrived afterwards, the last at {:+.0} ms",
+                c.seconds * 1e3,
+                c.reached_share * 1e2,
+                c.requests_after,
+                c.last_request_seconds * 1e3
+            ),
+        )?;
+    }
+    let s = r.seconds;
+    row(
+        out,
+        "seconds",
+        format!(
+            "load {:.1}, create {:.3} │ first {:.3}, p50 {:.2}, p99 {:.2}, last {:.2} │ all {:.1}",
+            s.load, s.create, s.first_push, s.p50, s.p99, s.last_push, s.total
+        ),
+    )?;
+    row(out, "rate", format!("{} a second", thousands_f64(r.rate_per_second)))?;
+    let cpu = r.cpu_us_per_push;
+    row(
+        out,
+        "CPU per push",
+        format!("shard {:.2} µs, coordinator {:.2} µs, emulator {:.2} µs", cpu.shard, cpu.coordinator, cpu.emulator),
+    )?;
+    row(out, "bytes per push", format!("{:.0}", r.bytes_per_push))?;
+    row(
+        out,
+        "memory",
+        format!(
+            "shards {} MiB ({:.0} bytes a device), coordinator {} MiB",
+            r.rss_bytes.shard >> 20,
+            r.bytes_per_device,
+            r.rss_bytes.coordinator >> 20
+        ),
+    )?;
+    let o = r.order;
+    row(
+        out,
+        "nearest first",
+        format!(
+            "{:.3} % of pairs of bands in the wrong order, 99 % at most {:.1} km behind, rank correlation {:.4}",
+            o.disorder * 1e2,
+            o.behind_p99_meters / 1e3,
+            o.rank_correlation
+        ),
+    )?;
+    writeln!(out)?;
+    for check in &r.checks {
+        line(out, check, strict)?;
+    }
+    for (kind, devices) in &r.examples {
+        writeln!(out, "  {kind}: look at devices {devices:?} of seed {}", r.seed)?;
+    }
+    writeln!(out)?;
+    if !r.machine.optimised {
+        writeln!(out, "  built without optimisation: rates and times say nothing")?;
+    }
+    if r.machine.load_average > r.machine.cores as f64 * 2.0 {
+        writeln!(
+            out,
+            "  the machine is busy (load {:.1} on {} cores): rates and times say little",
+            r.machine.load_average, r.machine.cores
+        )?;
+    }
+    writeln!(out, "  {}", if r.passed { "PASSED" } else { "FAILED" })
+}
+
+fn line(out: &mut String, check: &Check, strict: bool) -> fmt::Result {
+    let mark = match (check.held, check.kind) {
+        (true, _) => "ok  ",
+        (false, Kind::Target) if !strict => "miss",
+        (false, _) => "FAIL",
+    };
+    let what = match check.kind {
+        Kind::Exact => "",
+        Kind::Target => " (target)",
+    };
+    writeln!(out, "  {mark} {:<24} {:>14}   expected {}{what}", check.name, check.measured, check.expected)
+}
+
+/// 1234567 as 1,234,567.
+#[must_use]
+pub fn thousands(value: u64) -> String {
+    let digits = value.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate
+fn thousands_f64(value: f64) -> String {
+    if value.is_finite() && value >= 0.0 { thousands(value.round() as u64) } else { number(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_have_commas() {
+        assert_eq!(thousands(0), "0");
+        assert_eq!(thousands(999), "999");
+        assert_eq!(thousands(1_000), "1,000");
+        assert_eq!(thousands(1_234_567), "1,234,567");
+    }
+}

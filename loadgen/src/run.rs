@@ -1,0 +1,139 @@
+//! One run of a scenario, from the first process to the report.
+//!
+//! The steps stand in order in [`run`]. Beside them run two watchers: one over the processes, because a run whose coordinator
+//! died must end with its last words and not with a deadline; and one for SIGTERM and Ctrl-C. Whatever ends first, every
+//! process is ended.
+
+pub mod assess;
+pub mod wave;
+
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
+
+use clarion_runtime::drain::Signals;
+
+use crate::{
+    cluster::{Cluster, ClusterError, ClusterPlan, emulator::GatewayPlan, process::ProcessError},
+    drive::{self, DriveError},
+    gateway::clock,
+    population::{Population, PopulationError},
+    report::{Report, check},
+    scenario::Scenario,
+    show::Show,
+};
+use wave::Observed;
+
+/// What the command line adds to a scenario.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where report, logs and record go.
+    pub dir: PathBuf,
+    /// This program, which the children are.
+    pub program: PathBuf,
+    /// Threads of each node that walk and send.
+    pub cores_per_node: usize,
+    /// Targets count, too.
+    pub strict: bool,
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The population of the scenario cannot be made.
+    #[error(transparent)]
+    Population(#[from] PopulationError),
+    /// The cluster did not come up.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// A process ended during the run.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The cluster did not do what it was asked.
+    #[error(transparent)]
+    Drive(#[from] DriveError),
+    /// The emulator did not take an order.
+    #[error("the gateway emulator: {0}")]
+    Gateway(String),
+    /// The emulator's record cannot be read.
+    #[error("the gateway's record: {0}")]
+    Record(String),
+    /// A file or `/proc`.
+    #[error("{what}: {source}")]
+    Io {
+        /// Which.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The processes did not end as they should.
+    #[error("did not end in order when asked to: {0}")]
+    Stop(String),
+    /// Somebody asked this program to end.
+    #[error("ended by {0}")]
+    Interrupted(&'static str),
+}
+
+/// Runs a scenario.
+///
+/// # Errors
+/// It could not be carried out. A run that was carried out and failed its expectations is a report.
+pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<Report, RunError> {
+    let begun = clock::monotonic();
+    let mut signals = Signals::listen().map_err(|e| io_error("signals", e))?;
+    fs::create_dir_all(&options.dir).map_err(|e| io_error(&options.dir.display().to_string(), e))?;
+    let population = Arc::new(Population::new(&scenario.population, scenario.seed, scenario.devices)?);
+
+    show.begin("start", &format!("{} shard nodes, coordinator, gateway", scenario.nodes));
+    let plan = ClusterPlan {
+        program: options.program.clone(),
+        dir: options.dir.clone(),
+        nodes: scenario.nodes,
+        cores_per_node: options.cores_per_node,
+        gateway: GatewayPlan {
+            dead_share: scenario.gateway.dead_share,
+            latency_us: scenario.gateway.latency_us,
+            seed: scenario.seed,
+            topics: population.apps().iter().map(|a| drive::alert::topic(a)).collect(),
+        },
+        start_deadline: Duration::from_secs(scenario.deadlines.start_s),
+    };
+    let mut cluster = tokio::select! {
+        cluster = Cluster::start(&plan) => cluster?,
+        signal = signals.recv() => return Err(RunError::Interrupted(signal)),
+    };
+    let start = clock::monotonic().since(begun);
+
+    let scene = wave::Scene {
+        scenario,
+        population: &population,
+        coordinator: cluster.coordinator.clone(),
+        emulator: cluster.emulator.clone(),
+        watched: cluster.watched(),
+        memory: cluster.memory.clone(),
+        dir: &options.dir,
+        show,
+    };
+    let observed = tokio::select! {
+        observed = scene.play() => observed,
+        death = cluster.watch() => Err(death.into()),
+        signal = signals.recv() => Err(RunError::Interrupted(signal)),
+    };
+    show.begin("stop", "every process");
+    let peaks = cluster.memory.peaks();
+    let unruly = cluster.stop(Duration::from_secs(scenario.deadlines.stop_s)).await;
+    let observed = Observed { start, peaks, ..observed? };
+    if !unruly.is_empty() {
+        return Err(RunError::Stop(unruly.join(", ")));
+    }
+
+    show.begin("judge", &format!("{} devices, one by one", scenario.devices));
+    let mut report = assess::assess(scenario, &population, observed)?;
+    report.seconds.total = clock::monotonic().since(begun).as_secs_f64();
+    report.checks = check::checks(&scenario.expect, &report);
+    report.passed = check::passes(&report.checks, options.strict);
+    report.write(&options.dir).map_err(|e| io_error("report.json", e))?;
+    Ok(report)
+}
+
+fn io_error(what: &str, source: io::Error) -> RunError {
+    RunError::Io { what: what.to_owned(), source }
+}

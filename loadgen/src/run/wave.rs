@@ -1,0 +1,233 @@
+//! The part of a run that talks to the cluster: load, alert, trouble, motion, record.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+use super::{RunError, io_error};
+use crate::{
+    cluster::{
+        accounting::{self, Cpu, MemoryLog, Watched},
+        emulator::Emulator,
+        process::Role,
+    },
+    drive::{
+        self, DriveError,
+        alert::{self, Ended, Submitted, now_ns},
+        motion,
+    },
+    gateway::clock,
+    population::Population,
+    scenario::Scenario,
+    show::Show,
+    verdict::{Moves, geometry::Region},
+};
+
+/// After a cancellation the record is watched for so long, for what still arrives.
+const AFTER_CANCEL: Duration = Duration::from_secs(1);
+/// To connect to a coordinator that has said that it listens.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// All that a run needs of its surroundings.
+pub struct Scene<'a> {
+    /// What is played.
+    pub scenario: &'a Scenario,
+    /// With whom.
+    pub population: &'a Arc<Population>,
+    /// Where the coordinator is.
+    pub coordinator: String,
+    /// Where the gateway is.
+    pub emulator: Emulator,
+    /// The processes.
+    pub watched: Vec<Watched>,
+    /// Their memory.
+    pub memory: MemoryLog,
+    /// Where the record goes.
+    pub dir: &'a Path,
+    /// To whom it is shown.
+    pub show: &'a Show,
+}
+
+/// What was seen of the wave.
+#[derive(Debug)]
+pub struct Observed {
+    /// Start of all processes.
+    pub start: Duration,
+    /// Writing all devices until visible.
+    pub load: Duration,
+    /// Growth of all shard nodes meanwhile, bytes.
+    pub load_growth_bytes: u64,
+    /// Call to acknowledgement of `CreateAlert`.
+    pub create: Duration,
+    /// The alert.
+    pub submitted: Submitted,
+    /// Its end, by the cluster's words.
+    pub ended: Ended,
+    /// What the cluster's preview counted.
+    pub preview_devices: u64,
+    /// Who moved.
+    pub moves: Moves,
+    /// Processor time before and after the wave.
+    pub cpu: (Cpu, Cpu),
+    /// Resident memory of shard nodes and coordinator at the end of the wave.
+    pub rss: (u64, u64),
+    /// Growth of the worst shard node after the fault began.
+    pub shard_growth_bytes: Option<u64>,
+    /// Highest memory of each process.
+    pub peaks: BTreeMap<String, u64>,
+    /// The gateway's record.
+    pub record: PathBuf,
+}
+
+impl Scene<'_> {
+    /// Plays the scenario.
+    ///
+    /// # Errors
+    /// A step did not succeed within its deadline.
+    pub async fn play(&self) -> Result<Observed, RunError> {
+        let channel = self.connect().await?;
+        alert::create_apps(channel.clone(), self.population).await?;
+        let empty = self.rss(Role::Shard);
+        let loaded = clock::monotonic();
+        self.load(channel.clone()).await?;
+        let load = clock::monotonic().since(loaded);
+        let load_growth_bytes = self.rss(Role::Shard).saturating_sub(empty);
+
+        let alert = alert::alert(self.scenario, self.population);
+        let preview_devices = alert::preview(channel.clone(), alert.clone()).await?;
+        self.show.begin("alert", &format!("{}, {preview_devices} devices", self.scenario.alert.region));
+        let cpu_before = self.cpu()?;
+        let called = clock::monotonic();
+        // From the seed, so that a run repeats, and with the time, so that two runs against one cluster differ.
+        let request_id = uuid::Uuid::from_u64_pair(self.scenario.seed, clock::wall().0).to_string();
+        let submitted = alert::submit(channel.clone(), alert, request_id).await?;
+        let create = clock::monotonic().since(called);
+
+        let (ended, moves, fault_ns) = self.wave(channel, &submitted, preview_devices).await?;
+        let cpu_after = self.cpu()?;
+        let rss = (self.rss(Role::Shard), self.rss(Role::Coordinator));
+        if ended.cancelled.is_some() {
+            sleep(AFTER_CANCEL).await;
+        }
+        let record = self.dir.join("gateway-record.bin");
+        self.emulator.export(&record).await?;
+        let shard_growth_bytes = fault_ns.and_then(|at| self.memory.growth(Role::Shard, submitted.acknowledged_ns, at));
+        Ok(Observed {
+            start: Duration::ZERO,
+            load,
+            load_growth_bytes,
+            create,
+            submitted,
+            ended,
+            preview_devices,
+            moves,
+            cpu: (cpu_before, cpu_after),
+            rss,
+            shard_growth_bytes,
+            peaks: BTreeMap::new(),
+            record,
+        })
+    }
+
+    async fn connect(&self) -> Result<Channel, RunError> {
+        let endpoint = Endpoint::from_shared(self.coordinator.clone()).map_err(DriveError::from)?;
+        Ok(endpoint.connect_timeout(CONNECT).tcp_nodelay(true).connect().await.map_err(DriveError::from)?)
+    }
+
+    async fn load(&self, channel: Channel) -> Result<(), RunError> {
+        let count = self.population.count();
+        let bar = self.show.bar("load", count, "devices");
+        let deadline = Duration::from_secs(self.scenario.deadlines.load_s);
+        let progress = bar.clone();
+        let load =
+            drive::load::load(channel.clone(), Arc::clone(self.population), clock::wall().0, move |n| progress.inc(n));
+        timeout(deadline, load).await.map_err(|_| DriveError::Late {
+            what: "writing all devices",
+            seconds: deadline.as_secs(),
+            state: format!("{} of {count} acknowledged", bar.position()),
+        })??;
+        drive::visible(channel, count, deadline).await?;
+        bar.finish();
+        Ok(())
+    }
+
+    /// The alert with everything that happens meanwhile; tells when a fault began.
+    async fn wave(
+        &self,
+        channel: Channel,
+        submitted: &Submitted,
+        expected: u64,
+    ) -> Result<(Ended, Moves, Option<u64>), RunError> {
+        let bar = self.show.bar("push", expected, "phones");
+        let (first_push, mut first_pushed) = watch::channel(false);
+        let over = CancellationToken::new();
+
+        let cancel_at = self.scenario.cancel.map(|c| share_of(self.inside(), c.at_share));
+        let deadline = Duration::from_secs(self.scenario.deadlines.wave_s);
+        let watching = async {
+            let seen = |progress: &clarion_proto::wire::v1::Progress| {
+                let accepted = progress.outcomes.unwrap_or_default().accepted;
+                bar.set(accepted);
+                if accepted > 0 {
+                    first_push.send_replace(true);
+                }
+            };
+            let ended = alert::watch(channel.clone(), &submitted.name, cancel_at, deadline, seen).await;
+            over.cancel();
+            Ok::<_, RunError>(ended?)
+        };
+        let trouble = async {
+            let Some(fault) = self.scenario.gateway.fault else { return Ok(None) };
+            tokio::select! {
+                _ = first_pushed.wait_for(|pushed| *pushed) => {}
+                () = over.cancelled() => return Ok(None),
+            }
+            tokio::select! {
+                () = sleep(Duration::from_millis(fault.after_ms())) => {}
+                // The wave was faster than its trouble: nothing was shown, and the report says so.
+                () = over.cancelled() => return Ok(None),
+            }
+            self.emulator.fault(fault).await?;
+            Ok::<_, RunError>(Some(now_ns()))
+        };
+        let moving = async {
+            let Some(spec) = self.scenario.motion else { return Ok(Moves::new()) };
+            let plan = motion::plan(self.population, &spec);
+            Ok(motion::carry_out(channel.clone(), self.population, plan, over.clone()).await?)
+        };
+        let (ended, fault_ns, moves) = tokio::try_join!(watching, trouble, moving)?;
+        bar.finish();
+        Ok((ended, moves, fault_ns))
+    }
+
+    /// Devices exactly inside at the start.
+    fn inside(&self) -> u64 {
+        let region = Region::new(&self.scenario.alert.region);
+        self.population.iter().filter(|d| region.outside_meters(d.place) == 0.0).count() as u64
+    }
+
+    fn cpu(&self) -> Result<Cpu, RunError> {
+        accounting::cpu(&self.watched).map_err(|e| io_error("/proc", e))
+    }
+
+    /// Of all processes of a role; one that is gone is found by the watcher.
+    fn rss(&self, role: Role) -> u64 {
+        let of_role = self.watched.iter().filter(|w| w.role == role);
+        of_role.filter_map(|w| accounting::memory(w.pid).ok()).map(|(now, _)| now).sum()
+    }
+}
+
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // counts far below 2^53
+fn share_of(count: u64, share: f64) -> u64 {
+    ((count as f64 * share) as u64).max(1)
+}

@@ -1,0 +1,100 @@
+//! What a scenario's values must keep to. The bounds of the API itself are the coordinator's to enforce; here is
+//! what would make a run meaningless.
+
+use super::{FaultSpec, RegionSpec, Scenario};
+use crate::place::Place;
+
+/// A device index has 32 bits in the verdict's tables.
+const DEVICES_MAX: u64 = 100_000_000;
+/// More processes than that do not tell anything more on one machine.
+const NODES_MAX: u32 = 64;
+
+type Checked = Result<(), (&'static str, String)>;
+
+impl Scenario {
+    /// Checks all values; also called after the command line has changed some.
+    ///
+    /// # Errors
+    /// The field and the problem.
+    pub fn check(&self) -> Checked {
+        within("devices", self.devices, 1, DEVICES_MAX)?;
+        within("nodes", self.nodes, 1, NODES_MAX)?;
+        let d = self.deadlines;
+        for (field, seconds) in [
+            ("deadlines.start_s", d.start_s),
+            ("deadlines.load_s", d.load_s),
+            ("deadlines.wave_s", d.wave_s),
+            ("deadlines.stop_s", d.stop_s),
+        ] {
+            within(field, seconds, 1, 3_600)?;
+        }
+        self.check_region()?;
+        within("alert.active_s", self.alert.active_s, 1, 30 * 86_400)?;
+        share("gateway.dead_share", self.gateway.dead_share)?;
+        within("gateway.latency_us", self.gateway.latency_us, 0, 10_000_000)?;
+        match self.gateway.fault {
+            Some(FaultSpec::Slow { factor, for_ms, .. }) => {
+                within("gateway.fault.factor", factor, 2, 100_000)?;
+                within("gateway.fault.for_ms", for_ms, 1, 600_000)?;
+                if self.gateway.latency_us == 0 {
+                    return Err((
+                        "gateway.latency_us",
+                        "must be above 0 for answers to be slower by a factor".to_owned(),
+                    ));
+                }
+            }
+            Some(FaultSpec::Silent { for_ms, .. }) => within("gateway.fault.for_ms", for_ms, 1, 600_000)?,
+            None => {}
+        }
+        if let Some(cancel) = self.cancel {
+            share("cancel.at_share", cancel.at_share)?;
+        }
+        if let Some(motion) = self.motion {
+            share("motion.share", motion.share)?;
+            within("motion.over_ms", motion.over_ms, 1, 600_000)?;
+        }
+        Ok(())
+    }
+
+    fn check_region(&self) -> Checked {
+        match &self.alert.region {
+            RegionSpec::Circle { center, radius_meters } => {
+                place("alert.region.center", *center)?;
+                if !(*radius_meters > 0.0 && *radius_meters <= 10_000_000.0) {
+                    let problem = format!("must be above 0 and at most 10,000,000, is {radius_meters}");
+                    return Err(("alert.region.radius_meters", problem));
+                }
+            }
+            RegionSpec::Polygon { outer, holes } => {
+                ring("alert.region.outer", outer)?;
+                holes.iter().try_for_each(|hole| ring("alert.region.holes", hole))?;
+                if self.alert.last_seen.is_none() {
+                    return Err((
+                        "alert.last_seen",
+                        "is required with a polygon: distances are judged from it".to_owned(),
+                    ));
+                }
+            }
+        }
+        self.alert.last_seen.map_or(Ok(()), |p| place("alert.last_seen", p))
+    }
+}
+
+fn within<T: PartialOrd + std::fmt::Display>(field: &'static str, value: T, min: T, max: T) -> Checked {
+    if value >= min && value <= max { Ok(()) } else { Err((field, format!("must be {min} to {max}, is {value}"))) }
+}
+
+fn share(field: &'static str, value: f64) -> Checked {
+    within(field, value, 0.0, 1.0)
+}
+
+fn place(field: &'static str, value: Place) -> Checked {
+    if value.is_valid() { Ok(()) } else { Err((field, "is not a place on earth".to_owned())) }
+}
+
+fn ring(field: &'static str, points: &[Place]) -> Checked {
+    if points.len() < 3 {
+        return Err((field, format!("needs at least 3 points, has {}", points.len())));
+    }
+    points.iter().try_for_each(|p| place(field, *p))
+}

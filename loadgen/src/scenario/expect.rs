@@ -1,0 +1,102 @@
+//! What must come of a run.
+//!
+//! Two kinds. *Exact* expectations and bounds on memory hold on every machine: one that fails makes the run fail.
+//! *Targets* are rates and times: they are printed beside what was measured and fail a run only with `--strict`,
+//! because a busy machine is no defect of the program.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Expectations of one scenario; what is absent is not judged.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Expectations {
+    /// Devices exactly inside, alive, never accepted.
+    pub missed: Option<Bound>,
+    /// Accepted more than 500 m outside.
+    pub outside: Option<Bound>,
+    /// Accepted again without a reason.
+    pub duplicates: Option<Bound>,
+    /// Accepted again after an unanswered or failed request.
+    pub repeated: Option<Bound>,
+    /// Sent, never answered.
+    pub unknown: Option<Bound>,
+    /// `accepted` minus (`region_devices` + `edge_devices` - `dead_tokens`).
+    pub accepted_excess: Option<Bound>,
+    /// Difference of what the cluster reports and the gateway recorded, all outcomes together.
+    pub disagreement: Option<Bound>,
+    /// Requests that the gateway left unanswered, by its own record.
+    pub unanswered_requests: Option<Bound>,
+    /// Requests that arrived later than the grace after the acknowledgement of the cancellation.
+    pub late_after_cancel: Option<Bound>,
+    /// Devices in the region that were reached, as a share: a cancelled alert must have been in its middle.
+    pub reached_share: Option<Bound>,
+    /// Growth of a shard's memory over its steady state during a fault, bytes, the worst node.
+    pub shard_growth_bytes: Option<Bound>,
+    /// The state in which the alert must end, without `STATE_`.
+    pub state: Option<String>,
+    /// Rates and times.
+    pub targets: Targets,
+}
+
+/// Rates and times, judged only with `--strict`.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Targets {
+    /// Pushes per second, first to last.
+    pub rate_per_second: Option<Bound>,
+    /// Acknowledgement to the first push.
+    pub first_push_seconds: Option<Bound>,
+    /// User and system time of all shard nodes per push.
+    pub shard_cpu_us_per_push: Option<Bound>,
+    /// Growth of all shard nodes together per device.
+    pub bytes_per_device: Option<Bound>,
+    /// Start of the program to the end of the judgement.
+    pub total_seconds: Option<Bound>,
+    /// Share of pairs of pushes of different bands that came in the wrong order.
+    pub disorder: Option<Bound>,
+}
+
+/// A number, or limits: `0`, `{ max = 5 }`, `{ min = 1, max = 2 }`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, deny_unknown_fields)]
+pub enum Bound {
+    /// Exactly that.
+    Exactly(f64),
+    /// Between, both included.
+    Limits {
+        /// At least.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        min: Option<f64>,
+        /// At most.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        max: Option<f64>,
+    },
+}
+
+impl Bound {
+    /// Whether a measured value keeps to it. NaN never does.
+    #[must_use]
+    #[allow(clippy::float_cmp)] // counts are whole numbers, exact in an f64
+    pub fn holds(self, value: f64) -> bool {
+        match self {
+            Self::Exactly(wanted) => value == wanted,
+            Self::Limits { min, max } => {
+                !value.is_nan() && min.is_none_or(|m| value >= m) && max.is_none_or(|m| value <= m)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exactly(wanted) => write!(f, "= {wanted}"),
+            Self::Limits { min: Some(min), max: Some(max) } => write!(f, "{min} to {max}"),
+            Self::Limits { min: Some(min), max: None } => write!(f, "≥ {min}"),
+            Self::Limits { min: None, max: Some(max) } => write!(f, "≤ {max}"),
+            Self::Limits { min: None, max: None } => f.write_str("any"),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+use super::*;
+
+const SMALL: &str = r#"
+name = "small"
+description = "a test"
+seed = 1
+devices = 10
+nodes = 1
+[population]
+areas = [{ kind = "disc", share = 1, center = { latitude = 0, longitude = 0 }, radius_meters = 1000 }]
+[alert]
+region = { kind = "circle", center = { latitude = 0, longitude = 0 }, radius_meters = 500 }
+[expect]
+missed = 0
+shard_growth_bytes = { max = 16777216 }
+"#;
+
+fn problem(text: &str) -> String {
+    Scenario::parse("small.toml", text).expect_err("must be refused").to_string()
+}
+
+#[test]
+fn every_named_scenario_is_valid_and_named_as_its_file() {
+    let names: Vec<_> = Scenario::named().map(|(name, scenario)| (name, scenario.name)).collect();
+    assert_eq!(names.len(), 8);
+    for (file, name) in names {
+        assert_eq!(file, name);
+    }
+}
+
+#[test]
+fn a_small_one_is_read() {
+    let small = Scenario::parse("small.toml", SMALL).unwrap();
+    assert_eq!(small.expect.missed, Some(Bound::Exactly(0.0)));
+    assert!(small.expect.shard_growth_bytes.unwrap().holds(16_777_216.0));
+    assert!(!small.expect.shard_growth_bytes.unwrap().holds(16_777_217.0));
+    assert_eq!(small.expect.outside, None);
+    assert_eq!(small.last_seen().latitude, 0.0);
+}
+
+#[test]
+fn a_misspelt_key_is_refused_with_its_line() {
+    let text = problem(&SMALL.replace("missed = 0", "mised = 0"));
+    assert!(text.contains("small.toml") && text.contains("mised"), "{text}");
+    let text = problem(&SMALL.replace("seed = 1", "sead = 1"));
+    assert!(text.contains("sead"), "{text}");
+}
+
+#[test]
+fn values_out_of_bounds_are_named_with_limit_and_value() {
+    assert_eq!(problem(&SMALL.replace("nodes = 1", "nodes = 0")), "scenario small.toml: nodes: must be 1 to 64, is 0");
+    let text = problem(&SMALL.replace("radius_meters = 500", "radius_meters = 2e7"));
+    assert!(text.contains("alert.region.radius_meters") && text.contains("20000000"), "{text}");
+    let text = problem(&SMALL.replace("[expect]", "[gateway]\ndead_share = 1.5\n[expect]"));
+    assert!(text.contains("gateway.dead_share: must be 0 to 1, is 1.5"), "{text}");
+    let text =
+        problem(&SMALL.replace(
+            "[expect]",
+            "[gateway]\nfault = { kind = 'slow', factor = 9, after_ms = 0, for_ms = 1 }\n[expect]",
+        ));
+    assert!(text.contains("gateway.latency_us"), "{text}");
+}
+
+#[test]
+fn a_polygon_needs_a_place_last_seen() {
+    let ring = "outer = [{latitude=0,longitude=0},{latitude=0,longitude=1},{latitude=1,longitude=0}]";
+    let text = SMALL.replace(
+        "kind = \"circle\", center = { latitude = 0, longitude = 0 }, radius_meters = 500",
+        &format!("kind = \"polygon\", {ring}"),
+    );
+    assert!(problem(&text).contains("alert.last_seen"), "{}", problem(&text));
+}
+
+#[test]
+fn an_unknown_name_lists_those_there_are() {
+    let text = Scenario::find("town").unwrap_err().to_string();
+    assert!(text.contains("`city`") && text.contains("`motion`"), "{text}");
+    assert!(
+        Scenario::find("/nowhere/x.toml").unwrap_err().to_string().contains("cannot read scenario /nowhere/x.toml")
+    );
+}
+
+#[test]
+fn bounds_say_what_they_ask() {
+    assert_eq!(Bound::Limits { min: Some(1.0), max: None }.to_string(), "≥ 1");
+    assert_eq!(Bound::Exactly(0.0).to_string(), "= 0");
+    assert!(!Bound::Limits { min: None, max: Some(1.0) }.holds(f64::NAN));
+}

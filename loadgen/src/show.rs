@@ -1,0 +1,108 @@
+//! What a person sees while a run goes on: bars in a terminal, plain lines elsewhere. All on standard error, so that
+//! standard output holds only the summary.
+
+use std::{
+    io::IsTerminal,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+/// How often a bar is drawn at most.
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// Shows one run.
+#[derive(Debug)]
+pub struct Show {
+    bars: Option<MultiProgress>,
+}
+
+/// Something that grows to a known end.
+#[derive(Debug, Clone)]
+pub struct Bar {
+    label: &'static str,
+    unit: &'static str,
+    count: u64,
+    drawn: Option<ProgressBar>,
+    /// The position where nothing is drawn.
+    position: Arc<AtomicU64>,
+}
+
+impl Show {
+    /// Bars if standard error is a terminal.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { bars: std::io::stderr().is_terminal().then(MultiProgress::new) }
+    }
+
+    /// Says what begins now.
+    pub fn begin(&self, label: &str, what: &str) {
+        let line = format!("{label:>7}  {what}");
+        match &self.bars {
+            // Writing fails only with the terminal gone; then nobody reads.
+            Some(bars) => drop(bars.println(line)),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    /// A bar from 0 to `count`.
+    #[must_use]
+    pub fn bar(&self, label: &'static str, count: u64, unit: &'static str) -> Bar {
+        let drawn = self.bars.as_ref().map(|bars| {
+            let style = ProgressStyle::with_template(&format!(
+                "{{prefix:>7}}  {{wide_bar:.cyan/dim}} {{human_pos:>10}} / {{human_len}} {unit}  {{per_sec:>12}}  {{elapsed}}"
+            ));
+            let bar = bars.add(ProgressBar::new(count));
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_prefix(label);
+            bar.enable_steady_tick(REDRAW);
+            bar
+        });
+        if drawn.is_none() {
+            eprintln!("{label:>7}  {count} {unit} …");
+        }
+        Bar { label, unit, count, drawn, position: Arc::default() }
+    }
+}
+
+impl Default for Show {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Bar {
+    /// Goes on by so many.
+    pub fn inc(&self, more: u64) {
+        let position = self.position.fetch_add(more, Ordering::Relaxed) + more;
+        if let Some(bar) = &self.drawn {
+            bar.set_position(position);
+        }
+    }
+
+    /// Goes to a position.
+    pub fn set(&self, position: u64) {
+        self.position.store(position, Ordering::Relaxed);
+        if let Some(bar) = &self.drawn {
+            bar.set_position(position);
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position.load(Ordering::Relaxed)
+    }
+
+    /// It stays as it is.
+    pub fn finish(&self) {
+        match &self.drawn {
+            Some(bar) => bar.abandon(),
+            None => eprintln!("{:>7}  {} of {} {}", self.label, self.position(), self.count, self.unit),
+        }
+    }
+}

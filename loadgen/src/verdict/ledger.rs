@@ -1,0 +1,165 @@
+//! What the gateway saw, one line a request, by device.
+
+/// What the gateway made of one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// Taken: it reaches the phone.
+    Accepted,
+    /// The token was called dead.
+    Dead,
+    /// Refused or put off.
+    Failed,
+    /// Read and left alone.
+    Ignored,
+}
+
+/// What the sender was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Answer {
+    /// It must know.
+    Given,
+    /// The answer left, but the connection ended right after, or the stream was reset: it may know or not.
+    Doubtful,
+    /// Nothing.
+    Withheld,
+}
+
+/// One request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Push {
+    /// xxh3-64 of the token.
+    pub token_hash: u64,
+    /// When the gateway decided it, nanoseconds of `CLOCK_MONOTONIC`: the same for all processes of a machine.
+    pub at_ns: u64,
+    /// What the gateway made of it.
+    pub fate: Fate,
+    /// What it said.
+    pub answer: Answer,
+}
+
+/// All requests of a run, in the order of token and time. 24 bytes each: the only thing of a run that is held whole.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    pushes: Vec<Push>,
+}
+
+impl Ledger {
+    /// From requests in any order.
+    #[must_use]
+    pub fn new(mut pushes: Vec<Push>) -> Self {
+        pushes.sort_unstable();
+        Self { pushes }
+    }
+
+    /// The requests of one token, oldest first.
+    #[must_use]
+    pub fn of(&self, token_hash: u64) -> &[Push] {
+        let from = self.pushes.partition_point(|p| p.token_hash < token_hash);
+        let count = self.pushes[from..].iter().take_while(|p| p.token_hash == token_hash).count();
+        &self.pushes[from..from + count]
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn pushes(&self) -> &[Push] {
+        &self.pushes
+    }
+}
+
+/// What one device's requests add up to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// When the first acceptance was.
+    pub first_accepted_ns: Option<u64>,
+    /// Acceptances after the first that follow an unanswered or failed request.
+    pub repeated: u64,
+    /// All other acceptances after the first.
+    pub duplicates: u64,
+    /// The token was called dead.
+    pub dead: bool,
+    /// Requests were read, and none answered.
+    pub unknown: bool,
+    /// Requests that the gateway left unanswered.
+    pub unanswered: u64,
+}
+
+impl Tally {
+    /// Of the requests of one device, oldest first.
+    #[must_use]
+    pub fn of(pushes: &[Push]) -> Self {
+        let unknown = !pushes.is_empty() && pushes.iter().all(|p| p.answer == Answer::Withheld);
+        let mut tally = Self { unknown, ..Self::default() };
+        // Whether the sender has had a reason to try again since the last acceptance.
+        let mut reason = false;
+        for push in pushes {
+            tally.unanswered += u64::from(push.answer == Answer::Withheld);
+            match push.fate {
+                Fate::Accepted => {
+                    match (tally.first_accepted_ns, reason) {
+                        (None, _) => tally.first_accepted_ns = Some(push.at_ns),
+                        (Some(_), true) => tally.repeated += 1,
+                        (Some(_), false) => tally.duplicates += 1,
+                    }
+                    reason = push.answer != Answer::Given;
+                }
+                Fate::Dead => tally.dead = true,
+                Fate::Failed | Fate::Ignored => reason = true,
+            }
+        }
+        tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(requests: &[(Fate, Answer)]) -> Tally {
+        let pushes: Vec<_> = requests
+            .iter()
+            .zip(1..)
+            .map(|((fate, answer), at_ns)| Push { token_hash: 1, at_ns, fate: *fate, answer: *answer })
+            .collect();
+        Tally::of(&pushes)
+    }
+
+    const TAKEN: (Fate, Answer) = (Fate::Accepted, Answer::Given);
+    const TAKEN_SILENTLY: (Fate, Answer) = (Fate::Accepted, Answer::Withheld);
+    const FAILED: (Fate, Answer) = (Fate::Failed, Answer::Given);
+    const IGNORED: (Fate, Answer) = (Fate::Ignored, Answer::Withheld);
+
+    #[test]
+    fn acceptances_after_the_first_are_duplicates_unless_there_was_a_reason() {
+        assert_eq!(tally(&[TAKEN]), Tally { first_accepted_ns: Some(1), ..Tally::default() });
+        assert_eq!(tally(&[TAKEN, TAKEN, TAKEN]).duplicates, 2);
+        let again = tally(&[TAKEN, FAILED, TAKEN]);
+        assert_eq!((again.duplicates, again.repeated), (0, 1));
+        let again = tally(&[TAKEN_SILENTLY, TAKEN]);
+        assert_eq!((again.duplicates, again.repeated, again.unanswered), (0, 1, 1));
+        let again = tally(&[(Fate::Accepted, Answer::Doubtful), TAKEN]);
+        assert_eq!((again.duplicates, again.repeated, again.unanswered), (0, 1, 0));
+        // The reason is used up by the acceptance that follows it.
+        let again = tally(&[TAKEN_SILENTLY, TAKEN, TAKEN]);
+        assert_eq!((again.duplicates, again.repeated), (1, 1));
+        // A failure before the first acceptance is the ordinary way of a retry.
+        let once = tally(&[FAILED, IGNORED, TAKEN]);
+        assert_eq!((once.duplicates, once.repeated, once.first_accepted_ns), (0, 0, Some(3)));
+    }
+
+    #[test]
+    fn unknown_is_sent_and_never_answered() {
+        assert!(tally(&[IGNORED]).unknown);
+        assert!(!tally(&[IGNORED, FAILED]).unknown);
+        assert!(!tally(&[]).unknown);
+        assert!(tally(&[IGNORED, TAKEN_SILENTLY]).unknown);
+    }
+
+    #[test]
+    fn requests_are_found_by_token() {
+        let push = |token_hash, at_ns| Push { token_hash, at_ns, fate: Fate::Accepted, answer: Answer::Given };
+        let ledger = Ledger::new(vec![push(9, 3), push(5, 2), push(9, 1)]);
+        assert_eq!(ledger.of(9), [push(9, 1), push(9, 3)]);
+        assert_eq!(ledger.of(5), [push(5, 2)]);
+        assert!(ledger.of(7).is_empty());
+    }
+}

@@ -1,0 +1,106 @@
+//! Small versions of the scenarios through the real processes: coordinator, shard nodes and gateway, as `loadgen` runs
+//! them. What is judged is the program's own verdict in `report.json`; its unit tests show that it finds failures.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+fn loadgen(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_loadgen")).args(arguments).output().expect("loadgen starts")
+}
+
+/// Runs a scenario and gives its report; the run must have passed.
+fn passes(scenario: &str, devices: u64, nodes: u32) -> Value {
+    let dir = tempfile::tempdir().unwrap();
+    let (devices, nodes) = (devices.to_string(), nodes.to_string());
+    let folder = dir.path().to_str().unwrap();
+    let output = loadgen(&["run", scenario, "--devices", &devices, "--nodes", &nodes, "--report", folder]);
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    assert_eq!(output.status.code(), Some(0), "{text}\n{}", logs(dir.path()));
+    serde_json::from_slice(&fs::read(dir.path().join("report.json")).unwrap()).unwrap()
+}
+
+/// The scenario of a file of this crate with something replaced.
+fn varied(name: &str, from: &str, to: &str) -> tempfile::TempPath {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios").join(format!("{name}.toml"));
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{name} has {from}");
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    fs::write(file.path(), text.replace(from, to)).unwrap();
+    file.into_temp_path()
+}
+
+fn logs(dir: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        if entry.path().extension().is_some_and(|e| e == "log") {
+            let log = fs::read_to_string(entry.path()).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(20)..].join("\n");
+            text += &format!("--- {}\n{last}\n", entry.path().display());
+        }
+    }
+    text
+}
+
+/// What every undisturbed wave must show, beyond what the run itself has judged.
+fn undisturbed(report: &Value) {
+    let number = |name: &str| report[name].as_u64().unwrap_or_else(|| panic!("{name} is a number"));
+    assert!(number("region_devices") > 500 && number("edge_devices") > 0, "{report}");
+    assert_eq!(number("accepted"), number("region_devices") + number("edge_devices") - number("dead_tokens"));
+    for name in ["missed", "outside", "duplicates", "repeated", "unknown", "strangers"] {
+        assert_eq!(number(name), 0, "{name}");
+    }
+    assert!(number("dead_tokens") > 0, "some tokens are dead in these scenarios");
+    assert_eq!(report["reported"]["accepted"], report["accepted"]);
+    assert_eq!(report["preview_devices"], number("region_devices") + number("edge_devices"));
+    for role in ["shard", "coordinator", "emulator"] {
+        assert!(report["cpu_us_per_push"][role].is_number());
+    }
+}
+
+#[test]
+fn city_on_one_node() {
+    undisturbed(&passes("city", 5_000, 1));
+}
+
+#[test]
+fn city_on_three_nodes() {
+    undisturbed(&passes("city", 5_000, 3));
+}
+
+#[test]
+fn a_circle_across_the_antimeridian() {
+    undisturbed(&passes("antimeridian", 5_000, 1));
+}
+
+#[test]
+fn a_circle_around_a_pole() {
+    undisturbed(&passes("pole", 5_000, 1));
+}
+
+#[test]
+fn a_polygon_with_a_hole() {
+    undisturbed(&passes("polygon-hole", 5_000, 2));
+}
+
+#[test]
+fn an_alert_cancelled_in_its_middle() {
+    // Four thousand at a thousand a second: there is a middle to be cancelled in.
+    let scenario = varied("cancel", "max_rate_per_second = 20_000", "max_rate_per_second = 1_000");
+    let report = passes(scenario.to_str().unwrap(), 5_000, 2);
+    assert_eq!(report["state"], "CANCELLED");
+    assert_eq!(report["cancel"]["late_after_cancel"], 0);
+    assert!(report["missed"].as_u64().unwrap() > 0, "it was cancelled before everybody was reached");
+}
+
+#[test]
+fn devices_that_move_during_the_wave() {
+    let scenario = varied("motion", "max_rate_per_second = 10_000", "max_rate_per_second = 700");
+    let report = passes(scenario.to_str().unwrap(), 5_000, 2);
+    assert!(report["moved"]["inside"].as_u64().unwrap() > 50, "{report}");
+}

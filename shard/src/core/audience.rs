@@ -1,0 +1,152 @@
+//! Whom a wave addresses and what each is told: apps, segments and locales resolved to this core's small numbers.
+//!
+//! A device row names its app, locale and segments by index. What an index means for this wave is worked out the first
+//! time a device has it and remembered, so that the ten-thousandth device costs two loads and no comparison of text.
+
+use bytes::Bytes;
+
+use super::templates::TemplateIds;
+use crate::{
+    command::{AppSpec, SegmentOp},
+    lane::connection::TemplateSpec,
+    partition::{AppIndex, LocaleIndex, Pushable, Vocabulary},
+    wave::{Program, ProgramError},
+};
+
+/// What is remembered of an index not met yet.
+const NOT_ASKED: u16 = u16::MAX;
+/// What is remembered of an app that the wave does not address.
+const NOT_ADDRESSED: u16 = u16::MAX - 1;
+
+/// One wave's audience on one core.
+#[derive(Debug)]
+pub(crate) struct Audience {
+    program: Program,
+    apps: Vec<App>,
+    /// By `AppIndex`: position in `apps`.
+    app_of: Vec<u16>,
+}
+
+/// One app of a wave.
+#[derive(Debug)]
+pub(crate) struct App {
+    spec: AppSpec,
+    /// Which outlet of the wave.
+    pub(crate) outlet: u16,
+    /// The gateway called the message itself wrong: nothing more of it is sent.
+    pub(crate) stopped: bool,
+    messages: Vec<Message>,
+    /// By `LocaleIndex`: position in `messages`.
+    message_of: Vec<u16>,
+}
+
+/// One message of one app.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) template: u32,
+    pub(crate) spec: TemplateSpec,
+}
+
+impl Audience {
+    /// `outlet_of` gives the outlet of each app.
+    ///
+    /// # Errors
+    /// The expression over segments cannot be taken.
+    pub(crate) fn new(
+        apps: &[AppSpec],
+        segments: &[SegmentOp],
+        ids: &mut TemplateIds,
+        outlet_of: impl Fn(&AppSpec) -> u16,
+    ) -> Result<Self, ProgramError> {
+        let program = Program::compile(segments)?;
+        let apps = apps.iter().map(|spec| App::new(spec, outlet_of(spec), ids)).collect();
+        Ok(Self { program, apps, app_of: Vec::new() })
+    }
+
+    /// The app of a device, if it is addressed.
+    pub(crate) fn addressed(&mut self, words: &Vocabulary, device: &Pushable<'_>) -> Option<u16> {
+        let app = self.app_of(words, device.app)?;
+        self.program.matches(words, device.segments).then_some(app)
+    }
+
+    /// The app of an index, if the wave addresses it.
+    pub(crate) fn app_of(&mut self, words: &Vocabulary, index: AppIndex) -> Option<u16> {
+        let at = usize::from(index.0);
+        if self.app_of.len() <= at {
+            self.app_of.resize(at + 1, NOT_ASKED);
+        }
+        if self.app_of[at] == NOT_ASKED {
+            let found = words.app(index).and_then(|name| self.apps.iter().position(|a| a.spec.app == *name));
+            self.app_of[at] = found.and_then(|n| u16::try_from(n).ok()).unwrap_or(NOT_ADDRESSED);
+        }
+        Some(self.app_of[at]).filter(|app| *app != NOT_ADDRESSED)
+    }
+
+    /// An app by its position.
+    pub(crate) fn app(&mut self, app: u16) -> &mut App {
+        &mut self.apps[usize::from(app)]
+    }
+
+    /// Every template in use.
+    pub(crate) fn templates(&self) -> impl Iterator<Item = u32> + '_ {
+        self.apps.iter().flat_map(|app| app.messages.iter().map(|m| m.template))
+    }
+}
+
+impl App {
+    fn new(spec: &AppSpec, outlet: u16, ids: &mut TemplateIds) -> Self {
+        let message = |body: &Bytes| Message {
+            template: ids.take(),
+            spec: TemplateSpec { headers: spec.headers.clone(), body: body.clone() },
+        };
+        let messages = spec.messages.iter().map(|(_, body)| body).map(message).collect();
+        Self { spec: spec.clone(), outlet, stopped: false, messages, message_of: Vec::new() }
+    }
+
+    /// What a device of this locale is told.
+    pub(crate) fn message(&mut self, words: &Vocabulary, locale: LocaleIndex) -> &Message {
+        if locale == LocaleIndex::UNKNOWN {
+            return &self.messages[0];
+        }
+        let at = usize::from(locale.0);
+        if self.message_of.len() <= at {
+            self.message_of.resize(at + 1, NOT_ASKED);
+        }
+        if self.message_of[at] == NOT_ASKED {
+            let tags = self.spec.messages.iter().map(|(tag, _)| tag.as_str());
+            self.message_of[at] = u16::try_from(choose(tags, words.locale(locale))).unwrap_or(0);
+        }
+        &self.messages[usize::from(self.message_of[at])]
+    }
+}
+
+/// The position of the longest tag that is a prefix of the locale at a hyphen, else of the first.
+fn choose<'a>(tags: impl Iterator<Item = &'a str>, locale: &str) -> usize {
+    let fits = |tag: &str| {
+        !tag.is_empty() && locale.strip_prefix(tag).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    tags.enumerate().filter(|(_, tag)| fits(tag)).max_by_key(|(_, tag)| tag.len()).map_or(0, |(n, _)| n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longest_prefix_at_a_hyphen_else_the_first() {
+        let tags = ["en", "zh", "zh-hant", "z"];
+        for (locale, want) in [
+            ("zh-hant-tw", 2),
+            ("zh-hans-cn", 1),
+            ("zh", 1),
+            ("zhx", 0),
+            ("", 0),
+            ("fr", 0),
+            ("en-gb", 0),
+            ("z-x", 3),
+            ("zh-hantx", 1),
+        ] {
+            assert_eq!(choose(tags.into_iter(), locale), want, "{locale}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What the control plane says.
+
+use std::sync::Arc;
+
+use clarion_proto::{
+    ids::{Epoch, LaneId, PartitionId, WaveId},
+    time::Time,
+};
+
+use super::{
+    Core, LaneSlot,
+    count::CountRun,
+    link::CANCEL_PATIENCE,
+    run::{Cancel, Phase, WaveRun},
+};
+use crate::{
+    command::{Command, CountSpec, LaneSpec, WaveSpec},
+    lane::LaneEnd,
+};
+
+/// Questions waiting to be counted; of more, the oldest is dropped: who asked it has given up.
+const COUNTS_MAX: usize = 64;
+/// Waves remembered only because they were cancelled here before they were known.
+const UNKNOWN_MAX: usize = 1_024;
+
+impl Core {
+    /// Carries out what the control plane says. [`Command::Apply`] only when [`Core::feed_ready`].
+    pub fn command(&mut self, command: Command, now: Time) {
+        match command {
+            Command::Own(partitions) => self.own(&partitions),
+            Command::Apply { log, position, appended, records } => self.store.take(log, position, appended, records),
+            Command::Lane(spec) => self.lane(spec),
+            Command::ProviderToken { lane, authorization } => {
+                let Some(lane) = self.find_lane(lane) else { return };
+                self.lanes[lane].end.authorize(authorization.clone());
+                for link in self.lanes[lane].links.clone() {
+                    if let Some(connection) = self.connection(link) {
+                        connection.set_authorization(authorization.clone());
+                    }
+                }
+            }
+            Command::Wave(spec) => self.wave(spec),
+            Command::OpenBands { wave, bands } => {
+                if let Some(run) = self.find_wave(wave) {
+                    run.open_bands(bands);
+                }
+            }
+            Command::Grant { wave, until, rate } => {
+                if let Some(run) = self.find_wave(wave) {
+                    run.grant_until = until;
+                    run.pace.set(rate, now);
+                }
+            }
+            Command::Slice { lane, until, rate } => {
+                if let Some(lane) = self.find_lane(lane) {
+                    self.lanes[lane].end.set_slice(until, rate, now);
+                }
+            }
+            Command::Cancel { wave, epoch } => self.cancel(wave, epoch, now),
+            Command::End(wave) => self.end_wave(wave),
+            Command::Count(spec) => self.take_count(spec),
+            Command::ReportAll => {
+                self.waves.iter_mut().flatten().for_each(WaveRun::repeat_all);
+                self.lanes.iter_mut().for_each(|lane| lane.end.tell_again());
+                self.store.repeat();
+            }
+            Command::Shutdown => self.shut_down(now),
+        }
+    }
+
+    fn own(&mut self, partitions: &[PartitionId]) {
+        for slot in self.store.own(partitions) {
+            self.waves.iter_mut().flatten().for_each(|run| run.drop_slot(slot));
+        }
+    }
+
+    fn lane(&mut self, spec: Arc<LaneSpec>) {
+        match self.find_lane(spec.id) {
+            Some(lane) => {
+                if self.lanes[lane].end.respecify(spec) {
+                    self.retire_lane(lane);
+                }
+            }
+            None => {
+                let id = spec.id;
+                let end = LaneEnd::new(spec);
+                self.lanes.push(LaneSlot { end, links: Vec::new(), next_link: 0, outlets: Vec::new(), next_outlet: 0 });
+                let lane = self.lanes.len() - 1;
+                for (wave, run) in self.waves.iter().enumerate() {
+                    let Some(run) = run else { continue };
+                    let here = run.outlets.iter().enumerate().filter(|(_, outlet)| outlet.lane == id);
+                    self.lanes[lane].outlets.extend(here.map(|(outlet, _)| names(wave, outlet)));
+                }
+            }
+        }
+    }
+
+    fn wave(&mut self, spec: Arc<WaveSpec>) {
+        if self.unknown_cancelled.contains(&spec.id) {
+            return;
+        }
+        if let Some(at) = self.wave_slot(spec.id) {
+            let run = self.waves[at].as_mut().expect("found");
+            if spec.epoch > run.epoch {
+                run.epoch = spec.epoch;
+                spec.shards.iter().for_each(|shard| run.add(shard, &self.store));
+                run.reporting.change();
+            }
+            return;
+        }
+        let run = match WaveRun::new(spec, &mut self.templates, &self.store) {
+            Ok(run) => run,
+            Err(error) => {
+                // The control plane has checked it with the same function: a defect, and no reason to stop other waves.
+                tracing::error!(%error, "a wave's audience cannot be taken");
+                return;
+            }
+        };
+        let at = self.waves.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.waves.push(None);
+            self.waves.len() - 1
+        });
+        for (n, outlet) in run.outlets.iter().enumerate() {
+            if let Some(lane) = self.find_lane(outlet.lane) {
+                self.lanes[lane].outlets.push(names(at, n));
+            }
+        }
+        self.waves[at] = Some(run);
+    }
+
+    fn cancel(&mut self, wave: WaveId, epoch: Epoch, now: Time) {
+        let Some(at) = self.wave_slot(wave) else {
+            if self.unknown_cancelled.len() == UNKNOWN_MAX {
+                self.unknown_cancelled.pop_first();
+            }
+            self.unknown_cancelled.insert(wave);
+            if self.cancelled_unknown.len() < UNKNOWN_MAX && !self.cancelled_unknown.contains(&wave) {
+                self.cancelled_unknown.push_back(wave);
+            }
+            return;
+        };
+        let run = self.waves[at].as_mut().expect("found");
+        if epoch < run.epoch {
+            return;
+        }
+        run.epoch = epoch;
+        let before = run.cancel.unwrap_or_default();
+        run.cancel = Some(Cancel { confirmed: false, ..before });
+        run.stop(Phase::Stopped);
+        self.give_up_waiting(at);
+        self.hurry(at, now);
+    }
+
+    fn end_wave(&mut self, wave: WaveId) {
+        self.unknown_cancelled.remove(&wave);
+        if let Some(at) = self.wave_slot(wave) {
+            self.waves[at].as_mut().expect("found").stop(Phase::Ending);
+            self.give_up_waiting(at);
+        }
+    }
+
+    /// What is encoded of a stopped wave and not taken by its socket must not be written much later.
+    fn hurry(&mut self, wave: usize, now: Time) {
+        for link in self.links.iter_mut().filter_map(|slot| slot.link.as_mut()) {
+            if link.unsent.iter().any(|(w, _)| usize::from(*w) == wave) {
+                link.reset_at = Some(link.reset_at.map_or(now + CANCEL_PATIENCE, |at| at.min(now + CANCEL_PATIENCE)));
+            }
+        }
+    }
+
+    fn take_count(&mut self, spec: Arc<CountSpec>) {
+        match CountRun::new(spec) {
+            Ok(run) => {
+                if self.counts.len() == COUNTS_MAX {
+                    self.counts.pop_front();
+                }
+                self.counts.push_back(run);
+            }
+            Err(error) => tracing::error!(%error, "a question's audience cannot be taken"),
+        }
+    }
+
+    /// Gives up a wave's state; every push of it has ended.
+    pub(super) fn forget_wave(&mut self, at: usize) {
+        let Some(run) = self.waves[at].take() else { return };
+        for template in run.audience.templates() {
+            for link in self.links.iter_mut().filter_map(|slot| slot.link.as_mut()) {
+                if let Some(connection) = link.connection() {
+                    connection.forget_template(template);
+                }
+            }
+            self.templates.release(template);
+        }
+        for lane in &mut self.lanes {
+            lane.outlets.retain(|(wave, _)| usize::from(*wave) != at);
+        }
+    }
+
+    fn wave_slot(&self, wave: WaveId) -> Option<usize> {
+        self.waves.iter().position(|run| run.as_ref().is_some_and(|run| run.spec.id == wave))
+    }
+
+    fn find_wave(&mut self, wave: WaveId) -> Option<&mut WaveRun> {
+        self.waves.iter_mut().flatten().find(|run| run.spec.id == wave)
+    }
+
+    fn find_lane(&self, lane: LaneId) -> Option<usize> {
+        self.lanes.iter().position(|slot| slot.end.spec.id == lane)
+    }
+}
+
+fn names(wave: usize, outlet: usize) -> (u16, u16) {
+    (u16::try_from(wave).expect("few waves"), u16::try_from(outlet).expect("few lanes"))
+}

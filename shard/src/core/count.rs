@@ -1,0 +1,75 @@
+//! Counting who would be reached: the walk of a wave that hands nobody over.
+
+use std::sync::Arc;
+
+use clarion_proto::ids::PartitionId;
+use roaring::RoaringBitmap;
+
+use super::{outlet::Steps, store::Store};
+use crate::{
+    command::CountSpec,
+    partition::AppIndex,
+    wave::{Program, ProgramError, Step, Walk},
+};
+
+/// One question under way.
+#[derive(Debug)]
+pub(crate) struct CountRun {
+    pub(crate) spec: Arc<CountSpec>,
+    program: Program,
+    /// The partition being counted, and its walk.
+    at: Option<(PartitionId, Walk)>,
+    done: Option<PartitionId>,
+    /// Per app of the question, per band.
+    pub(crate) devices: Vec<Vec<u64>>,
+    /// By `AppIndex`; how many of the vocabulary's apps were known when it was made.
+    app_of: Vec<Option<usize>>,
+}
+
+impl CountRun {
+    /// # Errors
+    /// The expression over segments cannot be taken.
+    pub(crate) fn new(spec: Arc<CountSpec>) -> Result<Self, ProgramError> {
+        let devices = vec![vec![0; spec.cover.bands() as usize]; spec.apps.len()];
+        let program = Program::compile(&spec.segments)?;
+        Ok(Self { spec, program, at: None, done: None, devices, app_of: Vec::new() })
+    }
+
+    /// Goes on, within the turn's work. True: counted.
+    pub(crate) fn step(&mut self, store: &Store, steps: &mut Steps) -> bool {
+        for index in self.app_of.len()..usize::from(store.words.apps()) {
+            let name = store.words.app(AppIndex(u16::try_from(index).expect("below a u16")));
+            self.app_of.push(name.and_then(|name| self.spec.apps.iter().position(|app| app == name)));
+        }
+        while steps.0 > 0 {
+            steps.0 -= 1;
+            let Some((id, walk)) = &mut self.at else {
+                let Some(next) = store.next_partition(self.done) else { return true };
+                self.at = Some((next.id(), Walk::new(RoaringBitmap::new())));
+                continue;
+            };
+            let step = match store.slot_of(*id) {
+                Some(slot) => {
+                    let partition = store.partition(slot);
+                    match walk.step(partition, &self.spec.cover, self.spec.cover.bands()) {
+                        Step::Device { ordinal, band, .. } => {
+                            let Some(device) = partition.pushable(ordinal) else { continue };
+                            let app = self.app_of.get(usize::from(device.app.0)).copied().flatten();
+                            if let Some(app) = app.filter(|_| self.program.matches(&store.words, device.segments)) {
+                                self.devices[app][band as usize] += 1;
+                            }
+                            continue;
+                        }
+                        other => other,
+                    }
+                }
+                None => Step::Idle,
+            };
+            if step != Step::More {
+                self.done = Some(*id);
+                self.at = None;
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,78 @@
+//! What the control plane is told.
+//!
+//! Nothing waits in a queue to be told: each thing to say is a state, and [`Core::poll_event`] says the newest when the
+//! control plane has room. One that is slow to listen gets fewer, larger reports.
+
+use std::time::Duration;
+
+use clarion_proto::time::Time;
+
+use super::{Core, run::Phase};
+use crate::{command::Event, report};
+
+/// Between two events on what is held.
+const HELD_EVERY: Duration = Duration::from_millis(100);
+
+impl Core {
+    /// The next thing to tell; `None`: nothing now. To be asked only when there is room for it.
+    pub fn poll_event(&mut self, now: Time) -> Option<Event> {
+        self.stopped()
+            .or_else(|| self.lane_news())
+            .or_else(|| self.answer_count())
+            .or_else(|| self.report(now))
+            .or_else(|| self.held(now))
+    }
+
+    /// When a report or a statement of what is held will be due.
+    pub(super) fn report_deadline(&self) -> Option<Time> {
+        let reports = self.waves.iter().flatten().filter_map(|run| report::due(run, self.config.single));
+        let held = self.store.changed().then(|| self.held_at.map_or(Time(0), |at| at + HELD_EVERY));
+        reports.chain(held).min()
+    }
+
+    fn stopped(&mut self) -> Option<Event> {
+        if let Some(wave) = self.cancelled_unknown.pop_front() {
+            return Some(Event::Stopped { wave, last_write: None, written_after: 0 });
+        }
+        self.waves.iter_mut().flatten().find_map(|run| {
+            let cancel = run.cancel.as_mut().filter(|cancel| !cancel.confirmed && run.unsent == 0)?;
+            cancel.confirmed = true;
+            Some(Event::Stopped { wave: run.spec.id, last_write: run.last_write, written_after: cancel.written_after })
+        })
+    }
+
+    fn lane_news(&mut self) -> Option<Event> {
+        let Self { lanes, links, .. } = self;
+        lanes.iter_mut().find_map(|slot| {
+            let open = |link: &&u32| links[**link as usize].link.as_ref().is_some_and(super::link::Link::is_open);
+            let (health, detail) = slot.end.take_news(slot.links.iter().filter(open).count())?;
+            Some(Event::LaneState { lane: slot.end.spec.id, health, detail })
+        })
+    }
+
+    fn answer_count(&mut self) -> Option<Event> {
+        let run = self.counted.pop_front()?;
+        Some(Event::Counted { id: run.spec.id, devices: run.devices })
+    }
+
+    fn report(&mut self, now: Time) -> Option<Event> {
+        let single = self.config.single;
+        let due = |run: &super::run::WaveRun| report::due(run, single).is_some_and(|at| at <= now);
+        let at = self.waves.iter().position(|run| run.as_ref().is_some_and(due))?;
+        let run = self.waves[at].as_mut()?;
+        let slot = u16::try_from(at).expect("few waves");
+        let report = report::build(run, self.opens.iter().filter(|open| open.wave == slot), now);
+        if report.ended && run.phase == Phase::Ending {
+            self.forget_wave(at);
+        }
+        Some(Event::Report(Box::new(report)))
+    }
+
+    fn held(&mut self, now: Time) -> Option<Event> {
+        if !self.store.changed() || self.held_at.is_some_and(|at| now < at + HELD_EVERY) {
+            return None;
+        }
+        self.held_at = Some(now);
+        Some(Event::Held(self.store.held()))
+    }
+}

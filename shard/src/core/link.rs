@@ -1,0 +1,148 @@
+//! One connection as the core sees it: may it take requests now, and what of them has its socket not taken yet.
+//!
+//! **No queue between walk and wire.** A link takes requests only while its socket has taken everything before, and never
+//! more than one flush at a time; so what is encoded and unsent is at most a flush per connection.
+//!
+//! **Credits are collected.** A gateway that answers one by one gives room one by one; answering each with a write would
+//! cost more than the push. A busy link waits until its room is worth a write or [`COLLECT`] has passed; an idle one
+//! never waits.
+
+use std::time::Duration;
+
+use clarion_proto::time::Time;
+
+use crate::lane::connection::Connection;
+
+/// The longest that room is collected while requests are out.
+pub(crate) const COLLECT: Duration = Duration::from_millis(2);
+/// Room worth a write: at 64 requests a write the cost of the write no longer counts.
+const BATCH: usize = 64;
+/// How long the socket may keep bytes of a cancelled wave waiting before the connection is reset: with the turn that
+/// notices, well inside the 100 ms after which nothing may be written.
+pub(crate) const CANCEL_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Names a connection between core and driver. A slot is used again, with another generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId {
+    /// Small; free to be used as an index.
+    pub slot: u32,
+    /// Tells uses of a slot apart.
+    pub generation: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) id: ConnectionId,
+    /// Position among the core's lanes.
+    pub(crate) lane: usize,
+    pub(crate) state: State,
+    /// The socket has taken everything so far.
+    pub(crate) drained: bool,
+    /// Since when there is room that was not used.
+    room_since: Option<Time>,
+    /// Offered again then.
+    pub(crate) held_until: Option<Time>,
+    /// Requests encoded since the socket had last taken everything, by wave slot.
+    pub(crate) unsent: Vec<(u16, u64)>,
+    /// A cancelled wave waits for the socket until then.
+    pub(crate) reset_at: Option<Time>,
+    /// It leaves then, to be replaced by a younger one.
+    pub(crate) retire_at: Time,
+    /// An order to leave came or was given: no failure if it closes.
+    pub(crate) leaving: bool,
+    /// Its socket is being closed.
+    pub(crate) closing: bool,
+    /// It can take no request at all.
+    pub(crate) useless: bool,
+    /// The gateway answered on it.
+    pub(crate) answered: bool,
+}
+
+#[derive(Debug)]
+pub(crate) enum State {
+    /// TCP and TLS under way, until the deadline.
+    Connecting(Time),
+    /// Requests may go.
+    Open(Box<Connection>),
+}
+
+impl Link {
+    pub(crate) fn new(id: ConnectionId, lane: usize, deadline: Time, retire_at: Time) -> Self {
+        Self {
+            id,
+            lane,
+            state: State::Connecting(deadline),
+            drained: true,
+            room_since: None,
+            held_until: None,
+            unsent: Vec::new(),
+            reset_at: None,
+            retire_at,
+            leaving: false,
+            closing: false,
+            useless: false,
+            answered: false,
+        }
+    }
+
+    pub(crate) fn connection(&mut self) -> Option<&mut Connection> {
+        match &mut self.state {
+            State::Open(connection) => Some(connection),
+            State::Connecting(_) => None,
+        }
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    /// Requests that may be pushed now and are worth a write.
+    pub(crate) fn offer(&mut self, probing: bool, now: Time) -> usize {
+        self.held_until = None;
+        if !self.drained || self.leaving || self.useless {
+            return 0;
+        }
+        let State::Open(connection) = &self.state else { return 0 };
+        let out = connection.open_streams();
+        let room = match (probing, out) {
+            (false, _) => connection.room(),
+            (true, 0) => connection.room().min(1),
+            (true, _) => 0,
+        };
+        if room == 0 {
+            self.room_since = None;
+            return 0;
+        }
+        let since = *self.room_since.get_or_insert(now);
+        let worth = BATCH.min(out.saturating_add(room) / 4).max(1);
+        if out > 0 && room < worth && now < since + COLLECT {
+            self.held_until = Some(since + COLLECT);
+            return 0;
+        }
+        room
+    }
+
+    /// A request was encoded. True: the first of its wave since the socket took everything.
+    pub(crate) fn encoded(&mut self, wave: u16) -> bool {
+        self.room_since = None;
+        match self.unsent.iter_mut().find(|(w, _)| *w == wave) {
+            Some((_, requests)) => {
+                *requests += 1;
+                false
+            }
+            None => {
+                self.unsent.push((wave, 1));
+                true
+            }
+        }
+    }
+
+    /// When something has to happen.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        let own = match &self.state {
+            State::Connecting(deadline) => return Some(*deadline),
+            State::Open(connection) => connection.deadline(),
+        };
+        [own, self.held_until, self.reset_at, (!self.leaving).then_some(self.retire_at)].into_iter().flatten().min()
+    }
+}

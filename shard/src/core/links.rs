@@ -1,0 +1,278 @@
+//! The connections of all lanes: opened as work needs them, kept, replaced; and what their sockets do.
+
+use std::time::Duration;
+
+use clarion_proto::time::Time;
+use rand::Rng;
+
+use super::{
+    Core, IoRequest, SHUTDOWN_PATIENCE,
+    link::{ConnectionId, Link, State},
+};
+use crate::lane::{
+    connection::{Connection, ConnectionConfig},
+    pool::AGE_MAX,
+};
+
+/// A place for a connection.
+#[derive(Debug, Default)]
+pub(crate) struct LinkSlot {
+    pub(crate) link: Option<Link>,
+    generation: u32,
+}
+
+/// Why there is no connection any more, as a driver saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disconnect {
+    /// It never stood: no address, refused, certificate, ALPN.
+    NotConnected,
+    /// The peer closed it in order.
+    Closed,
+    /// It broke.
+    Broken,
+}
+
+impl Core {
+    /// TCP and TLS stand.
+    pub fn connected(&mut self, id: ConnectionId, now: Time) {
+        let Some(link) = self.link_of(id) else { return };
+        if link.is_open() {
+            return;
+        }
+        let lane = link.lane;
+        let end = &self.lanes[lane].end;
+        let Some((authorization, _)) = end.authorization() else {
+            self.close_link(id.slot, false);
+            return;
+        };
+        let spec = &end.spec;
+        let config = ConnectionConfig {
+            authority: spec.server_name.clone(),
+            streams_max: spec.streams_per_connection,
+            request_deadline: spec.request_deadline,
+            authorization_indexed: spec.authorization_indexed,
+            // Silence while requests are out is noticed within one request's deadline; an idle connection is asked once a
+            // minute, well inside the 4 to 6 minutes after which NATs forget it.
+            ping_after: Some(spec.request_deadline.clamp(Duration::from_secs(1), Duration::from_mins(1))),
+            ping_deadline: spec.request_deadline,
+            drain_deadline: spec.request_deadline,
+            ..ConnectionConfig::default()
+        };
+        let connection = Connection::new(config, authorization.clone(), now);
+        if let Some(link) = self.link_of(id) {
+            link.state = State::Open(Box::new(connection));
+        }
+    }
+
+    /// There is no such connection any more.
+    pub fn disconnected(&mut self, id: ConnectionId, why: Disconnect, now: Time) {
+        let Some(link) = self.link_of(id) else { return };
+        let lane = link.lane;
+        // Whoever was told to leave, or leaves in order, has not failed.
+        if !link.leaving || why == Disconnect::NotConnected {
+            self.lanes[lane].end.pool.failed(now, &mut self.rng);
+        }
+        self.drop_link(id.slot, now);
+    }
+
+    /// Bytes came.
+    pub fn receive(&mut self, id: ConnectionId, bytes: &[u8], now: Time) {
+        let Some(connection) = self.link_of(id).and_then(Link::connection) else { return };
+        // An error needs no handling of its own: it closes the connection, which says so when it is settled.
+        let _ = connection.receive(bytes, now);
+        self.settle(id.slot, now);
+    }
+
+    /// Appends what is to be written. Call it only when everything from before has been taken by the socket, and tell
+    /// [`Core::written`] afterwards.
+    pub fn transmit(&mut self, id: ConnectionId, out: &mut Vec<u8>, now: Time) {
+        if let Some(connection) = self.link_of(id).and_then(Link::connection) {
+            connection.transmit(out, now);
+        }
+    }
+
+    /// The socket has taken `bytes` more (as the driver counts them); `drained`: everything that there was.
+    pub fn written(&mut self, id: ConnectionId, bytes: usize, drained: bool, now: Time) {
+        let Some(link) = self.links.get_mut(id.slot as usize).and_then(|s| s.link.as_mut()).filter(|l| l.id == id)
+        else {
+            return;
+        };
+        link.drained = drained;
+        for (wave, requests) in &link.unsent {
+            let Some(run) = self.waves[usize::from(*wave)].as_mut() else { continue };
+            if bytes > 0 {
+                run.last_write = Some(now);
+            }
+            if drained {
+                run.unsent -= 1;
+                if let Some(cancel) = &mut run.cancel {
+                    cancel.written_after += requests;
+                }
+                run.reporting.change();
+            }
+        }
+        if drained {
+            link.unsent.clear();
+            link.reset_at = None;
+        }
+    }
+
+    /// What the driver should do; `None`: nothing more. To be asked after [`Core::transmit`], so that a connection's last
+    /// words are written before it is closed.
+    pub fn poll_io(&mut self) -> Option<IoRequest> {
+        let request = self.io.pop_front()?;
+        if let IoRequest::Close { connection, .. } = &request
+            && self.link_of(*connection).is_some()
+        {
+            self.drop_link(connection.slot, self.now);
+        }
+        Some(request)
+    }
+
+    /// The connection in a slot, if it stands.
+    pub(super) fn connection(&mut self, slot: u32) -> Option<&mut Connection> {
+        self.links.get_mut(slot as usize)?.link.as_mut()?.connection()
+    }
+
+    fn link_of(&mut self, id: ConnectionId) -> Option<&mut Link> {
+        self.links.get_mut(id.slot as usize)?.link.as_mut().filter(|link| link.id == id)
+    }
+
+    /// Deadlines of connections, and new ones where they are wanted.
+    pub(super) fn tend_links(&mut self, now: Time) {
+        for slot in 0..self.links.len() {
+            let Some(link) = self.links[slot].link.as_mut() else { continue };
+            let id = link.id;
+            if link.reset_at.is_some_and(|at| now >= at) {
+                link.leaving = true;
+                self.close_link(id.slot, true);
+                self.drop_link(id.slot, now);
+                continue;
+            }
+            let retire = !link.leaving && now >= link.retire_at;
+            match &mut link.state {
+                State::Connecting(deadline) if now >= *deadline => {
+                    self.close_link(id.slot, true);
+                    self.disconnected(id, Disconnect::NotConnected, now);
+                }
+                State::Connecting(_) => {}
+                State::Open(connection) => {
+                    if connection.deadline().is_some_and(|at| now >= at) {
+                        connection.expire(now);
+                    }
+                    if retire {
+                        self.retire(id.slot);
+                    }
+                    self.settle(id.slot, now);
+                }
+            }
+        }
+        for lane in 0..self.lanes.len() {
+            while self.wants_links(lane) && self.lanes[lane].end.pool.ready_at() <= now {
+                self.open_link(lane, now);
+            }
+        }
+    }
+
+    /// Whether a lane should have more connections than it has: one as soon as it may connect, so that the first push of
+    /// an alert finds it warm; all while a wave uses it.
+    pub(super) fn wants_links(&self, lane: usize) -> bool {
+        let slot = &self.lanes[lane];
+        if self.shutdown.is_some() || !slot.end.may_connect() {
+            return false;
+        }
+        let staying = slot.links.iter().filter(|l| self.links[**l as usize].link.as_ref().is_some_and(|l| !l.leaving));
+        staying.count() < if self.lane_has_work(slot) { slot.end.spec.connections.max(1) } else { 1 }
+    }
+
+    fn open_link(&mut self, lane: usize, now: Time) {
+        let slot = self.links.iter().position(|slot| slot.link.is_none()).unwrap_or_else(|| {
+            self.links.push(LinkSlot::default());
+            self.links.len() - 1
+        });
+        let entry = &mut self.links[slot];
+        entry.generation = entry.generation.wrapping_add(1);
+        let id = ConnectionId { slot: u32::try_from(slot).expect("few connections"), generation: entry.generation };
+        let end = &mut self.lanes[lane].end;
+        end.pool.attempted(now);
+        let spec = end.spec.clone();
+        // Spread over a quarter of the age, so that connections opened together do not leave together.
+        let spread = Duration::from_micros(self.rng.next_u64() % (u64::try_from(AGE_MAX.as_micros()).unwrap_or(1) / 4));
+        entry.link = Some(Link::new(id, lane, now + spec.connect_deadline, now + AGE_MAX - spread));
+        self.lanes[lane].links.push(id.slot);
+        self.io.push_back(IoRequest::Connect { connection: id, lane: spec });
+    }
+
+    /// No more requests go to a connection; its open ones may still be answered.
+    pub(super) fn leave(&mut self, slot: u32) {
+        if let Some(link) = self.links[slot as usize].link.as_mut() {
+            link.leaving = true;
+        }
+    }
+
+    /// Says goodbye on a connection; it closes when its open requests have ended.
+    pub(super) fn retire(&mut self, slot: u32) {
+        self.leave(slot);
+        match self.connection(slot) {
+            Some(connection) => connection.close(),
+            None => self.close_link(slot, true),
+        }
+    }
+
+    /// Says goodbye on all connections of a lane.
+    pub(super) fn retire_lane(&mut self, lane: usize) {
+        for n in 0..self.lanes[lane].links.len() {
+            self.retire(self.lanes[lane].links[n]);
+        }
+    }
+
+    /// Has a socket closed, after what is transmitted last; the link goes with the request.
+    pub(super) fn close_link(&mut self, slot: u32, reset: bool) {
+        if let Some(link) = self.links[slot as usize].link.as_mut()
+            && !std::mem::replace(&mut link.closing, true)
+        {
+            self.io.push_back(IoRequest::Close { connection: link.id, reset });
+        }
+    }
+
+    /// Forgets a connection; what was open on it goes on elsewhere.
+    fn drop_link(&mut self, slot: u32, now: Time) {
+        if let Some(link) = self.links[slot as usize].link.as_mut() {
+            link.leaving = true;
+            link.closing = true;
+        }
+        if let Some(connection) = self.connection(slot) {
+            connection.drop_all();
+        }
+        self.settle(slot, now);
+        let Some(link) = self.links[slot as usize].link.take() else { return };
+        for (wave, _) in &link.unsent {
+            if let Some(run) = self.waves[usize::from(*wave)].as_mut() {
+                run.unsent -= 1;
+                run.reporting.change();
+            }
+        }
+        self.lanes[link.lane].links.retain(|l| *l != slot);
+    }
+
+    /// Connections that turned out to be of no use give way to others.
+    pub(super) fn drop_useless(&mut self, now: Time) {
+        for slot in 0..self.links.len() {
+            if let Some(link) = self.links[slot].link.as_ref().filter(|link| link.useless && !link.leaving) {
+                let (lane, slot) = (link.lane, link.id.slot);
+                self.lanes[lane].end.pool.failed(now, &mut self.rng);
+                self.retire(slot);
+            }
+        }
+    }
+
+    /// Everything closes in order.
+    pub(super) fn shut_down(&mut self, now: Time) {
+        self.shutdown = Some(now + SHUTDOWN_PATIENCE);
+        for slot in 0..self.links.len() {
+            if let Some(link) = &self.links[slot].link {
+                self.retire(link.id.slot);
+            }
+        }
+    }
+}

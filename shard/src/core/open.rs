@@ -1,0 +1,176 @@
+//! Pushes that are open: handed to a lane, no outcome yet.
+//!
+//! A ticket names a slot here rather than (wave, partition, ordinal): an outcome must be counted where its device was
+//! counted as handed, and the device may have moved, changed its token or gone since. Slots are reused; each use has
+//! its own number in the ticket's upper half, so an answer to a push that was given up is recognised and ignored.
+//!
+//! Bound: a walk hands out only while its lane's retry lines are below their share, so there are never more slots than
+//! those shares and all streams of this core's connections.
+
+use clarion_proto::ids::{DeviceId, Ordinal};
+
+/// One open push.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Open {
+    /// Slot of its wave.
+    pub(crate) wave: u16,
+    /// Its lane within the wave.
+    pub(crate) outlet: u16,
+    /// Its partition within the wave.
+    pub(crate) part: u16,
+    /// Its app within the wave.
+    pub(crate) app: u16,
+    pub(crate) ordinal: Ordinal,
+    /// Where it was counted as handed.
+    pub(crate) band: u32,
+    /// Slot of the res-6 cell where it was counted as handed.
+    pub(crate) cell: u32,
+    /// Of the token last sent: what a dead-token answer is about.
+    pub(crate) token_hash: u64,
+    pub(crate) device: DeviceId,
+    /// Which provider token it was last sent with.
+    pub(crate) credential: u32,
+    /// Requests so far that did not end it.
+    pub(crate) tries: u8,
+    /// One of them was never answered: it may have been delivered.
+    pub(crate) unanswered: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Slot {
+    Free { next: u32 },
+    Used(Open),
+}
+
+const END: u32 = u32::MAX;
+
+/// All open pushes of a core.
+#[derive(Debug)]
+pub(crate) struct Opens {
+    /// With the number of uses of each slot.
+    slots: Vec<(u32, Slot)>,
+    free: u32,
+}
+
+impl Default for Opens {
+    fn default() -> Self {
+        Self { slots: Vec::new(), free: END }
+    }
+}
+
+impl Opens {
+    /// Takes a push in; returns its slot.
+    #[allow(clippy::cast_possible_truncation)] // bounded far below 2^32, see the module
+    pub(crate) fn insert(&mut self, open: Open) -> u32 {
+        if self.free == END {
+            self.slots.push((0, Slot::Used(open)));
+            return (self.slots.len() - 1) as u32;
+        }
+        let slot = self.free;
+        let (uses, entry) = &mut self.slots[slot as usize];
+        let Slot::Free { next } = *entry else { unreachable!("the free list holds free slots") };
+        self.free = next;
+        *uses = uses.wrapping_add(1);
+        *entry = Slot::Used(open);
+        slot
+    }
+
+    /// The name under which a connection knows it.
+    pub(crate) fn ticket(&self, slot: u32) -> u64 {
+        u64::from(self.slots[slot as usize].0) << 32 | u64::from(slot)
+    }
+
+    /// The slot of a ticket, if it still means the same push.
+    #[allow(clippy::cast_possible_truncation)] // the two halves
+    pub(crate) fn find(&self, ticket: u64) -> Option<u32> {
+        let (slot, uses) = (ticket as u32, (ticket >> 32) as u32);
+        match self.slots.get(slot as usize) {
+            Some((now, Slot::Used(_))) if *now == uses => Some(slot),
+            _ => None,
+        }
+    }
+
+    /// An open push.
+    ///
+    /// # Panics
+    /// If the slot is free: only [`Opens::find`] and retry lines hand out slots, and those end with the push.
+    pub(crate) fn get(&mut self, slot: u32) -> &mut Open {
+        match &mut self.slots[slot as usize].1 {
+            Slot::Used(open) => open,
+            Slot::Free { .. } => unreachable!("slot {slot} is free"),
+        }
+    }
+
+    /// Ends a push.
+    ///
+    /// # Panics
+    /// As [`Opens::get`].
+    pub(crate) fn remove(&mut self, slot: u32) -> Open {
+        let open = *self.get(slot);
+        self.slots[slot as usize].1 = Slot::Free { next: self.free };
+        self.free = slot;
+        open
+    }
+
+    /// All, in the order of their slots.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Open> {
+        self.slots.iter().filter_map(|(_, slot)| match slot {
+            Slot::Used(open) => Some(open),
+            Slot::Free { .. } => None,
+        })
+    }
+
+    /// Slots ever needed at once: what memory this takes.
+    #[cfg(test)]
+    pub(crate) fn capacity_used(&self) -> usize {
+        self.slots.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(ordinal: u32) -> Open {
+        Open {
+            wave: 0,
+            outlet: 0,
+            part: 0,
+            app: 0,
+            ordinal: Ordinal(ordinal),
+            band: 0,
+            cell: 0,
+            token_hash: 0,
+            device: DeviceId([0; 16]),
+            credential: 0,
+            tries: 0,
+            unanswered: false,
+        }
+    }
+
+    #[test]
+    fn a_late_answer_does_not_meet_the_next_push_of_its_slot() {
+        let mut opens = Opens::default();
+        let first = opens.insert(open(1));
+        let ticket = opens.ticket(first);
+        assert_eq!(opens.remove(opens.find(ticket).unwrap()).ordinal, Ordinal(1));
+        let second = opens.insert(open(2));
+        assert_eq!(second, first);
+        assert_eq!(opens.find(ticket), None);
+        assert_eq!(opens.find(opens.ticket(second)), Some(second));
+        assert_eq!(opens.find(99), None);
+    }
+
+    #[test]
+    fn slots_are_reused() {
+        let mut opens = Opens::default();
+        for round in 0..10 {
+            let slots: Vec<_> = (0..5).map(|n| opens.insert(open(round * 5 + n))).collect();
+            assert_eq!(opens.iter().count(), 5);
+            for slot in slots {
+                opens.remove(slot);
+            }
+        }
+        assert_eq!((opens.iter().count(), opens.capacity_used()), (0, 5));
+    }
+}

@@ -1,0 +1,185 @@
+//! The part of a wave that goes through one lane: one walk for each partition, and its line of retries.
+//!
+//! A wave whose apps are on two lanes walks twice, once for each: were there one walk, it would stand still at the first
+//! device of a lane that takes nothing, and a gateway that is down would hold back the phones of the other. Walking
+//! is cheap (nanoseconds a device) beside that.
+
+use std::collections::VecDeque;
+
+use clarion_proto::{
+    device::Cell,
+    ids::{LaneId, Ordinal},
+};
+use roaring::RoaringBitmap;
+
+use super::{run::Part, store::Store};
+use crate::{
+    lane::retry::RetryLine,
+    wave::{Cover, Step, Walk},
+};
+
+/// One lane's part of a wave.
+#[derive(Debug)]
+pub(crate) struct Outlet {
+    pub(crate) lane: LaneId,
+    pub(crate) retry: RetryLine,
+    /// By part.
+    walks: Vec<Walk>,
+    /// Parts that may have somebody, in the order in which they are asked.
+    ready: VecDeque<u16>,
+    /// By part: in `ready`.
+    is_ready: Vec<bool>,
+    /// Bands below this may be walked.
+    bands_open: u32,
+    bands: u32,
+}
+
+/// A device that a walk found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) part: u16,
+    pub(crate) ordinal: Ordinal,
+    pub(crate) cell: Cell,
+    pub(crate) band: u32,
+}
+
+/// Work that one turn may still do, in steps of walks.
+#[derive(Debug)]
+pub(crate) struct Steps(pub(crate) usize);
+
+/// What a call of `Step::More` costs: a walk that found nobody has looked through about so many devices.
+const MORE_COSTS: usize = 16;
+
+impl Outlet {
+    pub(crate) fn new(lane: LaneId, bands: u32) -> Self {
+        Self {
+            lane,
+            retry: RetryLine::default(),
+            walks: Vec::new(),
+            ready: VecDeque::new(),
+            is_ready: Vec::new(),
+            bands_open: 1,
+            bands,
+        }
+    }
+
+    /// One more part.
+    pub(crate) fn add(&mut self, handed: RoaringBitmap) {
+        self.walks.push(Walk::new(handed));
+        self.is_ready.push(false);
+    }
+
+    /// Another holder has handed these over.
+    pub(crate) fn handed_elsewhere(&mut self, part: usize, handed: &RoaringBitmap) {
+        for ordinal in handed {
+            self.walks[part].hand(Ordinal(ordinal));
+        }
+    }
+
+    /// Marks a device as handed over, never to come again.
+    pub(crate) fn hand(&mut self, part: u16, ordinal: Ordinal) -> bool {
+        self.walks[usize::from(part)].hand(ordinal)
+    }
+
+    pub(crate) fn is_handed(&self, part: u16, ordinal: Ordinal) -> bool {
+        self.walks[usize::from(part)].handed().contains(ordinal)
+    }
+
+    pub(crate) fn walk(&mut self, part: usize) -> &mut Walk {
+        &mut self.walks[part]
+    }
+
+    pub(crate) fn entered(&mut self, cover: &Cover, part: usize, ordinal: Ordinal, cell: Cell) {
+        self.walks[part].entered(cover, ordinal, cell);
+    }
+
+    /// A device that was found could not be handed over after all: it comes again.
+    pub(crate) fn put_back(&mut self, cover: &Cover, found: Found) {
+        let part = usize::from(found.part);
+        self.walks[part].entered(cover, found.ordinal, found.cell);
+        self.make_ready_first(part);
+    }
+
+    /// The part may have somebody.
+    pub(crate) fn make_ready(&mut self, part: usize) {
+        if !std::mem::replace(&mut self.is_ready[part], true) {
+            self.ready.push_back(u16::try_from(part).expect("at most PARTITIONS_MAX"));
+        }
+    }
+
+    /// The part has somebody late, who goes before those who come in their order.
+    pub(crate) fn make_ready_first(&mut self, part: usize) {
+        if !std::mem::replace(&mut self.is_ready[part], true) {
+            self.ready.push_front(u16::try_from(part).expect("at most PARTITIONS_MAX"));
+        }
+    }
+
+    /// Bands below this may be walked.
+    pub(crate) fn open_bands(&mut self, bands: u32, parts: &[Part]) {
+        if bands > self.bands_open {
+            self.bands_open = bands.min(self.bands.max(1));
+            self.wake(parts);
+        }
+    }
+
+    fn wake(&mut self, parts: &[Part]) {
+        for (n, part) in parts.iter().enumerate() {
+            if part.started && part.slot.is_some() {
+                self.make_ready(n);
+            }
+        }
+    }
+
+    /// The next device of the nearest open band. With `own_bands`, this core is alone and opens its bands itself: the
+    /// next when all its partitions have walked the former.
+    pub(crate) fn next(
+        &mut self,
+        parts: &[Part],
+        store: &Store,
+        cover: &Cover,
+        own_bands: bool,
+        steps: &mut Steps,
+    ) -> Option<Found> {
+        loop {
+            while let Some(&part) = self.ready.front() {
+                if steps.0 == 0 {
+                    return None;
+                }
+                steps.0 -= 1;
+                let step = match parts[usize::from(part)].slot {
+                    Some(slot) => self.walks[usize::from(part)].step(store.partition(slot), cover, self.bands_open),
+                    None => Step::Idle,
+                };
+                match step {
+                    Step::Device { ordinal, cell, band } => return Some(Found { part, ordinal, cell, band }),
+                    Step::More => steps.0 = steps.0.saturating_sub(MORE_COSTS),
+                    Step::Waiting | Step::Idle => {
+                        self.ready.pop_front();
+                        self.is_ready[usize::from(part)] = false;
+                    }
+                }
+            }
+            if !own_bands || self.bands_open >= self.bands || self.bands_walked(parts) < self.bands_open {
+                return None;
+            }
+            self.bands_open += 1;
+            self.wake(parts);
+        }
+    }
+
+    /// Bands walked in all parts.
+    pub(crate) fn bands_walked(&self, parts: &[Part]) -> u32 {
+        let owned = parts.iter().zip(&self.walks).filter(|(part, _)| part.slot.is_some());
+        owned.map(|(part, walk)| if part.started { walk.bands_walked() } else { 0 }).min().unwrap_or(self.bands)
+    }
+
+    /// Nobody is known to be left in the open bands.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.ready.is_empty()
+    }
+
+    /// Somebody may be left, or waits for another try.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.ready.is_empty() || !self.retry.is_empty()
+    }
+}

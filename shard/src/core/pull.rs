@@ -1,0 +1,289 @@
+//! Lanes pull from waves: the one place where a device becomes a request.
+//!
+//! A connection with room takes runs from the waves of its lane in turn, so that waves share a lane by runs however much
+//! each has to send. Within a wave, those due for another try go first, then those late, then the nearest band.
+
+use clarion_proto::{device::token_hash, outcome::Outcome, time::Time};
+
+use super::{
+    Core, LaneSlot,
+    link::{Link, State},
+    open::{Open, Opens},
+    outlet::{Found, Steps},
+    run::{WaveRun, given_up},
+    store::Store,
+};
+use crate::{
+    lane::{LaneEnd, connection::PushError, retry},
+    partition::Pushable,
+};
+
+/// Devices of one wave before the next wave of the lane has its turn.
+const RUN: usize = 16;
+/// Encoded bytes of one flush: two TLS records, where a write costs least per byte.
+const FLUSH_BYTES: usize = 32 * 1024;
+/// What a request is reckoned beside its body: 361 bytes with `authorization` indexed, 605 without, the body (257) off.
+const HEADER_BYTES: usize = 352;
+
+impl Core {
+    /// Everything that may be sent on one lane now. True: something was.
+    pub(super) fn pull(&mut self, lane: usize, now: Time, steps: &mut Steps) -> bool {
+        let Self { lanes, links, waves, store, opens, config, .. } = self;
+        let share = retry::ORDINALS_MAX / config.cores.max(1) / lanes.len().max(1);
+        let LaneSlot { end, links: of_lane, next_link, outlets, next_outlet } = &mut lanes[lane];
+        let mut lane_room = end.room(now);
+        if lane_room == 0 || outlets.is_empty() || of_lane.is_empty() {
+            return false;
+        }
+        let waiting: usize = outlets
+            .iter()
+            .filter_map(|(wave, outlet)| {
+                Some(waves[usize::from(*wave)].as_ref()?.outlets[usize::from(*outlet)].retry.len())
+            })
+            .sum();
+        let walk = waiting < share;
+        let mut sent = 0;
+        *next_link = (*next_link + 1) % of_lane.len();
+        for n in 0..of_lane.len() {
+            let link = of_lane[(*next_link + n) % of_lane.len()];
+            let Some(link) = links[link as usize].link.as_mut() else { continue };
+            let mut room = link.offer(end.is_probing(), now).min(lane_room);
+            let mut bytes = 0;
+            let mut idle = 0;
+            while room > 0 && bytes < FLUSH_BYTES && idle < outlets.len() {
+                let (wave, outlet) = outlets[*next_outlet % outlets.len()];
+                *next_outlet = (*next_outlet + 1) % outlets.len();
+                let Some(run) = waves[usize::from(wave)].as_mut() else { break };
+                let mut desk = Desk { store, opens, end, link, run, wave, outlet, alone: config.single, now };
+                let took = desk.run(room.min(RUN), walk, &mut bytes, steps);
+                (room, lane_room, sent) = (room - took, lane_room - took, sent + took);
+                idle = if took == 0 { idle + 1 } else { 0 };
+            }
+        }
+        sent > 0
+    }
+
+    /// Counts those whom an expired wave will not reach, within the turn's work.
+    pub(super) fn expire_walk(&mut self, wave: usize, steps: &mut Steps) {
+        let Self { waves, store, config, .. } = self;
+        let Some(run) = waves[wave].as_mut() else { return };
+        for outlet in 0..run.outlets.len() {
+            while let Some(found) = run.next(outlet, store, config.single, steps) {
+                let outlet = u16::try_from(outlet).expect("few lanes");
+                if let Ok(found) = run.check(outlet, found, store) {
+                    run.outlets[usize::from(outlet)].hand(found.part, found.ordinal);
+                    run.ended_unsent(found.band, found.cell, Outcome::Expired);
+                }
+            }
+        }
+    }
+}
+
+/// A device that is not to be sent to through this outlet.
+struct NotHere;
+
+impl WaveRun {
+    fn next(&mut self, outlet: usize, store: &Store, alone: bool, steps: &mut Steps) -> Option<Found> {
+        self.outlets[outlet].next(&self.parts, store, &self.spec.cover, alone, steps)
+    }
+
+    /// Whether a found device is addressed through this outlet and by nobody else yet.
+    fn check(&mut self, outlet: u16, found: Found, store: &Store) -> Result<Found, NotHere> {
+        let slot = self.parts[usize::from(found.part)].slot.ok_or(NotHere)?;
+        let device = store.partition(slot).pushable(found.ordinal).ok_or(NotHere)?;
+        let app = self.audience.addressed(&store.words, &device).ok_or(NotHere)?;
+        let right = self.audience.app(app).outlet;
+        if self.outlets.len() == 1 {
+            return Ok(found);
+        }
+        // A device that changed to an app of another lane may have been handed over there, or its new walk may be past it.
+        if self.outlets.iter().any(|o| o.is_handed(found.part, found.ordinal)) {
+            return Err(NotHere);
+        }
+        if right == outlet {
+            return Ok(found);
+        }
+        self.outlets[usize::from(right)].put_back(&self.spec.cover, found);
+        Err(NotHere)
+    }
+}
+
+/// One connection serving one wave.
+struct Desk<'a> {
+    store: &'a Store,
+    opens: &'a mut Opens,
+    end: &'a mut LaneEnd,
+    link: &'a mut Link,
+    run: &'a mut WaveRun,
+    wave: u16,
+    outlet: u16,
+    alone: bool,
+    now: Time,
+}
+
+/// What became of one device.
+enum Taken {
+    /// Encoded: about so many bytes.
+    Sent(usize),
+    /// Nothing is sent to it here.
+    Passed,
+    /// The connection took no more; the device comes again.
+    Full,
+}
+
+/// A request that was not encoded.
+enum NotSent {
+    /// The connection takes no more now.
+    Full,
+    /// This device, or this message whoever it is for, can never be sent.
+    Never,
+}
+
+impl Desk<'_> {
+    /// Sends to at most `most` devices; returns to how many.
+    fn run(&mut self, most: usize, walk: bool, bytes: &mut usize, steps: &mut Steps) -> usize {
+        if !self.run.may_send(self.now) {
+            return 0;
+        }
+        let most = most.min(self.run.pace.room(self.now));
+        let mut sent = 0;
+        while sent < most {
+            let outlet = usize::from(self.outlet);
+            let taken = match self.run.outlets[outlet].retry.pop_due(self.now) {
+                Some(slot) => self.again(slot),
+                None if !walk => break,
+                None => match self.run.next(outlet, self.store, self.alone, steps) {
+                    Some(found) => self.first(found),
+                    None => break,
+                },
+            };
+            match taken {
+                Taken::Sent(length) => {
+                    sent += 1;
+                    *bytes += length;
+                    self.run.pace.take(self.now);
+                    self.end.take(self.now);
+                }
+                Taken::Passed => {}
+                Taken::Full => break,
+            }
+        }
+        sent
+    }
+
+    /// A device that the walk found.
+    fn first(&mut self, found: Found) -> Taken {
+        let Ok(found) = self.run.check(self.outlet, found, self.store) else { return Taken::Passed };
+        let slot = self.run.parts[usize::from(found.part)].slot.expect("checked");
+        let device = self.store.partition(slot).pushable(found.ordinal).expect("checked");
+        let app = self.run.audience.app_of(&self.store.words, device.app).expect("checked");
+        let slot = self.opens.insert(Open {
+            wave: self.wave,
+            outlet: self.outlet,
+            part: found.part,
+            app,
+            ordinal: found.ordinal,
+            band: found.band,
+            cell: 0,
+            token_hash: 0,
+            device: device.device,
+            credential: 0,
+            tries: 0,
+            unanswered: false,
+        });
+        let outlet = usize::from(self.outlet);
+        match self.push(slot, app, &device) {
+            Ok(length) => {
+                self.run.outlets[outlet].hand(found.part, found.ordinal);
+                self.opens.get(slot).cell = self.run.tally.handed(found.band, found.cell);
+                self.run.open += 1;
+                self.run.reporting.change();
+                Taken::Sent(length)
+            }
+            Err(NotSent::Full) => {
+                self.opens.remove(slot);
+                self.run.outlets[outlet].put_back(&self.run.spec.cover, found);
+                Taken::Full
+            }
+            Err(NotSent::Never) => {
+                self.opens.remove(slot);
+                self.run.outlets[outlet].hand(found.part, found.ordinal);
+                self.run.ended_unsent(found.band, found.cell, Outcome::Refused);
+                Taken::Passed
+            }
+        }
+    }
+
+    /// A device that is due for another try: its token is read again, as it may have changed meanwhile.
+    fn again(&mut self, slot: u32) -> Taken {
+        let open = *self.opens.get(slot);
+        let device = self.run.parts[usize::from(open.part)]
+            .slot
+            .and_then(|slot| self.store.partition(slot).pushable(open.ordinal))
+            .filter(|device| device.device == open.device);
+        let app = device.and_then(|device| self.run.audience.app_of(&self.store.words, device.app));
+        let (Some(device), Some(app)) = (device, app) else {
+            self.end_open(slot, given_up(&open));
+            return Taken::Passed;
+        };
+        let right = self.run.audience.app(app).outlet;
+        if right != self.outlet {
+            // Its new app is on another lane, which takes it from here.
+            self.opens.get(slot).outlet = right;
+            self.run.outlets[usize::from(right)].retry.push(self.now, slot);
+            return Taken::Passed;
+        }
+        match self.push(slot, app, &device) {
+            Ok(length) => Taken::Sent(length),
+            Err(NotSent::Full) => {
+                self.run.outlets[usize::from(self.outlet)].retry.push(self.now, slot);
+                Taken::Full
+            }
+            Err(NotSent::Never) => {
+                self.end_open(slot, Outcome::Refused);
+                Taken::Passed
+            }
+        }
+    }
+
+    fn end_open(&mut self, slot: u32, outcome: Outcome) {
+        let open = self.opens.remove(slot);
+        self.run.ended(&open, outcome);
+    }
+
+    /// Encodes one request; returns about how many bytes.
+    fn push(&mut self, slot: u32, app: u16, device: &Pushable<'_>) -> Result<usize, NotSent> {
+        let State::Open(connection) = &mut self.link.state else { return Err(NotSent::Full) };
+        let app_run = self.run.audience.app(app);
+        if app_run.stopped {
+            return Err(NotSent::Never);
+        }
+        let message = app_run.message(&self.store.words, device.locale);
+        let ticket = self.opens.ticket(slot);
+        match connection.push(ticket, message.template, &message.spec, device.token, self.now) {
+            Ok(()) => {}
+            Err(PushError::Full | PushError::Closing) => return Err(NotSent::Full),
+            Err(PushError::Token) => return Err(NotSent::Never),
+            Err(error @ PushError::Header(_)) => {
+                app_run.stopped = true;
+                self.end.campaign_refused(format!("{}: {error}", self.run.spec.alert));
+                return Err(NotSent::Never);
+            }
+            Err(PushError::HeaderListTooLarge) => {
+                // Our header lists are bounded where alerts are admitted: this is the connection's doing. Another one is
+                // tried, with backoff, as after a failure.
+                self.link.useless = true;
+                return Err(NotSent::Full);
+            }
+        }
+        let length = HEADER_BYTES + message.spec.body.len();
+        let open = self.opens.get(slot);
+        open.app = app;
+        open.token_hash = token_hash(device.token);
+        open.credential = self.end.credential();
+        if self.link.encoded(self.wave) {
+            self.run.unsent += 1;
+        }
+        Ok(length)
+    }
+}

@@ -1,0 +1,258 @@
+//! One wave on one core: its partitions, what it may do now, what it has done.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use clarion_proto::{
+    device::Cell,
+    ids::{Epoch, LogId, Ordinal, PartitionId, Position},
+    outcome::Outcome,
+    time::Time,
+};
+
+use super::{audience::Audience, open::Open, outlet::Outlet, store::Store, tally::Tally, templates::TemplateIds};
+use crate::{
+    command::{DeadToken, ShardSpec, WaveSpec},
+    lane::pace::Pace,
+    report::Reporting,
+    wave::ProgramError,
+};
+
+/// Dead tokens waiting to be reported. More are dropped: whoever pushes to them next learns it again.
+const DEAD_MAX: usize = 65_536;
+
+/// A wave as this core runs it.
+#[derive(Debug)]
+pub(crate) struct WaveRun {
+    pub(crate) spec: Arc<WaveSpec>,
+    pub(crate) epoch: Epoch,
+    pub(crate) phase: Phase,
+    pub(crate) audience: Audience,
+    pub(crate) parts: Vec<Part>,
+    /// Part of each slot of the store; `NO_PART`: none.
+    part_of: Vec<u16>,
+    /// One for each lane that the wave's apps name.
+    pub(crate) outlets: Vec<Outlet>,
+    pub(crate) tally: Tally,
+    pub(crate) grant_until: Time,
+    pub(crate) pace: Pace,
+    /// Pushes without an outcome: in flight or waiting for another try.
+    pub(crate) open: usize,
+    pub(crate) unanswered_requests: u64,
+    pub(crate) retried_requests: u64,
+    pub(crate) dead: VecDeque<DeadToken>,
+    /// Connections that hold requests of this wave which their socket has not taken whole.
+    pub(crate) unsent: usize,
+    pub(crate) last_write: Option<Time>,
+    pub(crate) cancel: Option<Cancel>,
+    pub(crate) reporting: Reporting,
+}
+
+/// What a wave may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Send, while granted.
+    Running,
+    /// Nothing more is sent; the rest of the walk is counted as expired.
+    Expired,
+    /// Cancelled or ended elsewhere: nothing more is sent or walked; what is in flight may still be answered.
+    Stopped,
+    /// As `Stopped`; the state goes with the last report.
+    Ending,
+}
+
+/// A cancel as it was received.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Cancel {
+    pub(crate) confirmed: bool,
+    pub(crate) written_after: u64,
+}
+
+/// One partition of a wave.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) partition: PartitionId,
+    log: LogId,
+    start: Position,
+    /// In the store; `None`: no longer owned.
+    pub(crate) slot: Option<u16>,
+    pub(crate) started: bool,
+}
+
+const NO_PART: u16 = u16::MAX;
+
+impl WaveRun {
+    /// # Errors
+    /// The audience's expression cannot be taken.
+    pub(crate) fn new(spec: Arc<WaveSpec>, ids: &mut TemplateIds, store: &Store) -> Result<Self, ProgramError> {
+        let mut lanes: Vec<_> = spec.apps.iter().map(|app| app.lane).collect();
+        lanes.sort_unstable();
+        lanes.dedup();
+        let outlet_of = |lane| u16::try_from(lanes.binary_search(&lane).unwrap_or(0)).expect("few lanes");
+        let audience = Audience::new(&spec.apps, &spec.segments, ids, |app| outlet_of(app.lane))?;
+        let bands = spec.cover.bands();
+        let mut run = Self {
+            epoch: spec.epoch,
+            phase: Phase::Running,
+            audience,
+            parts: Vec::new(),
+            part_of: Vec::new(),
+            outlets: lanes.into_iter().map(|lane| Outlet::new(lane, bands)).collect(),
+            tally: Tally::new(bands as usize),
+            grant_until: Time(0),
+            pace: Pace::default(),
+            open: 0,
+            unanswered_requests: 0,
+            retried_requests: 0,
+            dead: VecDeque::new(),
+            unsent: 0,
+            last_write: None,
+            cancel: None,
+            reporting: Reporting::default(),
+            spec,
+        };
+        for shard in &run.spec.clone().shards {
+            run.add(shard, store);
+        }
+        Ok(run)
+    }
+
+    /// Takes up a partition, unless it has it; then only what others have handed over meanwhile.
+    pub(crate) fn add(&mut self, shard: &ShardSpec, store: &Store) {
+        if let Some(part) = self.parts.iter().position(|p| p.partition == shard.partition && p.slot.is_some()) {
+            self.outlets.iter_mut().for_each(|outlet| outlet.handed_elsewhere(part, &shard.handed));
+            return;
+        }
+        let Some(slot) = store.slot_of(shard.partition) else { return };
+        let at = usize::from(slot);
+        if self.part_of.len() <= at {
+            self.part_of.resize(at + 1, NO_PART);
+        }
+        self.part_of[at] = u16::try_from(self.parts.len()).expect("at most PARTITIONS_MAX");
+        self.parts.push(Part {
+            partition: shard.partition,
+            log: shard.log,
+            start: shard.start,
+            slot: Some(slot),
+            started: false,
+        });
+        self.outlets.iter_mut().for_each(|outlet| outlet.add(shard.handed.clone()));
+        self.start_parts(store);
+    }
+
+    /// Starts the walk where the log has been applied far enough.
+    pub(crate) fn start_parts(&mut self, store: &Store) {
+        for (n, part) in self.parts.iter_mut().enumerate() {
+            if !part.started && part.slot.is_some() && store.position(part.log) >= part.start {
+                part.started = true;
+                self.outlets.iter_mut().for_each(|outlet| outlet.make_ready(n));
+                self.reporting.change();
+            }
+        }
+    }
+
+    /// A partition of the store went to somebody else.
+    pub(crate) fn drop_slot(&mut self, slot: u16) {
+        let Some(part) = self.part_of.get_mut(usize::from(slot)) else { return };
+        if *part != NO_PART {
+            self.parts[usize::from(*part)].slot = None;
+            *part = NO_PART;
+            self.reporting.change();
+        }
+    }
+
+    /// A device appeared or moved.
+    pub(crate) fn entered(&mut self, slot: u16, ordinal: Ordinal, cell: Cell) {
+        if self.phase != Phase::Running {
+            return;
+        }
+        let Some(part) = self.part_of.get(usize::from(slot)).filter(|p| **p != NO_PART) else { return };
+        let part = usize::from(*part);
+        let inside = self.spec.cover.band_of(cell).is_some();
+        for outlet in &mut self.outlets {
+            outlet.entered(&self.spec.cover, part, ordinal, cell);
+            if inside && self.parts[part].started {
+                outlet.make_ready_first(part);
+                self.reporting.change();
+            }
+        }
+    }
+
+    /// Bands below this may be walked.
+    pub(crate) fn open_bands(&mut self, bands: u32) {
+        self.outlets.iter_mut().for_each(|outlet| outlet.open_bands(bands, &self.parts));
+    }
+
+    /// Stops for good; a stronger phase stays.
+    pub(crate) fn stop(&mut self, phase: Phase) {
+        if self.phase != Phase::Ending {
+            self.phase = phase;
+        }
+        self.reporting.change();
+    }
+
+    /// Whether requests may be written now.
+    pub(crate) fn may_send(&self, now: Time) -> bool {
+        self.phase == Phase::Running && now < self.grant_until && now < self.spec.expires
+    }
+
+    /// Whether anything is left to be sent, or will be at a known time.
+    pub(crate) fn has_work(&self) -> bool {
+        self.phase == Phase::Running && self.outlets.iter().any(Outlet::has_work)
+    }
+
+    /// Bands handed over whole, in all partitions, through all lanes.
+    pub(crate) fn bands_walked(&self) -> u32 {
+        let walked = |outlet: &Outlet| outlet.bands_walked(&self.parts);
+        self.outlets.iter().map(walked).min().unwrap_or_else(|| self.spec.cover.bands())
+    }
+
+    /// All walked, nobody late.
+    pub(crate) fn walked(&self) -> bool {
+        self.parts.iter().all(|p| p.started || p.slot.is_none())
+            && self.outlets.iter().all(|outlet| outlet.is_idle())
+            && self.bands_walked() == self.spec.cover.bands()
+    }
+
+    /// All walked, nothing open, nobody waiting.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.open == 0 && self.walked()
+    }
+
+    /// Nothing more will change.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.open == 0
+            && match self.phase {
+                Phase::Running => false,
+                Phase::Expired => self.walked(),
+                Phase::Stopped | Phase::Ending => self.unsent == 0,
+            }
+    }
+
+    /// Counts the outcome of a push that was open.
+    pub(crate) fn ended(&mut self, open: &Open, outcome: Outcome) {
+        self.tally.ended(open.band, open.cell, outcome);
+        self.open -= 1;
+        self.reporting.change();
+    }
+
+    /// Counts a device that is inside but is not sent to: expired, or its message is refused whoever it is for.
+    pub(crate) fn ended_unsent(&mut self, band: u32, cell: Cell, outcome: Outcome) {
+        let slot = self.tally.handed(band, cell);
+        self.tally.ended(band, slot, outcome);
+        self.reporting.change();
+    }
+
+    /// Remembers a dead token for the next report.
+    pub(crate) fn note_dead(&mut self, dead: DeadToken) {
+        if self.dead.len() < DEAD_MAX {
+            self.dead.push_back(dead);
+        }
+    }
+}
+
+/// What becomes of a device that was handed to a lane and cannot be sent to any more (its wave has stopped, or it is gone,
+/// muted or no longer addressed when its turn for another try comes). A request that was never answered may have been
+/// delivered: that is unknown, and a correction has to go there too. Otherwise the gateway had put it off: expired.
+pub(crate) fn given_up(open: &Open) -> Outcome {
+    if open.unanswered { Outcome::Unknown } else { Outcome::Expired }
+}

@@ -1,0 +1,180 @@
+//! Counts of one wave on one core: by band and by res-6 cell, and which of them changed since the last report.
+
+use std::collections::BTreeMap;
+
+use clarion_proto::{device::Cell, outcome::Outcome};
+
+use crate::command::Counts;
+
+/// Cells counted one by one; more are counted by band only. 120 km have some 1,300, 500 km some 22,000.
+pub(crate) const CELLS_MAX: usize = 20_000;
+/// The slot of a cell beyond [`CELLS_MAX`].
+const NO_CELL: u32 = u32::MAX;
+
+/// Totals that only grow.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    bands: Changing,
+    cells: Changing,
+    /// Index of each slot of `cells`.
+    cell_of: Vec<u64>,
+    slot_of: BTreeMap<u64, u32>,
+    /// The walk goes by place: the next device mostly stands in the same cell.
+    last: (u64, u32),
+}
+
+impl Tally {
+    /// For a cover of so many bands.
+    pub(crate) fn new(bands: usize) -> Self {
+        Self {
+            bands: Changing::with_len(bands),
+            cells: Changing::default(),
+            cell_of: Vec::new(),
+            slot_of: BTreeMap::new(),
+            last: (0, NO_CELL),
+        }
+    }
+
+    /// One device handed over; returns the slot of its cell.
+    pub(crate) fn handed(&mut self, band: u32, cell: Cell) -> u32 {
+        self.bands.at(band).handed += 1;
+        let slot = self.slot(parent6(cell));
+        if slot != NO_CELL {
+            self.cells.at(slot).handed += 1;
+        }
+        slot
+    }
+
+    /// Its outcome, counted where it was handed.
+    pub(crate) fn ended(&mut self, band: u32, cell: u32, outcome: Outcome) {
+        self.bands.at(band).count(outcome);
+        if cell != NO_CELL {
+            self.cells.at(cell).count(outcome);
+        }
+    }
+
+    /// Bands that changed since the last call.
+    pub(crate) fn take_bands(&mut self) -> Vec<(u32, Counts)> {
+        self.bands.take()
+    }
+
+    /// Cells that changed since the last call.
+    pub(crate) fn take_cells(&mut self) -> Vec<(u64, Counts)> {
+        let cell_of = &self.cell_of;
+        self.cells.take().into_iter().map(|(slot, counts)| (cell_of[slot as usize], counts)).collect()
+    }
+
+    pub(crate) fn cells_changed(&self) -> bool {
+        !self.cells.changed.is_empty()
+    }
+
+    /// Everything that was ever counted changes once more: the next report is complete.
+    pub(crate) fn repeat_all(&mut self) {
+        self.bands.repeat_all();
+        self.cells.repeat_all();
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // at most CELLS_MAX
+    fn slot(&mut self, cell: u64) -> u32 {
+        if self.last.0 == cell {
+            return self.last.1;
+        }
+        let slot = match self.slot_of.get(&cell) {
+            Some(slot) => *slot,
+            None if self.cell_of.len() == CELLS_MAX => NO_CELL,
+            None => {
+                let slot = self.cell_of.len() as u32;
+                self.cell_of.push(cell);
+                self.cells.counts.push((Counts::default(), false));
+                self.slot_of.insert(cell, slot);
+                slot
+            }
+        };
+        self.last = (cell, slot);
+        slot
+    }
+}
+
+/// Counts, and which of them changed.
+#[derive(Debug, Default)]
+struct Changing {
+    counts: Vec<(Counts, bool)>,
+    changed: Vec<u32>,
+}
+
+impl Changing {
+    fn with_len(len: usize) -> Self {
+        Self { counts: vec![(Counts::default(), false); len], changed: Vec::with_capacity(len) }
+    }
+
+    fn at(&mut self, slot: u32) -> &mut Counts {
+        let (counts, marked) = &mut self.counts[slot as usize];
+        if !*marked {
+            *marked = true;
+            self.changed.push(slot);
+        }
+        counts
+    }
+
+    fn take(&mut self) -> Vec<(u32, Counts)> {
+        self.changed.sort_unstable();
+        let counts = &mut self.counts;
+        self.changed
+            .drain(..)
+            .map(|slot| {
+                let (counts, marked) = &mut counts[slot as usize];
+                *marked = false;
+                (slot, *counts)
+            })
+            .collect()
+    }
+
+    #[allow(clippy::cast_possible_truncation)] // bands: a u32; cells: CELLS_MAX
+    fn repeat_all(&mut self) {
+        for (slot, (counts, marked)) in self.counts.iter_mut().enumerate() {
+            if counts.handed > 0 && !*marked {
+                *marked = true;
+                self.changed.push(slot as u32);
+            }
+        }
+    }
+}
+
+/// The res-6 cell around a res-9 cell. An H3 index keeps its resolution in bits 52 to 55 and one digit of three bits for
+/// each finer resolution, the finest lowest; unused digits are 7. So the parent is the index with another resolution
+/// and the last nine digits (7 to 15) set.
+fn parent6(cell: Cell) -> u64 {
+    cell.index() & !(0xf << 52) | 6 << 52 | ((1 << 27) - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use h3o::{LatLng, Resolution};
+
+    use super::*;
+
+    #[test]
+    fn parents_are_h3s() {
+        for (lat, lng) in [(22.54, 114.06), (-89.9, 10.0), (41.6, -93.6), (0.0, 180.0)] {
+            let cell = LatLng::new(lat, lng).unwrap().to_cell(Resolution::Nine);
+            assert_eq!(parent6(Cell::from(cell)), u64::from(cell.parent(Resolution::Six).unwrap()));
+        }
+    }
+
+    #[test]
+    fn reports_what_changed_and_all_again_when_asked() {
+        let near = Cell::from(LatLng::new(22.54, 114.06).unwrap().to_cell(Resolution::Nine));
+        let far = Cell::from(LatLng::new(22.94, 114.06).unwrap().to_cell(Resolution::Nine));
+        let mut tally = Tally::new(3);
+        let slot = tally.handed(0, near);
+        tally.handed(2, far);
+        tally.ended(0, slot, Outcome::Accepted);
+        let bands = tally.take_bands();
+        assert_eq!(bands.iter().map(|(b, c)| (*b, c.handed, c.open())).collect::<Vec<_>>(), [(0, 1, 0), (2, 1, 1)]);
+        assert_eq!(tally.take_cells().len(), 2);
+        assert!(tally.take_bands().is_empty() && !tally.cells_changed());
+        tally.repeat_all();
+        assert_eq!(tally.take_bands(), bands);
+        assert_eq!(tally.take_cells()[0], (parent6(near), bands[0].1));
+    }
+}

@@ -1,0 +1,211 @@
+//! The other side: an APNs gateway as small as can be, reading frames with code of its own and HPACK with a library.
+
+use std::collections::BTreeMap;
+
+use clarion_proto::time::Time;
+
+use crate::core::ConnectionId;
+
+/// One request as the gateway saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) at: Time,
+    pub(super) connection: ConnectionId,
+    /// The device's number, which the tests use as its token.
+    pub(super) device: u32,
+    pub(super) authorization: String,
+    pub(super) body: Vec<u8>,
+}
+
+/// What the gateway does with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// 200.
+    Accept,
+    /// An error with its reason.
+    Refuse(u16, &'static str),
+    /// Nothing, ever.
+    Silence,
+    /// RST_STREAM(REFUSED_STREAM): not processed.
+    NotProcessed,
+}
+
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+type Script = Box<dyn FnMut(&Request, u32) -> Reply>;
+
+/// One connection of the gateway.
+#[derive(Default)]
+struct Peer {
+    input: Vec<u8>,
+    output: Vec<u8>,
+    greeted: bool,
+    decoder: Option<fluke_hpack::Decoder<'static>>,
+    /// Headers and body of requests that are under way.
+    under_way: BTreeMap<u32, (Fields, Vec<u8>)>,
+    answered: u64,
+}
+
+/// All of it.
+pub(super) struct Gateway {
+    peers: BTreeMap<ConnectionId, Peer>,
+    pub(super) requests: Vec<Request>,
+    /// Decides on each request; the number counts the requests for that device, from 1.
+    pub(super) script: Script,
+    tries: BTreeMap<u32, u32>,
+    /// Streams allowed after the first good answer on a connection; 1 before.
+    pub(super) streams: u32,
+    /// Answers PING.
+    pub(super) pongs: bool,
+    pub(super) open_max: usize,
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+impl Gateway {
+    pub(super) fn new(streams: u32, script: impl FnMut(&Request, u32) -> Reply + 'static) -> Self {
+        Self {
+            peers: BTreeMap::new(),
+            requests: Vec::new(),
+            script: Box::new(script),
+            tries: BTreeMap::new(),
+            streams,
+            pongs: true,
+            open_max: 0,
+        }
+    }
+
+    pub(super) fn accept(&mut self, id: ConnectionId) {
+        let mut peer = Peer { decoder: Some(fluke_hpack::Decoder::new()), ..Peer::default() };
+        // SETTINGS: MAX_CONCURRENT_STREAMS 1, INITIAL_WINDOW_SIZE 65535.
+        peer.frame(4, 0, 0, &[0, 3, 0, 0, 0, 1, 0, 4, 0, 0, 0xff, 0xff]);
+        self.peers.insert(id, peer);
+    }
+
+    pub(super) fn drop(&mut self, id: ConnectionId) {
+        self.peers.remove(&id);
+    }
+
+    pub(super) fn connections(&self) -> Vec<ConnectionId> {
+        self.peers.keys().copied().collect()
+    }
+
+    /// GOAWAY that leaves all streams so far to be answered.
+    pub(super) fn go_away(&mut self, id: ConnectionId, last: u32) {
+        let mut payload = last.to_be_bytes().to_vec();
+        payload.extend_from_slice(&[0; 4]);
+        self.peers.get_mut(&id).unwrap().frame(7, 0, 0, &payload);
+    }
+
+    /// Everything that it has to say.
+    pub(super) fn take_output(&mut self) -> Vec<(ConnectionId, Vec<u8>)> {
+        let output = |(id, peer): (&ConnectionId, &mut Peer)| (*id, std::mem::take(&mut peer.output));
+        self.peers.iter_mut().map(output).filter(|(_, bytes)| !bytes.is_empty()).collect()
+    }
+
+    pub(super) fn receive(&mut self, id: ConnectionId, bytes: &[u8], now: Time) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.input.extend_from_slice(bytes);
+        if !peer.greeted {
+            if peer.input.len() < PREFACE.len() {
+                return;
+            }
+            assert_eq!(&peer.input[..PREFACE.len()], PREFACE);
+            peer.input.drain(..PREFACE.len());
+            peer.greeted = true;
+        }
+        let mut done = Vec::new();
+        while peer.input.len() >= 9 {
+            let length =
+                usize::from(peer.input[0]) << 16 | usize::from(peer.input[1]) << 8 | usize::from(peer.input[2]);
+            if peer.input.len() < 9 + length {
+                break;
+            }
+            let frame: Vec<u8> = peer.input.drain(..9 + length).collect();
+            let (kind, flags, payload) = (frame[3], frame[4], &frame[9..]);
+            let stream = u32::from_be_bytes([frame[5] & 0x7f, frame[6], frame[7], frame[8]]);
+            match kind {
+                0 => {
+                    let (_, body) = peer.under_way.get_mut(&stream).expect("DATA on an open stream");
+                    body.extend_from_slice(payload);
+                    if !payload.is_empty() {
+                        let credit = u32::try_from(payload.len()).unwrap().to_be_bytes();
+                        peer.frame(8, 0, 0, &credit);
+                    }
+                }
+                1 => {
+                    assert_eq!(flags & 0x28, 0, "no padding, no priority");
+                    assert_eq!(flags & 0x4, 0x4, "headers of these tests fit one frame");
+                    let headers = peer.decoder.as_mut().unwrap().decode(payload).expect("HPACK");
+                    assert!(peer.under_way.insert(stream, (headers, Vec::new())).is_none());
+                    self.open_max = self.open_max.max(peer.under_way.len());
+                }
+                3 => drop(peer.under_way.remove(&stream)),
+                4 if flags & 1 == 0 => peer.frame(4, 1, 0, &[]),
+                6 if flags & 1 == 0 && self.pongs => peer.frame(6, 1, 0, payload),
+                _ => {}
+            }
+            if kind <= 1 && flags & 1 == 1 {
+                done.push(stream);
+            }
+        }
+        for stream in done {
+            self.request(id, stream, now);
+        }
+    }
+
+    fn request(&mut self, id: ConnectionId, stream: u32, now: Time) {
+        let peer = self.peers.get_mut(&id).unwrap();
+        let (headers, body) = &peer.under_way[&stream];
+        let header = |name: &str| {
+            let value = headers.iter().find(|(n, _)| n == name.as_bytes()).map(|(_, v)| v.clone());
+            String::from_utf8(value.unwrap_or_else(|| panic!("no {name}"))).unwrap()
+        };
+        let token = header(":path");
+        let token = token.strip_prefix("/3/device/").expect("path");
+        let device = u32::from_str_radix(&token[..8], 16).unwrap();
+        let request =
+            Request { at: now, connection: id, device, authorization: header("authorization"), body: body.clone() };
+        let tries = self.tries.entry(device).or_default();
+        *tries += 1;
+        let reply = (self.script)(&request, *tries);
+        self.requests.push(request);
+        self.answer(id, stream, reply);
+    }
+
+    fn answer(&mut self, id: ConnectionId, stream: u32, reply: Reply) {
+        let streams = self.streams;
+        let peer = self.peers.get_mut(&id).unwrap();
+        match reply {
+            Reply::Silence => return,
+            Reply::NotProcessed => peer.frame(3, 0, stream, &7u32.to_be_bytes()),
+            Reply::Accept => {
+                // The size update that our SETTINGS_HEADER_TABLE_SIZE of 0 calls for, then `:status 200`.
+                let block: &[u8] = if peer.answered == 0 { &[0x20, 0x88] } else { &[0x88] };
+                peer.frame(1, 5, stream, block);
+                if peer.answered == 0 {
+                    let [a, b, c, d] = streams.to_be_bytes();
+                    peer.frame(4, 0, 0, &[0, 3, a, b, c, d]);
+                }
+                peer.answered += 1;
+            }
+            Reply::Refuse(status, reason) => {
+                let mut block = vec![0x08, 3]; // literal without indexing, name `:status`
+                block.extend_from_slice(status.to_string().as_bytes());
+                peer.frame(1, 4, stream, &block);
+                let timestamp = if status == 410 { ",\"timestamp\":1700000000000" } else { "" };
+                peer.frame(0, 1, stream, format!("{{\"reason\":\"{reason}\"{timestamp}}}").as_bytes());
+            }
+        }
+        peer.under_way.remove(&stream);
+    }
+}
+
+impl Peer {
+    fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        self.output.extend_from_slice(&length[1..]);
+        self.output.extend_from_slice(&[kind, flags]);
+        self.output.extend_from_slice(&stream.to_be_bytes());
+        self.output.extend_from_slice(payload);
+    }
+}

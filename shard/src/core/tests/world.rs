@@ -1,0 +1,377 @@
+//! A core, a gateway, a clock that jumps, and everything that was said.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use clarion_proto::{
+    device::{Cell, Change, Record, Registration, Token},
+    ids::{AppName, DeviceId, Epoch, LaneId, LogId, PartitionId, Position, UnixMillis, WaveId, partition_of},
+    outcome::Outcome,
+    time::Time,
+};
+use h3o::{CellIndex, LatLng, Resolution};
+use roaring::RoaringBitmap;
+
+use super::gateway::Gateway;
+use crate::{
+    command::{
+        ApnsHeaders, AppSpec, Authorization, Command, CoreReport, Counts, Event, LaneHealth, LaneSpec, Rate, ShardSpec,
+        WaveSpec,
+    },
+    core::{ConnectionId, Core, CoreConfig, IoRequest},
+    wave::Cover,
+};
+
+pub(super) const PARTITIONS: u16 = 4;
+pub(super) const LANE: LaneId = LaneId(1);
+pub(super) const SECOND: u64 = 1_000_000;
+pub(super) const STARTED: UnixMillis = UnixMillis(1_700_000_000_000);
+
+/// Everything together.
+pub(super) struct World {
+    pub(super) core: Core,
+    pub(super) gateway: Gateway,
+    pub(super) now: Time,
+    /// The gateway's sockets take nothing.
+    pub(super) blocked: bool,
+    /// Connections are not even answered.
+    pub(super) unreachable: bool,
+    /// Those of this lane.
+    pub(super) unreachable_lane: Option<LaneId>,
+    sockets: BTreeMap<ConnectionId, Vec<u8>>,
+    pub(super) attempts: Vec<Time>,
+    pub(super) said: Said,
+    pub(super) transcript: Vec<u8>,
+    position: u64,
+}
+
+/// What the core reported, folded as a control plane would.
+#[derive(Default)]
+pub(super) struct Said {
+    pub(super) reports: Vec<CoreReport>,
+    pub(super) bands: BTreeMap<WaveId, BTreeMap<u32, Counts>>,
+    pub(super) cells: BTreeMap<u64, Counts>,
+    pub(super) handed: BTreeMap<PartitionId, RoaringBitmap>,
+    pub(super) stopped: Vec<(WaveId, Option<Time>, u64, Time)>,
+    pub(super) health: Vec<LaneHealth>,
+    pub(super) counted: Vec<Vec<Vec<u64>>>,
+    pub(super) devices: u64,
+}
+
+impl World {
+    pub(super) fn new(gateway: Gateway) -> Self {
+        Self::with(gateway, true, 2)
+    }
+
+    pub(super) fn with(gateway: Gateway, single: bool, connections: usize) -> Self {
+        Self::with_config(gateway, CoreConfig { single, cores: 1, seed: 42 }, connections)
+    }
+
+    pub(super) fn with_config(gateway: Gateway, config: CoreConfig, connections: usize) -> Self {
+        let mut world = Self {
+            core: Core::new(config),
+            gateway,
+            now: Time(SECOND),
+            blocked: false,
+            unreachable: false,
+            unreachable_lane: None,
+            sockets: BTreeMap::new(),
+            attempts: Vec::new(),
+            said: Said::default(),
+            transcript: Vec::new(),
+            position: 0,
+        };
+        world.tell(Command::Own((0..PARTITIONS).map(PartitionId).collect()));
+        world.tell(Command::Lane(Arc::new(lane_spec(connections))));
+        world.tell(provider_token("bearer one"));
+        world.tell(Command::Slice { lane: LANE, until: Time::NEVER, rate: None });
+        world
+    }
+
+    pub(super) fn tell(&mut self, command: Command) {
+        self.core.command(command, self.now);
+    }
+
+    /// One batch, applied.
+    pub(super) fn apply(&mut self, records: Vec<Record>) {
+        self.position += 1;
+        let records = records.into_iter().map(|r| (partition_of(r.device, PARTITIONS), r)).collect();
+        self.tell(Command::Apply { log: LogId(0), position: Position(self.position), appended: STARTED, records });
+        while !self.core.feed_ready() {
+            self.step();
+        }
+    }
+
+    /// Devices with these numbers: device n lives in band n % 3 and says it by its cell.
+    pub(super) fn populate(&mut self, devices: std::ops::Range<u32>) {
+        self.apply(devices.map(|n| arrival(n, home(n))).collect());
+    }
+
+    /// Starts a wave over three bands, with a grant for ever.
+    pub(super) fn start(&mut self, wave: u64, expires: Time) {
+        self.tell(Command::Wave(Arc::new(wave_spec(wave, expires, self.position))));
+        self.grant(wave, Time::NEVER, None);
+    }
+
+    pub(super) fn grant(&mut self, wave: u64, until: Time, rate: Option<Rate>) {
+        self.tell(Command::Grant { wave: WaveId(wave), until, rate });
+    }
+
+    /// One turn of a driver. True: something happened.
+    pub(super) fn step(&mut self) -> bool {
+        let mut active = self.core.turn(self.now);
+        for id in self.gateway.connections() {
+            let Some(pending) = self.sockets.get_mut(&id) else { continue };
+            if pending.is_empty() {
+                self.core.transmit(id, pending, self.now);
+            }
+            if pending.is_empty() {
+                continue;
+            }
+            if self.blocked {
+                self.core.written(id, 0, false, self.now);
+                continue;
+            }
+            active = true;
+            let bytes = std::mem::take(pending);
+            self.transcript.extend_from_slice(&bytes);
+            self.gateway.receive(id, &bytes, self.now);
+            self.core.written(id, bytes.len(), true, self.now);
+        }
+        while let Some(request) = self.core.poll_io() {
+            active = true;
+            match request {
+                IoRequest::Connect { connection, lane } => {
+                    self.attempts.push(self.now);
+                    if !self.unreachable && self.unreachable_lane != Some(lane.id) {
+                        self.gateway.accept(connection);
+                        self.sockets.insert(connection, Vec::new());
+                        self.core.connected(connection, self.now);
+                    }
+                }
+                IoRequest::Close { connection, .. } => {
+                    self.gateway.drop(connection);
+                    self.sockets.remove(&connection);
+                }
+            }
+        }
+        for (id, bytes) in self.gateway.take_output() {
+            active = true;
+            self.core.receive(id, &bytes, self.now);
+        }
+        while let Some(event) = self.core.poll_event(self.now) {
+            active = true;
+            self.said.hear(event, self.now);
+        }
+        active
+    }
+
+    /// Goes on until nothing happens any more, or until the time. True: nothing will happen any more.
+    pub(super) fn run(&mut self, until: Time) -> bool {
+        let mut busy = 0;
+        loop {
+            if self.step() {
+                busy += 1;
+                assert!(busy < 1_000_000, "never comes to rest at {:?}", self.now);
+                continue;
+            }
+            busy = 0;
+            let next = self.core.deadline().unwrap_or(Time::NEVER).max(self.now + Duration::from_micros(50));
+            if next > until {
+                self.now = until;
+                return next == Time::NEVER;
+            }
+            self.now = next;
+        }
+    }
+
+    pub(super) fn run_for(&mut self, time: Duration) {
+        self.run(self.now + time);
+    }
+
+    /// Who was accepted, how often.
+    pub(super) fn requests_by_device(&self) -> BTreeMap<u32, usize> {
+        let mut counts = BTreeMap::new();
+        self.gateway.requests.iter().for_each(|r| *counts.entry(r.device).or_default() += 1);
+        counts
+    }
+
+    pub(super) fn totals(&self, wave: u64) -> Counts {
+        let mut sum = Counts::default();
+        self.said.bands.get(&WaveId(wave)).into_iter().flatten().for_each(|(_, counts)| sum.add(counts));
+        sum
+    }
+
+    pub(super) fn last(&self, wave: u64) -> &CoreReport {
+        self.said.reports.iter().rev().find(|r| r.wave == WaveId(wave)).expect("a report")
+    }
+
+    /// Slots that open pushes ever needed at once.
+    pub(super) fn open_slots(&self) -> usize {
+        self.core.opens.capacity_used()
+    }
+
+    /// Bytes encoded and not taken by any socket.
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.sockets.values().map(Vec::len).sum()
+    }
+
+    /// All connections break.
+    pub(super) fn break_connections(&mut self) {
+        for id in self.gateway.connections() {
+            self.gateway.drop(id);
+            self.sockets.remove(&id);
+            self.core.disconnected(id, crate::core::Disconnect::Broken, self.now);
+        }
+    }
+}
+
+impl Said {
+    fn hear(&mut self, event: Event, now: Time) {
+        match event {
+            Event::Report(report) => {
+                let bands = self.bands.entry(report.wave).or_default();
+                for (band, counts) in &report.bands {
+                    let former = bands.insert(*band, *counts).unwrap_or_default();
+                    assert!(former.handed <= counts.handed, "totals only grow");
+                    let _ = counts.open(); // panics if more ended than were handed
+                }
+                self.cells.extend(report.cells.iter().copied());
+                for (partition, set) in &report.handed {
+                    let all = self.handed.entry(*partition).or_default();
+                    if report.wave == WaveId(1) {
+                        assert!(all.is_disjoint(set), "reported as handed twice");
+                    }
+                    *all |= set;
+                }
+                self.reports.push(*report);
+            }
+            Event::Stopped { wave, last_write, written_after } => {
+                self.stopped.push((wave, last_write, written_after, now));
+            }
+            Event::Counted { devices, .. } => self.counted.push(devices),
+            Event::LaneState { health, .. } => self.health.push(health),
+            Event::Held(held) => self.devices = held.devices,
+        }
+    }
+}
+
+pub(super) fn outcomes(counts: &Counts) -> [(Outcome, u64); 5] {
+    Outcome::ALL.map(|o| (o, counts.outcomes[o as usize]))
+}
+
+/// Where device n lives: band n % 3.
+pub(super) fn home(n: u32) -> Cell {
+    let cells = band_cells();
+    let band = &cells[(n % 3) as usize];
+    Cell::from(band[(n / 3) as usize % band.len()])
+}
+
+/// A cell that no wave covers.
+pub(super) fn far_away() -> Cell {
+    Cell::from(LatLng::new(41.6, -93.6).unwrap().to_cell(Resolution::Nine))
+}
+
+/// Rings around a place: 0 to 3, 4 to 7, 8 to 11.
+fn band_cells() -> [Vec<CellIndex>; 3] {
+    let center = LatLng::new(22.54, 114.06).unwrap().to_cell(Resolution::Nine);
+    let ring = |from: u32, to: u32| (from..=to).flat_map(|k| center.grid_ring::<Vec<_>>(k)).collect();
+    [ring(0, 3), ring(4, 7), ring(8, 11)]
+}
+
+pub(super) fn cover() -> Arc<Cover> {
+    let mut bands = Vec::new();
+    for (n, cells) in band_cells().into_iter().enumerate() {
+        let mut cells: Vec<u64> = cells.into_iter().map(u64::from).collect();
+        cells.sort_unstable();
+        let n = f64::from(u32::try_from(n).unwrap());
+        bands.push((n * 1000.0, (n + 1.0) * 1000.0, cells));
+    }
+    Arc::new(Cover::new(&bands).unwrap())
+}
+
+pub(super) fn device(n: u32) -> DeviceId {
+    let mut id = [7; 16];
+    id[..4].copy_from_slice(&n.to_be_bytes());
+    DeviceId(id)
+}
+
+/// A token of 32 bytes that begins with the device's number.
+pub(super) fn token(n: u32) -> Token {
+    let mut token = n.to_be_bytes().to_vec();
+    token.resize(32, 0xab);
+    Token::new(Bytes::from(token)).unwrap()
+}
+
+pub(super) fn arrival(n: u32, cell: Cell) -> Record {
+    arrival_of("demo", n, cell)
+}
+
+pub(super) fn arrival_of(app: &str, n: u32, cell: Cell) -> Record {
+    let registration = Registration {
+        app: AppName::from_id(app).unwrap(),
+        token: token(n),
+        locale: if n.is_multiple_of(5) { "zh-hans-cn".to_owned() } else { String::new() },
+        segments: Vec::new(),
+        person: String::new(),
+    };
+    Record { device: device(n), observed: STARTED, change: Change::Arrival(registration, cell) }
+}
+
+/// A later change of device n.
+pub(super) fn change(n: u32, after_ms: u64, change: Change) -> Record {
+    Record { device: device(n), observed: UnixMillis(STARTED.0 + after_ms), change }
+}
+
+pub(super) fn provider_token(value: &str) -> Command {
+    let authorization = Authorization(Arc::new(secrecy::SecretString::from(value.to_owned())));
+    Command::ProviderToken { lane: LANE, authorization }
+}
+
+pub(super) fn lane_spec(connections: usize) -> LaneSpec {
+    LaneSpec {
+        id: LANE,
+        name: "emulator/demo".to_owned(),
+        endpoint: "127.0.0.1:1".to_owned(),
+        server_name: "localhost".to_owned(),
+        roots: Arc::new(rustls::RootCertStore::empty()),
+        live: false,
+        connections,
+        streams_per_connection: 100,
+        request_deadline: Duration::from_secs(10),
+        connect_deadline: Duration::from_secs(5),
+        backoff_min: Duration::from_millis(100),
+        backoff_max: Duration::from_secs(30),
+        authorization_indexed: true,
+    }
+}
+
+pub(super) fn wave_spec(wave: u64, expires: Time, position: u64) -> WaveSpec {
+    let headers = ApnsHeaders {
+        topic: "org.example.demo".to_owned(),
+        push_type: "alert".to_owned(),
+        priority: 10,
+        expiration: 1_800_000_000,
+        collapse_id: format!("alert-{wave}"),
+    };
+    let messages = vec![
+        ("en".to_owned(), Bytes::from_static(b"{\"aps\":{\"alert\":\"missing child\"}}")),
+        ("zh".to_owned(), Bytes::from_static(b"{\"aps\":{\"alert\":\"\xe5\xa4\xb1\xe8\xb8\xaa\"}}")),
+    ];
+    let shard = |n| ShardSpec {
+        partition: PartitionId(n),
+        log: LogId(0),
+        start: Position(position),
+        handed: RoaringBitmap::new(),
+    };
+    WaveSpec {
+        id: WaveId(wave),
+        alert: format!("alerts/test-{wave}"),
+        epoch: Epoch(1),
+        cover: cover(),
+        shards: (0..PARTITIONS).map(shard).collect(),
+        apps: vec![AppSpec { app: AppName::from_id("demo").unwrap(), lane: LANE, headers, messages }],
+        segments: Vec::new(),
+        expires,
+    }
+}

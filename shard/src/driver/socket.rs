@@ -1,0 +1,319 @@
+//! One TCP connection with TLS over it, never blocking.
+//!
+//! What the core encodes goes into TLS a piece at a time, and only when the former ciphertext has been taken by the
+//! socket: what waits in user space is at most one flush of plaintext and [`PIECE`] of ciphertext. The socket's own
+//! buffer is bounded too ([`SEND_BUFFER_BYTES`]), so that what still reaches the gateway after a cancel is little.
+
+use std::{
+    io::{self, BufRead, Read, Write},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use mio::net::TcpStream;
+use rustls::ClientConnection;
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
+
+use super::tls::speaks_h2;
+use crate::{command::LaneSpec, core::ConnectionId};
+
+/// Asked of the system, which doubles it for its own bookkeeping: 256 KiB.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
+/// Plaintext encrypted at once: two records, written with one call.
+const PIECE: usize = 32 * 1024;
+/// Bytes read from one socket before others have their turn.
+const READ_BUDGET: usize = 256 * 1024;
+/// One read.
+pub(super) const READ_BYTES: usize = 64 * 1024;
+
+/// A connection as the driver holds it.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) id: ConnectionId,
+    pub(super) lane: Arc<LaneSpec>,
+    stage: Stage,
+    /// What the poller has said and no call has contradicted since.
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// The peer's end of file is under way.
+    pub(super) read_closed: bool,
+    /// Plaintext from the core, and how much of it TLS has taken.
+    pub(super) plain: Vec<u8>,
+    taken: usize,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Its name is being resolved.
+    Resolving,
+    /// TCP's handshake.
+    Connecting(TcpStream, Box<ClientConnection>),
+    /// TLS's handshake.
+    Handshaking(TcpStream, Box<ClientConnection>),
+    /// The core knows of it.
+    Open(TcpStream, Box<ClientConnection>),
+}
+
+/// What became of a connection attempt in one turn.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Not there yet.
+    Waiting,
+    /// TCP, TLS and ALPN stand, just now.
+    Established,
+}
+
+/// What one turn of reading met.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Received {
+    /// There may be more.
+    More,
+    /// Nothing more now.
+    Drained,
+    /// The peer has closed in order.
+    Closed,
+}
+
+impl Socket {
+    pub(super) fn new(id: ConnectionId, lane: Arc<LaneSpec>) -> Self {
+        Self {
+            id,
+            lane,
+            stage: Stage::Resolving,
+            readable: false,
+            writable: false,
+            read_closed: false,
+            plain: Vec::new(),
+            taken: 0,
+        }
+    }
+
+    /// Begins to connect.
+    pub(super) fn connect(&mut self, address: SocketAddr, tls: ClientConnection) -> io::Result<&mut TcpStream> {
+        let raw =
+            RawSocket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+        raw.set_tcp_nodelay(true)?;
+        raw.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        #[cfg(target_os = "linux")]
+        raw.set_tcp_user_timeout(Some(self.lane.request_deadline.max(Duration::from_secs(1))))?;
+        match raw.connect(&address.into()) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(EINPROGRESS) => {}
+            Err(error) => return Err(error),
+        }
+        self.stage = Stage::Connecting(TcpStream::from_std(raw.into()), Box::new(tls));
+        Ok(self.stream().expect("just set"))
+    }
+
+    pub(super) fn stream(&mut self) -> Option<&mut TcpStream> {
+        match &mut self.stage {
+            Stage::Resolving => None,
+            Stage::Connecting(tcp, _) | Stage::Handshaking(tcp, _) | Stage::Open(tcp, _) => Some(tcp),
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open(..))
+    }
+
+    /// Goes on with the handshakes as far as the socket allows.
+    pub(super) fn establish(&mut self, scratch: &mut [u8]) -> io::Result<Progress> {
+        if let Stage::Connecting(tcp, _) = &mut self.stage {
+            if !self.writable && !self.readable {
+                return Ok(Progress::Waiting);
+            }
+            if let Some(error) = tcp.take_error()? {
+                return Err(error);
+            }
+            match tcp.peer_addr() {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(Progress::Waiting),
+                Err(error) => return Err(error),
+            }
+            self.stage = match std::mem::replace(&mut self.stage, Stage::Resolving) {
+                Stage::Connecting(tcp, tls) => Stage::Handshaking(tcp, tls),
+                other => other,
+            };
+        }
+        let Stage::Handshaking(tcp, tls) = &mut self.stage else { return Ok(Progress::Waiting) };
+        while tls.is_handshaking() {
+            if tls.wants_write() {
+                if !self.writable || !write_ciphertext(tls, tcp, &mut self.writable)?.1 {
+                    return Ok(Progress::Waiting);
+                }
+                continue;
+            }
+            if !self.readable {
+                return Ok(Progress::Waiting);
+            }
+            let Some(n) = read_some(tcp, scratch, &mut self.readable, self.read_closed)? else { continue };
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            shake_hands(tls, &scratch[..n]).inspect_err(|_| {
+                // The alert says what was wrong with it, to whoever runs the gateway.
+                let _ = tls.write_tls(tcp);
+            })?;
+        }
+        if !speaks_h2(tls) {
+            return Err(io::Error::other("the gateway did not agree to HTTP/2 (ALPN)"));
+        }
+        self.stage = match std::mem::replace(&mut self.stage, Stage::Resolving) {
+            Stage::Handshaking(tcp, tls) => Stage::Open(tcp, tls),
+            other => other,
+        };
+        Ok(Progress::Established)
+    }
+
+    /// Reads what has come, within this turn's budget, and hands on the plaintext.
+    pub(super) fn receive(&mut self, scratch: &mut [u8], mut take: impl FnMut(&[u8])) -> io::Result<Received> {
+        let Stage::Open(tcp, tls) = &mut self.stage else { return Ok(Received::Drained) };
+        // What came together with the end of the handshake.
+        if drain(tls, &mut take)? {
+            return Ok(Received::Closed);
+        }
+        let mut left = READ_BUDGET;
+        while self.readable {
+            let Some(n) = read_some(tcp, scratch, &mut self.readable, self.read_closed)? else { break };
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if decrypt(tls, &scratch[..n], &mut take)? {
+                return Ok(Received::Closed);
+            }
+            left = left.saturating_sub(n);
+            if left == 0 {
+                return Ok(if self.readable { Received::More } else { Received::Drained });
+            }
+        }
+        Ok(Received::Drained)
+    }
+
+    /// Whether everything from before has been taken by the socket.
+    pub(super) fn is_drained(&self) -> bool {
+        match &self.stage {
+            Stage::Open(_, tls) => self.taken == self.plain.len() && !tls.wants_write(),
+            _ => true,
+        }
+    }
+
+    /// Writes as far as the socket allows. Returns the bytes written.
+    pub(super) fn flush(&mut self) -> io::Result<usize> {
+        let Stage::Open(tcp, tls) = &mut self.stage else { return Ok(0) };
+        let mut written = 0;
+        while self.writable {
+            if tls.wants_write() {
+                written += write_ciphertext(tls, tcp, &mut self.writable)?.0;
+            } else if self.taken < self.plain.len() {
+                let end = self.plain.len().min(self.taken + PIECE);
+                self.taken += tls.writer().write(&self.plain[self.taken..end])?;
+            } else {
+                break;
+            }
+        }
+        if self.taken == self.plain.len() {
+            self.plain.clear();
+            self.taken = 0;
+        }
+        Ok(written)
+    }
+
+    /// Closes: in order, after what can be written without waiting, or at once.
+    pub(super) fn close(mut self, reset: bool) {
+        if !reset {
+            let _ = self.flush();
+        }
+        match &mut self.stage {
+            Stage::Resolving => {}
+            Stage::Open(tcp, tls) if !reset => {
+                tls.send_close_notify();
+                // Best effort: the peer learns the same from the end of the stream.
+                let _ = tls.write_tls(tcp);
+            }
+            Stage::Connecting(tcp, _) | Stage::Handshaking(tcp, _) | Stage::Open(tcp, _) => {
+                let _ = SockRef::from(&*tcp).set_linger(Some(Duration::ZERO));
+            }
+        }
+    }
+}
+
+/// The non-blocking connect is under way (Linux, `errno.h`).
+#[cfg(target_os = "linux")]
+const EINPROGRESS: i32 = 115;
+/// The same on the BSDs and macOS.
+#[cfg(not(target_os = "linux"))]
+const EINPROGRESS: i32 = 36;
+
+/// Writes ciphertext: how much, and whether all of it.
+fn write_ciphertext(tls: &mut ClientConnection, tcp: &mut TcpStream, writable: &mut bool) -> io::Result<(usize, bool)> {
+    let mut written = 0;
+    while tls.wants_write() {
+        match tls.write_tls(tcp) {
+            Ok(n) => written += n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                *writable = false;
+                return Ok((written, false));
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((written, true))
+}
+
+/// One read; `None`: nothing there. A read that does not fill the buffer has emptied the socket (epoll(7), on
+/// edge-triggered use), unless the peer's end of file stands behind it.
+fn read_some(tcp: &mut TcpStream, scratch: &mut [u8], readable: &mut bool, closed: bool) -> io::Result<Option<usize>> {
+    match tcp.read(scratch) {
+        Ok(n) => {
+            *readable = n == scratch.len() || (closed && n > 0);
+            Ok(Some(n))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            *readable = false;
+            Ok(None)
+        }
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Ciphertext of the handshake in. What the peer says right behind it (TLS 1.3 lets a server speak first, and APNs sends
+/// its SETTINGS so) stays in TLS for [`Socket::receive`].
+fn shake_hands(tls: &mut ClientConnection, mut ciphertext: &[u8]) -> io::Result<()> {
+    while !ciphertext.is_empty() {
+        tls.read_tls(&mut ciphertext)?;
+        tls.process_new_packets().map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Ciphertext in, plaintext out. True: the peer said that it is done.
+fn decrypt(tls: &mut ClientConnection, mut ciphertext: &[u8], mut take: impl FnMut(&[u8])) -> io::Result<bool> {
+    while !ciphertext.is_empty() {
+        tls.read_tls(&mut ciphertext)?;
+        tls.process_new_packets().map_err(io::Error::other)?;
+        if drain(tls, &mut take)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Hands on all plaintext that is there. True: the peer said that it is done.
+fn drain(tls: &mut ClientConnection, take: &mut impl FnMut(&[u8])) -> io::Result<bool> {
+    loop {
+        let mut reader = tls.reader();
+        match reader.fill_buf() {
+            Ok([]) => return Ok(true),
+            Ok(chunk) => {
+                take(chunk);
+                let length = chunk.len();
+                reader.consume(length);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+}

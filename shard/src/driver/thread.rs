@@ -1,0 +1,243 @@
+//! The loop of one core's thread.
+
+use std::{io, sync::Arc, time::Duration};
+
+use clarion_proto::time::Time;
+use mio::{Events, Interest, Poll, Token, Waker};
+use tokio::sync::mpsc::{Receiver, Sender};
+
+use super::{
+    Clock,
+    resolve::Resolver,
+    socket::{Progress, READ_BYTES, Received, Socket},
+    tls::Tls,
+};
+use crate::{
+    command::{Command, Event},
+    core::{ConnectionId, Core, Disconnect, IoRequest},
+};
+
+/// The poller's name for "somebody has put something into a queue".
+pub(super) const WAKE: Token = Token(usize::MAX);
+/// Commands carried out in one turn.
+const COMMANDS_PER_TURN: usize = 64;
+/// Readiness taken from the poller in one turn.
+const READY_MAX: usize = 256;
+
+/// A core with everything around it.
+pub(super) struct CoreThread {
+    core: Core,
+    clock: Clock,
+    poll: Poll,
+    control: Receiver<Command>,
+    feed: Receiver<Command>,
+    events: Sender<Event>,
+    resolver: Resolver,
+    tls: Tls,
+    /// By slot of their connection.
+    sockets: Vec<Option<Socket>>,
+    scratch: Vec<u8>,
+}
+
+impl CoreThread {
+    pub(super) fn new(
+        core: Core,
+        clock: Clock,
+        poll: Poll,
+        waker: Arc<Waker>,
+        control: Receiver<Command>,
+        feed: Receiver<Command>,
+        events: Sender<Event>,
+    ) -> Self {
+        Self {
+            core,
+            clock,
+            poll,
+            control,
+            feed,
+            events,
+            resolver: Resolver::new(waker),
+            tls: Tls::new(),
+            sockets: Vec::new(),
+            scratch: vec![0; READ_BYTES],
+        }
+    }
+
+    /// Until a shutdown has been carried out.
+    pub(super) fn run(mut self) {
+        let mut ready = Events::with_capacity(READY_MAX);
+        let mut more = false;
+        while !self.core.is_finished() {
+            let wait = if more { Some(Duration::ZERO) } else { self.wait() };
+            match self.poll.poll(&mut ready, wait) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => panic!("the poller of a core failed: {error}"),
+            }
+            for event in ready.iter().filter(|event| event.token() != WAKE) {
+                if let Some(socket) = self.sockets.get_mut(event.token().0).and_then(Option::as_mut) {
+                    socket.readable |= event.is_readable() || event.is_error() || event.is_read_closed();
+                    socket.writable |= event.is_writable() || event.is_error();
+                    socket.read_closed |= event.is_read_closed() || event.is_error();
+                }
+            }
+            more = self.turn();
+        }
+        for socket in self.sockets.into_iter().flatten() {
+            socket.close(false);
+        }
+    }
+
+    /// One turn; true: there is more to do at once.
+    fn turn(&mut self) -> bool {
+        let mut more = self.commands();
+        while let Some((id, address)) = self.resolver.answer() {
+            self.connect(id, address);
+        }
+        more |= self.read();
+        more |= self.core.turn(self.clock.now());
+        self.write();
+        self.io();
+        self.tell();
+        more
+    }
+
+    fn wait(&self) -> Option<Duration> {
+        self.core.deadline().map(|at| at.since(self.clock.now()))
+    }
+
+    fn commands(&mut self) -> bool {
+        let now = self.clock.now();
+        for _ in 0..COMMANDS_PER_TURN {
+            match self.control.try_recv() {
+                Ok(command) => self.core.command(command, now),
+                Err(_) => break,
+            }
+        }
+        if self.core.feed_ready()
+            && let Ok(batch) = self.feed.try_recv()
+        {
+            self.core.command(batch, now);
+        }
+        !self.control.is_empty() || !self.feed.is_empty()
+    }
+
+    /// Handshakes and answers.
+    fn read(&mut self) -> bool {
+        let mut more = false;
+        for slot in 0..self.sockets.len() {
+            let Some(socket) = self.sockets[slot].as_mut() else { continue };
+            let id = socket.id;
+            if !socket.is_open() {
+                match socket.establish(&mut self.scratch) {
+                    Ok(Progress::Waiting) => continue,
+                    Ok(Progress::Established) => self.core.connected(id, self.clock.now()),
+                    Err(error) => {
+                        tracing::warn!(lane = %socket.lane.name, %error, "cannot connect");
+                        self.lost(id, Disconnect::NotConnected);
+                        continue;
+                    }
+                }
+            }
+            let (core, now) = (&mut self.core, self.clock.now());
+            let Some(socket) = self.sockets[slot].as_mut() else { continue };
+            match socket.receive(&mut self.scratch, |bytes| core.receive(id, bytes, now)) {
+                Ok(Received::Drained) => {}
+                Ok(Received::More) => more = true,
+                Ok(Received::Closed) => self.lost(id, Disconnect::Closed),
+                Err(error) => {
+                    tracing::info!(lane = %socket.lane.name, %error, "connection lost");
+                    self.lost(id, Disconnect::Broken);
+                }
+            }
+        }
+        more
+    }
+
+    /// What the core has encoded, as far as sockets take it.
+    fn write(&mut self) {
+        for slot in 0..self.sockets.len() {
+            let Some(socket) = self.sockets[slot].as_mut().filter(|socket| socket.is_open()) else { continue };
+            let (id, before) = (socket.id, socket.is_drained());
+            if before {
+                self.core.transmit(id, &mut socket.plain, self.clock.now());
+                if socket.plain.is_empty() && socket.is_drained() {
+                    continue;
+                }
+            }
+            match socket.flush() {
+                Ok(written) => {
+                    let drained = socket.is_drained();
+                    self.core.written(id, written, drained, self.clock.now());
+                }
+                Err(error) => {
+                    tracing::info!(lane = %socket.lane.name, %error, "connection lost");
+                    self.lost(id, Disconnect::Broken);
+                }
+            }
+        }
+    }
+
+    fn io(&mut self) {
+        while let Some(request) = self.core.poll_io() {
+            match request {
+                IoRequest::Connect { connection, lane } => {
+                    let slot = connection.slot as usize;
+                    if self.sockets.len() <= slot {
+                        self.sockets.resize_with(slot + 1, || None);
+                    }
+                    let answer = self.resolver.ask(connection, &lane.endpoint);
+                    if let Some(former) = self.sockets[slot].replace(Socket::new(connection, lane)) {
+                        former.close(true); // its end has been asked for, but stands later in this queue
+                    }
+                    if let Some(address) = answer {
+                        self.connect(connection, address);
+                    }
+                }
+                IoRequest::Close { connection, reset } => {
+                    if let Some(socket) = self.take(connection) {
+                        socket.close(reset);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tells the control plane as much as it has room for; the rest stays in the core and merges.
+    fn tell(&mut self) {
+        let now = self.clock.now();
+        while let Ok(room) = self.events.try_reserve() {
+            match self.core.poll_event(now) {
+                Some(event) => room.send(event),
+                None => break,
+            }
+        }
+    }
+
+    fn connect(&mut self, id: ConnectionId, address: io::Result<std::net::SocketAddr>) {
+        let Some(socket) = self.sockets.get_mut(id.slot as usize).and_then(Option::as_mut).filter(|s| s.id == id)
+        else {
+            return;
+        };
+        let connect = |socket: &mut Socket, poll: &Poll, tls: &mut Tls| {
+            let tls = tls.connect(&socket.lane).map_err(io::Error::other)?;
+            let stream = socket.connect(address?, tls)?;
+            poll.registry().register(stream, Token(id.slot as usize), Interest::READABLE | Interest::WRITABLE)
+        };
+        if let Err(error) = connect(socket, &self.poll, &mut self.tls) {
+            tracing::warn!(lane = %socket.lane.name, %error, "cannot connect");
+            self.lost(id, Disconnect::NotConnected);
+        }
+    }
+
+    fn lost(&mut self, id: ConnectionId, why: Disconnect) {
+        self.take(id);
+        let now: Time = self.clock.now();
+        self.core.disconnected(id, why, now);
+    }
+
+    /// The socket of a connection. Dropped, it leaves the poller by itself.
+    fn take(&mut self, id: ConnectionId) -> Option<Socket> {
+        self.sockets.get_mut(id.slot as usize)?.take_if(|socket| socket.id == id)
+    }
+}

@@ -1,0 +1,93 @@
+//! Where the coordinators are: addresses, or a name that resolves to all of them, asked again every 5 s.
+//!
+//! Any coordinator serves any log. A node stays with one while it answers and goes round when it does not: whoever has
+//! just failed is asked last.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+
+/// How old an answer of DNS may be.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// A resolver that takes longer is treated as one that failed.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// All coordinators, one after the other.
+#[derive(Debug)]
+pub struct Coordinators {
+    names: Vec<String>,
+    addresses: Vec<SocketAddr>,
+    asked: Option<Instant>,
+    next: usize,
+}
+
+impl Coordinators {
+    /// `host:port` each.
+    #[must_use]
+    pub fn new(names: Vec<String>) -> Self {
+        Self { names, addresses: Vec::new(), asked: None, next: 0 }
+    }
+
+    /// Whom to call now.
+    ///
+    /// # Errors
+    /// No name resolves and none ever did.
+    pub async fn next(&mut self) -> io::Result<SocketAddr> {
+        if self.asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN) {
+            self.resolve().await?;
+        }
+        self.next += 1;
+        let turn = (self.next - 1) % self.addresses.len().max(1);
+        self.addresses.get(turn).copied().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no coordinator"))
+    }
+
+    /// Whoever was called last answered well: the next call goes there again.
+    pub fn stay(&mut self) {
+        self.next = self.next.saturating_sub(1);
+    }
+
+    async fn resolve(&mut self) -> io::Result<()> {
+        let mut addresses = Vec::new();
+        let mut failed = None;
+        for name in &self.names {
+            match timeout(RESOLVE_WITHIN, tokio::net::lookup_host(name)).await {
+                Ok(Ok(found)) => addresses.extend(found),
+                Ok(Err(error)) => failed = Some(format!("{name}: {error}")),
+                Err(_) => failed = Some(format!("{name}: no answer in {} s", RESOLVE_WITHIN.as_secs())),
+            }
+        }
+        addresses.sort_unstable();
+        addresses.dedup();
+        self.asked = Some(Instant::now());
+        match failed {
+            Some(problem) if addresses.is_empty() && self.addresses.is_empty() => {
+                self.asked = None;
+                return Err(io::Error::new(io::ErrorKind::NotFound, problem));
+            }
+            // What was found before still serves better than nobody.
+            Some(problem) => warn!(problem, "a coordinator's name does not resolve"),
+            None => {}
+        }
+        if !addresses.is_empty() && addresses != self.addresses {
+            info!(?addresses, "coordinators");
+            self.addresses = addresses;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn goes_round_and_stays_with_who_answers() {
+        let mut coordinators = Coordinators::new(vec!["127.0.0.1:1".into(), "127.0.0.1:2".into()]);
+        let ports = async |c: &mut Coordinators| c.next().await.unwrap().port();
+        assert_eq!((ports(&mut coordinators).await, ports(&mut coordinators).await), (1, 2));
+        coordinators.stay();
+        assert_eq!(ports(&mut coordinators).await, 2);
+        assert_eq!(ports(&mut coordinators).await, 1);
+    }
+}

@@ -1,0 +1,185 @@
+//! One batch of one log in, each core's part of it out. Pure; hot while a registry is loaded.
+//!
+//! Positions are kept per core and log, and moved only when a core has taken its part. So the feed may be cut anywhere,
+//! between two cores' parts of one batch too, and goes on from the least position: who has a batch already is passed
+//! over.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clarion_proto::{
+    device::Record,
+    ids::{LogId, PartitionId, Position, UnixMillis, log_of, partition_of},
+    wire::shard_v1 as wire,
+};
+use tracing::error;
+
+use crate::{
+    command::Command,
+    session::ownership::{Follows, Ownership},
+};
+
+/// What each core has taken of each log.
+pub type Positions = BTreeMap<Follows, Position>;
+
+/// The sender broke the contract of the feed. Another try may meet a healthy one; nothing was applied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SplitError {
+    /// A log without partitions of ours.
+    #[error("log {0} was not asked for")]
+    NotAsked(u32),
+    /// A batch was left out or came again.
+    #[error("log {log}: position {position} came where {expected} was due")]
+    NotDense {
+        /// Which.
+        log: LogId,
+        /// Due.
+        expected: Position,
+        /// Came.
+        position: Position,
+    },
+    /// A record of a partition that is not ours, or not of this log.
+    #[error("log {log}, position {position}: a record of partition {partition}, which does not belong there")]
+    Foreign {
+        /// Of the batch.
+        log: LogId,
+        /// Of the batch.
+        position: Position,
+        /// Of the record.
+        partition: PartitionId,
+    },
+}
+
+/// Splits the batches of one ownership.
+#[derive(Debug)]
+pub struct Splitter {
+    partitions: Vec<PartitionId>,
+    partition_count: u16,
+    log_count: u16,
+    /// By partition number; [`NOBODY`]: not ours. A table, because it is asked for every record.
+    core_of: Vec<u16>,
+    cores: usize,
+    logs: BTreeMap<LogId, Log>,
+}
+
+const NOBODY: u16 = u16::MAX;
+
+#[derive(Debug)]
+struct Log {
+    cores: Vec<(usize, Position)>,
+    /// Of the stream that is open now.
+    expected: Position,
+}
+
+impl Log {
+    fn applied(&self) -> Position {
+        self.cores.iter().map(|(_, p)| *p).min().unwrap_or_default()
+    }
+}
+
+impl Splitter {
+    /// For an ownership, from where each core stands (0 where nothing is said).
+    #[must_use]
+    pub fn new(ownership: &Ownership, cores: usize, positions: &Positions) -> Self {
+        let mut core_of = vec![NOBODY; usize::from(ownership.partition_count)];
+        for partition in &ownership.partitions {
+            let core = ownership.core_of(*partition, cores).and_then(|c| u16::try_from(c).ok());
+            core_of[usize::from(partition.0)] = core.unwrap_or(NOBODY);
+        }
+        let follows: BTreeSet<Follows> = ownership.follows(cores);
+        let mut logs: BTreeMap<LogId, Log> = BTreeMap::new();
+        for (core, log) in follows {
+            let position = positions.get(&(core, log)).copied().unwrap_or_default();
+            let log = logs.entry(log).or_insert(Log { cores: Vec::new(), expected: Position(0) });
+            log.cores.push((core, position));
+        }
+        Self {
+            partitions: ownership.partitions.clone(),
+            partition_count: ownership.partition_count,
+            log_count: ownership.log_count,
+            core_of,
+            cores,
+            logs,
+        }
+    }
+
+    /// What to ask a coordinator for, at the start of a stream.
+    pub fn request(&mut self, node: &str) -> wire::FeedRequest {
+        for log in self.logs.values_mut() {
+            log.expected = Position(log.applied().0 + 1);
+        }
+        wire::FeedRequest {
+            node: node.to_owned(),
+            partitions: self.partitions.iter().map(|p| u32::from(p.0)).collect(),
+            positions: crate::session::registry::to_wire(&self.logs.iter().map(|(l, s)| (*l, s.applied())).collect()),
+        }
+    }
+
+    /// Whether there is nothing to follow.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.partitions.is_empty()
+    }
+
+    /// What each core has taken.
+    #[must_use]
+    pub fn positions(&self) -> Positions {
+        self.logs.iter().flat_map(|(l, s)| s.cores.iter().map(|(core, p)| ((*core, *l), *p))).collect()
+    }
+
+    /// A core has taken its part of a batch.
+    pub fn taken(&mut self, core: usize, log: LogId, position: Position) {
+        let cores = self.logs.get_mut(&log).into_iter().flat_map(|l| &mut l.cores);
+        cores.filter(|(c, _)| *c == core).for_each(|(_, p)| *p = position);
+    }
+
+    /// Splits one batch: a command for each core that follows the log and does not have it yet, records or not.
+    ///
+    /// A record that cannot be decoded is left out with an error line: it is the same for every reader and every try,
+    /// and one such record must not keep a node from everything behind it.
+    ///
+    /// # Errors
+    /// The batch is not the one that is due, or not ours.
+    pub fn split(&mut self, batch: wire::FeedResponse) -> Result<Vec<(usize, Command)>, SplitError> {
+        let position = Position(batch.position);
+        let known = u16::try_from(batch.log).ok().map(LogId).and_then(|l| self.logs.get_mut(&l).map(|s| (l, s)));
+        let Some((log, state)) = known else { return Err(SplitError::NotAsked(batch.log)) };
+        if state.expected != position {
+            return Err(SplitError::NotDense { log, expected: state.expected, position });
+        }
+        let mut parts: Vec<Option<Vec<(PartitionId, Record)>>> = vec![None; self.cores];
+        // An even share and an eighth more: hashing spreads a large batch within that, a small one grows once.
+        let room = batch.records.len() / state.cores.len();
+        for (core, applied) in &state.cores {
+            if *applied < position {
+                parts[*core] = Some(Vec::with_capacity(room + room / 8));
+            }
+        }
+        for record in batch.records {
+            let record = match Record::from_wire(record) {
+                Ok(record) => record,
+                Err(problem) => {
+                    error!(%log, %position, %problem, "a record cannot be read and is left out");
+                    continue;
+                }
+            };
+            let partition = partition_of(record.device, self.partition_count);
+            let core = self.core_of[usize::from(partition.0)];
+            if core == NOBODY || log_of(partition, self.log_count) != log {
+                return Err(SplitError::Foreign { log, position, partition });
+            }
+            if let Some(part) = &mut parts[usize::from(core)] {
+                part.push((partition, record));
+            }
+        }
+        state.expected = Position(position.0 + 1);
+        let appended = UnixMillis(batch.append_time_ms);
+        let command = |(core, part): (usize, Option<_>)| {
+            part.map(|records| (core, Command::Apply { log, position, appended, records }))
+        };
+        Ok(parts.into_iter().enumerate().filter_map(command).collect())
+    }
+}
+
+#[cfg(test)]
+#[path = "split_tests.rs"]
+mod tests;

@@ -1,0 +1,138 @@
+use clarion_proto::{device::Change, ids::DeviceId};
+use proptest::prelude::*;
+
+use super::*;
+
+const PARTITIONS: u16 = 16;
+const LOGS: u16 = 4;
+
+fn ownership(partitions: impl IntoIterator<Item = u16>) -> Ownership {
+    let partitions = partitions.into_iter().map(PartitionId).collect();
+    Ownership { number: 1, partition_count: PARTITIONS, log_count: LOGS, partitions }
+}
+
+/// A device of a partition, the n-th.
+fn device(partition: u16, n: u32) -> DeviceId {
+    let ids = (0_u32..).map(|i| {
+        let mut id = [0; 16];
+        id[..4].copy_from_slice(&i.to_le_bytes());
+        DeviceId(id)
+    });
+    ids.filter(|d| partition_of(*d, PARTITIONS) == PartitionId(partition)).nth(n as usize).unwrap()
+}
+
+fn record(partition: u16, n: u32) -> wire::Record {
+    Record { device: device(partition, n), observed: UnixMillis(u64::from(n)), change: Change::Removal }.to_wire()
+}
+
+fn batch(log: u16, position: u64, records: Vec<wire::Record>) -> wire::FeedResponse {
+    wire::FeedResponse { log: u32::from(log), position, append_time_ms: position * 10, records }
+}
+
+fn parts(commands: &[(usize, Command)]) -> Vec<(usize, Vec<(u16, u64)>)> {
+    let part = |(core, command): &(usize, Command)| {
+        let Command::Apply { records, .. } = command else { panic!("{command:?}") };
+        (*core, records.iter().map(|(p, r)| (p.0, r.observed.0)).collect())
+    };
+    commands.iter().map(part).collect()
+}
+
+#[test]
+fn each_core_gets_its_records_in_order_and_every_position() {
+    // Log 1 has partitions 1, 5, 9, 13; with all 16 on two cores they are at odd places: all of core 1.
+    // With 1, 2, 5, 6 owned: core 0 has 1 and 5, core 1 has 2 and 6.
+    let mut splitter = Splitter::new(&ownership([1, 2, 5, 6]), 2, &Positions::new());
+    let request = splitter.request("node-1");
+    assert_eq!(request.partitions, [1, 2, 5, 6]);
+    assert_eq!(request.positions.iter().map(|p| (p.log, p.position)).collect::<Vec<_>>(), [(1, 0), (2, 0)]);
+
+    let commands = splitter.split(batch(1, 1, vec![record(1, 0), record(5, 1), record(1, 2)])).unwrap();
+    assert_eq!(parts(&commands), [(0, vec![(1, 0), (5, 1), (1, 2)])]);
+    let commands = splitter.split(batch(2, 1, vec![])).unwrap();
+    assert_eq!(parts(&commands), [(1, vec![])], "a batch without records moves the position");
+}
+
+#[test]
+fn a_log_on_two_cores_is_split() {
+    // Both partitions are of log 1; 1 is core 0's, 5 is core 1's.
+    let mut splitter = Splitter::new(&ownership([1, 5]), 2, &Positions::new());
+    splitter.request("node-1");
+    let commands = splitter.split(batch(1, 1, vec![record(5, 0), record(1, 1), record(5, 2)])).unwrap();
+    assert_eq!(parts(&commands), [(0, vec![(1, 1)]), (1, vec![(5, 0), (5, 2)])]);
+}
+
+#[test]
+fn a_gap_and_a_repetition_are_errors_and_change_nothing() {
+    let mut splitter = Splitter::new(&ownership([1]), 1, &Positions::new());
+    splitter.request("node-1");
+    splitter.split(batch(1, 1, vec![])).unwrap();
+    let dense = |position| SplitError::NotDense { log: LogId(1), expected: Position(2), position: Position(position) };
+    assert_eq!(splitter.split(batch(1, 3, vec![])).unwrap_err(), dense(3));
+    assert_eq!(splitter.split(batch(1, 1, vec![])).unwrap_err(), dense(1));
+    splitter.split(batch(1, 2, vec![])).unwrap();
+}
+
+#[test]
+fn what_is_not_ours_is_an_error() {
+    let mut splitter = Splitter::new(&ownership([1]), 1, &Positions::new());
+    splitter.request("node-1");
+    assert_eq!(splitter.split(batch(2, 1, vec![])).unwrap_err(), SplitError::NotAsked(2));
+    assert_eq!(splitter.split(batch(70, 1, vec![])).unwrap_err(), SplitError::NotAsked(70));
+    let foreign = SplitError::Foreign { log: LogId(1), position: Position(1), partition: PartitionId(5) };
+    assert_eq!(splitter.split(batch(1, 1, vec![record(5, 0)])).unwrap_err(), foreign);
+}
+
+#[test]
+fn one_broken_record_does_not_keep_the_node_from_the_rest() {
+    let mut splitter = Splitter::new(&ownership([1]), 1, &Positions::new());
+    splitter.request("node-1");
+    let broken = wire::Record { change: None, ..record(1, 0) };
+    let commands = splitter.split(batch(1, 1, vec![broken, record(1, 1)])).unwrap();
+    assert_eq!(parts(&commands), [(0, vec![(1, 1)])]);
+}
+
+proptest! {
+    /// Wherever the feed is cut (between two cores' parts of one batch too) and however often: each core gets each of
+    /// its records once, in order, and each position once.
+    #[test]
+    fn a_cut_feed_goes_on_without_loss_or_repetition(
+        cores in 1..4_usize,
+        sizes in prop::collection::vec(0..6_u32, 1..12),
+        cuts in prop::collection::vec(0..40_usize, 0..6),
+    ) {
+        let owned = ownership([1, 2, 5, 6, 9, 13]);
+        let partitions = [1, 5, 9, 13];
+        let log: Vec<wire::FeedResponse> = sizes.iter().enumerate().map(|(i, n)| {
+            let records = (0..*n).map(|k| record(partitions[(k as usize + i) % 4], u32::try_from(i).unwrap() * 10 + k)).collect();
+            batch(1, i as u64 + 1, records)
+        }).collect();
+        let mut taken: Vec<Vec<(u64, u64)>> = vec![Vec::new(); cores];
+        let mut seen: Vec<Vec<u64>> = vec![Vec::new(); cores];
+        let mut positions = Positions::new();
+        let mut cuts = cuts.into_iter();
+        loop {
+            let mut splitter = Splitter::new(&owned, cores, &positions);
+            let from = splitter.request("n").positions.iter().find(|p| p.log == 1).unwrap().position;
+            let mut budget = cuts.next().unwrap_or(usize::MAX);
+            'stream: for batch in &log[usize::try_from(from).unwrap()..] {
+                for (core, command) in splitter.split(batch.clone()).unwrap() {
+                    if budget == 0 { break 'stream; }
+                    budget -= 1;
+                    let Command::Apply { log, position, records, .. } = command else { panic!() };
+                    seen[core].push(position.0);
+                    taken[core].extend(records.iter().map(|(p, r)| (u64::from(p.0), r.observed.0)));
+                    splitter.taken(core, log, position);
+                }
+            }
+            positions = splitter.positions();
+            if budget > 0 { break; }
+        }
+        for (core, _) in owned.follows(cores).into_iter().filter(|(_, l)| *l == LogId(1)) {
+            prop_assert_eq!(&seen[core], &(1..=log.len() as u64).collect::<Vec<_>>());
+            let mine = log.iter().flat_map(|b| &b.records).map(|r| Record::from_wire(r.clone()).unwrap());
+            let mine = mine.map(|r| (partition_of(r.device, PARTITIONS), r.observed.0));
+            let mine: Vec<_> = mine.filter(|(p, _)| owned.core_of(*p, cores) == Some(core)).map(|(p, t)| (u64::from(p.0), t)).collect();
+            prop_assert_eq!(&taken[core], &mine);
+        }
+    }
+}

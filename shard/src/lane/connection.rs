@@ -1,0 +1,246 @@
+//! One HTTP/2 connection to a gateway, as a state machine without I/O and clock.
+//!
+//! A general client spends some ten microseconds on a push: it builds a header map, codes each field, allocates for the
+//! stream and for the answer (performance.md). But the pushes of a message differ in their token and stream id only,
+//! and nearly every answer is `:status 200` with nothing else that matters. So here a request is copied from a template
+//! (`template`), a stream is a slot in a ring (`streams`), and an answer of the ordinary kind is recognised by three
+//! bytes (`read`). Neither allocates. Everything else that HTTP/2 may do still happens, on slower paths: settings at any
+//! time, windows in both directions, blocks and bodies in pieces, resets, GOAWAY in one and two steps.
+//!
+//! What holds:
+//! - each ticket that [`Connection::push`] took gets exactly one event, whatever the peer or the socket does;
+//! - a ticket is [`ConnectionEvent::Unprocessed`] only if the peer certainly did nothing with it;
+//! - what is kept is bounded: open streams and events by `streams_max`, blocks and bodies by constants, what the peer
+//!   can make us write between two calls of [`Connection::transmit`] by a count;
+//! - whatever the peer sends, the worst that happens is that this connection ends.
+//!
+//! ```text
+//! push ──template──▶ out ──transmit──▶ socket ──receive──▶ frames ──answers──▶ poll
+//! ```
+
+mod answers;
+mod closing;
+mod flow;
+mod frames;
+mod hpack;
+mod push;
+mod read;
+mod settings;
+mod spec;
+mod streams;
+mod template;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+
+use clarion_proto::time::Time;
+
+pub(crate) use self::hpack::encode::Indexing;
+use self::{closing::Phase, flow::SendWindows, read::Reader, streams::Streams, template::Templates};
+pub use self::{
+    frames::ErrorCode,
+    spec::{CloseReason, ConnectionConfig, ConnectionError, ConnectionEvent, PushError, TemplateSpec},
+};
+use crate::command::Authorization;
+
+/// A client's side of one HTTP/2 connection.
+pub struct Connection {
+    config: ConnectionConfig,
+    authorization: Authorization,
+
+    // Requests.
+    encoder: hpack::encode::Encoder,
+    templates: Templates,
+    streams: Streams,
+    windows: SendWindows,
+    peer: Peer,
+    /// Opened since the last [`Self::transmit`].
+    openings: usize,
+    /// A request was answered: what SETTINGS say about streams may be used (gateways.md 1.8).
+    proven: bool,
+
+    // Answers.
+    reader: Reader,
+    answers: answers::Answers,
+    credit: flow::Credit,
+    events: VecDeque<ConnectionEvent>,
+
+    // Life.
+    phase: Phase,
+    /// The newest time that was handed in.
+    now: Time,
+    last_received: Time,
+    /// When the PING was written that nothing has followed yet.
+    pinged: Option<Time>,
+    /// GOAWAY is written.
+    goodbye_said: bool,
+
+    // Output.
+    out: Vec<u8>,
+    /// Acknowledgements in `out`, which the peer asked for.
+    acknowledgements: usize,
+}
+
+/// What the peer's SETTINGS allow, but for the windows.
+#[derive(Debug)]
+struct Peer {
+    streams_max: usize,
+    header_table_bytes: usize,
+    header_list_bytes_max: usize,
+}
+
+impl Connection {
+    /// A connection on a socket that has just been opened. The preface and SETTINGS are its first output.
+    #[must_use]
+    pub fn new(mut config: ConnectionConfig, authorization: Authorization, now: Time) -> Self {
+        config.streams_max = config.streams_max.clamp(1, ConnectionConfig::STREAMS_MAX);
+        config.stream_id_last = config.stream_id_last.min(ConnectionConfig::STREAM_ID_LAST);
+        let mut out = frames::PREFACE.to_vec();
+        settings::put_ours(&mut out);
+        let credit = flow::Credit::new(&mut out);
+        Self {
+            authorization,
+            encoder: hpack::encode::Encoder::new(),
+            templates: Templates::default(),
+            streams: Streams::new(config.streams_max, config.stream_id_last),
+            windows: SendWindows::new(),
+            // One stream until SETTINGS say more.
+            peer: Peer {
+                streams_max: 1,
+                header_table_bytes: hpack::TABLE_SIZE_DEFAULT,
+                header_list_bytes_max: usize::MAX,
+            },
+            openings: 0,
+            proven: false,
+            reader: Reader::new(),
+            answers: answers::Answers::default(),
+            credit,
+            events: VecDeque::with_capacity(config.streams_max),
+            phase: Phase::Open,
+            now,
+            last_received: now,
+            pinged: None,
+            goodbye_said: false,
+            out,
+            acknowledgements: 0,
+            config,
+        }
+    }
+
+    /// Another credential for the requests from now on. The same one again changes nothing.
+    pub fn set_authorization(&mut self, authorization: Authorization) {
+        use secrecy::ExposeSecret as _;
+        if self.authorization.0.expose_secret() == authorization.0.expose_secret() {
+            return;
+        }
+        self.authorization = authorization;
+        if self.config.authorization_indexed {
+            self.encoder.restart(self.peer.header_table_bytes);
+        } else {
+            self.encoder.outdate();
+        }
+    }
+
+    /// Takes what the socket gave, in pieces of any size.
+    ///
+    /// # Errors
+    /// The peer broke the protocol. The connection is closed, its last output tells the peer why, and [`Self::poll`]
+    /// yields the fate of each open ticket.
+    pub fn receive(&mut self, bytes: &[u8], now: Time) -> Result<(), ConnectionError> {
+        self.now = now;
+        if self.is_closed() || bytes.is_empty() {
+            return Ok(());
+        }
+        self.last_received = now;
+        self.pinged = None;
+        self.read(bytes).inspect_err(|error| self.abandon(CloseReason::Error(*error), Some(error.code)))
+    }
+
+    /// Appends all that is to be written. To be called when what it gave before has left: until then the peer gets no
+    /// further acknowledgements, and is cut off if it wants too many.
+    pub fn transmit(&mut self, out: &mut Vec<u8>, now: Time) {
+        self.now = now;
+        if !self.is_closed() {
+            self.credit.give(&mut self.out);
+        }
+        if out.is_empty() {
+            std::mem::swap(out, &mut self.out);
+        } else {
+            out.append(&mut self.out);
+        }
+        self.openings = 0;
+        self.acknowledgements = 0;
+    }
+
+    /// Whether [`Self::transmit`] would append anything.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        !self.out.is_empty() || self.credit.is_due() && !self.is_closed()
+    }
+
+    /// When [`Self::expire`] has something to do.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Time> {
+        let drain = match self.phase {
+            Phase::Closed => return None,
+            Phase::Draining { until } => Some(until),
+            Phase::Open => None,
+        };
+        let request = self.streams.oldest().map(|s| s.sent + self.config.request_deadline);
+        let ping = match self.pinged {
+            Some(at) => Some(at + self.config.ping_deadline),
+            None => self.config.ping_after.map(|after| self.last_received + after),
+        };
+        [drain, request, ping].into_iter().flatten().min()
+    }
+
+    /// Does what is due: resets requests, asks whether the peer is there, ends what drains.
+    pub fn expire(&mut self, now: Time) {
+        self.now = now;
+        self.expire_connection();
+        self.expire_requests();
+    }
+
+    /// The next event. Those of one connection come in the order in which they happened.
+    pub fn poll(&mut self) -> Option<ConnectionEvent> {
+        self.events.pop_front()
+    }
+
+    /// Requests without an event yet.
+    #[must_use]
+    pub fn open_streams(&self) -> usize {
+        self.streams.open()
+    }
+
+    /// Nothing more will happen here; the last output and events may still be fetched.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// Ends in order: GOAWAY, then open requests may still be answered until the drain deadline.
+    pub fn close(&mut self) {
+        self.begin_closing(CloseReason::Asked);
+        self.say_goodbye(ErrorCode::NO_ERROR);
+        self.settle();
+    }
+
+    /// The socket is gone: every open ticket becomes unanswered.
+    pub fn drop_all(&mut self) {
+        self.abandon(CloseReason::Lost, None);
+        self.out.clear();
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    // What is in it is secret (credential, tokens in the output), so this says how it is, not what it holds.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection")
+            .field("phase", &self.phase)
+            .field("open", &self.streams.open())
+            .field("peer", &self.peer)
+            .field("out_bytes", &self.out.len())
+            .finish_non_exhaustive()
+    }
+}

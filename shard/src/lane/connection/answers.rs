@@ -1,0 +1,148 @@
+//! Answers that take more than one frame: header blocks in pieces, and bodies.
+
+use std::num::NonZeroU16;
+
+use super::{
+    hpack::decode::{Decoder, HpackError},
+    settings::HEADER_LIST_MAX,
+    spec::ConnectionError,
+};
+use crate::lane::apns::BODY_BYTES_MAX;
+
+/// Of one header block. The fields it may hold are bounded as a list; coding makes it shorter, not longer.
+const BLOCK_BYTES_MAX: usize = HEADER_LIST_MAX as usize;
+
+/// Frames that one block may be spread over, empty ones included: a block of our bound fits one.
+const BLOCK_FRAMES_MAX: usize = 16;
+
+/// A header block that its HEADERS frame did not end.
+#[derive(Debug, Default)]
+pub(crate) struct Block {
+    /// 0: none is under way.
+    pub(crate) stream: u32,
+    pub(crate) end_stream: bool,
+    pub(crate) bytes: Vec<u8>,
+    frames: usize,
+}
+
+impl Block {
+    /// The block begins; until it ends no other frame may come (RFC 9113, 4.3).
+    pub(crate) fn begin(&mut self, stream: u32, end_stream: bool) {
+        self.stream = stream;
+        self.end_stream = end_stream;
+        self.bytes.clear();
+        self.frames = 0;
+    }
+
+    /// The next piece of it.
+    pub(crate) fn add(&mut self, piece: &[u8]) -> Result<(), ConnectionError> {
+        self.frames += 1;
+        if self.bytes.len() + piece.len() > BLOCK_BYTES_MAX || self.frames > BLOCK_FRAMES_MAX {
+            return Err(ConnectionError::calm("header block of too many bytes or frames"));
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(())
+    }
+}
+
+/// What one block said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Head {
+    /// `:status`, 100 to 999.
+    Status(u16),
+    /// No pseudo-field: fields after a body.
+    Trailers,
+    /// Not a response (RFC 9113, 8.1.1).
+    Malformed,
+}
+
+/// Reads a whole block.
+pub(crate) fn read_head(decoder: &mut Decoder, block: &[u8]) -> Result<Head, ConnectionError> {
+    if block.len() > BLOCK_BYTES_MAX {
+        return Err(ConnectionError::calm("header block of too many bytes or frames"));
+    }
+    let mut head = None;
+    let field = |name: &[u8], value: &[u8]| {
+        head = Some(match (head, name) {
+            // The first field, and the only one that begins with a colon.
+            (None, b":status") => status(value).map_or(Head::Malformed, Head::Status),
+            (_, [b':', ..] | []) => Head::Malformed,
+            (None, _) => Head::Trailers,
+            (Some(head), _) => head,
+        });
+    };
+    match decoder.decode(block, HEADER_LIST_MAX as usize, field) {
+        Ok(()) => Ok(head.unwrap_or(Head::Trailers)),
+        Err(HpackError::ListTooLarge) => Err(ConnectionError::calm("header list larger than announced")),
+        Err(HpackError::Truncated | HpackError::Index | HpackError::Huffman | HpackError::SizeUpdate) => {
+            Err(ConnectionError::new(super::frames::ErrorCode::COMPRESSION_ERROR, "header block cannot be decoded"))
+        }
+    }
+}
+
+fn status(value: &[u8]) -> Option<u16> {
+    let digits = <&[u8; 3]>::try_from(value).ok()?;
+    let valid = digits.iter().all(u8::is_ascii_digit) && digits[0] != b'0';
+    valid.then(|| digits.iter().fold(0, |n, d| n * 10 + u16::from(d - b'0')))
+}
+
+/// An answer whose status is known and whose end is not.
+#[derive(Debug, Default)]
+struct Begun {
+    status: u16,
+    body: Vec<u8>,
+}
+
+/// All such answers. Their number is at most that of open streams, and each keeps [`BODY_BYTES_MAX`]: 1 MiB for 1,000
+/// streams at the worst, and nothing while all are accepted.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    begun: Vec<Begun>,
+    free: Vec<NonZeroU16>,
+}
+
+impl Answers {
+    /// Begins one.
+    pub(crate) fn begin(&mut self, status: u16) -> NonZeroU16 {
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.begun.push(Begun::default());
+            // At most STREAMS_MAX (2^14) are open.
+            u16::try_from(self.begun.len()).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MAX)
+        });
+        let begun = self.get_mut(number);
+        begun.status = status;
+        begun.body.clear();
+        number
+    }
+
+    /// Part of its body. `false`: that is more than anybody reads.
+    pub(crate) fn add(&mut self, number: NonZeroU16, data: &[u8]) -> bool {
+        let body = &mut self.get_mut(number).body;
+        let fits = data.len() <= BODY_BYTES_MAX - body.len();
+        if fits {
+            body.extend_from_slice(data);
+        }
+        fits
+    }
+
+    /// Of one begun.
+    pub(crate) fn status(&mut self, number: NonZeroU16) -> u16 {
+        self.get_mut(number).status
+    }
+
+    /// Ends one; its status and body may be read until the next begins.
+    pub(crate) fn end(&mut self, number: NonZeroU16) -> (u16, &[u8]) {
+        self.free.push(number);
+        let begun = self.get_mut(number);
+        (begun.status, &begun.body)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.begun.iter().map(|b| b.body.capacity()).sum()
+    }
+
+    fn get_mut(&mut self, number: NonZeroU16) -> &mut Begun {
+        &mut self.begun[usize::from(number.get()) - 1]
+    }
+}

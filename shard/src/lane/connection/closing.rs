@@ -1,0 +1,163 @@
+//! How requests and connections end.
+
+use clarion_proto::time::Time;
+
+use super::{
+    CloseReason, Connection, ConnectionEvent, ErrorCode,
+    frames::{self, kind},
+    streams::Slot,
+};
+use crate::lane::apns;
+
+/// Where in its life a connection is. It only moves down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Open,
+    /// No new requests; open ones may be answered until then.
+    Draining {
+        until: Time,
+    },
+    Closed,
+}
+
+impl Connection {
+    /// The gateway's last word on a request.
+    pub(super) fn answered(&mut self, slot: &Slot, status: u16) {
+        let body = match slot.answer {
+            Some(number) => self.answers.end(number).1,
+            None => &[],
+        };
+        let answer = apns::answer(status, body);
+        // 401 and 403 mean that this connection is still nobody's (gateways.md 1.6).
+        self.proven |= !matches!(status, 401 | 403);
+        self.events.push_back(ConnectionEvent::Answer { ticket: slot.ticket, answer });
+        // Answered before all of it was sent: the peer still counts the stream as open.
+        if self.windows.forget(slot.id) {
+            frames::put_reset(&mut self.out, slot.id, ErrorCode::CANCEL);
+        }
+        self.settle();
+    }
+
+    /// Nothing more will come for a request. If its status came, that was the gateway's decision, and it would be wrong
+    /// to push again only because the rest of a body was cut off.
+    pub(super) fn unanswered(&mut self, slot: &Slot) {
+        let event = match slot.answer {
+            Some(number) => {
+                let (status, body) = self.answers.end(number);
+                ConnectionEvent::Answer { ticket: slot.ticket, answer: apns::answer(status, body) }
+            }
+            None => ConnectionEvent::Unanswered { ticket: slot.ticket },
+        };
+        self.events.push_back(event);
+        self.windows.forget(slot.id);
+    }
+
+    /// The peer certainly did nothing with a request.
+    pub(super) fn unprocessed(&mut self, slot: &Slot) {
+        if let Some(number) = slot.answer {
+            self.answers.end(number);
+        }
+        self.events.push_back(ConnectionEvent::Unprocessed { ticket: slot.ticket });
+        self.windows.forget(slot.id);
+    }
+
+    /// GOAWAY came. A first one may name the highest id possible, only to announce a second (RFC 9113, 6.8).
+    pub(super) fn gone_away(&mut self, last_id: u32, code: ErrorCode, debug: &[u8]) {
+        self.begin_closing(CloseReason::GoAway { code, reason: apns::read_body(debug).0 });
+        while let Some(id) = self.streams.newest().map(|s| s.id).filter(|&id| id > last_id) {
+            if let Some(slot) = self.streams.remove(id) {
+                self.unprocessed(&slot);
+            }
+        }
+        self.settle();
+    }
+
+    /// No more requests; says why, once.
+    pub(super) fn begin_closing(&mut self, reason: CloseReason) {
+        if self.phase == Phase::Open {
+            self.phase = Phase::Draining { until: self.now + self.config.drain_deadline };
+            self.events.push_back(ConnectionEvent::Closing { reason });
+        }
+    }
+
+    /// Closed, once the last request has ended.
+    pub(super) fn settle(&mut self) {
+        if matches!(self.phase, Phase::Draining { .. }) && self.streams.open() == 0 {
+            self.say_goodbye(ErrorCode::NO_ERROR);
+            self.phase = Phase::Closed;
+            self.events.push_back(ConnectionEvent::Closed);
+        }
+    }
+
+    /// Ends at once, whatever is open.
+    pub(super) fn abandon(&mut self, reason: CloseReason, goodbye: Option<ErrorCode>) {
+        if self.is_closed() {
+            return;
+        }
+        self.begin_closing(reason);
+        while let Some(id) = self.streams.oldest().map(|s| s.id) {
+            if let Some(slot) = self.streams.remove(id) {
+                self.unanswered(&slot);
+            }
+        }
+        match goodbye {
+            // An error is worth a second GOAWAY.
+            Some(code) if code != ErrorCode::NO_ERROR => frames::put_goaway(&mut self.out, code),
+            Some(code) => self.say_goodbye(code),
+            None => {}
+        }
+        self.goodbye_said = true;
+        self.settle();
+    }
+
+    /// GOAWAY, once.
+    pub(super) fn say_goodbye(&mut self, code: ErrorCode) {
+        if !self.goodbye_said && !self.is_closed() {
+            self.goodbye_said = true;
+            frames::put_goaway(&mut self.out, code);
+        }
+    }
+
+    /// Deadlines of the connection as a whole.
+    pub(super) fn expire_connection(&mut self) {
+        let now = self.now;
+        match self.phase {
+            Phase::Closed => return,
+            Phase::Draining { until } if until <= now => {
+                self.abandon(CloseReason::Asked, Some(ErrorCode::NO_ERROR));
+                return;
+            }
+            Phase::Draining { .. } | Phase::Open => {}
+        }
+        match (self.pinged, self.config.ping_after) {
+            (Some(at), _) if at + self.config.ping_deadline <= now => {
+                self.abandon(CloseReason::Silent, Some(ErrorCode::NO_ERROR));
+            }
+            (None, Some(after)) if self.last_received + after <= now => {
+                self.pinged = Some(now);
+                frames::put(&mut self.out, kind::PING, 0, 0, b"clarion?");
+            }
+            _ => {}
+        }
+    }
+
+    /// Deadlines of requests. One that got no answer while others did is reset. But if not a byte came since it was
+    /// sent, the path is dead, and every other request on it would only find that out later.
+    pub(super) fn expire_requests(&mut self) {
+        while let Some(oldest) = self.streams.oldest() {
+            if oldest.sent + self.config.request_deadline > self.now {
+                break;
+            }
+            if self.last_received <= oldest.sent {
+                self.abandon(CloseReason::Silent, Some(ErrorCode::NO_ERROR));
+                return;
+            }
+            let id = oldest.id;
+            if let Some(slot) = self.streams.remove(id) {
+                frames::put_reset(&mut self.out, id, ErrorCode::CANCEL);
+                self.unanswered(&slot);
+            }
+        }
+        self.settle();
+    }
+}

@@ -1,0 +1,196 @@
+//! Windows: what we may send, and what we let the peer send (RFC 9113, 5.2 and 6.9).
+//!
+//! A request's body goes out in one piece with its header as long as the windows allow, which is nearly always. Only
+//! for a body that was cut does a stream keep state; it waits in the order of sending, and holds no more than a
+//! reference to the body that its template owns.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::{
+    frames::{self, PAYLOAD_BYTES_MAX, flag, kind},
+    spec::ConnectionError,
+};
+
+/// Windows before anything else was said (RFC 9113, 6.9.2).
+pub(crate) const WINDOW_DEFAULT: i64 = 65_535;
+
+const WINDOW_MAX: i64 = (1 << 31) - 1;
+
+/// What the peer lets us send.
+#[derive(Debug)]
+pub(crate) struct SendWindows {
+    connection: i64,
+    /// Of each new stream.
+    initial: i64,
+    /// Bodies cut, in the order of their streams' ids. At most one for each open stream.
+    pending: VecDeque<Pending>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    id: u32,
+    body: Bytes,
+    sent: usize,
+    window: i64,
+}
+
+impl SendWindows {
+    pub(crate) fn new() -> Self {
+        Self { connection: WINDOW_DEFAULT, initial: WINDOW_DEFAULT, pending: VecDeque::new() }
+    }
+
+    /// How many bodies of this size may be begun. The last may be cut: then a peer that gives credit only when it sees
+    /// its window used up is not waited for in vain.
+    pub(crate) fn bodies(&self, size: usize) -> usize {
+        match usize::try_from(self.connection) {
+            _ if size == 0 => usize::MAX,
+            Ok(window) => window.div_ceil(size),
+            Err(_) => 0,
+        }
+    }
+
+    /// Takes the window for a body that fits whole; `false`: it does not fit.
+    pub(crate) fn take_whole(&mut self, size: usize) -> bool {
+        let size = i64::try_from(size).unwrap_or(i64::MAX);
+        let fits = size <= self.connection && size <= self.initial;
+        if fits {
+            self.connection -= size;
+        }
+        fits
+    }
+
+    /// Sends the body of a stream just opened, as far as the windows go; the rest follows as credit comes.
+    pub(crate) fn begin(&mut self, out: &mut Vec<u8>, id: u32, body: &Bytes) {
+        let mut pending = Pending { id, body: body.clone(), sent: 0, window: self.initial };
+        if !pending.send(out, &mut self.connection) {
+            self.pending.push_back(pending);
+        }
+    }
+
+    /// The stream ended. `true`: before its body had been sent, so the peer must be told.
+    pub(crate) fn forget(&mut self, id: u32) -> bool {
+        !self.pending.is_empty() && self.find(id).map(|at| self.pending.remove(at)).is_some()
+    }
+
+    /// Credit for the connection.
+    pub(crate) fn credit(&mut self, out: &mut Vec<u8>, credit: u32) -> Result<(), ConnectionError> {
+        if credit == 0 {
+            return Err(ConnectionError::protocol("WINDOW_UPDATE of zero for the connection"));
+        }
+        self.connection += i64::from(credit);
+        if self.connection > WINDOW_MAX {
+            return Err(ConnectionError::flow_control("connection window above 2^31-1"));
+        }
+        self.flush(out);
+        Ok(())
+    }
+
+    /// Credit for an open stream; `false`: that stream is in error. A stream without a cut body needs none.
+    pub(crate) fn credit_stream(&mut self, out: &mut Vec<u8>, id: u32, credit: u32) -> bool {
+        if let Some(at) = self.find(id) {
+            let pending = &mut self.pending[at];
+            pending.window += i64::from(credit);
+            if pending.window > WINDOW_MAX {
+                return false;
+            }
+            if pending.send(out, &mut self.connection) {
+                self.pending.remove(at);
+            }
+        }
+        credit != 0
+    }
+
+    /// SETTINGS_INITIAL_WINDOW_SIZE: changes the windows of open streams by the difference, even below zero.
+    pub(crate) fn set_initial(&mut self, out: &mut Vec<u8>, size: u32) -> Result<(), ConnectionError> {
+        let size = i64::from(size);
+        if size > WINDOW_MAX {
+            return Err(ConnectionError::flow_control("SETTINGS_INITIAL_WINDOW_SIZE above 2^31-1"));
+        }
+        let change = size - self.initial;
+        self.initial = size;
+        for pending in &mut self.pending {
+            pending.window += change;
+            if pending.window > WINDOW_MAX {
+                return Err(ConnectionError::flow_control("stream window above 2^31-1"));
+            }
+        }
+        self.flush(out);
+        Ok(())
+    }
+
+    /// Afterwards the connection's window is used up, or every cut body waits for its stream's.
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        if !self.pending.is_empty() {
+            self.pending.retain_mut(|p| !p.send(out, &mut self.connection));
+        }
+    }
+
+    fn find(&self, id: u32) -> Option<usize> {
+        self.pending.binary_search_by_key(&id, |p| p.id).ok()
+    }
+}
+
+impl Pending {
+    /// Sends as much as both windows allow; `true`: all of it is sent.
+    fn send(&mut self, out: &mut Vec<u8>, connection: &mut i64) -> bool {
+        loop {
+            let left = self.body.len() - self.sent;
+            let window = usize::try_from(self.window.min(*connection)).unwrap_or(0);
+            let length = left.min(window).min(PAYLOAD_BYTES_MAX);
+            let end = length == left;
+            if length == 0 && !end {
+                return false;
+            }
+            let chunk = &self.body[self.sent..self.sent + length];
+            frames::put(out, kind::DATA, if end { flag::END_STREAM } else { 0 }, self.id, chunk);
+            self.sent += length;
+            #[allow(clippy::cast_possible_wrap)] // at most a frame
+            let length = length as i64;
+            self.window -= length;
+            *connection -= length;
+            if end {
+                return true;
+            }
+        }
+    }
+}
+
+/// What we let the peer send on the whole connection. Bodies are read at once or thrown away, so it is generous, and
+/// given back in large pieces.
+#[derive(Debug)]
+pub(crate) struct Credit {
+    left: u32,
+}
+
+impl Credit {
+    /// Some ten thousand error bodies in flight; what is kept of them is bounded elsewhere.
+    pub(crate) const WINDOW: u32 = 1 << 20;
+
+    /// Also writes the first WINDOW_UPDATE: the window begins at the default.
+    pub(crate) fn new(out: &mut Vec<u8>) -> Self {
+        frames::put_window_update(out, 0, Self::WINDOW - 65_535);
+        Self { left: Self::WINDOW }
+    }
+
+    /// The peer sent so much, padding included.
+    pub(crate) fn consume(&mut self, bytes: usize) -> Result<(), ConnectionError> {
+        let left = u32::try_from(bytes).ok().and_then(|bytes| self.left.checked_sub(bytes));
+        self.left = left.ok_or(ConnectionError::flow_control("more DATA than the connection window allows"))?;
+        Ok(())
+    }
+
+    /// Half of the window is used: credit is to be given.
+    pub(crate) fn is_due(&self) -> bool {
+        self.left <= Self::WINDOW / 2
+    }
+
+    /// Gives credit, if it is due, with what is about to be written: a peer that is not read from gets none.
+    pub(crate) fn give(&mut self, out: &mut Vec<u8>) {
+        if self.is_due() {
+            frames::put_window_update(out, 0, Self::WINDOW - self.left);
+            self.left = Self::WINDOW;
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Fields of requests to header blocks, with a dynamic table that is filled and then left alone.
+//!
+//! The table is never evicted from: an entry that does not fit is written as a literal each time. So the indexes in a
+//! template stay right until the next entry comes in, which [`Encoder::version`] tells, and entries come in only while
+//! templates are new. A table that must begin anew (other size, other credential) is emptied by a size update to zero
+//! at the beginning of the next block, which every decoder understands (RFC 7541, 4.2).
+
+use super::{STATIC_LEN, TABLE_SIZE_DEFAULT, entry_size, huffman, put_integer, static_name};
+
+/// How a field is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Indexing {
+    /// Enters the table with its value: the same for very many requests.
+    Value,
+    /// Its name enters the table, with the first value seen; the value is a literal.
+    Name,
+    /// Never enters any table, and says so to everybody on the way (RFC 7541, 7.1.3).
+    Never,
+}
+
+/// The table as the peer's decoder sees it after all that was written so far.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    /// Oldest first.
+    entries: Vec<Entry>,
+    size: usize,
+    size_max: usize,
+    /// The next block begins with this table's size.
+    announce: bool,
+    version: u32,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: &'static str,
+    /// A copy would outlive the credential; within one table there is only one, so `None` matches any secret.
+    value: Option<Box<str>>,
+}
+
+impl Encoder {
+    pub(crate) fn new() -> Self {
+        Self { entries: Vec::new(), size: 0, size_max: TABLE_SIZE_DEFAULT, announce: false, version: 1 }
+    }
+
+    /// Changes whenever blocks written earlier may not be repeated. Never 0.
+    pub(crate) fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Begins anew with an empty table of what the peer allows, at most the default.
+    pub(crate) fn restart(&mut self, allowed: usize) {
+        self.entries.clear();
+        self.size = 0;
+        self.size_max = allowed.min(TABLE_SIZE_DEFAULT);
+        self.announce = true;
+        self.outdate();
+    }
+
+    /// The size of the table in use.
+    pub(crate) fn size_max(&self) -> usize {
+        self.size_max
+    }
+
+    /// Makes earlier blocks unrepeatable, for a reason outside of the table.
+    pub(crate) fn outdate(&mut self) {
+        self.version = self.version.wrapping_add(1).max(1);
+    }
+
+    /// Begins a block.
+    pub(crate) fn begin(&mut self, out: &mut Vec<u8>) {
+        if self.announce {
+            // First to the smallest size that was ever meant, then to the one in force.
+            put_integer(out, 0x20, 5, 0);
+            if self.size_max > 0 {
+                put_integer(out, 0x20, 5, self.size_max);
+            }
+            self.announce = false;
+            self.outdate();
+        }
+    }
+
+    /// Writes one field. `secret` keeps its value out of this machine's memory of the table.
+    pub(crate) fn field(
+        &mut self,
+        out: &mut Vec<u8>,
+        name: &'static str,
+        value: &str,
+        indexing: Indexing,
+        secret: bool,
+    ) {
+        let known = self.entries.iter().position(|e| {
+            e.name == name
+                && match &e.value {
+                    Some(v) => **v == *value,
+                    None => secret,
+                }
+        });
+        if let (Some(at), Indexing::Value) = (known, indexing) {
+            put_integer(out, 0x80, 7, self.index(at));
+            return;
+        }
+        let in_table = self.entries.iter().position(|e| e.name == name).map(|at| self.index(at));
+        let size = entry_size(name, value.len());
+        let wanted = match indexing {
+            Indexing::Value => true,
+            Indexing::Name => in_table.is_none() && static_name(name).is_none(),
+            Indexing::Never => false,
+        };
+        let insert = wanted && size <= self.size_max - self.size;
+        let (first, bits) = match indexing {
+            _ if insert => (0x40, 6),
+            Indexing::Never => (0x10, 4),
+            Indexing::Value | Indexing::Name => (0x00, 4),
+        };
+        match static_name(name).or(in_table) {
+            Some(index) => put_integer(out, first, bits, index),
+            None => {
+                out.push(first);
+                put_string(out, name);
+            }
+        }
+        put_string(out, value);
+        if insert {
+            self.entries.push(Entry { name, value: (!secret).then(|| value.into()) });
+            self.size += size;
+            self.outdate();
+        }
+    }
+
+    /// The index of the entry inserted as number `at`: the newest comes right after the static table.
+    fn index(&self, at: usize) -> usize {
+        STATIC_LEN + self.entries.len() - at
+    }
+}
+
+/// The shorter of both forms.
+fn put_string(out: &mut Vec<u8>, text: &str) {
+    let coded = huffman::encoded_len(text.as_bytes());
+    if coded < text.len() {
+        put_integer(out, 0x80, 7, coded);
+        huffman::encode(text.as_bytes(), out);
+    } else {
+        put_integer(out, 0x00, 7, text.len());
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NAMES: [&str; 5] = [":authority", "authorization", "apns-topic", "apns-expiration", "x"];
+
+    fn indexing() -> impl Strategy<Value = Indexing> {
+        prop_oneof![Just(Indexing::Value), Just(Indexing::Name), Just(Indexing::Never)]
+    }
+
+    proptest! {
+        /// Whatever is written, with whatever table sizes, another library reads it back.
+        #[test]
+        fn another_library_reads_what_is_written(
+            blocks in proptest::collection::vec(
+                (proptest::option::of(0usize..5_000), proptest::collection::vec((0usize..5, "[ -~]{0,90}", indexing()), 0..8)), 1..20)
+        ) {
+            let (mut encoder, mut decoder) = (Encoder::new(), fluke_hpack::Decoder::new());
+            for (restart, fields) in blocks {
+                if let Some(size) = restart {
+                    encoder.restart(size);
+                    decoder.set_max_allowed_table_size(size.min(TABLE_SIZE_DEFAULT));
+                }
+                if fields.is_empty() {
+                    continue; // a block has at least the pseudo-fields of a request
+                }
+                let mut block = Vec::new();
+                encoder.begin(&mut block);
+                let mut meant = Vec::new();
+                for (name, value, indexing) in &fields {
+                    encoder.field(&mut block, NAMES[*name], value, *indexing, false);
+                    meant.push((NAMES[*name].as_bytes().to_vec(), value.as_bytes().to_vec()));
+                }
+                prop_assert_eq!(decoder.decode(&block).unwrap(), meant);
+            }
+        }
+    }
+
+    #[test]
+    fn a_secret_is_found_again_but_not_kept() {
+        let mut encoder = Encoder::new();
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        encoder.field(&mut first, "authorization", "bearer abcdef", Indexing::Value, true);
+        encoder.field(&mut second, "authorization", "bearer abcdef", Indexing::Value, true);
+        assert_eq!(second, [0xbe]);
+        assert!(!format!("{encoder:?}").contains("abcdef"));
+    }
+}

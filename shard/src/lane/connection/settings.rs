@@ -1,0 +1,69 @@
+//! SETTINGS, both sides' (RFC 9113, 6.5).
+
+use super::{
+    frames::{self, kind},
+    spec::ConnectionError,
+};
+
+mod id {
+    pub(super) const HEADER_TABLE_SIZE: u16 = 1;
+    pub(super) const ENABLE_PUSH: u16 = 2;
+    pub(super) const MAX_CONCURRENT_STREAMS: u16 = 3;
+    pub(super) const INITIAL_WINDOW_SIZE: u16 = 4;
+    pub(super) const MAX_FRAME_SIZE: u16 = 5;
+    pub(super) const MAX_HEADER_LIST_SIZE: u16 = 6;
+}
+
+/// A whole error body many times over; an answer that needs more is read as far as this.
+const STREAM_WINDOW: u32 = 16_384;
+
+/// Of an answer; APNs sends some 200 bytes.
+pub(crate) const HEADER_LIST_MAX: u32 = 8_192;
+
+/// Appends our SETTINGS.
+///
+/// Without a header table no answer depends on an earlier one, which lets the reader skip most of it. MAX_FRAME_SIZE
+/// stays at its default, which is the least there is.
+pub(crate) fn put_ours(out: &mut Vec<u8>) {
+    let ours = [
+        (id::HEADER_TABLE_SIZE, 0),
+        (id::ENABLE_PUSH, 0),
+        (id::INITIAL_WINDOW_SIZE, STREAM_WINDOW),
+        (id::MAX_HEADER_LIST_SIZE, HEADER_LIST_MAX),
+    ];
+    out.extend_from_slice(&frames::header(6 * ours.len(), kind::SETTINGS, 0, 0));
+    for (id, value) in ours {
+        out.extend_from_slice(&id.to_be_bytes());
+        out.extend_from_slice(&u32::to_be_bytes(value));
+    }
+}
+
+/// One value of the peer's, as far as it concerns a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Setting {
+    HeaderTableSize(u32),
+    MaxConcurrentStreams(u32),
+    InitialWindowSize(u32),
+    MaxHeaderListSize(u32),
+}
+
+/// The values of one SETTINGS frame, in order; unknown ones are skipped, impossible ones are errors.
+pub(crate) fn parse(payload: &[u8]) -> impl Iterator<Item = Result<Setting, ConnectionError>> {
+    payload.chunks_exact(6).filter_map(|s| {
+        let value = u32::from_be_bytes([s[2], s[3], s[4], s[5]]);
+        match u16::from_be_bytes([s[0], s[1]]) {
+            id::HEADER_TABLE_SIZE => Some(Ok(Setting::HeaderTableSize(value))),
+            id::MAX_CONCURRENT_STREAMS => Some(Ok(Setting::MaxConcurrentStreams(value))),
+            id::INITIAL_WINDOW_SIZE => Some(Ok(Setting::InitialWindowSize(value))),
+            id::MAX_HEADER_LIST_SIZE => Some(Ok(Setting::MaxHeaderListSize(value))),
+            id::ENABLE_PUSH if value != 0 => {
+                Some(Err(ConnectionError::protocol("a server may not set SETTINGS_ENABLE_PUSH")))
+            }
+            // Ours are never larger than the least that a peer may set, so the value itself is of no interest.
+            id::MAX_FRAME_SIZE if !(16_384..=16_777_215).contains(&value) => {
+                Some(Err(ConnectionError::protocol("SETTINGS_MAX_FRAME_SIZE outside of 2^14 to 2^24-1")))
+            }
+            _ => None,
+        }
+    })
+}

@@ -1,0 +1,166 @@
+//! What goes into a connection and what comes out of it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::frames::{ErrorCode, STREAM_ID_MAX};
+use crate::{command::ApnsHeaders, outcome::Answer, outcome::Reason};
+
+/// Limits and deadlines of one connection.
+#[derive(Debug, Clone)]
+pub struct ConnectionConfig {
+    /// `:authority`.
+    pub authority: String,
+    /// Requests open at once, whatever more the peer allows; 1 to [`Self::STREAMS_MAX`], others are brought inside.
+    pub streams_max: usize,
+    /// From the push; then the request is reset and counts as unanswered. The same for all, which keeps deadlines in
+    /// the order of sending.
+    pub request_deadline: Duration,
+    /// Whether `authorization` enters the header table, once per credential. Otherwise it is a literal in each request,
+    /// as Apple advises (gateways.md 1.8).
+    pub authorization_indexed: bool,
+    /// After so long without a byte from the peer a PING asks whether it is there; `None`: never (FCM punishes PINGs).
+    pub ping_after: Option<Duration>,
+    /// From the PING; then the connection is given up.
+    pub ping_deadline: Duration,
+    /// How long open requests may still be answered after GOAWAY, either side's.
+    pub drain_deadline: Duration,
+    /// The connection drains when the ids up to here are used. [`Self::STREAM_ID_LAST`] but in tests.
+    pub stream_id_last: u32,
+}
+
+impl ConnectionConfig {
+    /// Most streams of one connection; the ring of slots has twice as many, rounded up to a power of two, 32 bytes each.
+    pub const STREAMS_MAX: usize = 16_384;
+    /// The highest id a client can use.
+    pub const STREAM_ID_LAST: u32 = STREAM_ID_MAX;
+}
+
+impl Default for ConnectionConfig {
+    fn default() -> Self {
+        Self {
+            authority: String::new(),
+            streams_max: 1_000,
+            request_deadline: Duration::from_secs(10),
+            authorization_indexed: true,
+            ping_after: Some(Duration::from_secs(60)),
+            ping_deadline: Duration::from_secs(10),
+            drain_deadline: Duration::from_secs(10),
+            stream_id_last: Self::STREAM_ID_LAST,
+        }
+    }
+}
+
+/// All that the pushes of one template share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateSpec {
+    /// Of the request.
+    pub headers: ApnsHeaders,
+    /// JSON, as it goes out.
+    pub body: Bytes,
+}
+
+/// What became of a ticket, or of the connection. Each ticket pushed gets exactly one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectionEvent {
+    /// The gateway answered.
+    Answer {
+        /// Of the push.
+        ticket: u64,
+        /// What it said.
+        answer: Answer,
+    },
+    /// Sent, and no answer came or will come: perhaps processed.
+    Unanswered {
+        /// Of the push.
+        ticket: u64,
+    },
+    /// Certainly not processed: safe to send again at once.
+    Unprocessed {
+        /// Of the push.
+        ticket: u64,
+    },
+    /// No more requests go out here; open ones may still be answered. Once, and always before [`Self::Closed`].
+    Closing {
+        /// Why.
+        reason: CloseReason,
+    },
+    /// Every ticket has had its event. What [`super::Connection::transmit`] still gives may be written, then the socket can be closed. Once.
+    Closed,
+}
+
+/// Why a connection takes no more requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The peer said GOAWAY.
+    GoAway {
+        /// `NO_ERROR` for an orderly end.
+        code: ErrorCode,
+        /// From the debug data, where APNs may give a JSON body as in an answer (gateways.md 1.8).
+        reason: Reason,
+    },
+    /// All stream ids are used: connect anew.
+    StreamIdsSpent,
+    /// [`super::Connection::close`].
+    Asked,
+    /// Nothing came from the peer although something was due.
+    Silent,
+    /// The peer broke the protocol.
+    Error(ConnectionError),
+    /// [`super::Connection::drop_all`]: the socket is gone.
+    Lost,
+}
+
+/// The peer broke the protocol; it is told so by GOAWAY and the connection is over. Another one may do better; if each
+/// one ends this way, the gateway (or something in between) is at fault, not a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the gateway broke HTTP/2: {what} (code {})", code.0)]
+pub struct ConnectionError {
+    /// As said in our GOAWAY.
+    pub code: ErrorCode,
+    /// The rule broken.
+    pub what: &'static str,
+}
+
+impl ConnectionError {
+    pub(crate) const fn new(code: ErrorCode, what: &'static str) -> Self {
+        Self { code, what }
+    }
+
+    pub(crate) const fn protocol(what: &'static str) -> Self {
+        Self::new(ErrorCode::PROTOCOL_ERROR, what)
+    }
+
+    pub(crate) const fn frame_size(what: &'static str) -> Self {
+        Self::new(ErrorCode::FRAME_SIZE_ERROR, what)
+    }
+
+    pub(crate) const fn flow_control(what: &'static str) -> Self {
+        Self::new(ErrorCode::FLOW_CONTROL_ERROR, what)
+    }
+
+    pub(crate) const fn calm(what: &'static str) -> Self {
+        Self::new(ErrorCode::ENHANCE_YOUR_CALM, what)
+    }
+}
+
+/// A push that was not taken; nothing was written and the ticket gets no event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// Nobody's fault: [`super::Connection::room`] is 0, try again after the next answers.
+    #[error("no stream or window is free")]
+    Full,
+    /// Nobody's fault: use another connection.
+    #[error("the connection takes no more requests")]
+    Closing,
+    /// The device's fault: no other try can succeed.
+    #[error("a token has 1 to {} bytes", clarion_proto::device::TOKEN_BYTES_MAX)]
+    Token,
+    /// The alert's fault: no device can succeed.
+    #[error("header {0} holds bytes that no header may hold")]
+    Header(&'static str),
+    /// The alert's fault, or the gateway allows strangely little: no device can succeed on this connection.
+    #[error("the request's header list is larger than the gateway takes")]
+    HeaderListTooLarge,
+}

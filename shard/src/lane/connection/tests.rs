@@ -1,0 +1,10 @@
+//! Conversations with both sides written out; properties under arbitrary input; an independent server.
+
+mod support;
+
+mod closing;
+mod conversation;
+mod errors;
+mod oracle;
+mod property;
+mod windows;

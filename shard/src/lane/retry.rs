@@ -1,0 +1,113 @@
+//! Who waits for another try, by time; and for how long.
+//!
+//! A line holds names of open pushes (slots, four bytes each), never tokens or bodies: those are read again when the
+//! time comes. It is not bounded by itself but by who may enter: a walk hands out new devices only while the lines of
+//! its lane hold fewer than the lane's share of [`ORDINALS_MAX`], so a line never holds more than that share and what was
+//! in flight at that moment. A full line means that the walk waits; nothing is ever dropped for lack of room.
+
+use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
+
+use clarion_proto::time::Time;
+use rand::Rng;
+
+/// Waiting ordinals of one node, over all cores and lanes.
+pub const ORDINALS_MAX: usize = 65_536;
+
+/// Waiting pushes of one wave on one lane.
+#[derive(Debug, Default)]
+pub struct RetryLine {
+    heap: BinaryHeap<Reverse<(Time, u32)>>,
+}
+
+impl RetryLine {
+    /// Puts a push in line, due at a time.
+    pub fn push(&mut self, due: Time, slot: u32) {
+        self.heap.push(Reverse((due, slot)));
+    }
+
+    /// Takes the one that has been due longest.
+    pub fn pop_due(&mut self, now: Time) -> Option<u32> {
+        let Reverse((due, _)) = self.heap.peek()?;
+        if *due > now {
+            return None;
+        }
+        self.heap.pop().map(|Reverse((_, slot))| slot)
+    }
+
+    /// When the next one is due.
+    #[must_use]
+    pub fn due(&self) -> Option<Time> {
+        self.heap.peek().map(|Reverse((due, _))| *due)
+    }
+
+    /// Takes any; for a wave that has stopped.
+    pub fn pop(&mut self) -> Option<u32> {
+        self.heap.pop().map(|Reverse((_, slot))| slot)
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.heap.is_empty()
+    }
+}
+
+/// Growing pauses with full jitter: uniform between nothing and `min · 2^tries`, at most `max`. Full jitter spreads those
+/// who failed together over the whole pause instead of letting them come back together.
+#[derive(Debug, Clone, Copy)]
+pub struct Backoff {
+    /// The first pause at most.
+    pub min: Duration,
+    /// Any pause at most.
+    pub max: Duration,
+}
+
+impl Backoff {
+    /// The pause after so many failures before this one.
+    pub fn pause(&self, tries: u32, rng: &mut impl Rng) -> Duration {
+        let min = u64::try_from(self.min.as_micros()).unwrap_or(u64::MAX).max(1);
+        let max = u64::try_from(self.max.as_micros()).unwrap_or(u64::MAX).max(min);
+        let ceiling = min.checked_shl(tries.min(32)).map_or(max, |c| c.clamp(min, max));
+        // Multiply and shift: uniform to within 2^-64 of the range, without a division or a loop.
+        #[allow(clippy::cast_possible_truncation)] // the high half of the product is below `ceiling + 1`
+        Duration::from_micros(((u128::from(rng.next_u64()) * (u128::from(ceiling) + 1)) >> 64) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn comes_out_by_time_then_slot() {
+        let mut line = RetryLine::default();
+        for (due, slot) in [(30, 1), (10, 2), (20, 3), (10, 1)] {
+            line.push(Time(due), slot);
+        }
+        assert_eq!(line.pop_due(Time(9)), None);
+        assert_eq!(line.due(), Some(Time(10)));
+        let out: Vec<_> = std::iter::from_fn(|| line.pop_due(Time(20))).collect();
+        assert_eq!(out, [1, 2, 3]);
+        assert_eq!((line.len(), line.pop(), line.is_empty()), (1, Some(1), true));
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_limit_and_spread() {
+        let backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(30) };
+        let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(7);
+        for (tries, ceiling_ms) in [(0, 100), (1, 200), (5, 3_200), (9, 30_000), (200, 30_000)] {
+            let pauses: Vec<_> = (0..1000).map(|_| backoff.pause(tries, &mut rng).as_millis()).collect();
+            assert!(pauses.iter().all(|p| *p <= ceiling_ms));
+            assert!(pauses.iter().any(|p| *p > ceiling_ms * 9 / 10), "{tries}");
+            assert!(pauses.iter().any(|p| *p < ceiling_ms / 10), "{tries}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Where a device stands in the order of the walk: by cell, then by ordinal, in one 64-bit number.
+//!
+//! An H3 index of resolution 9 has 34 bits that vary: seven of the base cell and nine digits of three (bits 18 to 51);
+//! the mode and the resolution above and the unused digits below are always the same. What is left of 64 bits holds the
+//! ordinal, so that a page is an array of plain numbers, and a frontier or the end of a range is one number too.
+
+use clarion_proto::{device::Cell, ids::Ordinal};
+
+/// Bits of an H3 index below the digit of resolution 9: six unused digits, all ones.
+const UNUSED_BITS: u32 = 18;
+/// Base cell and nine digits.
+const PLACE_BITS: u32 = 7 + 9 * 3;
+/// What is left for the ordinal.
+const ORDINAL_BITS: u32 = u64::BITS - PLACE_BITS;
+/// Mode 1 (cell), resolution 9, unused digits 7: the same in every index of resolution 9.
+const FIXED: u64 = 1 << 59 | 9 << 52 | ((1 << UNUSED_BITS) - 1);
+
+/// Ordinals of one partition: a thousand times the devices that a partition is meant for (some 100 GB of rows).
+pub(crate) const ORDINALS_MAX: u32 = 1 << ORDINAL_BITS;
+
+/// A cell without the bits that are the same in all cells; in the same order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place(u64);
+
+impl Place {
+    /// The varying bits of an H3 index, whatever its resolution; finer digits that are unused stay as ones.
+    pub(crate) fn of_index(index: u64) -> Self {
+        Self(index >> UNUSED_BITS & ((1 << PLACE_BITS) - 1))
+    }
+
+    /// From [`Place::bits`].
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self(bits & ((1 << PLACE_BITS) - 1))
+    }
+
+    /// The 34 bits.
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The cell again.
+    pub(crate) fn cell(self) -> Cell {
+        Cell::new(self.0 << UNUSED_BITS | FIXED).expect("a place is made from a cell of resolution 9")
+    }
+}
+
+impl From<Cell> for Place {
+    fn from(cell: Cell) -> Self {
+        Self::of_index(cell.index())
+    }
+}
+
+/// A device's place in the walk.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Key(u64);
+
+impl Key {
+    /// Not after any other.
+    pub(crate) const MIN: Self = Self(0);
+
+    /// Of a device. The ordinal is below [`ORDINALS_MAX`].
+    pub(crate) fn new(place: Place, ordinal: Ordinal) -> Self {
+        Self(place.0 << ORDINAL_BITS | u64::from(ordinal.0 & (ORDINALS_MAX - 1)))
+    }
+
+    /// Not after any device at this place.
+    pub(crate) fn first_at(place: Place) -> Self {
+        Self(place.0 << ORDINAL_BITS)
+    }
+
+    /// Not before any device at this place.
+    pub(crate) fn last_at(place: Place) -> Self {
+        Self(place.0 << ORDINAL_BITS | u64::from(ORDINALS_MAX - 1))
+    }
+
+    /// Who.
+    pub(crate) fn ordinal(self) -> Ordinal {
+        #[allow(clippy::cast_possible_truncation)] // 30 bits
+        Ordinal((self.0 & u64::from(ORDINALS_MAX - 1)) as u32)
+    }
+
+    /// Where.
+    pub(crate) fn place(self) -> Place {
+        Place(self.0 >> ORDINAL_BITS)
+    }
+
+    /// The key right behind this one. The last of all keys would be a base cell of number 127, which does not exist.
+    pub(crate) fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// A key tells a place: it is not printed.
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Key(.., {})", self.ordinal())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use h3o::{LatLng, Resolution};
+    use proptest::prelude::*;
+
+    proptest! {
+        /// A key gives back what it was made of, and stands in the order of (index, ordinal).
+        #[test]
+        fn round_trip_and_order(
+            a in (-90.0..90.0, -180.0..180.0, 0..ORDINALS_MAX), b in (-90.0..90.0, -180.0..180.0, 0..ORDINALS_MAX),
+        ) {
+            let cell = |(lat, lng, _)| Cell::from(LatLng::new(lat, lng).expect("finite").to_cell(Resolution::Nine));
+            let key = |x: (f64, f64, u32)| Key::new(Place::from(cell(x)), Ordinal(x.2));
+            prop_assert_eq!(key(a).place().cell(), cell(a));
+            prop_assert_eq!(key(a).ordinal(), Ordinal(a.2));
+            let order = (cell(a).index(), a.2).cmp(&(cell(b).index(), b.2));
+            prop_assert_eq!(key(a).cmp(&key(b)), order);
+            prop_assert!(Key::first_at(key(a).place()) <= key(a) && key(a) <= Key::last_at(key(a).place()));
+        }
+    }
+}

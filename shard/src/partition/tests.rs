@@ -1,0 +1,364 @@
+//! The partition against a model: a map of facets with versions, dropped in time, and nothing else.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use clarion_proto::{device::Token, ids::AppName};
+use h3o::{LatLng, Resolution};
+use proptest::prelude::*;
+
+use super::*;
+
+const HOUR_MS: u64 = 3_600_000;
+/// Where tests begin: some time in 2026.
+const START_MS: u64 = 1_780_000_000_000;
+
+fn cell(n: u8) -> Cell {
+    LatLng::new(22.5, 114.0 + f64::from(n) * 0.01).expect("finite").to_cell(Resolution::Nine).into()
+}
+
+fn device(n: u8) -> DeviceId {
+    DeviceId([n; 16])
+}
+
+fn registration(n: u8) -> Registration {
+    Registration {
+        app: AppName::from_id(["demo", "other"][usize::from(n) % 2]).unwrap(),
+        token: Token::new(Bytes::from(vec![n % 4; 20 + usize::from(n % 3)])).unwrap(),
+        locale: ["", "de", "zh-hans"][usize::from(n) % 3].to_owned(),
+        segments: (0..n % 3).map(|s| format!("s{s}")).collect(),
+        person: if n.is_multiple_of(5) { format!("p{n}") } else { String::new() },
+    }
+}
+
+fn record(device_n: u8, observed: u64, change: Change) -> Record {
+    Record { device: device(device_n), observed: UnixMillis(observed), change }
+}
+
+/// All that is known of one device. Of rows without any facet the contents say nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Known {
+    place: Option<u64>,
+    registration: Option<Registration>,
+    muted: bool,
+}
+
+type Contents = BTreeMap<DeviceId, (Ordinal, Known)>;
+
+/// What a partition holds, and a check of all that its structures promise each other.
+fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
+    let mut contents = Contents::new();
+    let (mut keys, mut held) = (Vec::new(), Held::default());
+    for (ordinal, row) in partition.rows.iter() {
+        assert_eq!(partition.ordinal_of(row.device), Some(ordinal));
+        let standing = standing(row, ordinal);
+        keys.extend(standing.key);
+        held.count(standing, |n| *n += 1);
+        assert!(row.is_registered() || row.is_scheduled());
+        if row.due().is_some_and(|due| due <= partition.now) {
+            continue;
+        }
+        let registration = row.registration().map(|r| {
+            let (token, person) = partition.tokens.get(stored(&r));
+            let mut segments: Vec<_> = words.segments(r.segments).unwrap().map(str::to_owned).collect();
+            segments.sort();
+            let person = std::str::from_utf8(person).unwrap().to_owned();
+            assert_eq!(partition.person(ordinal).unwrap_or(""), person);
+            let token = Token::new(Bytes::copy_from_slice(token)).unwrap();
+            let app = words.app(r.app).unwrap().clone();
+            Registration { app, token, locale: words.locale(r.locale).to_owned(), segments, person }
+        });
+        let known = Known { place: row.place().map(|p| p.cell().index()), registration, muted: row.is_muted() };
+        let reachable = known.registration.is_some() && known.place.is_some() && !known.muted;
+        assert_eq!(partition.pushable(ordinal).is_some(), reachable);
+        if known != Known::default() {
+            contents.insert(row.device, (ordinal, known));
+        }
+    }
+    keys.sort();
+    assert_eq!(partition.pages.check(), keys);
+    let trailing = partition.held().apps.len();
+    held.apps.resize(trailing, 0);
+    assert_eq!(*partition.held(), held);
+    contents
+}
+
+/// The rules again, as plainly as they can be said.
+#[derive(Default)]
+struct Model {
+    now: u64,
+    devices: BTreeMap<u8, ModelDevice>,
+}
+
+#[derive(Default, Clone)]
+struct ModelDevice {
+    place: (u64, Option<Cell>),
+    registration: (u64, Option<Registration>),
+    mute: (u64, bool),
+    due: u64,
+}
+
+impl Model {
+    fn apply(&mut self, appended: u64, n: u8, record: &Record) {
+        self.now = self.now.max(appended);
+        let now = self.now;
+        self.devices.retain(|_, d| d.registration.1.is_some() || d.due > now);
+        let at = record.observed.0;
+        let kept = now + 24 * HOUR_MS;
+        if let Change::Feedback { token_hash, gateway_time } = &record.change {
+            let Some(d) = self.devices.get_mut(&n) else { return };
+            let dead = d.registration.1.as_ref().is_some_and(|r| r.token.hash() == *token_hash);
+            if dead && gateway_time.is_none_or(|t| t.0 >= d.registration.0) {
+                d.registration = (d.registration.0 + 1, None);
+                d.due = kept;
+            }
+            return;
+        }
+        let d = self.devices.entry(n).or_insert_with(|| ModelDevice { due: kept, ..ModelDevice::default() });
+        let empty = d.registration.1.is_none() && d.place.1.is_none() && !d.mute.1;
+        let (new_registration, new_place) = match &record.change {
+            Change::Registration(r) => (Some(Some(r.clone())), None),
+            Change::Place(c) => (None, Some(Some(*c))),
+            Change::Arrival(r, c) => (Some(Some(r.clone())), Some(Some(*c))),
+            Change::Removal => (Some(None), Some(None)),
+            Change::Mute(_) | Change::Feedback { .. } => (None, None),
+        };
+        let new_mute = match record.change {
+            Change::Mute(m) => Some(m),
+            Change::Removal => Some(false),
+            _ => None,
+        };
+        if let Some(r) = new_registration.filter(|_| at >= d.registration.0) {
+            d.registration = (at, r);
+        }
+        if let Some(p) = new_place.filter(|_| at >= d.place.0) {
+            d.place = (at, p);
+        }
+        if let Some(m) = new_mute.filter(|_| at >= d.mute.0) {
+            d.mute = (at, m);
+        }
+        if record.change == Change::Removal {
+            d.due = d.due.max(kept + at.saturating_sub(now).min(60_000));
+        }
+        if empty && (d.place.1.is_some() || d.mute.1) {
+            d.due = d.due.max(kept);
+        }
+    }
+
+    fn contents(&self) -> BTreeMap<DeviceId, Known> {
+        let known = |d: &ModelDevice| Known {
+            place: d.place.1.map(Cell::index),
+            registration: d.registration.1.clone(),
+            muted: d.mute.1,
+        };
+        self.devices.iter().map(|(n, d)| (device(*n), known(d))).filter(|(_, k)| *k != Known::default()).collect()
+    }
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let feedback = (0u8..12, prop::option::of(0u64..40)).prop_map(|(n, at)| Change::Feedback {
+        token_hash: registration(n).token.hash(),
+        gateway_time: at.map(|at| UnixMillis(START_MS + at)),
+    });
+    prop_oneof![
+        4 => any::<u8>().prop_map(|n| Change::Registration(registration(n))),
+        4 => (0u8..20).prop_map(|n| Change::Place(cell(n))),
+        4 => (any::<u8>(), 0u8..20).prop_map(|(n, c)| Change::Arrival(registration(n), cell(c))),
+        2 => Just(Change::Removal),
+        2 => any::<bool>().prop_map(Change::Mute),
+        2 => feedback,
+    ]
+}
+
+/// (device, observed, append time passed, change): in a narrow time, so that ties and lateness are common; sometimes
+/// a day passes.
+fn history() -> impl Strategy<Value = Vec<(u8, u64, u64, Change)>> {
+    let passed = prop_oneof![8 => 0u64..3, 1 => Just(9 * HOUR_MS), 1 => Just(30 * HOUR_MS), 1 => Just(73 * HOUR_MS)];
+    prop::collection::vec((0u8..12, 0u64..40, passed, change()), 0..200)
+}
+
+proptest! {
+    /// After each record a partition holds what the model holds, its structures agree, and a second one that is fed the
+    /// same equals it, ordinals included, whatever words its core had met before.
+    #[test]
+    fn equals_the_model_and_its_twin(history in history()) {
+        let (mut one, mut two) = (Partition::with_pages(PartitionId(1), 4), Partition::new(PartitionId(1)));
+        let (mut words, mut other_words) = (Vocabulary::new(), Vocabulary::new());
+        other_words.intern_app(&AppName::from_id("seen-before").unwrap());
+        other_words.intern_segments(&["s1".to_owned(), "else".to_owned()]);
+        let mut model = Model::default();
+        let mut now = START_MS;
+        for (n, observed, passed, change) in history {
+            now += passed;
+            let record = record(n, START_MS + observed, change);
+            let before = one.ordinal_of(record.device).and_then(|o| one.key_of(o));
+            let applied = one.apply(UnixMillis(now), &record, &mut words);
+            prop_assert_eq!(two.apply(UnixMillis(now), &record, &mut other_words), applied);
+            model.apply(now, n, &record);
+            let held = contents(&one, &words);
+            prop_assert_eq!(&contents(&two, &other_words), &held);
+            let known: BTreeMap<_, _> = held.into_iter().map(|(d, (_, known))| (d, known)).collect();
+            prop_assert_eq!(known, model.contents());
+            // Whoever stands at another key than before was told to waves, and nobody was who cannot be pushed to.
+            let after = one.ordinal_of(record.device).and_then(|o| one.key_of(o));
+            prop_assert!(after.is_none() || before == after || applied.placed.is_some());
+            if let Some((ordinal, cell)) = applied.placed {
+                prop_assert_eq!(one.pushable(ordinal).map(|p| (p.device, p.cell)), Some((record.device, cell)));
+            }
+        }
+    }
+
+    /// Within a day, records with distinct times come to the same whatever their order, and however often each comes.
+    #[test]
+    fn order_and_repeats_do_not_matter(
+        (history, order) in prop::collection::vec((0u8..5, change()), 0..60).prop_flat_map(|h| {
+            let order: Vec<_> = (0..h.len()).chain(0..h.len() / 2).collect();
+            (Just(h), Just(order).prop_shuffle())
+        }),
+    ) {
+        let records: Vec<_> = (0..)
+            .zip(history)
+            // A gateway speaks of what it was sent: feedback comes after the registration that it means.
+            .filter(|(_, (_, change))| !matches!(change, Change::Feedback { .. }))
+            .map(|(at, (n, change))| record(n, START_MS + at, change))
+            .collect();
+        let apply = |order: &mut dyn Iterator<Item = &Record>| {
+            let (mut partition, mut words) = (Partition::with_pages(PartitionId(0), 4), Vocabulary::new());
+            order.for_each(|r| { partition.apply(UnixMillis(START_MS), r, &mut words); });
+            contents(&partition, &words).into_iter().map(|(d, (_, known))| (d, known)).collect::<BTreeMap<_, _>>()
+        };
+        let in_order = apply(&mut records.iter());
+        prop_assert_eq!(apply(&mut order.iter().filter_map(|&n| records.get(n))), in_order);
+    }
+}
+
+/// A conversation with one partition.
+struct Told {
+    partition: Partition,
+    words: Vocabulary,
+}
+
+impl Told {
+    fn new() -> Self {
+        Self { partition: Partition::new(PartitionId(0)), words: Vocabulary::new() }
+    }
+
+    fn at(&mut self, hour: u64, observed: u64, change: Change) -> Applied {
+        let now = UnixMillis(START_MS + hour * HOUR_MS);
+        self.partition.apply(now, &record(1, START_MS + observed, change), &mut self.words)
+    }
+
+    fn ordinal(&self) -> Option<u32> {
+        self.partition.ordinal_of(device(1)).map(|o| o.0)
+    }
+
+    fn pushable(&self) -> bool {
+        self.partition.ordinal_of(device(1)).is_some_and(|o| self.partition.pushable(o).is_some())
+    }
+}
+
+/// A place alone is kept for a day of append time, and a registration within it makes the device reachable.
+#[test]
+fn a_place_waits_a_day_for_its_registration() {
+    for (hour, reached) in [(23, true), (24, false)] {
+        let mut told = Told::new();
+        assert_eq!(told.at(0, 1, Change::Place(cell(1))).placed, None);
+        let applied = told.at(hour, 2, Change::Registration(registration(1)));
+        assert_eq!((applied.placed.is_some(), told.pushable()), (reached, reached));
+    }
+}
+
+/// A removal keeps older observations out for a day; a newer one brings the device back under its ordinal.
+#[test]
+fn a_tombstone_keeps_older_observations_out() {
+    let mut told = Told::new();
+    told.at(0, 10, Change::Arrival(registration(1), cell(1)));
+    told.at(0, 20, Change::Removal);
+    told.at(23, 19, Change::Arrival(registration(1), cell(1)));
+    assert!(!told.pushable());
+    assert_eq!(told.at(23, 21, Change::Arrival(registration(1), cell(2))).placed, Some((Ordinal(0), cell(2))));
+    // What the removal took stays away although the device is back.
+    told.at(23, 30, Change::Removal);
+    told.at(23, 31, Change::Registration(registration(1)));
+    told.at(23, 29, Change::Place(cell(1)));
+    assert!(!told.pushable());
+}
+
+/// After its day a tombstone is gone, and its ordinal rests before another device gets it.
+#[test]
+fn a_dropped_ordinal_rests() {
+    let mut told = Told::new();
+    told.at(0, 10, Change::Arrival(registration(1), cell(1)));
+    told.at(0, 20, Change::Removal);
+    let arrive = |told: &mut Told, hour: u64, n: u8| {
+        let record = record(n, START_MS, Change::Arrival(registration(1), cell(1)));
+        told.partition.apply(UnixMillis(START_MS + hour * HOUR_MS), &record, &mut told.words).placed.unwrap().0.0
+    };
+    assert_eq!(arrive(&mut told, 23, 2), 1);
+    assert_eq!(told.ordinal(), Some(0));
+    assert_eq!(arrive(&mut told, 25, 3), 2); // the removal was observed 20 ms ahead of its append time
+    assert_eq!(told.ordinal(), None);
+    assert_eq!(arrive(&mut told, 25 + 71, 4), 3);
+    assert_eq!(arrive(&mut told, 25 + 72, 5), 0);
+}
+
+/// Feedback means one token at one time, and a late copy of the registration does not revive it.
+#[test]
+fn feedback_removes_only_what_it_means() {
+    let hash = registration(1).token.hash();
+    let dead = |token_hash, at: Option<u64>| Change::Feedback {
+        token_hash,
+        gateway_time: at.map(|at| UnixMillis(START_MS + at)),
+    };
+    let mut told = Told::new();
+    told.at(0, 10, Change::Arrival(registration(1), cell(1)));
+    told.at(0, 11, dead(registration(2).token.hash(), None));
+    told.at(0, 11, dead(hash, Some(9)));
+    assert!(told.pushable());
+    told.at(0, 11, dead(hash, Some(10)));
+    assert_eq!((told.pushable(), told.partition.held().devices), (false, 0));
+    told.at(0, 10, Change::Registration(registration(1)));
+    assert!(!told.pushable());
+    assert!(told.at(0, 11, Change::Registration(registration(2))).placed.is_some());
+    told.at(0, 12, dead(registration(2).token.hash(), None));
+    assert!(!told.pushable());
+}
+
+/// A choice outlives a new registration, also one that is observed later than the choice comes in.
+#[test]
+fn a_new_registration_keeps_the_mute() {
+    let mut told = Told::new();
+    told.at(0, 10, Change::Arrival(registration(1), cell(1)));
+    told.at(0, 30, Change::Registration(registration(2)));
+    assert_eq!(told.at(0, 20, Change::Mute(true)), Applied::default());
+    told.at(0, 40, Change::Registration(registration(3)));
+    assert_eq!((told.pushable(), told.partition.held().muted), (false, 1));
+    assert!(told.at(0, 50, Change::Mute(false)).placed.is_some());
+}
+
+/// Waves hear of what may change who is addressed, and of nothing else.
+#[test]
+fn waves_hear_of_moves_and_of_other_segments() {
+    let mut told = Told::new();
+    let with = |segments: &[&str], token: u8| Registration {
+        segments: segments.iter().map(|s| (*s).to_owned()).collect(),
+        token: Token::new(Bytes::from(vec![token; 32])).unwrap(),
+        ..registration(1)
+    };
+    assert!(told.at(0, 1, Change::Arrival(with(&[], 1), cell(1))).placed.is_some());
+    assert_eq!(told.at(0, 2, Change::Registration(with(&[], 2))).placed, None);
+    assert!(told.at(0, 3, Change::Registration(with(&["volunteer"], 2))).placed.is_some());
+    assert_eq!(told.at(0, 4, Change::Place(cell(1))).placed, None);
+    assert_eq!(told.at(0, 5, Change::Place(cell(2))).placed, Some((Ordinal(0), cell(2))));
+    assert_eq!(told.at(0, 4, Change::Place(cell(3))).placed, None);
+}
+
+/// What names a person's place or phone is not printed.
+#[test]
+fn debug_tells_nothing() {
+    let mut told = Told::new();
+    told.at(0, 1, Change::Arrival(registration(3), cell(1)));
+    let pushable = told.partition.pushable(Ordinal(0)).unwrap();
+    let printed = format!("{:?} {pushable:?} {:?}", told.partition, told.partition.key_of(Ordinal(0)));
+    assert!(!printed.contains("token") && !printed.contains(&cell(1).index().to_string()), "{printed}");
+}

@@ -1,0 +1,100 @@
+//! The program: configure, bind, start the cores, tell what is bound, run until told to stop, drain, end.
+
+use std::{ffi::OsString, io, process::ExitCode, sync::Arc, thread::JoinHandle, time::Duration};
+
+use clarion_runtime::{drain, telemetry};
+use tokio::time::timeout;
+use tracing::info;
+
+use crate::{
+    config::{Config, ConfigError},
+    driver::{self, Clock},
+    node::{Node, NodeError, cores::CorePort},
+};
+
+/// The control plane decodes, merges and waits; walking and sending have threads of their own.
+const CONTROL_THREADS: usize = 2;
+/// For cores to hear out what is in flight (2 s at most by themselves) and close their connections.
+const DRAIN_WITHIN: Duration = Duration::from_secs(8);
+/// For threads that have said goodbye to end.
+const JOIN_WITHIN: Duration = Duration::from_secs(2);
+
+/// What ends the program with a non-zero status, in one line.
+#[derive(Debug, thiserror::Error)]
+enum ProgramError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::TelemetryError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error("cannot start: {0}")]
+    Start(#[from] io::Error),
+    #[error("a core's thread did not end")]
+    Join,
+}
+
+/// Runs the program with these arguments, the first of which is its name.
+///
+/// 0: it was told to stop and has drained, or was asked for `--help`. 1: anything else, with one line on standard error.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    match Config::load(args).map_err(ProgramError::from).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(ProgramError::Config(ConfigError::Answered(text))) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(config: Config) -> Result<(), ProgramError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(serve(config));
+    runtime.shutdown_timeout(JOIN_WITHIN);
+    result
+}
+
+async fn serve(config: Config) -> Result<(), ProgramError> {
+    let _telemetry = telemetry::init("shard")?;
+    // Before anything is bound: whoever reads our addresses may end us.
+    let signal = drain::signalled()?;
+    let node = Node::bind(config.clone()).await?;
+    let (listen, health) = (node.address(), node.health_address());
+    let clock = Clock::start();
+    let cores = driver::spawn(config.cores, clock)?;
+    info!(node = config.name, %listen, %health, cores = config.cores, coordinators = ?config.coordinators, "started");
+    if config.announce {
+        println!("{{\"listen\":\"{listen}\",\"health\":\"{health}\"}}");
+    }
+
+    let mut threads = Vec::new();
+    let mut ports = Vec::new();
+    for core in cores {
+        ports.push(CorePort { commands: Arc::new(core.commands), events: core.events });
+        threads.push(core.join);
+    }
+    let stop = async move {
+        let signal = signal.await;
+        info!(signal, "draining");
+    };
+    node.run(ports, Arc::new(move || clock.now()), stop, DRAIN_WITHIN).await?;
+    join(threads).await?;
+    info!("ended");
+    Ok(())
+}
+
+async fn join(threads: Vec<JoinHandle<()>>) -> Result<(), ProgramError> {
+    let all = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+    match timeout(JOIN_WITHIN, all).await {
+        Ok(Ok(true)) => Ok(()),
+        _ => Err(ProgramError::Join),
+    }
+}

@@ -1,0 +1,251 @@
+//! What a coordinator may say, checked.
+//!
+//! The wire's types can hold anything: an unknown lane platform, half a bitmap, an expression without its operands.
+//! Each message is turned once, on receipt, into a type that cannot be wrong, so that neither the state machine nor a
+//! core ever asks again. What depends on the node's state (is this partition mine? do I know this lane?) is not asked
+//! here but by the state machine, which is the one that knows.
+//!
+//! A message that fails names its field, the limit and the value, and the wave it was about if it had one: that becomes
+//! a `Refusal`, never the end of the session.
+
+mod lane;
+mod wave;
+
+use std::time::Duration;
+
+use clarion_proto::{
+    error::{InvalidField, required},
+    ids::{AppName, Epoch, LaneId, PARTITIONS_MAX, PartitionId, WaveId},
+    time::Time,
+    wire::shard_v1 as wire,
+};
+
+use crate::{
+    command::{Authorization, SegmentOp},
+    wave::Cover,
+};
+
+pub use lane::Lane;
+pub use wave::{Shard, Wave};
+
+use super::ownership::Ownership;
+
+/// Longest lease that is believed, ms. A coordinator gives 5 s; whoever gives a minute has mixed up its units, and a node
+/// cut off would go on sending for all of it.
+pub const LEASE_MS_MAX: u32 = 60_000;
+
+/// Longest value of `authorization`, bytes. An ES256 provider token has some 200, an OAuth access token up to 2,048.
+const AUTHORIZATION_BYTES_MAX: usize = 4_096;
+
+/// One message, ready to be acted on.
+#[derive(Debug)]
+pub enum Message {
+    /// Which partitions are ours.
+    Ownership(Ownership),
+    /// A lane end to make or replace.
+    Lane(Box<Lane>),
+    /// What authorises a lane's requests.
+    ProviderToken {
+        /// Whose.
+        lane: LaneId,
+        /// Secret.
+        authorization: Authorization,
+    },
+    /// A wave to take up.
+    Wave(Box<Wave>),
+    /// Leave to send.
+    Grant(Grant),
+    /// Part of a lane's quota.
+    Slice(Slice),
+    /// Stop a wave.
+    Cancel {
+        /// Which.
+        wave: WaveId,
+        /// By whom, in effect: the highest is obeyed.
+        epoch: Epoch,
+    },
+    /// A wave has ended everywhere.
+    End(WaveId),
+    /// Count who would be reached.
+    Count(Box<Count>),
+}
+
+/// Leave to send for some waves, as answered to one asking.
+#[derive(Debug)]
+pub struct Grant {
+    /// Of the `LeaseRequest`.
+    pub nonce: u64,
+    /// From when that was sent.
+    pub lease: Duration,
+    /// Each with this node's rate, pushes a second; `None`: no limit.
+    pub waves: Vec<(WaveId, Option<f64>)>,
+}
+
+/// Part of a lane's quota, as answered to one asking.
+#[derive(Debug)]
+pub struct Slice {
+    /// Of the `LeaseRequest`.
+    pub nonce: u64,
+    /// From when that was sent.
+    pub lease: Duration,
+    /// Which lane.
+    pub lane: LaneId,
+    /// Requests a second and at once; `None`: the lane has no quota.
+    pub rate: Option<(f64, f64)>,
+}
+
+/// A question about the registry.
+#[derive(Debug)]
+pub struct Count {
+    /// Returned with the answer.
+    pub id: u64,
+    /// Where.
+    pub cover: Cover,
+    /// In how many bands.
+    pub bands: usize,
+    /// Which apps, in the order of the answer.
+    pub apps: Vec<AppName>,
+    /// Who.
+    pub segments: Vec<SegmentOp>,
+}
+
+/// A message that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// What it was about.
+    pub wave: Option<WaveId>,
+    /// Why not.
+    pub problem: InvalidField,
+}
+
+impl Rejected {
+    /// About no wave.
+    pub fn new(problem: InvalidField) -> Self {
+        Self { wave: None, problem }
+    }
+
+    /// About a wave.
+    pub fn of(wave: WaveId, problem: InvalidField) -> Self {
+        Self { wave: Some(wave), problem }
+    }
+}
+
+impl Message {
+    /// Checks one message. `received` starts the time in which a wave may send.
+    ///
+    /// # Errors
+    /// Names the field, the limit and the value.
+    pub fn from_wire(request: wire::SessionRequest, received: Time) -> Result<Self, Rejected> {
+        use wire::session_request::Message as Wire;
+        match required(request.message, "message").map_err(Rejected::new)? {
+            Wire::Ownership(o) => ownership(&o).map(Self::Ownership).map_err(|e| Rejected::new(e.within("ownership"))),
+            Wire::Lane(l) => {
+                Lane::from_wire(l).map(|l| Self::Lane(Box::new(l))).map_err(|e| Rejected::new(e.within("lane")))
+            }
+            Wire::ProviderToken(t) => provider_token(t).map_err(|e| Rejected::new(e.within("provider_token"))),
+            Wire::Wave(w) => {
+                let id = WaveId(w.id);
+                Wave::from_wire(w, received)
+                    .map(|w| Self::Wave(Box::new(w)))
+                    .map_err(|e| Rejected::of(id, e.within("wave")))
+            }
+            Wire::Grant(g) => grant(&g).map(Self::Grant).map_err(|e| Rejected::new(e.within("grant"))),
+            Wire::Slice(s) => slice(&s).map(Self::Slice).map_err(|e| Rejected::new(e.within("slice"))),
+            Wire::Cancel(c) => Ok(Self::Cancel { wave: WaveId(c.wave), epoch: Epoch(c.epoch) }),
+            Wire::End(e) => Ok(Self::End(WaveId(e.wave))),
+            Wire::Count(c) => count(c).map(|c| Self::Count(Box::new(c))).map_err(|e| Rejected::new(e.within("count"))),
+        }
+    }
+}
+
+fn ownership(o: &wire::Ownership) -> Result<Ownership, InvalidField> {
+    let partition_count = u16::try_from(o.partition_count)
+        .ok()
+        .filter(|n| (1..=PARTITIONS_MAX).contains(n))
+        .ok_or_else(|| out_of("partition_count", 1, u64::from(PARTITIONS_MAX), u64::from(o.partition_count)))?;
+    let log_count = u16::try_from(o.log_count)
+        .ok()
+        .filter(|n| (1..=partition_count).contains(n))
+        .ok_or_else(|| out_of("log_count", 1, u64::from(partition_count), u64::from(o.log_count)))?;
+    let mut partitions = Vec::with_capacity(o.partitions.len().min(usize::from(partition_count)));
+    for (i, p) in o.partitions.iter().enumerate() {
+        let field = || format!("partitions[{i}]");
+        partitions.push(partition(*p).map_err(|e| e.within(&field()))?);
+        if *p >= u32::from(partition_count) {
+            return Err(out_of(&field(), 0, u64::from(partition_count) - 1, u64::from(*p)));
+        }
+    }
+    partitions.sort_unstable();
+    partitions.dedup();
+    Ok(Ownership { number: o.number, partition_count, log_count, partitions })
+}
+
+fn provider_token(t: wire::ProviderToken) -> Result<Message, InvalidField> {
+    let (bytes, field) = (t.authorization.len(), "authorization");
+    if !(1..=AUTHORIZATION_BYTES_MAX).contains(&bytes) {
+        return Err(InvalidField::new(
+            field,
+            format_args!("must have 1 to {AUTHORIZATION_BYTES_MAX} bytes, has {bytes}"),
+        ));
+    }
+    if !t.authorization.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+        return Err(InvalidField::new(field, "may hold printable ASCII only"));
+    }
+    let secret = secrecy::SecretString::from(t.authorization);
+    Ok(Message::ProviderToken { lane: LaneId(t.lane), authorization: Authorization(std::sync::Arc::new(secret)) })
+}
+
+fn grant(g: &wire::Grant) -> Result<Grant, InvalidField> {
+    let lease = lease(g.lease_ms)?;
+    let waves = g.waves.iter().map(|w| (WaveId(w.wave), rate(w.rate_millis_per_second))).collect();
+    Ok(Grant { nonce: g.nonce, lease, waves })
+}
+
+fn slice(s: &wire::Slice) -> Result<Slice, InvalidField> {
+    let lease = lease(s.lease_ms)?;
+    let rate = match (s.rate_millis_per_second, s.burst) {
+        (0, 0) => None,
+        (rate, burst) => Some((per_second(rate), f64::from(burst))),
+    };
+    Ok(Slice { nonce: s.nonce, lease, lane: LaneId(s.lane), rate })
+}
+
+fn count(c: wire::Count) -> Result<Count, InvalidField> {
+    let bands = c.bands.len();
+    let cover = wave::cover(c.bands)?;
+    if !(1..=wave::APPS_MAX).contains(&c.apps.len()) {
+        return Err(out_of("apps", 1, wave::APPS_MAX as u64, c.apps.len() as u64));
+    }
+    let apps = c.apps.iter().enumerate().map(|(i, a)| AppName::from_id(a).map_err(|e| e.within(&format!("apps[{i}]"))));
+    let apps = apps.collect::<Result<Vec<_>, _>>()?;
+    Ok(Count { id: c.id, cover, bands, apps, segments: wave::segments(&c.segments)? })
+}
+
+fn lease(ms: u32) -> Result<Duration, InvalidField> {
+    if !(1..=LEASE_MS_MAX).contains(&ms) {
+        return Err(out_of("lease_ms", 1, u64::from(LEASE_MS_MAX), u64::from(ms)));
+    }
+    Ok(Duration::from_millis(u64::from(ms)))
+}
+
+fn rate(millis_per_second: u64) -> Option<f64> {
+    (millis_per_second != 0).then(|| per_second(millis_per_second))
+}
+
+#[allow(clippy::cast_precision_loss)] // a rate of 2^53 thousandths a second is none
+fn per_second(millis: u64) -> f64 {
+    millis as f64 / 1_000.0
+}
+
+fn partition(number: u32) -> Result<PartitionId, InvalidField> {
+    u16::try_from(number)
+        .ok()
+        .filter(|n| *n < PARTITIONS_MAX)
+        .map(PartitionId)
+        .ok_or_else(|| out_of("", 0, u64::from(PARTITIONS_MAX) - 1, u64::from(number)))
+}
+
+/// "must be 1 to 4096, is 0".
+fn out_of(field: &str, min: u64, max: u64, is: u64) -> InvalidField {
+    InvalidField::new(field, format_args!("must be {min} to {max}, is {is}"))
+}

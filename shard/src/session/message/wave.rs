@@ -1,0 +1,214 @@
+//! A wave, checked: cover, handed sets, messages, audience.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use clarion_proto::{
+    error::InvalidField,
+    ids::{AppName, Epoch, LaneId, PartitionId, Position, WaveId},
+    time::Time,
+    wire::shard_v1 as wire,
+};
+use roaring::RoaringBitmap;
+
+use super::{out_of, partition};
+use crate::{
+    command::{ApnsHeaders, AppSpec, SegmentOp},
+    wave::Cover,
+};
+
+/// Bands of one wave. Every 10 km to the largest circle (10,000 km) would be 1,000.
+const BANDS_MAX: usize = 1_024;
+/// Apps of an audience, by the contract of `CreateAlert`.
+pub(super) const APPS_MAX: usize = 64;
+/// Locales of a case, by the contract of `CreateAlert`.
+const MESSAGES_MAX: usize = 64;
+/// APNs takes payloads up to 4,096 bytes (5,120 for calls over IP).
+const BODY_BYTES_MAX: usize = 5_120;
+/// `apns-collapse-id`.
+const COLLAPSE_ID_BYTES_MAX: usize = 64;
+/// Steps of an expression: 64 names, 63 operators between them, and a NOT before each of those 127.
+const SEGMENT_OPS_MAX: usize = 254;
+/// An alert is active for at most 30 days; a day more for clocks and mistakes.
+const EXPIRES_MS_MAX: u64 = 31 * 24 * 3_600 * 1_000;
+
+/// One wave, as the coordinator describes this node's part of it.
+#[derive(Debug)]
+pub struct Wave {
+    /// Which.
+    pub id: WaveId,
+    /// `alerts/{alert}`.
+    pub alert: String,
+    /// The highest seen is obeyed.
+    pub epoch: Epoch,
+    /// The ownership it was planned for.
+    pub ownership: u64,
+    /// For all cores.
+    pub cover: Arc<Cover>,
+    /// How many bands the cover has.
+    pub bands: u32,
+    /// One for each partition of ours.
+    pub shards: Vec<Shard>,
+    /// What is said, per app.
+    pub apps: Vec<AppSpec>,
+    /// Who is addressed.
+    pub segments: Vec<SegmentOp>,
+    /// Nothing is sent later.
+    pub expires: Time,
+}
+
+/// One partition's part.
+#[derive(Debug)]
+pub struct Shard {
+    /// Which.
+    pub partition: PartitionId,
+    /// The walk waits until its log is applied up to here.
+    pub start: Position,
+    /// Done by an earlier holder.
+    pub handed: RoaringBitmap,
+}
+
+impl Wave {
+    pub(super) fn from_wire(wave: wire::Wave, received: Time) -> Result<Self, InvalidField> {
+        if wave.id == 0 {
+            return Err(InvalidField::new("id", "must not be 0"));
+        }
+        if !(1..=EXPIRES_MS_MAX).contains(&wave.expires_in_ms) {
+            return Err(out_of("expires_in_ms", 1, EXPIRES_MS_MAX, wave.expires_in_ms));
+        }
+        #[allow(clippy::cast_possible_truncation)] // `cover` refuses more than BANDS_MAX
+        let bands = wave.bands.len() as u32;
+        let cover = Arc::new(cover(wave.bands)?);
+        Ok(Self {
+            id: WaveId(wave.id),
+            alert: wave.alert,
+            epoch: Epoch(wave.epoch),
+            ownership: wave.ownership,
+            cover,
+            bands,
+            shards: shards(&wave.shards)?,
+            apps: apps(wave.apps)?,
+            segments: segments(&wave.segments)?,
+            expires: received + Duration::from_millis(wave.expires_in_ms),
+        })
+    }
+}
+
+pub(super) fn cover(bands: Vec<wire::Band>) -> Result<Cover, InvalidField> {
+    if !(1..=BANDS_MAX).contains(&bands.len()) {
+        return Err(out_of("bands", 1, BANDS_MAX as u64, bands.len() as u64));
+    }
+    let bands: Vec<_> = bands.into_iter().map(|b| (b.from_meters, b.to_meters, b.cells)).collect();
+    Cover::new(&bands).map_err(|e| InvalidField::new("bands", e))
+}
+
+fn shards(wire: &[wire::ShardWork]) -> Result<Vec<Shard>, InvalidField> {
+    let mut shards = Vec::with_capacity(wire.len().min(usize::from(clarion_proto::ids::PARTITIONS_MAX)));
+    for (i, s) in wire.iter().enumerate() {
+        let within = |e: InvalidField| e.within(&format!("shards[{i}]"));
+        let handed = if s.handed.is_empty() {
+            RoaringBitmap::new()
+        } else {
+            RoaringBitmap::deserialize_from(s.handed.as_slice())
+                .map_err(|e| within(InvalidField::new("handed", format_args!("is not a roaring bitmap: {e}"))))?
+        };
+        let partition = partition(s.partition).map_err(|e| within(e.within("partition")))?;
+        shards.push(Shard { partition, start: Position(s.start_position), handed });
+    }
+    shards.sort_by_key(|s| s.partition);
+    if let Some(pair) = shards.windows(2).find(|w| w[0].partition == w[1].partition) {
+        return Err(InvalidField::new("shards", format_args!("name partition {} twice", pair[0].partition)));
+    }
+    Ok(shards)
+}
+
+fn apps(wire: Vec<wire::AppMessages>) -> Result<Vec<AppSpec>, InvalidField> {
+    if !(1..=APPS_MAX).contains(&wire.len()) {
+        return Err(out_of("apps", 1, APPS_MAX as u64, wire.len() as u64));
+    }
+    let mut apps: Vec<AppSpec> = Vec::with_capacity(wire.len());
+    for (i, a) in wire.into_iter().enumerate() {
+        let app = app(a).map_err(|e| e.within(&format!("apps[{i}]")))?;
+        if apps.iter().any(|other| other.app == app.app) {
+            return Err(InvalidField::new("apps", format_args!("name {} twice", app.app)));
+        }
+        apps.push(app);
+    }
+    Ok(apps)
+}
+
+fn app(a: wire::AppMessages) -> Result<AppSpec, InvalidField> {
+    let app = AppName::from_id(&a.app).map_err(|e| e.within("app"))?;
+    let topic = header(a.apns_topic, 255, "apns_topic")?;
+    let push_type = header(a.apns_push_type, 32, "apns_push_type")?;
+    let priority = u8::try_from(a.apns_priority).ok().filter(|p| matches!(p, 10 | 5 | 1)).ok_or_else(|| {
+        InvalidField::new("apns_priority", format_args!("must be 10, 5 or 1, is {}", a.apns_priority))
+    })?;
+    let collapse_id = header(a.apns_collapse_id, COLLAPSE_ID_BYTES_MAX, "apns_collapse_id")?;
+    if !(1..=MESSAGES_MAX).contains(&a.messages.len()) {
+        return Err(out_of("messages", 1, MESSAGES_MAX as u64, a.messages.len() as u64));
+    }
+    let mut messages: Vec<(String, Bytes)> = Vec::with_capacity(a.messages.len());
+    for (i, m) in a.messages.into_iter().enumerate() {
+        if !(1..=BODY_BYTES_MAX).contains(&m.body.len()) {
+            return Err(out_of(&format!("messages[{i}].body"), 1, BODY_BYTES_MAX as u64, m.body.len() as u64));
+        }
+        // A copy: the body must not keep the whole message's buffer (megabytes of handed sets) alive for the wave.
+        messages.push((m.locale, Bytes::copy_from_slice(&m.body)));
+    }
+    let headers = ApnsHeaders { topic, push_type, priority, expiration: a.apns_expiration, collapse_id };
+    Ok(AppSpec { app, lane: LaneId(a.lane), headers, messages })
+}
+
+/// A header's value: printable ASCII, not empty. Anything else would break the frames of every device.
+fn header(value: String, max: usize, field: &str) -> Result<String, InvalidField> {
+    if !(1..=max).contains(&value.len()) {
+        return Err(InvalidField::new(field, format_args!("must have 1 to {max} bytes, has {}", value.len())));
+    }
+    if !value.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(InvalidField::new(field, "may hold printable ASCII without spaces only"));
+    }
+    Ok(value)
+}
+
+/// Checks that the steps make exactly one expression: the count of operands still missing starts at one, a name fills
+/// one, a binary operator fills one and asks for two, and it may reach zero only at the end.
+pub(super) fn segments(wire: &[wire::SegmentOp]) -> Result<Vec<SegmentOp>, InvalidField> {
+    use wire::segment_op::Op;
+    if wire.len() > SEGMENT_OPS_MAX {
+        return Err(out_of("segments", 0, SEGMENT_OPS_MAX as u64, wire.len() as u64));
+    }
+    let mut missing = usize::from(!wire.is_empty());
+    let mut steps = Vec::with_capacity(wire.len());
+    for (i, step) in wire.iter().enumerate() {
+        let field = || format!("segments[{i}]");
+        if missing == 0 {
+            return Err(InvalidField::new(field(), "stands behind the end of the expression"));
+        }
+        steps.push(match &step.op {
+            Some(Op::Segment(name)) if (1..=63).contains(&name.len()) => {
+                missing -= 1;
+                SegmentOp::Has(name.clone())
+            }
+            Some(Op::Segment(name)) => {
+                return Err(InvalidField::new(field(), format_args!("must have 1 to 63 bytes, has {}", name.len())));
+            }
+            Some(Op::Binary(op)) => {
+                missing += 1;
+                match wire::BinaryOp::try_from(*op) {
+                    Ok(wire::BinaryOp::And) => SegmentOp::And,
+                    Ok(wire::BinaryOp::Or) => SegmentOp::Or,
+                    Ok(wire::BinaryOp::Unspecified) | Err(_) => {
+                        return Err(InvalidField::new(field(), format_args!("must be AND or OR, is {op}")));
+                    }
+                }
+            }
+            Some(Op::Not(true)) => SegmentOp::Not,
+            Some(Op::Not(false)) | None => return Err(InvalidField::new(field(), "is required")),
+        });
+    }
+    if missing != 0 {
+        return Err(InvalidField::new("segments", format_args!("lack {missing} operands at the end")));
+    }
+    Ok(steps)
+}

@@ -1,0 +1,166 @@
+//! What each message does. The order of the commands that come out is the order in which a core must see them.
+
+use clarion_proto::{
+    error::InvalidField,
+    ids::{LaneId, Position, UnixMillis, WaveId},
+    time::Time,
+};
+use tracing::{debug, info};
+
+use super::{
+    Control, Output, REFUSALS_MAX,
+    lanes::{LANES_MAX, Taken},
+    leases,
+    message::{Grant, Lane, Message, Rejected, Slice, Wave},
+    ownership::{Ownership, change},
+};
+use crate::command::Command;
+
+impl Control {
+    pub(super) fn take(&mut self, message: Message, now: Time) -> Result<(), Rejected> {
+        match message {
+            Message::Ownership(o) => self.ownership(o).map_err(Rejected::new),
+            Message::Lane(lane) => self.lane(*lane),
+            Message::ProviderToken { lane, authorization } => {
+                self.check_lane(lane, "provider_token.lane")?;
+                self.tell_all(|| Command::ProviderToken { lane, authorization: authorization.clone() });
+                Ok(())
+            }
+            Message::Wave(wave) => self.wave(*wave, now),
+            Message::Grant(grant) => {
+                self.grant(&grant, now);
+                Ok(())
+            }
+            Message::Slice(slice) => self.slice(&slice, now),
+            Message::Cancel { wave, epoch } => {
+                self.waves.cancel(wave, epoch, &mut self.outputs)?;
+                self.stopped_unknown(wave)
+            }
+            Message::End(wave) => {
+                self.waves.end(wave, now, &mut self.outputs);
+                Ok(())
+            }
+            Message::Count(count) => {
+                self.counts.ask(*count, self.identity.cores, now, &mut self.outputs).map_err(Rejected::new)
+            }
+        }
+    }
+    fn ownership(&mut self, new: Ownership) -> Result<(), InvalidField> {
+        let field = "ownership.number";
+        match &self.ownership {
+            Some(held) if held.number > new.number => {
+                Err(InvalidField::new(field, format_args!("is {}, this node holds {}", new.number, held.number)))
+            }
+            Some(held) if held.number == new.number && *held != new => {
+                Err(InvalidField::new(field, format_args!("{} was another list of partitions", new.number)))
+            }
+            Some(held) if *held == new => Ok(()),
+            _ => {
+                let old = self.ownership.take();
+                self.own(old.as_ref(), new);
+                Ok(())
+            }
+        }
+    }
+
+    /// From `old` to `new`: the feed stops, cores let go of what they do not keep, take what they own, the feed goes on.
+    /// Letting go and taking are two commands, so that a partition that is rebuilt begins empty.
+    pub(super) fn own(&mut self, old: Option<&Ownership>, new: Ownership) {
+        let change = change(old, &new, self.identity.cores);
+        info!(
+            number = new.number,
+            partitions = new.partitions.len(),
+            of = new.partition_count,
+            kept = change.keep.iter().map(Vec::len).sum::<usize>(),
+            "ownership"
+        );
+        self.outputs.push_back(Output::Unfollow);
+        for owns in [&change.keep, &change.own] {
+            let owns = owns.iter().enumerate();
+            self.outputs.extend(owns.map(|(core, owns)| Output::command(core, Command::Own(owns.clone()))));
+        }
+        // A core goes by its position when it lets a wave begin: what is read again stands at its beginning from now on.
+        for (core, log) in new.follows(self.identity.cores).difference(&change.continues).copied() {
+            let (position, appended) = (Position(0), UnixMillis(0));
+            let from_the_beginning = Command::Apply { log, position, appended, records: Vec::new() };
+            self.outputs.push_back(Output::command(core, from_the_beginning));
+        }
+        self.outputs.push_back(Output::Follow { ownership: new.clone(), continues: change.continues.clone() });
+        self.registry.keep(&change.continues);
+        self.ownership = Some(new);
+        self.caught_up = false;
+    }
+
+    fn lane(&mut self, lane: Lane) -> Result<(), Rejected> {
+        let id = lane.terms.id;
+        match self.lanes.take(lane) {
+            Taken::Known => debug!(lane = %id, "lane as before"),
+            Taken::Made(specs) => {
+                info!(lane = %id, name = specs[0].name, live = specs[0].live, "lane");
+                let specs = specs.into_iter().enumerate();
+                self.outputs.extend(specs.map(|(core, spec)| Output::command(core, Command::Lane(spec))));
+                self.leases.ask_now();
+            }
+            Taken::TooMany => {
+                let problem = format_args!("would be more than {LANES_MAX}");
+                return Err(Rejected::new(InvalidField::new("lane", problem)));
+            }
+        }
+        Ok(())
+    }
+
+    fn wave(&mut self, wave: Wave, now: Time) -> Result<(), Rejected> {
+        let refuse = |field: &str, problem| Err(Rejected::of(wave.id, InvalidField::new(field, problem)));
+        if self.draining {
+            return refuse("wave", "comes too late: this node is going down");
+        }
+        let Some(owned) = &self.ownership else {
+            return refuse("wave.ownership", "is for partitions that nobody has given to this node");
+        };
+        let knows_lane = |lane| self.lanes.contains(lane);
+        self.waves.take(wave, owned, self.identity.cores, knows_lane, now, &mut self.outputs)?;
+        self.leases.ask_now();
+        Ok(())
+    }
+
+    /// An answer that comes too late, or to nobody's question, is no mistake of the coordinator: nothing is refused.
+    fn grant(&mut self, grant: &Grant, now: Time) {
+        let Some(until) = self.leases.until(grant.nonce, grant.lease, now) else {
+            debug!(nonce = grant.nonce, "grant came too late");
+            return;
+        };
+        for (wave, per_second) in &grant.waves {
+            self.waves.grant(*wave, *per_second, until, &mut self.outputs);
+        }
+    }
+
+    fn slice(&mut self, slice: &Slice, now: Time) -> Result<(), Rejected> {
+        let lane = slice.lane;
+        self.check_lane(lane, "slice.lane")?;
+        let Some(until) = self.leases.until(slice.nonce, slice.lease, now) else {
+            debug!(nonce = slice.nonce, "slice came too late");
+            return Ok(());
+        };
+        let rate = slice.rate.map(|(per_second, burst)| leases::share(per_second, burst, self.identity.cores));
+        self.tell_all(|| Command::Slice { lane, until, rate });
+        Ok(())
+    }
+
+    fn check_lane(&self, lane: LaneId, field: &str) -> Result<(), Rejected> {
+        if self.lanes.contains(lane) {
+            return Ok(());
+        }
+        Err(Rejected::new(InvalidField::new(field, format_args!("no lane {lane} is known"))))
+    }
+
+    /// A cancel of a wave that is not here is answered at once: nothing will be written of it, which is what was asked.
+    fn stopped_unknown(&mut self, wave: WaveId) -> Result<(), Rejected> {
+        let Some(session) = self.session.as_mut().filter(|_| !self.waves.contains(wave)) else { return Ok(()) };
+        if session.stopped_unknown.len() >= REFUSALS_MAX {
+            let problem = format_args!("more than {REFUSALS_MAX} unanswered cancels of unknown waves");
+            return Err(Rejected::of(wave, InvalidField::new("cancel.wave", problem)));
+        }
+        session.stopped_unknown.insert(wave);
+        Ok(())
+    }
+}

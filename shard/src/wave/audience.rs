@@ -1,0 +1,243 @@
+//! Who is addressed: an expression over segments, decided once per set of segments.
+//!
+//! Devices share sets of segments: a million devices have some thousand. The answer for a set never changes (sets are
+//! never changed, see [`Vocabulary`]), so each is worked out when first met and remembered in a byte.
+
+use crate::{
+    command::SegmentOp,
+    partition::{SegmentsIndex, Vocabulary},
+};
+
+/// Operations of one expression.
+pub const OPS_MAX: usize = 256;
+/// Operands open at once while it is worked out; bounds the stack of the evaluation.
+pub const DEPTH_MAX: usize = 32;
+
+/// A checked expression with its answers so far. One for each wave and core, as vocabularies are of a core.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// In postfix order, so that a stack of booleans suffices.
+    ops: Vec<SegmentOp>,
+    /// By index of the set.
+    memo: Vec<Answer>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    NotAsked,
+    Yes,
+    No,
+}
+
+/// An expression that cannot be taken: a defect of the sender; another try cannot help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProgramError {
+    /// Too long.
+    #[error("an audience has at most {OPS_MAX} operations, not {ops}")]
+    TooLong {
+        /// Its length.
+        ops: usize,
+    },
+    /// Too deep.
+    #[error("an audience is at most {DEPTH_MAX} deep")]
+    TooDeep,
+    /// An operator without its operands.
+    #[error("the operation at {at} lacks an operand")]
+    OperandMissing {
+        /// From 0, in prefix order.
+        at: usize,
+    },
+    /// Something after the end of the expression.
+    #[error("{surplus} operations stand before or after a whole expression")]
+    Surplus {
+        /// How many whole expressions too many.
+        surplus: usize,
+    },
+}
+
+impl Program {
+    /// Checks an expression in prefix form; an empty one addresses everybody.
+    ///
+    /// # Errors
+    /// See [`ProgramError`].
+    pub fn compile(prefix: &[SegmentOp]) -> Result<Self, ProgramError> {
+        if prefix.len() > OPS_MAX {
+            return Err(ProgramError::TooLong { ops: prefix.len() });
+        }
+        // Prefix form read backwards is postfix form with the operands of each operator swapped, and both operators
+        // that have two do not mind.
+        let ops: Vec<_> = prefix.iter().rev().cloned().collect();
+        let mut depth = 0usize;
+        for (n, op) in ops.iter().enumerate() {
+            let operands = match op {
+                SegmentOp::Has(_) => 0,
+                SegmentOp::Not => 1,
+                SegmentOp::And | SegmentOp::Or => 2,
+            };
+            if depth < operands {
+                return Err(ProgramError::OperandMissing { at: prefix.len() - 1 - n });
+            }
+            depth = depth - operands + 1;
+            if depth > DEPTH_MAX {
+                return Err(ProgramError::TooDeep);
+            }
+        }
+        if depth > 1 {
+            return Err(ProgramError::Surplus { surplus: depth - 1 });
+        }
+        Ok(Self { ops, memo: Vec::new() })
+    }
+
+    /// Whether devices with this set of segments are addressed. An unknown set is addressed only with everybody.
+    pub fn matches(&mut self, words: &Vocabulary, segments: SegmentsIndex) -> bool {
+        if self.ops.is_empty() {
+            return true;
+        }
+        let at = usize::from(segments.0);
+        match self.memo.get(at) {
+            Some(Answer::Yes) => return true,
+            Some(Answer::No) => return false,
+            Some(Answer::NotAsked) | None => {}
+        }
+        let Some(names) = words.segments(segments) else { return false };
+        let answer = self.evaluate(&names.collect::<Vec<_>>());
+        if self.memo.len() <= at {
+            self.memo.resize(at + 1, Answer::NotAsked);
+        }
+        self.memo[at] = if answer { Answer::Yes } else { Answer::No };
+        answer
+    }
+
+    fn evaluate(&self, names: &[&str]) -> bool {
+        let mut stack = [false; DEPTH_MAX];
+        let mut top = 0; // checked by `compile`: operands are there, and never more than DEPTH_MAX
+        for op in &self.ops {
+            match op {
+                SegmentOp::Has(name) => {
+                    stack[top] = names.contains(&name.as_str());
+                    top += 1;
+                }
+                SegmentOp::Not => stack[top - 1] = !stack[top - 1],
+                SegmentOp::And => {
+                    top -= 1;
+                    stack[top - 1] &= stack[top];
+                }
+                SegmentOp::Or => {
+                    top -= 1;
+                    stack[top - 1] |= stack[top];
+                }
+            }
+        }
+        stack[0]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SegmentOp::*, *};
+    use proptest::prelude::*;
+
+    fn has(name: &str) -> SegmentOp {
+        Has(name.to_owned())
+    }
+
+    #[derive(Debug, Clone)]
+    enum Tree {
+        Has(u8),
+        Not(Box<Tree>),
+        Two(bool, Box<Tree>, Box<Tree>),
+    }
+
+    impl Tree {
+        fn prefix(&self, ops: &mut Vec<SegmentOp>) {
+            match self {
+                Self::Has(n) => ops.push(has(&n.to_string())),
+                Self::Not(a) => {
+                    ops.push(Not);
+                    a.prefix(ops);
+                }
+                Self::Two(and, a, b) => {
+                    ops.push(if *and { And } else { Or });
+                    a.prefix(ops);
+                    b.prefix(ops);
+                }
+            }
+        }
+
+        fn holds(&self, set: &[u8]) -> bool {
+            match self {
+                Self::Has(n) => set.contains(n),
+                Self::Not(a) => !a.holds(set),
+                Self::Two(true, a, b) => a.holds(set) && b.holds(set),
+                Self::Two(false, a, b) => a.holds(set) || b.holds(set),
+            }
+        }
+    }
+
+    fn tree() -> impl Strategy<Value = Tree> {
+        (0u8..5).prop_map(Tree::Has).prop_recursive(4, 32, 2, |inner| {
+            prop_oneof![
+                inner.clone().prop_map(|a| Tree::Not(a.into())),
+                (any::<bool>(), inner.clone(), inner).prop_map(|(and, a, b)| Tree::Two(and, a.into(), b.into())),
+            ]
+        })
+    }
+
+    proptest! {
+        /// The program answers as the expression does, asked for the first time or again.
+        #[test]
+        fn answers_as_the_expression(
+            tree in tree(), sets in prop::collection::vec(prop::collection::vec(0u8..5, 0..5), 1..12),
+        ) {
+            let mut ops = Vec::new();
+            tree.prefix(&mut ops);
+            let mut program = Program::compile(&ops).unwrap();
+            let mut words = Vocabulary::new();
+            for set in sets.iter().chain(&sets) {
+                let index = words.intern_segments(&set.iter().map(u8::to_string).collect::<Vec<_>>());
+                prop_assert_eq!(program.matches(&words, index), tree.holds(set));
+            }
+        }
+
+        /// Whatever is no whole expression is refused, and whatever is accepted can be worked out.
+        #[test]
+        fn malformed_expressions_are_refused(
+            ops in prop::collection::vec(prop_oneof![Just(And), Just(Or), Just(Not), Just(has("a"))], 0..70),
+        ) {
+            let missing = ops.iter().try_fold(1i32, |missing, op| match op {
+                _ if missing == 0 => None,
+                Has(_) => Some(missing - 1),
+                Not => Some(missing),
+                And | Or => Some(missing + 1),
+            });
+            let whole = ops.is_empty() || missing == Some(0);
+            match Program::compile(&ops) {
+                Ok(mut program) => {
+                    prop_assert!(whole);
+                    program.matches(&Vocabulary::new(), SegmentsIndex::EMPTY);
+                }
+                Err(ProgramError::TooDeep) => {}
+                Err(_) => prop_assert!(!whole),
+            }
+        }
+    }
+
+    #[test]
+    fn errors_name_the_place() {
+        let error = |ops: &[SegmentOp]| Program::compile(ops).unwrap_err();
+        assert_eq!(error(&[Or, Not, And, has("a"), has("b")]), ProgramError::OperandMissing { at: 0 });
+        assert_eq!(error(&[has("a"), Not]), ProgramError::OperandMissing { at: 1 });
+        assert_eq!(error(&[has("a"), has("b")]), ProgramError::Surplus { surplus: 1 });
+        assert_eq!(error(&vec![Not; OPS_MAX + 1]), ProgramError::TooLong { ops: OPS_MAX + 1 });
+        let deep: Vec<_> = (0..DEPTH_MAX).map(|_| And).chain((0..=DEPTH_MAX).map(|_| has("a"))).collect();
+        assert_eq!(error(&deep), ProgramError::TooDeep);
+    }
+
+    /// A set for which there was no room is addressed with everybody, and by no expression, not even a negated one.
+    #[test]
+    fn an_unknown_set_gets_what_everybody_gets() {
+        let words = Vocabulary::new();
+        assert!(Program::compile(&[]).unwrap().matches(&words, SegmentsIndex::UNKNOWN));
+        assert!(!Program::compile(&[Not, has("a")]).unwrap().matches(&words, SegmentsIndex::UNKNOWN));
+    }
+}

@@ -1,0 +1,245 @@
+//! The bands of a wave, as sorted ranges of keys.
+//!
+//! A cover comes as cells of mixed resolutions: a large cell stands for the thousands of small ones in it. In the order of
+//! H3 indices all descendants of a cell stand together, so each cell becomes one range, from its lowest to its highest
+//! descendant of resolution 9, and neighbours in that order become one. A walk then asks pages for ranges, and a
+//! device's band is one binary search; nobody expands a cell.
+
+use clarion_proto::device::Cell;
+use h3o::{CellIndex, Resolution};
+
+use crate::partition::key::{Key, Place};
+
+/// Bands of disjoint cells; one for all cores.
+pub struct Cover {
+    bands: Vec<Band>,
+    /// All ranges in order, with their band.
+    ranges: Vec<(Range, u32)>,
+}
+
+struct Band {
+    from_m: f64,
+    to_m: f64,
+    /// In order, disjoint, as few as can be.
+    ranges: Vec<Range>,
+}
+
+/// Keys of neighbouring cells, both ends included.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Range {
+    pub(super) first: Key,
+    pub(super) last: Key,
+}
+
+/// A cover that cannot be taken: a defect of the sender; another try cannot help. Never names a cell.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CoverError {
+    /// More bands than a number of 32 bits counts.
+    #[error("too many bands: {bands}")]
+    TooManyBands {
+        /// How many.
+        bands: usize,
+    },
+    /// Not from near to far.
+    #[error("band {band}: its distances are not from near to far, or not numbers")]
+    Limits {
+        /// Which.
+        band: u32,
+    },
+    /// Not an H3 cell index.
+    #[error("band {band}: cell {at} is not an H3 cell index")]
+    NotACell {
+        /// Which.
+        band: u32,
+        /// From 0.
+        at: usize,
+    },
+    /// A place is never finer than resolution 9.
+    #[error("band {band}: cell {at} is finer than resolution 9")]
+    TooFine {
+        /// Which.
+        band: u32,
+        /// From 0.
+        at: usize,
+    },
+    /// A device could be met twice, and its band would be undefined.
+    #[error("bands {one} and {other} overlap")]
+    Overlap {
+        /// The lower.
+        one: u32,
+        /// The higher, or the same.
+        other: u32,
+    },
+}
+
+impl Cover {
+    /// From bands, nearest first: (from metres, to metres, compacted cells of resolution 0 to 9 in any order).
+    ///
+    /// # Errors
+    /// See [`CoverError`].
+    pub fn new(bands: &[(f64, f64, Vec<u64>)]) -> Result<Self, CoverError> {
+        if u32::try_from(bands.len()).is_err() {
+            return Err(CoverError::TooManyBands { bands: bands.len() });
+        }
+        let mut cover = Self { bands: Vec::with_capacity(bands.len()), ranges: Vec::new() };
+        for (number, (from_m, to_m, cells)) in (0..).zip(bands) {
+            // Written so that a NaN is refused.
+            let behind = cover.bands.last().is_none_or(|nearer| nearer.from_m <= *from_m);
+            if !(behind && from_m.is_finite() && to_m.is_finite() && from_m <= to_m) {
+                return Err(CoverError::Limits { band: number });
+            }
+            let mut ranges = Vec::with_capacity(cells.len());
+            for (at, &index) in cells.iter().enumerate() {
+                ranges.push(range_of(index, number, at)?);
+            }
+            ranges.sort_unstable();
+            if ranges.windows(2).any(|pair| pair[1].first <= pair[0].last) {
+                return Err(CoverError::Overlap { one: number, other: number });
+            }
+            ranges.dedup_by(|next, kept| {
+                let touches = kept.last.next() == next.first;
+                if touches {
+                    kept.last = next.last;
+                }
+                touches
+            });
+            ranges.shrink_to_fit();
+            cover.ranges.extend(ranges.iter().map(|range| (*range, number)));
+            cover.bands.push(Band { from_m: *from_m, to_m: *to_m, ranges });
+        }
+        cover.ranges.sort_unstable();
+        if let Some([(_, a), (_, b)]) =
+            cover.ranges.array_windows().find(|[(lower, _), (upper, _)]| upper.first <= lower.last)
+        {
+            return Err(CoverError::Overlap { one: *a.min(b), other: *a.max(b) });
+        }
+        Ok(cover)
+    }
+
+    /// How many bands there are.
+    #[must_use]
+    pub fn bands(&self) -> u32 {
+        u32::try_from(self.bands.len()).expect("checked when it was made")
+    }
+
+    /// From and to, metres from the place last seen.
+    #[must_use]
+    pub fn limits(&self, band: u32) -> Option<(f64, f64)> {
+        self.bands.get(band as usize).map(|b| (b.from_m, b.to_m))
+    }
+
+    /// The band of a cell; `None`: outside.
+    #[must_use]
+    pub fn band_of(&self, cell: Cell) -> Option<u32> {
+        let key = Key::first_at(cell.into());
+        let behind = self.ranges.partition_point(|(range, _)| range.first <= key);
+        let (range, band) = self.ranges.get(behind.checked_sub(1)?)?;
+        (key <= range.last).then_some(*band)
+    }
+
+    /// The ranges of a band in order; `None`: there is no such band.
+    pub(super) fn ranges(&self, band: u32) -> Option<&[Range]> {
+        self.bands.get(band as usize).map(|b| b.ranges.as_slice())
+    }
+}
+
+/// Tells no place.
+impl std::fmt::Debug for Cover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cover").field("bands", &self.bands.len()).field("ranges", &self.ranges.len()).finish()
+    }
+}
+
+/// All keys at places in a cell.
+///
+/// A digit of an H3 index is 0 to 6, and 7 where it is unused. The lowest descendant has zeros in place of the sevens. The
+/// highest has sixes, but the sevens serve as well, as no descendant lies between; and then the ranges of a parent's
+/// first child and of its next touch, so that they become one.
+fn range_of(index: u64, band: u32, at: usize) -> Result<Range, CoverError> {
+    let cell = CellIndex::try_from(index).map_err(|_| CoverError::NotACell { band, at })?;
+    if cell.resolution() > Resolution::Nine {
+        return Err(CoverError::TooFine { band, at });
+    }
+    let finer = Resolution::Nine as u32 - cell.resolution() as u32;
+    let last = Place::of_index(index);
+    let first = Place::from_bits(last.bits() & !((1 << (3 * finer)) - 1));
+    Ok(Range { first: Key::first_at(first), last: Key::last_at(last) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use h3o::LatLng;
+
+    fn cell(lat: f64, lng: f64, resolution: Resolution) -> CellIndex {
+        LatLng::new(lat, lng).expect("finite").to_cell(resolution)
+    }
+
+    fn band(from: f64, to: f64, cells: &[CellIndex]) -> (f64, f64, Vec<u64>) {
+        (from, to, cells.iter().map(|c| u64::from(*c)).collect())
+    }
+
+    /// Every descendant is in the band of its ancestor and nobody else is, pentagons included.
+    #[test]
+    fn a_cell_covers_its_descendants() {
+        let pentagon = CellIndex::base_cells().find(|c| c.is_pentagon()).expect("there are twelve");
+        for ancestor in [cell(22.5, 114.0, Resolution::Six), pentagon.center_child(Resolution::Five).expect("finer")] {
+            let cover = Cover::new(&[band(0.0, 1.0, &[ancestor])]).unwrap();
+            for inside in ancestor.children(Resolution::Nine) {
+                assert_eq!(cover.band_of(inside.into()), Some(0));
+            }
+            for neighbour in ancestor.grid_disk::<Vec<_>>(1).into_iter().filter(|c| *c != ancestor) {
+                assert!(neighbour.children(Resolution::Nine).all(|c| cover.band_of(c.into()).is_none()));
+            }
+        }
+    }
+
+    /// All of the world at resolution 0 takes every cell.
+    #[test]
+    fn the_whole_world() {
+        let cover = Cover::new(&[band(0.0, 2e7, &CellIndex::base_cells().collect::<Vec<_>>())]).unwrap();
+        for (lat, lng) in [(22.5, 114.0), (-89.9, 10.0), (0.0, -180.0), (64.7, 10.5)] {
+            assert_eq!(cover.band_of(cell(lat, lng, Resolution::Nine).into()), Some(0));
+        }
+        assert_eq!(cover.ranges(0).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn touching_ranges_of_a_band_become_one() {
+        let parent = cell(22.5, 114.0, Resolution::Seven);
+        let mut children: Vec<_> = parent.children(Resolution::Eight).collect();
+        children.reverse();
+        let (near, far) = children.split_at(3);
+        let cover = Cover::new(&[band(0.0, 1.0, near), band(1.0, 2.0, far)]).unwrap();
+        assert_eq!([cover.ranges(0).unwrap().len(), cover.ranges(1).unwrap().len()], [1, 1]);
+        for (number, cells) in [(0, near), (1, far)] {
+            for c in cells.iter().flat_map(|c| c.children(Resolution::Nine)) {
+                assert_eq!(cover.band_of(c.into()), Some(number));
+            }
+        }
+        assert_eq!((cover.bands(), cover.limits(1), cover.limits(2)), (2, Some((1.0, 2.0)), None));
+    }
+
+    #[test]
+    fn defects_of_the_sender_are_named() {
+        let nine = cell(22.5, 114.0, Resolution::Nine);
+        let ten = cell(22.5, 114.0, Resolution::Ten);
+        let seven = cell(22.5, 114.0, Resolution::Seven);
+        let error = |bands: &[_]| Cover::new(bands).unwrap_err();
+        assert_eq!(error(&[(0.0, 1.0, vec![nine.into(), 7])]), CoverError::NotACell { band: 0, at: 1 });
+        assert_eq!(error(&[band(0.0, 1.0, &[ten])]), CoverError::TooFine { band: 0, at: 0 });
+        assert_eq!(error(&[band(0.0, 1.0, &[nine, nine])]), CoverError::Overlap { one: 0, other: 0 });
+        let apart = [band(0.0, 1.0, &[nine]), band(1.0, 2.0, &[]), band(2.0, 3.0, &[seven])];
+        assert_eq!(error(&apart), CoverError::Overlap { one: 0, other: 2 });
+        for (from, to) in [(f64::NAN, 1.0), (0.0, f64::INFINITY), (2.0, 1.0)] {
+            assert_eq!(error(&[band(from, to, &[])]), CoverError::Limits { band: 0 });
+        }
+        assert_eq!(error(&[band(2.0, 3.0, &[]), band(1.0, 2.0, &[])]), CoverError::Limits { band: 1 });
+    }
+
+    #[test]
+    fn an_empty_cover_takes_nobody() {
+        let cover = Cover::new(&[]).unwrap();
+        assert_eq!((cover.bands(), cover.band_of(cell(0.0, 0.0, Resolution::Nine).into())), (0, None));
+    }
+}

@@ -1,0 +1,359 @@
+//! The guarantee of a wave, under any interleaving of changes and steps:
+//!
+//! - nobody is handed twice, whatever was delivered late or repeatedly, removed or registered again;
+//! - nobody is handed while outside the cover, muted, unregistered, in a band that is not open, or not addressed;
+//! - whoever can be pushed to, is addressed and inside the cover at the end is handed by the end. That is more than the
+//!   promise, which is only for those who were there at the start too;
+//! - one who was returned and not addressed does not come back unless something about it changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use clarion_proto::{
+    device::{Cell, Change, Record, Registration, Token},
+    ids::{AppName, DeviceId, Ordinal, PartitionId, UnixMillis},
+};
+use h3o::{CellIndex, LatLng, Resolution};
+use proptest::prelude::*;
+use roaring::RoaringBitmap;
+
+use super::{walk::Limits, *};
+use crate::{
+    command::SegmentOp,
+    partition::{Partition, Vocabulary},
+};
+
+const HOUR_MS: u64 = 3_600_000;
+const START_MS: u64 = 1_780_000_000_000;
+const BANDS: u32 = 3;
+
+/// Some cells of a city: band 0 is a whole res-7 cell without a hole that is band 2, band 1 its neighbour, all else is outside.
+fn town() -> (Cover, Vec<Cell>) {
+    let middle = LatLng::new(22.54, 114.06).expect("finite").to_cell(Resolution::Seven);
+    let children: Vec<CellIndex> = middle.children(Resolution::Eight).collect();
+    let around: Vec<CellIndex> = middle.grid_disk::<Vec<_>>(1).into_iter().filter(|c| *c != middle).collect();
+    let indices = |cells: &[CellIndex]| cells.iter().map(|c| u64::from(*c)).collect::<Vec<_>>();
+    let cover = Cover::new(&[
+        (0.0, 1.0, indices(&[&children[..3], &children[5..]].concat())),
+        (1.0, 2.0, indices(&around[..1])),
+        (2.0, 3.0, indices(&children[3..4])),
+    ]);
+    let ancestors = [&children[..], &around[..2]].concat();
+    let places = ancestors.iter().flat_map(|c| c.children(Resolution::Nine).take(3)).map(Cell::from).collect();
+    (cover.expect("disjoint"), places)
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    /// Device, observed at, what; places are numbers into the town.
+    Apply(u8, u64, Told),
+    /// Some of the last records come again.
+    Again(usize),
+    /// Append time passes.
+    Pass(u64),
+    /// So many steps, with so many bands open.
+    Step(u8, u32),
+}
+
+#[derive(Debug, Clone)]
+enum Told {
+    Arrival(u8, usize),
+    Registration(u8),
+    Place(usize),
+    Removal,
+    Mute(bool),
+    Dead(u8, Option<u64>),
+}
+
+/// Segment `yes` is addressed.
+fn registration(n: u8) -> Registration {
+    Registration {
+        app: AppName::from_id("demo").unwrap(),
+        token: Token::new(Bytes::from(vec![n; 8])).unwrap(),
+        locale: String::new(),
+        segments: vec![if n.is_multiple_of(3) { "no" } else { "yes" }.to_owned()],
+        person: String::new(),
+    }
+}
+
+struct Town {
+    cover: Cover,
+    places: Vec<Cell>,
+    partition: Partition,
+    words: Vocabulary,
+    program: Program,
+    now: u64,
+    log: Vec<(u8, u64, Told)>,
+}
+
+impl Town {
+    fn new() -> Self {
+        let (cover, places) = town();
+        let program = Program::compile(&[SegmentOp::Has("yes".to_owned())]).unwrap();
+        let (partition, words) = (Partition::with_pages(PartitionId(0), 4), Vocabulary::new());
+        Self { cover, places, partition, words, program, now: START_MS, log: Vec::new() }
+    }
+
+    /// Applies a record; who may have changed for waves, as the partition says.
+    fn apply(&mut self, (n, observed, told): (u8, u64, Told)) -> Option<(Ordinal, Cell)> {
+        let place = |at: usize| self.places[at % self.places.len()];
+        let change = match &told {
+            Told::Arrival(r, at) => Change::Arrival(registration(*r), place(*at)),
+            Told::Registration(r) => Change::Registration(registration(*r)),
+            Told::Place(at) => Change::Place(place(*at)),
+            Told::Removal => Change::Removal,
+            Told::Mute(muted) => Change::Mute(*muted),
+            Told::Dead(r, at) => Change::Feedback {
+                token_hash: registration(*r).token.hash(),
+                gateway_time: at.map(|at| UnixMillis(START_MS + at)),
+            },
+        };
+        let record = Record { device: DeviceId([n; 16]), observed: UnixMillis(START_MS + observed), change };
+        self.log.push((n, observed, told));
+        self.partition.apply(UnixMillis(self.now), &record, &mut self.words).placed
+    }
+
+    /// The band of a device, if it is to be pushed to now.
+    fn band(&mut self, ordinal: Ordinal) -> Option<u32> {
+        let pushable = self.partition.pushable(ordinal)?;
+        let addressed = self.program.matches(&self.words, pushable.segments);
+        self.cover.band_of(pushable.cell).filter(|_| addressed)
+    }
+}
+
+/// One wave over a town, and what it did.
+struct Run {
+    town: Town,
+    walk: Walk,
+    handed: BTreeMap<DeviceId, Ordinal>,
+    reported: RoaringBitmap,
+    /// Returned and not handed, and unchanged since.
+    passed_over: BTreeSet<Ordinal>,
+}
+
+impl Run {
+    fn apply(&mut self, told: (u8, u64, Told)) {
+        if let Some((ordinal, cell)) = self.town.apply(told) {
+            self.passed_over.remove(&ordinal);
+            self.walk.entered(&self.town.cover, ordinal, cell);
+        }
+    }
+
+    fn step(&mut self, bands_open: u32) -> Step {
+        let walked = self.walk.bands_walked();
+        let step = self.walk.step(&self.town.partition, &self.town.cover, bands_open);
+        assert!(walked <= self.walk.bands_walked() && self.walk.bands_walked() <= bands_open.max(walked));
+        if let Step::Device { ordinal, cell, band } = step {
+            let pushable = self.town.partition.pushable(ordinal).expect("returned only if pushable");
+            let device = pushable.device;
+            assert_eq!((pushable.cell, self.town.cover.band_of(cell)), (cell, Some(band)));
+            assert!(band < bands_open);
+            assert!(!self.passed_over.contains(&ordinal), "nothing about it changed");
+            if self.town.band(ordinal).is_some() {
+                assert!(self.walk.hand(ordinal) && !self.walk.hand(ordinal));
+                // Who was gone for a day was forgotten with its ordinal, and counts as another device.
+                let before = self.handed.insert(device, ordinal);
+                let forgotten = before.is_some_and(|o| o != ordinal) && self.town.now >= START_MS + 24 * HOUR_MS;
+                assert!(before.is_none() || forgotten, "handed twice");
+            } else {
+                self.passed_over.insert(ordinal);
+            }
+        }
+        step
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Apply(n, observed, told) => self.apply((n, observed, told)),
+            Action::Again(n) => {
+                let log = &self.town.log;
+                let again: Vec<_> = log[log.len().saturating_sub(n)..].to_vec();
+                again.into_iter().for_each(|told| self.apply(told));
+            }
+            // No wave lasts as long as an ordinal rests (96 h since its device could be pushed to).
+            Action::Pass(ms) => self.town.now = (self.town.now + ms).min(START_MS + 90 * HOUR_MS),
+            Action::Step(times, bands_open) => {
+                for _ in 0..times {
+                    self.step(bands_open);
+                }
+            }
+        }
+    }
+
+    /// Walks to the end: nobody who should have been handed is left.
+    fn finish(mut self) -> Result<(), TestCaseError> {
+        for tries in 0.. {
+            match self.step(BANDS) {
+                Step::Idle => break,
+                Step::Waiting => prop_assert!(false, "all bands are open"),
+                Step::Device { .. } | Step::More => prop_assert!(tries < 100_000, "it does not end"),
+            }
+        }
+        prop_assert_eq!((self.walk.bands_walked(), self.walk.late()), (BANDS, 0));
+        for n in 0..=u8::MAX {
+            let Some(ordinal) = self.town.partition.ordinal_of(DeviceId([n; 16])) else { continue };
+            if self.town.band(ordinal).is_some() {
+                prop_assert!(self.walk.handed().contains(ordinal), "missed");
+            }
+        }
+        self.reported |= self.walk.take_handed();
+        prop_assert_eq!(self.walk.handed().to_roaring(), self.reported);
+        Ok(())
+    }
+}
+
+fn told() -> impl Strategy<Value = Told> {
+    prop_oneof![
+        4 => (0u8..12, any::<usize>()).prop_map(|(r, at)| Told::Arrival(r, at)),
+        2 => (0u8..12).prop_map(Told::Registration),
+        6 => any::<usize>().prop_map(Told::Place),
+        1 => Just(Told::Removal),
+        2 => any::<bool>().prop_map(Told::Mute),
+        1 => (0u8..12, prop::option::of(0u64..200)).prop_map(|(r, at)| Told::Dead(r, at)),
+    ]
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        12 => (0u8..60, 0u64..200, told()).prop_map(|(n, at, told)| Action::Apply(n, at, told)),
+        2 => (0usize..8).prop_map(Action::Again),
+        1 => prop_oneof![0u64..50, Just(13 * HOUR_MS)].prop_map(Action::Pass),
+        6 => (1u8..12, 0u32..=BANDS).prop_map(|(times, bands)| Action::Step(times, bands)),
+    ]
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    (1usize..6, 1usize..6, 1usize..4).prop_map(|(buffer_keys, late_max, work_per_step)| Limits {
+        buffer_keys,
+        late_max,
+        work_per_step,
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// See the module.
+    #[test]
+    fn each_once_and_nobody_else(
+        before in prop::collection::vec((0u8..60, 0u64..100, told()), 0..150),
+        during in prop::collection::vec(action(), 0..150),
+        limits in limits(),
+    ) {
+        let mut town = Town::new();
+        for told in before {
+            town.apply(told);
+        }
+        let walk = Walk::with_limits(&RoaringBitmap::new(), limits);
+        let (handed, reported) = (BTreeMap::new(), RoaringBitmap::new());
+        let mut run = Run { town, walk, handed, reported, passed_over: BTreeSet::new() };
+        for action in during {
+            run.act(action);
+            run.reported |= run.walk.take_handed();
+        }
+        run.finish()?;
+    }
+}
+
+/// A town with devices 0, 1, 2 … at the given places, all addressed.
+fn town_with(places: &[Cell]) -> Town {
+    let mut town = Town::new();
+    for (n, place) in (0..).zip(places) {
+        let at = town.places.iter().position(|p| p == place).unwrap();
+        town.apply((n, 0, Told::Arrival(1, at)));
+    }
+    town
+}
+
+/// Places of the town by band, and those outside.
+fn by_band() -> BTreeMap<Option<u32>, Vec<Cell>> {
+    let (cover, places) = town();
+    let mut by_band = BTreeMap::<_, Vec<_>>::new();
+    for place in places {
+        by_band.entry(cover.band_of(place)).or_default().push(place);
+    }
+    by_band
+}
+
+fn next(walk: &mut Walk, town: &Town, bands_open: u32) -> Option<(u32, u32)> {
+    match walk.step(&town.partition, &town.cover, bands_open) {
+        Step::Device { ordinal, band, .. } => walk.hand(ordinal).then_some((ordinal.0, band)),
+        Step::More => next(walk, town, bands_open),
+        Step::Waiting | Step::Idle => None,
+    }
+}
+
+fn move_to(walk: &mut Walk, town: &mut Town, n: u8, observed: u64, place: Cell) {
+    let at = town.places.iter().position(|p| *p == place).unwrap();
+    let (ordinal, cell) = town.apply((n, observed, Told::Place(at))).unwrap();
+    walk.entered(&town.cover, ordinal, cell);
+}
+
+/// Nearest band first, closed bands not at all, those outside never, those whom another holder handed not again.
+#[test]
+fn walks_bands_in_order() {
+    let at = by_band();
+    let (near, mid, far, out) = (at[&Some(0)][0], at[&Some(1)][0], at[&Some(2)][0], at[&None][0]);
+    let town = town_with(&[far, out, mid, near, near, mid]);
+    let mut walk = Walk::new([5].into_iter().collect());
+    assert_eq!(next(&mut walk, &town, 0), None);
+    assert_eq!([next(&mut walk, &town, 1), next(&mut walk, &town, 1)], [Some((3, 0)), Some((4, 0))]);
+    assert_eq!((walk.step(&town.partition, &town.cover, 1), walk.bands_walked()), (Step::Waiting, 1));
+    assert_eq!([next(&mut walk, &town, 3), next(&mut walk, &town, 3)], [Some((2, 1)), Some((0, 2))]);
+    assert_eq!((walk.step(&town.partition, &town.cover, 3), walk.bands_walked()), (Step::Idle, 3));
+    assert_eq!(walk.take_handed(), [0, 2, 3, 4].into_iter().collect());
+    assert_eq!((walk.take_handed(), walk.handed().len()), (RoaringBitmap::new(), 5));
+}
+
+/// Who moves behind the frontier is late, and comes before all that the walk would meet; nearest first.
+#[test]
+fn late_devices_come_first() {
+    let at = by_band();
+    let (near, mid, far, out) = (at[&Some(0)][0], at[&Some(1)][0], at[&Some(2)][0], at[&None][0]);
+    let mut town = town_with(&[out, out, far, far]);
+    let mut walk = Walk::new(RoaringBitmap::new());
+    assert_eq!(next(&mut walk, &town, 3), Some((2, 2)));
+    move_to(&mut walk, &mut town, 0, 1, mid);
+    move_to(&mut walk, &mut town, 1, 1, near);
+    assert_eq!(walk.late(), 2);
+    assert_eq!([next(&mut walk, &town, 3), next(&mut walk, &town, 3)], [Some((1, 0)), Some((0, 1))]);
+    assert_eq!([next(&mut walk, &town, 3), next(&mut walk, &town, 3)], [Some((3, 2)), None]);
+    assert_eq!(walk.step(&town.partition, &town.cover, 3), Step::Idle);
+}
+
+/// Who left again before its turn is not returned, buffered or late; who was handed is not late.
+#[test]
+fn those_who_left_are_skipped() {
+    let at = by_band();
+    let (near, mid, out) = (at[&Some(0)][0], at[&Some(1)][0], at[&None][0]);
+    let mut town = town_with(&[near, near, out, mid]);
+    let mut walk = Walk::new(RoaringBitmap::new());
+    assert_eq!(next(&mut walk, &town, 3), Some((0, 0)));
+    move_to(&mut walk, &mut town, 1, 1, out); // was in the buffer
+    assert_eq!(next(&mut walk, &town, 3), Some((3, 1)));
+    move_to(&mut walk, &mut town, 2, 1, near);
+    move_to(&mut walk, &mut town, 2, 2, out);
+    move_to(&mut walk, &mut town, 0, 1, at[&Some(0)][1]);
+    assert_eq!(walk.late(), 1);
+    assert_eq!((next(&mut walk, &town, 3), walk.late()), (None, 0));
+}
+
+/// More late devices than the queue holds: the walk starts over and meets them all, and nobody twice.
+#[test]
+fn a_full_late_queue_loses_nobody() {
+    let at = by_band();
+    let (near, far, out) = (at[&Some(0)][0], at[&Some(2)][0], at[&None][0]);
+    let mut town = town_with(&[vec![out; 20], vec![near; 3], vec![far; 2]].concat());
+    let limits = Limits { buffer_keys: 4, late_max: 8, work_per_step: 2 };
+    let mut walk = Walk::with_limits(&RoaringBitmap::new(), limits);
+    let mut handed: Vec<_> = (0..4).map_while(|_| next(&mut walk, &town, 3)).collect();
+    assert_eq!(handed, [(20, 0), (21, 0), (22, 0), (23, 2)]);
+    for n in 0..20 {
+        move_to(&mut walk, &mut town, n, 1, near);
+        assert!(walk.late() <= limits.late_max);
+    }
+    assert_eq!(walk.bands_walked(), 2);
+    handed.extend(std::iter::from_fn(|| next(&mut walk, &town, 3)));
+    let expected = (20..23).map(|n| (n, 0)).chain([(23, 2)]).chain((0..20).map(|n| (n, 0))).chain([(24, 2)]);
+    assert_eq!(handed, expected.collect::<Vec<_>>());
+}

@@ -1,0 +1,265 @@
+//! One wave in one partition: who is next.
+//!
+//! **Order.** Bands from the nearest; within a band by key (cell, then ordinal). The *frontier* is (band, key): all that
+//! stood before it has been met. It names no page, so pages may split, merge and fill while the wave waits for a lane.
+//!
+//! **A small buffer.** Finding the next key is a search; so each search takes up to [`BUFFER_KEYS`] at once and moves the
+//! frontier behind them. A buffered or late device is only a key: when its turn comes it is returned if it stands at
+//! exactly that key still. If it does not, somebody told us where it stands now ([`Walk::entered`]), and it is met there.
+//!
+//! **Late.** A device that becomes pushable behind the frontier waits in the *late queue*, nearest band first and before
+//! all that the walk would meet. The queue is bounded. When it is full the walk starts over from the nearest cell, which
+//! takes everybody in the queue along: whoever was met already is skipped by a bit, and skipping a million takes
+//! milliseconds. It cannot start over again and again, because right after it all is ahead of the frontier.
+//!
+//! **Each once.** Two bits for each ordinal. *Handed* is for the wave's life: never returned again. *Met* is set when a
+//! device is returned, and cleared when it enters again without having been handed: so one who was not addressed comes
+//! back only after something changed.
+
+use std::collections::BTreeSet;
+
+use clarion_proto::{device::Cell, ids::Ordinal};
+use roaring::RoaringBitmap;
+
+use super::{Bits, Cover, cover::Range};
+use crate::partition::{
+    Partition,
+    key::{Key, Place},
+};
+
+/// Keys found ahead at once: 2 KiB. A walk holds at most this many devices, and forgets a page in the meantime.
+const BUFFER_KEYS: usize = 256;
+/// Late devices of one wave in one partition: 64 KiB of keys. A city's partition of 16,000 devices, a quarter of which
+/// moved while a gateway was silent.
+const LATE_MAX: usize = 4_096;
+/// Searches and stale late entries of one [`Walk::step`]: at worst 16 pages of bits to skip, some ten microseconds, so that
+/// a core's sockets do not wait.
+const WORK_PER_STEP: usize = 16;
+
+/// One wave in one partition.
+#[derive(Debug)]
+pub struct Walk {
+    handed: Bits,
+    met: Bits,
+    /// Handed since the last report.
+    unreported: RoaringBitmap,
+    /// The frontier: all in nearer bands, and all in this band below `next`, was met, is buffered or is late.
+    band: u32,
+    next: Key,
+    /// The first range of the band that reaches `next`, or an earlier one.
+    range: usize,
+    /// Keys of `band` below `next`, the first at the end.
+    buffer: Vec<Key>,
+    late: BTreeSet<(u32, Key)>,
+    bands_walked: u32,
+    limits: Limits,
+}
+
+/// Bounds of a walk; tests choose small ones, to see every edge.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) buffer_keys: usize,
+    pub(super) late_max: usize,
+    pub(super) work_per_step: usize,
+}
+
+/// What one step found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Pushable now and inside the cover. Comes once, unless it enters again before it is handed.
+    Device {
+        /// Which.
+        ordinal: Ordinal,
+        /// Where it is.
+        cell: Cell,
+        /// Of the cover.
+        band: u32,
+    },
+    /// The work allowed for one call is spent without a find: call again.
+    More,
+    /// All open bands are walked and nobody there is late; a higher `bands_open` goes on.
+    Waiting,
+    /// All bands are walked and nobody is late. [`Walk::entered`] may end this.
+    Idle,
+}
+
+impl Walk {
+    /// From the beginning, without those whom an earlier holder handed over.
+    #[must_use]
+    #[allow(clippy::needless_pass_by_value)] // a wave gives it away; the form kept here is another
+    pub fn new(handed: RoaringBitmap) -> Self {
+        let limits = Limits { buffer_keys: BUFFER_KEYS, late_max: LATE_MAX, work_per_step: WORK_PER_STEP };
+        Self::with_limits(&handed, limits)
+    }
+
+    pub(super) fn with_limits(handed: &RoaringBitmap, limits: Limits) -> Self {
+        let handed = Bits::from(handed);
+        Self {
+            met: handed.clone(),
+            handed,
+            unreported: RoaringBitmap::new(),
+            band: 0,
+            next: Key::MIN,
+            range: 0,
+            buffer: Vec::new(),
+            late: BTreeSet::new(),
+            bands_walked: 0,
+            limits,
+        }
+    }
+
+    /// The next device, nearest band first, in bands below `bands_open`. The partition and the cover are the same at
+    /// every call, and [`Walk::entered`] has heard of every change of the partition since the last.
+    pub fn step(&mut self, partition: &Partition, cover: &Cover, bands_open: u32) -> Step {
+        for _ in 0..self.limits.work_per_step {
+            if let Some((band, key)) = self.next_late(bands_open) {
+                if self.meet(partition, key) {
+                    return device(key, band);
+                }
+                continue;
+            }
+            let Some(ranges) = cover.ranges(self.band) else {
+                return if self.late.is_empty() { Step::Idle } else { Step::Waiting };
+            };
+            if self.band >= bands_open {
+                return Step::Waiting;
+            }
+            while let Some(key) = self.buffer.pop() {
+                if self.meet(partition, key) {
+                    return device(key, self.band);
+                }
+            }
+            if !self.search(partition, ranges) {
+                (self.band, self.next, self.range) = (self.band + 1, Key::MIN, 0);
+                self.bands_walked = self.bands_walked.max(self.band);
+            }
+        }
+        Step::More
+    }
+
+    /// Notes that a device was handed to a lane; false: it was before, and must not be pushed again. Call it right after
+    /// the `step` that returned the device, with no record applied between.
+    pub fn hand(&mut self, ordinal: Ordinal) -> bool {
+        let new = self.handed.insert(ordinal);
+        if new {
+            self.met.insert(ordinal);
+            self.unreported.insert(ordinal.0);
+        }
+        new
+    }
+
+    /// Hears of every [`crate::partition::Applied::placed`] of the partition.
+    pub fn entered(&mut self, cover: &Cover, ordinal: Ordinal, cell: Cell) {
+        if self.handed.contains(ordinal) {
+            return;
+        }
+        self.met.remove(ordinal);
+        let Some(band) = cover.band_of(cell) else { return };
+        let key = Key::new(Place::from(cell), ordinal);
+        if (band, key) >= (self.band, self.next) {
+            return;
+        }
+        if self.late.len() < self.limits.late_max {
+            self.late.insert((band, key));
+        } else {
+            self.start_over();
+        }
+    }
+
+    /// Bands walked whole, from the nearest; never shrinks.
+    #[must_use]
+    pub fn bands_walked(&self) -> u32 {
+        self.bands_walked
+    }
+
+    /// Those handed since the last call.
+    pub fn take_handed(&mut self) -> RoaringBitmap {
+        std::mem::take(&mut self.unreported)
+    }
+
+    /// All who are handed over, those of earlier holders too.
+    #[must_use]
+    pub fn handed(&self) -> &Bits {
+        &self.handed
+    }
+
+    /// Devices that wait in the late queue.
+    #[must_use]
+    pub fn late(&self) -> usize {
+        self.late.len()
+    }
+
+    fn next_late(&mut self, bands_open: u32) -> Option<(u32, Key)> {
+        let (band, _) = self.late.first()?;
+        if *band < bands_open { self.late.pop_first() } else { None }
+    }
+
+    /// Whether a device stands where it was seen and was not met since; it is met now.
+    fn meet(&mut self, partition: &Partition, key: Key) -> bool {
+        let ordinal = key.ordinal();
+        partition.key_of(ordinal) == Some(key) && self.met.insert(ordinal)
+    }
+
+    /// Takes the next keys of the band into the buffer, as far as one page goes. False: the band has no more.
+    fn search(&mut self, partition: &Partition, ranges: &[Range]) -> bool {
+        self.range += gallop(&ranges[self.range..], |r| r.last < self.next);
+        let Some(range) = ranges.get(self.range) else { return false };
+        let mut keys = partition.keys_from(self.next.max(range.first));
+        let Some(&last) = keys.last() else { return false };
+        loop {
+            let Some(&key) = keys.first() else {
+                self.next = last.next();
+                break;
+            };
+            // Nobody stands from `next` up to this key, neither in this range nor in those that end before it.
+            self.next = key;
+            self.range += gallop(&ranges[self.range..], |r| r.last < key);
+            let Some(range) = ranges.get(self.range) else { break };
+            if key < range.first {
+                keys = &keys[gallop(keys, |k| *k < range.first)..];
+            } else if self.buffer.len() < self.limits.buffer_keys {
+                let inside = &keys[..gallop(keys, |k| *k <= range.last)];
+                keys = &keys[self.take(inside)..];
+            } else {
+                break;
+            }
+        }
+        self.buffer.reverse();
+        true
+    }
+
+    /// Puts those who were not met into the buffer; how many of the keys are done with when it is full.
+    fn take(&mut self, keys: &[Key]) -> usize {
+        for (at, key) in keys.iter().enumerate() {
+            if self.met.contains(key.ordinal()) {
+                continue;
+            }
+            if self.buffer.len() == self.limits.buffer_keys {
+                return at;
+            }
+            self.buffer.push(*key);
+        }
+        keys.len()
+    }
+
+    fn start_over(&mut self) {
+        (self.band, self.next, self.range) = (0, Key::MIN, 0);
+        self.buffer.clear();
+        self.late.clear();
+    }
+}
+
+fn device(key: Key, band: u32) -> Step {
+    Step::Device { ordinal: key.ordinal(), cell: key.place().cell(), band }
+}
+
+/// How many from the start satisfy `ahead`, which none after the first that does not satisfies. In steps that double, then
+/// by halves: cheap when they are few, whatever the length.
+fn gallop<T>(sorted: &[T], ahead: impl Fn(&T) -> bool) -> usize {
+    let mut end = 1;
+    while end <= sorted.len() && ahead(&sorted[end - 1]) {
+        end *= 2;
+    }
+    let start = end / 2;
+    start + sorted[start..sorted.len().min(end)].partition_point(ahead)
+}

@@ -1,0 +1,170 @@
+//! Sessions, as a coordinator sees them.
+
+mod support;
+
+use clarion_proto::{
+    ids::{Epoch, PartitionId, WaveId},
+    wire::shard_v1::{self as wire, session_request::Message as Say, session_response::Message as Told},
+};
+use clarion_shard::command::{Command, CoreReport, Counts, Event};
+use roaring::RoaringBitmap;
+use support::{Bench, lane, ownership, wave};
+use tonic::Code;
+
+#[tokio::test]
+async fn a_wave_from_plan_to_confirmed_cancel() {
+    let mut bench = Bench::start(2).await;
+    let mut session = bench.session().await;
+    let Ok(Some(Told::Hello(hello))) = session.next().await else { panic!() };
+    assert_eq!((hello.node.as_str(), hello.cores, hello.boot_id.len()), ("node-1", 2, 16));
+
+    session.say(ownership(1, &[0, 1, 2])).await;
+    session.say(lane(1)).await;
+    session.say(Say::Wave(wave(5, 1, 1, &[0, 1, 2]))).await;
+    for (core, partitions) in [(0, vec![0, 2]), (1, vec![1])] {
+        let spec = bench.cores[core].until("the wave", |c| match c {
+            Command::Wave(spec) => Some(spec),
+            _ => None,
+        });
+        let spec = spec.await;
+        assert_eq!(spec.shards.iter().map(|s| s.partition.0).collect::<Vec<_>>(), partitions);
+    }
+
+    let ask = session.until("a request for leave with the wave", |m| match m {
+        Told::LeaseRequest(ask) if ask.waves == [5] => Some(ask),
+        _ => None,
+    });
+    let ask = ask.await;
+    let waves = vec![wire::WaveGrant { wave: 5, rate_millis_per_second: 0 }];
+    session.say(Say::Grant(wire::Grant { nonce: ask.nonce, lease_ms: 5_000, waves })).await;
+    for core in &mut bench.cores {
+        core.until("leave", |c| match c {
+            Command::Grant { wave: WaveId(5), rate: None, .. } => Some(()),
+            _ => None,
+        })
+        .await;
+    }
+
+    for (core, partition, handed) in [(0_usize, 0, 3), (1, 1, 4)] {
+        let report = CoreReport {
+            wave: WaveId(5),
+            epoch: Epoch(1),
+            all: true,
+            bands_walked: 1,
+            complete: true,
+            bands: vec![(0, Counts { handed, outcomes: [handed, 0, 0, 0, 0] })],
+            handed: vec![(PartitionId(partition), RoaringBitmap::from_iter(0..u32::try_from(handed).unwrap()))],
+            ..CoreReport::default()
+        };
+        bench.cores[core].tell(Event::Report(Box::new(report))).await;
+    }
+    let report = session.until("a complete report", |m| match m {
+        Told::Report(r) if r.complete => Some(r),
+        _ => None,
+    });
+    let report = report.await;
+    assert_eq!((report.bands_walked, report.bands[0].handed, report.bands[0].accepted), (1, 7, 7));
+
+    session.say(Say::Cancel(wire::Cancel { wave: 5, epoch: 2 })).await;
+    for core in &mut bench.cores {
+        core.until("the cancel", |c| matches!(c, Command::Cancel { epoch: Epoch(2), .. }).then_some(())).await;
+        core.tell(Event::Stopped { wave: WaveId(5), last_write: None, written_after: 1 }).await;
+    }
+    let stopped = session.until("the confirmation", |m| match m {
+        Told::Stopped(s) => Some(s),
+        _ => None,
+    });
+    assert_eq!(stopped.await, wire::Stopped { wave: 5, last_write_ago_us: None, written_after_cancel: 2 });
+}
+
+#[tokio::test]
+async fn a_newer_session_takes_over() {
+    let bench = Bench::start(1).await;
+    let mut older = bench.session().await;
+    assert!(matches!(older.next().await, Ok(Some(Told::Hello(_)))));
+    let mut newer = bench.session().await;
+    assert!(matches!(newer.next().await, Ok(Some(Told::Hello(_)))));
+    assert_eq!(older.end().await.unwrap().code(), Code::Aborted);
+    newer.say(Say::Cancel(wire::Cancel { wave: 1, epoch: 1 })).await;
+    newer.until("an answer", |m| matches!(m, Told::Stopped(_)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_is_refused_and_the_session_goes_on() {
+    let mut bench = Bench::start(1).await;
+    let mut session = bench.session().await;
+    session.say_raw(wire::SessionRequest { message: None }).await;
+    assert_eq!(session.refusal().await.reason, "message: is required");
+
+    session.say(ownership(9, &[0])).await;
+    session.say(lane(1)).await;
+    let mut broken = wave(3, 1, 9, &[0]);
+    broken.shards[0].handed = vec![1, 2, 3];
+    session.say(Say::Wave(broken)).await;
+    let refusal = session.refusal().await;
+    assert_eq!((refusal.ownership, refusal.wave), (9, 3));
+    assert!(refusal.reason.starts_with("wave.shards[0].handed: "), "{}", refusal.reason);
+
+    session.say(Say::Wave(wave(3, 1, 8, &[0]))).await;
+    assert!(session.refusal().await.reason.contains("is 8, this node holds 9"));
+
+    session.say(Say::Wave(wave(3, 1, 9, &[0]))).await;
+    bench.cores[0].until("the wave", |c| matches!(c, Command::Wave(_)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_coordinator_that_comes_back_finds_everything() {
+    let mut bench = Bench::start(1).await;
+    let session = bench.session().await;
+    session.say(ownership(1, &[0])).await;
+    session.say(lane(1)).await;
+    session.say(Say::Wave(wave(5, 1, 1, &[0]))).await;
+    bench.cores[0].until("the wave", |c| matches!(c, Command::Wave(_)).then_some(())).await;
+    drop(session);
+
+    let mut session = bench.session().await;
+    assert!(matches!(session.next().await, Ok(Some(Told::Hello(_)))));
+    bench.cores[0].until("to say all", |c| matches!(c, Command::ReportAll).then_some(())).await;
+    let report = |all, total| CoreReport {
+        wave: WaveId(5),
+        all,
+        bands: vec![(0, Counts { handed: total, ..Counts::default() })],
+        ..CoreReport::default()
+    };
+    // The first was on its way when the core heard of the new session: it alone would not be complete.
+    bench.cores[0].tell(Event::Report(Box::new(report(false, 1)))).await;
+    bench.cores[0].tell(Event::Report(Box::new(report(true, 2)))).await;
+    let first = session.until("a report", |m| match m {
+        Told::Report(r) => Some(r),
+        _ => None,
+    });
+    assert_eq!(first.await.bands[0].handed, 2);
+}
+
+#[tokio::test]
+async fn a_drain_lets_the_last_reports_out_and_ends_the_session() {
+    let mut bench = Bench::start(1).await;
+    let mut session = bench.session().await;
+    session.say(ownership(1, &[0])).await;
+    session.say(lane(1)).await;
+    session.say(Say::Wave(wave(5, 1, 1, &[0]))).await;
+    bench.cores[0].until("the wave", |c| matches!(c, Command::Wave(_)).then_some(())).await;
+    bench.stop();
+    bench.cores[0].until("the shutdown", |c| matches!(c, Command::Shutdown).then_some(())).await;
+    let last = CoreReport { wave: WaveId(5), unanswered_requests: 77, ..CoreReport::default() };
+    bench.cores[0].tell(Event::Report(Box::new(last))).await;
+    // The core's thread ends: its queues are closed.
+    bench.cores.clear();
+    session
+        .until("the last report", |m| matches!(m, Told::Report(r) if r.unanswered_requests == 77).then_some(()))
+        .await;
+    assert_eq!(session.end().await.unwrap().code(), Code::Unavailable);
+    bench.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_core_that_dies_ends_the_node() {
+    let mut bench = Bench::start(2).await;
+    bench.cores.pop();
+    assert_eq!(bench.ended().await.unwrap_err().to_string(), "core 1 has died");
+}
