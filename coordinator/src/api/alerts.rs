@@ -9,6 +9,7 @@ use clarion_proto::{
 };
 use futures_util::stream::BoxStream;
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
 
 use super::{Context, page, status};
 use crate::{
@@ -106,7 +107,7 @@ impl AlertService for Alerts {
         let alert = self.existing(&request.name).await?;
         let api = Arc::clone(&self.api);
         // A task of its own: a caller who hangs up must not leave an alert half cancelled.
-        let cancel = self.api.drain.spawn(async move { cancel(&api, alert, request.reason).await });
+        let cancel = self.api.drain.spawn(async move { cancel(&api, alert, request.reason).await }.in_current_span());
         let alert = cancel.await.map_err(|e| status::internal(&e))??;
         Ok(Response::new(self.answer(&alert)))
     }
