@@ -18,7 +18,7 @@ use clarion_runtime::{
     health::{self, HealthPort},
     jwt, telemetry,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use tonic::transport::server::TcpIncoming;
 
 use crate::{
@@ -199,6 +199,8 @@ impl Coordinator {
         let health = health.serve(health_service, token.clone().cancelled_owned());
         tracing::info!(%listen, health = %health_address, "serving");
 
+        // One deadline for all of the stop, from the signal on.
+        let mut end = None;
         let mut serving = std::pin::pin!(async { tokio::try_join!(api, health) });
         tokio::select! {
             ended = &mut serving => ended.map(drop)?,
@@ -207,13 +209,14 @@ impl Coordinator {
                     reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
                 }
                 token.cancel();
-                match tokio::time::timeout(deadline, serving).await {
+                match tokio::time::timeout_at(*end.insert(Instant::now() + deadline), serving).await {
                     Ok(ended) => ended.map(drop)?,
                     Err(_) => tracing::warn!(?deadline, "connections were still open at the deadline"),
                 }
             }
         }
-        if let Err(left) = context.drain.finish(deadline).await {
+        let rest = end.map_or(deadline, |end| end.saturating_duration_since(Instant::now()));
+        if let Err(left) = context.drain.finish(rest).await {
             tracing::warn!(left, ?deadline, "tasks were still running at the deadline");
         }
         dispatcher.shutdown().await;

@@ -94,7 +94,7 @@ impl AlertSpec {
         let case = Case::from_wire(required(alert.case, "case")?).map_err(|e| e.within("case"))?;
         let severity = severity(alert.severity)?;
         let mode = mode(alert.mode)?;
-        let audience = Audience::from_wire(required(alert.audience, "audience")?).map_err(|e| e.within("audience"))?;
+        let audience = Audience::from_wire(&required(alert.audience, "audience")?).map_err(|e| e.within("audience"))?;
         let active_until = instant(required(alert.active_until, "active_until")?, "active_until")?;
         let collapse_key = collapse_key(alert.collapse_key)?;
         let last_seen = alert.last_seen.map(LatLng::from_wire).transpose().map_err(|e| e.within("last_seen"))?;

@@ -208,7 +208,7 @@ impl Audience {
     ///
     /// # Errors
     /// Names the field from the audience inwards: `apps[2]`.
-    pub fn from_wire(audience: wire::v1::Audience) -> Result<Self, InvalidField> {
+    pub fn from_wire(audience: &wire::v1::Audience) -> Result<Self, InvalidField> {
         match audience.apps.len() {
             0 => return Err(InvalidField::new("apps", "is required: at least one")),
             n if n > APPS_MAX => return Err(InvalidField::new("apps", format_args!("at most {APPS_MAX}, has {n}"))),

@@ -9,6 +9,7 @@ use clarion_proto::{
 };
 use futures_util::stream::BoxStream;
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
 
 use super::{Context, page, status};
 use crate::{
@@ -94,7 +95,7 @@ impl AlertService for Alerts {
         let request = request.into_inner();
         let alert = self.existing(&request.name).await?;
         let newest = self.api.dispatch.watch(&alert.name);
-        Ok(Response::new(watch::stream(alert, newest, request.cells, self.api.drain.token())))
+        Ok(Response::new(watch::stream(&alert, newest, request.cells, self.api.drain.token())))
     }
 
     async fn cancel_alert(&self, request: Request<wire::CancelAlertRequest>) -> Result<Response<wire::Alert>, Status> {
@@ -106,7 +107,7 @@ impl AlertService for Alerts {
         let alert = self.existing(&request.name).await?;
         let api = Arc::clone(&self.api);
         // A task of its own: a caller who hangs up must not leave an alert half cancelled.
-        let cancel = self.api.drain.spawn(async move { cancel(&api, alert, request.reason).await });
+        let cancel = self.api.drain.spawn(async move { cancel(&api, alert, request.reason).await }.in_current_span());
         let alert = cancel.await.map_err(|e| status::internal(&e))??;
         Ok(Response::new(self.answer(&alert)))
     }

@@ -115,7 +115,7 @@ impl AppService for Apps {
         if !given.etag.is_empty() && given.etag != etag(&existing) {
             return Err(Status::aborted(format!("{name} was changed by somebody else; read it again")));
         }
-        let app = updated(&existing.app, given, &mask.paths)?;
+        let app = updated(&existing.app, &given, &mask.paths)?;
         self.check_lane(&app)?;
         let record = AppRecord { app, created: existing.created, revision: existing.revision + 1 };
         let record = self.api.store.replace_app(record).await.map_err(status::store)?;
@@ -147,7 +147,7 @@ fn created(request: wire::CreateAppRequest) -> Result<App, InvalidField> {
     App::from_wire(app).map_err(|e| e.within("app"))
 }
 
-fn updated(existing: &App, given: wire::App, paths: &[String]) -> Result<App, Status> {
+fn updated(existing: &App, given: &wire::App, paths: &[String]) -> Result<App, Status> {
     if paths.is_empty() {
         return Err(status::invalid(InvalidField::new("update_mask", "must name one field at least")));
     }

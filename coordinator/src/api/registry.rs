@@ -116,7 +116,7 @@ async fn write(api: &Context, batch: wire::WriteDevicesRequest) -> Result<wire::
         match checked {
             Ok(record) => {
                 let log = log_of(partition_of(record.device, api.config.partitions), api.config.logs);
-                logs.push(log, record.into_wire());
+                logs.push(log, &record.into_wire());
                 written += 1;
             }
             Err(problem) => {
@@ -137,9 +137,9 @@ struct Logs {
 }
 
 impl Logs {
-    fn push(&mut self, log: LogId, record: clarion_proto::wire::shard_v1::Record) {
+    fn push(&mut self, log: LogId, record: &clarion_proto::wire::shard_v1::Record) {
         let builder = self.open.entry(log).or_default();
-        builder.push(&record);
+        builder.push(record);
         if builder.bytes() >= LOG_BATCH_BYTES_MAX {
             self.full.push((log, std::mem::take(builder).finish()));
         }

@@ -98,7 +98,7 @@ pub(super) fn start(error: StartError) -> Status {
 }
 
 /// What cannot be counted.
-pub(super) fn count(error: CountError) -> Status {
+pub(super) fn count(error: &CountError) -> Status {
     let message = error.to_string();
     match error {
         CountError::NoNodes { .. } => again(Code::Unavailable, "NO_NODES", message, Duration::from_secs(1)),

@@ -144,7 +144,11 @@ mod tests {
     use super::*;
 
     fn record(device: u8) -> Record {
-        Record { device: DeviceId([device; 16]), observed: UnixMillis(7), change: Change::Mute(device % 2 == 0) }
+        Record {
+            device: DeviceId([device; 16]),
+            observed: UnixMillis(7),
+            change: Change::Mute(device.is_multiple_of(2)),
+        }
     }
 
     #[test]

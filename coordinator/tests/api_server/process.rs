@@ -1,12 +1,13 @@
 //! The process: what it binds, what it serves beside the API, how it ends.
 
-use std::{ffi::OsString, process::ExitCode};
-
-use clarion_coordinator::{
-    Coordinator,
-    config::{Args, Config},
+use std::{
+    ffi::OsString,
+    process::{ExitCode, Stdio},
 };
+
+use clarion_coordinator::{Coordinator, config::Args};
 use clarion_proto::wire::v1 as wire;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
@@ -14,7 +15,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use crate::support::{PATIENCE, config, create, demo_alert, demo_app, reason, soon};
+use crate::support::{config, create, demo_alert, demo_app, reason, soon};
 
 fn any_port() -> Args {
     let port = Some("127.0.0.1:0".parse().expect("an address"));
@@ -87,6 +88,52 @@ fn a_wrong_start_ends_with_another_code_than_zero() {
     assert_eq!(run(&["--config", "/nowhere.toml"]), code(1));
     assert_eq!(run(&["--no-such-flag"]), code(2));
     assert_eq!(run(&["--help"]), code(0));
-    // Nothing was awaited above: the patience of these tests is for sockets only.
-    assert!(PATIENCE.as_secs() > 0 && Config::load(Args::default()).is_ok());
+}
+
+/// The program itself, on ports of the system's choice; `args` come last.
+fn program(args: &[&str]) -> tokio::process::Command {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_coordinator"));
+    command.args(["--announce", "--health-listen", "127.0.0.1:0", "--nodes", "127.0.0.1:9"]).args(args);
+    command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+#[tokio::test]
+async fn both_signals_end_the_program_in_order() {
+    for signal in ["TERM", "INT"] {
+        let mut running = program(&["--listen", "127.0.0.1:0"]).spawn().expect("started");
+        let mut lines = BufReader::new(running.stdout.take().expect("piped")).lines();
+        let line = soon(lines.next_line()).await.expect("readable").expect("announced");
+        let announced: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        let address = |key: &str| announced[key].as_str().expect("an address").parse().expect("an address");
+        // A client that stays connected must not keep the process.
+        let (api, health) = (connect(address("listen")).await, connect(address("health")).await);
+        let request = HealthCheckRequest { service: "clarion.v1.AlertService".into() };
+        soon(HealthClient::new(health).check(request)).await.expect("served");
+        let pid = running.id().expect("running").to_string();
+        let sent = tokio::process::Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(soon(sent).await.expect("sent").success());
+        assert!(soon(running.wait()).await.expect("ended").success(), "{signal}");
+        drop(api);
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_fails_says_why_in_one_line() {
+    let held = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let held = (held.local_addr().expect("bound").to_string(), held);
+    for (args, words) in [
+        (vec!["--listen", held.0.as_str()], format!("error: cannot listen on {}: ", held.0)),
+        (vec!["--config", "/nowhere.toml"], "error: /nowhere.toml: cannot be read: ".to_owned()),
+        (
+            vec!["--device-key-file", "/nowhere"],
+            "error: environment and flags: device_key_file: cannot read".to_owned(),
+        ),
+    ] {
+        let output = soon(program(&args).output()).await.expect("ended");
+        let said = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with(&words) && said.lines().count() == 1, "{said}");
+        assert!(output.stdout.is_empty(), "nothing was announced");
+    }
 }

@@ -121,7 +121,7 @@ fn an_added_segment_restricts() {
 fn audience_names_the_field() {
     let audience = |apps: &[&str], segments: &str| {
         let apps = apps.iter().map(|a| (*a).to_owned()).collect();
-        Audience::from_wire(crate::wire::v1::Audience { apps, segments: segments.to_owned() })
+        Audience::from_wire(&crate::wire::v1::Audience { apps, segments: segments.to_owned() })
     };
     assert_eq!(audience(&[], "").expect_err("none").field, "apps");
     assert_eq!(audience(&["apps/a", "demo"], "").expect_err("bare").field, "apps[1]");

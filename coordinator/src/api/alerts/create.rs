@@ -18,6 +18,7 @@ use clarion_proto::{
 use parking_lot::Mutex;
 use tokio::sync::OwnedMutexGuard;
 use tonic::Status;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{Alerts, Context, status};
@@ -74,12 +75,14 @@ impl Alerts {
             settled: None,
         };
         let api = Arc::clone(&self.api);
-        let launch = self.api.drain.spawn(async move {
+        let launch = async move {
             let answer = launch(api, record, spec, prepared, bodies).await;
             // Held until here, whatever became of the caller.
             drop((one_try, turn));
             answer
-        });
+        };
+        // In the caller's trace still.
+        let launch = self.api.drain.spawn(launch.in_current_span());
         match launch.await.map_err(|e| status::internal(&e))?? {
             Created::New(alert) => Ok(Answer::Recorded(alert)),
             Created::Existing(alert) => same(alert, &submitted),

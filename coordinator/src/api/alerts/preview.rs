@@ -20,7 +20,7 @@ impl Alerts {
         let Prepared { cover, segments, .. } = self.prepare(&spec).await?;
         let distances: Vec<(f64, f64)> = cover.bands.iter().map(|band| (band.from_m, band.to_m)).collect();
         let plan = CountPlan { bands: cover.bands, apps: spec.audience.apps.clone(), segments: segments.to_wire() };
-        let counts = self.api.dispatch.count(plan).await.map_err(status::count)?.devices;
+        let counts = self.api.dispatch.count(plan).await.map_err(|e| status::count(&e))?.devices;
 
         let apps = spec
             .audience

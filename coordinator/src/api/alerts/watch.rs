@@ -31,7 +31,7 @@ struct Watch {
 
 /// The state at once, then whenever it changed, and the last one.
 pub(super) fn stream(
-    alert: Arc<AlertRecord>,
+    alert: &AlertRecord,
     newest: Option<watch::Receiver<Arc<Snapshot>>>,
     cells: bool,
     stop: CancellationToken,
@@ -40,7 +40,7 @@ pub(super) fn stream(
         // It ended long ago: its record says the last word.
         let last = match &alert.settled {
             Some(snapshot) => answer::watched(snapshot, cells.then_some(0)),
-            None => answer::recorded(&alert),
+            None => answer::recorded(alert),
         };
         return Box::pin(stream::iter([Ok(last)]));
     };
