@@ -29,7 +29,7 @@ pub enum Verdict {
     /// This device again, and less or nothing through this lane for a while.
     LaneLater,
     /// This device again, once the lane's credential is another (`renew`: a fresh provider token will do; otherwise
-    /// somebody must look at it). The connection on which it was said has to go: it remembers (gateways.md 6).
+    /// somebody must look at it). The connection on which it was said has to go: it remembers.
     Credential {
         /// A fresh provider token will do.
         renew: bool,
@@ -42,7 +42,7 @@ pub enum Verdict {
 
 macro_rules! reasons {
     ($($status:literal: $($name:ident)+;)+) => {
-        /// Why APNs refused, in its words (gateways.md 1.7).
+        /// Why APNs refused, in its words (Apple, "Handling notification responses from APNs").
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum Reason {
             /// No reason was given, or none that could be read.
@@ -126,7 +126,7 @@ impl fmt::Display for Reason {
 /// Judges one answer.
 #[must_use]
 pub fn classify(answer: &Answer) -> Verdict {
-    // Nearly all of them, and whatever else it says (gateways.md 1.7).
+    // Nearly all of them, and whatever else it says (Apple, "Handling notification responses from APNs").
     if answer.status == 200 {
         return Verdict::Final(Outcome::Accepted);
     }
@@ -153,7 +153,7 @@ pub fn classify(answer: &Answer) -> Verdict {
         Reason::BadPath | Reason::MethodNotAllowed | Reason::MissingDeviceToken => Verdict::Campaign,
 
         // The token is dead. 410 means it for sure; 400 may also mean the wrong environment, which the share of dead
-        // tokens on a lane shows before anything is pruned (design.md 4).
+        // tokens on a lane shows before anything is pruned.
         Reason::Unregistered | Reason::ExpiredToken | Reason::BadDeviceToken => Verdict::Final(Outcome::Dead),
 
         // Alive, but of another app: a wrong topic must not cost the registry its devices.

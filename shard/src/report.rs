@@ -27,6 +27,7 @@ pub struct Reporting {
     cells_at: Option<Time>,
     changed: bool,
     bands_walked: u32,
+    complete: bool,
     ended: bool,
     /// The next one says everything.
     all: bool,
@@ -53,10 +54,13 @@ impl WaveRun {
 pub(crate) fn due(run: &WaveRun, single: bool) -> Option<Time> {
     let r = &run.reporting;
     let ended = run.is_ended() && !r.ended;
-    if r.changed || ended || !run.dead.is_empty() {
+    // A band can be walked, and a wave be complete, without anybody handed over or answered just then: the last of a band
+    // is known to be the last only when the walk finds nobody after it.
+    let walked = run.bands_walked() != r.bands_walked;
+    if r.changed || ended || walked || run.is_complete() != r.complete || !run.dead.is_empty() {
         let Some(last) = r.at else { return Some(Time(0)) };
         // Other cores wait for the news that a band is walked.
-        let urgent = ended || (!single && run.bands_walked() != r.bands_walked);
+        let urgent = ended || (!single && walked);
         return Some(if urgent { last } else { last + EVERY });
     }
     run.tally.cells_changed().then(|| r.cells_at.map_or(Time(0), |at| at + CELLS_EVERY))
@@ -90,7 +94,8 @@ pub(crate) fn build<'a>(run: &mut WaveRun, open: impl Iterator<Item = &'a Open>,
     if !report.cells.is_empty() {
         r.cells_at = Some(now);
     }
-    (r.changed, r.all, r.ended, r.bands_walked) = (false, false, ended, report.bands_walked);
+    (r.changed, r.all) = (false, false);
+    (r.bands_walked, r.complete, r.ended) = (report.bands_walked, report.complete, ended);
     report
 }
 

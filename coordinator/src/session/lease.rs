@@ -7,7 +7,7 @@
 use crate::lane_owner::Quota;
 
 /// How long a grant or a slice holds on the node's clock, from when it asked. A node asks several times a second, so it
-/// survives some 4 s without an answer; a node that is cut off goes on for 5 s at most (design, section 6).
+/// survives some 4 s without an answer; a node that is cut off goes on for 5 s at most.
 pub(crate) const LEASE_MS: u32 = 5_000;
 
 /// A node's part of an alert's rate, in thousandths a second; 0 stands for no limit.

@@ -1,4 +1,5 @@
-//! What an APNs request looks like and how an answer's body is read (gateways.md 1.1 to 1.7). Pure.
+//! What an APNs request looks like and how an answer's body is read (Apple, "Sending notification requests to APNs" and
+//! "Handling notification responses from APNs"). Pure.
 //!
 //! A request is `:method POST`, `:scheme https`, `:authority`, `:path /3/device/<token in hexadecimal>`, then the fields
 //! below in this order. `content-type` and `content-length` are not asked for, and `apns-id` is not sent: the answer comes
@@ -56,7 +57,7 @@ pub(crate) fn is_field_value(value: &str) -> bool {
 /// An answer from its status and what was kept of its body.
 #[must_use]
 pub fn answer(status: u16, body: &[u8]) -> Answer {
-    // 200 has no body (gateways.md 1.7); whatever a proxy may add to one says nothing.
+    // 200 has no body (Apple, "Handling notification responses from APNs"); whatever a proxy may add to one says nothing.
     if status == 200 || body.is_empty() {
         return Answer { status, reason: Reason::None, timestamp_ms: None };
     }

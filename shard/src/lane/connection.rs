@@ -1,7 +1,7 @@
 //! One HTTP/2 connection to a gateway, as a state machine without I/O and clock.
 //!
 //! A general client spends some ten microseconds on a push: it builds a header map, codes each field, allocates for the
-//! stream and for the answer (performance.md). But the pushes of a message differ in their token and stream id only,
+//! stream and for the answer. But the pushes of a message differ in their token and stream id only,
 //! and nearly every answer is `:status 200` with nothing else that matters. So here a request is copied from a template
 //! (`template`), a stream is a slot in a ring (`streams`), and an answer of the ordinary kind is recognised by three
 //! bytes (`read`). Neither allocates. Everything else that HTTP/2 may do still happens, on slower paths: settings at any
@@ -57,7 +57,7 @@ pub struct Connection {
     peer: Peer,
     /// Opened since the last [`Self::transmit`].
     openings: usize,
-    /// A request was answered: what SETTINGS say about streams may be used (gateways.md 1.8).
+    /// A request was answered: what SETTINGS say about streams may be used (Apple, "Sending notification requests to APNs").
     proven: bool,
 
     // Answers.

@@ -115,6 +115,20 @@ fn other_cores_are_waited_for_at_each_band() {
 }
 
 #[test]
+fn a_band_with_nobody_in_it_is_reported_as_walked() {
+    // Other cores wait for the news, though nothing happened here that would make a report by itself.
+    let mut world = World::with(Gateway::new(100, |_, _| Reply::Accept), false, 2);
+    world.populate(0..1);
+    world.start(1, HOUR);
+    for band in 1..=3 {
+        world.run_for(Duration::from_secs(1));
+        assert_eq!((world.requests_by_device().len(), world.last(1).bands_walked), (1, band));
+        assert_eq!(world.last(1).complete, band == 3);
+        world.tell(Command::OpenBands { wave: WaveId(1), bands: band + 1 });
+    }
+}
+
+#[test]
 fn who_moves_is_pushed_once_wherever_they_were() {
     // Slowly, so that the feed moves people across the frontier while it passes.
     let mut world = World::new(Gateway::new(4, |_, _| Reply::Accept));

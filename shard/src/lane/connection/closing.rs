@@ -28,7 +28,7 @@ impl Connection {
             None => &[],
         };
         let answer = apns::answer(status, body);
-        // 401 and 403 mean that this connection is still nobody's (gateways.md 1.6).
+        // 401 and 403 mean that this connection is still nobody's (Apple, "Establishing a token-based connection to APNs").
         self.proven |= !matches!(status, 401 | 403);
         self.events.push_back(ConnectionEvent::Answer { ticket: slot.ticket, answer });
         // Answered before all of it was sent: the peer still counts the stream as open.

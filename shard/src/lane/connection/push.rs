@@ -14,7 +14,7 @@ impl Connection {
     ///
     /// Bounded by the streams that both sides allow (one, until the first answer), by the window of the connection, by
     /// the events not yet polled, and by the streams opened since the last [`Self::transmit`]: not more than the peer
-    /// allows at once, even if resets have made room for others, which servers take for an attack (performance.md).
+    /// allows at once, even if resets have made room for others, which servers take for an attack.
     #[must_use]
     pub fn room(&self) -> usize {
         self.room_for(self.templates.body_bytes_max())

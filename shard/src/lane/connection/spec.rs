@@ -18,7 +18,7 @@ pub struct ConnectionConfig {
     /// the order of sending.
     pub request_deadline: Duration,
     /// Whether `authorization` enters the header table, once per credential. Otherwise it is a literal in each request,
-    /// as Apple advises (gateways.md 1.8).
+    /// as Apple advises (Apple, "Sending notification requests to APNs").
     pub authorization_indexed: bool,
     /// After so long without a byte from the peer a PING asks whether it is there; `None`: never (FCM punishes PINGs).
     pub ping_after: Option<Duration>,
@@ -97,7 +97,7 @@ pub enum CloseReason {
     GoAway {
         /// `NO_ERROR` for an orderly end.
         code: ErrorCode,
-        /// From the debug data, where APNs may give a JSON body as in an answer (gateways.md 1.8).
+        /// From the debug data, where APNs may give a JSON body as in an answer (Apple, "Sending notification requests to APNs").
         reason: Reason,
     },
     /// All stream ids are used: connect anew.

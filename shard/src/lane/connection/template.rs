@@ -3,7 +3,7 @@
 //! The pushes of one message differ in the token and in the stream id. So HEADERS and DATA are written once, and a
 //! push copies them: a head (frame header, fields before the token), the token in hexadecimal, and a tail (remaining
 //! fields, frame header, body). For a body of 257 bytes that is two copies and 64 digits, some 25 ns
-//! (performance.md). A template holds a copy of the body, so that the tail is in one piece: the core that numbers
+//!. A template holds a copy of the body, so that the tail is in one piece: the core that numbers
 //! templates bounds their memory by forgetting those of waves that ended.
 
 use bytes::Bytes;
