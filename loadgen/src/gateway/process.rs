@@ -96,9 +96,12 @@ fn run(arguments: &Arguments) -> io::Result<()> {
 fn configuration(arguments: &Arguments) -> io::Result<GatewayConfig> {
     let mut config = match &arguments.config {
         Some(path) => {
-            let named = |e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+            let named = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
             let text = fs::read_to_string(path).map_err(|e| io::Error::new(e.kind(), named(&e)))?;
-            toml::from_str(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, named(&e)))?
+            // One line: where, and what. The parser's own picture of the place takes four.
+            let at = |e: &toml::de::Error| e.span().map_or(0, |s| text[..s.start].matches('\n').count()) + 1;
+            let wrong = |e: toml::de::Error| named(&format_args!("line {}: {}", at(&e), e.message()));
+            toml::from_str(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, wrong(e)))?
         }
         None => GatewayConfig::default(),
     };
@@ -227,8 +230,9 @@ mod tests {
         let config = configuration(&arguments(None)).expect("well formed");
         assert_eq!((config.threads, config.faults.latency.p99_us, config.scripts.tokens.len()), (3, 90_000, 1));
         assert_eq!(configuration(&arguments(Some(1))).expect("well formed").threads, 1);
-        fs::write(&path, "thread = 3").expect("written");
+        fs::write(&path, "\nthread = 3").expect("written");
         let error = configuration(&arguments(None)).expect_err("an unknown field").to_string();
-        assert!(error.contains("gateway.toml") && error.contains("thread"), "{error}");
+        assert!(error.contains("gateway.toml: line 2: unknown field `thread`"), "{error}");
+        assert_eq!(error.lines().count(), 1);
     }
 }
