@@ -3,7 +3,14 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    process::{Command, Stdio},
+    os::fd::OwnedFd,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
 };
 
 fn loadgen() -> Command {
@@ -43,35 +50,54 @@ fn children(pid: u32) -> Vec<u32> {
         let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
         stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse::<u32>().ok()
     };
-    let all = fs::read_dir("/proc").unwrap().flatten();
+    let all = fs::read_dir("/proc").expect("/proc").flatten();
     let pids = all.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|child| parent_of(*child) == Some(pid)).collect()
 }
 
-fn is_loadgen(pid: u32) -> bool {
-    fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.ends_with("loadgen"))
-}
-
-#[test]
-fn sigterm_ends_every_process() {
-    let dir = tempfile::tempdir().unwrap();
+/// A run that has begun to load, what it goes on to say, and handles of the processes that it started.
+fn begun(dir: &Path) -> (Child, impl Iterator<Item = String>, Vec<OwnedFd>) {
     let mut run = loadgen()
-        .args(["run", "city", "--devices", "3000", "--nodes", "2", "--report", dir.path().to_str().unwrap()])
+        .args(["run", "city", "--devices", "3000", "--nodes", "2", "--report", dir.to_str().expect("UTF-8")])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .unwrap();
+        .expect("it starts");
     // The load begins when all processes are up.
-    let mut lines = BufReader::new(run.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut lines = BufReader::new(run.stderr.take().expect("piped")).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("load")), "it began to load");
-    let started = children(run.id());
+    let started: Vec<OwnedFd> = children(run.id())
+        .into_iter()
+        .map(|pid| Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("not 0"))
+        .map(|pid| pidfd_open(pid, PidfdFlags::empty()).expect("it runs"))
+        .collect();
     assert_eq!(started.len(), 4, "coordinator, two nodes and the gateway");
+    (run, lines, started)
+}
 
-    let pid = rustix::process::Pid::from_child(&run);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+/// Whether a process ends within half a minute.
+fn ends(process: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(process, PollFlags::IN)];
+    let deadline = Timespec { tv_sec: 30, tv_nsec: 0 };
+    poll(&mut fds, Some(&deadline)).expect("a pidfd can be polled") == 1
+}
+
+#[test]
+fn sigterm_ends_every_process_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut run, lines, started) = begun(dir.path());
+    kill_process(Pid::from_child(&run), Signal::TERM).unwrap();
     let rest: Vec<_> = lines.collect();
-    let status = run.wait().unwrap();
-    assert_eq!(status.code(), Some(2), "{rest:?}");
+    assert_eq!(run.wait().unwrap().code(), Some(2), "{rest:?}");
     assert!(rest.iter().any(|line| line.contains("ended by SIGTERM")), "{rest:?}");
-    assert!(!started.iter().any(|child| is_loadgen(*child)), "none of them is left");
+    assert!(started.iter().all(ends), "none of them is left");
+}
+
+#[test]
+fn children_end_with_a_parent_that_is_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut run, _lines, started) = begun(dir.path());
+    run.kill().unwrap();
+    run.wait().unwrap();
+    assert!(started.iter().all(ends), "none of them is left");
 }

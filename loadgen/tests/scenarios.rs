@@ -15,28 +15,28 @@ fn loadgen(arguments: &[&str]) -> Output {
 
 /// Runs a scenario and gives its report; the run must have passed.
 fn passes(scenario: &str, devices: u64, nodes: u32) -> Value {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("a folder");
     let (devices, nodes) = (devices.to_string(), nodes.to_string());
-    let folder = dir.path().to_str().unwrap();
+    let folder = dir.path().to_str().expect("UTF-8");
     let output = loadgen(&["run", scenario, "--devices", &devices, "--nodes", &nodes, "--report", folder]);
     let text = format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
     assert_eq!(output.status.code(), Some(0), "{text}\n{}", logs(dir.path()));
-    serde_json::from_slice(&fs::read(dir.path().join("report.json")).unwrap()).unwrap()
+    serde_json::from_slice(&fs::read(dir.path().join("report.json")).expect("a report")).expect("JSON")
 }
 
 /// The scenario of a file of this crate with something replaced.
 fn varied(name: &str, from: &str, to: &str) -> tempfile::TempPath {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios").join(format!("{name}.toml"));
-    let text = fs::read_to_string(path).unwrap();
+    let text = fs::read_to_string(path).expect("a scenario");
     assert!(text.contains(from), "{name} has {from}");
-    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
-    fs::write(file.path(), text.replace(from, to)).unwrap();
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
+    fs::write(file.path(), text.replace(from, to)).expect("written");
     file.into_temp_path()
 }
 
 fn logs(dir: &Path) -> String {
     let mut text = String::new();
-    for entry in fs::read_dir(dir).unwrap().flatten() {
+    for entry in fs::read_dir(dir).expect("a folder").flatten() {
         if entry.path().extension().is_some_and(|e| e == "log") {
             let log = fs::read_to_string(entry.path()).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();

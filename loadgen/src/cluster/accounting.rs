@@ -72,8 +72,11 @@ fn kibibytes(status: &str, name: &str) -> Option<u64> {
 /// Memory over time: some 16 bytes a sample, ten samples a second and process.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryLog {
-    samples: Arc<Mutex<BTreeMap<String, (Vec<Sample>, Role)>>>,
+    samples: Arc<Mutex<BTreeMap<String, Series>>>,
 }
+
+/// Of one process, oldest first.
+type Series = (Vec<Sample>, Role);
 
 /// When (nanoseconds of `CLOCK_MONOTONIC`) and how much.
 type Sample = (u64, u64);

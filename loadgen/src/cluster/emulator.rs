@@ -112,7 +112,7 @@ impl Emulator {
     /// # Errors
     /// The emulator does not answer, or refuses.
     pub async fn fault(&self, fault: FaultSpec) -> Result<(), RunError> {
-        let latency = self.latency.clone();
+        let latency = self.latency;
         let faults = match fault {
             FaultSpec::Slow { factor, for_ms, .. } => {
                 let slow = Slow { factor, normal_per_second: NORMAL_PER_SECOND, duration_ms: for_ms };

@@ -150,7 +150,7 @@ pub async fn watch(
             (None, Some(seen_ns)) => return Ok(Ended { progress: newest, seen_ns, cancelled }),
             (None, None) => return Err(DriveError::Ended("WatchAlert")),
         };
-        let progress = newest.progress.clone().unwrap_or_default();
+        let progress = newest.progress.unwrap_or_default();
         seen(&progress);
         if has_ended(newest.state()) {
             ended_ns = ended_ns.or_else(|| Some(now_ns()));
@@ -179,7 +179,7 @@ fn has_ended(state: wire::State) -> bool {
 }
 
 fn late(newest: &wire::AlertProgress, deadline: Duration) -> DriveError {
-    let progress = newest.progress.clone().unwrap_or_default();
+    let progress = newest.progress.unwrap_or_default();
     DriveError::Late {
         what: "the alert",
         seconds: deadline.as_secs(),

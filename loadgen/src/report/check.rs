@@ -36,8 +36,9 @@ pub struct Check {
 pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
     let mut out = Vec::new();
     let count = |n: u64| Some(n as f64);
-    let excess = report.accepted as f64
-        - (report.region_devices as f64 + report.edge_devices as f64 - report.dead_tokens as f64);
+    let addressed = report.region_devices as f64 + report.edge_devices as f64;
+    let preview_excess = report.preview_devices as f64 - addressed;
+    let uncounted = report.unanswered_requests.saturating_sub(report.reported.unanswered_requests);
     let cancel = report.cancel;
     let exact = [
         ("missed", expect.missed, count(report.missed)),
@@ -45,9 +46,15 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
         ("duplicates", expect.duplicates, count(report.duplicates)),
         ("repeated", expect.repeated, count(report.repeated)),
         ("unknown", expect.unknown, count(report.unknown)),
-        ("accepted_excess", expect.accepted_excess, Some(excess)),
+        (
+            "accepted_excess",
+            expect.accepted_excess,
+            Some(report.accepted as f64 - (addressed - report.dead_tokens as f64)),
+        ),
+        ("preview_excess", expect.preview_excess, Some(preview_excess)),
         ("disagreement", expect.disagreement, count(report.reported.disagreement)),
         ("unanswered_requests", expect.unanswered_requests, count(report.unanswered_requests)),
+        ("unanswered_uncounted", expect.unanswered_uncounted, count(uncounted)),
         ("late_after_cancel", expect.late_after_cancel, cancel.map(|c| c.late_after_cancel as f64)),
         ("reached_share", expect.reached_share, cancel.map(|c| c.reached_share)),
         ("shard_growth_bytes", expect.shard_growth_bytes, report.shard_growth_bytes.map(|b| b as f64)),

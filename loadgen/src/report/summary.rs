@@ -120,6 +120,7 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             o.rank_correlation
         ),
     )?;
+    row(out, "", "bands are walked in turn by each node, written side by side: their seams blur".to_owned())?;
     writeln!(out)?;
     for check in &r.checks {
         line(out, check, strict)?;

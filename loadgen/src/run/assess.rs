@@ -114,7 +114,7 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
 }
 
 fn reported(progress: &wire::AlertProgress, judged: &Judgement) -> Reported {
-    let totals = progress.progress.clone().unwrap_or_default();
+    let totals = progress.progress.unwrap_or_default();
     let outcomes = totals.outcomes.unwrap_or_default();
     Reported {
         handed: totals.handed,

@@ -80,7 +80,7 @@ impl Scenario {
     }
 }
 
-fn within<T: PartialOrd + std::fmt::Display>(field: &'static str, value: T, min: T, max: T) -> Checked {
+fn within<T: PartialOrd + Copy + std::fmt::Display>(field: &'static str, value: T, min: T, max: T) -> Checked {
     if value >= min && value <= max { Ok(()) } else { Err((field, format!("must be {min} to {max}, is {value}"))) }
 }
 

@@ -24,10 +24,14 @@ pub struct Expectations {
     pub unknown: Option<Bound>,
     /// `accepted` minus (`region_devices` + `edge_devices` - `dead_tokens`).
     pub accepted_excess: Option<Bound>,
-    /// Difference of what the cluster reports and the gateway recorded, all outcomes together.
+    /// What the cluster's preview counted minus (`region_devices` + `edge_devices`).
+    pub preview_excess: Option<Bound>,
+    /// Difference of what the cluster reports and the gateway recorded, accepted and dead together.
     pub disagreement: Option<Bound>,
     /// Requests that the gateway left unanswered, by its own record.
     pub unanswered_requests: Option<Bound>,
+    /// Of those, how many fewer the cluster counted; more it may, as an answer can come too late for it.
+    pub unanswered_uncounted: Option<Bound>,
     /// Requests that arrived later than the grace after the acknowledgement of the cancellation.
     pub late_after_cancel: Option<Bound>,
     /// Devices in the region that were reached, as a share: a cancelled alert must have been in its middle.
