@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     command::DeadToken,
-    lane::connection::{CloseReason, ConnectionEvent, ErrorCode},
+    lane::{
+        connection::{CloseReason, ConnectionEvent, ErrorCode},
+        pool,
+    },
     outcome::{Answer, Verdict, classify},
 };
 
@@ -31,7 +34,7 @@ impl Core {
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
         let in_order = match reason {
             CloseReason::Asked | CloseReason::Lost => true,
-            CloseReason::GoAway { code, .. } => *code == ErrorCode::NO_ERROR && l.answered,
+            CloseReason::GoAway { code, .. } => *code == ErrorCode::NO_ERROR && l.answers > 0,
             CloseReason::StreamIdsSpent => true,
             CloseReason::Silent | CloseReason::Error(_) => false,
         };
@@ -44,9 +47,12 @@ impl Core {
     fn answered(&mut self, link: u32, ticket: u64, answer: &Answer, now: Time) {
         let Some(slot) = self.opens.find(ticket) else { return };
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
-        l.answered = true;
+        l.answers = l.answers.saturating_add(1);
         let at = l.lane;
         let lane = &mut self.lanes[at].end;
+        if l.answers == pool::ANSWERS_FOR_AN_ATTEMPT {
+            lane.pool.earned();
+        }
         let open = *self.opens.get(slot);
         match classify(answer) {
             Verdict::Final(outcome) => {

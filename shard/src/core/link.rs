@@ -54,8 +54,8 @@ pub(crate) struct Link {
     pub(crate) closing: bool,
     /// It can take no request at all.
     pub(crate) useless: bool,
-    /// The gateway answered on it.
-    pub(crate) answered: bool,
+    /// What the gateway answered on it.
+    pub(crate) answers: u32,
 }
 
 #[derive(Debug)]
@@ -81,7 +81,7 @@ impl Link {
             leaving: false,
             closing: false,
             useless: false,
-            answered: false,
+            answers: 0,
         }
     }
 

@@ -1,8 +1,9 @@
 //! When one lane end may open a connection: how many it should have, how soon after a failure, how often at most.
 //!
 //! Gateways take rapid opening and closing for an attack, and a core that loses its gateway must not knock in a loop. So
-//! a failure is followed by a pause that doubles, with full jitter, and whatever happens no more than
-//! [`ATTEMPTS_PER_MINUTE`] attempts are made in any minute.
+//! a failure is followed by a pause that doubles, with full jitter, and no more than [`ATTEMPTS_PER_MINUTE`] attempts are
+//! made in any minute for nothing. A connection that was of use does not count: nginx closes each after 1,000 requests,
+//! in order and by default, and a wave through it needs a new one every few milliseconds.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -13,6 +14,9 @@ use super::retry::Backoff;
 
 /// Attempts to connect in any minute, by one core for one lane, beyond one for each connection that it should have.
 pub const ATTEMPTS_PER_MINUTE: usize = 30;
+/// Answers after which a connection has been worth its attempt. A handshake costs both sides about a millisecond, as much
+/// as some hundred pushes: opened that often, connections cost at most as much as what they carry.
+pub const ANSWERS_FOR_AN_ATTEMPT: u32 = 100;
 /// A connection of this age is replaced, so that addresses, certificates and balance follow the gateway's.
 pub const AGE_MAX: Duration = Duration::from_hours(6);
 
@@ -53,6 +57,11 @@ impl Pool {
             self.attempts.pop_front();
         }
         self.attempts.push_back(now);
+    }
+
+    /// A connection has been worth its attempt ([`ANSWERS_FOR_AN_ATTEMPT`]), which therefore does not count any more.
+    pub fn earned(&mut self) {
+        self.attempts.pop_front();
     }
 
     /// An attempt failed, or a connection broke without an order to leave.
@@ -97,6 +106,21 @@ mod tests {
             assert!(window[ATTEMPTS_PER_MINUTE + 2].since(window[0]) >= MINUTE);
         }
         assert!(times.len() > 120);
+    }
+
+    #[test]
+    fn connections_that_are_of_use_may_follow_each_other_at_once() {
+        let backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(8) };
+        let mut pool = Pool::new(backoff, 1);
+        for _ in 0..10 * ATTEMPTS_PER_MINUTE {
+            assert_eq!(pool.ready_at(), Time(0));
+            pool.attempted(Time(5));
+            pool.earned();
+        }
+        for _ in 0..=ATTEMPTS_PER_MINUTE {
+            pool.attempted(Time(5));
+        }
+        assert_eq!(pool.ready_at(), Time(5) + MINUTE);
     }
 
     #[test]

@@ -21,22 +21,22 @@ use roaring::RoaringBitmap;
 use rustls::RootCertStore;
 use tokio::time::timeout;
 
-pub const PARTITIONS: u16 = 4;
-pub const LANE: LaneId = LaneId(1);
-pub const WAVE: WaveId = WaveId(1);
+pub(crate) const PARTITIONS: u16 = 4;
+pub(crate) const LANE: LaneId = LaneId(1);
+pub(crate) const WAVE: WaveId = WaveId(1);
 /// Far more than any step needs; a step that does not come ends the test.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where the pushes go.
-pub struct Gateway {
-    pub address: SocketAddr,
-    pub roots: Arc<RootCertStore>,
+pub(crate) struct Gateway {
+    pub(crate) address: SocketAddr,
+    pub(crate) roots: Arc<RootCertStore>,
     /// Of each core.
-    pub connections: usize,
+    pub(crate) connections: usize,
 }
 
 /// A certificate for `localhost`, and the roots that trust it.
-pub fn certificate() -> (rcgen::CertifiedKey<rcgen::KeyPair>, Arc<RootCertStore>) {
+pub(crate) fn certificate() -> (rcgen::CertifiedKey<rcgen::KeyPair>, Arc<RootCertStore>) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).expect("a root");
@@ -44,7 +44,7 @@ pub fn certificate() -> (rcgen::CertifiedKey<rcgen::KeyPair>, Arc<RootCertStore>
 }
 
 /// Runs the wave to its end, opening bands as a control plane does; the counts of all cores.
-pub async fn complete(cores: &mut [CoreHandle]) -> Counts {
+pub(crate) async fn complete(cores: &mut [CoreHandle]) -> Counts {
     let mut bands: Vec<BTreeMap<u32, Counts>> = vec![BTreeMap::new(); cores.len()];
     let (mut walked, mut complete) = (vec![0; cores.len()], vec![false; cores.len()]);
     while !complete.iter().all(|c| *c) {
@@ -67,10 +67,10 @@ pub async fn complete(cores: &mut [CoreHandle]) -> Counts {
     total
 }
 
-pub const BODY: &[u8] = b"{\"aps\":{\"alert\":\"missing child\"}}";
+pub(crate) const BODY: &[u8] = b"{\"aps\":{\"alert\":\"missing child\"}}";
 
 /// Everything that a control plane says before a wave runs.
-pub async fn prepare(cores: &[CoreHandle], gateway: &Gateway, devices: u32, rate: Option<Rate>) {
+pub(crate) async fn prepare(cores: &[CoreHandle], gateway: &Gateway, devices: u32, rate: Option<Rate>) {
     let spec = Arc::new(LaneSpec {
         id: LANE,
         name: "test/demo".to_owned(),
@@ -158,14 +158,14 @@ fn record(n: u32) -> Record {
     Record { device: DeviceId(id), observed: UnixMillis(1), change: Change::Arrival(registration, cell) }
 }
 
-pub async fn tell_all(cores: &[CoreHandle], command: impl Fn() -> Command) {
+pub(crate) async fn tell_all(cores: &[CoreHandle], command: impl Fn() -> Command) {
     for core in cores {
         core.commands.send(command()).await.expect("the core lives");
     }
 }
 
 /// The next event of any core.
-pub async fn next(cores: &mut [CoreHandle]) -> (usize, Event) {
+pub(crate) async fn next(cores: &mut [CoreHandle]) -> (usize, Event) {
     let events = cores
         .iter_mut()
         .enumerate()
@@ -173,7 +173,7 @@ pub async fn next(cores: &mut [CoreHandle]) -> (usize, Event) {
     timeout(PATIENCE, futures_util::future::select_all(events)).await.expect("an event").0
 }
 
-pub async fn shut_down(cores: Vec<CoreHandle>) {
+pub(crate) async fn shut_down(cores: Vec<CoreHandle>) {
     tell_all(&cores, || Command::Shutdown).await;
     let joined = tokio::task::spawn_blocking(move || cores.into_iter().for_each(|c| c.join.join().expect("no panic")));
     timeout(PATIENCE, joined).await.expect("threads end").expect("joined");
