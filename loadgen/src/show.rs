@@ -2,6 +2,7 @@
 //! standard output holds only the summary.
 
 use std::{
+    fmt,
     io::IsTerminal,
     sync::{
         Arc,
@@ -10,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
+
+use crate::report::summary::thousands;
 
 /// How often a bar is drawn at most.
 const REDRAW: Duration = Duration::from_millis(100);
@@ -54,10 +57,10 @@ impl Show {
     pub fn bar(&self, label: &'static str, count: u64, unit: &'static str) -> Bar {
         let drawn = self.bars.as_ref().map(|bars| {
             let style = ProgressStyle::with_template(&format!(
-                "{{prefix:>7}}  {{wide_bar:.cyan/dim}} {{human_pos:>10}} / {{human_len}} {unit}  {{per_sec:>12}}  {{elapsed}}"
+                "{{prefix:>7}}  {{wide_bar:.cyan/dim}} {{human_pos:>10}} / {{human_len}} {unit}  {{rate:>9}}/s  {{elapsed}}"
             ));
             let bar = bars.add(ProgressBar::new(count));
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).with_key("rate", whole_rate));
             bar.set_prefix(label);
             bar.enable_steady_tick(REDRAW);
             bar
@@ -67,6 +70,12 @@ impl Show {
         }
         Bar { label, unit, count, drawn, position: Arc::default() }
     }
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate, not negative
+fn whole_rate(state: &ProgressState, out: &mut dyn fmt::Write) {
+    // A bar that cannot be written to is not drawn.
+    let _ = out.write_str(&thousands(state.per_sec().round() as u64));
 }
 
 impl Default for Show {

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
+    process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal},
 };
 
 fn loadgen() -> Command {
@@ -56,9 +56,9 @@ fn children(pid: u32) -> Vec<u32> {
 }
 
 /// A run that has begun to load, what it goes on to say, and handles of the processes that it started.
-fn begun(dir: &Path) -> (Child, impl Iterator<Item = String>, Vec<OwnedFd>) {
+fn begun(dir: &Path, devices: &str) -> (Child, impl Iterator<Item = String>, Vec<OwnedFd>) {
     let mut run = loadgen()
-        .args(["run", "city", "--devices", "3000", "--nodes", "2", "--report", dir.to_str().expect("UTF-8")])
+        .args(["run", "city", "--devices", devices, "--nodes", "2", "--report", dir.to_str().expect("UTF-8")])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -85,7 +85,7 @@ fn ends(process: &OwnedFd) -> bool {
 #[test]
 fn sigterm_ends_every_process_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut run, lines, started) = begun(dir.path());
+    let (mut run, lines, started) = begun(dir.path(), "3000");
     kill_process(Pid::from_child(&run), Signal::TERM).unwrap();
     let rest: Vec<_> = lines.collect();
     assert_eq!(run.wait().unwrap().code(), Some(2), "{rest:?}");
@@ -96,8 +96,20 @@ fn sigterm_ends_every_process_in_order() {
 #[test]
 fn children_end_with_a_parent_that_is_killed() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut run, _lines, started) = begun(dir.path());
+    let (mut run, _lines, started) = begun(dir.path(), "3000");
     run.kill().unwrap();
     run.wait().unwrap();
+    assert!(started.iter().all(ends), "none of them is left");
+}
+
+#[test]
+fn a_process_that_dies_is_named_with_its_last_words() {
+    let dir = tempfile::tempdir().unwrap();
+    // Enough to be still at it when the signal comes.
+    let (mut run, lines, started) = begun(dir.path(), "200000");
+    pidfd_send_signal(&started[1], Signal::KILL).unwrap();
+    let rest: Vec<_> = lines.collect();
+    assert_eq!(run.wait().unwrap().code(), Some(2), "{rest:?}");
+    assert!(rest.iter().any(|line| line.contains("ended by itself (signal: 9")), "{rest:?}");
     assert!(started.iter().all(ends), "none of them is left");
 }

@@ -104,3 +104,21 @@ fn devices_that_move_during_the_wave() {
     let report = passes(scenario.to_str().unwrap(), 5_000, 2);
     assert!(report["moved"]["inside"].as_u64().unwrap() > 50, "{report}");
 }
+
+#[test]
+fn an_expectation_that_does_not_hold_fails_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |scenario: &Path, more: &[&str]| {
+        let arguments =
+            ["run", scenario.to_str().unwrap(), "--devices", "2000", "--report", dir.path().to_str().unwrap()];
+        let output = loadgen(&[&arguments[..], more].concat());
+        let report: Value = serde_json::from_slice(&fs::read(dir.path().join("report.json")).unwrap()).unwrap();
+        assert_eq!(report["passed"].as_bool(), Some(output.status.success()));
+        output.status.code()
+    };
+    let exact = varied("antimeridian", "missed = 0", "missed = 1");
+    assert_eq!(run(&exact, &[]), Some(1), "an exact one fails it always");
+    let target = varied("city", "rate_per_second = { min = 80_000 }", "rate_per_second = { min = 1e12 }");
+    assert_eq!(run(&target, &[]), Some(0), "a target is only printed");
+    assert_eq!(run(&target, &["--strict"]), Some(1), "unless it is asked for");
+}
