@@ -79,13 +79,16 @@ pub enum RunError {
 pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<Report, RunError> {
     let begun = clock::monotonic();
     let mut signals = Signals::listen().map_err(|e| io_error("signals", e))?;
-    fs::create_dir_all(&options.dir).map_err(|e| io_error(&options.dir.display().to_string(), e))?;
+    // Absolute from here on: the coordinator's file names its neighbours, and relative names in it count from its folder.
+    let dir = fs::create_dir_all(&options.dir)
+        .and_then(|()| fs::canonicalize(&options.dir))
+        .map_err(|e| io_error(&options.dir.display().to_string(), e))?;
     let population = Arc::new(Population::new(&scenario.population, scenario.seed, scenario.devices)?);
 
     show.begin("start", &format!("{} shard nodes, coordinator, gateway", scenario.nodes));
     let plan = ClusterPlan {
         program: options.program.clone(),
-        dir: options.dir.clone(),
+        dir: dir.clone(),
         nodes: scenario.nodes,
         cores_per_node: options.cores_per_node,
         gateway: GatewayPlan {
@@ -109,7 +112,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         emulator: cluster.emulator.clone(),
         watched: cluster.watched(),
         memory: cluster.memory.clone(),
-        dir: &options.dir,
+        dir: &dir,
         show,
     };
     let observed = tokio::select! {
@@ -132,7 +135,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     // What nobody asked for is no failure to look at: a cancelled alert leaves people out.
     report.examples.retain(|kind, _| report.checks.iter().any(|c| c.name == *kind && !c.held));
     report.passed = check::passes(&report.checks, options.strict);
-    report.write(&options.dir).map_err(|e| io_error("report.json", e))?;
+    report.write(&dir).map_err(|e| io_error("report.json", e))?;
     Ok(report)
 }
 

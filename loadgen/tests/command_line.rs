@@ -113,3 +113,13 @@ fn a_process_that_dies_is_named_with_its_last_words() {
     assert!(rest.iter().any(|line| line.contains("ended by itself (signal: 9")), "{rest:?}");
     assert!(started.iter().all(ends), "none of them is left");
 }
+
+#[test]
+fn the_folder_of_the_report_may_be_relative() {
+    // As it is without --report: `target/loadgen`, from wherever the program was started.
+    let dir = tempfile::tempdir().expect("a folder");
+    let arguments = ["run", "city", "--devices", "1000", "--nodes", "1", "--report", "here/and/there"];
+    let output = loadgen().args(arguments).current_dir(dir.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(dir.path().join("here/and/there/report.json").is_file());
+}

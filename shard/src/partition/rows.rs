@@ -8,16 +8,20 @@
 //! to one node only and must not matter here: two nodes that applied the same log have the same ordinals, since one
 //! continues with what the other reported. So the rule uses the only clock that both share, the append time: an ordinal
 //! rests for [`ORDINAL_REST_MS`] after its row was dropped, and a row is dropped 24 h after it could last be pushed to.
-//! Together that is 96 h: longer than a sticky alert (72 h), within which nobody is alerted twice.
+//! Together that is a day longer than the longest alert and the 72 h for which it may stay sticky afterwards. The price is
+//! a row for each device that left within that month.
 
 use std::collections::VecDeque;
 
-use clarion_proto::ids::{Ordinal, UnixMillis};
+use clarion_proto::{
+    alert::ACTIVE_MS_MAX,
+    ids::{Ordinal, UnixMillis},
+};
 
 use super::{key::ORDINALS_MAX, row::Row};
 
-/// How long an ordinal is nobody's, in append time: 72 h.
-pub(super) const ORDINAL_REST_MS: u64 = 72 * 3_600_000;
+/// How long an ordinal is nobody's, in append time: the longest active time of an alert and 72 h, 33 days.
+pub(super) const ORDINAL_REST_MS: u64 = ACTIVE_MS_MAX + 72 * 3_600_000;
 /// 512 × 56 bytes: 28 KiB, of which half is empty on average.
 const CHUNK_ROWS: usize = 512;
 
