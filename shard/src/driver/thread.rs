@@ -21,6 +21,9 @@ use crate::{
 pub(super) const WAKE: Token = Token(usize::MAX);
 /// Commands carried out in one turn.
 const COMMANDS_PER_TURN: usize = 64;
+/// While nobody takes events, what is to be told stays due, and nothing says when there is room again: the thread asks
+/// again after so long, neither at once nor never. Sockets and commands wake it all the same.
+const DEAF_PAUSE: Duration = Duration::from_millis(1);
 /// Readiness taken from the poller in one turn.
 const READY_MAX: usize = 256;
 
@@ -37,6 +40,8 @@ pub(super) struct CoreThread {
     /// By slot of their connection.
     sockets: Vec<Option<Socket>>,
     scratch: Vec<u8>,
+    /// The control plane had no room for events.
+    deaf: bool,
 }
 
 impl CoreThread {
@@ -60,6 +65,7 @@ impl CoreThread {
             tls: Tls::new(),
             sockets: Vec::new(),
             scratch: vec![0; READ_BYTES],
+            deaf: false,
         }
     }
 
@@ -103,6 +109,9 @@ impl CoreThread {
     }
 
     fn wait(&self) -> Option<Duration> {
+        if self.deaf {
+            return Some(DEAF_PAUSE);
+        }
         self.core.deadline().map(|at| at.since(self.clock.now()))
     }
 
@@ -206,10 +215,15 @@ impl CoreThread {
     /// Tells the control plane as much as it has room for; the rest stays in the core and merges.
     fn tell(&mut self) {
         let now = self.clock.now();
-        while let Ok(room) = self.events.try_reserve() {
+        loop {
+            let Ok(room) = self.events.try_reserve() else {
+                self.deaf = true;
+                return;
+            };
+            self.deaf = false;
             match self.core.poll_event(now) {
                 Some(event) => room.send(event),
-                None => break,
+                None => return,
             }
         }
     }
