@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("clarion.bin"), prost::Message::encode_to_vec(&descriptors))?;
     tonic_prost_build::configure()
         .bytes(".clarion.shard.v1.LocaleMessage.body")
+        .bytes(".clarion.shard.v1.LocaleMessage.body_after_token")
         .bytes(".clarion.shard.v1.OrdinalSet.ordinals")
         .bytes(".clarion.shard.v1.RegistrationRecord.token")
         .compile_fds(descriptors)?;

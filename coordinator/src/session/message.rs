@@ -107,15 +107,18 @@ fn app_messages(app: &AppPlan, lane: LaneId) -> wire::AppMessages {
     let message = |(locale, body): &(String, bytes::Bytes)| wire::LocaleMessage {
         locale: locale.clone(),
         body: body.clone(), // shared, not copied
+        body_after_token: bytes::Bytes::new(),
     };
     wire::AppMessages {
         app: app.app.id().to_owned(),
         lane: lane.0,
-        apns_topic: app.topic.clone(),
-        apns_push_type: app.push_type.clone(),
-        apns_priority: app.priority,
-        apns_expiration: app.expiration,
-        apns_collapse_id: app.collapse_id.clone(),
+        request: Some(wire::app_messages::Request::Apns(wire::ApnsRequest {
+            topic: app.topic.clone(),
+            push_type: app.push_type.clone(),
+            priority: app.priority,
+            expiration: app.expiration,
+            collapse_id: app.collapse_id.clone(),
+        })),
         messages: app.messages.iter().map(message).collect(),
     }
 }

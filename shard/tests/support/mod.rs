@@ -308,12 +308,18 @@ pub fn wave(id: u64, epoch: u64, ownership: u64, partitions: &[u32]) -> wire::Wa
         apps: vec![wire::AppMessages {
             app: "demo".to_owned(),
             lane: 1,
-            apns_topic: "org.example.demo".to_owned(),
-            apns_push_type: "alert".to_owned(),
-            apns_priority: 10,
-            apns_expiration: 1_800_000_000,
-            apns_collapse_id: "child".to_owned(),
-            messages: vec![wire::LocaleMessage { locale: "en".to_owned(), body: bytes::Bytes::from_static(b"{}") }],
+            request: Some(wire::app_messages::Request::Apns(wire::ApnsRequest {
+                topic: "org.example.demo".to_owned(),
+                push_type: "alert".to_owned(),
+                priority: 10,
+                expiration: 1_800_000_000,
+                collapse_id: "child".to_owned(),
+            })),
+            messages: vec![wire::LocaleMessage {
+                locale: "en".to_owned(),
+                body: bytes::Bytes::from_static(b"{}"),
+                ..Default::default()
+            }],
         }],
         segments: Vec::new(),
         expires_in_ms: 60_000,

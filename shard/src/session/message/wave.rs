@@ -139,12 +139,10 @@ fn apps(wire: Vec<wire::AppMessages>) -> Result<Vec<AppSpec>, InvalidField> {
 
 fn app(a: wire::AppMessages) -> Result<AppSpec, InvalidField> {
     let app = AppName::from_id(&a.app).map_err(|e| e.within("app"))?;
-    let topic = header(a.apns_topic, 255, "apns_topic")?;
-    let push_type = header(a.apns_push_type, 32, "apns_push_type")?;
-    let priority = u8::try_from(a.apns_priority).ok().filter(|p| matches!(p, 10 | 5 | 1)).ok_or_else(|| {
-        InvalidField::new("apns_priority", format_args!("must be 10, 5 or 1, is {}", a.apns_priority))
-    })?;
-    let collapse_id = header(a.apns_collapse_id, COLLAPSE_ID_BYTES_MAX, "apns_collapse_id")?;
+    let headers = match clarion_proto::error::required(a.request, "request")? {
+        wire::app_messages::Request::Apns(request) => apns(request).map_err(|e| e.within("apns"))?,
+        wire::app_messages::Request::Fcm(_) => return Err(InvalidField::new("fcm", "is not served yet")),
+    };
     if !(1..=MESSAGES_MAX).contains(&a.messages.len()) {
         return Err(out_of("messages", 1, MESSAGES_MAX as u64, a.messages.len() as u64));
     }
@@ -156,8 +154,21 @@ fn app(a: wire::AppMessages) -> Result<AppSpec, InvalidField> {
         // A copy: the body must not keep the whole message's buffer (megabytes of handed sets) alive for the wave.
         messages.push((m.locale, Bytes::copy_from_slice(&m.body)));
     }
-    let headers = ApnsHeaders { topic, push_type, priority, expiration: a.apns_expiration, collapse_id };
     Ok(AppSpec { app, lane: LaneId(a.lane), headers, messages })
+}
+
+fn apns(request: wire::ApnsRequest) -> Result<ApnsHeaders, InvalidField> {
+    let priority = u8::try_from(request.priority)
+        .ok()
+        .filter(|p| matches!(p, 10 | 5 | 1))
+        .ok_or_else(|| InvalidField::new("priority", format_args!("must be 10, 5 or 1, is {}", request.priority)))?;
+    Ok(ApnsHeaders {
+        topic: header(request.topic, 255, "topic")?,
+        push_type: header(request.push_type, 32, "push_type")?,
+        priority,
+        expiration: request.expiration,
+        collapse_id: header(request.collapse_id, COLLAPSE_ID_BYTES_MAX, "collapse_id")?,
+    })
 }
 
 /// A header's value: printable ASCII, not empty. Anything else would break the frames of every device.
