@@ -16,7 +16,7 @@ use clap::Parser;
 use clarion_runtime::{
     drain::{Drain, Signals},
     health::{self, HealthPort},
-    jwt, telemetry,
+    jwt, probe, telemetry,
 };
 use tokio::{net::TcpListener, time::Instant};
 use tonic::transport::server::TcpIncoming;
@@ -53,6 +53,10 @@ const THREADS_DEADLINE: Duration = Duration::from_secs(1);
 
 /// The program: 0 after a stop in order, else one line on standard error and 1 (2 for a wrong command line).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(answered) = probe::requested(&args) {
+        return answered;
+    }
     let args = match Args::try_parse_from(args) {
         Ok(args) => args,
         Err(usage) => {

@@ -3,6 +3,7 @@
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use clarion_runtime::probe;
 
 use crate::{
     cluster::process::end_with_parent,
@@ -20,7 +21,7 @@ use crate::{
 ///
 /// Exit code 0: everything expected was found. 1: an expectation failed. 2: the run could not be carried out.
 #[derive(Debug, Parser)]
-#[command(name = "loadgen", version, max_term_width = 120)]
+#[command(name = "loadgen", version, max_term_width = 120, after_help = probe::HELP)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -67,6 +68,9 @@ struct RunArguments {
 #[must_use]
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args: Vec<OsString> = args.into_iter().collect();
+    if let Some(answered) = probe::requested(&args) {
+        return answered;
+    }
     if let Some(parent) = args.get(1).and_then(|a| a.to_str()).and_then(|a| a.strip_prefix("--child-of=")) {
         let parent = parent.parse().unwrap_or(0);
         args.remove(1);

@@ -3,5 +3,6 @@
 pub mod drain;
 pub mod health;
 pub mod jwt;
+pub mod probe;
 pub mod roots;
 pub mod telemetry;

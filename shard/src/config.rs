@@ -68,7 +68,7 @@ pub enum ConfigError {
 /// Gateways and limits come from the coordinator. A flag beats the environment, the environment beats the file. Log lines
 /// go to standard error, filtered by CLARION_LOG; OTEL_EXPORTER_OTLP_ENDPOINT turns traces on. SIGTERM or Ctrl-C drains.
 #[derive(Debug, Parser)]
-#[command(name = "shard", version, max_term_width = 120)]
+#[command(name = "shard", version, max_term_width = 120, after_help = clarion_runtime::probe::HELP)]
 struct Arguments {
     /// TOML file with any of the options below, names with underscores (`health_listen = "…"`)
     #[arg(long, value_name = "FILE", env = "CLARION_SHARD_CONFIG")]

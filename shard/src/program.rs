@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, io, process::ExitCode, sync::Arc, thread::JoinHandle, time::Duration};
 
-use clarion_runtime::{drain, telemetry};
+use clarion_runtime::{drain, probe, telemetry};
 use tokio::time::timeout;
 use tracing::info;
 
@@ -38,6 +38,10 @@ enum ProgramError {
 ///
 /// 0: it was told to stop and has drained, or was asked for `--help`. 1: anything else, with one line on standard error.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    if let Some(answered) = probe::requested(&args) {
+        return answered;
+    }
     match Config::load(args).map_err(ProgramError::from).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(ProgramError::Config(ConfigError::Answered(text))) => {

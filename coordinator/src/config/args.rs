@@ -8,8 +8,8 @@ use clap::{Parser, builder::BoolishValueParser};
 #[derive(Debug, Clone, Default, Parser)]
 #[command(name = "coordinator", version, disable_help_subcommand = true)]
 #[command(
-    after_help = "Every option can be given by flag, by environment or in the file; a flag beats the environment, \
-the environment beats the file. Keys of the file are the flags' names with underscores."
+    after_help = format!("Every option can be given by flag, by environment or in the file; a flag beats the environment, \
+the environment beats the file. Keys of the file are the flags' names with underscores.\n\n{}", clarion_runtime::probe::HELP)
 )]
 pub struct Args {
     /// Configuration file, TOML.
