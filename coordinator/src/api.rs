@@ -107,15 +107,18 @@ pub struct Context {
 /// # Errors
 /// The descriptors built into this program cannot be read: a defect.
 pub fn routes(context: &Arc<Context>) -> Result<Routes, tonic_reflection::server::Error> {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        // The internal contract is no promise to anybody: it is described to nobody.
-        .with_service_name("clarion.v1.AppService")
-        .with_service_name("clarion.v1.AlertService")
-        .with_service_name("clarion.v1.RegistryService")
-        .with_service_name("grpc.health.v1.Health")
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // The details of refusals, so that a caller without generated code can show them.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
+            // The internal contract is no promise to anybody: it is described to nobody.
+            .with_service_name("clarion.v1.AppService")
+            .with_service_name("clarion.v1.AlertService")
+            .with_service_name("clarion.v1.RegistryService")
+            .with_service_name("grpc.health.v1.Health")
+    };
     let context = || Arc::clone(context);
     let registry = RegistryServiceServer::new(registry::Registry::new(context()));
     let mut routes = RoutesBuilder::default();
@@ -126,7 +129,9 @@ pub fn routes(context: &Arc<Context>) -> Result<Routes, tonic_reflection::server
         )
         .add_service(registry.max_decoding_message_size(registry::BATCH_BYTES_MAX))
         .add_service(feed::FeedServer::new(context()))
-        .add_service(reflection);
+        .add_service(reflection().build_v1()?)
+        // Python's grpcio-reflection and older tools speak nothing newer.
+        .add_service(reflection().build_v1alpha()?);
     Ok(routes.routes())
 }
 
