@@ -7,6 +7,7 @@ use clarion_runtime::probe;
 
 use crate::{
     cluster::process::end_with_parent,
+    keys,
     report::summary::summary,
     run::{self, Options, RunError},
     scenario::{Scenario, ScenarioError},
@@ -33,6 +34,10 @@ enum Command {
     Run(RunArguments),
     /// List the scenarios that are built in
     List,
+    // Its own documentation is its help.
+    Gateway(crate::gateway::Arguments),
+    // As above.
+    Keys(keys::Arguments),
 }
 
 /// Run a scenario.
@@ -83,6 +88,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match arguments.command {
         Some(Command::List) => list(),
+        Some(Command::Gateway(arguments)) => ended(crate::gateway::run(&arguments)),
+        Some(Command::Keys(arguments)) => ended(keys::write(&arguments)),
         Some(Command::Run(arguments)) => finish(run(&arguments)),
         None => finish(run(&RunArguments {
             scenario: "city".to_owned(),
@@ -128,6 +135,16 @@ fn finish(passed: Result<bool, Failure>) -> ExitCode {
     match passed {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn ended(result: io::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("error: {e}");
             ExitCode::from(2)

@@ -186,7 +186,7 @@ fn prepare(what: &str, problem: impl std::fmt::Display) -> ClusterError {
 }
 
 /// Writes a file that only its owner reads.
-fn write_private(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn write_private(path: &Path, text: &str) -> io::Result<()> {
     use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt};
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
 }

@@ -38,7 +38,7 @@ pub mod faults;
 pub mod frame;
 pub mod head;
 pub mod hpack;
-mod identity;
+pub mod identity;
 pub mod policy;
 mod process;
 pub mod record;
@@ -50,13 +50,14 @@ pub mod worker;
 pub use self::{
     config::{GatewayConfig, KeyConfig},
     faults::Faults,
-    process::main,
+    process::{Arguments, main, run},
     record::{Record, Stats},
 };
 
 use self::{
     connection::Pace,
     faults::Plan,
+    identity::Identity,
     record::Log,
     script::Attempts,
     worker::{Command, Inbox, Shared, Worker},
@@ -87,7 +88,11 @@ impl Gateway {
     /// If the configuration is wrong (`InvalidInput`), a key cannot be read, or the address cannot be bound.
     pub fn start(config: GatewayConfig) -> io::Result<GatewayHandle> {
         let policy = config.policy()?;
-        let (tls, ca_pem) = identity::generate(&config.server_names)?;
+        let identity = match &config.tls {
+            Some(files) => Identity::load(files)?,
+            None => Identity::generate(&config.server_names)?,
+        };
+        let (tls, ca_pem) = (identity.server_config()?, identity.ca_pem);
         let listener = TcpListener::bind(config.listen)
             .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {}: {e}", config.listen)))?;
         listener.set_nonblocking(true)?;

@@ -9,6 +9,7 @@ pub mod population;
 pub mod run;
 pub mod cluster;
 pub mod gateway;
+pub mod keys;
 pub mod drive;
 pub mod verdict;
 pub mod report;

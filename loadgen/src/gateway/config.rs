@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, io, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{auth::Key, faults::Faults, policy::Policy, script::Scripts};
+use super::{auth::Key, faults::Faults, identity::TlsFiles, policy::Policy, script::Scripts};
 
 /// A gateway: where it listens, whom it believes, how it behaves. As TOML, every field may be left out.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -44,6 +44,8 @@ pub struct GatewayConfig {
     pub faults: Faults,
     /// Of everything random.
     pub seed: u64,
+    /// Certificates to be read; then `server_names` mean nothing. Default: made anew at each start.
+    pub tls: Option<TlsFiles>,
 }
 
 /// A public key that signs provider tokens.
@@ -83,6 +85,7 @@ impl Default for GatewayConfig {
             scripts: Scripts::default(),
             faults: Faults::default(),
             seed: 0,
+            tls: None,
         }
     }
 }

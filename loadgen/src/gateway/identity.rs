@@ -1,6 +1,7 @@
-//! The emulator's certificates: a private CA made at each start, and a server certificate under it.
+//! The emulator's certificates: a private CA and a server certificate under it, made at each start, or given as files where
+//! clients must know the CA before the emulator runs.
 
-use std::{io, sync::Arc};
+use std::{fs, io, path::PathBuf, sync::Arc};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -8,39 +9,88 @@ use rcgen::{
 use rustls::{
     ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
+use serde::{Deserialize, Serialize};
 
-/// A server configuration for HTTP/2 over TLS 1.2 and 1.3, and the CA that clients must trust, as PEM.
-///
-/// # Errors
-/// If a name is no DNS name and no address.
-pub(super) fn generate(names: &[String]) -> io::Result<(Arc<ServerConfig>, String)> {
-    let ca_key = KeyPair::generate().map_err(io::Error::other)?;
-    let mut ca = CertificateParams::default();
-    ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    ca.distinguished_name.push(DnType::CommonName, "Clarion gateway emulator, private CA");
-    let ca_pem = ca.self_signed(&ca_key).map_err(io::Error::other)?.pem();
-    let issuer = Issuer::new(ca, ca_key);
+/// Where certificates are, instead of being made; PEM.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// The server's certificate, and those between it and the CA.
+    pub certificate_file: PathBuf,
+    /// Its key.
+    pub key_file: PathBuf,
+    /// The CA that clients must trust.
+    pub ca_file: PathBuf,
+}
 
-    let key = KeyPair::generate().map_err(io::Error::other)?;
-    let mut server = CertificateParams::new(names).map_err(io::Error::other)?;
-    server.distinguished_name.push(DnType::CommonName, "Clarion gateway emulator");
-    server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    // Strict clients (OpenSSL's X509_STRICT, Python 3.13) want to find the issuer's key by its identifier.
-    server.use_authority_key_identifier_extension = true;
-    let certificate = server.signed_by(&key, &issuer).map_err(io::Error::other)?;
+/// A server's certificate with its key, and the CA that clients must trust; all PEM. Not printable: it holds a key.
+pub struct Identity {
+    /// The CA.
+    pub ca_pem: String,
+    /// The server's certificate.
+    pub certificate_pem: String,
+    /// Its key, PKCS#8.
+    pub key_pem: String,
+}
 
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(io::Error::other)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    config.send_half_rtt_data = true;
-    Ok((Arc::new(config), ca_pem))
+impl Identity {
+    /// Makes all of it anew; the CA's key is forgotten.
+    ///
+    /// # Errors
+    /// A name is no DNS name and no address.
+    pub fn generate(names: &[String]) -> io::Result<Self> {
+        let ca_key = KeyPair::generate().map_err(io::Error::other)?;
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        ca.distinguished_name.push(DnType::CommonName, "Clarion gateway emulator, private CA");
+        let ca_pem = ca.self_signed(&ca_key).map_err(io::Error::other)?.pem();
+        let issuer = Issuer::new(ca, ca_key);
+
+        let key = KeyPair::generate().map_err(io::Error::other)?;
+        let mut server = CertificateParams::new(names).map_err(io::Error::other)?;
+        server.distinguished_name.push(DnType::CommonName, "Clarion gateway emulator");
+        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        // Strict clients (OpenSSL's X509_STRICT, Python 3.13) want to find the issuer's key by its identifier.
+        server.use_authority_key_identifier_extension = true;
+        let certificate_pem = server.signed_by(&key, &issuer).map_err(io::Error::other)?.pem();
+        Ok(Self { ca_pem, certificate_pem, key_pem: key.serialize_pem() })
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// A file cannot be read, by its name.
+    pub fn load(files: &TlsFiles) -> io::Result<Self> {
+        let read = |path: &PathBuf| {
+            fs::read_to_string(path).map_err(|e| io::Error::new(e.kind(), format!("tls: {}: {e}", path.display())))
+        };
+        Ok(Self {
+            ca_pem: read(&files.ca_file)?,
+            certificate_pem: read(&files.certificate_file)?,
+            key_pem: read(&files.key_file)?,
+        })
+    }
+
+    /// A server configuration for HTTP/2 over TLS 1.2 and 1.3.
+    ///
+    /// # Errors
+    /// `InvalidData` if it is no PEM, or if certificate and key do not belong together.
+    pub(super) fn server_config(&self) -> io::Result<Arc<ServerConfig>> {
+        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("tls: {what}"));
+        let chain = CertificateDer::pem_slice_iter(self.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+        let chain = chain.map_err(|e| invalid(format!("certificate: {e}")))?;
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(|e| invalid(format!("key: {e}")))?;
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(|e| invalid(e.to_string()))?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.send_half_rtt_data = true;
+        Ok(Arc::new(config))
+    }
 }

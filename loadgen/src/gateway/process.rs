@@ -1,16 +1,20 @@
-//! The emulator as a process of its own: commands as JSON lines on stdin, answers as JSON lines on stdout.
+//! The emulator as a process of its own: orders as JSON lines on stdin, answers as JSON lines on stdout; or both over TCP, where
+//! nobody holds its pipes (see [`control`]).
 //!
 //! ```text
 //! → (start)                    ← {"ca_file":"/tmp/x/ca.pem","listen":"127.0.0.1:40001"}
 //! → {"faults":{…}}             ← {"ok":true}
 //! → {"stats":true}             ← {"stats":{"requests":…,"accepted":…,…}}
 //! → {"export":"/tmp/x/record"} ← {"exported":1000000,"path":"/tmp/x/record"}
+//! → {"clock":true}             ← {"monotonic_us":123456789}
 //! → {"reset":true}             ← {"ok":true}
 //! → {"stop":true}              ← {"ok":true}, and the end
 //! → (nonsense)                 ← {"error":"…"}
 //! ```
 //!
-//! It also ends when stdin does (its parent is gone), and on SIGTERM and SIGINT.
+//! It also ends on SIGTERM and SIGINT, and when the stdin that it takes orders from does (its parent is gone).
+
+mod control;
 
 use std::{
     ffi::OsString,
@@ -19,22 +23,27 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
 };
 
 use clap::Parser;
+use clarion_runtime::health::{self, HealthPort};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::{Gateway, GatewayConfig, GatewayHandle, faults::Faults};
+use super::{Gateway, GatewayConfig, GatewayHandle, clock, faults::Faults};
 
 /// Longest command: faults with rules are some kilobytes.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
-/// The gateway emulator: an APNs that records what it is sent.
+/// Emulate a push gateway until told to end.
+///
+/// It prints one JSON line that says where it listens, then takes orders: JSON lines on standard input, or on --control.
+/// It ends on SIGTERM and Ctrl-C, and when the standard input that it takes orders from ends.
 #[derive(Debug, Parser)]
 #[command(name = "gateway")]
-struct Arguments {
+pub struct Arguments {
     /// TOML file with the whole configuration
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -44,18 +53,26 @@ struct Arguments {
     /// Threads, instead of the configuration's
     #[arg(long, value_name = "COUNT")]
     threads: Option<usize>,
-    /// Directory for the CA's certificate, ca.pem
+    /// Directory for the CA's certificate, ca.pem, and for records on their way
     #[arg(long, value_name = "DIRECTORY")]
     directory: PathBuf,
+    /// Take orders here over TCP instead of on standard input: whoever reaches it commands the emulator
+    #[arg(long, value_name = "ADDRESS")]
+    control: Option<SocketAddr>,
+    /// Serve grpc.health.v1 here, in plaintext
+    #[arg(long, value_name = "ADDRESS")]
+    health_listen: Option<SocketAddr>,
 }
 
-/// One line of stdin: exactly one of these.
+/// One order: exactly one of these.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Order {
     Faults(Faults),
     Stats(bool),
     Export(PathBuf),
+    Fetch(bool),
+    Clock(bool),
     Reset(bool),
     Stop(bool),
 }
@@ -78,18 +95,20 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> io::Result<()> {
-    let gateway = Gateway::start(configuration(arguments)?)?;
+/// Runs the emulator until it is told to end.
+///
+/// # Errors
+/// The configuration is wrong, or an address cannot be bound.
+pub fn run(arguments: &Arguments) -> io::Result<()> {
+    let gateway = Arc::new(Gateway::start(configuration(arguments)?)?);
     let ca_file = arguments.directory.join("ca.pem");
     fs::create_dir_all(&arguments.directory)
         .and_then(|()| fs::write(&ca_file, gateway.ca_pem()))
         .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", ca_file.display())))?;
-    say(&json!({ "listen": gateway.addr(), "ca_file": ca_file }))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let ended = runtime.block_on(serve(&gateway));
+    let ended = runtime.block_on(serve(arguments, &gateway, json!({ "listen": gateway.addr(), "ca_file": ca_file })));
     // The thread that reads stdin may still wait for a line; it holds nothing that must be ended.
     runtime.shutdown_background();
-    gateway.stop();
     ended
 }
 
@@ -110,27 +129,56 @@ fn configuration(arguments: &Arguments) -> io::Result<GatewayConfig> {
     Ok(config)
 }
 
-async fn serve(gateway: &GatewayHandle) -> io::Result<()> {
+/// Binds what was asked for beside the gateway itself, announces all of it, and obeys until the end.
+async fn serve(
+    arguments: &Arguments,
+    gateway: &Arc<GatewayHandle>,
+    mut announcement: serde_json::Value,
+) -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    if let Some(address) = arguments.health_listen {
+        let port = HealthPort::bind(address).await?;
+        announcement["health"] = json!(port.address());
+        let (_, service) = health::reporter().await;
+        // Ends with the runtime.
+        tokio::spawn(port.serve(service, std::future::pending()));
+    }
+    let control = match arguments.control {
+        Some(address) => Some(health::bind(address).await?),
+        None => None,
+    };
+    if let Some(listener) = &control {
+        announcement["control"] = json!(listener.local_addr()?);
+    }
+    say(&announcement)?;
+    let orders = async {
+        match control {
+            Some(listener) => control::serve(listener, gateway, &arguments.directory).await,
+            None => obey_stdin(gateway).await,
+        }
+    };
+    tokio::select! {
+        ended = orders => ended,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+}
+
+async fn obey_stdin(gateway: &GatewayHandle) -> io::Result<()> {
     let (to, mut lines) = mpsc::channel(16);
     std::thread::Builder::new().name("gateway-stdin".to_owned()).spawn(move || read_lines(&to))?;
-    loop {
-        let line = tokio::select! {
-            line = lines.recv() => line,
-            _ = terminate.recv() => None,
-            _ = interrupt.recv() => None,
-        };
-        let Some(line) = line else { return Ok(()) };
+    while let Some(line) = lines.recv().await {
         let (answer, stop) = match serde_json::from_slice(&line) {
             Ok(order) => obey(gateway, order),
             Err(error) => (json!({ "error": error.to_string() }), false),
         };
         say(&answer)?;
         if stop {
-            return Ok(());
+            break;
         }
     }
+    Ok(())
 }
 
 fn obey(gateway: &GatewayHandle, order: Order) -> (serde_json::Value, bool) {
@@ -145,13 +193,15 @@ fn obey(gateway: &GatewayHandle, order: Order) -> (serde_json::Value, bool) {
             Ok(entries) => (json!({ "exported": entries, "path": path }), false),
             Err(error) => (json!({ "error": format!("{}: {error}", path.display()) }), false),
         },
+        Order::Fetch(true) => (json!({ "error": "fetch is for --control; here is export" }), false),
+        Order::Clock(true) => (json!({ "monotonic_us": clock::monotonic().0 }), false),
         Order::Reset(true) => {
             gateway.reset();
             (done(Ok(())), false)
         }
         Order::Stop(true) => (done(Ok(())), true),
-        Order::Stats(false) | Order::Reset(false) | Order::Stop(false) => {
-            (json!({ "error": "stats, reset and stop are ordered by true" }), false)
+        Order::Stats(false) | Order::Fetch(false) | Order::Clock(false) | Order::Reset(false) | Order::Stop(false) => {
+            (json!({ "error": "what has no other value is ordered by true" }), false)
         }
     }
 }
@@ -226,6 +276,8 @@ mod tests {
             listen: None,
             threads,
             directory: directory.path().to_owned(),
+            control: None,
+            health_listen: None,
         };
         let config = configuration(&arguments(None)).expect("well formed");
         assert_eq!((config.threads, config.faults.latency.p99_us, config.scripts.tokens.len()), (3, 90_000, 1));
