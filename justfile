@@ -18,6 +18,14 @@ lint:
 bench *ARGS:
     cargo bench -p clarion-benches {{ARGS}}
 
+# The image: static binaries in an empty one. Needs musl-tools, and docker, podman or buildah.
+image TAG="clarion:dev":
+    .ci/image {{TAG}}
+
+# Keys for the emulated gateways of k8s/overlays/local.
+keys:
+    cargo run --release -- keys --directory k8s/overlays/local/keys
+
 # Longer proofs than CI has time for: every scenario at its full size.
 soak:
     for s in city antimeridian pole polygon-hole slow-gateway silent-gateway cancel motion; do \
