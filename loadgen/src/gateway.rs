@@ -39,6 +39,7 @@ pub mod frame;
 pub mod head;
 pub mod hpack;
 pub mod identity;
+pub mod platform;
 pub mod policy;
 mod process;
 pub mod record;
@@ -48,8 +49,9 @@ pub mod tls;
 pub mod worker;
 
 pub use self::{
-    config::{GatewayConfig, KeyConfig},
+    config::{GatewayConfig, KeyConfig, ProjectConfig, ServiceAccountConfig},
     faults::Faults,
+    platform::Platform,
     process::{Arguments, main, run},
     record::{Record, Stats},
 };
@@ -72,6 +74,7 @@ pub struct Gateway;
 /// A running gateway. Dropping it stops it.
 pub struct GatewayHandle {
     address: SocketAddr,
+    token_uri: Option<String>,
     ca_pem: String,
     started: clock::Now,
     generation: AtomicU64,
@@ -119,6 +122,7 @@ impl Gateway {
         }
         let mut handle = GatewayHandle {
             address,
+            token_uri: None,
             ca_pem,
             started,
             generation: AtomicU64::new(0),
@@ -144,6 +148,12 @@ impl GatewayHandle {
     #[must_use]
     pub fn addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where access tokens are asked for, as in the `token_uri` of a service account's key file; none of APNs.
+    #[must_use]
+    pub fn token_uri(&self) -> Option<&str> {
+        self.token_uri.as_deref()
     }
 
     /// The CA that clients must trust, PEM.

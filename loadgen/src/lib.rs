@@ -13,4 +13,5 @@ pub mod keys;
 pub mod drive;
 pub mod verdict;
 pub mod report;
+pub mod picture;
 pub mod show;

@@ -11,6 +11,7 @@
 pub mod cities;
 pub mod draws;
 
+use clarion_proto::app::Platform;
 use serde::Deserialize;
 
 use crate::place::Place;
@@ -105,6 +106,8 @@ pub struct Device {
     pub segments: &'static [&'static str],
     /// Index into [`Population::apps`].
     pub app: usize,
+    /// That of its app.
+    pub platform: Platform,
 }
 
 /// A token without an allocation. Not printable, on purpose.
@@ -240,7 +243,7 @@ impl Population {
         let foreign = FOREIGN_LOCALES[draws.below(FOREIGN_LOCALES.len())];
         let (place, home) = self.place(&mut Draws::new(self.seed, DOMAIN_PLACE, index));
         let locale = if at_home { home } else { foreign };
-        Device { index, id, place, token: self.token(index), locale, segments, app }
+        Device { index, id, place, token: self.token(index), locale, segments, app, platform: Platform::Apns }
     }
 
     /// Only the token of a device.

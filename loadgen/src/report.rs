@@ -183,8 +183,12 @@ pub struct Rss {
 /// Where it ran.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
+    /// What its processor calls itself.
+    pub processor: String,
     /// Processors.
     pub cores: usize,
+    /// All of its memory.
+    pub memory_bytes: u64,
     /// Load average over a minute at the start: what else ran.
     pub load_average: f64,
     /// Built with optimisation or not.
@@ -196,7 +200,16 @@ impl Machine {
     #[must_use]
     pub fn here() -> Self {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let field = |path: &str, name: &str| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
+            line.trim_start_matches(|c: char| c.is_whitespace() || c == ':').to_owned()
+        };
+        let memory = field("/proc/meminfo", "MemTotal");
+        let kibibytes: u64 = memory.split_ascii_whitespace().next().and_then(|m| m.parse().ok()).unwrap_or(0);
         Self {
+            processor: field("/proc/cpuinfo", "model name"),
+            memory_bytes: kibibytes * 1_024,
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             load_average: load.split_ascii_whitespace().next().and_then(|l| l.parse().ok()).unwrap_or(f64::NAN),
             optimised: !cfg!(debug_assertions),
@@ -215,15 +228,12 @@ impl Report {
     }
 }
 
-/// The value below which a share of sorted values lies.
-///
-/// # Panics
-/// If there are none.
+/// The value below which a share of values in ascending order lies; none if there are none.
 #[must_use]
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // an index below the length
-pub fn quantile(sorted: &[u64], share: f64) -> u64 {
+pub fn quantile<T: Copy>(sorted: &[T], share: f64) -> Option<T> {
     let at = (sorted.len() as f64 * share).ceil() as usize;
-    sorted[at.clamp(1, sorted.len()) - 1]
+    sorted.get(at.clamp(1, sorted.len().max(1)) - 1).copied()
 }
 
 #[cfg(test)]
@@ -233,7 +243,8 @@ mod tests {
     #[test]
     fn quantiles_are_values_of_the_list() {
         let values: Vec<u64> = (1..=100).collect();
-        assert_eq!((quantile(&values, 0.5), quantile(&values, 0.99), quantile(&values, 1.0)), (50, 99, 100));
-        assert_eq!(quantile(&[7], 0.5), 7);
+        let at = |share| quantile(&values, share);
+        assert_eq!((at(0.5), at(0.99), at(1.0)), (Some(50), Some(99), Some(100)));
+        assert_eq!((quantile(&[7], 0.5), quantile::<u64>(&[], 0.5)), (Some(7), None));
     }
 }

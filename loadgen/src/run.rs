@@ -15,6 +15,7 @@ use crate::{
     cluster::{Cluster, ClusterError, ClusterPlan, emulator::GatewayPlan, process::ProcessError},
     drive::{self, DriveError},
     gateway::clock,
+    picture::Picture,
     population::{Population, PopulationError},
     report::{Report, check},
     scenario::Scenario,
@@ -25,7 +26,7 @@ use wave::Observed;
 /// What the command line adds to a scenario.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where report, logs and record go.
+    /// Where report, its picture, logs and record go.
     pub dir: PathBuf,
     /// This program, which the children are.
     pub program: PathBuf,
@@ -33,6 +34,8 @@ pub struct Options {
     pub cores_per_node: usize,
     /// Targets count, too.
     pub strict: bool,
+    /// The command line that does the same again.
+    pub command: String,
 }
 
 /// Why there is no report.
@@ -129,13 +132,16 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     }
 
     show.begin("judge", &format!("{} devices, one by one", scenario.devices));
-    let mut report = assess::assess(scenario, &population, observed)?;
+    let (mut report, figures) = assess::assess(scenario, &population, observed)?;
     report.seconds.total = clock::monotonic().since(begun).as_secs_f64();
     report.checks = check::checks(&scenario.expect, &report);
     // What nobody asked for is no failure to look at: a cancelled alert leaves people out.
     report.examples.retain(|kind, _| report.checks.iter().any(|c| c.name == *kind && !c.held));
     report.passed = check::passes(&report.checks, options.strict);
     report.write(&dir).map_err(|e| io_error("report.json", e))?;
+    let (strict, command) = (options.strict, options.command.as_str());
+    let picture = Picture { scenario, report: &report, figures: &figures, strict, command };
+    picture.write(&dir).map_err(|e| io_error("report.html", e))?;
     Ok(report)
 }
 

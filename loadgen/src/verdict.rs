@@ -8,8 +8,11 @@ pub mod cells;
 pub mod geometry;
 pub mod ledger;
 pub mod order;
+pub mod sample;
 
 use std::{collections::BTreeMap, num::NonZero, thread};
+
+use h3o::Resolution;
 
 use crate::{
     place::Place,
@@ -17,7 +20,7 @@ use crate::{
 };
 use geometry::Region;
 use ledger::{Ledger, Tally};
-use order::Sample;
+use sample::{Sample, Spot};
 
 /// Farther outside than this nobody may be reached: the overshoot that the contract allows a cover.
 pub const OUTSIDE_METERS: f64 = 500.0;
@@ -56,6 +59,19 @@ pub struct Case<'a> {
     pub settled_ns: u64,
     /// When the wave had ended; later moves do not matter.
     pub end_ns: u64,
+    /// How finely the judgement tells places apart, for the picture; no finer than [`sample::FINEST`].
+    pub resolution: Resolution,
+}
+
+/// What became of those addressed in one spot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpotCount {
+    /// Devices inside or at the edge, and those that were reached anyway.
+    pub devices: u64,
+    /// Of those, exactly inside, alive, never accepted.
+    pub missed: u64,
+    /// Of those, sent to and never answered.
+    pub unknown: u64,
 }
 
 /// What came of it.
@@ -87,8 +103,10 @@ pub struct Judgement {
     pub movers: u64,
     /// Of those, how many were inside at start and end.
     pub movers_inside: u64,
-    /// First acceptance of each device: when, and how far from the place last seen its first place was.
+    /// First acceptance of each device.
     pub samples: Vec<Sample>,
+    /// Who was addressed where, by first place: as many entries as spots of the region.
+    pub spots: BTreeMap<Spot, SpotCount>,
     /// For each failure some devices by number, to look at: `population.device(n)` with the seed of the run.
     pub examples: BTreeMap<&'static str, Vec<u64>>,
 }
@@ -152,21 +170,32 @@ impl Judgement {
         if tally.duplicates > 0 {
             self.example("duplicates", device.index);
         }
-        match tally.first_accepted_ns {
-            Some(at_ns) => {
-                self.accepted += 1;
-                #[allow(clippy::cast_possible_truncation)] // metres in an f32 are good to a metre
-                self.samples.push((at_ns, geometry::distance_meters(case.last_seen, device.place) as f32));
-                if whereabouts.outside_meters > OUTSIDE_METERS {
-                    self.outside += 1;
-                    self.example("outside", device.index);
-                }
+        let missed = whereabouts.inside && !tally.dead && tally.first_accepted_ns.is_none();
+        if whereabouts.inside || whereabouts.edge || tally.first_accepted_ns.is_some() {
+            self.addressed(case, device, &tally, missed);
+        }
+        if missed {
+            self.missed += 1;
+            self.example("missed", device.index);
+        }
+        if tally.first_accepted_ns.is_some() {
+            self.accepted += 1;
+            if whereabouts.outside_meters > OUTSIDE_METERS {
+                self.outside += 1;
+                self.example("outside", device.index);
             }
-            None if whereabouts.inside && !tally.dead => {
-                self.missed += 1;
-                self.example("missed", device.index);
-            }
-            None => {}
+        }
+    }
+
+    /// Counts a device where it is.
+    fn addressed(&mut self, case: &Case<'_>, device: &Device, tally: &Tally, missed: bool) {
+        let spot = Spot::of(device.place, device.platform, case.resolution);
+        let count = SpotCount { devices: 1, missed: u64::from(missed), unknown: u64::from(tally.unknown) };
+        self.spots.entry(spot).or_default().add(count);
+        if let Some(at_ns) = tally.first_accepted_ns {
+            #[allow(clippy::cast_possible_truncation)] // metres in an f32 are good to a metre
+            let meters = geometry::distance_meters(case.last_seen, device.place) as f32;
+            self.samples.push(Sample { at_ns, meters, spot });
         }
     }
 
@@ -191,11 +220,23 @@ impl Judgement {
         self.movers += part.movers;
         self.movers_inside += part.movers_inside;
         self.samples.extend(part.samples);
+        for (spot, count) in part.spots {
+            self.spots.entry(spot).or_default().add(count);
+        }
         for (kind, indexes) in part.examples {
             for index in indexes {
                 self.example(kind, index);
             }
         }
+    }
+}
+
+impl SpotCount {
+    /// Adds another's.
+    pub fn add(&mut self, other: Self) {
+        self.devices += other.devices;
+        self.missed += other.missed;
+        self.unknown += other.unknown;
     }
 }
 

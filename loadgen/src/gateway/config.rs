@@ -4,12 +4,23 @@ use std::{collections::BTreeSet, fs, io, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{auth::Key, faults::Faults, identity::TlsFiles, policy::Policy, script::Scripts};
+use super::{auth::Key, faults::Faults, identity::TlsFiles, platform::Platform, policy::Policy, script::Scripts};
+
+/// Messages a minute that Google grants a project unless asked for more
+/// (<https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas>).
+pub const QUOTA_PER_MINUTE: u32 = 600_000;
+/// The private key (PKCS#8) of a service account for tests and scenarios. It guards nothing: it is fixed because ring makes no
+/// RSA keys.
+pub const TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM: &str = include_str!("test-service-account.pem");
+/// The public key (SubjectPublicKeyInfo) that belongs to [`TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM`].
+pub const TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM: &str = include_str!("test-service-account.pub.pem");
 
 /// A gateway: where it listens, whom it believes, how it behaves. As TOML, every field may be left out.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewayConfig {
+    /// Which provider to play. Default: `apns`.
+    pub platform: Platform,
     /// Where to listen. Default: a free port of the loopback interface.
     pub listen: SocketAddr,
     /// Threads that serve connections. Default 1.
@@ -22,6 +33,16 @@ pub struct GatewayConfig {
     pub keys: Vec<KeyConfig>,
     /// Bundle ids that may be pushed to.
     pub topics: Vec<String>,
+    /// FCM: where the OAuth token endpoint listens. Default: a free port of the loopback interface.
+    pub oauth_listen: SocketAddr,
+    /// FCM: the projects that exist.
+    pub projects: Vec<ProjectConfig>,
+    /// FCM: who may ask for access tokens. Without one, every request is refused with 401.
+    pub service_accounts: Vec<ServiceAccountConfig>,
+    /// FCM: how long an access token is good, seconds. Default 3,600.
+    pub access_token_seconds: u64,
+    /// FCM: a connection without a request for so long is told `session_timed_out`, seconds; 0: never. Default 240.
+    pub session_idle_seconds: u64,
     /// By how much clocks may differ, seconds. Default 60.
     pub clock_skew_seconds: u64,
     /// Shortest time between two changes of the provider token on a connection, seconds; 0: none. Default 1,200.
@@ -64,16 +85,56 @@ pub struct KeyConfig {
     pub public_key_pem: Option<String>,
 }
 
+/// A Firebase project.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectConfig {
+    /// Its id, as in the path.
+    pub project: String,
+    /// Messages in any 60 seconds. Default [`QUOTA_PER_MINUTE`].
+    #[serde(default = "quota_per_minute")]
+    pub quota_per_minute: u32,
+}
+
+fn quota_per_minute() -> u32 {
+    QUOTA_PER_MINUTE
+}
+
+/// A service account: who signs assertions, and for which projects it may send.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceAccountConfig {
+    /// `iss` of its assertions.
+    pub client_email: String,
+    /// `kid` of its assertions; absent: any, or none.
+    #[serde(default)]
+    pub private_key_id: Option<String>,
+    /// PEM file with the RSA public key (SubjectPublicKeyInfo).
+    #[serde(default)]
+    pub public_key_file: Option<PathBuf>,
+    /// The PEM itself.
+    #[serde(default)]
+    pub public_key_pem: Option<String>,
+    /// Ids of the projects it may send for.
+    pub projects: Vec<String>,
+}
+
 impl Default for GatewayConfig {
     fn default() -> Self {
         let names = ["localhost", "127.0.0.1", "::1", "api.push.apple.com"];
         Self {
+            platform: Platform::Apns,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             threads: 1,
             server_names: names.map(str::to_owned).to_vec(),
             connections_max: 4_096,
             keys: Vec::new(),
             topics: Vec::new(),
+            oauth_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            projects: Vec::new(),
+            service_accounts: Vec::new(),
+            access_token_seconds: 3_600,
+            session_idle_seconds: 240,
             clock_skew_seconds: 60,
             token_update_seconds_min: 1_200,
             expired_sticks: false,
@@ -97,6 +158,9 @@ impl GatewayConfig {
     /// `InvalidInput` naming the field, or that of reading a key's file.
     pub fn policy(&self) -> io::Result<Policy> {
         let invalid = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        if self.platform == Platform::Fcm {
+            return invalid("platform: fcm is not served yet".to_owned());
+        }
         if !(1..=64).contains(&self.threads) {
             return invalid(format!("threads: 1 to 64, is {}", self.threads));
         }

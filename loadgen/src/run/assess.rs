@@ -10,9 +10,13 @@ use crate::{
         process::Role,
     },
     gateway::clock,
+    picture::{
+        figures::{self, Figures, Mark},
+        tiles,
+    },
     population::Population,
     report::{ByRole, Cancel, Machine, Moved, Report, Reported, Rss, Seconds, quantile},
-    scenario::Scenario,
+    scenario::{FaultSpec, Scenario},
     verdict::{self, Case, Judgement, geometry::Region, order},
 };
 
@@ -21,12 +25,13 @@ use crate::{
 /// # Errors
 /// The gateway's record cannot be read, or is not whole.
 #[allow(clippy::cast_precision_loss)] // counts, bytes and nanoseconds far below 2^53
-pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> Result<Report, RunError> {
+pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> Result<(Report, Figures), RunError> {
     let begun = clock::monotonic();
     let Recorded { ledger, bytes_received } = emulator::read_record(&seen.record)?;
     let region = Region::new(&scenario.alert.region);
     let edges = band_edges(&seen.ended.progress);
     let settle_ns = scenario.motion.map_or(0, |m| m.settle_ms) * 1_000_000;
+    let resolution = tiles::resolution(&scenario.alert.region);
     let mut judged = verdict::judge(&Case {
         population,
         region: &region,
@@ -35,6 +40,7 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
         moves: &seen.moves,
         settled_ns: seen.ended.seen_ns.saturating_sub(settle_ns),
         end_ns: seen.ended.seen_ns,
+        resolution,
     });
     let order = order::measure(&mut judged.samples, &edges);
     let reported = reported(&seen.ended.progress, &judged);
@@ -47,17 +53,26 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
             seconds: cancelled.took.as_secs_f64(),
             requests_after: after(cancelled.acknowledged_ns),
             late_after_cancel: after(cancelled.acknowledged_ns + grace_ns),
-            last_request_seconds: seconds_between(cancelled.acknowledged_ns, last),
+            last_request_seconds: figures::seconds(cancelled.acknowledged_ns, last),
             reached_share: judged.accepted as f64 / (judged.region_devices.max(1)) as f64,
         }
     });
-    // Sorted by `order::measure`.
-    let times: Vec<u64> = judged.samples.iter().map(|(at_ns, _)| *at_ns).collect();
-    let after_ack = |at_ns: u64| seconds_between(ack, at_ns);
-    let at = |share: f64| if times.is_empty() { f64::NAN } else { after_ack(quantile(&times, share)) };
-    let (first, last) = (times.first().map_or(f64::NAN, |t| after_ack(*t)), at(1.0));
+    // In the order of time since `order::measure`.
+    let samples = &judged.samples;
+    let case = figures::Case {
+        region: &scenario.alert.region,
+        resolution,
+        spots: &judged.spots,
+        edges: &edges,
+        acknowledged_ns: ack,
+    };
+    let mut figures = Figures::gather(samples, &case);
+    figures.marks = marks(scenario, &seen);
+    let after_ack = |at_ns: u64| figures::seconds(ack, at_ns);
+    let at = |share: f64| quantile(samples, share).map_or(f64::NAN, |s| after_ack(s.at_ns));
+    let (first, last) = (samples.first().map_or(f64::NAN, |s| after_ack(s.at_ns)), at(1.0));
     let per_push = |role| cpu_used(role, &seen.cpu.0, &seen.cpu.1) as f64 / judged.accepted.max(1) as f64;
-    Ok(Report {
+    let report = Report {
         scenario: scenario.name.clone(),
         seed: scenario.seed,
         devices: scenario.devices,
@@ -110,7 +125,25 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
         checks: Vec::new(),
         examples: std::mem::take(&mut judged.examples),
         machine: Machine::here(),
-    })
+    };
+    Ok((report, figures))
+}
+
+/// What happened during the wave, for its pictures.
+fn marks(scenario: &Scenario, seen: &Observed) -> Vec<Mark> {
+    let after_ack = |at_ns: u64| figures::seconds(seen.submitted.acknowledged_ns, at_ns);
+    let fault = scenario.gateway.fault.zip(seen.fault_ns).map(|(fault, at_ns)| {
+        let (label, for_ms) = match fault {
+            FaultSpec::Slow { factor, for_ms, .. } => (format!("gateway {factor} times slower"), for_ms),
+            FaultSpec::Silent { for_ms, .. } => ("gateway silent".to_owned(), for_ms),
+        };
+        Mark { from: after_ack(at_ns), until: after_ack(at_ns + for_ms * 1_000_000), label }
+    });
+    let cancel = seen.ended.cancelled.map(|cancelled| {
+        let at = after_ack(cancelled.acknowledged_ns);
+        Mark { from: at, until: at, label: "called off".to_owned() }
+    });
+    fault.into_iter().chain(cancel).collect()
 }
 
 fn reported(progress: &wire::AlertProgress, judged: &Judgement) -> Reported {
@@ -135,11 +168,4 @@ fn band_edges(progress: &wire::AlertProgress) -> Vec<f64> {
     edges.sort_by(f64::total_cmp);
     edges.dedup();
     if edges.is_empty() { order::default_edges(10_000_000.0) } else { edges }
-}
-
-/// Negative if `to_ns` is earlier.
-#[allow(clippy::cast_precision_loss)] // nanoseconds of a run
-fn seconds_between(from_ns: u64, to_ns: u64) -> f64 {
-    let magnitude = from_ns.abs_diff(to_ns) as f64 / 1e9;
-    if to_ns < from_ns { -magnitude } else { magnitude }
 }

@@ -81,6 +81,8 @@ pub struct Observed {
     pub cpu: (Cpu, Cpu),
     /// Resident memory of shard nodes and coordinator at the end of the wave.
     pub rss: (u64, u64),
+    /// When the fault began, nanoseconds of `CLOCK_MONOTONIC`.
+    pub fault_ns: Option<u64>,
     /// Growth of the worst shard node after the fault began.
     pub shard_growth_bytes: Option<u64>,
     /// Highest memory of each process.
@@ -133,6 +135,7 @@ impl Scene<'_> {
             moves,
             cpu: (cpu_before, cpu_after),
             rss,
+            fault_ns,
             shard_growth_bytes,
             peaks: BTreeMap::new(),
             record,

@@ -42,6 +42,7 @@ impl World {
             moves: &self.moves,
             settled_ns: 900,
             end_ns: 1_000,
+            resolution: Resolution::Six,
         })
     }
 
