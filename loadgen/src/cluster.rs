@@ -9,6 +9,7 @@
 pub mod accounting;
 pub mod emulator;
 pub mod files;
+pub mod orders;
 pub mod process;
 
 use std::{

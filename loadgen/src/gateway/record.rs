@@ -13,7 +13,7 @@ use super::answer::Reason;
 
 mod file;
 
-pub use file::{Header, Record, export};
+pub use file::{Header, Record, export, shift};
 
 /// Entries of one worker: 64 Mi are 2 GiB. What comes beyond is counted as dropped, and a verdict must fail on it.
 const ENTRIES_MAX: u64 = 64 << 20;

@@ -134,6 +134,34 @@ pub fn export(logs: &[&Mutex<Log>], start_monotonic_us: u64, start_wall_ms: u64,
     Ok(entries)
 }
 
+/// Adds to all times of an exported file: brings it into the clock of another machine.
+///
+/// # Errors
+/// It is no whole record, or cannot be written.
+pub fn shift(path: &Path, add_us: i64) -> io::Result<()> {
+    // Whoever cannot read it must not change it.
+    let record = Record::load(path)?;
+    let mut bytes = fs::read(path)?;
+    let add = |field: &mut [u8]| {
+        let time = u64::from_le_bytes((&*field).try_into().expect("eight bytes"));
+        field.copy_from_slice(&time.wrapping_add_signed(add_us).to_le_bytes());
+    };
+    let start = usize::try_from(HEADER_BYTES).expect("small");
+    add(&mut bytes[32..40]);
+    let (entries, rows) = bytes[start..].split_at_mut(record.entries.len() * Entry::BYTES);
+    for entry in entries.chunks_exact_mut(Entry::BYTES) {
+        add(&mut entry[0..8]);
+    }
+    for (row, read) in rows.chunks_exact_mut(ROW_BYTES).zip(&record.connections) {
+        add(&mut row[8..16]);
+        // 0 is no time: it is open.
+        if read.closed_us != 0 {
+            add(&mut row[16..24]);
+        }
+    }
+    fs::write(path, bytes)
+}
+
 /// One log on its way into a file.
 struct Source<'a> {
     log: &'a Mutex<Log>,
@@ -273,6 +301,33 @@ mod tests {
         assert_eq!(record.entries, (0..count).map(entry).collect::<Vec<_>>());
         assert_eq!(record.connections, [row]);
         assert_eq!(record.bytes_received(), 7);
+    }
+
+    #[test]
+    fn a_record_is_brought_into_another_clock() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("record");
+        let log = Mutex::new(Log::default());
+        log.lock().push(entry(1_000));
+        log.lock().push(entry(2_000));
+        let row =
+            |opened_us, closed_us, end| ConnectionRow { number: 3, end, opened_us, closed_us, ..Default::default() };
+        log.lock().connection(ConnectionRow { number: 2, ..row(900, 3_000, 1) });
+        log.lock().connection(row(950, 0, 0));
+        export(&[&log], 800, 12, &path).expect("written");
+        let before = Record::load(&path).expect("read");
+        shift(&path, -300).expect("written");
+        let after = Record::load(&path).expect("read");
+        let times = |r: &Record| r.entries.iter().map(|e| e.time_us).collect::<Vec<_>>();
+        assert_eq!((after.header.start_monotonic_us, after.header.start_wall_ms), (500, 12));
+        assert_eq!(times(&after), [700, 1_700]);
+        assert_eq!(after.entries[0], Entry { time_us: 700, ..before.entries[0] });
+        let closed = after.connections.iter().map(|c| (c.opened_us, c.closed_us)).collect::<Vec<_>>();
+        assert_eq!(closed, [(600, 2_700), (650, 0)]);
+        shift(&path, 300).expect("written");
+        assert_eq!(Record::load(&path).expect("read"), before);
+        fs::write(&path, b"nonsense").expect("written");
+        assert!(shift(&path, 1).is_err());
     }
 
     #[test]

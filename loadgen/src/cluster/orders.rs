@@ -1,0 +1,221 @@
+//! The way on which an emulator takes orders: the pipes of a child, or the control port of one that somebody else started.
+//!
+//! Orders are the JSON lines of `gateway::process`, each answered by one. A child writes its record to a path that both see;
+//! one behind a control port sends it back, in its own clock: [`Orders::export`] brings it into this machine's.
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    sync::Mutex,
+    time::timeout,
+};
+
+use super::process::Pipes;
+use crate::{
+    gateway::{clock, faults::Faults, record},
+    run::RunError,
+};
+
+/// To write a record of a few million requests takes a second or two; to carry it over a network some more.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+/// For a control port to be reached.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// Readings of the other clock: the quickest of them is the most exact.
+const CLOCK_READINGS: usize = 16;
+/// Longest answer, but for a record: statistics take some kilobytes.
+const LINE_BYTES_MAX: u64 = 1 << 20;
+
+/// Where orders go; clones share it.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    link: Arc<Mutex<Link>>,
+    /// Said in errors.
+    name: String,
+}
+
+#[derive(Debug)]
+enum Link {
+    /// A child ends when its standard input does, so this lives as long as it.
+    Pipes(Pipes),
+    Control(BufReader<TcpStream>),
+}
+
+/// One order.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Order<'a> {
+    Faults(&'a Faults),
+    Export(&'a Path),
+    Fetch(bool),
+    Clock(bool),
+    Reset(bool),
+}
+
+/// What it answers; what else is in it is not needed here.
+#[derive(Debug, Deserialize)]
+struct Reply {
+    #[serde(default)]
+    error: Option<String>,
+    #[serde(default)]
+    bytes: Option<u64>,
+    #[serde(default)]
+    monotonic_us: Option<u64>,
+}
+
+/// How another machine's `CLOCK_MONOTONIC` stands to this one's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockOffset {
+    /// To be added to its times, microseconds.
+    pub add_us: i64,
+    /// By how much that may be wrong, microseconds: half of the quickest exchange.
+    pub uncertain_us: u64,
+}
+
+impl Orders {
+    /// Of a child.
+    #[must_use]
+    pub fn child(pipes: Pipes) -> Self {
+        Self { link: Arc::new(Mutex::new(Link::Pipes(pipes))), name: "the gateway".to_owned() }
+    }
+
+    /// Connects to a control port, `host:port`.
+    ///
+    /// # Errors
+    /// Nobody answers there within ten seconds.
+    pub async fn connect(address: &str) -> Result<Self, RunError> {
+        let failed = |problem: String| RunError::Gateway(format!("{address}: {problem}"));
+        let stream = timeout(CONNECT_DEADLINE, TcpStream::connect(address))
+            .await
+            .map_err(|_| failed(format!("not reached within {CONNECT_DEADLINE:?}")))?
+            .map_err(|e| failed(e.to_string()))?;
+        stream.set_nodelay(true).map_err(|e| failed(e.to_string()))?;
+        let link = Link::Control(BufReader::new(stream));
+        Ok(Self { link: Arc::new(Mutex::new(link)), name: address.to_owned() })
+    }
+
+    /// Sets the faults that hold from now on.
+    ///
+    /// # Errors
+    /// The emulator does not answer, or refuses.
+    pub async fn faults(&self, faults: &Faults) -> Result<(), RunError> {
+        self.give(&Order::Faults(faults)).await.map(drop)
+    }
+
+    /// Has the record forgotten.
+    ///
+    /// # Errors
+    /// The emulator does not answer.
+    pub async fn reset(&self) -> Result<(), RunError> {
+        self.give(&Order::Reset(true)).await.map(drop)
+    }
+
+    /// Has the record written to a file here, in this machine's clock.
+    ///
+    /// # Errors
+    /// The emulator does not answer, or the file cannot be written.
+    pub async fn export(&self, path: &Path) -> Result<(), RunError> {
+        if matches!(*self.link.lock().await, Link::Pipes(_)) {
+            return self.give(&Order::Export(path)).await.map(drop);
+        }
+        self.fetch(path).await?;
+        let offset = self.clock().await?;
+        record::shift(path, offset.add_us).map_err(|e| RunError::Record(format!("{}: {e}", path.display())))
+    }
+
+    /// How the emulator's clock stands to ours: of several readings the one whose exchange was the quickest, taken to have
+    /// been made in the middle of it. On one machine both are the same clock, and this is 0 to within the uncertainty.
+    ///
+    /// # Errors
+    /// The emulator does not answer.
+    pub async fn clock(&self) -> Result<ClockOffset, RunError> {
+        let mut best: Option<ClockOffset> = None;
+        for _ in 0..CLOCK_READINGS {
+            let asked = clock::monotonic().0;
+            let reply = self.give(&Order::Clock(true)).await?;
+            let answered = clock::monotonic().0;
+            let theirs = reply.monotonic_us.ok_or_else(|| self.failed("no clock in its answer"))?;
+            let offset = offset(asked, theirs, answered);
+            if best.is_none_or(|b| offset.uncertain_us < b.uncertain_us) {
+                best = Some(offset);
+            }
+        }
+        best.ok_or_else(|| self.failed("no clock"))
+    }
+
+    async fn give(&self, order: &Order<'_>) -> Result<Reply, RunError> {
+        let exchange = async { exchange(&mut *self.link.lock().await, order).await };
+        let reply = timeout(ANSWER_DEADLINE, exchange)
+            .await
+            .map_err(|_| self.failed(format!("no answer for {ANSWER_DEADLINE:?}")))?
+            .map_err(|e| self.failed(e))?;
+        match reply.error {
+            Some(error) => Err(self.failed(error)),
+            None => Ok(reply),
+        }
+    }
+
+    async fn fetch(&self, path: &Path) -> Result<(), RunError> {
+        let fetch = async {
+            let mut link = self.link.lock().await;
+            let reply = exchange(&mut link, &Order::Fetch(true)).await?;
+            let (Link::Control(stream), Some(bytes)) = (&mut *link, reply.bytes) else {
+                return Err(io::Error::other(reply.error.unwrap_or_else(|| "no record in its answer".to_owned())));
+            };
+            let mut file = tokio::fs::File::create(path).await?;
+            let copied = tokio::io::copy(&mut stream.take(bytes), &mut file).await?;
+            file.sync_all().await?;
+            if copied == bytes { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+        };
+        timeout(ANSWER_DEADLINE, fetch)
+            .await
+            .map_err(|_| self.failed(format!("no whole record within {ANSWER_DEADLINE:?}")))?
+            .map_err(|e| self.failed(e))
+    }
+
+    fn failed(&self, problem: impl std::fmt::Display) -> RunError {
+        RunError::Gateway(format!("{}: {problem}", self.name))
+    }
+}
+
+async fn exchange(link: &mut Link, order: &Order<'_>) -> io::Result<Reply> {
+    let mut line = serde_json::to_vec(order)?;
+    line.push(b'\n');
+    match link {
+        Link::Pipes(pipes) => {
+            pipes.stdin.write_all(&line).await?;
+            answer(&mut pipes.stdout).await
+        }
+        Link::Control(stream) => {
+            stream.get_mut().write_all(&line).await?;
+            answer(stream).await
+        }
+    }
+}
+
+async fn answer(from: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Reply> {
+    let mut answer = String::new();
+    if from.take(LINE_BYTES_MAX).read_line(&mut answer).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_str(&answer)?)
+}
+
+fn offset(asked_us: u64, theirs_us: u64, answered_us: u64) -> ClockOffset {
+    let half = answered_us.saturating_sub(asked_us) / 2;
+    // Microseconds since a start: far below 2^63.
+    ClockOffset { add_us: (asked_us + half).cast_signed().wrapping_sub(theirs_us.cast_signed()), uncertain_us: half }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_other_clock_is_read_in_the_middle_of_an_exchange() {
+        assert_eq!(offset(1_000, 500, 1_100), ClockOffset { add_us: 550, uncertain_us: 50 });
+        assert_eq!(offset(1_000, 9_000, 1_000), ClockOffset { add_us: -8_000, uncertain_us: 0 });
+    }
+}
