@@ -56,6 +56,9 @@ struct Claims {
     exp: u64,
 }
 
+/// The audience that Google's own libraries name (google-auth for Python does, whatever `token_uri` its key file has).
+const GOOGLES_TOKEN_URI: &str = "https://oauth2.googleapis.com/token";
+
 /// Checks an assertion; returns the number of the account.
 ///
 /// # Errors
@@ -96,7 +99,7 @@ pub fn verify(
              and exp values in the JWT claim.",
         ));
     }
-    if read.aud != token_uri {
+    if read.aud != token_uri && read.aud != GOOGLES_TOKEN_URI {
         return Err(grant(&format!("Invalid JWT: Failed audience check. The right audience is {token_uri}")));
     }
     if !read.scope.split(' ').any(|s| SCOPES.contains(&s)) {
@@ -199,7 +202,7 @@ mod tests {
         forged.push_str("AAAA");
         let cases = [
             (with("iss", "nobody@p.example".into()), "invalid_grant", "account not found"),
-            (with("aud", "https://oauth2.googleapis.com/token".into()), "invalid_grant", "Failed audience check"),
+            (with("aud", "https://oauth2.example.com/token".into()), "invalid_grant", "Failed audience check"),
             (
                 with("scope", "https://www.googleapis.com/auth/userinfo.email".into()),
                 "invalid_scope",
