@@ -77,55 +77,31 @@ impl Picture<'_> {
             scale::classes(),
         )?;
         head::write(out, self.scenario, report, self.strict)?;
-        writeln!(out, "<main>")?;
+        // Two columns; on a narrow page the style puts the sections in an order of their own.
+        writeln!(out, r#"<main><div class="column">"#)?;
         self.map(out)?;
-        figure(
-            out,
-            "rate",
-            "Pushes per second",
-            "Acceptances in each interval, by the gateway's record; the line is the share of all reached so far.",
-            |out| {
-                self.platforms(out)?;
-                charts::rate(out, figures)
-            },
-        )?;
-        figure(
-            out,
-            "latency",
-            "How long it took",
-            "From the acknowledgement of the alert to the acceptance of each phone's push. To the right, each factor of ten in what is left has the same width.",
-            |out| charts::latency(out, figures),
-        )?;
-        figure(
-            out,
-            "nearest",
-            "Nearest first",
-            "When the phones at each distance were reached: dot for half of them, thick from a quarter to three quarters, thin from 5 to 95 %. Within a band no order is promised.",
-            |out| {
-                self.platforms(out)?;
-                charts::nearest(out, figures)?;
-                let o = report.order;
-                writeln!(
-                    out,
-                    "<p class=\"note\">{} of pairs of different bands came in the wrong order; 99 % of pushes were at most {} behind the front.</p>",
-                    text::per_cent(o.disorder),
-                    text::meters(o.behind_p99_meters)
-                )
-            },
-        )?;
-        figure(
-            out,
-            "checks",
-            "What was expected",
-            "Targets are rates and times; a miss fails a run only with --strict, because a busy machine is no defect.",
-            |out| tables::checks(out, &report.checks, self.strict),
-        )?;
-        figure(out, "outcomes", "Outcomes", "What the cluster says of itself beside what the gateway saw.", |out| {
-            tables::outcomes(out, report)
+        self.nearest(out)?;
+        let about = "What the cluster says of itself beside what the gateway saw.";
+        figure(out, "outcomes", "Outcomes", about, |out| {
+            tables::outcomes(out, report)?;
+            tables::platforms(out, report)
         })?;
-        figure(out, "cost", "Cost", "User and system time over the wave; memory as the kernel counts it.", |out| {
-            tables::cost(out, report)
+        writeln!(out, r#"</div><div class="column">"#)?;
+        let about =
+            "Acceptances in each interval, by the gateway's record; the line is the share of all reached so far.";
+        figure(out, "rate", "Pushes per second", about, |out| {
+            self.platforms(out)?;
+            charts::rate(out, figures)
         })?;
+        let about = "From the acknowledgement of the alert to the acceptance of each phone's push. To the right, each factor of \
+                     ten in what is left has the same width.";
+        figure(out, "latency", "How long it took", about, |out| charts::latency(out, figures))?;
+        let about =
+            "Targets are rates and times; a miss fails a run only with --strict, because a busy machine is no defect.";
+        figure(out, "checks", "What was expected", about, |out| tables::checks(out, &report.checks, self.strict))?;
+        let about = "User and system time over the wave; memory as the kernel counts it.";
+        figure(out, "cost", "Cost", about, |out| tables::cost(out, report))?;
+        writeln!(out, "</div>")?;
         figure(out, "repeat", "To repeat it", "", |out| tables::repeat(out, report, self.command))?;
         writeln!(out, "</main>\n</body>\n</html>")
     }
@@ -141,11 +117,32 @@ impl Picture<'_> {
             map::write(out, self.scenario, self.figures)?;
             writeln!(out, r#"<div class="legend">"#)?;
             map::legend(out, self.figures)?;
-            writeln!(out, r#"<span><i class="key none"></i>nobody there</span>"#)?;
+            if self.figures.has_few() {
+                writeln!(out, r#"<span><i class="key none"></i>fewer than {}</span>"#, tiles::SHOWN_MIN)?;
+            }
             if self.figures.has_failures() {
                 writeln!(out, r#"<span><i class="key failed"></i>somebody missed or without answer</span>"#)?;
             }
             writeln!(out, "</div>")
+        })
+    }
+
+    fn nearest(&self, out: &mut String) -> fmt::Result {
+        let about = "When the phones at each distance were reached: dot for half of them, thick from a quarter to three \
+                     quarters, thin from 5 to 95 %. Within a band no order is promised.";
+        figure(out, "nearest", "Nearest first", about, |out| {
+            self.platforms(out)?;
+            charts::nearest(out, self.figures)?;
+            for (platform, p) in self.report.platforms.iter().filter(|(_, p)| p.accepted > 0) {
+                writeln!(
+                    out,
+                    r#"<p class="note">{}: {} of pairs of different bands came in the wrong order; 99 % of pushes were at most {} behind the front.</p>"#,
+                    charts::name(*platform),
+                    text::per_cent(p.order.disorder),
+                    text::meters(p.order.behind_p99_meters)
+                )?;
+            }
+            Ok(())
         })
     }
 

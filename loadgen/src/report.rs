@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde::Serialize;
 
-use crate::verdict::order::Order;
+use crate::{gateway::Platform, verdict::order::Order};
 pub use check::{Check, Kind};
 
 /// `report.json`. Counts and times are defined where they are measured: `verdict`, `cluster::accounting`.
@@ -73,8 +73,8 @@ pub struct Report {
     pub bytes_per_device: f64,
     /// Growth of the worst shard node over its steady state during a fault.
     pub shard_growth_bytes: Option<u64>,
-    /// Nearest first.
-    pub order: Order,
+    /// Each platform by itself.
+    pub platforms: BTreeMap<Platform, ByPlatform>,
 
     /// What was expected, and what was measured.
     pub checks: Vec<Check>,
@@ -158,6 +158,43 @@ pub struct Seconds {
     pub total: f64,
 }
 
+/// One platform of a wave; the words are those of [`Report`].
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct ByPlatform {
+    /// In the region or at its edge.
+    pub addressed: u64,
+    /// Accepted at least once.
+    pub accepted: u64,
+    /// Inside, alive, never accepted.
+    pub missed: u64,
+    /// Accepted again without a reason.
+    pub duplicates: u64,
+    /// Accepted again after an unanswered or failed request.
+    pub repeated: u64,
+    /// Sent to, never answered.
+    pub unknown: u64,
+    /// Token called dead.
+    pub dead_tokens: u64,
+    /// Requests, whatever became of them.
+    pub requests: u64,
+    /// Requests answered with 429.
+    pub throttled: u64,
+    /// Requests answered with 5xx.
+    pub failed_requests: u64,
+    /// Requests in the 60 s in which there were the most, wherever these begin.
+    pub minute_max: u64,
+    /// Bytes from client to gateway, TLS and all, per request.
+    pub bytes_per_push: f64,
+    /// Acceptances a second, from the first to the last.
+    pub rate_per_second: f64,
+    /// First acceptance, seconds from the acknowledgement.
+    pub first_push_seconds: f64,
+    /// Last acceptance, seconds from the acknowledgement.
+    pub last_push_seconds: f64,
+    /// Nearest first.
+    pub order: Order,
+}
+
 /// One figure by role.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct ByRole {
@@ -165,7 +202,7 @@ pub struct ByRole {
     pub shard: f64,
     /// The coordinator.
     pub coordinator: f64,
-    /// The gateway emulator.
+    /// All gateway emulators.
     pub emulator: f64,
 }
 
@@ -218,6 +255,14 @@ impl Machine {
 }
 
 impl Report {
+    /// The order of the platform that kept it worst. Lanes do not wait for each other, so that between two of them there
+    /// is no order to be kept.
+    #[must_use]
+    pub fn worst_order(&self) -> Order {
+        let orders = self.platforms.values().map(|p| p.order);
+        orders.max_by(|a, b| a.disorder.total_cmp(&b.disorder)).unwrap_or_default()
+    }
+
     /// Writes `report.json` into a folder.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use crate::{
     picture::Picture,
     population::{Population, PopulationError},
     report::{Report, check},
-    scenario::Scenario,
+    scenario::{FCM_QUOTA_MAX, Scenario},
     show::Show,
 };
 use wave::Observed;
@@ -88,7 +88,9 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         .map_err(|e| io_error(&options.dir.display().to_string(), e))?;
     let population = Arc::new(Population::new(&scenario.population, scenario.seed, scenario.devices)?);
 
-    show.begin("start", &format!("{} shard nodes, coordinator, gateway", scenario.nodes));
+    let platforms = population.platforms();
+    let gateways: Vec<_> = platforms.iter().map(|p| p.as_str()).collect();
+    show.begin("start", &format!("{} shard nodes, coordinator, gateway {}", scenario.nodes, gateways.join(" and ")));
     let plan = ClusterPlan {
         program: options.program.clone(),
         dir: dir.clone(),
@@ -98,8 +100,11 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
             dead_share: scenario.gateway.dead_share,
             latency_us: scenario.gateway.latency_us,
             seed: scenario.seed,
-            topics: population.apps().iter().map(|a| drive::alert::topic(a)).collect(),
+            platforms,
+            topics: population.apps().iter().map(|a| drive::alert::topic(&a.name)).collect(),
+            fcm_quota_per_minute: scenario.gateway.fcm.quota_per_minute.unwrap_or(FCM_QUOTA_MAX),
         },
+        fcm: scenario.gateway.fcm,
         start_deadline: Duration::from_secs(scenario.deadlines.start_s),
     };
     let mut cluster = tokio::select! {
@@ -112,7 +117,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         scenario,
         population: &population,
         coordinator: cluster.coordinator.clone(),
-        emulator: cluster.emulator.clone(),
+        emulators: cluster.emulators.clone(),
         watched: cluster.watched(),
         memory: cluster.memory.clone(),
         dir: &dir,

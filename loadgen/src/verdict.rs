@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, num::NonZero, thread};
 use h3o::Resolution;
 
 use crate::{
+    gateway::Platform,
     place::Place,
     population::{Device, Population},
 };
@@ -74,6 +75,25 @@ pub struct SpotCount {
     pub unknown: u64,
 }
 
+/// What became of the devices of one platform; see [`Judgement`] for the words.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PlatformCount {
+    /// Exactly inside, or at the edge.
+    pub addressed: u64,
+    /// Accepted at least once.
+    pub accepted: u64,
+    /// Never accepted, though inside and alive.
+    pub missed: u64,
+    /// Acceptances after the first without a reason.
+    pub duplicates: u64,
+    /// Acceptances after the first that follow an unanswered or failed request.
+    pub repeated: u64,
+    /// Sent to and never answered.
+    pub unknown: u64,
+    /// Token called dead.
+    pub dead_tokens: u64,
+}
+
 /// What came of it.
 #[derive(Debug, Clone, Default)]
 pub struct Judgement {
@@ -103,6 +123,8 @@ pub struct Judgement {
     pub movers: u64,
     /// Of those, how many were inside at start and end.
     pub movers_inside: u64,
+    /// The same by platform.
+    pub platforms: BTreeMap<Platform, PlatformCount>,
     /// First acceptance of each device.
     pub samples: Vec<Sample>,
     /// Who was addressed where, by first place: as many entries as spots of the region.
@@ -174,6 +196,14 @@ impl Judgement {
         if whereabouts.inside || whereabouts.edge || tally.first_accepted_ns.is_some() {
             self.addressed(case, device, &tally, missed);
         }
+        let count = self.platforms.entry(device.platform).or_default();
+        count.addressed += u64::from(whereabouts.inside || whereabouts.edge);
+        count.accepted += u64::from(tally.first_accepted_ns.is_some());
+        count.missed += u64::from(missed);
+        count.duplicates += tally.duplicates;
+        count.repeated += tally.repeated;
+        count.unknown += u64::from(tally.unknown);
+        count.dead_tokens += u64::from(tally.dead);
         if missed {
             self.missed += 1;
             self.example("missed", device.index);
@@ -219,6 +249,9 @@ impl Judgement {
         self.unanswered_requests += part.unanswered_requests;
         self.movers += part.movers;
         self.movers_inside += part.movers_inside;
+        for (platform, count) in part.platforms {
+            self.platforms.entry(platform).or_default().add(count);
+        }
         self.samples.extend(part.samples);
         for (spot, count) in part.spots {
             self.spots.entry(spot).or_default().add(count);
@@ -228,6 +261,18 @@ impl Judgement {
                 self.example(kind, index);
             }
         }
+    }
+}
+
+impl PlatformCount {
+    fn add(&mut self, other: Self) {
+        self.addressed += other.addressed;
+        self.accepted += other.accepted;
+        self.missed += other.missed;
+        self.duplicates += other.duplicates;
+        self.repeated += other.repeated;
+        self.unknown += other.unknown;
+        self.dead_tokens += other.dead_tokens;
     }
 }
 

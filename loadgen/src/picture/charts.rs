@@ -2,14 +2,12 @@
 
 use std::fmt::{self, Write};
 
-use clarion_proto::app::Platform;
-
 use super::{
     figures::{Figures, Latency, Mark, PLATFORMS, ROW_SHARES, Row},
     scale::{Linear, round_up, ticks},
-    text::{Escaped, decimal, meters, per_cent, seconds},
+    text::{Escaped, decimal, meters, seconds},
 };
-use crate::report::summary::thousands;
+use crate::{gateway::Platform, report::summary::thousands};
 
 /// Units of a chart; letters are some 12 of them.
 const WIDTH: f64 = 480.0;
@@ -126,8 +124,7 @@ pub(super) fn rate(out: &mut String, figures: &Figures) -> fmt::Result {
     time_axis(out, last, x, (TOP, BOTTOM))?;
     for share in [0.0, 0.5, 1.0] {
         let y = BOTTOM + (TOP - BOTTOM) * share;
-        let text = per_cent(share);
-        writeln!(out, r#"<text class="share" x="{:.1}" y="{:.1}">{text}</text>"#, RIGHT + 5.0, y + 4.0)?;
+        writeln!(out, r#"<text x="{:.1}" y="{:.1}">{:.0} %</text>"#, RIGHT + 5.0, y + 4.0, share * 100.0)?;
     }
     marks(out, &figures.marks, last, x, (TOP, BOTTOM))?;
     let mut below = vec![0u64; rate.counts.len()];
@@ -197,7 +194,7 @@ pub(super) fn latency(out: &mut String, figures: &Figures) -> fmt::Result {
             continue;
         }
         let x = x.at(left);
-        let class = if share == 0.5 || share == 0.999 { r#" class="minor""# } else { "" };
+        let class = if share == 0.999 { r#" class="minor""# } else { "" };
         writeln!(out, r#"<path class="grid" d="M{x:.1} {TOP}V{BOTTOM}"/>"#)?;
         writeln!(out, r#"<text{class} x="{x:.1}" y="{:.1}" text-anchor="middle">{label}</text>"#, BOTTOM + 18.0)?;
     }

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use clarion_proto::app::Platform;
 use h3o::{CellIndex, Resolution};
 
 use super::{
@@ -15,6 +14,7 @@ use super::{
     tiles::{self, SHOWN_MIN, Tile},
 };
 use crate::{
+    gateway::Platform,
     place::Place,
     scenario::RegionSpec,
     verdict::{
@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// In the order in which they are shown.
-pub const PLATFORMS: [Platform; 2] = [Platform::Apns, Platform::Fcm];
+pub(super) const PLATFORMS: [Platform; 2] = Platform::ALL;
 /// Intervals of the rate over time, about.
 const INTERVALS: f64 = 120.0;
 /// Rows of distance; more bands are shown several in a row.
@@ -211,6 +211,11 @@ impl Figures {
     /// How many cells are drawn.
     pub(super) fn cells(&self) -> usize {
         self.tiles.iter().map(|(tile, _)| tile.cells.len()).sum()
+    }
+
+    /// Whether a tile shows nothing.
+    pub(super) fn has_few(&self) -> bool {
+        self.tiles.iter().any(|(tile, _)| !tile.is_shown())
     }
 
     /// Whether a tile is marked.

@@ -70,7 +70,7 @@ pub(super) fn sentence(scenario: &Scenario, r: &Report) -> String {
             thousands(due.max(r.accepted)),
             seconds(r.seconds.last_push),
             seconds(r.seconds.first_push.max(0.0)),
-            if r.order.disorder <= ORDERLY { ", nearest first" } else { "" },
+            if r.worst_order().disorder <= ORDERLY { ", nearest first" } else { "" },
         )
     };
     if let Some(cancel) = r.cancel {

@@ -11,7 +11,7 @@ use super::{
     projection::{Frame, Projection, WIDTH, middle, outline},
     scale::{STEPS, round_up, step, ticks},
     text::{decimal, meters, seconds},
-    tiles::Tile,
+    tiles::{SHOWN_MIN, Tile},
 };
 use crate::{
     place::{Place, wrap},
@@ -42,8 +42,8 @@ pub(super) fn write(out: &mut String, scenario: &Scenario, figures: &Figures) ->
         r#"<defs><pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">"#,
         r#"<rect class="hatch" width="2.6" height="7"/></pattern></defs>"#
     ))?;
-    graticule(out, &projection, &frame, middle(region))?;
     cells(out, figures, &projection, &frame)?;
+    graticule(out, &projection, &frame, middle(region))?;
     for (n, ring) in rings.iter().enumerate() {
         let class = if n == 0 { "ring" } else { "ring hole" };
         writeln!(out, r#"<path class="{class}" d="{}"/>"#, path(ring.iter().map(|p| frame.at(*p)), true))?;
@@ -52,7 +52,7 @@ pub(super) fn write(out: &mut String, scenario: &Scenario, figures: &Figures) ->
     labels(out, &projection, &frame, origin)?;
     writeln!(
         out,
-        r#"<g class="origin"><circle cx="{0:.1}" cy="{1:.1}" r="8"/><circle class="dot" cx="{0:.1}" cy="{1:.1}" r="2.6"/><title>Place last seen: nearest is counted from here</title></g>"#,
+        r#"<g class="origin"><circle class="halo" cx="{0:.1}" cy="{1:.1}" r="9"/><circle cx="{0:.1}" cy="{1:.1}" r="9"/><circle class="dot" cx="{0:.1}" cy="{1:.1}" r="3"/><title>Place last seen: nearest is counted from here</title></g>"#,
         origin.0, origin.1
     )?;
     scale_bar(out, &frame)?;
@@ -95,7 +95,7 @@ fn told(tile: &Tile, median: Option<f64>) -> String {
             None => write!(text, ", none reached"),
         };
     } else {
-        text.push_str(if count.devices == 0 { "Nobody here" } else { "Fewer than 20 phones" });
+        let _ = write!(text, "Fewer than {SHOWN_MIN} phones");
     }
     for (n, what) in [(count.missed, "missed"), (count.unknown, "unknown")] {
         if n > 0 {
@@ -223,7 +223,7 @@ fn labels(out: &mut String, projection: &Projection, frame: &Frame, origin: (f64
         #[allow(clippy::cast_precision_loss)] // a name
         let width = name.chars().count() as f64 * LETTER * LETTER_WIDTH;
         let at_origin = (x - origin.0).hypot(y - origin.1) < 14.0;
-        let gap = if at_origin { 13.0 } else { 7.0 };
+        let gap = if at_origin { 15.0 } else { 7.0 };
         let places = [(x + gap, y, "start"), (x - gap - width, y, "end")];
         let free = places.into_iter().find(|(left, y, _)| {
             let own = (*left, y - LETTER * 0.6, left + width, y + LETTER * 0.6);

@@ -2,9 +2,12 @@
 
 use std::fmt::{self, Write};
 
-use super::text::{Escaped, bytes, decimal, seconds};
+use super::{
+    charts::name,
+    text::{Escaped, bytes, decimal, seconds},
+};
 use crate::report::{
-    Report,
+    ByPlatform, Report,
     check::{Check, Kind},
     summary::thousands,
 };
@@ -40,6 +43,38 @@ pub(super) fn outcomes(out: &mut String, r: &Report) -> fmt::Result {
     writeln!(out, "</tbody></table>")
 }
 
+/// Each gateway's record by itself.
+pub(super) fn platforms(out: &mut String, r: &Report) -> fmt::Result {
+    write!(out, "<h3>By gateway</h3><table><thead><tr><th>Recorded</th>")?;
+    for platform in r.platforms.keys() {
+        write!(out, "<th>{}</th>", name(*platform))?;
+    }
+    writeln!(out, "</tr></thead><tbody>")?;
+    type Row = (&'static str, fn(&ByPlatform) -> String);
+    let rows: [Row; 12] = [
+        ("devices addressed", |p| thousands(p.addressed)),
+        ("accepted", |p| thousands(p.accepted)),
+        ("token dead", |p| thousands(p.dead_tokens)),
+        ("missed", |p| thousands(p.missed)),
+        ("told again after an error", |p| thousands(p.repeated)),
+        ("requests", |p| thousands(p.requests)),
+        ("most requests in any 60 s", |p| thousands(p.minute_max)),
+        ("put off (429)", |p| thousands(p.throttled)),
+        ("failed (5xx)", |p| thousands(p.failed_requests)),
+        ("pushes per second", |p| decimal(p.rate_per_second, 0)),
+        ("first to last", |p| format!("{} to {}", seconds(p.first_push_seconds), seconds(p.last_push_seconds))),
+        ("bytes per request", |p| format!("{} B", decimal(p.bytes_per_push, 0))),
+    ];
+    for (what, value) in rows {
+        write!(out, "<tr><th>{what}</th>")?;
+        for platform in r.platforms.values() {
+            write!(out, "<td>{}</td>", value(platform))?;
+        }
+        writeln!(out, "</tr>")?;
+    }
+    writeln!(out, "</tbody></table>")
+}
+
 /// Processor, wire and memory.
 pub(super) fn cost(out: &mut String, r: &Report) -> fmt::Result {
     writeln!(out, "<table><tbody>")?;
@@ -48,7 +83,7 @@ pub(super) fn cost(out: &mut String, r: &Report) -> fmt::Result {
     };
     let cpu = r.cpu_us_per_push;
     for (role, value) in
-        [("shard nodes", cpu.shard), ("coordinator", cpu.coordinator), ("gateway emulator", cpu.emulator)]
+        [("shard nodes", cpu.shard), ("coordinator", cpu.coordinator), ("gateway emulators", cpu.emulator)]
     {
         row(out, &format!("CPU per push, {role}"), &format!("{} µs", decimal(value, 2)))?;
     }
@@ -106,6 +141,10 @@ fn meaning(name: &str) -> &str {
         "unanswered_uncounted" => "of those, not counted by the cluster",
         "late_after_cancel" => "requests too late after the cancellation",
         "reached_share" => "share reached when it was called off",
+        "quota_window_max" => "most FCM requests in any 60 s",
+        "throttled" => "requests put off with 429",
+        "failed_requests" => "requests answered with 5xx",
+        "apns_share_of_fcm_time" => "APNs done after this share of FCM's time",
         "shard_growth_bytes" => "bytes a node grew during the trouble",
         "strangers" => "requests for tokens nobody has",
         "state" => "how the alert ended",

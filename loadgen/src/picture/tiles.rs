@@ -1,9 +1,9 @@
 //! Cells of a region as a map may show them: none that tells of fewer than [`SHOWN_MIN`] devices.
 //!
 //! A report goes from hand to hand, and a cell of a few square kilometres with three phones in it tells of three people. So a
-//! cell that holds too few is shown together with its siblings that do, as one patch with one figure: first within their
-//! parent, then within the parent above, and so on. Empty cells go the same way; a patch that left them out would draw
-//! exactly where the few are. What is left in the end is said to be few, and no more.
+//! cell that holds too few is shown together with its siblings that do, as one patch with one figure; if all of those are
+//! still too few, with a sibling that is shown; and where there is none, one resolution coarser, and so on. Empty cells go the same
+//! way; a patch that left them out would draw exactly where the few are. What is left in the end is said to be few, and no more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +34,12 @@ impl Tile {
     /// Whether its figures may be shown.
     pub(super) fn is_shown(&self) -> bool {
         self.count.devices >= SHOWN_MIN
+    }
+
+    fn join(mut self, other: Self) -> Self {
+        self.cells.extend(other.cells);
+        self.count.add(other.count);
+        self
     }
 }
 
@@ -85,34 +91,40 @@ pub(super) fn cover(
 /// Cells into tiles, small ones together.
 pub(super) fn tiles(cover: &BTreeSet<CellIndex>, counts: &BTreeMap<CellIndex, SpotCount>) -> Vec<Tile> {
     let count = |cell: &CellIndex| counts.get(cell).copied().unwrap_or_default();
-    let single = |cell: CellIndex| Tile { cells: vec![cell], count: count(&cell) };
-    let (mut done, mut small): (Vec<Tile>, Vec<Tile>) = cover.iter().map(|c| single(*c)).partition(Tile::is_shown);
+    let single = |cell: &CellIndex| Tile { cells: vec![*cell], count: count(cell) };
+    let mut tiles: Vec<Tile> = cover.iter().map(single).collect();
     let finest = cover.first().map_or(0, |c| u8::from(c.resolution()));
     for coarser in (0..finest).rev() {
-        let parent = |tile: &Tile| tile.cells[0].parent(Resolution::try_from(coarser).ok()?);
-        let mut patches: BTreeMap<Option<CellIndex>, Tile> = BTreeMap::new();
-        for tile in small.drain(..) {
-            join(patches.entry(parent(&tile)).or_insert_with(nobody), tile);
+        let resolution = Resolution::try_from(coarser).expect("coarser than a cell that is there");
+        let mut families: BTreeMap<Option<CellIndex>, Vec<Tile>> = BTreeMap::new();
+        for tile in tiles.drain(..) {
+            families.entry(tile.cells[0].parent(resolution)).or_default().push(tile);
         }
-        let (shown, rest): (Vec<_>, Vec<_>) = patches.into_values().partition(Tile::is_shown);
-        done.extend(shown);
-        small = rest;
+        tiles.extend(families.into_values().flat_map(together));
     }
-    let rest = small.into_iter().fold(nobody(), |mut all, tile| {
-        join(&mut all, tile);
-        all
-    });
-    done.extend((!rest.cells.is_empty()).then_some(rest));
-    done
+    let (mut shown, few): (Vec<Tile>, Vec<Tile>) = tiles.into_iter().partition(Tile::is_shown);
+    let rest = few.into_iter().fold(nobody(), Tile::join);
+    shown.extend((!rest.cells.is_empty()).then_some(rest));
+    shown
+}
+
+/// The tiles of one parent, the small ones as one that is not small, if there is a way.
+fn together(family: Vec<Tile>) -> Vec<Tile> {
+    let (mut shown, few): (Vec<Tile>, Vec<Tile>) = family.into_iter().partition(Tile::is_shown);
+    if few.is_empty() {
+        return shown;
+    }
+    let patch = few.into_iter().fold(nobody(), Tile::join);
+    let smallest = shown.iter().enumerate().min_by_key(|(_, t)| t.count.devices).map(|(n, _)| n);
+    match smallest.filter(|_| !patch.is_shown()) {
+        Some(n) => shown[n] = std::mem::replace(&mut shown[n], nobody()).join(patch),
+        None => shown.push(patch),
+    }
+    shown
 }
 
 fn nobody() -> Tile {
     Tile { cells: Vec::new(), count: SpotCount::default() }
-}
-
-fn join(into: &mut Tile, tile: Tile) {
-    into.cells.extend(tile.cells);
-    into.count.add(tile.count);
 }
 
 #[cfg(test)]
@@ -165,6 +177,19 @@ mod tests {
         for tile in tiles.iter().filter(|t| t.cells.len() == 1) {
             assert!(tile.count.devices >= SHOWN_MIN);
         }
+    }
+
+    #[test]
+    fn a_small_cell_among_big_ones_stays_near() {
+        let cells = cells_of(&circle(22.5, 114.0, 60_000.0), Resolution::Six);
+        let few = *cells.iter().nth(cells.len() / 2).unwrap();
+        let devices = |cell: &CellIndex| if *cell == few { 3 } else { 100 };
+        let counts = cells.iter().map(|c| (*c, SpotCount { devices: devices(c), ..SpotCount::default() })).collect();
+        let tiles = tiles(&cells, &counts);
+        let patch = tiles.iter().find(|t| t.cells.contains(&few)).unwrap();
+        assert_eq!((patch.cells.len(), patch.count.devices), (2, 103));
+        let parent = |c: &CellIndex| c.parent(Resolution::Five);
+        assert_eq!(parent(&patch.cells[0]), parent(&patch.cells[1]));
     }
 
     #[test]

@@ -1,23 +1,25 @@
 //! From what was seen and recorded to a report: the judgement of every device, and the figures.
 
+use std::collections::BTreeMap;
+
 use clarion_proto::wire::v1 as wire;
 
 use super::{RunError, wave::Observed};
 use crate::{
     cluster::{
         accounting::cpu_used,
-        emulator::{self, Recorded},
         process::Role,
+        recorded::{Recorded, Requests},
     },
-    gateway::clock,
+    gateway::{Platform, clock},
     picture::{
         figures::{self, Figures, Mark},
         tiles,
     },
     population::Population,
-    report::{ByRole, Cancel, Machine, Moved, Report, Reported, Rss, Seconds, quantile},
-    scenario::{FaultSpec, Scenario},
-    verdict::{self, Case, Judgement, geometry::Region, order},
+    report::{ByPlatform, ByRole, Cancel, Machine, Moved, Report, Reported, Rss, Seconds, quantile},
+    scenario::Scenario,
+    verdict::{self, Case, Judgement, geometry::Region, order, sample::Sample},
 };
 
 /// Judges a run.
@@ -27,7 +29,8 @@ use crate::{
 #[allow(clippy::cast_precision_loss)] // counts, bytes and nanoseconds far below 2^53
 pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> Result<(Report, Figures), RunError> {
     let begun = clock::monotonic();
-    let Recorded { ledger, bytes_received } = emulator::read_record(&seen.record)?;
+    let recorded = Recorded::read(seen.records.iter().map(|(platform, path)| (*platform, path.as_path())))?;
+    let ledger = &recorded.ledger;
     let region = Region::new(&scenario.alert.region);
     let edges = band_edges(&seen.ended.progress);
     let settle_ns = scenario.motion.map_or(0, |m| m.settle_ms) * 1_000_000;
@@ -36,13 +39,13 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
         population,
         region: &region,
         last_seen: scenario.last_seen(),
-        ledger: &ledger,
+        ledger,
         moves: &seen.moves,
         settled_ns: seen.ended.seen_ns.saturating_sub(settle_ns),
         end_ns: seen.ended.seen_ns,
         resolution,
     });
-    let order = order::measure(&mut judged.samples, &edges);
+    order::sort(&mut judged.samples);
     let reported = reported(&seen.ended.progress, &judged);
     let ack = seen.submitted.acknowledged_ns;
     let cancel = seen.ended.cancelled.map(|cancelled| {
@@ -57,7 +60,6 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
             reached_share: judged.accepted as f64 / (judged.region_devices.max(1)) as f64,
         }
     });
-    // In the order of time since `order::measure`.
     let samples = &judged.samples;
     let case = figures::Case {
         region: &scenario.alert.region,
@@ -117,11 +119,11 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
             coordinator: per_push(Role::Coordinator),
             emulator: per_push(Role::Gateway),
         },
-        bytes_per_push: bytes_received as f64 / ledger.pushes().len().max(1) as f64,
+        bytes_per_push: recorded.bytes_received() as f64 / ledger.pushes().len().max(1) as f64,
         rss_bytes: Rss { shard: seen.rss.0, coordinator: seen.rss.1, peaks: seen.peaks },
         bytes_per_device: seen.load_growth_bytes as f64 / scenario.devices as f64,
         shard_growth_bytes: seen.shard_growth_bytes,
-        order,
+        platforms: by_platform(&judged, &recorded, &edges, ack),
         checks: Vec::new(),
         examples: std::mem::take(&mut judged.examples),
         machine: Machine::here(),
@@ -129,15 +131,49 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
     Ok((report, figures))
 }
 
+/// Each platform by itself; samples are in the order of time.
+#[allow(clippy::cast_precision_loss)] // counts and bytes far below 2^53
+fn by_platform(
+    judged: &Judgement,
+    recorded: &Recorded,
+    edges: &[f64],
+    acknowledged_ns: u64,
+) -> BTreeMap<Platform, ByPlatform> {
+    let one = |(platform, requests): (&Platform, &Requests)| {
+        let count = judged.platforms.get(platform).copied().unwrap_or_default();
+        let samples: Vec<Sample> = judged.samples.iter().filter(|s| s.spot.platform() == *platform).copied().collect();
+        let after_ack = |s: Option<&Sample>| s.map_or(f64::NAN, |s| figures::seconds(acknowledged_ns, s.at_ns));
+        let (first, last) = (after_ack(samples.first()), after_ack(samples.last()));
+        let figures = ByPlatform {
+            addressed: count.addressed,
+            accepted: count.accepted,
+            missed: count.missed,
+            duplicates: count.duplicates,
+            repeated: count.repeated,
+            unknown: count.unknown,
+            dead_tokens: count.dead_tokens,
+            requests: requests.count,
+            throttled: requests.throttled,
+            failed_requests: requests.failed,
+            minute_max: requests.minute_max,
+            bytes_per_push: requests.bytes_received as f64 / requests.count.max(1) as f64,
+            rate_per_second: count.accepted as f64 / (last - first).max(1e-3),
+            first_push_seconds: first,
+            last_push_seconds: last,
+            order: order::measure(&samples, edges),
+        };
+        (*platform, figures)
+    };
+    recorded.gateways.iter().map(one).collect()
+}
+
 /// What happened during the wave, for its pictures.
 fn marks(scenario: &Scenario, seen: &Observed) -> Vec<Mark> {
     let after_ack = |at_ns: u64| figures::seconds(seen.submitted.acknowledged_ns, at_ns);
-    let fault = scenario.gateway.fault.zip(seen.fault_ns).map(|(fault, at_ns)| {
-        let (label, for_ms) = match fault {
-            FaultSpec::Slow { factor, for_ms, .. } => (format!("gateway {factor} times slower"), for_ms),
-            FaultSpec::Silent { for_ms, .. } => ("gateway silent".to_owned(), for_ms),
-        };
-        Mark { from: after_ack(at_ns), until: after_ack(at_ns + for_ms * 1_000_000), label }
+    let fault = scenario.gateway.fault.zip(seen.fault_ns).map(|(fault, at_ns)| Mark {
+        from: after_ack(at_ns),
+        until: after_ack(at_ns + fault.for_ms() * 1_000_000),
+        label: fault.to_string(),
     });
     let cancel = seen.ended.cancelled.map(|cancelled| {
         let at = after_ack(cancelled.acknowledged_ns);

@@ -26,7 +26,7 @@ use crate::{
         alert::{self, Ended, Submitted, now_ns},
         motion,
     },
-    gateway::clock,
+    gateway::{Platform, clock},
     population::Population,
     scenario::Scenario,
     show::Show,
@@ -46,8 +46,8 @@ pub struct Scene<'a> {
     pub population: &'a Arc<Population>,
     /// Where the coordinator is.
     pub coordinator: String,
-    /// Where the gateway is.
-    pub emulator: Emulator,
+    /// Where the gateways are.
+    pub emulators: Vec<Emulator>,
     /// The processes.
     pub watched: Vec<Watched>,
     /// Their memory.
@@ -87,8 +87,8 @@ pub struct Observed {
     pub shard_growth_bytes: Option<u64>,
     /// Highest memory of each process.
     pub peaks: BTreeMap<String, u64>,
-    /// The gateway's record.
-    pub record: PathBuf,
+    /// The gateways' records.
+    pub records: Vec<(Platform, PathBuf)>,
 }
 
 impl Scene<'_> {
@@ -121,8 +121,12 @@ impl Scene<'_> {
         if ended.cancelled.is_some() {
             sleep(AFTER_CANCEL).await;
         }
-        let record = self.dir.join("gateway-record.bin");
-        self.emulator.export(&record).await?;
+        let mut records = Vec::new();
+        for emulator in &self.emulators {
+            let record = self.dir.join(format!("gateway-{}-record.bin", emulator.platform.as_str()));
+            emulator.export(&record).await?;
+            records.push((emulator.platform, record));
+        }
         let shard_growth_bytes = fault_ns.and_then(|at| self.memory.growth(Role::Shard, submitted.acknowledged_ns, at));
         Ok(Observed {
             start: Duration::ZERO,
@@ -138,7 +142,7 @@ impl Scene<'_> {
             fault_ns,
             shard_growth_bytes,
             peaks: BTreeMap::new(),
-            record,
+            records,
         })
     }
 
@@ -200,7 +204,9 @@ impl Scene<'_> {
                 // The wave was faster than its trouble: nothing was shown, and the report says so.
                 () = over.cancelled() => return Ok(None),
             }
-            self.emulator.fault(fault).await?;
+            for emulator in self.emulators.iter().filter(|e| fault.befalls(e.platform)) {
+                emulator.fault(fault).await?;
+            }
             Ok::<_, RunError>(Some(now_ns()))
         };
         let moving = async {

@@ -42,19 +42,23 @@ pub fn band_of(edges: &[f64], meters: f32) -> usize {
     edges.partition_point(|edge| *edge <= f64::from(meters))
 }
 
-/// Measures a wave, and leaves it in the order of time; `edges` are the outer limits of the bands, ascending.
+/// Puts samples into the order of time.
+pub fn sort(samples: &mut [Sample]) {
+    samples.sort_unstable_by(|a, b| a.at_ns.cmp(&b.at_ns).then(a.meters.total_cmp(&b.meters)));
+}
+
+/// Measures a wave in the order of time; `edges` are the outer limits of the bands, ascending.
 #[must_use]
 #[allow(clippy::cast_precision_loss)] // pairs of 100 million pushes are 5e15, exact in an f64
-pub fn measure(samples: &mut [Sample], edges: &[f64]) -> Order {
+pub fn measure(samples: &[Sample], edges: &[f64]) -> Order {
     if samples.len() < 2 {
         return Order { rank_correlation: 1.0, ..Order::default() };
     }
-    samples.sort_unstable_by(|a, b| a.at_ns.cmp(&b.at_ns).then(a.meters.total_cmp(&b.meters)));
 
     let mut earlier = vec![0u64; edges.len() + 1];
     let (mut wrong, mut farthest) = (0u64, 0usize);
     let mut behind: Vec<f32> = Vec::with_capacity(samples.len());
-    for Sample { meters, .. } in samples.iter() {
+    for Sample { meters, .. } in samples {
         let band = band_of(edges, *meters);
         wrong += earlier[band + 1..].iter().sum::<u64>();
         earlier[band] += 1;
@@ -88,18 +92,18 @@ fn spearman(samples: &[Sample]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use clarion_proto::app::Platform;
     use h3o::Resolution;
 
     use super::*;
-    use crate::{place::Place, verdict::sample::Spot};
+    use crate::{gateway::Platform, place::Place, verdict::sample::Spot};
 
     #[allow(clippy::cast_precision_loss)]
     fn wave(distances: impl IntoIterator<Item = u32>) -> Order {
         let spot = Spot::of(Place::new(0.0, 0.0), Platform::Apns, Resolution::Six);
         let sample = |(t, d): (usize, u32)| Sample { at_ns: t as u64, meters: d as f32, spot };
         let mut samples: Vec<Sample> = distances.into_iter().enumerate().map(sample).collect();
-        measure(&mut samples, &default_edges(100_000.0))
+        sort(&mut samples);
+        measure(&samples, &default_edges(100_000.0))
     }
 
     #[test]

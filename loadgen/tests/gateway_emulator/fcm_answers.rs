@@ -234,7 +234,7 @@ fn who_is_not_known_or_not_allowed() {
     assert_eq!((&body["error"]["code"], &body["error"]["status"]), (&403.into(), &"PERMISSION_DENIED".into()));
     assert_eq!(body["error"]["details"][0]["reason"], "IAM_PERMISSION_DENIED");
     let (_, body) = ask(Some(&good), "/v1/projects/nowhere/messages:send");
-    assert_eq!(body.to_string().contains("FcmError"), false);
+    assert!(!body.to_string().contains("FcmError"));
     assert_eq!((&body["error"]["code"], &body["error"]["status"]), (&404.into(), &"NOT_FOUND".into()));
     assert!(bench.entries().iter().all(|e| !e.accepted()));
     assert!(

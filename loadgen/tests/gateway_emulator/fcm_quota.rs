@@ -87,8 +87,8 @@ fn errors_of_the_client_count_and_a_devices_quota_does_not() {
     let mut bench = Bench::fcm(|c| c.projects[0].quota_per_minute = 2);
     bench.faults(r#"{"rules": [{"ppm": 1000000, "answer": {"reason": "QUOTA_EXCEEDED", "times": 1}}]}"#);
     for i in 0..5 {
-        push(&mut bench, i, &fcm_body(&fcm_token(1)));
-        push(&mut bench, 5 + i, b"{}");
+        push(&mut bench, 2 * i, &fcm_body(&fcm_token(1)));
+        push(&mut bench, 2 * i + 1, b"{}");
     }
     let seen: Vec<_> = bench.entries().iter().map(|e| (e.status, e.flags & flag::OVER_QUOTA != 0)).collect();
     assert_eq!(seen[..5], [(429, false), (400, false), (200, false), (429, true), (429, true)]);

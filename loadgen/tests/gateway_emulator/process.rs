@@ -27,6 +27,7 @@ async fn a_file_makes_it_fcm_from_token_to_record() {
     );
     std::fs::write(&config, text).expect("written");
     let mut child = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .arg(format!("--child-of={}", std::process::id()))
         .args([
             "gateway",
             "--config",

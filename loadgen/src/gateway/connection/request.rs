@@ -189,8 +189,8 @@ impl Connection {
         let (out, encoder) = (&mut self.output, &mut self.encoder);
         match (&pending.subject, &context.policy.provider) {
             (Subject::Fcm(subject), Provider::Fcm(policy)) => {
-                let wall = context.now.wall;
-                fcm::answer::put(out, encoder, stream, answer, *subject, policy, wall, &mut body);
+                let reply = fcm::answer::Reply { answer, subject: *subject, policy, wall: context.now.wall };
+                fcm::answer::put(out, encoder, stream, &reply, &mut body);
             }
             (Subject::Apns(id), _) => {
                 apns::answer::put(out, encoder, stream, answer, id, unique_id.as_ref(), &mut body);

@@ -29,17 +29,22 @@ pub struct Subject {
     pub id: u64,
 }
 
+/// An answer with all that it speaks of.
+#[derive(Debug)]
+pub struct Reply<'a> {
+    /// The decision.
+    pub answer: &'a Answer,
+    /// Whom it is about.
+    pub subject: Subject,
+    /// The gateway.
+    pub policy: &'a Policy,
+    /// The time.
+    pub wall: UnixMillis,
+}
+
 /// Appends the HEADERS frame of an answer to `out`, and to `body` what is to follow as DATA.
-pub fn put(
-    out: &mut Vec<u8>,
-    encoder: &mut Encoder,
-    stream: u32,
-    answer: &Answer,
-    subject: Subject,
-    policy: &Policy,
-    wall: UnixMillis,
-    body: &mut Vec<u8>,
-) {
+pub fn put(out: &mut Vec<u8>, encoder: &mut Encoder, stream: u32, reply: &Reply<'_>, body: &mut Vec<u8>) {
+    let &Reply { answer, subject, policy, wall } = reply;
     let start = begin_headers(out, stream, false);
     encoder.begin(out);
     put_status(out, answer.status);

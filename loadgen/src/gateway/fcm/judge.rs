@@ -20,8 +20,10 @@ use super::{
 
 /// Bodies remembered: alerts times locales in flight.
 const BODIES_MAX: usize = 8;
+/// Longest token around which a body is remembered: thrice what was ever seen. Looking for one in a body costs their product.
+const TOKEN_BYTES_MAX: usize = 512;
 
-/// Messages of the refusals that Google writes for authentication.
+/// What Google says to all who are not known.
 const HELP: &str = "Expected OAuth 2 access token, login cookie or other valid authentication credential. See \
                     https://developers.google.com/identity/sign-in/web/devconsole-project.";
 
@@ -75,6 +77,9 @@ impl Judge {
     }
 
     fn remember(&mut self, body: &[u8], token: &[u8], meaning: Meaning) {
+        if token.len() > TOKEN_BYTES_MAX {
+            return;
+        }
         let Some(at) = body.windows(token.len()).position(|w| w == token) else { return };
         let (before, after) = (&body[..at], &body[at + token.len()..]);
         // Another token of the same form: each character is one that the old has not at this place.
