@@ -2,11 +2,12 @@
 
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum as _};
 use clarion_runtime::probe;
 
 use crate::{
-    cluster::process::end_with_parent,
+    cluster::{Elsewhere, process::end_with_parent},
+    gateway::Platform,
     keys,
     report::summary::summary,
     run::{self, Options, RunError},
@@ -67,6 +68,18 @@ struct RunArguments {
     /// Rates and times fail the run, too
     #[arg(long)]
     strict: bool,
+    /// Coordinator of a cluster that runs already, http://HOST:PORT, instead of starting one; needs --gateway
+    #[arg(long, value_name = "URL", requires = "gateways", conflicts_with_all = ["nodes", "cores"])]
+    cluster: Option<String>,
+    /// Control port of that cluster's emulated gateway for a platform (see `gateway --help`); once for each
+    #[arg(long = "gateway", value_name = "PLATFORM=HOST:PORT", value_parser = gateway, requires = "cluster")]
+    gateways: Vec<(Platform, String)>,
+}
+
+/// `apns=gateway:7690`
+fn gateway(text: &str) -> Result<(Platform, String), String> {
+    let (platform, address) = text.split_once('=').ok_or("must be PLATFORM=HOST:PORT")?;
+    Ok((Platform::from_str(platform, false)?, address.to_owned()))
 }
 
 /// Runs the program; the first argument is its name.
@@ -99,6 +112,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             cores: None,
             report: PathBuf::from("target/loadgen"),
             strict: false,
+            cluster: None,
+            gateways: Vec::new(),
         })),
     }
 }
@@ -174,6 +189,10 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
         program: std::env::current_exe()?,
         cores_per_node: arguments.cores.unwrap_or_else(|| cores_per_node(scenario.nodes)),
         strict: arguments.strict,
+        elsewhere: arguments
+            .cluster
+            .clone()
+            .map(|coordinator| Elsewhere { coordinator, gateways: arguments.gateways.iter().cloned().collect() }),
         command: command(&arguments.scenario, &scenario, arguments),
     };
     // One thread: children are tied to the life of the thread that starts them, and driving costs little.
@@ -189,10 +208,17 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
 
 /// The command line of a run with everything said that decides what is drawn.
 fn command(name: &str, scenario: &Scenario, arguments: &RunArguments) -> String {
-    let mut command = format!(
-        "cargo run --release -- run {name} --devices {} --nodes {} --seed {}",
-        scenario.devices, scenario.nodes, scenario.seed
-    );
+    let mut command =
+        format!("cargo run --release -- run {name} --devices {} --seed {}", scenario.devices, scenario.seed);
+    match &arguments.cluster {
+        Some(cluster) => {
+            command += &format!(" --cluster {cluster}");
+            for (platform, address) in &arguments.gateways {
+                command += &format!(" --gateway {}={address}", platform.as_str());
+            }
+        }
+        None => command += &format!(" --nodes {}", scenario.nodes),
+    }
     if let Some(cores) = arguments.cores {
         command += &format!(" --cores {cores}");
     }

@@ -14,6 +14,7 @@ pub mod process;
 pub mod recorded;
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     io,
     net::{Ipv4Addr, TcpListener},
@@ -23,7 +24,7 @@ use std::{
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::scenario::FcmSpec;
+use crate::{gateway::Platform, run::RunError, scenario::FcmSpec};
 use accounting::{MemoryLog, Watched};
 use emulator::Emulator;
 use process::{Announcement, Pipes, Process, ProcessError, Role, Spec};
@@ -48,6 +49,15 @@ pub struct ClusterPlan {
     pub fcm: FcmSpec,
     /// For each process.
     pub start_deadline: Duration,
+}
+
+/// A cluster that runs already.
+#[derive(Debug, Clone)]
+pub struct Elsewhere {
+    /// `http://host:port` of the coordinator.
+    pub coordinator: String,
+    /// host:port of the emulators' control ports.
+    pub gateways: BTreeMap<Platform, String>,
 }
 
 /// A running cluster.
@@ -85,11 +95,12 @@ impl Cluster {
     /// The first thing that does not come up; what was started before is ended.
     pub async fn start(plan: &ClusterPlan) -> Result<Self, ClusterError> {
         let key = files::signing_key(&plan.dir)?;
-        let (mut processes, mut emulators) = (Vec::new(), Vec::new());
+        let (mut processes, mut emulators, mut served) = (Vec::new(), Vec::new(), Vec::new());
         for platform in &plan.gateway.platforms {
-            let (process, emulator) = Emulator::start(plan, *platform, &key).await?;
+            let (process, emulator, serves) = Emulator::start(plan, *platform, &key).await?;
             processes.push(process);
             emulators.push(emulator);
+            served.push(serves);
         }
         let coordinator_port = free_port().map_err(|e| prepare("a port for the coordinator", e))?;
 
@@ -109,12 +120,31 @@ impl Cluster {
             nodes.push(announced.listen);
         }
 
-        let config = files::coordinator_config(plan, coordinator_port, &nodes, &emulators, &key)?;
+        let config = files::coordinator_config(plan, coordinator_port, &nodes, &served, &key)?;
         let arguments = ["coordinator".to_owned(), format!("--config={}", config.display()), "--announce".to_owned()];
         let (process, announced) = start(plan, Role::Coordinator, "coordinator".to_owned(), &arguments).await?;
         processes.push(process);
         let coordinator = format!("http://{}", announced.listen);
         Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes })
+    }
+
+    /// Takes part in a cluster that somebody else runs: none of its processes is watched or ended.
+    ///
+    /// # Errors
+    /// An emulator does not answer, or there is none for a platform.
+    pub async fn attach(there: &Elsewhere, platforms: &[Platform], latency_us: u64) -> Result<Self, RunError> {
+        let mut emulators = Vec::new();
+        for platform in platforms {
+            let control = there.gateways.get(platform).ok_or_else(|| {
+                RunError::Gateway(format!("no control port of an emulated {} is given", platform.as_str()))
+            })?;
+            emulators.push(Emulator::attach(*platform, control, latency_us).await?);
+        }
+        // What comes next tries once.
+        let coordinator = there.coordinator.clone();
+        let authority = coordinator.trim_start_matches("http://").trim_end_matches('/');
+        orders::reach(authority).await.map_err(|problem| RunError::Coordinator(format!("{authority}: {problem}")))?;
+        Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes: Vec::new() })
     }
 
     /// What can be accounted for.

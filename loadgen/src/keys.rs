@@ -7,13 +7,14 @@ use std::{io, path::PathBuf};
 
 use crate::{
     cluster::{files, write_private},
-    gateway::identity::Identity,
+    gateway::{config::TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM, identity::Identity},
 };
 
 /// Make keys and certificates for emulated gateways in a cluster.
 ///
 /// Writes into the folder: ca.pem, server.pem and server.key (the emulators' certificate), provider-key.p8 and
-/// provider-key.pub.pem (APNs, key id CLARION001 of team LOADGEN001). They are worth nothing to anybody but the emulators.
+/// provider-key.pub.pem (APNs, key id CLARION001 of team LOADGEN001), service-account.json and service-account.pub.pem (FCM,
+/// project clarion-load; its key is the same everywhere). They are worth nothing to anybody but the emulators.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Folder to write to; files of the same names are replaced
@@ -22,6 +23,9 @@ pub struct Arguments {
     /// Names by which the emulators are called
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "gateway-apns,gateway-fcm,localhost")]
     server_names: Vec<String>,
+    /// Where the emulated FCM's access tokens are asked for, as in service-account.json
+    #[arg(long, value_name = "URI", default_value = "https://gateway-fcm:7444/token")]
+    token_uri: String,
 }
 
 /// Makes them.
@@ -40,6 +44,9 @@ pub fn write(arguments: &Arguments) -> io::Result<()> {
         write_private(&path, pem).map_err(|e| named(&path, e))?;
     }
     files::signing_key(directory).map_err(io::Error::other)?;
+    files::service_account(directory, &arguments.token_uri).map_err(io::Error::other)?;
+    let public = directory.join("service-account.pub.pem");
+    write_private(&public, TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM).map_err(|e| named(&public, e))?;
     Ok(())
 }
 
@@ -48,11 +55,18 @@ mod tests {
     use super::*;
     use crate::gateway::{Gateway, GatewayConfig, identity::TlsFiles};
 
+    const TOKEN_URI: &str = "https://gateway/token";
+
     #[test]
     fn a_gateway_starts_with_them() {
         let dir = tempfile::tempdir().unwrap();
         let directory = dir.path().join("keys");
-        write(&Arguments { directory: directory.clone(), server_names: vec!["gateway".to_owned()] }).unwrap();
+        write(&Arguments {
+            directory: directory.clone(),
+            server_names: vec!["gateway".to_owned()],
+            token_uri: TOKEN_URI.to_owned(),
+        })
+        .unwrap();
         let path = |name: &str| directory.join(name);
         let tls =
             TlsFiles { certificate_file: path("server.pem"), key_file: path("server.key"), ca_file: path("ca.pem") };
@@ -62,7 +76,12 @@ mod tests {
         gateway.stop();
 
         // Key and certificate of different makes are told apart.
-        write(&Arguments { directory: dir.path().join("other"), server_names: vec!["gateway".to_owned()] }).unwrap();
+        write(&Arguments {
+            directory: dir.path().join("other"),
+            server_names: vec!["gateway".to_owned()],
+            token_uri: TOKEN_URI.to_owned(),
+        })
+        .unwrap();
         std::fs::copy(dir.path().join("other/server.key"), path("server.key")).unwrap();
         let Err(error) = Gateway::start(config) else { panic!("a key of another certificate was taken") };
         assert!(error.to_string().starts_with("tls: "), "{error}");

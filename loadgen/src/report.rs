@@ -19,6 +19,9 @@ pub struct Report {
     pub seed: u64,
     /// Devices of the population.
     pub devices: u64,
+    /// The coordinator of a cluster that ran already; none if the run started its own. Then nothing is known of what its
+    /// processes cost.
+    pub cluster: Option<String>,
     /// Shard nodes.
     pub nodes: u32,
     /// The region, in words.
@@ -209,10 +212,10 @@ pub struct ByRole {
 /// Resident memory at the end of the wave, bytes.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Rss {
-    /// All shard nodes together.
-    pub shard: u64,
-    /// The coordinator.
-    pub coordinator: u64,
+    /// All shard nodes together; none if they are not this run's own.
+    pub shard: Option<u64>,
+    /// The coordinator; none if it is not this run's own.
+    pub coordinator: Option<u64>,
     /// The highest of each process.
     pub peaks: BTreeMap<String, u64>,
 }

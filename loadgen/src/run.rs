@@ -12,7 +12,7 @@ use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 use clarion_runtime::drain::Signals;
 
 use crate::{
-    cluster::{Cluster, ClusterError, ClusterPlan, emulator::GatewayPlan, process::ProcessError},
+    cluster::{Cluster, ClusterError, ClusterPlan, Elsewhere, emulator::GatewayPlan, process::ProcessError},
     drive::{self, DriveError},
     gateway::clock,
     picture::Picture,
@@ -34,6 +34,8 @@ pub struct Options {
     pub cores_per_node: usize,
     /// Targets count, too.
     pub strict: bool,
+    /// A cluster to take part in, instead of starting one.
+    pub elsewhere: Option<Elsewhere>,
     /// The command line that does the same again.
     pub command: String,
 }
@@ -53,6 +55,9 @@ pub enum RunError {
     /// The cluster did not do what it was asked.
     #[error(transparent)]
     Drive(#[from] DriveError),
+    /// The coordinator of a cluster that was said to run cannot be reached.
+    #[error("the coordinator: {0}")]
+    Coordinator(String),
     /// The emulator did not take an order.
     #[error("the gateway emulator: {0}")]
     Gateway(String),
@@ -90,7 +95,13 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
 
     let platforms = population.platforms();
     let gateways: Vec<_> = platforms.iter().map(|p| p.as_str()).collect();
-    show.begin("start", &format!("{} shard nodes, coordinator, gateway {}", scenario.nodes, gateways.join(" and ")));
+    match &options.elsewhere {
+        None => show.begin(
+            "start",
+            &format!("{} shard nodes, coordinator, gateway {}", scenario.nodes, gateways.join(" and ")),
+        ),
+        Some(there) => show.begin("reach", &format!("{}, gateway {}", there.coordinator, gateways.join(" and "))),
+    }
     let plan = ClusterPlan {
         program: options.program.clone(),
         dir: dir.clone(),
@@ -108,7 +119,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         start_deadline: Duration::from_secs(scenario.deadlines.start_s),
     };
     let mut cluster = tokio::select! {
-        cluster = Cluster::start(&plan) => cluster?,
+        cluster = surroundings(&plan, options.elsewhere.as_ref()) => cluster?,
         signal = signals.recv() => return Err(RunError::Interrupted(signal)),
     };
     let start = clock::monotonic().since(begun);
@@ -138,6 +149,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
 
     show.begin("judge", &format!("{} devices, one by one", scenario.devices));
     let (mut report, figures) = assess::assess(scenario, &population, observed)?;
+    report.cluster = options.elsewhere.as_ref().map(|there| there.coordinator.clone());
     report.seconds.total = clock::monotonic().since(begun).as_secs_f64();
     report.checks = check::checks(&scenario.expect, &report);
     // What nobody asked for is no failure to look at: a cancelled alert leaves people out.
@@ -148,6 +160,14 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     let picture = Picture { scenario, report: &report, figures: &figures, strict, command };
     picture.write(&dir).map_err(|e| io_error("report.html", e))?;
     Ok(report)
+}
+
+/// Starts everything, or takes part in what runs elsewhere.
+async fn surroundings(plan: &ClusterPlan, elsewhere: Option<&Elsewhere>) -> Result<Cluster, RunError> {
+    match elsewhere {
+        None => Ok(Cluster::start(plan).await?),
+        Some(there) => Cluster::attach(there, &plan.gateway.platforms, plan.gateway.latency_us).await,
+    }
 }
 
 fn io_error(what: &str, source: io::Error) -> RunError {

@@ -12,12 +12,10 @@ mod foreign;
 use std::{collections::BTreeMap, fs, path::Path, process::Stdio, time::Duration};
 
 use clarion_loadgen::{
-    cluster::{
-        Cluster, ClusterPlan,
-        emulator::{GatewayPlan, read_record},
-    },
-    drive::alert::{CREDENTIAL, GATEWAY},
-    gateway::clock,
+    cluster::{Cluster, ClusterPlan, emulator::GatewayPlan, recorded::Recorded},
+    drive::alert::{credential_name, gateway_name},
+    gateway::{Platform, clock},
+    scenario::FcmSpec,
 };
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -54,7 +52,15 @@ impl Stage {
             dir: dir.path().to_owned(),
             nodes: 1,
             cores_per_node: 1,
-            gateway: GatewayPlan { dead_share: 0.0, latency_us: 0, seed: 1, topics: vec![TOPIC.to_owned()] },
+            gateway: GatewayPlan {
+                platforms: vec![Platform::Apns],
+                dead_share: 0.0,
+                latency_us: 0,
+                seed: 1,
+                topics: vec![TOPIC.to_owned()],
+                fcm_quota_per_minute: 1,
+            },
+            fcm: FcmSpec::default(),
             start_deadline: PATIENCE,
         };
         let cluster = Cluster::start(&plan).await.expect("a cluster");
@@ -67,9 +73,10 @@ impl Stage {
     /// Ends the cluster; gives how often each token was accepted.
     async fn end(self) -> BTreeMap<u64, u64> {
         let record = self.dir.path().join("record");
-        self.cluster.emulator.export(&record).await.expect("exported");
+        self.cluster.emulators[0].export(&record).await.expect("exported");
+        let recorded = Recorded::read([(Platform::Apns, record.as_path())]).expect("whole");
         let mut accepted = BTreeMap::new();
-        for push in read_record(&record).expect("whole").ledger.pushes() {
+        for push in recorded.ledger.pushes() {
             *accepted.entry(push.token_hash).or_default() += 1;
         }
         let unruly = self.cluster.stop(PATIENCE).await;
@@ -104,7 +111,8 @@ fn given() -> Value {
     json!({
         "protos": Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/proto"),
         "app": { "app_id": "foreign", "app": {
-            "platform": "PLATFORM_APNS", "gateway": GATEWAY, "credential": CREDENTIAL, "topic": TOPIC,
+            "platform": "PLATFORM_APNS", "topic": TOPIC,
+            "gateway": gateway_name(Platform::Apns), "credential": credential_name(Platform::Apns),
             "environment": "ENVIRONMENT_SANDBOX", "lane_kind": "LANE_KIND_TEST",
         } },
         "devices": { "batch_id": 1, "changes": (0..DEVICES).map(device).collect::<Vec<_>>() },

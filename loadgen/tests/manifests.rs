@@ -1,5 +1,6 @@
 //! The manifests of `k8s/` render, keep to the schemas of Kubernetes and to its strictest standard for pods, and carry
-//! configurations that the binaries take.
+//! configurations with which the processes run: here without Kubernetes, as processes of this machine, with the commands,
+//! configurations and keys of the overlay `local`, and `city` against them as its Job would run it.
 
 #[macro_use]
 mod foreign;
@@ -7,24 +8,38 @@ mod foreign;
 use std::{
     ffi::OsString,
     fs,
+    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
 };
 
 use clap::Parser as _;
 use clarion_coordinator::config::{Args, Config};
 use clarion_loadgen::gateway::GatewayConfig;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
 
 use foreign::{Python, output, verdict};
 
+/// Bound of every wait.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn loadgen() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_loadgen"))
+}
+
 /// A copy of `k8s/`, with keys made as its README says.
-async fn manifests() -> TempDir {
+async fn manifests(options: &[String]) -> TempDir {
     let dir = tempfile::tempdir().expect("a folder");
     copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s"), &dir.path().join("k8s"));
     let keys = dir.path().join("k8s/overlays/local/keys");
-    let made = output(Command::new(env!("CARGO_BIN_EXE_loadgen")).args(["keys", "--directory"]).arg(&keys)).await;
+    let made = output(loadgen().args(["keys", "--directory"]).arg(&keys).args(options)).await;
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     dir
 }
@@ -58,7 +73,7 @@ async fn rendered(dir: &Path, name: &str) -> Result<PathBuf, String> {
 
 #[tokio::test]
 async fn they_render_and_keep_to_the_schemas() {
-    let dir = manifests().await;
+    let dir = manifests(&[]).await;
     let base = or_skip!(rendered(dir.path(), "base").await);
     let local = rendered(dir.path(), "overlays/local").await.expect("as before");
     let city = rendered(dir.path(), "overlays/local/city").await.expect("as before");
@@ -75,12 +90,15 @@ async fn they_render_and_keep_to_the_schemas() {
     }
 }
 
-/// A configuration file with the places where a pod finds its files replaced by where they are here.
-fn here(dir: &Path, name: &str) -> PathBuf {
+/// A configuration file with the places where a pod finds its files replaced by where they are here; and more.
+fn here(dir: &Path, name: &str, more: &[(&str, &str)]) -> PathBuf {
     let local = dir.join("k8s/overlays/local");
     let keys = local.join("keys").display().to_string();
-    let text = fs::read_to_string(local.join(name)).expect("a configuration");
-    let text = text.replace("/etc/clarion/credentials", &keys).replace("/etc/clarion/gateways", &keys);
+    let mut text = fs::read_to_string(local.join(name)).expect("a configuration");
+    let places = [("/etc/clarion/credentials", &*keys), ("/etc/clarion/gateways", &*keys)];
+    for (from, to) in places.iter().chain(more) {
+        text = text.replace(from, to);
+    }
     let path = dir.join(name);
     fs::write(&path, text).expect("written");
     path
@@ -88,17 +106,123 @@ fn here(dir: &Path, name: &str) -> PathBuf {
 
 #[tokio::test]
 async fn the_binaries_take_their_configurations() {
-    let dir = manifests().await;
-    let path = here(dir.path(), "coordinator.toml");
+    let dir = manifests(&[]).await;
+    let path = here(dir.path(), "coordinator.toml", &[]);
     let args = [OsString::from("coordinator"), "--config".into(), path.into()];
     let config = Config::load(Args::parse_from(args)).expect("the coordinator takes it");
     assert_eq!(config.gateways.len(), config.credentials.len());
 
     for name in ["gateway-apns.toml", "gateway-fcm.toml"] {
-        let text = fs::read_to_string(here(dir.path(), name)).expect("a configuration");
+        let text = fs::read_to_string(here(dir.path(), name, &[])).expect("a configuration");
         let gateway: GatewayConfig = toml::from_str(&text).expect(name);
         gateway.policy().expect(name);
         let tls = gateway.tls.expect("clients must know its CA beforehand");
         assert!([tls.ca_file, tls.certificate_file, tls.key_file].iter().all(|f| f.is_file()));
     }
+}
+
+/// Starts a process of the cluster and reads what it announces.
+async fn start(arguments: &[String]) -> (Child, Value) {
+    let mut child = loadgen().args(arguments).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts");
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
+    timeout(PATIENCE, stdout.read_line(&mut line)).await.expect("in time").expect("text");
+    let announced = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{arguments:?}: {line:?}: {e}"));
+    (child, announced)
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port").local_addr().expect("an address").port()
+}
+
+fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
+    words.map(str::to_owned).to_vec()
+}
+
+/// `loadgen probe`, as a container without a shell would be asked.
+async fn probe(address: &Value, service: &str) -> (bool, String) {
+    let address = address.as_str().expect("an address");
+    let probed = output(loadgen().args(["probe", address, "--service", service, "--deadline-ms", "20000"])).await;
+    (probed.status.success(), String::from_utf8_lossy(&[probed.stdout, probed.stderr].concat()).into_owned())
+}
+
+#[tokio::test]
+async fn city_against_the_overlay_as_processes() {
+    let (oauth, coordinator_port) = (free_port(), free_port());
+    let token_uri = format!("https://localhost:{oauth}/token");
+    let dir = manifests(&words(["--server-names=localhost", &format!("--token-uri={token_uri}")])).await;
+    let mut running = Vec::new();
+    let mut addresses = Vec::new();
+    for name in ["gateway-apns", "gateway-fcm"] {
+        let listen = [
+            ("0.0.0.0:7443", "127.0.0.1:0"),
+            ("0.0.0.0:7444", &*format!("127.0.0.1:{oauth}")),
+            ("https://gateway-fcm:7444/token", &*token_uri),
+        ];
+        let config = here(dir.path(), &format!("{name}.toml"), &listen);
+        let (child, announced) = start(&words([
+            "gateway",
+            &format!("--config={}", config.display()),
+            &format!("--directory={}", dir.path().join(name).display()),
+            "--control=127.0.0.1:0",
+            "--health-listen=127.0.0.1:0",
+        ]))
+        .await;
+        assert_eq!(probe(&announced["health"], "").await, (true, "SERVING\n".to_owned()));
+        running.push(child);
+        addresses.push(announced);
+    }
+    // Started as a run starts its own, so that they end with this test even if it is killed.
+    let child_of = format!("--child-of={}", std::process::id());
+    let coordinator = format!("127.0.0.1:{coordinator_port}");
+    let (shard, shard_at) = start(&words([
+        &child_of,
+        "shard",
+        "--listen=127.0.0.1:0",
+        "--health-listen=127.0.0.1:0",
+        "--name=shard-0",
+        &format!("--coordinators={coordinator}"),
+        "--cores=1",
+        "--announce",
+    ]))
+    .await;
+    let (ready, words_of_it) = probe(&shard_at["health"], "clarion.shard.v1.ShardService").await;
+    assert!(
+        !ready && words_of_it.starts_with("NOT_SERVING"),
+        "without a coordinator it has no partitions: {words_of_it}"
+    );
+    let at = |i: usize, port: &str| addresses[i][port].as_str().expect("an address").replace("127.0.0.1", "localhost");
+    let (apns, fcm) = (at(0, "listen"), at(1, "listen"));
+    let endpoints = [("gateway-apns:7443", &*apns), ("gateway-fcm:7443", &*fcm)];
+    let config = here(dir.path(), "coordinator.toml", &endpoints);
+    let (process, _) = start(&words([
+        &child_of,
+        "coordinator",
+        &format!("--config={}", config.display()),
+        &format!("--listen={coordinator}"),
+        "--health-listen=127.0.0.1:0",
+        &format!("--nodes={}", shard_at["listen"].as_str().expect("an address")),
+        "--announce",
+    ]))
+    .await;
+    running.extend([shard, process]);
+
+    // Twice: the emulators forget what they recorded before, and the cluster takes the same devices again.
+    for run in ["first", "second"] {
+        let report = dir.path().join(run);
+        let mut city = loadgen();
+        city.args(["run", "city", "--devices=5000", &format!("--cluster=http://{coordinator}")]);
+        city.args([format!("--gateway=apns={}", at(0, "control")), format!("--gateway=fcm={}", at(1, "control"))]);
+        let city = output(city.arg("--report").arg(&report)).await;
+        let text = String::from_utf8_lossy(&[city.stdout, city.stderr].concat()).into_owned();
+        assert!(city.status.success(), "{run}: {text}");
+        let report: Value =
+            serde_json::from_slice(&fs::read(report.join("report.json")).expect("a report")).expect("JSON");
+        assert_eq!((&report["passed"], &report["nodes"]), (&json!(true), &json!(1)));
+        assert_eq!(report["cluster"], format!("http://{coordinator}"));
+        assert!(report["accepted"].as_u64().is_some_and(|n| n > 500), "{report}");
+        assert_eq!(report["cpu_us_per_push"]["shard"], Value::Null, "of another's processes nothing is known");
+    }
+    let (ready, _) = probe(&shard_at["health"], "clarion.shard.v1.ShardService").await;
+    assert!(ready, "its partitions are loaded");
 }

@@ -1,24 +1,13 @@
 //! A gateway emulator as a run uses it: started, put into trouble, asked for its record. One process plays one platform.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
-
-use serde::{Deserialize, Serialize};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt},
-    sync::Mutex,
-    time::timeout,
-};
+use std::path::{Path, PathBuf};
 
 use super::{
     ClusterError, ClusterPlan,
     files::{self, SigningKey},
+    orders::Orders,
     prepare,
-    process::{Pipes, Process, Role},
+    process::{Process, Role},
     start_with_pipes, write_private,
 };
 use crate::{
@@ -38,8 +27,6 @@ use crate::{
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// What a healthy emulator is taken to answer in a second; a slow one answers a factor less.
 const NORMAL_PER_SECOND: u32 = 100_000;
-/// To write a record of a few million requests takes a second or two.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 
 /// What a scenario asks of the gateways.
 #[derive(Debug, Clone)]
@@ -58,9 +45,18 @@ pub struct GatewayPlan {
     pub fcm_quota_per_minute: u32,
 }
 
-/// A running emulator; its orders are JSON lines on its standard input, each answered by one on its output.
+/// A running emulator.
 #[derive(Debug, Clone)]
 pub struct Emulator {
+    /// Which provider it plays.
+    pub platform: Platform,
+    latency: Latency,
+    orders: Orders,
+}
+
+/// Where an emulator serves, for the coordinator's configuration.
+#[derive(Debug, Clone)]
+pub struct Served {
     /// Which provider it plays.
     pub platform: Platform,
     /// host:port of the push service.
@@ -71,24 +67,6 @@ pub struct Emulator {
     pub ca_file: PathBuf,
     /// FCM: where access tokens are asked for.
     pub token_uri: Option<String>,
-    latency: Latency,
-    /// It ends when its standard input does, so this lives as long as it.
-    pipes: Arc<Mutex<Pipes>>,
-}
-
-/// One order.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Order<'a> {
-    Faults(&'a Faults),
-    Export(&'a Path),
-}
-
-/// What it answers; what else is in it is not needed here.
-#[derive(Debug, Deserialize)]
-struct Reply {
-    #[serde(default)]
-    error: Option<String>,
 }
 
 impl Emulator {
@@ -100,8 +78,8 @@ impl Emulator {
         plan: &ClusterPlan,
         platform: Platform,
         key: &SigningKey,
-    ) -> Result<(Process, Self), ClusterError> {
-        let latency = Latency { p50_us: plan.gateway.latency_us, p99_us: plan.gateway.latency_us };
+    ) -> Result<(Process, Self, Served), ClusterError> {
+        let latency = latency(plan.gateway.latency_us);
         let name = format!("gateway-{}", platform.as_str());
         let config = plan.dir.join(format!("{name}.toml"));
         let text = toml::to_string(&configuration(&plan.gateway, platform, latency, key))
@@ -114,12 +92,22 @@ impl Emulator {
         ];
         let (process, announced, pipes) = start_with_pipes(plan, Role::Gateway, name, &arguments).await?;
         let ca_file = announced.ca_file.ok_or_else(|| prepare("the gateway's CA", "it was not announced"))?;
-        let pipes = Arc::new(Mutex::new(pipes));
         let (endpoint, token_uri) = (announced.listen, announced.token_uri);
         if platform == Platform::Fcm && token_uri.is_none() {
             return Err(prepare("the gateway's token endpoint", "it was not announced"));
         }
-        Ok((process, Self { platform, endpoint, server_name: "localhost", ca_file, token_uri, latency, pipes }))
+        let served = Served { platform, endpoint, server_name: "localhost", ca_file, token_uri };
+        Ok((process, Self { platform, latency, orders: Orders::child(pipes) }, served))
+    }
+
+    /// Takes over one that runs already, by its control port. It forgets what it has recorded.
+    ///
+    /// # Errors
+    /// Nobody answers there.
+    pub async fn attach(platform: Platform, control: &str, latency_us: u64) -> Result<Self, RunError> {
+        let orders = Orders::connect(control).await?;
+        orders.reset().await?;
+        Ok(Self { platform, latency: latency(latency_us), orders })
     }
 
     /// Begins a time of trouble, which ends by itself.
@@ -149,34 +137,20 @@ impl Emulator {
                 Faults { latency, errors: vec![errors], ..Faults::default() }
             }
         };
-        self.order(&Order::Faults(&faults)).await
+        self.orders.faults(&faults).await
     }
 
-    /// Has the record written to a file.
+    /// Has the record written to a file, in this machine's clock.
     ///
     /// # Errors
-    /// The emulator does not answer, or cannot write.
+    /// The emulator does not answer, or the file cannot be written.
     pub async fn export(&self, path: &Path) -> Result<(), RunError> {
-        self.order(&Order::Export(path)).await
+        self.orders.export(path).await
     }
+}
 
-    async fn order(&self, order: &Order<'_>) -> Result<(), RunError> {
-        let failed = |problem: String| RunError::Gateway(problem);
-        let line = serde_json::to_string(order).map_err(|e| failed(e.to_string()))? + "\n";
-        let exchange = async {
-            let mut pipes = self.pipes.lock().await;
-            pipes.stdin.write_all(line.as_bytes()).await?;
-            let mut answer = String::new();
-            pipes.stdout.read_line(&mut answer).await?;
-            Ok::<_, io::Error>(answer)
-        };
-        let answer = timeout(ANSWER_DEADLINE, exchange)
-            .await
-            .map_err(|_| failed(format!("no answer for {ANSWER_DEADLINE:?}")))?
-            .map_err(|e| failed(e.to_string()))?;
-        let reply: Reply = serde_json::from_str(&answer).map_err(|e| failed(e.to_string()))?;
-        reply.error.map_or(Ok(()), |e| Err(failed(e)))
-    }
+fn latency(us: u64) -> Latency {
+    Latency { p50_us: us, p99_us: us }
 }
 
 fn configuration(plan: &GatewayPlan, platform: Platform, latency: Latency, key: &SigningKey) -> GatewayConfig {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{ClusterError, ClusterPlan, emulator::Emulator, prepare, write_private};
+use super::{ClusterError, ClusterPlan, emulator::Served, prepare, write_private};
 use crate::{
     drive::alert::{credential_name, gateway_name},
     gateway::{Platform, config::TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM},
@@ -40,6 +40,25 @@ pub fn signing_key(dir: &Path) -> Result<SigningKey, ClusterError> {
     write_private(&private, &key.serialize_pem()).map_err(|e| prepare(&private.display().to_string(), e))?;
     write_private(&public, &key.public_key_pem()).map_err(|e| prepare(&public.display().to_string(), e))?;
     Ok(SigningKey { private, public, key_id: "CLARION001", team_id: "LOADGEN001" })
+}
+
+/// Writes the key file of the service account; its key is the fixed one that the FCM emulator of a run believes.
+///
+/// # Errors
+/// The folder cannot be written to.
+pub fn service_account(dir: &Path, token_uri: &str) -> Result<PathBuf, ClusterError> {
+    let path = dir.join("service-account.json");
+    let account = ServiceAccountFile {
+        r#type: "service_account",
+        project_id: PROJECT,
+        private_key_id: PRIVATE_KEY_ID,
+        private_key: TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM,
+        client_email: CLIENT_EMAIL,
+        token_uri,
+    };
+    let text = serde_json::to_string_pretty(&account).map_err(|e| prepare("the service account", e))?;
+    write_private(&path, &text).map_err(|e| prepare(&path.display().to_string(), e))?;
+    Ok(path)
 }
 
 /// The part of the coordinator's configuration that a run sets; everything else keeps its default, as for anybody else.
@@ -93,7 +112,7 @@ pub fn coordinator_config(
     plan: &ClusterPlan,
     port: u16,
     nodes: &[String],
-    emulators: &[Emulator],
+    emulators: &[Served],
     key: &SigningKey,
 ) -> Result<PathBuf, ClusterError> {
     let credentials = emulators.iter().map(|emulator| credential(&plan.dir, emulator, key));
@@ -110,7 +129,7 @@ pub fn coordinator_config(
     Ok(path)
 }
 
-fn gateway<'a>(plan: &ClusterPlan, emulator: &'a Emulator) -> GatewayTable<'a> {
+fn gateway<'a>(plan: &ClusterPlan, emulator: &'a Served) -> GatewayTable<'a> {
     let fcm = Some(plan.fcm).filter(|_| emulator.platform == Platform::Fcm).unwrap_or_default();
     GatewayTable {
         name: gateway_name(emulator.platform),
@@ -126,29 +145,14 @@ fn gateway<'a>(plan: &ClusterPlan, emulator: &'a Emulator) -> GatewayTable<'a> {
     }
 }
 
-fn credential<'a>(
-    dir: &Path,
-    emulator: &'a Emulator,
-    key: &'a SigningKey,
-) -> Result<CredentialTable<'a>, ClusterError> {
+fn credential<'a>(dir: &Path, emulator: &'a Served, key: &'a SigningKey) -> Result<CredentialTable<'a>, ClusterError> {
     let (name, kind) = (credential_name(emulator.platform), emulator.platform.as_str());
     match emulator.platform {
         Platform::Apns => {
             Ok(CredentialTable::Apns { name, kind, key_file: &key.private, key_id: key.key_id, team_id: key.team_id })
         }
         Platform::Fcm => {
-            let service_account_file = dir.join("service-account.json");
-            let account = ServiceAccountFile {
-                r#type: "service_account",
-                project_id: PROJECT,
-                private_key_id: PRIVATE_KEY_ID,
-                private_key: TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM,
-                client_email: CLIENT_EMAIL,
-                token_uri: emulator.token_uri.as_deref().unwrap_or_default(),
-            };
-            let text = serde_json::to_string_pretty(&account).map_err(|e| prepare("the service account", e))?;
-            write_private(&service_account_file, &text)
-                .map_err(|e| prepare(&service_account_file.display().to_string(), e))?;
+            let service_account_file = service_account(dir, emulator.token_uri.as_deref().unwrap_or_default())?;
             Ok(CredentialTable::Fcm { name, kind, service_account_file, ca_file: &emulator.ca_file })
         }
     }

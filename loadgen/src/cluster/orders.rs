@@ -10,7 +10,7 @@ use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
     sync::Mutex,
-    time::timeout,
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::process::Pipes;
@@ -21,8 +21,10 @@ use crate::{
 
 /// To write a record of a few million requests takes a second or two; to carry it over a network some more.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
-/// For a control port to be reached.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// For a port in a cluster to be reached. A new pod may have to wait for its name service and its network policies.
+const REACH_DEADLINE: Duration = Duration::from_secs(30);
+/// Between two tries.
+const REACH_AGAIN: Duration = Duration::from_millis(200);
 /// Readings of the other clock: the quickest of them is the most exact.
 const CLOCK_READINGS: usize = 16;
 /// Longest answer, but for a record: statistics take some kilobytes.
@@ -84,13 +86,10 @@ impl Orders {
     /// Connects to a control port, `host:port`.
     ///
     /// # Errors
-    /// Nobody answers there within ten seconds.
+    /// Nobody answers there within half a minute.
     pub async fn connect(address: &str) -> Result<Self, RunError> {
         let failed = |problem: String| RunError::Gateway(format!("{address}: {problem}"));
-        let stream = timeout(CONNECT_DEADLINE, TcpStream::connect(address))
-            .await
-            .map_err(|_| failed(format!("not reached within {CONNECT_DEADLINE:?}")))?
-            .map_err(|e| failed(e.to_string()))?;
+        let stream = reach(address).await.map_err(&failed)?;
         stream.set_nodelay(true).map_err(|e| failed(e.to_string()))?;
         let link = Link::Control(BufReader::new(stream));
         Ok(Self { link: Arc::new(Mutex::new(link)), name: address.to_owned() })
@@ -177,6 +176,23 @@ impl Orders {
 
     fn failed(&self, problem: impl std::fmt::Display) -> RunError {
         RunError::Gateway(format!("{}: {problem}", self.name))
+    }
+}
+
+/// Connects to `host:port`, trying until a deadline.
+///
+/// # Errors
+/// The last try's words.
+pub async fn reach(address: &str) -> Result<TcpStream, String> {
+    let end = Instant::now() + REACH_DEADLINE;
+    let mut last = "no answer".to_owned();
+    loop {
+        match timeout_at(end, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) if Instant::now() < end => last = error.to_string(),
+            Ok(Err(_)) | Err(_) => return Err(format!("not reached within {REACH_DEADLINE:?}: {last}")),
+        }
+        sleep(REACH_AGAIN).await;
     }
 }
 

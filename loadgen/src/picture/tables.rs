@@ -89,7 +89,7 @@ pub(super) fn cost(out: &mut String, r: &Report) -> fmt::Result {
     }
     row(out, "bytes per push on the wire", &format!("{} B", decimal(r.bytes_per_push, 0)))?;
     row(out, "memory per device, all nodes", &format!("{} B", decimal(r.bytes_per_device, 0)))?;
-    row(out, "memory after the wave, shard nodes", &bytes(r.rss_bytes.shard))?;
+    row(out, "memory after the wave, shard nodes", &r.rss_bytes.shard.map_or_else(|| "–".to_owned(), bytes))?;
     if let Some(growth) = r.shard_growth_bytes {
         row(out, "growth during the trouble, worst node", &bytes(growth))?;
     }

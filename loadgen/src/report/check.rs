@@ -108,7 +108,7 @@ fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -> Ch
         name,
         kind,
         expected: bound.to_string(),
-        measured: value.map_or_else(|| "not measured".to_owned(), number),
+        measured: value.filter(|v| !v.is_nan()).map_or_else(|| "not measured".to_owned(), number),
         // What was expected and could not be measured did not hold.
         held: value.is_some_and(|v| bound.holds(v)),
     }

@@ -28,7 +28,6 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
         r.seed
     )?;
     writeln!(out)?;
-    let row = |out: &mut String, label: &str, text: String| writeln!(out, "  {label:<22} {text}");
     row(
         out,
         "in the region",
@@ -92,23 +91,11 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
         ),
     )?;
     row(out, "rate", format!("{} a second", thousands_f64(r.rate_per_second)))?;
-    let cpu = r.cpu_us_per_push;
-    row(
-        out,
-        "CPU per push",
-        format!("shard {:.2} µs, coordinator {:.2} µs, emulator {:.2} µs", cpu.shard, cpu.coordinator, cpu.emulator),
-    )?;
+    match &r.cluster {
+        Some(cluster) => row(out, "cluster", format!("{cluster}; what its processes cost is not known here"))?,
+        None => cost(out, r)?,
+    }
     row(out, "bytes per push", format!("{:.0}", r.bytes_per_push))?;
-    row(
-        out,
-        "memory",
-        format!(
-            "shards {} MiB ({:.0} bytes a device), coordinator {} MiB",
-            r.rss_bytes.shard >> 20,
-            r.bytes_per_device,
-            r.rss_bytes.coordinator >> 20
-        ),
-    )?;
     for (platform, p) in &r.platforms {
         let name = platform.as_str().to_uppercase();
         row(
@@ -166,6 +153,31 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
         )?;
     }
     writeln!(out, "  {}", if r.passed { "PASSED" } else { "FAILED" })
+}
+
+/// What the run's own processes cost.
+fn cost(out: &mut String, r: &Report) -> fmt::Result {
+    let cpu = r.cpu_us_per_push;
+    row(
+        out,
+        "CPU per push",
+        format!("shard {:.2} µs, coordinator {:.2} µs, emulator {:.2} µs", cpu.shard, cpu.coordinator, cpu.emulator),
+    )?;
+    let mebibytes = |bytes: Option<u64>| bytes.unwrap_or_default() >> 20;
+    row(
+        out,
+        "memory",
+        format!(
+            "shards {} MiB ({:.0} bytes a device), coordinator {} MiB",
+            mebibytes(r.rss_bytes.shard),
+            r.bytes_per_device,
+            mebibytes(r.rss_bytes.coordinator)
+        ),
+    )
+}
+
+fn row(out: &mut String, label: &str, text: String) -> fmt::Result {
+    writeln!(out, "  {label:<22} {text}")
 }
 
 fn line(out: &mut String, check: &Check, strict: bool) -> fmt::Result {

@@ -73,12 +73,16 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
     let after_ack = |at_ns: u64| figures::seconds(ack, at_ns);
     let at = |share: f64| quantile(samples, share).map_or(f64::NAN, |s| after_ack(s.at_ns));
     let (first, last) = (samples.first().map_or(f64::NAN, |s| after_ack(s.at_ns)), at(1.0));
-    let per_push = |role| cpu_used(role, &seen.cpu.0, &seen.cpu.1) as f64 / judged.accepted.max(1) as f64;
+    // Of another's cluster no process was watched.
+    let own = !seen.cpu.1.is_empty();
+    let measured = |value: f64| if own { value } else { f64::NAN };
+    let per_push = |role| measured(cpu_used(role, &seen.cpu.0, &seen.cpu.1) as f64 / judged.accepted.max(1) as f64);
     let report = Report {
         scenario: scenario.name.clone(),
         seed: scenario.seed,
         devices: scenario.devices,
-        nodes: scenario.nodes,
+        cluster: None,
+        nodes: if own { scenario.nodes } else { seen.ended.progress.progress.unwrap_or_default().nodes },
         region: scenario.alert.region.to_string(),
         passed: false,
         state: seen.ended.progress.state().as_str_name().trim_start_matches("STATE_").to_owned(),
@@ -120,8 +124,8 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
             emulator: per_push(Role::Gateway),
         },
         bytes_per_push: recorded.bytes_received() as f64 / ledger.pushes().len().max(1) as f64,
-        rss_bytes: Rss { shard: seen.rss.0, coordinator: seen.rss.1, peaks: seen.peaks },
-        bytes_per_device: seen.load_growth_bytes as f64 / scenario.devices as f64,
+        rss_bytes: Rss { shard: own.then_some(seen.rss.0), coordinator: own.then_some(seen.rss.1), peaks: seen.peaks },
+        bytes_per_device: measured(seen.load_growth_bytes as f64 / scenario.devices as f64),
         shard_growth_bytes: seen.shard_growth_bytes,
         platforms: by_platform(&judged, &recorded, &edges, ack),
         checks: Vec::new(),
