@@ -16,7 +16,7 @@ use clarion_proto::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-use crate::{config::Config, store::AppRecord};
+use crate::{config::Config, lane_owner::Credential, store::AppRecord};
 
 pub mod render;
 
@@ -36,7 +36,7 @@ pub enum Refusal {
         app: AppName,
     },
     /// The operator's fault: the configuration changed under the app.
-    #[error("{app} is on lane {lane}, which is not configured any more")]
+    #[error("{app} is on lane {lane}, which is not configured for its platform any more")]
     LaneNotConfigured {
         /// Which.
         app: AppName,
@@ -79,7 +79,9 @@ pub fn admit(spec: &AlertSpec, apps: &[Option<Arc<AppRecord>>], config: &Config)
         };
         let lane = || format!("{}/{}", app.gateway, app.credential);
         let (gateway, credential) = (config.gateway(&app.gateway), config.credential(&app.credential));
-        let (Some(gateway), Some(_)) = (gateway, credential) else {
+        let platform = Some(app.platform);
+        let gateway = gateway.filter(|gateway| Some(gateway.gateway.platform) == platform);
+        let (Some(gateway), true) = (gateway, credential.map(Credential::platform) == platform) else {
             return Err(Refusal::LaneNotConfigured { app: name.clone(), lane: lane() });
         };
         // Both marks are asked: the gateway's may have been changed to live since the app was made.

@@ -8,7 +8,7 @@
 use std::{fmt, net::SocketAddr, path::Path, time::Duration};
 
 use clarion_proto::{
-    app::{Environment, LaneKind, Platform},
+    app::{Environment, LaneKind},
     ids::PARTITIONS_MAX,
 };
 
@@ -20,6 +20,7 @@ use crate::{
 };
 
 mod args;
+mod credentials;
 mod device_key;
 mod file;
 mod lanes;
@@ -65,8 +66,6 @@ pub struct Config {
 pub struct GatewayConfig {
     /// As nodes get it.
     pub gateway: Gateway,
-    /// Which protocol it speaks.
-    pub platform: Platform,
     /// Which tokens it takes.
     pub environment: Environment,
     /// Who is behind it.
@@ -114,7 +113,7 @@ impl Config {
     /// A credential by name.
     #[must_use]
     pub fn credential(&self, name: &str) -> Option<&Credential> {
-        self.credentials.iter().find(|c| c.name == name)
+        self.credentials.iter().find(|c| c.name() == name)
     }
 
     fn merge(args: Args, file: file::File, path: Option<&Path>) -> Result<Self, ConfigError> {
@@ -136,9 +135,10 @@ impl Config {
             args.band_step_meters.or(file.band_step_meters),
         )?;
         let (gateways, in_file) = place.tables("gateways", args.gateways, file.gateways)?;
-        let gateways = lanes::gateways(gateways, &place.of(in_file))?;
+        let gateways = lanes::gateways(gateways, partitions, &place.of(in_file))?;
         let (credentials, in_file) = place.tables("credentials", args.credentials, file.credentials)?;
-        let credentials = lanes::credentials(credentials, &place.of(in_file))?;
+        let credentials = credentials::credentials(credentials, &place.of(in_file))?;
+        credentials::share_no_quota(&credentials, &gateways, &place.of(in_file))?;
         let drain_ms =
             place.number("drain_deadline_ms", args.drain_deadline_ms, file.drain_deadline_ms, 10_000, 1..=600_000)?;
         Ok(Self {

@@ -32,7 +32,7 @@ pub use crate::session::task::{Connect, Tcp, endpoint};
 use crate::{
     clock::Clock,
     lane_owner::{
-        Credential, Gateway, LaneOwner,
+        Credential, CredentialStatus, Gateway, LaneOwner,
         feedback::{self, DeadReport},
         health::LaneStatus,
     },
@@ -93,6 +93,27 @@ pub struct AppPlan {
     pub app: AppName,
     /// Through which lane.
     pub lane: LaneKey,
+    /// What all of its requests share.
+    pub request: PushRequest,
+    /// Per locale; the first is the fallback.
+    pub messages: Vec<LocaleMessage>,
+}
+
+/// What all requests to one app's devices share; of its lane's platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PushRequest {
+    /// Headers of APNs.
+    Apns(ApnsRequest),
+    /// FCM: all else stands in the body.
+    Fcm {
+        /// In the path.
+        project: String,
+    },
+}
+
+/// Headers of every request to APNs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApnsRequest {
     /// `apns-topic`.
     pub topic: String,
     /// `apns-push-type`.
@@ -103,8 +124,17 @@ pub struct AppPlan {
     pub expiration: u64,
     /// `apns-collapse-id`, at most 64 bytes.
     pub collapse_id: String,
-    /// Locale (lower case) and complete body; the first is the fallback.
-    pub messages: Vec<(String, Bytes)>,
+}
+
+/// One language's body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocaleMessage {
+    /// BCP 47, lower case.
+    pub locale: String,
+    /// APNs: all of it. FCM: what stands before the token, up to and with its opening quote.
+    pub body: Bytes,
+    /// FCM: what stands behind the token, from its closing quote. APNs: empty.
+    pub body_after_token: Bytes,
 }
 
 /// Names a lane: one credential on one gateway, both as configured.
@@ -143,7 +173,7 @@ pub enum StartError {
         /// Addresses known.
         configured: usize,
     },
-    /// The alert names a lane that the configuration lacks, or whose credential makes no token. Trying again does not help.
+    /// The alert names a lane that the configuration lacks, or whose key makes no token. Trying again does not help.
     #[error("lane {gateway}/{credential}: {problem}")]
     Lane {
         /// As in [`LaneKey`].
@@ -324,7 +354,7 @@ impl Dispatcher {
         let away = owned.nodes().keys().filter(|node| !cluster.roster.is_connected(node));
         away.for_each(|node| run.away(node));
         tracing::info!(alert = %alert.name, wave = alert.wave.0, bands = alert.bands.len(), "alert starts");
-        cluster.board.change(|standing| standing.waves.insert(alert.wave, Arc::new(wave)));
+        cluster.board.begin(wave, cluster.clock.now());
         lanes.sort_unstable();
         lanes.dedup();
         let task = AlertTask {
@@ -398,6 +428,12 @@ impl Dispatcher {
     #[must_use]
     pub fn lanes(&self) -> Vec<LaneStatus> {
         self.inner.cluster.lanes.status()
+    }
+
+    /// How the credentials of all lanes are.
+    #[must_use]
+    pub fn credentials(&self) -> Vec<CredentialStatus> {
+        self.inner.cluster.lanes.credentials()
     }
 
     /// Ownership, if it is made and any owner is connected.

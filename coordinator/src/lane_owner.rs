@@ -5,13 +5,19 @@
 //! is configured. One provider token serves a credential in the whole cluster: APNs answers 429 if a key's tokens change
 //! more than once in 20 minutes (`TooManyProviderTokenUpdates`), also when several processes make them.
 //!
-//! The parts: [`token`] when a token is made and how, [`health`] what nodes say of their lane ends, [`feedback`] dead
-//! tokens back into the registry, with the guard that stops it when the tokens are not to blame.
+//! A token of APNs is signed here and there at once. One of FCM is given by Google's token endpoint, which may be slow or
+//! away: the lane exists without it, nodes send once it has come, and one credential's trouble holds up no other.
+//!
+//! The parts: [`credential`] what tokens are made of, [`apns`] and [`oauth`] how, [`token`] when; [`ramp`] how much of a
+//! quota an idle lane begins with; [`health`] what nodes say of their lane ends; [`feedback`] dead tokens back into the
+//! registry, with the guard that stops it when the tokens are not to blame.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use clarion_proto::{ids::LaneId, wire::shard_v1 as wire};
+use clarion_proto::{app::Platform, ids::LaneId, time::Time, wire::shard_v1 as wire};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 use secrecy::SecretString;
 use tokio::sync::Notify;
 
@@ -21,17 +27,26 @@ use crate::{
     owners::NodeName,
 };
 
+mod apns;
+mod credential;
 pub(crate) mod feedback;
 pub mod health;
-pub(crate) mod token;
+mod oauth;
+pub(crate) mod ramp;
+mod token;
 
+pub use credential::{ApnsKey, Credential, ServiceAccount, TokenEndpoint};
 use health::{HealthBook, LaneStatus};
+use oauth::{AccessToken, ExchangeError};
+use token::Refresh;
 
 /// A gateway as configured, checked.
 #[derive(Debug, Clone)]
 pub struct Gateway {
     /// Unique.
     pub name: String,
+    /// Which protocol it speaks.
+    pub platform: Platform,
     /// host:port.
     pub endpoint: String,
     /// For the certificate and `:authority`.
@@ -54,7 +69,8 @@ pub struct Gateway {
     pub backoff_max: Duration,
     /// `authorization` enters the HPACK table.
     pub hpack_authorization_indexed: bool,
-    /// Requests that the provider allows in any minute, over the whole cluster; `None`: unlimited.
+    /// Requests that the provider allows each lane of this gateway in any minute, over the whole cluster; `None`:
+    /// unlimited.
     pub quota: Option<Quota>,
 }
 
@@ -65,19 +81,8 @@ pub struct Quota {
     pub per_minute: u32,
     /// Of those, at once; `None`: one second's worth.
     pub burst: Option<u32>,
-}
-
-/// An APNs signing key as configured. Never leaves the coordinator.
-#[derive(Debug, Clone)]
-pub struct Credential {
-    /// Unique.
-    pub name: String,
-    /// 10 characters.
-    pub key_id: String,
-    /// 10 characters.
-    pub team_id: String,
-    /// PKCS#8, PEM.
-    pub key_pem: SecretString,
+    /// How long the rate takes to rise after the lane was idle; zero: no time.
+    pub ramp: Duration,
 }
 
 /// One lane, as sessions tell it to nodes.
@@ -114,25 +119,46 @@ pub(crate) struct LaneOwner {
 #[derive(Debug, Default)]
 struct Table {
     lanes: BTreeMap<LaneKey, Arc<LaneSpec>>,
-    /// By credential.
-    refreshes: BTreeMap<String, token::Refresh>,
+    /// By credential: those that a lane uses.
+    kept: BTreeMap<String, Kept>,
     health: HealthBook,
+}
+
+/// One credential's token.
+#[derive(Debug)]
+struct Kept {
+    refresh: Refresh,
+    token: Option<Arc<ProviderToken>>,
+    /// Why there is no newer one.
+    problem: Option<String>,
+}
+
+/// How a credential is: whether its lanes can send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CredentialStatus {
+    /// As configured.
+    pub credential: String,
+    /// Nodes were given a token.
+    pub has_token: bool,
+    /// Why the last try to get one failed; `None`: it did not.
+    pub problem: Option<String>,
 }
 
 impl LaneOwner {
     pub(crate) fn new(gateways: Vec<Gateway>, credentials: Vec<Credential>) -> Self {
         Self {
             gateways: gateways.into_iter().map(|g| (g.name.clone(), Arc::new(g))).collect(),
-            credentials: credentials.into_iter().map(|c| (c.name.clone(), c)).collect(),
+            credentials: credentials.into_iter().map(|c| (c.name().to_owned(), c)).collect(),
             table: Mutex::default(),
             changed: Notify::new(),
         }
     }
 
-    /// The lane of that name, on the board with its provider token from now on.
+    /// The lane of that name, on the board from now on: with its provider token, or, of FCM, as soon as Google has given
+    /// one. Waits for nobody.
     ///
     /// # Errors
-    /// The configuration lacks one of the two, or the credential makes no token.
+    /// The configuration lacks one of the two, they are of different platforms, or the key makes no token.
     pub(crate) fn ensure(&self, key: &LaneKey, board: &Board, clock: &Clock) -> Result<Arc<LaneSpec>, StartError> {
         let refuse = |problem: String| StartError::Lane {
             gateway: key.gateway.clone(),
@@ -142,25 +168,24 @@ impl LaneOwner {
         let gateway = self.gateways.get(&key.gateway).ok_or_else(|| refuse("no such gateway".to_owned()))?;
         let credential =
             self.credentials.get(&key.credential).ok_or_else(|| refuse("no such credential".to_owned()))?;
+        if gateway.platform != credential.platform() {
+            return Err(refuse("gateway and credential are of different platforms".to_owned()));
+        }
         // The table is held throughout, so that two first alerts do not make two tokens.
         let mut table = self.table.lock();
         if let Some(lane) = table.lanes.get(key) {
             return Ok(lane.clone());
         }
-        let shared = table.lanes.values().find(|lane| lane.key.credential == key.credential);
-        let token = match shared.and_then(|lane| board.read().tokens.get(&lane.id).cloned()) {
-            Some(token) => token,
-            None => {
-                let made = token::mint(credential, clock.wall()).map_err(|e| refuse(e.to_string()))?;
-                table.refreshes.entry(key.credential.clone()).or_default().minted(clock.now());
-                Arc::new(made)
-            }
-        };
+        if !table.kept.contains_key(&key.credential) {
+            let kept = Kept::first(credential, clock).map_err(|e| refuse(e.to_string()))?;
+            table.kept.insert(key.credential.clone(), kept);
+        }
+        let token = table.kept.get(&key.credential).and_then(|kept| kept.token.clone());
         let lane = Arc::new(LaneSpec { id: free_id(key, &table), key: key.clone(), gateway: gateway.clone() });
         table.lanes.insert(key.clone(), lane.clone());
         board.change(|standing| {
             standing.lanes.insert(lane.id, lane.clone());
-            standing.tokens.insert(lane.id, token);
+            standing.tokens.extend(token.map(|token| (lane.id, token)));
         });
         tracing::info!(lane = lane.name(), id = lane.id.0, live = gateway.live, "lane");
         self.changed.notify_one();
@@ -168,16 +193,16 @@ impl LaneOwner {
     }
 
     /// A node says how its end of a lane is.
-    pub(crate) fn health_changed(&self, node: &NodeName, state: &wire::LaneState, clock: &Clock) {
+    pub(crate) fn health_changed(&self, node: &NodeName, state: &wire::LaneState) {
         let mut table = self.table.lock();
         let Some(lane) = table.lanes.values().find(|lane| lane.id.0 == state.lane).cloned() else { return };
         if !table.health.changed(node, lane.id, &lane.name(), state) {
             return;
         }
         if state.health() == wire::LaneHealth::Credential
-            && let Some(refresh) = table.refreshes.get_mut(&lane.key.credential)
+            && let Some(kept) = table.kept.get_mut(&lane.key.credential)
         {
-            refresh.refused(clock.now());
+            kept.refresh.refused();
             self.changed.notify_one();
         }
     }
@@ -187,54 +212,131 @@ impl LaneOwner {
         self.table.lock().health.status()
     }
 
+    /// How all credentials are that a lane uses.
+    pub(crate) fn credentials(&self) -> Vec<CredentialStatus> {
+        let table = self.table.lock();
+        let status = |(name, kept): (&String, &Kept)| CredentialStatus {
+            credential: name.clone(),
+            has_token: kept.token.is_some(),
+            problem: kept.problem.clone(),
+        };
+        table.kept.iter().map(status).collect()
+    }
+
     /// The longest that a request may go unanswered on any lane: then every open one has its fate.
     pub(crate) fn request_deadline_max(&self) -> Duration {
         self.gateways.values().map(|g| g.request_deadline).max().unwrap_or_default()
     }
 
-    /// Keeps provider tokens fresh; runs until it is dropped.
+    /// Keeps provider tokens fresh; runs until it is dropped. Requests to token endpoints run beside each other and
+    /// beside all else, at most one for each credential.
     pub(crate) async fn keep_fresh(&self, board: &Board, clock: Clock) {
+        let mut random = StdRng::seed_from_u64(clock.wall().0);
+        let mut exchanges = FuturesUnordered::new();
         loop {
-            self.refresh_due(board, &clock);
-            let next = self.table.lock().refreshes.values().map(token::Refresh::deadline).min();
-            match next {
-                Some(at) => {
-                    tokio::select! {
-                        () = tokio::time::sleep_until(clock.instant(at)) => {}
-                        () = self.changed.notified() => {}
+            for (name, credential) in self.begin_due(clock.now()) {
+                match credential {
+                    Credential::Apns(key) => self.signed(name, apns::mint(key, clock.wall()), board, clock.now()),
+                    Credential::Fcm(account) => {
+                        exchanges.push(async move { (name, oauth::exchange(account, clock.wall()).await) });
                     }
                 }
-                None => self.changed.notified().await,
+            }
+            let next = self.table.lock().kept.values().map(|kept| kept.refresh.deadline()).min();
+            tokio::select! {
+                () = tokio::time::sleep_until(clock.instant(next.unwrap_or(Time::NEVER))) => {}
+                () = self.changed.notified() => {}
+                Some((name, exchanged)) = exchanges.next() => {
+                    self.exchanged(name, exchanged, board, clock.now(), &mut random);
+                }
             }
         }
     }
 
-    fn refresh_due(&self, board: &Board, clock: &Clock) {
-        let now = clock.now();
+    /// Credentials whose token is due; each counts as under way from now on.
+    fn begin_due(&self, now: Time) -> Vec<(&str, &Credential)> {
         let mut table = self.table.lock();
-        let due: Vec<_> = table.refreshes.iter().filter(|(_, r)| r.due(now)).map(|(name, _)| name.clone()).collect();
-        for name in due {
-            let (Some(credential), Some(refresh)) = (self.credentials.get(&name), table.refreshes.get_mut(&name))
-            else {
-                continue;
-            };
-            match token::mint(credential, clock.wall()) {
-                Ok(made) => {
-                    refresh.minted(now);
-                    let made = Arc::new(made);
-                    let lanes: Vec<_> =
-                        table.lanes.values().filter(|l| l.key.credential == name).map(|l| l.id).collect();
-                    board.change(|standing| {
-                        standing.tokens.extend(lanes.into_iter().map(|lane| (lane, made.clone())));
-                    });
-                    tracing::info!(credential = name, "new provider token");
+        let due = table.kept.iter_mut().filter(|(_, kept)| kept.refresh.due(now));
+        let begun = due.filter_map(|(name, kept)| {
+            let (name, credential) = self.credentials.get_key_value(name)?;
+            kept.refresh.begin();
+            Some((name.as_str(), credential))
+        });
+        begun.collect()
+    }
+
+    fn signed(&self, name: &str, signed: Result<ProviderToken, apns::MintError>, board: &Board, now: Time) {
+        match signed {
+            Ok(token) => self.took(name, token, apns::REPLACE_AFTER, board, now),
+            Err(error) => self.failed(name, &error, false, |_| apns::AFTER_FAILURE, now),
+        }
+    }
+
+    fn exchanged(
+        &self,
+        name: &str,
+        exchanged: Result<AccessToken, ExchangeError>,
+        board: &Board,
+        now: Time,
+        random: &mut impl Rng,
+    ) {
+        match exchanged {
+            Ok(AccessToken { token, life }) => self.took(name, token, oauth::replace_after(life), board, now),
+            Err(error) => self.failed(name, &error, error.is_passing(), |failures| error.pause(failures, random), now),
+        }
+    }
+
+    /// A new token: to all lanes of the credential.
+    fn took(&self, name: &str, token: ProviderToken, replace_after: Duration, board: &Board, now: Time) {
+        let token = Arc::new(token);
+        let mut table = self.table.lock();
+        let Some(kept) = table.kept.get_mut(name) else { return };
+        kept.refresh.minted(now, replace_after);
+        (kept.token, kept.problem) = (Some(token.clone()), None);
+        let lanes: Vec<_> = table.lanes.values().filter(|l| l.key.credential == name).map(|l| l.id).collect();
+        board.change(|standing| standing.tokens.extend(lanes.into_iter().map(|lane| (lane, token.clone()))));
+        tracing::info!(credential = name, "new provider token");
+    }
+
+    fn failed(
+        &self,
+        name: &str,
+        error: &dyn std::error::Error,
+        is_passing: bool,
+        pause: impl FnOnce(u32) -> Duration,
+        now: Time,
+    ) {
+        let mut table = self.table.lock();
+        let Some(kept) = table.kept.get_mut(name) else { return };
+        kept.refresh.failed(now, pause(kept.refresh.failures()));
+        let words = error.to_string();
+        // Once for each new reason: an endpoint that is down for an hour is one line.
+        if kept.problem.as_ref() != Some(&words) {
+            let lanes_stand = kept.token.is_none();
+            match is_passing {
+                true => {
+                    tracing::warn!(credential = name, lanes_stand, error = words, "no new provider token; tried again")
                 }
-                Err(error) => {
-                    refresh.failed(now);
-                    tracing::error!(credential = name, %error, "no new provider token; tried again");
-                }
+                false => tracing::error!(credential = name, lanes_stand, error = words, "no new provider token"),
             }
         }
+        kept.problem = Some(words);
+    }
+}
+
+impl Kept {
+    /// Of a credential that no lane has used yet. A key signs here and now; of a service account nothing is known until
+    /// [`LaneOwner::keep_fresh`] has asked.
+    fn first(credential: &Credential, clock: &Clock) -> Result<Self, apns::MintError> {
+        let (rules, token) = match credential {
+            Credential::Apns(key) => (apns::RULES, Some(Arc::new(apns::mint(key, clock.wall())?))),
+            Credential::Fcm(_) => (oauth::RULES, None),
+        };
+        let mut refresh = Refresh::new(rules);
+        if token.is_some() {
+            refresh.minted(clock.now(), apns::REPLACE_AFTER);
+        }
+        Ok(Self { refresh, token, problem: None })
     }
 }
 

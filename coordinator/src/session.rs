@@ -283,7 +283,7 @@ impl Session {
         self.sent.counts.retain(|id| standing.counts.contains_key(id));
     }
 
-    /// Answers with one Grant for all waves that may go on, and a Slice for each lane.
+    /// Answers with one Grant for all waves that may go on, and a Slice for each lane of which the node has a part now.
     fn lease(&mut self, request: &wire::LeaseRequest, now: Time) {
         let standing = self.standing.clone();
         let Some(owned) = &standing.owned else { return };
@@ -303,7 +303,8 @@ impl Session {
         }
         for id in &request.lanes {
             let Some(lane) = standing.lanes.get(&LaneId(*id)) else { continue };
-            let part = self.slice(lane, mine, all, now);
+            // Without a slice the node sends nothing through the lane, and asks again.
+            let Some(part) = self.slice(lane, mine, all, now) else { continue };
             let slice = wire::Slice {
                 nonce: request.nonce,
                 lease_ms: LEASE_MS,
@@ -315,12 +316,13 @@ impl Session {
         }
     }
 
-    fn slice(&mut self, lane: &LaneSpec, mine: u16, all: u16, now: Time) -> lease::SlicePart {
-        let Some(quota) = lane.gateway.quota else { return lease::SlicePart::UNLIMITED };
-        let minute = Duration::from_secs(60) + Duration::from_millis(u64::from(LEASE_MS));
-        let fresh = self.memory.former_slice.is_some_and(|last| now < last + minute);
-        self.memory.slice = Some(now);
-        lease::slice(quota, mine, all, fresh)
+    fn slice(&mut self, lane: &LaneSpec, partitions: u16, partition_count: u16, now: Time) -> Option<lease::SlicePart> {
+        let Some(quota) = lane.gateway.quota else { return Some(lease::SlicePart::UNLIMITED) };
+        let ramp = self.standing.ramps.get(&lane.id).copied().unwrap_or_default();
+        let (share, alone_for) = (ramp.share(quota.ramp, now), self.memory.alone_for(now));
+        let part = lease::slice(quota, lease::Claim { partitions, partition_count, share, alone_for })?;
+        self.memory.sliced(now);
+        Some(part)
     }
 
     fn report(&mut self, mut report: wire::Report) {

@@ -1,7 +1,8 @@
 //! ring as the crypto provider of `jsonwebtoken`.
 //!
 //! The crate's own providers are aws-lc-rs, which would be a second TLS provider in the tree, and RustCrypto, whose RSA
-//! has a known timing weakness (RUSTSEC-2023-0071). Its interface for a third is small; ES256 is what APNs asks for.
+//! has a known timing weakness (RUSTSEC-2023-0071). Its interface for a third is small; ES256 is what APNs asks for, RS256
+//! what Google's token endpoint does.
 
 use std::sync::Once;
 
@@ -12,7 +13,10 @@ use jsonwebtoken::{
 };
 use ring::{
     rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, UnparsedPublicKey},
+    signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RSA_PKCS1_2048_8192_SHA256,
+        RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey, VerificationAlgorithm,
+    },
 };
 use signature::{Signer, Verifier};
 
@@ -35,17 +39,25 @@ fn signer_factory(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn Jw
                 .map_err(|_| ErrorKind::InvalidEcdsaKey)?;
             Ok(Box::new(Es256Signer { pair, random }))
         }
-        (Algorithm::ES256, _) => Err(ErrorKind::InvalidKeyFormat.into()),
+        (Algorithm::RS256, AlgorithmFamily::Rsa) => {
+            // The library takes the PKCS#1 key out of PKCS#8; ring refuses what is under 2,048 bits.
+            let pair = RsaKeyPair::from_der(key.as_bytes()).map_err(|e| ErrorKind::InvalidRsaKey(e.to_string()))?;
+            Ok(Box::new(Rs256Signer { pair, random: SystemRandom::new() }))
+        }
+        (Algorithm::ES256 | Algorithm::RS256, _) => Err(ErrorKind::InvalidKeyFormat.into()),
         _ => Err(ErrorKind::InvalidAlgorithm.into()),
     }
 }
 
 fn verifier_factory(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
-    match (algorithm, key.family()) {
-        (Algorithm::ES256, AlgorithmFamily::Ec) => Ok(Box::new(Es256Verifier(key.try_get_as_bytes()?.to_vec()))),
-        (Algorithm::ES256, _) => Err(ErrorKind::InvalidKeyFormat.into()),
-        _ => Err(ErrorKind::InvalidAlgorithm.into()),
-    }
+    let ring: &'static dyn VerificationAlgorithm = match (algorithm, key.family()) {
+        (Algorithm::ES256, AlgorithmFamily::Ec) => &ECDSA_P256_SHA256_FIXED,
+        (Algorithm::RS256, AlgorithmFamily::Rsa) => &RSA_PKCS1_2048_8192_SHA256,
+        (Algorithm::ES256 | Algorithm::RS256, _) => return Err(ErrorKind::InvalidKeyFormat.into()),
+        _ => return Err(ErrorKind::InvalidAlgorithm.into()),
+    };
+    let key = UnparsedPublicKey::new(ring, key.try_get_as_bytes()?.to_vec());
+    Ok(Box::new(RingVerifier { algorithm: *algorithm, key }))
 }
 
 struct Es256Signer {
@@ -66,51 +78,98 @@ impl JwtSigner for Es256Signer {
     }
 }
 
-struct Es256Verifier(Vec<u8>);
+struct Rs256Signer {
+    pair: RsaKeyPair,
+    random: SystemRandom,
+}
 
-impl Verifier<Vec<u8>> for Es256Verifier {
-    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &self.0)
-            .verify(message, signature)
-            .map_err(|_| signature::Error::new())
+impl Signer<Vec<u8>> for Rs256Signer {
+    fn try_sign(&self, message: &[u8]) -> Result<Vec<u8>, signature::Error> {
+        let mut signature = vec![0; self.pair.public().modulus_len()];
+        self.pair
+            .sign(&RSA_PKCS1_SHA256, &self.random, message, &mut signature)
+            .map_err(|_| signature::Error::new())?;
+        Ok(signature)
     }
 }
 
-impl JwtVerifier for Es256Verifier {
+impl JwtSigner for Rs256Signer {
     fn algorithm(&self) -> Algorithm {
-        Algorithm::ES256
+        Algorithm::RS256
+    }
+}
+
+struct RingVerifier {
+    algorithm: Algorithm,
+    key: UnparsedPublicKey<Vec<u8>>,
+}
+
+impl Verifier<Vec<u8>> for RingVerifier {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
+        self.key.verify(message, signature).map_err(|_| signature::Error::new())
+    }
+}
+
+impl JwtVerifier for RingVerifier {
+    fn algorithm(&self) -> Algorithm {
+        self.algorithm
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use jsonwebtoken::{Header, Validation};
     use ring::signature::KeyPair;
 
     use super::*;
 
-    #[test]
-    fn a_token_signed_here_verifies_here_and_a_changed_one_does_not() {
+    type Claims = BTreeMap<String, String>;
+
+    /// Signs, verifies, changes one character and verifies again.
+    fn round_trip(algorithm: Algorithm, private: &EncodingKey, public: &DecodingKey) {
         install();
-        let random = SystemRandom::new();
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
-        let public = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).unwrap();
+        let header = Header { kid: Some("KEY1234567".to_owned()), ..Header::new(algorithm) };
+        let claims = BTreeMap::from([("iss", "TEAM123456")]);
+        let token = jsonwebtoken::encode(&header, &claims, private).unwrap();
 
-        let header = Header { kid: Some("KEY1234567".to_owned()), ..Header::new(Algorithm::ES256) };
-        let claims = std::collections::BTreeMap::from([("iss", "TEAM123456")]);
-        let token = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_ec_der(pkcs8.as_ref())).unwrap();
-
-        let mut validation = Validation::new(Algorithm::ES256);
+        let mut validation = Validation::new(algorithm);
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
-        let key = DecodingKey::from_ec_der(public.public_key().as_ref());
-        type Claims = std::collections::BTreeMap<String, String>;
-        assert_eq!(jsonwebtoken::decode::<Claims>(&token, &key, &validation).unwrap().claims["iss"], "TEAM123456");
+        assert_eq!(jsonwebtoken::decode::<Claims>(&token, public, &validation).unwrap().claims["iss"], "TEAM123456");
 
         let mut changed = token.into_bytes();
         let last = changed.len() - 10;
         changed[last] = if changed[last] == b'A' { b'B' } else { b'A' };
         let changed = String::from_utf8(changed).unwrap();
-        assert!(jsonwebtoken::decode::<Claims>(&changed, &key, &validation).is_err());
+        assert!(jsonwebtoken::decode::<Claims>(&changed, public, &validation).is_err());
+    }
+
+    #[test]
+    fn es256_signs_and_verifies() {
+        let random = SystemRandom::new();
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        let public = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).unwrap();
+        let public = DecodingKey::from_ec_der(public.public_key().as_ref());
+        round_trip(Algorithm::ES256, &EncodingKey::from_ec_der(pkcs8.as_ref()), &public);
+    }
+
+    #[test]
+    fn rs256_signs_and_verifies() {
+        let private = EncodingKey::from_rsa_pem(include_bytes!("../tests/keys/rsa-2048.pem")).unwrap();
+        let pair = RsaKeyPair::from_der(private.as_bytes()).unwrap();
+        let public = DecodingKey::from_rsa_der(pair.public().as_ref());
+        round_trip(Algorithm::RS256, &private, &public);
+    }
+
+    #[test]
+    fn a_key_of_another_kind_signs_nothing() {
+        install();
+        let rsa = EncodingKey::from_rsa_pem(include_bytes!("../tests/keys/rsa-2048.pem")).unwrap();
+        let claims = BTreeMap::from([("iss", "TEAM123456")]);
+        assert!(jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &rsa).is_err());
+        let nonsense = EncodingKey::from_rsa_der(b"no key");
+        assert!(jsonwebtoken::encode(&Header::new(Algorithm::RS256), &claims, &nonsense).is_err());
     }
 }

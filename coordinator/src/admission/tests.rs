@@ -1,11 +1,15 @@
 use clarion_proto::{
     app::{App, Environment, Platform},
+    error::InvalidField,
     ids::{AlertName, UnixMillis},
     wire::v1 as wire,
 };
 
 use super::*;
-use crate::config::{Args, tests::with_lane};
+use crate::{
+    config::{Args, tests::with_lane},
+    dispatch::{LocaleMessage, PushRequest},
+};
 
 fn wire_alert(mode: wire::Mode) -> wire::Alert {
     let message = wire::Message { title: "Missing \"child\"".into(), body: "Zuletzt gesehen: Bahnhof ❤".into() };
@@ -44,6 +48,30 @@ fn app(lane_kind: LaneKind) -> Option<Arc<AppRecord>> {
     Some(Arc::new(AppRecord { app, created: UnixMillis(1), revision: 1 }))
 }
 
+/// For the app of [`app`].
+fn rendered(spec: &AlertSpec, prefix: &str) -> Result<Vec<LocaleMessage>, InvalidField> {
+    let app = app(LaneKind::Test).expect("made");
+    let name = AlertName::from_id("a1").expect("valid");
+    render::render(spec, &name, &app.app, prefix, UnixMillis(0)).map(|rendered| rendered.messages)
+}
+
+fn fcm_app() -> App {
+    let app = app(LaneKind::Test).expect("made");
+    App { platform: Platform::Fcm, topic: String::new(), project: "p".into(), ..app.app.clone() }
+}
+
+/// At 1,000 s, that is 1,000 s before the end of [`wire_alert`]'s time.
+fn rendered_fcm(alert: wire::Alert) -> Result<render::Rendered, InvalidField> {
+    let name = AlertName::from_id("a1").expect("valid");
+    render::render(&spec(alert), &name, &fcm_app(), "EXERCISE: ", UnixMillis(1_000_000))
+}
+
+/// The request that a token makes of a message.
+fn request(message: &LocaleMessage, token: &str) -> serde_json::Value {
+    let data = [&message.body, token.as_bytes(), &message.body_after_token].concat();
+    serde_json::from_slice(&data).expect("JSON")
+}
+
 #[test]
 fn a_test_never_opens_a_live_lane() {
     let (test, live) = (with_lane("test", Args::default()), with_lane("live", Args::default()));
@@ -78,11 +106,9 @@ fn an_exercise_reaches_its_segment_and_says_so() {
     let exercise = spec(wire_alert(wire::Mode::Exercise));
     assert_eq!(segments(&exercise).to_string(), "exercise AND (a OR b)");
     assert_eq!(segments(&spec(wire_alert(wire::Mode::Test))).to_string(), "a OR b");
-    let name = AlertName::from_id("a1").expect("valid");
-    let demo = AppName::from_id("demo").expect("valid");
-    let bodies = render::apns(&exercise, &name, &demo, "EXERCISE: ").expect("short");
-    assert_eq!(bodies.iter().map(|(l, _)| l.as_str()).collect::<Vec<_>>(), ["en", "de"], "the fallback first");
-    let json: serde_json::Value = serde_json::from_slice(&bodies[0].1).expect("JSON");
+    let bodies = rendered(&exercise, "EXERCISE: ").expect("short");
+    assert_eq!(bodies.iter().map(|m| m.locale.as_str()).collect::<Vec<_>>(), ["en", "de"], "the fallback first");
+    let json: serde_json::Value = serde_json::from_slice(&bodies[0].body).expect("JSON");
     assert_eq!(
         json,
         serde_json::json!({
@@ -103,11 +129,9 @@ fn severity_and_photograph_shape_the_body() {
     let case = alert.case.as_mut().expect("set");
     case.image_url = "https://example.org/a.jpg".into();
     case.deep_link = "app://case/1".into();
-    let name = AlertName::from_id("a1").expect("valid");
-    let demo = AppName::from_id("demo").expect("valid");
     let json = |alert| {
-        let bodies = render::apns(&spec(alert), &name, &demo, "X").expect("short");
-        serde_json::from_slice::<serde_json::Value>(&bodies[0].1).expect("JSON")
+        let bodies = rendered(&spec(alert), "X").expect("short");
+        serde_json::from_slice::<serde_json::Value>(&bodies[0].body).expect("JSON")
     };
     let critical = json(alert.clone());
     assert_eq!(critical["aps"]["sound"], serde_json::json!({"critical": 1, "name": "default", "volume": 1.0}));
@@ -121,22 +145,106 @@ fn severity_and_photograph_shape_the_body() {
 
 #[test]
 fn a_body_fits_to_the_byte_or_is_refused_with_the_excess() {
-    let name = AlertName::from_id("a1").expect("valid");
-    let demo = AppName::from_id("demo").expect("valid");
     let rendered = |quotes: usize, letters: usize| {
         let mut alert = wire_alert(wire::Mode::Test);
         let message = alert.case.as_mut().expect("set").messages.get_mut("de").expect("set");
         // A quotation mark takes two bytes in JSON: 3,000 bytes of body are enough to burst 4,096.
         message.body = format!("{}{}", "\"".repeat(quotes), "x".repeat(letters));
-        render::apns(&spec(alert), &name, &demo, "X")
+        self::rendered(&spec(alert), "X")
     };
-    let one = rendered(1, 0).expect("short")[1].1.len();
-    let quotes = (render::APNS_BODY_BYTES_MAX - one) / 2 + 1;
-    let rest = render::APNS_BODY_BYTES_MAX - one - (quotes - 1) * 2;
-    assert_eq!(rendered(quotes, rest).expect("fits")[1].1.len(), render::APNS_BODY_BYTES_MAX);
+    const MAX: usize = render::apns::BODY_BYTES_MAX;
+    let one = rendered(1, 0).expect("short")[1].body.len();
+    let quotes = (MAX - one) / 2 + 1;
+    let rest = MAX - one - (quotes - 1) * 2;
+    assert_eq!(rendered(quotes, rest).expect("fits")[1].body.len(), MAX);
     let refused = rendered(quotes, rest + 1).expect_err("one too many");
     assert_eq!(refused.field, "case.messages[de]");
     assert!(refused.problem.contains("apps/demo") && refused.problem.contains("4097 bytes encoded, 1 more than"));
+}
+
+#[test]
+fn a_message_of_fcm_shows_itself_replaces_its_like_and_knows_its_end() {
+    let rendered = rendered_fcm(wire_alert(wire::Mode::Exercise)).expect("short");
+    assert_eq!(rendered.request, PushRequest::Fcm { project: "p".into() });
+    assert_eq!(rendered.messages.iter().map(|m| m.locale.as_str()).collect::<Vec<_>>(), ["en", "de"]);
+    assert_eq!(
+        request(&rendered.messages[0], "abc:APA91b"),
+        serde_json::json!({"message": {
+            "token": "abc:APA91b",
+            "notification": {"title": "EXERCISE: Missing \"child\"", "body": "Zuletzt gesehen: Bahnhof ❤"},
+            "data": {"alert": "alerts/a1", "expires": "2000"},
+            "android": {
+                "priority": "HIGH",
+                "ttl": "500s",
+                "collapse_key": "a1",
+                "notification": {
+                    "tag": "a1",
+                    "channel_id": "alert-urgent",
+                    "visibility": "PUBLIC",
+                    "default_sound": true,
+                    "notification_priority": "PRIORITY_HIGH",
+                },
+            },
+            "apns": {
+                "headers": {"apns-collapse-id": "a1", "apns-expiration": "2000", "apns-priority": "10"},
+                "payload": {"aps": {"sound": "default", "interruption-level": "time-sensitive"}},
+            },
+        }})
+    );
+}
+
+#[test]
+fn severity_photograph_and_collapse_key_shape_a_message_of_fcm() {
+    let mut alert = wire_alert(wire::Mode::Test);
+    alert.severity = wire::Severity::Critical.into();
+    alert.collapse_key = "case-7".into();
+    let case = alert.case.as_mut().expect("set");
+    case.image_url = "https://example.org/a.jpg".into();
+    case.deep_link = "app://case/1".into();
+    let message = |alert| request(&rendered_fcm(alert).expect("short").messages[0], "t")["message"].clone();
+    let critical = message(alert.clone());
+    assert_eq!(critical["notification"]["image"], "https://example.org/a.jpg");
+    assert_eq!(critical["data"]["link"], "app://case/1");
+    assert_eq!(
+        (&critical["android"]["collapse_key"], &critical["android"]["notification"]["tag"]),
+        (&"case-7".into(), &"case-7".into())
+    );
+    assert_eq!(critical["android"]["notification"]["channel_id"], "alert-critical");
+    assert_eq!(critical["apns"]["payload"]["aps"]["interruption-level"], "critical");
+    alert.severity = wire::Severity::Information.into();
+    let quiet = message(alert);
+    assert_eq!(quiet["android"]["priority"], "NORMAL");
+    assert_eq!(quiet["android"]["notification"].get("default_sound"), None);
+    assert_eq!(quiet["apns"]["headers"]["apns-priority"], "5");
+}
+
+#[test]
+fn a_message_of_fcm_fits_to_the_byte_or_is_refused_with_the_excess() {
+    let rendered = |quotes: usize, letters: usize| {
+        let mut alert = wire_alert(wire::Mode::Test);
+        let message = alert.case.as_mut().expect("set").messages.get_mut("de").expect("set");
+        message.body = format!("{}{}", "\"".repeat(quotes), "x".repeat(letters));
+        rendered_fcm(alert)
+    };
+    const MAX: usize = render::fcm::BODY_BYTES_MAX;
+    let bytes =
+        |rendered: &render::Rendered| rendered.messages[1].body.len() + rendered.messages[1].body_after_token.len();
+    let one = bytes(&rendered(1, 0).expect("short"));
+    let quotes = (MAX - one) / 2 + 1;
+    let rest = MAX - one - (quotes - 1) * 2;
+    assert_eq!(bytes(&rendered(quotes, rest).expect("fits")), MAX);
+    let refused = rendered(quotes, rest + 1).expect_err("one too many");
+    assert_eq!(refused.field, "case.messages[de]");
+    assert!(refused.problem.contains("apps/demo") && refused.problem.contains("4097 bytes encoded, 1 more than"));
+    assert!(refused.problem.ends_with("of FCM"), "{}", refused.problem);
+}
+
+#[test]
+fn an_app_whose_lane_became_another_platforms_is_refused() {
+    let spec = spec(wire_alert(wire::Mode::Test));
+    let config = with_lane("test", Args::default());
+    let record = Arc::new(AppRecord { app: fcm_app(), created: UnixMillis(1), revision: 1 });
+    assert!(matches!(admit(&spec, &[Some(record)], &config), Err(Refusal::LaneNotConfigured { .. })));
 }
 
 #[test]

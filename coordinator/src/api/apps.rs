@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clarion_proto::{
     alert::timestamp,
-    app::{App, Platform},
+    app::App,
     error::{InvalidField, required},
     ids::AppName,
     wire::v1::{self as wire, app_service_server::AppService},
@@ -28,12 +28,9 @@ impl Apps {
         Self { api }
     }
 
-    /// Gateway and credential are configured, and gateway and app say the same of themselves. Its lane is opened, so that
+    /// Gateway and credential are configured, and say of themselves what the app says of itself. Its lane is opened, so that
     /// connections are warm when the first alert comes.
     fn check_lane(&self, app: &App) -> Result<(), Status> {
-        if app.platform == Platform::Fcm {
-            return Err(Status::unimplemented("PLATFORM_FCM is not served yet"));
-        }
         let missing = |kind, name: &str| {
             status::precondition(
                 "LANE_NOT_CONFIGURED",
@@ -41,13 +38,23 @@ impl Apps {
             )
         };
         let gateway = self.api.config.gateway(&app.gateway).ok_or_else(|| missing("gateway", &app.gateway))?;
-        self.api.config.credential(&app.credential).ok_or_else(|| missing("credential", &app.credential))?;
+        let credential =
+            self.api.config.credential(&app.credential).ok_or_else(|| missing("credential", &app.credential))?;
         let differs = |field: &str, of: &dyn std::fmt::Debug| {
             let problem = format!("gateway {} is {of:?}: both must agree", app.gateway);
             status::invalid(InvalidField::new(format!("app.{field}"), problem))
         };
-        if gateway.platform != app.platform {
-            return Err(differs("platform", &gateway.platform));
+        if gateway.gateway.platform != app.platform {
+            return Err(differs("platform", &gateway.gateway.platform));
+        }
+        if credential.platform() != app.platform {
+            let problem = format!(
+                "{} is a credential of {:?}, the app is of {:?}: both must agree",
+                app.credential,
+                credential.platform(),
+                app.platform
+            );
+            return Err(status::invalid(InvalidField::new("app.credential", problem)));
         }
         if gateway.environment != app.environment {
             return Err(differs("environment", &gateway.environment));

@@ -8,6 +8,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use clarion_proto::{
+    app::Platform,
     error::InvalidField,
     ids::{AppName, LogId, log_of, partition_of},
     wire::v1::{self as wire, registry_service_server::RegistryService},
@@ -159,12 +160,15 @@ impl Logs {
 /// Apps asked for within one batch: most batches are of one or two.
 struct KnownApps<'a> {
     api: &'a Context,
-    known: BTreeMap<String, Option<AppName>>,
+    known: BTreeMap<String, Option<(AppName, Platform)>>,
 }
 
 impl KnownApps<'_> {
-    /// The app that a change registers for; `None` if it registers nothing.
-    async fn of(&mut self, change: &wire::DeviceChange) -> Result<Result<Option<AppName>, InvalidField>, Status> {
+    /// The app that a change registers for and its platform; `None` if it registers nothing.
+    async fn of(
+        &mut self,
+        change: &wire::DeviceChange,
+    ) -> Result<Result<Option<(AppName, Platform)>, InvalidField>, Status> {
         let Some((name, field)) = change::app(change) else { return Ok(Ok(None)) };
         if let Some(known) = self.known.get(name) {
             return Ok(known.clone().map(Some).ok_or_else(|| unknown(field)));
@@ -173,8 +177,8 @@ impl KnownApps<'_> {
             Ok(app) => app,
             Err(problem) => return Ok(Err(problem.within(field))),
         };
-        let exists = self.api.store.app(&app).await.map_err(status::store)?.is_some();
-        let app = exists.then_some(app);
+        let record = self.api.store.app(&app).await.map_err(status::store)?;
+        let app = record.map(|record| (app, record.app.platform));
         self.known.insert(name.to_owned(), app.clone());
         Ok(app.map(Some).ok_or_else(|| unknown(field)))
     }

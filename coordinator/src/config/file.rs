@@ -8,10 +8,7 @@ use std::{
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{
-    ConfigError,
-    lanes::{CredentialTable, GatewayTable},
-};
+use super::{ConfigError, credentials::CredentialTable, lanes::GatewayTable};
 
 /// All keys; see [`super::Config`] for what they mean.
 #[derive(Debug, Default, Deserialize)]

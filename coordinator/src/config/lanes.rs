@@ -1,4 +1,4 @@
-//! Gateways and credentials: the two halves of a lane.
+//! `[[gateways]]`: what a lane is to its nodes, with each platform's own defaults.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -6,13 +6,10 @@ use clarion_proto::{
     app::{Environment, LaneKind, Platform},
     ids::AppName,
 };
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
-use rustls_pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
-use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{ConfigError, GatewayConfig, Place};
-use crate::lane_owner::{Credential, Gateway, Quota};
+use crate::lane_owner::{Gateway, Quota};
 
 /// `[[gateways]]` as written.
 #[derive(Debug, Deserialize)]
@@ -34,25 +31,48 @@ pub(super) struct GatewayTable {
     hpack_authorization: Option<String>,
     quota_per_minute: Option<u32>,
     burst: Option<u32>,
+    ramp_ms: Option<u32>,
 }
 
-/// `[[credentials]]` as written.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct CredentialTable {
-    name: String,
-    kind: String,
-    key_file: PathBuf,
-    key_id: String,
-    team_id: String,
+/// What a platform's gateways are given where the file says nothing.
+struct Defaults {
+    connections: u32,
+    streams_per_connection: u32,
+    request_deadline_ms: u32,
+    backoff_min_ms: u32,
+    backoff_max_ms: u32,
 }
 
-/// Checks all gateways.
-pub(super) fn gateways(tables: Vec<GatewayTable>, place: &Place<'_>) -> Result<Vec<GatewayConfig>, ConfigError> {
+/// APNs allows some 1,000 streams and says itself when it wants less.
+const APNS: Defaults = Defaults {
+    connections: 4,
+    streams_per_connection: 1_000,
+    request_deadline_ms: 10_000,
+    backoff_min_ms: 100,
+    backoff_max_ms: 30_000,
+};
+/// FCM closes a connection with more than 100 streams, and asks for a first pause of 10 s at least (Firebase, "Best
+/// practices when sending FCM messages at scale").
+const FCM: Defaults = Defaults {
+    connections: 10,
+    streams_per_connection: 100,
+    request_deadline_ms: 10_000,
+    backoff_min_ms: 10_000,
+    backoff_max_ms: 60_000,
+};
+/// Longest ramp: Google's slowest advice for new traffic is an hour.
+const RAMP_MS_MAX: u32 = 3_600_000;
+
+/// Checks all gateways, for a cluster of so many partitions.
+pub(super) fn gateways(
+    tables: Vec<GatewayTable>,
+    partitions: u16,
+    place: &Place<'_>,
+) -> Result<Vec<GatewayConfig>, ConfigError> {
     let mut gateways: Vec<GatewayConfig> = Vec::with_capacity(tables.len());
     for (i, table) in tables.into_iter().enumerate() {
-        let gateway =
-            gateway(table, place).map_err(|(key, problem)| place.error(format!("gateways[{i}].{key}"), problem))?;
+        let gateway = gateway(table, partitions, place)
+            .map_err(|(key, what)| place.error(format!("gateways[{i}].{key}"), what))?;
         if gateways.iter().any(|g| g.gateway.name == gateway.gateway.name) {
             let problem = format!("{} is the name of another gateway", gateway.gateway.name);
             return Err(place.error(format!("gateways[{i}].name"), problem));
@@ -60,21 +80,6 @@ pub(super) fn gateways(tables: Vec<GatewayTable>, place: &Place<'_>) -> Result<V
         gateways.push(gateway);
     }
     Ok(gateways)
-}
-
-/// Checks all credentials; their keys are read and tried.
-pub(super) fn credentials(tables: Vec<CredentialTable>, place: &Place<'_>) -> Result<Vec<Credential>, ConfigError> {
-    let mut credentials: Vec<Credential> = Vec::with_capacity(tables.len());
-    for (i, table) in tables.into_iter().enumerate() {
-        let credential = credential(table, place)
-            .map_err(|(key, problem)| place.error(format!("credentials[{i}].{key}"), problem))?;
-        if credentials.iter().any(|c| c.name == credential.name) {
-            let problem = format!("{} is the name of another credential", credential.name);
-            return Err(place.error(format!("credentials[{i}].name"), problem));
-        }
-        credentials.push(credential);
-    }
-    Ok(credentials)
 }
 
 /// Checks `host:port` and gives both.
@@ -89,11 +94,17 @@ pub(super) fn host_port(text: &str) -> Result<(&str, u16), String> {
     Ok((host, port))
 }
 
-type Problem = (&'static str, String);
+/// The key at fault and what about it.
+pub(super) type Problem = (&'static str, String);
 
-fn gateway(table: GatewayTable, place: &Place<'_>) -> Result<GatewayConfig, Problem> {
+fn gateway(table: GatewayTable, partitions: u16, place: &Place<'_>) -> Result<GatewayConfig, Problem> {
     name(&table.name)?;
-    let platform = one_of("platform", &table.platform, &[("apns", Platform::Apns)])?;
+    let platforms = [("apns", Platform::Apns), ("fcm", Platform::Fcm)];
+    let platform = one_of("platform", &table.platform, &platforms)?;
+    let defaults = match platform {
+        Platform::Apns => APNS,
+        Platform::Fcm => FCM,
+    };
     let environments = [("sandbox", Environment::Sandbox), ("production", Environment::Production)];
     let environment = one_of("environment", &table.environment, &environments)?;
     let lane_kind = one_of("lane_kind", &table.lane_kind, &[("live", LaneKind::Live), ("test", LaneKind::Test)])?;
@@ -109,44 +120,70 @@ fn gateway(table: GatewayTable, place: &Place<'_>) -> Result<GatewayConfig, Prob
         (1..=max).contains(&value).then_some(value).ok_or_else(problem)
     };
     let ms = |key, value, default| number(key, value, default, 600_000).map(|ms| Duration::from_millis(ms.into()));
-    let backoff_min = ms("backoff_min_ms", table.backoff_min_ms, 100)?;
-    let backoff_max = ms("backoff_max_ms", table.backoff_max_ms, 30_000)?;
+    let backoff_min = ms("backoff_min_ms", table.backoff_min_ms, defaults.backoff_min_ms)?;
+    let backoff_max = ms("backoff_max_ms", table.backoff_max_ms, defaults.backoff_max_ms)?;
     if backoff_max < backoff_min {
         return Err(("backoff_max_ms", "must not be less than backoff_min_ms".to_owned()));
     }
-    let quota = quota(table.quota_per_minute, table.burst)?;
+    let quota = quota(table.quota_per_minute, table.burst, table.ramp_ms, partitions)?;
     let gateway = Gateway {
         name: table.name,
+        platform,
         endpoint: table.endpoint,
         server_name,
         ca_pem: table.ca_file.map(|path| ca(&place.resolve(&path))).transpose()?.unwrap_or_default(),
         live: lane_kind == LaneKind::Live,
-        connections: number("connections", table.connections, 4, 1_024)?,
-        streams_per_connection: number("streams_per_connection", table.streams_per_connection, 1_000, 65_535)?,
-        request_deadline: ms("request_deadline_ms", table.request_deadline_ms, 10_000)?,
+        connections: number("connections", table.connections, defaults.connections, 1_024)?,
+        streams_per_connection: number(
+            "streams_per_connection",
+            table.streams_per_connection,
+            defaults.streams_per_connection,
+            65_535,
+        )?,
+        request_deadline: ms("request_deadline_ms", table.request_deadline_ms, defaults.request_deadline_ms)?,
         connect_deadline: ms("connect_deadline_ms", table.connect_deadline_ms, 5_000)?,
         backoff_min,
         backoff_max,
         hpack_authorization_indexed: indexed,
         quota,
     };
-    Ok(GatewayConfig { gateway, platform, environment, lane_kind })
+    Ok(GatewayConfig { gateway, environment, lane_kind })
 }
 
-fn quota(per_minute: Option<u32>, burst: Option<u32>) -> Result<Option<Quota>, Problem> {
-    match (per_minute, burst) {
-        (None, None) => Ok(None),
-        (None, Some(_)) => Err(("burst", "means nothing without quota_per_minute".to_owned())),
-        (Some(0), _) => Err(("quota_per_minute", "must be more than 0".to_owned())),
-        // B + r·60 s ≤ quota: a burst as large as the quota would leave no rate at all.
-        (Some(per_minute), Some(burst)) if burst == 0 || burst >= per_minute => {
-            Err(("burst", format!("must be 1 to {}, is {burst}", per_minute - 1)))
-        }
-        (Some(per_minute), burst) => Ok(Some(Quota { per_minute, burst })),
+/// A quota that the nodes can share without exceeding it: see [`crate::session::lease`].
+fn quota(
+    per_minute: Option<u32>,
+    burst: Option<u32>,
+    ramp_ms: Option<u32>,
+    partitions: u16,
+) -> Result<Option<Quota>, Problem> {
+    let Some(per_minute) = per_minute else {
+        let nothing = |key| Err((key, "means nothing without quota_per_minute".to_owned()));
+        return match (burst, ramp_ms) {
+            (Some(_), _) => nothing("burst"),
+            (None, Some(_)) => nothing("ramp_ms"),
+            (None, None) => Ok(None),
+        };
+    };
+    let least = 2 * u32::from(partitions);
+    if per_minute < least {
+        let problem = format!("must be at least {least}, two for each of the {partitions} partitions, is {per_minute}");
+        return Err(("quota_per_minute", problem));
     }
+    // Half of the quota at least is for the rate.
+    let burst_max = per_minute / 2;
+    if let Some(burst) = burst.filter(|burst| !(1..=burst_max).contains(burst)) {
+        return Err(("burst", format!("must be 1 to {burst_max}, half of quota_per_minute, is {burst}")));
+    }
+    let ramp_ms = ramp_ms.unwrap_or(0);
+    if ramp_ms > RAMP_MS_MAX {
+        return Err(("ramp_ms", format!("must be 0 to {RAMP_MS_MAX}, is {ramp_ms}")));
+    }
+    Ok(Some(Quota { per_minute, burst, ramp: Duration::from_millis(ramp_ms.into()) }))
 }
 
-fn ca(path: &std::path::Path) -> Result<String, Problem> {
+/// A private CA's certificates, in PEM.
+pub(super) fn ca(path: &std::path::Path) -> Result<String, Problem> {
     let error = |problem: String| ("ca_file", format!("{}: {problem}", path.display()));
     let pem = fs::read_to_string(path).map_err(|e| error(format!("cannot be read: {e}")))?;
     if pem.trim().is_empty() {
@@ -156,42 +193,13 @@ fn ca(path: &std::path::Path) -> Result<String, Problem> {
     Ok(pem)
 }
 
-fn credential(table: CredentialTable, place: &Place<'_>) -> Result<Credential, Problem> {
-    name(&table.name)?;
-    one_of("kind", &table.kind, &[("apns", ())])?;
-    for (key, id) in [("key_id", &table.key_id), ("team_id", &table.team_id)] {
-        // Apple's key and team ids; they go into a JSON header.
-        if id.len() != 10 || !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
-            return Err((key, format!("must be 10 letters and digits, has {}", id.len())));
-        }
-    }
-    let path = place.resolve(&table.key_file);
-    let error = |problem: String| ("key_file", format!("{}: {problem}", path.display()));
-    let key_pem = fs::read_to_string(&path).map_err(|e| error(format!("cannot be read: {e}")))?;
-    let key_pem = SecretString::from(key_pem);
-    check_key(&key_pem).map_err(|problem| error(problem.to_owned()))?;
-    Ok(Credential { name: table.name, key_id: table.key_id, team_id: table.team_id, key_pem })
-}
-
-/// As Apple hands keys out: PKCS#8 in PEM, on the curve P-256. Says nothing of what it read.
-fn check_key(pem: &SecretString) -> Result<(), &'static str> {
-    let der = PrivatePkcs8KeyDer::from_pem_slice(pem.expose_secret().as_bytes())
-        .map_err(|_| "holds no `PRIVATE KEY` in PEM (a .p8 file)")?;
-    EcdsaKeyPair::from_pkcs8(
-        &ECDSA_P256_SHA256_FIXED_SIGNING,
-        der.secret_pkcs8_der(),
-        &ring::rand::SystemRandom::new(),
-    )
-    .map_err(|_| "is not a PKCS#8 key on the curve P-256")?;
-    Ok(())
-}
-
 /// Of the same form as an app's id, so that an app can name it.
-fn name(name: &str) -> Result<(), Problem> {
+pub(super) fn name(name: &str) -> Result<(), Problem> {
     AppName::from_id(name).map(drop).map_err(|e| ("name", e.problem))
 }
 
-fn one_of<T: Copy>(key: &'static str, given: &str, known: &[(&str, T)]) -> Result<T, Problem> {
+/// A word of a few.
+pub(super) fn one_of<T: Copy>(key: &'static str, given: &str, known: &[(&str, T)]) -> Result<T, Problem> {
     match known.iter().find(|(word, _)| *word == given) {
         Some((_, value)) => Ok(*value),
         None => {

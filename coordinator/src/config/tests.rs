@@ -2,7 +2,10 @@ use std::fs;
 
 use clap::Parser;
 
+use clarion_proto::app::Platform;
+
 use super::*;
+use crate::lane_owner::Quota;
 
 /// A configuration with the lane `apns/team` of a kind.
 pub(crate) fn with_lane(kind: &str, args: Args) -> Config {
@@ -86,9 +89,26 @@ fn lanes_are_read_and_keys_are_never_shown() {
     let gateway = config.gateway("apns").expect("there");
     assert_eq!((gateway.gateway.connections, gateway.gateway.live), (4, false));
     assert_eq!(gateway.lane_kind, LaneKind::Test);
-    assert_eq!(config.credential("team").expect("there").key_id, "KEY1234567");
+    let Some(Credential::Apns(key)) = config.credential("team") else { panic!("{config:?}") };
+    assert_eq!(key.key_id, "KEY1234567");
     let shown = format!("{config:?}");
     assert!(!shown.contains("PRIVATE KEY"), "{shown}");
+}
+
+#[test]
+fn a_platform_has_its_own_defaults() {
+    let gateway = |extra: &str| {
+        let text = lane("test").replace("platform = \"apns\"", "platform = \"fcm\"");
+        let config = load(&text.replace("\n[[cred", &format!("{extra}\n\n[[cred"))).expect("valid");
+        config.gateway("apns").expect("there").gateway.clone()
+    };
+    let fcm = gateway("");
+    assert_eq!((fcm.platform, fcm.connections, fcm.streams_per_connection), (Platform::Fcm, 10, 100));
+    let seconds = [fcm.backoff_min, fcm.backoff_max, fcm.request_deadline].map(|d| d.as_secs());
+    assert_eq!((seconds, fcm.quota), ([10, 60, 10], None));
+    let limited = gateway("quota_per_minute = 600000\nramp_ms = 60000").quota;
+    let ramp = Duration::from_secs(60);
+    assert_eq!(limited, Some(Quota { per_minute: 600_000, burst: None, ramp }));
 }
 
 #[test]
@@ -124,6 +144,20 @@ fn a_problem_is_one_line_with_file_key_and_words() {
         (&lane.replace("team.p8", "none.p8"), "F: credentials[0].key_file: D/none.p8: cannot be read: No such file"),
         (&lane.replace("team.p8", "clarion.toml"), "F: credentials[0].key_file: F: holds no `PRIVATE KEY` in PEM"),
         (&lane.replace("KEY1234567", "KEY"), "F: credentials[0].key_id: must be 10 letters and digits, has 3"),
+        (
+            &lane.replace("\n[[cred", "quota_per_minute = 127\n\n[[cred"),
+            "F: gateways[0].quota_per_minute: must be at least 128, two for each of the 64 partitions, is 127",
+        ),
+        (
+            &lane.replace("\n[[cred", "quota_per_minute = 128\nburst = 65\n\n[[cred"),
+            "F: gateways[0].burst: must be 1 to 64, half of quota_per_minute, is 65",
+        ),
+        (
+            &lane.replace("\n[[cred", "ramp_ms = 1\n\n[[cred"),
+            "F: gateways[0].ramp_ms: means nothing without quota_per_minute",
+        ),
+        (&lane.replace("\"apns\"\nkey", "\"fcm\"\nkey"), "F: credentials[0].key_file: means nothing with kind \"fcm\""),
+        (&lane.replace("team_id = \"TEAM123456\"", ""), "F: credentials[0].team_id: is required with kind \"apns\""),
         (&format!("{lane}{lane}"), "F: gateways[1].name: apns is the name of another gateway"),
         (&lane.replace("lane_kind", "lane"), "F: gateways.lane: unknown field `lane`"),
     ];

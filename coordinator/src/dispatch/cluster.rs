@@ -108,7 +108,7 @@ impl Cluster {
                     let _ = inputs.send(Input::Note { node: node.clone(), boot, note }).await;
                 }
             }
-            Note::Lane(state) => self.lanes.health_changed(node, &state, &self.clock),
+            Note::Lane(state) => self.lanes.health_changed(node, &state),
             Note::Registry(state) => self.roster.registry(node, &state),
             Note::Counted(counted) => {
                 let answers = self.answers.lock().get(&counted.id).cloned();

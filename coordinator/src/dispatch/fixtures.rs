@@ -4,13 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use clarion_proto::{
+    app::Platform,
     ids::{AlertName, AppName, BootId, Epoch, LaneId, Position, WaveId},
     time::Time,
 };
 use secrecy::SecretString;
 
 use super::{
-    AppPlan, LaneKey, PlannedAlert,
+    ApnsRequest, AppPlan, LaneKey, LocaleMessage, PlannedAlert, PushRequest,
     standing::{Owned, Phase, Standing, StandingWave},
 };
 use crate::{
@@ -46,12 +47,18 @@ pub(crate) fn alert() -> PlannedAlert {
         apps: vec![AppPlan {
             app: AppName::from_id("demo").unwrap(),
             lane: LaneKey { gateway: "g".to_owned(), credential: "c".to_owned() },
-            topic: "org.example".to_owned(),
-            push_type: "alert".to_owned(),
-            priority: 10,
-            expiration: 99,
-            collapse_id: "a".to_owned(),
-            messages: vec![("en".to_owned(), Bytes::from_static(b"{}"))],
+            request: PushRequest::Apns(ApnsRequest {
+                topic: "org.example".to_owned(),
+                push_type: "alert".to_owned(),
+                priority: 10,
+                expiration: 99,
+                collapse_id: "a".to_owned(),
+            }),
+            messages: vec![LocaleMessage {
+                locale: "en".to_owned(),
+                body: Bytes::from_static(b"{}"),
+                body_after_token: Bytes::new(),
+            }],
         }],
         segments: Vec::new(),
         created: seconds(1),
@@ -63,6 +70,7 @@ pub(crate) fn alert() -> PlannedAlert {
 pub(crate) fn gateway(quota: Option<Quota>) -> Gateway {
     Gateway {
         name: "g".to_owned(),
+        platform: Platform::Apns,
         endpoint: "localhost:443".to_owned(),
         server_name: "localhost".to_owned(),
         ca_pem: String::new(),

@@ -7,12 +7,15 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use clarion_proto::ids::{LaneId, LogId, PartitionId, Position, WaveId, log_of};
+use clarion_proto::{
+    ids::{LaneId, LogId, PartitionId, Position, WaveId, log_of},
+    time::Time,
+};
 use tokio::sync::watch;
 
 use super::{CountPlan, PlannedAlert};
 use crate::{
-    lane_owner::{LaneSpec, ProviderToken},
+    lane_owner::{LaneSpec, ProviderToken, ramp::Ramp},
     owners::{NodeName, Ownership},
 };
 
@@ -23,10 +26,26 @@ pub(crate) struct Standing {
     pub(crate) owned: Option<Arc<Owned>>,
     pub(crate) lanes: BTreeMap<LaneId, Arc<LaneSpec>>,
     pub(crate) tokens: BTreeMap<LaneId, Arc<ProviderToken>>,
+    /// How warm the lanes with a ramp are; one that is not here is cold.
+    pub(crate) ramps: BTreeMap<LaneId, Ramp>,
     /// A wave that is no longer here has ended: nodes that had it are told so.
     pub(crate) waves: BTreeMap<WaveId, Arc<StandingWave>>,
     /// Questions under way.
     pub(crate) counts: BTreeMap<u64, Arc<CountPlan>>,
+}
+
+impl Standing {
+    /// Waves have come or gone: lanes become busy or idle.
+    fn turn_ramps(&mut self, now: Time) {
+        for (id, lane) in &self.lanes {
+            let Some(length) = lane.gateway.quota.map(|quota| quota.ramp).filter(|length| !length.is_zero()) else {
+                continue;
+            };
+            let mut running = self.waves.values().filter(|wave| wave.phase == Phase::Running);
+            let busy = running.any(|wave| wave.lanes.contains(id));
+            self.ramps.entry(*id).or_default().turn(busy, length, now);
+        }
+    }
 }
 
 /// Partitions, shared out.
@@ -118,19 +137,28 @@ impl Board {
         result.expect("send_modify calls its argument")
     }
 
+    /// A wave begins.
+    pub(crate) fn begin(&self, wave: StandingWave, now: Time) {
+        self.change(|standing| {
+            standing.waves.insert(wave.plan.wave, Arc::new(wave));
+            standing.turn_ramps(now);
+        });
+    }
+
     /// Moves a wave to another phase, or ends it.
-    pub(crate) fn set_phase(&self, wave: WaveId, phase: Option<Phase>) {
-        self.change(|standing| match phase {
-            None => {
-                standing.waves.remove(&wave);
-            }
-            Some(phase) => {
-                if let Some(entry) = standing.waves.get_mut(&wave) {
-                    let StandingWave { plan, lanes, heads, .. } = &**entry;
-                    let next = StandingWave { plan: plan.clone(), lanes: lanes.clone(), heads: heads.clone(), phase };
-                    *entry = Arc::new(next);
+    pub(crate) fn set_phase(&self, wave: WaveId, phase: Option<Phase>, now: Time) {
+        self.change(|standing| {
+            match phase {
+                None => drop(standing.waves.remove(&wave)),
+                Some(phase) => {
+                    if let Some(entry) = standing.waves.get_mut(&wave) {
+                        let StandingWave { plan, lanes, heads, .. } = &**entry;
+                        let (plan, lanes, heads) = (plan.clone(), lanes.clone(), heads.clone());
+                        *entry = Arc::new(StandingWave { plan, lanes, heads, phase });
+                    }
                 }
             }
+            standing.turn_ramps(now);
         });
     }
 }

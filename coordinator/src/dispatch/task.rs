@@ -128,7 +128,7 @@ impl AlertTask {
     }
 
     fn tell_nodes(&self, phase: Option<Phase>) {
-        self.cluster.board.set_phase(self.wave, phase);
+        self.cluster.board.set_phase(self.wave, phase, self.cluster.clock.now());
     }
 
     /// Answers callers whose cancel is confirmed by all that can be reached, or who have waited long enough.

@@ -8,12 +8,12 @@ use crate::dispatch::fixtures::{gateway, node};
 
 fn credential(name: &str) -> Credential {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-    Credential {
+    Credential::Apns(ApnsKey {
         name: name.to_owned(),
         key_id: "ABCDE12345".to_owned(),
         team_id: "TEAM123456".to_owned(),
         key_pem: SecretString::from(key.serialize_pem()),
-    }
+    })
 }
 
 fn owner() -> LaneOwner {
@@ -82,8 +82,8 @@ async fn changes(refused_at: &[u64]) -> Vec<u64> {
                 let ready =
                     wire::LaneState { lane: lane.id.0, health: wire::LaneHealth::Ready.into(), ..Default::default() };
                 let refused = wire::LaneState { health: wire::LaneHealth::Credential.into(), ..ready.clone() };
-                owner.health_changed(&node("a"), &ready, &clock);
-                owner.health_changed(&node("a"), &refused, &clock);
+                owner.health_changed(&node("a"), &ready);
+                owner.health_changed(&node("a"), &refused);
             }
             tokio::time::sleep(Duration::from_secs(10)).await;
             let now = authorization(&board, &lane);
@@ -118,9 +118,9 @@ async fn health_is_kept_for_each_end() {
     let lane = owner.ensure(&key("g", "c"), &board, &clock).unwrap();
     let state =
         |health: wire::LaneHealth| wire::LaneState { lane: lane.id.0, health: health.into(), ..Default::default() };
-    owner.health_changed(&node("a"), &state(wire::LaneHealth::Ready), &clock);
-    owner.health_changed(&node("b"), &state(wire::LaneHealth::Unreachable), &clock);
-    owner.health_changed(&node("a"), &state(wire::LaneHealth::Throttled), &clock);
+    owner.health_changed(&node("a"), &state(wire::LaneHealth::Ready));
+    owner.health_changed(&node("b"), &state(wire::LaneHealth::Unreachable));
+    owner.health_changed(&node("a"), &state(wire::LaneHealth::Throttled));
     let status: Vec<_> = owner.status().into_iter().map(|s| (s.node.to_string(), s.lane, s.health)).collect();
     let expected = [("a", wire::LaneHealth::Throttled), ("b", wire::LaneHealth::Unreachable)];
     assert_eq!(status, expected.map(|(node, health)| (node.to_owned(), "g/c".to_owned(), health)));

@@ -1,54 +1,77 @@
-//! Provider tokens of APNs: JSON Web Tokens signed with ES256, and when a new one is due.
-//!
-//! Apple ("Establishing a token-based connection to APNs"): header `alg`, `kid`; claims `iss` (team), `iat` (Unix
-//! seconds); refused with 403 `ExpiredProviderToken` when older than an hour; not to be changed more than once in
-//! 20 minutes. 45 minutes leave a quarter of an hour for failures to sign and for clocks that differ.
+//! When a credential's token is to be replaced. Pure; what tokens are and how they are made stands in [`super::apns`] and
+//! [`super::oauth`].
 
 use std::time::Duration;
 
-use clarion_proto::{ids::UnixMillis, time::Time};
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use secrecy::{ExposeSecret, SecretString};
+use clarion_proto::time::Time;
 
-use super::{Credential, ProviderToken};
-
-/// The usual age at which a token is replaced.
-const REFRESH: Duration = Duration::from_secs(45 * 60);
-/// Never two tokens of one credential within this.
-const SPACING: Duration = Duration::from_secs(20 * 60);
-/// Signing failed: tried again after this. Nothing was issued, so spacing does not apply.
-const AFTER_FAILURE: Duration = Duration::from_secs(60);
+/// The rules of a kind of token.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    /// A token that a gateway refused is replaced, but not within this of its making.
+    pub(crate) spacing: Duration,
+}
 
 /// When one credential's token is to be replaced.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Refresh {
-    minted: Option<Time>,
+    rules: Rules,
+    /// The present token's time is over then; `None`: there is none yet.
+    replace_at: Option<Time>,
     /// A gateway refused the token.
     refused: bool,
+    /// Nothing is done before.
     not_before: Time,
+    /// In a row.
+    failures: u32,
+    /// Somebody is making one.
+    under_way: bool,
 }
 
 impl Refresh {
-    /// A new token was issued.
-    pub(crate) fn minted(&mut self, now: Time) {
-        *self = Self { minted: Some(now), refused: false, not_before: now + SPACING };
+    /// No token yet: due at once.
+    pub(crate) fn new(rules: Rules) -> Self {
+        let (replace_at, not_before) = (None, Time(0));
+        Self { rules, replace_at, refused: false, not_before, failures: 0, under_way: false }
     }
 
-    /// No token could be made.
-    pub(crate) fn failed(&mut self, now: Time) {
-        self.not_before = self.not_before.max(now + AFTER_FAILURE);
+    /// One is being made: nothing is due until it is [`Refresh::minted`] or has [`Refresh::failed`].
+    pub(crate) fn begin(&mut self) {
+        self.under_way = true;
+    }
+
+    /// A new token was issued, to be replaced after so long.
+    pub(crate) fn minted(&mut self, now: Time, replace_after: Duration) {
+        *self = Self {
+            replace_at: Some(now + replace_after),
+            not_before: now + self.rules.spacing.min(replace_after),
+            ..Self::new(self.rules)
+        };
+    }
+
+    /// No token could be made; how often in a row until now.
+    pub(crate) fn failed(&mut self, now: Time, pause: Duration) {
+        self.under_way = false;
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = self.not_before.max(now + pause);
+    }
+
+    /// Failures in a row.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
     }
 
     /// A gateway refuses the token. A node may say so just after a new one was issued, of the old one: then one token
-    /// more is made 20 minutes later, which does no harm.
-    pub(crate) fn refused(&mut self, _now: Time) {
+    /// more is made when the spacing allows, which does no harm.
+    pub(crate) fn refused(&mut self) {
         self.refused = true;
     }
 
     /// The next time something is to be done.
     pub(crate) fn deadline(&self) -> Time {
-        match self.minted {
-            Some(minted) if !self.refused => (minted + REFRESH).max(self.not_before),
+        match self.replace_at {
+            _ if self.under_way => Time::NEVER,
+            Some(at) if !self.refused => at.max(self.not_before),
             _ => self.not_before,
         }
     }
@@ -59,37 +82,14 @@ impl Refresh {
     }
 }
 
-/// A key makes no token. Trying again does not help.
-#[derive(Debug, thiserror::Error)]
-#[error("the key of credential {credential} signs no ES256 token: {reason}")]
-pub(crate) struct MintError {
-    credential: String,
-    reason: String,
-}
-
-/// `bearer …`, signed now. About 100 µs.
-pub(crate) fn mint(credential: &Credential, now: UnixMillis) -> Result<ProviderToken, MintError> {
-    // The library's errors name the format at fault, never the key's bytes.
-    let error =
-        |e: jsonwebtoken::errors::Error| MintError { credential: credential.name.clone(), reason: e.to_string() };
-    clarion_runtime::jwt::install();
-    let key = EncodingKey::from_ec_pem(credential.key_pem.expose_secret().as_bytes()).map_err(error)?;
-    // No `typ`: Apple names `alg` and `kid` only.
-    let header = Header { typ: None, alg: Algorithm::ES256, kid: Some(credential.key_id.clone()), ..Header::default() };
-    let claims = Claims { iss: &credential.team_id, iat: now.0 / 1_000 };
-    let token = jsonwebtoken::encode(&header, &claims, &key).map_err(error)?;
-    Ok(ProviderToken { authorization: SecretString::from(format!("bearer {token}")) })
-}
-
-#[derive(serde::Serialize)]
-struct Claims<'a> {
-    iss: &'a str,
-    iat: u64,
-}
-
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    const APNS: Rules = super::super::apns::RULES;
+    const LIFE: Duration = super::super::apns::REPLACE_AFTER;
 
     fn minutes(n: u64) -> Time {
         Time(0) + Duration::from_secs(n * 60)
@@ -97,18 +97,18 @@ mod tests {
 
     #[test]
     fn a_token_is_replaced_at_45_minutes() {
-        let mut refresh = Refresh::default();
+        let mut refresh = Refresh::new(APNS);
         assert!(refresh.due(minutes(0)), "there is none yet");
-        refresh.minted(minutes(0));
+        refresh.minted(minutes(0), LIFE);
         assert!(!refresh.due(minutes(44)));
         assert!(refresh.due(minutes(45)));
     }
 
     #[test]
     fn a_refused_token_is_replaced_early_but_not_within_20_minutes() {
-        let mut refresh = Refresh::default();
-        refresh.minted(minutes(0));
-        refresh.refused(minutes(3));
+        let mut refresh = Refresh::new(APNS);
+        refresh.minted(minutes(0), LIFE);
+        refresh.refused();
         assert_eq!(refresh.deadline(), minutes(20));
         assert!(!refresh.due(minutes(19)));
         assert!(refresh.due(minutes(20)));
@@ -116,46 +116,68 @@ mod tests {
 
     #[test]
     fn a_refusal_after_20_minutes_is_answered_at_once() {
-        let mut refresh = Refresh::default();
-        refresh.minted(minutes(0));
-        refresh.refused(minutes(30));
+        let mut refresh = Refresh::new(APNS);
+        refresh.minted(minutes(0), LIFE);
+        refresh.refused();
         assert!(refresh.due(minutes(30)));
     }
 
     #[test]
     fn refusals_without_end_make_three_tokens_an_hour() {
-        let mut refresh = Refresh::default();
+        let mut refresh = Refresh::new(APNS);
         let mut made = 0;
         for second in 0..3_600 {
             let now = Time(0) + Duration::from_secs(second);
             if refresh.due(now) {
-                refresh.minted(now);
+                refresh.minted(now, LIFE);
                 made += 1;
             }
-            refresh.refused(now);
+            refresh.refused();
         }
         assert_eq!(made, 3);
     }
 
     #[test]
-    fn a_failure_to_sign_is_tried_again_after_a_minute() {
-        let mut refresh = Refresh::default();
-        refresh.minted(minutes(0));
-        refresh.failed(minutes(45));
-        assert_eq!(refresh.deadline(), minutes(46));
+    fn nothing_is_due_while_one_is_being_made() {
+        let mut refresh = Refresh::new(APNS);
+        refresh.begin();
+        refresh.refused();
+        assert!(!refresh.due(minutes(600)));
+        refresh.failed(minutes(1), Duration::from_secs(60));
+        assert_eq!((refresh.deadline(), refresh.failures()), (minutes(2), 1));
+        refresh.minted(minutes(2), LIFE);
+        assert_eq!((refresh.deadline(), refresh.failures()), (minutes(47), 0), "the refusal was of the former one");
     }
 
     #[test]
-    fn a_key_that_is_none_is_an_error_that_does_not_tell_it() {
-        let credential = Credential {
-            name: "main".to_owned(),
-            key_id: "ABCDE12345".to_owned(),
-            team_id: "TEAM123456".to_owned(),
-            key_pem: SecretString::from(
-                "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n".to_owned(),
-            ),
-        };
-        let error = mint(&credential, UnixMillis(0)).expect_err("no key").to_string();
-        assert!(error.contains("main") && !error.contains("c2VjcmV0") && !error.contains("secret"), "{error}");
+    fn a_failure_is_tried_again_after_its_pause() {
+        let mut refresh = Refresh::new(APNS);
+        refresh.minted(minutes(0), LIFE);
+        refresh.failed(minutes(45), Duration::from_secs(60));
+        assert_eq!(refresh.deadline(), minutes(46));
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_tokens_within_the_spacing_whatever_nodes_say(
+            life in 5u64..4_000, refused in proptest::collection::btree_set(0u64..3_600, 0..200),
+        ) {
+            let rules = Rules { spacing: Duration::from_secs(60) };
+            let mut refresh = Refresh::new(rules);
+            let mut last: Option<u64> = None;
+            for second in 0..3_600 {
+                let now = Time(0) + Duration::from_secs(second);
+                if refused.contains(&second) {
+                    refresh.refused();
+                }
+                if refresh.due(now) {
+                    let apart = last.map_or(u64::MAX, |last| second - last);
+                    prop_assert!(apart >= life.min(60), "{apart} s apart");
+                    refresh.minted(now, Duration::from_secs(life));
+                    last = Some(second);
+                }
+                prop_assert!(last.is_some_and(|last| second - last <= life), "a token's time is never over");
+            }
+        }
     }
 }

@@ -7,7 +7,7 @@
 //!
 //! Memory: two bytes for each device handed, as roaring bitmaps, while the alert runs: 28 MB for 14 million.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use clarion_proto::{
     ids::{BootId, PartitionId, WaveId},
@@ -16,16 +16,18 @@ use clarion_proto::{
 };
 use roaring::RoaringBitmap;
 
+use super::lease::LEASE;
+
 type Sets = BTreeMap<PartitionId, RoaringBitmap>;
 
 /// One node, over all its processes and sessions.
 #[derive(Debug, Default)]
 pub(crate) struct NodeMemory {
     boot: Option<BootId>,
-    /// When a former process may have had a slice last.
-    pub(crate) former_slice: Option<Time>,
-    /// When this process was given one.
-    pub(crate) slice: Option<Time>,
+    /// When a former process was given a slice last.
+    former_slice: Option<Time>,
+    /// When this process was given one last.
+    slice: Option<Time>,
     waves: BTreeMap<WaveId, WaveMemory>,
 }
 
@@ -62,6 +64,17 @@ impl NodeMemory {
             *wave = WaveMemory { done: std::mem::take(&mut wave.done), ..WaveMemory::default() };
         }
         true
+    }
+
+    /// The present process is given a slice of a quota.
+    pub(crate) fn sliced(&mut self, now: Time) {
+        self.slice = Some(now);
+    }
+
+    /// For how long no other process can have had a slice of this node's part: since the last lease of a former one has
+    /// ended, and since those that a former coordinator may have given just before this one started ([`Time`] 0).
+    pub(crate) fn alone_for(&self, now: Time) -> Duration {
+        now.since(self.former_slice.unwrap_or_default() + LEASE)
     }
 
     /// The process is about to be sent the wave.

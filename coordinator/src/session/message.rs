@@ -1,6 +1,7 @@
 //! What a session says, in the words of `clarion.shard.v1`. Pure translation.
 
 use clarion_proto::{
+    app::Platform,
     ids::{LaneId, log_of},
     time::Time,
     wire::shard_v1::{self as wire, SessionRequest, session_request::Message},
@@ -10,7 +11,7 @@ use secrecy::ExposeSecret;
 use super::memory::NodeMemory;
 use crate::{
     dispatch::{
-        AppPlan, CountPlan,
+        AppPlan, CountPlan, LocaleMessage, PushRequest,
         standing::{Owned, StandingWave},
     },
     lane_owner::{LaneSpec, ProviderToken, millis},
@@ -33,10 +34,14 @@ pub(super) fn ownership(owned: &Owned, node: &NodeName) -> SessionRequest {
 
 pub(super) fn lane(lane: &LaneSpec) -> SessionRequest {
     let gateway = &lane.gateway;
+    let platform = match gateway.platform {
+        Platform::Apns => wire::LanePlatform::Apns,
+        Platform::Fcm => wire::LanePlatform::Fcm,
+    };
     request(Message::Lane(wire::Lane {
         id: lane.id.0,
         name: lane.name(),
-        platform: wire::LanePlatform::Apns.into(),
+        platform: platform.into(),
         endpoint: gateway.endpoint.clone(),
         server_name: gateway.server_name.clone(),
         ca_pem: gateway.ca_pem.clone(),
@@ -104,21 +109,27 @@ fn bands(bands: &[Band]) -> Vec<wire::Band> {
 }
 
 fn app_messages(app: &AppPlan, lane: LaneId) -> wire::AppMessages {
-    let message = |(locale, body): &(String, bytes::Bytes)| wire::LocaleMessage {
-        locale: locale.clone(),
-        body: body.clone(), // shared, not copied
-        body_after_token: bytes::Bytes::new(),
+    // Bodies are shared, not copied.
+    let message = |message: &LocaleMessage| wire::LocaleMessage {
+        locale: message.locale.clone(),
+        body: message.body.clone(),
+        body_after_token: message.body_after_token.clone(),
+    };
+    use wire::app_messages::Request;
+    let request = match &app.request {
+        PushRequest::Apns(apns) => Request::Apns(wire::ApnsRequest {
+            topic: apns.topic.clone(),
+            push_type: apns.push_type.clone(),
+            priority: apns.priority,
+            expiration: apns.expiration,
+            collapse_id: apns.collapse_id.clone(),
+        }),
+        PushRequest::Fcm { project } => Request::Fcm(wire::FcmRequest { project: project.clone() }),
     };
     wire::AppMessages {
         app: app.app.id().to_owned(),
         lane: lane.0,
-        request: Some(wire::app_messages::Request::Apns(wire::ApnsRequest {
-            topic: app.topic.clone(),
-            push_type: app.push_type.clone(),
-            priority: app.priority,
-            expiration: app.expiration,
-            collapse_id: app.collapse_id.clone(),
-        })),
+        request: Some(request),
         messages: app.messages.iter().map(message).collect(),
     }
 }

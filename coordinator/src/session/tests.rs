@@ -5,7 +5,7 @@ use session_response::Message as Said;
 
 use super::*;
 use crate::{
-    dispatch::{CountPlan, fixtures::*},
+    dispatch::{CountPlan, PushRequest, fixtures::*},
     lane_owner::Quota,
 };
 
@@ -194,22 +194,77 @@ fn a_lease_is_half_of_the_rate_for_half_of_the_partitions() {
     assert!(matches!(notes(&mut session)[..], [Note::Wave(WAVE, WaveNote::Granted)]));
 }
 
+fn slice(session: &mut Session, now: Time) -> Option<(u64, u32)> {
+    session.receive(ask(1), now).unwrap();
+    let slices = sent(session).into_iter().filter_map(|m| if let Message::Slice(s) = m { Some(s) } else { None });
+    slices.map(|slice| (slice.rate_millis_per_second, slice.burst)).next()
+}
+
 #[test]
-fn a_quota_is_sliced_and_a_new_process_waits_a_minute_for_its_burst() {
-    let quota = Quota { per_minute: 6_000, burst: Some(600) };
+fn a_quota_is_sliced_once_no_former_lease_can_hold_and_a_new_process_begins_small() {
+    let quota = Quota { per_minute: 6_000, burst: Some(600), ramp: Duration::ZERO };
     let standing = Arc::new(standing(Some(quota)));
-    let slice = |session: &mut Session, now| {
-        session.receive(ask(1), now).unwrap();
-        sent(session).into_iter().find_map(|m| if let Message::Slice(s) = m { Some(s) } else { None }).unwrap()
-    };
     let mut first = open(BOOT_1, NodeMemory::default(), &standing);
-    let normal = slice(&mut first, seconds(3));
-    // (6,000 - 600) / 60 s = 90 a second, of which half.
-    assert_eq!((normal.rate_millis_per_second, normal.burst), (45_000, 300));
+    // (6,000 - 600) / 62 s = 87.096 a second, of which half.
+    let rate = 43_548;
+    assert_eq!(slice(&mut first, seconds(5)), None, "the coordinator has just started: another may have given slices");
+    assert_eq!(slice(&mut first, seconds(6)), Some((rate, 43)));
+    assert_eq!(slice(&mut first, seconds(60)), Some((rate, 300)));
     let mut second = open(BOOT_2, first.close(), &standing);
-    assert_eq!(slice(&mut second, seconds(4)).burst, 1, "its predecessor may have spent the burst a second ago");
-    assert_eq!(slice(&mut second, seconds(67)).burst, 1);
-    assert_eq!(slice(&mut second, seconds(68)).burst, 300);
+    assert_eq!(slice(&mut second, seconds(65)), None, "its predecessor's lease ends");
+    assert_eq!(slice(&mut second, seconds(66)), Some((rate, 43)));
+    let mut again = open(BOOT_2, second.close(), &standing);
+    assert_eq!(slice(&mut again, seconds(67)), Some((rate, 87)), "the same process: no lease is waited for");
+    assert_eq!(slice(&mut again, seconds(72)), Some((rate, 300)));
+}
+
+#[test]
+fn a_lane_with_a_ramp_begins_small_when_a_wave_comes_after_a_pause() {
+    let quota = Quota { per_minute: 60_000, burst: None, ramp: Duration::from_secs(60) };
+    let board = crate::dispatch::standing::Board::new();
+    board.change(|holds| *holds = standing(Some(quota)));
+    let mut session = open(BOOT_1, NodeMemory::default(), &board.read());
+    let at = |session: &mut Session, second| {
+        session.update(board.read(), seconds(second));
+        slice(session, seconds(second)).unwrap().0
+    };
+    let whole = 475_806;
+    assert_eq!(at(&mut session, 100), whole / 20, "cold");
+    let begun = wave(Phase::Running);
+    let begun = StandingWave {
+        plan: begun.plan.clone(),
+        lanes: begun.lanes.clone(),
+        heads: begun.heads.clone(),
+        phase: begun.phase,
+    };
+    board.begin(begun, seconds(100));
+    assert_eq!(at(&mut session, 100), whole / 20);
+    assert_eq!(at(&mut session, 130), whole * 525 / 1_000);
+    assert_eq!(at(&mut session, 160), whole);
+    board.set_phase(WAVE, None, seconds(200));
+    assert_eq!(at(&mut session, 200), whole);
+    assert_eq!(at(&mut session, 230), whole * 525 / 1_000);
+}
+
+#[test]
+fn a_lane_of_fcm_and_its_messages_say_so() {
+    let mut standing = standing(None);
+    let gateway = crate::lane_owner::Gateway { platform: clarion_proto::app::Platform::Fcm, ..gateway(None) };
+    let key = standing.lanes[&LANE].key.clone();
+    standing.lanes.insert(LANE, Arc::new(LaneSpec { id: LANE, key, gateway: Arc::new(gateway) }));
+    let mut plan = alert();
+    plan.apps[0].request = PushRequest::Fcm { project: "p".to_owned() };
+    plan.apps[0].messages[0].body_after_token = b"behind".as_slice().into();
+    let apns = wave(Phase::Running);
+    let (lanes, heads) = (apns.lanes.clone(), apns.heads.clone());
+    standing.waves.insert(WAVE, Arc::new(StandingWave { plan: Arc::new(plan), lanes, heads, phase: Phase::Running }));
+    let mut session = open(BOOT_1, NodeMemory::default(), &Arc::new(standing));
+    let messages = sent(&mut session);
+    let (Message::Lane(lane), Message::Wave(wave)) = (&messages[1], &messages[3]) else { panic!("{messages:?}") };
+    assert_eq!(lane.platform(), wire::LanePlatform::Fcm);
+    let project = wire::app_messages::Request::Fcm(wire::FcmRequest { project: "p".to_owned() });
+    assert_eq!(wave.apps[0].request, Some(project));
+    assert_eq!(wave.apps[0].messages[0].body_after_token, b"behind".as_slice());
 }
 
 #[test]

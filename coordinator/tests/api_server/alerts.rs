@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use clarion_coordinator::config::Args;
+use clarion_coordinator::{config::Args, dispatch::PushRequest};
 use clarion_proto::wire::v1 as wire;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::support::{Server, app, create, demo_alert, field, from_now, name, reason, soon};
+use crate::support::{Server, app, create, demo_alert, fcm_app, field, from_now, name, reason, soon};
 
 #[tokio::test]
 async fn an_alert_is_planned_started_and_read_back() {
@@ -26,11 +26,12 @@ async fn an_alert_is_planned_started_and_read_back() {
     let bands: Vec<(f64, f64)> = started.bands.iter().map(|b| (b.from_m, b.to_m)).collect();
     assert_eq!(bands[..3], [(0.0, 1_000.0), (1_000.0, 2_000.0), (2_000.0, 5_000.0)], "nearest first");
     let app = &started.apps[0];
-    assert_eq!((app.app.id(), app.topic.as_str(), app.priority), ("demo", "org.example.demo", 10));
+    let PushRequest::Apns(request) = &app.request else { panic!("{app:?}") };
+    assert_eq!((app.app.id(), request.topic.as_str(), request.priority), ("demo", "org.example.demo", 10));
     assert_eq!((app.lane.gateway.as_str(), app.lane.credential.as_str()), ("apns", "team"));
-    assert_eq!(app.expiration, alert.active_until.expect("set").seconds.unsigned_abs());
-    assert_eq!(format!("alerts/{}", app.collapse_id), created.name);
-    assert_eq!(app.messages[0].0, "en");
+    assert_eq!(request.expiration, alert.active_until.expect("set").seconds.unsigned_abs());
+    assert_eq!(format!("alerts/{}", request.collapse_id), created.name);
+    assert_eq!(app.messages[0].locale, "en");
 
     let get = wire::GetAlertRequest { name: created.name.clone() };
     let read = soon(server.alerts().get_alert(get)).await.expect("there").into_inner();
@@ -150,8 +151,36 @@ async fn modes_are_held_to_their_lanes() {
     soon(server.alerts().create_alert(with(wire::Mode::Exercise, "apps/live"))).await.expect("created");
     let started = Arc::clone(&server.nodes.started.lock()[0]);
     assert_eq!(started.segments.len(), 1, "only the exercise's");
-    let body = String::from_utf8(started.apps[0].messages[0].1.to_vec()).expect("JSON");
+    let body = String::from_utf8(started.apps[0].messages[0].body.to_vec()).expect("JSON");
     assert!(body.contains("\"title\":\"EXERCISE: Missing child\""), "{body}");
+}
+
+#[tokio::test]
+async fn one_alert_is_rendered_for_each_platform_of_its_audience() {
+    let server = Server::with_demo().await;
+    soon(server.apps().create_app(fcm_app("android"))).await.expect("created");
+    let mut alert = demo_alert();
+    alert.audience.as_mut().expect("set").apps = vec!["apps/demo".into(), "apps/android".into()];
+    soon(server.alerts().create_alert(create(1, alert.clone()))).await.expect("created");
+    let started = Arc::clone(&server.nodes.started.lock()[0]);
+    assert!(matches!(started.apps[0].request, PushRequest::Apns(_)));
+    assert_eq!(started.apps[1].request, PushRequest::Fcm { project: "demo-project".into() });
+    let message = &started.apps[1].messages[0];
+    let data = [&message.body, b"token".as_slice(), &message.body_after_token].concat();
+    let sent: serde_json::Value = serde_json::from_slice(&data).expect("JSON");
+    assert_eq!(sent["message"]["token"], "token");
+    assert_eq!(sent["message"]["notification"]["title"], "Missing child");
+
+    // 3,000 quotation marks are 6,000 bytes: too many for both, and the first app is named.
+    let messages = &mut alert.case.as_mut().expect("set").messages;
+    messages.get_mut("en").expect("set").body = "\"".repeat(3_000);
+    for app in ["apps/demo", "apps/android"] {
+        alert.audience.as_mut().expect("set").apps = vec![app.into()];
+        let refused = soon(server.alerts().create_alert(create(2, alert.clone()))).await.expect_err("too long");
+        assert_eq!(field(&refused), "alert.case.messages[en]");
+        let said = &refused.get_details_bad_request().expect("BadRequest").field_violations[0].description;
+        assert!(said.contains(app) && said.contains("more than the 4096 of"), "{said}");
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use clarion_proto::wire::v1 as wire;
 use prost_types::FieldMask;
 use tonic::Code;
 
-use crate::support::{Server, app, demo_app, field, reason, soon};
+use crate::support::{Server, app, demo_app, fcm_app, field, reason, soon};
 
 #[tokio::test]
 async fn an_app_is_made_once_and_its_lane_is_opened() {
@@ -37,14 +37,29 @@ async fn an_app_must_fit_the_configuration() {
     assert_eq!(field(&refused(|a| a.lane_kind = 1).await), "app.lane_kind");
     assert_eq!(field(&refused(|a| a.topic.clear()).await), "app.topic");
     assert_eq!(field(&refused(|a| a.name = "apps/other".into()).await), "app.name");
-    let fcm = refused(|a| {
-        a.platform = wire::Platform::Fcm.into();
-        a.topic.clear();
-        a.project = "p".into();
-    });
-    assert_eq!(fcm.await.code(), Code::Unimplemented);
+    assert_eq!(field(&refused(|a| a.gateway = "fcm".into()).await), "app.platform");
+    assert_eq!(field(&refused(|a| a.credential = "google".into()).await), "app.credential");
     let list = soon(server.apps().list_apps(wire::ListAppsRequest::default())).await.expect("up").into_inner();
     assert!(list.apps.is_empty());
+}
+
+#[tokio::test]
+async fn an_app_of_fcm_needs_a_project_and_a_lane_of_fcm() {
+    let server = Server::start().await;
+    let made = soon(server.apps().create_app(fcm_app("android"))).await.expect("created").into_inner();
+    assert_eq!((made.platform(), made.project.as_str()), (wire::Platform::Fcm, "demo-project"));
+    assert_eq!(server.nodes.lanes.lock()[0].credential, "google");
+    let refused = |spoil: fn(&mut wire::App)| {
+        let mut request = fcm_app("other");
+        spoil(request.app.as_mut().expect("set"));
+        let mut client = server.apps();
+        async move { field(&soon(client.create_app(request)).await.expect_err("must be refused")) }
+    };
+    assert_eq!(refused(|a| a.gateway = "apns".into()).await, "app.platform");
+    assert_eq!(refused(|a| a.credential = "team".into()).await, "app.credential");
+    assert_eq!(refused(|a| a.project.clear()).await, "app.project");
+    assert_eq!(refused(|a| a.project = "p/../q".into()).await, "app.project");
+    assert_eq!(refused(|a| a.topic = "org.example".into()).await, "app.topic");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use prost::Message;
 use tokio_stream::StreamExt;
 use tonic::{Code, Status};
 
-use crate::support::{Server, from_now, soon};
+use crate::support::{Server, fcm_app, from_now, soon};
 
 fn arrival(device: &str) -> wire::DeviceChange {
     let registration = wire::Registration {
@@ -104,6 +104,34 @@ async fn a_bad_item_is_a_value_and_the_rest_of_its_batch_is_written() {
     );
     assert!(answers[0].errors.iter().all(|e| !e.description.is_empty() && !e.description.contains("xyz")));
     assert_eq!(logged(&server).await.iter().map(|(_, r)| r.len()).sum::<usize>(), 2);
+}
+
+#[tokio::test]
+async fn a_token_is_checked_as_its_apps_platform_wants_it() {
+    let server = Server::with_demo().await;
+    soon(server.apps().create_app(fcm_app("android"))).await.expect("created");
+    let with = |n, app: &str, token: &str| {
+        let mut change = device(n);
+        let Some(wire::device_change::Change::Arrival(arrival)) = &mut change.change else { panic!("{change:?}") };
+        let registration = arrival.registration.as_mut().expect("set");
+        (registration.app, registration.token) = (app.to_owned(), token.to_owned());
+        change
+    };
+    let good = "dK3x_:APA91b-Zz09";
+    let changes = vec![
+        with(0, "apps/android", good),
+        with(1, "apps/demo", good),
+        with(2, "apps/android", "s3cret\""),
+        with(3, "apps/android", &"x".repeat(513)),
+    ];
+    let answers = write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }]).await.expect("answered");
+    let errors: Vec<_> = answers[0].errors.iter().map(|e| (e.index, e.field.as_str())).collect();
+    assert_eq!(errors, [1, 2, 3].map(|index| (index, "arrival.registration.token")));
+    assert!(answers[0].errors.iter().all(|e| !e.description.contains("s3cret") && !e.description.contains("APA91b")));
+    let logged = logged(&server).await;
+    let [(_, records)] = &logged[..] else { panic!("one device: {logged:?}") };
+    let Change::Arrival(registration, _) = &records[0].change else { panic!("{records:?}") };
+    assert_eq!(registration.token.as_bytes(), good.as_bytes(), "the characters themselves");
 }
 
 #[tokio::test]

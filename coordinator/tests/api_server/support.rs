@@ -141,7 +141,7 @@ pub(crate) struct Server {
     pub(crate) channel: Channel,
 }
 
-/// The gateways `apns` (test) and `apns-live`, the credential `team`.
+/// The gateways `apns` (test) and `apns-live` with the credential `team`, `fcm` (test) with `google`.
 const LANES: &str = r#"
 [[gateways]]
 name = "apns"
@@ -163,6 +163,18 @@ kind = "apns"
 key_file = "team.p8"
 key_id = "KEY1234567"
 team_id = "TEAM123456"
+
+[[gateways]]
+name = "fcm"
+platform = "fcm"
+endpoint = "127.0.0.1:2199"
+environment = "sandbox"
+lane_kind = "test"
+
+[[credentials]]
+name = "google"
+kind = "fcm"
+service_account_file = "google.json"
 "#;
 
 /// A configuration over a fresh key.
@@ -175,6 +187,14 @@ pub(crate) fn config(args: Args) -> Config {
     let base64 = data_encoding::BASE64.encode(key.expect("randomness").as_ref());
     let pem = format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n");
     std::fs::write(directory.path().join("team.p8"), pem).expect("written");
+    let account = serde_json::json!({
+        "type": "service_account",
+        "project_id": "demo-project",
+        "private_key": include_str!("../keys/rsa-2048.pem"),
+        "client_email": "clarion@demo-project.iam.gserviceaccount.com",
+        "token_uri": "https://127.0.0.1:2200/token",
+    });
+    std::fs::write(directory.path().join("google.json"), account.to_string()).expect("written");
     let path = directory.path().join("clarion.toml");
     std::fs::write(&path, LANES).expect("written");
     Config::load(Args { config: Some(path), ..args }).expect("valid")
@@ -249,6 +269,16 @@ pub(crate) fn app(id: &str) -> wire::CreateAppRequest {
         ..Default::default()
     };
     wire::CreateAppRequest { app_id: id.into(), app: Some(app) }
+}
+
+/// On the lane `fcm/google`.
+pub(crate) fn fcm_app(id: &str) -> wire::CreateAppRequest {
+    let mut request = app(id);
+    let app = request.app.as_mut().expect("set");
+    app.platform = wire::Platform::Fcm.into();
+    (app.gateway, app.credential) = ("fcm".into(), "google".into());
+    (app.topic, app.project) = (String::new(), "demo-project".into());
+    request
 }
 
 pub(crate) fn demo_app() -> wire::CreateAppRequest {

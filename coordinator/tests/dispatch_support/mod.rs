@@ -9,14 +9,18 @@ use std::{collections::BTreeMap, io, net::SocketAddr, pin::Pin, sync::Arc, time:
 use bytes::Bytes;
 use clarion_coordinator::{
     clock::Clock,
-    dispatch::{AppPlan, Connect, DispatchConfig, Dispatcher, LaneKey, PlannedAlert, endpoint},
-    lane_owner::{Credential, Gateway},
+    dispatch::{
+        ApnsRequest, AppPlan, Connect, DispatchConfig, Dispatcher, LaneKey, LocaleMessage, PlannedAlert, PushRequest,
+        endpoint,
+    },
+    lane_owner::{ApnsKey, Credential, Gateway},
     members::NodesConfig,
     plan::Band,
     progress::Snapshot,
     store::memory::MemoryStore,
 };
 use clarion_proto::{
+    app::Platform,
     ids::{AlertName, AppName, Epoch, WaveId},
     wire::shard_v1::{
         self as wire, SessionRequest, SessionResponse,
@@ -287,12 +291,18 @@ impl Coordinator {
             apps: vec![AppPlan {
                 app: AppName::from_id("demo").unwrap(),
                 lane: LaneKey { gateway: "g".to_owned(), credential: "c".to_owned() },
-                topic: "org.example.demo".to_owned(),
-                push_type: "alert".to_owned(),
-                priority: 10,
-                expiration: 1_800_000_000,
-                collapse_id: id.to_owned(),
-                messages: vec![("en".to_owned(), Bytes::from_static(b"{\"aps\":{}}"))],
+                request: PushRequest::Apns(ApnsRequest {
+                    topic: "org.example.demo".to_owned(),
+                    push_type: "alert".to_owned(),
+                    priority: 10,
+                    expiration: 1_800_000_000,
+                    collapse_id: id.to_owned(),
+                }),
+                messages: vec![LocaleMessage {
+                    locale: "en".to_owned(),
+                    body: Bytes::from_static(b"{\"aps\":{}}"),
+                    body_after_token: Bytes::new(),
+                }],
             }],
             segments: Vec::new(),
             created: now,
@@ -322,6 +332,7 @@ pub async fn when(watch: &mut watch::Receiver<Arc<Snapshot>>, is: impl FnMut(&Ar
 fn gateway() -> Gateway {
     Gateway {
         name: "g".to_owned(),
+        platform: Platform::Apns,
         endpoint: "localhost:443".to_owned(),
         server_name: "localhost".to_owned(),
         ca_pem: String::new(),
@@ -339,10 +350,10 @@ fn gateway() -> Gateway {
 
 fn credential() -> Credential {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-    Credential {
+    Credential::Apns(ApnsKey {
         name: "c".to_owned(),
         key_id: "ABCDE12345".to_owned(),
         team_id: "TEAM123456".to_owned(),
         key_pem: SecretString::from(key.serialize_pem()),
-    }
+    })
 }

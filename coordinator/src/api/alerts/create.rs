@@ -23,7 +23,10 @@ use uuid::Uuid;
 
 use super::{Alerts, Context, status};
 use crate::{
-    admission::{self, Refusal, render},
+    admission::{
+        self, Refusal,
+        render::{self, Rendered},
+    },
     alert::{AlertRecord, Event, RequestId, State, is_final, keeper},
     api::alerts::plan::{self, Cover},
     dispatch::{AppPlan, CancelState, LaneKey, PlannedAlert},
@@ -48,7 +51,7 @@ impl Alerts {
         let spec = AlertSpec::from_wire(wire::Alert::clone(&submitted)).map_err(within_alert)?;
         if request.validate_only {
             let prepared = self.prepare(&spec).await?;
-            prepared.bodies(&spec, &longest_name(), &self.api.config.exercise_prefix)?;
+            prepared.render(&self.api, &spec, &longest_name())?;
             return Ok(Answer::Valid(Box::new(wire::Alert::clone(&submitted))));
         }
         let one_try = self.requests.enter(request_id).await;
@@ -58,7 +61,7 @@ impl Alerts {
         let prepared = self.prepare(&spec).await?;
         let id = Uuid::now_v7();
         let name = alert_name(id);
-        let bodies = prepared.bodies(&spec, &name, &self.api.config.exercise_prefix)?;
+        let rendered = prepared.render(&self.api, &spec, &name)?;
         let record = AlertRecord {
             name,
             request_id,
@@ -76,7 +79,7 @@ impl Alerts {
         };
         let api = Arc::clone(&self.api);
         let launch = async move {
-            let answer = launch(api, record, spec, prepared, bodies).await;
+            let answer = launch(api, record, spec, prepared, rendered).await;
             // Held until here, whatever became of the caller.
             drop((one_try, turn));
             answer
@@ -114,13 +117,12 @@ pub(super) struct Prepared {
     pub(super) segments: SegmentExpr,
 }
 
-type Bodies = Vec<Vec<(String, bytes::Bytes)>>;
-
 impl Prepared {
-    /// For each app, its body per locale.
-    fn bodies(&self, spec: &AlertSpec, name: &AlertName, exercise_prefix: &str) -> Result<Bodies, Status> {
-        let bodies = self.apps.iter().map(|app| render::apns(spec, name, &app.app.name, exercise_prefix));
-        bodies.collect::<Result<_, _>>().map_err(within_alert)
+    /// For each app, what its devices are sent.
+    fn render(&self, api: &Context, spec: &AlertSpec, name: &AlertName) -> Result<Vec<Rendered>, Status> {
+        let (prefix, now) = (&api.config.exercise_prefix, api.clock.wall());
+        let rendered = self.apps.iter().map(|app| render::render(spec, name, &app.app, prefix, now));
+        rendered.collect::<Result<_, _>>().map_err(within_alert)
     }
 }
 
@@ -130,14 +132,14 @@ async fn launch(
     record: AlertRecord,
     spec: AlertSpec,
     prepared: Prepared,
-    bodies: Bodies,
+    rendered: Vec<Rendered>,
 ) -> Result<Created<AlertRecord>, Status> {
     let alert = match api.store.create_alert(record, api.config.alerts_active_max).await {
         Ok(Created::New(alert)) => alert,
         Ok(existing) => return Ok(existing),
         Err(error) => return Err(status::store(error)),
     };
-    let planned = planned(&api, &alert, &spec, prepared, bodies);
+    let planned = planned(&api, &alert, &spec, prepared, rendered);
     let bands = planned.bands.len();
     if let Err(error) = api.dispatch.start(Arc::new(planned)).await {
         api.store.discard_alert(&alert.name).await.map_err(status::store)?;
@@ -163,18 +165,19 @@ async fn stopped_meanwhile(api: &Context, alert: &AlertRecord) -> Result<(), Sta
     Ok(())
 }
 
-fn planned(api: &Context, alert: &AlertRecord, spec: &AlertSpec, prepared: Prepared, bodies: Bodies) -> PlannedAlert {
+fn planned(
+    api: &Context,
+    alert: &AlertRecord,
+    spec: &AlertSpec,
+    prepared: Prepared,
+    rendered: Vec<Rendered>,
+) -> PlannedAlert {
     let created = api.clock.now();
     let active = Duration::from_millis(alert.expires.0.saturating_sub(api.clock.wall().0));
-    let apps = prepared.apps.iter().zip(bodies).map(|(app, messages)| AppPlan {
+    let apps = prepared.apps.iter().zip(rendered).map(|(app, Rendered { request, messages })| AppPlan {
         app: app.app.name.clone(),
         lane: LaneKey { gateway: app.app.gateway.clone(), credential: app.app.credential.clone() },
-        topic: app.app.topic.clone(),
-        push_type: "alert".to_owned(),
-        priority: spec.severity.apns_priority().into(),
-        // Whole seconds, rounded down: a phone switched on later shows nothing. 0 would mean "one attempt".
-        expiration: (alert.expires.0 / 1_000).max(1),
-        collapse_id: spec.collapse_id(&alert.name),
+        request,
         messages,
     });
     PlannedAlert {

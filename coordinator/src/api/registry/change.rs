@@ -6,8 +6,9 @@
 use bytes::Bytes;
 use clarion_proto::{
     alert::instant,
+    app::Platform,
     audience::Segment,
-    device::{Cell, Change, Record, Registration, SEGMENTS_MAX, Token},
+    device::{Cell, Change, Record, Registration, SEGMENTS_MAX, Token, check_fcm_token},
     error::{InvalidField, required},
     ids::{AppName, DeviceId, UnixMillis},
     message::Locale,
@@ -37,10 +38,10 @@ pub(super) fn app(change: &wire::DeviceChange) -> Option<(&str, &'static str)> {
     }
 }
 
-/// Checks a change. `app` is what [`app`] named, known to exist.
+/// Checks a change. `app` is what [`app`] named, known to exist, and its platform.
 pub(super) fn record(
     change: wire::DeviceChange,
-    app: Option<AppName>,
+    app: Option<(AppName, Platform)>,
     now: UnixMillis,
     key: &DeviceKey,
 ) -> Result<Record, InvalidField> {
@@ -91,7 +92,10 @@ fn observed(time: prost_types::Timestamp, now: UnixMillis) -> Result<UnixMillis,
     Ok(at)
 }
 
-fn registration(registration: wire::Registration, app: AppName) -> Result<Registration, InvalidField> {
+fn registration(
+    registration: wire::Registration,
+    (app, platform): (AppName, Platform),
+) -> Result<Registration, InvalidField> {
     let locale = match registration.locale.as_str() {
         "" => String::new(),
         tag => Locale::new(tag).map_err(|e| e.within("locale"))?.into_string(),
@@ -102,17 +106,28 @@ fn registration(registration: wire::Registration, app: AppName) -> Result<Regist
     }
     Ok(Registration {
         app,
-        token: token(&registration.token)?,
+        token: token(registration.token, platform)?,
         locale,
         segments: segments(registration.segments)?,
         person: registration.person,
     })
 }
 
-fn token(hex: &str) -> Result<Token, InvalidField> {
-    if hex.is_empty() {
+/// As the platform's app gets it from its system: hexadecimal of APNs, of FCM as it is. No problem shows any of it.
+fn token(text: String, platform: Platform) -> Result<Token, InvalidField> {
+    if text.is_empty() {
         return Err(InvalidField::new("token", "is required"));
     }
+    match platform {
+        Platform::Apns => apns_token(&text),
+        Platform::Fcm => {
+            check_fcm_token(text.as_bytes())?;
+            Token::new(Bytes::from(text))
+        }
+    }
+}
+
+fn apns_token(hex: &str) -> Result<Token, InvalidField> {
     if hex.len() > TOKEN_DIGITS_MAX {
         return Err(InvalidField::new("token", format_args!("at most {TOKEN_DIGITS_MAX} digits, has {}", hex.len())));
     }

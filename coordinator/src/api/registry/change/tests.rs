@@ -27,7 +27,7 @@ fn change(change: device_change::Change) -> wire::DeviceChange {
 }
 
 fn checked(change: wire::DeviceChange) -> Result<Record, InvalidField> {
-    record(change, Some(demo()), NOW, &DeviceKey::random())
+    record(change, Some((demo(), Platform::Apns)), NOW, &DeviceKey::random())
 }
 
 fn refused(change: wire::DeviceChange) -> String {
@@ -110,6 +110,27 @@ fn the_field_at_fault_is_named_and_no_token_is_shown() {
     assert_eq!(refused(arrival(None, None)), "arrival.registration");
     assert_eq!(refused(arrival(Some(registration()), None)), "arrival.place");
     assert_eq!(refused(arrival(Some(registration()), Some(wire::Place { place: None }))), "arrival.place.place");
+}
+
+#[test]
+fn a_token_of_fcm_is_taken_as_it_is_and_must_fit_into_a_string() {
+    let checked = |token: &str| {
+        let change = registered(|r| r.token = token.to_owned());
+        record(change, Some((demo(), Platform::Fcm)), NOW, &DeviceKey::random())
+    };
+    let token = |record: Record| match record.change {
+        Change::Registration(registration) => registration.token.as_bytes().to_vec(),
+        other => panic!("{other:?}"),
+    };
+    for good in ["dK3x_:APA91b-Zz09", "!#[]^~", "a", &"x".repeat(512)] {
+        assert_eq!(token(checked(good).expect("valid")), good.as_bytes());
+    }
+    let secret = "s3cret";
+    for bad in ["", " ", "\"", "\\", "\u{7f}", "\n", "é", &"x".repeat(513)] {
+        let refused = checked(&format!("{}{bad}", if bad.is_empty() { "" } else { secret })).expect_err("no token");
+        assert_eq!(refused.field, "registration.token");
+        assert!(!refused.problem.contains(secret), "{}", refused.problem);
+    }
 }
 
 proptest! {

@@ -1,0 +1,104 @@
+//! Bodies of APNs.
+//!
+//! Keys, values and the limit are Apple's ("Generating a remote notification"): `aps` is read by the system, what stands
+//! beside it by the app. `mutable-content` lets the app fetch the photograph before the notification is shown.
+
+use bytes::Bytes;
+use clarion_proto::{
+    alert::{AlertSpec, Severity},
+    app::App,
+    error::InvalidField,
+    ids::AlertName,
+};
+use serde::Serialize;
+
+use super::{Rendered, expiration, fits, title};
+use crate::dispatch::{ApnsRequest, LocaleMessage, PushRequest};
+
+/// Longest body of a push, bytes (APNs: 4 KB, else 413 PayloadTooLarge).
+pub const BODY_BYTES_MAX: usize = 4_096;
+
+#[derive(Serialize)]
+struct Body<'a> {
+    aps: Aps<'a>,
+    alert: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link: Option<&'a str>,
+}
+
+/// What Apple's system reads. With FCM, whose devices may be Apple's too, the text comes from the notification.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Aps<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alert: Option<Text<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sound: Option<Sound>,
+    interruption_level: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mutable_content: Option<u8>,
+}
+
+#[derive(Serialize)]
+struct Text<'a> {
+    title: &'a str,
+    body: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Sound {
+    Name(&'static str),
+    Critical { critical: u8, name: &'static str, volume: f32 },
+}
+
+pub(super) fn render(
+    spec: &AlertSpec,
+    name: &AlertName,
+    app: &App,
+    exercise_prefix: &str,
+) -> Result<Rendered, InvalidField> {
+    let alert = name.name();
+    let mut messages = Vec::new();
+    for (locale, message) in spec.case.messages() {
+        let title = title(spec, message, exercise_prefix);
+        let body = Body {
+            aps: Aps { alert: Some(Text { title: &title, body: &message.body }), ..aps(spec) },
+            alert: &alert,
+            image: spec.case.image_url.as_deref(),
+            link: spec.case.deep_link.as_deref(),
+        };
+        let body = Bytes::from(serde_json::to_vec(&body).expect("strings and numbers are always JSON"));
+        fits(body.len(), BODY_BYTES_MAX, "APNs", app, locale)?;
+        let body_after_token = Bytes::new();
+        messages.push(LocaleMessage { locale: locale.as_str().to_owned(), body, body_after_token });
+    }
+    let request = PushRequest::Apns(ApnsRequest {
+        topic: app.topic.clone(),
+        push_type: "alert".to_owned(),
+        priority: spec.severity.apns_priority().into(),
+        expiration: expiration(spec),
+        collapse_id: spec.collapse_id(name),
+    });
+    Ok(Rendered { request, messages })
+}
+
+/// All but the text.
+pub(super) fn aps(spec: &AlertSpec) -> Aps<'static> {
+    Aps {
+        alert: None,
+        sound: sound(spec.severity),
+        interruption_level: spec.severity.apns_interruption_level(),
+        mutable_content: spec.case.image_url.is_some().then_some(1),
+    }
+}
+
+fn sound(severity: Severity) -> Option<Sound> {
+    match severity {
+        Severity::Information => None,
+        Severity::Urgent => Some(Sound::Name("default")),
+        Severity::Critical => Some(Sound::Critical { critical: 1, name: "default", volume: 1.0 }),
+    }
+}

@@ -1,0 +1,66 @@
+//! Provider tokens of APNs: JSON Web Tokens signed with ES256.
+//!
+//! Apple ("Establishing a token-based connection to APNs"): header `alg`, `kid`; claims `iss` (team), `iat` (Unix
+//! seconds); refused with 403 `ExpiredProviderToken` when older than an hour; not to be changed more than once in
+//! 20 minutes. 45 minutes leave a quarter of an hour for failures to sign and for clocks that differ.
+
+use std::time::Duration;
+
+use clarion_proto::ids::UnixMillis;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{ApnsKey, ProviderToken, token::Rules};
+
+/// The usual age at which a token is replaced.
+pub(crate) const REPLACE_AFTER: Duration = Duration::from_secs(45 * 60);
+/// Never two tokens of one key within 20 minutes.
+pub(crate) const RULES: Rules = Rules { spacing: Duration::from_secs(20 * 60) };
+/// Signing failed: tried again after this. Nothing was issued, so spacing does not apply.
+pub(crate) const AFTER_FAILURE: Duration = Duration::from_secs(60);
+
+/// A key makes no token. Trying again does not help.
+#[derive(Debug, thiserror::Error)]
+#[error("the key of credential {credential} signs no ES256 token: {reason}")]
+pub(crate) struct MintError {
+    credential: String,
+    reason: String,
+}
+
+/// `bearer …`, signed now. About 100 µs.
+pub(crate) fn mint(key: &ApnsKey, now: UnixMillis) -> Result<ProviderToken, MintError> {
+    // The library's errors name the format at fault, never the key's bytes.
+    let error = |e: jsonwebtoken::errors::Error| MintError { credential: key.name.clone(), reason: e.to_string() };
+    clarion_runtime::jwt::install();
+    let signer = EncodingKey::from_ec_pem(key.key_pem.expose_secret().as_bytes()).map_err(error)?;
+    // No `typ`: Apple names `alg` and `kid` only.
+    let header = Header { typ: None, alg: Algorithm::ES256, kid: Some(key.key_id.clone()), ..Header::default() };
+    let claims = Claims { iss: &key.team_id, iat: now.0 / 1_000 };
+    let token = jsonwebtoken::encode(&header, &claims, &signer).map_err(error)?;
+    Ok(ProviderToken { authorization: SecretString::from(format!("bearer {token}")) })
+}
+
+#[derive(serde::Serialize)]
+struct Claims<'a> {
+    iss: &'a str,
+    iat: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_is_none_is_an_error_that_does_not_tell_it() {
+        let key = ApnsKey {
+            name: "main".to_owned(),
+            key_id: "ABCDE12345".to_owned(),
+            team_id: "TEAM123456".to_owned(),
+            key_pem: SecretString::from(
+                "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n".to_owned(),
+            ),
+        };
+        let error = mint(&key, UnixMillis(0)).expect_err("no key").to_string();
+        assert!(error.contains("main") && !error.contains("c2VjcmV0") && !error.contains("secret"), "{error}");
+    }
+}

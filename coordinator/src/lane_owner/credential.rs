@@ -1,0 +1,76 @@
+//! What authorises a lane's requests, as configured: a signing key of APNs, or a service account of Google.
+
+use clarion_proto::app::Platform;
+use secrecy::SecretString;
+
+/// A credential. Never leaves the coordinator; nodes get what is made of it.
+#[derive(Debug, Clone)]
+pub enum Credential {
+    /// Signs provider tokens itself.
+    Apns(ApnsKey),
+    /// Signs a request for an access token, which Google's token endpoint then gives.
+    Fcm(ServiceAccount),
+}
+
+/// An APNs signing key.
+#[derive(Debug, Clone)]
+pub struct ApnsKey {
+    /// Unique.
+    pub name: String,
+    /// 10 characters.
+    pub key_id: String,
+    /// 10 characters.
+    pub team_id: String,
+    /// PKCS#8, PEM.
+    pub key_pem: SecretString,
+}
+
+/// A Google service account, as its key file tells.
+#[derive(Debug, Clone)]
+pub struct ServiceAccount {
+    /// Unique.
+    pub name: String,
+    /// The project that the account was made in.
+    pub project_id: String,
+    /// Who asks: `iss`.
+    pub client_email: String,
+    /// `kid`; empty: the file names none.
+    pub private_key_id: String,
+    /// RSA, PKCS#8, PEM.
+    pub private_key_pem: SecretString,
+    /// Whom it asks.
+    pub token_endpoint: TokenEndpoint,
+}
+
+/// An OAuth token endpoint: an https URI, taken apart and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenEndpoint {
+    /// As in the key file; also `aud`.
+    pub uri: String,
+    /// For the connection and the certificate; an IPv6 address without brackets.
+    pub host: String,
+    /// 443 unless the URI names another.
+    pub port: u16,
+    /// PEM; empty: the public roots.
+    pub ca_pem: String,
+}
+
+impl Credential {
+    /// Unique among all credentials.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Apns(key) => &key.name,
+            Self::Fcm(account) => &account.name,
+        }
+    }
+
+    /// Gateways of this platform take it.
+    #[must_use]
+    pub fn platform(&self) -> Platform {
+        match self {
+            Self::Apns(_) => Platform::Apns,
+            Self::Fcm(_) => Platform::Fcm,
+        }
+    }
+}
