@@ -1,17 +1,18 @@
-//! An emulator of the Apple Push Notification service, and the judge of what was sent to it.
+//! An emulator of the push gateways (APNs, FCM HTTP v1), and the judge of what was sent to them.
 //!
 //! Clarion's claims rest on what a gateway received, so the gateway here is no stub. It must convince clients that know
-//! nothing of it: TLS with ALPN, HTTP/2 down to Apple's particular SETTINGS and GOAWAY texts, provider tokens whose signature
-//! and age are checked, every documented status and reason. It must misbehave on demand in each way that providers are known
-//! to. It must keep a record, push by push, that no part of the system under test has touched. And it must be far cheaper
-//! than what it measures: a core answers several hundred thousand pushes a second.
+//! nothing of it: TLS with ALPN, HTTP/2 down to each provider's particular SETTINGS and GOAWAY texts, credentials whose
+//! signature and age are checked, every documented status and reason, word for word where they are known. It must misbehave
+//! on demand in each way that providers are known to. It must keep a record, push by push, that no part of the system under
+//! test has touched. And it must be far cheaper than what it measures: a core answers several hundred thousand pushes a second.
 //!
 //! From the socket upwards: [`worker`] (a thread) serves [`socket`]s, each with its [`tls`] session and HTTP/2
-//! [`connection`]; that reads [`frame`]s, and header blocks through [`hpack`] and [`head`]; [`policy`] and [`auth`] say what is
-//! wrong with a request, [`script`] and [`faults`] what is answered nevertheless, [`answer`] how; [`record`] keeps it.
-//! All from `connection` upwards is free of I/O and clocks. None of it shares code with the lane.
+//! [`connection`]; that reads [`frame`]s, and header blocks through [`hpack`], [`fields`] and [`head`]. What is wrong with a
+//! request is one provider's to say: [`apns`], [`fcm`]. [`script`] and [`faults`] say what is answered nevertheless;
+//! [`record`] keeps it. All from `connection` upwards is free of I/O and clocks. Beside it stands [`oauth`], the token endpoint
+//! that FCM's clients ask first. None of it shares code with the lane.
 //!
-//! Not here: certificate authentication, broadcast channels, FCM, HMS.
+//! One emulator plays one [`platform`]; [`config`] says which, and all else. Not here: HMS, Web Push.
 
 use std::{
     io,
@@ -30,15 +31,19 @@ use mio::{Poll, Waker};
 use parking_lot::Mutex;
 
 pub mod answer;
-pub mod auth;
+pub mod apns;
 pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod faults;
+pub mod fcm;
+pub mod fields;
 pub mod frame;
 pub mod head;
 pub mod hpack;
 mod identity;
+pub mod oauth;
+pub mod platform;
 pub mod policy;
 mod process;
 pub mod record;
@@ -48,8 +53,9 @@ pub mod tls;
 pub mod worker;
 
 pub use self::{
-    config::{GatewayConfig, KeyConfig},
+    config::{GatewayConfig, KeyConfig, ProjectConfig, ServiceAccountConfig},
     faults::Faults,
+    platform::Platform,
     process::main,
     record::{Record, Stats},
 };
@@ -57,6 +63,7 @@ pub use self::{
 use self::{
     connection::Pace,
     faults::Plan,
+    oauth::{Endpoint, server::Running},
     record::Log,
     script::Attempts,
     worker::{Command, Inbox, Shared, Worker},
@@ -71,6 +78,9 @@ pub struct Gateway;
 /// A running gateway. Dropping it stops it.
 pub struct GatewayHandle {
     address: SocketAddr,
+    platform: Platform,
+    /// FCM's token endpoint.
+    oauth: Option<(Arc<Endpoint>, Running)>,
     ca_pem: String,
     started: clock::Now,
     generation: AtomicU64,
@@ -94,6 +104,19 @@ impl Gateway {
         let address = listener.local_addr()?;
         let started = clock::now();
         let plan = Arc::new(Plan::new(config.faults, started.at, 0));
+        let oauth = match policy.fcm() {
+            Some(policy) => {
+                let listener = TcpListener::bind(config.oauth_listen)
+                    .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {}: {e}", config.oauth_listen)))?;
+                let uri = config
+                    .token_uri
+                    .map_or_else(|| Ok(format!("https://{}/token", listener.local_addr()?)), io::Result::Ok)?;
+                let plan = Mutex::new(Arc::clone(&plan));
+                let endpoint = Arc::new(Endpoint { policy: policy.clone(), token_uri: uri, plan });
+                Some((Arc::clone(&endpoint), Running::start(listener, &tls, endpoint)?))
+            }
+            None => None,
+        };
         let shared = Arc::new(Shared {
             policy,
             tls,
@@ -114,6 +137,8 @@ impl Gateway {
         }
         let mut handle = GatewayHandle {
             address,
+            platform: config.platform,
+            oauth,
             ca_pem,
             started,
             generation: AtomicU64::new(0),
@@ -141,6 +166,12 @@ impl GatewayHandle {
         self.address
     }
 
+    /// Where access tokens are asked for, as in the `token_uri` of a service account's key file; none of APNs.
+    #[must_use]
+    pub fn token_uri(&self) -> Option<&str> {
+        self.oauth.as_ref().map(|(endpoint, _)| &*endpoint.token_uri)
+    }
+
     /// The CA that clients must trust, PEM.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
@@ -150,11 +181,18 @@ impl GatewayHandle {
     /// Sets all conditions anew and takes the actions. When this returns, they hold.
     ///
     /// # Errors
-    /// If a worker thread is gone.
+    /// If they name a reason of another platform (`InvalidInput`): then nothing has changed. If a worker thread is gone.
     pub fn set_faults(&self, faults: Faults) -> io::Result<()> {
+        if let Some(reason) = faults.foreign_reason(self.platform) {
+            let what = format!("{} is a reason of another platform", reason.as_str());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         self.shared.pace.clear();
         let plan = Arc::new(Plan::new(faults, clock::monotonic(), generation));
+        if let Some((endpoint, _)) = &self.oauth {
+            *endpoint.plan.lock() = Arc::clone(&plan);
+        }
         let (acknowledge, acknowledged) = sync_channel(1);
         for inbox in &self.inboxes {
             inbox.tell(Command::Faults(Arc::clone(&plan), acknowledge.clone()))?;
@@ -174,6 +212,9 @@ impl GatewayHandle {
         for log in &self.logs {
             total.add(&log.lock().stats());
         }
+        for project in self.shared.policy.fcm().into_iter().flat_map(|p| &p.projects) {
+            total.quota.insert(project.id.clone(), project.quota.lock().peak());
+        }
         total
     }
 
@@ -183,13 +224,17 @@ impl GatewayHandle {
     /// Of the file system.
     pub fn export(&self, path: &Path) -> io::Result<u64> {
         let logs: Vec<_> = self.logs.iter().map(|l| &**l).collect();
-        record::export(&logs, self.started.at.0, self.started.wall.0, path)
+        record::export(&logs, self.started, self.platform, path)
     }
 
-    /// Forgets record, totals and counted attempts; connections stay, and go on counting their bytes.
+    /// Forgets record, totals and counted attempts; connections stay, and go on counting their bytes, and what quotas have
+    /// counted stays counted.
     pub fn reset(&self) {
         for log in &self.logs {
             log.lock().reset();
+        }
+        for project in self.shared.policy.fcm().into_iter().flat_map(|p| &p.projects) {
+            project.quota.lock().reset_peak();
         }
         self.shared.attempts.clear();
     }

@@ -1,4 +1,4 @@
-//! The APNs emulator seen from outside: by frames, by an independent HTTP/2 client over TLS, and by its record.
+//! The gateway emulator seen from outside: by frames, by an independent HTTP/2 client over TLS, and by its record.
 
 mod gateway_emulator {
     pub(crate) mod support;
@@ -6,6 +6,13 @@ mod gateway_emulator {
     mod clients;
     mod conversation;
     mod faults;
+    mod fcm_answers;
+    mod fcm_clients;
+    mod fcm_conversation;
+    mod fcm_hostile;
+    mod fcm_quota;
     mod hostile;
+    mod oauth;
+    mod process;
     mod record;
 }

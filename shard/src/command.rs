@@ -44,10 +44,12 @@ pub enum Command {
     },
     /// Takes up a wave. Known already with this or a higher epoch: ignored. It sends nothing before a grant.
     Wave(Arc<WaveSpec>),
-    /// Bands below this number may be walked: all cores of the node have walked those before.
+    /// Bands below this number may be walked for one lane: all cores of the node have walked those before for it.
     OpenBands {
         /// Which wave.
         wave: WaveId,
+        /// Through which lane.
+        lane: LaneId,
         /// Exclusive.
         bands: u32,
     },
@@ -105,11 +107,22 @@ impl std::fmt::Debug for Authorization {
     }
 }
 
+/// Whose protocol a lane speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Platform {
+    /// Apple Push Notification service.
+    Apns,
+    /// Firebase Cloud Messaging, HTTP v1.
+    Fcm,
+}
+
 /// One lane, as a core's end of it needs it. The limits are this core's part already.
 #[derive(Debug)]
 pub struct LaneSpec {
     /// In the cluster.
     pub id: LaneId,
+    /// For its life.
+    pub platform: Platform,
     /// `gateway/credential`, for people.
     pub name: String,
     /// host:port.
@@ -177,10 +190,44 @@ pub struct AppSpec {
     pub app: AppName,
     /// Through which lane.
     pub lane: LaneId,
-    /// What all of its pushes share.
-    pub headers: ApnsHeaders,
-    /// By lower-case locale; the first is the fallback. Never empty.
-    pub messages: Vec<(String, Bytes)>,
+    /// What all of its pushes share; of the lane's platform.
+    pub request: Request,
+    /// The first is the fallback. Never empty.
+    pub messages: Vec<MessageSpec>,
+}
+
+/// What one locale is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageSpec {
+    /// BCP 47, lower case.
+    pub locale: String,
+    /// APNs: the complete body. FCM: what stands before the token, up to and with its opening quote.
+    pub body: Bytes,
+    /// FCM: what stands behind the token, from its closing quote. APNs: empty.
+    pub body_after_token: Bytes,
+}
+
+/// What all pushes of an app and wave share beside the body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// In the headers.
+    Apns(ApnsHeaders),
+    /// All else stands in the body.
+    Fcm {
+        /// In the path.
+        project: String,
+    },
+}
+
+impl Request {
+    /// Which lanes take it.
+    #[must_use]
+    pub fn platform(&self) -> Platform {
+        match self {
+            Self::Apns(_) => Platform::Apns,
+            Self::Fcm { .. } => Platform::Fcm,
+        }
+    }
 }
 
 /// APNs request headers that are the same for every device of an app and wave (A-send).
@@ -297,8 +344,8 @@ pub struct CoreReport {
     pub epoch: Epoch,
     /// Everything since the wave began is in it: so are its first report and the first after [`Command::ReportAll`].
     pub all: bool,
-    /// Bands handed over whole, from the nearest, in all partitions of this core.
-    pub bands_walked: u32,
+    /// Bands handed over whole, from the nearest, in all partitions of this core: for each lane of the wave.
+    pub bands_walked: Vec<(LaneId, u32)>,
     /// All walked, nothing open, nobody waiting.
     pub complete: bool,
     /// Nothing more will change.

@@ -30,6 +30,7 @@ pub(crate) mod run;
 pub(crate) mod store;
 pub(crate) mod tally;
 pub(crate) mod templates;
+pub(crate) mod trial;
 #[cfg(test)]
 mod tests;
 
@@ -221,7 +222,7 @@ impl Core {
             let Some(run) = self.waves[wave].as_mut() else { continue };
             if run.phase == Phase::Running && now >= run.spec.expires {
                 run.phase = Phase::Expired;
-                run.open_bands(u32::MAX);
+                run.open_all_bands();
                 run.reporting.change();
                 self.give_up_waiting(wave);
             }

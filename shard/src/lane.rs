@@ -5,7 +5,8 @@
 //! - **The gateway asks for less** (503, 500, shutdown). One such answer among thousands of good ones is an accident of
 //!   that request; when they are more than about one in ten, the lane stands still for a pause that doubles, with
 //!   jitter, and then asks with one request per connection until a good answer comes. Only what was in flight is sent
-//!   again: the walk has not moved.
+//!   again: the walk has not moved. If the gateway says for how long (`retry-after`, a quota), one such answer is enough,
+//!   and good answers to what was asked before do not end the pause.
 //! - **The gateway says nothing.** Requests run into their deadlines with no answer to any of them. Then too one request
 //!   per connection asks until an answer comes: whoever recovers from an outage must not meet a flood of repeats.
 //! - **The credential is refused.** Nothing can succeed until a new provider token comes.
@@ -13,20 +14,24 @@
 //! The state here is pure: times come in, decisions come out. Connections are kept by the core.
 
 pub mod connection;
+mod field;
 pub mod apns;
+pub mod fcm;
+pub mod answer;
 pub mod pool;
 pub mod pace;
 pub mod retry;
+pub mod slice;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use clarion_proto::time::Time;
 use rand::Rng;
 
-use crate::command::{Authorization, LaneHealth, LaneSpec, Rate};
-use pace::Pace;
+use crate::command::{Authorization, LaneHealth, LaneSpec, Platform, Rate};
 use pool::Pool;
 use retry::Backoff;
+use slice::Slice;
 
 /// What a lane-level refusal weighs against one good answer: 8 make the lane pause at a share of one in nine.
 const REFUSAL_WEIGHT: u32 = 8;
@@ -45,9 +50,10 @@ pub struct LaneEnd {
     credential: u32,
     /// The present provider token was refused.
     credential_refused: bool,
-    slice: Pace,
-    slice_until: Time,
+    slice: Slice,
     pause_until: Time,
+    /// The gateway has said that nothing is to come before.
+    asked_until: Time,
     /// Pauses since the lane last went well.
     pauses: u32,
     /// One request per connection until a good answer.
@@ -56,6 +62,8 @@ pub struct LaneEnd {
     silent: bool,
     refusals: u32,
     last_answer: Time,
+    /// Its connections idled too long: the next is opened when there is work.
+    rests: bool,
     told: Option<LaneHealth>,
     detail: String,
     campaign: Option<String>,
@@ -66,20 +74,21 @@ impl LaneEnd {
     #[must_use]
     pub fn new(spec: Arc<LaneSpec>) -> Self {
         Self {
-            pool: Pool::new(backoff(&spec), spec.connections),
+            pool: Pool::new(connect_backoff(&spec), spec.connections),
             spec,
             authorization: None,
             credential: 0,
             credential_refused: false,
-            slice: Pace::default(),
-            slice_until: Time(0),
+            slice: Slice::default(),
             pause_until: Time(0),
+            asked_until: Time(0),
             pauses: 0,
             probing: false,
             throttled: false,
             silent: false,
             refusals: 0,
             last_answer: Time(0),
+            rests: false,
             told: None,
             detail: String::new(),
             campaign: None,
@@ -92,7 +101,7 @@ impl LaneEnd {
             || self.spec.server_name != spec.server_name
             || self.spec.roots.roots != spec.roots.roots;
         if moved || self.spec.connections != spec.connections {
-            self.pool = Pool::new(backoff(&spec), spec.connections);
+            self.pool = Pool::new(connect_backoff(&spec), spec.connections);
         }
         self.spec = spec;
         moved
@@ -119,19 +128,23 @@ impl LaneEnd {
 
     /// Part of the lane's quota, until a time.
     pub fn set_slice(&mut self, until: Time, rate: Option<Rate>, now: Time) {
-        self.slice_until = until;
-        self.slice.set(rate, now);
+        self.slice.set(until, rate, now);
     }
 
     /// How many requests may go now: credential, pause and slice allow it.
     pub fn room(&mut self, now: Time) -> usize {
         let open = self.authorization.is_some() && !self.credential_refused;
-        if !open || now < self.pause_until || now >= self.slice_until { 0 } else { self.slice.room(now) }
+        if !open || now < self.silent_until() { 0 } else { self.slice.room(now) }
     }
 
     /// One request goes out.
     pub fn take(&mut self, now: Time) {
         self.slice.take(now);
+    }
+
+    /// A request that went out was answered or given up.
+    pub fn settled(&mut self, now: Time) {
+        self.slice.settled(now);
     }
 
     /// Whether only one request per connection may be out.
@@ -146,13 +159,34 @@ impl LaneEnd {
         self.authorization.is_some() && !self.credential_refused
     }
 
+    /// A connection that idled has gone; nobody opens another one for nothing.
+    pub fn rest(&mut self) {
+        self.rests = true;
+    }
+
+    /// A connection is opened.
+    pub fn wake(&mut self) {
+        self.rests = false;
+    }
+
+    /// Whether no connection is wanted before there is work.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        self.rests
+    }
+
     /// When the time alone may make [`LaneEnd::room`] grow; `None`: never.
     #[must_use]
     pub fn ready_at(&self, now: Time) -> Option<Time> {
-        if now < self.pause_until {
-            return Some(self.pause_until);
+        if now < self.silent_until() {
+            return Some(self.silent_until());
         }
         self.slice.ready_at(now)
+    }
+
+    /// Nothing is sent before, whoever wanted it so.
+    fn silent_until(&self) -> Time {
+        self.pause_until.max(self.asked_until)
     }
 
     /// The gateway answered about a device: it works.
@@ -160,7 +194,7 @@ impl LaneEnd {
         self.heard(now);
         self.refusals = self.refusals.saturating_sub(1);
         self.pool.answered();
-        if self.probing || self.throttled {
+        if now >= self.asked_until && (self.probing || self.throttled) {
             self.probing = false;
             self.throttled = false;
             self.pauses = 0;
@@ -175,16 +209,25 @@ impl LaneEnd {
         self.silent = false;
     }
 
-    /// The gateway asked for less.
-    pub fn refused(&mut self, now: Time, rng: &mut impl Rng, detail: &dyn std::fmt::Display) {
+    /// The gateway asked for less: for nothing at all for `wait`, if it says so.
+    pub fn refused(&mut self, now: Time, rng: &mut impl Rng, wait: Option<Duration>, detail: &dyn std::fmt::Display) {
         self.heard(now);
         self.refusals = (self.refusals + REFUSAL_WEIGHT).min(2 * REFUSALS_MAX);
-        if self.probing || self.refusals >= REFUSALS_MAX {
-            if !self.throttled {
-                self.throttled = true;
-                self.detail = detail.to_string();
+        if wait.is_none() && !self.probing && self.refusals < REFUSALS_MAX {
+            return;
+        }
+        if !self.throttled {
+            self.throttled = true;
+            self.detail = detail.to_string();
+        }
+        match wait {
+            // Each answer speaks for itself: the latest end counts. Without jitter: all that follows is one request for
+            // each connection.
+            Some(wait) => {
+                self.asked_until = self.asked_until.max(now + wait);
+                self.probing = true;
             }
-            self.pause(now, rng);
+            None => self.pause(now, rng),
         }
     }
 
@@ -267,6 +310,17 @@ impl LaneEnd {
     }
 }
 
+/// Between tries of a request. Google wants the first pause whole (Firebase, "Best practices when sending FCM messages at
+/// scale": at least 10 s), so there the jitter comes on top of it.
 fn backoff(spec: &LaneSpec) -> Backoff {
-    Backoff { min: spec.backoff_min, max: spec.backoff_max }
+    let floor = match spec.platform {
+        Platform::Apns => Duration::ZERO,
+        Platform::Fcm => spec.backoff_min,
+    };
+    Backoff { min: spec.backoff_min, max: spec.backoff_max, floor }
+}
+
+/// Between tries to connect, which cost the gateway's backends nothing.
+fn connect_backoff(spec: &LaneSpec) -> Backoff {
+    Backoff { min: spec.backoff_min, max: spec.backoff_max, floor: Duration::ZERO }
 }

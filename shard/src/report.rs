@@ -26,7 +26,8 @@ pub struct Reporting {
     at: Option<Time>,
     cells_at: Option<Time>,
     changed: bool,
-    bands_walked: u32,
+    /// By outlet.
+    bands_walked: Vec<u32>,
     complete: bool,
     ended: bool,
     /// The next one says everything.
@@ -56,7 +57,7 @@ pub(crate) fn due(run: &WaveRun, single: bool) -> Option<Time> {
     let ended = run.is_ended() && !r.ended;
     // A band can be walked, and a wave be complete, without anybody handed over or answered just then: the last of a band
     // is known to be the last only when the walk finds nobody after it.
-    let walked = run.bands_walked() != r.bands_walked;
+    let walked = !run.lanes_walked().map(|(_, bands)| bands).eq(r.bands_walked.iter().copied());
     if r.changed || ended || walked || run.is_complete() != r.complete || !run.dead.is_empty() {
         let Some(last) = r.at else { return Some(Time(0)) };
         // Other cores wait for the news that a band is walked.
@@ -78,7 +79,7 @@ pub(crate) fn build<'a>(run: &mut WaveRun, open: impl Iterator<Item = &'a Open>,
         epoch: run.epoch,
         // The first of the wave, or the first since everything was asked for again.
         all: run.reporting.at.is_none(),
-        bands_walked: run.bands_walked(),
+        bands_walked: run.lanes_walked().collect(),
         complete: run.is_complete(),
         ended,
         bands: run.tally.take_bands(),
@@ -96,7 +97,8 @@ pub(crate) fn build<'a>(run: &mut WaveRun, open: impl Iterator<Item = &'a Open>,
         r.cells_at = Some(now);
     }
     (r.changed, r.all) = (false, false);
-    (r.bands_walked, r.complete, r.ended) = (report.bands_walked, report.complete, ended);
+    r.bands_walked = report.bands_walked.iter().map(|(_, bands)| *bands).collect();
+    (r.complete, r.ended) = (report.complete, ended);
     report
 }
 

@@ -3,7 +3,7 @@
 mod support;
 
 use clarion_proto::{
-    ids::{Epoch, PartitionId, WaveId},
+    ids::{Epoch, LaneId, PartitionId, WaveId},
     wire::shard_v1::{self as wire, session_request::Message as Say, session_response::Message as Told},
 };
 use clarion_shard::command::{Command, CoreReport, Counts, Event};
@@ -50,7 +50,7 @@ async fn a_wave_from_plan_to_confirmed_cancel() {
             wave: WaveId(5),
             epoch: Epoch(1),
             all: true,
-            bands_walked: 1,
+            bands_walked: vec![(LaneId(1), 1)],
             complete: true,
             bands: vec![(0, Counts { handed, outcomes: [handed, 0, 0, 0, 0] })],
             handed: vec![(PartitionId(partition), RoaringBitmap::from_iter(0..u32::try_from(handed).unwrap()))],

@@ -1,7 +1,4 @@
-//! What APNs answers: statuses and reasons, and how they are written.
-//!
-//! Facts are those of Apple's "Handling notification responses from APNs": 200 is HEADERS alone with END_STREAM; an error
-//! is HEADERS and one DATA frame with a JSON object; 410 adds `timestamp` in milliseconds; `apns-id` is in every answer.
+//! Decisions: why a request is refused, and with what it is answered. How that is written is each provider's own.
 
 use std::io::Write as _;
 
@@ -9,69 +6,91 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     frame::{self, flag, kind},
-    hpack::{Encoder, put_literal},
+    platform::Platform,
 };
 
 macro_rules! reasons {
-    ($($name:ident = $status:literal,)*) => {
-        /// Apple's reasons, each with its status. `None` is 200.
+    ($($name:ident $text:literal = $status:literal,)*) => {
+        /// Why a request was refused, by either provider. `None` is 200. The numbers stand in records: new ones go to the end.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[allow(missing_docs, reason = "Apple's names; see its table of reasons")]
+        #[allow(missing_docs, reason = "the providers' names; see their tables of reasons")]
         #[repr(u8)]
-        pub enum Reason { None, $($name,)* }
+        pub enum Reason { None, $(#[serde(rename = $text)] $name,)* }
 
         impl Reason {
             /// All of them, in the order of their numbers.
             pub const ALL: &'static [Self] = &[Self::None, $(Self::$name,)*];
 
-            /// The status that Apple documents for it.
+            /// The status that its provider documents for it.
             #[must_use]
             pub fn status(self) -> u16 {
                 match self { Self::None => 200, $(Self::$name => $status,)* }
             }
 
-            /// As in the body of an answer.
+            /// As in configuration and statistics; Apple's also in answers.
             #[must_use]
             pub fn as_str(self) -> &'static str {
-                match self { Self::None => "", $(Self::$name => stringify!($name),)* }
+                match self { Self::None => "", $(Self::$name => $text,)* }
             }
         }
     };
 }
 
 reasons! {
-    BadCollapseId = 400,
-    BadDeviceToken = 400,
-    BadExpirationDate = 400,
-    BadMessageId = 400,
-    BadPriority = 400,
-    BadTopic = 400,
-    DeviceTokenNotForTopic = 400,
-    DuplicateHeaders = 400,
-    IdleTimeout = 400,
-    InvalidPushType = 400,
-    MissingDeviceToken = 400,
-    MissingTopic = 400,
-    PayloadEmpty = 400,
-    TopicDisallowed = 400,
-    BadCertificate = 403,
-    BadCertificateEnvironment = 403,
-    BadEnvironmentKeyIdInToken = 403,
-    ExpiredProviderToken = 403,
-    Forbidden = 403,
-    InvalidProviderToken = 403,
-    MissingProviderToken = 403,
-    UnrelatedKeyIdInToken = 403,
-    BadPath = 404,
-    MethodNotAllowed = 405,
-    ExpiredToken = 410,
-    Unregistered = 410,
-    PayloadTooLarge = 413,
-    TooManyProviderTokenUpdates = 429,
-    TooManyRequests = 429,
-    InternalServerError = 500,
-    ServiceUnavailable = 503,
-    Shutdown = 503,
+    // Apple's ("Handling notification responses from APNs").
+    BadCollapseId "BadCollapseId" = 400,
+    BadDeviceToken "BadDeviceToken" = 400,
+    BadExpirationDate "BadExpirationDate" = 400,
+    BadMessageId "BadMessageId" = 400,
+    BadPriority "BadPriority" = 400,
+    BadTopic "BadTopic" = 400,
+    DeviceTokenNotForTopic "DeviceTokenNotForTopic" = 400,
+    DuplicateHeaders "DuplicateHeaders" = 400,
+    IdleTimeout "IdleTimeout" = 400,
+    InvalidPushType "InvalidPushType" = 400,
+    MissingDeviceToken "MissingDeviceToken" = 400,
+    MissingTopic "MissingTopic" = 400,
+    PayloadEmpty "PayloadEmpty" = 400,
+    TopicDisallowed "TopicDisallowed" = 400,
+    BadCertificate "BadCertificate" = 403,
+    BadCertificateEnvironment "BadCertificateEnvironment" = 403,
+    BadEnvironmentKeyIdInToken "BadEnvironmentKeyIdInToken" = 403,
+    ExpiredProviderToken "ExpiredProviderToken" = 403,
+    Forbidden "Forbidden" = 403,
+    InvalidProviderToken "InvalidProviderToken" = 403,
+    MissingProviderToken "MissingProviderToken" = 403,
+    UnrelatedKeyIdInToken "UnrelatedKeyIdInToken" = 403,
+    BadPath "BadPath" = 404,
+    MethodNotAllowed "MethodNotAllowed" = 405,
+    ExpiredToken "ExpiredToken" = 410,
+    Unregistered "Unregistered" = 410,
+    PayloadTooLarge "PayloadTooLarge" = 413,
+    TooManyProviderTokenUpdates "TooManyProviderTokenUpdates" = 429,
+    TooManyRequests "TooManyRequests" = 429,
+    InternalServerError "InternalServerError" = 500,
+    ServiceUnavailable "ServiceUnavailable" = 503,
+    Shutdown "Shutdown" = 503,
+    // Google's error codes (https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode) ...
+    FcmUnregistered "UNREGISTERED" = 404,
+    FcmInvalidArgument "INVALID_ARGUMENT" = 400,
+    FcmSenderIdMismatch "SENDER_ID_MISMATCH" = 403,
+    FcmQuotaExceeded "QUOTA_EXCEEDED" = 429,
+    FcmUnavailable "UNAVAILABLE" = 503,
+    FcmInternal "INTERNAL" = 500,
+    FcmThirdPartyAuthError "THIRD_PARTY_AUTH_ERROR" = 401,
+    FcmUnspecified "UNSPECIFIED_ERROR" = 500,
+    // ... and what has no code of its own there, but shapes of its own: see `fcm::answer`.
+    FcmRateLimitExceeded "RATE_LIMIT_EXCEEDED" = 429,
+    FcmInvalidToken "INVALID_TOKEN" = 400,
+    FcmMissingRecipient "MISSING_RECIPIENT" = 400,
+    FcmInvalidJson "INVALID_JSON" = 400,
+    FcmPayloadTooLarge "PAYLOAD_TOO_LARGE" = 400,
+    FcmUnauthenticated "UNAUTHENTICATED" = 401,
+    FcmPermissionDenied "PERMISSION_DENIED" = 403,
+    FcmProjectNotFound "PROJECT_NOT_FOUND" = 404,
+    FcmPathNotFound "PATH_NOT_FOUND" = 404,
+    FcmBadGateway "BAD_GATEWAY" = 502,
+    FcmUnauthorizedPage "UNAUTHORIZED_PAGE" = 401,
 }
 
 impl Reason {
@@ -80,62 +99,95 @@ impl Reason {
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
+
+    /// Whose it is; none: everybody's.
+    #[must_use]
+    pub fn platform(self) -> Option<Platform> {
+        match self as u8 {
+            0 => None,
+            n if n < Self::FcmUnregistered as u8 => Some(Platform::Apns),
+            _ => Some(Platform::Fcm),
+        }
+    }
+
+    /// Whether it says that the token will never do.
+    #[must_use]
+    pub fn is_dead_token(self) -> bool {
+        matches!(
+            self,
+            Self::BadDeviceToken
+                | Self::DeviceTokenNotForTopic
+                | Self::ExpiredToken
+                | Self::Unregistered
+                | Self::FcmUnregistered
+                | Self::FcmInvalidToken
+                | Self::FcmSenderIdMismatch
+        )
+    }
+}
+
+/// `Retry-After`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetryAfter {
+    /// How long to wait.
+    pub seconds: u32,
+    /// Written as a date (RFC 9110, section 10.2.3) instead of a number.
+    #[serde(default)]
+    pub date: bool,
+}
+
+/// Which field of a body is wrong, as Google says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Path of the field; empty: the body as a whole.
+    pub field: String,
+    /// What is wrong with it.
+    pub description: String,
 }
 
 /// An answer as decided.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
     /// Goes into the body; none for 200.
     pub reason: Reason,
-    /// Goes into the body of a 410: milliseconds since 1970.
+    /// APNs: goes into the body of a 410: milliseconds since 1970.
     pub timestamp_ms: Option<u64>,
+    /// FCM.
+    pub retry_after: Option<RetryAfter>,
+    /// FCM. Boxed: answers wait by the hundred thousand, and hardly one has it.
+    pub violation: Option<Box<Violation>>,
 }
 
 impl Answer {
     /// 200.
-    pub const ACCEPTED: Self = Self { status: 200, reason: Reason::None, timestamp_ms: None };
+    pub const ACCEPTED: Self =
+        Self { status: 200, reason: Reason::None, timestamp_ms: None, retry_after: None, violation: None };
 
     /// A reason with its documented status.
     #[must_use]
     pub fn refused(reason: Reason) -> Self {
-        Self { status: reason.status(), reason, timestamp_ms: None }
+        Self { status: reason.status(), reason, ..Self::ACCEPTED }
     }
 }
 
-/// A UUID as bytes; written in its canonical lower-case form.
-pub type Uuid = [u8; 16];
-
-/// Appends the HEADERS frame of an answer, and returns the body that is to follow as DATA, empty for 200.
-pub fn put_headers(
-    out: &mut Vec<u8>,
-    encoder: &mut Encoder,
-    stream: u32,
-    answer: &Answer,
-    apns_id: &Uuid,
-    unique_id: Option<&Uuid>,
-) -> Vec<u8> {
+/// Begins a HEADERS frame that ends its block; [`end_headers`] fills its length in. Returns where it starts.
+pub fn begin_headers(out: &mut Vec<u8>, stream: u32, ends: bool) -> usize {
     let start = out.len();
-    let end = if answer.reason == Reason::None { flag::END_STREAM } else { 0 };
-    frame::head(out, 0, kind::HEADERS, flag::END_HEADERS | end, stream);
-    encoder.begin(out);
-    put_status(out, answer.status);
-    put_literal(out, b"apns-id", &uuid_text(apns_id));
-    if let Some(unique_id) = unique_id {
-        put_literal(out, b"apns-unique-id", &uuid_text(unique_id));
-    }
-    let body = if answer.reason == Reason::None {
-        Vec::new()
-    } else {
-        // content-type is entry 31 of the static table: 15 fills the prefix, 16 follow; its value has 16 bytes.
-        out.extend_from_slice(b"\x0f\x10\x10application/json");
-        body(answer)
-    };
+    frame::head(out, 0, kind::HEADERS, flag::END_HEADERS | if ends { flag::END_STREAM } else { 0 }, stream);
+    start
+}
+
+/// Fills in the length of a frame that [`begin_headers`] began.
+///
+/// # Panics
+/// If the block has more than 255 bytes: an answer's has half of that at most.
+pub fn end_headers(out: &mut [u8], start: usize) {
     let length = out.len() - start - frame::HEAD_BYTES;
-    // A block has some hundred bytes: its length is one octet, the last of three.
+    // Its length is one octet, the last of three.
     out[start + 2] = u8::try_from(length).expect("a short header block");
-    body
 }
 
 /// Appends the body of an answer, ending the stream.
@@ -144,18 +196,8 @@ pub fn put_body(out: &mut Vec<u8>, stream: u32, body: &[u8]) {
     out.extend_from_slice(body);
 }
 
-fn body(answer: &Answer) -> Vec<u8> {
-    let mut body = Vec::with_capacity(64);
-    let reason = answer.reason.as_str();
-    let written = match answer.timestamp_ms {
-        Some(t) => write!(body, r#"{{"reason":"{reason}","timestamp":{t}}}"#),
-        None => write!(body, r#"{{"reason":"{reason}"}}"#),
-    };
-    written.expect("writing to memory");
-    body
-}
-
-fn put_status(out: &mut Vec<u8>, status: u16) {
+/// Appends `:status`.
+pub fn put_status(out: &mut Vec<u8>, status: u16) {
     // The static table holds :status with these values from entry 8 on (RFC 7541, appendix A).
     const INDEXED: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
     match INDEXED.iter().position(|&s| s == status) {
@@ -167,79 +209,9 @@ fn put_status(out: &mut Vec<u8>, status: u16) {
     }
 }
 
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
-
-/// 8-4-4-4-12, lower case.
-#[must_use]
-pub fn uuid_text(uuid: &Uuid) -> [u8; 36] {
-    let mut text = [b'-'; 36];
-    let mut at = 0;
-    for (i, byte) in uuid.iter().enumerate() {
-        if matches!(i, 4 | 6 | 8 | 10) {
-            at += 1;
-        }
-        text[at] = DIGITS[usize::from(byte >> 4)];
-        text[at + 1] = DIGITS[usize::from(byte & 15)];
-        at += 2;
-    }
-    text
-}
-
-/// Reads the canonical lower-case form, and no other (Apple: "canonical form").
-#[must_use]
-pub fn uuid_from_text(text: &[u8]) -> Option<Uuid> {
-    if text.len() != 36 || text.iter().any(u8::is_ascii_uppercase) {
-        return None;
-    }
-    // The lengths and places of hyphens are checked by writing it again: only the canonical form comes back the same.
-    let digits = data_encoding::HEXLOWER;
-    let mut bare = [0; 32];
-    let mut kept = text.iter().filter(|&&b| b != b'-');
-    for slot in &mut bare {
-        *slot = *kept.next()?;
-    }
-    let mut uuid = [0; 16];
-    digits.decode_mut(&bare, &mut uuid).ok()?;
-    (uuid_text(&uuid) == text).then_some(uuid)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn written(answer: &Answer) -> (Vec<u8>, Vec<u8>) {
-        let mut out = Vec::new();
-        let body = put_headers(&mut out, &mut Encoder::new(), 5, answer, &[0xab; 16], None);
-        (out, body)
-    }
-
-    #[test]
-    fn success_is_one_frame_that_ends_the_stream() {
-        let (out, body) = written(&Answer::ACCEPTED);
-        assert!(body.is_empty());
-        assert_eq!(out[..9], [0, 0, 47, 1, 5, 0, 0, 0, 5]);
-        assert_eq!(out[9..], *b"\x88\x00\x07apns-id\x24abababab-abab-abab-abab-abababababab");
-    }
-
-    #[test]
-    fn an_error_tells_its_reason_as_json() {
-        let gone = Answer { timestamp_ms: Some(1_700_000_000_000), ..Answer::refused(Reason::Unregistered) };
-        let (out, body) = written(&gone);
-        assert_eq!(out[4], 4, "END_HEADERS, without END_STREAM");
-        assert_eq!(out[9..14], *b"\x08\x03410");
-        assert!(out.ends_with(b"\x0f\x10\x10application/json"));
-        assert_eq!(body, br#"{"reason":"Unregistered","timestamp":1700000000000}"#);
-        assert_eq!(written(&Answer::refused(Reason::BadTopic)).1, br#"{"reason":"BadTopic"}"#);
-    }
-
-    #[test]
-    fn only_the_canonical_uuid_is_read() {
-        let text = b"123e4567-e89b-12d3-a456-4266554400a0";
-        assert_eq!(uuid_text(&uuid_from_text(text).expect("canonical")), *text);
-        for bad in ["123E4567-e89b-12d3-a456-4266554400a0", "123e4567e89b-12d3-a456-4266554400a0-", "x", ""] {
-            assert_eq!(uuid_from_text(bad.as_bytes()), None, "{bad}");
-        }
-    }
 
     #[test]
     fn numbers_of_reasons_come_back() {
@@ -247,5 +219,16 @@ mod tests {
             assert_eq!(Reason::from_number(reason as u8), Some(reason));
         }
         assert_eq!(Reason::from_number(200), None);
+    }
+
+    #[test]
+    fn every_reason_has_its_platform_and_name() {
+        assert_eq!(Reason::None.platform(), None);
+        assert_eq!(Reason::Shutdown.platform(), Some(Platform::Apns));
+        assert_eq!(Reason::FcmUnregistered.platform(), Some(Platform::Fcm));
+        for &reason in &Reason::ALL[1..] {
+            let name = format!("\"{}\"", reason.as_str());
+            assert_eq!(serde_json::from_str::<Reason>(&name).expect("named"), reason);
+        }
     }
 }

@@ -1,20 +1,49 @@
 //! What a gateway is told at its start.
 
-use std::{collections::BTreeSet, fs, io, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::{auth::Key, faults::Faults, policy::Policy, script::Scripts};
+use super::{
+    apns::{self, auth::Key},
+    faults::Faults,
+    fcm::{self, access::Issuer, quota::Window},
+    oauth::assertion,
+    platform::Platform,
+    policy::{Policy, Provider},
+    script::Scripts,
+};
+
+/// Messages a minute that Google grants a project unless asked for more
+/// (<https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas>).
+pub const QUOTA_PER_MINUTE: u32 = 600_000;
+/// The private key (PKCS#8) of a service account for tests and scenarios. It guards nothing: it is fixed because ring makes no
+/// RSA keys.
+pub const TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM: &str = include_str!("test-service-account.pem");
+/// The public key (SubjectPublicKeyInfo) that belongs to [`TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM`].
+pub const TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM: &str = include_str!("test-service-account.pub.pem");
 
 /// A gateway: where it listens, whom it believes, how it behaves. As TOML, every field may be left out.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewayConfig {
+    /// Which provider to play. Default: `apns`.
+    pub platform: Platform,
     /// Where to listen. Default: a free port of the loopback interface.
     pub listen: SocketAddr,
     /// Threads that serve connections. Default 1.
     pub threads: usize,
-    /// Names and addresses in the server's certificate. Default: `localhost`, `127.0.0.1`, `::1`, `api.push.apple.com`.
+    /// Names and addresses in the server's certificate. Default: `localhost`, `127.0.0.1`, `::1`, `api.push.apple.com`,
+    /// `fcm.googleapis.com`, `oauth2.googleapis.com`.
     pub server_names: Vec<String>,
     /// Connections at once; those beyond are closed. Each holds a descriptor. Default 4,096.
     pub connections_max: usize,
@@ -22,6 +51,19 @@ pub struct GatewayConfig {
     pub keys: Vec<KeyConfig>,
     /// Bundle ids that may be pushed to.
     pub topics: Vec<String>,
+    /// FCM: where the OAuth token endpoint listens. Default: a free port of the loopback interface.
+    pub oauth_listen: SocketAddr,
+    /// FCM: the token endpoint as clients see it, which assertions must name as their audience. Default: `https://`, where it
+    /// listens, `/token`.
+    pub token_uri: Option<String>,
+    /// FCM: the projects that exist.
+    pub projects: Vec<ProjectConfig>,
+    /// FCM: who may ask for access tokens. Without one, every request is refused with 401.
+    pub service_accounts: Vec<ServiceAccountConfig>,
+    /// FCM: how long an access token is good, seconds. Default 3,600.
+    pub access_token_seconds: u64,
+    /// FCM: a connection without a request for so long is told `session_timed_out`, seconds; 0: never. Default 240.
+    pub session_idle_seconds: u64,
     /// By how much clocks may differ, seconds. Default 60.
     pub clock_skew_seconds: u64,
     /// Shortest time between two changes of the provider token on a connection, seconds; 0: none. Default 1,200.
@@ -30,9 +72,9 @@ pub struct GatewayConfig {
     pub expired_sticks: bool,
     /// Answers carry `apns-unique-id`, as those of Apple's sandbox do. Default false.
     pub sandbox: bool,
-    /// MAX_CONCURRENT_STREAMS after the first authenticated success. Default 1,000.
-    pub streams_max: u32,
-    /// One stream until the first authenticated success. Default true.
+    /// MAX_CONCURRENT_STREAMS; of APNs, after the first authenticated success. Default 1,000 of APNs, 100 of FCM.
+    pub streams_max: Option<u32>,
+    /// APNs: one stream until the first authenticated success. Default true.
     pub first_stream_alone: bool,
     /// One stream after a rejection, until the next success. Default false.
     pub one_stream_after_reject: bool,
@@ -62,21 +104,63 @@ pub struct KeyConfig {
     pub public_key_pem: Option<String>,
 }
 
+/// A Firebase project.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectConfig {
+    /// Its id, as in the path.
+    pub project: String,
+    /// Messages in any 60 seconds. Default [`QUOTA_PER_MINUTE`].
+    #[serde(default = "quota_per_minute")]
+    pub quota_per_minute: u32,
+}
+
+fn quota_per_minute() -> u32 {
+    QUOTA_PER_MINUTE
+}
+
+/// A service account: who signs assertions, and for which projects it may send.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceAccountConfig {
+    /// `iss` of its assertions.
+    pub client_email: String,
+    /// `kid` of its assertions; absent: any, or none.
+    #[serde(default)]
+    pub private_key_id: Option<String>,
+    /// PEM file with the RSA public key (SubjectPublicKeyInfo).
+    #[serde(default)]
+    pub public_key_file: Option<PathBuf>,
+    /// The PEM itself.
+    #[serde(default)]
+    pub public_key_pem: Option<String>,
+    /// Ids of the projects it may send for.
+    pub projects: Vec<String>,
+}
+
 impl Default for GatewayConfig {
     fn default() -> Self {
-        let names = ["localhost", "127.0.0.1", "::1", "api.push.apple.com"];
+        let names =
+            ["localhost", "127.0.0.1", "::1", "api.push.apple.com", "fcm.googleapis.com", "oauth2.googleapis.com"];
         Self {
+            platform: Platform::Apns,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             threads: 1,
             server_names: names.map(str::to_owned).to_vec(),
             connections_max: 4_096,
             keys: Vec::new(),
             topics: Vec::new(),
+            oauth_listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            token_uri: None,
+            projects: Vec::new(),
+            service_accounts: Vec::new(),
+            access_token_seconds: 3_600,
+            session_idle_seconds: 240,
             clock_skew_seconds: 60,
             token_update_seconds_min: 1_200,
             expired_sticks: false,
             sandbox: false,
-            streams_max: 1_000,
+            streams_max: None,
             first_stream_alone: true,
             one_stream_after_reject: false,
             connection_window: 65_535,
@@ -93,7 +177,7 @@ impl GatewayConfig {
     /// # Errors
     /// `InvalidInput` naming the field, or that of reading a key's file.
     pub fn policy(&self) -> io::Result<Policy> {
-        let invalid = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        let invalid = |what: String| Err(invalid_input(&what));
         if !(1..=64).contains(&self.threads) {
             return invalid(format!("threads: 1 to 64, is {}", self.threads));
         }
@@ -103,39 +187,108 @@ impl GatewayConfig {
         if self.scripts.rules.iter().map(|r| u64::from(r.ppm)).sum::<u64>() > 1_000_000 {
             return invalid("scripts.rules: together at most 1000000 ppm".to_owned());
         }
+        let scripted = self.scripts.rules.iter().map(|r| &r.answer).chain(self.scripts.tokens.values().flatten());
+        let foreign = scripted.map(|s| s.reason).find(|r| r.platform().is_some_and(|p| p != self.platform));
+        if let Some(reason) = foreign.or_else(|| self.faults.foreign_reason(self.platform)) {
+            return invalid(format!("scripts, faults: {} is a reason of another platform", reason.as_str()));
+        }
+        let (provider, streams_max) = match self.platform {
+            Platform::Apns => (Provider::Apns(self.apns()?), apns::STREAMS_MAX),
+            Platform::Fcm => (Provider::Fcm(self.fcm()?), fcm::STREAMS_MAX),
+        };
+        Ok(Policy {
+            streams_max: self.streams_max.unwrap_or(streams_max),
+            first_stream_alone: self.first_stream_alone && self.platform == Platform::Apns,
+            connection_window: self.connection_window,
+            scripts: self.scripts.clone(),
+            seed: self.seed,
+            provider,
+        })
+    }
+
+    fn apns(&self) -> io::Result<apns::Policy> {
         let keys = self.keys.iter().map(KeyConfig::load).collect::<io::Result<Vec<_>>>()?;
         let names: BTreeSet<_> = keys.iter().map(|k| (&k.key_id, &k.team_id)).collect();
         if names.len() != keys.len() {
-            return invalid("keys: two of the same key_id and team_id".to_owned());
+            return Err(invalid_input("keys: two of the same key_id and team_id"));
         }
-        Ok(Policy {
+        Ok(apns::Policy {
             keys,
             clock_skew_seconds: self.clock_skew_seconds,
             token_update_seconds_min: self.token_update_seconds_min,
             expired_sticks: self.expired_sticks,
             topics: self.topics.clone(),
             sandbox: self.sandbox,
-            streams_max: self.streams_max,
-            first_stream_alone: self.first_stream_alone,
             one_stream_after_reject: self.one_stream_after_reject,
-            connection_window: self.connection_window,
-            scripts: self.scripts.clone(),
-            seed: self.seed,
+        })
+    }
+
+    fn fcm(&self) -> io::Result<fcm::Policy> {
+        let ids: BTreeSet<_> = self.projects.iter().map(|p| &p.project).collect();
+        let legal = |id: &str| {
+            !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+        };
+        if ids.len() != self.projects.len() || !ids.iter().all(|id| legal(id)) {
+            return Err(invalid_input("projects: each once, 1 to 128 of letters, digits, '-', '_', '.', ':'"));
+        }
+        let names: BTreeSet<_> = self.service_accounts.iter().map(|a| &a.client_email).collect();
+        if names.len() != self.service_accounts.len() {
+            return Err(invalid_input("service_accounts: two of the same client_email"));
+        }
+        let projects = self.projects.iter().map(|p| fcm::Project {
+            id: p.project.clone(),
+            quota: Arc::new(Mutex::new(Window::new(p.quota_per_minute))),
+        });
+        let idle = (self.session_idle_seconds > 0).then(|| Duration::from_secs(self.session_idle_seconds));
+        Ok(fcm::Policy {
+            projects: projects.collect(),
+            accounts: self.service_accounts.iter().map(|a| a.load(&self.projects)).collect::<io::Result<_>>()?,
+            issuer: Issuer::new().map_err(io::Error::other)?,
+            clock_skew_seconds: self.clock_skew_seconds,
+            access_token: Duration::from_secs(self.access_token_seconds),
+            session_idle: idle,
+        })
+    }
+}
+
+impl ServiceAccountConfig {
+    fn load(&self, projects: &[ProjectConfig]) -> io::Result<fcm::Account> {
+        let name = format!("service account {}", self.client_email);
+        let pem = pem(&name, self.public_key_pem.as_deref(), self.public_key_file.as_deref())?;
+        let public_key = assertion::public_key(&pem)
+            .ok_or_else(|| invalid_input(&format!("{name}: not an RSA public key in PEM (BEGIN PUBLIC KEY)")))?;
+        let number = |id: &String| {
+            let at = projects.iter().position(|p| p.project == *id);
+            at.ok_or_else(|| invalid_input(&format!("{name}: projects: there is no project {id}")))
+        };
+        Ok(fcm::Account {
+            client_email: self.client_email.clone(),
+            private_key_id: self.private_key_id.clone(),
+            public_key,
+            projects: self.projects.iter().map(number).collect::<io::Result<_>>()?,
         })
     }
 }
 
 impl KeyConfig {
     fn load(&self) -> io::Result<Key> {
-        let pem = match (&self.public_key_pem, &self.public_key_file) {
-            (Some(pem), None) => pem.clone().into_bytes(),
-            (None, Some(path)) => fs::read(path)
-                .map_err(|e| io::Error::new(e.kind(), format!("key {}: {}: {e}", self.key_id, path.display())))?,
-            _ => {
-                let what = format!("key {}: either public_key_file or public_key_pem", self.key_id);
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-            }
-        };
+        let name = format!("key {}", self.key_id);
+        let pem = pem(&name, self.public_key_pem.as_deref(), self.public_key_file.as_deref())?;
         Key::from_pem(&self.key_id, &self.team_id, &pem).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))
     }
+}
+
+/// The PEM that stands in the configuration, or in the file that it names.
+fn pem(name: &str, pem: Option<&str>, path: Option<&Path>) -> io::Result<Vec<u8>> {
+    match (pem, path) {
+        (Some(pem), None) => Ok(pem.as_bytes().to_vec()),
+        (None, Some(path)) => {
+            fs::read(path).map_err(|e| io::Error::new(e.kind(), format!("{name}: {}: {e}", path.display())))
+        }
+        _ => Err(invalid_input(&format!("{name}: either public_key_file or public_key_pem"))),
+    }
+}
+
+fn invalid_input(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what)
 }

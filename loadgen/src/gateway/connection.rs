@@ -1,10 +1,10 @@
 //! One client's HTTP/2 connection, as a state machine: bytes and times in, bytes out, entries into the record.
 //!
-//! It plays APNs: which streams it admits ([`limits`]), what it makes of a request ([`request`]), when and how answers
-//! leave ([`answers`]). It does no I/O. A client's error, whatever it is, ends this connection with a GOAWAY and nothing else.
+//! Common to all gateways: which streams it admits ([`limits`]), how a request is assembled ([`request`]), when and how answers
+//! leave ([`answers`]), what else is said ([`control`]). What a provider makes of a request is asked in [`decide`]. It does no I/O. A client's error, whatever it is, ends this connection with a GOAWAY and nothing else.
 //!
-//! Memory is bounded by arithmetic: streams open × (payload limit + 200 bytes) for bodies, one header block of
-//! [`BLOCK_BYTES_MAX`], one frame of 16 KiB that is still incomplete, eight templates of at most a block each. Output is
+//! Memory is bounded by arithmetic: streams open × (limit of a body + 200 bytes) for bodies, one header block of
+//! [`BLOCK_BYTES_MAX`], one frame of 16 KiB that is still incomplete, eight templates of at most a block each, eight bodies. Output is
 //! bounded by the driver, which stops reading a connection that does not take its answers ([`Connection::output_len`]).
 
 use std::{
@@ -18,6 +18,7 @@ use rand_pcg::Pcg64Mcg;
 
 use self::{
     answers::{Blocked, Waiting, Written},
+    decide::Judge,
     limits::Limits,
     request::Receiving,
 };
@@ -34,6 +35,7 @@ use super::{
 
 mod answers;
 mod control;
+mod decide;
 mod limits;
 mod request;
 
@@ -45,8 +47,6 @@ const IDLE_FRAMES_MAX: u32 = 10_000;
 const CREDIT_MIN: u32 = 8_192;
 /// The window of every stream and, at first, of the connection (RFC 9113, section 6.9.2).
 const WINDOW_BYTES: u32 = 65_535;
-/// What Apple says to a client with too many streams.
-const TOO_MANY_STREAMS: &[u8] = b"Maximum active streams violated for this endpoint.";
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,9 +153,13 @@ pub struct Connection {
     stream_windows: BTreeMap<u32, i64>,
     idle_frames: u32,
     requests: u64,
-    auth: request::Binding,
-    /// Bodies known to be JSON objects, newest first.
-    bodies: Vec<Box<[u8]>>,
+    judge: Judge,
+    /// Where an answer's body is written before the client's window is asked.
+    body: Vec<u8>,
+    /// Pings since the last frame of a request.
+    pings: u32,
+    /// When a request last came or was answered; none: not known yet.
+    active: Option<Time>,
     random: Pcg64Mcg,
     /// Whether slowness, and held answers, were seen: their end hastens what waits.
     was_slow: bool,
@@ -210,8 +214,10 @@ impl Connection {
             stream_windows: BTreeMap::new(),
             idle_frames: 0,
             requests: 0,
-            auth: request::Binding::default(),
-            bodies: Vec::new(),
+            judge: Judge::new(policy),
+            body: Vec::new(),
+            pings: 0,
+            active: None,
             random: Pcg64Mcg::seed_from_u64(policy.seed ^ u64::from(number)),
             was_slow: false,
             was_held: false,
@@ -259,11 +265,11 @@ impl Connection {
 
     /// When [`Self::advance`] has something to do.
     #[must_use]
-    pub fn deadline(&self, plan: &Plan, now: Time) -> Option<Time> {
+    pub fn deadline(&self, policy: &Policy, plan: &Plan, now: Time) -> Option<Time> {
         let goaway = self.goaway_due.as_ref().map(|(due, _)| *due);
         // A silence is not broken by what was due before it; its end is the plan's next change.
         let answer = self.waiting.due().filter(|_| !plan.holds_back(now));
-        answer.into_iter().chain(goaway).chain(self.drain_due).min()
+        answer.into_iter().chain(goaway).chain(self.drain_due).chain(self.idle_due(policy)).min()
     }
 
     /// Writes what is due.
@@ -274,6 +280,7 @@ impl Connection {
         {
             self.write_answer(&pending, context);
         }
+        self.end_of_idleness(context);
         self.advance_goaway(context);
     }
 
@@ -356,6 +363,10 @@ impl Connection {
         if self.idle_frames > IDLE_FRAMES_MAX {
             return self.fail(Code::EnhanceYourCalm, b"");
         }
+        if matches!(head.kind, kind::DATA | kind::HEADERS) {
+            self.pings = 0;
+            self.active = Some(context.now.at);
+        }
         let handled = match head.kind {
             kind::DATA => self.data(head, payload, context),
             kind::HEADERS => self.headers(head, payload, context),
@@ -363,7 +374,7 @@ impl Connection {
             kind::SETTINGS => self.settings(head, payload),
             kind::WINDOW_UPDATE => self.window_update(head, payload, context),
             kind::RST_STREAM => self.rst_stream(head, payload, context),
-            kind::PING => self.ping(head, payload),
+            kind::PING => self.ping(head, payload, context),
             kind::PRIORITY if payload.len() != 5 => Err(Code::FrameSizeError),
             kind::PUSH_PROMISE => Err(Code::ProtocolError),
             kind::GOAWAY => {

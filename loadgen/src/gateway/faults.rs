@@ -11,7 +11,8 @@ use clarion_proto::time::Time;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    answer::Reason,
+    answer::{Reason, RetryAfter},
+    platform::Platform,
     script::{Rule, Scripts},
 };
 
@@ -35,6 +36,22 @@ pub struct Faults {
     pub seed: u64,
     /// What happens once, now.
     pub once: Vec<Action>,
+    /// FCM: the token endpoint's.
+    pub token_endpoint: TokenEndpoint,
+}
+
+impl Faults {
+    /// The first reason that a gateway of this platform never gives.
+    #[must_use]
+    pub fn foreign_reason(&self, platform: Platform) -> Option<Reason> {
+        let goaway = self.once.iter().filter_map(|a| match a {
+            Action::Goaway { reason, .. } => *reason,
+            Action::Reset { .. } | Action::StreamsMax { .. } => None,
+        });
+        let reasons =
+            self.errors.iter().map(|e| e.reason).chain(self.rules.iter().map(|r| r.answer.reason)).chain(goaway);
+        reasons.into_iter().find(|r| r.platform().is_some_and(|p| p != platform))
+    }
 }
 
 /// A lognormal delay, given by two of its quantiles; equal (or no p99): constant.
@@ -93,15 +110,32 @@ pub enum Silence {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Errors {
-    /// Apple's reason, such as `ServiceUnavailable`.
+    /// The provider's reason, such as `ServiceUnavailable` or `UNAVAILABLE`.
     pub reason: Reason,
     /// Parts per million of the requests.
     pub ppm: u32,
     /// The push reaches the phone in spite of the answer.
     #[serde(default)]
     pub delivered: bool,
+    /// FCM: `Retry-After`.
+    #[serde(default)]
+    pub retry_after: Option<RetryAfter>,
     /// How long; 0: until replaced.
     #[serde(default)]
+    pub duration_ms: u64,
+}
+
+/// What is wrong with FCM's OAuth token endpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenEndpoint {
+    /// It answers 503 to everything.
+    pub down: bool,
+    /// It takes so long to answer.
+    pub delay_ms: u64,
+    /// Access tokens are good for so many seconds only, and say so.
+    pub lifetime_seconds: Option<u64>,
+    /// How long; 0: until replaced.
     pub duration_ms: u64,
 }
 
@@ -111,7 +145,7 @@ pub struct Errors {
 pub enum Action {
     /// GOAWAY, then what is open is answered, then the connection is closed.
     Goaway {
-        /// Goes into the debug data as `{"reason":"…"}`; absent: none.
+        /// Goes into the debug data as `{"reason":"…"}`; absent: none of APNs, `session_timed_out` of FCM.
         #[serde(default)]
         reason: Option<Reason>,
         /// First with the largest stream id, and with the real one so many milliseconds later (RFC 9113, section 6.8).
@@ -226,6 +260,13 @@ impl Plan {
     #[must_use]
     pub fn changed_since(&self, then: Time, now: Time) -> bool {
         self.next_change(then).is_some_and(|change| change <= now)
+    }
+
+    /// What is wrong with the token endpoint now.
+    #[must_use]
+    pub fn token_endpoint(&self, now: Time) -> TokenEndpoint {
+        let fault = self.faults.token_endpoint;
+        if self.holds(fault.duration_ms, now) { fault } else { TokenEndpoint::default() }
     }
 
     fn holds(&self, duration_ms: u64, now: Time) -> bool {

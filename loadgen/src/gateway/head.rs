@@ -1,18 +1,25 @@
 //! From a header block to what a request asks, and the cache that makes this cheap.
 //!
-//! A million pushes of one alert differ in the value of `:path`. If a block leaves the dynamic table alone and holds its path
-//! as a literal outside that table, then everything else in it means what the same bytes meant before, for as long as the
-//! table has not changed ([`super::hpack`] has the argument). So the bytes before and after the path are kept with what they
-//! meant, and dropped at the first block that changes the table. Age and binding of the provider token depend on time and
-//! connection, and are asked anew each time.
+//! A million pushes of one alert differ in the value of `:path` (APNs), or not at all (FCM, where the token stands in the
+//! body). If a block leaves the dynamic table alone and holds its path as a literal outside that table, then everything else
+//! in it means what the same bytes meant before, for as long as the table has not changed ([`super::hpack`] has the
+//! argument). So the bytes before and after the path are kept with what they meant, or, where the path matters no more than
+//! the rest, the block as a whole; and dropped at the first block that changes the table. Age and binding of credentials
+//! depend on time and connection, and are asked anew each time.
 
 use std::sync::Arc;
 
 use super::{
-    answer::{Reason, Uuid},
-    auth::{self, Key, Verified},
+    answer::Reason,
+    apns::{
+        self,
+        auth::{self, Key, Verified},
+        request::{AppleFields, Path},
+    },
+    fcm,
+    fields::Fields,
     hpack::{self, Decoder, HpackError, PathValue, Representation},
-    policy::{Fields, Path},
+    policy::{Policy, Provider},
 };
 
 /// Header lists above this end the connection; announced as SETTINGS_MAX_HEADER_LIST_SIZE, as Apple does.
@@ -22,32 +29,24 @@ const TEMPLATES_MAX: usize = 8;
 /// Provider tokens whose verification is remembered.
 const TOKENS_MAX: usize = 4;
 
-/// What a header block says, its path apart. `None`s are absent or wrong, as the faults tell.
-#[derive(Debug)]
-pub struct Rest {
-    /// What is wrong before authorization is looked at.
-    pub method_fault: Option<Reason>,
-    /// Who asks.
-    pub authorization: Result<Verified, Reason>,
-    /// What is wrong after authorization was looked at.
-    pub header_fault: Option<Reason>,
-    /// To be echoed.
-    pub apns_id: Option<Uuid>,
-    /// For the record.
-    pub collapse_hash: u64,
-    /// Of this push type.
-    pub payload_bytes_max: usize,
-    /// Announced length of the body.
-    pub content_length: Option<u64>,
-}
-
 /// A request's head.
 #[derive(Debug, Clone)]
 pub struct Head {
-    /// All but the path.
-    pub rest: Arc<Rest>,
-    /// The path.
-    pub path: Path,
+    /// Announced length of the body.
+    pub content_length: Option<u64>,
+    /// Of a body, no more than this is looked at.
+    pub body_bytes_max: usize,
+    /// What the provider reads in it.
+    pub ask: Ask,
+}
+
+/// What a request asks of a provider.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// Of Apple.
+    Apns(apns::request::Ask),
+    /// Of Google.
+    Fcm(Arc<fcm::request::Ask>),
 }
 
 /// What a header block turned out to be.
@@ -61,8 +60,9 @@ pub enum Read {
 
 struct Template {
     before: Box<[u8]>,
-    after: Box<[u8]>,
-    rest: Arc<Rest>,
+    /// What stands behind the path; none: `before` is the whole block.
+    after: Option<Box<[u8]>>,
+    head: Head,
 }
 
 /// A connection's reader of header blocks.
@@ -79,13 +79,16 @@ impl Reader {
     ///
     /// # Errors
     /// If the tables of both sides can no longer agree: the connection must end.
-    pub fn read(&mut self, block: &[u8], keys: &[Key], topics: &[String]) -> Result<Read, HpackError> {
-        if let Some((template, representation)) = self.template(block) {
-            let rest = Arc::clone(&self.templates[template].rest);
+    pub fn read(&mut self, block: &[u8], policy: &Policy) -> Result<Read, HpackError> {
+        if let Some((template, path)) = self.template(block) {
+            let mut head = self.templates[template].head.clone();
             self.templates.swap(0, template);
-            return Ok(Read::Request(Head { rest, path: self.path(block, &representation)? }));
+            if let (Ask::Apns(ask), Some(path)) = (&mut head.ask, path) {
+                ask.path = self.path(block, &path)?;
+            }
+            return Ok(Read::Request(head));
         }
-        self.read_new(block, keys, topics)
+        self.read_new(block, policy)
     }
 
     /// Decodes a block whose fields mean nothing (trailers, ignored streams), to keep the table in step.
@@ -97,38 +100,56 @@ impl Reader {
         self.decoder.decode(block, &self.representations, LIST_BYTES_MAX, |_, _| {})
     }
 
-    fn read_new(&mut self, block: &[u8], keys: &[Key], topics: &[String]) -> Result<Read, HpackError> {
+    fn read_new(&mut self, block: &[u8], policy: &Policy) -> Result<Read, HpackError> {
         self.walk(block)?;
         let mut fields = Fields::default();
-        self.decoder.decode(block, &self.representations, LIST_BYTES_MAX, |n, v| fields.add(n, v))?;
+        let (mut apple, mut google) = (AppleFields::default(), fcm::request::GoogleFields::default());
+        self.decoder.decode(block, &self.representations, LIST_BYTES_MAX, |name, value| {
+            if !fields.add(name, value) {
+                match &policy.provider {
+                    Provider::Apns(_) => apple.add(name, value),
+                    Provider::Fcm(_) => google.add(name, value),
+                }
+            }
+        })?;
         let (Some(path), false) = (&fields.path, fields.is_malformed()) else {
             return Ok(Read::Malformed);
         };
-        let path = Path::read(path);
-        let rest = Arc::new(Rest {
-            method_fault: fields.method_fault(),
-            authorization: self.verify(fields.authorization.as_deref(), keys),
-            header_fault: fields.header_fault(topics),
-            apns_id: fields.apns_id(),
-            collapse_hash: fields.collapse_hash(),
-            payload_bytes_max: fields.payload_bytes_max(),
-            content_length: fields.content_length(),
-        });
-        if let Some(cut) = self.representations.iter().find(|r| r.path.is_some())
-            && !self.representations.iter().any(|r| r.changes_table)
-        {
-            self.templates.truncate(TEMPLATES_MAX - 1);
-            let (before, after) = (block[..cut.bytes.start].into(), block[cut.bytes.end..].into());
-            self.templates.insert(0, Template { before, after, rest: Arc::clone(&rest) });
+        let (body_bytes_max, ask) = match &policy.provider {
+            Provider::Apns(policy) => {
+                let authorization = self.verify(fields.authorization.as_deref(), &policy.keys);
+                let rest = Arc::new(apple.read(&fields, &policy.topics, authorization));
+                (apple.payload_bytes_max(), Ask::Apns(apns::request::Ask { rest, path: Path::read(path) }))
+            }
+            Provider::Fcm(policy) => {
+                (fcm::request::BODY_BYTES_MAX, Ask::Fcm(Arc::new(google.read(&fields, path, policy))))
+            }
+        };
+        let head = Head { content_length: fields.content_length(), body_bytes_max, ask };
+        if !self.representations.iter().any(|r| r.changes_table) {
+            self.remember(block, &head);
         }
-        Ok(Read::Request(Head { rest, path }))
+        Ok(Read::Request(head))
+    }
+
+    fn remember(&mut self, block: &[u8], head: &Head) {
+        let (before, after) = match &head.ask {
+            Ask::Fcm(_) => (block, None),
+            Ask::Apns(_) => match self.representations.iter().find(|r| r.path.is_some()) {
+                Some(cut) => (&block[..cut.bytes.start], Some(block[cut.bytes.end..].into())),
+                None => return,
+            },
+        };
+        self.templates.truncate(TEMPLATES_MAX - 1);
+        self.templates.insert(0, Template { before: before.into(), after, head: head.clone() });
     }
 
     /// The template that fits, and the path between its halves.
-    fn template(&self, block: &[u8]) -> Option<(usize, Representation)> {
+    fn template(&self, block: &[u8]) -> Option<(usize, Option<Representation>)> {
         self.templates.iter().enumerate().find_map(|(i, t)| {
+            let Some(after) = &t.after else { return (*block == *t.before).then_some((i, None)) };
             let path = block.starts_with(&t.before).then(|| hpack::path_at(block, t.before.len()))??;
-            (block[path.bytes.end..] == *t.after).then_some((i, path))
+            (block[path.bytes.end..] == **after).then_some((i, Some(path)))
         })
     }
 
@@ -165,7 +186,7 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::config::GatewayConfig, *};
 
     const METHOD_POST: u8 = 0x83;
     const SCHEME_HTTPS: u8 = 0x87;
@@ -176,9 +197,14 @@ mod tests {
         bytes
     }
 
+    fn policy(topics: &[&str]) -> Policy {
+        let topics = topics.iter().map(|&t| t.to_owned()).collect();
+        GatewayConfig { topics, ..GatewayConfig::default() }.policy().expect("a good configuration")
+    }
+
     fn path_of(read: Result<Read, HpackError>) -> Path {
         match read {
-            Ok(Read::Request(head)) => head.path,
+            Ok(Read::Request(Head { ask: Ask::Apns(ask), .. })) => ask.path,
             other => panic!("{other:?}"),
         }
     }
@@ -192,10 +218,10 @@ mod tests {
         let mut reader = Reader::default();
         let authority = literal(0x01, b"host");
         let of = |path: &[u8]| block(&[&[METHOD_POST, SCHEME_HTTPS], &literal(0x04, path), &authority]);
-        assert_eq!(path_of(reader.read(&of(b"/3/device/ab"), &[], &[])), Path::read(b"/3/device/ab"));
+        assert_eq!(path_of(reader.read(&of(b"/3/device/ab"), &policy(&[]))), Path::read(b"/3/device/ab"));
         assert_eq!(reader.templates.len(), 1);
-        assert_eq!(path_of(reader.read(&of(b"/3/device/cdef"), &[], &[])), Path::read(b"/3/device/cdef"));
-        assert_eq!(path_of(reader.read(&of(b"/x"), &[], &[])), Path::Bad);
+        assert_eq!(path_of(reader.read(&of(b"/3/device/cdef"), &policy(&[]))), Path::read(b"/3/device/cdef"));
+        assert_eq!(path_of(reader.read(&of(b"/x"), &policy(&[]))), Path::Bad);
         assert_eq!(reader.templates.len(), 1, "all of them by the first");
     }
 
@@ -206,11 +232,11 @@ mod tests {
         let head = [METHOD_POST, SCHEME_HTTPS];
         let path = literal(0x04, b"/3/device/ab");
         let host = literal(0x01, b"h");
-        reader.read(&block(&[&head, &path, &host, &topic]), &[], &["a".to_owned()]).expect("decodes");
+        reader.read(&block(&[&head, &path, &host, &topic]), &policy(&["a"])).expect("decodes");
         assert!(reader.templates.is_empty(), "it changed the table");
         let by_index = block(&[&head, &path, &host, &[0xbe]]);
-        let fault = |reader: &mut Reader| match reader.read(&by_index, &[], &["a".to_owned()]) {
-            Ok(Read::Request(head)) => head.rest.header_fault,
+        let fault = |reader: &mut Reader| match reader.read(&by_index, &policy(&["a"])) {
+            Ok(Read::Request(Head { ask: Ask::Apns(ask), .. })) => ask.rest.header_fault,
             other => panic!("{other:?}"),
         };
         assert_eq!(fault(&mut reader), None);

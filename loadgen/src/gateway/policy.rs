@@ -1,403 +1,58 @@
-//! What the gateway demands of a request, in the order in which it looks: path, authorization, headers, token, payload.
-//!
-//! Apple does not say in which order it checks; this one is the order of what is known first. Reasons and limits are
-//! those of "Sending notification requests to APNs". Pure.
+//! What one gateway knows and how it behaves, checked; fixed for its life. What only one provider has stands with it.
 
-use std::ops::RangeInclusive;
+use super::{apns, fcm, frame::Code, script::Scripts};
 
-use super::{
-    answer::{Reason, Uuid, uuid_from_text},
-    auth::Key,
-    script::Scripts,
-};
-
-/// Largest payload of all push types but voip.
-pub const PAYLOAD_BYTES_MAX: usize = 4_096;
-/// Largest payload of voip.
-pub const PAYLOAD_BYTES_MAX_VOIP: usize = 5_120;
-/// Longest collapse id.
-pub const COLLAPSE_BYTES_MAX: usize = 64;
-/// Longest token: WWDC 2015 announced 100 bytes.
-pub const TOKEN_BYTES_MAX: usize = 100;
-const TOKEN_BYTES: RangeInclusive<usize> = 1..=TOKEN_BYTES_MAX;
-
-/// Push types and what each adds to the bundle id to make its topic.
-const PUSH_TYPES: [(&[u8], &str); 11] = [
-    (b"alert", ""),
-    (b"background", ""),
-    (b"location", ".location-query"),
-    (b"voip", ".voip"),
-    (b"complication", ".complication"),
-    (b"fileprovider", ".pushkit.fileprovider"),
-    (b"mdm", ""),
-    (b"liveactivity", ".push-type.liveactivity"),
-    (b"pushtotalk", ".voip-ptt"),
-    (b"controls", ".push-type.controls"),
-    (b"widgets", ".push-type.widgets"),
-];
-
-/// What one gateway knows and how it behaves; fixed for its life.
+/// The demands of a gateway.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// Keys that sign provider tokens.
-    pub keys: Vec<Key>,
-    /// By how much clocks may differ, seconds.
-    pub clock_skew_seconds: u64,
-    /// A provider token may change once in so many seconds on one connection (Apple: 20 minutes); 0: always.
-    pub token_update_seconds_min: u64,
-    /// A connection that met an expired token refuses newer ones too, as some have seen Apple do.
-    pub expired_sticks: bool,
-    /// Bundle ids that may be pushed to.
-    pub topics: Vec<String>,
-    /// Answers carry `apns-unique-id`.
-    pub sandbox: bool,
     /// MAX_CONCURRENT_STREAMS of a connection that has proven itself.
     pub streams_max: u32,
     /// Until a first authenticated success, one stream is allowed.
     pub first_stream_alone: bool,
-    /// After an answer of 4xx other than 410 and 429, one stream is allowed until the next success.
-    pub one_stream_after_reject: bool,
     /// The connection's receive window, bytes.
     pub connection_window: u32,
     /// Answers by token.
     pub scripts: Scripts,
     /// Of each connection's random numbers.
     pub seed: u64,
+    /// Who it plays.
+    pub provider: Provider,
 }
 
-/// The header fields of a request that mean something here, as they came.
-#[derive(Debug, Default)]
-pub struct Fields {
-    /// `:method`.
-    pub method: Option<Vec<u8>>,
-    /// `:path`.
-    pub path: Option<Vec<u8>>,
-    /// `authorization`.
-    pub authorization: Option<Vec<u8>>,
-    scheme: bool,
-    authority: bool,
-    host: bool,
-    topic: Option<Vec<u8>>,
-    push_type: Option<Vec<u8>>,
-    expiration: Option<Vec<u8>>,
-    priority: Option<Vec<u8>>,
-    collapse_id: Option<Vec<u8>>,
-    apns_id: Option<Vec<u8>>,
-    content_length: Option<Vec<u8>>,
-    regular: bool,
-    repeated: bool,
-    malformed: bool,
+/// The demands that are one provider's.
+#[derive(Debug, Clone)]
+pub enum Provider {
+    /// Apple.
+    Apns(apns::Policy),
+    /// Google.
+    Fcm(fcm::Policy),
 }
 
-impl Fields {
-    /// Takes the next field.
-    pub fn add(&mut self, name: &[u8], value: &[u8]) {
-        let pseudo = name.first() == Some(&b':');
-        // RFC 9113, sections 8.2.1 and 8.3: lower case, and pseudo-header fields first.
-        self.malformed |= name.is_empty() || name.iter().any(u8::is_ascii_uppercase) || (pseudo && self.regular);
-        self.regular |= !pseudo;
-        match name {
-            b":scheme" => self.malformed |= std::mem::replace(&mut self.scheme, true),
-            b":authority" => self.malformed |= std::mem::replace(&mut self.authority, true),
-            b"host" => self.host = true,
-            b":method" => self.malformed |= self.method.replace(value.to_vec()).is_some(),
-            b":path" => self.malformed |= self.path.replace(value.to_vec()).is_some(),
-            b"content-length" => self.content_length = Some(value.to_vec()),
-            b"authorization" => self.repeated |= first_counts(&mut self.authorization, value),
-            b"apns-topic" => self.repeated |= first_counts(&mut self.topic, value),
-            b"apns-push-type" => self.repeated |= first_counts(&mut self.push_type, value),
-            b"apns-expiration" => self.repeated |= first_counts(&mut self.expiration, value),
-            b"apns-priority" => self.repeated |= first_counts(&mut self.priority, value),
-            b"apns-collapse-id" => self.repeated |= first_counts(&mut self.collapse_id, value),
-            b"apns-id" => self.repeated |= first_counts(&mut self.apns_id, value),
-            // RFC 9113, section 8.2.2: nothing that speaks of the connection.
-            b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
-                self.malformed = true;
-            }
-            b"te" => self.malformed |= value != b"trailers",
-            _ => self.malformed |= pseudo,
-        }
-    }
-
-    /// Whether this is no HTTP/2 request at all: the stream is reset then.
+impl Policy {
+    /// With what words a client is sent away that opens too many streams.
     #[must_use]
-    pub fn is_malformed(&self) -> bool {
-        self.malformed
-            || self.method.is_none()
-            || !self.scheme
-            || self.path.as_ref().is_none_or(Vec::is_empty)
-            || !(self.authority || self.host)
-            || (self.content_length.is_some() && self.content_length().is_none())
+    pub fn too_many_streams(&self) -> (Code, &'static [u8]) {
+        match &self.provider {
+            Provider::Apns(_) => (Code::RefusedStream, apns::TOO_MANY_STREAMS),
+            Provider::Fcm(_) => (Code::ProtocolError, fcm::TOO_MANY_STREAMS),
+        }
     }
 
-    /// The length that the client announced for its body.
+    /// What only FCM has.
     #[must_use]
-    pub fn content_length(&self) -> Option<u64> {
-        self.content_length.as_deref().and_then(number)
+    pub fn fcm(&self) -> Option<&fcm::Policy> {
+        match &self.provider {
+            Provider::Fcm(policy) => Some(policy),
+            Provider::Apns(_) => None,
+        }
     }
 
-    /// `apns-id`, if it is one.
+    /// What only APNs has.
     #[must_use]
-    pub fn apns_id(&self) -> Option<Uuid> {
-        self.apns_id.as_deref().and_then(uuid_from_text)
-    }
-
-    /// xxh3-64 of the collapse id; 0 without one.
-    #[must_use]
-    pub fn collapse_hash(&self) -> u64 {
-        self.collapse_id.as_deref().map_or(0, xxhash_rust::xxh3::xxh3_64)
-    }
-
-    /// The largest payload of this push type.
-    #[must_use]
-    pub fn payload_bytes_max(&self) -> usize {
-        if self.push_type.as_deref() == Some(b"voip") { PAYLOAD_BYTES_MAX_VOIP } else { PAYLOAD_BYTES_MAX }
-    }
-
-    /// What is wrong with the method; looked at first.
-    #[must_use]
-    pub fn method_fault(&self) -> Option<Reason> {
-        (self.method.as_deref() != Some(b"POST")).then_some(Reason::MethodNotAllowed)
-    }
-
-    /// What is wrong with the headers; looked at after path and authorization.
-    #[must_use]
-    pub fn header_fault(&self, topics: &[String]) -> Option<Reason> {
-        if self.repeated {
-            return Some(Reason::DuplicateHeaders);
-        }
-        if self.apns_id.is_some() && self.apns_id().is_none() {
-            return Some(Reason::BadMessageId);
-        }
-        let push_type = self.push_type.as_deref().unwrap_or(b"alert");
-        let Some((_, suffix)) = PUSH_TYPES.iter().find(|(name, _)| *name == push_type) else {
-            return Some(Reason::InvalidPushType);
-        };
-        if let Some(reason) = self.topic_fault(suffix, topics) {
-            return Some(reason);
-        }
-        // 0: one attempt. Seconds since 1970 otherwise; a number that no i64 holds is no date.
-        if self.expiration.as_deref().is_some_and(|v| number(v).is_none_or(|n| i64::try_from(n).is_err())) {
-            return Some(Reason::BadExpirationDate);
-        }
-        match (self.priority.as_deref(), push_type) {
-            // A background push with immediate priority is an error (Apple: "Pushing background updates to your app").
-            (None | Some(b"5" | b"1"), _) => {}
-            (Some(b"10"), t) if t != b"background" => {}
-            _ => return Some(Reason::BadPriority),
-        }
-        self.collapse_id.as_ref().filter(|c| c.len() > COLLAPSE_BYTES_MAX).map(|_| Reason::BadCollapseId)
-    }
-
-    fn topic_fault(&self, suffix: &str, topics: &[String]) -> Option<Reason> {
-        let Some(topic) = self.topic.as_deref() else { return Some(Reason::MissingTopic) };
-        let legal = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        if topic.is_empty() || topic.len() > 255 || !topic.iter().all(legal) {
-            return Some(Reason::BadTopic);
-        }
-        let bundle = topic.strip_suffix(suffix.as_bytes());
-        let known = bundle.is_some_and(|b| topics.iter().any(|t| t.as_bytes() == b));
-        (!known).then_some(Reason::TopicDisallowed)
-    }
-}
-
-/// A token out of a path.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Token {
-    length: u8,
-    bytes: [u8; TOKEN_BYTES_MAX],
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Token({} bytes)", self.length)
-    }
-}
-
-impl Token {
-    /// Its bytes.
-    #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.length)]
-    }
-}
-
-/// What a path says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Path {
-    /// It does not name a device.
-    Bad,
-    /// It names one, but wrongly; found out only after the headers.
-    BadToken(Reason),
-    /// It names one.
-    Device(Token),
-}
-
-impl Path {
-    /// Reads `/3/device/<hexadecimal token>`.
-    #[must_use]
-    pub fn read(path: &[u8]) -> Self {
-        let digits = match path.strip_prefix(b"/3/device") {
-            Some([] | [b'/']) => return Self::BadToken(Reason::MissingDeviceToken),
-            Some([b'/', digits @ ..]) => digits,
-            _ => return Self::Bad,
-        };
-        let (pairs, odd) = digits.as_chunks::<2>();
-        let mut bytes = [0; TOKEN_BYTES_MAX];
-        let mut wrong = u8::from(!odd.is_empty() || !TOKEN_BYTES.contains(&pairs.len()));
-        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-            let (high, low) = (NIBBLES[usize::from(*high)], NIBBLES[usize::from(*low)]);
-            // A digit's value is below 16; anything else has its high bit set.
-            wrong |= (high | low) & 0x80;
-            *byte = high << 4 | low & 15;
-        }
-        if wrong != 0 {
-            return Self::BadToken(Reason::BadDeviceToken);
-        }
-        Self::Device(Token { length: u8::try_from(pairs.len()).expect("at most 100"), bytes })
-    }
-}
-
-/// The value of each hexadecimal digit; 0x80 for what is none.
-#[allow(clippy::cast_possible_truncation, reason = "counts to 255")]
-const NIBBLES: [u8; 256] = {
-    let mut values = [0x80; 256];
-    let mut i = 0;
-    while i < 256 {
-        let c = i as u8;
-        if c.is_ascii_hexdigit() {
-            values[i] = match c {
-                b'0'..=b'9' => c - b'0',
-                _ => (c | 0x20) - b'a' + 10,
-            };
-        }
-        i += 1;
-    }
-    values
-};
-
-/// Decimal digits and nothing else.
-fn number(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?;
-    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok())?
-}
-
-/// Keeps the first value; whether there was one.
-fn first_counts(slot: &mut Option<Vec<u8>>, value: &[u8]) -> bool {
-    let repeated = slot.is_some();
-    slot.get_or_insert_with(|| value.to_vec());
-    repeated
-}
-
-/// Whether a body is one JSON object.
-#[must_use]
-pub fn is_json_object(body: &[u8]) -> bool {
-    let starts = body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-    starts && std::str::from_utf8(body).is_ok() && serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fields(list: &[(&str, &str)]) -> Fields {
-        let mut fields = Fields::default();
-        for (name, value) in list {
-            fields.add(name.as_bytes(), value.as_bytes());
-        }
-        fields
-    }
-
-    fn header_fault(list: &[(&str, &str)]) -> Option<Reason> {
-        fields(list).header_fault(&["com.example.app".to_owned()])
-    }
-
-    const TOPIC: (&str, &str) = ("apns-topic", "com.example.app");
-
-    #[test]
-    fn headers_by_the_book() {
-        let long = "c".repeat(65);
-        #[allow(clippy::type_complexity, reason = "a table")]
-        let cases: [(&[(&str, &str)], Option<Reason>); 20] = [
-            (&[TOPIC], None),
-            (&[TOPIC, ("apns-priority", "10"), ("apns-expiration", "0"), ("apns-push-type", "alert")], None),
-            (&[TOPIC, ("apns-collapse-id", &long[1..])], None),
-            (&[TOPIC, ("apns-collapse-id", &long)], Some(Reason::BadCollapseId)),
-            (&[], Some(Reason::MissingTopic)),
-            (&[("apns-topic", "")], Some(Reason::BadTopic)),
-            (&[("apns-topic", "com example")], Some(Reason::BadTopic)),
-            (&[("apns-topic", "com.example.other")], Some(Reason::TopicDisallowed)),
-            (&[("apns-topic", "com.example.app.voip")], Some(Reason::TopicDisallowed)),
-            (&[("apns-topic", "com.example.app.voip"), ("apns-push-type", "voip")], None),
-            (&[TOPIC, ("apns-push-type", "voip")], Some(Reason::TopicDisallowed)),
-            (&[TOPIC, ("apns-push-type", "loud")], Some(Reason::InvalidPushType)),
-            (&[TOPIC, ("apns-push-type", "background"), ("apns-priority", "5")], None),
-            (&[TOPIC, ("apns-push-type", "background"), ("apns-priority", "10")], Some(Reason::BadPriority)),
-            (&[TOPIC, ("apns-priority", "7")], Some(Reason::BadPriority)),
-            (&[TOPIC, ("apns-expiration", "-1")], Some(Reason::BadExpirationDate)),
-            (&[TOPIC, ("apns-expiration", "99999999999999999999")], Some(Reason::BadExpirationDate)),
-            (&[TOPIC, TOPIC], Some(Reason::DuplicateHeaders)),
-            (&[TOPIC, ("apns-id", "123e4567-e89b-12d3-a456-4266554400a0")], None),
-            (&[TOPIC, ("apns-id", "123E4567-E89B-12D3-A456-4266554400A0")], Some(Reason::BadMessageId)),
-        ];
-        for (list, reason) in cases {
-            assert_eq!(header_fault(list), reason, "{list:?}");
-        }
-    }
-
-    #[test]
-    fn paths() {
-        assert_eq!(Path::read(b"/3/device/"), Path::BadToken(Reason::MissingDeviceToken));
-        assert_eq!(Path::read(b"/3/device/xy"), Path::BadToken(Reason::BadDeviceToken));
-        assert_eq!(Path::read(b"/3/device/abc"), Path::BadToken(Reason::BadDeviceToken));
-        assert_eq!(
-            Path::read(format!("/3/device/{}", "0".repeat(202)).as_bytes()),
-            Path::BadToken(Reason::BadDeviceToken)
-        );
-        assert_eq!(Path::read(b"/3/devices/ab"), Path::Bad);
-        assert_eq!(Path::read(b"/"), Path::Bad);
-        match Path::read(b"/3/device/00fFAb12") {
-            Path::Device(token) => assert_eq!(token.as_bytes(), [0, 0xff, 0xab, 0x12]),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn what_is_no_request_is_malformed() {
-        let good = [(":method", "POST"), (":scheme", "https"), (":path", "/"), (":authority", "a")];
-        assert!(!fields(&good).is_malformed());
-        let host = [(":method", "POST"), (":scheme", "https"), (":path", "/"), ("host", "a")];
-        assert!(!fields(&host).is_malformed());
-        for bad in [
-            ("Upper", "x"),
-            (":path", "/"),
-            (":odd", "x"),
-            ("connection", "close"),
-            ("te", "gzip"),
-            ("content-length", "x"),
-        ] {
-            let list: Vec<_> = good.iter().copied().chain([bad]).collect();
-            assert!(fields(&list).is_malformed(), "{bad:?}");
-        }
-        for missing in 0..4 {
-            let list: Vec<_> = good.iter().enumerate().filter(|(i, _)| *i != missing).map(|(_, f)| *f).collect();
-            assert!(fields(&list).is_malformed(), "{missing}");
-        }
-        let late: Vec<_> = [("a", "b")].into_iter().chain(good).collect();
-        assert!(fields(&late).is_malformed());
-    }
-
-    #[test]
-    fn bodies() {
-        for (body, good) in [
-            (&b"{}"[..], true),
-            (b" {\"aps\":{}}\n", true),
-            (b"[]", false),
-            (b"{", false),
-            (b"{}x", false),
-            (b"{\"a\":\"\xff\"}", false),
-        ] {
-            assert_eq!(is_json_object(body), good);
+    pub fn apns(&self) -> Option<&apns::Policy> {
+        match &self.provider {
+            Provider::Apns(policy) => Some(policy),
+            Provider::Fcm(_) => None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The emulator as a process of its own: commands as JSON lines on stdin, answers as JSON lines on stdout.
 //!
 //! ```text
-//! → (start)                    ← {"ca_file":"/tmp/x/ca.pem","listen":"127.0.0.1:40001"}
+//! → (start)                    ← {"ca_file":"/tmp/x/ca.pem","listen":"127.0.0.1:40001"}, and of FCM "token_uri":"https://…/token"
 //! → {"faults":{…}}             ← {"ok":true}
 //! → {"stats":true}             ← {"stats":{"requests":…,"accepted":…,…}}
 //! → {"export":"/tmp/x/record"} ← {"exported":1000000,"path":"/tmp/x/record"}
@@ -17,7 +17,7 @@ use std::{
     fs, io,
     io::{BufRead as _, Read as _, Write as _},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -26,7 +26,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::{Gateway, GatewayConfig, GatewayHandle, faults::Faults};
+use super::{Gateway, GatewayConfig, GatewayHandle, faults::Faults, platform::Platform};
 
 /// Longest command: faults with rules are some kilobytes.
 const LINE_BYTES_MAX: u64 = 16 << 20;
@@ -38,6 +38,9 @@ struct Arguments {
     /// TOML file with the whole configuration
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Provider to play, instead of the configuration's
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<Platform>,
     /// Address to listen on, instead of the configuration's
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
@@ -84,13 +87,21 @@ fn run(arguments: &Arguments) -> io::Result<()> {
     fs::create_dir_all(&arguments.directory)
         .and_then(|()| fs::write(&ca_file, gateway.ca_pem()))
         .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", ca_file.display())))?;
-    say(&json!({ "listen": gateway.addr(), "ca_file": ca_file }))?;
+    say(&announcement(&gateway, &ca_file))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(serve(&gateway));
     // The thread that reads stdin may still wait for a line; it holds nothing that must be ended.
     runtime.shutdown_background();
     gateway.stop();
     ended
+}
+
+fn announcement(gateway: &GatewayHandle, ca_file: &Path) -> serde_json::Value {
+    let mut said = json!({ "listen": gateway.addr(), "ca_file": ca_file });
+    if let Some(uri) = gateway.token_uri() {
+        said["token_uri"] = json!(uri);
+    }
+    said
 }
 
 fn configuration(arguments: &Arguments) -> io::Result<GatewayConfig> {
@@ -105,6 +116,7 @@ fn configuration(arguments: &Arguments) -> io::Result<GatewayConfig> {
         }
         None => GatewayConfig::default(),
     };
+    config.platform = arguments.platform.unwrap_or(config.platform);
     config.listen = arguments.listen.unwrap_or(config.listen);
     config.threads = arguments.threads.unwrap_or(config.threads);
     Ok(config)
@@ -223,6 +235,7 @@ mod tests {
         fs::write(&path, toml).expect("written");
         let arguments = |threads| Arguments {
             config: Some(path.clone()),
+            platform: None,
             listen: None,
             threads,
             directory: directory.path().to_owned(),

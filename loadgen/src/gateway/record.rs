@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::answer::Reason;
+use super::{answer::Reason, fcm::quota::Peak};
 
 mod file;
 
@@ -34,6 +34,10 @@ pub mod flag {
     pub const CANCELLED: u8 = 8;
     /// The connection ended within a second after the answer: the client may never have read it.
     pub const DOUBTFUL: u8 = 16;
+    /// FCM: refused because its project's quota was used up, and not counted by it.
+    pub const OVER_QUOTA: u8 = 32;
+    /// FCM: counted by its project's quota.
+    pub const COUNTED: u8 = 64;
 }
 
 /// One request.
@@ -41,9 +45,9 @@ pub mod flag {
 pub struct Entry {
     /// When it was decided, CLOCK_MONOTONIC, microseconds.
     pub time_us: u64,
-    /// [`clarion_proto::device::token_hash`] of the token's bytes; 0 if there was none to be read.
+    /// [`clarion_proto::device::token_hash`] of the token's bytes (FCM: its characters); 0 if there was none to be read.
     pub token_hash: u64,
-    /// xxh3-64 of `apns-collapse-id`; 0 without one.
+    /// xxh3-64 of `apns-collapse-id` or `android.collapse_key`; 0 without one.
     pub collapse_hash: u64,
     /// Which connection, counted from 1 over the life of the gateway.
     pub connection: u32,
@@ -131,6 +135,8 @@ pub struct Stats {
     pub dropped: u64,
     /// Decisions by reason; `None` is 200.
     pub reasons: BTreeMap<&'static str, u64>,
+    /// FCM: by project, the highest counts in any 60 s.
+    pub quota: BTreeMap<String, Peak>,
 }
 
 impl Stats {
@@ -151,6 +157,9 @@ impl Stats {
         self.dropped += other.dropped;
         for (reason, count) in &other.reasons {
             *self.reasons.entry(reason).or_default() += count;
+        }
+        for (project, peak) in &other.quota {
+            self.quota.entry(project.clone()).or_default().add(peak);
         }
     }
 }
@@ -227,7 +236,8 @@ impl Log {
         let mut was = Entry::default();
         self.amend(handle, |e| {
             was = *e;
-            *e = Entry { status: 0, reason: 0, flags: flag::UNPROCESSED, ..*e };
+            // What the quota has counted stays counted.
+            *e = Entry { status: 0, reason: 0, flags: flag::UNPROCESSED | (e.flags & flag::COUNTED), ..*e };
         });
         if was.status != 0 {
             self.totals.accepted -= u64::from(was.accepted());

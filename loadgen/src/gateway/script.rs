@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::answer::{Answer, Reason};
+use super::answer::{Answer, Reason, RetryAfter};
 
 const PPM: u64 = 1_000_000;
 /// Tokens whose attempts are counted: 16 bytes each, twice that in the table, so 128 MiB. What comes beyond counts as past its script.
@@ -29,8 +29,8 @@ pub struct Scripts {
     pub seed: u64,
     /// Shares of all tokens; together at most 1,000,000 ppm.
     pub rules: Vec<Rule>,
-    /// Answers of single tokens (hexadecimal), one for each attempt; afterwards, and for `None`, 200. Comes before the rules.
-    pub tokens: BTreeMap<HexToken, Vec<Scripted>>,
+    /// Answers of single tokens, one for each attempt; afterwards, and for `None`, 200. Comes before the rules.
+    pub tokens: BTreeMap<TokenKey, Vec<Scripted>>,
 }
 
 /// A share of all tokens that is answered in one way.
@@ -47,7 +47,7 @@ pub struct Rule {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scripted {
-    /// Apple's reason; `None` is acceptance.
+    /// The provider's reason; `None` is acceptance.
     pub reason: Reason,
     /// Another status than the documented one.
     #[serde(default)]
@@ -58,6 +58,9 @@ pub struct Scripted {
     /// For 410: this time instead.
     #[serde(default)]
     pub timestamp_ms: Option<u64>,
+    /// FCM: `Retry-After`.
+    #[serde(default)]
+    pub retry_after: Option<RetryAfter>,
     /// By a rule: for so many attempts, then 200. Absent: always.
     #[serde(default)]
     pub times: Option<u32>,
@@ -70,7 +73,15 @@ impl Scripted {
     /// Always this reason with its documented status.
     #[must_use]
     pub fn always(reason: Reason) -> Self {
-        Self { reason, status: None, timestamp_offset_ms: 0, timestamp_ms: None, times: None, delivered: false }
+        Self {
+            reason,
+            status: None,
+            timestamp_offset_ms: 0,
+            timestamp_ms: None,
+            retry_after: None,
+            times: None,
+            delivered: false,
+        }
     }
 
     /// The answer, at a time.
@@ -78,7 +89,8 @@ impl Scripted {
     pub fn answer(&self, wall: UnixMillis) -> Answer {
         let status = self.status.unwrap_or_else(|| self.reason.status());
         let timestamp = || self.timestamp_ms.unwrap_or_else(|| wall.0.saturating_add_signed(self.timestamp_offset_ms));
-        Answer { status, reason: self.reason, timestamp_ms: (status == 410).then(timestamp) }
+        let timestamp_ms = (status == 410).then(timestamp);
+        Answer { status, reason: self.reason, timestamp_ms, retry_after: self.retry_after, violation: None }
     }
 }
 
@@ -108,16 +120,7 @@ impl<'a> Script<'a> {
     /// Whether the gateway calls the token dead, for ever and from the first attempt: no push can reach it.
     #[must_use]
     pub fn is_dead(self) -> bool {
-        use Reason::{BadDeviceToken, DeviceTokenNotForTopic, ExpiredToken, Unregistered};
-        matches!(
-            self,
-            Self::Rule(Scripted {
-                reason: BadDeviceToken | DeviceTokenNotForTopic | ExpiredToken | Unregistered,
-                times: None,
-                delivered: false,
-                ..
-            })
-        )
+        matches!(self, Self::Rule(Scripted { reason, times: None, delivered: false, .. }) if reason.is_dead_token())
     }
 
     /// Whether the answer depends on how often the token was seen.
@@ -194,34 +197,48 @@ impl Hasher for Identity {
     }
 }
 
-/// A token, in configuration written as hexadecimal digits. Never printed.
+/// A token. In configuration an APNs token is written as hexadecimal digits; one of FCM as it is: it always holds characters
+/// that are no such digits. Never printed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct HexToken(pub Vec<u8>);
+pub struct TokenKey(pub Vec<u8>);
 
-impl std::borrow::Borrow<[u8]> for HexToken {
+impl std::borrow::Borrow<[u8]> for TokenKey {
     fn borrow(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl fmt::Debug for HexToken {
+impl fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HexToken({} bytes)", self.0.len())
+        write!(f, "TokenKey({} bytes)", self.0.len())
     }
 }
 
-impl Serialize for HexToken {
+impl Serialize for TokenKey {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(&data_encoding::HEXLOWER.encode(&self.0))
+        match std::str::from_utf8(&self.0) {
+            Ok(text) if is_written(text) => s.serialize_str(text),
+            _ => s.serialize_str(&data_encoding::HEXLOWER.encode(&self.0)),
+        }
     }
 }
 
-impl<'de> Deserialize<'de> for HexToken {
+impl<'de> Deserialize<'de> for TokenKey {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let digits = String::deserialize(d)?;
-        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(digits.as_bytes());
-        bytes.map(Self).map_err(|_| D::Error::custom("a token is an even number of hexadecimal digits"))
+        let text = String::deserialize(d)?;
+        if is_written(&text) {
+            return Ok(Self(text.into_bytes()));
+        }
+        let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes());
+        bytes
+            .map(Self)
+            .map_err(|_| D::Error::custom("a token is an even number of hexadecimal digits, or printable text"))
     }
+}
+
+/// Whether this stands for itself: printable, and not to be taken for digits.
+fn is_written(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_graphic()) && text.bytes().any(|b| !b.is_ascii_hexdigit())
 }
 
 #[cfg(test)]
@@ -272,5 +289,15 @@ mod tests {
         assert_eq!(script.at(2), None);
         assert!(answer_for(b"other", &scripts).is_dead());
         assert!(!format!("{scripts:?}").contains("abcd"));
+    }
+
+    #[test]
+    fn tokens_are_written_as_digits_or_as_they_are() {
+        for token in [&b"\x00\xff"[..], b"cafe", b"dXk:APA91b-_x"] {
+            let written = serde_json::to_string(&TokenKey(token.to_vec())).expect("written");
+            let read: TokenKey = serde_json::from_str(&written).expect("read");
+            assert!(read.0 == token, "{written}");
+        }
+        assert_eq!(serde_json::to_string(&TokenKey(b"x:y".to_vec())).expect("written"), "\"x:y\"");
     }
 }

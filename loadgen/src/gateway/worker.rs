@@ -185,7 +185,7 @@ impl Worker {
         let plan = &*self.plan;
         let served = plan.silent(now) != Some(Silence::StopReading);
         let sockets = self.sockets.values().filter(|_| served);
-        let dues = sockets.flat_map(|s| [s.http.deadline(plan, now), s.deadline()]).flatten();
+        let dues = sockets.flat_map(|s| [s.http.deadline(&self.policy, plan, now), s.deadline()]).flatten();
         let due = dues.chain(plan.next_change(now)).chain(self.accept_again).min()?;
         Some(due.since(now))
     }
@@ -287,7 +287,7 @@ impl Worker {
         }
         let plan = Arc::clone(&self.plan);
         for (&id, socket) in &self.sockets {
-            let due = socket.http.deadline(&plan, now).into_iter().chain(socket.deadline()).min();
+            let due = socket.http.deadline(&self.policy, &plan, now).into_iter().chain(socket.deadline()).min();
             if due.is_some_and(|due| due <= now) || plan.changed_since(socket.served, now) {
                 self.ready.push(id);
             }

@@ -6,7 +6,7 @@ use clarion_loadgen::gateway::{
     GatewayConfig,
     answer::Reason,
     record::Record,
-    script::{HexToken, Rule, Scripted, Scripts},
+    script::{Rule, Scripted, Scripts, TokenKey},
 };
 use http::{Method, Request};
 
@@ -113,7 +113,7 @@ async fn scripted_tokens_have_their_answers() {
     let scripts = Scripts {
         seed: 1,
         rules: vec![Rule { ppm: 1_000_000, answer: gone }],
-        tokens: BTreeMap::from([(HexToken(vec![0xab]), list)]),
+        tokens: BTreeMap::from([(TokenKey(vec![0xab]), list)]),
     };
     let gateway = start(GatewayConfig { scripts, ..config(&signer) });
     let (requests, _driver) = connect(gateway.addr(), gateway.ca_pem()).await;

@@ -31,7 +31,7 @@ fn the_first_settings_are_those_of_apple() {
 
 #[test]
 fn one_stream_until_the_first_success_then_many() {
-    let mut bench = Bench::open(|c| c.streams_max = 500);
+    let mut bench = Bench::open(|c| c.streams_max = Some(500));
     bench.send(&bench.push(1, "ab"));
     let frames = bench.frames();
     assert_eq!(briefs(&frames), OK_THEN_LIMIT);

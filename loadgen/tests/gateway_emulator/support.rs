@@ -4,10 +4,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use clarion_loadgen::gateway::{
-    Faults, Gateway, GatewayConfig, GatewayHandle, KeyConfig,
+    Faults, Gateway, GatewayConfig, GatewayHandle, KeyConfig, Platform, ProjectConfig, ServiceAccountConfig,
     clock::Now,
+    config::{TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM, TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM},
     connection::{Connection, Context, Pace},
     faults::Plan,
+    fcm::access::Access,
     frame::{self, HEAD_BYTES, Head, flag, kind},
     policy::Policy,
     record::{Entry, Log, Record},
@@ -19,9 +21,9 @@ use parking_lot::Mutex;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use ring::{
     rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RSA_PKCS1_SHA256},
 };
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject as _};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream, rustls};
 
@@ -31,6 +33,69 @@ pub(crate) const KEY: &str = "KEY0000001";
 pub(crate) const BODY: &[u8] = br#"{"aps":{"alert":"found"}}"#;
 /// Bound of every wait: far longer than any of them takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// When a bench begins.
+const START: Now = Now { at: Time(1_000_000), wall: UnixMillis(1_800_000_000_000) };
+
+pub(crate) const PROJECT: &str = "missing-children";
+pub(crate) const FCM_PATH: &str = "/v1/projects/missing-children/messages:send";
+pub(crate) const ACCOUNT: &str = "sender@missing-children.iam.gserviceaccount.com";
+
+/// A gateway of FCM that knows one project and one account for it, and a project that the account may not use.
+pub(crate) fn fcm_config() -> GatewayConfig {
+    let project = |project: &str| ProjectConfig { project: project.to_owned(), quota_per_minute: 600_000 };
+    GatewayConfig {
+        platform: Platform::Fcm,
+        projects: vec![project(PROJECT), project("another")],
+        service_accounts: vec![ServiceAccountConfig {
+            client_email: ACCOUNT.to_owned(),
+            private_key_id: None,
+            public_key_file: None,
+            public_key_pem: Some(TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM.to_owned()),
+            projects: vec![PROJECT.to_owned()],
+        }],
+        ..GatewayConfig::default()
+    }
+}
+
+/// What the token endpoint would give.
+pub(crate) fn bearer(policy: &Policy, account: usize, expires_ms: u64) -> String {
+    let issuer = &policy.fcm().expect("a policy of FCM").issuer;
+    let token = issuer.issue(Access { account, expires: UnixMillis(expires_ms) }).expect("randomness");
+    format!("Bearer {token}")
+}
+
+/// A token as Google's look.
+pub(crate) fn fcm_token(i: u32) -> String {
+    format!("{i:022}:APA91b{}", "kX-_9".repeat(23))
+}
+
+pub(crate) fn fcm_body(token: &str) -> Vec<u8> {
+    let android = r#""android":{"collapse_key":"case-1","priority":"HIGH","ttl":"3600s"}"#;
+    format!(r#"{{"message":{{"token":"{token}",{android},"notification":{{"title":"Missing","body":"found"}}}}}}"#)
+        .into_bytes()
+}
+
+/// An assertion of the test account: its own claims, and what is put over them.
+pub(crate) fn assertion(token_uri: &str, over: &[(&str, serde_json::Value)]) -> String {
+    let mut claims = serde_json::json!({
+        "iss": ACCOUNT,
+        "scope": "https://www.googleapis.com/auth/firebase.messaging",
+        "aud": token_uri,
+        "iat": wall_s(),
+        "exp": wall_s() + 3_600,
+    });
+    for (name, value) in over {
+        claims[*name] = value.clone();
+    }
+    let encode = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
+    let signed = format!("{}.{}", encode(br#"{"alg":"RS256","typ":"JWT"}"#), encode(claims.to_string().as_bytes()));
+    let der = PrivatePkcs8KeyDer::from_pem_slice(TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM.as_bytes()).expect("PKCS#8");
+    let key = ring::rsa::KeyPair::from_pkcs8(der.secret_pkcs8_der()).expect("RSA");
+    let mut signature = vec![0; key.public().modulus_len()];
+    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).expect("signed");
+    format!("{signed}.{}", encode(&signature))
+}
 
 /// A key pair and the tokens that it signs.
 pub(crate) struct Signer {
@@ -87,7 +152,7 @@ pub(crate) struct Bench {
     pub(crate) now: Now,
     /// One provider token for all pushes: APNs does not like to see them change.
     pub(crate) bearer: String,
-    policy: Policy,
+    pub(crate) policy: Policy,
     plan: Plan,
     pace: Pace,
     attempts: Attempts,
@@ -99,13 +164,31 @@ impl Bench {
         let mut config = config(&signer);
         change(&mut config);
         let policy = config.policy().expect("a good configuration");
-        let now = Now { at: Time(1_000_000), wall: UnixMillis(1_800_000_000_000) };
+        let bearer = signer.bearer(KEY, TEAM, START.wall.0 / 1_000);
+        Self::with_policy(&config, policy, bearer)
+    }
+
+    /// One of FCM, past the prefaces, with an access token for the next hour.
+    pub(crate) fn fcm(change: impl FnOnce(&mut GatewayConfig)) -> Self {
+        let mut config = fcm_config();
+        change(&mut config);
+        let policy = config.policy().expect("a good configuration");
+        let bearer = bearer(&policy, 0, START.wall.0 + 3_600_000);
+        let mut bench = Self::with_policy(&config, policy, bearer);
+        bench.send(frame::PREFACE);
+        bench.send(&settings(&[]));
+        bench.frames();
+        bench
+    }
+
+    fn with_policy(config: &GatewayConfig, policy: Policy, bearer: String) -> Self {
+        let now = START;
         Self {
             connection: Connection::new(1, &policy),
             log: Log::default(),
             now,
-            bearer: signer.bearer(KEY, TEAM, now.wall.0 / 1_000),
-            plan: Plan::new(config.faults, now.at, 0),
+            bearer,
+            plan: Plan::new(config.faults.clone(), now.at, 0),
             policy,
             pace: Pace::default(),
             attempts: Attempts::default(),
@@ -140,7 +223,7 @@ impl Bench {
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
-        self.connection.deadline(&self.plan, self.now.at)
+        self.connection.deadline(&self.policy, &self.plan, self.now.at)
     }
 
     /// Takes all output, as a kernel that takes everything, and cuts it into frames.
@@ -156,13 +239,18 @@ impl Bench {
         let path = directory.path().join("record");
         // A copy: the log itself goes on.
         let log = Mutex::new(self.log.clone());
-        clarion_loadgen::gateway::record::export(&[&log], 0, 0, &path).expect("written");
+        clarion_loadgen::gateway::record::export(&[&log], self.now, Platform::Apns, &path).expect("written");
         Record::load(path).expect("read").entries
     }
 
     /// HEADERS and DATA of a good push.
     pub(crate) fn push(&self, stream: u32, token: &str) -> Vec<u8> {
         request(stream, &[("authorization", &self.bearer), ("apns-topic", TOPIC)], &format!("/3/device/{token}"), BODY)
+    }
+
+    /// HEADERS and DATA of a request to FCM.
+    pub(crate) fn message(&self, stream: u32, body: &[u8]) -> Vec<u8> {
+        request(stream, &[("authorization", &self.bearer)], FCM_PATH, body)
     }
 
     fn with<R>(&mut self, run: impl FnOnce(&mut Connection, &mut Context<'_>) -> R) -> R {
@@ -249,6 +337,7 @@ pub(crate) fn start(config: GatewayConfig) -> GatewayHandle {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) status: u16,
+    pub(crate) headers: http::HeaderMap,
     pub(crate) apns_id: String,
     pub(crate) body: String,
 }
@@ -296,6 +385,12 @@ pub(crate) fn post(token: &str, fields: &[(&str, &str)]) -> http::Request<()> {
     fields.iter().fold(request, |r, (name, value)| r.header(*name, *value)).body(()).expect("a request")
 }
 
+/// A message to a project of FCM.
+pub(crate) fn send(path: &str, fields: &[(&str, &str)]) -> http::Request<()> {
+    let request = http::Request::post(format!("https://localhost{path}")).version(http::Version::HTTP_2);
+    fields.iter().fold(request, |r, (name, value)| r.header(*name, *value)).body(()).expect("a request")
+}
+
 /// Sends a request and waits for its answer.
 pub(crate) async fn ask(
     requests: &SendRequest<Bytes>,
@@ -318,12 +413,13 @@ pub(crate) async fn read(response: h2::client::ResponseFuture) -> Result<Seen, h
     let response = response.await?;
     let status = response.status().as_u16();
     let apns_id = response.headers().get("apns-id").map_or(String::new(), |v| v.to_str().expect("text").to_owned());
+    let headers = response.headers().clone();
     let mut stream = response.into_body();
     let mut body = Vec::new();
     while let Some(data) = stream.data().await {
         body.extend_from_slice(&data?);
     }
-    Ok(Seen { status, apns_id, body: String::from_utf8(body).expect("UTF-8") })
+    Ok(Seen { status, headers, apns_id, body: String::from_utf8(body).expect("UTF-8") })
 }
 
 /// Now, in seconds.

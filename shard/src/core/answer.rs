@@ -1,19 +1,34 @@
 //! What became of a request, and what follows from it for its device, its lane and its wave.
 
+use std::time::Duration;
+
 use clarion_proto::{ids::UnixMillis, outcome::Outcome, time::Time};
 
 use super::{
     Core,
+    open::Open,
     run::{Phase, given_up},
+    trial::{Invalid, Trial},
 };
 use crate::{
-    command::DeadToken,
+    command::{DeadToken, Platform},
     lane::{
         connection::{CloseReason, ConnectionEvent, ErrorCode},
         pool,
     },
     outcome::{Answer, Verdict, classify},
 };
+
+/// A connection that has stood so long without a request was not taken only to be ended again.
+const IDLED: Duration = Duration::from_mins(1);
+
+/// When a device has its next try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Later {
+    AtOnce,
+    /// After so long, or the pause that its tries call for, whichever is longer.
+    After(Duration),
+}
 
 impl Core {
     /// Takes all that a connection has to say.
@@ -22,7 +37,7 @@ impl Core {
             match event {
                 ConnectionEvent::Answer { ticket, answer } => self.answered(link, ticket, &answer, now),
                 ConnectionEvent::Unanswered { ticket } => self.unanswered(link, ticket, now),
-                ConnectionEvent::Unprocessed { ticket } => self.unprocessed(ticket, now),
+                ConnectionEvent::Unprocessed { ticket } => self.unprocessed(link, ticket, now),
                 ConnectionEvent::Closing { reason } => self.closing(link, &reason, now),
                 ConnectionEvent::Closed => self.close_link(link, false),
             }
@@ -34,10 +49,17 @@ impl Core {
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
         let in_order = match reason {
             CloseReason::Asked | CloseReason::Lost => true,
-            CloseReason::GoAway { code, .. } => *code == ErrorCode::NO_ERROR && l.answers > 0,
+            // One that idled for a while was of use too: it was there (FCM ends those after some minutes).
+            CloseReason::GoAway { code, .. } => {
+                *code == ErrorCode::NO_ERROR && (l.answers > 0 || now.since(l.opened) >= IDLED)
+            }
             CloseReason::StreamIdsSpent => true,
             CloseReason::Silent | CloseReason::Error(_) => false,
         };
+        let idle = l.connection().is_some_and(|connection| connection.idle_since().is_some());
+        if in_order && idle && l.idle_max.is_some() {
+            self.lanes[l.lane].end.rest();
+        }
         if !in_order && !l.leaving {
             self.lanes[l.lane].end.pool.failed(now, &mut self.rng);
         }
@@ -45,95 +67,141 @@ impl Core {
     }
 
     fn answered(&mut self, link: u32, ticket: u64, answer: &Answer, now: Time) {
-        let Some(slot) = self.opens.find(ticket) else { return };
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
         l.answers = l.answers.saturating_add(1);
         let at = l.lane;
         let lane = &mut self.lanes[at].end;
+        lane.settled(now);
+        let Some(slot) = self.opens.find(ticket) else { return };
         if l.answers == pool::ANSWERS_FOR_AN_ATTEMPT {
             lane.pool.earned();
         }
         let open = *self.opens.get(slot);
-        match classify(answer) {
+        let platform = lane.spec.platform;
+        match classify(platform, answer) {
             Verdict::Final(outcome) => {
                 lane.answered(now);
-                if outcome == Outcome::Dead {
-                    let dead = DeadToken {
-                        lane: lane.spec.id,
-                        device: open.device,
-                        token_hash: open.token_hash,
-                        gateway_time: answer.timestamp_ms.map(UnixMillis),
-                    };
-                    self.run(open.wave).note_dead(dead);
+                match outcome {
+                    Outcome::Dead => self.note_dead(at, &open, answer),
+                    // Only FCM says the same words of a message and of a token.
+                    Outcome::Accepted if platform == Platform::Fcm => self.trial(&open).accepted(),
+                    _ => {}
                 }
                 self.end(slot, outcome);
             }
-            Verdict::DeviceLater => {
+            Verdict::Invalid { token } => {
                 lane.answered(now);
-                self.try_again(slot, now, true);
+                self.invalid(slot, at, token, answer);
             }
-            Verdict::LaneLater => {
-                lane.refused(now, &mut self.rng, &answer.reason);
-                self.try_again(slot, now, true);
+            Verdict::DeviceLater { wait } => {
+                lane.answered(now);
+                self.try_again(slot, now, Later::After(wait.unwrap_or_default()));
+            }
+            Verdict::LaneLater { wait } => {
+                lane.refused(now, &mut self.rng, wait, &answer.reason);
+                self.try_again(slot, now, Later::After(Duration::ZERO));
             }
             // Whether a fresh token will do or somebody has to look at it, nothing can go on without another one.
             Verdict::Credential { renew: _ } => {
                 lane.heard(now);
-                // Connections remember: another token has to go over other ones.
-                if lane.credential_refused(open.credential, &answer.reason) {
-                    self.retire_lane(at);
-                } else {
-                    self.retire(link);
+                let present = lane.credential_refused(open.credential, &answer.reason);
+                match platform {
+                    // Connections remember: another token has to go over other ones.
+                    Platform::Apns if present => self.retire_lane(at),
+                    Platform::Apns => self.retire(link),
+                    // Each request stands for itself.
+                    Platform::Fcm => {}
                 }
-                self.try_again(slot, now, false);
+                self.try_again(slot, now, Later::AtOnce);
             }
             Verdict::Campaign => {
                 lane.heard(now);
-                let detail = answer.reason.to_string();
-                let alert = self.waves[usize::from(open.wave)].as_ref().map_or("", |run| &run.spec.alert);
-                lane.campaign_refused(format!("{alert}: {detail}"));
                 self.run(open.wave).audience.app(open.app).stopped = true;
+                self.campaign_refused(at, &open, answer);
                 self.end(slot, Outcome::Refused);
             }
             Verdict::ConnectionOnly => {
                 lane.heard(now);
                 self.retire(link);
-                self.try_again(slot, now, false);
+                self.try_again(slot, now, Later::AtOnce);
             }
         }
     }
 
+    /// The gateway calls the token or the message invalid.
+    fn invalid(&mut self, slot: u32, lane: usize, token: bool, answer: &Answer) {
+        let open = *self.opens.get(slot);
+        let outcome = match self.trial(&open).invalid() {
+            Invalid::Token if token => {
+                self.note_dead(lane, &open, answer);
+                Outcome::Dead
+            }
+            Invalid::Token | Invalid::Either => Outcome::Refused,
+            Invalid::Message => {
+                self.campaign_refused(lane, &open, answer);
+                Outcome::Refused
+            }
+        };
+        self.end(slot, outcome);
+    }
+
+    /// What has been heard of the message of a push.
+    fn trial(&mut self, open: &Open) -> &mut Trial {
+        &mut self.run(open.wave).audience.app(open.app).message(open.message).trial
+    }
+
+    fn note_dead(&mut self, lane: usize, open: &Open, answer: &Answer) {
+        let dead = DeadToken {
+            lane: self.lanes[lane].end.spec.id,
+            device: open.device,
+            token_hash: open.token_hash,
+            gateway_time: answer.timestamp_ms.map(UnixMillis),
+        };
+        self.run(open.wave).note_dead(dead);
+    }
+
+    /// Tells people that a message is not sent any more.
+    fn campaign_refused(&mut self, lane: usize, open: &Open, answer: &Answer) {
+        let alert = self.waves[usize::from(open.wave)].as_ref().map_or("", |run| &run.spec.alert);
+        let detail = format!("{alert}: {} {}", answer.status, answer.reason);
+        self.lanes[lane].end.campaign_refused(detail);
+    }
+
     /// Sent, and nothing came back: it may have been delivered all the same.
     fn unanswered(&mut self, link: u32, ticket: u64, now: Time) {
-        let Some(slot) = self.opens.find(ticket) else { return };
         if let Some(l) = &self.links[link as usize].link {
+            self.lanes[l.lane].end.settled(now);
             self.lanes[l.lane].end.unanswered(now, &mut self.rng);
         }
+        let Some(slot) = self.opens.find(ticket) else { return };
         let open = self.opens.get(slot);
         open.unanswered = true;
         let wave = open.wave;
         self.run(wave).unanswered_requests += 1;
-        self.put_off(slot, now, true);
+        self.put_off(slot, now, Later::After(Duration::ZERO));
     }
 
     /// The gateway has not looked at it: it may go again at once, elsewhere.
-    fn unprocessed(&mut self, ticket: u64, now: Time) {
+    fn unprocessed(&mut self, link: u32, ticket: u64, now: Time) {
+        if let Some(l) = &self.links[link as usize].link {
+            self.lanes[l.lane].end.settled(now);
+        }
         if let Some(slot) = self.opens.find(ticket) {
-            self.try_again(slot, now, false);
+            self.try_again(slot, now, Later::AtOnce);
         }
     }
 
-    fn try_again(&mut self, slot: u32, now: Time, later: bool) {
+    fn try_again(&mut self, slot: u32, now: Time, later: Later) {
         let wave = self.opens.get(slot).wave;
         self.run(wave).retried_requests += 1;
         self.put_off(slot, now, later);
     }
 
     /// Into the line: at once, or after a pause that grows with each try. A wave that has stopped gives up instead.
-    fn put_off(&mut self, slot: u32, now: Time, later: bool) {
+    fn put_off(&mut self, slot: u32, now: Time, later: Later) {
         let open = self.opens.get(slot);
         let tries = u32::from(open.tries);
-        open.tries = open.tries.saturating_add(u8::from(later));
+        open.tries = open.tries.saturating_add(u8::from(later != Later::AtOnce));
         let open = *open;
         let run = self.run(open.wave);
         if run.phase != Phase::Running {
@@ -142,9 +210,10 @@ impl Core {
         }
         run.reporting.change();
         let lane = run.outlets[usize::from(open.outlet)].lane;
-        let due = match self.lanes.iter().find(|l| l.end.spec.id == lane) {
-            Some(lane) if later => now + lane.end.backoff().pause(tries, &mut self.rng),
-            _ => now,
+        let due = match (later, self.lanes.iter().find(|l| l.end.spec.id == lane)) {
+            (Later::After(wait), Some(lane)) => now + lane.end.backoff().pause(tries, &mut self.rng).max(wait),
+            (Later::After(wait), None) => now + wait,
+            (Later::AtOnce, _) => now,
         };
         self.run(open.wave).outlets[usize::from(open.outlet)].retry.push(due, slot);
     }

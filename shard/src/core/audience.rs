@@ -3,11 +3,9 @@
 //! A device row names its app, locale and segments by index. What an index means for this wave is worked out the first
 //! time a device has it and remembered, so that the ten-thousandth device costs two loads and no comparison of text.
 
-use bytes::Bytes;
-
-use super::templates::TemplateIds;
+use super::{templates::TemplateIds, trial::Trial};
 use crate::{
-    command::{AppSpec, SegmentOp},
+    command::{AppSpec, MessageSpec, SegmentOp},
     lane::connection::TemplateSpec,
     partition::{AppIndex, LocaleIndex, Pushable, Vocabulary},
     wave::{Program, ProgramError},
@@ -45,6 +43,8 @@ pub(crate) struct App {
 pub(crate) struct Message {
     pub(crate) template: u32,
     pub(crate) spec: TemplateSpec,
+    /// Of a message that may be what a gateway calls invalid.
+    pub(crate) trial: Trial,
 }
 
 impl Audience {
@@ -95,28 +95,38 @@ impl Audience {
 
 impl App {
     fn new(spec: &AppSpec, outlet: u16, ids: &mut TemplateIds) -> Self {
-        let message = |body: &Bytes| Message {
+        let message = |message: &MessageSpec| Message {
             template: ids.take(),
-            spec: TemplateSpec { headers: spec.headers.clone(), body: body.clone() },
+            spec: TemplateSpec {
+                request: spec.request.clone(),
+                body: message.body.clone(),
+                body_after_token: message.body_after_token.clone(),
+            },
+            trial: Trial::default(),
         };
-        let messages = spec.messages.iter().map(|(_, body)| body).map(message).collect();
+        let messages = spec.messages.iter().map(message).collect();
         Self { spec: spec.clone(), outlet, stopped: false, messages, message_of: Vec::new() }
     }
 
-    /// What a device of this locale is told.
-    pub(crate) fn message(&mut self, words: &Vocabulary, locale: LocaleIndex) -> &Message {
+    /// What a device of this locale is told, by its position.
+    pub(crate) fn message_for(&mut self, words: &Vocabulary, locale: LocaleIndex) -> u16 {
         if locale == LocaleIndex::UNKNOWN {
-            return &self.messages[0];
+            return 0;
         }
         let at = usize::from(locale.0);
         if self.message_of.len() <= at {
             self.message_of.resize(at + 1, NOT_ASKED);
         }
         if self.message_of[at] == NOT_ASKED {
-            let tags = self.spec.messages.iter().map(|(tag, _)| tag.as_str());
+            let tags = self.spec.messages.iter().map(|message| message.locale.as_str());
             self.message_of[at] = u16::try_from(choose(tags, words.locale(locale))).unwrap_or(0);
         }
-        &self.messages[usize::from(self.message_of[at])]
+        self.message_of[at]
+    }
+
+    /// A message by its position.
+    pub(crate) fn message(&mut self, message: u16) -> &mut Message {
+        &mut self.messages[usize::from(message)]
     }
 }
 

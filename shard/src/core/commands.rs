@@ -40,9 +40,9 @@ impl Core {
                 }
             }
             Command::Wave(spec) => self.wave(spec),
-            Command::OpenBands { wave, bands } => {
+            Command::OpenBands { wave, lane, bands } => {
                 if let Some(run) = self.find_wave(wave) {
-                    run.open_bands(bands);
+                    run.open_bands(lane, bands);
                 }
             }
             Command::Grant { wave, until, rate } => {

@@ -46,6 +46,10 @@ pub(crate) struct Link {
     pub(crate) unsent: Vec<(u16, u64)>,
     /// A cancelled wave waits for the socket until then.
     pub(crate) reset_at: Option<Time>,
+    /// Since when it stands.
+    pub(crate) opened: Time,
+    /// It leaves when it was idle for so long.
+    pub(crate) idle_max: Option<Duration>,
     /// It leaves then, to be replaced by a younger one.
     pub(crate) retire_at: Time,
     /// An order to leave came or was given: no failure if it closes.
@@ -77,6 +81,8 @@ impl Link {
             held_until: None,
             unsent: Vec::new(),
             reset_at: None,
+            opened: Time(0),
+            idle_max: None,
             retire_at,
             leaving: false,
             closing: false,
@@ -137,12 +143,21 @@ impl Link {
         }
     }
 
+    /// When it has been idle for long enough.
+    pub(crate) fn idle_at(&self) -> Option<Time> {
+        match &self.state {
+            State::Open(connection) if !self.leaving => Some(connection.idle_since()? + self.idle_max?),
+            _ => None,
+        }
+    }
+
     /// When something has to happen.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let own = match &self.state {
             State::Connecting(deadline) => return Some(*deadline),
             State::Open(connection) => connection.deadline(),
         };
-        [own, self.held_until, self.reset_at, (!self.leaving).then_some(self.retire_at)].into_iter().flatten().min()
+        let retire = (!self.leaving).then_some(self.retire_at);
+        [own, self.held_until, self.reset_at, retire, self.idle_at()].into_iter().flatten().min()
     }
 }

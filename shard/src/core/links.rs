@@ -9,10 +9,17 @@ use super::{
     Core, IoRequest, SHUTDOWN_PATIENCE,
     link::{ConnectionId, Link, State},
 };
-use crate::lane::{
-    connection::{Connection, ConnectionConfig},
-    pool::AGE_MAX,
+use crate::{
+    command::Platform,
+    lane::{
+        connection::{Connection, ConnectionConfig},
+        pool::AGE_MAX,
+    },
 };
+
+/// How long a connection without PINGs may idle: less than the 4 to 6 minutes after which NATs forget it, when a request on
+/// it would wait for its whole deadline.
+const IDLE_MAX: Duration = Duration::from_mins(3);
 
 /// A place for a connection.
 #[derive(Debug, Default)]
@@ -46,14 +53,21 @@ impl Core {
             return;
         };
         let spec = &end.spec;
+        // Silence while requests are out is noticed within one request's deadline; an idle connection is asked once a
+        // minute, well inside the 4 to 6 minutes after which NATs forget it. But FCM takes PINGs for an attack, whatever
+        // their distance (pigeon#81, #92: GOAWAY `too_many_pings`): there requests have their deadlines, and an idle
+        // connection leaves before anybody forgets it.
+        let (ping_after, idle_max) = match spec.platform {
+            Platform::Apns => (Some(spec.request_deadline.clamp(Duration::from_secs(1), Duration::from_mins(1))), None),
+            Platform::Fcm => (None, Some(IDLE_MAX)),
+        };
         let config = ConnectionConfig {
+            platform: spec.platform,
             authority: spec.server_name.clone(),
             streams_max: spec.streams_per_connection,
             request_deadline: spec.request_deadline,
             authorization_indexed: spec.authorization_indexed,
-            // Silence while requests are out is noticed within one request's deadline; an idle connection is asked once a
-            // minute, well inside the 4 to 6 minutes after which NATs forget it.
-            ping_after: Some(spec.request_deadline.clamp(Duration::from_secs(1), Duration::from_mins(1))),
+            ping_after,
             ping_deadline: spec.request_deadline,
             drain_deadline: spec.request_deadline,
             ..ConnectionConfig::default()
@@ -61,6 +75,7 @@ impl Core {
         let connection = Connection::new(config, authorization.clone(), now);
         if let Some(link) = self.link_of(id) {
             link.state = State::Open(Box::new(connection));
+            (link.opened, link.idle_max) = (now, idle_max);
         }
     }
 
@@ -149,7 +164,11 @@ impl Core {
                 self.drop_link(id.slot, now);
                 continue;
             }
-            let retire = !link.leaving && now >= link.retire_at;
+            let idled = link.idle_at().is_some_and(|at| now >= at);
+            let retire = !link.leaving && now >= link.retire_at || idled;
+            if idled {
+                self.lanes[link.lane].end.rest();
+            }
             match &mut link.state {
                 State::Connecting(deadline) if now >= *deadline => {
                     self.close_link(id.slot, true);
@@ -175,14 +194,18 @@ impl Core {
     }
 
     /// Whether a lane should have more connections than it has: one as soon as it may connect, so that the first push of
-    /// an alert finds it warm; all while a wave uses it.
+    /// an alert finds it warm; none after its last one idled too long; all while a wave uses it.
     pub(super) fn wants_links(&self, lane: usize) -> bool {
         let slot = &self.lanes[lane];
         if self.shutdown.is_some() || !slot.end.may_connect() {
             return false;
         }
         let staying = slot.links.iter().filter(|l| self.links[**l as usize].link.as_ref().is_some_and(|l| !l.leaving));
-        staying.count() < if self.lane_has_work(slot) { slot.end.spec.connections.max(1) } else { 1 }
+        staying.count()
+            < match self.lane_has_work(slot) {
+                true => slot.end.spec.connections.max(1),
+                false => usize::from(!slot.end.rests()),
+            }
     }
 
     fn open_link(&mut self, lane: usize, now: Time) {
@@ -195,6 +218,7 @@ impl Core {
         let id = ConnectionId { slot: u32::try_from(slot).expect("few connections"), generation: entry.generation };
         let end = &mut self.lanes[lane].end;
         end.pool.attempted(now);
+        end.wake();
         let spec = end.spec.clone();
         // Spread over a quarter of the age, so that connections opened together do not leave together.
         let spread = Duration::from_micros(self.rng.next_u64() % (u64::try_from(AGE_MAX.as_micros()).unwrap_or(1) / 4));

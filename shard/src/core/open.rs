@@ -20,6 +20,8 @@ pub(crate) struct Open {
     pub(crate) part: u16,
     /// Its app within the wave.
     pub(crate) app: u16,
+    /// The message last sent, within its app.
+    pub(crate) message: u16,
     pub(crate) ordinal: Ordinal,
     /// Where it was counted as handed.
     pub(crate) band: u32,
@@ -137,6 +139,7 @@ mod tests {
             outlet: 0,
             part: 0,
             app: 0,
+            message: 0,
             ordinal: Ordinal(ordinal),
             band: 0,
             cell: 0,

@@ -182,6 +182,7 @@ impl Desk<'_> {
             outlet: self.outlet,
             part: found.part,
             app,
+            message: 0,
             ordinal: found.ordinal,
             band: found.band,
             cell: 0,
@@ -258,7 +259,11 @@ impl Desk<'_> {
         if app_run.stopped {
             return Err(NotSent::Never);
         }
-        let message = app_run.message(&self.store.words, device.locale);
+        let number = app_run.message_for(&self.store.words, device.locale);
+        let message = app_run.message(number);
+        if message.trial.is_refused() {
+            return Err(NotSent::Never);
+        }
         let ticket = self.opens.ticket(slot);
         match connection.push(ticket, message.template, &message.spec, device.token, self.now) {
             Ok(()) => {}
@@ -276,9 +281,9 @@ impl Desk<'_> {
                 return Err(NotSent::Full);
             }
         }
-        let length = HEADER_BYTES + message.spec.body.len();
+        let length = HEADER_BYTES + message.spec.body_bytes(device.token.len());
         let open = self.opens.get(slot);
-        open.app = app;
+        (open.app, open.message) = (app, number);
         open.token_hash = token_hash(device.token);
         open.credential = self.end.credential();
         if self.link.encoded(self.wave) {

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use clarion_proto::{
     device::Cell,
-    ids::{Epoch, LogId, Ordinal, PartitionId, Position},
+    ids::{Epoch, LaneId, LogId, Ordinal, PartitionId, Position},
     outcome::Outcome,
     time::Time,
 };
@@ -177,9 +177,15 @@ impl WaveRun {
         }
     }
 
-    /// Bands below this may be walked.
-    pub(crate) fn open_bands(&mut self, bands: u32) {
-        self.outlets.iter_mut().for_each(|outlet| outlet.open_bands(bands, &self.parts));
+    /// Bands below this may be walked for one lane.
+    pub(crate) fn open_bands(&mut self, lane: LaneId, bands: u32) {
+        let outlets = self.outlets.iter_mut().filter(|outlet| outlet.lane == lane);
+        outlets.for_each(|outlet| outlet.open_bands(bands, &self.parts));
+    }
+
+    /// All bands may be walked, for all lanes.
+    pub(crate) fn open_all_bands(&mut self) {
+        self.outlets.iter_mut().for_each(|outlet| outlet.open_bands(u32::MAX, &self.parts));
     }
 
     /// Stops for good; a stronger phase stays.
@@ -200,17 +206,16 @@ impl WaveRun {
         self.phase == Phase::Running && self.outlets.iter().any(Outlet::has_work)
     }
 
-    /// Bands handed over whole, in all partitions, through all lanes.
-    pub(crate) fn bands_walked(&self) -> u32 {
-        let walked = |outlet: &Outlet| outlet.bands_walked(&self.parts);
-        self.outlets.iter().map(walked).min().unwrap_or_else(|| self.spec.cover.bands())
+    /// Bands handed over whole, in all partitions, for each lane.
+    pub(crate) fn lanes_walked(&self) -> impl Iterator<Item = (LaneId, u32)> {
+        self.outlets.iter().map(|outlet| (outlet.lane, outlet.bands_walked(&self.parts)))
     }
 
     /// All walked, nobody late.
     pub(crate) fn walked(&self) -> bool {
         self.parts.iter().all(|p| p.started || p.slot.is_none())
             && self.outlets.iter().all(|outlet| outlet.is_idle())
-            && self.bands_walked() == self.spec.cover.bands()
+            && self.lanes_walked().all(|(_, bands)| bands == self.spec.cover.bands())
     }
 
     /// All walked, nothing open, nobody waiting.

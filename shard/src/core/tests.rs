@@ -4,6 +4,8 @@ mod gateway;
 mod world;
 
 mod faults;
+mod fcm;
 mod limits;
+mod order;
 mod stops;
 mod whole;

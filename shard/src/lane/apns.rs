@@ -9,10 +9,10 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use super::connection::Indexing;
+use super::{connection::Indexing, field::Field};
 use crate::{
     command::ApnsHeaders,
-    outcome::{Answer, Reason},
+    outcome::{Answer, Reason, apns},
 };
 
 /// `:path` up to the token (A-send).
@@ -20,14 +20,6 @@ pub const PATH: &str = "/3/device/";
 
 /// Longest answer body that is read: the longest documented one has some 70 bytes.
 pub const BODY_BYTES_MAX: usize = 1_024;
-
-/// One field of a request.
-pub(crate) struct Field<'a> {
-    pub(crate) name: &'static str,
-    pub(crate) value: Cow<'a, str>,
-    pub(crate) indexing: Indexing,
-    pub(crate) secret: bool,
-}
 
 /// The fields after the pseudo-fields. Apple's advice on the table (A-send, A-arch), but that `authorization` may enter
 /// it by setting.
@@ -47,22 +39,11 @@ pub(crate) fn fields<'a>(headers: &'a ApnsHeaders, authorization: &'a str, index
     fields
 }
 
-/// Whether these bytes may stand in a field (RFC 9113, 8.2.1): nothing that ends a line, no space at either end.
-pub(crate) fn is_field_value(value: &str) -> bool {
-    let edge = |c: Option<&u8>| matches!(c, Some(b' ' | b'\t'));
-    let bytes = value.as_bytes();
-    !bytes.iter().any(|b| matches!(b, 0 | b'\r' | b'\n')) && !edge(bytes.first()) && !edge(bytes.last())
-}
-
 /// An answer from its status and what was kept of its body.
-#[must_use]
-pub fn answer(status: u16, body: &[u8]) -> Answer {
+pub(crate) fn answer(status: u16, body: &[u8]) -> Answer {
     // 200 has no body (Apple, "Handling notification responses from APNs"); whatever a proxy may add to one says nothing.
-    if status == 200 || body.is_empty() {
-        return Answer { status, reason: Reason::None, timestamp_ms: None };
-    }
-    let (reason, timestamp_ms) = read_body(body);
-    Answer { status, reason, timestamp_ms }
+    let (reason, timestamp_ms) = if status == 200 { (Reason::None, None) } else { read_body(body) };
+    Answer { status, reason, timestamp_ms, retry_after: None }
 }
 
 /// `{"reason":"…","timestamp":…}` in any order, with anything else beside; whatever is not that says nothing. GOAWAY's
@@ -81,7 +62,7 @@ pub(crate) fn read_body(body: &[u8]) -> (Reason, Option<u64>) {
     }
     match serde_json::from_slice::<Body<'_>>(body) {
         Ok(body) => (
-            body.reason.map_or(Reason::None, |r| Reason::parse(&r)),
+            body.reason.map_or(Reason::None, |r| apns::Reason::parse(&r).into()),
             body.timestamp.as_ref().and_then(serde_json::Value::as_u64),
         ),
         Err(_) => (Reason::None, None),
@@ -94,17 +75,17 @@ mod tests {
 
     use super::*;
 
+    fn unregistered(timestamp_ms: Option<u64>) -> Answer {
+        Answer { status: 410, reason: apns::Reason::Unregistered.into(), timestamp_ms, retry_after: None }
+    }
+
     #[test]
     fn bodies_in_any_order_and_with_strangers_are_read() {
         for body in [
             r#"{"reason":"Unregistered","timestamp":1454948015990}"#,
             r#" { "timestamp" : 1454948015990, "more": [{}], "reason" : "Unregis\u0074ered" } "#,
         ] {
-            let read = answer(410, body.as_bytes());
-            assert_eq!(
-                read,
-                Answer { status: 410, reason: Reason::Unregistered, timestamp_ms: Some(1_454_948_015_990) }
-            );
+            assert_eq!(answer(410, body.as_bytes()), unregistered(Some(1_454_948_015_990)));
         }
     }
 
@@ -112,7 +93,8 @@ mod tests {
     fn what_is_not_a_reason_says_nothing() {
         for body in ["", "<html>502</html>", "{}", "[]", r#"{"reason":7}"#, r#"{"reason":null}"#, r#"{"reason":"Unreg"#]
         {
-            assert_eq!(answer(502, body.as_bytes()), Answer { status: 502, reason: Reason::None, timestamp_ms: None });
+            let meant = Answer { status: 502, reason: Reason::None, timestamp_ms: None, retry_after: None };
+            assert_eq!(answer(502, body.as_bytes()), meant);
         }
         let nested = "[".repeat(BODY_BYTES_MAX);
         assert_eq!(answer(400, nested.as_bytes()).reason, Reason::None);
@@ -121,19 +103,7 @@ mod tests {
     #[test]
     fn a_timestamp_of_another_type_leaves_the_reason() {
         for body in [r#"{"reason":"Unregistered","timestamp":"now"}"#, r#"{"timestamp":-1,"reason":"Unregistered"}"#] {
-            assert_eq!(
-                answer(410, body.as_bytes()),
-                Answer { status: 410, reason: Reason::Unregistered, timestamp_ms: None }
-            );
-        }
-    }
-
-    #[test]
-    fn a_field_cannot_smuggle_another() {
-        assert!(is_field_value("com.example.app"));
-        assert!(is_field_value(""));
-        for bad in ["a\r\nb", "a\0", " a", "a\t"] {
-            assert!(!is_field_value(bad));
+            assert_eq!(answer(410, body.as_bytes()), unregistered(None));
         }
     }
 

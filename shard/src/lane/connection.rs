@@ -1,10 +1,10 @@
 //! One HTTP/2 connection to a gateway, as a state machine without I/O and clock.
 //!
 //! A general client spends some ten microseconds on a push: it builds a header map, codes each field, allocates for the
-//! stream and for the answer. But the pushes of a message differ in their token and stream id only,
-//! and nearly every answer is `:status 200` with nothing else that matters. So here a request is copied from a template
-//! (`template`), a stream is a slot in a ring (`streams`), and an answer of the ordinary kind is recognised by three
-//! bytes (`read`). Neither allocates. Everything else that HTTP/2 may do still happens, on slower paths: settings at any
+//! stream and for the answer. But the pushes of a message differ in their token and stream id only (APNs has the token in
+//! `:path`, FCM in the body), and nearly every answer is `:status 200` with nothing else that matters. So here a request
+//! is copied from a template (`template`), a stream is a slot in a ring (`streams`), and an answer of the ordinary kind is
+//! recognised by three bytes (`read`). Neither allocates. Everything else that HTTP/2 may do still happens, on slower paths: settings at any
 //! time, windows in both directions, blocks and bodies in pieces, resets, GOAWAY in one and two steps.
 //!
 //! What holds:
@@ -25,6 +25,7 @@ mod frames;
 mod hpack;
 mod push;
 mod read;
+mod retry_after;
 mod settings;
 mod spec;
 mod streams;
@@ -42,7 +43,10 @@ pub use self::{
     frames::ErrorCode,
     spec::{CloseReason, ConnectionConfig, ConnectionError, ConnectionEvent, PushError, TemplateSpec},
 };
-use crate::command::Authorization;
+use crate::{
+    command::{Authorization, Platform},
+    lane::answer::body_bytes_max,
+};
 
 /// A client's side of one HTTP/2 connection.
 pub struct Connection {
@@ -57,7 +61,8 @@ pub struct Connection {
     peer: Peer,
     /// Opened since the last [`Self::transmit`].
     openings: usize,
-    /// A request was answered: what SETTINGS say about streams may be used (Apple, "Sending notification requests to APNs").
+    /// What SETTINGS say about streams may be used: with APNs when a request was answered (Apple, "Sending notification
+    /// requests to APNs"), with FCM from the beginning.
     proven: bool,
 
     // Answers.
@@ -112,9 +117,9 @@ impl Connection {
                 header_list_bytes_max: usize::MAX,
             },
             openings: 0,
-            proven: false,
+            proven: config.platform == Platform::Fcm,
             reader: Reader::new(),
-            answers: answers::Answers::default(),
+            answers: answers::Answers::new(body_bytes_max(config.platform)),
             credit,
             events: VecDeque::with_capacity(config.streams_max),
             phase: Phase::Open,
@@ -211,6 +216,12 @@ impl Connection {
     #[must_use]
     pub fn open_streams(&self) -> usize {
         self.streams.open()
+    }
+
+    /// Since when nothing came and nothing is waited for; `None`: something is.
+    #[must_use]
+    pub fn idle_since(&self) -> Option<Time> {
+        (self.streams.open() == 0).then_some(self.last_received)
     }
 
     /// Nothing more will happen here; the last output and events may still be fetched.

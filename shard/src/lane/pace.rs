@@ -1,4 +1,4 @@
-//! How fast: a token bucket, refilled by time, for an alert's rate and for a lane's slice of its quota.
+//! How fast: a token bucket, refilled by time, for an alert's rate and, with more care (`slice`), for a lane's quota.
 //!
 //! A bucket that gives out every token the moment it exists makes one write of one request each: 9 µs of CPU instead of
 //! 0.6. So an emptied bucket collects for [`QUANTUM`] before it gives again; the average stays, the writes carry many.
@@ -18,40 +18,27 @@ pub struct Pace {
     bucket: Option<Bucket>,
 }
 
-#[derive(Debug, Clone)]
-struct Bucket {
-    rate: Rate,
-    tokens: f64,
-    /// When `tokens` was right.
-    at: Time,
-    /// Nothing is given before.
-    collect_until: Time,
-}
-
 impl Pace {
     /// A new rate. A change of an existing one keeps what has been collected, so that renewing a lease several times a
     /// second never adds a burst.
     pub fn set(&mut self, rate: Option<Rate>, now: Time) {
         self.bucket = rate.map(|rate| match self.bucket.take() {
             Some(mut bucket) => {
-                bucket.refill(now);
-                bucket.rate = rate;
-                bucket.tokens = bucket.tokens.min(bucket.capacity());
+                bucket.refill(now, 0.0);
+                bucket.set(rate, 0.0);
                 bucket
             }
-            None => Bucket { rate, tokens: rate.burst.max(0.0), at: now, collect_until: Time(0) },
+            None => Bucket::full(rate, now),
         });
     }
 
     /// How many may go now; `usize::MAX` without a rate.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 0 and the burst
     pub fn room(&mut self, now: Time) -> usize {
         match &mut self.bucket {
             None => usize::MAX,
-            Some(bucket) if now < bucket.collect_until => 0,
             Some(bucket) => {
-                bucket.refill(now);
-                bucket.tokens as usize
+                bucket.refill(now, 0.0);
+                bucket.room(now)
             }
         }
     }
@@ -59,40 +46,85 @@ impl Pace {
     /// Spends one. Only after [`Pace::room`] said so at the same time.
     pub fn take(&mut self, now: Time) {
         if let Some(bucket) = &mut self.bucket {
-            bucket.tokens -= 1.0;
-            if bucket.tokens < 1.0 {
-                bucket.collect_until = now + QUANTUM;
-            }
+            bucket.take(now);
         }
     }
 
     /// When [`Pace::room`] will be above zero; `None`: never at this rate.
     #[must_use]
     pub fn ready_at(&self, now: Time) -> Option<Time> {
-        let Some(bucket) = &self.bucket else { return Some(now) };
-        let missing = 1.0 - bucket.tokens;
-        if missing <= 0.0 {
-            return Some(bucket.collect_until.max(now));
-        }
-        if bucket.rate.per_second <= 0.0 {
-            return None;
-        }
-        // A microsecond more than computed: rounding must not wake the core just before the token is whole.
-        let wait = Duration::from_secs_f64((missing / bucket.rate.per_second).min(3600.0)) + Duration::from_micros(1);
-        Some((bucket.at + wait).max(bucket.collect_until))
+        self.bucket.as_ref().map_or(Some(now), |bucket| bucket.ready_at(now))
     }
 }
 
+/// Tokens, refilled by time.
+#[derive(Debug, Clone)]
+pub(super) struct Bucket {
+    pub(super) rate: Rate,
+    tokens: f64,
+    /// When `tokens` was right.
+    at: Time,
+    /// Nothing is given before.
+    collect_until: Time,
+}
+
 impl Bucket {
-    /// At least one: a share below one request (a small rate over many cores) must still collect a whole one.
-    fn capacity(&self) -> f64 {
-        self.rate.burst.max(1.0)
+    pub(super) fn full(rate: Rate, now: Time) -> Self {
+        Self { rate, tokens: rate.burst.max(0.0), at: now, collect_until: Time(0) }
     }
 
-    fn refill(&mut self, now: Time) {
-        let gained = now.since(self.at).as_secs_f64() * self.rate.per_second.max(0.0);
-        self.tokens = (self.tokens + gained).min(self.capacity());
+    pub(super) fn empty(rate: Rate, now: Time) -> Self {
+        Self { rate, tokens: 0.0, at: now, collect_until: Time(0) }
+    }
+
+    /// Another rate from where it stands. `held`: as with [`Self::refill`].
+    pub(super) fn set(&mut self, rate: Rate, held: f64) {
+        self.rate = rate;
+        self.tokens = self.tokens.min(self.capacity() - held);
+    }
+
+    /// What has been collected meanwhile; `held` tokens are out and leave no room for others.
+    pub(super) fn refill(&mut self, now: Time, held: f64) {
+        let gained = now.since(self.at).as_secs_f64() * self.rate.per_second;
+        self.tokens = (self.tokens + gained).min(self.capacity() - held);
         self.at = self.at.max(now);
+    }
+
+    /// Lets a time pass without collecting.
+    pub(super) fn skip(&mut self, now: Time) {
+        self.at = self.at.max(now);
+    }
+
+    /// How many may go now.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // between 0 and the burst
+    pub(super) fn room(&self, now: Time) -> usize {
+        if now < self.collect_until { 0 } else { self.tokens.max(0.0) as usize }
+    }
+
+    pub(super) fn take(&mut self, now: Time) {
+        self.tokens -= 1.0;
+        if self.tokens < 1.0 {
+            self.collect_until = now + QUANTUM;
+        }
+    }
+
+    /// When [`Self::room`] will be above zero; `None`: never at this rate.
+    pub(super) fn ready_at(&self, now: Time) -> Option<Time> {
+        let missing = 1.0 - self.tokens;
+        if missing <= 0.0 {
+            return Some(self.collect_until.max(now));
+        }
+        if self.rate.per_second <= 0.0 {
+            return None;
+        }
+        // A microsecond more than computed: rounding must not wake the core just before the token is whole.
+        let wait = Duration::from_secs_f64((missing / self.rate.per_second).min(3600.0)) + Duration::from_micros(1);
+        Some((self.at + wait).max(self.collect_until))
+    }
+
+    /// At least one: a share below one request (a small rate over many cores) must still collect a whole one.
+    pub(super) fn capacity(&self) -> f64 {
+        self.rate.burst.max(1.0)
     }
 }
 

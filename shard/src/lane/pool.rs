@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn never_more_attempts_than_stated() {
         // Failing at once each time, with next to no backoff.
-        let backoff = Backoff { min: Duration::from_micros(1), max: Duration::from_micros(2) };
+        let backoff = Backoff { min: Duration::from_micros(1), max: Duration::from_micros(2), floor: Duration::ZERO };
         let mut pool = Pool::new(backoff, 2);
         let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(1);
         let mut times = Vec::new();
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn connections_that_are_of_use_may_follow_each_other_at_once() {
-        let backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(8) };
+        let backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(8), floor: Duration::ZERO };
         let mut pool = Pool::new(backoff, 1);
         for _ in 0..10 * ATTEMPTS_PER_MINUTE {
             assert_eq!(pool.ready_at(), Time(0));
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_failure_waits_and_an_answer_forgives() {
-        let backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(8) };
+        let backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(8), floor: Duration::ZERO };
         let mut pool = Pool::new(backoff, 1);
         let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(1);
         assert_eq!(pool.ready_at(), Time(0));

@@ -59,13 +59,16 @@ impl RetryLine {
 }
 
 /// Growing pauses with full jitter: uniform between nothing and `min · 2^tries`, at most `max`. Full jitter spreads those
-/// who failed together over the whole pause instead of letting them come back together.
+/// who failed together over the whole pause instead of letting them come back together. A provider that wants to be left
+/// alone for a time in any case gets that time in front of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
     /// The first pause at most.
     pub min: Duration,
-    /// Any pause at most.
+    /// Any pause at most, `floor` apart.
     pub max: Duration,
+    /// Any pause at least.
+    pub floor: Duration,
 }
 
 impl Backoff {
@@ -76,7 +79,8 @@ impl Backoff {
         let ceiling = min.checked_shl(tries.min(32)).map_or(max, |c| c.clamp(min, max));
         // Multiply and shift: uniform to within 2^-64 of the range, without a division or a loop.
         #[allow(clippy::cast_possible_truncation)] // the high half of the product is below `ceiling + 1`
-        Duration::from_micros(((u128::from(rng.next_u64()) * (u128::from(ceiling) + 1)) >> 64) as u64)
+        let jitter = Duration::from_micros(((u128::from(rng.next_u64()) * (u128::from(ceiling) + 1)) >> 64) as u64);
+        self.floor + jitter
     }
 }
 
@@ -101,7 +105,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_limit_and_spread() {
-        let backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(30) };
+        let backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(30), floor: Duration::ZERO };
         let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(7);
         for (tries, ceiling_ms) in [(0, 100), (1, 200), (5, 3_200), (9, 30_000), (200, 30_000)] {
             let pauses: Vec<_> = (0..1000).map(|_| backoff.pause(tries, &mut rng).as_millis()).collect();
@@ -109,5 +113,15 @@ mod tests {
             assert!(pauses.iter().any(|p| *p > ceiling_ms * 9 / 10), "{tries}");
             assert!(pauses.iter().any(|p| *p < ceiling_ms / 10), "{tries}");
         }
+    }
+
+    #[test]
+    fn no_pause_is_below_the_floor() {
+        let (min, floor) = (Duration::from_secs(10), Duration::from_secs(10));
+        let backoff = Backoff { min, max: Duration::from_secs(60), floor };
+        let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(7);
+        let first: Vec<_> = (0..1000).map(|_| backoff.pause(0, &mut rng)).collect();
+        assert!(first.iter().all(|p| (floor..=2 * floor).contains(p)));
+        assert!((0..1000).all(|_| backoff.pause(9, &mut rng) <= floor + backoff.max));
     }
 }

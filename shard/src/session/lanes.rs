@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use clarion_proto::{ids::LaneId, wire::shard_v1 as wire};
 
 use super::message::Lane;
-use crate::command::{LaneHealth, LaneSpec};
+use crate::command::{LaneHealth, LaneSpec, Platform};
 
 /// Lanes of one node: gateways × credentials of a whole cluster. There is no message that removes one, so a bound keeps
 /// a mistaken coordinator from filling the node.
@@ -38,6 +38,8 @@ pub enum Taken {
     Made(Vec<Arc<LaneSpec>>),
     /// [`LANES_MAX`] are there already.
     TooMany,
+    /// The lane speaks this platform's protocol, and waves that use it are made for that.
+    Speaks(Platform),
 }
 
 impl Lanes {
@@ -52,6 +54,9 @@ impl Lanes {
         let id = lane.terms.id;
         match self.ends.get(&id) {
             Some(end) if end.lane.terms == lane.terms => return Taken::Known,
+            Some(end) if end.lane.terms.platform != lane.terms.platform => {
+                return Taken::Speaks(end.lane.terms.platform);
+            }
             None if self.ends.len() == LANES_MAX => return Taken::TooMany,
             _ => {}
         }
@@ -64,6 +69,12 @@ impl Lanes {
     #[must_use]
     pub fn contains(&self, lane: LaneId) -> bool {
         self.ends.contains_key(&lane)
+    }
+
+    /// Whose protocol a lane speaks; `None`: there is no such lane.
+    #[must_use]
+    pub fn platform(&self, lane: LaneId) -> Option<Platform> {
+        self.ends.get(&lane).map(|end| end.lane.terms.platform)
     }
 
     /// Whether there is none.
@@ -126,6 +137,7 @@ fn spec(lane: &Lane, core: usize, cores: usize) -> LaneSpec {
     let connections = terms.connections / cores + usize::from(core < terms.connections % cores);
     LaneSpec {
         id: terms.id,
+        platform: terms.platform,
         name: terms.name.clone(),
         endpoint: terms.endpoint.clone(),
         server_name: terms.server_name.clone(),

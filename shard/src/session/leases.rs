@@ -62,8 +62,8 @@ impl Leases {
     }
 }
 
-/// One core's part of a rate, of so many cores. The burst is at least one request: a bucket that holds less never gives
-/// one. So a coordinator gives bursts of at least a node's cores (`Hello.cores`) where the sum must hold exactly.
+/// One core's part of an alert's rate, of so many cores. The burst is at least one request: a bucket that holds less never
+/// gives one. (A quota is shared out more exactly: [`crate::lane::slice::share`].)
 #[must_use]
 #[allow(clippy::cast_precision_loss)] // cores
 pub fn share(per_second: f64, burst: f64, parts: usize) -> Rate {

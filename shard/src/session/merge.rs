@@ -42,7 +42,7 @@ pub struct Merge {
 struct CoreTotals {
     takes_part: bool,
     told_all: bool,
-    bands_walked: u32,
+    bands_walked: BTreeMap<LaneId, u32>,
     complete: bool,
     ended: bool,
     bands: BTreeMap<u32, Counts>,
@@ -82,7 +82,8 @@ impl Merge {
             // told nothing yet: all that it will tell is complete.
             let totals =
                 self.cores.entry(core).or_insert_with(|| CoreTotals { told_all: true, ..CoreTotals::default() });
-            (totals.takes_part, totals.bands_walked, totals.complete, totals.ended) = (true, 0, false, false);
+            (totals.takes_part, totals.complete, totals.ended) = (true, false, false);
+            totals.bands_walked.clear();
         }
         self.changed = true;
     }
@@ -106,7 +107,7 @@ impl Merge {
             // Complete: what was collected of this core before is contained in it.
             totals.told_all = true;
         }
-        totals.bands_walked = report.bands_walked;
+        totals.bands_walked = report.bands_walked.into_iter().collect();
         totals.complete = report.complete;
         totals.ended = report.ended;
         totals.unanswered_requests = report.unanswered_requests;
@@ -143,10 +144,16 @@ impl Merge {
         self.changed
     }
 
-    /// Bands that all cores have walked, of so many.
+    /// Bands that all cores have walked for all lanes, of so many.
     #[must_use]
     pub fn bands_walked(&self, bands: u32) -> u32 {
-        self.parts().map(|c| c.bands_walked).min().unwrap_or(bands)
+        self.parts().map(|c| c.bands_walked.values().copied().min().unwrap_or(0)).min().unwrap_or(bands)
+    }
+
+    /// Bands that all cores have walked for one lane, of so many.
+    #[must_use]
+    pub fn lane_bands_walked(&self, lane: LaneId, bands: u32) -> u32 {
+        self.parts().map(|c| c.bands_walked.get(&lane).copied().unwrap_or(0)).min().unwrap_or(bands)
     }
 
     /// All walked, nothing open, nobody waiting, on all cores.

@@ -114,13 +114,17 @@ proptest! {
 #[test]
 fn a_node_is_as_far_as_its_last_core() {
     let mut merge = Merge::new([0, 2]);
-    let report = |bands_walked, complete, ended| CoreReport { bands_walked, complete, ended, ..CoreReport::default() };
+    let report = |bands, complete, ended| {
+        let bands_walked = vec![(LaneId(1), bands), (LaneId(2), 4)];
+        CoreReport { bands_walked, complete, ended, ..CoreReport::default() }
+    };
     merge.add(0, report(3, true, true));
     assert_eq!((merge.bands_walked(BANDS), merge.is_complete(), merge.is_ended()), (0, false, false));
     merge.add(2, report(2, true, false));
     assert_eq!((merge.bands_walked(BANDS), merge.is_complete(), merge.is_ended()), (2, true, false));
     merge.add(2, report(4, true, true));
     assert_eq!((merge.bands_walked(BANDS), merge.is_complete(), merge.is_ended()), (3, true, true));
+    assert_eq!([1, 2, 3].map(|lane| merge.lane_bands_walked(LaneId(lane), BANDS)), [3, 4, 0]);
 }
 
 #[test]

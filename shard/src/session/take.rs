@@ -10,11 +10,10 @@ use tracing::{debug, info};
 use super::{
     Control, Output, REFUSALS_MAX,
     lanes::{LANES_MAX, Taken},
-    leases,
     message::{Grant, Lane, Message, Rejected, Slice, Wave},
     ownership::{Ownership, change},
 };
-use crate::command::Command;
+use crate::{command::Command, lane::slice::share};
 
 impl Control {
     pub(super) fn take(&mut self, message: Message, now: Time) -> Result<(), Rejected> {
@@ -105,6 +104,10 @@ impl Control {
                 let problem = format_args!("would be more than {LANES_MAX}");
                 return Err(Rejected::new(InvalidField::new("lane", problem)));
             }
+            Taken::Speaks(platform) => {
+                let problem = format_args!("lane {id} is {platform:?} for its life");
+                return Err(Rejected::new(InvalidField::new("lane.platform", problem)));
+            }
         }
         Ok(())
     }
@@ -117,8 +120,8 @@ impl Control {
         let Some(owned) = &self.ownership else {
             return refuse("wave.ownership", "is for partitions that nobody has given to this node");
         };
-        let knows_lane = |lane| self.lanes.contains(lane);
-        self.waves.take(wave, owned, self.identity.cores, knows_lane, now, &mut self.outputs)?;
+        let platform = |lane| self.lanes.platform(lane);
+        self.waves.take(wave, owned, self.identity.cores, platform, now, &mut self.outputs)?;
         self.leases.ask_now();
         Ok(())
     }
@@ -141,7 +144,7 @@ impl Control {
             debug!(nonce = slice.nonce, "slice came too late");
             return Ok(());
         };
-        let rate = slice.rate.map(|(per_second, burst)| leases::share(per_second, burst, self.identity.cores));
+        let rate = slice.rate.map(|(per_second, burst)| share(per_second, burst, self.identity.cores));
         self.tell_all(|| Command::Slice { lane, until, rate });
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The control plane with hand-driven time: what is said to it stands first, what it does and answers below.
 
+mod platforms;
 mod support;
 
 use std::time::Duration;
@@ -35,6 +36,7 @@ fn cancel(wave: u64, epoch: u64) -> wire::session_request::Message {
 }
 
 fn report(wave: u64, bands_walked: u32) -> Event {
+    let bands_walked = vec![(LaneId(1), bands_walked)];
     Event::Report(Box::new(CoreReport { wave: WaveId(wave), bands_walked, ..CoreReport::default() }))
 }
 
@@ -157,11 +159,7 @@ fn a_wave_becomes_one_part_for_each_core_that_has_partitions_of_it() {
     let mut bench = running();
     bench.say(wave(9, 4, 1, &[0, 1, 2]));
     let commands = bench.commands();
-    let [(0, Command::Wave(first)), (0, Command::OpenBands { bands: 1, .. }), (1, Command::Wave(second)), ..] =
-        &commands[..]
-    else {
-        panic!("{commands:?}")
-    };
+    let [(0, Command::Wave(first)), (1, Command::Wave(second))] = &commands[..] else { panic!("{commands:?}") };
     assert_eq!(first.shards.iter().map(|s| s.partition.0).collect::<Vec<_>>(), [0, 2]);
     assert_eq!(second.shards.iter().map(|s| s.partition.0).collect::<Vec<_>>(), [1]);
     assert_eq!((first.shards[1].log, first.shards[1].start), (LogId(2), Position(12)));
@@ -408,7 +406,13 @@ fn a_wave_is_let_go_of_after_its_last_report() {
     bench.outputs();
     bench.say(wire::session_request::Message::End(wire::End { wave: 1 }));
     assert!(matches!(bench.commands()[..], [(0, Command::End(WaveId(1)))]));
-    let ended = CoreReport { wave: WaveId(1), ended: true, complete: true, bands_walked: 3, ..CoreReport::default() };
+    let ended = CoreReport {
+        wave: WaveId(1),
+        ended: true,
+        complete: true,
+        bands_walked: vec![(LaneId(1), 3)],
+        ..CoreReport::default()
+    };
     bench.control.event(0, Event::Report(Box::new(ended)));
     bench.control.expire(bench.now);
     bench.now = bench.now + 20 * MS;

@@ -2,6 +2,8 @@
 //!
 //! A wave is walked band by band, and no core begins a band before all cores have walked the one before: nearest first
 //! holds for the node, not only for each core. The gate stands here because here is the only place that hears all cores.
+//! Each lane of a wave has a gate of its own: a lane whose quota lets a thousand a second through takes minutes for a
+//! band, and the phones of the other platform must not wait for it.
 //!
 //! Who directs a wave is told by its epoch: the highest seen is obeyed, whoever comes with a lower one is refused. A
 //! cancel is remembered beyond the wave, and so is its end, so that a late plan of a superseded coordinator cannot bring the wave back.
@@ -26,7 +28,7 @@ use super::{
     message::{Rejected, Wave},
     ownership::Ownership,
 };
-use crate::command::{Command, CoreReport, ShardSpec, WaveSpec};
+use crate::command::{Command, CoreReport, Platform, ShardSpec, WaveSpec};
 
 /// Waves of one node. The coordinator admits alerts; this bounds what a mistaken one can do: 64 covers of some 100 KB
 /// and 64 × 64 × 64 messages at the very worst.
@@ -52,7 +54,8 @@ struct State {
     ownership: u64,
     expires: Time,
     bands: u32,
-    bands_open: u32,
+    /// By lane of the wave.
+    bands_open: BTreeMap<LaneId, u32>,
     /// With partitions of the wave.
     cores: Vec<usize>,
     merge: Merge,
@@ -73,13 +76,14 @@ impl Waves {
     /// Takes up a wave, or takes it over under a higher epoch or for a newer ownership.
     ///
     /// # Errors
-    /// Planned for another ownership, superseded, cancelled, with a lane that nobody described, or one too many.
+    /// Planned for another ownership, superseded, cancelled, with a lane that nobody described or that speaks another
+    /// platform's protocol than its app, or one too many.
     pub fn take(
         &mut self,
         wave: Wave,
         owned: &Ownership,
         cores: usize,
-        knows_lane: impl Fn(LaneId) -> bool,
+        platform: impl Fn(LaneId) -> Option<Platform>,
         now: Time,
         out: &mut VecDeque<Output>,
     ) -> Result<(), Rejected> {
@@ -98,8 +102,15 @@ impl Waves {
             Some(known) if (known.epoch, known.ownership) == (wave.epoch, wave.ownership) => return Ok(()),
             _ => {}
         }
-        if let Some(i) = wave.apps.iter().position(|a| !knows_lane(a.lane)) {
-            return refuse(&format!("wave.apps[{i}].lane"), format!("no lane {} is known", wave.apps[i].lane));
+        for (i, app) in wave.apps.iter().enumerate() {
+            match platform(app.lane) {
+                None => return refuse(&format!("wave.apps[{i}].lane"), format!("no lane {} is known", app.lane)),
+                Some(platform) if platform != app.request.platform() => {
+                    let problem = format!("is for {:?}, lane {} is {platform:?}", app.request.platform(), app.lane);
+                    return refuse(&format!("wave.apps[{i}].request"), problem);
+                }
+                Some(_) => {}
+            }
         }
         let mut shards: BTreeMap<usize, Vec<ShardSpec>> = BTreeMap::new();
         for shard in wave.shards {
@@ -119,6 +130,8 @@ impl Waves {
         let parts: Vec<usize> = shards.keys().copied().collect();
         let span = info_span!("wave", wave = id.0, alert = %wave.alert, epoch = wave.epoch.0);
         info!(parent: &span, bands = wave.bands, cores = parts.len(), "taken up");
+        // A core opens the first band by itself.
+        let bands_open: BTreeMap<LaneId, u32> = wave.apps.iter().map(|app| (app.lane, 1)).collect();
         for (core, shards) in shards {
             let spec = WaveSpec {
                 id,
@@ -131,14 +144,13 @@ impl Waves {
                 expires: wave.expires,
             };
             out.push_back(Output::command(core, Command::Wave(Arc::new(spec))));
-            out.push_back(Output::command(core, Command::OpenBands { wave: id, bands: 1 }));
         }
         let state = self.waves.entry(id).or_insert_with(|| State {
             epoch: wave.epoch,
             ownership: wave.ownership,
             expires: wave.expires,
             bands: wave.bands,
-            bands_open: 1,
+            bands_open: BTreeMap::new(),
             cores: Vec::new(),
             merge: Merge::new([]),
             report_due: now,
@@ -148,7 +160,7 @@ impl Waves {
         });
         state.merge.set_cores(parts.iter().copied());
         (state.epoch, state.ownership, state.expires) = (wave.epoch, wave.ownership, wave.expires);
-        (state.bands, state.bands_open, state.cores) = (wave.bands, 1, parts);
+        (state.bands, state.bands_open, state.cores) = (wave.bands, bands_open, parts);
         (state.cancel, state.ended_until, state.span) = (None, None, span);
         Ok(())
     }
@@ -220,10 +232,16 @@ impl Waves {
             0 => {}
             dropped => warn!(parent: &state.span, dropped, "dead tokens not told: nobody reads"),
         }
-        let open = state.merge.bands_walked(state.bands).saturating_add(1).min(state.bands);
-        if open > state.bands_open {
-            state.bands_open = open;
-            state.tell(out, || Command::OpenBands { wave: id, bands: open });
+        let mut opened = Vec::new();
+        for (lane, bands_open) in &mut state.bands_open {
+            let bands = state.merge.lane_bands_walked(*lane, state.bands).saturating_add(1).min(state.bands);
+            if bands > *bands_open {
+                *bands_open = bands;
+                opened.push((*lane, bands));
+            }
+        }
+        for (lane, bands) in opened {
+            state.tell(out, || Command::OpenBands { wave: id, lane, bands });
         }
     }
 

@@ -11,7 +11,8 @@ use clarion_proto::{
 };
 use clarion_shard::{
     command::{
-        ApnsHeaders, AppSpec, Authorization, Command, Counts, Event, LaneHealth, LaneSpec, Rate, ShardSpec, WaveSpec,
+        ApnsHeaders, AppSpec, Authorization, Command, Counts, Event, LaneHealth, LaneSpec, MessageSpec, Platform, Rate,
+        Request, ShardSpec, WaveSpec,
     },
     driver::CoreHandle,
     wave::Cover,
@@ -52,10 +53,10 @@ pub(crate) async fn complete(cores: &mut [CoreHandle]) -> Counts {
         match event {
             Event::Report(report) => {
                 bands[core].extend(report.bands);
-                walked[core] = report.bands_walked;
+                walked[core] = report.bands_walked.iter().map(|(_, bands)| *bands).min().expect("a lane");
                 complete[core] = report.complete;
                 let open = *walked.iter().min().expect("cores") + 1;
-                tell_all(cores, || Command::OpenBands { wave: WAVE, bands: open }).await;
+                tell_all(cores, || Command::OpenBands { wave: WAVE, lane: LANE, bands: open }).await;
             }
             Event::LaneState { health, .. } => assert_eq!(health, LaneHealth::Ready),
             Event::Held(_) => {}
@@ -73,6 +74,7 @@ pub(crate) const BODY: &[u8] = b"{\"aps\":{\"alert\":\"missing child\"}}";
 pub(crate) async fn prepare(cores: &[CoreHandle], gateway: &Gateway, devices: u32, rate: Option<Rate>) {
     let spec = Arc::new(LaneSpec {
         id: LANE,
+        platform: Platform::Apns,
         name: "test/demo".to_owned(),
         endpoint: format!("localhost:{}", gateway.address.port()),
         server_name: "localhost".to_owned(),
@@ -123,8 +125,9 @@ fn app() -> AppSpec {
         expiration: 1_800_000_000,
         collapse_id: "test".to_owned(),
     };
-    let messages = vec![("en".to_owned(), Bytes::from_static(BODY))];
-    AppSpec { app: AppName::from_id("demo").expect("a name"), lane: LANE, headers, messages }
+    let (body, body_after_token) = (Bytes::from_static(BODY), Bytes::new());
+    let messages = vec![MessageSpec { locale: "en".to_owned(), body, body_after_token }];
+    AppSpec { app: AppName::from_id("demo").expect("a name"), lane: LANE, request: Request::Apns(headers), messages }
 }
 
 /// Two bands: a disk and the ring around it.

@@ -1,7 +1,7 @@
 //! Answers under way: waiting for their time, for the client's window, for the kernel.
 //!
-//! A decided request waits in a heap ordered by when its answer is due. An error's body needs the client's flow-control
-//! window (80 bytes that nearly always fit); if it does not fit it waits in line. What was written is remembered for a
+//! A decided request waits in a heap ordered by when its answer is due. A body needs the client's
+//! flow-control window (80 bytes that nearly always fit); if it does not fit it waits in line. What was written is remembered for a
 //! while, so that the record can tell an answer that left from one that the client cannot have read.
 
 use std::{
@@ -13,7 +13,9 @@ use std::{
 use clarion_proto::time::Time;
 
 use super::super::{
-    answer::{Answer, Uuid},
+    answer::Answer,
+    apns::answer::Uuid,
+    fcm,
     record::{Handle, Log, flag},
 };
 
@@ -28,10 +30,19 @@ pub(super) struct Pending {
     pub(super) due: Time,
     pub(super) stream: u32,
     pub(super) answer: Answer,
-    pub(super) apns_id: Uuid,
+    pub(super) subject: Subject,
     pub(super) handle: Handle,
     /// The client has not ended its request.
     pub(super) unfinished: bool,
+}
+
+/// What the answer names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Subject {
+    /// Apple: the push's id.
+    Apns(Uuid),
+    /// Google.
+    Fcm(fcm::answer::Subject),
 }
 
 impl Pending {
@@ -102,7 +113,7 @@ impl Waiting {
     }
 }
 
-/// An error's body that waits for window.
+/// A body that waits for window.
 #[derive(Debug)]
 pub(super) struct Blocked {
     pub(super) stream: u32,

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use clarion_proto::time::Time;
+
 use super::{
     super::{
-        answer::Reason,
         faults::{Action, Silence},
+        fcm,
         frame::{self, Code, Head, flag, setting},
+        policy::Policy,
         record,
     },
     Connection, Context, End, Phase,
@@ -22,7 +25,12 @@ impl Connection {
     pub fn act(&mut self, action: &Action, context: &mut Context<'_>) {
         match action {
             Action::Goaway { reason, two_step_ms, refuse_open, .. } => {
-                self.goaway(*reason, two_step_ms.map(Duration::from_millis), *refuse_open, context);
+                let debug = match reason {
+                    Some(reason) => format!(r#"{{"reason":"{}"}}"#, reason.as_str()).into_bytes(),
+                    None if context.policy.fcm().is_some() => fcm::SESSION_TIMED_OUT.to_vec(),
+                    None => Vec::new(),
+                };
+                self.goaway(debug, two_step_ms.map(Duration::from_millis), *refuse_open, context);
             }
             Action::StreamsMax { streams } => {
                 let limit = self.limits.set_full(*streams);
@@ -108,15 +116,36 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn ping(&mut self, head: Head, payload: &[u8]) -> Result<(), Code> {
+    pub(super) fn ping(&mut self, head: Head, payload: &[u8], context: &Context<'_>) -> Result<(), Code> {
         let opaque = payload.try_into().map_err(|_| Code::FrameSizeError)?;
         if head.stream != 0 {
             return Err(Code::ProtocolError);
         }
-        if !head.has(flag::ACK) {
-            frame::ping_ack(&mut self.output, opaque);
+        if head.has(flag::ACK) {
+            return Ok(());
         }
+        self.pings += 1;
+        if context.policy.fcm().is_some() && self.pings > fcm::PINGS_MAX {
+            self.fail(Code::EnhanceYourCalm, fcm::TOO_MANY_PINGS);
+            return Ok(());
+        }
+        frame::ping_ack(&mut self.output, opaque);
         Ok(())
+    }
+
+    /// When a connection that nobody uses is ended.
+    pub(super) fn idle_due(&self, policy: &Policy) -> Option<Time> {
+        let idle = policy.fcm()?.session_idle?;
+        let unused = self.open_streams() == 0 && self.drain_due.is_none() && self.end.is_none();
+        self.active.filter(|_| unused).map(|active| active + idle)
+    }
+
+    /// Ends a connection that nobody used for long.
+    pub(super) fn end_of_idleness(&mut self, context: &mut Context<'_>) {
+        self.active.get_or_insert(context.now.at);
+        if self.idle_due(context.policy).is_some_and(|due| due <= context.now.at) {
+            self.goaway(fcm::SESSION_TIMED_OUT.to_vec(), None, false, context);
+        }
     }
 
     /// Sends a stream limit, if it changed.
@@ -129,17 +158,10 @@ impl Connection {
         }
     }
 
-    fn goaway(
-        &mut self,
-        reason: Option<Reason>,
-        two_step: Option<Duration>,
-        refuse_open: bool,
-        context: &mut Context<'_>,
-    ) {
+    fn goaway(&mut self, debug: Vec<u8>, two_step: Option<Duration>, refuse_open: bool, context: &mut Context<'_>) {
         if self.phase == Phase::Failed || self.drain_due.is_some() {
             return;
         }
-        let debug = reason.map_or_else(String::new, |r| format!(r#"{{"reason":"{}"}}"#, r.as_str())).into_bytes();
         self.drain_due = Some(context.now.at + DRAIN);
         if let Some(step) = two_step {
             frame::goaway(&mut self.output, 0x7fff_ffff, Code::NoError, &debug);

@@ -5,22 +5,19 @@ use rand::Rng as _;
 
 use super::{
     super::{
-        answer::{self, Answer, Reason, Uuid},
-        auth::Verified,
+        answer::put_body,
+        apns::{self, answer::Uuid, request::Path},
         faults::Silence,
+        fcm,
         frame::{self, Code, Head as Frame, flag},
-        head::{Head, Read},
-        policy::{Path, Policy, is_json_object},
+        head::{Ask, Head, Read},
+        policy::Provider,
         record::{self, Entry},
-        script::{Script, answer_for},
     },
-    BLOCK_BYTES_MAX, Connection, Context, TOO_MANY_STREAMS,
-    answers::{Blocked, Pending},
+    BLOCK_BYTES_MAX, Connection, Context,
+    answers::{Blocked, Pending, Subject},
     limits::Admission,
 };
-
-/// Bodies remembered as JSON objects: alerts times locales in flight.
-const BODIES_MAX: usize = 8;
 
 /// Answers that wait are due on the next tick of so many microseconds.
 const TICK_US: u64 = 1_000;
@@ -32,45 +29,6 @@ pub(super) struct Receiving {
     head: Head,
     /// No more of it than the payload's limit.
     body: Vec<u8>,
-}
-
-/// Which provider token a connection is bound to.
-#[derive(Debug, Default)]
-pub(super) struct Binding {
-    current: Option<Verified>,
-    changed: Option<Time>,
-    expired: bool,
-}
-
-impl Binding {
-    /// What speaks against this token on this connection now.
-    fn check(&mut self, token: Verified, policy: &Policy, context: &Context<'_>) -> Option<Reason> {
-        if self.expired {
-            return Some(Reason::ExpiredProviderToken);
-        }
-        if let Some(reason) = token.age(context.now.wall, policy.clock_skew_seconds) {
-            self.expired = policy.expired_sticks && reason == Reason::ExpiredProviderToken;
-            return Some(reason);
-        }
-        let Some(current) = self.current else {
-            self.current = Some(token);
-            return None;
-        };
-        if current.id == token.id {
-            return None;
-        }
-        // The first push ties the connection to its team (Apple: "Establishing a token-based connection to APNs").
-        if policy.keys[current.key].team_id != policy.keys[token.key].team_id {
-            return Some(Reason::InvalidProviderToken);
-        }
-        let soon = |at: Time| context.now.at.since(at).as_secs() < policy.token_update_seconds_min;
-        if self.changed.is_some_and(soon) {
-            return Some(Reason::TooManyProviderTokenUpdates);
-        }
-        self.changed = Some(context.now.at);
-        self.current = Some(token);
-        None
-    }
 }
 
 impl Connection {
@@ -118,7 +76,7 @@ impl Connection {
         // Streams that were refused, reset or answered early may still send: their bytes are counted and dropped.
         let Some(at) = self.receiving.iter().rposition(|r| r.stream == frame.stream) else { return Ok(()) };
         let request = &mut self.receiving[at];
-        let room = request.head.rest.payload_bytes_max - request.body.len();
+        let room = request.head.body_bytes_max - request.body.len();
         let ends = frame.has(flag::END_STREAM);
         if !ends && bytes.len() <= room {
             request.body.extend_from_slice(bytes);
@@ -150,7 +108,7 @@ impl Connection {
             return self.reader.skip(block).map_err(|_| Code::CompressionError);
         }
         let policy = context.policy;
-        let read = self.reader.read(block, &policy.keys, &policy.topics).map_err(|_| Code::CompressionError)?;
+        let read = self.reader.read(block, policy).map_err(|_| Code::CompressionError)?;
         match self.limits.admit(self.open_streams()) {
             Admission::Admitted => {}
             Admission::Refused => {
@@ -158,7 +116,8 @@ impl Connection {
                 return Ok(());
             }
             Admission::Violation => {
-                self.fail(Code::RefusedStream, TOO_MANY_STREAMS);
+                let (code, words) = policy.too_many_streams();
+                self.fail(code, words);
                 return Ok(());
             }
         }
@@ -174,103 +133,32 @@ impl Connection {
     fn complete(&mut self, stream: u32, head: &Head, body: &[u8], whole: bool, context: &mut Context<'_>) {
         self.idle_frames = 0;
         self.requests += 1;
-        let rest = &head.rest;
-        if whole && rest.content_length.is_some_and(|n| n != body.len() as u64) {
+        if whole && head.content_length.is_some_and(|n| n != body.len() as u64) {
             return frame::rst_stream(&mut self.output, stream, Code::ProtocolError);
         }
         if context.plan.faults.refuse_ppm > 0 && context.plan.refuses(self.random.next_u64()) {
-            let entry = Entry { flags: record::flag::UNPROCESSED, ..self.entry(head, context) };
+            let entry = Entry { flags: record::flag::UNPROCESSED, ..self.entry(head, body, context) };
             context.log.push(entry);
             return frame::rst_stream(&mut self.output, stream, Code::RefusedStream);
         }
-        let (answer, accepted) = self.decide(head, body, context);
+        let decision = self.decide(head, body, context);
         let handle = context.log.push(Entry {
-            status: answer.status,
-            reason: answer.reason as u8,
-            flags: if accepted { record::flag::ACCEPTED } else { 0 },
-            ..self.entry(head, context)
+            time_us: decision.at.0,
+            token_hash: decision.token_hash,
+            collapse_hash: decision.collapse_hash,
+            connection: self.number,
+            status: decision.answer.status,
+            reason: decision.answer.reason as u8,
+            flags: decision.flags,
         });
-        let apns_id = rest.apns_id.unwrap_or_else(|| mint(&mut self.random));
         let due = self.due(context);
-        let pending = Pending { due, stream, answer, apns_id, handle, unfinished: !whole };
+        let pending =
+            Pending { due, stream, answer: decision.answer, subject: decision.subject, handle, unfinished: !whole };
         if due <= context.now.at {
             self.write_answer(&pending, context);
         } else {
             self.waiting.push(pending);
         }
-    }
-
-    /// The answer, and whether the push reaches the phone.
-    fn decide(&mut self, head: &Head, body: &[u8], context: &mut Context<'_>) -> (Answer, bool) {
-        let token = match self.fault(head, body, context) {
-            Ok(token) => token,
-            Err(reason) => return (Answer::refused(reason), false),
-        };
-        // Faults count attempts from when they were set; the gateway's own scripts from its start.
-        let faults = (&context.plan.scripts, context.plan.generation + 1);
-        for (scripts, series) in [faults, (&context.policy.scripts, 0)] {
-            let script = answer_for(token, scripts);
-            if script == Script::Accept {
-                continue;
-            }
-            let attempt = if script.counts_attempts() { context.attempts.next(token, series) } else { 0 };
-            if let Some(scripted) = script.at(attempt) {
-                return (scripted.answer(context.now.wall), scripted.delivered);
-            }
-        }
-        if !context.plan.faults.errors.is_empty()
-            && let Some(error) = context.plan.error(self.random.next_u64(), context.now.at)
-        {
-            return (Answer::refused(error.reason), error.delivered);
-        }
-        (Answer::ACCEPTED, true)
-    }
-
-    /// What is wrong with a request, in the gateway's order; otherwise its token.
-    fn fault<'a>(&mut self, head: &'a Head, body: &[u8], context: &mut Context<'_>) -> Result<&'a [u8], Reason> {
-        let rest = &head.rest;
-        if let Some(reason) = rest.method_fault {
-            return Err(reason);
-        }
-        if head.path == Path::Bad {
-            return Err(Reason::BadPath);
-        }
-        if let Some(reason) = self.auth.check(rest.authorization?, context.policy, context) {
-            return Err(reason);
-        }
-        if let Some(reason) = rest.header_fault {
-            return Err(reason);
-        }
-        let token = match &head.path {
-            Path::Device(token) => token.as_bytes(),
-            Path::BadToken(reason) => return Err(*reason),
-            Path::Bad => return Err(Reason::BadPath),
-        };
-        if body.is_empty() {
-            return Err(Reason::PayloadEmpty);
-        }
-        if body.len() > rest.payload_bytes_max {
-            return Err(Reason::PayloadTooLarge);
-        }
-        if !self.is_object(body) {
-            // Apple documents no reason for this; PayloadEmpty is what people report.
-            context.log.totals.payload_not_json += 1;
-            return Err(Reason::PayloadEmpty);
-        }
-        Ok(token)
-    }
-
-    fn is_object(&mut self, body: &[u8]) -> bool {
-        if let Some(at) = self.bodies.iter().position(|known| **known == *body) {
-            self.bodies.swap(0, at);
-            return true;
-        }
-        if !is_json_object(body) {
-            return false;
-        }
-        self.bodies.truncate(BODIES_MAX - 1);
-        self.bodies.insert(0, body.into());
-        true
     }
 
     /// When the answer is to be written.
@@ -293,22 +181,39 @@ impl Connection {
 
     /// Writes an answer: its headers now, its body as soon as the client's window allows.
     pub(super) fn write_answer(&mut self, pending: &Pending, context: &mut Context<'_>) {
-        let &Pending { stream, answer, handle, .. } = pending;
-        let unique_id = context.policy.sandbox.then(|| mint(&mut self.random));
+        let Pending { stream, answer, handle, unfinished, .. } = pending;
+        let (stream, handle, unfinished) = (*stream, *handle, *unfinished);
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        let unique_id = context.policy.apns().filter(|p| p.sandbox).map(|_| mint(&mut self.random));
         let (out, encoder) = (&mut self.output, &mut self.encoder);
-        let body = answer::put_headers(out, encoder, stream, &answer, &pending.apns_id, unique_id.as_ref());
+        match (&pending.subject, &context.policy.provider) {
+            (Subject::Fcm(subject), Provider::Fcm(policy)) => {
+                let reply = fcm::answer::Reply { answer, subject: *subject, policy, wall: context.now.wall };
+                fcm::answer::put(out, encoder, stream, &reply, &mut body);
+            }
+            (Subject::Apns(id), _) => {
+                apns::answer::put(out, encoder, stream, answer, id, unique_id.as_ref(), &mut body);
+            }
+            (Subject::Fcm(_), Provider::Apns(_)) => unreachable!("a decision is of its policy's provider"),
+        }
+        self.active = Some(context.now.at);
         if body.is_empty() {
             self.stream_windows.remove(&stream);
             self.written.push(stream, handle, self.position());
+        } else if self.blocked.is_empty() && self.fits(stream, body.len()) {
+            self.write_body(stream, &body, handle, unfinished);
         } else {
-            self.blocked.push(Blocked { stream, body, handle, unfinished: pending.unfinished });
+            self.blocked.push(Blocked { stream, body: body.clone(), handle, unfinished });
             self.write_blocked();
         }
+        self.body = body;
         let limit = match answer.status {
             200 => self.limits.succeeded(),
             // Apple counts neither dead tokens nor a device's own flood as errors of the provider.
-            400..=499 if context.policy.one_stream_after_reject && !matches!(answer.status, 410 | 429) => {
-                self.limits.rejected()
+            400..=499 if !matches!(answer.status, 410 | 429) => {
+                let strict = context.policy.apns().is_some_and(|p| p.one_stream_after_reject);
+                strict.then(|| self.limits.rejected()).flatten()
             }
             _ => None,
         };
@@ -319,53 +224,56 @@ impl Connection {
     pub(super) fn write_blocked(&mut self) {
         let mut at = 0;
         while let Some(blocked) = self.blocked.get(at) {
-            let length = i64::try_from(blocked.body.len()).unwrap_or(i64::MAX);
-            let window = self.stream_windows.get(&blocked.stream).copied().unwrap_or(self.stream_send_window);
-            if length > self.send_window {
-                return;
-            }
-            if length > window {
+            if self.fits(blocked.stream, blocked.body.len()) {
+                let Blocked { stream, body, handle, unfinished } = self.blocked.remove(at);
+                self.write_body(stream, &body, handle, unfinished);
+            } else {
                 at += 1;
-                continue;
             }
-            let Blocked { stream, body, handle, unfinished } = self.blocked.remove(at);
-            self.send_window -= length;
-            self.stream_windows.remove(&stream);
-            answer::put_body(&mut self.output, stream, &body);
-            if unfinished {
-                // The client need not send the rest of its request (RFC 9113, section 8.1).
-                frame::rst_stream(&mut self.output, stream, Code::NoError);
-            }
-            self.written.push(stream, handle, self.position());
         }
+    }
+
+    fn fits(&self, stream: u32, length: usize) -> bool {
+        let window = self.stream_windows.get(&stream).copied().unwrap_or(self.stream_send_window);
+        i64::try_from(length).is_ok_and(|length| length <= window.min(self.send_window))
+    }
+
+    fn write_body(&mut self, stream: u32, body: &[u8], handle: record::Handle, unfinished: bool) {
+        self.send_window -= i64::try_from(body.len()).unwrap_or(i64::MAX);
+        self.stream_windows.remove(&stream);
+        put_body(&mut self.output, stream, body);
+        if unfinished {
+            // The client need not send the rest of its request (RFC 9113, section 8.1).
+            frame::rst_stream(&mut self.output, stream, Code::NoError);
+        }
+        self.written.push(stream, handle, self.position());
     }
 
     /// Over a limit that the client may not know yet: not processed.
     fn refuse(&mut self, stream: u32, read: &Read, context: &mut Context<'_>) {
         if let Read::Request(head) = read {
-            let entry = Entry { flags: record::flag::UNPROCESSED, ..self.entry(head, context) };
+            let entry = Entry { flags: record::flag::UNPROCESSED, ..self.entry(head, &[], context) };
             context.log.push(entry);
         }
         frame::rst_stream(&mut self.output, stream, Code::RefusedStream);
     }
 
-    fn entry(&self, head: &Head, context: &Context<'_>) -> Entry {
-        let token_hash = match &head.path {
-            Path::Device(token) => token_hash(token.as_bytes()),
-            Path::Bad | Path::BadToken(_) => 0,
+    /// Of a request that is not looked at further than to see whose token it was.
+    fn entry(&mut self, head: &Head, body: &[u8], context: &Context<'_>) -> Entry {
+        let (token_hash, collapse_hash) = match &head.ask {
+            Ask::Apns(ask) => match &ask.path {
+                Path::Device(token) => (token_hash(token.as_bytes()), ask.rest.collapse_hash),
+                Path::Bad | Path::BadToken(_) => (0, ask.rest.collapse_hash),
+            },
+            Ask::Fcm(_) if body.is_empty() => (0, 0),
+            Ask::Fcm(_) => self.judge.hashes(body),
         };
-        Entry {
-            time_us: context.now.at.0,
-            token_hash,
-            collapse_hash: head.rest.collapse_hash,
-            connection: self.number,
-            ..Entry::default()
-        }
+        Entry { time_us: context.now.at.0, token_hash, collapse_hash, connection: self.number, ..Entry::default() }
     }
 }
 
 /// A random UUID, version 4.
-fn mint(random: &mut impl rand::Rng) -> Uuid {
+pub(super) fn mint(random: &mut impl rand::Rng) -> Uuid {
     let mut uuid = [0; 16];
     uuid[..8].copy_from_slice(&random.next_u64().to_le_bytes());
     uuid[8..].copy_from_slice(&random.next_u64().to_le_bytes());

@@ -7,7 +7,7 @@
 //! | 8, 8 | number of entries, number of connections |
 //! | 8, 8 | start of the gateway: CLOCK_MONOTONIC µs, wall clock ms |
 //! | 8 | entries dropped for want of room: not 0 means that the record proves nothing |
-//! | 8 | 0 |
+//! | 8 | the platform: 1 APNs, 2 FCM |
 //! | 32 each | entries, by time: `time_us` u64, `token_hash` u64, `collapse_hash` u64, `connection` u32, `status` u16, `reason` u8, `flags` u8 |
 //! | 48 each | connections: `number` u32, `end` u32, `opened_us`, `closed_us`, `bytes_received`, `bytes_sent`, `requests` u64 each |
 //!
@@ -21,7 +21,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{CHUNK, ConnectionRow, Entry, Log};
+use super::{
+    super::{clock::Now, platform::Platform},
+    CHUNK, ConnectionRow, Entry, Log,
+};
 
 const MAGIC: &[u8; 8] = b"CLGWREC1";
 const HEADER_BYTES: u64 = 64;
@@ -36,6 +39,8 @@ pub struct Header {
     pub start_wall_ms: u64,
     /// Entries dropped for want of room.
     pub dropped: u64,
+    /// Which provider was played.
+    pub platform: Platform,
 }
 
 /// An exported record, read back.
@@ -69,7 +74,13 @@ impl Record {
         if head[..8] != *MAGIC || word(8) != sizes() || expected != Some(bytes) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not a whole record of the gateway emulator"));
         }
-        let header = Header { start_monotonic_us: word(32), start_wall_ms: word(40), dropped: word(48) };
+        let unknown = || io::Error::new(io::ErrorKind::InvalidData, "a record of an unknown platform");
+        let header = Header {
+            start_monotonic_us: word(32),
+            start_wall_ms: word(40),
+            dropped: word(48),
+            platform: Platform::from_number(word(56)).ok_or_else(unknown)?,
+        };
         // Both counts were checked against the size of the file.
         let mut record = Self { header, entries: Vec::new(), connections: Vec::new() };
         record.entries.reserve_exact(usize::try_from(entries).map_err(io::Error::other)?);
@@ -98,7 +109,7 @@ impl Record {
 ///
 /// # Errors
 /// Of the file system; the file is not there then.
-pub fn export(logs: &[&Mutex<Log>], start_monotonic_us: u64, start_wall_ms: u64, path: &Path) -> io::Result<u64> {
+pub fn export(logs: &[&Mutex<Log>], start: Now, platform: Platform, path: &Path) -> io::Result<u64> {
     let (mut sources, mut rows, mut dropped) = (Vec::new(), Vec::<ConnectionRow>::new(), 0);
     for log in logs {
         let held = log.lock();
@@ -111,7 +122,7 @@ pub fn export(logs: &[&Mutex<Log>], start_monotonic_us: u64, start_wall_ms: u64,
     let partial = path.with_extension("partial");
     let mut to = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
     to.write_all(MAGIC)?;
-    for word in [sizes(), entries, rows.len() as u64, start_monotonic_us, start_wall_ms, dropped, 0] {
+    for word in [sizes(), entries, rows.len() as u64, start.at.0, start.wall.0, dropped, platform as u64] {
         to.write_all(&word.to_le_bytes())?;
     }
     // A merge of a few lists: the earliest head of all is looked for afresh each time.
@@ -233,7 +244,11 @@ fn half(b: &[u8], at: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use clarion_proto::{ids::UnixMillis, time::Time};
+
     use super::*;
+
+    const START: Now = Now { at: Time(11), wall: UnixMillis(12) };
 
     fn entry(time_us: u64) -> Entry {
         Entry {
@@ -267,9 +282,12 @@ mod tests {
         };
         logs[1].lock().connection(row);
         let refs: Vec<_> = logs.iter().collect();
-        assert_eq!(export(&refs, 11, 12, &path).expect("written"), count);
+        assert_eq!(export(&refs, START, Platform::Fcm, &path).expect("written"), count);
         let record = Record::load(&path).expect("read");
-        assert_eq!(record.header, Header { start_monotonic_us: 11, start_wall_ms: 12, dropped: 0 });
+        assert_eq!(
+            record.header,
+            Header { start_monotonic_us: 11, start_wall_ms: 12, dropped: 0, platform: Platform::Fcm }
+        );
         assert_eq!(record.entries, (0..count).map(entry).collect::<Vec<_>>());
         assert_eq!(record.connections, [row]);
         assert_eq!(record.bytes_received(), 7);
@@ -281,7 +299,7 @@ mod tests {
         let path = directory.path().join("record");
         let log = Mutex::new(Log::default());
         log.lock().push(entry(1));
-        export(&[&log], 0, 0, &path).expect("written");
+        export(&[&log], START, Platform::Apns, &path).expect("written");
         let whole = fs::read(&path).expect("read");
         fs::write(&path, &whole[..whole.len() - 1]).expect("written");
         assert!(Record::load(&path).is_err());

@@ -241,7 +241,9 @@ fn a_lane_that_is_down_holds_back_nobody_of_the_other() {
     assert_eq!(requests.len(), 300);
     assert!(requests.keys().all(|device| device % 2 == 1));
     assert!(world.gateway.requests.iter().all(|r| r.authorization == "bearer other"));
-    assert_eq!(world.last(1).bands_walked, 0, "not whole while half of it waits");
+    let walked = &world.last(1).bands_walked;
+    assert_eq!(*walked, [(LANE, 0), (LaneId(2), 3)], "each for itself, and not whole while half of it waits");
+    assert!(!world.last(1).complete);
     world.unreachable_lane = None;
     world.run_for(Duration::from_secs(60));
     assert_eq!(accepted(&world), 600);

@@ -1,16 +1,18 @@
-//! The other side: an APNs gateway as small as can be, reading frames with code of its own and HPACK with a library.
+//! The other side: a gateway as small as can be, APNs' or FCM's by the lane that connects, reading frames with code of its
+//! own and HPACK with a library.
 
 use std::collections::BTreeMap;
 
 use clarion_proto::time::Time;
 
-use crate::core::ConnectionId;
+use crate::{command::Platform, core::ConnectionId};
 
 /// One request as the gateway saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) at: Time,
     pub(super) connection: ConnectionId,
+    pub(super) platform: Platform,
     /// The device's number, which the tests use as its token.
     pub(super) device: u32,
     pub(super) authorization: String,
@@ -24,6 +26,10 @@ pub(super) enum Reply {
     Accept,
     /// An error with its reason.
     Refuse(u16, &'static str),
+    /// An error of FCM: its status, its `FcmError` unless empty, its `retry-after`.
+    Fcm(u16, &'static str, Option<u64>),
+    /// An error of FCM with this body.
+    FcmBody(u16, &'static str),
     /// Nothing, ever.
     Silence,
     /// RST_STREAM(REFUSED_STREAM): not processed.
@@ -34,12 +40,12 @@ type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 type Script = Box<dyn FnMut(&Request, u32) -> Reply>;
 
 /// One connection of the gateway.
-#[derive(Default)]
 struct Peer {
+    platform: Platform,
     input: Vec<u8>,
     output: Vec<u8>,
     greeted: bool,
-    decoder: Option<fluke_hpack::Decoder<'static>>,
+    decoder: fluke_hpack::Decoder<'static>,
     /// Headers and body of requests that are under way.
     under_way: BTreeMap<u32, (Fields, Vec<u8>)>,
     answered: u64,
@@ -56,6 +62,8 @@ pub(super) struct Gateway {
     pub(super) streams: u32,
     /// Answers PING.
     pub(super) pongs: bool,
+    /// Who asked whether it is there.
+    pub(super) pings: Vec<(Platform, Time)>,
     pub(super) open_max: usize,
 }
 
@@ -70,14 +78,28 @@ impl Gateway {
             tries: BTreeMap::new(),
             streams,
             pongs: true,
+            pings: Vec::new(),
             open_max: 0,
         }
     }
 
-    pub(super) fn accept(&mut self, id: ConnectionId) {
-        let mut peer = Peer { decoder: Some(fluke_hpack::Decoder::new()), ..Peer::default() };
-        // SETTINGS: MAX_CONCURRENT_STREAMS 1, INITIAL_WINDOW_SIZE 65535.
-        peer.frame(4, 0, 0, &[0, 3, 0, 0, 0, 1, 0, 4, 0, 0, 0xff, 0xff]);
+    pub(super) fn accept(&mut self, id: ConnectionId, platform: Platform) {
+        let mut peer = Peer {
+            platform,
+            input: Vec::new(),
+            output: Vec::new(),
+            greeted: false,
+            decoder: fluke_hpack::Decoder::new(),
+            under_way: BTreeMap::new(),
+            answered: 0,
+        };
+        // SETTINGS: MAX_CONCURRENT_STREAMS 1 (FCM says at once what it allows), INITIAL_WINDOW_SIZE 65535.
+        let streams = match platform {
+            Platform::Apns => 1,
+            Platform::Fcm => self.streams,
+        };
+        let [a, b, c, d] = streams.to_be_bytes();
+        peer.frame(4, 0, 0, &[0, 3, a, b, c, d, 0, 4, 0, 0, 0xff, 0xff]);
         self.peers.insert(id, peer);
     }
 
@@ -89,10 +111,17 @@ impl Gateway {
         self.peers.keys().copied().collect()
     }
 
+    pub(super) fn connections_of(&self, platform: Platform) -> Vec<ConnectionId> {
+        self.peers.iter().filter(|(_, peer)| peer.platform == platform).map(|(id, _)| *id).collect()
+    }
+
     /// GOAWAY that leaves all streams so far to be answered.
     pub(super) fn go_away(&mut self, id: ConnectionId, last: u32) {
-        let mut payload = last.to_be_bytes().to_vec();
-        payload.extend_from_slice(&[0; 4]);
+        self.go_away_saying(id, last, 0, "");
+    }
+
+    pub(super) fn go_away_saying(&mut self, id: ConnectionId, last: u32, code: u32, debug: &str) {
+        let payload = [&last.to_be_bytes()[..], &code.to_be_bytes(), debug.as_bytes()].concat();
         self.peers.get_mut(&id).unwrap().frame(7, 0, 0, &payload);
     }
 
@@ -135,13 +164,18 @@ impl Gateway {
                 1 => {
                     assert_eq!(flags & 0x28, 0, "no padding, no priority");
                     assert_eq!(flags & 0x4, 0x4, "headers of these tests fit one frame");
-                    let headers = peer.decoder.as_mut().unwrap().decode(payload).expect("HPACK");
+                    let headers = peer.decoder.decode(payload).expect("HPACK");
                     assert!(peer.under_way.insert(stream, (headers, Vec::new())).is_none());
                     self.open_max = self.open_max.max(peer.under_way.len());
                 }
                 3 => drop(peer.under_way.remove(&stream)),
                 4 if flags & 1 == 0 => peer.frame(4, 1, 0, &[]),
-                6 if flags & 1 == 0 && self.pongs => peer.frame(6, 1, 0, payload),
+                6 if flags & 1 == 0 => {
+                    self.pings.push((peer.platform, now));
+                    if self.pongs {
+                        peer.frame(6, 1, 0, payload);
+                    }
+                }
                 _ => {}
             }
             if kind <= 1 && flags & 1 == 1 {
@@ -160,11 +194,25 @@ impl Gateway {
             let value = headers.iter().find(|(n, _)| n == name.as_bytes()).map(|(_, v)| v.clone());
             String::from_utf8(value.unwrap_or_else(|| panic!("no {name}"))).unwrap()
         };
-        let token = header(":path");
-        let token = token.strip_prefix("/3/device/").expect("path");
-        let device = u32::from_str_radix(&token[..8], 16).unwrap();
-        let request =
-            Request { at: now, connection: id, device, authorization: header("authorization"), body: body.clone() };
+        let path = header(":path");
+        let token = match peer.platform {
+            Platform::Apns => path.strip_prefix("/3/device/").expect("path").to_owned(),
+            Platform::Fcm => {
+                assert_eq!(path, "/v1/projects/demo-1/messages:send");
+                assert_eq!(header("content-type"), "application/json");
+                let message: serde_json::Value = serde_json::from_slice(body).expect("JSON");
+                message["message"]["token"].as_str().expect("a token").to_owned()
+            }
+        };
+        let request = Request {
+            at: now,
+            connection: id,
+            platform: peer.platform,
+            device: u32::from_str_radix(&token[..8], 16).unwrap(),
+            authorization: header("authorization"),
+            body: body.clone(),
+        };
+        let device = request.device;
         let tries = self.tries.entry(device).or_default();
         *tries += 1;
         let reply = (self.script)(&request, *tries);
@@ -181,12 +229,41 @@ impl Gateway {
             Reply::Accept => {
                 // The size update that our SETTINGS_HEADER_TABLE_SIZE of 0 calls for, then `:status 200`.
                 let block: &[u8] = if peer.answered == 0 { &[0x20, 0x88] } else { &[0x88] };
-                peer.frame(1, 5, stream, block);
-                if peer.answered == 0 {
+                match peer.platform {
+                    Platform::Apns => peer.frame(1, 5, stream, block),
+                    Platform::Fcm => {
+                        peer.frame(1, 4, stream, block);
+                        peer.frame(0, 1, stream, br#"{"name":"projects/demo-1/messages/1"}"#);
+                    }
+                }
+                if peer.answered == 0 && peer.platform == Platform::Apns {
                     let [a, b, c, d] = streams.to_be_bytes();
                     peer.frame(4, 0, 0, &[0, 3, a, b, c, d]);
                 }
                 peer.answered += 1;
+            }
+            Reply::Fcm(status, code, retry_after) => {
+                let mut block = vec![0x08, 3];
+                block.extend_from_slice(status.to_string().as_bytes());
+                if let Some(seconds) = retry_after {
+                    let seconds = seconds.to_string();
+                    block.extend_from_slice(&[0x0f, 0x26, u8::try_from(seconds.len()).unwrap()]); // entry 53: `retry-after`
+                    block.extend_from_slice(seconds.as_bytes());
+                }
+                peer.frame(1, 4, stream, &block);
+                let detail = match code {
+                    "" => String::new(),
+                    code => format!(
+                        r#"{{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"{code}"}}"#
+                    ),
+                };
+                peer.frame(0, 1, stream, format!(r#"{{"error":{{"code":{status},"details":[{detail}]}}}}"#).as_bytes());
+            }
+            Reply::FcmBody(status, body) => {
+                let mut block = vec![0x08, 3];
+                block.extend_from_slice(status.to_string().as_bytes());
+                peer.frame(1, 4, stream, &block);
+                peer.frame(0, 1, stream, body.as_bytes());
             }
             Reply::Refuse(status, reason) => {
                 let mut block = vec![0x08, 3]; // literal without indexing, name `:status`

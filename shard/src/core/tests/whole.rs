@@ -11,7 +11,7 @@ use clarion_proto::{
 
 use super::{
     gateway::{Gateway, Reply},
-    world::{World, arrival, change, cover, far_away, home, outcomes},
+    world::{LANE, World, arrival, change, cover, far_away, home, outcomes},
 };
 use crate::command::{Command, CountSpec};
 
@@ -42,7 +42,7 @@ fn everybody_inside_once_and_counted_where_they_are() {
     assert_eq!(cells, 3_000);
     assert_eq!(world.said.handed.values().map(|s| s.len()).sum::<u64>(), 3_000);
     let last = world.last(1);
-    assert!(last.complete && !last.ended && last.bands_walked == 3);
+    assert!(last.complete && !last.ended && last.bands_walked == [(LANE, 3)]);
     assert!(last.open.iter().all(|(_, set)| set.is_empty()));
     let dead: usize = world.said.reports.iter().map(|r| r.dead.len()).sum();
     assert_eq!(dead as u64, totals.outcomes[Outcome::Dead as usize]);
@@ -108,8 +108,8 @@ fn other_cores_are_waited_for_at_each_band() {
     for band in 1..=3 {
         world.run_for(Duration::from_secs(1));
         assert_eq!(world.requests_by_device().len(), 100 * band as usize);
-        assert_eq!(world.last(1).bands_walked, band);
-        world.tell(Command::OpenBands { wave: WaveId(1), bands: band + 1 });
+        assert_eq!(world.last(1).bands_walked, [(LANE, band)]);
+        world.tell(Command::OpenBands { wave: WaveId(1), lane: LANE, bands: band + 1 });
     }
     assert!(world.last(1).complete);
 }
@@ -122,9 +122,9 @@ fn a_band_with_nobody_in_it_is_reported_as_walked() {
     world.start(1, HOUR);
     for band in 1..=3 {
         world.run_for(Duration::from_secs(1));
-        assert_eq!((world.requests_by_device().len(), world.last(1).bands_walked), (1, band));
+        assert_eq!((world.requests_by_device().len(), &world.last(1).bands_walked), (1, &vec![(LANE, band)]));
         assert_eq!(world.last(1).complete, band == 3);
-        world.tell(Command::OpenBands { wave: WaveId(1), bands: band + 1 });
+        world.tell(Command::OpenBands { wave: WaveId(1), lane: LANE, bands: band + 1 });
     }
 }
 

@@ -15,8 +15,8 @@ use roaring::RoaringBitmap;
 use super::gateway::Gateway;
 use crate::{
     command::{
-        ApnsHeaders, AppSpec, Authorization, Command, CoreReport, Counts, Event, LaneHealth, LaneSpec, Rate, ShardSpec,
-        WaveSpec,
+        ApnsHeaders, AppSpec, Authorization, Command, CoreReport, Counts, Event, LaneHealth, LaneSpec, MessageSpec,
+        Platform, Rate, Request, ShardSpec, WaveSpec,
     },
     core::{ConnectionId, Core, CoreConfig, IoRequest},
     wave::Cover,
@@ -24,6 +24,8 @@ use crate::{
 
 pub(super) const PARTITIONS: u16 = 4;
 pub(super) const LANE: LaneId = LaneId(1);
+/// FCM's, where a test has one.
+pub(super) const FCM: LaneId = LaneId(2);
 pub(super) const SECOND: u64 = 1_000_000;
 pub(super) const STARTED: UnixMillis = UnixMillis(1_700_000_000_000);
 
@@ -88,6 +90,33 @@ impl World {
         world
     }
 
+    /// Beside the lane to APNs there is one to FCM.
+    pub(super) fn add_fcm(&mut self, connections: usize) {
+        let spec = LaneSpec { id: FCM, platform: Platform::Fcm, ..lane_spec(connections) };
+        let backoff = (Duration::from_secs(10), Duration::from_mins(1));
+        self.tell(Command::Lane(Arc::new(LaneSpec { backoff_min: backoff.0, backoff_max: backoff.1, ..spec })));
+        self.tell(fcm_token("Bearer one"));
+        self.tell(Command::Slice { lane: FCM, until: Time::NEVER, rate: None });
+    }
+
+    /// As [`Self::populate`], but those with odd numbers have the app `android`.
+    pub(super) fn populate_both(&mut self, devices: std::ops::Range<u32>) {
+        self.apply(devices.map(|n| if n % 2 == 0 { arrival(n, home(n)) } else { android(n) }).collect());
+    }
+
+    /// As [`Self::start`], through both lanes.
+    pub(super) fn start_both(&mut self, wave: u64, expires: Time) {
+        let mut spec = wave_spec(wave, expires, self.position);
+        spec.apps.push(fcm_app());
+        self.tell(Command::Wave(Arc::new(spec)));
+        self.grant(wave, Time::NEVER, None);
+    }
+
+    /// Requests that came through a platform, in order.
+    pub(super) fn requests_of(&self, platform: Platform) -> Vec<&super::gateway::Request> {
+        self.gateway.requests.iter().filter(|r| r.platform == platform).collect()
+    }
+
     pub(super) fn tell(&mut self, command: Command) {
         self.core.command(command, self.now);
     }
@@ -144,7 +173,7 @@ impl World {
                 IoRequest::Connect { connection, lane } => {
                     self.attempts.push(self.now);
                     if !self.unreachable && self.unreachable_lane != Some(lane.id) {
-                        self.gateway.accept(connection);
+                        self.gateway.accept(connection, lane.platform);
                         self.sockets.insert(connection, Vec::new());
                         self.core.connected(connection, self.now);
                     }
@@ -328,9 +357,39 @@ pub(super) fn provider_token(value: &str) -> Command {
     Command::ProviderToken { lane: LANE, authorization }
 }
 
+/// Device n with the app `android` and a token of FCM's that begins with its number.
+pub(super) fn android(n: u32) -> Record {
+    let mut record = arrival_of("android", n, home(n));
+    if let Change::Arrival(registration, _) = &mut record.change {
+        let token = format!("{n:08x}:APA91b{}", "x".repeat(127 + (n % 3) as usize * 10));
+        registration.token = Token::new(Bytes::from(token)).unwrap();
+    }
+    record
+}
+
+pub(super) fn fcm_token(value: &str) -> Command {
+    let authorization = Authorization(Arc::new(secrecy::SecretString::from(value.to_owned())));
+    Command::ProviderToken { lane: FCM, authorization }
+}
+
+pub(super) fn fcm_app() -> AppSpec {
+    let message = |locale: &str, title: &str| MessageSpec {
+        locale: locale.to_owned(),
+        body: Bytes::from(format!(r#"{{"message":{{"notification":{{"title":"{title}"}},"token":""#)),
+        body_after_token: Bytes::from_static(br#""}}"#),
+    };
+    AppSpec {
+        app: AppName::from_id("android").unwrap(),
+        lane: FCM,
+        request: Request::Fcm { project: "demo-1".to_owned() },
+        messages: vec![message("en", "missing child"), message("zh", "\u{5931}\u{8e2a}")],
+    }
+}
+
 pub(super) fn lane_spec(connections: usize) -> LaneSpec {
     LaneSpec {
         id: LANE,
+        platform: Platform::Apns,
         name: "emulator/demo".to_owned(),
         endpoint: "127.0.0.1:1".to_owned(),
         server_name: "localhost".to_owned(),
@@ -354,9 +413,14 @@ pub(super) fn wave_spec(wave: u64, expires: Time, position: u64) -> WaveSpec {
         expiration: 1_800_000_000,
         collapse_id: format!("alert-{wave}"),
     };
+    let message = |locale: &str, body: &'static [u8]| MessageSpec {
+        locale: locale.to_owned(),
+        body: Bytes::from_static(body),
+        body_after_token: Bytes::new(),
+    };
     let messages = vec![
-        ("en".to_owned(), Bytes::from_static(b"{\"aps\":{\"alert\":\"missing child\"}}")),
-        ("zh".to_owned(), Bytes::from_static(b"{\"aps\":{\"alert\":\"\xe5\xa4\xb1\xe8\xb8\xaa\"}}")),
+        message("en", b"{\"aps\":{\"alert\":\"missing child\"}}"),
+        message("zh", b"{\"aps\":{\"alert\":\"\xe5\xa4\xb1\xe8\xb8\xaa\"}}"),
     ];
     let shard = |n| ShardSpec {
         partition: PartitionId(n),
@@ -370,7 +434,12 @@ pub(super) fn wave_spec(wave: u64, expires: Time, position: u64) -> WaveSpec {
         epoch: Epoch(1),
         cover: cover(),
         shards: (0..PARTITIONS).map(shard).collect(),
-        apps: vec![AppSpec { app: AppName::from_id("demo").unwrap(), lane: LANE, headers, messages }],
+        apps: vec![AppSpec {
+            app: AppName::from_id("demo").unwrap(),
+            lane: LANE,
+            request: Request::Apns(headers),
+            messages,
+        }],
         segments: Vec::new(),
         expires,
     }

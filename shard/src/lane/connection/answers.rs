@@ -1,13 +1,13 @@
 //! Answers that take more than one frame: header blocks in pieces, and bodies.
 
-use std::num::NonZeroU16;
+use std::{num::NonZeroU16, time::Duration};
 
 use super::{
     hpack::decode::{Decoder, HpackError},
+    retry_after::RetryAfter,
     settings::HEADER_LIST_MAX,
     spec::ConnectionError,
 };
-use crate::lane::apns::BODY_BYTES_MAX;
 
 /// Of one header block. The fields it may hold are bounded as a list; coding makes it shorter, not longer.
 const BLOCK_BYTES_MAX: usize = HEADER_LIST_MAX as usize;
@@ -48,8 +48,8 @@ impl Block {
 /// What one block said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Head {
-    /// `:status`, 100 to 999.
-    Status(u16),
+    /// `:status`, 100 to 999, and how long the gateway asks to be left alone; that is not read of 200.
+    Status(u16, Option<Duration>),
     /// No pseudo-field: fields after a body.
     Trailers,
     /// Not a response (RFC 9113, 8.1.1).
@@ -62,17 +62,26 @@ pub(crate) fn read_head(decoder: &mut Decoder, block: &[u8]) -> Result<Head, Con
         return Err(ConnectionError::calm("header block of too many bytes or frames"));
     }
     let mut head = None;
+    let mut retry_after = RetryAfter::default();
     let field = |name: &[u8], value: &[u8]| {
         head = Some(match (head, name) {
             // The first field, and the only one that begins with a colon.
-            (None, b":status") => status(value).map_or(Head::Malformed, Head::Status),
+            (None, b":status") => status(value).map_or(Head::Malformed, |status| Head::Status(status, None)),
             (_, [b':', ..] | []) => Head::Malformed,
             (None, _) => Head::Trailers,
-            (Some(head), _) => head,
+            (Some(head), _) => {
+                if !matches!(head, Head::Status(200, _)) {
+                    retry_after.field(name, value);
+                }
+                head
+            }
         });
     };
     match decoder.decode(block, HEADER_LIST_MAX as usize, field) {
-        Ok(()) => Ok(head.unwrap_or(Head::Trailers)),
+        Ok(()) => Ok(match head {
+            Some(Head::Status(status, _)) => Head::Status(status, retry_after.wait()),
+            head => head.unwrap_or(Head::Trailers),
+        }),
         Err(HpackError::ListTooLarge) => Err(ConnectionError::calm("header list larger than announced")),
         Err(HpackError::Truncated | HpackError::Index | HpackError::Huffman | HpackError::SizeUpdate) => {
             Err(ConnectionError::new(super::frames::ErrorCode::COMPRESSION_ERROR, "header block cannot be decoded"))
@@ -86,39 +95,56 @@ fn status(value: &[u8]) -> Option<u16> {
     valid.then(|| digits.iter().fold(0, |n, d| n * 10 + u16::from(d - b'0')))
 }
 
+/// The number of each answer 200 whose body is still to come. Nobody reads that body, so nothing is kept of it. Others
+/// are numbered up to STREAMS_MAX (2^14), so this is none of theirs.
+pub(crate) const ACCEPTED: NonZeroU16 = NonZeroU16::MAX;
+
 /// An answer whose status is known and whose end is not.
 #[derive(Debug, Default)]
 struct Begun {
     status: u16,
+    retry_after: Option<Duration>,
     body: Vec<u8>,
 }
 
-/// All such answers. Their number is at most that of open streams, and each keeps [`BODY_BYTES_MAX`]: 1 MiB for 1,000
-/// streams at the worst, and nothing while all are accepted.
-#[derive(Debug, Default)]
+/// All such answers. Their number is at most that of open streams, and each keeps `body_bytes_max`: 1 MiB for 1,000
+/// streams of APNs, 400 KiB for 100 of FCM at the worst, and nothing while all are accepted.
+#[derive(Debug)]
 pub(crate) struct Answers {
     begun: Vec<Begun>,
     free: Vec<NonZeroU16>,
+    body_bytes_max: usize,
 }
 
 impl Answers {
+    pub(crate) fn new(body_bytes_max: usize) -> Self {
+        Self { begun: Vec::new(), free: Vec::new(), body_bytes_max }
+    }
+
     /// Begins one.
-    pub(crate) fn begin(&mut self, status: u16) -> NonZeroU16 {
+    pub(crate) fn begin(&mut self, status: u16, retry_after: Option<Duration>) -> NonZeroU16 {
+        if status == 200 {
+            return ACCEPTED;
+        }
         let number = self.free.pop().unwrap_or_else(|| {
             self.begun.push(Begun::default());
             // At most STREAMS_MAX (2^14) are open.
-            u16::try_from(self.begun.len()).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MAX)
+            u16::try_from(self.begun.len()).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MIN)
         });
         let begun = self.get_mut(number);
-        begun.status = status;
+        (begun.status, begun.retry_after) = (status, retry_after);
         begun.body.clear();
         number
     }
 
     /// Part of its body. `false`: that is more than anybody reads.
     pub(crate) fn add(&mut self, number: NonZeroU16, data: &[u8]) -> bool {
+        if number == ACCEPTED {
+            return true;
+        }
+        let body_bytes_max = self.body_bytes_max;
         let body = &mut self.get_mut(number).body;
-        let fits = data.len() <= BODY_BYTES_MAX - body.len();
+        let fits = data.len() <= body_bytes_max - body.len();
         if fits {
             body.extend_from_slice(data);
         }
@@ -127,14 +153,17 @@ impl Answers {
 
     /// Of one begun.
     pub(crate) fn status(&mut self, number: NonZeroU16) -> u16 {
-        self.get_mut(number).status
+        if number == ACCEPTED { 200 } else { self.get_mut(number).status }
     }
 
-    /// Ends one; its status and body may be read until the next begins.
-    pub(crate) fn end(&mut self, number: NonZeroU16) -> (u16, &[u8]) {
+    /// Ends one: its status, body and `retry-after`, which may be read until the next begins.
+    pub(crate) fn end(&mut self, number: NonZeroU16) -> (u16, &[u8], Option<Duration>) {
+        if number == ACCEPTED {
+            return (200, &[], None);
+        }
         self.free.push(number);
         let begun = self.get_mut(number);
-        (begun.status, &begun.body)
+        (begun.status, &begun.body, begun.retry_after)
     }
 
     #[cfg(test)]

@@ -7,7 +7,11 @@ use super::{
     frames::{self, kind},
     streams::Slot,
 };
-use crate::lane::apns;
+use crate::{
+    command::Platform,
+    lane::{answer, apns},
+    outcome::Reason,
+};
 
 /// Where in its life a connection is. It only moves down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,11 +27,8 @@ pub(super) enum Phase {
 impl Connection {
     /// The gateway's last word on a request.
     pub(super) fn answered(&mut self, slot: &Slot, status: u16) {
-        let body = match slot.answer {
-            Some(number) => self.answers.end(number).1,
-            None => &[],
-        };
-        let answer = apns::answer(status, body);
+        let (_, body, retry_after) = slot.answer.map_or((status, &[][..], None), |number| self.answers.end(number));
+        let answer = answer::read(self.config.platform, status, body, retry_after);
         // 401 and 403 mean that this connection is still nobody's (Apple, "Establishing a token-based connection to APNs").
         self.proven |= !matches!(status, 401 | 403);
         self.events.push_back(ConnectionEvent::Answer { ticket: slot.ticket, answer });
@@ -43,8 +44,9 @@ impl Connection {
     pub(super) fn unanswered(&mut self, slot: &Slot) {
         let event = match slot.answer {
             Some(number) => {
-                let (status, body) = self.answers.end(number);
-                ConnectionEvent::Answer { ticket: slot.ticket, answer: apns::answer(status, body) }
+                let (status, body, retry_after) = self.answers.end(number);
+                let answer = answer::read(self.config.platform, status, body, retry_after);
+                ConnectionEvent::Answer { ticket: slot.ticket, answer }
             }
             None => ConnectionEvent::Unanswered { ticket: slot.ticket },
         };
@@ -63,7 +65,12 @@ impl Connection {
 
     /// GOAWAY came. A first one may name the highest id possible, only to announce a second (RFC 9113, 6.8).
     pub(super) fn gone_away(&mut self, last_id: u32, code: ErrorCode, debug: &[u8]) {
-        self.begin_closing(CloseReason::GoAway { code, reason: apns::read_body(debug).0 });
+        let reason = match self.config.platform {
+            Platform::Apns => apns::read_body(debug).0,
+            // A word such as `session_timed_out`, which says no more than the code does.
+            Platform::Fcm => Reason::None,
+        };
+        self.begin_closing(CloseReason::GoAway { code, reason });
         while let Some(id) = self.streams.newest().map(|s| s.id).filter(|&id| id > last_id) {
             if let Some(slot) = self.streams.remove(id) {
                 self.unprocessed(&slot);

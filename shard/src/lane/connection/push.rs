@@ -8,6 +8,7 @@ use super::{
     closing::Phase,
     template::{Template, put_in_pieces},
 };
+use crate::{command::Platform, lane::fcm};
 
 impl Connection {
     /// How many requests may be pushed now, each with the largest body of all templates in use.
@@ -42,11 +43,12 @@ impl Connection {
         if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
             return Err(PushError::Token);
         }
+        if self.config.platform == Platform::Fcm && !fcm::is_safe_token(token) {
+            return Err(PushError::Token);
+        }
         let version = self.encoder.version();
-        let known = self.templates.get(template);
-        let body_bytes = known.as_ref().map_or(spec.body.len(), |t| t.body_bytes);
-        let warm = known.is_some_and(|t| t.version == version);
-        if self.room_for(body_bytes) == 0 {
+        let warm = self.templates.get(template).is_some_and(|t| t.version == version);
+        if self.room_for(spec.body_bytes(token.len())) == 0 {
             return Err(PushError::Full);
         }
         // The id comes first: once a template has been made, its block must be written, for the peer's table to follow.
@@ -98,7 +100,7 @@ impl Connection {
         let known = if warm { self.templates.get(number) } else { None };
         let template = match known {
             Some(template) => {
-                if template.header_list_bytes + 2 * token.len() > list_max {
+                if template.header_list_bytes(token.len()) > list_max {
                     return Err(PushError::HeaderListTooLarge);
                 }
                 template
@@ -111,16 +113,19 @@ impl Connection {
                     self.authorization.0.expose_secret(),
                     self.config.authorization_indexed,
                     &mut self.encoder,
-                    list_max.saturating_sub(2 * token.len()),
+                    token.len(),
+                    list_max,
                 )?;
                 self.templates.put(template)
             }
         };
-        if template.is_plain(token.len()) && self.windows.take_whole(template.body_bytes) {
+        let body_bytes = template.body_bytes(token.len());
+        if template.is_plain(token.len()) && self.windows.take_whole(body_bytes) {
             template.put(&mut self.out, id, token);
         } else {
-            put_in_pieces(template, &spec.body, &mut self.windows, &mut self.out, id, token);
+            put_in_pieces(template, spec, &mut self.windows, &mut self.out, id, token);
         }
+        self.templates.note_body(body_bytes);
         Ok(())
     }
 }

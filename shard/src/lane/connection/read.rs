@@ -1,17 +1,18 @@
 //! Answers and everything else that the peer sends.
 //!
-//! Nearly every frame is an answer `:status 200` in one HEADERS frame that ends its stream. Its block begins with 0x88,
-//! entry 8 of the static table. Once the peer has acknowledged our header table of size 0, and a block written after
+//! Nearly every frame is an answer `:status 200` in one HEADERS frame that ends its stream, or, with FCM, a DATA frame
+//! behind it with a body that nobody reads. The block begins with 0x88, entry 8 of the static table. Once the peer has acknowledged our header table of size 0, and a block written after
 //! that has been read, no block can change how another reads: then these are not decoded beyond that byte. Every other
 //! frame takes the long way.
 
 use super::{
     Connection, ConnectionError, ErrorCode,
-    answers::{Block, Head, read_head},
+    answers::{ACCEPTED, Block, Head, read_head},
     frames::{self, Frame, PAYLOAD_BYTES_MAX, flag, kind},
     hpack::decode::Decoder,
     settings::{self, Setting},
 };
+use crate::command::Platform;
 
 /// Entry 8 of the static table: `:status 200`.
 const STATUS_200: u8 = 0x88;
@@ -76,12 +77,17 @@ impl Connection {
         const WHOLE: u8 = flag::END_STREAM | flag::END_HEADERS;
         if self.reader.fast
             && frame.kind == kind::HEADERS
-            && frame.flags == WHOLE
+            && (frame.flags == WHOLE || frame.flags == flag::END_HEADERS && self.config.platform == Platform::Fcm)
             && frame.payload.first() == Some(&STATUS_200)
             && self.reader.block.stream == 0
         {
             // Whatever is not an open request without a status so far takes the long way too.
-            if let Some(slot) = self.streams.get_mut(frame.stream).filter(|s| s.answer.is_none()).map(|s| *s) {
+            if let Some(slot) = self.streams.get_mut(frame.stream).filter(|s| s.answer.is_none()) {
+                if !frame.has(flag::END_STREAM) {
+                    slot.answer = Some(ACCEPTED);
+                    return Ok(());
+                }
+                let slot = *slot;
                 self.streams.remove(slot.id);
                 self.answered(&slot, 200);
                 return Ok(());
@@ -155,9 +161,9 @@ impl Connection {
         let Some(slot) = self.streams.get_mut(id) else { return Ok(()) };
         match (head, slot.answer, end_stream) {
             // 1xx: the answer proper is to come.
-            (Head::Status(100..=199), None, false) => {}
-            (Head::Status(status @ 200..), None, end_stream) => {
-                slot.answer = Some(self.answers.begin(status));
+            (Head::Status(100..=199, _), None, false) => {}
+            (Head::Status(status @ 200.., retry_after), None, end_stream) => {
+                slot.answer = Some(self.answers.begin(status, retry_after));
                 if end_stream {
                     self.end_answer(id);
                 }

@@ -5,11 +5,18 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::frames::{ErrorCode, STREAM_ID_MAX};
-use crate::{command::ApnsHeaders, outcome::Answer, outcome::Reason};
+use crate::{
+    command::{Platform, Request},
+    outcome::{Answer, Reason},
+};
 
 /// Limits and deadlines of one connection.
 #[derive(Debug, Clone)]
 pub struct ConnectionConfig {
+    /// How answers read, and how many requests may be out before the first: with APNs one, until a credential was accepted
+    /// (Apple, "Establishing a token-based connection to APNs"); with FCM what SETTINGS say. Before SETTINGS it is one with
+    /// both: FCM ends a connection that exceeds its 100, and they come with the end of the handshake.
+    pub platform: Platform,
     /// `:authority`.
     pub authority: String,
     /// Requests open at once, whatever more the peer allows; 1 to [`Self::STREAMS_MAX`], others are brought inside.
@@ -40,6 +47,7 @@ impl ConnectionConfig {
 impl Default for ConnectionConfig {
     fn default() -> Self {
         Self {
+            platform: Platform::Apns,
             authority: String::new(),
             streams_max: 1_000,
             request_deadline: Duration::from_secs(10),
@@ -56,9 +64,22 @@ impl Default for ConnectionConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateSpec {
     /// Of the request.
-    pub headers: ApnsHeaders,
-    /// JSON, as it goes out.
+    pub request: Request,
+    /// APNs: JSON, as it goes out. FCM: what of it stands before the token.
     pub body: Bytes,
+    /// FCM: what stands behind the token. APNs: empty.
+    pub body_after_token: Bytes,
+}
+
+impl TemplateSpec {
+    /// Bytes of the body of a push to a token of this length.
+    pub(crate) fn body_bytes(&self, token_bytes: usize) -> usize {
+        let token_bytes = match self.request.platform() {
+            Platform::Apns => 0,
+            Platform::Fcm => token_bytes,
+        };
+        self.body.len() + token_bytes + self.body_after_token.len()
+    }
 }
 
 /// What became of a ticket, or of the connection. Each ticket pushed gets exactly one event.
@@ -155,7 +176,7 @@ pub enum PushError {
     #[error("the connection takes no more requests")]
     Closing,
     /// The device's fault: no other try can succeed.
-    #[error("a token has 1 to {} bytes", clarion_proto::device::TOKEN_BYTES_MAX)]
+    #[error("a token has 1 to {} bytes, with FCM printable ASCII only", clarion_proto::device::TOKEN_BYTES_MAX)]
     Token,
     /// The alert's fault: no device can succeed.
     #[error("header {0} holds bytes that no header may hold")]

@@ -5,6 +5,7 @@ mod support;
 mod closing;
 mod conversation;
 mod errors;
+mod fcm;
 mod oracle;
 mod property;
 mod windows;

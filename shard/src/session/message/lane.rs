@@ -6,6 +6,7 @@ use clarion_proto::{error::InvalidField, ids::LaneId, wire::shard_v1 as wire};
 use rustls::RootCertStore;
 
 use super::out_of;
+use crate::command::Platform;
 
 /// Connections of one node to one gateway. At 20 k/s each that is far beyond what a machine can write.
 const CONNECTIONS_MAX: u32 = 1_024;
@@ -30,6 +31,8 @@ pub struct Lane {
 pub struct Terms {
     /// In the cluster.
     pub id: LaneId,
+    /// Whose protocol.
+    pub platform: Platform,
     /// `gateway/credential`.
     pub name: String,
     /// host:port.
@@ -58,9 +61,13 @@ pub struct Terms {
 
 impl Lane {
     pub(super) fn from_wire(lane: wire::Lane) -> Result<Self, InvalidField> {
-        if lane.platform() != wire::LanePlatform::Apns {
-            return Err(InvalidField::new("platform", format_args!("must be APNS, is {}", lane.platform)));
-        }
+        let platform = match wire::LanePlatform::try_from(lane.platform) {
+            Ok(wire::LanePlatform::Apns) => Platform::Apns,
+            Ok(wire::LanePlatform::Fcm) => Platform::Fcm,
+            Ok(wire::LanePlatform::Unspecified) | Err(_) => {
+                return Err(InvalidField::new("platform", format_args!("must be APNS or FCM, is {}", lane.platform)));
+            }
+        };
         let name = text(lane.name, "name")?;
         let endpoint = text(lane.endpoint, "endpoint")?;
         let port = endpoint.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, p)| p.parse().ok());
@@ -87,6 +94,7 @@ impl Lane {
         }
         let terms = Terms {
             id: LaneId(lane.id),
+            platform,
             name,
             endpoint,
             server_name,

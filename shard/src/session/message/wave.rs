@@ -13,7 +13,7 @@ use roaring::RoaringBitmap;
 
 use super::{out_of, partition};
 use crate::{
-    command::{ApnsHeaders, AppSpec, SegmentOp},
+    command::{ApnsHeaders, AppSpec, MessageSpec, Request, SegmentOp},
     wave::Cover,
 };
 
@@ -24,7 +24,12 @@ pub(super) const APPS_MAX: usize = 64;
 /// Locales of a case, by the contract of `CreateAlert`.
 const MESSAGES_MAX: usize = 64;
 /// APNs takes payloads up to 4,096 bytes (5,120 for calls over IP).
-const BODY_BYTES_MAX: usize = 5_120;
+const APNS_BODY_BYTES_MAX: usize = 5_120;
+/// FCM takes payloads up to 4,096 bytes of keys and values (F-err). In JSON one byte of them may need six (`\u0007`), and
+/// around them stand field names, braces, time to live, priority and collapse key: less than 1,024. Without the token.
+const FCM_BODY_BYTES_MAX: usize = 6 * 4_096 + 1_024;
+/// A project id has 6 to 30 characters; those of a domain carry its name before a colon.
+const PROJECT_BYTES_MAX: usize = 128;
 /// `apns-collapse-id`.
 const COLLAPSE_ID_BYTES_MAX: usize = 64;
 /// Steps of an expression: 64 names, 63 operators between them, and a NOT before each of those 127.
@@ -139,22 +144,62 @@ fn apps(wire: Vec<wire::AppMessages>) -> Result<Vec<AppSpec>, InvalidField> {
 
 fn app(a: wire::AppMessages) -> Result<AppSpec, InvalidField> {
     let app = AppName::from_id(&a.app).map_err(|e| e.within("app"))?;
-    let headers = match clarion_proto::error::required(a.request, "request")? {
-        wire::app_messages::Request::Apns(request) => apns(request).map_err(|e| e.within("apns"))?,
-        wire::app_messages::Request::Fcm(_) => return Err(InvalidField::new("fcm", "is not served yet")),
+    let request = match clarion_proto::error::required(a.request, "request")? {
+        wire::app_messages::Request::Apns(request) => Request::Apns(apns(request).map_err(|e| e.within("apns"))?),
+        wire::app_messages::Request::Fcm(request) => fcm(request).map_err(|e| e.within("fcm"))?,
     };
     if !(1..=MESSAGES_MAX).contains(&a.messages.len()) {
         return Err(out_of("messages", 1, MESSAGES_MAX as u64, a.messages.len() as u64));
     }
-    let mut messages: Vec<(String, Bytes)> = Vec::with_capacity(a.messages.len());
-    for (i, m) in a.messages.into_iter().enumerate() {
-        if !(1..=BODY_BYTES_MAX).contains(&m.body.len()) {
-            return Err(out_of(&format!("messages[{i}].body"), 1, BODY_BYTES_MAX as u64, m.body.len() as u64));
+    let messages = a.messages.into_iter().enumerate().map(|(i, m)| {
+        match &request {
+            Request::Apns(_) => apns_body(&m),
+            Request::Fcm { .. } => fcm_body(&m),
         }
-        // A copy: the body must not keep the whole message's buffer (megabytes of handed sets) alive for the wave.
-        messages.push((m.locale, Bytes::copy_from_slice(&m.body)));
+        .map_err(|e| e.within(&format!("messages[{i}]")))?;
+        // Copies: a body must not keep the whole message's buffer (megabytes of handed sets) alive for the wave.
+        let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+        Ok(MessageSpec { body: copy(&m.body), body_after_token: copy(&m.body_after_token), locale: m.locale })
+    });
+    let messages = messages.collect::<Result<Vec<_>, InvalidField>>()?;
+    Ok(AppSpec { app, lane: LaneId(a.lane), request, messages })
+}
+
+fn apns_body(m: &wire::LocaleMessage) -> Result<(), InvalidField> {
+    if !(1..=APNS_BODY_BYTES_MAX).contains(&m.body.len()) {
+        return Err(out_of("body", 1, APNS_BODY_BYTES_MAX as u64, m.body.len() as u64));
     }
-    Ok(AppSpec { app, lane: LaneId(a.lane), headers, messages })
+    match m.body_after_token.len() {
+        0 => Ok(()),
+        n => Err(out_of("body_after_token", 0, 0, n as u64)),
+    }
+}
+
+/// The token goes between both parts as it is: so they must leave it inside one JSON string.
+fn fcm_body(m: &wire::LocaleMessage) -> Result<(), InvalidField> {
+    if m.body.last() != Some(&b'"') {
+        return Err(InvalidField::new("body", "must end with the quote that opens the token"));
+    }
+    if m.body_after_token.first() != Some(&b'"') {
+        return Err(InvalidField::new("body_after_token", "must begin with the quote that closes the token"));
+    }
+    match m.body.len() + m.body_after_token.len() {
+        ..=FCM_BODY_BYTES_MAX => Ok(()),
+        n => Err(InvalidField::new(
+            "body",
+            format_args!("and body_after_token must have at most {FCM_BODY_BYTES_MAX} bytes together, have {n}"),
+        )),
+    }
+}
+
+/// The project is one segment of a path: unreserved characters and the colon of domains (RFC 3986, 3.3), never a dot segment.
+fn fcm(request: wire::FcmRequest) -> Result<Request, InvalidField> {
+    let project = header(request.project, PROJECT_BYTES_MAX, "project")?;
+    let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b':');
+    if !project.bytes().all(safe) || matches!(project.as_str(), "." | "..") {
+        return Err(InvalidField::new("project", "may hold letters, digits and -._~: only, and be no dot segment"));
+    }
+    Ok(Request::Fcm { project })
 }
 
 fn apns(request: wire::ApnsRequest) -> Result<ApnsHeaders, InvalidField> {

@@ -57,10 +57,14 @@ pub(super) fn ownership(number: u64, partitions: &[u32]) -> Say {
 }
 
 pub(super) fn lane(id: u32, connections: u32) -> Say {
+    lane_of(wire::LanePlatform::Apns, id, connections)
+}
+
+pub(super) fn lane_of(platform: wire::LanePlatform, id: u32, connections: u32) -> Say {
     Say::Lane(wire::Lane {
         id,
         name: "gateway/key".to_owned(),
-        platform: wire::LanePlatform::Apns.into(),
+        platform: platform.into(),
         endpoint: "127.0.0.1:2197".to_owned(),
         server_name: "gateway.test".to_owned(),
         ca_pem: String::new(),
@@ -99,7 +103,7 @@ pub(super) fn count(id: u64, apps: &[&str]) -> Say {
     Say::Count(wire::Count { id, bands: bands(), apps, segments: Vec::new() })
 }
 
-fn plan(id: u64, epoch: u64, ownership: u64, partitions: &[u32]) -> wire::Wave {
+pub(super) fn plan(id: u64, epoch: u64, ownership: u64, partitions: &[u32]) -> wire::Wave {
     let shard = |p: &u32| {
         let mut handed = Vec::new();
         RoaringBitmap::from_iter([*p]).serialize_into(&mut handed).unwrap();

@@ -6,7 +6,7 @@ use super::{
     super::{CloseReason, ConnectionConfig, ConnectionEvent, ErrorCode, PushError},
     support::*,
 };
-use crate::outcome::Reason;
+use crate::outcome::{Reason, apns};
 
 fn closing(code: ErrorCode, reason: Reason) -> ConnectionEvent {
     ConnectionEvent::Closing { reason: CloseReason::GoAway { code, reason } }
@@ -48,7 +48,10 @@ fn goaway_keeps_its_reason_and_the_rest_may_answer_until_the_drain_deadline() {
     talk.hear(&goaway(5, 2, br#"{"reason":"BadCertificateEnvironment"}"#));
     assert_eq!(
         talk.events(),
-        [closing(ErrorCode(2), Reason::BadCertificateEnvironment), ConnectionEvent::Unprocessed { ticket: 3 }]
+        [
+            closing(ErrorCode(2), apns::Reason::BadCertificateEnvironment.into()),
+            ConnectionEvent::Unprocessed { ticket: 3 }
+        ]
     );
     let drain = talk.now + config().drain_deadline;
     // The requests' own deadline is a millisecond sooner; here something has come since.

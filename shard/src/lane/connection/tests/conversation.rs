@@ -7,15 +7,17 @@ use super::{
     support::*,
 };
 use crate::{
+    command::ApnsHeaders,
     lane::connection::{
         ConnectionConfig,
         frames::{flag, kind},
     },
-    outcome::{Answer, Reason},
+    outcome::{Answer, Reason, apns},
 };
 
-fn answer(ticket: u64, status: u16, reason: Reason, timestamp_ms: Option<u64>) -> ConnectionEvent {
-    ConnectionEvent::Answer { ticket, answer: Answer { status, reason, timestamp_ms } }
+fn answer(ticket: u64, status: u16, reason: impl Into<Reason>, timestamp_ms: Option<u64>) -> ConnectionEvent {
+    let answer = Answer { status, reason: reason.into(), timestamp_ms, retry_after: None };
+    ConnectionEvent::Answer { ticket, answer }
 }
 
 #[test]
@@ -59,7 +61,7 @@ fn a_refused_credential_leaves_the_limit_at_one() {
     talk.hear(&settings(&[(STREAMS, 100)]));
     talk.push(1).unwrap();
     talk.hear(&[status(1, "403", false), data(1, br#"{"reason":"ExpiredProviderToken"}"#, true)].concat());
-    assert_eq!(talk.events(), [answer(1, 403, Reason::ExpiredProviderToken, None)]);
+    assert_eq!(talk.events(), [answer(1, 403, apns::Reason::ExpiredProviderToken, None)]);
     talk.say();
     assert_eq!(talk.connection.room(), 1);
 }
@@ -175,9 +177,8 @@ fn the_peers_table_size_is_obeyed() {
 #[test]
 fn several_messages_share_a_table() {
     let mut talk = Talk::warm(config(), &[]);
-    let mut other = spec("other");
-    other.headers.topic = "org.example.second".into();
-    other.headers.collapse_id = String::new();
+    let second = ApnsHeaders { topic: "org.example.second".into(), collapse_id: String::new(), ..headers_of_spec() };
+    let other = spec_of(second, "other");
     let other_fields = |token: &[u8]| {
         let mut fields = fields(token, BEARER);
         fields[5].1 = "org.example.second".into();
@@ -221,10 +222,10 @@ fn tokens_of_every_length() {
 #[test]
 fn what_cannot_be_a_header_is_refused_and_changes_nothing() {
     let mut talk = Talk::warm(config(), &[(LIST, 800)]);
-    let mut bad = spec("{}");
-    bad.headers.topic = "a\r\nb".into();
+    let topic = |topic: String| spec_of(ApnsHeaders { topic, ..headers_of_spec() }, "{}");
+    let bad = topic("a\r\nb".into());
     assert_eq!(talk.connection.push(1, 8, &bad, &[1; 8], talk.now), Err(PushError::Header("apns-topic")));
-    bad.headers.topic = "t".repeat(400);
+    let bad = topic("t".repeat(400));
     assert_eq!(talk.connection.push(1, 8, &bad, &[1; 8], talk.now), Err(PushError::HeaderListTooLarge));
     assert_eq!(talk.connection.push(1, 7, &spec("{}"), &[1; 400], talk.now), Err(PushError::HeaderListTooLarge));
     assert_eq!(talk.connection.open_streams(), 0);
@@ -236,11 +237,11 @@ fn what_cannot_be_a_header_is_refused_and_changes_nothing() {
 #[test]
 fn a_block_larger_than_a_frame_is_continued() {
     let mut talk = Talk::warm(config(), &[]);
-    let mut large = spec("{}");
     // No code makes tildes shorter than themselves.
-    large.headers.topic = "~".repeat(40_000);
+    let topic = "~".repeat(40_000);
+    let large = spec_of(ApnsHeaders { topic: topic.clone(), ..headers_of_spec() }, "{}");
     let mut meant = fields(&[1; 8], BEARER);
-    meant[5].1.clone_from(&large.headers.topic);
+    meant[5].1 = topic;
     for id in [3, 5] {
         talk.connection.push(1, 8, &large, &[1; 8], talk.now).unwrap();
         assert_eq!(talk.say(), [Seen::Headers(id, meant.clone()), Seen::End(id, b"{}".to_vec())]);
@@ -267,7 +268,7 @@ fn errors_come_with_a_body_in_pieces_and_padded() {
     );
     assert_eq!(
         talk.events(),
-        [answer(1, 410, Reason::ExpiredToken, None), answer(2, 410, Reason::Unregistered, Some(17))]
+        [answer(1, 410, apns::Reason::ExpiredToken, None), answer(2, 410, apns::Reason::Unregistered, Some(17))]
     );
 }
 
@@ -292,7 +293,7 @@ fn blocks_in_pieces_interim_answers_and_trailers() {
         ]
         .concat(),
     );
-    assert_eq!(talk.events(), [answer(1, 400, Reason::BadTopic, None), answer(2, 200, Reason::None, None)]);
+    assert_eq!(talk.events(), [answer(1, 400, apns::Reason::BadTopic, None), answer(2, 200, Reason::None, None)]);
 }
 
 #[test]

@@ -18,13 +18,17 @@ use tokio::{
 
 use super::{
     super::{CloseReason, Connection, ConnectionConfig, ConnectionEvent, ErrorCode, TemplateSpec},
-    support::{authorization, spec},
+    support::{authorization, fcm_spec, headers_of_spec, spec_of},
 };
-use crate::outcome::{Answer, Reason};
+use crate::{
+    command::{self, ApnsHeaders, Platform},
+    outcome::{Answer, Reason, apns, fcm},
+};
 
 /// What differs between runs.
 #[derive(Clone)]
 struct Case {
+    platform: Platform,
     requests: u64,
     table: u32,
     streams: u32,
@@ -40,6 +44,7 @@ struct Case {
 }
 
 const ORDINARY: Case = Case {
+    platform: Platform::Apns,
     requests: 3_000,
     table: 4_096,
     streams: 100,
@@ -51,8 +56,8 @@ const ORDINARY: Case = Case {
     pipe_bytes: 64 << 10,
 };
 
-/// What the server saw of one request: header lines in order, and the body.
-type Record = BTreeMap<String, Vec<(Vec<(String, String)>, Bytes)>>;
+/// What the server saw of the requests for a token: header lines in order, and the body.
+type Record = BTreeMap<Vec<u8>, Vec<(Vec<(String, String)>, Bytes)>>;
 
 /// A push as the test means it.
 #[derive(Clone)]
@@ -65,13 +70,21 @@ struct Push {
 fn pushes(case: &Case, rng: &mut Pcg64Mcg) -> (Vec<TemplateSpec>, Vec<Push>) {
     let templates = (0..6u8)
         .map(|n| {
-            let mut spec = spec(&"x".repeat(rng.random_range(0..=case.body_bytes)));
-            spec.headers.topic = format!("org.example.app{}", n % 4);
-            spec.headers.priority = if n == 3 { 5 } else { 10 };
-            if n == 5 {
-                spec.headers.collapse_id = String::new();
+            let headers = ApnsHeaders {
+                topic: format!("org.example.app{}", n % 4),
+                priority: if n == 3 { 5 } else { 10 },
+                collapse_id: if n == 5 { String::new() } else { "case-7".into() },
+                ..headers_of_spec()
+            };
+            let body = "x".repeat(rng.random_range(0..=case.body_bytes));
+            match case.platform {
+                Platform::Apns => spec_of(headers, &body),
+                Platform::Fcm => {
+                    let mut spec = fcm_spec(&format!("{{{body}\""), &format!("\"{}}}", &body[..body.len() / 3]));
+                    spec.request = command::Request::Fcm { project: format!("demo-{}", n % 4) };
+                    spec
+                }
             }
-            spec
         })
         .collect();
     let pushes = (0..case.requests)
@@ -80,6 +93,12 @@ fn pushes(case: &Case, rng: &mut Pcg64Mcg) -> (Vec<TemplateSpec>, Vec<Push>) {
             let mut token = vec![0; length];
             rng.fill(&mut token[..]);
             token[..8].copy_from_slice(&n.to_be_bytes());
+            if case.platform == Platform::Fcm {
+                // Any that may stand in JSON: printable, but for quote and backslash.
+                token = token.iter().map(|b| b"0123456789abcdefABCDEF:_-!#~"[usize::from(b % 28)]).collect();
+                token.splice(..8, format!("{n:08}").into_bytes());
+                token.resize([142, 152, 163][usize::try_from(n % 3).unwrap()], b'x');
+            }
             // In runs, as a wave sends them, and now and then another; a new credential every thousand.
             let template = if n % 11 == 0 { rng.random_range(0..6) } else { u32::try_from(n / 500 % 6).unwrap() };
             Push { token, template, authorization: format!("bearer e30.{}.abc", n / 1_000) }
@@ -89,14 +108,37 @@ fn pushes(case: &Case, rng: &mut Pcg64Mcg) -> (Vec<TemplateSpec>, Vec<Push>) {
 }
 
 /// How the server answers, by a byte of the token; and what we are to hear.
-fn meant(token: &[u8]) -> Option<Result<Answer, ErrorCode>> {
-    let answer = |status, reason, timestamp_ms| Some(Ok(Answer { status, reason, timestamp_ms }));
+fn meant(platform: Platform, token: &[u8]) -> Option<Result<Answer, ErrorCode>> {
+    match platform {
+        Platform::Apns => meant_by_apns(token),
+        Platform::Fcm => meant_by_fcm(token),
+    }
+}
+
+fn meant_by_fcm(token: &[u8]) -> Option<Result<Answer, ErrorCode>> {
+    let answer = |status, reason: Reason, retry_after: Option<u64>| {
+        let retry_after = retry_after.map(Duration::from_secs);
+        Some(Ok(Answer { status, reason, timestamp_ms: None, retry_after }))
+    };
+    let unregistered = fcm::Reason { code: Some(fcm::ErrorCode::Unregistered), ..fcm::Reason::default() };
+    match token[8] % 16 {
+        9 | 10 => answer(404, unregistered.into(), None),
+        11 => answer(503, Reason::None, Some(120)),
+        12 => answer(429, Reason::None, Some(33)),
+        13 => Some(Err(ErrorCode::REFUSED_STREAM)),
+        14 => Some(Err(ErrorCode::CANCEL)),
+        _ => answer(200, Reason::None, None),
+    }
+}
+
+fn meant_by_apns(token: &[u8]) -> Option<Result<Answer, ErrorCode>> {
+    let answer = |status, reason, timestamp_ms| Some(Ok(Answer { status, reason, timestamp_ms, retry_after: None }));
     match token[8] % 16 {
         0..9 => answer(200, Reason::None, None),
-        9 => answer(400, Reason::BadDeviceToken, None),
-        10 => answer(410, Reason::Unregistered, Some(1_700_000_000_123)),
+        9 => answer(400, apns::Reason::BadDeviceToken.into(), None),
+        10 => answer(410, apns::Reason::Unregistered.into(), Some(1_700_000_000_123)),
         11 => answer(503, Reason::None, None),
-        12 => answer(429, Reason::TooManyRequests, None),
+        12 => answer(429, apns::Reason::TooManyRequests.into(), None),
         13 => Some(Err(ErrorCode::REFUSED_STREAM)),
         14 => Some(Err(ErrorCode::CANCEL)),
         _ => answer(200, Reason::None, None),
@@ -115,7 +157,7 @@ async fn serve(io: DuplexStream, case: Case, record: Arc<Mutex<Record>>) {
     let (mut tasks, mut accepted) = (JoinSet::new(), 0);
     while let Some(request) = connection.accept().await {
         let (request, respond) = request.expect("the server finds nothing wrong");
-        tasks.spawn(answer(request, respond, Arc::clone(&record)));
+        tasks.spawn(answer(case.platform, request, respond, Arc::clone(&record)));
         accepted += 1;
         if case.graceful_after == Some(accepted) {
             connection.graceful_shutdown();
@@ -127,6 +169,7 @@ async fn serve(io: DuplexStream, case: Case, record: Arc<Mutex<Record>>) {
 }
 
 async fn answer(
+    platform: Platform,
     request: Request<h2::RecvStream>,
     mut respond: h2::server::SendResponse<Bytes>,
     record: Arc<Mutex<Record>>,
@@ -142,16 +185,29 @@ async fn answer(
     assert_eq!((head.method.as_str(), head.uri.scheme_str()), ("POST", Some("https")));
     assert_eq!(head.uri.authority().unwrap(), "api.push.example");
     let path = head.uri.path().to_owned();
-    let token = data_encoding::HEXLOWER.decode(path.strip_prefix("/3/device/").unwrap().as_bytes()).unwrap();
-    let lines = head.headers.iter().map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_owned())).collect();
-    record.lock().entry(path).or_default().push((lines, bytes.into()));
+    let mut lines: Vec<_> = head.headers.iter().map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_owned())).collect();
+    let token = match platform {
+        Platform::Apns => data_encoding::HEXLOWER.decode(path.strip_prefix("/3/device/").unwrap().as_bytes()).unwrap(),
+        Platform::Fcm => {
+            lines.insert(0, ("path".to_owned(), path));
+            bytes.split(|b| *b == b'"').nth(1).unwrap().to_vec()
+        }
+    };
+    record.lock().entry(token.clone()).or_default().push((lines, bytes.into()));
 
     let response = |status: u16| {
-        Response::builder()
+        let response = Response::builder()
             .status(StatusCode::from_u16(status).unwrap())
-            .header("apns-id", "EC1BF194-B3B2-424A-89A9-5A918A6E6B5D")
-            .body(())
-            .unwrap()
+            .header("apns-id", "EC1BF194-B3B2-424A-89A9-5A918A6E6B5D");
+        match (platform, status) {
+            (Platform::Fcm, 429) => response.header("retry-after", "33"),
+            (Platform::Fcm, 503) => response
+                .header("date", "Sun, 06 Nov 1994 08:49:37 GMT")
+                .header("retry-after", "Sun, 06 Nov 1994 08:51:37 GMT"),
+            _ => response,
+        }
+        .body(())
+        .unwrap()
     };
     let mut say = |status, pieces: &[&'static str], trailers: bool| {
         let Ok(mut stream) = respond.send_response(response(status), pieces.is_empty() && !trailers) else { return };
@@ -162,7 +218,15 @@ async fn answer(
             stream.send_trailers(HeaderMap::new()).unwrap();
         }
     };
+    const NAME: &str = r#"{"name":"projects/demo/messages/1"}"#;
+    const UNREGISTERED: [&str; 2] = [
+        r#"{"error":{"details":[{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"#,
+        r#""UNREGISTERED"}]}}"#,
+    ];
     match token[8] % 16 {
+        0..9 if platform == Platform::Fcm => say(200, &[NAME], false),
+        9 | 10 if platform == Platform::Fcm => say(404, &UNREGISTERED, false),
+        12 if platform == Platform::Fcm => say(429, &["<html>"], true),
         0..9 => say(200, &[], false),
         9 => say(400, &[r#"{"reason":"BadDev"#, r#"iceToken"}"#], false),
         10 => say(410, &[r#"{"timestamp":1700000000123,"reason":"Unregistered"}"#], false),
@@ -192,6 +256,7 @@ async fn run(
         let (near, far) = duplex(case.pipe_bytes);
         let server = tokio::spawn(serve(far, case.clone(), Arc::clone(record)));
         let config = ConnectionConfig {
+            platform: case.platform,
             authority: "api.push.example".into(),
             streams_max: 500,
             request_deadline: Duration::from_secs(3_600),
@@ -256,7 +321,7 @@ async fn run(
         tokio::time::timeout(Duration::from_secs(60), server).await.unwrap().unwrap();
         // What the server did not look at goes to the next connection; a stream it refused by itself looks the same.
         for n in (0..pushes.len()).rev() {
-            let refused = meant(&pushes[n].token) == Some(Err(ErrorCode::REFUSED_STREAM));
+            let refused = meant(case.platform, &pushes[n].token) == Some(Err(ErrorCode::REFUSED_STREAM));
             if matches!(fates[n], Some(ConnectionEvent::Unprocessed { .. })) && !refused {
                 assert!(case.graceful_after.is_some());
                 fates[n] = None;
@@ -279,30 +344,40 @@ fn check(case: &Case, seed: u64) {
         let ticket = n as u64;
         assert_eq!(
             fate,
-            match meant(&push.token).unwrap() {
+            match meant(case.platform, &push.token).unwrap() {
                 Ok(answer) => ConnectionEvent::Answer { ticket, answer },
                 Err(ErrorCode::REFUSED_STREAM) => ConnectionEvent::Unprocessed { ticket },
                 Err(_) => ConnectionEvent::Unanswered { ticket },
             }
         );
-        let path = format!("/3/device/{}", data_encoding::HEXLOWER.encode(&push.token));
-        let seen = record.remove(&path);
+        let seen = record.remove(&push.token);
         let spec = &templates[push.template as usize];
-        let headers = &spec.headers;
-        let mut lines = vec![
-            ("authorization", push.authorization.clone()),
-            ("apns-topic", headers.topic.clone()),
-            ("apns-push-type", headers.push_type.clone()),
-            ("apns-priority", headers.priority.to_string()),
-            ("apns-expiration", headers.expiration.to_string()),
-        ];
-        if !headers.collapse_id.is_empty() {
-            lines.push(("apns-collapse-id", headers.collapse_id.clone()));
-        }
+        let mut body = spec.body.clone();
+        let authorization = ("authorization", push.authorization.clone());
+        let lines = match &spec.request {
+            command::Request::Apns(headers) => {
+                let mut lines = vec![
+                    authorization,
+                    ("apns-topic", headers.topic.clone()),
+                    ("apns-push-type", headers.push_type.clone()),
+                    ("apns-priority", headers.priority.to_string()),
+                    ("apns-expiration", headers.expiration.to_string()),
+                ];
+                if !headers.collapse_id.is_empty() {
+                    lines.push(("apns-collapse-id", headers.collapse_id.clone()));
+                }
+                lines
+            }
+            command::Request::Fcm { project } => {
+                body = [&spec.body, &push.token[..], &spec.body_after_token].concat().into();
+                let path = format!("/v1/projects/{project}/messages:send");
+                vec![("path", path), authorization, ("content-type", "application/json".to_owned())]
+            }
+        };
         let lines: Vec<_> = lines.into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
         match seen.as_deref() {
-            Some([(seen_lines, body)]) => {
-                assert_eq!((seen_lines, body), (&lines, &spec.body));
+            Some([(seen_lines, seen_body)]) => {
+                assert_eq!((seen_lines, seen_body), (&lines, &body));
             }
             other => panic!("request {n} was seen {} times", other.map_or(0, <[_]>::len)),
         }
@@ -349,4 +424,16 @@ fn a_server_that_goes_away_misses_nothing_and_sees_nothing_twice() {
     for (seed, after) in [(8, 1), (9, 500), (10, 2_000)] {
         check(&Case { graceful_after: Some(after), streams: 300, ..ORDINARY }, seed);
     }
+}
+
+#[test]
+fn fcm() {
+    let fcm = Case { platform: Platform::Fcm, ..ORDINARY };
+    check(&fcm, 11);
+    check(&Case { indexed: false, table: 64, requests: 1_500, ..fcm.clone() }, 12);
+    // Windows that cut bodies, tokens among them.
+    check(&Case { window: 100, requests: 1_500, body_bytes: 4_000, ..fcm.clone() }, 13);
+    check(&Case { requests: 100, body_bytes: 60_000, ..fcm.clone() }, 14);
+    check(&Case { streams: 3, requests: 500, pipe_bytes: 7, ..fcm.clone() }, 15);
+    check(&Case { graceful_after: Some(500), ..fcm }, 16);
 }

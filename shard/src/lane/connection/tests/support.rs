@@ -9,7 +9,7 @@ use super::super::{
     Connection, ConnectionConfig, ConnectionEvent, PushError, TemplateSpec,
     frames::{self, PREFACE, flag, kind},
 };
-use crate::command::{ApnsHeaders, Authorization};
+use crate::command::{ApnsHeaders, Authorization, Platform, Request};
 
 /// One frame of ours, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,17 +44,50 @@ pub(super) fn config() -> ConnectionConfig {
     ConnectionConfig { authority: "api.push.example".into(), ping_after: None, ..ConnectionConfig::default() }
 }
 
-pub(super) fn spec(body: &str) -> TemplateSpec {
-    TemplateSpec {
-        headers: ApnsHeaders {
-            topic: "org.example.alerts".into(),
-            push_type: "alert".into(),
-            priority: 10,
-            expiration: 1_800_000_000,
-            collapse_id: "case-7".into(),
-        },
-        body: Bytes::copy_from_slice(body.as_bytes()),
+pub(super) fn fcm_config() -> ConnectionConfig {
+    ConnectionConfig { platform: Platform::Fcm, authority: "fcm.example".into(), ..config() }
+}
+
+pub(super) fn headers_of_spec() -> ApnsHeaders {
+    ApnsHeaders {
+        topic: "org.example.alerts".into(),
+        push_type: "alert".into(),
+        priority: 10,
+        expiration: 1_800_000_000,
+        collapse_id: "case-7".into(),
     }
+}
+
+pub(super) fn spec(body: &str) -> TemplateSpec {
+    spec_of(headers_of_spec(), body)
+}
+
+pub(super) fn spec_of(headers: ApnsHeaders, body: &str) -> TemplateSpec {
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    TemplateSpec { request: Request::Apns(headers), body, body_after_token: Bytes::new() }
+}
+
+pub(super) fn fcm_spec(before: &str, after: &str) -> TemplateSpec {
+    let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+    TemplateSpec {
+        request: Request::Fcm { project: "demo-1".into() },
+        body: bytes(before),
+        body_after_token: bytes(after),
+    }
+}
+
+/// The request of `fcm_spec(..)`, whatever the token.
+pub(super) fn fcm_fields(authorization: &str) -> Vec<(String, String)> {
+    [
+        (":method", "POST"),
+        (":scheme", "https"),
+        (":authority", "fcm.example"),
+        (":path", "/v1/projects/demo-1/messages:send"),
+        ("authorization", authorization),
+        ("content-type", "application/json"),
+    ]
+    .map(|(n, v)| (n.to_owned(), v.to_owned()))
+    .to_vec()
 }
 
 /// The request of `spec(..)` with this token.

@@ -9,7 +9,7 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject as _};
 use serde::Deserialize;
 
-use super::answer::Reason;
+use super::super::answer::Reason;
 
 /// Age at which Apple refuses a token: one hour.
 const AGE_SECONDS_MAX: u64 = 3_600;

@@ -1,0 +1,121 @@
+//! What APNs holds against a request on its connection: the provider token that it is bound to, and bodies already read.
+
+use clarion_proto::time::Time;
+
+use super::{
+    super::{answer::Reason, clock::Now},
+    Policy,
+    auth::Verified,
+    request::{Ask, Path, is_json_object},
+};
+
+/// Bodies remembered as JSON objects: alerts times locales in flight.
+const BODIES_MAX: usize = 8;
+
+/// What one connection remembers.
+#[derive(Debug, Default)]
+pub struct Judge {
+    binding: Binding,
+    /// Bodies known to be JSON objects, newest first.
+    bodies: Vec<Box<[u8]>>,
+    /// Bodies that were none, so far.
+    pub not_json: u64,
+}
+
+impl Judge {
+    /// What is wrong with a request, in the gateway's order; otherwise its token.
+    ///
+    /// # Errors
+    /// The reason that Apple gives.
+    pub fn judge<'a>(
+        &mut self,
+        ask: &'a Ask,
+        body: &[u8],
+        bytes_max: usize,
+        policy: &Policy,
+        now: Now,
+    ) -> Result<&'a [u8], Reason> {
+        let rest = &ask.rest;
+        if let Some(reason) = rest.method_fault {
+            return Err(reason);
+        }
+        if ask.path == Path::Bad {
+            return Err(Reason::BadPath);
+        }
+        if let Some(reason) = self.binding.check(rest.authorization?, policy, now) {
+            return Err(reason);
+        }
+        if let Some(reason) = rest.header_fault {
+            return Err(reason);
+        }
+        let token = match &ask.path {
+            Path::Device(token) => token.as_bytes(),
+            Path::BadToken(reason) => return Err(*reason),
+            Path::Bad => return Err(Reason::BadPath),
+        };
+        if body.is_empty() {
+            return Err(Reason::PayloadEmpty);
+        }
+        if body.len() > bytes_max {
+            return Err(Reason::PayloadTooLarge);
+        }
+        if !self.is_object(body) {
+            // Apple documents no reason for this; PayloadEmpty is what people report.
+            self.not_json += 1;
+            return Err(Reason::PayloadEmpty);
+        }
+        Ok(token)
+    }
+
+    fn is_object(&mut self, body: &[u8]) -> bool {
+        if let Some(at) = self.bodies.iter().position(|known| **known == *body) {
+            self.bodies.swap(0, at);
+            return true;
+        }
+        if !is_json_object(body) {
+            return false;
+        }
+        self.bodies.truncate(BODIES_MAX - 1);
+        self.bodies.insert(0, body.into());
+        true
+    }
+}
+
+/// Which provider token a connection is bound to.
+#[derive(Debug, Default)]
+struct Binding {
+    current: Option<Verified>,
+    changed: Option<Time>,
+    expired: bool,
+}
+
+impl Binding {
+    /// What speaks against this token on this connection now.
+    fn check(&mut self, token: Verified, policy: &Policy, now: Now) -> Option<Reason> {
+        if self.expired {
+            return Some(Reason::ExpiredProviderToken);
+        }
+        if let Some(reason) = token.age(now.wall, policy.clock_skew_seconds) {
+            self.expired = policy.expired_sticks && reason == Reason::ExpiredProviderToken;
+            return Some(reason);
+        }
+        let Some(current) = self.current else {
+            self.current = Some(token);
+            return None;
+        };
+        if current.id == token.id {
+            return None;
+        }
+        // The first push ties the connection to its team (Apple: "Establishing a token-based connection to APNs").
+        if policy.keys[current.key].team_id != policy.keys[token.key].team_id {
+            return Some(Reason::InvalidProviderToken);
+        }
+        let soon = |at: Time| now.at.since(at).as_secs() < policy.token_update_seconds_min;
+        if self.changed.is_some_and(soon) {
+            return Some(Reason::TooManyProviderTokenUpdates);
+        }
+        self.changed = Some(now.at);
+        self.current = Some(token);
+        None
+    }
+}

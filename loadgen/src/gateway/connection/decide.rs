@@ -1,0 +1,183 @@
+//! What a provider makes of a request that came whole, and what is answered nevertheless.
+
+use clarion_proto::{device::token_hash, time::Time};
+use rand::Rng as _;
+
+use super::{
+    super::{
+        answer::{Answer, Reason, RetryAfter, Violation},
+        apns, fcm,
+        head::{Ask, Head},
+        policy::{Policy, Provider},
+        record::flag,
+        script::{Script, answer_for},
+    },
+    Connection, Context,
+    answers::Subject,
+    request::mint,
+};
+
+/// What a connection remembers for its provider.
+#[derive(Debug)]
+pub(super) enum Judge {
+    Apns(apns::judge::Judge),
+    Fcm(fcm::judge::Judge),
+}
+
+impl Judge {
+    pub(super) fn new(policy: &Policy) -> Self {
+        match policy.provider {
+            Provider::Apns(_) => Self::Apns(apns::judge::Judge::default()),
+            Provider::Fcm(_) => Self::Fcm(fcm::judge::Judge::default()),
+        }
+    }
+
+    /// Token and collapse key of an FCM body, for the record.
+    pub(super) fn hashes(&mut self, body: &[u8]) -> (u64, u64) {
+        let Self::Fcm(judge) = self else { return (0, 0) };
+        let read = judge.read(body);
+        (read.token.map_or(0, |t| token_hash(&t)), read.meaning.map_or(0, |m| m.collapse_hash))
+    }
+}
+
+/// What becomes of a request.
+pub(super) struct Decision {
+    pub(super) answer: Answer,
+    pub(super) subject: Subject,
+    /// When it counts as decided.
+    pub(super) at: Time,
+    pub(super) token_hash: u64,
+    pub(super) collapse_hash: u64,
+    pub(super) flags: u8,
+}
+
+impl Connection {
+    /// The answer, and whether the push reaches the phone.
+    pub(super) fn decide(&mut self, head: &Head, body: &[u8], context: &mut Context<'_>) -> Decision {
+        match (&head.ask, &context.policy.provider) {
+            (Ask::Apns(ask), Provider::Apns(policy)) => self.decide_apns(ask, head, body, policy, context),
+            (Ask::Fcm(ask), Provider::Fcm(policy)) => self.decide_fcm(ask, head, body, policy, context),
+            _ => unreachable!("a head is read by its policy's provider"),
+        }
+    }
+
+    fn decide_apns(
+        &mut self,
+        ask: &apns::request::Ask,
+        head: &Head,
+        body: &[u8],
+        policy: &apns::Policy,
+        context: &mut Context<'_>,
+    ) -> Decision {
+        let Judge::Apns(judge) = &mut self.judge else { unreachable!("a judge is of its policy's provider") };
+        let judged = judge.judge(ask, body, head.body_bytes_max, policy, context.now);
+        context.log.totals.payload_not_json += std::mem::take(&mut judge.not_json);
+        let (answer, accepted) = match judged {
+            Ok(token) => self.scripted(token, context).unwrap_or((Answer::ACCEPTED, true)),
+            Err(reason) => (Answer::refused(reason), false),
+        };
+        let token_hash = match &ask.path {
+            apns::request::Path::Device(token) => token_hash(token.as_bytes()),
+            apns::request::Path::Bad | apns::request::Path::BadToken(_) => 0,
+        };
+        Decision {
+            answer,
+            subject: Subject::Apns(ask.rest.apns_id.unwrap_or_else(|| mint(&mut self.random))),
+            at: context.now.at,
+            token_hash,
+            collapse_hash: ask.rest.collapse_hash,
+            flags: if accepted { flag::ACCEPTED } else { 0 },
+        }
+    }
+
+    fn decide_fcm(
+        &mut self,
+        ask: &fcm::request::Ask,
+        head: &Head,
+        body: &[u8],
+        policy: &fcm::Policy,
+        context: &mut Context<'_>,
+    ) -> Decision {
+        let subject = fcm::answer::Subject { project: ask.project, dry_run: false, id: self.random.next_u64() };
+        let mut decision = Decision {
+            answer: Answer::ACCEPTED,
+            subject: Subject::Fcm(subject),
+            at: context.now.at,
+            token_hash: 0,
+            collapse_hash: 0,
+            flags: 0,
+        };
+        let Judge::Fcm(judge) = &mut self.judge else { unreachable!("a judge is of its policy's provider") };
+        let project = match fcm::judge::admit(ask, policy, context.now) {
+            Ok(project) => project,
+            Err(answer) => return Decision { answer, ..decision },
+        };
+        let too_long = body.len() > head.body_bytes_max;
+        let read = if too_long {
+            fcm::judge::Body { token: None, meaning: Err(Answer::refused(Reason::FcmPayloadTooLarge)) }
+        } else if ask.not_json {
+            let what = "Invalid JSON payload received. The body is not of the type application/json.";
+            fcm::judge::Body { token: None, meaning: Err(fcm::message::malformed(what)) }
+        } else {
+            judge.read(body)
+        };
+        decision.token_hash = read.token.as_deref().map_or(0, token_hash);
+        let entrance = fcm::judge::enter(project, policy, context.now);
+        decision.at = entrance.at;
+        if let Some(wait) = entrance.refused {
+            decision.answer = over_quota(policy, project, wait.as_secs_f64().ceil());
+            decision.flags = flag::OVER_QUOTA;
+            return decision;
+        }
+        let (answer, accepted) = match read.meaning {
+            Ok(meaning) => {
+                decision.collapse_hash = meaning.collapse_hash;
+                decision.subject = Subject::Fcm(fcm::answer::Subject { dry_run: meaning.dry_run, ..subject });
+                let token = read.token.as_deref().unwrap_or_default();
+                let (answer, accepted) = self.scripted(token, context).unwrap_or((Answer::ACCEPTED, true));
+                (answer, accepted && !meaning.dry_run)
+            }
+            Err(answer) => (answer, false),
+        };
+        if answer.status == 429 {
+            policy.projects[project].quota.lock().forgive(entrance.at);
+        } else {
+            decision.flags |= flag::COUNTED;
+        }
+        decision.flags |= if accepted { flag::ACCEPTED } else { 0 };
+        decision.answer = answer;
+        decision
+    }
+
+    /// What is answered to a good request by a script or a fault, and whether it reaches the phone all the same.
+    fn scripted(&mut self, token: &[u8], context: &mut Context<'_>) -> Option<(Answer, bool)> {
+        // Faults count attempts from when they were set; the gateway's own scripts from its start.
+        let faults = (&context.plan.scripts, context.plan.generation + 1);
+        for (scripts, series) in [faults, (&context.policy.scripts, 0)] {
+            let script = answer_for(token, scripts);
+            if script == Script::Accept {
+                continue;
+            }
+            let attempt = if script.counts_attempts() { context.attempts.next(token, series) } else { 0 };
+            if let Some(scripted) = script.at(attempt) {
+                return Some((scripted.answer(context.now.wall), scripted.delivered));
+            }
+        }
+        if context.plan.faults.errors.is_empty() {
+            return None;
+        }
+        let error = context.plan.error(self.random.next_u64(), context.now.at)?;
+        Some((Answer { retry_after: error.retry_after, ..Answer::refused(error.reason) }, error.delivered))
+    }
+}
+
+/// The refusal of a project's quota, with how long it takes until there is room.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds of a minute at most")]
+fn over_quota(policy: &fcm::Policy, project: usize, seconds: f64) -> Answer {
+    let limit = policy.projects[project].quota.lock().per_minute().to_string();
+    Answer {
+        retry_after: Some(RetryAfter { seconds: seconds as u32, date: false }),
+        violation: Some(Box::new(Violation { field: limit, description: String::new() })),
+        ..Answer::refused(Reason::FcmRateLimitExceeded)
+    }
+}

@@ -1,0 +1,82 @@
+//! What is Google's: access tokens, the message as JSON, error codes, quotas, and how a session is treated.
+//!
+//! [`request`] reads headers and path, [`access`] the access token that the OAuth endpoint issued, [`message`] the body (of
+//! which [`json`] makes a tree and [`schema`] says what may stand in it), [`quota`] counts the minute, [`judge`] says what is
+//! wrong with a request, [`answer`] writes what Google says to it. Pure, all of it.
+//!
+//! Not here: topics and conditions (refused in words), the batch endpoint that Google has switched off, gRPC.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+pub mod access;
+pub mod answer;
+pub mod judge;
+pub mod json;
+pub mod message;
+pub mod quota;
+pub mod request;
+pub mod schema;
+
+use std::time::Duration;
+
+use self::{access::Issuer, quota::Window};
+
+/// What Google says to a client with too many streams, with PROTOCOL_ERROR (firebase/firebase-admin-node#2943).
+pub const TOO_MANY_STREAMS: &[u8] = b"exceeded_max_concurrent_streams";
+/// What it says to one that sends keepalive pings, with ENHANCE_YOUR_CALM (codedge-llc/pigeon#92).
+pub const TOO_MANY_PINGS: &[u8] = b"too_many_pings";
+/// What it says to one that sends nothing, with NO_ERROR (codedge-llc/pigeon#81).
+pub const SESSION_TIMED_OUT: &[u8] = b"session_timed_out";
+/// MAX_CONCURRENT_STREAMS, from the first SETTINGS on.
+pub const STREAMS_MAX: u32 = 100;
+/// Pings without a request's frame in between that are still answered.
+pub const PINGS_MAX: u32 = 2;
+
+/// What one FCM knows and how it behaves; fixed for its life.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// The projects that exist.
+    pub projects: Vec<Project>,
+    /// Who may ask for access tokens.
+    pub accounts: Vec<Account>,
+    /// Issues and checks access tokens.
+    pub issuer: Issuer,
+    /// By how much clocks may differ, seconds.
+    pub clock_skew_seconds: u64,
+    /// How long an access token is good.
+    pub access_token: Duration,
+    /// A connection without a request for so long is told to go; none: never.
+    pub session_idle: Option<Duration>,
+}
+
+/// A Firebase project.
+#[derive(Debug, Clone)]
+pub struct Project {
+    /// Its id, as in the path.
+    pub id: String,
+    /// Its quota. The only thing here that changes; shared by all connections.
+    pub quota: Arc<Mutex<Window>>,
+}
+
+/// A service account.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// `iss` of its assertions.
+    pub client_email: String,
+    /// `kid` of its assertions; none: not looked at.
+    pub private_key_id: Option<String>,
+    /// Its public key, as an RSAPublicKey in DER (RFC 8017, appendix A.1.1).
+    pub public_key: Vec<u8>,
+    /// The projects it may send for: numbers of [`Policy::projects`].
+    pub projects: Vec<usize>,
+}
+
+impl Policy {
+    /// The project of this id.
+    #[must_use]
+    pub fn project(&self, id: &[u8]) -> Option<usize> {
+        self.projects.iter().position(|p| p.id.as_bytes() == id)
+    }
+}

@@ -1,0 +1,307 @@
+//! How FCM writes its answers: HEADERS, and one DATA frame with JSON indented as Google indents it, or a page of HTML.
+//!
+//! What is known of the shapes: the table of error codes
+//! (<https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode>), bodies recorded by others
+//! (<https://bloomberg.github.io/pushiko/fcm_responses>; the quota's in firebase/firebase-admin-go#719, which holds no
+//! `FcmError` at all: who looks for that alone never learns that the quota is used up).
+
+use std::io::Write as _;
+
+use clarion_proto::ids::UnixMillis;
+use serde_json::Value;
+
+use super::{
+    super::{
+        answer::{Answer, Reason, RetryAfter, begin_headers, end_headers, put_status},
+        hpack::{Encoder, put_literal},
+    },
+    Policy,
+};
+
+/// Whom an answer is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subject {
+    /// The number of the project; none: there is no such.
+    pub project: Option<usize>,
+    /// Nothing was to be delivered.
+    pub dry_run: bool,
+    /// Of the message id, random.
+    pub id: u64,
+}
+
+/// An answer with all that it speaks of.
+#[derive(Debug)]
+pub struct Reply<'a> {
+    /// The decision.
+    pub answer: &'a Answer,
+    /// Whom it is about.
+    pub subject: Subject,
+    /// The gateway.
+    pub policy: &'a Policy,
+    /// The time.
+    pub wall: UnixMillis,
+}
+
+/// Appends the HEADERS frame of an answer to `out`, and to `body` what is to follow as DATA.
+pub fn put(out: &mut Vec<u8>, encoder: &mut Encoder, stream: u32, reply: &Reply<'_>, body: &mut Vec<u8>) {
+    let &Reply { answer, subject, policy, wall } = reply;
+    let start = begin_headers(out, stream, false);
+    encoder.begin(out);
+    put_status(out, answer.status);
+    // content-type is entry 31 of the static table: 15 fills the prefix, 16 follow; then the length of the value.
+    out.extend_from_slice(b"\x0f\x10");
+    if is_page(answer.reason) {
+        out.extend_from_slice(b"\x18text/html; charset=UTF-8");
+    } else {
+        out.extend_from_slice(b"\x1fapplication/json; charset=UTF-8");
+    }
+    if answer.reason == Reason::FcmUnauthenticated {
+        put_literal(out, b"www-authenticate", b"Bearer realm=\"https://accounts.google.com/\"");
+    }
+    if let Some(retry_after) = answer.retry_after {
+        put_literal(out, b"retry-after", retry_after_text(retry_after, wall).as_bytes());
+    }
+    end_headers(out, start);
+    if answer.reason == Reason::None {
+        put_name(body, subject, policy, wall);
+    } else {
+        put_error(body, answer, subject.project.map_or("", |p| &policy.projects[p].id));
+    }
+}
+
+fn is_page(reason: Reason) -> bool {
+    matches!(reason, Reason::FcmBadGateway | Reason::FcmUnauthorizedPage | Reason::FcmPathNotFound)
+}
+
+/// A message's name: `0:`, microseconds, `%`, sixteen digits, as seen of Google.
+fn put_name(body: &mut Vec<u8>, subject: Subject, policy: &Policy, wall: UnixMillis) {
+    body.extend_from_slice(b"{\n  \"name\": \"projects/");
+    body.extend_from_slice(subject.project.map_or("", |p| &policy.projects[p].id).as_bytes());
+    if subject.dry_run {
+        body.extend_from_slice(b"/messages/fake_message_id");
+    } else {
+        let micros = wall.0 * 1_000 + subject.id % 1_000;
+        write!(body, "/messages/0:{micros}%{:016x}", subject.id).expect("writing to memory");
+    }
+    body.extend_from_slice(b"\"\n}\n");
+}
+
+fn put_error(body: &mut Vec<u8>, answer: &Answer, project: &str) {
+    let (status, message) = words(answer.reason);
+    if is_page(answer.reason) {
+        return put_page(body, answer.status, message);
+    }
+    let violation = answer.violation.as_deref();
+    let message = match (answer.reason, violation) {
+        (Reason::FcmPermissionDenied, _) => format!(
+            "Permission 'cloudmessaging.messages.create' denied on resource \
+             '//cloudresourcemanager.googleapis.com/projects/{project}' (or it may not exist)."
+        ),
+        (Reason::FcmRateLimitExceeded, _) => format!(
+            "Quota exceeded for quota metric 'Send requests' and limit 'Send requests per minute' of service \
+             'fcm.googleapis.com' for consumer '{}'.",
+            consumer(project)
+        ),
+        (_, Some(violation)) if answer.reason != Reason::FcmInvalidArgument => violation.description.clone(),
+        _ => message.to_owned(),
+    };
+    let details = details(answer, project);
+    let quoted = |text: &str| Value::from(text).to_string();
+    let written = write!(
+        body,
+        "{{\n  \"error\": {{\n    \"code\": {},\n    \"message\": {},\n    \"status\": \"{status}\"{}\n  }}\n}}\n",
+        answer.status,
+        quoted(&message),
+        if details.is_empty() {
+            String::new()
+        } else {
+            format!(",\n    \"details\": [\n{}\n    ]", details.join(",\n"))
+        }
+    );
+    written.expect("writing to memory");
+}
+
+/// `status` and `message`.
+fn words(reason: Reason) -> (&'static str, &'static str) {
+    match reason {
+        Reason::FcmUnregistered | Reason::FcmProjectNotFound => ("NOT_FOUND", "Requested entity was not found."),
+        Reason::FcmInvalidToken => ("INVALID_ARGUMENT", "The registration token is not a valid FCM registration token"),
+        Reason::FcmMissingRecipient => ("INVALID_ARGUMENT", "Recipient of the message is not set."),
+        Reason::FcmInvalidJson => ("INVALID_ARGUMENT", "Invalid JSON payload received."),
+        Reason::FcmInvalidArgument | Reason::FcmPayloadTooLarge => {
+            ("INVALID_ARGUMENT", "Request contains an invalid argument.")
+        }
+        Reason::FcmSenderIdMismatch => ("PERMISSION_DENIED", "SenderId mismatch"),
+        Reason::FcmPermissionDenied => ("PERMISSION_DENIED", "The caller does not have permission"),
+        Reason::FcmQuotaExceeded => ("RESOURCE_EXHAUSTED", "Sending limit exceeded for the message target."),
+        Reason::FcmRateLimitExceeded => ("RESOURCE_EXHAUSTED", "Quota exceeded."),
+        Reason::FcmUnavailable => ("UNAVAILABLE", "The service is currently unavailable."),
+        Reason::FcmInternal => ("INTERNAL", "Internal error encountered."),
+        Reason::FcmThirdPartyAuthError => ("UNAUTHENTICATED", "Auth error from APNS or Web Push Service"),
+        Reason::FcmUnauthenticated => ("UNAUTHENTICATED", "Request had invalid authentication credentials."),
+        Reason::FcmUnspecified => ("UNKNOWN", "An unknown error occurred."),
+        Reason::FcmBadGateway => (
+            "",
+            "The server encountered a temporary error and could not complete your request.<p>Please try again in 30 seconds.",
+        ),
+        Reason::FcmUnauthorizedPage => ("", "Your client does not have permission to the requested URL."),
+        Reason::FcmPathNotFound => ("", "The requested URL was not found on this server."),
+        // Apple's, which a checked configuration does not let in here.
+        other => ("UNKNOWN", other.as_str()),
+    }
+}
+
+/// The elements of `details`, each indented by six.
+fn details(answer: &Answer, project: &str) -> Vec<String> {
+    let violation = answer.violation.as_deref();
+    let bad_request = violation.map(|v| {
+        let mut fields = Vec::new();
+        if !v.field.is_empty() {
+            fields.push(("field", &*v.field));
+        }
+        fields.push(("description", &*v.description));
+        listed("google.rpc.BadRequest", "fieldViolations", &fields)
+    });
+    match answer.reason {
+        Reason::FcmInvalidJson => bad_request.into_iter().collect(),
+        Reason::FcmMissingRecipient => bad_request.into_iter().chain([fcm_error("INVALID_ARGUMENT")]).collect(),
+        Reason::FcmInvalidArgument => [fcm_error("INVALID_ARGUMENT")].into_iter().chain(bad_request).collect(),
+        Reason::FcmInvalidToken => vec![fcm_error("INVALID_ARGUMENT")],
+        Reason::FcmQuotaExceeded => {
+            let fields = [("subject", "device"), ("description", "Device message rate exceeded.")];
+            vec![fcm_error("QUOTA_EXCEEDED"), listed("google.rpc.QuotaFailure", "violations", &fields)]
+        }
+        Reason::FcmUnregistered
+        | Reason::FcmSenderIdMismatch
+        | Reason::FcmUnavailable
+        | Reason::FcmInternal
+        | Reason::FcmThirdPartyAuthError
+        | Reason::FcmUnspecified => vec![fcm_error(answer.reason.as_str())],
+        Reason::FcmUnauthenticated => {
+            let reason = violation.map_or("ACCESS_TOKEN_TYPE_UNSUPPORTED", |v| &v.field);
+            let metadata =
+                [("service", "fcm.googleapis.com"), ("method", "google.firebase.fcm.v1.FcmService.SendMessage")];
+            vec![error_info(reason, "googleapis.com", &metadata)]
+        }
+        Reason::FcmPermissionDenied => {
+            let resource = format!("projects/{project}");
+            let metadata = [("permission", "cloudmessaging.messages.create"), ("resource", &resource)];
+            vec![error_info("IAM_PERMISSION_DENIED", "cloudresourcemanager.googleapis.com", &metadata)]
+        }
+        Reason::FcmRateLimitExceeded => {
+            let (limit, consumer) = (violation.map_or("", |v| &v.field), consumer(project));
+            let metadata = [
+                ("quota_limit_value", limit),
+                ("consumer", &consumer),
+                ("quota_metric", "fcm.googleapis.com/send_requests"),
+                ("quota_unit", "1/min/{project}"),
+                ("service", "fcm.googleapis.com"),
+                ("quota_location", "global"),
+                ("quota_limit", "SendsPerMinutePerProject"),
+            ];
+            let help = [
+                ("description", "Request a higher quota limit."),
+                ("url", "https://cloud.google.com/docs/quotas/help/request_increase"),
+            ];
+            vec![
+                error_info("RATE_LIMIT_EXCEEDED", "googleapis.com", &metadata),
+                listed("google.rpc.Help", "links", &help),
+            ]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn consumer(project: &str) -> String {
+    format!("projects/{project}")
+}
+
+fn fcm_error(code: &str) -> String {
+    format!(
+        "      {{\n        \"@type\": \"type.googleapis.com/google.firebase.fcm.v1.FcmError\",\n        \"errorCode\": \
+         \"{code}\"\n      }}"
+    )
+}
+
+/// A detail that is a list of one object.
+fn listed(kind: &str, list: &str, fields: &[(&str, &str)]) -> String {
+    format!(
+        "      {{\n        \"@type\": \"type.googleapis.com/{kind}\",\n        \"{list}\": [\n          \
+         {{\n{}\n          }}\n        ]\n      }}",
+        members(fields, 12)
+    )
+}
+
+fn error_info(reason: &str, domain: &str, metadata: &[(&str, &str)]) -> String {
+    format!(
+        "      {{\n        \"@type\": \"type.googleapis.com/google.rpc.ErrorInfo\",\n        \"reason\": \
+         \"{reason}\",\n        \"domain\": \"{domain}\",\n        \"metadata\": {{\n{}\n        }}\n      }}",
+        members(metadata, 10)
+    )
+}
+
+fn members(fields: &[(&str, &str)], indent: usize) -> String {
+    let member = |(name, value): &(&str, &str)| format!("{:indent$}\"{name}\": {}", "", Value::from(*value));
+    fields.iter().map(member).collect::<Vec<_>>().join(",\n")
+}
+
+/// As Google's front ends write errors of their own: enough of it to be no JSON, and to say what it is.
+fn put_page(body: &mut Vec<u8>, status: u16, message: &str) {
+    let name = match status {
+        401 => "Unauthorized",
+        404 => "Not Found",
+        _ => "Server Error",
+    };
+    let written = write!(
+        body,
+        "<!DOCTYPE html>\n<html lang=en>\n  <meta charset=utf-8>\n  <meta name=viewport \
+         content=\"initial-scale=1, minimum-scale=1, width=device-width\">\n  <title>Error {status} \
+         ({name})!!1</title>\n  <a href=//www.google.com/><span id=logo aria-label=Google></span></a>\n  \
+         <p><b>{status}.</b> <ins>That\u{2019}s an error.</ins>\n  <p>{message}  <ins>That\u{2019}s all we know.</ins>\n"
+    );
+    written.expect("writing to memory");
+}
+
+/// Seconds, or a date in the one form that may still be written (RFC 9110, section 5.6.7).
+fn retry_after_text(retry_after: RetryAfter, wall: UnixMillis) -> String {
+    if !retry_after.date {
+        return retry_after.seconds.to_string();
+    }
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let seconds = wall.0.div_ceil(1_000) + u64::from(retry_after.seconds);
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Civil date from days since 1970 (Hinnant, "chrono-compatible low-level date algorithms"): eras of 400 years that
+    // begin in March.
+    let since_era = days + 719_468;
+    let (era, day) = (since_era / 146_097, since_era % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let date = day - (153 * month + 2) / 5 + 1;
+    let (month, year) = if month < 10 { (month + 2, 400 * era + year) } else { (month - 10, 400 * era + year + 1) };
+    let of =
+        |list: &[&'static str], at: u64| usize::try_from(at).ok().and_then(|at| list.get(at).copied()).unwrap_or("");
+    format!(
+        "{}, {date:02} {} {year:04} {:02}:{:02}:{:02} GMT",
+        of(&DAYS, days % 7),
+        of(&MONTHS, month),
+        rest / 3_600,
+        rest / 60 % 60,
+        rest % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_retry_after() {
+        let at = |wall| retry_after_text(RetryAfter { seconds: 30, date: true }, UnixMillis(wall));
+        assert_eq!(at(784_111_777_000 - 30_000), "Sun, 06 Nov 1994 08:49:37 GMT", "the example of RFC 9110");
+        assert_eq!(at(951_782_400_000 - 30_000), "Tue, 29 Feb 2000 00:00:00 GMT");
+        assert_eq!(at(1_798_761_599_500 - 30_000), "Fri, 01 Jan 2027 00:00:00 GMT", "rounded up");
+        assert_eq!(retry_after_text(RetryAfter { seconds: 30, date: false }, UnixMillis(0)), "30");
+    }
+}

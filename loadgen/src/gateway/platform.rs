@@ -1,0 +1,23 @@
+//! Which provider a gateway plays.
+
+use serde::{Deserialize, Serialize};
+
+/// A provider. One emulator plays one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum Platform {
+    /// Apple Push Notification service.
+    #[default]
+    Apns = 1,
+    /// Firebase Cloud Messaging, HTTP v1.
+    Fcm = 2,
+}
+
+impl Platform {
+    /// From its number in a record.
+    #[must_use]
+    pub fn from_number(number: u64) -> Option<Self> {
+        [Self::Apns, Self::Fcm].into_iter().find(|p| *p as u64 == number)
+    }
+}

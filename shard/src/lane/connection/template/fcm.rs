@@ -1,0 +1,60 @@
+//! The token in the body, as it is. The header block is the same for all devices; only DATA's length goes with the token's.
+
+use zeroize::Zeroizing;
+
+use super::{HEADER_BYTES, PAYLOAD_BYTES_MAX, Parts, flag, frames, kind};
+use crate::lane::connection::hpack::encode::{Encoder, Indexing};
+
+#[derive(Debug, Default)]
+pub(super) struct Form {
+    /// HEADERS whole, DATA's frame header, the body up to the token. Holds the credential.
+    head: Zeroizing<Vec<u8>>,
+    /// Where in `head` DATA begins.
+    data: usize,
+    /// The body behind the token.
+    tail: Vec<u8>,
+    /// Without the token.
+    pub(super) body_bytes: usize,
+}
+
+impl Form {
+    pub(super) fn write(&mut self, request: &Parts<'_>, encoder: &mut Encoder) {
+        self.head.reserve(4_096 + request.body.len());
+        self.head.extend_from_slice(&[0; HEADER_BYTES]);
+        encoder.begin(&mut self.head);
+        for (name, value) in request.pseudo {
+            encoder.field(&mut self.head, name, value, Indexing::Value, false);
+        }
+        for field in request.fields {
+            encoder.field(&mut self.head, field.name, &field.value, field.indexing, field.secret);
+        }
+        self.data = self.head.len();
+        // Blocks beyond a frame go out in pieces, and then this header is not used.
+        let length = self.block().len().min(PAYLOAD_BYTES_MAX);
+        self.head[..HEADER_BYTES].copy_from_slice(&frames::header(length, kind::HEADERS, flag::END_HEADERS, 0));
+        self.head.extend_from_slice(&frames::header(0, kind::DATA, flag::END_STREAM, 0));
+        self.head.extend_from_slice(request.body);
+        self.tail.extend_from_slice(request.after);
+        self.body_bytes = request.body.len() + request.after.len();
+    }
+
+    /// The header block.
+    pub(super) fn block(&self) -> &[u8] {
+        &self.head[HEADER_BYTES..self.data]
+    }
+
+    /// Appends a whole request: the hot path.
+    pub(super) fn put(&self, out: &mut Vec<u8>, id: u32, token: &[u8]) {
+        let id = id.to_be_bytes();
+        #[allow(clippy::cast_possible_truncation)] // three bytes: at most a frame, which the caller has checked
+        let [_, length @ ..] = ((self.body_bytes + token.len()) as u32).to_be_bytes();
+        let (at, data) = (out.len(), out.len() + self.data);
+        out.reserve(self.head.len() + token.len() + self.tail.len());
+        out.extend_from_slice(&self.head);
+        out[at + 5..at + HEADER_BYTES].copy_from_slice(&id);
+        out[data..data + 3].copy_from_slice(&length);
+        out[data + 5..data + HEADER_BYTES].copy_from_slice(&id);
+        out.extend_from_slice(token);
+        out.extend_from_slice(&self.tail);
+    }
+}

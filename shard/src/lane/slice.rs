@@ -1,0 +1,121 @@
+//! A core's slice of a lane's quota: never more than the provider allows, in any minute that anybody may choose.
+//!
+//! A provider counts what *arrives* in windows that nobody can align with. A token bucket lets through `burst + rate · 60 s` in
+//! any 60 s, and the coordinator shares out bursts and rates so that the sum over all nodes is the quota. But a bucket counts
+//! what is *encoded*, when it is encoded, and there are five ways in which more than that arrives:
+//!
+//! 1. **Requests that arrive late.** A socket blocks, a network stalls, a gateway does not read: what was encoded over a
+//!    second arrives at once, together with what the bucket has refilled since. So a request that is out (encoded, not yet
+//!    answered) leaves no room for another token: `tokens + out <= burst` always. Between two times a and b at most
+//!    `tokens(a) + rate · (b - a)` are encoded, what arrives was encoded then or was out at a, and both together are at most
+//!    `burst + rate · (b - a)`, however long each was on its way. The price: a burst below rate × latency binds the
+//!    rate. One second's worth, which the coordinator gives, is a latency of one second.
+//! 2. **A lease that ran out.** While a node has none, others may have its share. It collects nothing in that time.
+//! 3. **A beginning.** A process that follows another one does not know what that has spent. So a slice begins empty. A node
+//!    holds its slices from when it knows its lanes, so after `burst / rate` (a second) nothing is left of that; and it never
+//!    costs a burst twice.
+//! 4. **Another rate.** What was collected stays, as far as the new burst goes; a slice that was without limit begins empty.
+//! 5. **Cores.** Each has a bucket, and none can hold less than one request; see [`share`].
+//!
+//! Repeats spend as first tries do. What is not counted: a request whose answer is not waited for any more (deadline, broken
+//! connection) and that reaches the gateway all the same from some buffer on the way.
+
+use clarion_proto::time::Time;
+
+use super::pace::Bucket;
+use crate::command::Rate;
+
+/// The minute that providers count in.
+const WINDOW_SECONDS: f64 = 60.0;
+
+/// One core's slice.
+#[derive(Debug, Default)]
+pub struct Slice {
+    /// `None`: no limit, while leased.
+    bucket: Option<Bucket>,
+    until: Time,
+    /// Requests encoded and neither answered nor given up.
+    out: usize,
+}
+
+impl Slice {
+    /// Takes a slice until a time; `None`: without limit.
+    pub fn set(&mut self, until: Time, rate: Option<Rate>, now: Time) {
+        self.refill(now);
+        let held = self.held();
+        self.bucket = rate.map(|rate| {
+            let mut bucket = self.bucket.take().unwrap_or_else(|| Bucket::empty(rate, now));
+            bucket.set(rate, held);
+            bucket
+        });
+        self.until = until;
+    }
+
+    /// How many may go now; `usize::MAX` without a limit.
+    pub fn room(&mut self, now: Time) -> usize {
+        self.refill(now);
+        match &self.bucket {
+            _ if now >= self.until => 0,
+            None => usize::MAX,
+            Some(bucket) => bucket.room(now),
+        }
+    }
+
+    /// One goes out. Only after [`Slice::room`] said so at the same time.
+    pub fn take(&mut self, now: Time) {
+        self.out += 1;
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(now);
+        }
+    }
+
+    /// One was answered or given up.
+    pub fn settled(&mut self, now: Time) {
+        // What was collected before counts with the room that there was.
+        self.refill(now);
+        debug_assert!(self.out > 0, "settled more than taken");
+        self.out = self.out.saturating_sub(1);
+    }
+
+    /// When [`Slice::room`] will be above zero by time alone; `None`: something else has to happen before.
+    #[must_use]
+    pub fn ready_at(&self, now: Time) -> Option<Time> {
+        let at = match &self.bucket {
+            None => now,
+            Some(bucket) if bucket.capacity() - self.held() < 1.0 => return None, // an answer
+            Some(bucket) => bucket.ready_at(now)?,
+        };
+        Some(at).filter(|at| *at < self.until)
+    }
+
+    fn refill(&mut self, now: Time) {
+        let held = self.held();
+        if let Some(bucket) = &mut self.bucket {
+            bucket.refill(now.min(self.until), held);
+            bucket.skip(now);
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)] // streams of a core
+    fn held(&self) -> f64 {
+        self.out as f64
+    }
+}
+
+/// One core's part of a node's slice, of so many cores.
+///
+/// A bucket that holds less than one request never gives one, so each part's burst is at least one. Where that makes the
+/// bursts more than the node's, the rates pay for it: `burst + rate · 60` of all parts is never more than the node's. A node
+/// that may send less than one request a minute for each of its cores may not send at all: its parts have no rate, and begin
+/// empty.
+#[must_use]
+#[allow(clippy::cast_precision_loss)] // cores
+pub fn share(per_second: f64, burst: f64, parts: usize) -> Rate {
+    let parts = parts.max(1) as f64;
+    let mine = burst / parts;
+    let excess = (1.0 - mine).max(0.0);
+    Rate { per_second: (per_second / parts - excess / WINDOW_SECONDS).max(0.0), burst: mine.max(1.0) }
+}
+
+#[cfg(test)]
+mod tests;
