@@ -16,7 +16,7 @@ use crate::{
 ///
 /// Without arguments: `run city`. A run starts a coordinator, shard nodes and a gateway emulator as processes of their own,
 /// registers a seeded population, submits the scenario's alert, and holds the gateway's record against a brute-force
-/// computation of who should have been reached. It prints a summary, writes report.json, and ends everything it started.
+/// computation of who should have been reached. It prints a summary, writes report.json and report.html, and ends everything it started.
 ///
 /// Exit code 0: everything expected was found. 1: an expectation failed. 2: the run could not be carried out.
 #[derive(Debug, Parser)]
@@ -55,7 +55,7 @@ struct RunArguments {
     /// Threads of each node that walk and send [default: the machine's processors shared among the nodes, at least 1]
     #[arg(long)]
     cores: Option<usize>,
-    /// Folder for report.json, the logs of all processes, and the gateway's record
+    /// Folder for report.json, report.html, the logs of all processes, and the gateway's record
     #[arg(long, value_name = "DIR", default_value = "target/loadgen")]
     report: PathBuf,
     /// Rates and times fail the run, too
@@ -153,13 +153,32 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
         program: std::env::current_exe()?,
         cores_per_node: arguments.cores.unwrap_or_else(|| cores_per_node(scenario.nodes)),
         strict: arguments.strict,
+        command: command(&arguments.scenario, &scenario, arguments),
     };
     // One thread: children are tied to the life of the thread that starts them, and driving costs little.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = runtime.block_on(run::run(&scenario, &options, &Show::new()))?;
     print!("{}", summary(&report, options.strict));
     println!("  {}", options.dir.join("report.json").display());
+    // What a browser can be given as it is.
+    let page = options.dir.join("report.html");
+    println!("  to look at: file://{}", page.canonicalize().unwrap_or(page).display());
     Ok(report.passed)
+}
+
+/// The command line of a run with everything said that decides what is drawn.
+fn command(name: &str, scenario: &Scenario, arguments: &RunArguments) -> String {
+    let mut command = format!(
+        "cargo run --release -- run {name} --devices {} --nodes {} --seed {}",
+        scenario.devices, scenario.nodes, scenario.seed
+    );
+    if let Some(cores) = arguments.cores {
+        command += &format!(" --cores {cores}");
+    }
+    if arguments.strict {
+        command += " --strict";
+    }
+    command
 }
 
 fn cores_per_node(nodes: u32) -> usize {

@@ -1,4 +1,4 @@
-//! The real processes of a run: one coordinator, shard nodes, the gateway emulator.
+//! The real processes of a run: one coordinator, shard nodes, a gateway emulator for each platform.
 //!
 //! Each is this very program, started again with a hidden subcommand, so that one build makes all of them and each has
 //! its own memory and processor time to be accounted for. Ports are the system's choice. Nodes and coordinator have to
@@ -10,6 +10,7 @@ pub mod accounting;
 pub mod emulator;
 pub mod files;
 pub mod process;
+pub mod recorded;
 
 use std::{
     ffi::OsString,
@@ -21,6 +22,7 @@ use std::{
 
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::scenario::FcmSpec;
 use accounting::{MemoryLog, Watched};
 use emulator::Emulator;
 use process::{Announcement, Pipes, Process, ProcessError, Role, Spec};
@@ -39,8 +41,10 @@ pub struct ClusterPlan {
     pub nodes: u32,
     /// Threads of each that walk and send.
     pub cores_per_node: usize,
-    /// The gateway's part.
+    /// The gateways' part.
     pub gateway: emulator::GatewayPlan,
+    /// What the coordinator is told of the FCM lane.
+    pub fcm: FcmSpec,
     /// For each process.
     pub start_deadline: Duration,
 }
@@ -50,8 +54,8 @@ pub struct ClusterPlan {
 pub struct Cluster {
     /// `http://host:port` of the coordinator.
     pub coordinator: String,
-    /// Talks to the emulator.
-    pub emulator: Emulator,
+    /// Talk to the emulators.
+    pub emulators: Vec<Emulator>,
     /// Memory of all processes over time.
     pub memory: MemoryLog,
     processes: Vec<Process>,
@@ -80,8 +84,12 @@ impl Cluster {
     /// The first thing that does not come up; what was started before is ended.
     pub async fn start(plan: &ClusterPlan) -> Result<Self, ClusterError> {
         let key = files::signing_key(&plan.dir)?;
-        let (gateway, emulator) = Emulator::start(plan, &key).await?;
-        let mut processes = vec![gateway];
+        let (mut processes, mut emulators) = (Vec::new(), Vec::new());
+        for platform in &plan.gateway.platforms {
+            let (process, emulator) = Emulator::start(plan, *platform, &key).await?;
+            processes.push(process);
+            emulators.push(emulator);
+        }
         let coordinator_port = free_port().map_err(|e| prepare("a port for the coordinator", e))?;
 
         let mut nodes = Vec::new();
@@ -100,12 +108,12 @@ impl Cluster {
             nodes.push(announced.listen);
         }
 
-        let config = files::coordinator_config(&plan.dir, coordinator_port, &nodes, &emulator, &key)?;
+        let config = files::coordinator_config(plan, coordinator_port, &nodes, &emulators, &key)?;
         let arguments = ["coordinator".to_owned(), format!("--config={}", config.display()), "--announce".to_owned()];
         let (process, announced) = start(plan, Role::Coordinator, "coordinator".to_owned(), &arguments).await?;
         processes.push(process);
         let coordinator = format!("http://{}", announced.listen);
-        Ok(Self { coordinator, emulator, memory: MemoryLog::default(), processes })
+        Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes })
     }
 
     /// What can be accounted for.

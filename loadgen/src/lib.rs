@@ -12,4 +12,5 @@ pub mod gateway;
 pub mod drive;
 pub mod verdict;
 pub mod report;
+pub mod picture;
 pub mod show;

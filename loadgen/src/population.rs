@@ -10,29 +10,39 @@
 
 pub mod cities;
 pub mod draws;
+pub mod token;
 
 use serde::Deserialize;
 
-use crate::place::Place;
+use crate::{gateway::Platform, place::Place};
 use cities::CITIES;
 use draws::Draws;
-
-/// Longest token made here, bytes: what Apple announced as the future maximum.
-pub const TOKEN_BYTES_MAX: usize = 100;
+use token::TokenBytes;
 
 /// What a population is made of, as a scenario states it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PopulationSpec {
-    /// Apps, without `apps/`; devices are shared evenly among them.
+    /// Apps; devices are shared evenly among them.
     #[serde(default = "default_apps")]
-    pub apps: Vec<String>,
+    pub apps: Vec<AppSpec>,
     /// Where devices are. Shares are relative to their sum.
     pub areas: Vec<Area>,
 }
 
-fn default_apps() -> Vec<String> {
-    vec!["guardian".to_owned()]
+fn default_apps() -> Vec<AppSpec> {
+    vec![AppSpec { name: "guardian".to_owned(), platform: Platform::Apns }]
+}
+
+/// An app.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppSpec {
+    /// Without `apps/`.
+    pub name: String,
+    /// Whose tokens its devices have.
+    #[serde(default)]
+    pub platform: Platform,
 }
 
 /// Where a share of the devices is.
@@ -105,27 +115,8 @@ pub struct Device {
     pub segments: &'static [&'static str],
     /// Index into [`Population::apps`].
     pub app: usize,
-}
-
-/// A token without an allocation. Not printable, on purpose.
-#[derive(Clone, Copy)]
-pub struct TokenBytes {
-    bytes: [u8; TOKEN_BYTES_MAX],
-    len: usize,
-}
-
-impl TokenBytes {
-    /// Its bytes.
-    #[must_use]
-    pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-
-    /// Its name in records: xxh3-64 of its bytes, as everywhere in Clarion.
-    #[must_use]
-    pub fn hash(&self) -> u64 {
-        clarion_proto::device::token_hash(self.as_slice())
-    }
+    /// That of its app.
+    pub platform: Platform,
 }
 
 /// A seeded population.
@@ -133,7 +124,7 @@ impl TokenBytes {
 pub struct Population {
     seed: u64,
     count: u64,
-    apps: Vec<String>,
+    apps: Vec<AppSpec>,
     /// By the cumulated share up to and with each, the last being 1.
     spots: Vec<(f64, Spot)>,
 }
@@ -181,6 +172,11 @@ impl Population {
         if spec.apps.is_empty() {
             return Err(error("apps", "needs at least one"));
         }
+        if let Some((n, app)) =
+            spec.apps.iter().enumerate().find(|(n, a)| spec.apps[..*n].iter().any(|b| b.name == a.name))
+        {
+            return Err(error(&format!("apps[{n}].name"), format!("{} is the name of another app", app.name)));
+        }
         let mut weighted: Vec<(f64, Spot)> = Vec::new();
         for (n, area) in spec.areas.iter().enumerate() {
             let before = weighted.len();
@@ -213,10 +209,16 @@ impl Population {
         self.seed
     }
 
-    /// Its apps, without `apps/`.
+    /// Its apps.
     #[must_use]
-    pub fn apps(&self) -> &[String] {
+    pub fn apps(&self) -> &[AppSpec] {
         &self.apps
+    }
+
+    /// The platforms of its apps, each once.
+    #[must_use]
+    pub fn platforms(&self) -> Vec<Platform> {
+        Platform::ALL.into_iter().filter(|p| self.apps.iter().any(|a| a.platform == *p)).collect()
     }
 
     /// All devices, one at a time.
@@ -235,29 +237,14 @@ impl Population {
         id[6] = (id[6] & 0x0F) | 0x40;
         id[8] = (id[8] & 0x3F) | 0x80;
         let app = draws.below(self.apps.len());
+        let platform = self.apps[app].platform;
+        let token = TokenBytes::draw(platform, &mut Draws::new(self.seed, DOMAIN_TOKEN, index));
         let segments = segments(&mut draws);
         let at_home = draws.unit() < 0.85;
         let foreign = FOREIGN_LOCALES[draws.below(FOREIGN_LOCALES.len())];
         let (place, home) = self.place(&mut Draws::new(self.seed, DOMAIN_PLACE, index));
         let locale = if at_home { home } else { foreign };
-        Device { index, id, place, token: self.token(index), locale, segments, app }
-    }
-
-    /// Only the token of a device.
-    #[must_use]
-    pub fn token(&self, index: u64) -> TokenBytes {
-        let mut draws = Draws::new(self.seed, DOMAIN_TOKEN, index);
-        // Apple: 32 bytes so far, "variable length", at most 100 announced; a few of each other size keep all honest.
-        let len = match draws.below(100) {
-            0..90 => 32,
-            90..96 => 54,
-            _ => TOKEN_BYTES_MAX,
-        };
-        let mut bytes = [0; TOKEN_BYTES_MAX];
-        for chunk in bytes[..len].chunks_mut(8) {
-            chunk.copy_from_slice(&draws.bits().to_be_bytes()[..chunk.len()]);
-        }
-        TokenBytes { bytes, len }
+        Device { index, id, place, token, locale, segments, app, platform }
     }
 
     /// A place drawn as this population's devices draw theirs, for one that moves; with the locale spoken there.

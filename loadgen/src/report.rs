@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde::Serialize;
 
-use crate::verdict::order::Order;
+use crate::{gateway::Platform, verdict::order::Order};
 pub use check::{Check, Kind};
 
 /// `report.json`. Counts and times are defined where they are measured: `verdict`, `cluster::accounting`.
@@ -73,8 +73,8 @@ pub struct Report {
     pub bytes_per_device: f64,
     /// Growth of the worst shard node over its steady state during a fault.
     pub shard_growth_bytes: Option<u64>,
-    /// Nearest first.
-    pub order: Order,
+    /// Each platform by itself.
+    pub platforms: BTreeMap<Platform, ByPlatform>,
 
     /// What was expected, and what was measured.
     pub checks: Vec<Check>,
@@ -158,6 +158,43 @@ pub struct Seconds {
     pub total: f64,
 }
 
+/// One platform of a wave; the words are those of [`Report`].
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct ByPlatform {
+    /// In the region or at its edge.
+    pub addressed: u64,
+    /// Accepted at least once.
+    pub accepted: u64,
+    /// Inside, alive, never accepted.
+    pub missed: u64,
+    /// Accepted again without a reason.
+    pub duplicates: u64,
+    /// Accepted again after an unanswered or failed request.
+    pub repeated: u64,
+    /// Sent to, never answered.
+    pub unknown: u64,
+    /// Token called dead.
+    pub dead_tokens: u64,
+    /// Requests, whatever became of them.
+    pub requests: u64,
+    /// Requests answered with 429.
+    pub throttled: u64,
+    /// Requests answered with 5xx.
+    pub failed_requests: u64,
+    /// Requests in the 60 s in which there were the most, wherever these begin.
+    pub minute_max: u64,
+    /// Bytes from client to gateway, TLS and all, per request.
+    pub bytes_per_push: f64,
+    /// Acceptances a second, from the first to the last.
+    pub rate_per_second: f64,
+    /// First acceptance, seconds from the acknowledgement.
+    pub first_push_seconds: f64,
+    /// Last acceptance, seconds from the acknowledgement.
+    pub last_push_seconds: f64,
+    /// Nearest first.
+    pub order: Order,
+}
+
 /// One figure by role.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct ByRole {
@@ -165,7 +202,7 @@ pub struct ByRole {
     pub shard: f64,
     /// The coordinator.
     pub coordinator: f64,
-    /// The gateway emulator.
+    /// All gateway emulators.
     pub emulator: f64,
 }
 
@@ -183,8 +220,12 @@ pub struct Rss {
 /// Where it ran.
 #[derive(Debug, Clone, Serialize)]
 pub struct Machine {
+    /// What its processor calls itself.
+    pub processor: String,
     /// Processors.
     pub cores: usize,
+    /// All of its memory.
+    pub memory_bytes: u64,
     /// Load average over a minute at the start: what else ran.
     pub load_average: f64,
     /// Built with optimisation or not.
@@ -196,7 +237,16 @@ impl Machine {
     #[must_use]
     pub fn here() -> Self {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let field = |path: &str, name: &str| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
+            line.trim_start_matches(|c: char| c.is_whitespace() || c == ':').to_owned()
+        };
+        let memory = field("/proc/meminfo", "MemTotal");
+        let kibibytes: u64 = memory.split_ascii_whitespace().next().and_then(|m| m.parse().ok()).unwrap_or(0);
         Self {
+            processor: field("/proc/cpuinfo", "model name"),
+            memory_bytes: kibibytes * 1_024,
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             load_average: load.split_ascii_whitespace().next().and_then(|l| l.parse().ok()).unwrap_or(f64::NAN),
             optimised: !cfg!(debug_assertions),
@@ -205,6 +255,14 @@ impl Machine {
 }
 
 impl Report {
+    /// The order of the platform that kept it worst. Lanes do not wait for each other, so that between two of them there
+    /// is no order to be kept.
+    #[must_use]
+    pub fn worst_order(&self) -> Order {
+        let orders = self.platforms.values().map(|p| p.order);
+        orders.max_by(|a, b| a.disorder.total_cmp(&b.disorder)).unwrap_or_default()
+    }
+
     /// Writes `report.json` into a folder.
     ///
     /// # Errors
@@ -215,15 +273,12 @@ impl Report {
     }
 }
 
-/// The value below which a share of sorted values lies.
-///
-/// # Panics
-/// If there are none.
+/// The value below which a share of values in ascending order lies; none if there are none.
 #[must_use]
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // an index below the length
-pub fn quantile(sorted: &[u64], share: f64) -> u64 {
+pub fn quantile<T: Copy>(sorted: &[T], share: f64) -> Option<T> {
     let at = (sorted.len() as f64 * share).ceil() as usize;
-    sorted[at.clamp(1, sorted.len()) - 1]
+    sorted.get(at.clamp(1, sorted.len().max(1)) - 1).copied()
 }
 
 #[cfg(test)]
@@ -233,7 +288,8 @@ mod tests {
     #[test]
     fn quantiles_are_values_of_the_list() {
         let values: Vec<u64> = (1..=100).collect();
-        assert_eq!((quantile(&values, 0.5), quantile(&values, 0.99), quantile(&values, 1.0)), (50, 99, 100));
-        assert_eq!(quantile(&[7], 0.5), 7);
+        let at = |share| quantile(&values, share);
+        assert_eq!((at(0.5), at(0.99), at(1.0)), (Some(50), Some(99), Some(100)));
+        assert_eq!((quantile(&[7], 0.5), quantile::<u64>(&[], 0.5)), (Some(7), None));
     }
 }

@@ -15,9 +15,10 @@ use crate::{
     cluster::{Cluster, ClusterError, ClusterPlan, emulator::GatewayPlan, process::ProcessError},
     drive::{self, DriveError},
     gateway::clock,
+    picture::Picture,
     population::{Population, PopulationError},
     report::{Report, check},
-    scenario::Scenario,
+    scenario::{FCM_QUOTA_MAX, Scenario},
     show::Show,
 };
 use wave::Observed;
@@ -25,7 +26,7 @@ use wave::Observed;
 /// What the command line adds to a scenario.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where report, logs and record go.
+    /// Where report, its picture, logs and record go.
     pub dir: PathBuf,
     /// This program, which the children are.
     pub program: PathBuf,
@@ -33,6 +34,8 @@ pub struct Options {
     pub cores_per_node: usize,
     /// Targets count, too.
     pub strict: bool,
+    /// The command line that does the same again.
+    pub command: String,
 }
 
 /// Why there is no report.
@@ -85,7 +88,9 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         .map_err(|e| io_error(&options.dir.display().to_string(), e))?;
     let population = Arc::new(Population::new(&scenario.population, scenario.seed, scenario.devices)?);
 
-    show.begin("start", &format!("{} shard nodes, coordinator, gateway", scenario.nodes));
+    let platforms = population.platforms();
+    let gateways: Vec<_> = platforms.iter().map(|p| p.as_str()).collect();
+    show.begin("start", &format!("{} shard nodes, coordinator, gateway {}", scenario.nodes, gateways.join(" and ")));
     let plan = ClusterPlan {
         program: options.program.clone(),
         dir: dir.clone(),
@@ -95,8 +100,11 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
             dead_share: scenario.gateway.dead_share,
             latency_us: scenario.gateway.latency_us,
             seed: scenario.seed,
-            topics: population.apps().iter().map(|a| drive::alert::topic(a)).collect(),
+            platforms,
+            topics: population.apps().iter().map(|a| drive::alert::topic(&a.name)).collect(),
+            fcm_quota_per_minute: scenario.gateway.fcm.quota_per_minute.unwrap_or(FCM_QUOTA_MAX),
         },
+        fcm: scenario.gateway.fcm,
         start_deadline: Duration::from_secs(scenario.deadlines.start_s),
     };
     let mut cluster = tokio::select! {
@@ -109,7 +117,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         scenario,
         population: &population,
         coordinator: cluster.coordinator.clone(),
-        emulator: cluster.emulator.clone(),
+        emulators: cluster.emulators.clone(),
         watched: cluster.watched(),
         memory: cluster.memory.clone(),
         dir: &dir,
@@ -129,13 +137,16 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     }
 
     show.begin("judge", &format!("{} devices, one by one", scenario.devices));
-    let mut report = assess::assess(scenario, &population, observed)?;
+    let (mut report, figures) = assess::assess(scenario, &population, observed)?;
     report.seconds.total = clock::monotonic().since(begun).as_secs_f64();
     report.checks = check::checks(&scenario.expect, &report);
     // What nobody asked for is no failure to look at: a cancelled alert leaves people out.
     report.examples.retain(|kind, _| report.checks.iter().any(|c| c.name == *kind && !c.held));
     report.passed = check::passes(&report.checks, options.strict);
     report.write(&dir).map_err(|e| io_error("report.json", e))?;
+    let (strict, command) = (options.strict, options.command.as_str());
+    let picture = Picture { scenario, report: &report, figures: &figures, strict, command };
+    picture.write(&dir).map_err(|e| io_error("report.html", e))?;
     Ok(report)
 }
 

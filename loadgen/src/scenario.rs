@@ -10,7 +10,8 @@ use std::{fmt, fs, io, path::Path};
 
 use serde::Deserialize;
 
-use crate::{place::Place, population::PopulationSpec};
+use crate::{gateway::Platform, place::Place, population::PopulationSpec};
+pub(crate) use check::FCM_QUOTA_MAX;
 pub use expect::{Bound, Expectations};
 
 const NAMED: &[(&str, &str)] = &[
@@ -22,6 +23,8 @@ const NAMED: &[(&str, &str)] = &[
     ("silent-gateway", include_str!("../scenarios/silent-gateway.toml")),
     ("cancel", include_str!("../scenarios/cancel.toml")),
     ("motion", include_str!("../scenarios/motion.toml")),
+    ("quota", include_str!("../scenarios/quota.toml")),
+    ("failing-gateway", include_str!("../scenarios/failing-gateway.toml")),
 ];
 
 /// One scenario.
@@ -142,6 +145,21 @@ pub struct GatewaySpec {
     pub latency_us: u64,
     /// A time of trouble.
     pub fault: Option<FaultSpec>,
+    /// What only FCM has.
+    pub fcm: FcmSpec,
+}
+
+/// FCM's part of the gateway, and of the coordinator's idea of it.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FcmSpec {
+    /// Messages in any 60 s: the emulator refuses more, and the coordinator is told. Absent: the emulator grants what
+    /// nobody can use, and the coordinator knows of no quota.
+    pub quota_per_minute: Option<u32>,
+    /// Connections of the lane, of 100 streams each; absent: the coordinator's default.
+    pub connections: Option<u32>,
+    /// The shortest pause of the lane after a 503 that names none, milliseconds; absent: the coordinator's default.
+    pub backoff_min_ms: Option<u32>,
 }
 
 /// A time of trouble.
@@ -150,6 +168,9 @@ pub struct GatewaySpec {
 pub enum FaultSpec {
     /// Answers take so many times longer.
     Slow {
+        /// Whose; absent: all of them.
+        #[serde(default)]
+        platform: Option<Platform>,
         /// How many times.
         factor: u32,
         /// When it begins, after the first push.
@@ -159,6 +180,27 @@ pub enum FaultSpec {
     },
     /// No answers at all: requests are read and never answered.
     Silent {
+        /// Whose; absent: all of them.
+        #[serde(default)]
+        platform: Option<Platform>,
+        /// When it begins, after the first push.
+        after_ms: u64,
+        /// How long it lasts.
+        for_ms: u64,
+    },
+    /// A share of the requests is answered with 503.
+    Failing {
+        /// Whose; absent: all of them.
+        #[serde(default)]
+        platform: Option<Platform>,
+        /// Which share of the requests, 0 to 1.
+        share: f64,
+        /// They reach the phones in spite of the answer.
+        #[serde(default)]
+        delivered: bool,
+        /// FCM: what `Retry-After` says, seconds.
+        #[serde(default)]
+        retry_after_s: Option<u32>,
         /// When it begins, after the first push.
         after_ms: u64,
         /// How long it lasts.
@@ -171,8 +213,23 @@ impl FaultSpec {
     #[must_use]
     pub fn after_ms(self) -> u64 {
         match self {
-            Self::Slow { after_ms, .. } | Self::Silent { after_ms, .. } => after_ms,
+            Self::Slow { after_ms, .. } | Self::Silent { after_ms, .. } | Self::Failing { after_ms, .. } => after_ms,
         }
+    }
+
+    /// How long it lasts.
+    #[must_use]
+    pub fn for_ms(self) -> u64 {
+        match self {
+            Self::Slow { for_ms, .. } | Self::Silent { for_ms, .. } | Self::Failing { for_ms, .. } => for_ms,
+        }
+    }
+
+    /// Whether it befalls the gateway of a platform.
+    #[must_use]
+    pub fn befalls(self, gateway: Platform) -> bool {
+        let (Self::Slow { platform, .. } | Self::Silent { platform, .. } | Self::Failing { platform, .. }) = self;
+        platform.is_none_or(|p| p == gateway)
     }
 }
 
@@ -269,6 +326,24 @@ impl Scenario {
             .last_seen
             .or_else(|| self.alert.region.center())
             .expect("checked: a polygon comes with a place last seen")
+    }
+}
+
+impl fmt::Display for FaultSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Slow { platform, .. } | Self::Silent { platform, .. } | Self::Failing { platform, .. }) = self;
+        f.write_str(match platform {
+            None => "gateway",
+            Some(Platform::Apns) => "APNs",
+            Some(Platform::Fcm) => "FCM",
+        })?;
+        match self {
+            Self::Slow { factor, .. } => write!(f, " {factor} times slower"),
+            Self::Silent { .. } => f.write_str(" silent"),
+            Self::Failing { share, delivered, .. } => {
+                write!(f, " answers {} % with 503{}", share * 100.0, if *delivered { ", though delivered" } else { "" })
+            }
+        }
     }
 }
 

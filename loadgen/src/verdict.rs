@@ -8,16 +8,20 @@ pub mod cells;
 pub mod geometry;
 pub mod ledger;
 pub mod order;
+pub mod sample;
 
 use std::{collections::BTreeMap, num::NonZero, thread};
 
+use h3o::Resolution;
+
 use crate::{
+    gateway::Platform,
     place::Place,
     population::{Device, Population},
 };
 use geometry::Region;
 use ledger::{Ledger, Tally};
-use order::Sample;
+use sample::{Sample, Spot};
 
 /// Farther outside than this nobody may be reached: the overshoot that the contract allows a cover.
 pub const OUTSIDE_METERS: f64 = 500.0;
@@ -56,6 +60,38 @@ pub struct Case<'a> {
     pub settled_ns: u64,
     /// When the wave had ended; later moves do not matter.
     pub end_ns: u64,
+    /// How finely the judgement tells places apart, for the picture; no finer than [`sample::FINEST`].
+    pub resolution: Resolution,
+}
+
+/// What became of those addressed in one spot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpotCount {
+    /// Devices inside or at the edge, and those that were reached anyway.
+    pub devices: u64,
+    /// Of those, exactly inside, alive, never accepted.
+    pub missed: u64,
+    /// Of those, sent to and never answered.
+    pub unknown: u64,
+}
+
+/// What became of the devices of one platform; see [`Judgement`] for the words.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PlatformCount {
+    /// Exactly inside, or at the edge.
+    pub addressed: u64,
+    /// Accepted at least once.
+    pub accepted: u64,
+    /// Never accepted, though inside and alive.
+    pub missed: u64,
+    /// Acceptances after the first without a reason.
+    pub duplicates: u64,
+    /// Acceptances after the first that follow an unanswered or failed request.
+    pub repeated: u64,
+    /// Sent to and never answered.
+    pub unknown: u64,
+    /// Token called dead.
+    pub dead_tokens: u64,
 }
 
 /// What came of it.
@@ -87,8 +123,12 @@ pub struct Judgement {
     pub movers: u64,
     /// Of those, how many were inside at start and end.
     pub movers_inside: u64,
-    /// First acceptance of each device: when, and how far from the place last seen its first place was.
+    /// The same by platform.
+    pub platforms: BTreeMap<Platform, PlatformCount>,
+    /// First acceptance of each device.
     pub samples: Vec<Sample>,
+    /// Who was addressed where, by first place: as many entries as spots of the region.
+    pub spots: BTreeMap<Spot, SpotCount>,
     /// For each failure some devices by number, to look at: `population.device(n)` with the seed of the run.
     pub examples: BTreeMap<&'static str, Vec<u64>>,
 }
@@ -152,21 +192,40 @@ impl Judgement {
         if tally.duplicates > 0 {
             self.example("duplicates", device.index);
         }
-        match tally.first_accepted_ns {
-            Some(at_ns) => {
-                self.accepted += 1;
-                #[allow(clippy::cast_possible_truncation)] // metres in an f32 are good to a metre
-                self.samples.push((at_ns, geometry::distance_meters(case.last_seen, device.place) as f32));
-                if whereabouts.outside_meters > OUTSIDE_METERS {
-                    self.outside += 1;
-                    self.example("outside", device.index);
-                }
+        let missed = whereabouts.inside && !tally.dead && tally.first_accepted_ns.is_none();
+        if whereabouts.inside || whereabouts.edge || tally.first_accepted_ns.is_some() {
+            self.addressed(case, device, &tally, missed);
+        }
+        let count = self.platforms.entry(device.platform).or_default();
+        count.addressed += u64::from(whereabouts.inside || whereabouts.edge);
+        count.accepted += u64::from(tally.first_accepted_ns.is_some());
+        count.missed += u64::from(missed);
+        count.duplicates += tally.duplicates;
+        count.repeated += tally.repeated;
+        count.unknown += u64::from(tally.unknown);
+        count.dead_tokens += u64::from(tally.dead);
+        if missed {
+            self.missed += 1;
+            self.example("missed", device.index);
+        }
+        if tally.first_accepted_ns.is_some() {
+            self.accepted += 1;
+            if whereabouts.outside_meters > OUTSIDE_METERS {
+                self.outside += 1;
+                self.example("outside", device.index);
             }
-            None if whereabouts.inside && !tally.dead => {
-                self.missed += 1;
-                self.example("missed", device.index);
-            }
-            None => {}
+        }
+    }
+
+    /// Counts a device where it is.
+    fn addressed(&mut self, case: &Case<'_>, device: &Device, tally: &Tally, missed: bool) {
+        let spot = Spot::of(device.place, device.platform, case.resolution);
+        let count = SpotCount { devices: 1, missed: u64::from(missed), unknown: u64::from(tally.unknown) };
+        self.spots.entry(spot).or_default().add(count);
+        if let Some(at_ns) = tally.first_accepted_ns {
+            #[allow(clippy::cast_possible_truncation)] // metres in an f32 are good to a metre
+            let meters = geometry::distance_meters(case.last_seen, device.place) as f32;
+            self.samples.push(Sample { at_ns, meters, spot });
         }
     }
 
@@ -190,12 +249,39 @@ impl Judgement {
         self.unanswered_requests += part.unanswered_requests;
         self.movers += part.movers;
         self.movers_inside += part.movers_inside;
+        for (platform, count) in part.platforms {
+            self.platforms.entry(platform).or_default().add(count);
+        }
         self.samples.extend(part.samples);
+        for (spot, count) in part.spots {
+            self.spots.entry(spot).or_default().add(count);
+        }
         for (kind, indexes) in part.examples {
             for index in indexes {
                 self.example(kind, index);
             }
         }
+    }
+}
+
+impl PlatformCount {
+    fn add(&mut self, other: Self) {
+        self.addressed += other.addressed;
+        self.accepted += other.accepted;
+        self.missed += other.missed;
+        self.duplicates += other.duplicates;
+        self.repeated += other.repeated;
+        self.unknown += other.unknown;
+        self.dead_tokens += other.dead_tokens;
+    }
+}
+
+impl SpotCount {
+    /// Adds another's.
+    pub fn add(&mut self, other: Self) {
+        self.devices += other.devices;
+        self.missed += other.missed;
+        self.unknown += other.unknown;
     }
 }
 

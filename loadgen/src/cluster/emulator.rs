@@ -1,4 +1,4 @@
-//! The gateway emulator as a run uses it: started, put into trouble, asked for its record.
+//! A gateway emulator as a run uses it: started, put into trouble, asked for its record. One process plays one platform.
 
 use std::{
     io,
@@ -16,22 +16,21 @@ use tokio::{
 
 use super::{
     ClusterError, ClusterPlan,
-    files::SigningKey,
+    files::{self, SigningKey},
     prepare,
     process::{Pipes, Process, Role},
     start_with_pipes, write_private,
 };
 use crate::{
     gateway::{
-        answer::Reason,
-        config::{GatewayConfig, KeyConfig},
-        faults::{Faults, Latency, Silence, Silent, Slow},
-        record::{Entry, Record, flag},
+        Platform,
+        answer::{Reason, RetryAfter},
+        config::{GatewayConfig, KeyConfig, ProjectConfig, ServiceAccountConfig, TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM},
+        faults::{Errors, Faults, Latency, Silence, Silent, Slow},
         script::{Rule, Scripted, Scripts},
     },
     run::RunError,
     scenario::FaultSpec,
-    verdict::ledger::{Answer, Fate, Ledger, Push},
 };
 
 /// The receive window of a connection, bytes: some thousand pushes, so that it is not what limits a near lane. What Apple
@@ -42,28 +41,36 @@ const NORMAL_PER_SECOND: u32 = 100_000;
 /// To write a record of a few million requests takes a second or two.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 
-/// What a scenario asks of the gateway.
+/// What a scenario asks of the gateways.
 #[derive(Debug, Clone)]
 pub struct GatewayPlan {
+    /// One emulator for each.
+    pub platforms: Vec<Platform>,
     /// Share of tokens called dead, 0 to 1.
     pub dead_share: f64,
     /// Of every answer, microseconds.
     pub latency_us: u64,
     /// Of everything random.
     pub seed: u64,
-    /// Topics of the apps.
+    /// APNs: topics of the apps.
     pub topics: Vec<String>,
+    /// FCM: messages in any 60 s.
+    pub fcm_quota_per_minute: u32,
 }
 
 /// A running emulator; its orders are JSON lines on its standard input, each answered by one on its output.
 #[derive(Debug, Clone)]
 pub struct Emulator {
+    /// Which provider it plays.
+    pub platform: Platform,
     /// host:port of the push service.
     pub endpoint: String,
     /// The name in its certificate.
     pub server_name: &'static str,
     /// Its CA, PEM.
     pub ca_file: PathBuf,
+    /// FCM: where access tokens are asked for.
+    pub token_uri: Option<String>,
     latency: Latency,
     /// It ends when its standard input does, so this lives as long as it.
     pipes: Arc<Mutex<Pipes>>,
@@ -89,22 +96,30 @@ impl Emulator {
     ///
     /// # Errors
     /// It does not come up.
-    pub async fn start(plan: &ClusterPlan, key: &SigningKey) -> Result<(Process, Self), ClusterError> {
+    pub async fn start(
+        plan: &ClusterPlan,
+        platform: Platform,
+        key: &SigningKey,
+    ) -> Result<(Process, Self), ClusterError> {
         let latency = Latency { p50_us: plan.gateway.latency_us, p99_us: plan.gateway.latency_us };
-        let config = plan.dir.join("gateway.toml");
-        let text = toml::to_string(&configuration(&plan.gateway, latency, key))
+        let name = format!("gateway-{}", platform.as_str());
+        let config = plan.dir.join(format!("{name}.toml"));
+        let text = toml::to_string(&configuration(&plan.gateway, platform, latency, key))
             .map_err(|e| prepare("the gateway's configuration", e))?;
         write_private(&config, &text).map_err(|e| prepare(&config.display().to_string(), e))?;
         let arguments = [
             "gateway".to_owned(),
             format!("--config={}", config.display()),
-            format!("--directory={}", plan.dir.display()),
+            format!("--directory={}", plan.dir.join(&name).display()),
         ];
-        let (process, announced, pipes) =
-            start_with_pipes(plan, Role::Gateway, "gateway".to_owned(), &arguments).await?;
+        let (process, announced, pipes) = start_with_pipes(plan, Role::Gateway, name, &arguments).await?;
         let ca_file = announced.ca_file.ok_or_else(|| prepare("the gateway's CA", "it was not announced"))?;
         let pipes = Arc::new(Mutex::new(pipes));
-        Ok((process, Self { endpoint: announced.listen, server_name: "localhost", ca_file, latency, pipes }))
+        let (endpoint, token_uri) = (announced.listen, announced.token_uri);
+        if platform == Platform::Fcm && token_uri.is_none() {
+            return Err(prepare("the gateway's token endpoint", "it was not announced"));
+        }
+        Ok((process, Self { platform, endpoint, server_name: "localhost", ca_file, token_uri, latency, pipes }))
     }
 
     /// Begins a time of trouble, which ends by itself.
@@ -122,6 +137,16 @@ impl Emulator {
                 // The hardest silence: what was sent reaches the phones, and the sender never learns it.
                 let silent = Silent { mode: Silence::DropAnswers, duration_ms: for_ms };
                 Faults { latency, silent: Some(silent), ..Faults::default() }
+            }
+            FaultSpec::Failing { share, delivered, retry_after_s, for_ms, .. } => {
+                let reason = match self.platform {
+                    Platform::Apns => Reason::ServiceUnavailable,
+                    Platform::Fcm => Reason::FcmUnavailable,
+                };
+                let retry_after = retry_after_s.filter(|_| self.platform == Platform::Fcm);
+                let retry_after = retry_after.map(|seconds| RetryAfter { seconds, date: false });
+                let errors = Errors { reason, ppm: ppm(share), delivered, retry_after, duration_ms: for_ms };
+                Faults { latency, errors: vec![errors], ..Faults::default() }
             }
         };
         self.order(&Order::Faults(&faults)).await
@@ -154,67 +179,56 @@ impl Emulator {
     }
 }
 
-fn configuration(plan: &GatewayPlan, latency: Latency, key: &SigningKey) -> GatewayConfig {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a share of a million
-    let ppm = (plan.dead_share * 1e6) as u32;
-    // Both words that Apple has for it, half and half.
+fn configuration(plan: &GatewayPlan, platform: Platform, latency: Latency, key: &SigningKey) -> GatewayConfig {
+    let ppm = ppm(plan.dead_share);
+    // Apple has two words for a token that will never do, half and half; Google one.
+    let words = match platform {
+        Platform::Apns => [Reason::Unregistered, Reason::BadDeviceToken],
+        Platform::Fcm => [Reason::FcmUnregistered; 2],
+    };
     let dead = |reason, ppm| Rule { ppm, answer: Scripted::always(reason) };
-    GatewayConfig {
-        keys: vec![KeyConfig {
-            key_id: key.key_id.to_owned(),
-            team_id: key.team_id.to_owned(),
-            public_key_file: Some(key.public.clone()),
-            public_key_pem: None,
-        }],
-        topics: plan.topics.clone(),
-        sandbox: true,
+    let common = GatewayConfig {
+        platform,
         connection_window: CONNECTION_WINDOW,
         scripts: Scripts {
             seed: plan.seed,
-            rules: vec![dead(Reason::Unregistered, ppm.div_ceil(2)), dead(Reason::BadDeviceToken, ppm / 2)],
+            rules: vec![dead(words[0], ppm.div_ceil(2)), dead(words[1], ppm / 2)],
             ..Scripts::default()
         },
         faults: Faults { latency, ..Faults::default() },
         seed: plan.seed,
         ..GatewayConfig::default()
+    };
+    match platform {
+        Platform::Apns => GatewayConfig {
+            keys: vec![KeyConfig {
+                key_id: key.key_id.to_owned(),
+                team_id: key.team_id.to_owned(),
+                public_key_file: Some(key.public.clone()),
+                public_key_pem: None,
+            }],
+            topics: plan.topics.clone(),
+            sandbox: true,
+            ..common
+        },
+        Platform::Fcm => GatewayConfig {
+            projects: vec![ProjectConfig {
+                project: files::PROJECT.to_owned(),
+                quota_per_minute: plan.fcm_quota_per_minute,
+            }],
+            service_accounts: vec![ServiceAccountConfig {
+                client_email: files::CLIENT_EMAIL.to_owned(),
+                private_key_id: Some(files::PRIVATE_KEY_ID.to_owned()),
+                public_key_file: None,
+                public_key_pem: Some(TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM.to_owned()),
+                projects: vec![files::PROJECT.to_owned()],
+            }],
+            ..common
+        },
     }
 }
 
-/// A record as the verdict reads it.
-#[derive(Debug)]
-pub struct Recorded {
-    /// Every request.
-    pub ledger: Ledger,
-    /// Bytes that came from clients, TLS and all.
-    pub bytes_received: u64,
-}
-
-/// Reads an exported record.
-///
-/// # Errors
-/// It is not there, or not whole.
-pub fn read_record(path: &Path) -> Result<Recorded, RunError> {
-    let record = Record::load(path).map_err(|e| RunError::Record(format!("{}: {e}", path.display())))?;
-    if record.header.dropped > 0 {
-        return Err(RunError::Record(format!("{} requests did not fit: it proves nothing", record.header.dropped)));
-    }
-    let bytes_received = record.bytes_received();
-    Ok(Recorded { ledger: Ledger::new(record.entries.iter().map(push).collect()), bytes_received })
-}
-
-fn push(entry: &Entry) -> Push {
-    let fate = match entry.status {
-        _ if entry.accepted() => Fate::Accepted,
-        410 => Fate::Dead,
-        400 if entry.reason() == Some(Reason::BadDeviceToken) => Fate::Dead,
-        _ => Fate::Failed,
-    };
-    let answered = entry.flags & (flag::ANSWERED | flag::UNPROCESSED) != 0;
-    let doubtful = entry.flags & (flag::CANCELLED | flag::DOUBTFUL) != 0;
-    let answer = match (answered, doubtful) {
-        (false, _) => Answer::Withheld,
-        (true, true) => Answer::Doubtful,
-        (true, false) => Answer::Given,
-    };
-    Push { token_hash: entry.token_hash, at_ns: entry.time_us * 1_000, fate, answer }
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a share of a million
+fn ppm(share: f64) -> u32 {
+    (share * 1e6) as u32
 }

@@ -1,11 +1,21 @@
-//! What the processes of a run are given: a signing key, and the coordinator's configuration.
+//! What the processes of a run are given: keys, and the coordinator's configuration.
 
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{ClusterError, emulator::Emulator, prepare, write_private};
-use crate::drive::alert::{CREDENTIAL, GATEWAY};
+use super::{ClusterError, ClusterPlan, emulator::Emulator, prepare, write_private};
+use crate::{
+    drive::alert::{credential_name, gateway_name},
+    gateway::{Platform, config::TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM},
+};
+
+/// The one project of the FCM emulator.
+pub const PROJECT: &str = "clarion-load";
+/// Who may send for it.
+pub const CLIENT_EMAIL: &str = "loadgen@clarion-load.iam.gserviceaccount.com";
+/// `kid` of what it signs.
+pub const PRIVATE_KEY_ID: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A key for provider tokens, made for this run.
 #[derive(Debug, Clone)]
@@ -38,10 +48,11 @@ struct CoordinatorFile<'a> {
     listen: String,
     health_listen: String,
     nodes: &'a [String],
-    gateways: [GatewayTable<'a>; 1],
-    credentials: [CredentialTable<'a>; 1],
+    gateways: Vec<GatewayTable<'a>>,
+    credentials: Vec<CredentialTable<'a>>,
 }
 
+/// `None` is left out of the file.
 #[derive(Debug, Serialize)]
 struct GatewayTable<'a> {
     name: &'a str,
@@ -51,51 +62,94 @@ struct GatewayTable<'a> {
     ca_file: &'a Path,
     environment: &'a str,
     lane_kind: &'a str,
+    connections: Option<u32>,
+    quota_per_minute: Option<u32>,
+    backoff_min_ms: Option<u32>,
 }
 
 #[derive(Debug, Serialize)]
-struct CredentialTable<'a> {
-    name: &'a str,
-    kind: &'a str,
-    key_file: &'a Path,
-    key_id: &'a str,
-    team_id: &'a str,
+#[serde(untagged)]
+enum CredentialTable<'a> {
+    Apns { name: &'a str, kind: &'a str, key_file: &'a Path, key_id: &'a str, team_id: &'a str },
+    Fcm { name: &'a str, kind: &'a str, service_account_file: PathBuf, ca_file: &'a Path },
 }
 
-/// Writes the coordinator's configuration.
+/// As Google hands it out, but for what only its other services read.
+#[derive(Debug, Serialize)]
+struct ServiceAccountFile<'a> {
+    r#type: &'a str,
+    project_id: &'a str,
+    private_key_id: &'a str,
+    private_key: &'a str,
+    client_email: &'a str,
+    token_uri: &'a str,
+}
+
+/// Writes the coordinator's configuration, and the key file of the service account that it names.
 ///
 /// # Errors
 /// The folder cannot be written to.
 pub fn coordinator_config(
-    dir: &Path,
+    plan: &ClusterPlan,
     port: u16,
     nodes: &[String],
-    emulator: &Emulator,
+    emulators: &[Emulator],
     key: &SigningKey,
 ) -> Result<PathBuf, ClusterError> {
+    let credentials = emulators.iter().map(|emulator| credential(&plan.dir, emulator, key));
     let file = CoordinatorFile {
         listen: format!("127.0.0.1:{port}"),
         health_listen: "127.0.0.1:0".to_owned(),
         nodes,
-        gateways: [GatewayTable {
-            name: GATEWAY,
-            platform: "apns",
-            endpoint: &emulator.endpoint,
-            server_name: emulator.server_name,
-            ca_file: &emulator.ca_file,
-            environment: "sandbox",
-            lane_kind: "test",
-        }],
-        credentials: [CredentialTable {
-            name: CREDENTIAL,
-            kind: "apns",
-            key_file: &key.private,
-            key_id: key.key_id,
-            team_id: key.team_id,
-        }],
+        gateways: emulators.iter().map(|emulator| gateway(plan, emulator)).collect(),
+        credentials: credentials.collect::<Result<_, _>>()?,
     };
-    let path = dir.join("coordinator.toml");
+    let path = plan.dir.join("coordinator.toml");
     let text = toml::to_string(&file).map_err(|e| prepare("the coordinator's configuration", e))?;
     write_private(&path, &text).map_err(|e| prepare(&path.display().to_string(), e))?;
     Ok(path)
+}
+
+fn gateway<'a>(plan: &ClusterPlan, emulator: &'a Emulator) -> GatewayTable<'a> {
+    let fcm = Some(plan.fcm).filter(|_| emulator.platform == Platform::Fcm).unwrap_or_default();
+    GatewayTable {
+        name: gateway_name(emulator.platform),
+        platform: emulator.platform.as_str(),
+        endpoint: &emulator.endpoint,
+        server_name: emulator.server_name,
+        ca_file: &emulator.ca_file,
+        environment: "sandbox",
+        lane_kind: "test",
+        connections: fcm.connections,
+        quota_per_minute: fcm.quota_per_minute,
+        backoff_min_ms: fcm.backoff_min_ms,
+    }
+}
+
+fn credential<'a>(
+    dir: &Path,
+    emulator: &'a Emulator,
+    key: &'a SigningKey,
+) -> Result<CredentialTable<'a>, ClusterError> {
+    let (name, kind) = (credential_name(emulator.platform), emulator.platform.as_str());
+    match emulator.platform {
+        Platform::Apns => {
+            Ok(CredentialTable::Apns { name, kind, key_file: &key.private, key_id: key.key_id, team_id: key.team_id })
+        }
+        Platform::Fcm => {
+            let service_account_file = dir.join("service-account.json");
+            let account = ServiceAccountFile {
+                r#type: "service_account",
+                project_id: PROJECT,
+                private_key_id: PRIVATE_KEY_ID,
+                private_key: TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM,
+                client_email: CLIENT_EMAIL,
+                token_uri: emulator.token_uri.as_deref().unwrap_or_default(),
+            };
+            let text = serde_json::to_string_pretty(&account).map_err(|e| prepare("the service account", e))?;
+            write_private(&service_account_file, &text)
+                .map_err(|e| prepare(&service_account_file.display().to_string(), e))?;
+            Ok(CredentialTable::Fcm { name, kind, service_account_file, ca_file: &emulator.ca_file })
+        }
+    }
 }

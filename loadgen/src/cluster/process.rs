@@ -69,6 +69,9 @@ pub struct Announcement {
     /// The CA that signed its certificate, if it made one.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// Where it gives out access tokens, if it does.
+    #[serde(default)]
+    pub token_uri: Option<String>,
 }
 
 /// The child's ends of standard input and output, behind its first line.

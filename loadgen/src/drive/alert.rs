@@ -10,16 +10,30 @@ use tonic::transport::Channel;
 
 use super::{DriveError, lat_lng, timestamp};
 use crate::{
-    gateway::clock,
+    cluster::files::PROJECT,
+    gateway::{Platform, clock},
     place::Place,
     population::Population,
     scenario::{RegionSpec, Scenario},
 };
 
-/// How the coordinator's configuration calls the emulator.
-pub const GATEWAY: &str = "emulator";
-/// And the key that signs provider tokens.
-pub const CREDENTIAL: &str = "team-key";
+/// How the coordinator's configuration calls an emulator.
+#[must_use]
+pub fn gateway_name(platform: Platform) -> &'static str {
+    match platform {
+        Platform::Apns => "apns-emulator",
+        Platform::Fcm => "fcm-emulator",
+    }
+}
+
+/// And what it signs with.
+#[must_use]
+pub fn credential_name(platform: Platform) -> &'static str {
+    match platform {
+        Platform::Apns => "team-key",
+        Platform::Fcm => "service-account",
+    }
+}
 
 /// A submitted alert.
 #[derive(Debug, Clone)]
@@ -63,14 +77,19 @@ pub fn now_ns() -> u64 {
 pub async fn create_apps(channel: Channel, population: &Population) -> Result<(), DriveError> {
     let mut client = AppServiceClient::new(channel);
     for app in population.apps() {
+        let (platform, topic, project) = match app.platform {
+            Platform::Apns => (wire::Platform::Apns, topic(&app.name), String::new()),
+            Platform::Fcm => (wire::Platform::Fcm, String::new(), PROJECT.to_owned()),
+        };
         let request = wire::CreateAppRequest {
-            app_id: app.clone(),
+            app_id: app.name.clone(),
             app: Some(wire::App {
                 display_name: "Load".to_owned(),
-                platform: wire::Platform::Apns.into(),
-                gateway: GATEWAY.to_owned(),
-                credential: CREDENTIAL.to_owned(),
-                topic: topic(app),
+                platform: platform.into(),
+                gateway: gateway_name(app.platform).to_owned(),
+                credential: credential_name(app.platform).to_owned(),
+                topic,
+                project,
                 environment: wire::Environment::Sandbox.into(),
                 lane_kind: wire::LaneKind::Test.into(),
                 ..wire::App::default()
@@ -81,7 +100,7 @@ pub async fn create_apps(channel: Channel, population: &Population) -> Result<()
     Ok(())
 }
 
-/// The topic of an app.
+/// The topic of an app of APNs.
 #[must_use]
 pub fn topic(app: &str) -> String {
     format!("org.clarion.{app}")
@@ -96,7 +115,7 @@ pub fn alert(scenario: &Scenario, population: &Population) -> wire::Alert {
         region: Some(region(&scenario.alert.region)),
         last_seen: Some(lat_lng(scenario.last_seen())),
         audience: Some(wire::Audience {
-            apps: population.apps().iter().map(|a| format!("apps/{a}")).collect(),
+            apps: population.apps().iter().map(|a| format!("apps/{}", a.name)).collect(),
             segments: String::new(),
         }),
         active_until: Some(timestamp(clock::wall().0 + scenario.alert.active_s * 1_000)),
@@ -247,7 +266,7 @@ mod tests {
         let scenario = Scenario::find("city").unwrap();
         let population = Population::new(&scenario.population, 1, 1).unwrap();
         let alert = alert(&scenario, &population);
-        assert_eq!(alert.audience.unwrap().apps, ["apps/guardian"]);
+        assert_eq!(alert.audience.unwrap().apps, ["apps/guardian-ios", "apps/guardian-android"]);
         assert!(alert.case.unwrap().messages.contains_key("en"));
         assert_eq!(alert.mode, i32::from(wire::Mode::Test));
     }

@@ -12,11 +12,14 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::DriveError;
-use crate::population::{Device, Population};
+use crate::{
+    gateway::Platform,
+    population::{Device, Population},
+};
 
 /// Streams side by side: one is encoded while another waits.
 const STREAMS: u64 = 2;
-/// Items of a batch: some 300 KB, far below the 4 MiB that the contract allows.
+/// Items of a batch: some 600 KB, far below the 4 MiB that the contract allows.
 const BATCH: u64 = 2_000;
 /// Batches of one stream that are not yet acknowledged.
 const UNDER_WAY: usize = 3;
@@ -103,13 +106,18 @@ fn send(
 
 /// A registration with a place, as a phone sends it at the first start of an app.
 fn arrival(population: &Population, device: &Device, observed_ms: u64) -> wire::DeviceChange {
+    let token = device.token.as_slice();
+    let token = match device.platform {
+        Platform::Apns => HEXLOWER.encode(token),
+        Platform::Fcm => String::from_utf8_lossy(token).into_owned(),
+    };
     wire::DeviceChange {
         device: uuid::Uuid::from_bytes(device.id).simple().to_string(),
         observe_time: Some(super::timestamp(observed_ms)),
         change: Some(wire::device_change::Change::Arrival(wire::Arrival {
             registration: Some(wire::Registration {
-                app: format!("apps/{}", population.apps()[device.app]),
-                token: HEXLOWER.encode(device.token.as_slice()),
+                app: format!("apps/{}", population.apps()[device.app].name),
+                token,
                 locale: device.locale.to_owned(),
                 segments: device.segments.iter().map(|s| (*s).to_owned()).collect(),
                 person: String::new(),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// A provider. One emulator plays one.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum Platform {
@@ -15,9 +15,21 @@ pub enum Platform {
 }
 
 impl Platform {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Apns, Self::Fcm];
+
+    /// As in configurations, and in names of files and processes.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Apns => "apns",
+            Self::Fcm => "fcm",
+        }
+    }
+
     /// From its number in a record.
     #[must_use]
     pub fn from_number(number: u64) -> Option<Self> {
-        [Self::Apns, Self::Fcm].into_iter().find(|p| *p as u64 == number)
+        Self::ALL.into_iter().find(|p| *p as u64 == number)
     }
 }

@@ -30,7 +30,7 @@ fn a_device_is_the_same_whoever_asks_and_when() {
     let device = a.device(5);
     assert_eq!(device.id, b.device(5).id);
     assert!(device.place == b.device(5).place);
-    assert_eq!(device.token.hash(), b.token(5).hash());
+    assert_eq!(device.token.hash(), b.device(5).token.hash());
     assert_ne!(device.id, Population::new(&city(), 8, 10).unwrap().device(5).id);
     // Written down once: a change of these numbers makes every earlier report incomparable.
     assert_eq!(uuid::Uuid::from_bytes(device.id).get_version_num(), 4);
@@ -45,14 +45,18 @@ fn ids_and_tokens_are_all_different() {
 }
 
 #[test]
-fn tokens_have_the_three_lengths() {
-    let population = Population::new(&city(), 1, 10_000).unwrap();
-    let mut lengths = std::collections::BTreeMap::new();
+fn devices_are_shared_among_apps_and_have_the_tokens_of_their_platform() {
+    let apps = "apps = [{ name = 'a' }, { name = 'b', platform = 'fcm' }]\nareas = [{ kind = 'cities', share = 1 }]";
+    let population = Population::new(&spec(apps), 1, 10_000).unwrap();
+    assert_eq!(population.platforms(), [Platform::Apns, Platform::Fcm]);
+    let fcm = population.iter().filter(|d| d.platform == Platform::Fcm).count();
+    assert!((4_700..5_300).contains(&fcm), "{fcm}");
     for device in population.iter() {
-        *lengths.entry(device.token.as_slice().len()).or_insert(0u32) += 1;
+        let long = device.token.as_slice().len() > 100;
+        assert_eq!((device.platform == Platform::Fcm, device.app), (long, usize::from(long)));
     }
-    assert_eq!(lengths.keys().copied().collect::<Vec<_>>(), [32, 54, 100]);
-    assert!((8_800..9_200).contains(&lengths[&32]), "{lengths:?}");
+    let twice = spec("apps = [{ name = 'a' }, { name = 'a' }]\nareas = [{ kind = 'cities', share = 1 }]");
+    assert!(Population::new(&twice, 1, 1).is_err_and(|e| e.to_string().contains("apps[1].name")));
 }
 
 #[test]

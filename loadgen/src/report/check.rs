@@ -2,8 +2,11 @@
 
 use serde::Serialize;
 
-use super::Report;
-use crate::scenario::{Bound, Expectations};
+use super::{ByPlatform, Report, summary::thousands};
+use crate::{
+    gateway::Platform,
+    scenario::{Bound, Expectations},
+};
 
 /// Whether a failed check fails the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -40,6 +43,9 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
     let preview_excess = report.preview_devices as f64 - addressed;
     let uncounted = report.unanswered_requests.saturating_sub(report.reported.unanswered_requests);
     let cancel = report.cancel;
+    let (apns, fcm) = (report.platforms.get(&Platform::Apns), report.platforms.get(&Platform::Fcm));
+    let of_all = |field: fn(&ByPlatform) -> u64| count(report.platforms.values().map(field).sum());
+    let share_of_time = apns.zip(fcm).map(|(apns, fcm)| apns.last_push_seconds / fcm.last_push_seconds);
     let exact = [
         ("missed", expect.missed, count(report.missed)),
         ("outside", expect.outside, count(report.outside)),
@@ -57,6 +63,11 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
         ("unanswered_uncounted", expect.unanswered_uncounted, count(uncounted)),
         ("late_after_cancel", expect.late_after_cancel, cancel.map(|c| c.late_after_cancel as f64)),
         ("reached_share", expect.reached_share, cancel.map(|c| c.reached_share)),
+        ("quota_window_max", expect.quota_window_max, fcm.map(|f| f.minute_max as f64)),
+        ("throttled", expect.throttled, of_all(|p| p.throttled)),
+        ("failed_requests", expect.failed_requests, of_all(|p| p.failed_requests)),
+        ("fcm_disorder", expect.fcm_disorder, fcm.map(|f| f.order.disorder)),
+        ("apns_share_of_fcm_time", expect.apns_share_of_fcm_time, share_of_time),
         ("shard_growth_bytes", expect.shard_growth_bytes, report.shard_growth_bytes.map(|b| b as f64)),
         // Never in a scenario's hands: a record with requests of nobody is no record of this run.
         ("strangers", Some(Bound::Exactly(0.0)), count(report.strangers)),
@@ -80,7 +91,7 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
         ("shard_cpu_us_per_push", targets.shard_cpu_us_per_push, report.cpu_us_per_push.shard),
         ("bytes_per_device", targets.bytes_per_device, report.bytes_per_device),
         ("total_seconds", targets.total_seconds, report.seconds.total),
-        ("disorder", targets.disorder, report.order.disorder),
+        ("disorder", targets.disorder, report.worst_order().disorder),
     ] {
         out.extend(bound.map(|bound| check(name, Kind::Target, bound, Some(value))));
     }
@@ -104,14 +115,28 @@ fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -> Ch
     }
 }
 
-/// Whole numbers as such, others to three places that matter.
+/// With separators: whole numbers and large ones as such, others to three places that matter.
 #[must_use]
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // below 2^53
 pub fn number(value: f64) -> String {
-    if value.fract() == 0.0 || value.abs() >= 1_000.0 {
-        format!("{value:.0}")
-    } else if value.abs() >= 1.0 {
+    let magnitude = value.abs();
+    let sign = if value < 0.0 { "-" } else { "" };
+    if value.is_finite() && magnitude < 9e15 && (value.fract() == 0.0 || magnitude >= 1_000.0) {
+        format!("{sign}{}", thousands(magnitude.round() as u64))
+    } else if magnitude >= 1.0 {
         format!("{value:.2}")
     } else {
         format!("{value:.4}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_separators_and_places_that_matter() {
+        let written = [0.0, -3.0, 80_000.0, 665_522.27, 1.667_6, 0.003_053, f64::NAN].map(number);
+        assert_eq!(written, ["0", "-3", "80,000", "665,522", "1.67", "0.0031", "NaN"]);
     }
 }

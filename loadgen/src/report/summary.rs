@@ -109,17 +109,43 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             r.rss_bytes.coordinator >> 20
         ),
     )?;
-    let o = r.order;
-    row(
-        out,
-        "nearest first",
-        format!(
-            "{:.3} % of pairs of bands in the wrong order, 99 % at most {:.1} km behind, rank correlation {:.4}",
-            o.disorder * 1e2,
-            o.behind_p99_meters / 1e3,
-            o.rank_correlation
-        ),
-    )?;
+    for (platform, p) in &r.platforms {
+        let name = platform.as_str().to_uppercase();
+        row(
+            out,
+            &name,
+            format!(
+                "{} accepted from {:.3} s to {:.2} s, {} a second, {:.0} bytes a request",
+                thousands(p.accepted),
+                p.first_push_seconds,
+                p.last_push_seconds,
+                thousands_f64(p.rate_per_second),
+                p.bytes_per_push
+            ),
+        )?;
+        row(
+            out,
+            "  requests",
+            format!(
+                "{}, of which {} in the fullest 60 s; {} put off (429), {} failed (5xx), {} repeated",
+                thousands(p.requests),
+                thousands(p.minute_max),
+                thousands(p.throttled),
+                thousands(p.failed_requests),
+                thousands(p.repeated)
+            ),
+        )?;
+        row(
+            out,
+            "  nearest first",
+            format!(
+                "{:.3} % of pairs of bands in the wrong order, 99 % at most {:.1} km behind, rank correlation {:.4}",
+                p.order.disorder * 1e2,
+                p.order.behind_p99_meters / 1e3,
+                p.order.rank_correlation
+            ),
+        )?;
+    }
     row(out, "", "bands are walked in turn by each node, written side by side: their seams blur".to_owned())?;
     writeln!(out)?;
     for check in &r.checks {

@@ -1,19 +1,25 @@
 //! From what was seen and recorded to a report: the judgement of every device, and the figures.
 
+use std::collections::BTreeMap;
+
 use clarion_proto::wire::v1 as wire;
 
 use super::{RunError, wave::Observed};
 use crate::{
     cluster::{
         accounting::cpu_used,
-        emulator::{self, Recorded},
         process::Role,
+        recorded::{Recorded, Requests},
     },
-    gateway::clock,
+    gateway::{Platform, clock},
+    picture::{
+        figures::{self, Figures, Mark},
+        tiles,
+    },
     population::Population,
-    report::{ByRole, Cancel, Machine, Moved, Report, Reported, Rss, Seconds, quantile},
+    report::{ByPlatform, ByRole, Cancel, Machine, Moved, Report, Reported, Rss, Seconds, quantile},
     scenario::Scenario,
-    verdict::{self, Case, Judgement, geometry::Region, order},
+    verdict::{self, Case, Judgement, geometry::Region, order, sample::Sample},
 };
 
 /// Judges a run.
@@ -21,22 +27,25 @@ use crate::{
 /// # Errors
 /// The gateway's record cannot be read, or is not whole.
 #[allow(clippy::cast_precision_loss)] // counts, bytes and nanoseconds far below 2^53
-pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> Result<Report, RunError> {
+pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> Result<(Report, Figures), RunError> {
     let begun = clock::monotonic();
-    let Recorded { ledger, bytes_received } = emulator::read_record(&seen.record)?;
+    let recorded = Recorded::read(seen.records.iter().map(|(platform, path)| (*platform, path.as_path())))?;
+    let ledger = &recorded.ledger;
     let region = Region::new(&scenario.alert.region);
     let edges = band_edges(&seen.ended.progress);
     let settle_ns = scenario.motion.map_or(0, |m| m.settle_ms) * 1_000_000;
+    let resolution = tiles::resolution(&scenario.alert.region);
     let mut judged = verdict::judge(&Case {
         population,
         region: &region,
         last_seen: scenario.last_seen(),
-        ledger: &ledger,
+        ledger,
         moves: &seen.moves,
         settled_ns: seen.ended.seen_ns.saturating_sub(settle_ns),
         end_ns: seen.ended.seen_ns,
+        resolution,
     });
-    let order = order::measure(&mut judged.samples, &edges);
+    order::sort(&mut judged.samples);
     let reported = reported(&seen.ended.progress, &judged);
     let ack = seen.submitted.acknowledged_ns;
     let cancel = seen.ended.cancelled.map(|cancelled| {
@@ -47,17 +56,25 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
             seconds: cancelled.took.as_secs_f64(),
             requests_after: after(cancelled.acknowledged_ns),
             late_after_cancel: after(cancelled.acknowledged_ns + grace_ns),
-            last_request_seconds: seconds_between(cancelled.acknowledged_ns, last),
+            last_request_seconds: figures::seconds(cancelled.acknowledged_ns, last),
             reached_share: judged.accepted as f64 / (judged.region_devices.max(1)) as f64,
         }
     });
-    // Sorted by `order::measure`.
-    let times: Vec<u64> = judged.samples.iter().map(|(at_ns, _)| *at_ns).collect();
-    let after_ack = |at_ns: u64| seconds_between(ack, at_ns);
-    let at = |share: f64| if times.is_empty() { f64::NAN } else { after_ack(quantile(&times, share)) };
-    let (first, last) = (times.first().map_or(f64::NAN, |t| after_ack(*t)), at(1.0));
+    let samples = &judged.samples;
+    let case = figures::Case {
+        region: &scenario.alert.region,
+        resolution,
+        spots: &judged.spots,
+        edges: &edges,
+        acknowledged_ns: ack,
+    };
+    let mut figures = Figures::gather(samples, &case);
+    figures.marks = marks(scenario, &seen);
+    let after_ack = |at_ns: u64| figures::seconds(ack, at_ns);
+    let at = |share: f64| quantile(samples, share).map_or(f64::NAN, |s| after_ack(s.at_ns));
+    let (first, last) = (samples.first().map_or(f64::NAN, |s| after_ack(s.at_ns)), at(1.0));
     let per_push = |role| cpu_used(role, &seen.cpu.0, &seen.cpu.1) as f64 / judged.accepted.max(1) as f64;
-    Ok(Report {
+    let report = Report {
         scenario: scenario.name.clone(),
         seed: scenario.seed,
         devices: scenario.devices,
@@ -102,15 +119,67 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
             coordinator: per_push(Role::Coordinator),
             emulator: per_push(Role::Gateway),
         },
-        bytes_per_push: bytes_received as f64 / ledger.pushes().len().max(1) as f64,
+        bytes_per_push: recorded.bytes_received() as f64 / ledger.pushes().len().max(1) as f64,
         rss_bytes: Rss { shard: seen.rss.0, coordinator: seen.rss.1, peaks: seen.peaks },
         bytes_per_device: seen.load_growth_bytes as f64 / scenario.devices as f64,
         shard_growth_bytes: seen.shard_growth_bytes,
-        order,
+        platforms: by_platform(&judged, &recorded, &edges, ack),
         checks: Vec::new(),
         examples: std::mem::take(&mut judged.examples),
         machine: Machine::here(),
-    })
+    };
+    Ok((report, figures))
+}
+
+/// Each platform by itself; samples are in the order of time.
+#[allow(clippy::cast_precision_loss)] // counts and bytes far below 2^53
+fn by_platform(
+    judged: &Judgement,
+    recorded: &Recorded,
+    edges: &[f64],
+    acknowledged_ns: u64,
+) -> BTreeMap<Platform, ByPlatform> {
+    let one = |(platform, requests): (&Platform, &Requests)| {
+        let count = judged.platforms.get(platform).copied().unwrap_or_default();
+        let samples: Vec<Sample> = judged.samples.iter().filter(|s| s.spot.platform() == *platform).copied().collect();
+        let after_ack = |s: Option<&Sample>| s.map_or(f64::NAN, |s| figures::seconds(acknowledged_ns, s.at_ns));
+        let (first, last) = (after_ack(samples.first()), after_ack(samples.last()));
+        let figures = ByPlatform {
+            addressed: count.addressed,
+            accepted: count.accepted,
+            missed: count.missed,
+            duplicates: count.duplicates,
+            repeated: count.repeated,
+            unknown: count.unknown,
+            dead_tokens: count.dead_tokens,
+            requests: requests.count,
+            throttled: requests.throttled,
+            failed_requests: requests.failed,
+            minute_max: requests.minute_max,
+            bytes_per_push: requests.bytes_received as f64 / requests.count.max(1) as f64,
+            rate_per_second: count.accepted as f64 / (last - first).max(1e-3),
+            first_push_seconds: first,
+            last_push_seconds: last,
+            order: order::measure(&samples, edges),
+        };
+        (*platform, figures)
+    };
+    recorded.gateways.iter().map(one).collect()
+}
+
+/// What happened during the wave, for its pictures.
+fn marks(scenario: &Scenario, seen: &Observed) -> Vec<Mark> {
+    let after_ack = |at_ns: u64| figures::seconds(seen.submitted.acknowledged_ns, at_ns);
+    let fault = scenario.gateway.fault.zip(seen.fault_ns).map(|(fault, at_ns)| Mark {
+        from: after_ack(at_ns),
+        until: after_ack(at_ns + fault.for_ms() * 1_000_000),
+        label: fault.to_string(),
+    });
+    let cancel = seen.ended.cancelled.map(|cancelled| {
+        let at = after_ack(cancelled.acknowledged_ns);
+        Mark { from: at, until: at, label: "called off".to_owned() }
+    });
+    fault.into_iter().chain(cancel).collect()
 }
 
 fn reported(progress: &wire::AlertProgress, judged: &Judgement) -> Reported {
@@ -135,11 +204,4 @@ fn band_edges(progress: &wire::AlertProgress) -> Vec<f64> {
     edges.sort_by(f64::total_cmp);
     edges.dedup();
     if edges.is_empty() { order::default_edges(10_000_000.0) } else { edges }
-}
-
-/// Negative if `to_ns` is earlier.
-#[allow(clippy::cast_precision_loss)] // nanoseconds of a run
-fn seconds_between(from_ns: u64, to_ns: u64) -> f64 {
-    let magnitude = from_ns.abs_diff(to_ns) as f64 / 1e9;
-    if to_ns < from_ns { -magnitude } else { magnitude }
 }

@@ -26,7 +26,7 @@ use crate::{
         alert::{self, Ended, Submitted, now_ns},
         motion,
     },
-    gateway::clock,
+    gateway::{Platform, clock},
     population::Population,
     scenario::Scenario,
     show::Show,
@@ -46,8 +46,8 @@ pub struct Scene<'a> {
     pub population: &'a Arc<Population>,
     /// Where the coordinator is.
     pub coordinator: String,
-    /// Where the gateway is.
-    pub emulator: Emulator,
+    /// Where the gateways are.
+    pub emulators: Vec<Emulator>,
     /// The processes.
     pub watched: Vec<Watched>,
     /// Their memory.
@@ -81,12 +81,14 @@ pub struct Observed {
     pub cpu: (Cpu, Cpu),
     /// Resident memory of shard nodes and coordinator at the end of the wave.
     pub rss: (u64, u64),
+    /// When the fault began, nanoseconds of `CLOCK_MONOTONIC`.
+    pub fault_ns: Option<u64>,
     /// Growth of the worst shard node after the fault began.
     pub shard_growth_bytes: Option<u64>,
     /// Highest memory of each process.
     pub peaks: BTreeMap<String, u64>,
-    /// The gateway's record.
-    pub record: PathBuf,
+    /// The gateways' records.
+    pub records: Vec<(Platform, PathBuf)>,
 }
 
 impl Scene<'_> {
@@ -119,8 +121,12 @@ impl Scene<'_> {
         if ended.cancelled.is_some() {
             sleep(AFTER_CANCEL).await;
         }
-        let record = self.dir.join("gateway-record.bin");
-        self.emulator.export(&record).await?;
+        let mut records = Vec::new();
+        for emulator in &self.emulators {
+            let record = self.dir.join(format!("gateway-{}-record.bin", emulator.platform.as_str()));
+            emulator.export(&record).await?;
+            records.push((emulator.platform, record));
+        }
         let shard_growth_bytes = fault_ns.and_then(|at| self.memory.growth(Role::Shard, submitted.acknowledged_ns, at));
         Ok(Observed {
             start: Duration::ZERO,
@@ -133,9 +139,10 @@ impl Scene<'_> {
             moves,
             cpu: (cpu_before, cpu_after),
             rss,
+            fault_ns,
             shard_growth_bytes,
             peaks: BTreeMap::new(),
-            record,
+            records,
         })
     }
 
@@ -197,7 +204,9 @@ impl Scene<'_> {
                 // The wave was faster than its trouble: nothing was shown, and the report says so.
                 () = over.cancelled() => return Ok(None),
             }
-            self.emulator.fault(fault).await?;
+            for emulator in self.emulators.iter().filter(|e| fault.befalls(e.platform)) {
+                emulator.fault(fault).await?;
+            }
             Ok::<_, RunError>(Some(now_ns()))
         };
         let moving = async {

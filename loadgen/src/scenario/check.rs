@@ -9,6 +9,9 @@ const DEVICES_MAX: u64 = 100_000_000;
 /// More processes than that do not tell anything more on one machine.
 const NODES_MAX: u32 = 64;
 
+/// Messages a minute: beyond what one machine sends, so that it stands for none.
+pub(crate) const FCM_QUOTA_MAX: u32 = 1_000_000_000;
+
 type Checked = Result<(), (&'static str, String)>;
 
 impl Scenario {
@@ -44,8 +47,16 @@ impl Scenario {
                 }
             }
             Some(FaultSpec::Silent { for_ms, .. }) => within("gateway.fault.for_ms", for_ms, 1, 600_000)?,
+            Some(FaultSpec::Failing { share: of_requests, retry_after_s, for_ms, .. }) => {
+                share("gateway.fault.share", of_requests)?;
+                within("gateway.fault.retry_after_s", retry_after_s.unwrap_or(1), 1, 3_600)?;
+                within("gateway.fault.for_ms", for_ms, 1, 600_000)?;
+            }
             None => {}
         }
+        let fcm = self.gateway.fcm;
+        within("gateway.fcm.quota_per_minute", fcm.quota_per_minute.unwrap_or(1), 1, FCM_QUOTA_MAX)?;
+        within("gateway.fcm.connections", fcm.connections.unwrap_or(1), 1, 1_024)?;
         if let Some(cancel) = self.cancel {
             share("cancel.at_share", cancel.at_share)?;
         }

@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::report::summary::thousands;
+
 /// Expectations of one scenario; what is absent is not judged.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -36,6 +38,17 @@ pub struct Expectations {
     pub late_after_cancel: Option<Bound>,
     /// Devices in the region that were reached, as a share: a cancelled alert must have been in its middle.
     pub reached_share: Option<Bound>,
+    /// Requests to FCM in the 60 s in which there were the most, by the gateway's record: every 60 s that begin with a request.
+    pub quota_window_max: Option<Bound>,
+    /// Requests that a gateway put off with 429.
+    pub throttled: Option<Bound>,
+    /// Requests that a gateway answered with 5xx.
+    pub failed_requests: Option<Bound>,
+    /// Share of pairs of pushes of different bands that came in the wrong order by FCM: a lane that its quota paces has no
+    /// excuse, however busy the machine is.
+    pub fcm_disorder: Option<Bound>,
+    /// The last acceptance by APNs as a share of the time until the last one by FCM: one lane must not hold back the other.
+    pub apns_share_of_fcm_time: Option<Bound>,
     /// Growth of a shard's memory over its steady state during a fault, bytes, the worst node.
     pub shard_growth_bytes: Option<Bound>,
     /// The state in which the alert must end, without `STATE_`.
@@ -58,7 +71,7 @@ pub struct Targets {
     pub bytes_per_device: Option<Bound>,
     /// Start of the program to the end of the judgement.
     pub total_seconds: Option<Bound>,
-    /// Share of pairs of pushes of different bands that came in the wrong order.
+    /// Share of pairs of pushes of different bands that came in the wrong order, of the worse platform.
     pub disorder: Option<Bound>,
 }
 
@@ -96,11 +109,18 @@ impl Bound {
 impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exactly(wanted) => write!(f, "= {wanted}"),
-            Self::Limits { min: Some(min), max: Some(max) } => write!(f, "{min} to {max}"),
-            Self::Limits { min: Some(min), max: None } => write!(f, "≥ {min}"),
-            Self::Limits { min: None, max: Some(max) } => write!(f, "≤ {max}"),
+            Self::Exactly(wanted) => write!(f, "= {}", written(*wanted)),
+            Self::Limits { min: Some(min), max: Some(max) } => write!(f, "{} to {}", written(*min), written(*max)),
+            Self::Limits { min: Some(min), max: None } => write!(f, "≥ {}", written(*min)),
+            Self::Limits { min: None, max: Some(max) } => write!(f, "≤ {}", written(*max)),
             Self::Limits { min: None, max: None } => f.write_str("any"),
         }
     }
+}
+
+/// As the scenario has it, with separators.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a whole number below 2^53
+fn written(value: f64) -> String {
+    let whole = value.fract() == 0.0 && (0.0..9e15).contains(&value);
+    if whole { thousands(value as u64) } else { value.to_string() }
 }

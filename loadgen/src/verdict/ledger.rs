@@ -18,6 +18,8 @@ pub enum Fate {
 pub enum Answer {
     /// It must know.
     Given,
+    /// It was told that the request failed, and yet it reaches the phone.
+    Denied,
     /// The answer left, but the connection ended right after, or the stream was reset: it may know or not.
     Doubtful,
     /// Nothing.
@@ -136,6 +138,8 @@ mod tests {
         assert_eq!((again.duplicates, again.repeated), (0, 1));
         let again = tally(&[TAKEN_SILENTLY, TAKEN]);
         assert_eq!((again.duplicates, again.repeated, again.unanswered), (0, 1, 1));
+        let again = tally(&[(Fate::Accepted, Answer::Denied), TAKEN]);
+        assert_eq!((again.duplicates, again.repeated, again.unanswered), (0, 1, 0));
         let again = tally(&[(Fate::Accepted, Answer::Doubtful), TAKEN]);
         assert_eq!((again.duplicates, again.repeated, again.unanswered), (0, 1, 0));
         // The reason is used up by the acceptance that follows it.

@@ -11,6 +11,8 @@
 
 use serde::Serialize;
 
+use super::sample::Sample;
+
 /// How orderly a wave was.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Order {
@@ -21,9 +23,6 @@ pub struct Order {
     /// Spearman's rank correlation of time and distance.
     pub rank_correlation: f64,
 }
-
-/// One acceptance: when, and how far from the place last seen.
-pub type Sample = (u64, f32);
 
 /// The edges of bands that a coordinator uses unless configured otherwise: 1, 2, 5, 10, 20, then every 10 km.
 #[must_use]
@@ -37,21 +36,30 @@ pub fn default_edges(upto_meters: f64) -> Vec<f64> {
     edges
 }
 
-/// Measures a wave; `edges` are the outer limits of the bands, ascending.
+/// In which band a distance lies, counted from 0; `edges` are the outer limits of the bands, ascending.
+#[must_use]
+pub fn band_of(edges: &[f64], meters: f32) -> usize {
+    edges.partition_point(|edge| *edge <= f64::from(meters))
+}
+
+/// Puts samples into the order of time.
+pub fn sort(samples: &mut [Sample]) {
+    samples.sort_unstable_by(|a, b| a.at_ns.cmp(&b.at_ns).then(a.meters.total_cmp(&b.meters)));
+}
+
+/// Measures a wave in the order of time; `edges` are the outer limits of the bands, ascending.
 #[must_use]
 #[allow(clippy::cast_precision_loss)] // pairs of 100 million pushes are 5e15, exact in an f64
-pub fn measure(samples: &mut [Sample], edges: &[f64]) -> Order {
+pub fn measure(samples: &[Sample], edges: &[f64]) -> Order {
     if samples.len() < 2 {
         return Order { rank_correlation: 1.0, ..Order::default() };
     }
-    samples.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
-    let band_of = |meters: f32| edges.partition_point(|edge| *edge <= f64::from(meters));
 
     let mut earlier = vec![0u64; edges.len() + 1];
     let (mut wrong, mut farthest) = (0u64, 0usize);
     let mut behind: Vec<f32> = Vec::with_capacity(samples.len());
-    for (_, meters) in samples.iter() {
-        let band = band_of(*meters);
+    for Sample { meters, .. } in samples {
+        let band = band_of(edges, *meters);
         wrong += earlier[band + 1..].iter().sum::<u64>();
         earlier[band] += 1;
         farthest = farthest.max(band);
@@ -76,7 +84,7 @@ pub fn measure(samples: &mut [Sample], edges: &[f64]) -> Order {
 #[allow(clippy::cast_precision_loss)]
 fn spearman(samples: &[Sample]) -> f64 {
     let mut by_distance: Vec<usize> = (0..samples.len()).collect();
-    by_distance.sort_by(|a, b| samples[*a].1.total_cmp(&samples[*b].1));
+    by_distance.sort_by(|a, b| samples[*a].meters.total_cmp(&samples[*b].meters));
     let n = samples.len() as f64;
     let squares: f64 = by_distance.iter().enumerate().map(|(rank, at)| (rank as f64 - *at as f64).powi(2)).sum();
     1.0 - 6.0 * squares / (n * (n * n - 1.0))
@@ -84,12 +92,18 @@ fn spearman(samples: &[Sample]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use h3o::Resolution;
+
     use super::*;
+    use crate::{gateway::Platform, place::Place, verdict::sample::Spot};
 
     #[allow(clippy::cast_precision_loss)]
     fn wave(distances: impl IntoIterator<Item = u32>) -> Order {
-        let mut samples: Vec<Sample> = distances.into_iter().enumerate().map(|(t, d)| (t as u64, d as f32)).collect();
-        measure(&mut samples, &default_edges(100_000.0))
+        let spot = Spot::of(Place::new(0.0, 0.0), Platform::Apns, Resolution::Six);
+        let sample = |(t, d): (usize, u32)| Sample { at_ns: t as u64, meters: d as f32, spot };
+        let mut samples: Vec<Sample> = distances.into_iter().enumerate().map(sample).collect();
+        sort(&mut samples);
+        measure(&samples, &default_edges(100_000.0))
     }
 
     #[test]

@@ -42,6 +42,7 @@ impl World {
             moves: &self.moves,
             settled_ns: 900,
             end_ns: 1_000,
+            resolution: Resolution::Six,
         })
     }
 
@@ -98,8 +99,12 @@ fn a_perfect_wave_is_found_perfect() {
     assert_eq!((judged.missed, judged.outside, judged.duplicates, judged.repeated), (0, 0, 0, 0));
     assert_eq!((judged.unknown, judged.dead_tokens, judged.strangers), (0, 0, 0));
     assert!(judged.examples.is_empty());
+    assert_eq!(judged.platforms[&Platform::Apns].accepted, judged.accepted);
+    assert_eq!(judged.samples.len() as u64, judged.accepted);
+    assert_eq!(judged.spots.values().map(|s| s.devices).sum::<u64>(), judged.accepted);
     let mut samples = judged.samples;
-    assert!(order::measure(&mut samples, &order::default_edges(20_000.0)).disorder < 1e-9);
+    order::sort(&mut samples);
+    assert!(order::measure(&samples, &order::default_edges(20_000.0)).disorder < 1e-9);
 }
 
 #[test]

@@ -1,0 +1,180 @@
+//! `report.html`: one page that shows a run to people.
+//!
+//! A figure in `report.json` proves something to a program; whoever decides whether to trust the engine wants to see the wave go
+//! out. So every run leaves a page: what happened in a sentence, the map of its cells coloured by time, how fast, how late,
+//! how orderly, at what cost, and what was expected. It stands alone: no script, no font, no image is loaded from anywhere, it
+//! opens from a disk or a mail, in light and dark, on a telephone. Nothing in it tells of fewer than twenty devices in a place.
+//!
+//! [`figures`] gathers what is shown from the samples of the verdict in bounded memory; [`tiles`] keeps small audiences
+//! private; [`projection`] lays the earth flat; [`scale`] and [`text`] are axes, colours and wording; [`head`], [`map`], [`charts`] and
+//! [`tables`] write the parts of the page.
+
+mod charts;
+pub mod figures;
+mod head;
+mod map;
+mod projection;
+mod scale;
+mod tables;
+mod text;
+pub mod tiles;
+
+use std::{
+    fmt::{self, Write as _},
+    fs, io,
+    path::Path,
+};
+
+use crate::{report::Report, scenario::Scenario};
+use figures::Figures;
+use text::Escaped;
+
+const STYLE: &str = include_str!("picture/style.css");
+
+/// One page.
+pub struct Picture<'a> {
+    /// What was played.
+    pub scenario: &'a Scenario,
+    /// What came of it.
+    pub report: &'a Report,
+    /// What is drawn.
+    pub figures: &'a Figures,
+    /// Whether targets counted.
+    pub strict: bool,
+    /// How to run the same again.
+    pub command: &'a str,
+}
+
+impl Picture<'_> {
+    /// Writes `report.html` into a folder.
+    ///
+    /// # Errors
+    /// The folder cannot be written to.
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
+        let mut page = String::new();
+        self.page(&mut page).map_err(io::Error::other)?;
+        fs::write(dir.join("report.html"), page)
+    }
+
+    fn page(&self, out: &mut String) -> fmt::Result {
+        let (report, figures) = (self.report, self.figures);
+        let verdict = if report.passed { "passed" } else { "failed" };
+        writeln!(
+            out,
+            concat!(
+                "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n",
+                "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n",
+                "<meta name=\"color-scheme\" content=\"light dark\">\n",
+                // A page without an icon of its own makes a browser ask for one.
+                "<link rel=\"icon\" href=\"data:,\">\n<title>{} {}: Clarion</title>\n",
+                "<style>\n{}\n:root{{{}}}\n@media (prefers-color-scheme: dark){{:root{{{}}}}}\n{}\n</style>\n</head>\n<body>"
+            ),
+            Escaped(&report.scenario),
+            verdict,
+            STYLE.trim(),
+            scale::properties(false),
+            scale::properties(true),
+            scale::classes(),
+        )?;
+        head::write(out, self.scenario, report, self.strict)?;
+        // Two columns; on a narrow page the style puts the sections in an order of their own.
+        writeln!(out, r#"<main><div class="column">"#)?;
+        self.map(out)?;
+        self.nearest(out)?;
+        let about = "What the cluster says of itself beside what the gateway saw.";
+        figure(out, "outcomes", "Outcomes", about, |out| {
+            tables::outcomes(out, report)?;
+            tables::platforms(out, report)
+        })?;
+        writeln!(out, r#"</div><div class="column">"#)?;
+        let about =
+            "Acceptances in each interval, by the gateway's record; the line is the share of all reached so far.";
+        figure(out, "rate", "Pushes per second", about, |out| {
+            self.platforms(out)?;
+            charts::rate(out, figures)
+        })?;
+        let about = "From the acknowledgement of the alert to the acceptance of each phone's push. To the right, each factor of \
+                     ten in what is left has the same width.";
+        figure(out, "latency", "How long it took", about, |out| charts::latency(out, figures))?;
+        let about =
+            "Targets are rates and times; a miss fails a run only with --strict, because a busy machine is no defect.";
+        figure(out, "checks", "What was expected", about, |out| tables::checks(out, &report.checks, self.strict))?;
+        let about = "User and system time over the wave; memory as the kernel counts it.";
+        figure(out, "cost", "Cost", about, |out| tables::cost(out, report))?;
+        writeln!(out, "</div>")?;
+        figure(out, "repeat", "To repeat it", "", |out| tables::repeat(out, report, self.command))?;
+        writeln!(out, "</main>\n</body>\n</html>")
+    }
+
+    fn map(&self, out: &mut String) -> fmt::Result {
+        let about = format!(
+            "{} H3 cells of resolution {}, by the time at which half of their phones were reached. Cells with fewer than {} phones are shown together with their neighbours.",
+            crate::report::summary::thousands(self.figures.cells() as u64),
+            self.figures.resolution,
+            tiles::SHOWN_MIN
+        );
+        figure(out, "map", "Where and when", &about, |out| {
+            map::write(out, self.scenario, self.figures)?;
+            writeln!(out, r#"<div class="legend">"#)?;
+            map::legend(out, self.figures)?;
+            if self.figures.has_few() {
+                writeln!(out, r#"<span><i class="key none"></i>fewer than {}</span>"#, tiles::SHOWN_MIN)?;
+            }
+            if self.figures.has_failures() {
+                writeln!(out, r#"<span><i class="key failed"></i>somebody missed or without answer</span>"#)?;
+            }
+            writeln!(out, "</div>")
+        })
+    }
+
+    fn nearest(&self, out: &mut String) -> fmt::Result {
+        let about = "When the phones at each distance were reached: dot for half of them, thick from a quarter to three \
+                     quarters, thin from 5 to 95 %. Within a band no order is promised.";
+        figure(out, "nearest", "Nearest first", about, |out| {
+            self.platforms(out)?;
+            charts::nearest(out, self.figures)?;
+            for (platform, p) in self.report.platforms.iter().filter(|(_, p)| p.accepted > 0) {
+                writeln!(
+                    out,
+                    r#"<p class="note">{}: {} of pairs of different bands came in the wrong order; 99 % of pushes were at most {} behind the front.</p>"#,
+                    charts::name(*platform),
+                    text::per_cent(p.order.disorder),
+                    text::meters(p.order.behind_p99_meters)
+                )?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Whose colour is which, where there is more than one.
+    fn platforms(&self, out: &mut String) -> fmt::Result {
+        if self.figures.platforms.len() < 2 {
+            return Ok(());
+        }
+        writeln!(out, r#"<div class="legend">"#)?;
+        for platform in &self.figures.platforms {
+            writeln!(
+                out,
+                r#"<span><i class="key {}"></i>{}</span>"#,
+                charts::class(*platform),
+                charts::name(*platform)
+            )?;
+        }
+        writeln!(out, "</div>")
+    }
+}
+
+fn figure(
+    out: &mut String,
+    id: &str,
+    title: &str,
+    about: &str,
+    body: impl FnOnce(&mut String) -> fmt::Result,
+) -> fmt::Result {
+    writeln!(out, r#"<section id="{id}"><h2>{title}</h2>"#)?;
+    if !about.is_empty() {
+        writeln!(out, r#"<p class="about">{about}</p>"#)?;
+    }
+    body(out)?;
+    writeln!(out, "</section>")
+}

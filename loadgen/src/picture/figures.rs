@@ -1,0 +1,417 @@
+//! What a picture shows, in numbers: gathered in two passes over the samples that the verdict has in hand.
+//!
+//! The samples come in order of time, and after a first pass everybody's count is known; so the median of a cell, or any other
+//! share of any group, is simply the value at which the group's count reaches it. No list is sorted or kept, and fourteen
+//! million devices need no more room than the cells and bands they are in.
+
+use std::collections::BTreeMap;
+
+use h3o::{CellIndex, Resolution};
+
+use super::{
+    projection::middle,
+    scale::round_up,
+    tiles::{self, SHOWN_MIN, Tile},
+};
+use crate::{
+    gateway::Platform,
+    place::Place,
+    scenario::RegionSpec,
+    verdict::{
+        SpotCount,
+        geometry::Region,
+        order,
+        sample::{Sample, Spot},
+    },
+};
+
+/// In the order in which they are shown.
+pub(super) const PLATFORMS: [Platform; 2] = Platform::ALL;
+/// Intervals of the rate over time, about.
+const INTERVALS: f64 = 120.0;
+/// Rows of distance; more bands are shown several in a row.
+const ROWS_MAX: usize = 24;
+/// Points of the curve of latency for each factor of ten in what is left.
+const POINTS_PER_DECADE: u32 = 16;
+
+/// What is needed beside the samples.
+pub struct Case<'a> {
+    /// Where.
+    pub region: &'a RegionSpec,
+    /// That of the spots.
+    pub resolution: Resolution,
+    /// Who was addressed where.
+    pub spots: &'a BTreeMap<Spot, SpotCount>,
+    /// Outer limits of the bands, ascending.
+    pub edges: &'a [f64],
+    /// When the alert was acknowledged: from there times count.
+    pub acknowledged_ns: u64,
+}
+
+/// All of it; times in seconds from the acknowledgement.
+#[derive(Debug)]
+pub struct Figures {
+    /// Of the cells.
+    pub(super) resolution: Resolution,
+    /// Those with an acceptance.
+    pub(super) platforms: Vec<Platform>,
+    /// What is coloured, and when half of each was reached.
+    pub(super) tiles: Vec<(Tile, Option<f64>)>,
+    /// Acceptances over time.
+    pub(super) rate: Rate,
+    /// Of each platform.
+    pub(super) latency: Vec<Latency>,
+    /// From the nearest outwards.
+    pub(super) rows: Vec<Row>,
+    /// Times of trouble and the like, to be marked.
+    pub marks: Vec<Mark>,
+}
+
+/// Something that happened during the wave.
+#[derive(Debug, Clone)]
+pub struct Mark {
+    /// From when, seconds from the acknowledgement.
+    pub from: f64,
+    /// Until when; the same for a moment.
+    pub until: f64,
+    /// What.
+    pub label: String,
+}
+
+/// Acceptances over time.
+#[derive(Debug, Default)]
+pub(super) struct Rate {
+    /// Of each interval, seconds.
+    pub(super) interval: f64,
+    /// Acceptances by platform of [`PLATFORMS`], from time 0.
+    pub(super) counts: Vec<[u64; PLATFORMS.len()]>,
+}
+
+/// How long it took, for one platform.
+#[derive(Debug)]
+pub(super) struct Latency {
+    pub(super) platform: Platform,
+    pub(super) count: u64,
+    /// (share, seconds), growing, denser towards all; the last is the last.
+    pub(super) curve: Vec<(f64, f64)>,
+}
+
+/// Shares of a row that are shown.
+pub(super) const ROW_SHARES: [f64; 5] = [0.05, 0.25, 0.5, 0.75, 0.95];
+
+/// One or more neighbouring bands.
+#[derive(Debug)]
+pub(super) struct Row {
+    pub(super) from_meters: f64,
+    /// Infinite for what lies beyond the last band.
+    pub(super) to_meters: f64,
+    /// By platform of [`PLATFORMS`]: how many, and when [`ROW_SHARES`] of them were reached.
+    pub(super) platforms: [Option<(u64, [f64; ROW_SHARES.len()])>; PLATFORMS.len()],
+}
+
+/// Values at some shares of a sequence in ascending order whose length is known.
+#[derive(Debug, Clone)]
+struct Shares {
+    /// Ranks from 1, ascending, and the value once it is known.
+    ranks: Vec<(u64, f64)>,
+    next: usize,
+    seen: u64,
+}
+
+impl Shares {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // below the length
+    fn new(count: u64, shares: &[f64]) -> Self {
+        let rank = |share: &f64| (((count as f64 * share).ceil() as u64).clamp(1, count.max(1)), f64::NAN);
+        Self { ranks: shares.iter().map(rank).collect(), next: 0, seen: 0 }
+    }
+
+    fn push(&mut self, value: f64) {
+        self.seen += 1;
+        while let Some((rank, at)) = self.ranks.get_mut(self.next)
+            && *rank == self.seen
+        {
+            *at = value;
+            self.next += 1;
+        }
+    }
+}
+
+impl Figures {
+    /// From samples in the order of time.
+    #[must_use]
+    pub fn gather(samples: &[Sample], case: &Case<'_>) -> Self {
+        let mut counts = [0u64; PLATFORMS.len()];
+        let mut by_band = vec![[0u64; PLATFORMS.len()]; case.edges.len() + 1];
+        let mut by_cell: BTreeMap<CellIndex, SpotCount> = BTreeMap::new();
+        for (spot, count) in case.spots {
+            by_cell.entry(spot.cell(case.resolution)).or_default().add(*count);
+        }
+        let tiles = Self::tiles(case, &by_cell);
+        let mut accepted = vec![0u64; tiles.len()];
+        let tile_of = tile_of(&tiles, case);
+        let tile_at = |spot: Spot| *tile_of.get(&spot).expect("who was accepted was counted where it is");
+        for sample in samples {
+            let platform = number(sample.spot.platform());
+            counts[platform] += 1;
+            by_band[order::band_of(case.edges, sample.meters)][platform] += 1;
+            accepted[tile_at(sample.spot)] += 1;
+        }
+
+        let (mut rows, row_of) = rows(case.edges, &by_band);
+        let after = |at_ns: u64| seconds(case.acknowledged_ns, at_ns);
+        let last = samples.last().map_or(0.0, |s| after(s.at_ns)).max(0.0);
+        let mut rate = Rate::upto(last);
+        let shares: Vec<Vec<f64>> = counts.iter().map(|n| curve_shares(*n)).collect();
+        let mut curves: Vec<Shares> = counts.iter().zip(&shares).map(|(n, shares)| Shares::new(*n, shares)).collect();
+        let mut medians: Vec<Shares> = accepted.iter().map(|n| Shares::new(*n, &[0.5])).collect();
+        let mut in_row: Vec<[Shares; PLATFORMS.len()]> =
+            rows.iter().map(|row| row.platforms.map(|p| Shares::new(p.map_or(0, |(n, _)| n), &ROW_SHARES))).collect();
+        for sample in samples {
+            let (at, platform) = (after(sample.at_ns), number(sample.spot.platform()));
+            rate.add(at, platform);
+            curves[platform].push(at);
+            medians[tile_at(sample.spot)].push(at);
+            in_row[row_of[order::band_of(case.edges, sample.meters)]][platform].push(at);
+        }
+
+        for (row, found) in rows.iter_mut().zip(&in_row) {
+            for (platform, found) in row.platforms.iter_mut().zip(found) {
+                if let Some((_, times)) = platform {
+                    times.iter_mut().zip(&found.ranks).for_each(|(time, (_, value))| *time = *value);
+                }
+            }
+        }
+        let curve = |n: usize| {
+            let values = curves[n].ranks.iter().map(|(_, seconds)| *seconds);
+            Latency { platform: PLATFORMS[n], count: counts[n], curve: shares[n].iter().copied().zip(values).collect() }
+        };
+        let present = |n: &usize| counts[*n] > 0;
+        let median = |n: usize| Some(medians[n].ranks[0].1).filter(|m| m.is_finite());
+        Self {
+            resolution: case.resolution,
+            platforms: (0..PLATFORMS.len()).filter(present).map(|n| PLATFORMS[n]).collect(),
+            latency: (0..PLATFORMS.len()).filter(present).map(curve).collect(),
+            tiles: tiles.into_iter().enumerate().map(|(n, tile)| (tile, median(n))).collect(),
+            rate,
+            rows,
+            marks: Vec::new(),
+        }
+    }
+
+    fn tiles(case: &Case<'_>, by_cell: &BTreeMap<CellIndex, SpotCount>) -> Vec<Tile> {
+        let corners: Vec<Place> = match case.region {
+            RegionSpec::Circle { .. } => Vec::new(),
+            RegionSpec::Polygon { outer, .. } => outer.clone(),
+        };
+        let corners = corners.into_iter().chain([middle(case.region)]);
+        let cover = tiles::cover(&Region::new(case.region), corners, by_cell.keys().copied(), case.resolution);
+        tiles::tiles(&cover, by_cell)
+    }
+
+    /// How many cells are drawn.
+    pub(super) fn cells(&self) -> usize {
+        self.tiles.iter().map(|(tile, _)| tile.cells.len()).sum()
+    }
+
+    /// Whether a tile shows nothing.
+    pub(super) fn has_few(&self) -> bool {
+        self.tiles.iter().any(|(tile, _)| !tile.is_shown())
+    }
+
+    /// Whether a tile is marked.
+    pub(super) fn has_failures(&self) -> bool {
+        self.tiles.iter().any(|(tile, _)| tile.count.missed > 0 || tile.count.unknown > 0)
+    }
+
+    /// From the first acceptance to the last: the ends of the scale of colours are the medians of the first and last tile.
+    pub(super) fn colour_range(&self) -> Option<(f64, f64)> {
+        let medians = self.tiles.iter().filter(|(tile, _)| tile.is_shown()).filter_map(|(_, median)| *median);
+        medians.fold(None, |range, m| Some(range.map_or((m, m), |(low, high): (f64, f64)| (low.min(m), high.max(m)))))
+    }
+}
+
+impl Rate {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // some INTERVALS
+    fn upto(last: f64) -> Self {
+        let interval = round_up(last.max(0.01) / INTERVALS);
+        Self { interval, counts: vec![[0; PLATFORMS.len()]; (last / interval) as usize + 1] }
+    }
+
+    /// What was taken before the acknowledgement arrived counts at once.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // some INTERVALS
+    fn add(&mut self, at: f64, platform: usize) {
+        let last = self.counts.len() - 1;
+        self.counts[((at / self.interval).max(0.0) as usize).min(last)][platform] += 1;
+    }
+}
+
+/// In which tile each spot is.
+fn tile_of(tiles: &[Tile], case: &Case<'_>) -> BTreeMap<Spot, usize> {
+    let cells: BTreeMap<CellIndex, usize> =
+        tiles.iter().enumerate().flat_map(|(n, tile)| tile.cells.iter().map(move |cell| (*cell, n))).collect();
+    case.spots.keys().filter_map(|spot| Some((*spot, *cells.get(&spot.cell(case.resolution))?))).collect()
+}
+
+/// Rows of at least [`SHOWN_MIN`] devices, and in which row each band is.
+fn rows(edges: &[f64], by_band: &[[u64; PLATFORMS.len()]]) -> (Vec<Row>, Vec<usize>) {
+    let used = by_band.iter().rposition(|n| n.iter().any(|n| *n > 0)).map_or(0, |last| last + 1);
+    let together = used.div_ceil(ROWS_MAX).max(1);
+    let (mut rows, mut row_of) = (Vec::<Row>::new(), Vec::with_capacity(by_band.len()));
+    let mut bands_in_row = 0;
+    for (band, counts) in by_band.iter().enumerate() {
+        let inner = if band == 0 { 0.0 } else { edges[band - 1] };
+        let outer = edges.get(band).copied().unwrap_or(f64::INFINITY);
+        let full = bands_in_row >= together && rows.last().is_some_and(Row::is_shown);
+        if band < used && (rows.is_empty() || full) {
+            rows.push(Row { from_meters: inner, to_meters: outer, platforms: [None; PLATFORMS.len()] });
+            bands_in_row = 0;
+        }
+        if let Some(row) = rows.last_mut().filter(|_| band < used) {
+            row.add(outer, *counts);
+            bands_in_row += 1;
+        }
+        row_of.push(rows.len().saturating_sub(1));
+    }
+    // Too few in the last one: together with the one before.
+    if rows.len() > 1
+        && let Some(rest) = rows.pop_if(|row| !row.is_shown())
+    {
+        let at = rows.len() - 1;
+        rows[at].add(rest.to_meters, rest.platforms.map(|p| p.map_or(0, |(n, _)| n)));
+        row_of.iter_mut().for_each(|row| *row = (*row).min(at));
+    }
+    (rows, row_of)
+}
+
+impl Row {
+    fn add(&mut self, to_meters: f64, counts: [u64; PLATFORMS.len()]) {
+        self.to_meters = to_meters;
+        for (platform, more) in self.platforms.iter_mut().zip(counts) {
+            if more > 0 {
+                let (count, times) = platform.unwrap_or((0, [f64::NAN; ROW_SHARES.len()]));
+                *platform = Some((count + more, times));
+            }
+        }
+    }
+
+    /// Whether its figures may be shown.
+    pub(super) fn is_shown(&self) -> bool {
+        self.platforms.iter().flatten().map(|(n, _)| n).sum::<u64>() >= SHOWN_MIN
+    }
+}
+
+/// 0 to all but one in so many, evenly on a logarithmic scale of what is left; the last is 1.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a few decades
+fn curve_shares(count: u64) -> Vec<f64> {
+    let points = ((count.max(1) as f64).log10() * f64::from(POINTS_PER_DECADE)).floor() as u32;
+    let share = |point: u32| 1.0 - 10f64.powf(-f64::from(point) / f64::from(POINTS_PER_DECADE));
+    (0..=points).map(share).chain([1.0]).collect()
+}
+
+fn number(platform: Platform) -> usize {
+    match platform {
+        Platform::Apns => 0,
+        Platform::Fcm => 1,
+    }
+}
+
+/// Negative if `to_ns` is earlier.
+#[allow(clippy::cast_precision_loss)] // nanoseconds of a run
+pub fn seconds(from_ns: u64, to_ns: u64) -> f64 {
+    let magnitude = from_ns.abs_diff(to_ns) as f64 / 1e9;
+    if to_ns < from_ns { -magnitude } else { magnitude }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CENTER: Place = Place { latitude: 22.5, longitude: 114.0 };
+
+    fn region() -> RegionSpec {
+        RegionSpec::Circle { center: CENTER, radius_meters: 40_000.0 }
+    }
+
+    /// A thousand devices outwards along one ray, one a millisecond, every fourth of them FCM.
+    fn wave() -> (Vec<Sample>, BTreeMap<Spot, SpotCount>) {
+        let (mut samples, mut spots) = (Vec::new(), BTreeMap::<Spot, SpotCount>::new());
+        for n in 0..1_000u16 {
+            let platform = if n % 4 == 0 { Platform::Fcm } else { Platform::Apns };
+            let meters = f64::from(n) * 40.0;
+            let spot = Spot::of(CENTER.toward(1.0, meters), platform, Resolution::Six);
+            spots.entry(spot).or_default().devices += 1;
+            #[allow(clippy::cast_possible_truncation)]
+            samples.push(Sample { at_ns: 5_000_000_000 + u64::from(n) * 1_000_000, meters: meters as f32, spot });
+        }
+        (samples, spots)
+    }
+
+    fn gathered() -> Figures {
+        let (samples, spots) = wave();
+        let case = Case {
+            region: &region(),
+            resolution: Resolution::Six,
+            spots: &spots,
+            edges: &order::default_edges(40_000.0),
+            acknowledged_ns: 5_000_000_000,
+        };
+        Figures::gather(&samples, &case)
+    }
+
+    #[test]
+    fn everybody_is_counted_once_everywhere() {
+        let figures = gathered();
+        assert_eq!(figures.platforms, PLATFORMS);
+        let by_platform = |n: usize| figures.rate.counts.iter().map(|c| c[n]).sum::<u64>();
+        assert_eq!((by_platform(0), by_platform(1)), (750, 250));
+        assert_eq!(figures.tiles.iter().map(|(tile, _)| tile.count.devices).sum::<u64>(), 1_000);
+        let in_rows: u64 = figures.rows.iter().flat_map(|r| r.platforms).flatten().map(|(n, _)| n).sum();
+        assert_eq!(in_rows, 1_000);
+        assert!(figures.rows.iter().all(Row::is_shown));
+    }
+
+    #[test]
+    fn shares_are_those_of_sorted_lists() {
+        let figures = gathered();
+        // Every fourth millisecond from 0: the last of FCM is number 996, half of them are reached with number 496.
+        let fcm = &figures.latency[1];
+        assert_eq!((fcm.count, fcm.curve.last()), (250, Some(&(1.0, 0.996))));
+        assert_eq!(fcm.curve[0], (0.0, 0.0));
+        assert!(fcm.curve.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 <= w[1].1));
+        // 0 to 1 km: samples 0 to 24, of which 7 are FCM; the edge itself belongs to the next band.
+        let row = &figures.rows[0];
+        assert_eq!((row.from_meters, row.to_meters), (0.0, 1_000.0));
+        let (count, times) = row.platforms[1].unwrap();
+        assert_eq!((count, times[2]), (7, 0.012));
+        let (low, high) = figures.colour_range().unwrap();
+        assert!(0.0 < low && low < 0.2 && 0.8 < high && high < 1.0, "{low} to {high}");
+    }
+
+    #[test]
+    fn many_bands_share_rows_and_few_devices_are_not_alone() {
+        let edges: Vec<f64> = (1..=100).map(|e| f64::from(e) * 1_000.0).collect();
+        let mut by_band = vec![[10, 15]; 101];
+        by_band[100] = [3, 0];
+        let (rows, row_of) = rows(&edges, &by_band);
+        assert!(rows.len() <= ROWS_MAX && rows.iter().all(Row::is_shown));
+        assert_eq!(row_of.len(), 101);
+        assert!(row_of.windows(2).all(|w| w[0] <= w[1]) && *row_of.last().unwrap() == rows.len() - 1);
+        assert_eq!(rows.iter().flat_map(|r| r.platforms).flatten().map(|(n, _)| n).sum::<u64>(), 2_503);
+        assert!(rows.last().unwrap().to_meters.is_infinite());
+    }
+
+    #[test]
+    fn nobody_reached_is_a_picture_too() {
+        let spots = BTreeMap::new();
+        let case = Case {
+            region: &region(),
+            resolution: Resolution::Six,
+            spots: &spots,
+            edges: &[1_000.0],
+            acknowledged_ns: 1,
+        };
+        let figures = Figures::gather(&[], &case);
+        assert!(figures.platforms.is_empty() && figures.rows.is_empty() && figures.colour_range().is_none());
+        assert_eq!(figures.tiles.len(), 1, "all of the region, and nobody in it");
+    }
+}

@@ -1,0 +1,181 @@
+//! What a run is measured by, as tables: outcomes, cost, expectations, how to repeat it.
+
+use std::fmt::{self, Write};
+
+use super::{
+    charts::name,
+    text::{Escaped, bytes, decimal, seconds},
+};
+use crate::report::{
+    ByPlatform, Report,
+    check::{Check, Kind},
+    summary::thousands,
+};
+
+/// The cluster's words beside the gateway's record.
+pub(super) fn outcomes(out: &mut String, r: &Report) -> fmt::Result {
+    writeln!(
+        out,
+        "<table><thead><tr><th>Devices</th><th>Cluster reports</th><th>Gateway recorded</th></tr></thead><tbody>"
+    )?;
+    let both = [
+        ("accepted", Some(r.reported.accepted), Some(r.accepted)),
+        ("token dead", Some(r.reported.dead), Some(r.dead_tokens)),
+        ("sent, never answered", Some(r.reported.unknown), Some(r.unknown)),
+        ("refused for good", Some(r.reported.refused), None),
+        ("not sent before the end", Some(r.reported.expired), None),
+        ("handed to a lane", Some(r.reported.handed), None),
+        ("missed", None, Some(r.missed)),
+        ("reached outside", None, Some(r.outside)),
+        ("told twice", None, Some(r.duplicates)),
+        ("told again after an error", None, Some(r.repeated)),
+        ("requests without an answer", Some(r.reported.unanswered_requests), Some(r.unanswered_requests)),
+        ("requests put off", Some(r.reported.retried_requests), None),
+        ("requests for nobody", None, Some(r.strangers)),
+    ];
+    let cell = |value: Option<u64>| value.map_or_else(|| r#"<span class="no">–</span>"#.to_owned(), thousands);
+    for (what, reported, recorded) in both {
+        // Answers can come too late for the sender, so only outcomes of devices have to agree.
+        let differ = reported.zip(recorded).is_some_and(|(a, b)| a != b) && !what.starts_with("requests");
+        let class = if differ { r#" class="bad""# } else { "" };
+        writeln!(out, "<tr{class}><th>{what}</th><td>{}</td><td>{}</td></tr>", cell(reported), cell(recorded))?;
+    }
+    writeln!(out, "</tbody></table>")
+}
+
+/// Each gateway's record by itself.
+pub(super) fn platforms(out: &mut String, r: &Report) -> fmt::Result {
+    write!(out, "<h3>By gateway</h3><table><thead><tr><th>Recorded</th>")?;
+    for platform in r.platforms.keys() {
+        write!(out, "<th>{}</th>", name(*platform))?;
+    }
+    writeln!(out, "</tr></thead><tbody>")?;
+    type Row = (&'static str, fn(&ByPlatform) -> String);
+    let rows: [Row; 12] = [
+        ("devices addressed", |p| thousands(p.addressed)),
+        ("accepted", |p| thousands(p.accepted)),
+        ("token dead", |p| thousands(p.dead_tokens)),
+        ("missed", |p| thousands(p.missed)),
+        ("told again after an error", |p| thousands(p.repeated)),
+        ("requests", |p| thousands(p.requests)),
+        ("most requests in any 60 s", |p| thousands(p.minute_max)),
+        ("put off (429)", |p| thousands(p.throttled)),
+        ("failed (5xx)", |p| thousands(p.failed_requests)),
+        ("pushes per second", |p| decimal(p.rate_per_second, 0)),
+        ("first to last", |p| format!("{} to {}", seconds(p.first_push_seconds), seconds(p.last_push_seconds))),
+        ("bytes per request", |p| format!("{} B", decimal(p.bytes_per_push, 0))),
+    ];
+    for (what, value) in rows {
+        write!(out, "<tr><th>{what}</th>")?;
+        for platform in r.platforms.values() {
+            write!(out, "<td>{}</td>", value(platform))?;
+        }
+        writeln!(out, "</tr>")?;
+    }
+    writeln!(out, "</tbody></table>")
+}
+
+/// Processor, wire and memory.
+pub(super) fn cost(out: &mut String, r: &Report) -> fmt::Result {
+    writeln!(out, "<table><tbody>")?;
+    let row = |out: &mut String, what: &str, value: &str| {
+        writeln!(out, "<tr><th>{}</th><td>{value}</td></tr>", Escaped(what))
+    };
+    let cpu = r.cpu_us_per_push;
+    for (role, value) in
+        [("shard nodes", cpu.shard), ("coordinator", cpu.coordinator), ("gateway emulators", cpu.emulator)]
+    {
+        row(out, &format!("CPU per push, {role}"), &format!("{} µs", decimal(value, 2)))?;
+    }
+    row(out, "bytes per push on the wire", &format!("{} B", decimal(r.bytes_per_push, 0)))?;
+    row(out, "memory per device, all nodes", &format!("{} B", decimal(r.bytes_per_device, 0)))?;
+    row(out, "memory after the wave, shard nodes", &bytes(r.rss_bytes.shard))?;
+    if let Some(growth) = r.shard_growth_bytes {
+        row(out, "growth during the trouble, worst node", &bytes(growth))?;
+    }
+    for (process, peak) in &r.rss_bytes.peaks {
+        row(out, &format!("peak memory, {process}"), &bytes(*peak))?;
+    }
+    row(out, "loading all devices", &seconds(r.seconds.load))?;
+    row(out, "whole run", &seconds(r.seconds.total))?;
+    writeln!(out, "</tbody></table>")
+}
+
+/// Every expectation with what was measured.
+pub(super) fn checks(out: &mut String, checks: &[Check], strict: bool) -> fmt::Result {
+    writeln!(
+        out,
+        "<table class=\"checks\"><thead><tr><th>Expected</th><th>Bound</th><th>Measured</th><th></th></tr></thead><tbody>"
+    )?;
+    let (exact, targets): (Vec<_>, Vec<_>) = checks.iter().partition(|c| c.kind == Kind::Exact);
+    exact.into_iter().try_for_each(|check| line(out, check, strict))?;
+    if !targets.is_empty() {
+        writeln!(out, r#"<tr class="group"><th colspan="4">Targets</th></tr>"#)?;
+    }
+    targets.into_iter().try_for_each(|check| line(out, check, strict))?;
+    writeln!(out, "</tbody></table>")
+}
+
+fn line(out: &mut String, check: &Check, strict: bool) -> fmt::Result {
+    let (class, mark) = match (check.held, check.kind) {
+        (true, _) => ("good", "held"),
+        (false, Kind::Target) if !strict => ("near", "missed"),
+        (false, _) => ("bad", "failed"),
+    };
+    writeln!(
+        out,
+        r#"<tr class="{class}"><th>{} <small>{}</small></th><td>{}</td><td>{}</td><td><span class="mark">{mark}</span></td></tr>"#,
+        Escaped(meaning(check.name)),
+        Escaped(check.name),
+        Escaped(&check.expected),
+        Escaped(&check.measured),
+    )
+}
+
+/// The name of a check in plain words; the name itself where there are none yet.
+fn meaning(name: &str) -> &str {
+    match name {
+        "missed" => "inside, alive, never told",
+        "outside" => "told more than 500 m outside",
+        "duplicates" => "told twice without a reason",
+        "repeated" => "told again after an error",
+        "unknown" => "sent to, never answered",
+        "accepted_excess" => "told beyond those addressed and alive",
+        "preview_excess" => "counted in the preview beyond those addressed",
+        "disagreement" => "difference of report and record",
+        "unanswered_requests" => "requests without an answer",
+        "unanswered_uncounted" => "of those, not counted by the cluster",
+        "late_after_cancel" => "requests too late after the cancellation",
+        "reached_share" => "share reached when it was called off",
+        "quota_window_max" => "most FCM requests in any 60 s",
+        "throttled" => "requests put off with 429",
+        "failed_requests" => "requests answered with 5xx",
+        "apns_share_of_fcm_time" => "APNs done after this share of FCM's time",
+        "shard_growth_bytes" => "bytes a node grew during the trouble",
+        "strangers" => "requests for tokens nobody has",
+        "state" => "how the alert ended",
+        "rate_per_second" => "pushes per second, first to last",
+        "first_push_seconds" => "seconds until the first push",
+        "shard_cpu_us_per_push" => "µs of CPU per push, shard nodes",
+        "bytes_per_device" => "bytes of memory per device",
+        "total_seconds" => "seconds of the whole run",
+        "disorder" => "share of pairs told in the wrong order, worst lane",
+        "fcm_disorder" => "share of pairs told in the wrong order by FCM",
+        other => other,
+    }
+}
+
+/// How to see the same again, and where this was seen.
+pub(super) fn repeat(out: &mut String, r: &Report, command: &str) -> fmt::Result {
+    let m = &r.machine;
+    let built = if m.optimised { "optimised build" } else { "built without optimisation: rates and times say nothing" };
+    writeln!(
+        out,
+        r#"<p>Everything drawn comes from the seed: the same command addresses the same phones again.</p><pre><code>{}</code></pre><p class="machine">{} · {} cores · {} of memory · load {} at the end · {built}</p>"#,
+        Escaped(command),
+        Escaped(&m.processor),
+        m.cores,
+        bytes(m.memory_bytes),
+        decimal(m.load_average, 1),
+    )
+}

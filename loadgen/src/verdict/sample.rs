@@ -1,0 +1,97 @@
+//! One acceptance as the judgement keeps it: 16 bytes, so that 14 million of them are 224 MB and not more.
+//!
+//! A picture needs of each device when, how far, where about and on which platform. Where about is a cell of one
+//! resolution for the whole run, at most [`FINEST`]; of its 64 bits, version and unused digits are the same for all cells of that
+//! resolution, which leaves 7 bits of base cell and 3 of each digit: 31 bits at resolution 8, and one for the platform.
+
+use h3o::{CellIndex, LatLng, Resolution};
+
+use crate::{gateway::Platform, place::Place};
+
+/// No spot is smaller than a cell of this resolution, some 0.7 km².
+pub const FINEST: Resolution = Resolution::Eight;
+
+/// First acceptance of one device.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// When, nanoseconds of `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+    /// How far from the place last seen its first place was.
+    pub meters: f32,
+    /// Where about, and on which platform.
+    pub spot: Spot,
+}
+
+const _: () = assert!(size_of::<Sample>() == 16);
+
+/// A cell of the run's resolution, and a platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Spot(u32);
+
+/// Bits of a cell's digits start below this one; see h3geo.org, "Index bit layout".
+const DIGITS_END: u32 = 45;
+const MODE_CELL: u64 = 1 << 59;
+const RESOLUTION_SHIFT: u32 = 52;
+const FCM: u32 = 1 << 31;
+
+impl Spot {
+    /// Where a place is.
+    ///
+    /// # Panics
+    /// If the place is not on earth.
+    #[must_use]
+    pub fn of(place: Place, platform: Platform, resolution: Resolution) -> Self {
+        let cell =
+            LatLng::new(place.latitude, place.longitude).expect("finite coordinates").to_cell(resolution.min(FINEST));
+        Self::new(cell, platform)
+    }
+
+    /// Of a cell no finer than [`FINEST`].
+    #[must_use]
+    pub fn new(cell: CellIndex, platform: Platform) -> Self {
+        let digits = 3 * u32::from(u8::from(cell.resolution()));
+        let bits = u64::from(cell) >> (DIGITS_END - digits) & ((1 << (7 + digits)) - 1);
+        let bits = u32::try_from(bits).expect("31 bits at most: no finer than FINEST");
+        Self(match platform {
+            Platform::Apns => bits,
+            Platform::Fcm => bits | FCM,
+        })
+    }
+
+    /// The platform.
+    #[must_use]
+    pub fn platform(self) -> Platform {
+        if self.0 & FCM == 0 { Platform::Apns } else { Platform::Fcm }
+    }
+
+    /// The cell; `resolution` is that of the run.
+    ///
+    /// # Panics
+    /// If the spot was made with another resolution.
+    #[must_use]
+    pub fn cell(self, resolution: Resolution) -> CellIndex {
+        let resolution = u8::from(resolution.min(FINEST));
+        let shift = DIGITS_END - 3 * u32::from(resolution);
+        let unused = (1u64 << shift) - 1;
+        let bits = MODE_CELL | u64::from(resolution) << RESOLUTION_SHIFT | u64::from(self.0 & !FCM) << shift | unused;
+        CellIndex::try_from(bits).expect("made from a cell of this resolution")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cell_comes_back_from_its_spot() {
+        for (lat, lng) in [(22.5, 114.0), (-17.0, 180.0), (90.0, 0.0), (-90.0, 0.0), (0.0, 0.0), (64.7, 10.5)] {
+            for resolution in Resolution::range(Resolution::Zero, FINEST) {
+                let cell = LatLng::new(lat, lng).unwrap().to_cell(resolution);
+                for platform in [Platform::Apns, Platform::Fcm] {
+                    let spot = Spot::of(Place::new(lat, lng), platform, resolution);
+                    assert_eq!((spot.cell(resolution), spot.platform()), (cell, platform));
+                }
+            }
+        }
+    }
+}
