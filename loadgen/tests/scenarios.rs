@@ -65,7 +65,14 @@ fn undisturbed(report: &Value) {
 
 #[test]
 fn city_on_one_node() {
-    undisturbed(&passes("city", 5_000, 1));
+    let report = passes("city", 5_000, 1);
+    undisturbed(&report);
+    let of = |platform: &str, name: &str| report["platforms"][platform][name].as_u64().expect("a number");
+    assert_eq!(of("apns", "accepted") + of("fcm", "accepted"), report["accepted"].as_u64().unwrap());
+    for platform in ["apns", "fcm"] {
+        assert!(of(platform, "accepted") > 1_500 && of(platform, "dead_tokens") > 0, "{report}");
+        assert_eq!(of(platform, "requests"), of(platform, "accepted") + of(platform, "dead_tokens"), "one each");
+    }
 }
 
 #[test]
@@ -103,6 +110,29 @@ fn devices_that_move_during_the_wave() {
     let scenario = varied("motion", "max_rate_per_second = 10_000", "max_rate_per_second = 700");
     let report = passes(scenario.to_str().unwrap(), 5_000, 2);
     assert!(report["moved"]["inside"].as_u64().unwrap() > 50, "{report}");
+}
+
+#[test]
+fn a_quota_paces_one_lane_and_not_the_other() {
+    // A hundred a second for some 1,500 phones; that no minute exceeds a quota takes minutes, and the scenario itself.
+    let scenario = varied("quota", "quota_per_minute = 60_000", "quota_per_minute = 6_000");
+    let report = passes(scenario.to_str().unwrap(), 3_000, 2);
+    let (apns, fcm) = (&report["platforms"]["apns"], &report["platforms"]["fcm"]);
+    // The bucket's one second of burst makes the mean of a short wave a little higher than the quota's rate.
+    let rate = fcm["rate_per_second"].as_f64().unwrap();
+    assert!(rate < 120.0, "{report}");
+    assert_eq!(fcm["throttled"], 0);
+    assert!(apns["last_push_seconds"].as_f64() < fcm["last_push_seconds"].as_f64(), "{report}");
+}
+
+#[test]
+fn what_was_delivered_and_denied_is_repeated_and_no_duplicate() {
+    // Four thousand at a thousand a second: there is a middle for the trouble to be in.
+    let scenario = varied("failing-gateway", "max_rate_per_second = 10_000", "max_rate_per_second = 1_000");
+    let report = passes(scenario.to_str().unwrap(), 5_000, 1);
+    assert!(report["platforms"]["fcm"]["failed_requests"].as_u64().unwrap() > 0, "{report}");
+    assert!(report["platforms"]["fcm"]["repeated"].as_u64().unwrap() > 0, "{report}");
+    assert_eq!(report["platforms"]["apns"]["repeated"], 0);
 }
 
 #[test]

@@ -155,10 +155,10 @@ fn latency(us: u64) -> Latency {
 
 fn configuration(plan: &GatewayPlan, platform: Platform, latency: Latency, key: &SigningKey) -> GatewayConfig {
     let ppm = ppm(plan.dead_share);
-    // The words that each has for a token that will never do, half and half.
+    // Apple has two words for a token that will never do, half and half; Google one.
     let words = match platform {
         Platform::Apns => [Reason::Unregistered, Reason::BadDeviceToken],
-        Platform::Fcm => [Reason::FcmUnregistered, Reason::FcmSenderIdMismatch],
+        Platform::Fcm => [Reason::FcmUnregistered; 2],
     };
     let dead = |reason, ppm| Rule { ppm, answer: Scripted::always(reason) };
     let common = GatewayConfig {

@@ -13,7 +13,7 @@ use crate::{gateway::Platform, report::summary::thousands};
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 250.0;
 const LEFT: f64 = 56.0;
-const RIGHT: f64 = 438.0;
+const RIGHT: f64 = 428.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 214.0;
 
@@ -180,15 +180,9 @@ pub(super) fn latency(out: &mut String, figures: &Figures) -> fmt::Result {
     let values: Vec<f64> = unit.ticks(last, 5).into_iter().map(|(v, _)| v).collect();
     let step = values.get(1).copied().unwrap_or(1.0);
     value_axis(out, &values, y, |v| unit.label(v, step))?;
-    for (share, label) in [
-        (0.0, "0 %"),
-        (0.5, "50 %"),
-        (0.9, "90 %"),
-        (0.99, "99 %"),
-        (0.999, "99.9 %"),
-        (0.9999, "99.99 %"),
-        (0.999_99, "99.999 %"),
-    ] {
+    for (share, label) in
+        [(0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"), (0.9999, "99.99 %"), (0.999_99, "99.999 %")]
+    {
         let left = -(1.0f64 - share).log10();
         if left > decades - 0.35 {
             continue;
@@ -244,8 +238,8 @@ pub(super) fn nearest(out: &mut String, figures: &Figures) -> fmt::Result {
     let row_height = 9.0 + 10.0 * platforms.len().max(1) as f64;
     #[allow(clippy::cast_precision_loss)] // some dozens
     let bottom = TOP + row_height * figures.rows.len() as f64;
-    let left = LEFT + 34.0;
-    let x = Linear { from: (0.0, last), to: (left, RIGHT + 30.0) };
+    let left = LEFT + 44.0;
+    let x = Linear { from: (0.0, last), to: (left, RIGHT + 28.0) };
     open(out, bottom + 36.0, "Time of acceptance by distance from the place last seen")?;
     time_axis(out, last, x, (TOP, bottom))?;
     marks(out, &figures.marks, last, x, (TOP, bottom))?;
@@ -278,7 +272,7 @@ pub(super) fn nearest(out: &mut String, figures: &Figures) -> fmt::Result {
             )?;
         }
     }
-    writeln!(out, r#"<path class="axis" d="M{left} {bottom:.1}H{:.1}"/></svg>"#, RIGHT + 30.0)
+    writeln!(out, r#"<path class="axis" d="M{left} {bottom:.1}H{:.1}"/></svg>"#, RIGHT + 28.0)
 }
 
 fn distance(row: &Row) -> String {

@@ -120,7 +120,7 @@ fn called(place: Place) -> String {
         _ => {
             let side = |value: f64, sides: [&'static str; 2]| sides[usize::from(value < 0.0)];
             format!(
-                "{:.2}° {}, {:.2}° {}",
+                "{:.2}°\u{a0}{}, {:.2}°\u{a0}{}",
                 place.latitude.abs(),
                 side(place.latitude, ["N", "S"]),
                 place.longitude.abs(),
@@ -137,6 +137,6 @@ mod tests {
     #[test]
     fn places_are_called_by_their_city() {
         assert_eq!(called(Place::new(22.543, 114.058)), "Shenzhen");
-        assert_eq!(called(Place::new(-16.8, -179.9)), "16.80° S, 179.90° W");
+        assert_eq!(called(Place::new(-16.8, -179.9)), "16.80°\u{a0}S, 179.90°\u{a0}W");
     }
 }

@@ -161,9 +161,7 @@ fn graticule(out: &mut String, projection: &Projection, frame: &Frame, middle: P
             _ => " E",
         };
         let label = format!("{}°{side}", degrees(shown.abs()));
-        draw_line(out, &label, line.map(|p| frame.at(projection.project(p))), frame, |(_, y)| {
-            *y > frame.height - 40.0
-        })?;
+        draw_line(out, &label, line.map(|p| frame.at(projection.project(p))), frame, |(_, y)| *y < 32.0)?;
     }
     out.write_str("</g>\n")
 }

@@ -107,23 +107,29 @@ pub(super) fn checks(out: &mut String, checks: &[Check], strict: bool) -> fmt::R
         out,
         "<table class=\"checks\"><thead><tr><th>Expected</th><th>Bound</th><th>Measured</th><th></th></tr></thead><tbody>"
     )?;
-    for check in checks {
-        let (class, mark) = match (check.held, check.kind) {
-            (true, _) => ("good", "held"),
-            (false, Kind::Target) if !strict => ("near", "missed target"),
-            (false, _) => ("bad", "failed"),
-        };
-        let kind = if check.kind == Kind::Target { r#" <span class="kind">target</span>"# } else { "" };
-        writeln!(
-            out,
-            r#"<tr class="{class}"><th>{}<small>{}</small>{kind}</th><td>{}</td><td>{}</td><td><span class="mark">{mark}</span></td></tr>"#,
-            Escaped(meaning(check.name)),
-            Escaped(check.name),
-            Escaped(&check.expected),
-            Escaped(&check.measured),
-        )?;
+    let (exact, targets): (Vec<_>, Vec<_>) = checks.iter().partition(|c| c.kind == Kind::Exact);
+    exact.into_iter().try_for_each(|check| line(out, check, strict))?;
+    if !targets.is_empty() {
+        writeln!(out, r#"<tr class="group"><th colspan="4">Targets</th></tr>"#)?;
     }
+    targets.into_iter().try_for_each(|check| line(out, check, strict))?;
     writeln!(out, "</tbody></table>")
+}
+
+fn line(out: &mut String, check: &Check, strict: bool) -> fmt::Result {
+    let (class, mark) = match (check.held, check.kind) {
+        (true, _) => ("good", "held"),
+        (false, Kind::Target) if !strict => ("near", "missed"),
+        (false, _) => ("bad", "failed"),
+    };
+    writeln!(
+        out,
+        r#"<tr class="{class}"><th>{} <small>{}</small></th><td>{}</td><td>{}</td><td><span class="mark">{mark}</span></td></tr>"#,
+        Escaped(meaning(check.name)),
+        Escaped(check.name),
+        Escaped(&check.expected),
+        Escaped(&check.measured),
+    )
 }
 
 /// The name of a check in plain words; the name itself where there are none yet.
@@ -153,7 +159,8 @@ fn meaning(name: &str) -> &str {
         "shard_cpu_us_per_push" => "µs of CPU per push, shard nodes",
         "bytes_per_device" => "bytes of memory per device",
         "total_seconds" => "seconds of the whole run",
-        "disorder" => "share of pairs told in the wrong order",
+        "disorder" => "share of pairs told in the wrong order, worst lane",
+        "fcm_disorder" => "share of pairs told in the wrong order by FCM",
         other => other,
     }
 }

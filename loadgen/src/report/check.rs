@@ -66,7 +66,7 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
         ("quota_window_max", expect.quota_window_max, fcm.map(|f| f.minute_max as f64)),
         ("throttled", expect.throttled, of_all(|p| p.throttled)),
         ("failed_requests", expect.failed_requests, of_all(|p| p.failed_requests)),
-        ("disorder", expect.disorder, Some(report.worst_order().disorder)),
+        ("fcm_disorder", expect.fcm_disorder, fcm.map(|f| f.order.disorder)),
         ("apns_share_of_fcm_time", expect.apns_share_of_fcm_time, share_of_time),
         ("shard_growth_bytes", expect.shard_growth_bytes, report.shard_growth_bytes.map(|b| b as f64)),
         // Never in a scenario's hands: a record with requests of nobody is no record of this run.
@@ -91,6 +91,7 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
         ("shard_cpu_us_per_push", targets.shard_cpu_us_per_push, report.cpu_us_per_push.shard),
         ("bytes_per_device", targets.bytes_per_device, report.bytes_per_device),
         ("total_seconds", targets.total_seconds, report.seconds.total),
+        ("disorder", targets.disorder, report.worst_order().disorder),
     ] {
         out.extend(bound.map(|bound| check(name, Kind::Target, bound, Some(value))));
     }

@@ -44,8 +44,9 @@ pub struct Expectations {
     pub throttled: Option<Bound>,
     /// Requests that a gateway answered with 5xx.
     pub failed_requests: Option<Bound>,
-    /// Share of pairs of pushes of different bands that came in the wrong order, of the worse platform.
-    pub disorder: Option<Bound>,
+    /// Share of pairs of pushes of different bands that came in the wrong order by FCM: a lane that its quota paces has no
+    /// excuse, however busy the machine is.
+    pub fcm_disorder: Option<Bound>,
     /// The last acceptance by APNs as a share of the time until the last one by FCM: one lane must not hold back the other.
     pub apns_share_of_fcm_time: Option<Bound>,
     /// Growth of a shard's memory over its steady state during a fault, bytes, the worst node.
@@ -70,6 +71,8 @@ pub struct Targets {
     pub bytes_per_device: Option<Bound>,
     /// Start of the program to the end of the judgement.
     pub total_seconds: Option<Bound>,
+    /// Share of pairs of pushes of different bands that came in the wrong order, of the worse platform.
+    pub disorder: Option<Bound>,
 }
 
 /// A number, or limits: `0`, `{ max = 5 }`, `{ min = 1, max = 2 }`.
