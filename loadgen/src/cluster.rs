@@ -60,6 +60,18 @@ pub struct Elsewhere {
     pub gateways: BTreeMap<Platform, String>,
 }
 
+impl Elsewhere {
+    /// The control port of the emulator of a platform.
+    ///
+    /// # Errors
+    /// None is given.
+    pub fn control(&self, platform: Platform) -> Result<&str, RunError> {
+        let control = self.gateways.get(&platform).map(String::as_str);
+        control
+            .ok_or_else(|| RunError::Gateway(format!("no control port of an emulated {} is given", platform.as_str())))
+    }
+}
+
 /// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
@@ -135,10 +147,7 @@ impl Cluster {
     pub async fn attach(there: &Elsewhere, platforms: &[Platform], latency_us: u64) -> Result<Self, RunError> {
         let mut emulators = Vec::new();
         for platform in platforms {
-            let control = there.gateways.get(platform).ok_or_else(|| {
-                RunError::Gateway(format!("no control port of an emulated {} is given", platform.as_str()))
-            })?;
-            emulators.push(Emulator::attach(*platform, control, latency_us).await?);
+            emulators.push(Emulator::attach(*platform, there.control(*platform)?, latency_us).await?);
         }
         // What comes next tries once.
         let coordinator = there.coordinator.clone();

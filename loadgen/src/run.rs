@@ -100,7 +100,10 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
             "start",
             &format!("{} shard nodes, coordinator, gateway {}", scenario.nodes, gateways.join(" and ")),
         ),
-        Some(there) => show.begin("reach", &format!("{}, gateway {}", there.coordinator, gateways.join(" and "))),
+        Some(there) => {
+            platforms.iter().try_for_each(|platform| there.control(*platform).map(drop))?;
+            show.begin("reach", &format!("{}, gateway {}", there.coordinator, gateways.join(" and ")));
+        }
     }
     let plan = ClusterPlan {
         program: options.program.clone(),

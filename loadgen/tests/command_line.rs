@@ -21,7 +21,7 @@ fn loadgen() -> Command {
 fn help_and_list_explain_everything() {
     let help = loadgen().args(["run", "--help"]).output().unwrap();
     let text = String::from_utf8(help.stdout).unwrap();
-    for option in ["--devices", "--nodes", "--seed", "--report", "--strict", "--cores"] {
+    for option in ["--devices", "--nodes", "--seed", "--report", "--strict", "--cores", "--cluster", "--gateway"] {
         assert!(text.contains(option), "{option} is in the help");
     }
     let list = String::from_utf8(loadgen().arg("list").output().unwrap().stdout).unwrap();
@@ -36,6 +36,12 @@ fn refusals_are_one_clear_line_and_exit_code_2() {
         (vec!["run", "nowhere"], "no scenario `nowhere`"),
         (vec!["run", "/nowhere.toml"], "cannot read scenario /nowhere.toml"),
         (vec!["run", "city", "--nodes", "0"], "nodes: must be 1 to 64, is 0"),
+        (
+            vec!["run", "pole", "--cluster", "http://127.0.0.1:1", "--gateway", "fcm=127.0.0.1:1"],
+            "no control port of an emulated apns is given",
+        ),
+        (vec!["gateway", "--directory", "/proc/nowhere"], "/proc/nowhere/ca.pem"),
+        (vec!["keys", "--directory", "/proc/nowhere"], "/proc/nowhere"),
     ] {
         let output = loadgen().args(&arguments).output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
@@ -71,7 +77,7 @@ fn begun(dir: &Path, devices: &str) -> (Child, impl Iterator<Item = String>, Vec
         .map(|pid| Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("not 0"))
         .map(|pid| pidfd_open(pid, PidfdFlags::empty()).expect("it runs"))
         .collect();
-    assert_eq!(started.len(), 4, "coordinator, two nodes and the gateway");
+    assert_eq!(started.len(), 5, "coordinator, two nodes and two gateways");
     (run, lines, started)
 }
 

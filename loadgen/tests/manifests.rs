@@ -60,11 +60,14 @@ fn copy(from: &Path, to: &Path) {
 /// # Errors
 /// There is no kubectl here.
 async fn rendered(dir: &Path, name: &str) -> Result<PathBuf, String> {
+    let version = Command::new("kubectl").args(["version", "--client", "--output=json"]).kill_on_drop(true).output();
+    let version: Value = version.await.ok().and_then(|v| serde_json::from_slice(&v.stdout).ok()).unwrap_or_default();
+    if !version["kustomizeVersion"].as_str().is_some_and(|v| v.starts_with("v5.")) {
+        return Err("no kubectl with Kustomize 5 is installed: the manifests were not rendered".to_owned());
+    }
     let mut kustomize = Command::new("kubectl");
     kustomize.arg("kustomize").arg(dir.join("k8s").join(name)).kill_on_drop(true);
-    let Ok(rendered) = kustomize.output().await else {
-        return Err("kubectl is not installed: the manifests were not rendered".to_owned());
-    };
+    let rendered = kustomize.output().await.expect("as before");
     assert!(rendered.status.success(), "{name}: {}", String::from_utf8_lossy(&rendered.stderr));
     let path = dir.join(format!("{}.yaml", name.replace('/', "-")));
     fs::write(&path, rendered.stdout).expect("written");
@@ -123,7 +126,10 @@ async fn the_binaries_take_their_configurations() {
 
 /// Starts a process of the cluster and reads what it announces.
 async fn start(arguments: &[String]) -> (Child, Value) {
-    let mut child = loadgen().args(arguments).stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts");
+    let mut child = loadgen();
+    // What it warns of is shown with the test's output.
+    child.args(arguments).env("CLARION_LOG", "error").stdout(Stdio::piped()).kill_on_drop(true);
+    let mut child = child.spawn().expect("it starts");
     let mut line = String::new();
     let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
     timeout(PATIENCE, stdout.read_line(&mut line)).await.expect("in time").expect("text");
