@@ -176,7 +176,7 @@ fn cost(out: &mut String, r: &Report) -> fmt::Result {
     )
 }
 
-fn row(out: &mut String, label: &str, text: String) -> fmt::Result {
+fn row(out: &mut String, label: &str, text: impl fmt::Display) -> fmt::Result {
     writeln!(out, "  {label:<22} {text}")
 }
 
