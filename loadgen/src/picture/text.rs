@@ -74,7 +74,7 @@ pub(super) fn decimal(value: f64, places: usize) -> String {
 pub(super) fn per_cent(share: f64) -> String {
     let places = if share >= 1.0 || share == 0.0 {
         0
-    } else if share > 0.99 || share < 0.01 {
+    } else if !(0.01..=0.99).contains(&share) {
         2
     } else {
         1
