@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use clarion_proto::{
-    ids::{AlertName, AppName, Epoch, LaneId, LogId, WaveId},
+    ids::{AlertName, AppName, Epoch, LogId, WaveId},
     time::Time,
     wire::shard_v1 as wire,
 };
@@ -332,17 +332,11 @@ impl Dispatcher {
         for log in (0..owned.log_count).map(LogId) {
             heads.push(self.inner.log.head(log).await.map_err(StartError::Log)?);
         }
-        let wave = StandingWave { plan: alert.clone(), lanes: lanes.clone(), heads, phase: Phase::Running };
-        self.run(&alert, lanes, wave, &owned)
+        let wave = StandingWave { plan: alert.clone(), lanes, heads, phase: Phase::Running };
+        self.run(&alert, wave, &owned)
     }
 
-    fn run(
-        &self,
-        alert: &PlannedAlert,
-        mut lanes: Vec<LaneId>,
-        wave: StandingWave,
-        owned: &Owned,
-    ) -> Result<(), StartError> {
+    fn run(&self, alert: &PlannedAlert, wave: StandingWave, owned: &Owned) -> Result<(), StartError> {
         let cluster = self.inner.cluster.clone();
         let (inputs, received) = mpsc::channel(INPUTS);
         let mut run = Run::new(alert, owned.nodes().keys().cloned(), cluster.lanes.request_deadline_max());
@@ -355,12 +349,9 @@ impl Dispatcher {
         away.for_each(|node| run.away(node));
         tracing::info!(alert = %alert.name, wave = alert.wave.0, bands = alert.bands.len(), "alert starts");
         cluster.board.begin(wave, cluster.clock.now());
-        lanes.sort_unstable();
-        lanes.dedup();
         let task = AlertTask {
             alert: alert.name.clone(),
             wave: alert.wave,
-            lanes,
             run,
             cluster,
             inputs: received,

@@ -313,11 +313,10 @@ impl LaneOwner {
         // Once for each new reason: an endpoint that is down for an hour is one line.
         if kept.problem.as_ref() != Some(&words) {
             let lanes_stand = kept.token.is_none();
-            match is_passing {
-                true => {
-                    tracing::warn!(credential = name, lanes_stand, error = words, "no new provider token; tried again")
-                }
-                false => tracing::error!(credential = name, lanes_stand, error = words, "no new provider token"),
+            if is_passing {
+                tracing::warn!(credential = name, lanes_stand, error = words, "no new provider token; tried again");
+            } else {
+                tracing::error!(credential = name, lanes_stand, error = words, "no new provider token");
             }
         }
         kept.problem = Some(words);

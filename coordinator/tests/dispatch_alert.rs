@@ -149,6 +149,7 @@ async fn dead_tokens_come_into_the_log_of_their_partition() {
     let mut dead_report = report(&wave, 1, 10, 9);
     dead_report.bands[0].dead = 1;
     dead_report.dead.push(dead);
+    dead_report.lanes.push(wire::LaneAnswers { lane, answers: 10, dead: 1 });
     let mut grown = coordinator.log.grown();
     peer.report(dead_report).await;
     timeout(PATIENCE, grown.changed()).await.expect("a record").unwrap();

@@ -364,6 +364,25 @@ pub struct CoreReport {
     pub retried_requests: u64,
     /// Tokens called dead since the last report.
     pub dead: Vec<DeadToken>,
+    /// What the wave's lanes were answered: totals.
+    pub answers: Vec<(LaneId, LaneAnswers)>,
+}
+
+/// A gateway's last words on devices; totals that only grow.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct LaneAnswers {
+    /// Accepted, dead and refused.
+    pub all: u64,
+    /// Of those.
+    pub dead: u64,
+}
+
+impl LaneAnswers {
+    /// Counts an outcome, if a gateway's word is behind it.
+    pub fn count(&mut self, outcome: Outcome) {
+        self.all += u64::from(matches!(outcome, Outcome::Accepted | Outcome::Dead | Outcome::Refused));
+        self.dead += u64::from(outcome == Outcome::Dead);
+    }
 }
 
 /// Devices handed and their outcomes; totals that only grow.

@@ -101,6 +101,9 @@ pub struct Core {
     store: Store,
     waves: Vec<Option<WaveRun>>,
     lanes: Vec<LaneSlot>,
+    /// The lane that is asked first, another one each turn: a walk that looks for few among many takes all of a turn's
+    /// steps, and must not take them from the same lane each time.
+    first_lane: usize,
     links: Vec<LinkSlot>,
     opens: Opens,
     templates: TemplateIds,
@@ -141,6 +144,7 @@ impl Core {
             store: Store::default(),
             waves: Vec::new(),
             lanes: Vec::new(),
+            first_lane: 0,
             links: Vec::new(),
             opens: Opens::default(),
             templates: TemplateIds::default(),
@@ -164,8 +168,10 @@ impl Core {
         let mut steps = Steps(STEPS_PER_TURN);
         self.expire_waves(now, &mut steps);
         if self.shutdown.is_none() {
-            for lane in 0..self.lanes.len() {
-                more |= self.pull(lane, now, &mut steps);
+            let lanes = self.lanes.len();
+            self.first_lane = (self.first_lane + 1) % lanes.max(1);
+            for n in 0..lanes {
+                more |= self.pull((self.first_lane + n) % lanes, now, &mut steps);
             }
         }
         self.drop_useless(now);

@@ -147,6 +147,12 @@ impl LaneEnd {
         self.slice.settled(now);
     }
 
+    /// Requests that went out and have no fate yet.
+    #[must_use]
+    pub fn out(&self) -> usize {
+        self.slice.out()
+    }
+
     /// Whether only one request per connection may be out.
     #[must_use]
     pub fn is_probing(&self) -> bool {

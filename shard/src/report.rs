@@ -88,6 +88,7 @@ pub(crate) fn build<'a>(run: &mut WaveRun, open: impl Iterator<Item = &'a Open>,
         unanswered_requests: run.unanswered_requests,
         retried_requests: run.retried_requests,
         dead,
+        answers: run.outlets.iter().map(|outlet| (outlet.lane, outlet.answers)).collect(),
         cells,
     };
     let r = &mut run.reporting;

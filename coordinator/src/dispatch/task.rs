@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clarion_proto::{
-    ids::{AlertName, BootId, LaneId, WaveId},
+    ids::{AlertName, BootId, WaveId},
     time::Time,
     wire::shard_v1 as wire,
 };
@@ -40,7 +40,6 @@ pub(crate) enum Input {
 pub(super) struct AlertTask {
     pub(super) alert: AlertName,
     pub(super) wave: WaveId,
-    pub(super) lanes: Vec<LaneId>,
     pub(super) run: Run,
     pub(super) cluster: Arc<Cluster>,
     pub(super) inputs: mpsc::Receiver<Input>,
@@ -109,10 +108,10 @@ impl AlertTask {
             _ => Vec::new(),
         };
         let added = self.run.note(node, boot, note, self.cluster.clock.now());
-        if added.answers > 0 || !dead.is_empty() {
+        if !added.lanes.is_empty() || !dead.is_empty() {
             // Waiting here holds this alert's reports back, and with them the node: pruning that cannot keep up slows
             // an alert down rather than growing a queue. It only fails when the coordinator ends.
-            let report = DeadReport { lanes: self.lanes.clone(), answers: added.answers, dead };
+            let report = DeadReport { answers: added.lanes, dead };
             let _ = self.feedback.send(report).await;
         }
     }

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     clock::Clock,
+    progress::fold::Answers,
     store::{ChangeLog, RecordBatch},
 };
 
@@ -29,12 +30,12 @@ const TRIES: u32 = 5;
 /// Longest pause between tries.
 const PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// What one report said: new answers of the wave, the wave's lanes, and the tokens called dead.
+/// What one report said: new answers of the wave's lanes, and tokens called dead. A token may be named in a later report
+/// than it is counted in, or again in the first one of a session.
 #[derive(Debug)]
 pub(crate) struct DeadReport {
-    pub(crate) lanes: Vec<LaneId>,
-    /// Answers since the last report of this node, dead ones included.
-    pub(crate) answers: u64,
+    /// Since the last report of this node.
+    pub(crate) answers: BTreeMap<LaneId, Answers>,
     pub(crate) dead: Vec<wire::DeadToken>,
 }
 
@@ -48,9 +49,9 @@ pub(crate) async fn run(
 ) {
     let mut guard = Guard::default();
     while let Some(report) = reports.recv().await {
-        let believed = guard.judge(&report);
+        guard.judge(&report.answers);
         let mut by_log: BTreeMap<LogId, Vec<Record>> = BTreeMap::new();
-        for token in report.dead.iter().filter(|token| believed.contains(&LaneId(token.lane))) {
+        for token in report.dead.iter().filter(|token| guard.believes(LaneId(token.lane))) {
             if let Some(record) = record(token, clock.wall()) {
                 by_log.entry(log_of(partition_of(record.device, partitions), logs)).or_default().push(record);
             }
@@ -91,28 +92,16 @@ struct Guard(BTreeMap<LaneId, Window>);
 /// The last one to two thousand answers of a lane: two halves, the older one dropped when the newer is full.
 #[derive(Debug, Default)]
 struct Window {
-    halves: [Tally; 2],
+    halves: [Answers; 2],
     stopped: bool,
 }
 
-#[derive(Debug, Default, Clone, Copy)]
-struct Tally {
-    answers: u64,
-    dead: u64,
-}
-
 impl Guard {
-    /// Lanes whose word is believed after this report.
-    ///
-    /// A report says how many answers a wave got, not through which lane. With several lanes a lane's dead tokens are
-    /// therefore set against the answers of all: a bad lane with a small part of the devices shows later, or not.
-    fn judge(&mut self, report: &DeadReport) -> Vec<LaneId> {
-        let mut believed = Vec::new();
-        for lane in &report.lanes {
-            let named = report.dead.iter().filter(|token| token.lane == lane.0).count() as u64;
+    /// Counts new answers and judges their lanes anew.
+    fn judge(&mut self, answers: &BTreeMap<LaneId, Answers>) {
+        for (lane, new) in answers {
             let window = self.0.entry(*lane).or_default();
-            // The first report of a session may name tokens again that were counted: no more than there are answers.
-            window.count(Tally { answers: report.answers, dead: named.min(report.answers) });
+            window.count(*new);
             if window.judge() {
                 match window.stopped {
                     true => tracing::error!(
@@ -123,26 +112,27 @@ impl Guard {
                     false => tracing::warn!(lane = lane.0, "the share of dead tokens is usual again; pruning goes on"),
                 }
             }
-            if !window.stopped {
-                believed.push(*lane);
-            }
         }
-        believed
+    }
+
+    /// Whether the lane's word is believed now. A lane that was never heard of has counted nobody.
+    fn believes(&self, lane: LaneId) -> bool {
+        self.0.get(&lane).is_some_and(|window| !window.stopped)
     }
 }
 
 impl Window {
-    fn count(&mut self, new: Tally) {
-        if self.halves[1].answers >= ANSWERS_MIN {
-            self.halves = [self.halves[1], Tally::default()];
+    fn count(&mut self, new: Answers) {
+        if self.halves[1].all >= ANSWERS_MIN {
+            self.halves = [self.halves[1], Answers::default()];
         }
-        self.halves[1].answers += new.answers;
+        self.halves[1].all += new.all;
         self.halves[1].dead += new.dead;
     }
 
     /// True if the verdict has changed.
     fn judge(&mut self) -> bool {
-        let answers: u64 = self.halves.iter().map(|h| h.answers).sum();
+        let answers: u64 = self.halves.iter().map(|h| h.all).sum();
         let dead: u64 = self.halves.iter().map(|h| h.dead).sum();
         if answers < ANSWERS_MIN {
             return false;
@@ -157,50 +147,52 @@ impl Window {
 mod tests {
     use super::*;
 
-    fn report(lane: u32, answers: u64, dead: usize) -> DeadReport {
-        let token = wire::DeadToken { lane, device: vec![7; 16], token_hash: 1, gateway_time_ms: 0 };
-        DeadReport { lanes: vec![LaneId(lane)], answers, dead: vec![token; dead] }
+    /// Takes in so many answers of a lane, so many of them dead; whether it is believed then.
+    fn judged(guard: &mut Guard, lane: u32, all: u64, dead: u64) -> bool {
+        guard.judge(&BTreeMap::from([(LaneId(lane), Answers { all, dead })]));
+        guard.believes(LaneId(lane))
     }
 
     #[test]
     fn the_usual_share_is_believed() {
         let mut guard = Guard::default();
-        for _ in 0..100 {
-            assert_eq!(guard.judge(&report(1, 100, 10)), [LaneId(1)]);
-        }
+        assert!((0..100).all(|_| judged(&mut guard, 1, 100, 10)));
     }
 
     #[test]
     fn a_lane_that_is_wrong_from_the_start_loses_fewer_than_a_thousand() {
         let mut guard = Guard::default();
-        let lost: usize = (0..100).map(|_| guard.judge(&report(1, 100, 100)).len() * 100).sum();
+        let lost = (0..100).filter(|_| judged(&mut guard, 1, 100, 100)).count() * 100;
         assert_eq!(lost, 900);
     }
 
     #[test]
     fn one_large_report_is_judged_before_it_is_believed() {
-        assert!(Guard::default().judge(&report(1, 5_000, 5_000)).is_empty());
+        assert!(!judged(&mut Guard::default(), 1, 5_000, 5_000));
     }
 
     #[test]
     fn a_fifth_is_usual_and_more_is_not() {
-        assert_eq!(Guard::default().judge(&report(1, 1_000, 200)).len(), 1);
-        assert_eq!(Guard::default().judge(&report(1, 1_000, 201)).len(), 0);
+        assert!(judged(&mut Guard::default(), 1, 1_000, 200));
+        assert!(!judged(&mut Guard::default(), 1, 1_000, 201));
     }
 
     #[test]
     fn pruning_goes_on_when_the_share_is_usual_again() {
         let mut guard = Guard::default();
-        assert!(guard.judge(&report(1, 1_000, 1_000)).is_empty());
-        assert!(guard.judge(&report(1, 1_000, 0)).is_empty(), "half of the recent ones are dead");
-        assert_eq!(guard.judge(&report(1, 1_000, 0)), [LaneId(1)]);
+        assert!(!judged(&mut guard, 1, 1_000, 1_000));
+        assert!(!judged(&mut guard, 1, 1_000, 0), "half of the recent ones are dead");
+        assert!(judged(&mut guard, 1, 1_000, 0));
     }
 
     #[test]
-    fn one_lane_does_not_stop_another() {
+    fn one_lane_does_not_stop_another_nor_hide_it() {
         let mut guard = Guard::default();
-        assert!(guard.judge(&report(1, 1_000, 1_000)).is_empty());
-        assert_eq!(guard.judge(&report(2, 1_000, 1)), [LaneId(2)]);
+        let (small, large) = (Answers { all: 1_000, dead: 1_000 }, Answers { all: 100_000, dead: 100 });
+        guard.judge(&BTreeMap::from([(LaneId(1), small), (LaneId(2), large)]));
+        assert!(!guard.believes(LaneId(1)), "one in a hundred of the devices, and all of them dead");
+        assert!(guard.believes(LaneId(2)));
+        assert!(!guard.believes(LaneId(3)), "of which nothing was counted");
     }
 
     #[test]

@@ -22,7 +22,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clarion_proto::{
-    ids::{AlertName, BootId},
+    ids::{AlertName, BootId, LaneId},
     outcome::Outcome,
     time::Time,
     wire::shard_v1 as wire,
@@ -36,6 +36,8 @@ use crate::{owners::NodeName, plan::Band};
 pub(crate) const CELLS_MAX: usize = 20_000;
 /// Former boots of a node that are remembered, so that a late report of one is not taken for a new one.
 const BOOTS_MAX: usize = 16;
+/// Lanes of one wave whose answers are counted: its apps', of which an alert has far fewer.
+const LANES_MAX: usize = 256;
 
 /// The progress of one alert.
 #[derive(Debug)]
@@ -63,6 +65,8 @@ struct Node {
     /// The greatest `handed` seen, by band and by cell.
     peak: Tally,
     bands_walked: u32,
+    /// Of the present boot.
+    lanes: BTreeMap<LaneId, Answers>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -81,10 +85,19 @@ struct Cell {
 }
 
 /// What a report added.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Added {
-    /// Answers of the gateway: accepted, dead, refused.
-    pub(crate) answers: u64,
+    /// New answers of gateways, by lane: those with any.
+    pub(crate) lanes: BTreeMap<LaneId, Answers>,
+}
+
+/// A gateway's last words on devices.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Answers {
+    /// Accepted, dead and refused.
+    pub(crate) all: u64,
+    /// Of those.
+    pub(crate) dead: u64,
 }
 
 impl Fold {
@@ -102,6 +115,7 @@ impl Fold {
             current: tally.clone(),
             peak: tally.clone(),
             bands_walked: 0,
+            lanes: BTreeMap::new(),
         };
         Self {
             alert,
@@ -123,7 +137,6 @@ impl Fold {
         if !node.enter(boot) {
             return Added::default();
         }
-        let before = node.current.answers();
         let accepted_before = node.current.accepted();
         node.bands_walked = node.bands_walked.max(report.bands_walked);
         node.current.unanswered = node.current.unanswered.max(report.unanswered_requests);
@@ -138,7 +151,7 @@ impl Fold {
             self.first_accepted.get_or_insert(now);
             self.last_accepted = Some(now);
         }
-        Added { answers: node.current.answers() - before }
+        Added { lanes: report.lanes.iter().filter_map(|answers| node.answers(answers)).collect() }
     }
 
     /// The wave has ended: whatever is open will have no answer any more.
@@ -214,6 +227,7 @@ impl Node {
             }
             self.former.push(former);
             let bands = vec![Counts::default(); self.current.bands.len()];
+            self.lanes.clear();
             let current = std::mem::replace(&mut self.current, Tally { bands, ..Tally::default() });
             self.settled.add_outcomes(&current);
         }
@@ -231,6 +245,19 @@ impl Node {
         let handed = self.settled.bands[index].handed + current.handed;
         let peak = &mut self.peak.bands[index].handed;
         *peak = (*peak).max(handed);
+    }
+
+    /// What is new of a lane's answers.
+    fn answers(&mut self, report: &wire::LaneAnswers) -> Option<(LaneId, Answers)> {
+        let lane = LaneId(report.lane);
+        if !self.lanes.contains_key(&lane) && self.lanes.len() >= LANES_MAX {
+            return None;
+        }
+        let known = self.lanes.entry(lane).or_default();
+        let next = Answers { all: known.all.max(report.answers), dead: known.dead.max(report.dead) };
+        let more = Answers { all: next.all - known.all, dead: next.dead - known.dead };
+        *known = next;
+        (more != Answers::default()).then_some((lane, more))
     }
 
     /// Of all boots.
@@ -279,11 +306,6 @@ impl Node {
 impl Tally {
     fn accepted(&self) -> u64 {
         self.bands.iter().map(|b| b.outcomes[Outcome::Accepted as usize]).sum()
-    }
-
-    fn answers(&self) -> u64 {
-        let answers = [Outcome::Accepted, Outcome::Dead, Outcome::Refused];
-        self.bands.iter().map(|b| answers.iter().map(|o| b.outcomes[*o as usize]).sum::<u64>()).sum()
     }
 
     /// A boot is over: of what it handed, what has an outcome stays.

@@ -64,11 +64,11 @@ pub(crate) struct Claim {
 ///   spread over its cores and a core without one sends nothing, so a node's burst is never exceeded if it is at least
 ///   its partitions. All bursts together are therefore at least the partitions, and half of the quota at most; that
 ///   this is possible (quota ≥ 2 × partitions) is checked with the configuration.
-/// - A process begins with a full bucket, also where a former process of the node has just emptied its own; and a
-///   coordinator that starts anew knows nothing of slices that the last one gave. So a process is first given what its
-///   predecessor's bucket would hold by now, had it been empty when its last slice ended: `rate × alone_for`, and nothing
-///   while that is less than a request for each partition. With a burst of one second this is over a second after the
-///   predecessor's lease.
+/// - A process may begin with a full bucket where a former process of the node has just emptied its own, or still holds a
+///   lease that nobody can take back; and a coordinator that starts anew knows nothing of slices that the last one gave.
+///   So a process is first given what its predecessor's bucket would hold by now, had it been empty when its last lease
+///   ended: `rate × alone_for`, and nothing while that is less than a request for each partition. With a burst of one
+///   second this is over a second after the lease. (It is assumed that a coordinator has ended before the next starts.)
 /// - A ramp lowers rate and burst, never raises them; a slice with another rate changes what flows in, not what the
 ///   bucket holds.
 pub(crate) fn slice(quota: Quota, claim: Claim) -> Option<SlicePart> {
@@ -121,7 +121,8 @@ mod tests {
         assert_eq!(rate_millis(1_000, 32, 64), 500_000);
     }
 
-    /// A node of the simulation below, with as many buckets as it has cores; it sends all that they give.
+    /// A node of the simulation below, as wasteful as the contract allows: a full bucket of one request at least for each
+    /// core with a partition, from its first slice on, and all that they give is sent.
     struct Node {
         partitions: u16,
         cores: u16,
@@ -138,7 +139,6 @@ mod tests {
             let alone_for = Duration::from_millis(now_ms.saturating_sub(self.alone_since));
             let claim = Claim { partitions: self.partitions, partition_count: all, share, alone_for };
             if let Some(part) = slice(quota, claim) {
-                // As `shard/src/session/leases.rs` shares a slice out, and `lane/pace.rs` takes it.
                 let (rate, cores) = (part.rate_millis_per_second as f64 / 1_000.0, f64::from(self.cores));
                 let (rate, burst) = (rate / cores, (f64::from(part.burst) / cores).max(1.0));
                 for bucket in &mut self.buckets {

@@ -163,15 +163,16 @@ async fn one_alert_is_rendered_for_each_platform_of_its_audience() {
     alert.audience.as_mut().expect("set").apps = vec!["apps/demo".into(), "apps/android".into()];
     soon(server.alerts().create_alert(create(1, alert.clone()))).await.expect("created");
     let started = Arc::clone(&server.nodes.started.lock()[0]);
-    assert!(matches!(started.apps[0].request, PushRequest::Apns(_)));
-    assert_eq!(started.apps[1].request, PushRequest::Fcm { project: "demo-project".into() });
-    let message = &started.apps[1].messages[0];
+    let of = |id| started.apps.iter().find(|app| app.app.id() == id).expect("in the plan");
+    assert!(matches!(of("demo").request, PushRequest::Apns(_)));
+    assert_eq!(of("android").request, PushRequest::Fcm { project: "demo-project".into() });
+    let message = &of("android").messages[0];
     let data = [&message.body, b"token".as_slice(), &message.body_after_token].concat();
     let sent: serde_json::Value = serde_json::from_slice(&data).expect("JSON");
     assert_eq!(sent["message"]["token"], "token");
     assert_eq!(sent["message"]["notification"]["title"], "Missing child");
 
-    // 3,000 quotation marks are 6,000 bytes: too many for both, and the first app is named.
+    // 3,000 quotation marks are 6,000 bytes in JSON.
     let messages = &mut alert.case.as_mut().expect("set").messages;
     messages.get_mut("en").expect("set").body = "\"".repeat(3_000);
     for app in ["apps/demo", "apps/android"] {

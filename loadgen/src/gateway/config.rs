@@ -53,7 +53,7 @@ pub struct GatewayConfig {
     pub topics: Vec<String>,
     /// FCM: where the OAuth token endpoint listens. Default: a free port of the loopback interface.
     pub oauth_listen: SocketAddr,
-    /// FCM: the token endpoint as clients see it, which assertions must name as their audience. Default: `https://`, where it
+    /// FCM: the token endpoint as clients see it, which assertions name as their audience. Default: `https://`, where it
     /// listens, `/token`.
     pub token_uri: Option<String>,
     /// FCM: the projects that exist.

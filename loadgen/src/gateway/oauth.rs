@@ -18,7 +18,7 @@ use super::{faults::Plan, fcm::Policy};
 pub struct Endpoint {
     /// The accounts, and who issues access tokens.
     pub policy: Policy,
-    /// Its own address, which assertions must name as their audience.
+    /// Its own address, which assertions name as their audience.
     pub token_uri: String,
     /// The faults of the moment.
     pub plan: Mutex<Arc<Plan>>,

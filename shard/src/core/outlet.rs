@@ -14,6 +14,7 @@ use roaring::RoaringBitmap;
 
 use super::{run::Part, store::Store};
 use crate::{
+    command::LaneAnswers,
     lane::retry::RetryLine,
     wave::{Cover, Step, Walk},
 };
@@ -23,6 +24,8 @@ use crate::{
 pub(crate) struct Outlet {
     pub(crate) lane: LaneId,
     pub(crate) retry: RetryLine,
+    /// The gateway's last words: totals.
+    pub(crate) answers: LaneAnswers,
     /// By part.
     walks: Vec<Walk>,
     /// Parts that may have somebody, in the order in which they are asked.
@@ -55,6 +58,7 @@ impl Outlet {
         Self {
             lane,
             retry: RetryLine::default(),
+            answers: LaneAnswers::default(),
             walks: Vec::new(),
             ready: VecDeque::new(),
             is_ready: Vec::new(),

@@ -236,6 +236,7 @@ impl WaveRun {
     /// Counts the outcome of a push that was open.
     pub(crate) fn ended(&mut self, open: &Open, outcome: Outcome) {
         self.tally.ended(open.band, open.cell, outcome);
+        self.outlets[usize::from(open.outlet)].answers.count(outcome);
         self.open -= 1;
         self.reporting.change();
     }

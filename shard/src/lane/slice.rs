@@ -77,6 +77,12 @@ impl Slice {
         self.out = self.out.saturating_sub(1);
     }
 
+    /// Requests encoded and neither answered nor given up.
+    #[must_use]
+    pub fn out(&self) -> usize {
+        self.out
+    }
+
     /// When [`Slice::room`] will be above zero by time alone; `None`: something else has to happen before.
     #[must_use]
     pub fn ready_at(&self, now: Time) -> Option<Time> {

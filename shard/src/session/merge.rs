@@ -15,7 +15,7 @@ use clarion_proto::{
 };
 use roaring::RoaringBitmap;
 
-use crate::command::{CoreReport, Counts, DeadToken};
+use crate::command::{CoreReport, Counts, DeadToken, LaneAnswers};
 
 /// Dead tokens that wait to be told. A token dropped here is found dead again by the next wave; the bound, 64 k × 48
 /// bytes = 3 MiB, is what a node may spend on them while no coordinator is there.
@@ -49,6 +49,7 @@ struct CoreTotals {
     cells: BTreeMap<u64, Counts>,
     unanswered_requests: u64,
     retried_requests: u64,
+    answers: BTreeMap<LaneId, LaneAnswers>,
 }
 
 impl Merge {
@@ -111,6 +112,7 @@ impl Merge {
         totals.ended = report.ended;
         totals.unanswered_requests = report.unanswered_requests;
         totals.retried_requests = report.retried_requests;
+        totals.answers.extend(report.answers);
         self.bands_changed.extend(report.bands.iter().map(|(band, _)| *band));
         totals.bands.extend(report.bands);
         self.cells_changed.extend(report.cells.iter().map(|(cell, _)| *cell));
@@ -194,6 +196,7 @@ impl Merge {
             unanswered_requests: self.cores.values().map(|c| c.unanswered_requests).sum(),
             retried_requests: self.cores.values().map(|c| c.retried_requests).sum(),
             dead: self.dead.drain(..self.dead.len().min(DEAD_PER_REPORT)).map(|d| dead(&d)).collect(),
+            lanes: self.answers(),
         };
         self.bands_changed.clear();
         self.cells_changed.clear();
@@ -205,6 +208,16 @@ impl Merge {
 
     fn parts(&self) -> impl Iterator<Item = &CoreTotals> {
         self.cores.values().filter(|c| c.takes_part)
+    }
+
+    fn answers(&self) -> Vec<wire::LaneAnswers> {
+        let mut sums: BTreeMap<LaneId, LaneAnswers> = BTreeMap::new();
+        for (lane, answers) in self.cores.values().flat_map(|core| &core.answers) {
+            let sum = sums.entry(*lane).or_default();
+            (sum.all, sum.dead) = (sum.all + answers.all, sum.dead + answers.dead);
+        }
+        let answered = sums.into_iter().filter(|(_, sum)| sum.all > 0);
+        answered.map(|(lane, sum)| wire::LaneAnswers { lane: lane.0, answers: sum.all, dead: sum.dead }).collect()
     }
 
     fn sum<'a>(&'a self, of: impl Fn(&'a CoreTotals) -> Option<&'a Counts>) -> Counts {

@@ -186,3 +186,19 @@ fn dead_tokens_wait_within_a_bound_and_go_out_in_portions() {
     }
     assert_eq!(told, DEAD_MAX);
 }
+
+#[test]
+fn what_lanes_were_answered_is_summed_over_cores_and_not_over_reports() {
+    let mut merge = Merge::new([0, 1]);
+    let report = |lane, all, dead| {
+        let answers = vec![(LaneId(lane), LaneAnswers { all, dead }), (LaneId(9), LaneAnswers::default())];
+        CoreReport { wave: WaveId(1), answers, ..CoreReport::default() }
+    };
+    merge.add(0, report(1, 10, 1));
+    merge.add(0, report(1, 12, 2));
+    merge.add(0, report(2, 5, 5));
+    merge.add(1, report(1, 100, 0));
+    let lanes = merge.take(WaveId(1), Epoch(1), 1).lanes;
+    let lanes: Vec<_> = lanes.iter().map(|l| (l.lane, l.answers, l.dead)).collect();
+    assert_eq!(lanes, [(1, 112, 2), (2, 5, 5)], "a lane without an answer is not named");
+}

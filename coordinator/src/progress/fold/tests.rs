@@ -46,10 +46,26 @@ fn a_repeated_or_old_report_changes_nothing() {
     fold.report(&node("a"), BOOT_1, &report(1, 0, 10, 4), seconds(2));
     fold.report(&node("a"), BOOT_1, &report(2, 0, 12, 9), seconds(3));
     let before = totals(&mut fold);
-    assert_eq!(fold.report(&node("a"), BOOT_1, &report(1, 0, 10, 4), seconds(9)), Added { answers: 0 });
+    assert_eq!(fold.report(&node("a"), BOOT_1, &report(1, 0, 10, 4), seconds(9)), Added::default());
     fold.report(&node("a"), BOOT_1, &report(2, 0, 12, 9), seconds(9));
     assert_eq!(totals(&mut fold), before);
     assert_eq!(fold.snapshot(State::Active, None).last_accepted_after, Some(Duration::from_secs(2)));
+}
+
+#[test]
+fn answers_are_told_lane_by_lane_once() {
+    let mut fold = fold();
+    let mut added = |boot, lanes: &[(u32, u64, u64)]| {
+        let lanes = lanes.iter().map(|&(lane, answers, dead)| wire::LaneAnswers { lane, answers, dead });
+        let report = wire::Report { lanes: lanes.collect(), ..wire::Report::default() };
+        let added = fold.report(&node("a"), boot, &report, seconds(2)).lanes;
+        added.into_iter().map(|(lane, new)| (lane.0, new.all, new.dead)).collect::<Vec<_>>()
+    };
+    assert_eq!(added(BOOT_1, &[(1, 100, 3), (2, 10, 10)]), [(1, 100, 3), (2, 10, 10)]);
+    assert_eq!(added(BOOT_1, &[(1, 100, 3), (2, 15, 12)]), [(2, 5, 2)]);
+    assert_eq!(added(BOOT_1, &[(1, 90, 1)]), [], "an old one");
+    assert_eq!(added(BOOT_2, &[(1, 4, 1)]), [(1, 4, 1)], "another process counts from nothing");
+    assert_eq!(added(BOOT_1, &[(1, 500, 0)]), [], "a former one is not listened to");
 }
 
 #[test]

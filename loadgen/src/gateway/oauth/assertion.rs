@@ -1,7 +1,7 @@
 //! Assertions: the JWT by which a service account proves who it is (RFC 7523, and Google's page on service accounts).
 //!
-//! RS256 only; `iss` names an account that the gateway was given, and its key must have signed; `aud` is the token endpoint;
-//! `scope` holds one that allows sending; `exp` is at most an hour after `iat`, and now lies between them.
+//! RS256 only; `iss` names an account that the gateway was given, and its key must have signed; `aud` is the token endpoint,
+//! or Google's (its own Python library writes that whatever the key file says); `scope` holds one that allows sending; `exp` is at most an hour after `iat`, and now lies between them.
 
 use clarion_proto::ids::UnixMillis;
 use data_encoding::BASE64URL_NOPAD;
@@ -16,6 +16,8 @@ pub const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// Scopes that allow sending.
 pub const SCOPES: [&str; 2] =
     ["https://www.googleapis.com/auth/firebase.messaging", "https://www.googleapis.com/auth/cloud-platform"];
+/// What `google-auth` for Python puts into `aud`, wherever it sends the assertion.
+const GOOGLES_TOKEN_URI: &str = "https://oauth2.googleapis.com/token";
 /// Longest life of an assertion.
 const LIFE_SECONDS_MAX: u64 = 3_600;
 /// Longest assertion looked at: ordinary ones have some 700 bytes.
@@ -96,7 +98,7 @@ pub fn verify(
              and exp values in the JWT claim.",
         ));
     }
-    if read.aud != token_uri {
+    if read.aud != token_uri && read.aud != GOOGLES_TOKEN_URI {
         return Err(grant(&format!("Invalid JWT: Failed audience check. The right audience is {token_uri}")));
     }
     if !read.scope.split(' ').any(|s| SCOPES.contains(&s)) {
@@ -185,6 +187,9 @@ mod tests {
     #[test]
     fn a_right_assertion_names_its_account() {
         assert_eq!(verified(&assertion(HEAD, &claims())), Ok(0));
+        let mut googles = claims();
+        googles["aud"] = GOOGLES_TOKEN_URI.into();
+        assert_eq!(verified(&assertion(HEAD, &googles)), Ok(0));
     }
 
     #[test]
@@ -199,7 +204,7 @@ mod tests {
         forged.push_str("AAAA");
         let cases = [
             (with("iss", "nobody@p.example".into()), "invalid_grant", "account not found"),
-            (with("aud", "https://oauth2.googleapis.com/token".into()), "invalid_grant", "Failed audience check"),
+            (with("aud", "https://elsewhere/token".into()), "invalid_grant", "Failed audience check"),
             (
                 with("scope", "https://www.googleapis.com/auth/userinfo.email".into()),
                 "invalid_scope",

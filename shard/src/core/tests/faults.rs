@@ -51,6 +51,7 @@ fn silence_is_probed_and_everybody_is_reached_afterwards() {
     assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
     let repeated: usize = world.requests_by_device().values().map(|n| n - 1).sum();
     assert_eq!(repeated, during);
+    assert_eq!(world.requests_out(), 0);
 }
 
 #[test]
@@ -91,6 +92,7 @@ fn an_accident_here_and_there_does_not_stop_the_lane() {
     assert!(!world.said.health.contains(&LaneHealth::Throttled));
     let last = world.gateway.requests.iter().map(|r| r.at).max().unwrap();
     assert!(last.since(began) < Duration::from_secs(1), "{:?}", last.since(began));
+    assert_eq!(world.requests_out(), 0);
 }
 
 #[test]
@@ -109,6 +111,7 @@ fn a_broken_connection_is_replaced_and_its_requests_are_counted() {
     world.run_for(Duration::from_secs(30));
     assert_eq!(accepted(&world), 500);
     assert_eq!(world.last(1).unanswered_requests, in_flight);
+    assert_eq!(world.requests_out(), 0);
 }
 
 #[test]
@@ -145,6 +148,7 @@ fn a_goaway_moves_the_work_elsewhere() {
     assert!(world.requests_by_device().values().all(|n| *n == 1));
     assert!(world.attempts.len() >= 7);
     assert_eq!(world.last(1).unanswered_requests, 0);
+    assert_eq!(world.requests_out(), 0);
 }
 
 #[test]
@@ -168,6 +172,7 @@ fn an_expired_provider_token_stops_the_lane_until_another_comes() {
     assert!(world.gateway.requests[before..].iter().all(|r| r.authorization == "bearer two"));
     assert!(old.iter().all(|id| !world.gateway.requests[before..].iter().any(|r| r.connection == *id)));
     assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
+    assert_eq!(world.requests_out(), 0);
 }
 
 #[test]

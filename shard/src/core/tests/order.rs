@@ -101,6 +101,7 @@ fn a_gateway_never_sees_more_than_the_quota_however_its_sockets_block() {
     world.tell(Command::Slice { lane: FCM, until: Time::NEVER, rate: Some(rate) });
     world.run_for(Duration::from_mins(3));
     assert_eq!(world.totals(1).outcomes[Outcome::Accepted as usize], 3_000);
+    assert_eq!(world.requests_out(), 0);
     let times: Vec<_> = world.requests_of(Platform::Fcm).iter().map(|r| r.at).collect();
     let most = 40 + 20 * 60;
     for window in times.windows(most + 1) {

@@ -235,6 +235,11 @@ impl World {
         self.said.reports.iter().rev().find(|r| r.wave == WaveId(wave)).expect("a report")
     }
 
+    /// Requests of all lanes that no answer, loss or reset has settled.
+    pub(super) fn requests_out(&self) -> usize {
+        self.core.lanes.iter().map(|lane| lane.end.out()).sum()
+    }
+
     /// Slots that open pushes ever needed at once.
     pub(super) fn open_slots(&self) -> usize {
         self.core.opens.capacity_used()
