@@ -5,7 +5,7 @@
 //! how orderly, at what cost, and what was expected. It stands alone: no script, no font, no image is loaded from anywhere, it
 //! opens from a disk or a mail, in light and dark, on a telephone. Nothing in it tells of fewer than twenty devices in a place.
 //!
-//! [`figures`] gathers what is shown from the samples of the verdict in bounded memory; [`tiles`] keeps small audiences
+//! [`figures`] and [`maps`] gather what is shown from the samples of the verdict in bounded memory; [`tiles`] keeps small audiences
 //! private; [`projection`] lays the earth flat; [`scale`] and [`text`] are axes, colours and wording; [`head`], [`map`], [`charts`] and
 //! [`tables`] write the parts of the page.
 
@@ -13,6 +13,7 @@ mod charts;
 pub mod figures;
 mod head;
 mod map;
+mod maps;
 mod projection;
 mod scale;
 mod tables;
@@ -25,8 +26,12 @@ use std::{
     path::Path,
 };
 
-use crate::{report::Report, scenario::Scenario};
+use crate::{
+    report::{Report, summary::thousands},
+    scenario::Scenario,
+};
 use figures::Figures;
+use maps::Map;
 use text::Escaped;
 
 const STYLE: &str = include_str!("picture/style.css");
@@ -78,8 +83,14 @@ impl Picture<'_> {
         )?;
         head::write(out, self.scenario, report, self.strict)?;
         // Two columns; on a narrow page the style puts the sections in an order of their own.
-        writeln!(out, r#"<main><div class="column">"#)?;
-        self.map(out)?;
+        writeln!(out, "<main>")?;
+        if self.figures.maps.len() > 1 {
+            self.maps(out)?;
+            writeln!(out, r#"<div class="column">"#)?;
+        } else {
+            writeln!(out, r#"<div class="column">"#)?;
+            self.maps(out)?;
+        }
         self.nearest(out)?;
         let about = "What the cluster says of itself beside what the gateway saw.";
         figure(out, "outcomes", "Outcomes", about, |out| {
@@ -106,25 +117,49 @@ impl Picture<'_> {
         writeln!(out, "</main>\n</body>\n</html>")
     }
 
-    fn map(&self, out: &mut String) -> fmt::Result {
+    /// One map for each platform, side by side.
+    fn maps(&self, out: &mut String) -> fmt::Result {
+        let maps = &self.figures.maps;
         let about = format!(
-            "{} H3 cells of resolution {}, by the time at which half of their phones were reached. Cells with fewer than {} phones are shown together with their neighbours.",
-            crate::report::summary::thousands(self.figures.cells() as u64),
-            self.figures.resolution,
+            "{} H3 cells of resolution {}, by the time at which half of their phones were reached. Cells with fewer than {} \
+             phones are shown together with their neighbours.",
+            thousands(maps[0].cells() as u64),
+            maps[0].resolution,
             tiles::SHOWN_MIN
         );
         figure(out, "map", "Where and when", &about, |out| {
-            map::write(out, self.scenario, self.figures)?;
-            writeln!(out, r#"<div class="legend">"#)?;
-            map::legend(out, self.figures)?;
-            if self.figures.has_few() {
-                writeln!(out, r#"<span><i class="key none"></i>fewer than {}</span>"#, tiles::SHOWN_MIN)?;
-            }
-            if self.figures.has_failures() {
-                writeln!(out, r#"<span><i class="key failed"></i>somebody missed or without answer</span>"#)?;
+            writeln!(out, r#"<div class="maps">"#)?;
+            for map in maps {
+                writeln!(out, "<div>")?;
+                if maps.len() > 1 {
+                    let class = charts::class(map.platform);
+                    writeln!(out, r#"<h3><i class="key {class}"></i>{}</h3>"#, charts::name(map.platform))?;
+                }
+                map::write(out, self.scenario, map)?;
+                self.legend(out, map)?;
+                writeln!(out, "</div>")?;
             }
             writeln!(out, "</div>")
         })
+    }
+
+    fn legend(&self, out: &mut String, map: &Map) -> fmt::Result {
+        writeln!(out, r#"<div class="legend">"#)?;
+        map::legend(out, map)?;
+        let called_off = self.scenario.cancel.is_some();
+        let keys = [
+            (called_off && map.has_missed(), "none", "not reached before it was called off"),
+            (!called_off && map.has_few(), "none", "too few to be shown"),
+            (
+                !called_off && map.has_missed() || map.has_unknown(),
+                "failed",
+                "somebody missed or left without an answer",
+            ),
+        ];
+        for (_, class, what) in keys.into_iter().filter(|(shown, ..)| *shown) {
+            writeln!(out, r#"<span><i class="key {class}"></i>{what}</span>"#)?;
+        }
+        writeln!(out, "</div>")
     }
 
     fn nearest(&self, out: &mut String) -> fmt::Result {

@@ -103,7 +103,8 @@ fn given() -> Value {
         "region": { "circle": { "center": { "latitude": 22.54, "longitude": 114.06 }, "radius_meters": 30_000.0 } },
         "audience": { "apps": ["apps/foreign"] },
     });
-    let (mut bad, mut other, mut slow) = (alert.clone(), alert.clone(), alert.clone());
+    let (mut bad, mut small, mut other, mut slow) = (alert.clone(), alert.clone(), alert.clone(), alert.clone());
+    small["region"]["circle"]["radius_meters"] = 300.into();
     bad["region"]["circle"]["center"]["latitude"] = 91.into();
     other["severity"] = "SEVERITY_INFORMATION".into();
     slow["max_rate_per_second"] = SLOW_PER_SECOND.into();
@@ -119,6 +120,7 @@ fn given() -> Value {
         "bad": { "alert": bad, "request_id": id(1) },
         "whole": { "alert": alert, "request_id": id(2) },
         "reused": { "alert": other, "request_id": id(2) },
+        "small": { "alert": small, "request_id": id(4) },
         "slow": { "alert": slow, "request_id": id(3) },
     })
 }
@@ -140,6 +142,7 @@ fn judge(told: &Value) {
     assert!(["-90", "90", "91"].iter().all(|n| description.contains(n)), "limit and value: {description}");
     assert_eq!(told["written"], json!([DEVICES]));
     assert_eq!(told["preview"], DEVICES);
+    assert_eq!(told["small"]["code"], "PERMISSION_DENIED", "less than a square kilometre says where somebody is");
     assert_eq!(told["again"], true, "the same request is the same alert");
     assert_eq!(told["reused"]["code"], "ALREADY_EXISTS");
     assert_eq!(told["whole"], json!({ "state": "STATE_RESOLVED", "accepted": DEVICES }));
@@ -283,6 +286,7 @@ async fn buf_curl_by_reflection() {
     };
     timeout(PATIENCE, applied).await.expect("applied in time");
     let preview = buf.answer("AlertService/PreviewAlert", &json!({ "alert": given["whole"]["alert"] })).await;
+    let small = buf.refused("AlertService/CreateAlert", &given["small"]).await;
     let name = buf.answer("AlertService/CreateAlert", &given["whole"]).await["name"].clone();
     let again = buf.answer("AlertService/CreateAlert", &given["whole"]).await["name"] == name;
     let reused = buf.refused("AlertService/CreateAlert", &given["reused"]).await;
@@ -292,7 +296,7 @@ async fn buf_curl_by_reflection() {
     let (answer, last) = buf.cancelled(&slow).await;
     let told = json!({
         "app": app, "bad": bad, "written": written, "again": again, "reused": reused, "missing": missing,
-        "preview": preview["devices"].as_str().and_then(|n| n.parse::<u64>().ok()),
+        "preview": preview["devices"]["exact"].as_str().and_then(|n| n.parse::<u64>().ok()), "small": small,
         "whole": { "state": whole["state"], "accepted": accepted(&whole) },
         "cancelled": { "answer": answer["state"], "state": last["state"], "accepted": accepted(&last) },
     });

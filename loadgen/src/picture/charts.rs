@@ -6,6 +6,7 @@ use super::{
     figures::{Figures, Latency, Mark, PLATFORMS, ROW_SHARES, Row},
     scale::{Linear, round_up, ticks},
     text::{Escaped, decimal, meters, seconds},
+    tiles::SHOWN_MIN,
 };
 use crate::{gateway::Platform, report::summary::thousands};
 
@@ -116,7 +117,7 @@ pub(super) fn rate(out: &mut String, figures: &Figures) -> fmt::Result {
     let highest = rate.counts.iter().map(|c| per_second(c.iter().sum())).fold(1.0, f64::max);
     let top = round_up(highest);
     let top = if top * 0.75 >= highest { top * 0.75 } else { top };
-    let last = rate.interval * rate.counts.len() as f64;
+    let last = with_moments(rate.interval * rate.counts.len() as f64, figures);
     let x = Linear { from: (0.0, last), to: (LEFT, RIGHT) };
     let y = Linear { from: (0.0, top), to: (BOTTOM, TOP) };
     open(out, HEIGHT, "Pushes per second over time, and the share of all reached so far")?;
@@ -155,6 +156,11 @@ pub(super) fn rate(out: &mut String, figures: &Figures) -> fmt::Result {
     writeln!(out, r#"<path class="axis" d="M{LEFT} {BOTTOM}H{RIGHT}"/></svg>"#)
 }
 
+/// A moment right after the last push belongs on the chart: a cancellation is why there are no more.
+fn with_moments(last: f64, figures: &Figures) -> f64 {
+    figures.marks.iter().filter(|m| m.from >= m.until).map(|m| m.from).fold(last, f64::max)
+}
+
 fn rate_label(value: f64) -> String {
     match value {
         v if v >= 1e6 => format!("{} M", decimal(v / 1e6, usize::from(v % 1e6 != 0.0))),
@@ -184,7 +190,7 @@ pub(super) fn latency(out: &mut String, figures: &Figures) -> fmt::Result {
         [(0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"), (0.9999, "99.99 %"), (0.999_99, "99.999 %")]
     {
         let left = -(1.0f64 - share).log10();
-        if left > decades - 0.35 {
+        if left > decades - 0.6 {
             continue;
         }
         let x = x.at(left);
@@ -233,7 +239,7 @@ pub(super) fn nearest(out: &mut String, figures: &Figures) -> fmt::Result {
     let platforms: Vec<usize> =
         PLATFORMS.iter().enumerate().filter(|(_, p)| figures.platforms.contains(p)).map(|(n, _)| n).collect();
     let times = figures.rows.iter().flat_map(|r| r.platforms).flatten().map(|(_, times)| times[4]);
-    let last = times.fold(0.01, f64::max) * 1.02;
+    let last = with_moments(times.fold(0.01, f64::max), figures) * 1.02;
     #[allow(clippy::cast_precision_loss)] // one or two
     let row_height = 9.0 + 10.0 * platforms.len().max(1) as f64;
     #[allow(clippy::cast_precision_loss)] // some dozens
@@ -253,11 +259,8 @@ pub(super) fn nearest(out: &mut String, figures: &Figures) -> fmt::Result {
             left - 8.0,
             top + row_height / 2.0 + 4.0
         )?;
-        if !row.is_shown() {
-            continue;
-        }
         for (slot, platform) in platforms.iter().enumerate() {
-            let Some((count, times)) = row.platforms[*platform] else { continue };
+            let Some((count, times)) = row.platforms[*platform].filter(|(n, _)| *n >= SHOWN_MIN) else { continue };
             #[allow(clippy::cast_precision_loss)] // one or two
             let y = top + 4.5 + 10.0 * (slot as f64 + 0.5);
             let [p5, p25, p50, p75, p95] = times.map(|t| x.at(t.max(0.0)));

@@ -6,21 +6,18 @@
 
 use std::collections::BTreeMap;
 
-use h3o::{CellIndex, Resolution};
+use h3o::Resolution;
 
 use super::{
-    projection::middle,
+    maps::{Layout, Map},
     scale::round_up,
-    tiles::{self, SHOWN_MIN, Tile},
+    tiles::SHOWN_MIN,
 };
 use crate::{
     gateway::Platform,
-    place::Place,
     scenario::RegionSpec,
     verdict::{
-        SpotCount,
-        geometry::Region,
-        order,
+        SpotCount, order,
         sample::{Sample, Spot},
     },
 };
@@ -51,12 +48,10 @@ pub struct Case<'a> {
 /// All of it; times in seconds from the acknowledgement.
 #[derive(Debug)]
 pub struct Figures {
-    /// Of the cells.
-    pub(super) resolution: Resolution,
+    /// One for each platform.
+    pub(super) maps: Vec<Map>,
     /// Those with an acceptance.
     pub(super) platforms: Vec<Platform>,
-    /// What is coloured, and when half of each was reached.
-    pub(super) tiles: Vec<(Tile, Option<f64>)>,
     /// Acceptances over time.
     pub(super) rate: Rate,
     /// Of each platform.
@@ -111,7 +106,7 @@ pub(super) struct Row {
 
 /// Values at some shares of a sequence in ascending order whose length is known.
 #[derive(Debug, Clone)]
-struct Shares {
+pub(super) struct Shares {
     /// Ranks from 1, ascending, and the value once it is known.
     ranks: Vec<(u64, f64)>,
     next: usize,
@@ -123,6 +118,11 @@ impl Shares {
     fn new(count: u64, shares: &[f64]) -> Self {
         let rank = |share: &f64| (((count as f64 * share).ceil() as u64).clamp(1, count.max(1)), f64::NAN);
         Self { ranks: shares.iter().map(rank).collect(), next: 0, seen: 0 }
+    }
+
+    /// The value at the first share; not a number before it is known.
+    pub(super) fn first(&self) -> f64 {
+        self.ranks.first().map_or(f64::NAN, |(_, value)| *value)
     }
 
     fn push(&mut self, value: f64) {
@@ -142,19 +142,13 @@ impl Figures {
     pub fn gather(samples: &[Sample], case: &Case<'_>) -> Self {
         let mut counts = [0u64; PLATFORMS.len()];
         let mut by_band = vec![[0u64; PLATFORMS.len()]; case.edges.len() + 1];
-        let mut by_cell: BTreeMap<CellIndex, SpotCount> = BTreeMap::new();
-        for (spot, count) in case.spots {
-            by_cell.entry(spot.cell(case.resolution)).or_default().add(*count);
-        }
-        let tiles = Self::tiles(case, &by_cell);
-        let mut accepted = vec![0u64; tiles.len()];
-        let tile_of = tile_of(&tiles, case);
-        let tile_at = |spot: Spot| *tile_of.get(&spot).expect("who was accepted was counted where it is");
+        let layout = Layout::new(case);
+        let mut accepted = vec![0u64; layout.len()];
         for sample in samples {
             let platform = number(sample.spot.platform());
             counts[platform] += 1;
             by_band[order::band_of(case.edges, sample.meters)][platform] += 1;
-            accepted[tile_at(sample.spot)] += 1;
+            accepted[layout.tile_at(sample.spot)] += 1;
         }
 
         let (mut rows, row_of) = rows(case.edges, &by_band);
@@ -170,7 +164,7 @@ impl Figures {
             let (at, platform) = (after(sample.at_ns), number(sample.spot.platform()));
             rate.add(at, platform);
             curves[platform].push(at);
-            medians[tile_at(sample.spot)].push(at);
+            medians[layout.tile_at(sample.spot)].push(at);
             in_row[row_of[order::band_of(case.edges, sample.meters)]][platform].push(at);
         }
 
@@ -186,47 +180,14 @@ impl Figures {
             Latency { platform: PLATFORMS[n], count: counts[n], curve: shares[n].iter().copied().zip(values).collect() }
         };
         let present = |n: &usize| counts[*n] > 0;
-        let median = |n: usize| Some(medians[n].ranks[0].1).filter(|m| m.is_finite());
         Self {
-            resolution: case.resolution,
+            maps: layout.finish(case.resolution, &medians),
             platforms: (0..PLATFORMS.len()).filter(present).map(|n| PLATFORMS[n]).collect(),
             latency: (0..PLATFORMS.len()).filter(present).map(curve).collect(),
-            tiles: tiles.into_iter().enumerate().map(|(n, tile)| (tile, median(n))).collect(),
             rate,
             rows,
             marks: Vec::new(),
         }
-    }
-
-    fn tiles(case: &Case<'_>, by_cell: &BTreeMap<CellIndex, SpotCount>) -> Vec<Tile> {
-        let corners: Vec<Place> = match case.region {
-            RegionSpec::Circle { .. } => Vec::new(),
-            RegionSpec::Polygon { outer, .. } => outer.clone(),
-        };
-        let corners = corners.into_iter().chain([middle(case.region)]);
-        let cover = tiles::cover(&Region::new(case.region), corners, by_cell.keys().copied(), case.resolution);
-        tiles::tiles(&cover, by_cell)
-    }
-
-    /// How many cells are drawn.
-    pub(super) fn cells(&self) -> usize {
-        self.tiles.iter().map(|(tile, _)| tile.cells.len()).sum()
-    }
-
-    /// Whether a tile shows nothing.
-    pub(super) fn has_few(&self) -> bool {
-        self.tiles.iter().any(|(tile, _)| !tile.is_shown())
-    }
-
-    /// Whether a tile is marked.
-    pub(super) fn has_failures(&self) -> bool {
-        self.tiles.iter().any(|(tile, _)| tile.count.missed > 0 || tile.count.unknown > 0)
-    }
-
-    /// From the first acceptance to the last: the ends of the scale of colours are the medians of the first and last tile.
-    pub(super) fn colour_range(&self) -> Option<(f64, f64)> {
-        let medians = self.tiles.iter().filter(|(tile, _)| tile.is_shown()).filter_map(|(_, median)| *median);
-        medians.fold(None, |range, m| Some(range.map_or((m, m), |(low, high): (f64, f64)| (low.min(m), high.max(m)))))
     }
 }
 
@@ -245,15 +206,9 @@ impl Rate {
     }
 }
 
-/// In which tile each spot is.
-fn tile_of(tiles: &[Tile], case: &Case<'_>) -> BTreeMap<Spot, usize> {
-    let cells: BTreeMap<CellIndex, usize> =
-        tiles.iter().enumerate().flat_map(|(n, tile)| tile.cells.iter().map(move |cell| (*cell, n))).collect();
-    case.spots.keys().filter_map(|spot| Some((*spot, *cells.get(&spot.cell(case.resolution))?))).collect()
-}
-
 /// Rows of at least [`SHOWN_MIN`] devices, and in which row each band is.
 fn rows(edges: &[f64], by_band: &[[u64; PLATFORMS.len()]]) -> (Vec<Row>, Vec<usize>) {
+    let present = PLATFORMS.map(|p| by_band.iter().any(|n| n[number(p)] > 0));
     let used = by_band.iter().rposition(|n| n.iter().any(|n| *n > 0)).map_or(0, |last| last + 1);
     let together = used.div_ceil(ROWS_MAX).max(1);
     let (mut rows, mut row_of) = (Vec::<Row>::new(), Vec::with_capacity(by_band.len()));
@@ -261,7 +216,7 @@ fn rows(edges: &[f64], by_band: &[[u64; PLATFORMS.len()]]) -> (Vec<Row>, Vec<usi
     for (band, counts) in by_band.iter().enumerate() {
         let inner = if band == 0 { 0.0 } else { edges[band - 1] };
         let outer = edges.get(band).copied().unwrap_or(f64::INFINITY);
-        let full = bands_in_row >= together && rows.last().is_some_and(Row::is_shown);
+        let full = bands_in_row >= together && rows.last().is_some_and(|row| row.is_enough(present));
         if band < used && (rows.is_empty() || full) {
             rows.push(Row { from_meters: inner, to_meters: outer, platforms: [None; PLATFORMS.len()] });
             bands_in_row = 0;
@@ -274,7 +229,7 @@ fn rows(edges: &[f64], by_band: &[[u64; PLATFORMS.len()]]) -> (Vec<Row>, Vec<usi
     }
     // Too few in the last one: together with the one before.
     if rows.len() > 1
-        && let Some(rest) = rows.pop_if(|row| !row.is_shown())
+        && let Some(rest) = rows.pop_if(|row| !row.is_enough(present))
     {
         let at = rows.len() - 1;
         rows[at].add(rest.to_meters, rest.platforms.map(|p| p.map_or(0, |(n, _)| n)));
@@ -294,9 +249,10 @@ impl Row {
         }
     }
 
-    /// Whether its figures may be shown.
-    pub(super) fn is_shown(&self) -> bool {
-        self.platforms.iter().flatten().map(|(n, _)| n).sum::<u64>() >= SHOWN_MIN
+    /// Whether the figures of all platforms that there are may be shown.
+    fn is_enough(&self, present: [bool; PLATFORMS.len()]) -> bool {
+        let enough = |(p, there): (&Option<(u64, _)>, bool)| !there || p.is_some_and(|(n, _)| n >= SHOWN_MIN);
+        self.platforms.iter().zip(present).all(enough)
     }
 }
 
@@ -325,6 +281,7 @@ pub fn seconds(from_ns: u64, to_ns: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::place::Place;
 
     const CENTER: Place = Place { latitude: 22.5, longitude: 114.0 };
 
@@ -364,10 +321,12 @@ mod tests {
         assert_eq!(figures.platforms, PLATFORMS);
         let by_platform = |n: usize| figures.rate.counts.iter().map(|c| c[n]).sum::<u64>();
         assert_eq!((by_platform(0), by_platform(1)), (750, 250));
-        assert_eq!(figures.tiles.iter().map(|(tile, _)| tile.count.devices).sum::<u64>(), 1_000);
+        assert_eq!(figures.maps.len(), 2);
+        let tiles = figures.maps.iter().flat_map(|m| &m.tiles);
+        assert_eq!(tiles.map(|(tile, _)| tile.count.devices).sum::<u64>(), 1_000);
         let in_rows: u64 = figures.rows.iter().flat_map(|r| r.platforms).flatten().map(|(n, _)| n).sum();
         assert_eq!(in_rows, 1_000);
-        assert!(figures.rows.iter().all(Row::is_shown));
+        assert!(figures.rows.iter().all(|r| r.is_enough([true, true])));
     }
 
     #[test]
@@ -378,12 +337,12 @@ mod tests {
         assert_eq!((fcm.count, fcm.curve.last()), (250, Some(&(1.0, 0.996))));
         assert_eq!(fcm.curve[0], (0.0, 0.0));
         assert!(fcm.curve.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 <= w[1].1));
-        // 0 to 1 km: samples 0 to 24, of which 7 are FCM; the edge itself belongs to the next band.
+        // 0 to 2 km are samples 0 to 49, of which 13 are FCM; with those to 5 km they are 32 and enough.
         let row = &figures.rows[0];
-        assert_eq!((row.from_meters, row.to_meters), (0.0, 1_000.0));
+        assert_eq!((row.from_meters, row.to_meters), (0.0, 5_000.0));
         let (count, times) = row.platforms[1].unwrap();
-        assert_eq!((count, times[2]), (7, 0.012));
-        let (low, high) = figures.colour_range().unwrap();
+        assert_eq!((count, times[2]), (32, 0.060));
+        let (low, high) = figures.maps[0].colour_range().unwrap();
         assert!(0.0 < low && low < 0.2 && 0.8 < high && high < 1.0, "{low} to {high}");
     }
 
@@ -393,7 +352,7 @@ mod tests {
         let mut by_band = vec![[10, 15]; 101];
         by_band[100] = [3, 0];
         let (rows, row_of) = rows(&edges, &by_band);
-        assert!(rows.len() <= ROWS_MAX && rows.iter().all(Row::is_shown));
+        assert!(rows.len() <= ROWS_MAX && rows.iter().all(|r| r.is_enough([true, true])));
         assert_eq!(row_of.len(), 101);
         assert!(row_of.windows(2).all(|w| w[0] <= w[1]) && *row_of.last().unwrap() == rows.len() - 1);
         assert_eq!(rows.iter().flat_map(|r| r.platforms).flatten().map(|(n, _)| n).sum::<u64>(), 2_503);
@@ -411,7 +370,8 @@ mod tests {
             acknowledged_ns: 1,
         };
         let figures = Figures::gather(&[], &case);
-        assert!(figures.platforms.is_empty() && figures.rows.is_empty() && figures.colour_range().is_none());
-        assert_eq!(figures.tiles.len(), 1, "all of the region, and nobody in it");
+        assert!(figures.platforms.is_empty() && figures.rows.is_empty());
+        assert!(figures.maps[0].colour_range().is_none());
+        assert_eq!(figures.maps[0].tiles.len(), 1, "all of the region, and nobody in it");
     }
 }

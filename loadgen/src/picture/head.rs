@@ -13,7 +13,7 @@ use crate::{
 /// A place this near to a city's middle is called by it.
 const CALLED_AFTER_METERS: f64 = 25_000.0;
 /// With fewer pairs in the wrong order than this a wave may be called orderly: the seams between bands blur.
-const ORDERLY: f64 = 0.02;
+const ORDERLY: f64 = 0.05;
 
 /// Name, verdict, sentence and key figures.
 pub(super) fn write(out: &mut String, scenario: &Scenario, r: &Report, strict: bool) -> fmt::Result {

@@ -7,7 +7,8 @@ use std::fmt::{self, Write};
 use h3o::{CellIndex, LatLng};
 
 use super::{
-    figures::Figures,
+    charts::name,
+    maps::Map,
     projection::{Frame, Projection, WIDTH, middle, outline},
     scale::{STEPS, round_up, step, ticks},
     text::{decimal, meters, seconds},
@@ -27,22 +28,23 @@ const LABELS_SMALL: usize = 6;
 const LETTER: f64 = 13.0;
 const LETTER_WIDTH: f64 = 0.56;
 
-/// Writes the map.
-pub(super) fn write(out: &mut String, scenario: &Scenario, figures: &Figures) -> fmt::Result {
+/// Writes one map.
+pub(super) fn write(out: &mut String, scenario: &Scenario, map: &Map) -> fmt::Result {
     let region = &scenario.alert.region;
     let projection = Projection::around(middle(region));
     let rings = outline(region, &projection);
     let frame = Frame::around(rings.iter().flatten().copied());
     writeln!(
         out,
-        r#"<svg class="map" viewBox="0 0 {WIDTH} {:.0}" role="img" aria-label="Map of the region, coloured by time of acceptance">"#,
-        frame.height
+        r#"<svg class="map" viewBox="0 0 {WIDTH} {:.0}" role="img" aria-label="Map of the region, coloured by time of acceptance ({})">"#,
+        frame.height,
+        name(map.platform)
     )?;
     out.write_str(concat!(
         r#"<defs><pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">"#,
         r#"<rect class="hatch" width="2.6" height="7"/></pattern></defs>"#
     ))?;
-    cells(out, figures, &projection, &frame)?;
+    cells(out, map, &projection, &frame, scenario.cancel.is_some())?;
     graticule(out, &projection, &frame, middle(region))?;
     for (n, ring) in rings.iter().enumerate() {
         let class = if n == 0 { "ring" } else { "ring hole" };
@@ -59,10 +61,10 @@ pub(super) fn write(out: &mut String, scenario: &Scenario, figures: &Figures) ->
     writeln!(out, "</svg>")
 }
 
-fn cells(out: &mut String, figures: &Figures, projection: &Projection, frame: &Frame) -> fmt::Result {
-    let (low, high) = figures.colour_range().unwrap_or((0.0, 1.0));
+fn cells(out: &mut String, map: &Map, projection: &Projection, frame: &Frame, called_off: bool) -> fmt::Result {
+    let (low, high) = map.colour_range().unwrap_or((0.0, 1.0));
     // Patches first: they have no outline of their own, and those of single cells close over theirs.
-    let (patches, single): (Vec<_>, Vec<_>) = figures.tiles.iter().partition(|(tile, _)| tile.cells.len() > 1);
+    let (patches, single): (Vec<_>, Vec<_>) = map.tiles.iter().partition(|(tile, _)| tile.cells.len() > 1);
     let mut failed = String::new();
     for (tile, median) in patches.into_iter().chain(single) {
         let shape: String = tile.cells.iter().map(|cell| boundary(*cell, projection, frame)).collect();
@@ -76,7 +78,8 @@ fn cells(out: &mut String, figures: &Figures, projection: &Projection, frame: &F
             r#"<path class="cell {colour}{patch}" d="{shape}"><title>{}</title></path>"#,
             told(tile, *median)
         )?;
-        if tile.count.missed > 0 || tile.count.unknown > 0 {
+        // Who is left out by an alert that was called off is no failure.
+        if (tile.count.missed > 0 && !called_off) || tile.count.unknown > 0 {
             writeln!(failed, r#"<path class="failed" d="{shape}"/>"#)?;
         }
     }
@@ -267,18 +270,18 @@ fn scale_bar(out: &mut String, frame: &Frame) -> fmt::Result {
 }
 
 /// What the colours mean.
-pub(super) fn legend(out: &mut String, figures: &Figures) -> fmt::Result {
-    let Some((low, high)) = figures.colour_range() else { return Ok(()) };
+pub(super) fn legend(out: &mut String, map: &Map) -> fmt::Result {
+    let Some((low, high)) = map.colour_range() else { return Ok(()) };
     let (unit, factor) = if high < 2.0 { ("ms", 1e3) } else { ("s", 1.0) };
     #[allow(clippy::cast_precision_loss)] // below STEPS
     let width = 320.0 / STEPS as f64;
-    writeln!(out, r#"<svg class="ramp" viewBox="-14 0 348 34" role="img" aria-label="Scale of colours">"#)?;
+    writeln!(out, r#"<svg class="ramp" viewBox="-26 0 372 34" role="img" aria-label="Scale of colours">"#)?;
     for n in 0..STEPS {
         #[allow(clippy::cast_precision_loss)]
         let x = n as f64 * width;
         writeln!(out, r#"<rect class="t{n}" x="{x:.1}" y="0" width="{:.1}" height="12"/>"#, width + 0.3)?;
     }
-    for tick in ticks(low * factor, high * factor, 4) {
+    for tick in ticks(low * factor, high * factor, 6) {
         let x = if high > low { (tick / factor - low) / (high - low) * 320.0 } else { 0.0 };
         let places = usize::from(high * factor < 5.0);
         writeln!(

@@ -94,7 +94,8 @@ async function main() {
   verdict.bad = await refused(alerts, 'CreateAlert', given.bad);
   verdict.written = await written(given.devices);
   await applied();
-  verdict.preview = Number((await call(alerts, 'PreviewAlert', { alert: given.whole.alert })).devices);
+  verdict.preview = Number((await call(alerts, 'PreviewAlert', { alert: given.whole.alert })).devices.exact);
+  verdict.small = await refused(alerts, 'CreateAlert', given.small);
 
   let { name } = await call(alerts, 'CreateAlert', given.whole);
   verdict.again = (await call(alerts, 'CreateAlert', given.whole)).name === name;

@@ -70,7 +70,8 @@ def main():
         assert time.monotonic() < give_up, f"not applied: {stats}"
         time.sleep(0.02)
     preview = call("clarion.v1.AlertService/PreviewAlert", {"alert": GIVEN["whole"]["alert"]})
-    verdict["preview"] = int(preview["devices"])
+    verdict["preview"] = int(preview["devices"]["exact"])
+    verdict["small"] = refused("clarion.v1.AlertService/CreateAlert", GIVEN["small"])
 
     name = call("clarion.v1.AlertService/CreateAlert", GIVEN["whole"])["name"]
     verdict["again"] = call("clarion.v1.AlertService/CreateAlert", GIVEN["whole"])["name"] == name

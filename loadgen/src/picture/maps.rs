@@ -1,0 +1,121 @@
+//! What the maps show: a map for each platform, its tiles, and when half of those in each tile were reached.
+//!
+//! Lanes do not wait for each other. Where one is held back by its quota and the other is not, the median of both together is
+//! that of whichever has one phone more in a cell: such a map is noise. Each platform by itself shows its own wave.
+
+use std::collections::BTreeMap;
+
+use h3o::{CellIndex, Resolution};
+
+use super::{
+    figures::{Case, PLATFORMS, Shares},
+    projection::middle,
+    tiles::{self, Tile},
+};
+use crate::{
+    gateway::Platform,
+    place::Place,
+    scenario::RegionSpec,
+    verdict::{SpotCount, geometry::Region, sample::Spot},
+};
+
+/// The tiles of one platform.
+#[derive(Debug)]
+pub(super) struct Map {
+    pub(super) platform: Platform,
+    pub(super) resolution: Resolution,
+    /// What is coloured, and when half of each was reached.
+    pub(super) tiles: Vec<(Tile, Option<f64>)>,
+}
+
+impl Map {
+    /// How many cells are drawn.
+    pub(super) fn cells(&self) -> usize {
+        self.tiles.iter().map(|(tile, _)| tile.cells.len()).sum()
+    }
+
+    /// Whether a tile shows nothing.
+    pub(super) fn has_few(&self) -> bool {
+        self.tiles.iter().any(|(tile, _)| !tile.is_shown())
+    }
+
+    /// Whether somebody was missed.
+    pub(super) fn has_missed(&self) -> bool {
+        self.tiles.iter().any(|(tile, _)| tile.count.missed > 0)
+    }
+
+    /// Whether somebody was sent to and never answered.
+    pub(super) fn has_unknown(&self) -> bool {
+        self.tiles.iter().any(|(tile, _)| tile.count.unknown > 0)
+    }
+
+    /// The ends of the scale of colours: the medians of the first and last tile.
+    pub(super) fn colour_range(&self) -> Option<(f64, f64)> {
+        let medians = self.tiles.iter().filter(|(tile, _)| tile.is_shown()).filter_map(|(_, median)| *median);
+        medians.fold(None, |range, m| Some(range.map_or((m, m), |(low, high): (f64, f64)| (low.min(m), high.max(m)))))
+    }
+}
+
+/// All maps before the times are known.
+pub(super) struct Layout {
+    maps: Vec<(Platform, Vec<Tile>)>,
+    /// Tiles are numbered over all maps.
+    tile_of: BTreeMap<Spot, usize>,
+}
+
+impl Layout {
+    pub(super) fn new(case: &Case<'_>) -> Self {
+        let mut by_platform: BTreeMap<Platform, BTreeMap<CellIndex, SpotCount>> = BTreeMap::new();
+        for (spot, count) in case.spots {
+            let cells = by_platform.entry(spot.platform()).or_default();
+            cells.entry(spot.cell(case.resolution)).or_default().add(*count);
+        }
+        // A region in which nobody is has a map, too.
+        if by_platform.is_empty() {
+            by_platform.insert(PLATFORMS[0], BTreeMap::new());
+        }
+        let (mut maps, mut tile_of, mut numbered) = (Vec::new(), BTreeMap::new(), 0);
+        for (platform, counts) in by_platform {
+            let tiles = tiles_of(case, &counts);
+            for (n, tile) in tiles.iter().enumerate() {
+                tile_of.extend(tile.cells.iter().map(|cell| (Spot::new(*cell, platform), numbered + n)));
+            }
+            numbered += tiles.len();
+            maps.push((platform, tiles));
+        }
+        Self { maps, tile_of }
+    }
+
+    /// How many tiles there are on all maps.
+    pub(super) fn len(&self) -> usize {
+        self.maps.iter().map(|(_, tiles)| tiles.len()).sum()
+    }
+
+    /// The number of the tile that a spot is in.
+    ///
+    /// # Panics
+    /// If nobody was counted there.
+    pub(super) fn tile_at(&self, spot: Spot) -> usize {
+        *self.tile_of.get(&spot).expect("who was accepted was counted where it is")
+    }
+
+    /// With the median of each tile.
+    pub(super) fn finish(self, resolution: Resolution, medians: &[Shares]) -> Vec<Map> {
+        let mut medians = medians.iter().map(|m| Some(m.first()).filter(|seconds| seconds.is_finite()));
+        let mut map = |(platform, tiles): (Platform, Vec<Tile>)| {
+            let tiles = tiles.into_iter().map(|tile| (tile, medians.next().flatten())).collect();
+            Map { platform, resolution, tiles }
+        };
+        self.maps.into_iter().map(&mut map).collect()
+    }
+}
+
+fn tiles_of(case: &Case<'_>, counts: &BTreeMap<CellIndex, SpotCount>) -> Vec<Tile> {
+    let corners: Vec<Place> = match case.region {
+        RegionSpec::Circle { .. } => Vec::new(),
+        RegionSpec::Polygon { outer, .. } => outer.clone(),
+    };
+    let corners = corners.into_iter().chain([middle(case.region)]);
+    let cover = tiles::cover(&Region::new(case.region), corners, counts.keys().copied(), case.resolution);
+    tiles::tiles(&cover, counts)
+}
