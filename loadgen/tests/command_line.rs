@@ -71,7 +71,7 @@ fn begun(dir: &Path, devices: &str) -> (Child, impl Iterator<Item = String>, Vec
         .map(|pid| Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("not 0"))
         .map(|pid| pidfd_open(pid, PidfdFlags::empty()).expect("it runs"))
         .collect();
-    assert_eq!(started.len(), 4, "coordinator, two nodes and the gateway");
+    assert_eq!(started.len(), 5, "coordinator, two nodes and two gateways");
     (run, lines, started)
 }
 
