@@ -16,7 +16,7 @@ use clarion_proto::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-use crate::{config::Config, lane_owner::Credential, store::AppRecord};
+use crate::{config::Config, dispatch::QUESTIONS_MAX, lane_owner::Credential, store::AppRecord};
 
 pub mod render;
 
@@ -29,12 +29,6 @@ pub enum Refusal {
     /// The caller's fault: a field.
     #[error(transparent)]
     Invalid(#[from] InvalidField),
-    /// The caller's fault: create it first.
-    #[error("{app} does not exist")]
-    UnknownApp {
-        /// Which.
-        app: AppName,
-    },
     /// The operator's fault: the configuration changed under the app.
     #[error("{app} is on lane {lane}, which is not configured for its platform any more")]
     LaneNotConfigured {
@@ -73,9 +67,11 @@ pub fn admit(spec: &AlertSpec, apps: &[Option<Arc<AppRecord>>], config: &Config)
     if spec.mode == Mode::Live && !config.allow_live_without_identity {
         return Err(Refusal::LiveWithoutIdentity);
     }
-    for (name, app) in spec.audience.apps.iter().zip(apps) {
+    for (i, (name, app)) in spec.audience.apps.iter().zip(apps).enumerate() {
         let Some(AppRecord { app, .. }) = app.as_deref() else {
-            return Err(Refusal::UnknownApp { app: name.clone() });
+            // The caller's fault: create it first.
+            let field = format!("audience.apps[{i}]");
+            return Err(InvalidField::new(field, format_args!("there is no {name}")).into());
         };
         let lane = || format!("{}/{}", app.gateway, app.credential);
         let (gateway, credential) = (config.gateway(&app.gateway), config.credential(&app.credential));
@@ -109,6 +105,7 @@ pub struct Admission {
     inside: Arc<Semaphore>,
     inside_max: usize,
     cores: Semaphore,
+    questions: Semaphore,
 }
 
 /// A place inside; given back on drop.
@@ -122,7 +119,8 @@ impl Admission {
     #[must_use]
     pub fn new(inside_max: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        Self { inside: Arc::new(Semaphore::new(inside_max)), inside_max, cores: Semaphore::new(cores) }
+        let (inside, cores) = (Arc::new(Semaphore::new(inside_max)), Semaphore::new(cores));
+        Self { inside, inside_max, cores, questions: Semaphore::new(QUESTIONS_MAX) }
     }
 
     /// A place inside.
@@ -138,6 +136,12 @@ impl Admission {
     /// Leave to compute. Those who wait are at most as many as are inside.
     pub async fn core(&self) -> SemaphorePermit<'_> {
         self.cores.acquire().await.expect("never closed")
+    }
+
+    /// Leave to ask the nodes how many there are: as many at a time as dispatch takes. On a day when many authorities alert
+    /// at once, each waits some milliseconds instead of being refused.
+    pub async fn question(&self) -> SemaphorePermit<'_> {
+        self.questions.acquire().await.expect("never closed")
     }
 }
 

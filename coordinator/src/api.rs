@@ -8,15 +8,15 @@ use clarion_proto::{
     ids::AlertName,
     wire::{
         DESCRIPTORS,
-        v1::{
-            alert_service_server::AlertServiceServer, app_service_server::AppServiceServer,
-            registry_service_server::RegistryServiceServer,
-        },
+        v1::{app_service_server::AppServiceServer, registry_service_server::RegistryServiceServer},
     },
 };
 use clarion_runtime::drain::Drain;
 use tokio::sync::watch;
 use tonic::service::{Routes, RoutesBuilder};
+use tower::layer::util::{Identity, Stack};
+
+use self::door::DoorLayer;
 
 use crate::{
     admission::Admission,
@@ -29,7 +29,9 @@ use crate::{
 
 mod alerts;
 mod apps;
+pub mod door;
 mod feed;
+pub mod incoming;
 mod page;
 mod registry;
 mod status;
@@ -50,6 +52,8 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
     async fn cancel(&self, alert: &AlertName) -> CancelState;
     /// See [`Dispatcher::count`].
     async fn count(&self, plan: CountPlan) -> Result<Counts, CountError>;
+    /// See [`Dispatcher::reaches`].
+    async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError>;
     /// See [`Dispatcher::watch`].
     fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>>;
     /// See [`Dispatcher::registry`].
@@ -72,6 +76,10 @@ impl Dispatch for Dispatcher {
 
     async fn count(&self, plan: CountPlan) -> Result<Counts, CountError> {
         self.count(plan).await
+    }
+
+    async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError> {
+        self.reaches(plan, least).await
     }
 
     fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
@@ -121,9 +129,7 @@ pub fn routes(context: &Arc<Context>) -> Result<Routes, tonic_reflection::server
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(AppServiceServer::new(apps::Apps::new(context())).max_decoding_message_size(REQUEST_BYTES_MAX))
-        .add_service(
-            AlertServiceServer::new(alerts::Alerts::new(context())).max_decoding_message_size(REQUEST_BYTES_MAX),
-        )
+        .add_service(alerts::AlertsServer::new(alerts::Alerts::new(context())))
         .add_service(registry.max_decoding_message_size(registry::BATCH_BYTES_MAX))
         .add_service(feed::FeedServer::new(context()))
         .add_service(reflection);
@@ -132,19 +138,22 @@ pub fn routes(context: &Arc<Context>) -> Result<Routes, tonic_reflection::server
 
 /// The transport's bounds, the same for the process and for tests.
 ///
-/// A connection may have 256 requests under way; one more is refused, not queued. `WriteDevices` streams batches of up to
-/// 4 MiB, which a window of 64 KiB would chop into 64 round trips: 1 MiB for a stream, 4 MiB for a connection. A peer that
-/// is gone is noticed after 30 s and costs no more than that.
+/// A connection may have 512 streams open, most of them watchers; how many requests may be under way says [`door`], how
+/// many connections [`incoming`]. `WriteDevices` streams batches of up to 4 MiB, which a window of 64 KiB would chop into
+/// 64 round trips: 1 MiB for a stream, 4 MiB for a connection. A peer that is gone is noticed after 30 s and costs no
+/// more than that. Heads of requests are a path and a few names: 16 KiB. Who opens streams and resets them at once
+/// (CVE-2023-44487) is sent away after 32 that the server has not even begun, or 256 whose own faults it had to reset.
 #[must_use]
-pub fn server() -> tonic::transport::Server {
+pub fn server() -> tonic::transport::Server<Stack<DoorLayer, Identity>> {
     tonic::transport::Server::builder()
+        .layer(DoorLayer::default())
         .trace_fn(trace::span)
-        .concurrency_limit_per_connection(256)
-        .load_shed(true)
         .max_concurrent_streams(Some(512))
+        .http2_max_header_list_size(Some(16 * 1_024))
+        .http2_max_pending_accept_reset_streams(Some(32))
+        .http2_max_local_error_reset_streams(Some(256))
         .initial_stream_window_size(Some(1 << 20))
         .initial_connection_window_size(Some(4 << 20))
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .tcp_nodelay(true)
 }

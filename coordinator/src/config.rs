@@ -44,6 +44,14 @@ pub struct Config {
     pub exercise_prefix: String,
     /// LIVE alerts are taken although nobody has to say who they are.
     pub allow_live_without_identity: bool,
+    /// Regions and audiences that are small enough to single people out are taken too ([`crate::privacy`]).
+    pub allow_small_audiences: bool,
+    /// Connections to the API at a time; one more is closed.
+    pub connections_max: usize,
+    /// Streams of WatchAlert at a time; one more is refused.
+    pub watchers_max: usize,
+    /// The same for one alert.
+    pub watchers_per_alert_max: usize,
     /// Where one band ends and the next begins.
     pub bands: BandEdges,
     /// Alerts that may be active at once; one more is refused.
@@ -153,6 +161,22 @@ impl Config {
                 .allow_live_without_identity
                 .or(file.allow_live_without_identity)
                 .unwrap_or(false),
+            allow_small_audiences: args.allow_small_audiences.or(file.allow_small_audiences).unwrap_or(false),
+            connections_max: place.number(
+                "connections_max",
+                args.connections_max,
+                file.connections_max,
+                1_024,
+                1..=65_536,
+            )?,
+            watchers_max: place.number("watchers_max", args.watchers_max, file.watchers_max, 8_192, 1..=65_536)?,
+            watchers_per_alert_max: place.number(
+                "watchers_per_alert_max",
+                args.watchers_per_alert_max,
+                file.watchers_per_alert_max,
+                2_048,
+                1..=65_536,
+            )?,
             bands,
             alerts_active_max: place.number(
                 "alerts_active_max",

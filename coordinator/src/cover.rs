@@ -12,6 +12,7 @@
 //! that with the circles around them: the coarser decisions only anticipate what every descendant would decide, so the
 //! cover is the same set, cell by cell, as the flat one (a property test holds it to that).
 
+mod area;
 mod circle;
 mod disc;
 mod geodesic;
@@ -22,9 +23,12 @@ use clarion_proto::region::Region;
 use h3o::{CellIndex, Resolution};
 
 pub(crate) use self::disc::{CIRCUMRADIUS_M_MAX, center_of};
-pub use self::geodesic::distance_m;
 pub(crate) use self::geodesic::{Origin, Point};
-use self::{disc::Disc, shape::Prepared};
+pub use self::{area::area_km2, geodesic::distance_m};
+use self::{
+    disc::Disc,
+    shape::{Prepared, Work},
+};
 
 /// By how much the circle around a cell grows before a decision is taken for all of its descendants.
 pub const MARGIN: f64 = 1.08;
@@ -37,13 +41,17 @@ pub const OVERSHOOT_M_MAX: f64 = 500.0;
 pub struct CellBudget {
     /// Cells of the result, compacted.
     pub cells_max: usize,
+    /// Work to find them, in tests of a disc against an edge; a circle counts as 8.
+    pub tests_max: u64,
 }
 
 impl Default for CellBudget {
     /// A circle of 120 km takes some 3,900 cells, one of 500 km some 16,400: the rim decides. 100,000 allow a circle of
     /// 3,000 km, and make a message of 800 kB for each node.
     fn default() -> Self {
-        Self { cells_max: 100_000 }
+        // A circle of 3,000 km takes some 5 million tests. This many are a second of a core, whatever the region is made of:
+        // a thousand circles, or ten thousand edges from one end of it to the other.
+        Self { cells_max: 100_000, tests_max: 400_000_000 }
     }
 }
 
@@ -56,6 +64,12 @@ pub enum CoverError {
         /// The limit.
         cells_max: usize,
     },
+    /// The caller's fault: the region is made of too many shapes, or of too many long edges.
+    #[error("the region is too intricate: its cover would need more than {tests_max} tests of a cell against an edge")]
+    Work {
+        /// The limit.
+        tests_max: u64,
+    },
 }
 
 /// The cover of a region, ascending, disjoint, siblings merged. Pure.
@@ -64,7 +78,7 @@ pub enum CoverError {
 /// The budget is spent; the work until then is bounded by it.
 pub fn cover(region: &Region, budget: CellBudget) -> Result<Vec<CellIndex>, CoverError> {
     let prepared = Prepared::new(region);
-    let mut descent = Descent { region: &prepared, cells: Vec::new(), budget };
+    let mut descent = Descent { region: &prepared, cells: Vec::new(), budget, work: Work::default() };
     for base in CellIndex::base_cells() {
         if descent.visit(base)? {
             descent.cells.push(base);
@@ -77,19 +91,23 @@ struct Descent<'a> {
     region: &'a Prepared,
     cells: Vec<CellIndex>,
     budget: CellBudget,
+    work: Work,
 }
 
 impl Descent<'_> {
     /// True: the cell is in whole, and it is the caller who writes it down, or merges it with its siblings.
     fn visit(&mut self, cell: CellIndex) -> Result<bool, CoverError> {
         let disc = Disc::around(cell);
-        if !self.region.touches(&disc) {
+        if self.work.done() > self.budget.tests_max {
+            return Err(CoverError::Work { tests_max: self.budget.tests_max });
+        }
+        if !self.region.touches(&disc, &self.work) {
             return Ok(false);
         }
         let Some(finer) = cell.resolution().succ().filter(|&finer| finer <= Resolution::Nine) else {
             return Ok(true);
         };
-        if self.region.contains(&disc) {
+        if self.region.contains(&disc, &self.work) {
             return Ok(true);
         }
         let start = self.cells.len();

@@ -42,6 +42,7 @@ use crate::{
     store::{ChangeLog, StoreError},
 };
 use cluster::{AlertHandle, Cluster};
+pub use count::QUESTIONS_MAX;
 use run::Run;
 use standing::{Owned, Phase, StandingWave};
 use task::{AlertTask, Input};
@@ -393,6 +394,18 @@ impl Dispatcher {
         let owned = self.owned().ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
         let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
         count::ask(id, plan, cluster, &owned).await
+    }
+
+    /// Whether an alert would reach `least` devices. Answered as soon as that is certain: nodes that are away or slow only
+    /// matter if the others have too few.
+    ///
+    /// # Errors
+    /// See [`CountError`].
+    pub async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError> {
+        let cluster = &self.inner.cluster;
+        let owned = self.owned().ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
+        let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
+        count::reaches(id, plan, least, cluster, &owned).await
     }
 
     /// The newest state of an alert; `None` if it was never started here or ended long ago.

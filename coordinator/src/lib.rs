@@ -19,11 +19,10 @@ use clarion_runtime::{
     jwt, telemetry,
 };
 use tokio::{net::TcpListener, time::Instant};
-use tonic::transport::server::TcpIncoming;
 
 use crate::{
     admission::Admission,
-    api::{Context, Dispatch},
+    api::{Context, Dispatch, incoming::Incoming},
     clock::Clock,
     config::{Args, Config, ConfigError},
     dispatch::{DispatchConfig, Dispatcher},
@@ -43,6 +42,7 @@ pub mod dispatch;
 pub mod session;
 pub mod lane_owner;
 pub mod progress;
+pub mod privacy;
 pub mod feed;
 pub mod members;
 
@@ -192,7 +192,7 @@ impl Coordinator {
             .add_routes(api::routes(&context)?)
             .add_service(health_service.clone())
             .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                Incoming::new(listener, context.config.connections_max),
                 token.clone().cancelled_owned(),
             );
         let health_address = health.address();

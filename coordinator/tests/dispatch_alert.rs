@@ -128,6 +128,55 @@ async fn a_count_adds_up_what_all_nodes_say() {
 }
 
 #[tokio::test]
+async fn an_audience_is_large_enough_as_soon_as_some_nodes_say_so() {
+    let (mut a, mut b) = (ScriptedNode::tcp().await, ScriptedNode::tcp().await);
+    let coordinator = Coordinator::over_tcp(&[&a, &b]);
+    let (mut peer_a, mut peer_b) = (a.hello("a", BOOT_1).await, b.hello("b", BOOT_1).await);
+    let alert = coordinator.alert("one", 60);
+    coordinator.start(&alert).await;
+    let plan =
+        || CountPlan { bands: alert.bands.clone(), apps: vec![AppName::from_id("demo").unwrap()], segments: vec![] };
+    let question = |m| if let Message::Count(count) = m { Some(count) } else { None };
+    let says = |id: u64, devices: u64| {
+        Said::Counted(wire::Counted { id, apps: vec![wire::AppCounted { devices: vec![devices, 1] }] })
+    };
+    // b never answers the first question, and is not waited for.
+    let nodes = async {
+        let asked = peer_a.until(question).await;
+        peer_a.say(says(asked.id, 99)).await;
+    };
+    let (enough, ()) = tokio::join!(coordinator.dispatcher.reaches(plan(), 100), nodes);
+    assert!(enough.unwrap());
+    peer_b.until(question).await;
+    let nodes = async {
+        let asked = peer_a.until(question).await;
+        assert_eq!(peer_b.until(question).await, asked);
+        peer_a.say(says(asked.id, 40)).await;
+        peer_b.say(says(asked.id, 50)).await;
+    };
+    let (enough, ()) = tokio::join!(coordinator.dispatcher.reaches(plan(), 100), nodes);
+    assert!(!enough.unwrap(), "92 in all");
+    drop((peer_b, b));
+    let away = async {
+        while coordinator.dispatcher.nodes().iter().all(|n| n.address.is_some()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, away).await.expect("b is noticed to be away");
+    for (devices, enough) in [(99, true), (98, false)] {
+        let nodes = async {
+            let asked = peer_a.until(question).await;
+            peer_a.say(says(asked.id, devices)).await;
+        };
+        match tokio::join!(coordinator.dispatcher.reaches(plan(), 100), nodes).0 {
+            Ok(told) => assert!(told && enough),
+            Err(CountError::Absent { nodes }) => assert!(!enough && nodes == ["b"], "nobody knows what b has"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn dead_tokens_come_into_the_log_of_their_partition() {
     let mut a = ScriptedNode::tcp().await;
     let coordinator = Coordinator::over_tcp(&[&a]);

@@ -3,6 +3,7 @@
 pub mod alert;
 pub mod load;
 pub mod motion;
+pub mod watchers;
 
 use std::time::Duration;
 

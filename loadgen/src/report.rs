@@ -58,6 +58,8 @@ pub struct Report {
     pub moved: Option<Moved>,
     /// The cancellation, if there was one.
     pub cancel: Option<Cancel>,
+    /// Those who watched it, if there were any but this program.
+    pub watchers: Option<Watchers>,
 
     /// Acceptances a second, from the first to the last.
     pub rate_per_second: f64,
@@ -131,6 +133,21 @@ pub struct Cancel {
     pub last_request_seconds: f64,
     /// Accepted devices as a share of those in the region.
     pub reached_share: f64,
+}
+
+/// Those who watched.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Watchers {
+    /// All.
+    pub watchers: u64,
+    /// Of those, how many read one message a second.
+    pub slow: u64,
+    /// Messages to all of them.
+    pub messages: u64,
+    /// Whose last message was not the last state.
+    pub stale: u64,
+    /// Of the coordinator, from before the alert to its most while it was watched.
+    pub coordinator_growth_bytes: u64,
 }
 
 /// Times in seconds; those of the wave from the acknowledgement of `CreateAlert`.

@@ -23,6 +23,7 @@ const NAMED: &[(&str, &str)] = &[
     ("silent-gateway", include_str!("../scenarios/silent-gateway.toml")),
     ("cancel", include_str!("../scenarios/cancel.toml")),
     ("motion", include_str!("../scenarios/motion.toml")),
+    ("watchers", include_str!("../scenarios/watchers.toml")),
     ("quota", include_str!("../scenarios/quota.toml")),
     ("failing-gateway", include_str!("../scenarios/failing-gateway.toml")),
 ];
@@ -57,6 +58,9 @@ pub struct Scenario {
     /// Move devices while the alert runs.
     #[serde(default)]
     pub motion: Option<MotionSpec>,
+    /// Watch the alert, many times over.
+    #[serde(default)]
+    pub watchers: Option<WatchersSpec>,
     /// What must come of it.
     #[serde(default)]
     pub expect: Expectations,
@@ -253,6 +257,25 @@ pub struct MotionSpec {
     pub over_ms: u64,
     /// A move acknowledged less than this before the wave ended may not have been seen by it.
     pub settle_ms: u64,
+}
+
+/// Many who watch the alert.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WatchersSpec {
+    /// How many.
+    pub count: u32,
+    /// Which share of them reads one message a second, 0 to 1.
+    pub slow_share: f64,
+}
+
+impl WatchersSpec {
+    /// How many are slow.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a share of a u32
+    pub fn slow(self) -> u32 {
+        ((f64::from(self.count) * self.slow_share).round() as u32).min(self.count)
+    }
 }
 
 /// Why a scenario cannot be run.

@@ -81,6 +81,15 @@ fn city_on_three_nodes() {
 }
 
 #[test]
+fn a_wave_that_many_watch() {
+    let report = passes(varied("watchers", "count = 1_000", "count = 300").to_str().expect("UTF-8"), 5_000, 1);
+    undisturbed(&report);
+    let watchers = &report["watchers"];
+    assert_eq!((watchers["watchers"].as_u64(), watchers["slow"].as_u64()), (Some(300), Some(150)));
+    assert!(watchers["messages"].as_u64() >= Some(300), "{watchers}");
+}
+
+#[test]
 fn a_circle_across_the_antimeridian() {
     undisturbed(&passes("antimeridian", 5_000, 1));
 }

@@ -134,7 +134,11 @@ impl AlertSpec {
 pub fn instant(timestamp: prost_types::Timestamp, field: &str) -> Result<UnixMillis, InvalidField> {
     const SECONDS_MAX: i64 = 253_402_300_799; // 9999-12-31T23:59:59Z
     if !(0..=SECONDS_MAX).contains(&timestamp.seconds) || !(0..1_000_000_000).contains(&timestamp.nanos) {
-        return Err(InvalidField::new(field, "must be a time between 1970 and 9999"));
+        let problem = format!(
+            "must be a time between 1970 and 9999 with nanos of 0 to 999,999,999, is {} s and {} ns",
+            timestamp.seconds, timestamp.nanos
+        );
+        return Err(InvalidField::new(field, problem));
     }
     Ok(UnixMillis(timestamp.seconds.unsigned_abs() * 1_000 + u64::from(timestamp.nanos.unsigned_abs()) / 1_000_000))
 }

@@ -118,7 +118,7 @@ pub(crate) fn known<E: TryFrom<i32> + Into<i32> + Copy>(number: i32, field: &str
     match E::try_from(number) {
         Ok(_) if number == 0 => Err(InvalidField::new(field, "is required")),
         Ok(value) => Ok(value),
-        Err(_) => Err(InvalidField::new(field, format_args!("{number} is not a value of this field"))),
+        Err(_) => Err(InvalidField::new(field, format_args!("must be a value that the contract knows, is {number}"))),
     }
 }
 

@@ -4,7 +4,7 @@
 //! form ([`SegmentExpr::to_wire`]), which needs no parser and no parentheses. All bounds are those of the parser, so that
 //! whoever walks the tree (recursively) knows how deep it can be.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use crate::{error::InvalidField, ids::AppName, wire};
 
@@ -197,7 +197,7 @@ fn write_node(node: &Node, least: Precedence, f: &mut fmt::Formatter<'_>) -> fmt
 /// Who is addressed within the region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audience {
-    /// 1 to [`APPS_MAX`], sorted, without repeats.
+    /// 1 to [`APPS_MAX`], as given, without repeats.
     pub apps: Vec<AppName>,
     /// Over segments.
     pub segments: SegmentExpr,
@@ -218,9 +218,9 @@ impl Audience {
         for (i, name) in audience.apps.iter().enumerate() {
             apps.push(AppName::from_name(name).map_err(|e| e.within(&format!("apps[{i}]")))?);
         }
-        apps.sort();
-        if let Some(pair) = apps.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(InvalidField::new("apps", format_args!("holds {} more than once", pair[0])));
+        let mut seen = BTreeSet::new();
+        if let Some((i, twice)) = apps.iter().enumerate().find(|(_, app)| !seen.insert(*app)) {
+            return Err(InvalidField::new(format!("apps[{i}]"), format_args!("holds {twice} more than once")));
         }
         let segments = SegmentExpr::parse(&audience.segments).map_err(|e| e.within("segments"))?;
         Ok(Self { apps, segments })

@@ -24,6 +24,47 @@ pub const UNION_MAX: usize = 64;
 pub const EXCLUSIONS_MAX: usize = 16;
 /// Deepest nesting of unions and exclusions.
 pub const DEPTH_MAX: usize = 4;
+/// Most regions within one, at all depths: 64 to the fourth power would be 16 million.
+pub const REGIONS_MAX: usize = 1_024;
+/// Most points of all rings of a region together.
+pub const POINTS_TOTAL_MAX: usize = 50_000;
+/// Most pairs of edges that are looked at for a crossing, over all rings of a region. An outline of 10,000 points that crosses
+/// each meridian a hundred times has a million; only one made for the purpose has more than this, some 30 ms.
+pub const PAIRS_MAX: u64 = 10_000_000;
+
+/// What one region may still hold, all its parts together.
+struct Room {
+    regions: usize,
+    points: usize,
+    pairs: u64,
+}
+
+impl Room {
+    fn new() -> Self {
+        Self { regions: REGIONS_MAX, points: POINTS_TOTAL_MAX, pairs: PAIRS_MAX }
+    }
+
+    fn region(&mut self) -> Result<(), InvalidField> {
+        let more = self.regions.checked_sub(1);
+        self.regions = more
+            .ok_or_else(|| InvalidField::new("", format_args!("at most {REGIONS_MAX} regions within one, has more")))?;
+        Ok(())
+    }
+
+    fn points(&mut self, points: usize) -> Result<(), InvalidField> {
+        let more = self.points.checked_sub(points);
+        self.points = more.ok_or_else(|| {
+            InvalidField::new("points", format_args!("at most {POINTS_TOTAL_MAX} in all rings together, has more"))
+        })?;
+        Ok(())
+    }
+
+    /// Takes one pair; false if there is no more.
+    fn pair(&mut self) -> bool {
+        self.pairs = self.pairs.saturating_sub(1);
+        self.pairs > 0
+    }
+}
 
 /// A point on WGS-84.
 #[derive(Clone, Copy, PartialEq)]
@@ -77,9 +118,8 @@ impl std::fmt::Debug for LatLng {
 }
 
 fn in_range(field: &str, value: f64, limit: f64) -> Result<(), InvalidField> {
-    if value.is_nan() {
-        Err(InvalidField::new(field, "is not a number"))
-    } else if value.abs() > limit {
+    // A NaN is in no range.
+    if value.is_nan() || value.abs() > limit {
         Err(InvalidField::new(field, format_args!("must be between -{limit} and {limit}, is {value}")))
     } else {
         Ok(())
@@ -131,32 +171,33 @@ impl Region {
     /// # Errors
     /// The first field that cannot be taken, by its path.
     pub fn from_wire(region: wire::Region) -> Result<Self, InvalidField> {
-        Self::nested(region, DEPTH_MAX)
+        Self::nested(region, DEPTH_MAX, &mut Room::new())
     }
 
-    fn nested(region: wire::Region, depth: usize) -> Result<Self, InvalidField> {
+    fn nested(region: wire::Region, depth: usize, room: &mut Room) -> Result<Self, InvalidField> {
         if depth == 0 {
             return Err(InvalidField::new("", format_args!("regions may be nested {DEPTH_MAX} deep, not deeper")));
         }
+        room.region()?;
         let mut checked = match required(region.shape, "shape")? {
             wire::region::Shape::Circle(c) => {
                 let center = required(c.center, "circle.center")?;
                 Self::circle(LatLng::from_wire(center).map_err(|e| e.within("circle.center"))?, c.radius_meters)?
             }
             wire::region::Shape::Polygon(p) => {
-                Self::bare(Shape::Polygon(Polygon::from_wire(p).map_err(|e| e.within("polygon"))?))
+                Self::bare(Shape::Polygon(Polygon::within(p, room).map_err(|e| e.within("polygon"))?))
             }
             wire::region::Shape::Cells(set) => Self::bare(Shape::Cells(cells(set)?)),
             wire::region::Shape::Union(union) => {
                 at_most("union.regions", union.regions.len(), UNION_MAX)?;
                 if union.regions.is_empty() {
-                    return Err(InvalidField::new("union.regions", "needs at least one region"));
+                    return Err(InvalidField::new("union.regions", format_args!("1 to {UNION_MAX}, has 0")));
                 }
-                Self::bare(Shape::Union(nested_all(union.regions, "union.regions", depth)?))
+                Self::bare(Shape::Union(nested_all(union.regions, "union.regions", depth, room)?))
             }
         };
         at_most("exclusions", region.exclusions.len(), EXCLUSIONS_MAX)?;
-        checked.exclusions = nested_all(region.exclusions, "exclusions", depth)?;
+        checked.exclusions = nested_all(region.exclusions, "exclusions", depth, room)?;
         Ok(checked)
     }
 
@@ -165,8 +206,13 @@ impl Region {
     }
 }
 
-fn nested_all(regions: Vec<wire::Region>, field: &str, depth: usize) -> Result<Vec<Region>, InvalidField> {
-    let nested = |(i, region)| Region::nested(region, depth - 1).map_err(|e| e.within(&format!("{field}[{i}]")));
+fn nested_all(
+    regions: Vec<wire::Region>,
+    field: &str,
+    depth: usize,
+    room: &mut Room,
+) -> Result<Vec<Region>, InvalidField> {
+    let nested = |(i, region)| Region::nested(region, depth - 1, room).map_err(|e| e.within(&format!("{field}[{i}]")));
     regions.into_iter().enumerate().map(nested).collect()
 }
 
@@ -177,11 +223,13 @@ pub(crate) fn at_most(field: &str, count: usize, limit: usize) -> Result<(), Inv
 fn cells(set: wire::CellSet) -> Result<Vec<CellIndex>, InvalidField> {
     at_most("cells.cells", set.cells.len(), CELLS_MAX)?;
     if set.cells.is_empty() {
-        return Err(InvalidField::new("cells.cells", "needs at least one cell"));
+        return Err(InvalidField::new("cells.cells", format_args!("1 to {CELLS_MAX}, has 0")));
     }
     let check = |(i, index): (usize, u64)| {
         let field = || format!("cells.cells[{i}]");
-        let cell = CellIndex::try_from(index).map_err(|_| InvalidField::new(field(), "is not an H3 cell index"))?;
+        let cell = CellIndex::try_from(index).map_err(|_| {
+            InvalidField::new(field(), format_args!("must be an H3 cell index of resolution 0 to 9, is {index:#x}"))
+        })?;
         if cell.resolution() > Resolution::Nine {
             let problem = format!("must be of resolution 0 to 9, is of {}", cell.resolution());
             return Err(InvalidField::new(field(), problem));
@@ -230,6 +278,13 @@ mod tests {
             region = wire::Region { shape: Some(shape), exclusions: Vec::new() };
         }
         assert!(Region::from_wire(region).unwrap_err().problem.contains("deep"));
+
+        let union = |regions| {
+            let shape = wire::region::Shape::Union(wire::RegionUnion { regions });
+            wire::Region { shape: Some(shape), exclusions: Vec::new() }
+        };
+        let many = union(vec![union(vec![circle(0.0, 0.0, 1.0); 40]); 30]);
+        assert!(Region::from_wire(many).unwrap_err().problem.contains("at most 1024 regions"));
 
         let cells = wire::region::Shape::Cells(wire::CellSet { cells: vec![1] });
         let region = wire::Region { shape: Some(cells), exclusions: Vec::new() };

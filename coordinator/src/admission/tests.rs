@@ -95,7 +95,8 @@ fn live_needs_an_identity_or_a_flag() {
 fn apps_exist_and_their_lanes_are_configured() {
     let spec = spec(wire_alert(wire::Mode::Test));
     let config = with_lane("test", Args::default());
-    assert!(matches!(admit(&spec, &[None], &config), Err(Refusal::UnknownApp { .. })));
+    let unknown = InvalidField::new("audience.apps[0]", "there is no apps/demo");
+    assert_eq!(admit(&spec, &[None], &config), Err(Refusal::Invalid(unknown)));
     let mut moved = app(LaneKind::Test).expect("made");
     Arc::make_mut(&mut moved).app.gateway = "gone".into();
     assert!(matches!(admit(&spec, &[Some(moved)], &config), Err(Refusal::LaneNotConfigured { .. })));

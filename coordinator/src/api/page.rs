@@ -43,7 +43,7 @@ pub(super) fn alert(token: &str) -> Result<Option<AlertCursor>, InvalidField> {
         let name = AlertName::from_id(std::str::from_utf8(name).ok()?).ok()?;
         Some(AlertCursor { created: UnixMillis(u64::from_be_bytes(*created)), name })
     });
-    cursor.map(Some).ok_or_else(wrong)
+    cursor.map(Some).ok_or_else(|| wrong(token))
 }
 
 /// The token of the page after this app.
@@ -55,7 +55,7 @@ pub(super) fn after_app(name: &AppName) -> String {
 pub(super) fn app(token: &str) -> Result<Option<AppName>, InvalidField> {
     let Some(payload) = open(APPS, token)? else { return Ok(None) };
     let name = std::str::from_utf8(&payload).ok().and_then(|id| AppName::from_id(id).ok());
-    name.map(Some).ok_or_else(wrong)
+    name.map(Some).ok_or_else(|| wrong(token))
 }
 
 fn seal(kind: u8, payload: &[u8]) -> String {
@@ -69,11 +69,11 @@ fn open(kind: u8, token: &str) -> Result<Option<Vec<u8>>, InvalidField> {
     if token.is_empty() {
         return Ok(None);
     }
-    let bytes = BASE64URL_NOPAD.decode(token.as_bytes()).map_err(|_| wrong())?;
-    let (body, sum) = bytes.split_last_chunk::<4>().ok_or_else(wrong)?;
+    let bytes = BASE64URL_NOPAD.decode(token.as_bytes()).map_err(|_| wrong(token))?;
+    let (body, sum) = bytes.split_last_chunk::<4>().ok_or_else(|| wrong(token))?;
     match body.split_first() {
         Some((first, payload)) if *first == kind && *sum == checksum(body) => Ok(Some(payload.to_vec())),
-        _ => Err(wrong()),
+        _ => Err(wrong(token)),
     }
 }
 
@@ -81,8 +81,9 @@ fn checksum(bytes: &[u8]) -> [u8; 4] {
     *xxhash_rust::xxh3::xxh3_64(bytes).to_be_bytes().first_chunk().expect("8 bytes")
 }
 
-fn wrong() -> InvalidField {
-    InvalidField::new("page_token", "is not one that this list gave")
+fn wrong(token: &str) -> InvalidField {
+    let problem = format!("must be empty or one that this list gave, is of {} bytes", token.len());
+    InvalidField::new("page_token", problem)
 }
 
 #[cfg(test)]

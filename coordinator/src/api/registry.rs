@@ -5,7 +5,7 @@
 //! caller who does not read answers is not read from. A batch of 10,000 items is some 30 ms of a core; it is checked in
 //! slices with a pause between them, so that progress and sessions on the same threads are not held up.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clarion_proto::{
     app::Platform,
@@ -14,7 +14,8 @@ use clarion_proto::{
     wire::v1::{self as wire, registry_service_server::RegistryService},
 };
 use futures_util::stream::{self, BoxStream};
-use tonic::{Code, Request, Response, Status, Streaming};
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{Context, status};
 use crate::store::{ChangeLog, RecordBatch, RecordBatchBuilder};
@@ -27,6 +28,8 @@ pub(super) const BATCH_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 const CHANGES_MAX: usize = 10_000;
 /// Largest batch of a log, bytes: a node takes messages of 4 MiB, and reads ahead by the batch.
 const LOG_BATCH_BYTES_MAX: usize = 1_024 * 1_024;
+/// Streams of `WriteDevices` at a time: each holds one batch at most, so all together 256 MiB.
+const STREAMS_MAX: usize = 64;
 /// Items checked at a stretch: under 2 ms.
 const SLICE: usize = 512;
 
@@ -34,11 +37,12 @@ const SLICE: usize = 512;
 #[derive(Debug)]
 pub(super) struct Registry {
     api: Arc<Context>,
+    streams: Arc<Semaphore>,
 }
 
 impl Registry {
     pub(super) fn new(api: Arc<Context>) -> Self {
-        Self { api }
+        Self { api, streams: Arc::new(Semaphore::new(STREAMS_MAX)) }
     }
 }
 
@@ -50,9 +54,13 @@ impl RegistryService for Registry {
         &self,
         request: Request<Streaming<wire::WriteDevicesRequest>>,
     ) -> Result<Response<Self::WriteDevicesStream>, Status> {
-        let first = (Arc::clone(&self.api), request.into_inner());
+        let place = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            let message = format!("{STREAMS_MAX} streams of WriteDevices are open");
+            status::exhausted("WRITE_STREAMS_MAX", message, Duration::from_secs(5))
+        })?;
+        let first = (Arc::clone(&self.api), request.into_inner(), place);
         Ok(Response::new(Box::pin(stream::unfold(Some(first), |state| async move {
-            let (api, mut batches) = state?;
+            let (api, mut batches, place) = state?;
             let stop = api.drain.token();
             // Between batches is the place to stop: what was begun is finished and answered.
             let batch = tokio::select! {
@@ -62,11 +70,11 @@ impl RegistryService for Registry {
             };
             match batch {
                 Ok(Some(batch)) => match write(&api, batch).await {
-                    Ok(answer) => Some((Ok(answer), Some((api, batches)))),
+                    Ok(answer) => Some((Ok(answer), Some((api, batches, place)))),
                     Err(status) => Some((Err(status), None)),
                 },
                 Ok(None) => None,
-                Err(status) => Some((Err(unreadable(status)), None)),
+                Err(status) => Some((Err(status::unreadable(&status).unwrap_or(status)), None)),
             }
         }))))
     }
@@ -99,7 +107,8 @@ impl RegistryService for Registry {
 /// Checks and records one batch.
 async fn write(api: &Context, batch: wire::WriteDevicesRequest) -> Result<wire::WriteDevicesResponse, Status> {
     if batch.changes.len() > CHANGES_MAX {
-        return Err(too_large(format!("at most {CHANGES_MAX} changes in a batch, has {}", batch.changes.len())));
+        let problem = format!("at most {CHANGES_MAX} in a batch, has {}", batch.changes.len());
+        return Err(status::invalid(InvalidField::new("changes", problem)));
     }
     let mut apps = KnownApps { api, known: BTreeMap::new() };
     let mut logs = Logs::default();
@@ -186,16 +195,4 @@ impl KnownApps<'_> {
 
 fn unknown(field: &str) -> InvalidField {
     InvalidField::new(field, "there is no app of that name")
-}
-
-/// tonic calls a message over the limit OUT_OF_RANGE; the contract, and gRPC's own text, RESOURCE_EXHAUSTED.
-fn unreadable(status: Status) -> Status {
-    match status.code() {
-        Code::OutOfRange => too_large(format!("at most {BATCH_BYTES_MAX} bytes in a batch: {}", status.message())),
-        _ => status,
-    }
-}
-
-fn too_large(message: String) -> Status {
-    Status::resource_exhausted(message)
 }

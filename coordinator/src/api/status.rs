@@ -34,7 +34,30 @@ pub(super) fn not_found(name: &str) -> Status {
 
 /// The name or request id is taken by something else.
 pub(super) fn already_exists(message: String) -> Status {
-    Status::already_exists(message)
+    let details = ErrorDetails::with_error_info("TAKEN", DOMAIN, HashMap::from([]));
+    Status::with_error_details(Code::AlreadyExists, message, details)
+}
+
+/// A region or an audience so small that addressing it, or counting it, singles somebody out. Says the limit, never the
+/// count.
+pub(super) fn too_small(reason: &str, field: &str, limit: &str) -> Status {
+    let metadata = [("field", field), ("limit", limit)].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::from(metadata));
+    let message =
+        format!("{field}: has less than {limit}; only --allow-small-audiences at the coordinator's start takes it");
+    Status::with_error_details(Code::PermissionDenied, message, details)
+}
+
+/// What tonic says of a message that it could not take, as this API says it: too large is OUT_OF_RANGE to tonic, no message
+/// of that kind INTERNAL. Both are the caller's fault, and trying again does not help. `None`: it is something else.
+pub(super) fn unreadable(told: &Status) -> Option<Status> {
+    match told.code() {
+        Code::OutOfRange => Some(invalid(InvalidField::new("request", told.message()))),
+        Code::Internal if told.message() != DEFECT => {
+            Some(invalid(InvalidField::new("request", format_args!("cannot be read: {}", told.message()))))
+        }
+        _ => None,
+    }
 }
 
 /// The state of things does not allow it; a reason for programs.
@@ -56,8 +79,11 @@ pub(super) fn draining() -> Status {
 /// A defect: logged here, told without its words.
 pub(super) fn internal(error: &dyn std::fmt::Display) -> Status {
     tracing::error!(%error, "a defect of the coordinator");
-    Status::internal("a defect of the coordinator; its log says more")
+    Status::internal(DEFECT)
 }
+
+/// All that a caller is told of a defect.
+const DEFECT: &str = "a defect of the coordinator; its log says more";
 
 /// What the store refuses.
 pub(super) fn store(error: StoreError) -> Status {
@@ -67,8 +93,8 @@ pub(super) fn store(error: StoreError) -> Status {
         StoreError::Missing(name) => not_found(&name),
         StoreError::InUse { .. } => precondition("APP_IN_USE", message),
         StoreError::TooManyActive { .. } => exhausted("ALERTS_ACTIVE", message, Duration::from_secs(5)),
-        StoreError::Full { .. } => quota("STORE_FULL", message),
-        StoreError::TooManyApps { .. } => quota("APPS_MAX", message),
+        StoreError::Full { .. } => exhausted("STORE_FULL", message, SOMEBODY_MUST_ACT),
+        StoreError::TooManyApps { .. } => exhausted("APPS_MAX", message, SOMEBODY_MUST_ACT),
         StoreError::Away(_) => again(Code::Unavailable, "STORE_AWAY", message, Duration::from_secs(1)),
     }
 }
@@ -78,7 +104,6 @@ pub(super) fn refusal(refusal: Refusal) -> Status {
     let message = refusal.to_string();
     match refusal {
         Refusal::Invalid(field) => invalid(field),
-        Refusal::UnknownApp { .. } => precondition("APP_UNKNOWN", message),
         Refusal::LaneNotConfigured { .. } => precondition("LANE_NOT_CONFIGURED", message),
         Refusal::TestOnLiveLane { .. } => precondition("TEST_ON_LIVE_LANE", message),
         Refusal::LiveWithoutIdentity => precondition("IDENTITY_NOT_CONFIGURED", message),
@@ -114,8 +139,5 @@ fn again(code: Code, reason: &str, message: String, retry: Duration) -> Status {
     Status::with_error_details(code, message, details)
 }
 
-/// A limit that does not pass by itself: no RetryInfo.
-fn quota(reason: &str, message: String) -> Status {
-    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::from([]));
-    Status::with_error_details(Code::ResourceExhausted, message, details)
-}
+/// When to try again what does not pass by itself: the operator has to make room.
+const SOMEBODY_MUST_ACT: Duration = Duration::from_secs(60);

@@ -44,6 +44,20 @@ pub struct Args {
     #[arg(long, env = "CLARION_ALLOW_LIVE_WITHOUT_IDENTITY", value_name = "BOOL", num_args = 0..=1,
         default_missing_value = "true", value_parser = BoolishValueParser::new())]
     pub allow_live_without_identity: Option<bool>,
+    /// Take regions under 1 km² and audiences under 100 devices: whoever reaches the port can then address, and count, so
+    /// few that they are known.
+    #[arg(long, env = "CLARION_ALLOW_SMALL_AUDIENCES", value_name = "BOOL", num_args = 0..=1,
+        default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    pub allow_small_audiences: Option<bool>,
+    /// Connections to the API at a time [default: 1024].
+    #[arg(long, env = "CLARION_CONNECTIONS_MAX", value_name = "N")]
+    pub connections_max: Option<usize>,
+    /// Streams of WatchAlert at a time [default: 8192].
+    #[arg(long, env = "CLARION_WATCHERS_MAX", value_name = "N")]
+    pub watchers_max: Option<usize>,
+    /// Streams of WatchAlert on one alert at a time [default: 2048].
+    #[arg(long, env = "CLARION_WATCHERS_PER_ALERT_MAX", value_name = "N")]
+    pub watchers_per_alert_max: Option<usize>,
     /// Outer edges of the first bands [default: 1000,2000,5000,10000,20000].
     #[arg(long, env = "CLARION_BAND_EDGES_METERS", value_name = "METERS", value_delimiter = ',')]
     pub band_edges_meters: Option<Vec<f64>>,

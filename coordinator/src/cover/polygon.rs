@@ -12,6 +12,7 @@ use clarion_proto::region;
 use super::{
     disc::Disc,
     geodesic::{Point, metres_per_degree},
+    shape::Work,
 };
 
 #[derive(Debug, Clone)]
@@ -33,6 +34,8 @@ struct Edge {
 
 /// Strips of latitude: enough that ten thousand edges leave a few dozen in each.
 const BUCKETS: usize = 512;
+/// Entries of all strips, should every edge reach into every strip: 16 MB.
+const ENTRIES_MAX: usize = 4_000_000;
 
 /// Discs up to this radius use the local metric: 10,993 m × 1.08, resolution 5.
 const LOCAL_RADIUS_M_MAX: f64 = 12_000.0;
@@ -53,7 +56,8 @@ impl Polygon {
         let lats = polygon.outer.points().iter().map(|p| p.lat_deg);
         let south_deg = lats.clone().fold(f64::INFINITY, f64::min);
         let north_deg = lats.fold(f64::NEG_INFINITY, f64::max);
-        let mut this = Self { edges, buckets: vec![Vec::new(); BUCKETS], south_deg, north_deg, west_deg, east_deg };
+        let buckets = (ENTRIES_MAX / edges.len().max(1)).clamp(16, BUCKETS);
+        let mut this = Self { edges, buckets: vec![Vec::new(); buckets], south_deg, north_deg, west_deg, east_deg };
         for i in 0..this.edges.len() {
             let Edge { from, to } = this.edges[i];
             let (low, high) = (from.lat_deg.min(to.lat_deg), from.lat_deg.max(to.lat_deg));
@@ -65,24 +69,24 @@ impl Polygon {
         this
     }
 
-    pub(super) fn touches(&self, disc: &Disc) -> bool {
-        self.is_near_an_edge(disc) || self.holds(disc.center)
+    pub(super) fn touches(&self, disc: &Disc, work: &Work) -> bool {
+        self.is_near_an_edge(disc, work) || self.holds(disc.center, work)
     }
 
-    pub(super) fn contains(&self, disc: &Disc) -> bool {
-        !self.is_near_an_edge(disc) && self.holds(disc.center)
+    pub(super) fn contains(&self, disc: &Disc, work: &Work) -> bool {
+        !self.is_near_an_edge(disc, work) && self.holds(disc.center, work)
     }
 
     fn strip(&self, lat_deg: f64) -> usize {
         let height = (self.north_deg - self.south_deg).max(f64::MIN_POSITIVE);
-        let strip = (lat_deg - self.south_deg) / height * BUCKETS as f64;
+        let strip = (lat_deg - self.south_deg) / height * self.buckets.len() as f64;
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // clamped
-        let strip = strip.clamp(0.0, (BUCKETS - 1) as f64) as usize;
+        let strip = strip.clamp(0.0, (self.buckets.len() - 1) as f64) as usize;
         strip
     }
 
     /// Whether a point lies inside: even-odd over rim and holes, in the turn of the earth in which the polygon is told.
-    fn holds(&self, point: Point) -> bool {
+    fn holds(&self, point: Point, work: &Work) -> bool {
         if point.lat_deg < self.south_deg || point.lat_deg > self.north_deg {
             return false;
         }
@@ -95,7 +99,9 @@ impl Polygon {
             }
         }
         let mut inside = false;
-        for &i in &self.buckets[self.strip(point.lat_deg)] {
+        let bucket = &self.buckets[self.strip(point.lat_deg)];
+        work.add(bucket.len() as u64);
+        for &i in bucket {
             let Edge { from, to } = self.edges[i as usize];
             if (from.lat_deg > point.lat_deg) != (to.lat_deg > point.lat_deg) {
                 let share = (point.lat_deg - from.lat_deg) / (to.lat_deg - from.lat_deg);
@@ -107,7 +113,7 @@ impl Polygon {
         inside
     }
 
-    fn is_near_an_edge(&self, disc: &Disc) -> bool {
+    fn is_near_an_edge(&self, disc: &Disc, work: &Work) -> bool {
         let radius_m = disc.radius_m();
         let (per_lat, per_lng) = metres_per_degree(disc.center.lat_deg);
         // 0.7 % more: a degree of latitude is shorter near the equator than at the disc's centre.
@@ -131,6 +137,7 @@ impl Polygon {
                 return false;
             }
             (self.strip(south)..=self.strip(north)).flat_map(|strip| &self.buckets[strip]).any(|&i| {
+                work.add(1);
                 let Edge { from, to } = self.edges[i as usize];
                 let boxes_meet = from.lat_deg.min(to.lat_deg) <= north
                     && from.lat_deg.max(to.lat_deg) >= south

@@ -1,9 +1,28 @@
 //! Regions made ready for many questions: is a disc touched, is it contained?
 
+use std::cell::Cell;
+
 use clarion_proto::region::{Region, Shape};
 use h3o::{CellIndex, Resolution};
 
 use super::{circle::Circle, disc::Disc, geodesic::Point, polygon::Polygon};
+
+/// Work done so far, in tests of a disc against an edge of a polygon (some 3 ns) or a circle (some 50 ns).
+#[derive(Debug, Default)]
+pub(super) struct Work(Cell<u64>);
+
+impl Work {
+    pub(super) fn add(&self, tests: u64) {
+        self.0.set(self.0.get() + tests);
+    }
+
+    pub(super) fn done(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// A circle costs as much as so many edges.
+const CIRCLE_TESTS: u64 = 8;
 
 #[derive(Debug, Clone)]
 pub(super) struct Prepared {
@@ -34,25 +53,27 @@ impl Prepared {
     }
 
     /// Whether some of the disc is in. An exclusion takes away only a disc that lies in it whole.
-    pub(super) fn touches(&self, disc: &Disc) -> bool {
+    pub(super) fn touches(&self, disc: &Disc, work: &Work) -> bool {
+        work.add(CIRCLE_TESTS);
         let shape = match &self.shape {
             PreparedShape::Circle(circle) => circle.touches(disc),
-            PreparedShape::Polygon(polygon) => polygon.touches(disc),
+            PreparedShape::Polygon(polygon) => polygon.touches(disc, work),
             PreparedShape::Cells(cells) => cells.touches(disc.cell),
-            PreparedShape::Union(regions) => regions.iter().any(|r| r.touches(disc)),
+            PreparedShape::Union(regions) => regions.iter().any(|r| r.touches(disc, work)),
         };
-        shape && !self.exclusions.iter().any(|e| e.contains(disc))
+        shape && !self.exclusions.iter().any(|e| e.contains(disc, work))
     }
 
     /// Whether all of the disc is in, and none of it in an exclusion.
-    pub(super) fn contains(&self, disc: &Disc) -> bool {
+    pub(super) fn contains(&self, disc: &Disc, work: &Work) -> bool {
+        work.add(CIRCLE_TESTS);
         let shape = match &self.shape {
             PreparedShape::Circle(circle) => circle.contains(disc),
-            PreparedShape::Polygon(polygon) => polygon.contains(disc),
+            PreparedShape::Polygon(polygon) => polygon.contains(disc, work),
             PreparedShape::Cells(cells) => cells.contains(disc.cell),
-            PreparedShape::Union(regions) => regions.iter().any(|r| r.contains(disc)),
+            PreparedShape::Union(regions) => regions.iter().any(|r| r.contains(disc, work)),
         };
-        shape && !self.exclusions.iter().any(|e| e.touches(disc))
+        shape && !self.exclusions.iter().any(|e| e.touches(disc, work))
     }
 }
 

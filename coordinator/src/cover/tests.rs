@@ -68,8 +68,26 @@ fn cells_given_come_back_merged() {
 
 #[test]
 fn the_budget_refuses_what_is_too_long() {
-    let small = CellBudget { cells_max: 1_000 };
+    let small = CellBudget { cells_max: 1_000, ..CellBudget::default() };
     assert_eq!(cover(&circle(0.0, 0.0, 500_000.0), small), Err(CoverError::Budget { cells_max: 1_000 }));
+}
+
+#[test]
+fn the_budget_refuses_what_is_too_intricate() {
+    // A hundred teeth from south to north: each cell lies beside many edges.
+    let tooth = |i: u32| {
+        let (west, east) = (113.0 + f64::from(i) * 0.01, 113.005 + f64::from(i) * 0.01);
+        [(22.0, west), (23.0, west), (23.0, east), (22.0, east)]
+    };
+    let mut outline: Vec<_> = (0..100).flat_map(tooth).collect();
+    outline.extend([(21.9, 114.0), (21.9, 113.0)]);
+    let small = CellBudget { tests_max: 1_000_000, ..CellBudget::default() };
+    assert_eq!(cover(&polygon(&outline, &[]), small), Err(CoverError::Work { tests_max: 1_000_000 }));
+    assert!(cover(&polygon(&outline, &[]), CellBudget::default()).is_ok());
+    assert!(
+        cover(&circle(0.0, 0.0, 120_000.0), CellBudget { tests_max: 2_000_000, ..small }).is_ok(),
+        "a circle is not"
+    );
 }
 
 #[test]

@@ -3,36 +3,34 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::timeout_at};
+use clarion_proto::wire::shard_v1::Counted;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 
 use super::{CountError, CountPlan, Counts, cluster::Cluster, standing::Owned};
+use crate::owners::NodeName;
 
 /// Walking all pages of a million devices takes some 10 ms a core; this is for a node that is busy or comes back.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// For a question that an alert waits for.
+const REACHES_DEADLINE: Duration = Duration::from_secs(2);
 /// Questions under way: each is a walk over everything at every node.
-const QUESTIONS_MAX: usize = 8;
+pub const QUESTIONS_MAX: usize = 8;
 
 /// Asks and adds up.
 pub(super) async fn ask(id: u64, plan: CountPlan, cluster: &Arc<Cluster>, owned: &Owned) -> Result<Counts, CountError> {
-    let away = owned.nodes().keys().filter(|node| !cluster.roster.is_connected(node));
-    let away: Vec<_> = away.map(ToString::to_string).collect();
+    let away = away(cluster, owned);
     if !away.is_empty() {
         return Err(CountError::Absent { nodes: away });
     }
     let mut counts = Counts { devices: vec![vec![0; plan.bands.len()]; plan.apps.len()] };
-    // One answer of each node, and one more of each that starts again meanwhile.
-    let (answer, mut answers) = mpsc::channel(2 * owned.nodes().len().max(1));
-    let _question = Question::open(id, plan, cluster, answer)?;
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    let mut answered = BTreeMap::new();
-    while answered.len() < owned.nodes().len() {
-        let answer = timeout_at(deadline, answers.recv()).await;
-        let Ok(Some((node, counted))) = answer else {
-            return Err(CountError::Deadline { seconds: DEADLINE.as_secs() });
-        };
-        answered.insert(node, counted);
+    let mut question = Question::open(id, plan, cluster, owned, DEADLINE)?;
+    while question.answered.len() < owned.nodes().len() {
+        question.next().await?;
     }
-    for counted in answered.into_values() {
+    for counted in std::mem::take(&mut question.answered).into_values() {
         for (sums, app) in counts.devices.iter_mut().zip(counted.apps) {
             sums.iter_mut().zip(app.devices).for_each(|(sum, devices)| *sum += devices);
         }
@@ -40,10 +38,45 @@ pub(super) async fn ask(id: u64, plan: CountPlan, cluster: &Arc<Cluster>, owned:
     Ok(counts)
 }
 
+/// Asks until the answers are enough, or all are there.
+pub(super) async fn reaches(
+    id: u64,
+    plan: CountPlan,
+    least: u64,
+    cluster: &Arc<Cluster>,
+    owned: &Owned,
+) -> Result<bool, CountError> {
+    let mut question = Question::open(id, plan, cluster, owned, REACHES_DEADLINE)?;
+    loop {
+        let apps = question.answered.values().flat_map(|counted| &counted.apps);
+        if apps.flat_map(|app| &app.devices).sum::<u64>() >= least {
+            return Ok(true);
+        }
+        if question.answered.len() == owned.nodes().len() {
+            return Ok(false);
+        }
+        // Those who are away are asked when they come back; nobody waits for that.
+        let away = away(cluster, owned);
+        if question.answered.len() + away.len() >= owned.nodes().len() {
+            return Err(CountError::Absent { nodes: away });
+        }
+        question.next().await?;
+    }
+}
+
+fn away(cluster: &Cluster, owned: &Owned) -> Vec<String> {
+    let away = owned.nodes().keys().filter(|node| !cluster.roster.is_connected(node));
+    away.map(ToString::to_string).collect()
+}
+
 /// Taken off the board when it is dropped, also by a caller that goes away.
 struct Question {
     id: u64,
     cluster: Arc<Cluster>,
+    answers: mpsc::Receiver<(NodeName, Counted)>,
+    answered: BTreeMap<NodeName, Counted>,
+    limit: Duration,
+    deadline: Instant,
 }
 
 impl Question {
@@ -51,11 +84,15 @@ impl Question {
         id: u64,
         plan: CountPlan,
         cluster: &Arc<Cluster>,
-        answer: mpsc::Sender<(crate::owners::NodeName, clarion_proto::wire::shard_v1::Counted)>,
+        owned: &Owned,
+        limit: Duration,
     ) -> Result<Self, CountError> {
+        // One answer of each node, and one more of each that starts again meanwhile.
+        let (answer, answers) = mpsc::channel(2 * owned.nodes().len().max(1));
         cluster.open_question(id, answer);
-        let question = Self { id, cluster: cluster.clone() };
-        let room = cluster.board.change(|standing| {
+        let (cluster, deadline) = (cluster.clone(), Instant::now() + limit);
+        let question = Self { id, cluster, answers, answered: BTreeMap::new(), limit, deadline };
+        let room = question.cluster.board.change(|standing| {
             let room = standing.counts.len() < QUESTIONS_MAX;
             if room {
                 standing.counts.insert(id, Arc::new(plan));
@@ -63,6 +100,16 @@ impl Question {
             room
         });
         if room { Ok(question) } else { Err(CountError::Busy { limit: QUESTIONS_MAX }) }
+    }
+
+    /// Waits for one more answer. A node that answers twice is heard once, with its last.
+    async fn next(&mut self) -> Result<(), CountError> {
+        let answer = timeout_at(self.deadline, self.answers.recv()).await;
+        let Ok(Some((node, counted))) = answer else {
+            return Err(CountError::Deadline { seconds: self.limit.as_secs() });
+        };
+        self.answered.insert(node, counted);
+        Ok(())
     }
 }
 

@@ -9,9 +9,9 @@ use prost::Message;
 use tokio_stream::StreamExt;
 use tonic::{Code, Status};
 
-use crate::support::{Server, fcm_app, from_now, soon};
+use crate::support::{Server, busy, fcm_app, from_now, soon, violation};
 
-fn arrival(device: &str) -> wire::DeviceChange {
+pub(crate) fn arrival(device: &str) -> wire::DeviceChange {
     let registration = wire::Registration {
         app: "apps/demo".into(),
         token: "ab".repeat(32),
@@ -28,11 +28,11 @@ fn arrival(device: &str) -> wire::DeviceChange {
     }
 }
 
-fn device(n: u128) -> wire::DeviceChange {
+pub(crate) fn device(n: u128) -> wire::DeviceChange {
     arrival(&uuid::Uuid::from_u128(n).to_string())
 }
 
-async fn write(
+pub(crate) async fn write(
     server: &Server,
     batches: Vec<wire::WriteDevicesRequest>,
 ) -> Result<Vec<wire::WriteDevicesResponse>, Status> {
@@ -152,11 +152,14 @@ async fn a_batch_over_the_limits_ends_the_stream() {
     let server = Server::with_demo().await;
     let batch = |changes| wire::WriteDevicesRequest { batch_id: 1, changes };
     let many = write(&server, vec![batch(vec![device(1); 10_001])]).await.expect_err("many");
-    assert_eq!(many.code(), Code::ResourceExhausted);
+    let (field, problem) = violation(&many);
+    assert_eq!((field.as_str(), problem.as_str()), ("changes", "at most 10000 in a batch, has 10001"));
     let mut large = device(1);
     large.device = "x".repeat(4 * 1_024 * 1_024);
     let large = write(&server, vec![batch(vec![large])]).await.expect_err("large");
-    assert_eq!(large.code(), Code::ResourceExhausted, "{large:?}");
+    let (field, problem) = violation(&large);
+    assert_eq!(field, "request");
+    assert!(problem.contains("4194304"), "{problem}");
     assert!(logged(&server).await.is_empty());
 }
 
@@ -176,7 +179,7 @@ async fn a_full_store_says_so() {
     let server = Server::with_demo_and(args).await;
     let changes = (0..100).map(device).collect();
     let full = write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }]).await.expect_err("full");
-    assert_eq!(crate::support::reason(&full), (Code::ResourceExhausted, "STORE_FULL".to_owned()));
+    assert_eq!(busy(&full), (Code::ResourceExhausted, "STORE_FULL".to_owned()));
 }
 
 #[tokio::test]

@@ -1,10 +1,16 @@
 //! A server to talk to, nodes that do as the test says, and requests that are valid until a test spoils them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clarion_coordinator::{
     admission::Admission,
-    api::{self, Context, Dispatch},
+    api::{self, Context, Dispatch, incoming::Incoming},
     clock::Clock,
     config::{Args, Config},
     dispatch::{CancelState, CountError, CountPlan, Counts, LaneKey, PlannedAlert, StartError},
@@ -43,6 +49,12 @@ pub(crate) struct Nodes {
     /// True: cancels are not confirmed.
     pub(crate) deaf: Mutex<bool>,
     pub(crate) totals: Mutex<RegistryTotals>,
+    /// How many the nodes say an audience has when an alert asks; `None`: enough.
+    pub(crate) audience: Mutex<Option<u64>>,
+    /// How many devices the first app has in each band, if a test says so; see [`Nodes::count`].
+    pub(crate) counted: Mutex<Option<Vec<u64>>>,
+    /// Bands of each question whether an audience is large enough.
+    pub(crate) questions: Mutex<Vec<usize>>,
     /// A start waits for a permit while this is set.
     pub(crate) gate: Mutex<Option<Arc<tokio::sync::Semaphore>>>,
 }
@@ -120,9 +132,20 @@ impl Dispatch for Nodes {
         if *self.away.lock() {
             return Err(CountError::NoNodes { configured: 1 });
         }
-        // App i has (i + 1) × 10 devices in every band.
-        let devices = (1..=plan.apps.len() as u64).map(|app| vec![app * 10; plan.bands.len()]);
+        if let Some(counted) = &*self.counted.lock() {
+            return Ok(Counts { devices: vec![counted[..plan.bands.len()].to_vec()] });
+        }
+        // App i has (i + 1) × 30 devices in every band.
+        let devices = (1..=plan.apps.len() as u64).map(|app| vec![app * 30; plan.bands.len()]);
         Ok(Counts { devices: devices.collect() })
+    }
+
+    async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError> {
+        self.questions.lock().push(plan.bands.len());
+        if *self.away.lock() {
+            return Err(CountError::NoNodes { configured: 1 });
+        }
+        Ok(self.audience.lock().is_none_or(|audience| audience >= least))
     }
 
     fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
@@ -139,6 +162,7 @@ pub(crate) struct Server {
     pub(crate) nodes: Arc<Nodes>,
     pub(crate) context: Arc<Context>,
     pub(crate) channel: Channel,
+    pub(crate) address: SocketAddr,
 }
 
 /// The gateways `apns` (test) and `apns-live` with the credential `team`, `fcm` (test) with `google`.
@@ -180,13 +204,18 @@ service_account_file = "google.json"
 /// A configuration over a fresh key.
 pub(crate) fn config(args: Args) -> Config {
     let directory = tempfile::tempdir().expect("temporary directory");
+    Config::load(Args { config: Some(config_file(directory.path())), ..args }).expect("valid")
+}
+
+/// The same as a file, its key beside it.
+pub(crate) fn config_file(directory: &Path) -> PathBuf {
     let key = ring::signature::EcdsaKeyPair::generate_pkcs8(
         &ring::signature::ECDSA_P256_SHA256_FIXED_SIGNING,
         &ring::rand::SystemRandom::new(),
     );
     let base64 = data_encoding::BASE64.encode(key.expect("randomness").as_ref());
     let pem = format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n");
-    std::fs::write(directory.path().join("team.p8"), pem).expect("written");
+    std::fs::write(directory.join("team.p8"), pem).expect("written");
     let account = serde_json::json!({
         "type": "service_account",
         "project_id": "demo-project",
@@ -194,10 +223,10 @@ pub(crate) fn config(args: Args) -> Config {
         "client_email": "clarion@demo-project.iam.gserviceaccount.com",
         "token_uri": "https://127.0.0.1:2200/token",
     });
-    std::fs::write(directory.path().join("google.json"), account.to_string()).expect("written");
-    let path = directory.path().join("clarion.toml");
+    std::fs::write(directory.join("google.json"), account.to_string()).expect("written");
+    let path = directory.join("clarion.toml");
     std::fs::write(&path, LANES).expect("written");
-    Config::load(Args { config: Some(path), ..args }).expect("valid")
+    path
 }
 
 impl Server {
@@ -222,11 +251,11 @@ impl Server {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let routes = api::routes(&context).expect("descriptors");
-        let incoming = tonic::transport::server::TcpIncoming::from(listener);
+        let incoming = Incoming::new(listener, context.config.connections_max);
         tokio::spawn(api::server().add_routes(routes).serve_with_incoming(incoming));
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
         let channel = endpoint.connect().await.expect("the server listens");
-        Self { nodes, context, channel }
+        Self { nodes, context, channel, address }
     }
 
     /// With the app `apps/demo` on the test lane.
@@ -323,10 +352,22 @@ pub(crate) fn name(alert: &wire::Alert) -> AlertName {
 
 /// The one field that a refusal names.
 pub(crate) fn field(status: &Status) -> String {
+    violation(status).0
+}
+
+/// The one field that a refusal names, and what it says of it.
+pub(crate) fn violation(status: &Status) -> (String, String) {
     assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
     let violations = status.get_details_bad_request().expect("BadRequest").field_violations;
-    assert_eq!(violations.len(), 1);
-    violations[0].field.clone()
+    let [violation] = &violations[..] else { panic!("one field: {violations:?}") };
+    (violation.field.clone(), violation.description.clone())
+}
+
+/// Code and reason of a refusal that says when to try again.
+pub(crate) fn busy(status: &Status) -> (Code, String) {
+    let retry = status.get_details_retry_info().and_then(|info| info.retry_delay);
+    assert!(retry.is_some_and(|delay| !delay.is_zero()), "RetryInfo: {status:?}");
+    reason(status)
 }
 
 /// Code and ErrorInfo's reason.

@@ -1,10 +1,13 @@
 //! Watching: the newest state, only what changed, and an end.
 
-use clarion_coordinator::progress::{CellCounts, Counts, State};
+use clarion_coordinator::{
+    config::Args,
+    progress::{CellCounts, Counts, State},
+};
 use clarion_proto::wire::v1 as wire;
 use tonic::{Code, Streaming};
 
-use crate::support::{Server, name, soon};
+use crate::support::{Server, busy, name, soon};
 
 async fn watch(server: &Server, alert: &wire::Alert, cells: bool) -> Streaming<wire::AlertProgress> {
     let request = wire::WatchAlertRequest { name: alert.name.clone(), cells };
@@ -15,8 +18,11 @@ async fn next(stream: &mut Streaming<wire::AlertProgress>) -> Option<wire::Alert
     soon(stream.message()).await.expect("no error")
 }
 
-fn cell(cell: u64, handed: u64, version: u64) -> CellCounts {
-    CellCounts { cell, handed, accepted: handed, failed: 0, version }
+/// Neighbours of resolution 6 around Shenzhen, in the order of their index.
+const CELLS: [u64; 3] = [0x86411ca07ffffff, 0x86411ca0fffffff, 0x86411ca17ffffff];
+
+fn cell(n: usize, handed: u64, version: u64) -> CellCounts {
+    CellCounts { cell: CELLS[n], handed, accepted: handed, failed: 0, version }
 }
 
 #[tokio::test]
@@ -25,19 +31,22 @@ async fn the_state_comes_at_once_then_the_newest_and_the_last_ends_the_stream() 
     let alert = server.created(1).await;
     let mut stream = watch(&server, &alert, false).await;
     let first = next(&mut stream).await.expect("at once");
-    assert_eq!((first.state(), first.bands.len(), first.cells.len()), (wire::State::Active, 5, 0));
+    assert_eq!((first.state(), first.bands.len(), first.cells.len()), (wire::State::Active, 1, 0), "all bands as one");
     assert_eq!(first.alert, alert.name);
     // Many changes, and a reader who was away: the newest only.
     for handed in 1..=50 {
         server.nodes.publish(&name(&alert), |snapshot| {
-            snapshot.totals = Counts { handed, outcomes: [handed - 1, 0, 0, 0, 0] };
+            snapshot.totals = Counts { handed: 2 * handed, outcomes: [handed - 1, 0, 0, 0, 0] };
             snapshot.bands[0].walked = true;
+            snapshot.bands[0].counts.handed = handed;
+            snapshot.bands[2].counts.handed = handed;
         });
     }
     let newest = next(&mut stream).await.expect("changed");
     let progress = newest.progress.expect("always");
-    assert_eq!((progress.handed, progress.open), (50, 1));
-    assert!(newest.bands[0].walked && !newest.bands[1].walked);
+    assert_eq!((progress.handed, progress.open), (100, 51));
+    let bands: Vec<_> = newest.bands.iter().map(|b| (b.from_meters, b.to_meters, b.walked, b.handed)).collect();
+    assert_eq!(bands, [(0.0, 1_000.0, true, 50), (1_000.0, 20_000.0, false, 50)], "with neighbours that have too few");
     server.nodes.publish(&name(&alert), |snapshot| (snapshot.state, snapshot.settled) = (State::Resolved, true));
     assert_eq!(next(&mut stream).await.expect("the last").state(), wire::State::Resolved);
     assert!(next(&mut stream).await.is_none(), "ended");
@@ -48,19 +57,19 @@ async fn cells_come_if_asked_for_and_only_those_that_changed() {
     let server = Server::with_demo().await;
     let alert = server.created(1).await;
     let id = name(&alert);
-    server.nodes.publish(&id, |s| s.cells = vec![cell(1, 10, s.version), cell(2, 10, s.version)]);
+    server.nodes.publish(&id, |s| s.cells = vec![cell(0, 20, s.version), cell(1, 20, s.version)]);
     let (mut with, mut without) = (watch(&server, &alert, true).await, watch(&server, &alert, false).await);
     let cells = |progress: wire::AlertProgress| progress.cells.iter().map(|c| (c.cell, c.handed)).collect::<Vec<_>>();
-    assert_eq!(cells(next(&mut with).await.expect("at once")), [(1, 10), (2, 10)]);
+    assert_eq!(cells(next(&mut with).await.expect("at once")), [(CELLS[0], 20), (CELLS[1], 20)]);
     assert!(next(&mut without).await.expect("at once").cells.is_empty());
-    server.nodes.publish(&id, |s| s.cells[1] = cell(2, 11, s.version));
+    server.nodes.publish(&id, |s| s.cells[1] = cell(1, 21, s.version));
     // A state in between that is skipped must not take its cells with it.
-    server.nodes.publish(&id, |s| s.cells.push(cell(3, 1, s.version)));
+    server.nodes.publish(&id, |s| s.cells.push(cell(2, 30, s.version)));
     let mut seen = cells(next(&mut with).await.expect("changed"));
     if seen.len() == 1 {
         seen.extend(cells(next(&mut with).await.expect("changed")));
     }
-    assert_eq!(seen, [(2, 11), (3, 1)]);
+    assert_eq!(seen, [(CELLS[1], 21), (CELLS[2], 30)]);
 }
 
 #[tokio::test]
@@ -69,8 +78,8 @@ async fn an_alert_that_ended_long_ago_gives_its_last_word() {
     let alert = server.created(1).await;
     let id = name(&alert);
     server.nodes.publish(&id, |s| {
-        s.totals = Counts { handed: 3, outcomes: [3, 0, 0, 0, 0] };
-        s.cells = vec![cell(7, 3, s.version)];
+        s.totals = Counts { handed: 23, outcomes: [23, 0, 0, 0, 0] };
+        s.cells = vec![cell(0, 3, s.version), cell(1, 20, s.version)];
         (s.state, s.settled) = (State::Expired, true);
     });
     soon(async {
@@ -82,7 +91,7 @@ async fn an_alert_that_ended_long_ago_gives_its_last_word() {
     server.nodes.forget(&id);
     let mut stream = watch(&server, &alert, true).await;
     let last = next(&mut stream).await.expect("at once");
-    assert_eq!((last.state(), last.progress.expect("kept").handed, last.cells.len()), (wire::State::Expired, 3, 1));
+    assert_eq!((last.state(), last.progress.expect("kept").handed, last.cells.len()), (wire::State::Expired, 23, 1));
     assert!(next(&mut stream).await.is_none());
 }
 
@@ -97,4 +106,74 @@ async fn a_stop_in_order_ends_watches_with_unavailable() {
     assert_eq!(status.code(), Code::Unavailable);
     // The keeper of the alert ends too.
     assert_eq!(server.context.drain.finish(crate::support::PATIENCE).await, Ok(()));
+}
+
+#[tokio::test]
+async fn watchers_are_bounded_by_alert_and_in_all() {
+    let args = Args { watchers_max: Some(3), watchers_per_alert_max: Some(2), ..Args::default() };
+    let server = Server::with_demo_and(args).await;
+    let (a, b) = (server.created(1).await, server.created(2).await);
+    let (first, second) = (watch(&server, &a, false).await, watch(&server, &a, true).await);
+    let refused = |alert: &wire::Alert| {
+        let (mut client, name) = (server.alerts(), alert.name.clone());
+        async move { soon(client.watch_alert(wire::WatchAlertRequest { name, cells: false })).await.expect_err("full") }
+    };
+    let full = (Code::ResourceExhausted, "WATCHERS_MAX".to_owned());
+    let of_one = refused(&a).await;
+    assert_eq!(busy(&of_one), full);
+    assert!(of_one.message().starts_with("2 are watching alerts/"), "{of_one:?}");
+    let third = watch(&server, &b, false).await;
+    let of_all = refused(&b).await;
+    assert_eq!(busy(&of_all), full);
+    assert!(of_all.message().starts_with("3 are watching"), "{of_all:?}");
+    drop((first, second, third));
+    soon(async {
+        let request = || wire::WatchAlertRequest { name: b.name.clone(), cells: false };
+        while server.alerts().watch_alert(request()).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_does_not_read_gets_the_newest_state_and_no_queue() {
+    let server = Server::with_demo().await;
+    let alert = server.created(1).await;
+    let id = name(&alert);
+    // A message of some 300 kB: more than the reader's window takes, so that the first one stands in the way.
+    let base = h3o::CellIndex::try_from(CELLS[0]).expect("a cell").parent(h3o::Resolution::Zero).expect("coarser");
+    let cells: Vec<u64> = base.children(h3o::Resolution::Six).take(15_000).map(u64::from).collect();
+    let publish = |handed: u64| {
+        server.nodes.publish(&id, |s| {
+            s.totals.handed = handed;
+            let version = s.version;
+            let cell = |&cell: &u64| CellCounts { cell, handed, accepted: handed, failed: 0, version };
+            s.cells = cells.iter().map(cell).collect();
+        });
+    };
+    publish(100);
+    // A window of 64 KiB; tonic's own is 2 MiB, and would take several.
+    let endpoint = tonic::transport::Channel::from_shared(format!("http://{}", server.address)).expect("an address");
+    let channel = soon(endpoint.initial_stream_window_size(65_535).connect()).await.expect("listens");
+    let request = wire::WatchAlertRequest { name: alert.name.clone(), cells: true };
+    let mut client = wire::alert_service_client::AlertServiceClient::new(channel);
+    let mut stream = soon(client.watch_alert(request)).await.expect("there").into_inner();
+    // Others who read see each change; this one sleeps meanwhile.
+    let mut awake = watch(&server, &alert, false).await;
+    for handed in 101..140 {
+        publish(handed);
+        if handed % 13 == 0 {
+            next(&mut awake).await.expect("changed");
+        }
+    }
+    server.nodes.publish(&id, |s| (s.state, s.settled) = (State::Resolved, true));
+    let mut got = Vec::new();
+    while let Some(message) = next(&mut stream).await {
+        got.push((message.progress.expect("always").handed, message.cells.len(), message.state()));
+    }
+    assert!(got.len() <= 3, "what was under way, and the newest: {got:?}");
+    let (handed, told, state) = *got.last().expect("some");
+    assert_eq!((handed, state), (139, wire::State::Resolved));
+    assert!(told >= 15_000, "all changed since: {told}");
 }

@@ -107,6 +107,14 @@ impl MemoryLog {
         samples.values().filter(|(_, r)| *r == role).filter_map(|(s, _)| growth(s)).max()
     }
 
+    /// The highest sample of a role's processes since then, bytes; 0 without one.
+    #[must_use]
+    pub fn most(&self, role: Role, since_ns: u64) -> u64 {
+        let samples = self.samples.lock();
+        let of_role = samples.values().filter(|(_, r)| *r == role).flat_map(|(series, _)| series);
+        of_role.filter(|(t, _)| *t >= since_ns).map(|(_, rss)| *rss).max().unwrap_or(0)
+    }
+
     /// The highest sample of each process, by name.
     #[must_use]
     pub fn peaks(&self) -> BTreeMap<String, u64> {
@@ -154,5 +162,6 @@ mod tests {
         assert_eq!(log.growth(Role::Shard, 5, 25), Some(10));
         assert_eq!(log.growth(Role::Coordinator, 5, 25), None);
         assert_eq!(log.peaks()["gateway"], 9_000);
+        assert_eq!((log.most(Role::Shard, 25), log.most(Role::Coordinator, 0)), (505, 0));
     }
 }

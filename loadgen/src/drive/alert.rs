@@ -142,7 +142,12 @@ pub async fn submit(channel: Channel, alert: wire::Alert, request_id: String) ->
 /// The coordinator refuses.
 pub async fn preview(channel: Channel, alert: wire::Alert) -> Result<u64, DriveError> {
     let mut client = AlertServiceClient::new(channel);
-    Ok(client.preview_alert(wire::PreviewAlertRequest { alert: Some(alert) }).await?.into_inner().devices)
+    let told = client.preview_alert(wire::PreviewAlertRequest { alert: Some(alert) }).await?.into_inner().devices;
+    match told.and_then(|devices| devices.count) {
+        Some(wire::device_count::Count::Exact(devices)) => Ok(devices),
+        // Audiences under 100 are refused before they are too small to be told.
+        other => Err(DriveError::Broken(format!("a preview of {other:?} devices"))),
+    }
 }
 
 /// Watches an alert until it has ended; cancels it once `cancel_at` devices were accepted.
@@ -190,7 +195,7 @@ async fn cancel(client: &mut AlertServiceClient<Channel>, name: &str) -> Result<
     Ok(Cancelled { acknowledged_ns, took: Duration::from_nanos(acknowledged_ns - begun) })
 }
 
-fn has_ended(state: wire::State) -> bool {
+pub(super) fn has_ended(state: wire::State) -> bool {
     match state {
         wire::State::Unspecified | wire::State::Active | wire::State::Cancelling => false,
         wire::State::Cancelled | wire::State::Resolved | wire::State::Expired => true,

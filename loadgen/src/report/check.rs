@@ -69,6 +69,12 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
         ("fcm_disorder", expect.fcm_disorder, fcm.map(|f| f.order.disorder)),
         ("apns_share_of_fcm_time", expect.apns_share_of_fcm_time, share_of_time),
         ("shard_growth_bytes", expect.shard_growth_bytes, report.shard_growth_bytes.map(|b| b as f64)),
+        ("watchers_stale", expect.watchers_stale, report.watchers.map(|w| w.stale as f64)),
+        (
+            "coordinator_growth_bytes",
+            expect.coordinator_growth_bytes,
+            report.watchers.map(|w| w.coordinator_growth_bytes as f64),
+        ),
         // Never in a scenario's hands: a record with requests of nobody is no record of this run.
         ("strangers", Some(Bound::Exactly(0.0)), count(report.strangers)),
     ];

@@ -82,6 +82,20 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             ),
         )?;
     }
+    if let Some(w) = r.watchers {
+        row(
+            out,
+            "watchers",
+            format!(
+                "{} ({} slow), {} messages, {} without the last state; the coordinator grew by {:.0} MB",
+                thousands(w.watchers),
+                thousands(w.slow),
+                thousands(w.messages),
+                w.stale,
+                w.coordinator_growth_bytes as f64 / 1e6
+            ),
+        )?;
+    }
     let s = r.seconds;
     row(
         out,

@@ -17,7 +17,7 @@ use crate::{
         tiles,
     },
     population::Population,
-    report::{ByPlatform, ByRole, Cancel, Machine, Moved, Report, Reported, Rss, Seconds, quantile},
+    report::{ByPlatform, ByRole, Cancel, Machine, Moved, Report, Reported, Rss, Seconds, Watchers, quantile},
     scenario::Scenario,
     verdict::{self, Case, Judgement, geometry::Region, order, sample::Sample},
 };
@@ -101,6 +101,13 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
             moves: seen.moves.values().map(|steps| steps.len() as u64).sum(),
         }),
         cancel,
+        watchers: seen.watchers.map(|watched| Watchers {
+            watchers: watched.watchers,
+            slow: watched.slow,
+            messages: watched.messages,
+            stale: watched.stale,
+            coordinator_growth_bytes: seen.coordinator_growth_bytes,
+        }),
         rate_per_second: judged.accepted as f64 / (last - first).max(1e-3),
         seconds: Seconds {
             start: seen.start.as_secs_f64(),
@@ -198,7 +205,8 @@ fn reported(progress: &wire::AlertProgress, judged: &Judgement) -> Reported {
     }
 }
 
-/// The bands that the cluster used, by their outer limits; its defaults if it tells of none.
+/// The bands that the cluster used, by their outer limits; its defaults if it tells of none. Neighbours with few devices are
+/// told as one, and judged as one.
 fn band_edges(progress: &wire::AlertProgress) -> Vec<f64> {
     let mut edges: Vec<f64> = progress.bands.iter().map(|b| b.to_meters).filter(|m| m.is_finite()).collect();
     edges.sort_by(f64::total_cmp);

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -24,7 +24,7 @@ use crate::{
     drive::{
         self, DriveError,
         alert::{self, Ended, Submitted, now_ns},
-        motion,
+        motion, watchers,
     },
     gateway::{Platform, clock},
     population::Population,
@@ -85,6 +85,10 @@ pub struct Observed {
     pub fault_ns: Option<u64>,
     /// Growth of the worst shard node after the fault began.
     pub shard_growth_bytes: Option<u64>,
+    /// What other watchers saw.
+    pub watchers: Option<watchers::Seen>,
+    /// Growth of the coordinator over the wave, at its most.
+    pub coordinator_growth_bytes: u64,
     /// Highest memory of each process.
     pub peaks: BTreeMap<String, u64>,
     /// The gateways' records.
@@ -109,13 +113,14 @@ impl Scene<'_> {
         let preview_devices = alert::preview(channel.clone(), alert.clone()).await?;
         self.show.begin("alert", &format!("{}, {preview_devices} devices", self.scenario.alert.region));
         let cpu_before = self.cpu()?;
+        let coordinator_before = self.rss(Role::Coordinator);
         let called = clock::monotonic();
         // From the seed, so that a run repeats, and with the time, so that two runs against one cluster differ.
         let request_id = uuid::Uuid::from_u64_pair(self.scenario.seed, clock::wall().0).to_string();
         let submitted = alert::submit(channel.clone(), alert, request_id).await?;
         let create = clock::monotonic().since(called);
 
-        let (ended, moves, fault_ns) = self.wave(channel, &submitted, preview_devices).await?;
+        let (ended, moves, fault_ns, watchers) = self.wave(channel, &submitted, preview_devices).await?;
         let cpu_after = self.cpu()?;
         let rss = (self.rss(Role::Shard), self.rss(Role::Coordinator));
         if ended.cancelled.is_some() {
@@ -128,6 +133,7 @@ impl Scene<'_> {
             records.push((emulator.platform, record));
         }
         let shard_growth_bytes = fault_ns.and_then(|at| self.memory.growth(Role::Shard, submitted.acknowledged_ns, at));
+        let most = self.memory.most(Role::Coordinator, submitted.acknowledged_ns).max(rss.1);
         Ok(Observed {
             start: Duration::ZERO,
             load,
@@ -141,6 +147,8 @@ impl Scene<'_> {
             rss,
             fault_ns,
             shard_growth_bytes,
+            watchers,
+            coordinator_growth_bytes: most.saturating_sub(coordinator_before),
             peaks: BTreeMap::new(),
             records,
         })
@@ -174,7 +182,7 @@ impl Scene<'_> {
         channel: Channel,
         submitted: &Submitted,
         expected: u64,
-    ) -> Result<(Ended, Moves, Option<u64>), RunError> {
+    ) -> Result<(Ended, Moves, Option<u64>, Option<watchers::Seen>), RunError> {
         let bar = self.show.bar("push", expected, "phones");
         let (first_push, mut first_pushed) = watch::channel(false);
         let over = CancellationToken::new();
@@ -214,9 +222,14 @@ impl Scene<'_> {
             let plan = motion::plan(self.population, &spec);
             Ok(motion::carry_out(channel.clone(), self.population, plan, over.clone()).await?)
         };
-        let (ended, fault_ns, moves) = tokio::try_join!(watching, trouble, moving)?;
+        let others = async {
+            let Some(spec) = self.scenario.watchers else { return Ok(None) };
+            let end = Instant::now() + deadline;
+            Ok(Some(watchers::watch(&self.coordinator, &submitted.name, spec, end).await?))
+        };
+        let (ended, fault_ns, moves, watchers) = tokio::try_join!(watching, trouble, moving, others)?;
         bar.finish();
-        Ok((ended, moves, fault_ns))
+        Ok((ended, moves, fault_ns, watchers))
     }
 
     /// Devices exactly inside at the start.

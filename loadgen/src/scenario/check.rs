@@ -64,6 +64,11 @@ impl Scenario {
             share("motion.share", motion.share)?;
             within("motion.over_ms", motion.over_ms, 1, 600_000)?;
         }
+        if let Some(watchers) = self.watchers {
+            // What a coordinator takes for one alert unless configured otherwise; one more watches for the run itself.
+            within("watchers.count", watchers.count, 1, 2_047)?;
+            share("watchers.slow_share", watchers.slow_share)?;
+        }
         Ok(())
     }
 

@@ -51,6 +51,10 @@ pub struct Expectations {
     pub apns_share_of_fcm_time: Option<Bound>,
     /// Growth of a shard's memory over its steady state during a fault, bytes, the worst node.
     pub shard_growth_bytes: Option<Bound>,
+    /// Watchers whose last message was not the last state.
+    pub watchers_stale: Option<Bound>,
+    /// Growth of the coordinator's memory from before the alert to its most while it was watched, bytes.
+    pub coordinator_growth_bytes: Option<Bound>,
     /// The state in which the alert must end, without `STATE_`.
     pub state: Option<String>,
     /// Rates and times.

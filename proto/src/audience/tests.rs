@@ -125,7 +125,8 @@ fn audience_names_the_field() {
     };
     assert_eq!(audience(&[], "").expect_err("none").field, "apps");
     assert_eq!(audience(&["apps/a", "demo"], "").expect_err("bare").field, "apps[1]");
-    assert_eq!(audience(&["apps/a", "apps/a"], "").expect_err("twice").problem, "holds apps/a more than once");
+    let twice = audience(&["apps/a", "apps/b", "apps/a"], "").expect_err("twice");
+    assert_eq!((twice.field.as_str(), twice.problem.as_str()), ("apps[2]", "holds apps/a more than once"));
     assert_eq!(audience(&["apps/a"], "(").expect_err("open").field, "segments");
-    assert_eq!(audience(&["apps/b", "apps/a"], "x").expect("valid").apps[0].id(), "a");
+    assert_eq!(audience(&["apps/b", "apps/a"], "x").expect("valid").apps[0].id(), "b", "as given");
 }

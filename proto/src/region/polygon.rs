@@ -1,6 +1,6 @@
 //! Polygons as in GeoJSON: straight edges in longitude and latitude, holes, either direction.
 
-use super::{LatLng, at_most};
+use super::{LatLng, PAIRS_MAX, Room, at_most};
 use crate::{
     error::{InvalidField, required},
     wire::v1 as wire,
@@ -54,8 +54,9 @@ impl Ring {
         self.points.iter().copied().zip(next)
     }
 
-    fn from_wire(ring: wire::Ring) -> Result<Self, InvalidField> {
+    fn within(ring: wire::Ring, room: &mut Room) -> Result<Self, InvalidField> {
         at_most("points", ring.points.len(), POINTS_MAX)?;
+        room.points(ring.points.len())?;
         if ring.points.len() < 4 {
             let problem = format!("at least 4 points, the last equal to the first; has {}", ring.points.len());
             return Err(InvalidField::new("points", problem));
@@ -63,7 +64,8 @@ impl Ring {
         let point = |(i, p)| LatLng::from_wire(p).map_err(|e| e.within(&format!("points[{i}]")));
         let mut given: Vec<LatLng> = ring.points.into_iter().enumerate().map(point).collect::<Result<_, _>>()?;
         if given.first() != given.last() {
-            return Err(InvalidField::new("points", "the ring is open: its last point must equal its first"));
+            let problem = format!("the ring is open: the last of its {} points must equal the first", given.len());
+            return Err(InvalidField::new("points", problem));
         }
         given.pop();
 
@@ -85,16 +87,20 @@ impl Ring {
             ));
         }
         let ring = Self { points };
-        match ring.crossing() {
-            Some((a, b)) => {
+        match ring.crossing(room) {
+            Crossing::At(a, b) => {
                 Err(InvalidField::new("points", format_args!("the ring crosses itself: edge {a} and edge {b}")))
             }
-            None => Ok(ring),
+            Crossing::Unknown => {
+                let problem = format!("too many edges lie beside each other: more than {PAIRS_MAX} pairs to look at");
+                Err(InvalidField::new("points", problem))
+            }
+            Crossing::None => Ok(ring),
         }
     }
 
     /// Two edges that cross, if any do. Edges are swept by their western end: near n log n for real outlines.
-    fn crossing(&self) -> Option<(usize, usize)> {
+    fn crossing(&self, room: &mut Room) -> Crossing {
         let edges: Vec<_> = self.edges().collect();
         let west = |i: usize| edges[i].0.lng_deg.min(edges[i].1.lng_deg);
         let east = |i: usize| edges[i].0.lng_deg.max(edges[i].1.lng_deg);
@@ -104,15 +110,26 @@ impl Ring {
         for i in order {
             open.retain(|&j| east(j) >= west(i));
             for &j in &open {
+                if !room.pair() {
+                    return Crossing::Unknown;
+                }
                 let neighbours = i.abs_diff(j) == 1 || i.abs_diff(j) == edges.len() - 1;
                 if !neighbours && cross(edges[i], edges[j]) {
-                    return Some((i.min(j), i.max(j)));
+                    return Crossing::At(i.min(j), i.max(j));
                 }
             }
             open.push(i);
         }
-        None
+        Crossing::None
     }
+}
+
+/// Two edges that cross, by their numbers, if there are any.
+enum Crossing {
+    None,
+    At(usize, usize),
+    /// There are too many pairs to look at.
+    Unknown,
 }
 
 /// From one longitude to another, -180 to 180 degrees.
@@ -154,12 +171,16 @@ impl Polygon {
     /// # Errors
     /// Open, too short, too long, crossing itself, or around a pole.
     pub fn from_wire(polygon: wire::Polygon) -> Result<Self, InvalidField> {
+        Self::within(polygon, &mut Room::new())
+    }
+
+    pub(super) fn within(polygon: wire::Polygon, room: &mut Room) -> Result<Self, InvalidField> {
         at_most("holes", polygon.holes.len(), HOLES_MAX)?;
-        let outer = Ring::from_wire(required(polygon.outer, "outer")?).map_err(|e| e.within("outer"))?;
+        let outer = Ring::within(required(polygon.outer, "outer")?, room).map_err(|e| e.within("outer"))?;
         let (west, east) = extent(&outer);
         let mut holes = Vec::with_capacity(polygon.holes.len());
         for (i, hole) in polygon.holes.into_iter().enumerate() {
-            let mut hole = Ring::from_wire(hole).map_err(|e| e.within(&format!("holes[{i}]")))?;
+            let mut hole = Ring::within(hole, room).map_err(|e| e.within(&format!("holes[{i}]")))?;
             // Bring the hole to the same turn of the earth as the rim.
             let (hole_west, hole_east) = extent(&hole);
             let turn = (((west + east) - (hole_west + hole_east)) / 2.0 / 360.0).round() * 360.0;
@@ -210,6 +231,40 @@ mod tests {
         assert!(problem(&[(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)]).contains("crosses itself"));
         assert!(problem(&[(80.0, 0.0), (80.0, 120.0), (80.0, -120.0), (80.0, 0.0)]).contains("pole"));
         assert!(problem(&[(0.0, 0.0), (1.0, 180.0), (2.0, 90.0), (0.0, 0.0)]).contains("180 degrees"));
+    }
+
+    #[test]
+    fn a_comb_that_cannot_be_checked_in_time_is_refused() {
+        // 4,999 teeth of the same length beside each other: each edge lies beside all others in longitude.
+        let tooth = |i: u32| {
+            let (south, north) = (f64::from(i) * 2e-3, f64::from(i) * 2e-3 + 1e-3);
+            [(south, 0.0), (south, 10.0), (north, 10.0), (north, 0.0)]
+        };
+        let mut points: Vec<_> = (0..2_499).flat_map(tooth).collect();
+        points.push((5.0, -1.0));
+        points.push((0.0, -1.0));
+        points.push(points[0]);
+        assert!(polygon(&points).unwrap_err().problem.contains("more than 10000000 pairs"));
+        let mut small: Vec<_> = (0..500).flat_map(tooth).collect();
+        small.extend([(5.0, -1.0), (0.0, -1.0), small[0]]);
+        assert!(polygon(&small).is_ok());
+    }
+
+    #[test]
+    fn all_rings_together_are_bounded() {
+        let round = |n: u32| {
+            let mut points: Vec<_> =
+                (0..n).map(|i| (f64::from(i) / f64::from(n) * std::f64::consts::TAU).sin_cos()).collect();
+            points.push(points[0]);
+            ring(&points)
+        };
+        let polygon = |holes| Polygon::from_wire(wire::Polygon { outer: Some(round(9_999)), holes });
+        assert!(polygon(vec![round(9_999); 4]).is_ok());
+        let total = polygon(vec![round(9_999), round(9_999), round(9_999), round(9_999), round(3)]).unwrap_err();
+        assert_eq!(
+            (total.field.as_str(), total.problem.as_str()),
+            ("holes[4].points", "at most 50000 in all rings together, has more")
+        );
     }
 
     #[test]

@@ -6,7 +6,8 @@ use clarion_proto::{alert::timestamp, outcome::Outcome, wire::v1 as wire};
 
 use crate::{
     alert::{AlertRecord, State, is_final},
-    progress::{Counts, Snapshot},
+    privacy,
+    progress::{CellCounts, Counts, Snapshot},
 };
 
 /// An alert with its newest progress, as far as anybody knows it.
@@ -22,16 +23,17 @@ pub(super) fn alert(record: &AlertRecord, newest: Option<&Snapshot>) -> wire::Al
     }
 }
 
-/// One message of a watch. `cells_since`: of cells, those changed after that version; `None`: no cells.
-pub(super) fn watched(snapshot: &Snapshot, cells_since: Option<u64>) -> wire::AlertProgress {
-    let bands = snapshot.bands.iter().map(|band| wire::BandProgress {
+/// One message of a watch. `cells` are those that may be told; `cells_since`: of them, those changed after that version;
+/// `None`: none.
+pub(super) fn watched(snapshot: &Snapshot, cells: &[CellCounts], cells_since: Option<u64>) -> wire::AlertProgress {
+    let bands = privacy::bands(&snapshot.bands).into_iter().map(|band| wire::BandProgress {
         from_meters: band.from_m,
         to_meters: band.to_m,
         walked: band.walked,
         handed: band.counts.handed,
         outcomes: Some(outcomes(&band.counts)),
     });
-    let cells = snapshot.cells.iter().filter(|cell| cells_since.is_some_and(|since| cell.version > since));
+    let cells = cells.iter().filter(|cell| cells_since.is_some_and(|since| cell.version > since));
     let cells = cells.map(|cell| wire::CellProgress {
         cell: cell.cell,
         handed: cell.handed,

@@ -1,4 +1,4 @@
-//! The way in: decode → seen before? → admit → cover and bands → render → record → start → answer.
+//! The way in: decode → seen before? → admit → cover and bands → render → large enough? → record → start → answer.
 //!
 //! Everything up to "record" changes nothing, so a refusal leaves nothing behind. From there on the work belongs to a
 //! task of its own: a caller who hangs up between the record and the start must not leave an alert that nobody carries
@@ -29,7 +29,8 @@ use crate::{
     },
     alert::{AlertRecord, Event, RequestId, State, is_final, keeper},
     api::alerts::plan::{self, Cover},
-    dispatch::{AppPlan, CancelState, LaneKey, PlannedAlert},
+    dispatch::{AppPlan, CancelState, CountError, CountPlan, LaneKey, PlannedAlert},
+    privacy::{self, AUDIENCE_MIN, REGION_KM2_MIN},
     store::{AppRecord, Created},
 };
 
@@ -49,19 +50,24 @@ impl Alerts {
         let submitted = required(request.alert, "alert").map_err(status::invalid)?;
         let submitted = Arc::new(without_outputs(submitted));
         let spec = AlertSpec::from_wire(wire::Alert::clone(&submitted)).map_err(within_alert)?;
+        let one_try = self.requests.enter(request_id).await;
+        if let Some(existing) = self.api.store.alert_by_request(request_id).await.map_err(status::store)? {
+            return match same(existing, &submitted)? {
+                Answer::Recorded(_) if request.validate_only => Ok(valid(&submitted)),
+                answer => Ok(answer),
+            };
+        }
         if request.validate_only {
             let prepared = self.prepare(&spec).await?;
             prepared.render(&self.api, &spec, &longest_name())?;
-            return Ok(Answer::Valid(Box::new(wire::Alert::clone(&submitted))));
-        }
-        let one_try = self.requests.enter(request_id).await;
-        if let Some(existing) = self.api.store.alert_by_request(request_id).await.map_err(status::store)? {
-            return same(existing, &submitted);
+            self.large_enough(&spec, &prepared).await?;
+            return Ok(valid(&submitted));
         }
         let prepared = self.prepare(&spec).await?;
         let id = Uuid::now_v7();
         let name = alert_name(id);
         let rendered = prepared.render(&self.api, &spec, &name)?;
+        self.large_enough(&spec, &prepared).await?;
         let record = AlertRecord {
             name,
             request_id,
@@ -105,7 +111,38 @@ impl Alerts {
         })?;
         let apps = apps.into_iter().flatten().collect();
         let cover = plan::cover(&self.api, spec).await?;
+        if !self.api.config.allow_small_audiences && cover.area_km2 < REGION_KM2_MIN {
+            return Err(status::too_small("REGION_TOO_SMALL", "alert.region", &format!("{REGION_KM2_MIN} km²")));
+        }
         Ok(Prepared { apps, cover, segments: admission::segments(spec) })
+    }
+
+    /// Asks the nodes whether the audience is large enough, nearest first: a city is within its first kilometres, for
+    /// the price of one round trip; only a sparse region, or a rare segment, is looked at whole. Nodes that are away or
+    /// slow do not matter as long as the others have enough; if they have not, nobody knows, and the alert is
+    /// refused for the time being rather than sent to a few.
+    async fn large_enough(&self, spec: &AlertSpec, prepared: &Prepared) -> Result<(), Status> {
+        if self.api.config.allow_small_audiences {
+            return Ok(());
+        }
+        let _question = self.api.admission.question().await;
+        let bands = &prepared.cover.bands;
+        let near = privacy::nearest(bands);
+        for part in if near.len() < bands.len() { vec![near, bands] } else { vec![bands.as_slice()] } {
+            let plan = CountPlan {
+                bands: part.to_vec(),
+                apps: spec.audience.apps.clone(),
+                segments: prepared.segments.to_wire(),
+            };
+            match self.api.dispatch.reaches(plan, AUDIENCE_MIN).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // Of the nearest part that does not say anything of the whole.
+                Err(CountError::Absent { .. } | CountError::Deadline { .. }) if part.len() < bands.len() => {}
+                Err(error) => return Err(status::count(&error)),
+            }
+        }
+        Err(audience_too_small())
     }
 }
 
@@ -233,6 +270,16 @@ fn same(existing: Arc<AlertRecord>, submitted: &wire::Alert) -> Result<Answer, S
     Err(status::already_exists(message))
 }
 
+/// Nothing was recorded: the answer has no name.
+fn valid(submitted: &wire::Alert) -> Answer {
+    Answer::Valid(Box::new(submitted.clone()))
+}
+
+/// Refused without saying how small.
+pub(super) fn audience_too_small() -> Status {
+    status::too_small("AUDIENCE_TOO_SMALL", "alert.audience", &format!("{AUDIENCE_MIN} devices in the region"))
+}
+
 /// What the caller said, and nothing that only an answer can say.
 fn without_outputs(alert: wire::Alert) -> wire::Alert {
     wire::Alert { name: String::new(), state: 0, create_time: None, end_time: None, progress: None, ..alert }
@@ -242,7 +289,11 @@ fn request_id(text: &str) -> Result<RequestId, InvalidField> {
     if text.is_empty() {
         return Err(InvalidField::new("request_id", "is required"));
     }
-    let id = Uuid::try_parse(text).map_err(|_| InvalidField::new("request_id", "must be a UUID"))?;
+    // Shown cut: an answer should not grow with the nonsense it answers.
+    let id = Uuid::try_parse(text).map_err(|_| {
+        let shown: String = text.chars().take(36).collect();
+        InvalidField::new("request_id", format_args!("must be a UUID, is {shown:?} of {} bytes", text.len()))
+    })?;
     if id.is_nil() {
         return Err(InvalidField::new("request_id", "must not be the nil UUID"));
     }

@@ -19,6 +19,8 @@ pub(super) struct Cover {
     pub(super) bands: Vec<Band>,
     /// Of the cover, compacted, before it was cut into bands.
     pub(super) cells: u32,
+    /// See [`cover::area_km2`].
+    pub(super) area_km2: f64,
 }
 
 /// Covers the region and cuts it into bands.
@@ -35,7 +37,8 @@ pub(super) async fn cover(api: &Context, spec: &AlertSpec) -> Result<Cover, Stat
             }
             let last_seen = last_seen.or_else(|| center(&region)).unwrap_or_else(|| plan::middle(&cells));
             let bands = plan::bands(&cells, last_seen, &edges);
-            Ok(Cover { bands, cells: u32::try_from(cells.len()).unwrap_or(u32::MAX) })
+            let area_km2 = cover::area_km2(&region, &cells);
+            Ok(Cover { bands, cells: u32::try_from(cells.len()).unwrap_or(u32::MAX), area_km2 })
         })
     });
     planned.await.map_err(|e| status::internal(&e))?.map_err(status::invalid)

@@ -5,8 +5,15 @@ use std::time::Duration;
 use clarion_proto::{alert::AlertSpec, error::required, wire::v1 as wire};
 use tonic::Status;
 
-use super::{Alerts, create::Prepared, status};
-use crate::dispatch::CountPlan;
+use super::{
+    Alerts,
+    create::{Prepared, audience_too_small},
+    status,
+};
+use crate::{
+    dispatch::CountPlan,
+    privacy::{AUDIENCE_MIN, TOLD_MIN, Told},
+};
 
 impl Alerts {
     /// Admits and plans as CreateAlert does, then counts.
@@ -20,33 +27,49 @@ impl Alerts {
         let Prepared { cover, segments, .. } = self.prepare(&spec).await?;
         let distances: Vec<(f64, f64)> = cover.bands.iter().map(|band| (band.from_m, band.to_m)).collect();
         let plan = CountPlan { bands: cover.bands, apps: spec.audience.apps.clone(), segments: segments.to_wire() };
-        let counts = self.api.dispatch.count(plan).await.map_err(|e| status::count(&e))?.devices;
+        let counts = {
+            let _question = self.api.admission.question().await;
+            self.api.dispatch.count(plan).await.map_err(|e| status::count(&e))?.devices
+        };
+        let devices: u64 = counts.iter().flatten().sum();
+        if !self.api.config.allow_small_audiences && devices < AUDIENCE_MIN {
+            return Err(audience_too_small());
+        }
+        let of_app: Vec<u64> = counts.iter().map(|bands| bands.iter().sum()).collect();
+        let of_band = |i: usize| counts.iter().map(|bands| bands.get(i).copied().unwrap_or_default()).sum();
+        let of_band: Vec<u64> = (0..distances.len()).map(of_band).collect();
 
-        let apps = spec
-            .audience
-            .apps
-            .iter()
-            .zip(&counts)
-            .map(|(app, bands)| wire::AppCount { app: app.name(), devices: bands.iter().sum() });
-        let bands = distances.iter().enumerate().map(|(i, &(from_meters, to_meters))| wire::BandCount {
-            from_meters,
-            to_meters,
-            devices: counts.iter().map(|bands| bands.get(i).copied().unwrap_or_default()).sum(),
+        let apps = spec.audience.apps.iter().zip(Told::parts(&of_app));
+        let mut apps: Vec<_> =
+            apps.map(|(app, told)| wire::AppCount { app: app.name(), devices: Some(count(told)) }).collect();
+        apps.sort_by(|a, b| a.app.cmp(&b.app));
+        let bands = distances.iter().zip(Told::parts(&of_band)).map(|(&(from_meters, to_meters), told)| {
+            wire::BandCount { from_meters, to_meters, devices: Some(count(told)) }
         });
-        let devices = counts.iter().flatten().sum();
+        let total = Told::total(devices);
         Ok(wire::PreviewAlertResponse {
-            devices,
-            apps: apps.collect(),
+            devices: Some(count(total)),
+            apps,
             bands: bands.collect(),
             cover_cells: cover.cells,
-            estimated_duration: duration(devices, spec.max_rate_per_second),
+            estimated_duration: duration(total, spec.max_rate_per_second),
         })
     }
 }
 
-/// At the rate asked for; `None` where there is none.
-fn duration(devices: u64, rate_per_second: u32) -> Option<prost_types::Duration> {
-    let rate = u64::from(rate_per_second);
-    let millis = (devices * 1_000).checked_div(rate)?;
+fn count(told: Told) -> wire::DeviceCount {
+    use wire::device_count::{Count, Withheld};
+    let count = match told {
+        Told::Exact(devices) => Count::Exact(devices),
+        Told::Few => Count::FewerThan(TOLD_MIN),
+        Told::Withheld => Count::Withheld(Withheld {}),
+    };
+    wire::DeviceCount { count: Some(count) }
+}
+
+/// At the rate asked for; `None` where there is none, and where it would give the number away.
+fn duration(told: Told, rate_per_second: u32) -> Option<prost_types::Duration> {
+    let Told::Exact(devices) = told else { return None };
+    let millis = (devices * 1_000).checked_div(u64::from(rate_per_second))?;
     Duration::from_millis(millis).try_into().ok()
 }

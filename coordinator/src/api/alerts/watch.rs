@@ -1,12 +1,22 @@
-//! `WatchAlert`: always the newest state, never a queue of old ones.
+//! `WatchAlert`: always the newest state, never a queue of old ones; encoded once for all who watch.
 //!
 //! The stream is pulled by the transport. Whoever reads slowly is given what is newest when they come back; cells are
 //! sent if they changed since *this* stream's last message, so nothing is lost by skipping states in between.
+//!
+//! A thousand may watch one alert, beside a wave that must not notice. What they get is the same
+//! message, so it is made once: [`View`] keeps the newest state as bytes, one for those without cells and one for each
+//! version from which cells are asked for. All watchers look at the same moments, so that is one of each mostly. The generated
+//! server would encode it for each of them, so this method is served by hand, as the feed is ([`super::server`]).
+//!
+//! A watcher costs its stream and at most one message in the transport's buffer besides what its window lets out.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use clarion_proto::wire::v1 as wire;
+use bytes::Bytes;
+use clarion_proto::ids::AlertName;
 use futures_util::stream::{self, BoxStream};
+use parking_lot::Mutex;
+use prost::Message;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -15,10 +25,132 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::{answer, status};
-use crate::{alert::AlertRecord, progress::Snapshot};
+use crate::{
+    alert::AlertRecord,
+    privacy,
+    progress::{CellCounts, Snapshot},
+};
 
-/// At most one message in this time.
+/// At most one message in this time to each.
 const PACE: Duration = Duration::from_millis(100);
+/// Watchers that are served at that pace: 5,000 messages a second. A message costs the server and the kernel some 10 µs, so
+/// that is a twentieth of a core; of more watchers each is served less often.
+const AT_FULL_PACE: usize = 500;
+/// Encoded messages kept of one state.
+const KEPT_MAX: usize = 16;
+/// When a refused watcher may come back.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// All who watch, and what they are shown.
+#[derive(Debug)]
+pub(super) struct Watchers {
+    total_max: usize,
+    per_alert_max: usize,
+    present: Mutex<Present>,
+    /// All look at the same moments, so that they are shown the same state and the transport writes many at once.
+    epoch: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Present {
+    total: usize,
+    views: BTreeMap<AlertName, (usize, Arc<View>)>,
+}
+
+impl Watchers {
+    pub(super) fn new(total_max: usize, per_alert_max: usize) -> Arc<Self> {
+        Arc::new(Self { total_max, per_alert_max, present: Mutex::default(), epoch: Instant::now() })
+    }
+
+    /// When a watcher that has just been served is served next.
+    fn next(&self) -> Instant {
+        let total = self.present.lock().total;
+        let pace = PACE * u32::try_from(total.div_ceil(AT_FULL_PACE).max(1)).unwrap_or(u32::MAX);
+        let rounds = self.epoch.elapsed().as_nanos() / pace.as_nanos() + 1;
+        self.epoch + pace.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
+    }
+
+    /// A place to watch from.
+    pub(super) fn enter(self: &Arc<Self>, alert: &AlertName) -> Result<Seat, Status> {
+        let mut present = self.present.lock();
+        let full = |limit: usize, what: &str| {
+            status::exhausted("WATCHERS_MAX", format!("{limit} are watching {what} already"), RETRY)
+        };
+        if present.total >= self.total_max {
+            return Err(full(self.total_max, "alerts"));
+        }
+        let (watching, view) = present.views.entry(alert.clone()).or_default();
+        if *watching >= self.per_alert_max {
+            return Err(full(self.per_alert_max, &alert.name()));
+        }
+        *watching += 1;
+        let view = Arc::clone(view);
+        present.total += 1;
+        Ok(Seat { watchers: Arc::clone(self), alert: alert.clone(), view })
+    }
+}
+
+/// One watcher's place; free again when it is dropped.
+#[derive(Debug)]
+pub(super) struct Seat {
+    watchers: Arc<Watchers>,
+    alert: AlertName,
+    view: Arc<View>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut present = self.watchers.present.lock();
+        present.total -= 1;
+        if let Some((watching, _)) = present.views.get_mut(&self.alert) {
+            *watching -= 1;
+            if *watching == 0 {
+                present.views.remove(&self.alert);
+            }
+        }
+    }
+}
+
+/// The newest state of one alert as its watchers get it.
+#[derive(Debug, Default)]
+struct View(Mutex<Newest>);
+
+#[derive(Debug, Default)]
+struct Newest {
+    version: u64,
+    /// Those that may be told; worked out when the first watcher asks for cells.
+    cells: Option<Vec<CellCounts>>,
+    /// By the version since which cells are wanted; `None`: no cells.
+    encoded: BTreeMap<Option<u64>, Bytes>,
+}
+
+impl View {
+    /// The message of a state; `cells_since` as in [`answer::watched`].
+    fn message(&self, snapshot: &Snapshot, cells_since: Option<u64>) -> Bytes {
+        let mut newest = self.0.lock();
+        if snapshot.version < newest.version {
+            // Another watcher was faster by one state: this one is still newer than what its reader has.
+            let cells = privacy::cells(&snapshot.cells);
+            return answer::watched(snapshot, &cells, cells_since).encode_to_vec().into();
+        }
+        if snapshot.version > newest.version {
+            *newest = Newest { version: snapshot.version, ..Newest::default() };
+        }
+        if let Some(encoded) = newest.encoded.get(&cells_since) {
+            return encoded.clone();
+        }
+        let Newest { cells, encoded, .. } = &mut *newest;
+        let told: &[CellCounts] = match cells_since {
+            Some(_) => cells.get_or_insert_with(|| privacy::cells(&snapshot.cells)),
+            None => &[],
+        };
+        let bytes: Bytes = answer::watched(snapshot, told, cells_since).encode_to_vec().into();
+        if encoded.len() < KEPT_MAX {
+            encoded.insert(cells_since, bytes.clone());
+        }
+        bytes
+    }
+}
 
 struct Watch {
     newest: watch::Receiver<Arc<Snapshot>>,
@@ -27,24 +159,26 @@ struct Watch {
     cells: bool,
     not_before: Instant,
     stop: CancellationToken,
+    seat: Seat,
 }
 
-/// The state at once, then whenever it changed, and the last one.
+/// The state at once, then whenever it changed, and the last one. Encoded.
 pub(super) fn stream(
+    seat: Seat,
     alert: &AlertRecord,
     newest: Option<watch::Receiver<Arc<Snapshot>>>,
     cells: bool,
     stop: CancellationToken,
-) -> BoxStream<'static, Result<wire::AlertProgress, Status>> {
+) -> BoxStream<'static, Result<Bytes, Status>> {
     let Some(newest) = newest else {
         // It ended long ago: its record says the last word.
         let last = match &alert.settled {
-            Some(snapshot) => answer::watched(snapshot, cells.then_some(0)),
-            None => answer::recorded(alert),
+            Some(snapshot) => seat.view.message(snapshot, cells.then_some(0)),
+            None => answer::recorded(alert).encode_to_vec().into(),
         };
         return Box::pin(stream::iter([Ok(last)]));
     };
-    let watch = Watch { newest, sent: None, cells, not_before: Instant::now(), stop };
+    let watch = Watch { newest, sent: None, cells, not_before: Instant::now(), stop, seat };
     Box::pin(stream::unfold(Some(watch), |watch| async move {
         match watch?.next().await {
             Some((Ok(message), watch)) => Some((Ok(message), watch)),
@@ -56,7 +190,7 @@ pub(super) fn stream(
 
 impl Watch {
     /// The next message, and the stream after it (`None` if it was the last).
-    async fn next(mut self) -> Option<(Result<wire::AlertProgress, Status>, Option<Self>)> {
+    async fn next(mut self) -> Option<(Result<Bytes, Status>, Option<Self>)> {
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return Some((Err(status::draining()), None)),
@@ -65,9 +199,9 @@ impl Watch {
             let snapshot = Arc::clone(&self.newest.borrow_and_update());
             if self.sent.is_none_or(|sent| snapshot.version > sent) {
                 let since = self.sent.unwrap_or(0);
-                let message = answer::watched(&snapshot, self.cells.then_some(since));
+                let message = self.seat.view.message(&snapshot, self.cells.then_some(since));
                 self.sent = Some(snapshot.version);
-                self.not_before = Instant::now() + PACE;
+                self.not_before = self.seat.watchers.next();
                 return Some((Ok(message), (!snapshot.settled).then_some(self)));
             }
             tokio::select! {
@@ -76,5 +210,66 @@ impl Watch {
                 changed = self.newest.changed() => changed.ok()?,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clarion_proto::wire::v1 as wire;
+
+    use super::*;
+    use crate::progress::{Counts, State};
+
+    fn snapshot(version: u64) -> Snapshot {
+        let cell = |cell, version| CellCounts { cell, handed: 30, accepted: 30, failed: 0, version };
+        Snapshot {
+            alert: AlertName::from_id("a1").expect("a name"),
+            version,
+            state: State::Active,
+            settled: false,
+            ended: None,
+            totals: Counts { handed: 60, outcomes: [60, 0, 0, 0, 0] },
+            unanswered_requests: 0,
+            retried_requests: 0,
+            nodes_walked: 0,
+            nodes: 1,
+            first_accepted_after: None,
+            last_accepted_after: None,
+            bands: vec![],
+            cells: vec![cell(0x86411ca07ffffff, 3), cell(0x86411ca0fffffff, 7)],
+        }
+    }
+
+    #[test]
+    fn a_state_is_encoded_once_for_all_who_want_the_same() {
+        let view = View::default();
+        let (first, second) = (view.message(&snapshot(7), None), view.message(&snapshot(7), None));
+        assert_eq!(first.as_ptr(), second.as_ptr(), "the same bytes");
+        let told = |since| {
+            let bytes = view.message(&snapshot(7), Some(since));
+            assert_eq!(bytes.as_ptr(), view.message(&snapshot(7), Some(since)).as_ptr());
+            wire::AlertProgress::decode(bytes).expect("a message").cells.len()
+        };
+        assert_eq!((told(0), told(3), told(7)), (2, 1, 0));
+        let newer = view.message(&snapshot(8), None);
+        assert_ne!(newer.as_ptr(), first.as_ptr());
+        // Who comes late with an older state neither gets the newer one nor throws it away.
+        assert_eq!(view.message(&snapshot(7), None), first);
+        assert_eq!(view.message(&snapshot(8), None).as_ptr(), newer.as_ptr());
+        assert!(view.0.lock().encoded.len() <= KEPT_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_more_watch_the_less_often_each_is_served() {
+        let watchers = Watchers::new(10_000, 10_000);
+        let alert = AlertName::from_id("a1").expect("a name");
+        let pace = |watchers: &Watchers| watchers.next() - watchers.epoch;
+        assert_eq!(pace(&watchers), PACE);
+        let seats: Vec<_> = (0..1_000).map(|_| watchers.enter(&alert).expect("room")).collect();
+        assert_eq!(pace(&watchers), 2 * PACE);
+        tokio::time::advance(PACE * 5).await;
+        assert_eq!(pace(&watchers), 6 * PACE, "at the same moments for all");
+        drop(seats);
+        assert!(watchers.present.lock().views.is_empty());
     }
 }

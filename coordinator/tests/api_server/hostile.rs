@@ -1,0 +1,256 @@
+//! Hostile input, generated: arbitrary bytes and arbitrary well-formed messages at every method of the public API.
+//!
+//! Two servers. In this process, with scripted nodes, where a message that slips through all checks would start
+//! something: no thread of its runtime panics. And the program itself, whose memory can be measured and whose log read.
+//! After both: every answer had a status that the contract knows, nothing grew, and a good call works.
+//!
+//! Messages are made from the contract's own descriptors ([`arbitrary`]), so that a field added tomorrow is attacked
+//! without a change here.
+
+mod arbitrary;
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use bytes::{Buf, BufMut, Bytes};
+use clarion_proto::wire::v1::{self as wire, alert_service_client::AlertServiceClient, app_service_client};
+use http::uri::PathAndQuery;
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
+use prost_reflect::DescriptorPool;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tonic::{
+    Code, Request, Status,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::Channel,
+};
+
+use self::arbitrary::message;
+use crate::{
+    process::program,
+    support::{Server, app, create, demo_alert, demo_app, soon},
+};
+
+/// Calls to each of the two servers: some 10 s each in a debug build.
+const CALLS: usize = 2_500;
+/// Before memory is taken for steady: allocators and buffers have their size then.
+const WARM_UP: usize = 500;
+/// What the program may grow over the calls after that: 2,000 calls that left 16 kB each would show.
+const GROWTH_BYTES_MAX: u64 = 32 << 20;
+/// For one answer; a watch or a stream of changes may stay open.
+const ANSWER: Duration = Duration::from_millis(500);
+
+/// One method of the public API.
+struct Method {
+    path: PathAndQuery,
+    streams: bool,
+    messages: BoxedStrategy<Bytes>,
+}
+
+fn methods() -> Vec<Method> {
+    let pool = DescriptorPool::decode(clarion_proto::wire::DESCRIPTORS).expect("the contract");
+    let services = pool.services().filter(|service| service.package_name() == "clarion.v1");
+    let mut methods = Vec::new();
+    for service in services {
+        for method in service.methods() {
+            let path = format!("/{}/{}", service.full_name(), method.name());
+            methods.push(Method {
+                path: path.parse().expect("a path"),
+                streams: method.is_client_streaming() || method.is_server_streaming(),
+                messages: prop_oneof![
+                    1 => proptest::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from),
+                    4 => message(&method.input()),
+                    // Well-formed up to where it is cut.
+                    1 => (message(&method.input()), any::<prop::sample::Index>())
+                        .prop_map(|(bytes, at)| bytes.slice(..at.index(bytes.len() + 1))),
+                ]
+                .boxed(),
+            });
+        }
+    }
+    assert!(methods.len() >= 13, "all of AppService, AlertService and RegistryService");
+    methods
+}
+
+/// Sends one message and takes what comes back, two messages at most.
+async fn call(channel: &Channel, method: &Method, bytes: Bytes) -> Result<(), Status> {
+    let mut grpc = Grpc::new(channel.clone());
+    soon(grpc.ready()).await.map_err(|e| Status::unknown(e.to_string()))?;
+    let one = Request::new(tokio_stream::once(bytes));
+    let exchange = async {
+        let mut answers = grpc.streaming(one, method.path.clone(), Raw).await?.into_inner();
+        for _ in 0..2 {
+            if answers.message().await?.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    if method.streams { tokio::time::timeout(ANSWER, exchange).await.unwrap_or(Ok(())) } else { soon(exchange).await }
+}
+
+/// A status that the contract speaks of. INTERNAL and UNKNOWN are defects.
+fn is_known(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::ResourceExhausted
+            | Code::Unavailable
+            | Code::Aborted
+            | Code::Unimplemented
+    )
+}
+
+/// Throws so many messages, drawn anew each time, at all methods in turn; every answer is known.
+async fn throw(channel: &Channel, methods: &[Method], runner: &mut TestRunner, calls: usize) {
+    for method in methods.iter().cycle().take(calls) {
+        let bytes = method.messages.new_tree(runner).expect("a message").current();
+        if let Err(status) = call(channel, method, bytes.clone()).await {
+            let shown: Vec<u8> = bytes.iter().take(200).copied().collect();
+            assert!(is_known(&status), "{}: {status:?} to {} bytes: {shown:02x?}", method.path, bytes.len());
+            assert!(status.message().len() < 2_000, "an answer does not grow with its question: {}", method.path);
+        }
+    }
+}
+
+type Held = (usize, Vec<String>, u64);
+
+/// The app `victim` may be changed and removed; that is what it is for.
+fn not_more(now: &Held, before: &Held) {
+    assert_eq!((now.0, now.2), (before.0, before.2), "alerts and changes");
+    assert!(now.1.iter().all(|name| before.1.contains(name)), "{now:?}, before: {before:?}");
+}
+
+/// What must not grow: alerts, names of apps, changes recorded.
+async fn held(channel: &Channel) -> Held {
+    let list = wire::ListAlertsRequest { page_size: 1_000, ..Default::default() };
+    let alerts = soon(AlertServiceClient::new(channel.clone()).list_alerts(list)).await.expect("up").into_inner();
+    let mut apps = app_service_client::AppServiceClient::new(channel.clone());
+    let apps = soon(apps.list_apps(wire::ListAppsRequest::default())).await.expect("up").into_inner();
+    let mut registry = wire::registry_service_client::RegistryServiceClient::new(channel.clone());
+    let stats = soon(registry.get_registry_stats(wire::GetRegistryStatsRequest {})).await.expect("up").into_inner();
+    (alerts.alerts.len(), apps.apps.into_iter().map(|app| app.name).collect(), stats.changes_written)
+}
+
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+const THREAD: &str = "hostile-server";
+
+#[test]
+fn nothing_that_is_thrown_at_a_method_breaks_it() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() == Some(THREAD) {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+        }
+        before(panic);
+    }));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name(THREAD).enable_all().build();
+    runtime.expect("threads").block_on(async {
+        let server = Server::with_demo().await;
+        soon(server.apps().create_app(app("victim"))).await.expect("created");
+        let held_before = held(&server.channel).await;
+        throw(&server.channel, &methods(), &mut TestRunner::deterministic(), CALLS).await;
+        not_more(&held(&server.channel).await, &held_before);
+        assert!(server.nodes.started.lock().is_empty());
+        server.created(1).await;
+    });
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn the_program_bears_it_all_and_does_not_grow() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let file = crate::support::config_file(directory.path());
+    let file = file.to_str().expect("UTF-8");
+    let mut running = program(&["--listen", "127.0.0.1:0", "--config", file]).spawn().expect("started");
+    let mut lines = BufReader::new(running.stdout.take().expect("piped")).lines();
+    let line = soon(lines.next_line()).await.expect("readable").expect("announced");
+    let announced: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let address = announced["listen"].as_str().expect("an address");
+    // Read on, so that it never blocks on a full pipe; kept, to be looked at.
+    let stderr = running.stderr.take().expect("piped");
+    let log = tokio::spawn(async move {
+        let mut lines = BufReader::new(stderr).lines();
+        let mut panics = Vec::new();
+        while let Ok(Some(line)) = lines.next_line().await {
+            if line.contains("panicked") {
+                panics.push(line);
+            }
+        }
+        panics
+    });
+    let channel = soon(Channel::from_shared(format!("http://{address}")).expect("an address").connect()).await;
+    let channel = channel.expect("listens");
+    let mut apps = app_service_client::AppServiceClient::new(channel.clone());
+    soon(apps.create_app(demo_app())).await.expect("created");
+    soon(apps.create_app(app("victim"))).await.expect("created");
+
+    let (methods, mut runner) = (methods(), TestRunner::deterministic());
+    throw(&channel, &methods, &mut runner, WARM_UP).await;
+    let (pid, held_before) = (running.id().expect("running"), held(&channel).await);
+    let steady = resident_bytes(pid);
+    throw(&channel, &methods, &mut runner, CALLS - WARM_UP).await;
+    let growth = resident_bytes(pid).saturating_sub(steady);
+    assert!(growth <= GROWTH_BYTES_MAX, "{growth} bytes over {} calls", CALLS - WARM_UP);
+    not_more(&held(&channel).await, &held_before);
+    // A good call goes as far as it can without a node.
+    let good = soon(AlertServiceClient::new(channel.clone()).create_alert(create(1, demo_alert()))).await;
+    assert_eq!(good.expect_err("no node").code(), Code::Unavailable);
+    let status = tokio::process::Command::new("kill").args(["-s", "TERM", &pid.to_string()]).status();
+    assert!(soon(status).await.expect("sent").success());
+    drop((channel, apps));
+    assert!(soon(running.wait()).await.expect("ended").success(), "it lived until it was asked to end");
+    assert_eq!(soon(log).await.expect("read"), Vec::<String>::new());
+}
+
+/// Resident memory of a process.
+fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("resident");
+    kib.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1_024
+}
+
+/// Bytes as they are, both ways.
+#[derive(Debug, Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}
