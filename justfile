@@ -18,7 +18,7 @@ lint:
 bench *ARGS:
     cargo bench -p clarion-benches {{ARGS}}
 
-# The image: static binaries in an empty one. Needs musl-tools, and docker, podman or buildah.
+# The image: static binaries in an empty one. Needs docker, podman or buildah.
 image TAG="clarion:dev":
     .ci/image {{TAG}}
 
