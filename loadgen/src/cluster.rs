@@ -24,7 +24,12 @@ use std::{
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{gateway::Platform, run::RunError, scenario::FcmSpec};
+use crate::{
+    gateway::{Platform, clock},
+    population::draws::Draws,
+    run::RunError,
+    scenario::FcmSpec,
+};
 use accounting::{MemoryLog, Watched};
 use emulator::Emulator;
 use process::{Announcement, Pipes, Process, ProcessError, Role, Spec};
@@ -223,10 +228,25 @@ async fn start_with_pipes(
     Process::start(spec, plan.start_deadline).await
 }
 
-/// A port that nobody has right now. Somebody else might take it before the coordinator does; then that one says so and
-/// the run fails with a clear line: the system hands out some 28,000 of them in turn.
+/// Below those that Linux hands out by itself (from 32,768 on, ip(7)): whoever connects or listens anywhere in the meantime is
+/// not given one of these.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// How many are tried.
+const PORTS_TRIED: u32 = 100;
+
+/// A port that nobody has right now. Another run might take it before the coordinator does; then that one says so and the
+/// run fails with a clear line. Runs side by side begin to look in different places.
 fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    let mut draws = Draws::new(clock::wall().0, u64::from(std::process::id()), 0);
+    let mut port = || PORTS.start + u16::try_from(draws.below(PORTS.len())).expect("below the end of the range");
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..PORTS_TRIED {
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port())) {
+            Ok(free) => return Ok(free.local_addr()?.port()),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
 }
 
 fn prepare(what: &str, problem: impl std::fmt::Display) -> ClusterError {
@@ -246,7 +266,7 @@ mod tests {
     #[test]
     fn a_free_port_can_be_bound() {
         let port = free_port().unwrap();
-        assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok());
+        assert!(PORTS.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok());
     }
 
     #[test]
