@@ -150,7 +150,7 @@ fn gateway(table: GatewayTable, partitions: u16, place: &Place<'_>) -> Result<Ga
     Ok(GatewayConfig { gateway, environment, lane_kind })
 }
 
-/// A quota that the nodes can share without exceeding it: see [`crate::session::lease`].
+/// A quota that the nodes can share without exceeding it: see `session/lease.rs`.
 fn quota(
     per_minute: Option<u32>,
     burst: Option<u32>,
