@@ -16,7 +16,7 @@ use clarion_proto::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-use crate::{config::Config, dispatch::QUESTIONS_MAX, lane_owner::Credential, store::AppRecord};
+use crate::{config::Config, dispatch::QUESTIONS_MAX, store::AppRecord};
 
 pub mod render;
 
@@ -75,9 +75,11 @@ pub fn admit(spec: &AlertSpec, apps: &[Option<Arc<AppRecord>>], config: &Config)
         };
         let lane = || format!("{}/{}", app.gateway, app.credential);
         let (gateway, credential) = (config.gateway(&app.gateway), config.credential(&app.credential));
-        let platform = Some(app.platform);
-        let gateway = gateway.filter(|gateway| Some(gateway.gateway.platform) == platform);
-        let (Some(gateway), true) = (gateway, credential.map(Credential::platform) == platform) else {
+        let gateway = gateway.filter(|gateway| gateway.gateway.platform == app.platform);
+        let credential = credential.filter(|credential| {
+            credential.platform() == app.platform && credential.project().is_none_or(|project| project == app.project)
+        });
+        let (Some(gateway), Some(_)) = (gateway, credential) else {
             return Err(Refusal::LaneNotConfigured { app: name.clone(), lane: lane() });
         };
         // Both marks are asked: the gateway's may have been changed to live since the app was made.

@@ -294,6 +294,7 @@ impl LaneOwner {
         kept.refresh.minted(now, replace_after);
         (kept.token, kept.problem) = (Some(token.clone()), None);
         let lanes: Vec<_> = table.lanes.values().filter(|l| l.key.credential == name).map(|l| l.id).collect();
+        table.health.forgive(&lanes);
         board.change(|standing| standing.tokens.extend(lanes.into_iter().map(|lane| (lane, token.clone()))));
         tracing::info!(credential = name, "new provider token");
     }

@@ -56,6 +56,11 @@ impl Apps {
             );
             return Err(status::invalid(InvalidField::new("app.credential", problem)));
         }
+        if let Some(project) = credential.project().filter(|project| *project != app.project) {
+            let problem =
+                format!("must be {project}, the project of credential {}, is {}", app.credential, app.project);
+            return Err(status::invalid(InvalidField::new("app.project", problem)));
+        }
         if gateway.environment != app.environment {
             return Err(differs("environment", &gateway.environment));
         }

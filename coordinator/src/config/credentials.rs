@@ -59,14 +59,24 @@ pub(super) fn credentials(tables: Vec<CredentialTable>, place: &Place<'_>) -> Re
     Ok(credentials)
 }
 
-/// Google counts a project's requests, and a lane is given the whole quota of its gateway: two accounts of one project
-/// would be given it twice.
+/// Google counts a project's requests, and a lane is given the whole quota of its gateway: two accounts of one project, or
+/// two gateways at one endpoint, would be given it twice.
 pub(super) fn share_no_quota(
     credentials: &[Credential],
     gateways: &[GatewayConfig],
     place: &Place<'_>,
 ) -> Result<(), ConfigError> {
     let limited = gateways.iter().any(|g| g.gateway.platform == Platform::Fcm && g.gateway.quota.is_some());
+    for (i, gateway) in gateways.iter().enumerate().filter(|_| limited) {
+        let same = |other: &&GatewayConfig| {
+            other.gateway.platform == Platform::Fcm && other.gateway.endpoint == gateway.gateway.endpoint
+        };
+        if let Some(other) = gateways[..i].iter().filter(|_| gateway.gateway.platform == Platform::Fcm).find(same) {
+            let (endpoint, other) = (&gateway.gateway.endpoint, &other.gateway.name);
+            let problem = format!("is {endpoint}, as {other}'s is: they would share a project's quota");
+            return Err(place.error(format!("gateways[{i}].endpoint"), problem));
+        }
+    }
     let mut projects = BTreeMap::new();
     for (i, credential) in credentials.iter().enumerate().filter(|_| limited) {
         let Credential::Fcm(account) = credential else { continue };

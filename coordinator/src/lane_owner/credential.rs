@@ -73,4 +73,14 @@ impl Credential {
             Self::Fcm(_) => Platform::Fcm,
         }
     }
+
+    /// FCM: whose messages it authorises here. Google would let an account send for other projects too; then a refusal of
+    /// one project (no permission, quota) would stand for all apps of the lane, and two lanes could spend one quota.
+    #[must_use]
+    pub fn project(&self) -> Option<&str> {
+        match self {
+            Self::Apns(_) => None,
+            Self::Fcm(account) => Some(&account.project_id),
+        }
+    }
 }

@@ -48,6 +48,12 @@ impl HealthBook {
         true
     }
 
+    /// A new token has come to these lanes: what was said of the former ones is no word on it, so that a refusal of this
+    /// one is news.
+    pub(super) fn forgive(&mut self, lanes: &[LaneId]) {
+        self.0.retain(|(lane, _), status| status.health != LaneHealth::Credential || !lanes.contains(lane));
+    }
+
     pub(super) fn status(&self) -> Vec<LaneStatus> {
         self.0.values().cloned().collect()
     }
@@ -73,6 +79,18 @@ mod tests {
         assert!(!said(LaneHealth::Credential));
         assert!(said(LaneHealth::Ready));
         assert!(said(LaneHealth::Credential));
+    }
+
+    #[test]
+    fn a_refusal_of_the_next_token_is_news() {
+        let mut book = HealthBook::default();
+        let node = NodeName::new("a").unwrap();
+        let state = wire::LaneState { lane: 1, health: LaneHealth::Credential.into(), detail: String::new() };
+        assert!(book.changed(&node, LaneId(1), "g/c", &state));
+        book.forgive(&[LaneId(2)]);
+        assert!(!book.changed(&node, LaneId(1), "g/c", &state));
+        book.forgive(&[LaneId(1)]);
+        assert!(book.changed(&node, LaneId(1), "g/c", &state));
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! What is said of a failure goes to the log, and the endpoint's words are foreign: they are cut, and long words in them
 //! are left out, because an endpoint may repeat what it was sent.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use clarion_proto::ids::UnixMillis;
@@ -35,6 +35,10 @@ pub(crate) const RULES: Rules = Rules { spacing: Duration::from_secs(60) };
 const LIFE_SECONDS_MAX: u64 = 3_600;
 /// Name, TCP, TLS, request and answer together.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+/// For one address: three of them leave a second for the exchange.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+/// Addresses tried: both families, and one more.
+const ADDRESSES_MAX: usize = 3;
 /// Longest answer, bytes. Google's has some 1,100.
 const ANSWER_BYTES_MAX: usize = 64 * 1_024;
 /// Longest access token, bytes: it goes into a header of every request. Google announces up to 2,048.
@@ -177,7 +181,7 @@ async fn post(endpoint: &TokenEndpoint, assertion: &SecretString) -> Result<(u16
         .body(Full::new(Bytes::from(form)))
         .map_err(|e| trust(&e))?;
 
-    let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(ExchangeError::Connect)?;
+    let tcp = connect(endpoint).await.map_err(ExchangeError::Connect)?;
     let tls = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.map_err(ExchangeError::Connect)?;
     let (mut sender, connection) =
         http1::Builder::new().max_buf_size(ANSWER_BYTES_MAX).handshake(TokioIo::new(tls)).await?;
@@ -257,6 +261,33 @@ fn words(said: &str) -> String {
         words.push_str(&shown);
     }
     words
+}
+
+/// The first address that takes a connection, each in its own time: one family of addresses may be dropped on the way,
+/// and the system's own patience is longer than the whole exchange may take.
+async fn connect(endpoint: &TokenEndpoint) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+    let addresses: Vec<_> = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await?.collect();
+    for address in in_turn(&addresses).take(ADDRESSES_MAX) {
+        match tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(last)
+}
+
+/// The families by turns, the resolver's first choice first.
+fn in_turn(addresses: &[SocketAddr]) -> impl Iterator<Item = SocketAddr> {
+    let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (mut a, mut b): (Vec<_>, Vec<_>) = addresses.iter().partition(|address| address.is_ipv6() == first);
+    a.reverse();
+    b.reverse();
+    std::iter::from_fn(move || {
+        std::mem::swap(&mut a, &mut b);
+        b.pop().or_else(|| a.pop())
+    })
 }
 
 #[cfg(test)]

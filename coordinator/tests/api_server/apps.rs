@@ -59,6 +59,8 @@ async fn an_app_of_fcm_needs_a_project_and_a_lane_of_fcm() {
     assert_eq!(refused(|a| a.credential = "team".into()).await, "app.credential");
     assert_eq!(refused(|a| a.project.clear()).await, "app.project");
     assert_eq!(refused(|a| a.project = "p/../q".into()).await, "app.project");
+    // A credential's lane has one quota and one fate: its own project's.
+    assert_eq!(refused(|a| a.project = "another-project".into()).await, "app.project");
     assert_eq!(refused(|a| a.topic = "org.example".into()).await, "app.topic");
 }
 

@@ -114,16 +114,25 @@ fn two_accounts_of_one_project_may_not_each_be_given_its_quota() {
     let file = key_file().to_string();
     let files = [("one", file.as_str()), ("two", file.as_str())];
     assert_eq!(load_all(&files, &[]).expect("no quota").len(), 2);
-    let quota = crate::lane_owner::Quota { per_minute: 600, burst: None, ramp: std::time::Duration::ZERO };
-    let gateway =
-        crate::lane_owner::Gateway { platform: Platform::Fcm, ..crate::dispatch::fixtures::gateway(Some(quota)) };
-    let gateway = GatewayConfig {
-        gateway,
-        environment: clarion_proto::app::Environment::Production,
-        lane_kind: clarion_proto::app::LaneKind::Test,
-    };
-    let refused = load_all(&files, &[gateway]).expect_err("twice");
+    let refused = load_all(&files, &[limited_gateway("google")]).expect_err("twice");
     let words =
         "F: credentials[1].service_account_file: is of project demo-project, as one is: they would share its quota";
     assert_eq!(refused, words);
+}
+
+#[test]
+fn two_gateways_at_one_endpoint_may_not_each_be_given_a_quota() {
+    let file = key_file().to_string();
+    let refused = load_all(&[("one", &file)], &[limited_gateway("a"), limited_gateway("b")]).expect_err("twice");
+    assert!(refused.starts_with("F: gateways[1].endpoint: is ") && refused.contains("as a's is"), "{refused}");
+}
+
+fn limited_gateway(name: &str) -> GatewayConfig {
+    let quota = crate::lane_owner::Quota { per_minute: 600, burst: None, ramp: std::time::Duration::ZERO };
+    let gateway = crate::dispatch::fixtures::gateway(Some(quota));
+    GatewayConfig {
+        gateway: crate::lane_owner::Gateway { platform: Platform::Fcm, name: name.to_owned(), ..gateway },
+        environment: clarion_proto::app::Environment::Production,
+        lane_kind: clarion_proto::app::LaneKind::Test,
+    }
 }

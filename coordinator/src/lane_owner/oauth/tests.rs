@@ -37,6 +37,15 @@ enum Script {
     Flood,
 }
 
+#[test]
+fn addresses_are_tried_by_turns_of_their_families() {
+    let [a, b, c]: [SocketAddr; 3] = ["[::1]:1", "[::2]:1", "[::3]:1"].map(|a| a.parse().expect("an address"));
+    let d: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+    assert_eq!(in_turn(&[a, b, c, d]).collect::<Vec<_>>(), [a, d, b, c]);
+    assert_eq!(in_turn(&[d, a]).collect::<Vec<_>>(), [d, a]);
+    assert_eq!(in_turn(&[]).count(), 0);
+}
+
 fn token(name: &str, life: u64) -> Script {
     let body = format!(r#"{{"access_token":"{name}","expires_in":{life},"token_type":"Bearer"}}"#);
     Script::Say("200 OK\r\ncontent-type: application/json", body)
