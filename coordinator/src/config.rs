@@ -15,7 +15,7 @@ use clarion_proto::{
 pub use self::{args::Args, device_key::DeviceKey};
 use crate::{
     lane_owner::{Credential, Gateway},
-    members::NodesConfig,
+    members::{NAMES_MAX, NodesConfig},
     plan::BandEdges,
 };
 
@@ -128,7 +128,8 @@ impl Config {
         let place = Places { path };
         let listen = args.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 7400).into());
         let health_listen = args.health_listen.or(file.health_listen).unwrap_or(([127, 0, 0, 1], 7401).into());
-        let nodes = nodes(&place, args.nodes, file.nodes)?;
+        let nodes_min = place.number("nodes_min", args.nodes_min, file.nodes_min, 1, 1..=NAMES_MAX)?;
+        let nodes = NodesConfig { addresses: nodes(&place, args.nodes, file.nodes)?, min: nodes_min };
         let partitions = place.number("partitions", args.partitions, file.partitions, 64, 1..=PARTITIONS_MAX)?;
         let logs = place.number("logs", args.logs, file.logs, partitions.min(64), 1..=partitions)?;
         let device_key = device_key(&place, args.device_key_file.as_deref(), file.device_key_file.as_deref())?;
@@ -269,7 +270,7 @@ fn nodes(
     place: &Places<'_>,
     given: Option<Vec<String>>,
     file: Option<Vec<String>>,
-) -> Result<NodesConfig, ConfigError> {
+) -> Result<Vec<String>, ConfigError> {
     let in_file = given.is_none();
     let addresses = given.or(file).unwrap_or_else(|| vec!["127.0.0.1:7500".to_owned()]);
     if addresses.is_empty() {
@@ -278,7 +279,7 @@ fn nodes(
     for (i, address) in addresses.iter().enumerate() {
         lanes::host_port(address).map_err(|problem| place.of(in_file).error(format!("nodes[{i}]"), problem))?;
     }
-    Ok(NodesConfig { addresses })
+    Ok(addresses)
 }
 
 fn device_key(place: &Places<'_>, given: Option<&Path>, file: Option<&Path>) -> Result<DeviceKey, ConfigError> {

@@ -282,7 +282,7 @@ impl Dispatcher {
         connect: Arc<dyn Connect>,
     ) -> Self {
         let DispatchConfig { nodes, partitions, logs, gateways, credentials } = config;
-        let cluster = Arc::new(Cluster::new(clock, Roster::new(), LaneOwner::new(gateways, credentials)));
+        let cluster = Arc::new(Cluster::new(clock, Roster::new(nodes.min), LaneOwner::new(gateways, credentials)));
         let (feedback, dead_reports) = mpsc::channel(DEAD_REPORTS);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let until = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {

@@ -41,7 +41,7 @@ pub use addresses::NodesConfig;
 pub const GATHER: Duration = Duration::from_secs(5);
 /// Names remembered: nodes that were ever there. A thousand is beyond any cluster; more means that nodes draw random
 /// names, which would each be given a registry to hold.
-const NAMES_MAX: usize = 1_024;
+pub const NAMES_MAX: usize = 1_024;
 
 /// One node, as callers see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub(crate) struct Roster {
 
 #[derive(Debug, Default)]
 struct Nodes {
+    /// Fewer are not shared out to.
+    min: usize,
     by_name: BTreeMap<NodeName, Node>,
     /// Addresses known; `None` before the first resolution.
     addresses: Option<usize>,
@@ -90,8 +92,10 @@ pub(crate) enum Refused {
 }
 
 impl Roster {
-    pub(crate) fn new() -> Self {
-        Self { nodes: Mutex::default(), changed: Notify::new() }
+    /// Partitions are shared out once `nodes_min` nodes are there, not before.
+    pub(crate) fn new(nodes_min: usize) -> Self {
+        let nodes = Nodes { min: nodes_min.max(1), ..Nodes::default() };
+        Self { nodes: Mutex::new(nodes), changed: Notify::new() }
     }
 
     /// A node has said hello: its memory belongs to the session now, until [`Roster::release`].
@@ -218,12 +222,12 @@ impl Nodes {
     fn gathered(&self, now: Time) -> Gathered {
         let Some(first) = self.first_hello else { return Gathered::Wait(Time::NEVER) };
         let there: Vec<_> = self.by_name.iter().filter(|(_, n)| n.session.is_some()).map(|(n, _)| n.clone()).collect();
-        let all = self.addresses.is_some_and(|expected| there.len() >= expected);
-        if !there.is_empty() && (all || now >= first + GATHER) {
-            return Gathered::Ready(there);
+        if there.len() < self.min {
+            // Ownership does not change later: better nobody yet than all of it to the first. The next hello asks again.
+            return Gathered::Wait(Time::NEVER);
         }
-        // If everybody has gone again, the next hello changes something.
-        Gathered::Wait(if now < first + GATHER { first + GATHER } else { Time::NEVER })
+        let all = self.addresses.is_some_and(|expected| there.len() >= expected);
+        if all || now >= first + GATHER { Gathered::Ready(there) } else { Gathered::Wait(first + GATHER) }
     }
 }
 

@@ -27,6 +27,10 @@ pub struct Args {
     /// Shard nodes as host:port, or one name that resolves to all [default: 127.0.0.1:7500].
     #[arg(long, env = "CLARION_NODES", value_name = "HOST:PORT", value_delimiter = ',')]
     pub nodes: Option<Vec<String>>,
+    /// Shard nodes that must be there before partitions are shared out, once for the cluster's life [default: 1]. Where
+    /// addresses come one by one (DNS, Kubernetes): as many as there are to be.
+    #[arg(long, env = "CLARION_NODES_MIN", value_name = "N")]
+    pub nodes_min: Option<usize>,
     /// Partitions of the cluster, fixed for its life [default: 64].
     #[arg(long, env = "CLARION_PARTITIONS", value_name = "N")]
     pub partitions: Option<u16>,

@@ -17,6 +17,7 @@ pub(super) struct File {
     pub(super) listen: Option<SocketAddr>,
     pub(super) health_listen: Option<SocketAddr>,
     pub(super) nodes: Option<Vec<String>>,
+    pub(super) nodes_min: Option<usize>,
     pub(super) partitions: Option<u16>,
     pub(super) logs: Option<u16>,
     pub(super) device_key_file: Option<PathBuf>,

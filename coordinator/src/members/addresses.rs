@@ -27,6 +27,8 @@ const ADDRESSES_MAX: usize = 1_024;
 pub struct NodesConfig {
     /// host:port of each, or one name that resolves to all of them; names are asked again every 5 s.
     pub addresses: Vec<String>,
+    /// So many must be there before partitions are shared out.
+    pub min: usize,
 }
 
 /// Keeps one session task for each address, until `stop`; then ends them.

@@ -17,7 +17,7 @@ fn gathered(roster: &Roster, now: u64) -> Gathered {
 
 #[test]
 fn a_second_process_of_the_same_name_is_refused_while_the_first_is_there() {
-    let roster = Roster::new();
+    let roster = Roster::new(1);
     let memory = claim(&roster, "a", BOOT_1, 1, 0).unwrap();
     assert_eq!(claim(&roster, "a", BOOT_2, 2, 1).unwrap_err(), Refused::SameName { other: at(1) });
     assert_eq!(claim(&roster, "a", BOOT_1, 2, 1).unwrap_err(), Refused::SameProcess { other: at(1) });
@@ -27,7 +27,7 @@ fn a_second_process_of_the_same_name_is_refused_while_the_first_is_there() {
 
 #[test]
 fn a_nodes_memory_outlives_its_session() {
-    let roster = Roster::new();
+    let roster = Roster::new(1);
     let mut memory = claim(&roster, "a", BOOT_1, 1, 0).unwrap();
     memory.hello(BOOT_1);
     memory.offer(WaveId(1));
@@ -37,7 +37,7 @@ fn a_nodes_memory_outlives_its_session() {
 
 #[test]
 fn partitions_are_shared_out_when_as_many_are_there_as_there_are_addresses() {
-    let roster = Roster::new();
+    let roster = Roster::new(1);
     roster.set_addresses(2);
     assert_eq!(gathered(&roster, 0), Gathered::Wait(Time::NEVER));
     let _a = claim(&roster, "a", BOOT_1, 1, 3).unwrap();
@@ -47,8 +47,19 @@ fn partitions_are_shared_out_when_as_many_are_there_as_there_are_addresses() {
 }
 
 #[test]
+fn but_not_before_as_many_as_were_asked_for() {
+    let roster = Roster::new(2);
+    roster.set_addresses(1); // the other has no address yet
+    let _a = claim(&roster, "a", BOOT_1, 1, 3).unwrap();
+    assert_eq!(gathered(&roster, 3), Gathered::Wait(Time::NEVER));
+    assert_eq!(gathered(&roster, 3_600), Gathered::Wait(Time::NEVER));
+    let _b = claim(&roster, "b", BOOT_1, 2, 3_601).unwrap();
+    assert_eq!(gathered(&roster, 3_601), Gathered::Ready(vec![node("a"), node("b")]));
+}
+
+#[test]
 fn or_with_those_that_are_there_some_seconds_after_the_first() {
-    let roster = Roster::new();
+    let roster = Roster::new(1);
     roster.set_addresses(3);
     let _a = claim(&roster, "a", BOOT_1, 1, 3).unwrap();
     let b = claim(&roster, "b", BOOT_1, 2, 4).unwrap();
@@ -59,7 +70,7 @@ fn or_with_those_that_are_there_some_seconds_after_the_first() {
 
 #[test]
 fn nobody_is_given_partitions_while_nobody_is_there() {
-    let roster = Roster::new();
+    let roster = Roster::new(1);
     roster.set_addresses(2);
     let a = claim(&roster, "a", BOOT_1, 1, 3).unwrap();
     roster.release(&node("a"), a);
@@ -68,7 +79,7 @@ fn nobody_is_given_partitions_while_nobody_is_there() {
 
 #[test]
 fn names_have_a_limit() {
-    let roster = Roster::new();
+    let roster = Roster::new(1);
     for i in 0..NAMES_MAX {
         claim(&roster, &format!("n{i}"), BOOT_1, 1, 0).unwrap();
     }
@@ -77,7 +88,7 @@ fn names_have_a_limit() {
 
 #[test]
 fn what_a_former_process_held_does_not_count_for_the_next() {
-    let roster = Roster::new();
+    let roster = Roster::new(1);
     let owned = Owned::new(Ownership::assign(1, PARTITIONS, &[node("a")]), PARTITIONS, 1);
     let memory = claim(&roster, "a", BOOT_1, 1, 0).unwrap();
     let positions = vec![wire::LogPosition { log: 0, position: 9 }];
@@ -94,7 +105,7 @@ fn what_a_former_process_held_does_not_count_for_the_next() {
 
 #[tokio::test(start_paused = true)]
 async fn the_board_has_ownership_once_all_are_there() {
-    let (roster, board, clock) = (Roster::new(), Board::new(), Clock::start());
+    let (roster, board, clock) = (Roster::new(1), Board::new(), Clock::start());
     roster.set_addresses(2);
     let mut watch = board.watch();
     let wait = async {

@@ -265,7 +265,7 @@ impl Coordinator {
         let clock = Clock::start();
         let log = Arc::new(MemoryStore::new(PARTITIONS, 1 << 20, clock));
         let config = DispatchConfig {
-            nodes: NodesConfig { addresses: addresses.iter().map(ToString::to_string).collect() },
+            nodes: NodesConfig { addresses: addresses.iter().map(ToString::to_string).collect(), min: 1 },
             partitions: PARTITIONS,
             logs: PARTITIONS,
             gateways: vec![gateway()],

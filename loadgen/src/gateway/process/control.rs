@@ -26,6 +26,11 @@ use super::{GatewayHandle, LINE_BYTES_MAX, Order, obey};
 const CALLERS_MAX: usize = 8;
 /// For a caller to take an answer; a record of 32 MB over a slow network takes seconds.
 const TAKE_WITHIN: Duration = Duration::from_secs(120);
+/// A caller that says nothing for so long, such as one that was killed with its machine, gives its place to another. A run
+/// gives an order at least at its beginning and its end, 300 s of loading and 600 s of wave apart.
+const SPEAK_WITHIN: Duration = Duration::from_secs(1_800);
+/// The system had no descriptor, or the connection was gone already: the next is accepted after this.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Obeys all callers until one of them orders a stop.
 ///
@@ -36,8 +41,13 @@ pub(super) async fn serve(listener: TcpListener, gateway: &Arc<GatewayHandle>, d
     loop {
         tokio::select! {
             accepted = listener.accept(), if callers.len() < CALLERS_MAX => {
-                let (stream, _) = accepted?;
-                callers.spawn(converse(stream, Arc::clone(gateway), directory.to_owned()));
+                // Whatever it is about, the record in memory must not go with it.
+                match accepted {
+                    Ok((stream, _)) => {
+                        callers.spawn(converse(stream, Arc::clone(gateway), directory.to_owned()));
+                    }
+                    Err(_) => tokio::time::sleep(ACCEPT_AGAIN).await,
+                }
             }
             Some(ended) = callers.join_next() => {
                 // A caller that breaks off harms nobody else.
@@ -61,7 +71,8 @@ async fn converse(stream: TcpStream, gateway: Arc<GatewayHandle>, directory: std
     let mut stream = BufReader::new(stream);
     loop {
         let mut line = Vec::new();
-        if (&mut stream).take(LINE_BYTES_MAX).read_until(b'\n', &mut line).await? == 0 {
+        let mut bounded = (&mut stream).take(LINE_BYTES_MAX);
+        if timeout(SPEAK_WITHIN, bounded.read_until(b'\n', &mut line)).await?? == 0 {
             return Ok(Then::GoOn);
         }
         if line.iter().all(u8::is_ascii_whitespace) {
