@@ -137,14 +137,14 @@ impl LaneEnd {
         if !open || now < self.silent_until() { 0 } else { self.slice.room(now) }
     }
 
-    /// One request goes out.
-    pub fn take(&mut self, now: Time) {
-        self.slice.take(now);
+    /// So many requests go out.
+    pub fn take(&mut self, requests: usize, now: Time) {
+        self.slice.take(requests, now);
     }
 
-    /// A request that went out was answered or given up.
-    pub fn settled(&mut self, now: Time) {
-        self.slice.settled(now);
+    /// So many requests that went out were answered or given up.
+    pub fn settled(&mut self, requests: usize, now: Time) {
+        self.slice.settled(requests, now);
     }
 
     /// Requests that went out and have no fate yet.
@@ -195,10 +195,10 @@ impl LaneEnd {
         self.pause_until.max(self.asked_until)
     }
 
-    /// The gateway answered about a device: it works.
-    pub fn answered(&mut self, now: Time) {
+    /// The gateway answered about so many devices: it works.
+    pub fn answered(&mut self, devices: usize, now: Time) {
         self.heard(now);
-        self.refusals = self.refusals.saturating_sub(1);
+        self.refusals = self.refusals.saturating_sub(u32::try_from(devices).unwrap_or(u32::MAX));
         self.pool.answered();
         if now >= self.asked_until && (self.probing || self.throttled) {
             self.probing = false;
