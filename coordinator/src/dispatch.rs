@@ -32,7 +32,7 @@ pub use crate::session::task::{Connect, Tcp, endpoint};
 use crate::{
     clock::Clock,
     lane_owner::{
-        Credential, CredentialStatus, Gateway, LaneOwner,
+        Credential, CredentialStatus, Gateway, LaneOwner, ReplaceError,
         feedback::{self, DeadReport},
         health::LaneStatus,
     },
@@ -318,6 +318,14 @@ impl Dispatcher {
     /// [`StartError::Lane`].
     pub fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError> {
         self.inner.cluster.lanes.ensure(key, &self.inner.cluster.board, &self.inner.cluster.clock).map(drop)
+    }
+
+    /// Credentials as their files tell now; see [`crate::config::CredentialFiles`].
+    ///
+    /// # Errors
+    /// They cannot take the place of those that there are; nothing has changed then.
+    pub fn replace_credentials(&self, credentials: Vec<Credential>) -> Result<(), ReplaceError> {
+        self.inner.cluster.lanes.replace(credentials)
     }
 
     /// Makes a recorded alert run.

@@ -41,6 +41,8 @@ pub enum Command {
         lane: LaneId,
         /// Never printed.
         authorization: Authorization,
+        /// Tells the keys that made tokens apart.
+        signer: u64,
     },
     /// Takes up a wave. Known already with this or a higher epoch: ignored. It sends nothing before a grant.
     Wave(Arc<WaveSpec>),

@@ -48,6 +48,8 @@ pub struct LaneEnd {
     authorization: Option<Authorization>,
     /// Counts the provider tokens, so that a refusal of a former one is not held against the present one.
     credential: u32,
+    /// Whose key made the present provider token.
+    signer: Option<u64>,
     /// The present provider token was refused.
     credential_refused: bool,
     slice: Slice,
@@ -78,6 +80,7 @@ impl LaneEnd {
             spec,
             authorization: None,
             credential: 0,
+            signer: None,
             credential_refused: false,
             slice: Slice::default(),
             pause_until: Time(0),
@@ -107,11 +110,13 @@ impl LaneEnd {
         moved
     }
 
-    /// A new provider token: whatever was held against the former one is forgotten.
-    pub fn authorize(&mut self, authorization: Authorization) {
+    /// A new provider token: whatever was held against the former one is forgotten. True: another key than that of the
+    /// former made it.
+    pub fn authorize(&mut self, authorization: Authorization, signer: u64) -> bool {
         self.authorization = Some(authorization);
         self.credential = self.credential.wrapping_add(1);
         self.credential_refused = false;
+        self.signer.replace(signer).is_some_and(|former| former != signer)
     }
 
     /// The present provider token and its number.

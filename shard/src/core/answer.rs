@@ -115,9 +115,8 @@ impl Core {
         match classify(platform, answer) {
             Verdict::Final(outcome) => {
                 lane.answered(1, now);
-                match outcome {
-                    Outcome::Dead => self.note_dead(at, &open, answer),
-                    _ => {}
+                if outcome == Outcome::Dead {
+                    self.note_dead(at, &open, answer);
                 }
                 self.end(slot, outcome);
             }

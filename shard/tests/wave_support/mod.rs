@@ -95,7 +95,7 @@ pub(crate) async fn prepare(cores: &[CoreHandle], gateway: &Gateway, devices: u3
         let say = async |command| handle.commands.send(command).await.expect("the core lives");
         say(Command::Own(mine(core).collect())).await;
         say(Command::Lane(Arc::clone(&spec))).await;
-        say(Command::ProviderToken { lane: LANE, authorization: authorization.clone() }).await;
+        say(Command::ProviderToken { lane: LANE, authorization: authorization.clone(), signer: 0 }).await;
         say(Command::Slice { lane: LANE, until: Time::NEVER, rate: None }).await;
         let records = (0..devices).map(record).map(|r| (partition_of(r.device, PARTITIONS), r));
         let records = records.filter(|(partition, _)| usize::from(partition.0) % cores.len() == core).collect();
