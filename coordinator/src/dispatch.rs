@@ -357,11 +357,16 @@ impl Dispatcher {
         let away = owned.nodes().keys().filter(|node| !cluster.roster.is_connected(node));
         away.for_each(|node| run.away(node));
         tracing::info!(alert = %alert.name, wave = alert.wave.0, bands = alert.bands.len(), "alert starts");
+        let mut ids = wave.lanes.clone();
+        ids.sort_unstable();
+        ids.dedup();
+        let lanes = ids.iter().filter_map(|id| cluster.board.read().lanes.get(id).cloned()).collect();
         cluster.board.begin(wave, cluster.clock.now());
         let task = AlertTask {
             alert: alert.name.clone(),
             wave: alert.wave,
             run,
+            lanes,
             cluster,
             inputs: received,
             snapshots,

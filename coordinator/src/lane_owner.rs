@@ -19,12 +19,13 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use secrecy::SecretString;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     clock::Clock,
     dispatch::{LaneKey, StartError, standing::Board},
     owners::NodeName,
+    progress::LaneTrouble,
 };
 
 mod apns;
@@ -115,6 +116,8 @@ pub(crate) struct LaneOwner {
     table: Mutex<Table>,
     /// A token may be due earlier than thought.
     changed: Notify,
+    /// Counts the changes of lane ends' healths.
+    healths: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -170,6 +173,7 @@ impl LaneOwner {
                 ..Table::default()
             }),
             changed: Notify::new(),
+            healths: watch::Sender::new(0),
         }
     }
 
@@ -218,12 +222,23 @@ impl LaneOwner {
         if !table.health.changed(node, lane.id, &lane.name(), state) {
             return;
         }
+        self.healths.send_modify(|changes| *changes += 1);
         if state.health() == wire::LaneHealth::Credential
             && let Some(kept) = table.kept.get_mut(&lane.key.credential)
         {
             kept.refresh.refused();
             self.changed.notify_one();
         }
+    }
+
+    /// Marked as changed whenever a lane end's health is another.
+    pub(crate) fn health_changes(&self) -> watch::Receiver<u64> {
+        self.healths.subscribe()
+    }
+
+    /// What keeps these lanes from sending now.
+    pub(crate) fn troubles(&self, lanes: &[Arc<LaneSpec>]) -> Vec<LaneTrouble> {
+        self.table.lock().health.troubles(lanes.iter().map(|lane| &**lane))
     }
 
     /// How all lane ends are.
@@ -357,6 +372,7 @@ impl LaneOwner {
         (kept.token, kept.problem) = (Some(token.clone()), None);
         let lanes: Vec<_> = table.lanes.values().filter(|l| l.key.credential == name).map(|l| l.id).collect();
         table.health.forgive(&lanes);
+        self.healths.send_modify(|changes| *changes += 1);
         board.change(|standing| standing.tokens.extend(lanes.into_iter().map(|lane| (lane, token.clone()))));
         tracing::info!(credential = name, "new provider token");
     }

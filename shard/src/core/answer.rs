@@ -193,8 +193,10 @@ impl Core {
 
     /// Tells people that a message is not sent any more.
     fn campaign_refused(&mut self, lane: usize, open: &Open, answer: &Answer) {
-        let alert = self.waves[usize::from(open.wave)].as_ref().map_or("", |run| &run.spec.alert);
-        let detail = format!("{alert}: {} {}", answer.status, answer.reason);
+        let words = format!("{} {}", answer.status, answer.reason);
+        let run = self.run(open.wave);
+        run.refuse_message(open.app, words.clone());
+        let detail = format!("{}: {words}", run.spec.alert);
         self.lanes[lane].end.campaign_refused(detail);
     }
 

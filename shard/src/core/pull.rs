@@ -281,6 +281,7 @@ impl Desk<'_> {
             Err(PushError::Token) => return Err(NotSent::Never),
             Err(error @ PushError::Header(_)) => {
                 app_run.stopped = true;
+                self.run.refuse_message(app, error.to_string());
                 self.end.campaign_refused(format!("{}: {error}", self.run.spec.alert));
                 return Err(NotSent::Never);
             }

@@ -186,6 +186,11 @@ fn a_message_that_is_wrong_goes_to_nobody_else() {
     assert_eq!((totals.handed, totals.outcomes[Outcome::Refused as usize]), (1_000, 1_000));
     assert!(world.last(1).complete);
     assert!(world.said.health.contains(&LaneHealth::Campaign));
+    let refused = &world.last(1).refused_messages;
+    assert_eq!(
+        refused.iter().map(|r| (r.app.name(), r.detail.as_str())).collect::<Vec<_>>(),
+        [("apps/demo".to_owned(), "400 BadTopic")]
+    );
 }
 
 #[test]
