@@ -138,6 +138,8 @@ pub(super) fn classify(status: u16, reason: Option<&Reason>, wait: Option<Durati
         Some(ErrorCode::Unspecified) => by_http(status, wait),
 
         // The app is gone from the device, or its token has expired.
+        // A front end that fails is no witness of that, whatever it found to say.
+        Some(ErrorCode::Unregistered) if status >= 500 => by_http(status, wait),
         Some(ErrorCode::Unregistered) => Verdict::Final(Outcome::Dead),
 
         // A token that is none, or a message that FCM does not take: the other devices tell.

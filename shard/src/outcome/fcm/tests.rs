@@ -76,6 +76,8 @@ fn pages_of_front_ends_go_by_their_status() {
 fn the_most_exact_place_that_is_understood_counts() {
     // The code above the status above HTTP.
     assert_eq!(judge(400, &error("INVALID_ARGUMENT", "UNREGISTERED"), None), Verdict::Final(Outcome::Dead));
+    // But whoever fails is no witness: a page found somewhere must not get a token pruned.
+    assert_eq!(judge(502, &error("NOT_FOUND", "UNREGISTERED"), None), Verdict::LaneLater { wait: None });
     assert_eq!(judge(500, &error("RESOURCE_EXHAUSTED", ""), None), Verdict::LaneLater { wait: Some(QUOTA_PAUSE) });
     // A code that is not known leaves it to the status, that to HTTP.
     assert_eq!(judge(503, &error("NOT_FOUND", "SOMETHING_NEW"), None), Verdict::Campaign);
