@@ -8,26 +8,22 @@
 //! without a change here.
 
 mod arbitrary;
+mod raw;
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use clarion_proto::wire::v1::{self as wire, alert_service_client::AlertServiceClient, app_service_client};
 use http::uri::PathAndQuery;
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use prost_reflect::DescriptorPool;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tonic::{
-    Code, Request, Status,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Channel,
-};
+use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
 
-use self::arbitrary::message;
+use self::{arbitrary::message, raw::Raw};
 use crate::{
     process::program,
     support::{Server, app, create, demo_alert, demo_app, soon},
@@ -215,42 +211,4 @@ fn resident_bytes(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("resident");
     kib.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1_024
-}
-
-/// Bytes as they are, both ways.
-#[derive(Debug, Clone, Copy, Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put_slice(&item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
 }
