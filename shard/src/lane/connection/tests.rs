@@ -6,6 +6,7 @@ mod closing;
 mod conversation;
 mod errors;
 mod fcm;
+mod floods;
 mod oracle;
 mod property;
 mod windows;
