@@ -9,4 +9,5 @@ mod fcm;
 mod floods;
 mod oracle;
 mod property;
+mod recorded;
 mod windows;
