@@ -18,6 +18,10 @@ lint:
 bench *ARGS:
     cargo bench -p clarion-benches {{ARGS}}
 
+# Instructions per push of the core alone, by callgrind; `just instructions --profile` says where they go.
+instructions *ARGS:
+    cargo bench -p clarion-benches --bench instructions -- {{ARGS}}
+
 # The image: static binaries in an empty one. Needs docker, podman or buildah.
 image TAG="clarion:dev":
     .ci/image {{TAG}}

@@ -3,7 +3,7 @@
 //! Every option can be given three ways: `--store-bytes-max 1000`, `CLARION_STORE_BYTES_MAX=1000`, or
 //! `store_bytes_max = 1000` in the file. A flag beats the environment, the environment beats the file. What is wrong is
 //! said in one line: where, which key, what about it. Keys are read and tried here, so that a coordinator that starts
-//! can sign; they are held as secrets and no `Debug` shows them.
+//! can sign; they are held as secrets and no `Debug` shows them. They alone are looked at again while it runs ([`watch`]).
 
 use std::{fmt, net::SocketAddr, path::Path, time::Duration};
 
@@ -12,7 +12,7 @@ use clarion_proto::{
     ids::PARTITIONS_MAX,
 };
 
-pub use self::{args::Args, device_key::DeviceKey};
+pub use self::{args::Args, device_key::DeviceKey, watch::CredentialFiles};
 use crate::{
     lane_owner::{Credential, Gateway},
     members::{NAMES_MAX, NodesConfig},
@@ -24,6 +24,7 @@ mod credentials;
 mod device_key;
 mod file;
 mod lanes;
+mod watch;
 
 /// All that a coordinator is told at its start.
 #[derive(Debug, Clone)]
@@ -67,6 +68,8 @@ pub struct Config {
     pub gateways: Vec<GatewayConfig>,
     /// By name.
     pub credentials: Vec<Credential>,
+    /// Where to look whether they have changed.
+    pub credential_files: CredentialFiles,
 }
 
 /// A gateway, and what apps on it must agree with.
@@ -145,9 +148,9 @@ impl Config {
         )?;
         let (gateways, in_file) = place.tables("gateways", args.gateways, file.gateways)?;
         let gateways = lanes::gateways(gateways, partitions, &place.of(in_file))?;
-        let (credentials, in_file) = place.tables("credentials", args.credentials, file.credentials)?;
-        let credentials = credentials::credentials(credentials, &place.of(in_file))?;
-        credentials::share_no_quota(&credentials, &gateways, &place.of(in_file))?;
+        let credential_files =
+            CredentialFiles { given: args.credentials, path: path.map(Path::to_owned), gateways: gateways.clone() };
+        let credentials = credential_files.check(file.credentials)?;
         let drain_ms =
             place.number("drain_deadline_ms", args.drain_deadline_ms, file.drain_deadline_ms, 10_000, 1..=600_000)?;
         Ok(Self {
@@ -197,6 +200,7 @@ impl Config {
             drain_deadline: Duration::from_millis(drain_ms),
             gateways,
             credentials,
+            credential_files,
         })
     }
 }

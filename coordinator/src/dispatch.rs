@@ -32,7 +32,7 @@ pub use crate::session::task::{Connect, Tcp, endpoint};
 use crate::{
     clock::Clock,
     lane_owner::{
-        Credential, CredentialStatus, Gateway, LaneOwner,
+        Credential, CredentialStatus, Gateway, LaneOwner, ReplaceError,
         feedback::{self, DeadReport},
         health::LaneStatus,
     },
@@ -320,6 +320,14 @@ impl Dispatcher {
         self.inner.cluster.lanes.ensure(key, &self.inner.cluster.board, &self.inner.cluster.clock).map(drop)
     }
 
+    /// Credentials as their files tell now; see [`crate::config::CredentialFiles`].
+    ///
+    /// # Errors
+    /// They cannot take the place of those that there are; nothing has changed then.
+    pub fn replace_credentials(&self, credentials: Vec<Credential>) -> Result<(), ReplaceError> {
+        self.inner.cluster.lanes.replace(credentials)
+    }
+
     /// Makes a recorded alert run.
     ///
     /// # Errors
@@ -349,11 +357,16 @@ impl Dispatcher {
         let away = owned.nodes().keys().filter(|node| !cluster.roster.is_connected(node));
         away.for_each(|node| run.away(node));
         tracing::info!(alert = %alert.name, wave = alert.wave.0, bands = alert.bands.len(), "alert starts");
+        let mut ids = wave.lanes.clone();
+        ids.sort_unstable();
+        ids.dedup();
+        let lanes = ids.iter().filter_map(|id| cluster.board.read().lanes.get(id).cloned()).collect();
         cluster.board.begin(wave, cluster.clock.now());
         let task = AlertTask {
             alert: alert.name.clone(),
             wave: alert.wave,
             run,
+            lanes,
             cluster,
             inputs: received,
             snapshots,

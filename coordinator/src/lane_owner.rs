@@ -19,12 +19,13 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use secrecy::SecretString;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     clock::Clock,
     dispatch::{LaneKey, StartError, standing::Board},
     owners::NodeName,
+    progress::LaneTrouble,
 };
 
 mod apns;
@@ -104,20 +105,25 @@ impl LaneSpec {
 #[derive(Debug)]
 pub(crate) struct ProviderToken {
     pub(crate) authorization: SecretString,
+    /// Tells the keys of APNs apart, which a connection is tied to; 0 with FCM, where each request stands for itself.
+    pub(crate) signer: u64,
 }
 
 /// All lanes of the cluster.
 #[derive(Debug)]
 pub(crate) struct LaneOwner {
     gateways: BTreeMap<String, Arc<Gateway>>,
-    credentials: BTreeMap<String, Credential>,
     table: Mutex<Table>,
     /// A token may be due earlier than thought.
     changed: Notify,
+    /// Counts the changes of lane ends' healths.
+    healths: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
+    /// As configured, or as their files tell by now.
+    credentials: BTreeMap<String, Arc<Credential>>,
     lanes: BTreeMap<LaneKey, Arc<LaneSpec>>,
     /// By credential: those that a lane uses.
     kept: BTreeMap<String, Kept>,
@@ -144,13 +150,30 @@ pub struct CredentialStatus {
     pub problem: Option<String>,
 }
 
+/// Credentials that cannot take the place of those that there are. The file's fault; a restart takes them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReplaceError {
+    /// A new name.
+    #[error("credential {0} was not there at the start: a restart takes it")]
+    Added(String),
+    /// A name that is missing.
+    #[error("credential {0} is there no more: a restart forgets it")]
+    Removed(String),
+    /// The name means something else now.
+    #[error("credential {0} is of another platform or project now: a restart takes it")]
+    Other(String),
+}
+
 impl LaneOwner {
     pub(crate) fn new(gateways: Vec<Gateway>, credentials: Vec<Credential>) -> Self {
         Self {
             gateways: gateways.into_iter().map(|g| (g.name.clone(), Arc::new(g))).collect(),
-            credentials: credentials.into_iter().map(|c| (c.name().to_owned(), c)).collect(),
-            table: Mutex::default(),
+            table: Mutex::new(Table {
+                credentials: credentials.into_iter().map(|c| (c.name().to_owned(), Arc::new(c))).collect(),
+                ..Table::default()
+            }),
             changed: Notify::new(),
+            healths: watch::Sender::new(0),
         }
     }
 
@@ -166,18 +189,18 @@ impl LaneOwner {
             problem,
         };
         let gateway = self.gateways.get(&key.gateway).ok_or_else(|| refuse("no such gateway".to_owned()))?;
-        let credential =
-            self.credentials.get(&key.credential).ok_or_else(|| refuse("no such credential".to_owned()))?;
+        // The table is held throughout, so that two first alerts do not make two tokens.
+        let mut table = self.table.lock();
+        let credential = table.credentials.get(&key.credential).cloned();
+        let credential = credential.ok_or_else(|| refuse("no such credential".to_owned()))?;
         if gateway.platform != credential.platform() {
             return Err(refuse("gateway and credential are of different platforms".to_owned()));
         }
-        // The table is held throughout, so that two first alerts do not make two tokens.
-        let mut table = self.table.lock();
         if let Some(lane) = table.lanes.get(key) {
             return Ok(lane.clone());
         }
         if !table.kept.contains_key(&key.credential) {
-            let kept = Kept::first(credential, clock).map_err(|e| refuse(e.to_string()))?;
+            let kept = Kept::first(&credential, clock).map_err(|e| refuse(e.to_string()))?;
             table.kept.insert(key.credential.clone(), kept);
         }
         let token = table.kept.get(&key.credential).and_then(|kept| kept.token.clone());
@@ -199,12 +222,23 @@ impl LaneOwner {
         if !table.health.changed(node, lane.id, &lane.name(), state) {
             return;
         }
+        self.healths.send_modify(|changes| *changes += 1);
         if state.health() == wire::LaneHealth::Credential
             && let Some(kept) = table.kept.get_mut(&lane.key.credential)
         {
             kept.refresh.refused();
             self.changed.notify_one();
         }
+    }
+
+    /// Marked as changed whenever a lane end's health is another.
+    pub(crate) fn health_changes(&self) -> watch::Receiver<u64> {
+        self.healths.subscribe()
+    }
+
+    /// What keeps these lanes from sending now.
+    pub(crate) fn troubles(&self, lanes: &[Arc<LaneSpec>]) -> Vec<LaneTrouble> {
+        self.table.lock().health.troubles(lanes.iter().map(|lane| &**lane))
     }
 
     /// How all lane ends are.
@@ -234,35 +268,73 @@ impl LaneOwner {
         let mut random = StdRng::seed_from_u64(clock.wall().0);
         let mut exchanges = FuturesUnordered::new();
         loop {
-            for (name, credential) in self.begin_due(clock.now()) {
-                match credential {
-                    Credential::Apns(key) => self.signed(name, apns::mint(key, clock.wall()), board, clock.now()),
-                    Credential::Fcm(account) => {
-                        exchanges.push(async move { (name, oauth::exchange(account, clock.wall()).await) });
-                    }
+            for credential in self.begin_due(clock.now()) {
+                match &*credential {
+                    Credential::Apns(key) => self.signed(&key.name, apns::mint(key, clock.wall()), board, clock.now()),
+                    Credential::Fcm(_) => exchanges.push(async move {
+                        let Credential::Fcm(account) = &*credential else { unreachable!("matched") };
+                        let exchanged = oauth::exchange(account, clock.wall()).await;
+                        (credential, exchanged)
+                    }),
                 }
             }
             let next = self.table.lock().kept.values().map(|kept| kept.refresh.deadline()).min();
             tokio::select! {
                 () = tokio::time::sleep_until(clock.instant(next.unwrap_or(Time::NEVER))) => {}
                 () = self.changed.notified() => {}
-                Some((name, exchanged)) = exchanges.next() => {
-                    self.exchanged(name, exchanged, board, clock.now(), &mut random);
+                Some((credential, exchanged)) = exchanges.next() => {
+                    self.exchanged(&credential, exchanged, board, clock.now(), &mut random);
                 }
             }
         }
     }
 
     /// Credentials whose token is due; each counts as under way from now on.
-    fn begin_due(&self, now: Time) -> Vec<(&str, &Credential)> {
+    fn begin_due(&self, now: Time) -> Vec<Arc<Credential>> {
         let mut table = self.table.lock();
-        let due = table.kept.iter_mut().filter(|(_, kept)| kept.refresh.due(now));
+        let Table { kept, credentials, .. } = &mut *table;
+        let due = kept.iter_mut().filter(|(_, kept)| kept.refresh.due(now));
         let begun = due.filter_map(|(name, kept)| {
-            let (name, credential) = self.credentials.get_key_value(name)?;
+            let credential = credentials.get(name)?;
             kept.refresh.begin();
-            Some((name.as_str(), credential))
+            Some(Arc::clone(credential))
         });
         begun.collect()
+    }
+
+    /// Credentials as their files tell now: the token of one that is another than before is made anew at once, by the new
+    /// key, and a token that is still on its way from the old one is not used.
+    ///
+    /// # Errors
+    /// A name that was not there at the start, or is there no more, or means another platform or project: lanes and apps
+    /// stand on those. Nothing was replaced then.
+    pub(crate) fn replace(&self, credentials: Vec<Credential>) -> Result<(), ReplaceError> {
+        let mut table = self.table.lock();
+        let mut changed = Vec::new();
+        for credential in &credentials {
+            let former = table.credentials.get(credential.name());
+            let former = former.ok_or_else(|| ReplaceError::Added(credential.name().to_owned()))?;
+            if (former.platform(), former.project()) != (credential.platform(), credential.project()) {
+                return Err(ReplaceError::Other(credential.name().to_owned()));
+            }
+            if !former.is_same(credential) {
+                changed.push(credential.name().to_owned());
+            }
+        }
+        if let Some(gone) = table.credentials.keys().find(|name| credentials.iter().all(|c| c.name() != *name)) {
+            return Err(ReplaceError::Removed(gone.clone()));
+        }
+        for credential in credentials.into_iter().filter(|c| changed.iter().any(|name| name == c.name())) {
+            let name = credential.name().to_owned();
+            if let Some(kept) = table.kept.get_mut(&name) {
+                kept.refresh.replaced();
+            }
+            tracing::info!(credential = name, "another key");
+            table.credentials.insert(name, Arc::new(credential));
+        }
+        drop(table);
+        self.changed.notify_one();
+        Ok(())
     }
 
     fn signed(&self, name: &str, signed: Result<ProviderToken, apns::MintError>, board: &Board, now: Time) {
@@ -274,12 +346,17 @@ impl LaneOwner {
 
     fn exchanged(
         &self,
-        name: &str,
+        credential: &Arc<Credential>,
         exchanged: Result<AccessToken, ExchangeError>,
         board: &Board,
         now: Time,
         random: &mut impl Rng,
     ) {
+        let name = credential.name();
+        // Replaced meanwhile: the new key's own exchange is under way or due.
+        if !self.table.lock().credentials.get(name).is_some_and(|present| Arc::ptr_eq(present, credential)) {
+            return;
+        }
         match exchanged {
             Ok(AccessToken { token, life }) => self.took(name, token, oauth::replace_after(life), board, now),
             Err(error) => self.failed(name, &error, error.is_passing(), |failures| error.pause(failures, random), now),
@@ -295,6 +372,7 @@ impl LaneOwner {
         (kept.token, kept.problem) = (Some(token.clone()), None);
         let lanes: Vec<_> = table.lanes.values().filter(|l| l.key.credential == name).map(|l| l.id).collect();
         table.health.forgive(&lanes);
+        self.healths.send_modify(|changes| *changes += 1);
         board.change(|standing| standing.tokens.extend(lanes.into_iter().map(|lane| (lane, token.clone()))));
         tracing::info!(credential = name, "new provider token");
     }

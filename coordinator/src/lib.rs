@@ -155,10 +155,16 @@ impl Coordinator {
         if config.device_key.is_random() {
             tracing::warn!("no device_key_file: devices that are no UUIDs are strangers after a restart");
         }
+        let drain = Drain::new();
+        let (files, lanes, stopped) = (config.credential_files.clone(), dispatcher.clone(), drain.token());
+        drain.spawn(async move {
+            let watch = files.watch(move |credentials| lanes.replace_credentials(credentials));
+            let _ = stopped.run_until_cancelled(watch).await;
+        });
         let context = Arc::new(Context {
             admission: Admission::new(config.admissions_max),
             dispatch: Arc::new(dispatcher.clone()) as Arc<dyn Dispatch>,
-            drain: Drain::new(),
+            drain,
             config,
             clock,
             store,

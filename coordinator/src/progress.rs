@@ -119,6 +119,45 @@ pub struct Snapshot {
     pub bands: Vec<BandCounts>,
     /// In the order of their index.
     pub cells: Vec<CellCounts>,
+    /// Messages that are sent no more.
+    pub refused_messages: Vec<RefusedMessage>,
+    /// What keeps its lanes from sending.
+    pub lane_troubles: Vec<LaneTrouble>,
+}
+
+/// A message that a gateway refuses whoever it is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RefusedMessage {
+    /// Whose.
+    pub app: AppName,
+    /// Status and reason, in the gateway's words.
+    pub detail: String,
+}
+
+/// Ends of one lane that cannot send as they should, for one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneTrouble {
+    /// Of the lane.
+    pub gateway: String,
+    /// Of the lane.
+    pub credential: String,
+    /// Which reason.
+    pub kind: Trouble,
+    /// On so many nodes.
+    pub nodes: u32,
+    /// Of one of them, in the gateway's words.
+    pub detail: String,
+}
+
+/// Why an end of a lane does not send as it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trouble {
+    /// No connection, or no answers.
+    Unreachable,
+    /// The gateway asks for less.
+    Throttled,
+    /// The gateway refuses the credential.
+    Credential,
 }
 
 impl State {

@@ -16,6 +16,7 @@ pub use expect::{Bound, Expectations};
 
 const NAMED: &[(&str, &str)] = &[
     ("city", include_str!("../scenarios/city.toml")),
+    ("shenzhen", include_str!("../scenarios/shenzhen.toml")),
     ("antimeridian", include_str!("../scenarios/antimeridian.toml")),
     ("pole", include_str!("../scenarios/pole.toml")),
     ("polygon-hole", include_str!("../scenarios/polygon-hole.toml")),

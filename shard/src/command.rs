@@ -41,6 +41,8 @@ pub enum Command {
         lane: LaneId,
         /// Never printed.
         authorization: Authorization,
+        /// Tells the keys that made tokens apart.
+        signer: u64,
     },
     /// Takes up a wave. Known already with this or a higher epoch: ignored. It sends nothing before a grant.
     Wave(Arc<WaveSpec>),
@@ -366,6 +368,17 @@ pub struct CoreReport {
     pub dead: Vec<DeadToken>,
     /// What the wave's lanes were answered: totals.
     pub answers: Vec<(LaneId, LaneAnswers)>,
+    /// Messages that are sent no more: all of them.
+    pub refused_messages: Vec<RefusedMessage>,
+}
+
+/// A message that a gateway refuses whoever it is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RefusedMessage {
+    /// Whose.
+    pub app: AppName,
+    /// Status and reason, in the gateway's words.
+    pub detail: String,
 }
 
 /// A gateway's last words on devices; totals that only grow.

@@ -106,6 +106,8 @@ pub struct Core {
     first_lane: usize,
     links: Vec<LinkSlot>,
     opens: Opens,
+    /// Tickets of one connection on their way from it to [`Core::accepted`]; empty between two calls.
+    accepted: Vec<u64>,
     templates: TemplateIds,
     counts: VecDeque<CountRun>,
     counted: VecDeque<CountRun>,
@@ -147,6 +149,7 @@ impl Core {
             first_lane: 0,
             links: Vec::new(),
             opens: Opens::default(),
+            accepted: Vec::new(),
             templates: TemplateIds::default(),
             counts: VecDeque::new(),
             counted: VecDeque::new(),

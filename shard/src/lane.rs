@@ -48,6 +48,8 @@ pub struct LaneEnd {
     authorization: Option<Authorization>,
     /// Counts the provider tokens, so that a refusal of a former one is not held against the present one.
     credential: u32,
+    /// Whose key made the present provider token.
+    signer: Option<u64>,
     /// The present provider token was refused.
     credential_refused: bool,
     slice: Slice,
@@ -78,6 +80,7 @@ impl LaneEnd {
             spec,
             authorization: None,
             credential: 0,
+            signer: None,
             credential_refused: false,
             slice: Slice::default(),
             pause_until: Time(0),
@@ -107,11 +110,13 @@ impl LaneEnd {
         moved
     }
 
-    /// A new provider token: whatever was held against the former one is forgotten.
-    pub fn authorize(&mut self, authorization: Authorization) {
+    /// A new provider token: whatever was held against the former one is forgotten. True: another key than that of the
+    /// former made it.
+    pub fn authorize(&mut self, authorization: Authorization, signer: u64) -> bool {
         self.authorization = Some(authorization);
         self.credential = self.credential.wrapping_add(1);
         self.credential_refused = false;
+        self.signer.replace(signer).is_some_and(|former| former != signer)
     }
 
     /// The present provider token and its number.
@@ -137,14 +142,14 @@ impl LaneEnd {
         if !open || now < self.silent_until() { 0 } else { self.slice.room(now) }
     }
 
-    /// One request goes out.
-    pub fn take(&mut self, now: Time) {
-        self.slice.take(now);
+    /// So many requests go out.
+    pub fn take(&mut self, requests: usize, now: Time) {
+        self.slice.take(requests, now);
     }
 
-    /// A request that went out was answered or given up.
-    pub fn settled(&mut self, now: Time) {
-        self.slice.settled(now);
+    /// So many requests that went out were answered or given up.
+    pub fn settled(&mut self, requests: usize, now: Time) {
+        self.slice.settled(requests, now);
     }
 
     /// Requests that went out and have no fate yet.
@@ -195,10 +200,10 @@ impl LaneEnd {
         self.pause_until.max(self.asked_until)
     }
 
-    /// The gateway answered about a device: it works.
-    pub fn answered(&mut self, now: Time) {
+    /// The gateway answered about so many devices: it works.
+    pub fn answered(&mut self, devices: usize, now: Time) {
         self.heard(now);
-        self.refusals = self.refusals.saturating_sub(1);
+        self.refusals = self.refusals.saturating_sub(u32::try_from(devices).unwrap_or(u32::MAX));
         self.pool.answered();
         if now >= self.asked_until && (self.probing || self.throttled) {
             self.probing = false;

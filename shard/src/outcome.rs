@@ -23,6 +23,14 @@ pub struct Answer {
     pub retry_after: Option<Duration>,
 }
 
+impl Answer {
+    /// Both providers' only word for success.
+    #[must_use]
+    pub fn accepted() -> Self {
+        Self { status: 200, reason: Reason::None, timestamp_ms: None, retry_after: None }
+    }
+}
+
 /// The longest pause that a gateway is believed. An alert is about the next hours: whoever asks for a day has made a mistake
 /// of units, or has a clock that is wrong, and is asked again by one request in an hour.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);

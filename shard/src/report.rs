@@ -90,6 +90,7 @@ pub(crate) fn build<'a>(run: &mut WaveRun, open: impl Iterator<Item = &'a Open>,
         dead,
         answers: run.outlets.iter().map(|outlet| (outlet.lane, outlet.answers)).collect(),
         cells,
+        refused_messages: run.refused_messages.clone(),
     };
     let r = &mut run.reporting;
     r.at = Some(now);

@@ -174,3 +174,24 @@ fn a_file_that_is_not_there_is_named() {
     let refused = Config::load(args).expect_err("no file").to_string();
     assert_eq!(refused, "/nowhere/clarion.toml: cannot be read: No such file or directory (os error 2)");
 }
+
+/// A key in its file and its `key_id` in the configuration: both are looked at again; what is half written changes nothing.
+#[test]
+fn credentials_are_read_again_from_their_files() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let (path, key) = (directory.path().join("clarion.toml"), directory.path().join("team.p8"));
+    fs::write(&key, key_pem()).expect("written");
+    fs::write(&path, lane("test")).expect("written");
+    let config =
+        Config::load(Args::parse_from(["coordinator", "--config", &path.display().to_string()])).expect("valid");
+    let again = || config.credential_files.read();
+    assert!(again().expect("unchanged")[0].is_same(&config.credentials[0]));
+    fs::write(&key, key_pem()).expect("written");
+    assert!(!again().expect("another key")[0].is_same(&config.credentials[0]));
+    fs::write(&key, "-----BEGIN PRIVATE KEY-----\nMIGH").expect("written");
+    assert!(again().expect_err("half a key").to_string().contains("credentials[0].key_file"));
+    fs::write(&key, key_pem()).expect("written");
+    fs::write(&path, lane("test").replace("KEY1234567", "KEY7654321")).expect("written");
+    let Credential::Apns(apns) = &again().expect("another id")[0] else { panic!("of APNs") };
+    assert_eq!(apns.key_id, "KEY7654321");
+}

@@ -87,7 +87,7 @@ pub(crate) fn gateway(quota: Option<Quota>) -> Gateway {
 }
 
 pub(crate) fn token(authorization: &str) -> Arc<ProviderToken> {
-    Arc::new(ProviderToken { authorization: SecretString::from(authorization.to_owned()) })
+    Arc::new(ProviderToken { authorization: SecretString::from(authorization.to_owned()), signer: 0 })
 }
 
 /// Nodes `a` and `b` with four partitions each, one lane with its token.

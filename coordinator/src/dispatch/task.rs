@@ -10,7 +10,12 @@ use clarion_proto::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{CancelState, Cluster, run::Run, standing::Phase};
-use crate::{lane_owner::feedback::DeadReport, owners::NodeName, progress::Snapshot, session::WaveNote};
+use crate::{
+    lane_owner::{LaneSpec, feedback::DeadReport},
+    owners::NodeName,
+    progress::Snapshot,
+    session::WaveNote,
+};
 
 /// Reports arrive every 20 ms from each node; watchers are told every 100 ms at most. Half of that keeps what they see
 /// fresh and costs 20 snapshots a second.
@@ -41,6 +46,8 @@ pub(super) struct AlertTask {
     pub(super) alert: AlertName,
     pub(super) wave: WaveId,
     pub(super) run: Run,
+    /// Those of its apps.
+    pub(super) lanes: Vec<Arc<LaneSpec>>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) inputs: mpsc::Receiver<Input>,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
@@ -54,7 +61,9 @@ impl AlertTask {
         let mut waiting: Vec<(Time, oneshot::Sender<CancelState>)> = Vec::new();
         let mut standing = self.run.standing();
         let mut state = self.run.state();
-        let mut publish_at: Option<Time> = None;
+        let mut healths = self.cluster.lanes.health_changes();
+        // A lane may have been sick before the alert.
+        let mut publish_at = (!self.cluster.lanes.troubles(&self.lanes).is_empty()).then(|| clock.now());
         while !self.run.is_settled() {
             let give_up = waiting.iter().map(|(until, _)| *until).min();
             let wake = [self.run.deadline(clock.now()), publish_at, give_up].into_iter().flatten().min();
@@ -74,6 +83,10 @@ impl AlertTask {
                     }
                     None => return, // the dispatcher is gone
                 },
+                // Its sender lives with the cluster, which this task holds.
+                _ = healths.changed() => {
+                    publish_at.get_or_insert(clock.now() + PUBLISH);
+                }
                 () = sleep_until(wake.map(|at| clock.instant(at))) => self.run.step(clock.now()),
             }
             let now = clock.now();
@@ -88,14 +101,19 @@ impl AlertTask {
             }
             if publish_at.is_some_and(|at| at <= now) && !self.run.is_settled() {
                 publish_at = None;
-                self.snapshots.send_replace(Arc::new(self.run.snapshot()));
+                self.publish();
             }
             self.answer(&mut waiting, now);
         }
-        self.snapshots.send_replace(Arc::new(self.run.snapshot()));
+        self.publish();
         self.cluster.ended(&self.alert, self.wave);
         let now = clock.now();
         self.answer(&mut waiting, now);
+    }
+
+    fn publish(&mut self) {
+        let lane_troubles = if self.run.is_settled() { Vec::new() } else { self.cluster.lanes.troubles(&self.lanes) };
+        self.snapshots.send_replace(Arc::new(Snapshot { lane_troubles, ..self.run.snapshot() }));
     }
 
     async fn note(&mut self, node: &NodeName, boot: BootId, mut note: WaveNote) {

@@ -32,12 +32,17 @@ pub(crate) fn mint(key: &ApnsKey, now: UnixMillis) -> Result<ProviderToken, Mint
     // The library's errors name the format at fault, never the key's bytes.
     let error = |e: jsonwebtoken::errors::Error| MintError { credential: key.name.clone(), reason: e.to_string() };
     clarion_runtime::jwt::install();
-    let signer = EncodingKey::from_ec_pem(key.key_pem.expose_secret().as_bytes()).map_err(error)?;
+    let key_of_ours = EncodingKey::from_ec_pem(key.key_pem.expose_secret().as_bytes()).map_err(error)?;
     // No `typ`: Apple names `alg` and `kid` only.
     let header = Header { typ: None, alg: Algorithm::ES256, kid: Some(key.key_id.clone()), ..Header::default() };
     let claims = Claims { iss: &key.team_id, iat: now.0 / 1_000 };
-    let token = jsonwebtoken::encode(&header, &claims, &signer).map_err(error)?;
-    Ok(ProviderToken { authorization: SecretString::from(format!("bearer {token}")) })
+    let token = jsonwebtoken::encode(&header, &claims, &key_of_ours).map_err(error)?;
+    Ok(ProviderToken { authorization: SecretString::from(format!("bearer {token}")), signer: signer(key) })
+}
+
+/// Apple's names of team and key, hashed: the same in every process, and another with every new key.
+fn signer(key: &ApnsKey) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(format!("{}/{}", key.team_id, key.key_id).as_bytes())
 }
 
 #[derive(serde::Serialize)]

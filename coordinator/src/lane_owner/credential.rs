@@ -1,7 +1,7 @@
 //! What authorises a lane's requests, as configured: a signing key of APNs, or a service account of Google.
 
 use clarion_proto::app::Platform;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 /// A credential. Never leaves the coordinator; nodes get what is made of it.
 #[derive(Debug, Clone)]
@@ -65,6 +65,21 @@ impl Credential {
         }
     }
 
+    /// Whether it makes tokens as the other does.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Apns(a), Self::Apns(b)) => {
+                (&a.name, &a.key_id, &a.team_id) == (&b.name, &b.key_id, &b.team_id) && same(&a.key_pem, &b.key_pem)
+            }
+            (Self::Fcm(a), Self::Fcm(b)) => {
+                (&a.name, &a.project_id, &a.client_email, &a.private_key_id, &a.token_endpoint)
+                    == (&b.name, &b.project_id, &b.client_email, &b.private_key_id, &b.token_endpoint)
+                    && same(&a.private_key_pem, &b.private_key_pem)
+            }
+            (Self::Apns(_), Self::Fcm(_)) | (Self::Fcm(_), Self::Apns(_)) => false,
+        }
+    }
+
     /// Gateways of this platform take it.
     #[must_use]
     pub fn platform(&self) -> Platform {
@@ -83,4 +98,9 @@ impl Credential {
             Self::Fcm(account) => Some(&account.project_id),
         }
     }
+}
+
+/// Both are from files of this coordinator's own: how long the comparison takes tells nobody anything.
+fn same(a: &SecretString, b: &SecretString) -> bool {
+    a.expose_secret() == b.expose_secret()
 }

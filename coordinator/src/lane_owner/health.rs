@@ -7,7 +7,11 @@ use clarion_proto::{
     wire::shard_v1::{self as wire, LaneHealth},
 };
 
-use crate::owners::NodeName;
+use super::LaneSpec;
+use crate::{
+    owners::NodeName,
+    progress::{LaneTrouble, Trouble},
+};
 
 /// Longest detail kept, bytes: the gateway's words, which nobody limits.
 const DETAIL_BYTES_MAX: usize = 256;
@@ -54,12 +58,44 @@ impl HealthBook {
         self.0.retain(|(lane, _), status| status.health != LaneHealth::Credential || !lanes.contains(lane));
     }
 
+    /// What keeps ends of these lanes from sending, by reason.
+    pub(super) fn troubles<'a>(&self, lanes: impl Iterator<Item = &'a LaneSpec>) -> Vec<LaneTrouble> {
+        let mut troubles: Vec<LaneTrouble> = Vec::new();
+        for lane in lanes {
+            let mut by_kind: BTreeMap<Trouble, LaneTrouble> = BTreeMap::new();
+            for (_, status) in self.0.iter().filter(|((id, _), _)| *id == lane.id) {
+                let Some(kind) = trouble(status.health) else { continue };
+                let first = || LaneTrouble {
+                    gateway: lane.key.gateway.clone(),
+                    credential: lane.key.credential.clone(),
+                    kind,
+                    nodes: 0,
+                    detail: status.detail.clone(),
+                };
+                by_kind.entry(kind).or_insert_with(first).nodes += 1;
+            }
+            troubles.extend(by_kind.into_values());
+        }
+        troubles
+    }
+
     pub(super) fn status(&self) -> Vec<LaneStatus> {
         self.0.values().cloned().collect()
     }
 }
 
-fn truncated(detail: &str) -> &str {
+/// What of a lane end's health keeps it from sending. A refused message is its alert's trouble, not the lane's.
+fn trouble(health: LaneHealth) -> Option<Trouble> {
+    match health {
+        LaneHealth::Unspecified | LaneHealth::Ready | LaneHealth::Campaign => None,
+        LaneHealth::Unreachable => Some(Trouble::Unreachable),
+        LaneHealth::Throttled => Some(Trouble::Throttled),
+        LaneHealth::Credential => Some(Trouble::Credential),
+    }
+}
+
+/// A gateway's words, cut.
+pub(crate) fn truncated(detail: &str) -> &str {
     &detail[..detail.floor_char_boundary(DETAIL_BYTES_MAX)]
 }
 

@@ -241,7 +241,7 @@ fn answer(status: u16, body: &[u8]) -> Result<AccessToken, ExchangeError> {
         return Err(ExchangeError::Unusable("access_token is not 1 to 4,096 visible ASCII characters"));
     }
     let authorization = SecretString::from(format!("Bearer {}", token.expose_secret()));
-    Ok(AccessToken { token: ProviderToken { authorization }, life })
+    Ok(AccessToken { token: ProviderToken { authorization, signer: 0 }, life })
 }
 
 /// Foreign words, fit for a log line.

@@ -125,3 +125,43 @@ async fn health_is_kept_for_each_end() {
     let expected = [("a", wire::LaneHealth::Throttled), ("b", wire::LaneHealth::Unreachable)];
     assert_eq!(status, expected.map(|(node, health)| (node.to_owned(), "g/c".to_owned(), health)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_key_makes_its_token_at_once_and_is_another_signer() {
+    let (owner, board, clock) = (owner(), Board::new(), Clock::start());
+    let lane = owner.ensure(&key("g", "c"), &board, &clock).unwrap();
+    let signer = |board: &Board| board.read().tokens[&lane.id].signer;
+    let (first, first_signer) = (authorization(&board, &lane), signer(&board));
+    let with_id = |key_id: &str| {
+        let Credential::Apns(key) = credential("c") else { unreachable!("made so") };
+        Credential::Apns(ApnsKey { key_id: key_id.to_owned(), ..key })
+    };
+    let unchanged = owner.table.lock().credentials["d"].as_ref().clone();
+    let replaced = async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        owner.replace(vec![with_id("ZZZZZ99999"), unchanged.clone()]).unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    tokio::select! {
+        () = owner.keep_fresh(&board, clock) => {}
+        () = replaced => {}
+    }
+    assert_ne!(authorization(&board, &lane), first, "within the 20 minutes that one key has to keep");
+    assert_ne!(signer(&board), first_signer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_that_do_not_fit_replace_nothing() {
+    let (owner, board, clock) = (owner(), Board::new(), Clock::start());
+    let lane = owner.ensure(&key("g", "c"), &board, &clock).unwrap();
+    let before = authorization(&board, &lane);
+    let added = vec![credential("c"), credential("d"), credential("e")];
+    for (given, refused) in
+        [(added, ReplaceError::Added("e".to_owned())), (vec![credential("c")], ReplaceError::Removed("d".to_owned()))]
+    {
+        assert_eq!(owner.replace(given), Err(refused));
+    }
+    let wait = tokio::time::timeout(Duration::from_secs(60), owner.keep_fresh(&board, clock));
+    assert!(wait.await.is_err(), "runs on");
+    assert_eq!(authorization(&board, &lane), before);
+}

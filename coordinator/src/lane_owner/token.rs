@@ -67,6 +67,11 @@ impl Refresh {
         self.refused = true;
     }
 
+    /// Another key has taken the place of the one that made the token: due at once, whatever the former key's rules were.
+    pub(crate) fn replaced(&mut self) {
+        *self = Self::new(self.rules);
+    }
+
     /// The next time something is to be done.
     pub(crate) fn deadline(&self) -> Time {
         match self.replace_at {

@@ -19,17 +19,20 @@
 //!
 //! Memory: bands and at most [`CELLS_MAX`] cells a node, twice.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use clarion_proto::{
-    ids::{AlertName, BootId, LaneId},
+    ids::{AlertName, AppName, BootId, LaneId},
     outcome::Outcome,
     time::Time,
     wire::shard_v1 as wire,
 };
 
-use super::{BandCounts, CellCounts, Counts, Snapshot, State};
-use crate::{owners::NodeName, plan::Band};
+use super::{BandCounts, CellCounts, Counts, RefusedMessage, Snapshot, State};
+use crate::{lane_owner::health::truncated, owners::NodeName, plan::Band};
 
 /// Cells of resolution 6 kept for one alert; the contract's limit. 120 km have some 1,300; more than 480 km radius
 /// goes without the cells reported last.
@@ -38,6 +41,8 @@ pub(crate) const CELLS_MAX: usize = 20_000;
 const BOOTS_MAX: usize = 16;
 /// Lanes of one wave whose answers are counted: its apps', of which an alert has far fewer.
 const LANES_MAX: usize = 256;
+/// Refused messages kept of one alert; each is said in other words, so few say all.
+const REFUSED_MAX: usize = 64;
 
 /// The progress of one alert.
 #[derive(Debug)]
@@ -49,6 +54,7 @@ pub(crate) struct Fold {
     cells: BTreeMap<u64, CellCounts>,
     first_accepted: Option<Time>,
     last_accepted: Option<Time>,
+    refused_messages: BTreeSet<RefusedMessage>,
     settled: bool,
     version: u64,
 }
@@ -125,6 +131,7 @@ impl Fold {
             cells: BTreeMap::new(),
             first_accepted: None,
             last_accepted: None,
+            refused_messages: BTreeSet::new(),
             settled: false,
             version: 0,
         }
@@ -146,6 +153,14 @@ impl Fold {
         }
         for cell in &report.cells {
             node.cell(cell, &mut self.cells, version);
+        }
+        for refused in &report.refused_messages {
+            if let Ok(app) = AppName::from_name(&refused.app)
+                && self.refused_messages.len() < REFUSED_MAX
+            {
+                let detail = truncated(&refused.detail).to_owned();
+                self.refused_messages.insert(RefusedMessage { app, detail });
+            }
         }
         if node.current.accepted() > accepted_before {
             self.first_accepted.get_or_insert(now);
@@ -204,6 +219,8 @@ impl Fold {
             last_accepted_after: self.after(self.last_accepted),
             bands,
             cells: self.cells.values().copied().collect(),
+            refused_messages: self.refused_messages.iter().cloned().collect(),
+            lane_troubles: Vec::new(),
         }
     }
 

@@ -60,7 +60,7 @@ pub(super) fn lane(lane: &LaneSpec) -> SessionRequest {
 
 pub(super) fn provider_token(lane: LaneId, token: &ProviderToken) -> SessionRequest {
     let authorization = token.authorization.expose_secret().to_owned();
-    request(Message::ProviderToken(wire::ProviderToken { lane: lane.0, authorization }))
+    request(Message::ProviderToken(wire::ProviderToken { lane: lane.0, authorization, signer: token.signer }))
 }
 
 /// The whole wave, with what former processes of the node have done of it.

@@ -112,6 +112,8 @@ impl Dispatch for Nodes {
             last_accepted_after: None,
             bands: bands.collect(),
             cells: Vec::new(),
+            refused_messages: vec![],
+            lane_troubles: vec![],
         };
         self.snapshots.lock().insert(alert.name.clone(), watch::Sender::new(Arc::new(snapshot)));
         self.started.lock().push(alert);

@@ -73,6 +73,22 @@ async fn cells_come_if_asked_for_and_only_those_that_changed() {
 }
 
 #[tokio::test]
+async fn cells_with_few_are_told_as_the_finest_cell_around_them_that_has_enough() {
+    let server = Server::with_demo().await;
+    let alert = server.created(1).await;
+    server.nodes.publish(&name(&alert), |s| s.cells = (0..3).map(|n| cell(n, 9, s.version)).collect());
+    let told = next(&mut watch(&server, &alert, true).await).await.expect("at once").cells;
+    let around = h3o::CellIndex::try_from(CELLS[0]).expect("a cell").parent(h3o::Resolution::Five).expect("coarser");
+    assert_eq!(told.iter().map(|c| (c.cell, c.handed)).collect::<Vec<_>>(), [(u64::from(around), 27)]);
+    // The first has enough alone, and what is left of the others is too little for any cell around them.
+    server.nodes.publish(&name(&alert), |s| {
+        s.cells = [20, 9, 9].iter().zip(0..).map(|(&h, n)| cell(n, h, s.version)).collect()
+    });
+    let told = next(&mut watch(&server, &alert, true).await).await.expect("at once").cells;
+    assert_eq!(told.iter().map(|c| (c.cell, c.handed)).collect::<Vec<_>>(), [(CELLS[0], 20)]);
+}
+
+#[tokio::test]
 async fn an_alert_that_ended_long_ago_gives_its_last_word() {
     let server = Server::with_demo().await;
     let alert = server.created(1).await;

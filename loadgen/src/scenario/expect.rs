@@ -67,6 +67,8 @@ pub struct Expectations {
 pub struct Targets {
     /// Pushes per second, first to last.
     pub rate_per_second: Option<Bound>,
+    /// Acknowledgement to the last push.
+    pub wave_seconds: Option<Bound>,
     /// Acknowledgement to the first push.
     pub first_push_seconds: Option<Bound>,
     /// User and system time of all shard nodes per push.

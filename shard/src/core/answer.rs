@@ -33,6 +33,15 @@ enum Later {
 impl Core {
     /// Takes all that a connection has to say.
     pub(super) fn settle(&mut self, link: u32, now: Time) {
+        let mut accepted = std::mem::take(&mut self.accepted);
+        if let Some(connection) = self.connection(link) {
+            connection.take_accepted(&mut accepted);
+        }
+        if !accepted.is_empty() {
+            self.accepted(link, &accepted, now);
+            accepted.clear();
+        }
+        self.accepted = accepted;
         while let Some(event) = self.connection(link).and_then(|c| c.poll()) {
             match event {
                 ConnectionEvent::Answer { ticket, answer } => self.answered(link, ticket, &answer, now),
@@ -69,12 +78,37 @@ impl Core {
         self.leave(link);
     }
 
+    /// The gateway took these: the hot path. What one acceptance means for the lane, many mean at once.
+    fn accepted(&mut self, link: u32, tickets: &[u64], now: Time) {
+        let Self { links, lanes, opens, waves, .. } = self;
+        let Some(l) = links[link as usize].link.as_mut() else { return };
+        let before = l.answers;
+        l.answers = before.saturating_add(u32::try_from(tickets.len()).unwrap_or(u32::MAX));
+        let end = &mut lanes[l.lane].end;
+        end.settled(tickets.len(), now);
+        end.answered(tickets.len(), now);
+        if before < pool::ANSWERS_FOR_AN_ATTEMPT && l.answers >= pool::ANSWERS_FOR_AN_ATTEMPT {
+            end.pool.earned();
+        }
+        // Only FCM says the same words of a message and of a token.
+        let trials = end.spec.platform == Platform::Fcm;
+        for ticket in tickets {
+            let Some(open) = opens.take(*ticket) else { continue };
+            let Some(run) = waves[usize::from(open.wave)].as_mut() else { continue };
+            if trials {
+                run.audience.app(open.app).message(open.message).trial.accepted();
+            }
+            run.ended(&open, Outcome::Accepted);
+        }
+    }
+
+    /// Another answer than that it was accepted.
     fn answered(&mut self, link: u32, ticket: u64, answer: &Answer, now: Time) {
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
         l.answers = l.answers.saturating_add(1);
         let at = l.lane;
         let lane = &mut self.lanes[at].end;
-        lane.settled(now);
+        lane.settled(1, now);
         let Some(slot) = self.opens.find(ticket) else { return };
         if l.answers == pool::ANSWERS_FOR_AN_ATTEMPT {
             lane.pool.earned();
@@ -83,21 +117,18 @@ impl Core {
         let platform = lane.spec.platform;
         match classify(platform, answer) {
             Verdict::Final(outcome) => {
-                lane.answered(now);
-                match outcome {
-                    Outcome::Dead => self.note_dead(at, &open, answer),
-                    // Only FCM says the same words of a message and of a token.
-                    Outcome::Accepted if platform == Platform::Fcm => self.trial(&open).accepted(),
-                    _ => {}
+                lane.answered(1, now);
+                if outcome == Outcome::Dead {
+                    self.note_dead(at, &open, answer);
                 }
                 self.end(slot, outcome);
             }
             Verdict::Invalid { token } => {
-                lane.answered(now);
+                lane.answered(1, now);
                 self.invalid(slot, at, token, answer);
             }
             Verdict::DeviceLater { wait } => {
-                lane.answered(now);
+                lane.answered(1, now);
                 self.try_again(slot, now, Later::After(wait.unwrap_or_default()));
             }
             Verdict::LaneLater { wait } => {
@@ -165,15 +196,17 @@ impl Core {
 
     /// Tells people that a message is not sent any more.
     fn campaign_refused(&mut self, lane: usize, open: &Open, answer: &Answer) {
-        let alert = self.waves[usize::from(open.wave)].as_ref().map_or("", |run| &run.spec.alert);
-        let detail = format!("{alert}: {} {}", answer.status, answer.reason);
+        let words = format!("{} {}", answer.status, answer.reason);
+        let run = self.run(open.wave);
+        run.refuse_message(open.app, words.clone());
+        let detail = format!("{}: {words}", run.spec.alert);
         self.lanes[lane].end.campaign_refused(detail);
     }
 
     /// Sent, and nothing came back: it may have been delivered all the same.
     fn unanswered(&mut self, link: u32, ticket: u64, now: Time) {
         if let Some(l) = &self.links[link as usize].link {
-            self.lanes[l.lane].end.settled(now);
+            self.lanes[l.lane].end.settled(1, now);
             self.lanes[l.lane].end.unanswered(now, &mut self.rng);
         }
         let Some(slot) = self.opens.find(ticket) else { return };
@@ -187,7 +220,7 @@ impl Core {
     /// The gateway has not looked at it: it may go again at once, elsewhere.
     fn unprocessed(&mut self, link: u32, ticket: u64, now: Time) {
         if let Some(l) = &self.links[link as usize].link {
-            self.lanes[l.lane].end.settled(now);
+            self.lanes[l.lane].end.settled(1, now);
         }
         if let Some(slot) = self.opens.find(ticket) {
             self.try_again(slot, now, Later::AtOnce);

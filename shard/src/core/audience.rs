@@ -3,6 +3,8 @@
 //! A device row names its app, locale and segments by index. What an index means for this wave is worked out the first
 //! time a device has it and remembered, so that the ten-thousandth device costs two loads and no comparison of text.
 
+use clarion_proto::ids::AppName;
+
 use super::{templates::TemplateIds, trial::Trial};
 use crate::{
     command::{AppSpec, MessageSpec, SegmentOp},
@@ -106,6 +108,11 @@ impl App {
         };
         let messages = spec.messages.iter().map(message).collect();
         Self { spec: spec.clone(), outlet, stopped: false, messages, message_of: Vec::new() }
+    }
+
+    /// Which app it is.
+    pub(crate) fn name(&self) -> &AppName {
+        &self.spec.app
     }
 
     /// What a device of this locale is told, by its position.

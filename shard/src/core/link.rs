@@ -128,16 +128,16 @@ impl Link {
         room
     }
 
-    /// A request was encoded. True: the first of its wave since the socket took everything.
-    pub(crate) fn encoded(&mut self, wave: u16) -> bool {
+    /// Requests were encoded. True: the first of their wave since the socket took everything.
+    pub(crate) fn encoded(&mut self, wave: u16, requests: usize) -> bool {
         self.room_since = None;
         match self.unsent.iter_mut().find(|(w, _)| *w == wave) {
-            Some((_, requests)) => {
-                *requests += 1;
+            Some((_, sum)) => {
+                *sum += requests as u64;
                 false
             }
             None => {
-                self.unsent.push((wave, 1));
+                self.unsent.push((wave, requests as u64));
                 true
             }
         }

@@ -92,6 +92,11 @@ impl Opens {
         }
     }
 
+    /// Ends the push of a ticket, if it still means the same.
+    pub(crate) fn take(&mut self, ticket: u64) -> Option<Open> {
+        self.find(ticket).map(|slot| self.remove(slot))
+    }
+
     /// An open push.
     ///
     /// # Panics

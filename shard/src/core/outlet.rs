@@ -98,9 +98,9 @@ impl Outlet {
     }
 
     /// A device that was found could not be handed over after all: it comes again.
-    pub(crate) fn put_back(&mut self, cover: &Cover, found: Found) {
+    pub(crate) fn put_back(&mut self, found: Found) {
         let part = usize::from(found.part);
-        self.walks[part].entered(cover, found.ordinal, found.cell);
+        self.walks[part].comes_again(found.ordinal, found.cell, found.band);
         self.make_ready_first(part);
     }
 

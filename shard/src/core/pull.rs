@@ -70,13 +70,19 @@ impl Core {
         for outlet in 0..run.outlets.len() {
             while let Some(found) = run.next(outlet, store, config.single, steps) {
                 let outlet = u16::try_from(outlet).expect("few lanes");
-                if let Ok(found) = run.check(outlet, found, store) {
+                if run.check(outlet, found, store).is_ok() {
                     run.outlets[usize::from(outlet)].hand(found.part, found.ordinal);
                     run.ended_unsent(found.band, found.cell, Outcome::Expired);
                 }
             }
         }
     }
+}
+
+/// A device that is to be sent to, and its app within the wave.
+struct Addressed<'s> {
+    device: Pushable<'s>,
+    app: u16,
 }
 
 /// A device that is not to be sent to through this outlet.
@@ -88,22 +94,22 @@ impl WaveRun {
     }
 
     /// Whether a found device is addressed through this outlet and by nobody else yet.
-    fn check(&mut self, outlet: u16, found: Found, store: &Store) -> Result<Found, NotHere> {
+    fn check<'s>(&mut self, outlet: u16, found: Found, store: &'s Store) -> Result<Addressed<'s>, NotHere> {
         let slot = self.parts[usize::from(found.part)].slot.ok_or(NotHere)?;
         let device = store.partition(slot).pushable(found.ordinal).ok_or(NotHere)?;
         let app = self.audience.addressed(&store.words, &device).ok_or(NotHere)?;
-        let right = self.audience.app(app).outlet;
         if self.outlets.len() == 1 {
-            return Ok(found);
+            return Ok(Addressed { device, app });
         }
+        let right = self.audience.app(app).outlet;
         // A device that changed to an app of another lane may have been handed over there, or its new walk may be past it.
         if self.outlets.iter().any(|o| o.is_handed(found.part, found.ordinal)) {
             return Err(NotHere);
         }
         if right == outlet {
-            return Ok(found);
+            return Ok(Addressed { device, app });
         }
-        self.outlets[usize::from(right)].put_back(&self.spec.cover, found);
+        self.outlets[usize::from(right)].put_back(found);
         Err(NotHere)
     }
 }
@@ -161,11 +167,16 @@ impl Desk<'_> {
                 Taken::Sent(length) => {
                     sent += 1;
                     *bytes += length;
-                    self.run.pace.take(self.now);
-                    self.end.take(self.now);
                 }
                 Taken::Passed => {}
                 Taken::Full => break,
+            }
+        }
+        if sent > 0 {
+            self.run.pace.take(sent, self.now);
+            self.end.take(sent, self.now);
+            if self.link.encoded(self.wave, sent) {
+                self.run.unsent += 1;
             }
         }
         sent
@@ -173,10 +184,9 @@ impl Desk<'_> {
 
     /// A device that the walk found.
     fn first(&mut self, found: Found) -> Taken {
-        let Ok(found) = self.run.check(self.outlet, found, self.store) else { return Taken::Passed };
-        let slot = self.run.parts[usize::from(found.part)].slot.expect("checked");
-        let device = self.store.partition(slot).pushable(found.ordinal).expect("checked");
-        let app = self.run.audience.app_of(&self.store.words, device.app).expect("checked");
+        let Ok(Addressed { device, app }) = self.run.check(self.outlet, found, self.store) else {
+            return Taken::Passed;
+        };
         let slot = self.opens.insert(Open {
             wave: self.wave,
             outlet: self.outlet,
@@ -203,7 +213,7 @@ impl Desk<'_> {
             }
             Err(NotSent::Full) => {
                 self.opens.remove(slot);
-                self.run.outlets[outlet].put_back(&self.run.spec.cover, found);
+                self.run.outlets[outlet].put_back(found);
                 Taken::Full
             }
             Err(NotSent::Never) => {
@@ -271,6 +281,7 @@ impl Desk<'_> {
             Err(PushError::Token) => return Err(NotSent::Never),
             Err(error @ PushError::Header(_)) => {
                 app_run.stopped = true;
+                self.run.refuse_message(app, error.to_string());
                 self.end.campaign_refused(format!("{}: {error}", self.run.spec.alert));
                 return Err(NotSent::Never);
             }
@@ -286,9 +297,6 @@ impl Desk<'_> {
         (open.app, open.message) = (app, number);
         open.token_hash = token_hash(device.token);
         open.credential = self.end.credential();
-        if self.link.encoded(self.wave) {
-            self.run.unsent += 1;
-        }
         Ok(length)
     }
 }

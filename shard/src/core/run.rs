@@ -11,7 +11,7 @@ use clarion_proto::{
 
 use super::{audience::Audience, open::Open, outlet::Outlet, store::Store, tally::Tally, templates::TemplateIds};
 use crate::{
-    command::{DeadToken, ShardSpec, WaveSpec},
+    command::{DeadToken, RefusedMessage, ShardSpec, WaveSpec},
     lane::pace::Pace,
     report::Reporting,
     wave::ProgramError,
@@ -19,6 +19,8 @@ use crate::{
 
 /// Dead tokens waiting to be reported. More are dropped: whoever pushes to them next learns it again.
 const DEAD_MAX: usize = 65_536;
+/// Refused messages remembered, each in other words: what more there is says nothing new.
+const REFUSED_MAX: usize = 16;
 
 /// A wave as this core runs it.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(crate) struct WaveRun {
     pub(crate) unanswered_requests: u64,
     pub(crate) retried_requests: u64,
     pub(crate) dead: VecDeque<DeadToken>,
+    /// Messages that are sent no more.
+    pub(crate) refused_messages: Vec<RefusedMessage>,
     /// Connections that hold requests of this wave which their socket has not taken whole.
     pub(crate) unsent: usize,
     pub(crate) last_write: Option<Time>,
@@ -104,6 +108,7 @@ impl WaveRun {
             unanswered_requests: 0,
             retried_requests: 0,
             dead: VecDeque::new(),
+            refused_messages: Vec::new(),
             unsent: 0,
             last_write: None,
             cancel: None,
@@ -246,6 +251,15 @@ impl WaveRun {
         let slot = self.tally.handed(band, cell);
         self.tally.ended(band, slot, outcome);
         self.reporting.change();
+    }
+
+    /// A message of an app is sent no more, the gateway having said why.
+    pub(crate) fn refuse_message(&mut self, app: u16, detail: String) {
+        let refused = RefusedMessage { app: self.audience.app(app).name().clone(), detail };
+        if self.refused_messages.len() < REFUSED_MAX && !self.refused_messages.contains(&refused) {
+            self.refused_messages.push(refused);
+            self.reporting.change();
+        }
     }
 
     /// Remembers a dead token for the next report.

@@ -50,6 +50,7 @@ pub use self::{
 use crate::{
     command::{Authorization, Platform},
     lane::answer::body_bytes_max,
+    outcome::Answer,
 };
 
 /// A client's side of one HTTP/2 connection.
@@ -73,6 +74,8 @@ pub struct Connection {
     reader: Reader,
     answers: answers::Answers,
     credit: flow::Credit,
+    /// Tickets accepted: nearly all answers say nothing else, so they are kept as eight bytes each.
+    accepted: VecDeque<u64>,
     events: VecDeque<ConnectionEvent>,
 
     // Life.
@@ -125,7 +128,8 @@ impl Connection {
             reader: Reader::new(),
             answers: answers::Answers::new(body_bytes_max(config.platform)),
             credit,
-            events: VecDeque::with_capacity(config.streams_max),
+            accepted: VecDeque::new(),
+            events: VecDeque::new(),
             phase: Phase::Open,
             now,
             last_received: now,
@@ -211,9 +215,16 @@ impl Connection {
         self.expire_requests();
     }
 
-    /// The next event. Those of one connection come in the order in which they happened.
+    /// Moves the tickets whose pushes were accepted (status 200) behind those in `into`, in the order of their answers. To be
+    /// called before [`Self::poll`], which yields one by one what is left here.
+    pub fn take_accepted(&mut self, into: &mut Vec<u64>) {
+        into.extend(self.accepted.drain(..));
+    }
+
+    /// The next event: acceptances first, then all others in the order in which they happened.
     pub fn poll(&mut self) -> Option<ConnectionEvent> {
-        self.events.pop_front()
+        let accepted = |ticket| ConnectionEvent::Answer { ticket, answer: Answer::accepted() };
+        self.accepted.pop_front().map(accepted).or_else(|| self.events.pop_front())
     }
 
     /// Requests without an event yet.

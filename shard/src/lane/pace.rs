@@ -43,10 +43,10 @@ impl Pace {
         }
     }
 
-    /// Spends one. Only after [`Pace::room`] said so at the same time.
-    pub fn take(&mut self, now: Time) {
+    /// Spends so many. Only after [`Pace::room`] said so at the same time.
+    pub fn take(&mut self, pushes: usize, now: Time) {
         if let Some(bucket) = &mut self.bucket {
-            bucket.take(now);
+            bucket.take(pushes, now);
         }
     }
 
@@ -101,8 +101,9 @@ impl Bucket {
         if now < self.collect_until { 0 } else { self.tokens.max(0.0) as usize }
     }
 
-    pub(super) fn take(&mut self, now: Time) {
-        self.tokens -= 1.0;
+    #[allow(clippy::cast_precision_loss)] // at most the burst
+    pub(super) fn take(&mut self, tokens: usize, now: Time) {
+        self.tokens -= tokens as f64;
         if self.tokens < 1.0 {
             self.collect_until = now + QUANTUM;
         }
@@ -134,7 +135,7 @@ mod tests {
 
     fn spend_all(pace: &mut Pace, now: Time) -> usize {
         let room = pace.room(now);
-        (0..room).for_each(|_| pace.take(now));
+        pace.take(room, now);
         room
     }
 

@@ -61,20 +61,20 @@ impl Slice {
         }
     }
 
-    /// One goes out. Only after [`Slice::room`] said so at the same time.
-    pub fn take(&mut self, now: Time) {
-        self.out += 1;
+    /// So many go out. Only after [`Slice::room`] said so at the same time.
+    pub fn take(&mut self, requests: usize, now: Time) {
+        self.out += requests;
         if let Some(bucket) = &mut self.bucket {
-            bucket.take(now);
+            bucket.take(requests, now);
         }
     }
 
-    /// One was answered or given up.
-    pub fn settled(&mut self, now: Time) {
+    /// So many were answered or given up.
+    pub fn settled(&mut self, requests: usize, now: Time) {
         // What was collected before counts with the room that there was.
         self.refill(now);
-        debug_assert!(self.out > 0, "settled more than taken");
-        self.out = self.out.saturating_sub(1);
+        debug_assert!(self.out >= requests, "settled more than taken");
+        self.out = self.out.saturating_sub(requests);
     }
 
     /// Requests encoded and neither answered nor given up.

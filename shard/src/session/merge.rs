@@ -15,13 +15,15 @@ use clarion_proto::{
 };
 use roaring::RoaringBitmap;
 
-use crate::command::{CoreReport, Counts, DeadToken, LaneAnswers};
+use crate::command::{CoreReport, Counts, DeadToken, LaneAnswers, RefusedMessage};
 
 /// Dead tokens that wait to be told. A token dropped here is found dead again by the next wave; the bound, 64 k × 48
 /// bytes = 3 MiB, is what a node may spend on them while no coordinator is there.
 const DEAD_MAX: usize = 65_536;
 /// Dead tokens in one report: 10 k × 40 bytes on the wire = 400 KB, below any limit of message size.
 const DEAD_PER_REPORT: usize = 10_000;
+/// Refused messages in one report, as the contract has it.
+const REFUSED_MAX: usize = 64;
 
 /// What one wave's cores have said.
 #[derive(Debug)]
@@ -50,6 +52,7 @@ struct CoreTotals {
     unanswered_requests: u64,
     retried_requests: u64,
     answers: BTreeMap<LaneId, LaneAnswers>,
+    refused_messages: Vec<RefusedMessage>,
 }
 
 impl Merge {
@@ -113,6 +116,7 @@ impl Merge {
         totals.unanswered_requests = report.unanswered_requests;
         totals.retried_requests = report.retried_requests;
         totals.answers.extend(report.answers);
+        totals.refused_messages = report.refused_messages;
         self.bands_changed.extend(report.bands.iter().map(|(band, _)| *band));
         totals.bands.extend(report.bands);
         self.cells_changed.extend(report.cells.iter().map(|(cell, _)| *cell));
@@ -197,6 +201,7 @@ impl Merge {
             retried_requests: self.cores.values().map(|c| c.retried_requests).sum(),
             dead: self.dead.drain(..self.dead.len().min(DEAD_PER_REPORT)).map(|d| dead(&d)).collect(),
             lanes: self.answers(),
+            refused_messages: self.refused_messages(),
         };
         self.bands_changed.clear();
         self.cells_changed.clear();
@@ -218,6 +223,12 @@ impl Merge {
         }
         let answered = sums.into_iter().filter(|(_, sum)| sum.all > 0);
         answered.map(|(lane, sum)| wire::LaneAnswers { lane: lane.0, answers: sum.all, dead: sum.dead }).collect()
+    }
+
+    fn refused_messages(&self) -> Vec<wire::RefusedMessage> {
+        let all: BTreeSet<_> = self.cores.values().flat_map(|core| &core.refused_messages).collect();
+        let told = all.into_iter().take(REFUSED_MAX);
+        told.map(|r| wire::RefusedMessage { app: r.app.name(), detail: r.detail.clone() }).collect()
     }
 
     fn sum<'a>(&'a self, of: impl Fn(&'a CoreTotals) -> Option<&'a Counts>) -> Counts {

@@ -50,6 +50,8 @@ pub enum Message {
         lane: LaneId,
         /// Secret.
         authorization: Authorization,
+        /// Tells the keys that made tokens apart.
+        signer: u64,
     },
     /// A wave to take up.
     Wave(Box<Wave>),
@@ -192,7 +194,8 @@ fn provider_token(t: wire::ProviderToken) -> Result<Message, InvalidField> {
         return Err(InvalidField::new(field, "may hold printable ASCII only"));
     }
     let secret = secrecy::SecretString::from(t.authorization);
-    Ok(Message::ProviderToken { lane: LaneId(t.lane), authorization: Authorization(std::sync::Arc::new(secret)) })
+    let authorization = Authorization(std::sync::Arc::new(secret));
+    Ok(Message::ProviderToken { lane: LaneId(t.lane), authorization, signer: t.signer })
 }
 
 fn grant(g: &wire::Grant) -> Result<Grant, InvalidField> {

@@ -20,9 +20,9 @@ impl Control {
         match message {
             Message::Ownership(o) => self.ownership(o).map_err(Rejected::new),
             Message::Lane(lane) => self.lane(*lane),
-            Message::ProviderToken { lane, authorization } => {
+            Message::ProviderToken { lane, authorization, signer } => {
                 self.check_lane(lane, "provider_token.lane")?;
-                self.tell_all(|| Command::ProviderToken { lane, authorization: authorization.clone() });
+                self.tell_all(|| Command::ProviderToken { lane, authorization: authorization.clone(), signer });
                 Ok(())
             }
             Message::Wave(wave) => self.wave(*wave, now),

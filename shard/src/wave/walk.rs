@@ -41,8 +41,9 @@ const WORK_PER_STEP: usize = 16;
 pub struct Walk {
     handed: Bits,
     met: Bits,
-    /// Handed since the last report.
-    unreported: RoaringBitmap,
+    /// Handed since the last report, each once: at most the partition's devices. Sorted when it is asked for: to insert into
+    /// a set one by one costs several times as much.
+    unreported: Vec<u32>,
     /// The frontier: all in nearer bands, and all in this band below `next`, was met, is buffered or is late.
     band: u32,
     next: Key,
@@ -97,7 +98,7 @@ impl Walk {
         Self {
             met: handed.clone(),
             handed,
-            unreported: RoaringBitmap::new(),
+            unreported: Vec::new(),
             band: 0,
             next: Key::MIN,
             range: 0,
@@ -143,7 +144,7 @@ impl Walk {
         let new = self.handed.insert(ordinal);
         if new {
             self.met.insert(ordinal);
-            self.unreported.insert(ordinal.0);
+            self.unreported.push(ordinal.0);
         }
         new
     }
@@ -154,8 +155,20 @@ impl Walk {
             return;
         }
         self.met.remove(ordinal);
-        let Some(band) = cover.band_of(cell) else { return };
-        let key = Key::new(Place::from(cell), ordinal);
+        if let Some(band) = cover.band_of(cell) {
+            self.wait_if_late(band, Key::new(Place::from(cell), ordinal));
+        }
+    }
+
+    /// A device that a walk of the same cover met comes to this one as well: as [`Walk::entered`], its band being known.
+    pub fn comes_again(&mut self, ordinal: Ordinal, cell: Cell, band: u32) {
+        if !self.handed.contains(ordinal) {
+            self.met.remove(ordinal);
+            self.wait_if_late(band, Key::new(Place::from(cell), ordinal));
+        }
+    }
+
+    fn wait_if_late(&mut self, band: u32, key: Key) {
         if (band, key) >= (self.band, self.next) {
             return;
         }
@@ -174,7 +187,8 @@ impl Walk {
 
     /// Those handed since the last call.
     pub fn take_handed(&mut self) -> RoaringBitmap {
-        std::mem::take(&mut self.unreported)
+        self.unreported.sort_unstable();
+        RoaringBitmap::from_sorted_iter(self.unreported.drain(..)).expect("sorted, and each was handed once")
     }
 
     /// All who are handed over, those of earlier holders too.

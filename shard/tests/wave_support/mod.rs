@@ -100,7 +100,7 @@ pub(crate) async fn prepare(cores: &[CoreHandle], gateway: &Gateway, devices: u3
         let say = async |command| handle.commands.send(command).await.expect("the core lives");
         say(Command::Own(mine(core).collect())).await;
         say(Command::Lane(Arc::clone(&spec))).await;
-        say(Command::ProviderToken { lane: LANE, authorization: authorization.clone() }).await;
+        say(Command::ProviderToken { lane: LANE, authorization: authorization.clone(), signer: 0 }).await;
         say(Command::Slice { lane: LANE, until: Time::NEVER, rate: None }).await;
         let disk: Vec<_> = (0..=8).flat_map(|k| center().grid_ring::<Vec<_>>(k)).collect();
         let records = (0..devices).map(|n| record(n, disk[n as usize % disk.len()]));

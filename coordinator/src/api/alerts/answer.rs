@@ -7,7 +7,7 @@ use clarion_proto::{alert::timestamp, outcome::Outcome, wire::v1 as wire};
 use crate::{
     alert::{AlertRecord, State, is_final},
     privacy,
-    progress::{CellCounts, Counts, Snapshot},
+    progress::{CellCounts, Counts, LaneTrouble, Snapshot, Trouble},
 };
 
 /// An alert with its newest progress, as far as anybody knows it.
@@ -46,6 +46,12 @@ pub(super) fn watched(snapshot: &Snapshot, cells: &[CellCounts], cells_since: Op
         progress: Some(progress(snapshot)),
         bands: bands.collect(),
         cells: cells.collect(),
+        refused_messages: snapshot
+            .refused_messages
+            .iter()
+            .map(|r| wire::RefusedMessage { app: r.app.name(), detail: r.detail.clone() })
+            .collect(),
+        lane_troubles: snapshot.lane_troubles.iter().map(lane_trouble).collect(),
     }
 }
 
@@ -89,6 +95,22 @@ fn progress(snapshot: &Snapshot) -> wire::Progress {
         nodes: snapshot.nodes,
         first_accepted_after: snapshot.first_accepted_after.and_then(duration),
         last_accepted_after: snapshot.last_accepted_after.and_then(duration),
+    }
+}
+
+fn lane_trouble(trouble: &LaneTrouble) -> wire::LaneTrouble {
+    use wire::lane_trouble::Kind;
+    let kind = match trouble.kind {
+        Trouble::Unreachable => Kind::Unreachable,
+        Trouble::Throttled => Kind::Throttled,
+        Trouble::Credential => Kind::Credential,
+    };
+    wire::LaneTrouble {
+        gateway: trouble.gateway.clone(),
+        credential: trouble.credential.clone(),
+        kind: kind.into(),
+        nodes: trouble.nodes,
+        detail: trouble.detail.clone(),
     }
 }
 

@@ -237,6 +237,8 @@ mod tests {
             last_accepted_after: None,
             bands: vec![],
             cells: vec![cell(0x86411ca07ffffff, 3), cell(0x86411ca0fffffff, 7)],
+            refused_messages: vec![],
+            lane_troubles: vec![],
         }
     }
 

@@ -186,6 +186,11 @@ fn a_message_that_is_wrong_goes_to_nobody_else() {
     assert_eq!((totals.handed, totals.outcomes[Outcome::Refused as usize]), (1_000, 1_000));
     assert!(world.last(1).complete);
     assert!(world.said.health.contains(&LaneHealth::Campaign));
+    let refused = &world.last(1).refused_messages;
+    assert_eq!(
+        refused.iter().map(|r| (r.app.name(), r.detail.as_str())).collect::<Vec<_>>(),
+        [("apps/demo".to_owned(), "400 BadTopic")]
+    );
 }
 
 #[test]
@@ -225,7 +230,7 @@ fn two_lanes() -> World {
     let other = LaneId(2);
     world.tell(Command::Lane(Arc::new(LaneSpec { id: other, ..lane_spec(2) })));
     let authorization = Authorization(Arc::new(secrecy::SecretString::from("bearer other".to_owned())));
-    world.tell(Command::ProviderToken { lane: other, authorization });
+    world.tell(Command::ProviderToken { lane: other, authorization, signer: 0 });
     world.tell(Command::Slice { lane: other, until: Time::NEVER, rate: None });
     world.apply((0..600).map(|n| arrival_of(if n % 2 == 0 { "demo" } else { "other" }, n, home(n))).collect());
     let mut spec = wave_spec(1, HOUR, 1);
@@ -281,4 +286,24 @@ fn who_changes_to_an_app_of_the_other_lane_is_pushed_once() {
     assert!(world.requests_by_device().values().all(|n| *n == 1));
     assert_eq!(accepted(&world), 600);
     assert!(world.last(1).complete);
+}
+
+/// A key was replaced in the middle of a wave: what is out on the old connections is answered there, the rest goes over new
+/// ones with the new token, and nobody is pushed twice.
+#[test]
+fn another_key_means_other_connections() {
+    let mut world = World::new(Gateway::new(10, |_, _| Reply::Accept));
+    world.populate(0..2_000);
+    world.start(1, HOUR);
+    while world.gateway.requests.len() < 500 {
+        world.step();
+    }
+    let (attempts, before) = (world.attempts.len(), world.gateway.requests.len());
+    let Command::ProviderToken { lane, authorization, .. } = provider_token("bearer two") else { unreachable!() };
+    world.tell(Command::ProviderToken { lane, authorization, signer: 1 });
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(accepted(&world), 2_000);
+    assert!(world.requests_by_device().values().all(|requests| *requests == 1));
+    assert_eq!(world.attempts.len(), attempts + 2, "each of the two connections was replaced");
+    assert!(world.gateway.requests[before..].iter().all(|r| r.authorization == "bearer two"));
 }

@@ -359,7 +359,7 @@ pub(super) fn change(n: u32, after_ms: u64, change: Change) -> Record {
 
 pub(super) fn provider_token(value: &str) -> Command {
     let authorization = Authorization(Arc::new(secrecy::SecretString::from(value.to_owned())));
-    Command::ProviderToken { lane: LANE, authorization }
+    Command::ProviderToken { lane: LANE, authorization, signer: 0 }
 }
 
 /// Device n with the app `android` and a token of FCM's that begins with its number.
@@ -374,7 +374,7 @@ pub(super) fn android(n: u32) -> Record {
 
 pub(super) fn fcm_token(value: &str) -> Command {
     let authorization = Authorization(Arc::new(secrecy::SecretString::from(value.to_owned())));
-    Command::ProviderToken { lane: FCM, authorization }
+    Command::ProviderToken { lane: FCM, authorization, signer: 0 }
 }
 
 pub(super) fn fcm_app() -> AppSpec {

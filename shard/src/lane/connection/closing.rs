@@ -27,11 +27,9 @@ pub(super) enum Phase {
 impl Connection {
     /// The gateway's last word on a request.
     pub(super) fn answered(&mut self, slot: &Slot, status: u16) {
-        let (_, body, retry_after) = slot.answer.map_or((status, &[][..], None), |number| self.answers.end(number));
-        let answer = answer::read(self.config.platform, status, body, retry_after);
         // 401 and 403 mean that this connection is still nobody's (Apple, "Establishing a token-based connection to APNs").
         self.proven |= !matches!(status, 401 | 403);
-        self.events.push_back(ConnectionEvent::Answer { ticket: slot.ticket, answer });
+        self.decided(slot, status);
         // Answered before all of it was sent: the peer still counts the stream as open.
         if self.windows.forget(slot.id) {
             frames::put_reset(&mut self.out, slot.id, ErrorCode::CANCEL);
@@ -39,18 +37,27 @@ impl Connection {
         self.settle();
     }
 
+    /// Says what the gateway decided. Of an acceptance nothing but the ticket is kept, nor has `answers` anything of it.
+    fn decided(&mut self, slot: &Slot, status: u16) {
+        if status == 200 {
+            self.accepted.push_back(slot.ticket);
+            return;
+        }
+        let (_, body, retry_after) = slot.answer.map_or((status, &[][..], None), |number| self.answers.end(number));
+        let answer = answer::read(self.config.platform, status, body, retry_after);
+        self.events.push_back(ConnectionEvent::Answer { ticket: slot.ticket, answer });
+    }
+
     /// Nothing more will come for a request. If its status came, that was the gateway's decision, and it would be wrong
     /// to push again only because the rest of a body was cut off.
     pub(super) fn unanswered(&mut self, slot: &Slot) {
-        let event = match slot.answer {
+        match slot.answer {
             Some(number) => {
-                let (status, body, retry_after) = self.answers.end(number);
-                let answer = answer::read(self.config.platform, status, body, retry_after);
-                ConnectionEvent::Answer { ticket: slot.ticket, answer }
+                let status = self.answers.status(number);
+                self.decided(slot, status);
             }
-            None => ConnectionEvent::Unanswered { ticket: slot.ticket },
-        };
-        self.events.push_back(event);
+            None => self.events.push_back(ConnectionEvent::Unanswered { ticket: slot.ticket }),
+        }
         self.windows.forget(slot.id);
     }
 

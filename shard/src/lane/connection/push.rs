@@ -81,7 +81,7 @@ impl Connection {
             if self.proven { self.peer.streams_max.min(self.config.streams_max) } else { self.peer.streams_max.min(1) };
         let open = self.streams.open();
         // Events that nobody fetches hold back requests, so that their queue is at most two for each stream.
-        let held = open + self.events.len();
+        let held = open + self.events.len() + self.accepted.len();
         limit
             .saturating_sub(open.max(self.openings))
             .min((2 * self.config.streams_max).saturating_sub(held))

@@ -15,12 +15,12 @@ fn rate(per_second: f64, burst: f64) -> Option<Rate> {
 
 fn spend_all(slice: &mut Slice, now: Time) -> usize {
     let room = slice.room(now);
-    (0..room).for_each(|_| slice.take(now));
+    slice.take(room, now);
     room
 }
 
 fn answer_all(slice: &mut Slice, requests: usize, now: Time) {
-    (0..requests).for_each(|_| slice.settled(now));
+    slice.settled(requests, now);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn no_limit_gives_always_while_leased_and_a_limit_after_it_begins_empty() {
     let mut slice = Slice::default();
     slice.set(Time(SECOND), None, Time(0));
     assert_eq!((slice.room(Time(0)), slice.ready_at(Time(0))), (usize::MAX, Some(Time(0))));
-    (0..70).for_each(|_| slice.take(Time(1)));
+    slice.take(70, Time(1));
     slice.set(Time(100 * SECOND), rate(10.0, 50.0), Time(SECOND / 2));
     assert_eq!(slice.room(Time(SECOND)), 0);
     answer_all(&mut slice, 70, Time(SECOND));
@@ -169,11 +169,11 @@ proptest! {
                         while let Some(std::cmp::Reverse((at, core))) = out.peek().copied().filter(|o| o.0.0 <= now) {
                             out.pop();
                             let _ = at;
-                            slices[core].settled(Time(now));
+                            slices[core].settled(1, Time(now));
                         }
                         for (core, slice) in slices.iter_mut().enumerate() {
                             for _ in 0..slice.room(Time(now)).min(rng.random_range(0..80)) {
-                                slice.take(Time(now));
+                                slice.take(1, Time(now));
                                 written.push(now);
                                 // On its way for as long as it likes, but there before it is answered.
                                 let arrives = now + rng.random_range(0..latency_ms * 1_000 + 1);
@@ -203,10 +203,10 @@ fn the_rate_is_reached_when_answers_come_within_the_bursts_time() {
         let now = Time(10 * SECOND + ms * 1_000);
         while out.front().is_some_and(|at| *at <= now) {
             out.pop_front();
-            slice.settled(now);
+            slice.settled(1, now);
         }
         for _ in 0..slice.room(now) {
-            slice.take(now);
+            slice.take(1, now);
             out.push_back(now + Duration::from_millis(300));
             sent += 1;
         }

@@ -100,9 +100,9 @@ fn a_lost_socket_leaves_nobody_waiting() {
         matches!(
             events[..],
             [
+                ConnectionEvent::Answer { ticket: 2, .. },
                 ConnectionEvent::Closing { reason: CloseReason::Lost },
                 ConnectionEvent::Unanswered { ticket: 1 },
-                ConnectionEvent::Answer { ticket: 2, .. },
                 ConnectionEvent::Unanswered { ticket: 3 },
                 ConnectionEvent::Closed
             ]

@@ -293,7 +293,7 @@ fn blocks_in_pieces_interim_answers_and_trailers() {
         ]
         .concat(),
     );
-    assert_eq!(talk.events(), [answer(1, 400, apns::Reason::BadTopic, None), answer(2, 200, Reason::None, None)]);
+    assert_eq!(talk.events(), [answer(2, 200, Reason::None, None), answer(1, 400, apns::Reason::BadTopic, None)]);
 }
 
 #[test]
@@ -332,10 +332,10 @@ fn resets_by_their_code_and_late_ones_not_at_all() {
     assert_eq!(
         talk.events(),
         [
-            ConnectionEvent::Unprocessed { ticket: 1 },
-            ConnectionEvent::Unanswered { ticket: 2 },
             answer(3, 200, Reason::None, None),
             answer(4, 200, Reason::None, None),
+            ConnectionEvent::Unprocessed { ticket: 1 },
+            ConnectionEvent::Unanswered { ticket: 2 },
         ]
     );
     assert_eq!(talk.connection.open_streams(), 0);
@@ -361,8 +361,8 @@ fn an_answer_against_the_rules_ends_its_stream_only() {
         .concat(),
     );
     // Seventh: the second status stands in a block that is not read beyond its first byte.
-    let mut meant: Vec<_> = (1..=6).map(|ticket| ConnectionEvent::Unanswered { ticket }).collect();
-    meant.push(answer(7, 200, Reason::None, None));
+    let mut meant = vec![answer(7, 200, Reason::None, None)];
+    meant.extend((1..=6).map(|ticket| ConnectionEvent::Unanswered { ticket }));
     assert_eq!(talk.events(), meant);
     assert_eq!(talk.say(), [3, 5, 7, 9, 11, 13].map(|id| Seen::Reset(id, 1)));
     assert!(!talk.connection.is_closed());

@@ -263,10 +263,10 @@ fn errors_say_why_and_for_how_long() {
     assert_eq!(
         talk.events(),
         [
+            answer(4, 200, Reason::None, None),
             answer(1, 429, exceeded, Some(37)),
             answer(2, 503, Reason::None, Some(20)),
             answer(3, 502, Reason::None, None),
-            answer(4, 200, Reason::None, None),
         ]
     );
 }

@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*};
 
 use super::{
     super::{
-        ConnectionConfig, ConnectionEvent,
+        ConnectionConfig, ConnectionEvent, PushError,
         frames::{HEADER_BYTES, PAYLOAD_BYTES_MAX, flag, kind},
     },
     support::*,
@@ -90,9 +90,12 @@ proptest! {
         for (pushes, bytes) in run {
             for _ in 0..pushes {
                 let room = talk.connection.room();
-                let taken = talk.push(ticket).is_ok();
-                prop_assert_eq!(taken, room > 0);
-                if taken {
+                let pushed = talk.push(ticket);
+                // A peer may allow so small a header list that no request fits, whatever room there is.
+                if pushed != Err(PushError::HeaderListTooLarge) {
+                    prop_assert_eq!(pushed.is_ok(), room > 0);
+                }
+                if pushed.is_ok() {
                     fates.open.insert(ticket, ());
                 }
                 ticket += 1;

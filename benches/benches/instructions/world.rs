@@ -1,0 +1,199 @@
+//! One core full of devices, its gateway, and a clock that goes by the work done.
+//!
+//! The core is driven as its thread drives it: read, turn, write, connect, tell, and the same pieces of bytes. Time
+//! advances by one microsecond for each push written, as on a core that sends a million a second: so reports come every
+//! 20,000 pushes, however long the machine took.
+
+use std::{collections::BTreeMap, hint::black_box, sync::Arc, time::Duration};
+
+use clarion_benches::city;
+use clarion_proto::{ids::PartitionId, outcome::Outcome, time::Time};
+use clarion_shard::{
+    command::{Authorization, Command, Counts, Event},
+    core::{Core, CoreConfig, IoRequest},
+};
+
+use crate::{Setting, gateway::Peer};
+
+/// What TLS hands on at once.
+const RECORD_BYTES: usize = 16 * 1024;
+/// A turn that did nothing advances the clock at least by this.
+const IDLE: Duration = Duration::from_micros(50);
+
+/// Everything together.
+pub(crate) struct World {
+    setting: Setting,
+    core: Core,
+    /// By slot of their connection.
+    peers: Vec<Option<Peer>>,
+    out: Vec<u8>,
+    pub(crate) now: Time,
+    /// Calls of the core go through [`counted`].
+    pub(crate) counting: bool,
+    /// By wave: band and devices accepted in it.
+    accepted: Vec<BTreeMap<u32, u64>>,
+    complete: Vec<bool>,
+}
+
+/// The one door to the core while it is counted: callgrind collects inside of it and nowhere else.
+#[inline(never)]
+fn counted<R>(call: impl FnOnce() -> R) -> R {
+    black_box(call())
+}
+
+/// A call of the core.
+macro_rules! core {
+    ($world:ident.$call:ident($($argument:expr),*)) => {{
+        let World { core, counting, .. } = &mut *$world;
+        if *counting { counted(|| core.$call($($argument),*)) } else { core.$call($($argument),*) }
+    }};
+}
+
+impl World {
+    /// A core that holds everybody and has one lane; nothing is under way.
+    pub(crate) fn new(setting: Setting) -> Self {
+        let core = Core::new(CoreConfig { single: true, cores: 1, seed: 42 });
+        let (peers, out) = (Vec::new(), Vec::new());
+        let (accepted, complete) = (vec![BTreeMap::new(); setting.alerts], vec![false; setting.alerts]);
+        let now = Time(1_000_000);
+        let mut world = Self { setting, core, peers, out, now, counting: false, accepted, complete };
+        world.tell(Command::Own((0..setting.partitions).map(PartitionId).collect()));
+        world.load();
+        world.tell(Command::Lane(Arc::new(city::lane_spec(setting.case))));
+        let authorization = Authorization(Arc::new(setting.case.authorization().into()));
+        world.tell(Command::ProviderToken { lane: city::LANE, authorization });
+        world.tell(Command::Slice { lane: city::LANE, until: Time::NEVER, rate: None });
+        world
+    }
+
+    /// All alerts begin, each for everybody.
+    pub(crate) fn start(&mut self) {
+        let cover = city::cover();
+        let city = self.setting.city();
+        for wave in 0..self.setting.alerts {
+            let spec = city::wave_spec(wave, &city, Arc::clone(&cover));
+            self.tell(Command::Wave(Arc::new(spec)));
+            self.tell(Command::Grant { wave: city::wave_id(wave), until: Time::NEVER, rate: None });
+        }
+    }
+
+    /// Requests that the gateway has read.
+    pub(crate) fn requests(&self) -> u64 {
+        self.peers.iter().flatten().map(|peer| peer.requests).sum()
+    }
+
+    /// Bytes that the gateway has read.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.peers.iter().flatten().map(|peer| peer.bytes).sum()
+    }
+
+    /// Waves that are complete.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete.iter().all(|complete| *complete)
+    }
+
+    /// # Panics
+    /// Unless each wave has reached everybody.
+    pub(crate) fn check_everybody_was_reached(&self) {
+        for (wave, accepted) in self.accepted.iter().enumerate() {
+            assert_eq!(accepted.values().sum::<u64>(), self.setting.devices, "devices reached by wave {wave}");
+        }
+    }
+
+    /// One turn of a driver.
+    pub(crate) fn step(&mut self) {
+        let before = self.requests();
+        let mut active = self.read();
+        let now = self.now;
+        let more = core!(self.turn(now));
+        self.write();
+        while let Some(request) = core!(self.poll_io()) {
+            active = true;
+            self.io(request);
+        }
+        while let Some(event) = core!(self.poll_event(now)) {
+            active = true;
+            self.hear(event);
+        }
+        let written = self.requests() - before;
+        self.now = now + Duration::from_micros(written);
+        if more || active || written > 0 {
+            return;
+        }
+        // As a driver that waits for its sockets and the core.
+        let deadline = core!(self.deadline());
+        let answers = self.peers.iter().flatten().filter_map(Peer::due);
+        let next = answers.chain(deadline).min().expect("something is under way");
+        self.now = next.max(now + IDLE);
+    }
+
+    fn read(&mut self) -> bool {
+        let mut active = false;
+        for slot in 0..self.peers.len() {
+            let now = self.now;
+            let Some((id, peer)) = self.peers[slot].as_mut().map(|peer| (peer.id, peer)) else { continue };
+            peer.answer(now);
+            let output = std::mem::take(&mut peer.output);
+            for record in output.chunks(RECORD_BYTES) {
+                active = true;
+                core!(self.receive(id, record, now));
+            }
+            if let Some(peer) = self.peers[slot].as_mut() {
+                peer.output = output;
+                peer.output.clear();
+            }
+        }
+        active
+    }
+
+    fn write(&mut self) {
+        for slot in 0..self.peers.len() {
+            let now = self.now;
+            let Some(id) = self.peers[slot].as_ref().map(|peer| peer.id) else { continue };
+            let mut out = std::mem::take(&mut self.out);
+            core!(self.transmit(id, &mut out, now));
+            if !out.is_empty() {
+                let peer = self.peers[slot].as_mut().expect("looked up");
+                peer.receive(&out, now);
+                core!(self.written(id, out.len(), true, now));
+            }
+            out.clear();
+            self.out = out;
+        }
+    }
+
+    fn io(&mut self, request: IoRequest) {
+        match request {
+            IoRequest::Connect { connection, .. } => {
+                let slot = connection.slot as usize;
+                if self.peers.len() <= slot {
+                    self.peers.resize_with(slot + 1, || None);
+                }
+                self.peers[slot] = Some(Peer::new(connection, self.setting.case));
+                self.core.connected(connection, self.now);
+            }
+            IoRequest::Close { connection, .. } => panic!("the core closed connection {}", connection.slot),
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        let Event::Report(report) = event else { return };
+        let wave = usize::try_from(report.wave.0).expect("few") - 1;
+        self.complete[wave] = report.complete;
+        let accepted = |counts: Counts| counts.outcomes[Outcome::Accepted as usize];
+        self.accepted[wave].extend(report.bands.into_iter().map(|(band, counts)| (band, accepted(counts))));
+    }
+
+    fn tell(&mut self, command: Command) {
+        self.core.command(command, self.now);
+    }
+
+    fn load(&mut self) {
+        for batch in city::arrivals(&self.setting.city()) {
+            self.tell(batch);
+            while !self.core.feed_ready() {
+                self.core.turn(self.now);
+            }
+        }
+    }
+}

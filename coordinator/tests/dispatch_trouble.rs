@@ -1,0 +1,54 @@
+//! What keeps an alert from getting on is told to those who watch it.
+
+mod dispatch_support;
+
+use clarion_coordinator::progress::{State, Trouble};
+use clarion_proto::wire::shard_v1::{
+    self as wire, LaneHealth, session_request::Message, session_response::Message as Said,
+};
+use dispatch_support::*;
+
+#[tokio::test]
+async fn a_sick_lane_is_told_while_it_is_sick() {
+    let (mut a, mut b) = (ScriptedNode::tcp().await, ScriptedNode::tcp().await);
+    let coordinator = Coordinator::over_tcp(&[&a, &b]);
+    let (mut peer_a, mut peer_b) = (a.hello("a", BOOT_1).await, b.hello("b", BOOT_1).await);
+    let mut progress = coordinator.start(&coordinator.alert("one", 60)).await;
+    let lane = peer_a.until(|m| if let Message::Lane(lane) = m { Some(lane.id) } else { None }).await;
+    peer_b.wave().await;
+    let say = |health: LaneHealth, detail: &str| {
+        Said::LaneState(wire::LaneState { lane, health: health.into(), detail: detail.to_owned() })
+    };
+    peer_a.say(say(LaneHealth::Throttled, "ServiceUnavailable")).await;
+    peer_b.say(say(LaneHealth::Throttled, "ServiceUnavailable")).await;
+    let both = when(&mut progress, |s| s.lane_troubles.iter().any(|t| t.nodes == 2)).await;
+    let [trouble] = &both.lane_troubles[..] else { panic!("one lane, one reason: {:?}", both.lane_troubles) };
+    assert_eq!((trouble.gateway.as_str(), trouble.credential.as_str()), ("g", "c"));
+    assert_eq!((trouble.kind, trouble.detail.as_str()), (Trouble::Throttled, "ServiceUnavailable"));
+
+    peer_a.say(say(LaneHealth::Credential, "InvalidProviderToken")).await;
+    let two = when(&mut progress, |s| s.lane_troubles.len() == 2).await;
+    let kinds: Vec<_> = two.lane_troubles.iter().map(|t| (t.kind, t.nodes)).collect();
+    assert_eq!(kinds, [(Trouble::Throttled, 1), (Trouble::Credential, 1)]);
+
+    peer_a.say(say(LaneHealth::Ready, "")).await;
+    peer_b.say(say(LaneHealth::Ready, "")).await;
+    let well = when(&mut progress, |s| s.lane_troubles.is_empty() && s.version > two.version).await;
+    assert_eq!(well.state, State::Active);
+}
+
+#[tokio::test]
+async fn a_refused_message_is_told_once_however_many_nodes_say_it() {
+    let (mut a, mut b) = (ScriptedNode::tcp().await, ScriptedNode::tcp().await);
+    let coordinator = Coordinator::over_tcp(&[&a, &b]);
+    let (mut peer_a, mut peer_b) = (a.hello("a", BOOT_1).await, b.hello("b", BOOT_1).await);
+    let mut progress = coordinator.start(&coordinator.alert("one", 60)).await;
+    let (wave_a, wave_b) = (peer_a.wave().await, peer_b.wave().await);
+    let refused = |app: &str, detail: &str| wire::RefusedMessage { app: app.to_owned(), detail: detail.to_owned() };
+    let messages = vec![refused("apps/demo", "400 BadTopic"), refused("no name of an app", "400 BadTopic")];
+    peer_a.report(wire::Report { refused_messages: messages.clone(), ..report(&wave_a, 1, 5, 0) }).await;
+    peer_b.report(wire::Report { refused_messages: messages, ..report(&wave_b, 1, 5, 0) }).await;
+    let told = when(&mut progress, |s| s.totals.handed == 10).await;
+    let told: Vec<_> = told.refused_messages.iter().map(|r| (r.app.name(), r.detail.as_str())).collect();
+    assert_eq!(told, [("apps/demo".to_owned(), "400 BadTopic")]);
+}
