@@ -1,126 +1,205 @@
-//! Hostile input, generated: arbitrary bytes and arbitrary well-formed messages as a coordinator's session, to the program
-//! itself. A node has no identities to ask for yet, so whoever reaches its port is a coordinator.
-//!
-//! The program lives until it is asked to end, no thread of it panics, its memory does not grow, and after all of it a
-//! session greets, refuses and counts as before.
+//! Hostile gateways, through the driver, over TCP and TLS: each is one of a lane's connections, behaves for fifty requests
+//! and then attacks. That connection ends with one clear line in the log; the others go on, and the wave ends complete.
 
-mod support;
-
-// The generator and the codec of the coordinator's own test of this kind.
-#[path = "../../coordinator/tests/api_server/hostile/arbitrary.rs"]
-mod arbitrary;
-#[path = "../../coordinator/tests/api_server/hostile/raw.rs"]
-mod raw;
-
-use std::process::Stdio;
-
-use bytes::Bytes;
-use clarion_proto::wire::{
-    DESCRIPTORS,
-    shard_v1::{self as wire, session_request::Message as Say, session_response::Message as Told},
+use std::{
+    io::{self, Write as _},
+    sync::Arc,
 };
-use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
-use prost::Message as _;
-use prost_reflect::DescriptorPool;
-use raw::Raw;
-use support::{Session, channel, lane, ownership, wave, within};
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
-    process::{Child, Command},
-};
-use tonic::{Request, client::Grpc, transport::Channel};
 
-/// Sessions, and messages in each: some 10 s in a debug build.
-const SESSIONS: usize = 120;
-const MESSAGES: usize = 30;
-/// Before memory is taken for steady.
-const WARM_UP: usize = 30;
-/// 2,700 messages that left 12 kB each would show.
-const GROWTH_BYTES_MAX: u64 = 32 << 20;
+use clarion_proto::outcome::Outcome;
+use clarion_shard::driver::{self, Clock};
+use parking_lot::Mutex;
 
-/// The program on ports of the system's choice; its coordinator is nobody.
-async fn start() -> (Child, std::net::SocketAddr) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shard"));
-    command.args(["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0", "--announce", "--cores", "2"]);
-    command.args(["--coordinators", "127.0.0.1:9"]).env_remove("CLARION_SHARD_CONFIG").env("CLARION_LOG", "error");
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
-    let mut line = String::new();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    within("its addresses", stdout.read_line(&mut line)).await.unwrap();
-    let listen = line.strip_prefix("{\"listen\":\"").and_then(|rest| rest.split('"').next()).unwrap();
-    (child, listen.parse().unwrap())
-}
+mod floods;
+mod gateway_support;
+mod wave_support;
 
-/// What goes before: something to hit. Each good message makes others of a session meaningful.
-fn good() -> Vec<Bytes> {
-    let held = [ownership(1, &[0, 1, 2]), lane(1), Say::Wave(wave(5, 1, 1, &[0, 1]))];
-    held.map(|message| wire::SessionRequest { message: Some(message) }.encode_to_vec().into()).into()
-}
+use floods::{floods, frame};
+use gateway_support::{Dialect, Peer, Served, serve_all};
+use wave_support::{certificate, complete_through, prepare, shut_down};
 
-/// One session of the messages; gives when the node has ended it.
-async fn session(channel: &Channel, messages: Vec<Bytes>) {
-    let mut grpc = Grpc::new(channel.clone());
-    within("the connection", grpc.ready()).await.unwrap();
-    let path = http::uri::PathAndQuery::from_static("/clarion.shard.v1.ShardService/Session");
-    let exchange = async {
-        let said = Request::new(tokio_stream::iter(messages));
-        let Ok(answers) = grpc.streaming(said, path, Raw).await else { return };
-        let mut answers = answers.into_inner();
-        while let Ok(Some(_)) = answers.message().await {}
-    };
-    within("the end of a session whose coordinator has said all", exchange).await;
-}
+const DEVICES: u32 = 400;
+/// Answered before the attack, so that it meets a connection in full work.
+const HONEST: usize = 50;
+/// Bytes that an attacker may get rid of before it is cut off: the frames put up with at their longest, and buffers.
+const SAID_BYTES_MAX: usize = 256 << 20;
 
-fn resident_bytes(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
+/// One way to attack.
+struct Attack {
+    name: String,
+    /// After that many honest answers the rest of the connection is its own.
+    dialect: Dialect,
+    /// The one line; none for what is only odd.
+    line: &'static [&'static str],
 }
 
 #[tokio::test]
-async fn nothing_that_a_session_is_told_breaks_the_node() {
-    let (mut node, address) = start().await;
-    let channel = channel(address).await;
-    let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
-    let request = pool.get_message_by_name("clarion.shard.v1.SessionRequest").unwrap();
-    let message = prop_oneof![
-        // What is no message ends its session: seldom, or all sessions would be short.
-        1 => proptest::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from),
-        60 => arbitrary::message(&request),
-        1 => (arbitrary::message(&request), any::<prop::sample::Index>())
-            .prop_map(|(bytes, at)| bytes.slice(..at.index(bytes.len() + 1))),
-    ];
-    let mut runner = TestRunner::deterministic();
-    let mut steady = 0;
-    for n in 0..SESSIONS {
-        if n == WARM_UP {
-            steady = resident_bytes(node.id().unwrap());
+async fn whatever_one_connection_does_the_wave_goes_on() {
+    let log = Log::catch();
+    for attack in attacks() {
+        log.lines.lock().clear();
+        let (made, roots) = certificate();
+        let served = serve_all(&made, vec![attack.dialect]);
+        let gateway = wave_support::Gateway { address: served.address(), roots, connections: 2 };
+        let mut cores = driver::spawn(1, Clock::start()).expect("a thread");
+        prepare(&cores, &gateway, DEVICES, None).await;
+        let total = complete_through(&mut cores, |_| {}).await;
+        let (name, handed) = (&attack.name, u64::from(DEVICES));
+        assert_eq!((total.handed, total.outcomes[Outcome::Accepted as usize]), (handed, handed), "{name}");
+        shut_down(cores).await;
+        check(name, served, DEVICES);
+
+        let lines: Vec<_> = log.take().into_iter().filter(|l| l.contains("connect")).collect();
+        match attack.line {
+            [] => assert!(lines.is_empty(), "{name}: {lines:?}"),
+            meant => {
+                assert_eq!(lines.len(), 1, "{name}: {lines:?}");
+                assert!(meant.iter().any(|end| lines[0].contains(end)), "{name}: {lines:?}");
+                assert!(lines[0].contains("test/demo"), "{name}: which lane?");
+                eprintln!("{name}: {}", lines[0].trim());
+            }
         }
-        let arbitrary = (0..MESSAGES).map(|_| message.new_tree(&mut runner).unwrap().current());
-        session(&channel, good().into_iter().chain(arbitrary).collect()).await;
     }
-    let growth = resident_bytes(node.id().unwrap()).saturating_sub(steady);
-    assert!(growth <= GROWTH_BYTES_MAX, "{growth} bytes over {} sessions", SESSIONS - WARM_UP);
+    a_handshake_that_is_nonsense_costs_no_more_than_its_connection(&log).await;
+}
 
-    let mut after = Session::open(address).await;
-    assert!(matches!(after.next().await, Ok(Some(Told::Hello(_)))));
-    after.say_raw(wire::SessionRequest { message: None }).await;
-    assert_eq!(after.refusal().await.reason, "message: is required");
-    let bands = wave(1, 1, 1, &[]).bands;
-    after.say(Say::Count(wire::Count { id: 77, bands, apps: vec!["demo".to_owned()], segments: vec![] })).await;
-    let counted = after.until("a count by the cores", |m| match m {
-        Told::Counted(counted) if counted.id == 77 => Some(counted),
-        _ => None,
-    });
-    assert_eq!(counted.await.apps.len(), 1);
-    drop((after, channel));
+/// Every device was seen, and none twice by those who answered it.
+fn check(name: &str, served: Served, devices: u32) {
+    let seen = served.stop();
+    let by_attack = seen.waiting.iter().filter(|path| !seen.answered.contains_key(*path)).count();
+    assert_eq!(seen.answered.len() + by_attack, devices as usize, "{name}: missed");
+    assert!(seen.answered.values().all(|answered| *answered == 1), "{name}: answered, and sent again");
+}
 
-    let pid = node.id().unwrap().to_string();
-    assert!(Command::new("kill").args(["-s", "TERM", &pid]).status().await.unwrap().success());
-    let mut log = String::new();
-    let mut stderr = node.stderr.take().unwrap();
-    let ended = async { tokio::join!(node.wait(), stderr.read_to_string(&mut log)) };
-    let (status, _) = within("its end", ended).await;
-    assert!(status.unwrap().success(), "it lived until it was asked to end: {log}");
-    assert!(!log.contains("panicked"), "{log}");
+fn attacks() -> Vec<Attack> {
+    let mut attacks = Vec::new();
+    for read in [true, false] {
+        // The streams are only known in the middle of the conversation; lengths and texts are the same for all.
+        for (n, flood) in floods(3, 1).into_iter().enumerate() {
+            if !read && flood.again.is_empty() {
+                continue;
+            }
+            let name = format!("{}, {}", flood.name, if read { "read" } else { "unread" });
+            let dialect: Dialect = Box::new(move |mut peer: Peer| {
+                let (open, ended) = peer.be_honest(HONEST)?;
+                let flood = floods(open, ended).swap_remove(n);
+                peer.say(&flood.first)?;
+                let mut said = flood.first.len();
+                while !flood.again.is_empty() && !peer.has_hung_up(read) {
+                    // Some at once, or each would be a record and a system call.
+                    let many = flood.again.repeat(16_384_usize.div_ceil(flood.again.len()));
+                    said += many.len();
+                    assert!(said < SAID_BYTES_MAX, "{}: never cut off", flood.name);
+                    peer.say(&many)?;
+                }
+                peer.wait_for_the_end()
+            });
+            attacks.push(Attack { name, dialect, line: flood.ends });
+        }
+    }
+    let mut add = |name: &str, line, dialect: Dialect| attacks.push(Attack { name: name.to_owned(), dialect, line });
+
+    add(
+        "noise instead of TLS records",
+        &["connection lost"],
+        Box::new(|mut peer| {
+            peer.be_honest(HONEST)?;
+            peer.tls.sock.write_all(&[0x5a; 4_096])?;
+            peer.wait_for_the_end()
+        }),
+    );
+    add(
+        "TCP reset",
+        &["connection lost"],
+        Box::new(|mut peer| {
+            peer.be_honest(HONEST)?;
+            socket2::SockRef::from(&peer.tls.sock).set_linger(Some(std::time::Duration::ZERO))
+        }),
+    );
+    // These are not against any rule; requests must get through them all the same.
+    add(
+        "records of one byte",
+        &[],
+        Box::new(|mut peer| {
+            peer.record_bytes = 1;
+            peer.be_honest(usize::MAX).map(drop)
+        }),
+    );
+    add(
+        "windows below zero",
+        &[],
+        Box::new(|mut peer| {
+            peer.be_honest(HONEST)?;
+            peer.starve()?;
+            peer.be_honest(usize::MAX).map(drop)
+        }),
+    );
+    attacks
+}
+
+/// A TLS that says goodbye and goes on talking before it has said hello, and other nonsense: nobody may wait for it, or
+/// spin on it. One line each, too.
+async fn a_handshake_that_is_nonsense_costs_no_more_than_its_connection(log: &Log) {
+    let nonsense: [&'static [&'static [u8]]; 4] = [
+        // close_notify, and more.
+        &[&[21, 3, 3, 0, 2, 1, 0], &[23; 9_000]],
+        &[b"HTTP/1.1 400 Bad Request\r\n\r\n"],
+        &[&[22, 3, 3, 0x40, 0]],
+        &[],
+    ];
+    for pieces in nonsense {
+        log.lines.lock().clear();
+        let (made, roots) = certificate();
+        let nonsense: Dialect = Box::new(|_| unreachable!("TLS never stands"));
+        let served = gateway_support::serve_after(&made, pieces, vec![nonsense]);
+        let gateway = wave_support::Gateway { address: served.address(), roots, connections: 2 };
+        let mut cores = driver::spawn(1, Clock::start()).expect("a thread");
+        prepare(&cores, &gateway, DEVICES, None).await;
+        let total = complete_through(&mut cores, |_| {}).await;
+        assert_eq!(total.outcomes[Outcome::Accepted as usize], u64::from(DEVICES));
+        shut_down(cores).await;
+        check("nonsense", served, DEVICES);
+        let lines: Vec<_> = log.take().into_iter().filter(|l| l.contains("connect")).collect();
+        assert!(matches!(&lines[..], [line] if line.contains("cannot connect")), "{lines:?}");
+    }
+}
+
+/// What the program logs, line by line.
+#[derive(Clone)]
+struct Log {
+    lines: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Log {
+    /// From now on, all threads.
+    fn catch() -> Self {
+        let log = Self { lines: Arc::default() };
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::set_global_default(subscriber).expect("the first");
+        log
+    }
+
+    fn take(&self) -> Vec<String> {
+        let text = std::mem::take(&mut *self.lines.lock());
+        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.lines.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Used by [`gateway_support`] too.
+pub(crate) fn settings(values: &[(u16, u32)]) -> Vec<u8> {
+    let payload: Vec<u8> =
+        values.iter().flat_map(|(id, v)| [&id.to_be_bytes()[..], &v.to_be_bytes()].concat()).collect();
+    frame(4, 0, 0, &payload)
 }

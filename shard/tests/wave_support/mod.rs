@@ -46,6 +46,11 @@ pub(crate) fn certificate() -> (rcgen::CertifiedKey<rcgen::KeyPair>, Arc<RootCer
 
 /// Runs the wave to its end, opening bands as a control plane does; the counts of all cores.
 pub(crate) async fn complete(cores: &mut [CoreHandle]) -> Counts {
+    complete_through(cores, |health| assert_eq!(health, LaneHealth::Ready)).await
+}
+
+/// As [`complete`], whatever happens to the lane meanwhile.
+pub(crate) async fn complete_through(cores: &mut [CoreHandle], mut health_is: impl FnMut(LaneHealth)) -> Counts {
     let mut bands: Vec<BTreeMap<u32, Counts>> = vec![BTreeMap::new(); cores.len()];
     let (mut walked, mut complete) = (vec![0; cores.len()], vec![false; cores.len()]);
     while !complete.iter().all(|c| *c) {
@@ -58,7 +63,7 @@ pub(crate) async fn complete(cores: &mut [CoreHandle]) -> Counts {
                 let open = *walked.iter().min().expect("cores") + 1;
                 tell_all(cores, || Command::OpenBands { wave: WAVE, lane: LANE, bands: open }).await;
             }
-            Event::LaneState { health, .. } => assert_eq!(health, LaneHealth::Ready),
+            Event::LaneState { health, .. } => health_is(health),
             Event::Held(_) => {}
             other => panic!("unexpected: {other:?}"),
         }
@@ -97,7 +102,9 @@ pub(crate) async fn prepare(cores: &[CoreHandle], gateway: &Gateway, devices: u3
         say(Command::Lane(Arc::clone(&spec))).await;
         say(Command::ProviderToken { lane: LANE, authorization: authorization.clone(), signer: 0 }).await;
         say(Command::Slice { lane: LANE, until: Time::NEVER, rate: None }).await;
-        let records = (0..devices).map(record).map(|r| (partition_of(r.device, PARTITIONS), r));
+        let disk: Vec<_> = (0..=8).flat_map(|k| center().grid_ring::<Vec<_>>(k)).collect();
+        let records = (0..devices).map(|n| record(n, disk[n as usize % disk.len()]));
+        let records = records.map(|r| (partition_of(r.device, PARTITIONS), r));
         let records = records.filter(|(partition, _)| usize::from(partition.0) % cores.len() == core).collect();
         say(Command::Apply { log: LogId(0), position: Position(1), appended: UnixMillis(1), records }).await;
         let shard =
@@ -144,8 +151,7 @@ fn center() -> h3o::CellIndex {
     LatLng::new(22.54, 114.06).expect("a place").to_cell(Resolution::Nine)
 }
 
-fn record(n: u32) -> Record {
-    let disk: Vec<_> = (0..=8).flat_map(|k| center().grid_ring::<Vec<_>>(k)).collect();
+fn record(n: u32, cell: h3o::CellIndex) -> Record {
     let mut id = [1; 16];
     id[..4].copy_from_slice(&n.to_be_bytes());
     let mut token = n.to_be_bytes().to_vec();
@@ -157,8 +163,7 @@ fn record(n: u32) -> Record {
         segments: Vec::new(),
         person: String::new(),
     };
-    let cell = Cell::from(disk[n as usize % disk.len()]);
-    Record { device: DeviceId(id), observed: UnixMillis(1), change: Change::Arrival(registration, cell) }
+    Record { device: DeviceId(id), observed: UnixMillis(1), change: Change::Arrival(registration, Cell::from(cell)) }
 }
 
 pub(crate) async fn tell_all(cores: &[CoreHandle], command: impl Fn() -> Command) {
