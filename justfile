@@ -22,6 +22,15 @@ bench *ARGS:
 instructions *ARGS:
     cargo bench -p clarion-benches --bench instructions -- {{ARGS}}
 
+# CPU per push of h2load, h2, hyper and our lane; `just lane --all` for every block.
+lane *ARGS:
+    cargo bench -p clarion-benches --bench lane -- {{ARGS}}
+
+# The whole shard process beside h2load, run in turn: five pairs for each of APNs indexed, APNs literal, FCM.
+pairs *ARGS:
+    cargo build --release -p clarion-loadgen
+    cargo bench -p clarion-benches --bench lane -- pairs {{ARGS}}
+
 # The image: static binaries in an empty one. Needs docker, podman or buildah.
 image TAG="clarion:dev":
     .ci/image {{TAG}}

@@ -61,6 +61,7 @@ impl Stage {
                 fcm_quota_per_minute: 1,
             },
             fcm: FcmSpec::default(),
+            authorization_literal: false,
             start_deadline: PATIENCE,
         };
         let cluster = Cluster::start(&plan).await.expect("a cluster");

@@ -84,6 +84,7 @@ struct GatewayTable<'a> {
     connections: Option<u32>,
     quota_per_minute: Option<u32>,
     backoff_min_ms: Option<u32>,
+    hpack_authorization: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -142,6 +143,7 @@ fn gateway<'a>(plan: &ClusterPlan, emulator: &'a Served) -> GatewayTable<'a> {
         connections: fcm.connections,
         quota_per_minute: fcm.quota_per_minute,
         backoff_min_ms: fcm.backoff_min_ms,
+        hpack_authorization: plan.authorization_literal.then_some("literal"),
     }
 }
 
