@@ -81,7 +81,6 @@ struct GatewayTable<'a> {
     ca_file: &'a Path,
     environment: &'a str,
     lane_kind: &'a str,
-    connections: Option<u32>,
     quota_per_minute: Option<u32>,
     backoff_min_ms: Option<u32>,
 }
@@ -139,7 +138,6 @@ fn gateway<'a>(plan: &ClusterPlan, emulator: &'a Served) -> GatewayTable<'a> {
         ca_file: &emulator.ca_file,
         environment: "sandbox",
         lane_kind: "test",
-        connections: fcm.connections,
         quota_per_minute: fcm.quota_per_minute,
         backoff_min_ms: fcm.backoff_min_ms,
     }
