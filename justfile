@@ -22,6 +22,15 @@ bench *ARGS:
 instructions *ARGS:
     cargo bench -p clarion-benches --bench instructions -- {{ARGS}}
 
+# CPU per push of h2load, h2, hyper and our lane; `just lane --all` for every block.
+lane *ARGS:
+    cargo bench -p clarion-benches --bench lane -- {{ARGS}}
+
+# The whole shard process beside h2load, run in turn: five pairs for each of APNs indexed, APNs literal, FCM.
+pairs *ARGS:
+    cargo build --release -p clarion-loadgen
+    cargo bench -p clarion-benches --bench lane -- pairs {{ARGS}}
+
 # The image: static binaries in an empty one. Needs docker, podman or buildah.
 image TAG="clarion:dev":
     .ci/image {{TAG}}
@@ -34,6 +43,33 @@ keys:
 soak:
     for s in city antimeridian pole polygon-hole slow-gateway silent-gateway cancel motion; do \
         cargo run --release -- run $s --report target/soak/$s || exit 1; done
+    CLARION_SOAK=1 cargo test --release -p clarion-shard --test foreign -- --nocapture --test-threads=1
+    for t in conversation header_blocks huffman answers waits; do just fuzz $t 120 || exit 1; done
+
+# What real servers say, for the tests that read it again. Needs nginx, nghttpd, node, python3 with h2.
+record:
+    cargo build -p clarion-loadgen
+    cargo test -p clarion-shard --lib record_anew -- --ignored
+
+# Fuzzing guided by coverage, on stable: TARGET is a directory of fuzz/corpus. Needs a C++ compiler. New inputs go to
+# target/fuzz/TARGET; `just fuzz-keep TARGET` merges those that matter into the corpus.
+fuzz TARGET SECONDS="60": fuzz-build
+    mkdir -p target/fuzz/{{TARGET}}
+    CLARION_FUZZ_TARGET={{TARGET}} target/fuzz/guided -max_total_time={{SECONDS}} -timeout=10 -max_len=4096 \
+        -artifact_prefix=target/fuzz/ target/fuzz/{{TARGET}} fuzz/corpus/{{TARGET}}
+
+fuzz-keep TARGET: fuzz-build
+    CLARION_FUZZ_TARGET={{TARGET}} target/fuzz/guided -merge=1 -max_len=1024 fuzz/corpus/{{TARGET}} target/fuzz/{{TARGET}}
+
+# Coverage of libFuzzer by stable options of rustc; assertions and overflow checks on, optimised.
+[private]
+fuzz-build:
+    RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+        -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares \
+        -Cdebug-assertions=on -Coverflow-checks=on -Ccodegen-units=1" \
+        cargo build --release -p clarion-fuzz --features guided --bin guided \
+        --target {{arch()}}-unknown-linux-gnu --target-dir target/fuzz/build
+    cp target/fuzz/build/{{arch()}}-unknown-linux-gnu/release/guided target/fuzz/guided
 
 ci:
     .ci/run

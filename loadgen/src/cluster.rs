@@ -52,6 +52,8 @@ pub struct ClusterPlan {
     pub gateway: emulator::GatewayPlan,
     /// What the coordinator is told of the FCM lane.
     pub fcm: FcmSpec,
+    /// Lanes write `authorization` out in each request.
+    pub authorization_literal: bool,
     /// For each process.
     pub start_deadline: Duration,
 }

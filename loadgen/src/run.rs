@@ -119,6 +119,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
             fcm_quota_per_minute: scenario.gateway.fcm.quota_per_minute.unwrap_or(FCM_QUOTA_MAX),
         },
         fcm: scenario.gateway.fcm,
+        authorization_literal: scenario.gateway.authorization_literal,
         start_deadline: Duration::from_secs(scenario.deadlines.start_s),
     };
     let mut cluster = tokio::select! {

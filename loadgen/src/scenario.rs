@@ -148,6 +148,8 @@ pub struct GatewaySpec {
     pub dead_share: f64,
     /// How long each answer takes without a fault, microseconds.
     pub latency_us: u64,
+    /// Lanes write `authorization` out in each request, as Apple advises, instead of indexing it.
+    pub authorization_literal: bool,
     /// A time of trouble.
     pub fault: Option<FaultSpec>,
     /// What only FCM has.

@@ -97,6 +97,14 @@ impl Cell {
         }
     }
 
+    /// Of an index that was a cell's before: taken apart and put together again, as a registry does with each device of a wave,
+    /// where the check of [`Self::new`] would cost as much as writing the push.
+    #[must_use]
+    pub fn again(index: u64) -> Self {
+        debug_assert!(Self::new(index).is_ok(), "an index that no cell of resolution 9 has");
+        Self(index)
+    }
+
     /// The cell's 64-bit index. Sorted by it, all descendants of a coarser cell stand together.
     #[must_use]
     pub fn index(self) -> u64 {

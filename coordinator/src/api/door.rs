@@ -20,7 +20,7 @@ use std::{
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::Semaphore;
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 
 use super::status;
 
@@ -94,13 +94,12 @@ where
             Err(_) => return refuse(REQUESTS_PER_CONNECTION_MAX, "on this connection"),
         };
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return refuse(REQUESTS_MAX, "together") };
-        // The internal contract has answers of its own.
-        let public = request.uri().path().starts_with("/clarion.v1.");
+        let contract = Contract::of(request.uri().path());
         let answer = self.inner.call(request);
         async move {
             let _places = (own, place);
             match tokio::time::timeout(REQUEST_DEADLINE, answer).await {
-                Ok(answer) => answer.map(|answer| if public { corrected(answer) } else { answer }),
+                Ok(answer) => answer.map(|answer| corrected(answer, contract)),
                 Err(_) => {
                     let words = format!("no answer began within {} s", REQUEST_DEADLINE.as_secs());
                     Ok(Status::deadline_exceeded(words).into_http())
@@ -116,12 +115,42 @@ fn refuse<E: Send + 'static>(limit: usize, whose: &str) -> BoxFuture<'static, Re
     std::future::ready(Ok(status.into_http())).boxed()
 }
 
+/// Whose method is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Contract {
+    Public,
+    /// Has an OUT_OF_RANGE of its own.
+    Internal,
+    /// Of others: health, reflection.
+    Foreign,
+}
+
+impl Contract {
+    fn of(path: &str) -> Self {
+        match path {
+            p if p.starts_with("/clarion.v1.") => Self::Public,
+            p if p.starts_with("/clarion.shard.v1.") => Self::Internal,
+            _ => Self::Foreign,
+        }
+    }
+
+    /// Whether this status is tonic's word for a message that could not be taken, and not the method's own.
+    fn leaves_to_the_door(self, told: &Status) -> bool {
+        match self {
+            Self::Public => true,
+            Self::Internal => told.code() == Code::Internal,
+            Self::Foreign => false,
+        }
+    }
+}
+
 /// An answer that is nothing but an error has its status in the head.
-fn corrected(answer: http::Response<Body>) -> http::Response<Body> {
+fn corrected(answer: http::Response<Body>, contract: Contract) -> http::Response<Body> {
     if !answer.headers().contains_key(Status::GRPC_STATUS) {
         return answer;
     }
-    match Status::from_header_map(answer.headers()).and_then(|told| status::unreadable(&told)) {
+    let told = Status::from_header_map(answer.headers()).filter(|told| contract.leaves_to_the_door(told));
+    match told.and_then(|told| status::unreadable(&told)) {
         Some(refused) => refused.into_http(),
         None => answer,
     }

@@ -1,4 +1,5 @@
-//! Hostile input, generated: arbitrary bytes and arbitrary well-formed messages at every method of the public API.
+//! Hostile input, generated: arbitrary bytes and arbitrary well-formed messages at every method behind the coordinator's
+//! port: the public API, and the feed, which is for nodes but open to whoever reaches the port.
 //!
 //! Two servers. In this process, with scripted nodes, where a message that slips through all checks would start
 //! something: no thread of its runtime panics. And the program itself, whose memory can be measured and whose log read.
@@ -8,26 +9,22 @@
 //! without a change here.
 
 mod arbitrary;
+mod raw;
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use clarion_proto::wire::v1::{self as wire, alert_service_client::AlertServiceClient, app_service_client};
 use http::uri::PathAndQuery;
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
-use prost_reflect::DescriptorPool;
+use prost_reflect::{DescriptorPool, ServiceDescriptor};
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tonic::{
-    Code, Request, Status,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Channel,
-};
+use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
 
-use self::arbitrary::message;
+use self::{arbitrary::message, raw::Raw};
 use crate::{
     process::program,
     support::{Server, app, create, demo_alert, demo_app, soon},
@@ -39,26 +36,32 @@ const CALLS: usize = 2_500;
 const WARM_UP: usize = 500;
 /// What the program may grow over the calls after that: 2,000 calls that left 16 kB each would show.
 const GROWTH_BYTES_MAX: u64 = 32 << 20;
-/// For one answer; a watch or a stream of changes may stay open.
-const ANSWER: Duration = Duration::from_millis(500);
+/// For the answers of a stream, which may stay open when it has none: a watch, changes.
+const ANSWERS: Duration = Duration::from_millis(500);
+/// The same for the feed, most of whose good requests have no answer here: what it refuses, it refuses at once.
+const FEED_ANSWERS: Duration = Duration::from_millis(50);
+const FEED: &str = "clarion.shard.v1.FeedService";
 
-/// One method of the public API.
+/// One method behind the port.
 struct Method {
     path: PathAndQuery,
-    streams: bool,
+    /// How long a stream is listened to; a call that is none must be answered.
+    streams: Option<Duration>,
     messages: BoxedStrategy<Bytes>,
 }
 
 fn methods() -> Vec<Method> {
     let pool = DescriptorPool::decode(clarion_proto::wire::DESCRIPTORS).expect("the contract");
-    let services = pool.services().filter(|service| service.package_name() == "clarion.v1");
+    let here = |service: &ServiceDescriptor| service.package_name() == "clarion.v1" || service.full_name() == FEED;
+    let services = pool.services().filter(here);
     let mut methods = Vec::new();
     for service in services {
         for method in service.methods() {
             let path = format!("/{}/{}", service.full_name(), method.name());
             methods.push(Method {
                 path: path.parse().expect("a path"),
-                streams: method.is_client_streaming() || method.is_server_streaming(),
+                streams: (method.is_client_streaming() || method.is_server_streaming())
+                    .then_some(if service.full_name() == FEED { FEED_ANSWERS } else { ANSWERS }),
                 messages: prop_oneof![
                     1 => proptest::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from),
                     4 => message(&method.input()),
@@ -70,7 +73,7 @@ fn methods() -> Vec<Method> {
             });
         }
     }
-    assert!(methods.len() >= 13, "all of AppService, AlertService and RegistryService");
+    assert!(methods.len() >= 14, "all of AppService, AlertService, RegistryService and FeedService");
     methods
 }
 
@@ -88,7 +91,10 @@ async fn call(channel: &Channel, method: &Method, bytes: Bytes) -> Result<(), St
         }
         Ok(())
     };
-    if method.streams { tokio::time::timeout(ANSWER, exchange).await.unwrap_or(Ok(())) } else { soon(exchange).await }
+    match method.streams {
+        Some(patience) => tokio::time::timeout(patience, exchange).await.unwrap_or(Ok(())),
+        None => soon(exchange).await,
+    }
 }
 
 /// A status that the contract speaks of. INTERNAL and UNKNOWN are defects.
@@ -103,6 +109,7 @@ fn is_known(status: &Status) -> bool {
             | Code::ResourceExhausted
             | Code::Unavailable
             | Code::Aborted
+            | Code::OutOfRange
             | Code::Unimplemented
     )
 }
@@ -215,42 +222,4 @@ fn resident_bytes(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("resident");
     kib.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1_024
-}
-
-/// Bytes as they are, both ways.
-#[derive(Debug, Clone, Copy, Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put_slice(&item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
 }

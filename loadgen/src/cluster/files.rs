@@ -83,6 +83,7 @@ struct GatewayTable<'a> {
     lane_kind: &'a str,
     quota_per_minute: Option<u32>,
     backoff_min_ms: Option<u32>,
+    hpack_authorization: Option<&'a str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -140,6 +141,7 @@ fn gateway<'a>(plan: &ClusterPlan, emulator: &'a Served) -> GatewayTable<'a> {
         lane_kind: "test",
         quota_per_minute: fcm.quota_per_minute,
         backoff_min_ms: fcm.backoff_min_ms,
+        hpack_authorization: plan.authorization_literal.then_some("literal"),
     }
 }
 

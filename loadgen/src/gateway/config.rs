@@ -176,6 +176,17 @@ impl Default for GatewayConfig {
 }
 
 impl GatewayConfig {
+    /// Takes the files that it names relatively from a folder.
+    pub fn beside(&mut self, folder: &Path) {
+        let tls = self.tls.iter_mut().flat_map(|t| [&mut t.ca_file, &mut t.certificate_file, &mut t.key_file]);
+        let keys = self.keys.iter_mut().filter_map(|k| k.public_key_file.as_mut());
+        let accounts = self.service_accounts.iter_mut().filter_map(|a| a.public_key_file.as_mut());
+        for file in tls.chain(keys).chain(accounts) {
+            // An absolute one replaces the folder.
+            *file = folder.join(&*file);
+        }
+    }
+
     /// Reads the keys and checks what can be wrong.
     ///
     /// # Errors

@@ -44,7 +44,7 @@ const LINE_BYTES_MAX: u64 = 16 << 20;
 #[derive(Debug, Parser)]
 #[command(name = "gateway")]
 pub struct Arguments {
-    /// TOML file with the whole configuration
+    /// TOML file with the whole configuration; paths in it count from its folder
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Provider to play, instead of the configuration's
@@ -131,7 +131,10 @@ fn configuration(arguments: &Arguments) -> io::Result<GatewayConfig> {
             // One line: where, and what. The parser's own picture of the place takes four.
             let at = |e: &toml::de::Error| e.span().map_or(0, |s| text[..s.start].matches('\n').count()) + 1;
             let wrong = |e: toml::de::Error| named(&format_args!("line {}: {}", at(&e), e.message()));
-            toml::from_str(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, wrong(e)))?
+            let mut config: GatewayConfig =
+                toml::from_str(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, wrong(e)))?;
+            config.beside(path.parent().unwrap_or(Path::new("")));
+            config
         }
         None => GatewayConfig::default(),
     };
@@ -274,6 +277,7 @@ mod tests {
         let toml = r#"
             threads = 3
             topics = ["com.example.app"]
+            keys = [{ key_id = "K", team_id = "T", public_key_file = "key.pem" }]
             [faults]
             latency = { p50_us = 40000, p99_us = 90000 }
             [[scripts.rules]]
@@ -294,6 +298,7 @@ mod tests {
         };
         let config = configuration(&arguments(None)).expect("well formed");
         assert_eq!((config.threads, config.faults.latency.p99_us, config.scripts.tokens.len()), (3, 90_000, 1));
+        assert_eq!(config.keys[0].public_key_file, Some(directory.path().join("key.pem")), "beside the file");
         assert_eq!(configuration(&arguments(Some(1))).expect("well formed").threads, 1);
         fs::write(&path, "\nthread = 3").expect("written");
         let error = configuration(&arguments(None)).expect_err("an unknown field").to_string();

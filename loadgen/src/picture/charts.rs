@@ -35,15 +35,16 @@ pub(super) fn class(platform: Platform) -> &'static str {
 }
 
 /// Times along an axis: what they are shown in, and how many of it are a second.
-struct Unit {
+pub(super) struct Unit {
     name: &'static str,
     per_second: f64,
 }
 
 impl Unit {
-    fn upto(last: f64) -> Self {
+    /// In which no label has more than three digits before the point.
+    pub(super) fn upto(last: f64) -> Self {
         match last {
-            l if l < 2.0 => Self { name: "ms", per_second: 1e3 },
+            l if l < 1.0 => Self { name: "ms", per_second: 1e3 },
             l if l < 300.0 => Self { name: "s", per_second: 1.0 },
             _ => Self { name: "min", per_second: 1.0 / 60.0 },
         }
@@ -55,8 +56,13 @@ impl Unit {
     }
 
     fn ticks(&self, last: f64, most: u32) -> Vec<(f64, String)> {
-        let values = ticks(0.0, last * self.per_second, most);
-        let step = values.get(1).copied().unwrap_or(1.0) / self.per_second;
+        self.ticks_between(0.0, last, most)
+    }
+
+    /// Round times of an interval, in seconds, with what they are called.
+    pub(super) fn ticks_between(&self, first: f64, last: f64, most: u32) -> Vec<(f64, String)> {
+        let values = ticks(first * self.per_second, last * self.per_second, most);
+        let step = values.get(1).map_or(1.0, |second| second - values[0]) / self.per_second;
         values.into_iter().map(|v| (v / self.per_second, self.label(v / self.per_second, step))).collect()
     }
 }
@@ -313,7 +319,10 @@ mod tests {
     fn units_fit_the_time() {
         let labels = |last| Unit::upto(last).ticks(last, 4).into_iter().map(|(_, l)| l).collect::<Vec<_>>();
         assert_eq!(labels(0.9), ["0 ms", "500 ms"]);
+        assert_eq!(labels(1.4), ["0.0 s", "0.5 s", "1.0 s"], "four digits do not fit beside a chart");
         assert_eq!(labels(5.0), ["0 s", "2 s", "4 s"]);
+        let between = Unit::upto(41.0).ticks_between(21.0, 41.0, 4).into_iter().map(|(_, l)| l).collect::<Vec<_>>();
+        assert_eq!(between, ["25 s", "30 s", "35 s", "40 s"]);
         assert_eq!(labels(600.0), ["0 min", "5 min", "10 min"]);
     }
 

@@ -42,7 +42,7 @@ pub(super) fn write(out: &mut String, scenario: &Scenario, r: &Report, strict: b
     let figures = [
         ("phones told", thousands(r.accepted)),
         ("pushes per second", decimal(r.rate_per_second, 0)),
-        ("first after", seconds(r.seconds.first_push)),
+        ("first", first(r.seconds.first_push)),
         ("half within", seconds(r.seconds.p50)),
         ("99 % within", seconds(r.seconds.p99)),
         ("CPU per push", format!("{} µs", decimal(r.cpu_us_per_push.shard, 2))),
@@ -52,6 +52,11 @@ pub(super) fn write(out: &mut String, scenario: &Scenario, r: &Report, strict: b
         writeln!(out, "<div><dt>{what}</dt><dd>{value}</dd></div>")?;
     }
     writeln!(out, "</dl></header>")
+}
+
+/// When the first phone was told. Times count from the acknowledgement, which a push may be faster than.
+fn first(after: f64) -> String {
+    if after <= 0.0 { "at once".to_owned() } else { format!("after {}", seconds(after)) }
 }
 
 /// The run in plain words.
@@ -65,11 +70,11 @@ pub(super) fn sentence(scenario: &Scenario, r: &Report) -> String {
     } else {
         write!(
             text,
-            "{} phones of {} {region} were told in {}, the first after {}{}.",
+            "{} phones of {} {region} were told in {}, the first {}{}.",
             thousands(r.accepted),
             thousands(due.max(r.accepted)),
             seconds(r.seconds.last_push),
-            seconds(r.seconds.first_push.max(0.0)),
+            first(r.seconds.first_push),
             if r.worst_order().disorder <= ORDERLY { ", nearest first" } else { "" },
         )
     };

@@ -7,11 +7,11 @@ use std::fmt::{self, Write};
 use h3o::{CellIndex, LatLng};
 
 use super::{
-    charts::name,
+    charts::{Unit, name},
     maps::Map,
     projection::{Frame, Projection, WIDTH, middle, outline},
     scale::{STEPS, round_up, step, ticks},
-    text::{decimal, meters, seconds},
+    text::{meters, seconds},
     tiles::{SHOWN_MIN, Tile},
 };
 use crate::{
@@ -272,7 +272,6 @@ fn scale_bar(out: &mut String, frame: &Frame) -> fmt::Result {
 /// What the colours mean.
 pub(super) fn legend(out: &mut String, map: &Map) -> fmt::Result {
     let Some((low, high)) = map.colour_range() else { return Ok(()) };
-    let (unit, factor) = if high < 2.0 { ("ms", 1e3) } else { ("s", 1.0) };
     #[allow(clippy::cast_precision_loss)] // below STEPS
     let width = 320.0 / STEPS as f64;
     writeln!(out, r#"<svg class="ramp" viewBox="-26 0 372 34" role="img" aria-label="Scale of colours">"#)?;
@@ -281,13 +280,11 @@ pub(super) fn legend(out: &mut String, map: &Map) -> fmt::Result {
         let x = n as f64 * width;
         writeln!(out, r#"<rect class="t{n}" x="{x:.1}" y="0" width="{:.1}" height="12"/>"#, width + 0.3)?;
     }
-    for tick in ticks(low * factor, high * factor, 6) {
-        let x = if high > low { (tick / factor - low) / (high - low) * 320.0 } else { 0.0 };
-        let places = usize::from(high * factor < 5.0);
+    for (tick, label) in Unit::upto(high).ticks_between(low, high, 5) {
+        let x = if high > low { (tick - low) / (high - low) * 320.0 } else { 0.0 };
         writeln!(
             out,
-            r#"<path class="tick" d="M{x:.1} 12v4"/><text x="{x:.1}" y="29" text-anchor="middle">{} {unit}</text>"#,
-            decimal(tick, places)
+            r#"<path class="tick" d="M{x:.1} 12v4"/><text x="{x:.1}" y="29" text-anchor="middle">{label}</text>"#
         )?;
     }
     writeln!(out, "</svg>")

@@ -82,7 +82,12 @@ impl Node {
 
     /// A program that a package brings.
     pub(crate) fn binary(&self, name: &str) -> Command {
-        Command::new(self.modules.join(".bin").join(name))
+        Command::new(self.binary_path(name))
+    }
+
+    /// Where that program is.
+    pub(crate) fn binary_path(&self, name: &str) -> PathBuf {
+        self.modules.join(".bin").join(name)
     }
 }
 
@@ -113,6 +118,11 @@ impl Python {
         let mut command = Command::new(&self.interpreter);
         command.arg(programs().join(name)).env("PYTHONDONTWRITEBYTECODE", "1");
         command
+    }
+
+    /// The interpreter that has them.
+    pub(crate) fn path(&self) -> &Path {
+        &self.interpreter
     }
 }
 

@@ -73,6 +73,9 @@ impl Core {
             CloseReason::StreamIdsSpent => true,
             CloseReason::Silent | CloseReason::Error(_) => false,
         };
+        if !in_order {
+            tell_end(&self.lanes[l.lane].end.spec.name, reason);
+        }
         let idle = l.connection().is_some_and(|connection| connection.idle_since().is_some());
         if in_order && idle && l.idle_max.is_some() {
             self.lanes[l.lane].end.rest();
@@ -300,5 +303,17 @@ impl Core {
     /// Never: a wave's slot is given up only when none of its pushes is open.
     fn run(&mut self, wave: u16) -> &mut super::run::WaveRun {
         self.waves[usize::from(wave)].as_mut().expect("a wave stays while its pushes are open")
+    }
+}
+
+/// One line for each connection that ended by its gateway's fault; how many there can be, the pool's backoff says.
+fn tell_end(lane: &str, reason: &CloseReason) {
+    match reason {
+        CloseReason::GoAway { code, reason } => {
+            tracing::warn!(lane, code = code.0, %reason, "connection ended: the gateway sent it away");
+        }
+        CloseReason::Silent => tracing::warn!(lane, "connection ended: the gateway fell silent"),
+        // An error is told where it is met: one may also come while the connection drains.
+        CloseReason::Error(_) | CloseReason::Asked | CloseReason::Lost | CloseReason::StreamIdsSpent => {}
     }
 }

@@ -92,9 +92,13 @@ impl Core {
 
     /// Bytes came.
     pub fn receive(&mut self, id: ConnectionId, bytes: &[u8], now: Time) {
-        let Some(connection) = self.link_of(id).and_then(Link::connection) else { return };
+        let Some(link) = self.link_of(id) else { return };
+        let lane = link.lane;
+        let Some(connection) = link.connection() else { return };
         // An error needs no handling of its own: it closes the connection, which says so when it is settled.
-        let _ = connection.receive(bytes, now);
+        if let Err(error) = connection.receive(bytes, now) {
+            tracing::warn!(lane = %self.lanes[lane].end.spec.name, %error, "connection ended");
+        }
         self.settle(id.slot, now);
     }
 

@@ -286,7 +286,10 @@ fn read_some(tcp: &mut TcpStream, scratch: &mut [u8], readable: &mut bool, close
 /// its SETTINGS so) stays in TLS for [`Socket::receive`].
 fn shake_hands(tls: &mut ClientConnection, mut ciphertext: &[u8]) -> io::Result<()> {
     while !ciphertext.is_empty() {
-        tls.read_tls(&mut ciphertext)?;
+        // After the peer's `close_notify` TLS takes no more, and this would never end.
+        if tls.read_tls(&mut ciphertext)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         tls.process_new_packets().map_err(io::Error::other)?;
     }
     Ok(())
@@ -295,7 +298,9 @@ fn shake_hands(tls: &mut ClientConnection, mut ciphertext: &[u8]) -> io::Result<
 /// Ciphertext in, plaintext out. True: the peer said that it is done.
 fn decrypt(tls: &mut ClientConnection, mut ciphertext: &[u8], mut take: impl FnMut(&[u8])) -> io::Result<bool> {
     while !ciphertext.is_empty() {
-        tls.read_tls(&mut ciphertext)?;
+        if tls.read_tls(&mut ciphertext)? == 0 {
+            return Ok(true);
+        }
         tls.process_new_packets().map_err(io::Error::other)?;
         if drain(tls, &mut take)? {
             return Ok(true);

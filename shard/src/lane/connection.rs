@@ -12,6 +12,7 @@
 //! - a ticket is [`ConnectionEvent::Unprocessed`] only if the peer certainly did nothing with it;
 //! - what is kept is bounded: open streams and events by `streams_max`, blocks and bodies by constants, what the peer
 //!   can make us write between two calls of [`Connection::transmit`] by a count;
+//! - what leads nowhere (PING, SETTINGS, frames of streams long gone) is put up with in bounded amount (`patience`);
 //! - whatever the peer sends, the worst that happens is that this connection ends.
 //!
 //! ```text
@@ -23,6 +24,7 @@ mod closing;
 mod flow;
 mod frames;
 mod hpack;
+mod patience;
 mod push;
 mod read;
 mod retry_after;
@@ -30,6 +32,8 @@ mod settings;
 mod spec;
 mod streams;
 mod template;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -40,7 +40,7 @@ impl Place {
 
     /// The cell again.
     pub(crate) fn cell(self) -> Cell {
-        Cell::new(self.0 << UNUSED_BITS | FIXED).expect("a place is made from a cell of resolution 9")
+        Cell::again(self.0 << UNUSED_BITS | FIXED)
     }
 }
 

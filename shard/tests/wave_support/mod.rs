@@ -48,6 +48,11 @@ pub(crate) fn certificate() -> (rcgen::CertifiedKey<rcgen::KeyPair>, Arc<RootCer
 
 /// Runs the wave to its end, opening bands as a control plane does; the counts of all cores.
 pub(crate) async fn complete(cores: &mut [CoreHandle]) -> Counts {
+    complete_through(cores, |health| assert_eq!(health, LaneHealth::Ready)).await
+}
+
+/// As [`complete`], whatever happens to the lane meanwhile.
+pub(crate) async fn complete_through(cores: &mut [CoreHandle], mut health_is: impl FnMut(LaneHealth)) -> Counts {
     let mut bands: Vec<BTreeMap<u32, Counts>> = vec![BTreeMap::new(); cores.len()];
     let (mut walked, mut complete) = (vec![0; cores.len()], vec![false; cores.len()]);
     while !complete.iter().all(|c| *c) {
@@ -60,7 +65,7 @@ pub(crate) async fn complete(cores: &mut [CoreHandle]) -> Counts {
                 let open = *walked.iter().min().expect("cores") + 1;
                 tell_all(cores, || Command::OpenBands { wave: WAVE, lane: LANE, bands: open }).await;
             }
-            Event::LaneState { health, .. } => assert_eq!(health, LaneHealth::Ready),
+            Event::LaneState { health, .. } => health_is(health),
             Event::Held(_) | Event::LaneLoad { .. } => {}
             other => panic!("unexpected: {other:?}"),
         }
@@ -102,7 +107,9 @@ pub(crate) async fn prepare(cores: &[CoreHandle], gateway: &Gateway, devices: u3
         say(Command::Connections { lane: LANE, connections, host }).await;
         say(Command::ProviderToken { lane: LANE, authorization: authorization.clone(), signer: 0 }).await;
         say(Command::Slice { lane: LANE, until: Time::NEVER, rate: None }).await;
-        let records = (0..devices).map(record).map(|r| (partition_of(r.device, PARTITIONS), r));
+        let disk = disk();
+        let records = (0..devices).map(|n| record(n, disk[n as usize % disk.len()]));
+        let records = records.map(|r| (partition_of(r.device, PARTITIONS), r));
         let records = records.filter(|(partition, _)| usize::from(partition.0) % cores.len() == core).collect();
         say(Command::Apply { log: LogId(0), position: Position(1), appended: UnixMillis(1), records }).await;
         let shard =
@@ -147,24 +154,25 @@ fn cover() -> Cover {
 
 /// Which core owns a device's partition.
 pub(crate) fn core_of(device: u32, cores: usize) -> usize {
-    usize::from(partition_of(record(device).device, PARTITIONS).0) % cores
+    usize::from(partition_of(record(device, center()).device, PARTITIONS).0) % cores
 }
 
 /// In which band each device lives.
 pub(crate) fn band_of() -> impl Fn(u32) -> u32 {
-    let cover = cover();
-    move |device| {
-        let Change::Arrival(_, cell) = record(device).change else { unreachable!("devices arrive") };
-        cover.band_of(cell).expect("inside")
-    }
+    let (cover, disk) = (cover(), disk());
+    move |device| cover.band_of(Cell::from(disk[device as usize % disk.len()])).expect("inside")
+}
+
+/// Where devices live, each in the next cell.
+fn disk() -> Vec<h3o::CellIndex> {
+    (0..=8).flat_map(|k| center().grid_ring::<Vec<_>>(k)).collect()
 }
 
 fn center() -> h3o::CellIndex {
     LatLng::new(22.54, 114.06).expect("a place").to_cell(Resolution::Nine)
 }
 
-fn record(n: u32) -> Record {
-    let disk: Vec<_> = (0..=8).flat_map(|k| center().grid_ring::<Vec<_>>(k)).collect();
+fn record(n: u32, cell: h3o::CellIndex) -> Record {
     let mut id = [1; 16];
     id[..4].copy_from_slice(&n.to_be_bytes());
     let mut token = n.to_be_bytes().to_vec();
@@ -176,8 +184,7 @@ fn record(n: u32) -> Record {
         segments: Vec::new(),
         person: String::new(),
     };
-    let cell = Cell::from(disk[n as usize % disk.len()]);
-    Record { device: DeviceId(id), observed: UnixMillis(1), change: Change::Arrival(registration, cell) }
+    Record { device: DeviceId(id), observed: UnixMillis(1), change: Change::Arrival(registration, Cell::from(cell)) }
 }
 
 pub(crate) async fn tell_all(cores: &[CoreHandle], command: impl Fn() -> Command) {

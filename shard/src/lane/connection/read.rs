@@ -10,6 +10,7 @@ use super::{
     answers::{ACCEPTED, Block, Head, read_head},
     frames::{self, Frame, PAYLOAD_BYTES_MAX, flag, kind},
     hpack::decode::Decoder,
+    patience::Patience,
     settings::{self, Setting},
 };
 use crate::command::Platform;
@@ -30,14 +31,30 @@ pub(super) struct Reader {
     greeted: bool,
     /// Answers `:status 200` need not be decoded.
     fast: bool,
+    /// Only in tests: never [`Self::fast`], to compare both ways.
+    never_fast: bool,
+    patience: Patience,
 }
 
 impl Reader {
     pub(super) fn new() -> Self {
-        Self { partial: Vec::new(), decoder: Decoder::new(), block: Block::default(), greeted: false, fast: false }
+        Self {
+            partial: Vec::new(),
+            decoder: Decoder::new(),
+            block: Block::default(),
+            greeted: false,
+            fast: false,
+            never_fast: false,
+            patience: Patience::default(),
+        }
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn never_fast(&mut self) {
+        self.never_fast = true;
+    }
+
+    #[cfg(any(test, feature = "testing"))]
     pub(super) fn held_bytes(&self) -> usize {
         self.partial.capacity() + self.block.bytes.capacity()
     }
@@ -105,6 +122,9 @@ impl Connection {
         if !self.reader.greeted && (frame.kind != kind::SETTINGS || frame.has(flag::ACK)) {
             return Err(ConnectionError::protocol("something came before SETTINGS"));
         }
+        if !matches!(frame.kind, kind::DATA | kind::HEADERS | kind::CONTINUATION | kind::WINDOW_UPDATE) {
+            self.idle_word()?;
+        }
         match frame.kind {
             kind::DATA => self.data(frame),
             kind::HEADERS => self.headers(frame),
@@ -157,11 +177,11 @@ impl Connection {
     /// A whole block. It is decoded even if nobody waits for it, as long as it may change the table.
     fn header_block(&mut self, id: u32, end_stream: bool, block: &[u8]) -> Result<(), ConnectionError> {
         let head = read_head(&mut self.reader.decoder, block)?;
-        self.reader.fast = self.reader.decoder.is_stateless();
-        let Some(slot) = self.streams.get_mut(id) else { return Ok(()) };
+        self.reader.fast = self.reader.decoder.is_stateless() && !self.reader.never_fast;
+        let Some(slot) = self.streams.get_mut(id) else { return self.idle_word() };
         match (head, slot.answer, end_stream) {
             // 1xx: the answer proper is to come.
-            (Head::Status(100..=199, _), None, false) => {}
+            (Head::Status(100..=199, _), None, false) => self.idle_word()?,
             (Head::Status(status @ 200.., retry_after), None, end_stream) => {
                 slot.answer = Some(self.answers.begin(status, retry_after));
                 if end_stream {
@@ -180,12 +200,17 @@ impl Connection {
         let data = frame.unpadded()?;
         // Frames on streams that are closed count too (RFC 9113, 6.9).
         self.credit.consume(frame.payload.len())?;
-        let Some(slot) = self.streams.get_mut(frame.stream) else { return Ok(()) };
+        let Some(slot) = self.streams.get_mut(frame.stream) else { return self.idle_word() };
         let Some(answer) = slot.answer else {
             self.malformed(frame.stream);
             return Ok(());
         };
-        if !self.answers.add(answer, data) {
+        slot.body_bytes = slot.body_bytes.saturating_add(u16::try_from(data.len()).unwrap_or(u16::MAX));
+        let body_bytes = usize::from(slot.body_bytes);
+        if data.is_empty() && !frame.has(flag::END_STREAM) {
+            self.idle_word()?;
+        }
+        if !self.answers.add(answer, data, body_bytes) {
             // A longer body is not a gateway's reason: its status has to do, and the rest need not come.
             if self.windows.forget(frame.stream) || !frame.has(flag::END_STREAM) {
                 frames::put_reset(&mut self.out, frame.stream, ErrorCode::CANCEL);
@@ -271,16 +296,19 @@ impl Connection {
     fn window_update(&mut self, frame: &Frame<'_>) -> Result<(), ConnectionError> {
         length(frame, 4, "WINDOW_UPDATE of other than 4 bytes")?;
         let credit = number(frame.payload, 0) & frames::STREAM_ID_MAX;
+        let written = self.out.len();
         if frame.stream == 0 {
-            return self.windows.credit(&mut self.out, credit);
+            self.windows.credit(&mut self.out, credit)?;
+        } else {
+            self.on_used_stream(frame)?;
+            if self.streams.get_mut(frame.stream).is_some()
+                && !self.windows.credit_stream(&mut self.out, frame.stream, credit)
+            {
+                self.malformed(frame.stream);
+            }
         }
-        self.on_used_stream(frame)?;
-        if self.streams.get_mut(frame.stream).is_some()
-            && !self.windows.credit_stream(&mut self.out, frame.stream, credit)
-        {
-            self.malformed(frame.stream);
-        }
-        Ok(())
+        // Credit that a body waited for brings it nearer to its end, however little it is.
+        if self.out.len() == written { self.idle_word() } else { Ok(()) }
     }
 
     /// The answer of an open stream has ended.
@@ -312,6 +340,11 @@ impl Connection {
         }
         frames::put(&mut self.out, kind, flag::ACK, 0, payload);
         Ok(())
+    }
+
+    /// Something came that brings no request nearer to its end.
+    fn idle_word(&mut self) -> Result<(), ConnectionError> {
+        self.reader.patience.spend(self.now, self.streams.next_id())
     }
 
     fn on_stream(&self, frame: &Frame<'_>) -> Result<(), ConnectionError> {

@@ -21,11 +21,13 @@ pub(crate) struct Slot {
     pub(crate) id: u32,
     /// The answer begun, as [`super::answers::Answers`] numbers it.
     pub(crate) answer: Option<std::num::NonZeroU16>,
+    /// Of the answer's body so far, whether kept or not.
+    pub(crate) body_bytes: u16,
     older: u32,
     newer: u32,
 }
 
-const FREE: Slot = Slot { ticket: 0, sent: Time(0), id: 0, answer: None, older: NONE, newer: NONE };
+const FREE: Slot = Slot { ticket: 0, sent: Time(0), id: 0, answer: None, body_bytes: 0, older: NONE, newer: NONE };
 
 /// All open requests of a connection.
 #[derive(Debug)]
@@ -61,6 +63,11 @@ impl Streams {
         id >= self.next_id
     }
 
+    /// Of the next request: grows by two or more with each.
+    pub(crate) fn next_id(&self) -> u32 {
+        self.next_id
+    }
+
     /// Opens the next stream. `None`: the ids are spent. The caller keeps the number of open ones within its limit, so
     /// a slot is free.
     pub(crate) fn push(&mut self, ticket: u64, sent: Time) -> Option<u32> {
@@ -73,7 +80,8 @@ impl Streams {
             if self.slots[at as usize].id != 0 {
                 continue;
             }
-            self.slots[at as usize] = Slot { ticket, sent, id, answer: None, older: self.newest, newer: NONE };
+            self.slots[at as usize] =
+                Slot { ticket, sent, id, answer: None, body_bytes: 0, older: self.newest, newer: NONE };
             match self.newest {
                 NONE => self.oldest = at,
                 newest => self.slots[newest as usize].newer = at,

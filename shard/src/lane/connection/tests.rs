@@ -6,6 +6,8 @@ mod closing;
 mod conversation;
 mod errors;
 mod fcm;
+mod floods;
 mod oracle;
 mod property;
+mod recorded;
 mod windows;

@@ -38,6 +38,12 @@ pub(crate) struct Decoder {
     value: Vec<u8>,
 }
 
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Decoder {
     pub(crate) fn new() -> Self {
         Self {
@@ -61,6 +67,12 @@ impl Decoder {
     /// Whether what a block says can no longer change how the next one reads.
     pub(crate) fn is_stateless(&self) -> bool {
         self.limit == 0
+    }
+
+    /// What the table holds (RFC 7541, 4.1).
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.size
     }
 
     /// Calls `field` with each name and value of one whole block.

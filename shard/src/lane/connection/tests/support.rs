@@ -262,10 +262,3 @@ pub(super) fn window_update(stream: u32, credit: u32) -> Vec<u8> {
 pub(super) fn ping(payload: &[u8; 8]) -> Vec<u8> {
     frame(kind::PING, 0, 0, payload)
 }
-
-impl Connection {
-    /// What a peer can make grow: unread pieces, blocks, bodies, the other library's notion of a table excluded.
-    pub(super) fn held_bytes(&self) -> usize {
-        self.reader.held_bytes() + self.answers.held_bytes() + self.out.capacity()
-    }
-}

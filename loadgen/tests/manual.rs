@@ -1,0 +1,148 @@
+//! The manual, done literally: "A cluster by hand" with its files and its commands, then the programs of "Your first alert",
+//! as somebody who copies them would. Other than there are only ports and the folder, so that tests run side by side, and
+//! that the processes end with the test.
+
+#[macro_use]
+mod foreign;
+
+use std::{
+    ffi::OsString,
+    fs,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+};
+
+use clap::Parser as _;
+use clarion_coordinator::config::{Args, Config};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use foreign::{Node, Python, output};
+
+/// The manual's folder for files of one's own.
+const FOLDER: &str = "target/hand";
+/// The manual's ports: of the API, of the coordinator's and the node's health, of the node, the emulator and its orders.
+const PORTS: [&str; 6] = ["7400", "7401", "7500", "7501", "2197", "2190"];
+/// What reads the emulator's own count. The manual has `nc` for it, which not every machine has.
+const STATS: &str = "exec 3<>/dev/tcp/127.0.0.1/2190; echo '{\"stats\":true}' >&3; head -n 1 <&3";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository")
+}
+
+/// The manual's text with places of this test's own.
+struct Manual {
+    text: String,
+    dir: TempDir,
+    replaced: Vec<(&'static str, String)>,
+}
+
+impl Manual {
+    fn read() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        // All of them held until all are known: none is given twice.
+        let held = PORTS.map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"));
+        let ports = held.map(|port| port.local_addr().expect("an address").port().to_string());
+        let mut replaced: Vec<_> = PORTS.into_iter().zip(ports).collect();
+        replaced.push((FOLDER, dir.path().display().to_string()));
+        let text = fs::read_to_string(root().join("README.md")).expect("the manual");
+        Self { text, dir, replaced }
+    }
+
+    fn here(&self, text: &str) -> String {
+        self.replaced.iter().fold(text.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
+    }
+
+    /// The one block of code with these words, in this test's places.
+    fn block(&self, words: &str) -> String {
+        let mut blocks = self.text.split("```").skip(1).step_by(2).filter(|block| block.contains(words));
+        let block = blocks.next().unwrap_or_else(|| panic!("no block with {words}"));
+        assert!(blocks.next().is_none(), "one block has {words}");
+        // The first line is the language.
+        self.here(block.split_once('\n').expect("lines").1)
+    }
+
+    /// A file that the manual tells to write; its first line says which.
+    fn write(&self, name: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        fs::write(&path, self.block(&format!("# {FOLDER}/{name}"))).expect("written");
+        path
+    }
+}
+
+#[tokio::test]
+async fn the_cluster_by_hand_and_the_first_alert() {
+    let python = or_skip!(Python::installed().await);
+    let manual = Manual::read();
+    manual.write("gateway.toml");
+    manual.write("coordinator.toml");
+    let first = manual.dir.path().join("first.py");
+    fs::write(&first, manual.block("import grpc")).expect("written");
+
+    let loadgen = env!("CARGO_BIN_EXE_loadgen");
+    let mut hand = manual.block("loadgen keys --directory");
+    assert!(hand.starts_with("cargo build --release\n"));
+    hand = hand.replace("cargo build --release\n", "");
+    for program in ["loadgen gateway", "shard", "coordinator"] {
+        let process = program.trim_start_matches("loadgen ");
+        hand = hand.replace(&format!("target/release/{program}"), &format!("'{loadgen}' --child-of=$$ {process}"));
+    }
+    hand = hand.replace("target/release/loadgen", &format!("'{loadgen}'"));
+    assert!(!hand.contains("target/release") && !hand.contains(FOLDER), "all of it is from here: {hand}");
+    let end = "kill %1 %2 %3";
+    assert!(manual.text.contains(&format!("`{end}`")));
+
+    // `set -m`: jobs, as a person's shell has them.
+    let mut script = format!("set -em\n{hand}\n'{}' '{}'\n", python.path().display(), first.display());
+    match Node::installed().await {
+        Ok(node) => script += &buf(&manual, &node),
+        Err(why) => foreign::skip(&why),
+    }
+    script += &format!("{}\n{end}\nwait\n", manual.here(STATS));
+    let told = output(Command::new("bash").args(["-c", &script]).current_dir(root()).env("CLARION_LOG", "warn")).await;
+    let (out, err) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
+    assert!(told.status.success(), "{out}\n{err}");
+
+    assert!(out.contains("SERVING") && out.contains("written 200 []"), "{out}\n{err}");
+    assert!(out.contains("STATE_RESOLVED accepted: 200"), "{out}\n{err}");
+    let stats = out.lines().rev().find(|line| line.starts_with("{\"stats\"")).expect("the emulator's count");
+    let stats: Value = serde_json::from_str(stats).expect("JSON");
+    assert!(stats["stats"]["accepted"].as_u64().is_some_and(|n| n >= 200), "{stats}");
+}
+
+/// The two calls by `buf curl`: the name that the first answers stands in the second where the manual has none.
+fn buf(manual: &Manual, node: &Node) -> String {
+    let calls = manual.block("AlertService/CancelAlert").replace("alerts/…", "'$name'");
+    let cancel = calls.rfind("buf curl").expect("two calls");
+    let (create, cancel) = calls.split_at(cancel);
+    let buf = node.binary_path("buf");
+    let home = manual.dir.path().display();
+    // It keeps a cache in the home folder.
+    format!(
+        "buf() {{ HOME='{home}' '{}' \"$@\"; }}\ncreated=$(\n{create})\n\
+         name=$(grep -o 'alerts/[A-Za-z0-9_-]*' <<<\"$created\" | head -n 1)\n{cancel}\n",
+        buf.display()
+    )
+}
+
+#[tokio::test]
+async fn the_gateways_of_the_providers_are_well_configured() {
+    let manual = Manual::read();
+    let keys =
+        output(Command::new(env!("CARGO_BIN_EXE_loadgen")).args(["keys", "--directory"]).arg(manual.dir.path())).await;
+    assert!(keys.status.success());
+    let mut text = manual.block("endpoint = \"fcm.googleapis.com:443\"");
+    // Keys of the right kinds, instead of those that only their owner has.
+    for (theirs, ours) in
+        [("AuthKey_ABC123DEFG.p8", "provider-key.p8"), ("service-account.json", "service-account.json")]
+    {
+        assert!(text.contains(theirs));
+        text = text.replace(theirs, &manual.dir.path().join(ours).display().to_string());
+    }
+    let path = manual.dir.path().join("coordinator.toml");
+    fs::write(&path, text).expect("written");
+    let args = [OsString::from("coordinator"), "--config".into(), path.into()];
+    let config = Config::load(Args::parse_from(args)).expect("the coordinator takes it");
+    assert_eq!((config.gateways.len(), config.credentials.len()), (2, 2));
+}
