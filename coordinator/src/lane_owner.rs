@@ -9,7 +9,7 @@
 //! away: the lane exists without it, nodes send once it has come, and one credential's trouble holds up no other.
 //!
 //! The parts: [`credential`] what tokens are made of, [`apns`] and [`oauth`] how, [`token`] when; [`ramp`] how much of a
-//! quota an idle lane begins with; [`health`] what nodes say of their lane ends; [`feedback`] dead tokens back into the
+//! quota an idle lane begins with; [`budget`] how many connections it has; [`health`] what nodes say of their lane ends; [`feedback`] dead tokens back into the
 //! registry, with the guard that stops it when the tokens are not to blame.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod apns;
+pub(crate) mod budget;
 mod credential;
 pub(crate) mod feedback;
 pub mod health;
@@ -36,6 +37,8 @@ mod oauth;
 pub(crate) mod ramp;
 mod token;
 
+use budget::Budget;
+pub use budget::Limits;
 pub use credential::{ApnsKey, Credential, ServiceAccount, TokenEndpoint};
 use health::{HealthBook, LaneStatus};
 use oauth::{AccessToken, ExchangeError};
@@ -56,8 +59,8 @@ pub struct Gateway {
     pub ca_pem: String,
     /// Real people are behind it.
     pub live: bool,
-    /// Of each node.
-    pub connections: u32,
+    /// Of each lane of this gateway, in the whole cluster.
+    pub connections: Limits,
     /// At once, whatever the gateway allows.
     pub streams_per_connection: u32,
     /// Then a request counts as unanswered.
@@ -128,6 +131,7 @@ struct Table {
     /// By credential: those that a lane uses.
     kept: BTreeMap<String, Kept>,
     health: HealthBook,
+    budgets: BTreeMap<LaneId, Budget>,
 }
 
 /// One credential's token.
@@ -228,6 +232,28 @@ impl LaneOwner {
         {
             kept.refresh.refused();
             self.changed.notify_one();
+        }
+    }
+
+    /// A node says how its connections of a lane are used: what the cluster has of them may change.
+    pub(crate) fn loaded(&self, node: &NodeName, load: wire::LaneLoad, board: &Board, now: Time) {
+        let standing = board.read();
+        let Some(lane) = standing.lanes.get(&LaneId(load.lane)) else { return };
+        let nodes = standing.owned.as_ref().map_or(0, |owned| owned.nodes().len());
+        let granted = lane.gateway.quota.map(|quota| {
+            let ramp = standing.ramps.get(&lane.id).copied().unwrap_or_default();
+            granted_per_second(quota, ramp.share(quota.ramp, now))
+        });
+        let (limits, streams) = (lane.gateway.connections, lane.gateway.streams_per_connection);
+        let mut table = self.table.lock();
+        let budget = table.budgets.entry(lane.id).or_insert_with(|| Budget::new(limits, streams, now));
+        budget.hear(node, load, granted, nodes, now);
+        let connections = budget.connections();
+        let before = standing.connections.get(&lane.id).copied();
+        if before != Some(connections) {
+            // Under the table's lock, so that the newest budget is the last on the board.
+            board.change(|standing| standing.connections.insert(lane.id, connections));
+            tracing::info!(lane = lane.name(), connections, before, "budget of connections");
         }
     }
 
@@ -427,6 +453,12 @@ fn free_id(key: &LaneKey, table: &Table) -> LaneId {
         id.0 = id.0.wrapping_add(1);
     }
     id
+}
+
+/// What a quota grants, of which a ramp gives a share in thousandths.
+#[allow(clippy::cast_precision_loss)] // thousandths
+fn granted_per_second(quota: Quota, share: u64) -> f64 {
+    f64::from(quota.per_minute) / 60.0 * share as f64 / ramp::SHARE_MAX as f64
 }
 
 /// For the wire.

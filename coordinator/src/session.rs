@@ -19,7 +19,7 @@ use clarion_proto::{
 
 use crate::{
     dispatch::standing::{Owned, Phase, Standing, StandingWave},
-    lane_owner::{LaneSpec, ProviderToken},
+    lane_owner::{LaneSpec, ProviderToken, budget},
     owners::NodeName,
 };
 pub(crate) use memory::NodeMemory;
@@ -55,6 +55,9 @@ struct Sent {
     ownership: Option<u64>,
     lanes: BTreeMap<LaneId, Arc<LaneSpec>>,
     tokens: BTreeMap<LaneId, Arc<ProviderToken>>,
+    /// Its part of the connections of each lane of which it has said how it uses those it has: a coordinator that has just
+    /// started knows nothing of what a busy node needs, and must not take its connections away.
+    connections: BTreeMap<LaneId, Option<u32>>,
     waves: BTreeMap<WaveId, SentWave>,
     counts: BTreeSet<u64>,
 }
@@ -81,6 +84,7 @@ enum SentWave {
 pub(crate) enum Note {
     Wave(WaveId, WaveNote),
     Lane(wire::LaneState),
+    Load(wire::LaneLoad),
     Registry(wire::RegistryState),
     Counted(wire::Counted),
     /// A defect of the node, for the log.
@@ -150,6 +154,11 @@ impl Session {
             Said::Stopped(stopped) => self.stopped(stopped),
             Said::Counted(counted) => self.notes.push_back(Note::Counted(counted)),
             Said::Refusal(refusal) => self.refused(&refusal, now),
+            Said::LaneLoad(load) => {
+                self.sent.connections.entry(LaneId(load.lane)).or_default();
+                self.notes.push_back(Note::Load(load));
+                self.send_differences(now);
+            }
             Said::LaneState(state) => self.notes.push_back(Note::Lane(state)),
             Said::RegistryState(state) => self.notes.push_back(Note::Registry(state)),
         }
@@ -213,11 +222,23 @@ impl Session {
                 self.outbox.push_back(message::provider_token(*id, token));
             }
         }
+        self.send_connections(&standing, owned);
         for wave in standing.waves.values() {
             self.send_wave(wave, owned, now);
         }
         self.end_others(&standing);
         self.send_counts(&standing, owned);
+    }
+
+    fn send_connections(&mut self, standing: &Standing, owned: &Owned) {
+        for (lane, sent) in &mut self.sent.connections {
+            let Some(budget) = standing.connections.get(lane) else { continue };
+            let part = budget::share(*budget, owned.nodes(), &self.node);
+            if part > 0 && *sent != Some(part) {
+                *sent = Some(part);
+                self.outbox.push_back(message::connections(*lane, part));
+            }
+        }
     }
 
     fn send_wave(&mut self, wave: &StandingWave, owned: &Owned, now: Time) {

@@ -206,8 +206,6 @@ pub struct FcmSpec {
     /// Messages in any 60 s: the emulator refuses more, and the coordinator is told. Absent: the emulator grants what
     /// nobody can use, and the coordinator knows of no quota.
     pub quota_per_minute: Option<u32>,
-    /// Connections of the lane, of 100 streams each; absent: the coordinator's default.
-    pub connections: Option<u32>,
     /// The shortest pause of the lane after a 503 that names none, milliseconds; absent: the coordinator's default.
     pub backoff_min_ms: Option<u32>,
 }

@@ -10,6 +10,7 @@ pub mod audience;
 pub mod device;
 pub mod error;
 pub mod ids;
+pub mod latency;
 pub mod message;
 pub mod outcome;
 pub mod region;

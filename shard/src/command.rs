@@ -9,6 +9,7 @@ use bytes::Bytes;
 use clarion_proto::{
     device::Record,
     ids::{AppName, DeviceId, Epoch, LaneId, LogId, PartitionId, Position, UnixMillis, WaveId},
+    latency::Latencies,
     outcome::Outcome,
     time::Time,
 };
@@ -73,6 +74,15 @@ pub enum Command {
         /// This core's part; `None`: the lane has no quota.
         rate: Option<Rate>,
     },
+    /// This core's part of the lane's connections, until another one comes.
+    Connections {
+        /// Which lane.
+        lane: LaneId,
+        /// How many; those that are too many leave in order.
+        connections: usize,
+        /// Of a core that has none: through whose it sends.
+        host: Option<usize>,
+    },
     /// Write nothing more of this wave; answer with [`Event::Stopped`].
     Cancel {
         /// Which wave.
@@ -135,7 +145,7 @@ pub struct LaneSpec {
     pub roots: Arc<rustls::RootCertStore>,
     /// Real people behind it.
     pub live: bool,
-    /// At least 1.
+    /// To begin with; see [`Command::Connections`].
     pub connections: usize,
     /// At least 1.
     pub streams_per_connection: usize,
@@ -303,6 +313,13 @@ pub enum Event {
         /// The gateway's words; never a token.
         detail: String,
     },
+    /// How the connections of a lane are used, every 100 ms while it has work.
+    LaneLoad {
+        /// Which.
+        lane: LaneId,
+        /// How.
+        load: Box<LaneLoad>,
+    },
     /// What this core holds, after it changed; at most every 100 ms.
     Held(HeldStats),
 }
@@ -320,6 +337,29 @@ pub enum LaneHealth {
     Campaign,
     /// The gateway asks for less.
     Throttled,
+}
+
+/// How one core's connections of a lane are used.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LaneLoad {
+    /// Somebody is to be pushed to.
+    pub busy: bool,
+    /// Share of the time in which more connections would have been of use.
+    pub starved: f64,
+    /// That stand and take as many requests as the gateway allows.
+    pub connections: u64,
+    /// Streams of those together, as the gateway announced them.
+    pub streams: u64,
+    /// Windows of those together, as the gateway opens them.
+    pub window_bytes: u64,
+    /// Most requests that were out at once.
+    pub requests_out_max: u64,
+    /// Of so many of the last requests
+    pub bodies: u64,
+    /// the sizes together.
+    pub body_bytes: u64,
+    /// Samples of the last seconds.
+    pub latencies: Latencies,
 }
 
 /// What a core holds.

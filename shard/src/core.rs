@@ -2,8 +2,9 @@
 //!
 //! A core owns partitions, the waves over them, and its end of each lane with its connections. A driver (a thread with
 //! sockets, or a simulator) calls, again and again and in this order: [`Core::command`] for what the control plane
-//! says, [`Core::receive`] for what sockets brought, [`Core::turn`], [`Core::transmit`] and [`Core::written`] for each
-//! connection, [`Core::poll_io`] and [`Core::poll_event`]; then it waits for the earliest of sockets, commands and
+//! says, [`Core::receive`] for what sockets brought, [`Core::letter`] for what other cores say, [`Core::turn`],
+//! [`Core::transmit`] and [`Core::written`] for each connection, [`Core::poll_io`], [`Core::poll_event`] and
+//! [`Core::poll_letter`]; then it waits for the earliest of sockets, commands and
 //! [`Core::deadline`].
 //!
 //! **Everything is pulled.** A device leaves its page only when a connection can take it now and its socket has taken
@@ -13,7 +14,8 @@
 //! ```text
 //! memory that a wave needs = handed bits + open pushes + counts
 //! open pushes <= streams of all connections (in flight) + 65,536 / cores (retry lines) + in flight when those filled
-//! encoded     <= one flush (32 KiB) for each connection
+//!                + 256 for each lane whose connections are another core's (runs that wait there, see `letter`)
+//! encoded     <= one flush (32 KiB) for each connection, and one more where other cores are guests
 //! ```
 
 pub(crate) mod answer;
@@ -21,11 +23,14 @@ pub(crate) mod audience;
 pub(crate) mod commands;
 pub(crate) mod count;
 pub(crate) mod events;
+pub(crate) mod guest;
+pub(crate) mod letter;
 pub(crate) mod link;
 pub(crate) mod links;
 pub(crate) mod open;
 pub(crate) mod outlet;
 pub(crate) mod pull;
+pub(crate) mod remote;
 pub(crate) mod run;
 pub(crate) mod store;
 pub(crate) mod tally;
@@ -46,6 +51,8 @@ use rand_pcg::Pcg64Mcg;
 
 use crate::{command::LaneSpec, lane::LaneEnd};
 use count::CountRun;
+use guest::Guests;
+pub use letter::Letter;
 pub use link::ConnectionId;
 pub use links::Disconnect;
 use links::LinkSlot;
@@ -106,6 +113,10 @@ pub struct Core {
     first_lane: usize,
     links: Vec<LinkSlot>,
     opens: Opens,
+    /// Cores whose runs go through connections of this one.
+    guests: Guests,
+    /// To other cores.
+    letters: VecDeque<(usize, Letter)>,
     /// Tickets of one connection on their way from it to [`Core::accepted`]; empty between two calls.
     accepted: Vec<u64>,
     templates: TemplateIds,
@@ -130,6 +141,10 @@ pub(crate) struct LaneSlot {
     pub(crate) end: LaneEnd,
     /// Its connections, by slot.
     pub(crate) links: Vec<u32>,
+    /// Whose connections it uses if it has none.
+    host: Option<usize>,
+    /// Requests for which its connections are to have room: promised to guests.
+    reserved: usize,
     next_link: usize,
     /// (wave slot, outlet of the wave) that pull through it.
     outlets: Vec<(u16, u16)>,
@@ -149,6 +164,8 @@ impl Core {
             first_lane: 0,
             links: Vec::new(),
             opens: Opens::default(),
+            guests: Guests::default(),
+            letters: VecDeque::new(),
             accepted: Vec::new(),
             templates: TemplateIds::default(),
             counts: VecDeque::new(),
@@ -166,22 +183,41 @@ impl Core {
     /// Does all that can be done now, within bounds. True: there is more; do not wait for anything before the next turn.
     pub fn turn(&mut self, now: Time) -> bool {
         self.now = now;
+        self.lanes.iter_mut().for_each(|slot| slot.end.meter.woke(now));
         self.tend_links(now);
         let mut more = self.apply();
         let mut steps = Steps(STEPS_PER_TURN);
         self.expire_waves(now, &mut steps);
-        if self.shutdown.is_none() {
-            let lanes = self.lanes.len();
-            self.first_lane = (self.first_lane + 1) % lanes.max(1);
-            for n in 0..lanes {
-                more |= self.pull((self.first_lane + n) % lanes, now, &mut steps);
+        let lanes = self.lanes.len();
+        self.first_lane = (self.first_lane + 1) % lanes.max(1);
+        let first = self.first_lane;
+        for lane in (0..lanes).map(|n| (first + n) % lanes) {
+            more |= self.host(lane, now);
+            if self.shutdown.is_none() {
+                more |= self.pull(lane, now, &mut steps);
             }
         }
         self.drop_useless(now);
         more |= self.count(&mut steps);
         more |= steps.0 == 0;
         self.more = more;
+        self.hand_over(now);
+        self.answer_guests();
+        self.rest_lanes(now);
         more
+    }
+
+    /// What each lane waits for until the next turn.
+    fn rest_lanes(&mut self, now: Time) {
+        for lane in 0..self.lanes.len() {
+            let slot = &self.lanes[lane];
+            let busy = self.lane_has_work(slot);
+            let mut spent =
+                slot.links.iter().filter_map(|l| self.links[*l as usize].link.as_ref()?.is_spent()).peekable();
+            let starved = busy && !self.more && spent.peek().is_some() && spent.all(|spent| spent);
+            let end = &mut self.lanes[lane].end;
+            end.meter.rests(busy, starved, end.out(), now);
+        }
     }
 
     /// When [`Core::turn`] or [`Core::poll_event`] has something to do, if nothing else happens before.
@@ -196,13 +232,15 @@ impl Core {
         let lanes = (0..self.lanes.len()).flat_map(|lane| self.lane_deadlines(lane)).filter(later);
         // A report that is due waits for room in the control plane, which wakes nobody: look again in a while.
         let reports = self.report_deadline().map(|at| at.max(self.now + Duration::from_millis(1)));
-        links.chain(waves).chain(lanes).chain(reports).chain(self.shutdown).min()
+        links.chain(waves).chain(lanes).chain(reports).chain(self.guests.deadline()).chain(self.shutdown).min()
     }
 
     /// Whether [`crate::command::Command::Shutdown`] has been carried out.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        self.shutdown.is_some_and(|by| self.now >= by || self.links.iter().all(|slot| slot.link.is_none()))
+        let idle =
+            || self.links.iter().all(|slot| slot.link.is_none()) && self.guests.is_empty() && self.letters.is_empty();
+        self.shutdown.is_some_and(|by| self.now >= by || idle())
     }
 
     /// Whether [`crate::command::Command::Apply`] may be given.

@@ -6,6 +6,8 @@
 //!
 //! A thread that panics takes the process with it: half a node that goes on sending is worse than none.
 
+mod addresses;
+mod mail;
 mod resolve;
 mod socket;
 mod thread;
@@ -21,6 +23,10 @@ use crate::{
     command::{Command, Event},
     core::{Core, CoreConfig},
 };
+use addresses::Addresses;
+use mail::Mail;
+use resolve::Resolver;
+pub use resolve::{Names, System};
 use thread::{CoreThread, WAKE};
 
 /// Commands waiting for one core, batches of the feed aside.
@@ -125,17 +131,46 @@ impl CommandSender {
 /// # Errors
 /// The system has no more file descriptors or threads.
 pub fn spawn(cores: usize, clock: Clock) -> io::Result<Vec<CoreHandle>> {
-    (0..cores).map(|n| spawn_core(n, cores, clock)).collect()
+    spawn_with(cores, clock, Arc::new(System))
 }
 
-fn spawn_core(n: usize, cores: usize, clock: Clock) -> io::Result<CoreHandle> {
-    let poll = Poll::new()?;
-    let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+/// As [`spawn`], with another idea of what names stand for.
+///
+/// # Errors
+/// As [`spawn`].
+pub fn spawn_with(cores: usize, clock: Clock, names: Arc<dyn Names>) -> io::Result<Vec<CoreHandle>> {
+    let mut polls = Vec::with_capacity(cores);
+    for _ in 0..cores {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        polls.push((poll, waker));
+    }
+    let mail = mail::between(polls.iter().map(|(_, waker)| Arc::clone(waker)));
+    let cores_of = polls.into_iter().zip(mail).enumerate();
+    cores_of.map(|(n, ((poll, waker), mail))| spawn_core(n, cores, clock, (poll, waker), mail, names.clone())).collect()
+}
+
+fn spawn_core(
+    n: usize,
+    cores: usize,
+    clock: Clock,
+    (poll, waker): (Poll, Arc<Waker>),
+    mail: Mail,
+    names: Arc<dyn Names>,
+) -> io::Result<CoreHandle> {
     let (control, control_queue) = mpsc::channel(COMMANDS_MAX);
     let (feed, feed_queue) = mpsc::channel(BATCHES_MAX);
     let (event_queue, events) = mpsc::channel(EVENTS_MAX);
     let core = Core::new(CoreConfig { single: cores == 1, cores, seed: seed() });
-    let thread = CoreThread::new(core, clock, poll, Arc::clone(&waker), control_queue, feed_queue, event_queue);
+    let thread = CoreThread::new(
+        core,
+        clock,
+        poll,
+        (Resolver::new(names, Arc::clone(&waker)), Addresses::new(n)),
+        mail,
+        (control_queue, feed_queue),
+        event_queue,
+    );
     let join = std::thread::Builder::new().name(format!("core-{n}")).spawn(move || {
         if panic::catch_unwind(panic::AssertUnwindSafe(|| thread.run())).is_err() {
             // The panic's message has been printed; nothing that this process holds can be trusted now.

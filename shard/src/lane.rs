@@ -18,6 +18,7 @@ mod field;
 pub mod apns;
 pub mod fcm;
 pub mod answer;
+pub mod load;
 pub mod pool;
 pub mod pace;
 pub mod retry;
@@ -29,6 +30,7 @@ use clarion_proto::time::Time;
 use rand::Rng;
 
 use crate::command::{Authorization, LaneHealth, LaneSpec, Platform, Rate};
+use load::Meter;
 use pool::Pool;
 use retry::Backoff;
 use slice::Slice;
@@ -45,6 +47,10 @@ pub struct LaneEnd {
     pub spec: Arc<LaneSpec>,
     /// When connections may be opened.
     pub pool: Pool,
+    /// How they are used.
+    pub meter: Meter,
+    /// How many it should have.
+    connections: usize,
     authorization: Option<Authorization>,
     /// Counts the provider tokens, so that a refusal of a former one is not held against the present one.
     credential: u32,
@@ -77,6 +83,8 @@ impl LaneEnd {
     pub fn new(spec: Arc<LaneSpec>) -> Self {
         Self {
             pool: Pool::new(connect_backoff(&spec), spec.connections),
+            meter: Meter::default(),
+            connections: spec.connections,
             spec,
             authorization: None,
             credential: 0,
@@ -103,11 +111,23 @@ impl LaneEnd {
         let moved = self.spec.endpoint != spec.endpoint
             || self.spec.server_name != spec.server_name
             || self.spec.roots.roots != spec.roots.roots;
-        if moved || self.spec.connections != spec.connections {
-            self.pool = Pool::new(connect_backoff(&spec), spec.connections);
+        if moved {
+            self.pool = Pool::new(connect_backoff(&spec), self.connections);
         }
         self.spec = spec;
         moved
+    }
+
+    /// Another part of the lane's budget.
+    pub fn set_connections(&mut self, connections: usize) {
+        self.connections = connections;
+        self.pool.resize(connections);
+    }
+
+    /// How many connections it should have.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections
     }
 
     /// A new provider token: whatever was held against the former one is forgotten. True: another key than that of the
@@ -138,8 +158,19 @@ impl LaneEnd {
 
     /// How many requests may go now: credential, pause and slice allow it.
     pub fn room(&mut self, now: Time) -> usize {
-        let open = self.authorization.is_some() && !self.credential_refused;
-        if !open || now < self.silent_until() { 0 } else { self.slice.room(now) }
+        if self.is_open(now) { self.slice.room(now) } else { 0 }
+    }
+
+    /// Whether credential and pause allow requests.
+    #[must_use]
+    pub fn is_open(&self, now: Time) -> bool {
+        self.may_connect() && now >= self.silent_until()
+    }
+
+    /// Nothing may be written later under the present slice.
+    #[must_use]
+    pub fn leased_until(&self) -> Time {
+        self.slice.until()
     }
 
     /// So many requests go out.
@@ -216,6 +247,7 @@ impl LaneEnd {
 
     /// The gateway answered something that says nothing of its load.
     pub fn heard(&mut self, now: Time) {
+        self.meter.heard();
         self.last_answer = now;
         self.silent = false;
     }
@@ -297,6 +329,7 @@ impl LaneEnd {
 
     /// Forgets what was told, so that it is told again.
     pub fn tell_again(&mut self) {
+        self.meter.tell_again();
         self.told = None;
     }
 

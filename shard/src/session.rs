@@ -191,6 +191,7 @@ impl Control {
                 info!(%lane, core, ?health, detail, "lane");
                 self.lanes.hear(core, lane, health, detail);
             }
+            Event::LaneLoad { lane, load } => self.lanes.load(core, lane, *load),
             Event::Held(stats) => self.registry.hold(core, stats),
         }
     }
@@ -249,7 +250,7 @@ impl Control {
             return Some(Time::default());
         }
         let ask = self.asks(now).then(|| self.leases.due());
-        [ask, self.waves.report_due(), self.registry.due()].into_iter().flatten().min()
+        [ask, self.waves.report_due(), self.lanes.load_due(), self.registry.due()].into_iter().flatten().min()
     }
 
     /// The most urgent message that is due.
@@ -263,6 +264,9 @@ impl Control {
             }
             if let Some(report) = self.waves.take_report(now) {
                 return Some(Wire::Report(report));
+            }
+            if let Some(load) = self.lanes.take_load(now) {
+                return Some(Wire::LaneLoad(load));
             }
             self.registry.due().filter(|due| *due <= now)?;
             Some(Wire::RegistryState(self.registry.take(self.ownership.as_ref(), (self.rss_bytes)(), now)))

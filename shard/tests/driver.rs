@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -26,8 +27,19 @@ use wave_support::{BODY, Gateway, PATIENCE, WAVE, certificate, next, prepare, sh
 const CORES: usize = 2;
 const DEVICES: u32 = 4_000;
 
-/// What the server saw: connection number and token.
-type Seen = mpsc::Receiver<(usize, String)>;
+/// What the server saw of one request.
+#[derive(Debug)]
+struct Seen {
+    /// Its number, and where it came in.
+    connection: (usize, SocketAddr),
+    /// Counts the requests of a connection as they came.
+    order: usize,
+    path: String,
+}
+
+async fn seen_next(seen: &mut mpsc::Receiver<Seen>) -> Seen {
+    timeout(PATIENCE, seen.recv()).await.expect("a push").expect("the server lives")
+}
 
 #[tokio::test]
 async fn a_wave_reaches_an_independent_server_over_tls_once() {
@@ -42,7 +54,9 @@ async fn a_wave_reaches_an_independent_server_over_tls_once() {
 
     shut_down(cores).await;
     let (mut tokens, mut connections) = (BTreeSet::new(), BTreeSet::new());
-    while let Some((connection, token)) = timeout(PATIENCE, seen.recv()).await.expect("the server ends") {
+    while let Some(Seen { connection, path: token, .. }) =
+        timeout(PATIENCE, seen.recv()).await.expect("the server ends")
+    {
         assert!(tokens.insert(token), "twice");
         connections.insert(connection);
         if tokens.len() == DEVICES as usize {
@@ -87,6 +101,65 @@ async fn a_cancel_is_confirmed_with_the_time_of_the_last_write() {
 }
 
 #[tokio::test]
+async fn two_cores_push_through_one_connection_once_and_nearest_first() {
+    let (mut gateway, mut seen) = gateway().await;
+    (gateway.connections, gateway.hosts) = (1, 1);
+    let mut cores = driver::spawn(CORES, Clock::start()).expect("threads");
+    prepare(&cores, &gateway, DEVICES, None).await;
+    let total = wave_support::complete(&mut cores).await;
+    assert_eq!(total.outcomes[Outcome::Accepted as usize], u64::from(DEVICES));
+    shut_down(cores).await;
+    let (mut tokens, mut connections) = (BTreeSet::new(), BTreeSet::new());
+    let mut bands = vec![Vec::new(); CORES];
+    let band_of = wave_support::band_of();
+    for _ in 0..DEVICES {
+        let Seen { connection, order, path } = seen_next(&mut seen).await;
+        let token = path.strip_prefix("/3/device/").expect("path");
+        let device = u32::from_str_radix(&token[..8], 16).expect("a number");
+        bands[wave_support::core_of(device, CORES)].push((order, band_of(device)));
+        assert!(tokens.insert(path), "pushed twice");
+        connections.insert(connection);
+    }
+    assert_eq!((tokens.len(), connections.len()), (DEVICES as usize, 1));
+    for bands in &mut bands {
+        assert!(bands.len() > DEVICES as usize / 4, "each core has its part");
+        bands.sort_unstable();
+        assert!(bands.iter().map(|(_, band)| band).is_sorted(), "each core nearest first");
+    }
+}
+
+#[tokio::test]
+async fn connections_go_to_all_addresses_of_a_name_and_pass_over_those_that_fail() {
+    /// A name with three addresses of this machine, in another order each time.
+    struct Three(std::sync::atomic::AtomicUsize);
+    impl driver::Names for Three {
+        fn resolve(&self, endpoint: &str) -> std::io::Result<Vec<SocketAddr>> {
+            let port = endpoint.rsplit_once(':').expect("a port").1.parse().expect("a number");
+            let mut all: Vec<_> = [1, 2, 3].map(|n| ([127, 0, 0, n], port).into()).to_vec();
+            all.rotate_left(self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 3);
+            Ok(all)
+        }
+    }
+    // Nobody listens at the third.
+    let (mut gateway, mut seen) = gateway_at(&[1, 2]).await;
+    (gateway.connections, gateway.hosts) = (8, 1);
+    let names = Arc::new(Three(Default::default()));
+    let mut cores = driver::spawn_with(1, Clock::start(), names).expect("a thread");
+    prepare(&cores, &gateway, DEVICES, Some(Rate { per_second: 8_000.0, burst: 100.0 })).await;
+    let total = wave_support::complete(&mut cores).await;
+    assert_eq!(total.outcomes[Outcome::Accepted as usize], u64::from(DEVICES));
+    shut_down(cores).await;
+    let mut connections: BTreeMap<SocketAddr, BTreeSet<usize>> = BTreeMap::new();
+    for _ in 0..DEVICES {
+        let Seen { connection, .. } = seen_next(&mut seen).await;
+        connections.entry(connection.1).or_default().insert(connection.0);
+    }
+    let counts: Vec<_> = connections.values().map(BTreeSet::len).collect();
+    assert!(counts.len() == 2 && counts.iter().sum::<usize>() <= 8, "{counts:?}");
+    assert!(counts[0].abs_diff(counts[1]) <= 2, "{counts:?}");
+}
+
+#[tokio::test]
 async fn a_certificate_of_somebody_else_is_refused() {
     let (mut gateway, _seen) = gateway().await;
     gateway.roots = Arc::new(RootCertStore::empty());
@@ -101,7 +174,12 @@ async fn a_certificate_of_somebody_else_is_refused() {
     shut_down(cores).await;
 }
 
-async fn gateway() -> (Gateway, Seen) {
+async fn gateway() -> (Gateway, mpsc::Receiver<Seen>) {
+    gateway_at(&[1]).await
+}
+
+/// One server at some addresses of this machine, all at the same port.
+async fn gateway_at(hosts: &[u8]) -> (Gateway, mpsc::Receiver<Seen>) {
     let (made, roots) = certificate();
     let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -112,19 +190,25 @@ async fn gateway() -> (Gateway, Seen) {
         .expect("a key");
     config.alpn_protocols = vec![b"h2".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("bound");
     let (saw, seen) = mpsc::channel(2 * DEVICES as usize);
-    tokio::spawn(async move {
-        for connection in 0.. {
-            let Ok((stream, _)) = listener.accept().await else { return };
-            tokio::spawn(serve(acceptor.clone(), stream, connection, saw.clone()));
-        }
-    });
-    (Gateway { address, roots, connections: 2 }, seen)
+    let mut port = 0;
+    for host in hosts {
+        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, *host], port))).await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        port = address.port();
+        let (acceptor, saw) = (acceptor.clone(), saw.clone());
+        tokio::spawn(async move {
+            for connection in 0.. {
+                let Ok((stream, _)) = listener.accept().await else { return };
+                tokio::spawn(serve(acceptor.clone(), stream, (connection, address), saw.clone()));
+            }
+        });
+    }
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    (Gateway { address, roots, connections: 2, hosts: usize::MAX }, seen)
 }
 
-async fn serve(acceptor: TlsAcceptor, stream: TcpStream, connection: usize, saw: mpsc::Sender<(usize, String)>) {
+async fn serve(acceptor: TlsAcceptor, stream: TcpStream, connection: (usize, SocketAddr), saw: mpsc::Sender<Seen>) {
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let mut h2 = h2::server::Builder::new()
         .max_concurrent_streams(200)
@@ -133,7 +217,9 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, connection: usize, saw:
         .handshake::<_, Bytes>(stream)
         .await
         .expect("HTTP/2");
+    let mut order = 0;
     while let Some(Ok((request, mut respond))) = h2.accept().await {
+        order += 1;
         let path = request.uri().path().to_owned();
         assert_eq!(request.method(), "POST");
         assert_eq!(request.headers()["authorization"], "bearer token");
@@ -149,7 +235,7 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, connection: usize, saw:
             assert_eq!(length, BODY.len());
             let response = http::Response::builder().status(200).header("apns-id", "1").body(()).expect("a response");
             if respond.send_response(response, true).is_ok() {
-                let _ = saw.send((connection, path)).await;
+                let _ = saw.send(Seen { connection, order, path }).await;
             }
         });
     }

@@ -27,7 +27,7 @@ async fn wave_through(kind: Kind, devices: u32, connections: usize) -> Option<Ve
     fs::write(dir.path().join("cert.pem"), made.cert.pem()).expect("written");
     fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).expect("written");
     let server = Foreign::start(kind, dir.path())?;
-    let gateway = Gateway { address: server.address, roots, connections };
+    let gateway = Gateway { address: server.address, roots, connections, hosts: usize::MAX };
     let clock = Clock::start();
     let mut cores = driver::spawn(1, clock).expect("a thread");
     prepare(&cores, &gateway, devices, None).await;

@@ -40,7 +40,7 @@ async fn whatever_one_connection_does_the_wave_goes_on() {
         log.lines.lock().clear();
         let (made, roots) = certificate();
         let served = serve_all(&made, vec![attack.dialect]);
-        let gateway = wave_support::Gateway { address: served.address(), roots, connections: 2 };
+        let gateway = wave_support::Gateway { address: served.address(), roots, connections: 2, hosts: usize::MAX };
         let mut cores = driver::spawn(1, Clock::start()).expect("a thread");
         prepare(&cores, &gateway, DEVICES, None).await;
         let total = complete_through(&mut cores, |_| {}).await;
@@ -152,7 +152,7 @@ async fn a_handshake_that_is_nonsense_costs_no_more_than_its_connection(log: &Lo
         let (made, roots) = certificate();
         let nonsense: Dialect = Box::new(|_| unreachable!("TLS never stands"));
         let served = gateway_support::serve_after(&made, pieces, vec![nonsense]);
-        let gateway = wave_support::Gateway { address: served.address(), roots, connections: 2 };
+        let gateway = wave_support::Gateway { address: served.address(), roots, connections: 2, hosts: usize::MAX };
         let mut cores = driver::spawn(1, Clock::start()).expect("a thread");
         prepare(&cores, &gateway, DEVICES, None).await;
         let total = complete_through(&mut cores, |_| {}).await;

@@ -87,7 +87,10 @@ fn a_flag_beats_the_file() {
 fn lanes_are_read_and_keys_are_never_shown() {
     let config = load(&lane("test")).expect("valid");
     let gateway = config.gateway("apns").expect("there");
-    assert_eq!((gateway.gateway.connections, gateway.gateway.live), (4, false));
+    assert_eq!(
+        ((gateway.gateway.connections.floor, gateway.gateway.connections.ceiling), gateway.gateway.live),
+        ((2, 32), false)
+    );
     assert_eq!(gateway.lane_kind, LaneKind::Test);
     let Some(Credential::Apns(key)) = config.credential("team") else { panic!("{config:?}") };
     assert_eq!(key.key_id, "KEY1234567");
@@ -103,7 +106,7 @@ fn a_platform_has_its_own_defaults() {
         config.gateway("apns").expect("there").gateway.clone()
     };
     let fcm = gateway("");
-    assert_eq!((fcm.platform, fcm.connections, fcm.streams_per_connection), (Platform::Fcm, 10, 100));
+    assert_eq!((fcm.platform, fcm.connections.ceiling, fcm.streams_per_connection), (Platform::Fcm, 64, 100));
     let seconds = [fcm.backoff_min, fcm.backoff_max, fcm.request_deadline].map(|d| d.as_secs());
     assert_eq!((seconds, fcm.quota), ([10, 60, 10], None));
     let limited = gateway("quota_per_minute = 600000\nramp_ms = 60000").quota;

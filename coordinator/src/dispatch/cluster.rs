@@ -109,6 +109,7 @@ impl Cluster {
                 }
             }
             Note::Lane(state) => self.lanes.health_changed(node, &state),
+            Note::Load(load) => self.lanes.loaded(node, load, &self.board, self.clock.now()),
             Note::Registry(state) => self.roster.registry(node, &state),
             Note::Counted(counted) => {
                 let answers = self.answers.lock().get(&counted.id).cloned();

@@ -15,7 +15,7 @@ use super::{
     standing::{Owned, Phase, Standing, StandingWave},
 };
 use crate::{
-    lane_owner::{Gateway, LaneSpec, ProviderToken, Quota},
+    lane_owner::{Gateway, LaneSpec, Limits, ProviderToken, Quota},
     owners::{NodeName, Ownership},
     plan::Band,
 };
@@ -75,7 +75,7 @@ pub(crate) fn gateway(quota: Option<Quota>) -> Gateway {
         server_name: "localhost".to_owned(),
         ca_pem: String::new(),
         live: false,
-        connections: 4,
+        connections: Limits { floor: 2, ceiling: 32 },
         streams_per_connection: 1_000,
         request_deadline: Duration::from_secs(10),
         connect_deadline: Duration::from_secs(5),

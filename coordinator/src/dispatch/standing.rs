@@ -28,6 +28,8 @@ pub(crate) struct Standing {
     pub(crate) tokens: BTreeMap<LaneId, Arc<ProviderToken>>,
     /// How warm the lanes with a ramp are; one that is not here is cold.
     pub(crate) ramps: BTreeMap<LaneId, Ramp>,
+    /// Budgets of connections, in the cluster; a lane that is not here has none yet, and its nodes hold one each.
+    pub(crate) connections: BTreeMap<LaneId, u32>,
     /// A wave that is no longer here has ended: nodes that had it are told so.
     pub(crate) waves: BTreeMap<WaveId, Arc<StandingWave>>,
     /// Questions under way.

@@ -47,7 +47,6 @@ pub(super) fn lane(lane: &LaneSpec) -> SessionRequest {
         ca_pem: gateway.ca_pem.clone(),
         live: gateway.live,
         limits: Some(wire::LaneLimits {
-            connections: gateway.connections,
             streams_per_connection: gateway.streams_per_connection,
             request_deadline_ms: millis(gateway.request_deadline),
             connect_deadline_ms: millis(gateway.connect_deadline),
@@ -61,6 +60,10 @@ pub(super) fn lane(lane: &LaneSpec) -> SessionRequest {
 pub(super) fn provider_token(lane: LaneId, token: &ProviderToken) -> SessionRequest {
     let authorization = token.authorization.expose_secret().to_owned();
     request(Message::ProviderToken(wire::ProviderToken { lane: lane.0, authorization, signer: token.signer }))
+}
+
+pub(super) fn connections(lane: LaneId, connections: u32) -> SessionRequest {
+    request(Message::Connections(wire::Connections { lane: lane.0, connections }))
 }
 
 /// The whole wave, with what former processes of the node have done of it.

@@ -25,6 +25,7 @@ fn kind(message: &Message) -> &'static str {
         Message::Cancel(_) => "cancel",
         Message::End(_) => "end",
         Message::Count(_) => "count",
+        Message::Connections(_) => "connections",
     }
 }
 
@@ -365,4 +366,28 @@ fn a_node_that_asks_and_does_not_read_loses_its_session() {
     let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Running));
     let ended = (0..OUTBOX_MAX as u64).find(|nonce| session.receive(ask(*nonce), seconds(3)).is_err());
     assert!(ended.is_some_and(|at| at < OUTBOX_MAX as u64 / 2 + 1), "two answers for each request: {ended:?}");
+}
+
+#[test]
+fn a_node_is_told_its_part_of_a_budget_once_it_has_said_how_it_uses_what_it_has() {
+    let mut standing = standing(None);
+    let lane = *standing.lanes.keys().next().expect("a lane");
+    standing.connections.insert(lane, 7);
+    let mut session = open(BootId([1; 16]), NodeMemory::default(), &Arc::new(standing.clone()));
+    let told = |session: &mut Session| -> Vec<u32> {
+        let connections = |m: SessionRequest| match m.message {
+            Some(Message::Connections(c)) => Some(c.connections),
+            _ => None,
+        };
+        std::iter::from_fn(|| session.poll_message()).filter_map(connections).collect()
+    };
+    assert!(told(&mut session).is_empty(), "what it has may be what it needs");
+    let load = wire::LaneLoad { lane: lane.0, connections: 3, ..wire::LaneLoad::default() };
+    session.receive(session_response::Message::LaneLoad(load.clone()), seconds(3)).expect("reads");
+    assert!(matches!(session.poll_note(), Some(Note::Load(said)) if said == load));
+    assert_eq!(told(&mut session), [4], "of two nodes with as many partitions the first");
+    standing.connections.insert(lane, 6);
+    session.update(Arc::new(standing.clone()), seconds(3));
+    session.update(Arc::new(standing), seconds(3));
+    assert_eq!(told(&mut session), [3]);
 }

@@ -73,7 +73,6 @@ impl Scenario {
         }
         let fcm = self.gateway.fcm;
         within("gateway.fcm.quota_per_minute", fcm.quota_per_minute.unwrap_or(1), 1, FCM_QUOTA_MAX)?;
-        within("gateway.fcm.connections", fcm.connections.unwrap_or(1), 1, 1_024)?;
         if let Some(cancel) = self.cancel {
             share("cancel.at_share", cancel.at_share)?;
         }

@@ -6,6 +6,7 @@ use clarion_proto::{ids::UnixMillis, outcome::Outcome, time::Time};
 
 use super::{
     Core,
+    guest::ticket_of_guest,
     open::Open,
     run::{Phase, given_up},
     trial::{Invalid, Trial},
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     command::{DeadToken, Platform},
     lane::{
-        connection::{CloseReason, ConnectionEvent, ErrorCode},
+        connection::{CloseReason, ConnectionEvent, ErrorCode, PushError},
         pool,
     },
     outcome::{Answer, Verdict, classify},
@@ -24,7 +25,7 @@ const IDLED: Duration = Duration::from_mins(1);
 
 /// When a device has its next try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Later {
+pub(super) enum Later {
     AtOnce,
     /// After so long, or the pause that its tries call for, whichever is longer.
     After(Duration),
@@ -37,12 +38,19 @@ impl Core {
         if let Some(connection) = self.connection(link) {
             connection.take_accepted(&mut accepted);
         }
+        if !self.guests.is_empty() {
+            self.hand_back_accepted(link, &mut accepted, now);
+        }
         if !accepted.is_empty() {
             self.accepted(link, &accepted, now);
             accepted.clear();
         }
         self.accepted = accepted;
         while let Some(event) = self.connection(link).and_then(|c| c.poll()) {
+            if let Some(ticket) = ticket_of_guest(&event) {
+                self.hand_back(link, ticket, event, now);
+                continue;
+            }
             match event {
                 ConnectionEvent::Answer { ticket, answer } => self.answered(link, ticket, &answer, now),
                 ConnectionEvent::Unanswered { ticket } => self.unanswered(link, ticket, now),
@@ -79,12 +87,15 @@ impl Core {
     }
 
     /// The gateway took these: the hot path. What one acceptance means for the lane, many mean at once.
-    fn accepted(&mut self, link: u32, tickets: &[u64], now: Time) {
+    pub(super) fn accepted(&mut self, link: u32, tickets: &[u64], now: Time) {
         let Self { links, lanes, opens, waves, .. } = self;
         let Some(l) = links[link as usize].link.as_mut() else { return };
         let before = l.answers;
         l.answers = before.saturating_add(u32::try_from(tickets.len()).unwrap_or(u32::MAX));
         let end = &mut lanes[l.lane].end;
+        if let Some(took) = l.probe.among(tickets, now) {
+            end.meter.answered(took, now);
+        }
         end.settled(tickets.len(), now);
         end.answered(tickets.len(), now);
         if before < pool::ANSWERS_FOR_AN_ATTEMPT && l.answers >= pool::ANSWERS_FOR_AN_ATTEMPT {
@@ -103,11 +114,14 @@ impl Core {
     }
 
     /// Another answer than that it was accepted.
-    fn answered(&mut self, link: u32, ticket: u64, answer: &Answer, now: Time) {
+    pub(super) fn answered(&mut self, link: u32, ticket: u64, answer: &Answer, now: Time) {
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
         l.answers = l.answers.saturating_add(1);
         let at = l.lane;
         let lane = &mut self.lanes[at].end;
+        if let Some(took) = l.probe.answered(ticket, now) {
+            lane.meter.answered(took, now);
+        }
         lane.settled(1, now);
         let Some(slot) = self.opens.find(ticket) else { return };
         if l.answers == pool::ANSWERS_FOR_AN_ATTEMPT {
@@ -204,7 +218,7 @@ impl Core {
     }
 
     /// Sent, and nothing came back: it may have been delivered all the same.
-    fn unanswered(&mut self, link: u32, ticket: u64, now: Time) {
+    pub(super) fn unanswered(&mut self, link: u32, ticket: u64, now: Time) {
         if let Some(l) = &self.links[link as usize].link {
             self.lanes[l.lane].end.settled(1, now);
             self.lanes[l.lane].end.unanswered(now, &mut self.rng);
@@ -218,7 +232,7 @@ impl Core {
     }
 
     /// The gateway has not looked at it: it may go again at once, elsewhere.
-    fn unprocessed(&mut self, link: u32, ticket: u64, now: Time) {
+    pub(super) fn unprocessed(&mut self, link: u32, ticket: u64, now: Time) {
         if let Some(l) = &self.links[link as usize].link {
             self.lanes[l.lane].end.settled(1, now);
         }
@@ -234,7 +248,7 @@ impl Core {
     }
 
     /// Into the line: at once, or after a pause that grows with each try. A wave that has stopped gives up instead.
-    fn put_off(&mut self, slot: u32, now: Time, later: Later) {
+    pub(super) fn put_off(&mut self, slot: u32, now: Time, later: Later) {
         let open = self.opens.get(slot);
         let tries = u32::from(open.tries);
         open.tries = open.tries.saturating_add(u8::from(later != Later::AtOnce));
@@ -252,6 +266,18 @@ impl Core {
             (Later::AtOnce, _) => now,
         };
         self.run(open.wave).outlets[usize::from(open.outlet)].retry.push(due, slot);
+    }
+
+    /// A header of an app's message holds what no header may hold: nobody of it can be sent to.
+    pub(super) fn header_refused(&mut self, slot: u32, header: &'static str) {
+        let open = *self.opens.get(slot);
+        let run = self.run(open.wave);
+        run.audience.app(open.app).stopped = true;
+        let (lane, alert) = (run.outlets[usize::from(open.outlet)].lane, run.spec.alert.clone());
+        if let Some(lane) = self.find_lane(lane) {
+            self.lanes[lane].end.campaign_refused(format!("{alert}: {}", PushError::Header(header)));
+        }
+        self.end(slot, Outcome::Refused);
     }
 
     fn end(&mut self, slot: u32, outcome: Outcome) {

@@ -62,6 +62,12 @@ impl Core {
                     self.lanes[lane].end.set_slice(until, rate, now);
                 }
             }
+            Command::Connections { lane, connections, host } => {
+                if let Some(lane) = self.find_lane(lane) {
+                    self.lanes[lane].end.set_connections(connections);
+                    self.lanes[lane].host = host;
+                }
+            }
             Command::Cancel { wave, epoch } => self.cancel(wave, epoch, now),
             Command::End(wave) => self.end_wave(wave),
             Command::Count(spec) => self.take_count(spec),
@@ -90,7 +96,15 @@ impl Core {
             None => {
                 let id = spec.id;
                 let end = LaneEnd::new(spec);
-                self.lanes.push(LaneSlot { end, links: Vec::new(), next_link: 0, outlets: Vec::new(), next_outlet: 0 });
+                self.lanes.push(LaneSlot {
+                    end,
+                    links: Vec::new(),
+                    host: None,
+                    reserved: 0,
+                    next_link: 0,
+                    outlets: Vec::new(),
+                    next_outlet: 0,
+                });
                 let lane = self.lanes.len() - 1;
                 for (wave, run) in self.waves.iter().enumerate() {
                     let Some(run) = run else { continue };
@@ -154,6 +168,7 @@ impl Core {
         run.cancel = Some(Cancel { confirmed: false, ..before });
         run.stop(Phase::Stopped);
         self.give_up_waiting(at);
+        self.void_wave(at);
         self.hurry(at, now);
     }
 
@@ -162,12 +177,15 @@ impl Core {
         if let Some(at) = self.wave_slot(wave) {
             self.waves[at].as_mut().expect("found").stop(Phase::Ending);
             self.give_up_waiting(at);
+            self.void_wave(at);
         }
     }
 
     /// What is encoded of a stopped wave and not taken by its socket must not be written much later.
     fn hurry(&mut self, wave: usize, now: Time) {
-        for link in self.links.iter_mut().filter_map(|slot| slot.link.as_mut()) {
+        // What another core holds is that core's to hurry, when it hears of it.
+        let own = self.links.iter_mut().filter_map(|slot| slot.link.as_mut()).filter(|link| link.is_open());
+        for link in own {
             if link.unsent.iter().any(|(w, _)| usize::from(*w) == wave) {
                 link.reset_at = Some(link.reset_at.map_or(now + CANCEL_PATIENCE, |at| at.min(now + CANCEL_PATIENCE)));
             }
@@ -190,19 +208,25 @@ impl Core {
     pub(super) fn forget_wave(&mut self, at: usize) {
         let Some(run) = self.waves[at].take() else { return };
         for template in run.audience.templates() {
-            for link in self.links.iter_mut().filter_map(|slot| slot.link.as_mut()) {
-                if let Some(connection) = link.connection() {
-                    connection.forget_template(template);
-                }
-            }
-            self.templates.release(template);
+            self.forget_remotely(template);
+            self.forget_template(template);
         }
         for lane in &mut self.lanes {
             lane.outlets.retain(|(wave, _)| usize::from(*wave) != at);
         }
     }
 
-    fn wave_slot(&self, wave: WaveId) -> Option<usize> {
+    /// Nothing more will be sent with a template.
+    pub(super) fn forget_template(&mut self, template: u32) {
+        for link in self.links.iter_mut().filter_map(|slot| slot.link.as_mut()) {
+            if let Some(connection) = link.connection() {
+                connection.forget_template(template);
+            }
+        }
+        self.templates.release(template);
+    }
+
+    pub(super) fn wave_slot(&self, wave: WaveId) -> Option<usize> {
         self.waves.iter().position(|run| run.as_ref().is_some_and(|run| run.spec.id == wave))
     }
 
@@ -210,7 +234,7 @@ impl Core {
         self.waves.iter_mut().flatten().find(|run| run.spec.id == wave)
     }
 
-    fn find_lane(&self, lane: LaneId) -> Option<usize> {
+    pub(super) fn find_lane(&self, lane: LaneId) -> Option<usize> {
         self.lanes.iter().position(|slot| slot.end.spec.id == lane)
     }
 }

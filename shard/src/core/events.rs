@@ -18,6 +18,7 @@ impl Core {
     pub fn poll_event(&mut self, now: Time) -> Option<Event> {
         self.stopped()
             .or_else(|| self.lane_news())
+            .or_else(|| self.lane_load(now))
             .or_else(|| self.answer_count())
             .or_else(|| self.report(now))
             .or_else(|| self.held(now))
@@ -27,7 +28,8 @@ impl Core {
     pub(super) fn report_deadline(&self) -> Option<Time> {
         let reports = self.waves.iter().flatten().filter_map(|run| report::due(run, self.config.single));
         let held = self.store.changed().then(|| self.held_at.map_or(Time(0), |at| at + HELD_EVERY));
-        reports.chain(held).min()
+        let loads = self.lanes.iter().filter_map(|slot| slot.end.meter.due());
+        reports.chain(held).chain(loads).min()
     }
 
     fn stopped(&mut self) -> Option<Event> {
@@ -44,10 +46,26 @@ impl Core {
     fn lane_news(&mut self) -> Option<Event> {
         let Self { lanes, links, .. } = self;
         lanes.iter_mut().find_map(|slot| {
-            let open = |link: &&u32| links[**link as usize].link.as_ref().is_some_and(super::link::Link::is_open);
+            // Those of a host count once something was answered through them: how they are is the host's to say.
+            let stands = |link: &super::link::Link| link.is_open() || link.is_remote() && link.answers > 0;
+            let open = |link: &&u32| links[**link as usize].link.as_ref().is_some_and(stands);
             let (health, detail) = slot.end.take_news(slot.links.iter().filter(open).count())?;
             Some(Event::LaneState { lane: slot.end.spec.id, health, detail })
         })
+    }
+
+    fn lane_load(&mut self, now: Time) -> Option<Event> {
+        let Self { lanes, links, .. } = self;
+        let slot = lanes.iter_mut().find(|slot| slot.end.meter.due().is_some_and(|at| at <= now))?;
+        let mut load = Box::new(slot.end.meter.take(now));
+        for l in &slot.links {
+            let link = links[*l as usize].link.as_mut().filter(|link| !link.leaving);
+            let Some((streams, window_bytes)) = link.and_then(|link| link.connection()?.capacity()) else { continue };
+            load.connections += 1;
+            load.streams += streams as u64;
+            load.window_bytes += window_bytes;
+        }
+        Some(Event::LaneLoad { lane: slot.end.spec.id, load })
     }
 
     fn answer_count(&mut self) -> Option<Event> {

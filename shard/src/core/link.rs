@@ -9,9 +9,10 @@
 
 use std::time::Duration;
 
-use clarion_proto::time::Time;
+use clarion_proto::{ids::WaveId, time::Time};
 
-use crate::lane::connection::Connection;
+use super::remote::Remote;
+use crate::lane::{connection::Connection, load::Probe};
 
 /// The longest that room is collected while requests are out.
 pub(crate) const COLLECT: Duration = Duration::from_millis(2);
@@ -44,6 +45,10 @@ pub(crate) struct Link {
     pub(crate) held_until: Option<Time>,
     /// Requests encoded since the socket had last taken everything, by wave slot.
     pub(crate) unsent: Vec<(u16, u64)>,
+    /// The same of guests: guest, wave, requests.
+    pub(crate) unsent_of_guests: Vec<(u16, WaveId, u64)>,
+    /// When the socket last took something.
+    pub(crate) last_write: Option<Time>,
     /// A cancelled wave waits for the socket until then.
     pub(crate) reset_at: Option<Time>,
     /// Since when it stands.
@@ -60,6 +65,8 @@ pub(crate) struct Link {
     pub(crate) useless: bool,
     /// What the gateway answered on it.
     pub(crate) answers: u32,
+    /// How long answers take.
+    pub(crate) probe: Probe,
 }
 
 #[derive(Debug)]
@@ -68,6 +75,8 @@ pub(crate) enum State {
     Connecting(Time),
     /// Requests may go.
     Open(Box<Connection>),
+    /// No connection: another core's take what is handed over here.
+    Remote(Box<Remote>),
 }
 
 impl Link {
@@ -80,6 +89,8 @@ impl Link {
             room_since: None,
             held_until: None,
             unsent: Vec::new(),
+            unsent_of_guests: Vec::new(),
+            last_write: None,
             reset_at: None,
             opened: Time(0),
             idle_max: None,
@@ -88,14 +99,19 @@ impl Link {
             closing: false,
             useless: false,
             answers: 0,
+            probe: Probe::default(),
         }
     }
 
     pub(crate) fn connection(&mut self) -> Option<&mut Connection> {
         match &mut self.state {
             State::Open(connection) => Some(connection),
-            State::Connecting(_) => None,
+            State::Connecting(_) | State::Remote(_) => None,
         }
+    }
+
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.state, State::Remote(_))
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -108,7 +124,11 @@ impl Link {
         if !self.drained || self.leaving || self.useless {
             return 0;
         }
-        let State::Open(connection) = &self.state else { return 0 };
+        let connection = match &self.state {
+            State::Open(connection) => connection,
+            State::Remote(remote) => return remote.room(probing),
+            State::Connecting(_) => return 0,
+        };
         let out = connection.open_streams();
         let room = match (probing, out) {
             (false, _) => connection.room(),
@@ -128,6 +148,18 @@ impl Link {
         room
     }
 
+    /// Whether it could take requests and has no stream or window for a write's worth. To be asked behind
+    /// [`Link::offer`] in the same turn; `None`: it takes none, whatever it has.
+    pub(crate) fn is_spent(&self) -> Option<bool> {
+        let connection = match &self.state {
+            State::Open(connection) => connection,
+            State::Remote(remote) => return (!self.leaving).then(|| remote.is_spent()),
+            State::Connecting(_) => return None,
+        };
+        let takes = self.drained && !self.leaving && !self.useless;
+        takes.then(|| self.held_until.is_some() || connection.room() == 0)
+    }
+
     /// Requests were encoded. True: the first of their wave since the socket took everything.
     pub(crate) fn encoded(&mut self, wave: u16, requests: usize) -> bool {
         self.room_since = None;
@@ -140,6 +172,15 @@ impl Link {
                 self.unsent.push((wave, requests as u64));
                 true
             }
+        }
+    }
+
+    /// As [`Link::encoded`], of a guest's.
+    pub(crate) fn encoded_for_guest(&mut self, guest: u16, wave: WaveId) {
+        self.room_since = None;
+        match self.unsent_of_guests.iter_mut().find(|(g, w, _)| (*g, *w) == (guest, wave)) {
+            Some((.., requests)) => *requests += 1,
+            None => self.unsent_of_guests.push((guest, wave, 1)),
         }
     }
 
@@ -156,6 +197,7 @@ impl Link {
         let own = match &self.state {
             State::Connecting(deadline) => return Some(*deadline),
             State::Open(connection) => connection.deadline(),
+            State::Remote(_) => return None,
         };
         let retire = (!self.leaving).then_some(self.retire_at);
         [own, self.held_until, self.reset_at, retire, self.idle_at()].into_iter().flatten().min()

@@ -117,6 +117,9 @@ impl Core {
             return;
         };
         link.drained = drained;
+        if bytes > 0 {
+            link.last_write = Some(now);
+        }
         for (wave, requests) in &link.unsent {
             let Some(run) = self.waves[usize::from(*wave)].as_mut() else { continue };
             if bytes > 0 {
@@ -133,6 +136,9 @@ impl Core {
         if drained {
             link.unsent.clear();
             link.reset_at = None;
+            if !link.unsent_of_guests.is_empty() {
+                self.tell_written(id.slot, true);
+            }
         }
     }
 
@@ -178,7 +184,7 @@ impl Core {
                     self.close_link(id.slot, true);
                     self.disconnected(id, Disconnect::NotConnected, now);
                 }
-                State::Connecting(_) => {}
+                State::Connecting(_) | State::Remote(_) => {}
                 State::Open(connection) => {
                     if connection.deadline().is_some_and(|at| now >= at) {
                         connection.expire(now);
@@ -191,6 +197,8 @@ impl Core {
             }
         }
         for lane in 0..self.lanes.len() {
+            self.tend_remote(lane);
+            self.retire_surplus(lane);
             while self.wants_links(lane) && self.lanes[lane].end.pool.ready_at() <= now {
                 self.open_link(lane, now);
             }
@@ -204,31 +212,58 @@ impl Core {
         if self.shutdown.is_some() || !slot.end.may_connect() {
             return false;
         }
-        let staying = slot.links.iter().filter(|l| self.links[**l as usize].link.as_ref().is_some_and(|l| !l.leaving));
+        let stays = |link: &super::link::Link| !link.leaving && !link.is_remote();
+        let staying = slot.links.iter().filter(|l| self.links[**l as usize].link.as_ref().is_some_and(stays));
         staying.count()
-            < match self.lane_has_work(slot) {
-                true => slot.end.spec.connections.max(1),
-                false => usize::from(!slot.end.rests()),
+            < match self.lane_has_work(slot) || self.guests.want(slot.end.spec.id) {
+                true => slot.end.connections(),
+                false => usize::from(!slot.end.rests()).min(slot.end.connections()),
             }
     }
 
+    /// Of more connections than the lane should have, the oldest leave: they would be the next to leave by themselves.
+    fn retire_surplus(&mut self, lane: usize) {
+        let Self { lanes, links, .. } = self;
+        let staying = |slot: &u32| {
+            let link = links[*slot as usize].link.as_ref().filter(|link| !link.leaving && !link.is_remote())?;
+            Some((link.retire_at, *slot))
+        };
+        let mut staying: Vec<_> = lanes[lane].links.iter().filter_map(staying).collect();
+        let surplus = staying.len().saturating_sub(lanes[lane].end.connections());
+        if surplus > 0 {
+            staying.sort_unstable();
+            staying.truncate(surplus);
+            staying.into_iter().for_each(|(_, slot)| self.retire(slot));
+        }
+    }
+
     fn open_link(&mut self, lane: usize, now: Time) {
-        let slot = self.links.iter().position(|slot| slot.link.is_none()).unwrap_or_else(|| {
-            self.links.push(LinkSlot::default());
-            self.links.len() - 1
-        });
-        let entry = &mut self.links[slot];
-        entry.generation = entry.generation.wrapping_add(1);
-        let id = ConnectionId { slot: u32::try_from(slot).expect("few connections"), generation: entry.generation };
+        let id = self.free_link();
         let end = &mut self.lanes[lane].end;
         end.pool.attempted(now);
         end.wake();
         let spec = end.spec.clone();
         // Spread over a quarter of the age, so that connections opened together do not leave together.
         let spread = Duration::from_micros(self.rng.next_u64() % (u64::try_from(AGE_MAX.as_micros()).unwrap_or(1) / 4));
-        entry.link = Some(Link::new(id, lane, now + spec.connect_deadline, now + AGE_MAX - spread));
-        self.lanes[lane].links.push(id.slot);
+        self.put_link(Link::new(id, lane, now + spec.connect_deadline, now + AGE_MAX - spread));
         self.io.push_back(IoRequest::Connect { connection: id, lane: spec });
+    }
+
+    /// A name for a link, and the place where it belongs.
+    pub(super) fn free_link(&mut self) -> ConnectionId {
+        let slot = self.links.iter().position(|slot| slot.link.is_none()).unwrap_or_else(|| {
+            self.links.push(LinkSlot::default());
+            self.links.len() - 1
+        });
+        let entry = &mut self.links[slot];
+        entry.generation = entry.generation.wrapping_add(1);
+        ConnectionId { slot: u32::try_from(slot).expect("few connections"), generation: entry.generation }
+    }
+
+    pub(super) fn put_link(&mut self, link: Link) {
+        let (slot, lane) = (link.id.slot, link.lane);
+        self.links[slot as usize].link = Some(link);
+        self.lanes[lane].links.push(slot);
     }
 
     /// No more requests go to a connection; its open ones may still be answered.
@@ -239,7 +274,12 @@ impl Core {
     }
 
     /// Says goodbye on a connection; it closes when its open requests have ended.
+    ///
+    /// Of a link to a host nothing happens: its connections are the host's, which hears what we hear.
     pub(super) fn retire(&mut self, slot: u32) {
+        if self.links[slot as usize].link.as_ref().is_some_and(Link::is_remote) {
+            return;
+        }
         self.leave(slot);
         match self.connection(slot) {
             Some(connection) => connection.close(),
@@ -273,6 +313,7 @@ impl Core {
             connection.drop_all();
         }
         self.settle(slot, now);
+        self.tell_written(slot, false);
         let Some(link) = self.links[slot as usize].link.take() else { return };
         for (wave, _) in &link.unsent {
             if let Some(run) = self.waves[usize::from(*wave)].as_mut() {
@@ -299,7 +340,9 @@ impl Core {
         self.shutdown = Some(now + SHUTDOWN_PATIENCE);
         for slot in 0..self.links.len() {
             if let Some(link) = &self.links[slot].link {
-                self.retire(link.id.slot);
+                let slot = link.id.slot;
+                self.leave_host(slot);
+                self.retire(slot);
             }
         }
     }

@@ -21,20 +21,20 @@ use crate::{
 /// Devices of one wave before the next wave of the lane has its turn.
 const RUN: usize = 16;
 /// Encoded bytes of one flush: two TLS records, where a write costs least per byte.
-const FLUSH_BYTES: usize = 32 * 1024;
+pub(super) const FLUSH_BYTES: usize = 32 * 1024;
 /// Requests of one lane in one turn. A lane of many connections (FCM's have 100 streams each, so it needs dozens) could fill all
 /// of them before another one's few are written, and so take ten times its part of the core: both are at their nearest
 /// phones at the same time. Half a millisecond of work, beside which a turn's own cost does not count.
 const LANE_REQUESTS_PER_TURN: usize = 512;
 /// What a request is reckoned beside its body: 361 bytes with `authorization` indexed, 605 without, the body (257) off.
-const HEADER_BYTES: usize = 352;
+pub(super) const HEADER_BYTES: usize = 352;
 
 impl Core {
     /// Everything that may be sent on one lane now. True: something was.
     pub(super) fn pull(&mut self, lane: usize, now: Time, steps: &mut Steps) -> bool {
         let Self { lanes, links, waves, store, opens, config, .. } = self;
         let share = retry::ORDINALS_MAX / config.cores.max(1) / lanes.len().max(1);
-        let LaneSlot { end, links: of_lane, next_link, outlets, next_outlet } = &mut lanes[lane];
+        let LaneSlot { end, links: of_lane, reserved, next_link, outlets, next_outlet, .. } = &mut lanes[lane];
         let mut lane_room = end.room(now).min(LANE_REQUESTS_PER_TURN);
         if lane_room == 0 || outlets.is_empty() || of_lane.is_empty() {
             return false;
@@ -47,6 +47,7 @@ impl Core {
             .sum();
         let walk = waiting < share;
         let mut sent = 0;
+        let mut encoded = 0;
         *next_link = (*next_link + 1) % of_lane.len();
         for n in 0..of_lane.len() {
             let link = of_lane[(*next_link + n) % of_lane.len()];
@@ -54,7 +55,10 @@ impl Core {
                 break;
             }
             let Some(link) = links[link as usize].link.as_mut() else { continue };
-            let mut room = link.offer(end.is_probing(), now).min(lane_room);
+            let offer = link.offer(end.is_probing(), now);
+            let kept = offer.min(*reserved);
+            *reserved -= kept;
+            let mut room = (offer - kept).min(lane_room);
             let mut bytes = 0;
             let mut idle = 0;
             while room > 0 && bytes < FLUSH_BYTES && idle < outlets.len() {
@@ -66,7 +70,9 @@ impl Core {
                 (room, lane_room, sent) = (room - took, lane_room - took, sent + took);
                 idle = if took == 0 { idle + 1 } else { 0 };
             }
+            encoded += bytes;
         }
+        end.meter.sent(sent, encoded - sent * HEADER_BYTES);
         sent > 0
     }
 
@@ -271,7 +277,6 @@ impl Desk<'_> {
 
     /// Encodes one request; returns about how many bytes.
     fn push(&mut self, slot: u32, app: u16, device: &Pushable<'_>) -> Result<usize, NotSent> {
-        let State::Open(connection) = &mut self.link.state else { return Err(NotSent::Full) };
         let app_run = self.run.audience.app(app);
         if app_run.stopped {
             return Err(NotSent::Never);
@@ -282,7 +287,15 @@ impl Desk<'_> {
             return Err(NotSent::Never);
         }
         let ticket = self.opens.ticket(slot);
-        match connection.push(ticket, message.template, &message.spec, device.token, self.now) {
+        let pushed = match &mut self.link.state {
+            State::Open(connection) => connection.push(ticket, message.template, &message.spec, device.token, self.now),
+            State::Remote(remote) => {
+                let until = self.run.grant_until.min(self.run.spec.expires).min(self.end.leased_until());
+                remote.push(ticket, (self.run.spec.id, until), message.template, &message.spec, device.token)
+            }
+            State::Connecting(_) => return Err(NotSent::Full),
+        };
+        match pushed {
             Ok(()) => {}
             Err(PushError::Full | PushError::Closing) => return Err(NotSent::Full),
             Err(PushError::Token) => return Err(NotSent::Never),
@@ -304,6 +317,7 @@ impl Desk<'_> {
         (open.app, open.message) = (app, number);
         open.token_hash = token_hash(device.token);
         open.credential = self.end.credential();
+        self.link.probe.sent(ticket, self.now);
         Ok(length)
     }
 }

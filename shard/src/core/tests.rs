@@ -3,8 +3,10 @@
 mod gateway;
 mod world;
 
+mod budget;
 mod faults;
 mod fcm;
+mod guests;
 mod limits;
 mod order;
 mod stops;

@@ -1,7 +1,7 @@
 //! Names to addresses, off the core's thread: `getaddrinfo` may take many seconds.
 //!
-//! Asked anew for every connection, as gateways move and spread by name (Apple asks for it). Every answer is one address of
-//! those returned, another each time, so that connections spread.
+//! Asked anew for every connection, as gateways move and spread by name (Apple asks for it). The answer is all addresses of
+//! the name; [`super::addresses`] chooses.
 
 use std::{
     io,
@@ -19,55 +19,65 @@ use crate::core::ConnectionId;
 /// Questions waiting; more are answered with an error, and asked again after the core's backoff.
 const QUESTIONS_MAX: usize = 64;
 
+/// What a name stands for now.
+pub trait Names: Send + Sync + 'static {
+    /// All addresses of `host:port`, in any order. May block for as long as it takes.
+    ///
+    /// # Errors
+    /// There is no such name, or nobody knows.
+    fn resolve(&self, endpoint: &str) -> io::Result<Vec<SocketAddr>>;
+}
+
+/// As the system says.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct System;
+
+impl Names for System {
+    fn resolve(&self, endpoint: &str) -> io::Result<Vec<SocketAddr>> {
+        Ok(endpoint.to_socket_addrs()?.collect())
+    }
+}
+
+/// What comes of a question.
+pub(super) type Resolved = io::Result<Vec<SocketAddr>>;
+
 /// Asks in a thread of its own, started with the first name that is not an address already.
-#[derive(Debug)]
 pub(super) struct Resolver {
+    names: Arc<dyn Names>,
     waker: Arc<Waker>,
     thread: Option<Thread>,
-    asked: usize,
 }
 
-#[derive(Debug)]
 struct Thread {
-    questions: SyncSender<Question>,
-    answers: Receiver<(ConnectionId, io::Result<SocketAddr>)>,
-}
-
-#[derive(Debug)]
-struct Question {
-    id: ConnectionId,
-    endpoint: String,
-    /// Which of the addresses.
-    turn: usize,
+    questions: SyncSender<(ConnectionId, String)>,
+    answers: Receiver<(ConnectionId, Resolved)>,
 }
 
 impl Resolver {
-    pub(super) fn new(waker: Arc<Waker>) -> Self {
-        Self { waker, thread: None, asked: 0 }
+    pub(super) fn new(names: Arc<dyn Names>, waker: Arc<Waker>) -> Self {
+        Self { names, waker, thread: None }
     }
 
     /// `Some`: the endpoint is an address, or cannot be asked for. Otherwise the answer comes by [`Resolver::answer`].
-    pub(super) fn ask(&mut self, id: ConnectionId, endpoint: &str) -> Option<io::Result<SocketAddr>> {
+    pub(super) fn ask(&mut self, id: ConnectionId, endpoint: &str) -> Option<Resolved> {
         if let Ok(address) = endpoint.parse() {
-            return Some(Ok(address));
+            return Some(Ok(vec![address]));
         }
-        self.asked = self.asked.wrapping_add(1);
-        let question = Question { id, endpoint: endpoint.to_owned(), turn: self.asked };
         let thread = match &self.thread {
             Some(thread) => thread,
-            None => match start(Arc::clone(&self.waker)) {
+            None => match start(Arc::clone(&self.names), Arc::clone(&self.waker)) {
                 Ok(thread) => self.thread.insert(thread),
                 Err(error) => return Some(Err(error)),
             },
         };
-        match thread.questions.try_send(question) {
+        match thread.questions.try_send((id, endpoint.to_owned())) {
             Ok(()) => None,
             Err(_) => Some(Err(io::Error::new(io::ErrorKind::WouldBlock, "too many names to resolve"))),
         }
     }
 
     /// The next answer.
-    pub(super) fn answer(&mut self) -> Option<(ConnectionId, io::Result<SocketAddr>)> {
+    pub(super) fn answer(&mut self) -> Option<(ConnectionId, Resolved)> {
         match self.thread.as_ref()?.answers.try_recv() {
             Ok(answer) => Some(answer),
             Err(TryRecvError::Empty) => None,
@@ -79,24 +89,18 @@ impl Resolver {
     }
 }
 
-fn start(waker: Arc<Waker>) -> io::Result<Thread> {
-    let (questions, asked) = sync_channel::<Question>(QUESTIONS_MAX);
+fn start(names: Arc<dyn Names>, waker: Arc<Waker>) -> io::Result<Thread> {
+    let (questions, asked) = sync_channel::<(ConnectionId, String)>(QUESTIONS_MAX);
     // Room for the answer to every question that may wait and the one in hand: the thread never waits for the core.
     let (answer, answers) = sync_channel(QUESTIONS_MAX + 1);
     std::thread::Builder::new().name("resolver".to_owned()).spawn(move || {
         // Ends when the core's end of the questions is gone.
-        while let Ok(Question { id, endpoint, turn }) = asked.recv() {
-            if answer.send((id, resolve(&endpoint, turn))).is_err() {
+        while let Ok((id, endpoint)) = asked.recv() {
+            if answer.send((id, names.resolve(&endpoint))).is_err() {
                 return;
             }
             let _ = waker.wake();
         }
     })?;
     Ok(Thread { questions, answers })
-}
-
-fn resolve(endpoint: &str, turn: usize) -> io::Result<SocketAddr> {
-    let addresses: Vec<_> = endpoint.to_socket_addrs()?.collect();
-    let nothing = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    (!addresses.is_empty()).then(|| addresses[turn % addresses.len()]).ok_or_else(nothing)
 }

@@ -32,6 +32,8 @@ pub(super) const READ_BYTES: usize = 64 * 1024;
 pub(super) struct Socket {
     pub(super) id: ConnectionId,
     pub(super) lane: Arc<LaneSpec>,
+    /// Where to, once it is known.
+    pub(super) address: Option<SocketAddr>,
     stage: Stage,
     /// What the poller has said and no call has contradicted since.
     pub(super) readable: bool,
@@ -80,6 +82,7 @@ impl Socket {
         Self {
             id,
             lane,
+            address: None,
             stage: Stage::Resolving,
             readable: false,
             writable: false,

@@ -1,14 +1,16 @@
 //! The loop of one core's thread.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
 
 use clarion_proto::time::Time;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::{
     Clock,
-    resolve::Resolver,
+    addresses::Addresses,
+    mail::Mail,
+    resolve::{Resolved, Resolver},
     socket::{Progress, READ_BYTES, Received, Socket},
     tls::Tls,
 };
@@ -35,12 +37,14 @@ pub(super) struct CoreThread {
     control: Receiver<Command>,
     feed: Receiver<Command>,
     events: Sender<Event>,
+    mail: Mail,
     resolver: Resolver,
+    addresses: Addresses,
     tls: Tls,
     /// By slot of their connection.
     sockets: Vec<Option<Socket>>,
     scratch: Vec<u8>,
-    /// The control plane had no room for events.
+    /// The control plane had no room for events, or another core none for letters.
     deaf: bool,
 }
 
@@ -49,9 +53,9 @@ impl CoreThread {
         core: Core,
         clock: Clock,
         poll: Poll,
-        waker: Arc<Waker>,
-        control: Receiver<Command>,
-        feed: Receiver<Command>,
+        (resolver, addresses): (Resolver, Addresses),
+        mail: Mail,
+        (control, feed): (Receiver<Command>, Receiver<Command>),
         events: Sender<Event>,
     ) -> Self {
         Self {
@@ -61,7 +65,9 @@ impl CoreThread {
             control,
             feed,
             events,
-            resolver: Resolver::new(waker),
+            mail,
+            resolver,
+            addresses,
             tls: Tls::new(),
             sockets: Vec::new(),
             scratch: vec![0; READ_BYTES],
@@ -97,14 +103,16 @@ impl CoreThread {
     /// One turn; true: there is more to do at once.
     fn turn(&mut self) -> bool {
         let mut more = self.commands();
-        while let Some((id, address)) = self.resolver.answer() {
-            self.connect(id, address);
+        more |= self.mail.receive(&mut self.core, self.clock.now());
+        while let Some((id, resolved)) = self.resolver.answer() {
+            self.connect(id, resolved);
         }
         more |= self.read();
         more |= self.core.turn(self.clock.now());
         self.write();
         self.io();
         self.tell();
+        self.deaf |= !self.mail.send(&mut self.core);
         more
     }
 
@@ -140,7 +148,10 @@ impl CoreThread {
             if !socket.is_open() {
                 match socket.establish(&mut self.scratch) {
                     Ok(Progress::Waiting) => continue,
-                    Ok(Progress::Established) => self.core.connected(id, self.clock.now()),
+                    Ok(Progress::Established) => {
+                        socket.address.into_iter().for_each(|address| self.addresses.stands(address));
+                        self.core.connected(id, self.clock.now());
+                    }
                     Err(error) => {
                         tracing::warn!(lane = %socket.lane.name, %error, "cannot connect");
                         self.lost(id, Disconnect::NotConnected);
@@ -197,14 +208,18 @@ impl CoreThread {
                     }
                     let answer = self.resolver.ask(connection, &lane.endpoint);
                     if let Some(former) = self.sockets[slot].replace(Socket::new(connection, lane)) {
+                        former.address.into_iter().for_each(|a| self.addresses.closed(a, false, self.clock.now()));
                         former.close(true); // its end has been asked for, but stands later in this queue
                     }
-                    if let Some(address) = answer {
-                        self.connect(connection, address);
+                    if let Some(resolved) = answer {
+                        self.connect(connection, resolved);
                     }
                 }
                 IoRequest::Close { connection, reset } => {
                     if let Some(socket) = self.take(connection) {
+                        let failed = !socket.is_open();
+                        let now = self.clock.now();
+                        socket.address.into_iter().for_each(|address| self.addresses.closed(address, failed, now));
                         socket.close(reset);
                     }
                 }
@@ -228,14 +243,18 @@ impl CoreThread {
         }
     }
 
-    fn connect(&mut self, id: ConnectionId, address: io::Result<std::net::SocketAddr>) {
+    fn connect(&mut self, id: ConnectionId, resolved: Resolved) {
         let Some(socket) = self.sockets.get_mut(id.slot as usize).and_then(Option::as_mut).filter(|s| s.id == id)
         else {
             return;
         };
+        let now = self.clock.now();
         let connect = |socket: &mut Socket, poll: &Poll, tls: &mut Tls| {
             let tls = tls.connect(&socket.lane).map_err(io::Error::other)?;
-            let stream = socket.connect(address?, tls)?;
+            let nothing = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            let address = self.addresses.take(resolved?, now).ok_or_else(nothing)?;
+            socket.address = Some(address);
+            let stream = socket.connect(address, tls)?;
             poll.registry().register(stream, Token(id.slot as usize), Interest::READABLE | Interest::WRITABLE)
         };
         if let Err(error) = connect(socket, &self.poll, &mut self.tls) {
@@ -245,8 +264,10 @@ impl CoreThread {
     }
 
     fn lost(&mut self, id: ConnectionId, why: Disconnect) {
-        self.take(id);
         let now: Time = self.clock.now();
+        if let Some(address) = self.take(id).and_then(|socket| socket.address) {
+            self.addresses.closed(address, why == Disconnect::NotConnected, now);
+        }
         self.core.disconnected(id, why, now);
     }
 

@@ -233,6 +233,14 @@ impl Connection {
         self.streams.open()
     }
 
+    /// How many streams the gateway allows, and the window of the connection at its widest; `None`: it has not said so yet,
+    /// or takes no more requests.
+    #[must_use]
+    pub fn capacity(&self) -> Option<(usize, u64)> {
+        let open = self.proven && self.phase == Phase::Open;
+        open.then(|| (self.peer.streams_max.min(self.config.streams_max), self.windows.widest()))
+    }
+
     /// Since when nothing came and nothing is waited for; `None`: something is.
     #[must_use]
     pub fn idle_since(&self) -> Option<Time> {

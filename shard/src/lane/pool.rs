@@ -26,7 +26,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub struct Pool {
     backoff: Backoff,
-    /// Times of attempts within the last minute; at most `limit`.
+    /// Times of attempts within the last minute; at most the highest `limit` of that time.
     attempts: VecDeque<Time>,
     limit: usize,
     /// In a row.
@@ -42,18 +42,25 @@ impl Pool {
         Self { backoff, attempts: VecDeque::with_capacity(limit), limit, failures: 0, not_before: Time(0) }
     }
 
+    /// The lane end should have so many connections from now on. What was attempted counts on.
+    pub fn resize(&mut self, connections: usize) {
+        self.limit = ATTEMPTS_PER_MINUTE + connections;
+    }
+
     /// When the next attempt may be made.
     #[must_use]
     pub fn ready_at(&self) -> Time {
         if self.attempts.len() < self.limit {
             return self.not_before;
         }
-        self.attempts.front().map_or(self.not_before, |first| self.not_before.max(*first + MINUTE))
+        // Of as many as the limit: it may have been higher before.
+        let first = self.attempts.get(self.attempts.len() - self.limit);
+        first.map_or(self.not_before, |first| self.not_before.max(*first + MINUTE))
     }
 
     /// An attempt is made now.
     pub fn attempted(&mut self, now: Time) {
-        while self.attempts.front().is_some_and(|first| *first + MINUTE <= now) || self.attempts.len() >= self.limit {
+        while self.attempts.front().is_some_and(|first| *first + MINUTE <= now) {
             self.attempts.pop_front();
         }
         self.attempts.push_back(now);

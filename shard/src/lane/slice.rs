@@ -17,6 +17,9 @@
 //! 4. **Another rate.** What was collected stays, as far as the new burst goes; a slice that was without limit begins empty.
 //! 5. **Cores.** Each has a bucket, and none can hold less than one request; see [`share`].
 //!
+//! A request that goes out over another core's connection counts here, with the core that decided on it, from when it was
+//! handed over: it is out, however long it is on its way. So slices do not move when connections do.
+//!
 //! Repeats spend as first tries do. What is not counted: a request whose answer is not waited for any more (deadline, broken
 //! connection) and that reaches the gateway all the same from some buffer on the way.
 
@@ -81,6 +84,12 @@ impl Slice {
     #[must_use]
     pub fn out(&self) -> usize {
         self.out
+    }
+
+    /// When the lease of it ends.
+    #[must_use]
+    pub fn until(&self) -> Time {
+        self.until
     }
 
     /// When [`Slice::room`] will be above zero by time alone; `None`: something else has to happen before.

@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use clarion_proto::{ids::LaneId, wire::shard_v1 as wire};
+use clarion_proto::{ids::LaneId, latency::Latencies, time::Time, wire::shard_v1 as wire};
 
 use super::message::Lane;
-use crate::command::{LaneHealth, LaneSpec, Platform};
+use crate::{
+    command::{LaneHealth, LaneLoad, LaneSpec, Platform},
+    lane::load::TELL_EVERY,
+};
 
 /// Lanes of one node: gateways × credentials of a whole cluster. There is no message that removes one, so a bound keeps
 /// a mistaken coordinator from filling the node.
@@ -20,6 +23,13 @@ pub struct LaneEnd {
     cores: Vec<Option<(LaneHealth, String)>>,
     told: Option<LaneHealth>,
     changed: bool,
+    /// Of the node, over all its cores.
+    connections: usize,
+    /// As each core said last.
+    loads: Vec<LaneLoad>,
+    /// There is something new in `loads`.
+    load_changed: bool,
+    load_told: Option<Time>,
 }
 
 /// All lane ends.
@@ -60,9 +70,40 @@ impl Lanes {
             None if self.ends.len() == LANES_MAX => return Taken::TooMany,
             _ => {}
         }
-        let specs = (0..self.cores).map(|core| Arc::new(spec(&lane, core, self.cores))).collect();
-        self.ends.insert(id, LaneEnd { lane, cores: vec![None; self.cores], told: None, changed: false });
+        // What was known of its connections stays true if the same lane has other terms.
+        let former = self.ends.remove(&id);
+        let connections = former.as_ref().map_or(CONNECTIONS_FIRST, |end| end.connections);
+        let specs =
+            (0..self.cores).map(|core| Arc::new(spec(&lane, part(connections, id, core, self.cores)))).collect();
+        let end = LaneEnd {
+            lane,
+            cores: vec![None; self.cores],
+            told: None,
+            changed: false,
+            connections,
+            loads: former.map_or_else(|| vec![LaneLoad::default(); self.cores], |end| end.loads),
+            load_changed: false,
+            load_told: None,
+        };
+        self.ends.insert(id, end);
         Taken::Made(specs)
+    }
+
+    /// Another part of the lane's budget. False: it is as before.
+    pub fn set_connections(&mut self, id: LaneId, connections: usize) -> bool {
+        let changed = self.ends.get_mut(&id).filter(|end| end.connections != connections);
+        changed.map(|end| end.connections = connections).is_some()
+    }
+
+    /// What each core is to have of a lane's connections, and whose it uses if it has none: of those that have some, each in
+    /// turn.
+    #[must_use]
+    pub fn parts(&self, id: LaneId) -> Vec<(usize, Option<usize>)> {
+        let connections = self.ends.get(&id).map_or(0, |end| end.connections);
+        let parts: Vec<_> = (0..self.cores).map(|core| part(connections, id, core, self.cores)).collect();
+        let hosts: Vec<_> = (0..self.cores).filter(|core| parts[*core] > 0).collect();
+        let mut guests = hosts.iter().copied().cycle();
+        parts.into_iter().map(|part| (part, if part > 0 { None } else { guests.next() })).collect()
     }
 
     /// Whether there is such a lane.
@@ -103,7 +144,30 @@ impl Lanes {
         for end in self.ends.values_mut() {
             end.told = None;
             end.changed = end.worst().is_some();
+            // The cores are asked to tell theirs again.
+            (end.load_changed, end.load_told) = (false, None);
         }
+    }
+
+    /// A core says how its connections are used.
+    pub fn load(&mut self, core: usize, lane: LaneId, load: LaneLoad) {
+        if let Some(end) = self.ends.get_mut(&lane) {
+            end.loads[core] = load;
+            end.load_changed = true;
+        }
+    }
+
+    /// When the next load is to be told; at once is [`Time::default`].
+    #[must_use]
+    pub fn load_due(&self) -> Option<Time> {
+        self.ends.values().filter_map(LaneEnd::load_due).min()
+    }
+
+    /// The next load that is due.
+    pub fn take_load(&mut self, now: Time) -> Option<wire::LaneLoad> {
+        let (id, end) = self.ends.iter_mut().find(|(_, end)| end.load_due().is_some_and(|due| due <= now))?;
+        (end.load_changed, end.load_told) = (false, Some(now));
+        Some(load_to_wire(*id, &end.loads))
     }
 
     /// Whether a lane's health is to be told.
@@ -124,6 +188,10 @@ impl Lanes {
 }
 
 impl LaneEnd {
+    fn load_due(&self) -> Option<Time> {
+        self.load_changed.then(|| self.load_told.map_or(Time::default(), |told| told + TELL_EVERY))
+    }
+
     /// The node's end is as well as its worst part: a credential refused on one core is refused.
     fn worst(&self) -> Option<(LaneHealth, &str)> {
         let known = self.cores.iter().flatten();
@@ -131,10 +199,40 @@ impl LaneEnd {
     }
 }
 
-/// One core's part: connections are divided, each core has at least one, since its partitions have no other way out.
-fn spec(lane: &Lane, core: usize, cores: usize) -> LaneSpec {
+/// Of a lane of whose budget nothing is known yet: so many that the first push of an alert finds one that is warm.
+const CONNECTIONS_FIRST: usize = 1;
+
+/// How many connections a core has of its node's: as many as the others or one more. Which cores have one more depends on
+/// the lane, so that the lanes of a node do not all lie on its first core. One that has none is the guest of one that has.
+fn part(connections: usize, lane: LaneId, core: usize, cores: usize) -> usize {
+    let place = (core + lane.0 as usize) % cores;
+    connections / cores + usize::from(place < connections % cores)
+}
+
+/// How all cores of the node use the lane.
+fn load_to_wire(lane: LaneId, loads: &[LaneLoad]) -> wire::LaneLoad {
+    let sum = |of: fn(&LaneLoad) -> u64| loads.iter().map(of).sum::<u64>();
+    let mut latencies = Latencies::default();
+    loads.iter().for_each(|load| latencies.add(&load.latencies));
+    let starved = loads.iter().map(|load| load.starved).fold(0.0, f64::max);
+    let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    wire::LaneLoad {
+        lane: lane.0,
+        busy: loads.iter().any(|load| load.busy),
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a share
+        starved_permille: (starved * 1_000.0) as u32,
+        connections: narrow(sum(|load| load.connections)),
+        streams: sum(|load| load.streams),
+        window_bytes: sum(|load| load.window_bytes),
+        requests_out_max: sum(|load| load.requests_out_max),
+        body_bytes: narrow(sum(|load| load.body_bytes).checked_div(sum(|load| load.bodies)).unwrap_or(0)),
+        latencies: latencies.to_wire(),
+    }
+}
+
+/// A lane as a core needs it.
+fn spec(lane: &Lane, connections: usize) -> LaneSpec {
     let terms = &lane.terms;
-    let connections = terms.connections / cores + usize::from(core < terms.connections % cores);
     LaneSpec {
         id: terms.id,
         platform: terms.platform,
@@ -143,7 +241,7 @@ fn spec(lane: &Lane, core: usize, cores: usize) -> LaneSpec {
         server_name: terms.server_name.clone(),
         roots: lane.roots.clone(),
         live: terms.live,
-        connections: connections.max(1),
+        connections,
         streams_per_connection: terms.streams_per_connection,
         request_deadline: terms.request_deadline,
         connect_deadline: terms.connect_deadline,

@@ -59,6 +59,13 @@ pub enum Message {
     Grant(Grant),
     /// Part of a lane's quota.
     Slice(Slice),
+    /// This node's part of a lane's connections.
+    Connections {
+        /// Which lane.
+        lane: LaneId,
+        /// Over all cores.
+        connections: usize,
+    },
     /// Stop a wave.
     Cancel {
         /// Which.
@@ -153,6 +160,7 @@ impl Message {
             }
             Wire::Grant(g) => grant(&g).map(Self::Grant).map_err(|e| Rejected::new(e.within("grant"))),
             Wire::Slice(s) => slice(&s).map(Self::Slice).map_err(|e| Rejected::new(e.within("slice"))),
+            Wire::Connections(c) => connections(&c).map_err(|e| Rejected::new(e.within("connections"))),
             Wire::Cancel(c) => Ok(Self::Cancel { wave: WaveId(c.wave), epoch: Epoch(c.epoch) }),
             Wire::End(e) => Ok(Self::End(WaveId(e.wave))),
             Wire::Count(c) => count(c).map(|c| Self::Count(Box::new(c))).map_err(|e| Rejected::new(e.within("count"))),
@@ -211,6 +219,14 @@ fn slice(s: &wire::Slice) -> Result<Slice, InvalidField> {
         (rate, burst) => Some((per_second(rate), f64::from(burst))),
     };
     Ok(Slice { nonce: s.nonce, lease, lane: LaneId(s.lane), rate })
+}
+
+fn connections(c: &wire::Connections) -> Result<Message, InvalidField> {
+    let max = lane::CONNECTIONS_MAX;
+    if !(1..=max).contains(&c.connections) {
+        return Err(out_of("connections", 1, u64::from(max), u64::from(c.connections)));
+    }
+    Ok(Message::Connections { lane: LaneId(c.lane), connections: c.connections as usize })
 }
 
 fn count(c: wire::Count) -> Result<Count, InvalidField> {

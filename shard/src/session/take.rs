@@ -31,6 +31,13 @@ impl Control {
                 Ok(())
             }
             Message::Slice(slice) => self.slice(&slice, now),
+            Message::Connections { lane, connections } => {
+                self.check_lane(lane, "connections.lane")?;
+                if self.lanes.set_connections(lane, connections) {
+                    self.tell_connections(lane);
+                }
+                Ok(())
+            }
             Message::Cancel { wave, epoch } => {
                 self.waves.cancel(wave, epoch, &mut self.outputs)?;
                 self.stopped_unknown(wave)
@@ -98,6 +105,7 @@ impl Control {
                 info!(lane = %id, name = specs[0].name, live = specs[0].live, "lane");
                 let specs = specs.into_iter().enumerate();
                 self.outputs.extend(specs.map(|(core, spec)| Output::command(core, Command::Lane(spec))));
+                self.tell_connections(id);
                 self.leases.ask_now();
             }
             Taken::TooMany => {
@@ -110,6 +118,12 @@ impl Control {
             }
         }
         Ok(())
+    }
+
+    fn tell_connections(&mut self, lane: LaneId) {
+        for (core, (connections, host)) in self.lanes.parts(lane).into_iter().enumerate() {
+            self.outputs.push_back(Output::command(core, Command::Connections { lane, connections, host }));
+        }
     }
 
     fn wave(&mut self, wave: Wave, now: Time) -> Result<(), Rejected> {

@@ -20,7 +20,7 @@ fn running() -> Bench {
     let mut bench = Bench::new(2);
     bench.control.open(bench.now);
     bench.say(ownership(1, &[0, 1, 2, 3]));
-    bench.say(lane(1, 5));
+    bench.say(lane(1));
     bench.outputs();
     bench.messages();
     bench
@@ -86,7 +86,7 @@ fn what_a_new_session_repeats_is_taken_without_effect() {
     bench.outputs();
     bench.control.open(bench.now);
     bench.say(ownership(1, &[0, 1, 2, 3]));
-    bench.say(lane(1, 5));
+    bench.say(lane(1));
     bench.say(wave(1, 1, 1, &[0, 1]));
     assert!(
         bench.commands().iter().all(|(_, c)| matches!(c, Command::ReportAll)),
@@ -139,19 +139,75 @@ fn another_log_at_the_coordinator_means_starting_from_nothing() {
 }
 
 #[test]
-fn lane_limits_are_divided_and_each_core_has_one_connection() {
-    for (connections, expected) in [(5, [3, 2]), (1, [1, 1])] {
-        let mut bench = Bench::new(2);
-        bench.control.open(bench.now);
-        bench.outputs();
-        bench.say(lane(1, connections));
-        let got = bench.commands().into_iter().map(|(core, c)| match c {
-            Command::Lane(spec) => (core, spec.connections),
-            other => panic!("{other:?}"),
-        });
-        let got: Vec<_> = got.collect();
-        assert_eq!(got, [(0, expected[0]), (1, expected[1])]);
+fn connections_are_divided_over_the_cores() {
+    let mut bench = Bench::new(2);
+    bench.control.open(bench.now);
+    bench.outputs();
+    bench.say(lane(1));
+    let commands = bench.commands();
+    let [(0, Command::Lane(first)), (1, Command::Lane(second)), ..] = &commands[..] else { panic!("{commands:?}") };
+    assert_eq!((first.connections, second.connections), (0, 1));
+    let host_is = |core| move |c: &(usize, Command)| matches!(c.1, Command::Connections { host, .. } if host == core);
+    assert!(host_is(Some(1))(&commands[2]) && host_is(None)(&commands[3]), "one for both: {commands:?}");
+    for (connections, expected) in [(5, [2, 3]), (5, [0, 0]), (8, [4, 4]), (1, [0, 1])] {
+        bench.say(wire::session_request::Message::Connections(wire::Connections { lane: 1, connections }));
+        let got: Vec<_> = bench
+            .commands()
+            .into_iter()
+            .map(|(_, c)| match c {
+                Command::Connections { lane: LaneId(1), connections, host } => {
+                    assert_eq!(host.is_some(), connections == 0);
+                    connections
+                }
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let said_again = expected == [0, 0];
+        assert_eq!(got, if said_again { vec![] } else { expected.to_vec() });
     }
+    for connections in [0, 1_025] {
+        bench.say(wire::session_request::Message::Connections(wire::Connections { lane: 1, connections }));
+    }
+    bench.say(wire::session_request::Message::Connections(wire::Connections { lane: 9, connections: 1 }));
+    assert!(bench.commands().is_empty());
+    assert_eq!(bench.refusals().len(), 3);
+}
+
+#[test]
+fn loads_of_all_cores_are_one_and_are_told_ten_times_a_second() {
+    let mut bench = running();
+    bench.messages();
+    let load = |starved, connections: u64, us| {
+        let mut latencies = clarion_proto::latency::Latencies::default();
+        latencies.count(us);
+        Box::new(crate::command::LaneLoad {
+            busy: true,
+            starved,
+            connections,
+            streams: 100 * connections,
+            window_bytes: 65_535 * connections,
+            requests_out_max: 10,
+            bodies: 10 * connections,
+            body_bytes: 2_570 * connections,
+            latencies,
+        })
+    };
+    bench.control.event(0, Event::LaneLoad { lane: LaneId(1), load: load(0.25, 2, 1_000) });
+    let loads = |bench: &mut Bench| -> Vec<_> {
+        let load = |m| match m {
+            Wire::LaneLoad(load) => Some(load),
+            _ => None,
+        };
+        bench.messages().into_iter().filter_map(load).collect()
+    };
+    assert_eq!(loads(&mut bench).len(), 1);
+    bench.control.event(1, Event::LaneLoad { lane: LaneId(1), load: load(0.75, 1, 1_000) });
+    assert_eq!(loads(&mut bench), [], "not yet");
+    bench.now = bench.now + crate::lane::load::TELL_EVERY;
+    let [told] = &loads(&mut bench)[..] else { panic!("one load") };
+    assert_eq!((told.starved_permille, told.connections, told.streams), (750, 3, 300));
+    assert_eq!((told.window_bytes, told.body_bytes, told.requests_out_max), (3 * 65_535, 257, 20));
+    assert_eq!(told.latencies.iter().sum::<u32>(), 2);
 }
 
 #[test]

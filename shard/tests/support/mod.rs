@@ -283,7 +283,6 @@ pub fn lane(id: u32) -> Say {
         ca_pem: String::new(),
         live: false,
         limits: Some(wire::LaneLimits {
-            connections: 4,
             streams_per_connection: 1_000,
             request_deadline_ms: 10_000,
             connect_deadline_ms: 5_000,

@@ -32,8 +32,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Gateway {
     pub(crate) address: SocketAddr,
     pub(crate) roots: Arc<RootCertStore>,
-    /// Of each core.
+    /// Of each core that has some.
     pub(crate) connections: usize,
+    /// How many cores have some; the others are guests of the first.
+    pub(crate) hosts: usize,
 }
 
 /// A certificate for `localhost`, and the roots that trust it.
@@ -64,7 +66,7 @@ pub(crate) async fn complete_through(cores: &mut [CoreHandle], mut health_is: im
                 tell_all(cores, || Command::OpenBands { wave: WAVE, lane: LANE, bands: open }).await;
             }
             Event::LaneState { health, .. } => health_is(health),
-            Event::Held(_) => {}
+            Event::Held(_) | Event::LaneLoad { .. } => {}
             other => panic!("unexpected: {other:?}"),
         }
     }
@@ -77,7 +79,7 @@ pub(crate) const BODY: &[u8] = b"{\"aps\":{\"alert\":\"missing child\"}}";
 
 /// Everything that a control plane says before a wave runs.
 pub(crate) async fn prepare(cores: &[CoreHandle], gateway: &Gateway, devices: u32, rate: Option<Rate>) {
-    let spec = Arc::new(LaneSpec {
+    let spec = |core: usize| LaneSpec {
         id: LANE,
         platform: Platform::Apns,
         name: "test/demo".to_owned(),
@@ -85,24 +87,27 @@ pub(crate) async fn prepare(cores: &[CoreHandle], gateway: &Gateway, devices: u3
         server_name: "localhost".to_owned(),
         roots: Arc::clone(&gateway.roots),
         live: false,
-        connections: gateway.connections,
+        connections: if core < gateway.hosts { gateway.connections } else { 0 },
         streams_per_connection: 1_000,
         request_deadline: Duration::from_secs(30),
         connect_deadline: Duration::from_secs(30),
         backoff_min: Duration::from_millis(10),
         backoff_max: Duration::from_millis(100),
         authorization_indexed: true,
-    });
+    };
     let authorization = Authorization(Arc::new(secrecy::SecretString::from("bearer token".to_owned())));
     let cover = Arc::new(cover());
     let mine = |core: usize| (0..PARTITIONS).filter(move |p| usize::from(*p) % cores.len() == core).map(PartitionId);
     for (core, handle) in cores.iter().enumerate() {
         let say = async |command| handle.commands.send(command).await.expect("the core lives");
         say(Command::Own(mine(core).collect())).await;
-        say(Command::Lane(Arc::clone(&spec))).await;
+        let (spec, host) = (spec(core), (core >= gateway.hosts).then_some(0));
+        let connections = spec.connections;
+        say(Command::Lane(Arc::new(spec))).await;
+        say(Command::Connections { lane: LANE, connections, host }).await;
         say(Command::ProviderToken { lane: LANE, authorization: authorization.clone(), signer: 0 }).await;
         say(Command::Slice { lane: LANE, until: Time::NEVER, rate: None }).await;
-        let disk: Vec<_> = (0..=8).flat_map(|k| center().grid_ring::<Vec<_>>(k)).collect();
+        let disk = disk();
         let records = (0..devices).map(|n| record(n, disk[n as usize % disk.len()]));
         let records = records.map(|r| (partition_of(r.device, PARTITIONS), r));
         let records = records.filter(|(partition, _)| usize::from(partition.0) % cores.len() == core).collect();
@@ -145,6 +150,22 @@ fn cover() -> Cover {
         cells
     };
     Cover::new(&[(0.0, 1_000.0, cells(0, 3)), (1_000.0, 2_000.0, cells(4, 8))]).expect("a cover")
+}
+
+/// Which core owns a device's partition.
+pub(crate) fn core_of(device: u32, cores: usize) -> usize {
+    usize::from(partition_of(record(device, center()).device, PARTITIONS).0) % cores
+}
+
+/// In which band each device lives.
+pub(crate) fn band_of() -> impl Fn(u32) -> u32 {
+    let (cover, disk) = (cover(), disk());
+    move |device| cover.band_of(Cell::from(disk[device as usize % disk.len()])).expect("inside")
+}
+
+/// Where devices live, each in the next cell.
+fn disk() -> Vec<h3o::CellIndex> {
+    (0..=8).flat_map(|k| center().grid_ring::<Vec<_>>(k)).collect()
 }
 
 fn center() -> h3o::CellIndex {

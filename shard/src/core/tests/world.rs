@@ -1,6 +1,10 @@
 //! A core, a gateway, a clock that jumps, and everything that was said.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use clarion_proto::{
@@ -15,8 +19,8 @@ use roaring::RoaringBitmap;
 use super::gateway::Gateway;
 use crate::{
     command::{
-        ApnsHeaders, AppSpec, Authorization, Command, CoreReport, Counts, Event, LaneHealth, LaneSpec, MessageSpec,
-        Platform, Rate, Request, ShardSpec, WaveSpec,
+        ApnsHeaders, AppSpec, Authorization, Command, CoreReport, Counts, Event, LaneHealth, LaneLoad, LaneSpec,
+        MessageSpec, Platform, Rate, Request, ShardSpec, WaveSpec,
     },
     core::{ConnectionId, Core, CoreConfig, IoRequest},
     wave::Cover,
@@ -40,6 +44,9 @@ pub(super) struct World {
     pub(super) unreachable: bool,
     /// Those of this lane.
     pub(super) unreachable_lane: Option<LaneId>,
+    /// How long what the gateway says is on its way.
+    pub(super) latency: Duration,
+    on_its_way: VecDeque<(Time, ConnectionId, Vec<u8>)>,
     sockets: BTreeMap<ConnectionId, Vec<u8>>,
     pub(super) attempts: Vec<Time>,
     pub(super) said: Said,
@@ -56,6 +63,7 @@ pub(super) struct Said {
     pub(super) handed: BTreeMap<PartitionId, RoaringBitmap>,
     pub(super) stopped: Vec<(WaveId, Option<Time>, u64, Time)>,
     pub(super) health: Vec<LaneHealth>,
+    pub(super) loads: BTreeMap<LaneId, Vec<LaneLoad>>,
     pub(super) counted: Vec<Vec<Vec<u64>>>,
     pub(super) devices: u64,
 }
@@ -77,6 +85,8 @@ impl World {
             blocked: false,
             unreachable: false,
             unreachable_lane: None,
+            latency: Duration::ZERO,
+            on_its_way: VecDeque::new(),
             sockets: BTreeMap::new(),
             attempts: Vec::new(),
             said: Said::default(),
@@ -184,7 +194,9 @@ impl World {
                 }
             }
         }
-        for (id, bytes) in self.gateway.take_output() {
+        let arrives = self.now + self.latency;
+        self.on_its_way.extend(self.gateway.take_output().into_iter().map(|(id, bytes)| (arrives, id, bytes)));
+        while let Some((_, id, bytes)) = self.on_its_way.pop_front_if(|(at, ..)| *at <= self.now) {
             active = true;
             self.core.receive(id, &bytes, self.now);
         }
@@ -205,13 +217,19 @@ impl World {
                 continue;
             }
             busy = 0;
-            let next = self.core.deadline().unwrap_or(Time::NEVER).max(self.now + Duration::from_micros(50));
+            let next = self.next().max(self.now + Duration::from_micros(50));
             if next > until {
                 self.now = until;
                 return next == Time::NEVER;
             }
             self.now = next;
         }
+    }
+
+    /// When something happens by itself.
+    pub(super) fn next(&self) -> Time {
+        let arrives = self.on_its_way.front().map(|(at, ..)| *at);
+        self.core.deadline().into_iter().chain(arrives).min().unwrap_or(Time::NEVER)
     }
 
     pub(super) fn run_for(&mut self, time: Duration) {
@@ -285,6 +303,7 @@ impl Said {
             }
             Event::Counted { devices, .. } => self.counted.push(devices),
             Event::LaneState { health, .. } => self.health.push(health),
+            Event::LaneLoad { lane, load } => self.loads.entry(lane).or_default().push(*load),
             Event::Held(held) => self.devices = held.devices,
         }
     }

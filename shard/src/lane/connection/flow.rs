@@ -22,6 +22,8 @@ const WINDOW_MAX: i64 = (1 << 31) - 1;
 #[derive(Debug)]
 pub(crate) struct SendWindows {
     connection: i64,
+    /// The most that the connection's window ever was: what the peer opens, as far as it has been seen.
+    widest: i64,
     /// Of each new stream.
     initial: i64,
     /// Bodies cut, in the order of their streams' ids. At most one for each open stream.
@@ -38,7 +40,7 @@ struct Pending {
 
 impl SendWindows {
     pub(crate) fn new() -> Self {
-        Self { connection: WINDOW_DEFAULT, initial: WINDOW_DEFAULT, pending: VecDeque::new() }
+        Self { connection: WINDOW_DEFAULT, widest: WINDOW_DEFAULT, initial: WINDOW_DEFAULT, pending: VecDeque::new() }
     }
 
     /// How many bodies of this size may be begun. The last may be cut: then a peer that gives credit only when it sees
@@ -49,6 +51,11 @@ impl SendWindows {
             Ok(window) => window.div_ceil(size),
             Err(_) => 0,
         }
+    }
+
+    /// The connection's window at its widest.
+    pub(crate) fn widest(&self) -> u64 {
+        u64::try_from(self.widest).unwrap_or(0)
     }
 
     /// Takes the window for a body that fits whole; `false`: it does not fit.
@@ -83,6 +90,7 @@ impl SendWindows {
         if self.connection > WINDOW_MAX {
             return Err(ConnectionError::flow_control("connection window above 2^31-1"));
         }
+        self.widest = self.widest.max(self.connection);
         self.flush(out);
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::out_of;
 use crate::command::Platform;
 
 /// Connections of one node to one gateway. At 20 k/s each that is far beyond what a machine can write.
-const CONNECTIONS_MAX: u32 = 1_024;
+pub(super) const CONNECTIONS_MAX: u32 = 1_024;
 /// Streams of one connection; APNs has announced up to 1,500 and no gateway more than a few thousand.
 const STREAMS_MAX: u32 = 100_000;
 /// A deadline or pause beyond ten minutes is a mistake of units.
@@ -43,8 +43,6 @@ pub struct Terms {
     pub ca_pem: String,
     /// Real people behind it.
     pub live: bool,
-    /// Of this node.
-    pub connections: usize,
     /// On each connection.
     pub streams_per_connection: usize,
     /// Of one request.
@@ -100,7 +98,6 @@ impl Lane {
             server_name,
             ca_pem: lane.ca_pem,
             live: lane.live,
-            connections: number(limits.connections, CONNECTIONS_MAX, "connections").map_err(within)?,
             streams_per_connection: number(limits.streams_per_connection, STREAMS_MAX, "streams_per_connection")
                 .map_err(within)?,
             request_deadline: ms(limits.request_deadline_ms, "request_deadline_ms").map_err(within)?,

@@ -18,7 +18,7 @@ const FCM_LANE: u32 = 2;
 /// As [`running`], with an FCM lane beside.
 fn both() -> Bench {
     let mut bench = running();
-    bench.say(lane_of(wire::LanePlatform::Fcm, FCM_LANE, 4));
+    bench.say(lane_of(wire::LanePlatform::Fcm, FCM_LANE));
     bench.outputs();
     bench
 }
@@ -57,16 +57,17 @@ fn a_wave_over_both_platforms_is_taken() {
 #[test]
 fn a_lane_is_told_to_the_cores_with_its_platform_and_keeps_it() {
     let mut bench = running();
-    bench.say(lane_of(wire::LanePlatform::Fcm, FCM_LANE, 4));
-    let platforms = bench.commands().into_iter().map(|(_, c)| match c {
-        Command::Lane(spec) => spec.platform,
+    bench.say(lane_of(wire::LanePlatform::Fcm, FCM_LANE));
+    let platforms = bench.commands().into_iter().filter_map(|(_, c)| match c {
+        Command::Lane(spec) => Some(spec.platform),
+        Command::Connections { .. } => None,
         other => panic!("{other:?}"),
     });
     assert_eq!(platforms.collect::<Vec<_>>(), [Platform::Fcm; 2]);
-    bench.say(lane_of(wire::LanePlatform::Apns, FCM_LANE, 4));
+    bench.say(lane_of(wire::LanePlatform::Apns, FCM_LANE));
     assert!(bench.commands().is_empty());
     assert!(bench.refusals()[0].reason.contains("lane.platform: lane 2 is Fcm for its life"));
-    bench.say(lane_of(wire::LanePlatform::Unspecified, 3, 4));
+    bench.say(lane_of(wire::LanePlatform::Unspecified, 3));
     assert!(bench.refusals()[0].reason.contains("lane.platform: must be APNS or FCM"));
 }
 

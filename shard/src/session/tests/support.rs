@@ -56,11 +56,11 @@ pub(super) fn ownership(number: u64, partitions: &[u32]) -> Say {
     Say::Ownership(wire::Ownership { number, partition_count: 16, log_count: 16, partitions })
 }
 
-pub(super) fn lane(id: u32, connections: u32) -> Say {
-    lane_of(wire::LanePlatform::Apns, id, connections)
+pub(super) fn lane(id: u32) -> Say {
+    lane_of(wire::LanePlatform::Apns, id)
 }
 
-pub(super) fn lane_of(platform: wire::LanePlatform, id: u32, connections: u32) -> Say {
+pub(super) fn lane_of(platform: wire::LanePlatform, id: u32) -> Say {
     Say::Lane(wire::Lane {
         id,
         name: "gateway/key".to_owned(),
@@ -70,7 +70,6 @@ pub(super) fn lane_of(platform: wire::LanePlatform, id: u32, connections: u32) -
         ca_pem: String::new(),
         live: false,
         limits: Some(wire::LaneLimits {
-            connections,
             streams_per_connection: 1_000,
             request_deadline_ms: 10_000,
             connect_deadline_ms: 5_000,

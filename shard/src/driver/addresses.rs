@@ -1,0 +1,149 @@
+//! Which of a gateway's addresses a connection goes to: evenly over all, but for those that failed a while ago.
+//!
+//! Gateways publish several addresses and move them (Apple asks senders to resolve anew for each connection and to spread). A
+//! resolver gives them in any order, another one each time, so taking the first, or each in turn, spreads nothing. Here
+//! the address with the fewest of this core's connections is taken; of equals the first behind the one taken last, where
+//! each core begins at another one. An address that could not be connected to is passed over for [`PASSED_OVER`], unless
+//! all have failed: then the one that failed first is tried again. Pure: names and sockets are elsewhere.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use clarion_proto::time::Time;
+
+/// How long an address that failed is left alone: some tries of the pool, whose own pauses go up to half a minute.
+const PASSED_OVER: Duration = Duration::from_mins(1);
+/// Addresses that are remembered; beyond them those without connections and failures are forgotten anyway.
+const ADDRESSES_MAX: usize = 1_024;
+
+/// What one core knows of addresses.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    known: BTreeMap<SocketAddr, Known>,
+    /// Where the next search among equals begins.
+    turn: usize,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Known {
+    connections: usize,
+    failed: Option<Time>,
+}
+
+impl Addresses {
+    /// `core` spreads the beginnings.
+    pub(super) fn new(core: usize) -> Self {
+        Self { known: BTreeMap::new(), turn: core }
+    }
+
+    /// Takes one of those that a name stands for, and counts a connection to it; `None`: it stands for none.
+    pub(super) fn take(&mut self, mut of: Vec<SocketAddr>, now: Time) -> Option<SocketAddr> {
+        of.sort_unstable();
+        of.dedup();
+        let count = of.len();
+        let known = |address: &SocketAddr| self.known.get(address).copied().unwrap_or_default();
+        let worth = |n: &usize| {
+            let known = known(&of[*n]);
+            let failed = known.failed.filter(|at| now.since(*at) < PASSED_OVER);
+            // Those in their time first, then by connections, then in turn.
+            (failed, known.connections, (n + count - self.turn % count.max(1)) % count.max(1))
+        };
+        let at = (0..count).min_by_key(worth)?;
+        self.turn = at + 1;
+        self.known.entry(of[at]).or_default().connections += 1;
+        Some(of[at])
+    }
+
+    /// A connection to it could not be made, or is gone.
+    pub(super) fn closed(&mut self, address: SocketAddr, failed: bool, now: Time) {
+        let known = self.known.entry(address).or_default();
+        known.connections = known.connections.saturating_sub(1);
+        if failed {
+            known.failed = Some(now);
+        }
+        if self.known.len() > ADDRESSES_MAX {
+            self.known.retain(|_, known| known.connections > 0);
+        }
+    }
+
+    /// A connection to it stands: what failed before is forgotten.
+    pub(super) fn stands(&mut self, address: SocketAddr) {
+        if let Some(known) = self.known.get_mut(&address) {
+            known.failed = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn address(n: u8) -> SocketAddr {
+        ([127, 0, 0, n], 443).into()
+    }
+
+    fn three() -> Vec<SocketAddr> {
+        vec![address(3), address(1), address(2)]
+    }
+
+    #[test]
+    fn all_are_used_evenly_in_whatever_order_they_come() {
+        let mut addresses = Addresses::new(0);
+        for round in 1..=4 {
+            let taken: BTreeSet<_> = (0..3)
+                .map(|n| {
+                    let mut of = three();
+                    of.rotate_left((round * n) % 3);
+                    addresses.take(of, Time(0)).unwrap()
+                })
+                .collect();
+            assert_eq!(taken.len(), 3, "round {round}");
+        }
+        // The one that loses two gets the next two.
+        (0..2).for_each(|_| addresses.closed(address(2), false, Time(0)));
+        assert_eq!([0; 2].map(|_| addresses.take(three(), Time(0)).unwrap()), [address(2); 2]);
+    }
+
+    #[test]
+    fn cores_begin_at_different_ones() {
+        let first = |core| Addresses::new(core).take(three(), Time(0)).unwrap();
+        assert_eq!([0, 1, 2, 3].map(first), [address(1), address(2), address(3), address(1)]);
+    }
+
+    #[test]
+    fn one_that_failed_is_passed_over_for_a_while_and_all_that_failed_are_tried_in_turn() {
+        let mut addresses = Addresses::new(0);
+        let now = |s: u64| Time(s * 1_000_000);
+        assert_eq!(addresses.take(three(), now(0)), Some(address(1)));
+        addresses.closed(address(1), true, now(1));
+        for n in 0..10 {
+            assert_ne!(addresses.take(three(), now(2 + n)), Some(address(1)));
+        }
+        addresses.closed(address(2), true, now(20));
+        addresses.closed(address(3), true, now(21));
+        assert_eq!(addresses.take(three(), now(22)), Some(address(1)), "it failed first");
+        addresses.closed(address(1), true, now(23));
+        assert_eq!(addresses.take(three(), now(24)), Some(address(2)));
+        assert_eq!(addresses.take(three(), now(83)), Some(address(1)), "its time is over, and it has the fewest");
+        addresses.stands(address(1));
+        assert_eq!(addresses.take(vec![], now(84)), None);
+    }
+
+    proptest! {
+        #[test]
+        fn nobody_has_two_more_than_another(count in 1u8..12, core in 0usize..9, takes in 1usize..200) {
+            let of: Vec<_> = (1..=count).map(address).collect();
+            let mut addresses = Addresses::new(core);
+            let mut used = BTreeMap::new();
+            for _ in 0..takes {
+                *used.entry(addresses.take(of.clone(), Time(0)).unwrap()).or_insert(0) += 1;
+            }
+            let counts = of.iter().map(|a| used.get(a).copied().unwrap_or(0));
+            let (least, most) = (counts.clone().min().unwrap(), counts.max().unwrap());
+            prop_assert!(most - least <= 1, "{used:?}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! How a lane's connections are used on one core: what the budget of the lane in the cluster is made of.
+//!
+//! Connections are the bottleneck exactly while a core waits although there is somebody to push to and no connection has a
+//! stream or window left. A core that is never idle has no use for more of them; a lane that waits for its quota, its
+//! alert's rate or the end of a pause has room on its connections. So what is measured is that time, from the end of a
+//! turn to the beginning of the next. But not of a gateway that answers nothing: one that is silent would be silent on more
+//! connections too.
+//!
+//! The time to an answer is sampled, one request in [`SAMPLED`] and one at a time on a connection: the middle of some
+//! hundred a second is as good as that of all, and a request that is not sampled costs one decrement.
+
+use std::time::Duration;
+
+use clarion_proto::{latency::Latencies, time::Time};
+
+use crate::command::LaneLoad;
+
+/// One request in so many.
+const SAMPLED: u8 = 64;
+/// A sampled request without an answer for so long is forgotten; longer than any useful deadline.
+const LOST: Duration = Duration::from_mins(1);
+/// Between two statements.
+pub const TELL_EVERY: Duration = Duration::from_millis(100);
+/// Latencies of this long and of as long before count. Answers of some seconds ago say nothing of a gateway that has
+/// become slow since.
+const GENERATION: Duration = Duration::from_secs(2);
+/// Bodies of which the mean is made, before the sums are halved: a new alert's are soon most of them.
+const BODIES_MAX: u64 = 4_096;
+
+/// Measures one core's end of a lane.
+#[derive(Debug, Default)]
+pub struct Meter {
+    told_at: Option<Time>,
+    told_busy: bool,
+    busy: bool,
+    starved_since: Option<Time>,
+    starved: Duration,
+    out_max: usize,
+    heard: bool,
+    bodies: u64,
+    body_bytes: u64,
+    latencies: Latencies,
+    former: Latencies,
+    turned: Time,
+}
+
+impl Meter {
+    /// A turn begins: the wait is over.
+    pub fn woke(&mut self, now: Time) {
+        if let Some(since) = self.starved_since.take() {
+            self.starved += now.since(since);
+        }
+    }
+
+    /// A turn has ended. `starved`: what follows is time lost for want of streams and windows.
+    pub fn rests(&mut self, busy: bool, starved: bool, out: usize, now: Time) {
+        self.busy |= busy;
+        self.out_max = self.out_max.max(out);
+        self.starved_since = starved.then_some(now);
+    }
+
+    /// So many requests went out, with so many bytes of bodies.
+    pub fn sent(&mut self, requests: usize, body_bytes: usize) {
+        (self.bodies, self.body_bytes) = (self.bodies + requests as u64, self.body_bytes + body_bytes as u64);
+        if self.bodies > BODIES_MAX {
+            (self.bodies, self.body_bytes) = (self.bodies / 2, self.body_bytes / 2);
+        }
+    }
+
+    /// The gateway answered something.
+    pub fn heard(&mut self) {
+        self.heard = true;
+    }
+
+    /// A sampled request was answered.
+    pub fn answered(&mut self, took: Duration, now: Time) {
+        self.turn(now);
+        self.latencies.count(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// When there is something to tell; `None`: nothing is new.
+    #[must_use]
+    pub fn due(&self) -> Option<Time> {
+        let Some(told) = self.told_at else { return Some(Time(0)) };
+        (self.busy || self.told_busy).then_some(told + TELL_EVERY)
+    }
+
+    /// Forgets what was told, so that it is told again.
+    pub fn tell_again(&mut self) {
+        self.told_at = None;
+    }
+
+    /// What there is to tell, but for the connections.
+    pub fn take(&mut self, now: Time) -> LaneLoad {
+        self.turn(now);
+        if self.starved_since.is_some() {
+            self.woke(now);
+            self.starved_since = Some(now);
+        }
+        let since = self.told_at.map_or(TELL_EVERY, |told| now.since(told)).max(Duration::from_micros(1));
+        let mut latencies = self.latencies;
+        latencies.add(&self.former);
+        let starved = if self.heard { self.starved } else { Duration::ZERO };
+        let load = LaneLoad {
+            busy: self.busy,
+            starved: (starved.as_secs_f64() / since.as_secs_f64()).min(1.0),
+            requests_out_max: self.out_max as u64,
+            bodies: self.bodies,
+            body_bytes: self.body_bytes,
+            latencies,
+            ..LaneLoad::default()
+        };
+        (self.told_at, self.told_busy) = (Some(now), self.busy);
+        (self.busy, self.heard, self.starved, self.out_max) = (false, false, Duration::ZERO, 0);
+        load
+    }
+
+    fn turn(&mut self, now: Time) {
+        let passed = now.since(self.turned);
+        if passed >= GENERATION {
+            let latencies = std::mem::take(&mut self.latencies);
+            self.former = if passed < 2 * GENERATION { latencies } else { Latencies::default() };
+            self.turned = now;
+        }
+    }
+}
+
+/// The sampled request of one connection.
+#[derive(Debug, Default)]
+pub struct Probe {
+    skip: u8,
+    under_way: Option<(u64, Time)>,
+}
+
+impl Probe {
+    /// A request goes out.
+    pub fn sent(&mut self, ticket: u64, now: Time) {
+        if self.skip > 0 {
+            self.skip -= 1;
+            return;
+        }
+        self.skip = SAMPLED - 1;
+        if self.under_way.is_none_or(|(_, at)| now.since(at) > LOST) {
+            self.under_way = Some((ticket, now));
+        }
+    }
+
+    /// Requests were answered: how long the sampled one took, if it is among them.
+    pub fn among(&mut self, tickets: &[u64], now: Time) -> Option<Duration> {
+        let (_, sent) = self.under_way.take_if(|(sampled, _)| tickets.contains(sampled))?;
+        Some(now.since(sent))
+    }
+
+    /// A request was answered: how long it took, if it is the sampled one.
+    pub fn answered(&mut self, ticket: u64, now: Time) -> Option<Duration> {
+        let (_, sent) = self.under_way.take_if(|(sampled, _)| *sampled == ticket)?;
+        Some(now.since(sent))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn one_in_so_many_is_sampled_and_one_at_a_time() {
+        let (mut probe, mut taken) = (Probe::default(), 0);
+        for ticket in 0..1_000 {
+            probe.sent(ticket, Time(ticket));
+        }
+        for ticket in 0..1_000 {
+            if let Some(took) = probe.answered(ticket, Time(ticket + 5_000)) {
+                assert_eq!((ticket, took), (0, 5 * MS));
+                taken += 1;
+            }
+        }
+        assert_eq!(taken, 1);
+        (0..64).for_each(|ticket| probe.sent(ticket, Time(9_000)));
+        assert!(
+            (0..64).any(|ticket| probe.answered(ticket, Time(9_500)).is_some()),
+            "the next one after it was answered"
+        );
+    }
+
+    #[test]
+    fn a_sample_without_an_answer_is_given_up() {
+        let mut probe = Probe::default();
+        probe.sent(1, Time(0));
+        let later = Time(0) + LOST + MS;
+        (0..64).for_each(|n| probe.sent(100 + n, later));
+        assert_eq!(probe.answered(1, later), None);
+        assert!((100..164).any(|ticket| probe.answered(ticket, later + MS) == Some(MS)));
+    }
+
+    #[test]
+    fn waits_without_room_are_a_share_of_the_time() {
+        let mut meter = Meter::default();
+        assert_eq!(meter.due(), Some(Time(0)), "said once without being asked");
+        let idle = meter.take(Time(0));
+        assert_eq!((idle.busy, idle.starved), (false, 0.0));
+        assert_eq!(meter.due(), None);
+        let mut now = Time(0);
+        for _ in 0..10 {
+            meter.woke(now);
+            meter.rests(true, true, 7, now);
+            now = now + 4 * MS; // waited
+            meter.woke(now);
+            meter.heard();
+            meter.rests(true, false, 3, now);
+            now = now + 6 * MS; // at work
+        }
+        assert_eq!(meter.due(), Some(Time(0) + TELL_EVERY));
+        let load = meter.take(now);
+        assert!(load.busy && (0.39..=0.41).contains(&load.starved), "{load:?}");
+        assert_eq!(load.requests_out_max, 7);
+        assert_eq!(meter.due(), Some(now + TELL_EVERY), "and that it is idle now");
+        assert!(!meter.take(now + TELL_EVERY).busy);
+        assert_eq!(meter.due(), None);
+    }
+
+    #[test]
+    fn a_silent_gateway_is_no_reason_for_more_connections() {
+        let mut meter = Meter::default();
+        meter.take(Time(0));
+        meter.rests(true, true, 100, Time(0));
+        assert_eq!(meter.take(Time(0) + TELL_EVERY).starved, 0.0);
+    }
+
+    #[test]
+    fn old_latencies_are_forgotten() {
+        let mut meter = Meter::default();
+        meter.answered(50 * MS, Time(0));
+        assert_eq!(meter.take(Time(0) + GENERATION).latencies.total(), 1);
+        assert_eq!(meter.take(Time(0) + 2 * GENERATION).latencies.total(), 0);
+    }
+}
