@@ -25,7 +25,7 @@ pub(crate) const PROJECT: &str = "missing-children";
 const ACCOUNT: &str = "sender@missing-children.iam.gserviceaccount.com";
 
 pub(crate) enum Credential {
-    Apns(Box<KeyPair>),
+    Apns(KeyPair),
     Fcm,
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn configuration(platform: Platform) -> (GatewayConfig, Credential) {
                 public_key_file: None,
                 public_key_pem: Some(pair.public_key_pem()),
             };
-            (GatewayConfig { keys: vec![key], topics: vec![TOPIC.to_owned()], ..common }, Credential::Apns(Box::new(pair)))
+            (GatewayConfig { keys: vec![key], topics: vec![TOPIC.to_owned()], ..common }, Credential::Apns(pair))
         }
         Platform::Fcm => {
             let project = ProjectConfig { project: PROJECT.to_owned(), quota_per_minute: u32::MAX };
@@ -70,8 +70,8 @@ impl Credential {
                 let random = SystemRandom::new();
                 let der = pair.serialize_der();
                 let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der, &random);
-                let key = key.map_err(|e| io::Error::other(e.to_string()))?;
-                let signature = key.sign(&random, signed.as_bytes()).map_err(|e| io::Error::other(e.to_string()))?;
+                let key = key.map_err(unusable)?;
+                let signature = key.sign(&random, signed.as_bytes()).map_err(unusable)?;
                 Ok(format!("bearer {signed}.{}", BASE64URL_NOPAD.encode(signature.as_ref())))
             }
             Self::Fcm => access_token(gateway, now),
@@ -89,11 +89,10 @@ fn access_token(gateway: &GatewayHandle, now: u64) -> io::Result<String> {
     let head = BASE64URL_NOPAD.encode(br#"{"alg":"RS256","typ":"JWT"}"#);
     let signed = format!("{head}.{}", BASE64URL_NOPAD.encode(claims.to_string().as_bytes()));
     let der = PrivatePkcs8KeyDer::from_pem_slice(TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM.as_bytes());
-    let der = der.map_err(|e| io::Error::other(e.to_string()))?;
-    let key = ring::rsa::KeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(|e| io::Error::other(e.to_string()))?;
+    let der = der.map_err(io::Error::other)?;
+    let key = ring::rsa::KeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(unusable)?;
     let mut signature = vec![0; key.public().modulus_len()];
-    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
-        .map_err(|e| io::Error::other(e.to_string()))?;
+    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).map_err(unusable)?;
     let grant = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
     let body = format!("grant_type={grant}&assertion={signed}.{}", BASE64URL_NOPAD.encode(&signature));
     let authority = uri.strip_prefix("https://").and_then(|u| u.strip_suffix("/token")).expect("a token URI");
@@ -117,4 +116,9 @@ fn access_token(gateway: &GatewayHandle, now: u64) -> io::Result<String> {
         .as_str()
         .map(|token| format!("Bearer {token}"))
         .ok_or_else(|| io::Error::other("no access token"))
+}
+
+/// ring's errors are no [`std::error::Error`] without its feature `std`.
+fn unusable(error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(error.to_string())
 }

@@ -122,8 +122,7 @@ impl Reader {
         self.decoder.decode(block, &self.representations, LIST_BYTES_MAX, |_, _| {})
     }
 
-    /// The client knows that its table may have so many bytes: if it has more now, its next block must shrink it (RFC 7541,
-    /// section 4.2).
+    /// The client's table may have so many bytes now: if it has more, its next block must shrink it (RFC 7541, section 4.2).
     pub fn limit_table(&mut self, bytes: u32) {
         self.table.limit = bytes;
     }

@@ -104,6 +104,25 @@ fn a_smaller_header_table_must_be_answered_by_a_size_update() {
 }
 
 #[test]
+fn a_larger_header_table_may_be_used_before_it_is_acknowledged() {
+    let mut bench = open();
+    let head = |update: &[u8]| {
+        let fields = [("authorization", &*bench.bearer), ("apns-topic", TOPIC)];
+        [update, &block(&fields, "/3/device/ab")].concat()
+    };
+    let (to_nothing, to_all) = (head(&[0x20]), head(&[0x3f, 0xe1, 0x1f]));
+    bench.faults(r#"{"once": [{"do": "settings", "header_table": 0}]}"#);
+    bench.send(&settings_ack());
+    bench.send(&raw(kind::HEADERS, flag::END_HEADERS, 1, &to_nothing));
+    bench.faults(r#"{"once": [{"do": "settings", "header_table": 4096}]}"#);
+    bench.send(&raw(kind::HEADERS, flag::END_HEADERS, 3, &to_all));
+    assert_eq!(bench.connection.end(), None);
+    bench.send(&settings_ack());
+    bench.send(&raw(kind::HEADERS, flag::END_HEADERS, 5, &to_all));
+    assert_eq!(bench.connection.end(), None);
+}
+
+#[test]
 fn an_unknown_setting_and_a_smaller_list_are_only_told() {
     let mut bench = open();
     bench.faults(r#"{"once": [{"do": "settings", "header_list": 1000, "unknown": true}]}"#);

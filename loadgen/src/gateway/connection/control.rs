@@ -73,6 +73,8 @@ impl Connection {
         let values: Vec<_> = values.into_iter().flatten().collect();
         frame::settings(&mut self.output, &values);
         self.limits.set(window, table);
+        // A larger table may be used as soon as the client has heard of it, a smaller one must be once it says so.
+        self.reader.limit_table(self.limits.table_believed());
         if self.limits.is_ignored() {
             return self.fail(Code::ProtocolError, b"");
         }
@@ -130,9 +132,8 @@ impl Connection {
         }
         if head.has(flag::ACK) {
             // An acknowledgement of nothing is forgiven, as most servers do.
-            if let Some(known) = self.limits.acknowledge() {
-                self.reader.limit_table(known.table);
-            }
+            self.limits.acknowledge();
+            self.reader.limit_table(self.limits.table_believed());
             return if payload.is_empty() { Ok(()) } else { Err(Code::FrameSizeError) };
         }
         let (settings, rest) = payload.as_chunks::<6>();

@@ -61,6 +61,11 @@ impl Limits {
         self.in_flight.iter().map(|v| v.window).max().unwrap_or(0).max(self.acknowledged.window)
     }
 
+    /// The largest header table that the client may use.
+    pub(super) fn table_believed(&self) -> u32 {
+        self.in_flight.iter().map(|v| v.table).max().unwrap_or(0).max(self.acknowledged.table)
+    }
+
     pub(super) fn admit(&self, active: usize) -> Admission {
         let active = u32::try_from(active).unwrap_or(u32::MAX);
         if active < self.advertised.streams {
@@ -91,10 +96,11 @@ impl Limits {
         self.advertise(1)
     }
 
-    /// The client acknowledged the oldest SETTINGS: what it knows of now; none if there was nothing to acknowledge.
-    pub(super) fn acknowledge(&mut self) -> Option<Values> {
-        self.acknowledged = self.in_flight.pop_front()?;
-        Some(self.acknowledged)
+    /// The client acknowledged the oldest SETTINGS; false if there was nothing to acknowledge.
+    pub(super) fn acknowledge(&mut self) -> bool {
+        let Some(known) = self.in_flight.pop_front() else { return false };
+        self.acknowledged = known;
+        true
     }
 
     /// Whether the client acknowledges nothing.
@@ -152,11 +158,11 @@ mod tests {
         let mut limits = limits(1_000, false);
         assert_eq!(limits.set_full(10), Some(10));
         assert_eq!((limits.admit(9), limits.admit(10)), (Admission::Admitted, Admission::Refused));
-        assert!(limits.acknowledge().is_some());
+        assert!(limits.acknowledge());
         assert_eq!(limits.admit(10), Admission::Refused, "it acknowledged the first SETTINGS");
-        assert!(limits.acknowledge().is_some());
+        assert!(limits.acknowledge());
         assert_eq!(limits.admit(10), Admission::Violation);
-        assert!(limits.acknowledge().is_none());
+        assert!(!limits.acknowledge());
     }
 
     #[test]

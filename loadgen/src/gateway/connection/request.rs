@@ -277,7 +277,13 @@ impl Connection {
     fn refuse(&mut self, stream: u32, read: &Read, context: &mut Context<'_>) {
         if let Read::Request(head) = read {
             let entry = Entry { flags: record::flag::UNPROCESSED, ..self.entry(head, &[], context) };
-            context.log.push(entry);
+            if entry.token_hash == 0 {
+                // FCM's tokens come with bodies, which nobody waits for: an entry that names nobody proves nothing.
+                context.log.totals.requests += 1;
+                context.log.totals.unprocessed += 1;
+            } else {
+                context.log.push(entry);
+            }
         }
         frame::rst_stream(&mut self.output, stream, Code::RefusedStream);
     }
