@@ -25,7 +25,7 @@ pub(crate) const PROJECT: &str = "missing-children";
 const ACCOUNT: &str = "sender@missing-children.iam.gserviceaccount.com";
 
 pub(crate) enum Credential {
-    Apns(KeyPair),
+    Apns(Box<KeyPair>),
     Fcm,
 }
 
@@ -40,7 +40,7 @@ pub(crate) fn configuration(platform: Platform) -> (GatewayConfig, Credential) {
                 public_key_file: None,
                 public_key_pem: Some(pair.public_key_pem()),
             };
-            (GatewayConfig { keys: vec![key], topics: vec![TOPIC.to_owned()], ..common }, Credential::Apns(pair))
+            (GatewayConfig { keys: vec![key], topics: vec![TOPIC.to_owned()], ..common }, Credential::Apns(Box::new(pair)))
         }
         Platform::Fcm => {
             let project = ProjectConfig { project: PROJECT.to_owned(), quota_per_minute: u32::MAX };
