@@ -1,10 +1,7 @@
 //! Hostile gateways, through the driver, over TCP and TLS: each is one of a lane's connections, behaves for fifty requests
 //! and then attacks. That connection ends with one clear line in the log; the others go on, and the wave ends complete.
 
-use std::{
-    io::{self, Write as _},
-    sync::Arc,
-};
+use std::{io, sync::Arc};
 
 use clarion_proto::outcome::Outcome;
 use clarion_shard::driver::{self, Clock};
@@ -104,7 +101,7 @@ fn attacks() -> Vec<Attack> {
         &["connection lost"],
         Box::new(|mut peer| {
             peer.be_honest(HONEST)?;
-            peer.tls.sock.write_all(&[0x5a; 4_096])?;
+            peer.answer_and_break_off(&[0x5a; 4_096])?;
             peer.wait_for_the_end()
         }),
     );
