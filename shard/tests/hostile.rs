@@ -1,10 +1,7 @@
 //! Hostile gateways, through the driver, over TCP and TLS: each is one of a lane's connections, behaves for fifty requests
 //! and then attacks. That connection ends with one clear line in the log; the others go on, and the wave ends complete.
 
-use std::{
-    io::{self, Write as _},
-    sync::Arc,
-};
+use std::{io, sync::Arc};
 
 use clarion_proto::outcome::Outcome;
 use clarion_shard::driver::{self, Clock};
@@ -68,7 +65,9 @@ fn check(name: &str, served: Served, devices: u32) {
     let seen = served.stop();
     let by_attack = seen.waiting.iter().filter(|path| !seen.answered.contains_key(*path)).count();
     assert_eq!(seen.answered.len() + by_attack, devices as usize, "{name}: missed");
-    assert!(seen.answered.values().all(|answered| *answered == 1), "{name}: answered, and sent again");
+    // A reset takes with it what the system had received and nobody had read yet: such a request has no answer for anybody.
+    let may_repeat = name == "TCP reset";
+    assert!(may_repeat || seen.answered.values().all(|n| *n == 1), "{name}: answered, and sent again");
 }
 
 fn attacks() -> Vec<Attack> {
@@ -104,7 +103,7 @@ fn attacks() -> Vec<Attack> {
         &["connection lost"],
         Box::new(|mut peer| {
             peer.be_honest(HONEST)?;
-            peer.tls.sock.write_all(&[0x5a; 4_096])?;
+            peer.answer_and_break_off(&[0x5a; 4_096])?;
             peer.wait_for_the_end()
         }),
     );

@@ -301,8 +301,11 @@ fn decrypt(tls: &mut ClientConnection, mut ciphertext: &[u8], mut take: impl FnM
         if tls.read_tls(&mut ciphertext)? == 0 {
             return Ok(true);
         }
-        tls.process_new_packets().map_err(io::Error::other)?;
-        if drain(tls, &mut take)? {
+        let processed = tls.process_new_packets();
+        // What came whole before an alert or a broken record counts: those answers will not come again.
+        let closed = drain(tls, &mut take)?;
+        processed.map_err(io::Error::other)?;
+        if closed {
             return Ok(true);
         }
     }

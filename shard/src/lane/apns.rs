@@ -57,7 +57,8 @@ pub(crate) fn read_body(body: &[u8]) -> (Reason, Option<u64>) {
         #[serde(default)]
         timestamp: Option<serde_json::Value>,
     }
-    if body.is_empty() || body.len() > BODY_BYTES_MAX {
+    // serde would also take a list for such a structure, its fields by their places.
+    if body.len() > BODY_BYTES_MAX || body.trim_ascii_start().first() != Some(&b'{') {
         return (Reason::None, None);
     }
     match serde_json::from_slice::<Body<'_>>(body) {
@@ -91,8 +92,16 @@ mod tests {
 
     #[test]
     fn what_is_not_a_reason_says_nothing() {
-        for body in ["", "<html>502</html>", "{}", "[]", r#"{"reason":7}"#, r#"{"reason":null}"#, r#"{"reason":"Unreg"#]
-        {
+        for body in [
+            "",
+            "<html>502</html>",
+            "{}",
+            "[]",
+            r#"{"reason":7}"#,
+            r#"{"reason":null}"#,
+            r#"{"reason":"Unreg"#,
+            r#"["Unregistered"]"#,
+        ] {
             let meant = Answer { status: 502, reason: Reason::None, timestamp_ms: None, retry_after: None };
             assert_eq!(answer(502, body.as_bytes()), meant);
         }

@@ -241,6 +241,17 @@ impl Peer {
         self.say(&crate::floods::frame(1, 5, stream, b"\x20\x88"))
     }
 
+    /// Answers the one that waits, and in the same segment says what is no TLS: the answer still counts.
+    pub(crate) fn answer_and_break_off(&mut self, noise: &[u8]) -> io::Result<()> {
+        let (stream, path) = self.waiting.take().expect("one waits");
+        *self.seen.lock().answered.entry(path).or_default() += 1;
+        let mut bytes = Vec::new();
+        self.tls.conn.writer().write_all(&crate::floods::frame(1, 5, stream, b"\x88"))?;
+        self.tls.conn.write_tls(&mut bytes)?;
+        bytes.extend_from_slice(noise);
+        self.tls.sock.write_all(&bytes)
+    }
+
     fn serve(mut self) -> io::Result<()> {
         self.be_honest(usize::MAX).map(drop)
     }
