@@ -131,14 +131,14 @@ impl CommandSender {
 /// # Errors
 /// The system has no more file descriptors or threads.
 pub fn spawn(cores: usize, clock: Clock) -> io::Result<Vec<CoreHandle>> {
-    spawn_with(cores, clock, Arc::new(System))
+    spawn_with(cores, clock, &(Arc::new(System) as Arc<dyn Names>))
 }
 
 /// As [`spawn`], with another idea of what names stand for.
 ///
 /// # Errors
 /// As [`spawn`].
-pub fn spawn_with(cores: usize, clock: Clock, names: Arc<dyn Names>) -> io::Result<Vec<CoreHandle>> {
+pub fn spawn_with(cores: usize, clock: Clock, names: &Arc<dyn Names>) -> io::Result<Vec<CoreHandle>> {
     let mut polls = Vec::with_capacity(cores);
     for _ in 0..cores {
         let poll = Poll::new()?;
@@ -147,7 +147,9 @@ pub fn spawn_with(cores: usize, clock: Clock, names: Arc<dyn Names>) -> io::Resu
     }
     let mail = mail::between(polls.iter().map(|(_, waker)| Arc::clone(waker)));
     let cores_of = polls.into_iter().zip(mail).enumerate();
-    cores_of.map(|(n, ((poll, waker), mail))| spawn_core(n, cores, clock, (poll, waker), mail, names.clone())).collect()
+    cores_of
+        .map(|(n, ((poll, waker), mail))| spawn_core(n, cores, clock, (poll, waker), mail, Arc::clone(names)))
+        .collect()
 }
 
 fn spawn_core(
