@@ -51,15 +51,17 @@ record:
     cargo build -p clarion-loadgen
     cargo test -p clarion-shard --lib record_anew -- --ignored
 
-# Fuzzing guided by coverage, on stable: TARGET is a directory of fuzz/corpus. Needs a C++ compiler. New inputs go to
+# Fuzzing guided by coverage, on stable: TARGET is a file of fuzz/corpus. Needs a C++ compiler. New inputs go to
 # target/fuzz/TARGET; `just fuzz-keep TARGET` merges those that matter into the corpus.
 fuzz TARGET SECONDS="60": fuzz-build
-    mkdir -p target/fuzz/{{TARGET}}
-    CLARION_FUZZ_TARGET={{TARGET}} target/fuzz/guided -max_total_time={{SECONDS}} -timeout=10 -max_len=4096 \
-        -artifact_prefix=target/fuzz/ target/fuzz/{{TARGET}} fuzz/corpus/{{TARGET}}
+    cargo run --quiet -p clarion-fuzz --bin corpus -- unpack {{TARGET}} target/fuzz/{{TARGET}}
+    CLARION_FUZZ_TARGET={{TARGET}} target/fuzz/guided -max_total_time={{SECONDS}} -timeout=10 -max_len=2048 \
+        -print_final_stats=1 -artifact_prefix=target/fuzz/found- target/fuzz/{{TARGET}}
 
 fuzz-keep TARGET: fuzz-build
-    CLARION_FUZZ_TARGET={{TARGET}} target/fuzz/guided -merge=1 -max_len=1024 fuzz/corpus/{{TARGET}} target/fuzz/{{TARGET}}
+    rm -rf target/fuzz/kept && mkdir -p target/fuzz/kept
+    CLARION_FUZZ_TARGET={{TARGET}} target/fuzz/guided -set_cover_merge=1 -max_len=512 target/fuzz/kept target/fuzz/{{TARGET}}
+    cargo run --quiet -p clarion-fuzz --bin corpus -- pack {{TARGET}} target/fuzz/kept
 
 # Coverage of libFuzzer by stable options of rustc; assertions and overflow checks on, optimised.
 [private]

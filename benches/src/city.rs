@@ -90,7 +90,7 @@ fn arrival(n: u64, case: Case, places: &[Cell]) -> Record {
         segments: Vec::new(),
         person: String::new(),
     };
-    let place = places[(two % PLACES as u64) as usize];
+    let place = places[usize::try_from(two % PLACES as u64).expect("below PLACES")];
     Record { device: DeviceId(id), observed: UnixMillis(START_MS), change: Change::Arrival(registration, place) }
 }
 

@@ -151,10 +151,10 @@ impl Cluster {
     ///
     /// # Errors
     /// An emulator does not answer, or there is none for a platform.
-    pub async fn attach(there: &Elsewhere, platforms: &[Platform], latency_us: u64) -> Result<Self, RunError> {
+    pub async fn attach(there: &Elsewhere, plan: &emulator::GatewayPlan) -> Result<Self, RunError> {
         let mut emulators = Vec::new();
-        for platform in platforms {
-            emulators.push(Emulator::attach(*platform, there.control(*platform)?, latency_us).await?);
+        for platform in &plan.platforms {
+            emulators.push(Emulator::attach(*platform, there.control(*platform)?, plan).await?);
         }
         // What comes next tries once.
         let coordinator = there.coordinator.clone();

@@ -102,7 +102,11 @@ impl Gateway {
             Some(files) => Identity::load(files)?,
             None => Identity::generate(&config.server_names)?,
         };
-        let (tls, ca_pem) = (identity.server_config()?, identity.ca_pem);
+        let (tls, expired, ca_pem) = (identity.server_config()?, identity.expired_config()?, identity.ca_pem);
+        if config.faults.handshake.expired_certificate && expired.is_none() {
+            let what = "faults.handshake.expired_certificate: not with certificates from files";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
         let listener = TcpListener::bind(config.listen)
             .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {}: {e}", config.listen)))?;
         listener.set_nonblocking(true)?;
@@ -125,6 +129,7 @@ impl Gateway {
         let shared = Arc::new(Shared {
             policy,
             tls,
+            expired,
             pace: Pace::default(),
             attempts: Attempts::default(),
             numbers: AtomicU32::new(0),
@@ -186,10 +191,13 @@ impl GatewayHandle {
     /// Sets all conditions anew and takes the actions. When this returns, they hold.
     ///
     /// # Errors
-    /// If they name a reason of another platform (`InvalidInput`): then nothing has changed. If a worker thread is gone.
+    /// If they ask for what this gateway cannot do, as a reason of another platform (`InvalidInput`): then nothing has changed.
+    /// If a worker thread is gone.
     pub fn set_faults(&self, faults: Faults) -> io::Result<()> {
-        if let Some(reason) = faults.foreign_reason(self.platform) {
-            let what = format!("{} is a reason of another platform", reason.as_str());
+        faults.check(self.platform).map_err(|what| io::Error::new(io::ErrorKind::InvalidInput, what))?;
+        if faults.handshake.expired_certificate && self.shared.expired.is_none() {
+            let what =
+                "handshake.expired_certificate: certificates were given, and there is no CA's key to make one with";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;

@@ -113,6 +113,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         gateway: GatewayPlan {
             dead_share: scenario.gateway.dead_share,
             latency_us: scenario.gateway.latency_us,
+            distance: scenario.gateway.distance,
             seed: scenario.seed,
             platforms,
             topics: population.apps().iter().map(|a| drive::alert::topic(&a.name)).collect(),
@@ -170,7 +171,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
 async fn surroundings(plan: &ClusterPlan, elsewhere: Option<&Elsewhere>) -> Result<Cluster, RunError> {
     match elsewhere {
         None => Ok(Cluster::start(plan).await?),
-        Some(there) => Cluster::attach(there, &plan.gateway.platforms, plan.gateway.latency_us).await,
+        Some(there) => Cluster::attach(there, &plan.gateway).await,
     }
 }
 

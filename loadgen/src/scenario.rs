@@ -10,7 +10,11 @@ use std::{fmt, fs, io, path::Path};
 
 use serde::Deserialize;
 
-use crate::{gateway::Platform, place::Place, population::PopulationSpec};
+use crate::{
+    gateway::{Faults, Platform, faults::Latency},
+    place::Place,
+    population::PopulationSpec,
+};
 pub(crate) use check::FCM_QUOTA_MAX;
 pub use expect::{Bound, Expectations};
 
@@ -146,14 +150,53 @@ impl RegionSpec {
 pub struct GatewaySpec {
     /// Share of tokens that it calls dead (410), 0 to 1.
     pub dead_share: f64,
-    /// How long each answer takes without a fault, microseconds.
+    /// How long each answer takes without a fault, microseconds; of a platform at a distance, that distance counts.
     pub latency_us: u64,
     /// Lanes write `authorization` out in each request, as Apple advises, instead of indexing it.
     pub authorization_literal: bool,
+    /// How far the gateways are. Absent: so near that only their own time counts.
+    pub distance: DistanceSpec,
     /// A time of trouble.
     pub fault: Option<FaultSpec>,
     /// What only FCM has.
     pub fcm: FcmSpec,
+}
+
+/// How far each gateway is.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DistanceSpec {
+    /// Apple's.
+    pub apns: LineSpec,
+    /// Google's.
+    pub fcm: LineSpec,
+}
+
+impl DistanceSpec {
+    /// Of the gateway of a platform.
+    #[must_use]
+    pub fn of(&self, platform: Platform) -> LineSpec {
+        match platform {
+            Platform::Apns => self.apns,
+            Platform::Fcm => self.fcm,
+        }
+    }
+}
+
+/// The line to one gateway, as a client feels it.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LineSpec {
+    /// From a request's end to its answer: `{ p50_us = 50000, p99_us = 120000 }`, lognormal, drawn anew for each.
+    pub latency: Option<Latency>,
+    /// From the bytes of a body to the credit for them, microseconds: at a distance, one way there and one back.
+    pub credit_delay_us: u64,
+    /// The connection's receive window, bytes; absent: so large that it is not what limits a near lane.
+    pub connection_window: Option<u32>,
+    /// The receive window of each stream, bytes; absent: HTTP/2's 65,535.
+    pub stream_window: Option<u32>,
+    /// MAX_CONCURRENT_STREAMS; absent: 1,000 of Apple's, 100 of Google's.
+    pub streams_max: Option<u32>,
 }
 
 /// FCM's part of the gateway, and of the coordinator's idea of it.
@@ -168,7 +211,7 @@ pub struct FcmSpec {
 }
 
 /// A time of trouble.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum FaultSpec {
     /// Answers take so many times longer.
@@ -211,30 +254,60 @@ pub enum FaultSpec {
         /// How long it lasts.
         for_ms: u64,
     },
+    /// Anything that the emulator can be ordered to do wrong ([`Faults`]), alone or mixed.
+    Scripted {
+        /// Whose; absent: all of them.
+        #[serde(default)]
+        platform: Option<Platform>,
+        /// What it is, in a few words.
+        label: String,
+        /// The order. What holds without trouble (latency, late credits) holds with it, unless it says otherwise.
+        faults: Box<Faults>,
+        /// When it begins, after the first push.
+        after_ms: u64,
+        /// How long until all of it is taken back.
+        for_ms: u64,
+    },
 }
 
 impl FaultSpec {
     /// When it begins, after the first push.
     #[must_use]
-    pub fn after_ms(self) -> u64 {
+    pub fn after_ms(&self) -> u64 {
         match self {
-            Self::Slow { after_ms, .. } | Self::Silent { after_ms, .. } | Self::Failing { after_ms, .. } => after_ms,
+            Self::Slow { after_ms, .. }
+            | Self::Silent { after_ms, .. }
+            | Self::Failing { after_ms, .. }
+            | Self::Scripted { after_ms, .. } => *after_ms,
         }
     }
 
     /// How long it lasts.
     #[must_use]
-    pub fn for_ms(self) -> u64 {
+    pub fn for_ms(&self) -> u64 {
         match self {
-            Self::Slow { for_ms, .. } | Self::Silent { for_ms, .. } | Self::Failing { for_ms, .. } => for_ms,
+            Self::Slow { for_ms, .. }
+            | Self::Silent { for_ms, .. }
+            | Self::Failing { for_ms, .. }
+            | Self::Scripted { for_ms, .. } => *for_ms,
+        }
+    }
+
+    /// Whose it is; none: of all gateways.
+    #[must_use]
+    pub fn platform(&self) -> Option<Platform> {
+        match self {
+            Self::Slow { platform, .. }
+            | Self::Silent { platform, .. }
+            | Self::Failing { platform, .. }
+            | Self::Scripted { platform, .. } => *platform,
         }
     }
 
     /// Whether it befalls the gateway of a platform.
     #[must_use]
-    pub fn befalls(self, gateway: Platform) -> bool {
-        let (Self::Slow { platform, .. } | Self::Silent { platform, .. } | Self::Failing { platform, .. }) = self;
-        platform.is_none_or(|p| p == gateway)
+    pub fn befalls(&self, gateway: Platform) -> bool {
+        self.platform().is_none_or(|p| p == gateway)
     }
 }
 
@@ -355,8 +428,7 @@ impl Scenario {
 
 impl fmt::Display for FaultSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Slow { platform, .. } | Self::Silent { platform, .. } | Self::Failing { platform, .. }) = self;
-        f.write_str(match platform {
+        f.write_str(match self.platform() {
             None => "gateway",
             Some(Platform::Apns) => "APNs",
             Some(Platform::Fcm) => "FCM",
@@ -364,6 +436,7 @@ impl fmt::Display for FaultSpec {
         match self {
             Self::Slow { factor, .. } => write!(f, " {factor} times slower"),
             Self::Silent { .. } => f.write_str(" silent"),
+            Self::Scripted { label, .. } => write!(f, ": {label}"),
             Self::Failing { share, delivered, .. } => {
                 write!(f, " answers {} % with 503{}", share * 100.0, if *delivered { ", though delivered" } else { "" })
             }

@@ -15,7 +15,7 @@ use clarion_loadgen::{
     cluster::{Cluster, ClusterPlan, emulator::GatewayPlan, recorded::Recorded},
     drive::alert::{credential_name, gateway_name},
     gateway::{Platform, clock},
-    scenario::FcmSpec,
+    scenario::{DistanceSpec, FcmSpec},
 };
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -56,6 +56,7 @@ impl Stage {
                 platforms: vec![Platform::Apns],
                 dead_share: 0.0,
                 latency_us: 0,
+                distance: DistanceSpec::default(),
                 seed: 1,
                 topics: vec![TOPIC.to_owned()],
                 fcm_quota_per_minute: 1,

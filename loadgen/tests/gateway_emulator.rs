@@ -3,9 +3,12 @@
 mod gateway_emulator {
     pub(crate) mod support;
 
+    mod caches;
     mod clients;
     mod conversation;
+    mod distance;
     mod faults;
+    mod fates;
     mod fcm_answers;
     mod fcm_clients;
     mod fcm_conversation;
@@ -14,5 +17,7 @@ mod gateway_emulator {
     mod hostile;
     mod oauth;
     mod process;
+    mod settings;
+    mod trouble;
     mod record;
 }

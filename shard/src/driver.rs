@@ -131,7 +131,8 @@ impl CommandSender {
 /// # Errors
 /// The system has no more file descriptors or threads.
 pub fn spawn(cores: usize, clock: Clock) -> io::Result<Vec<CoreHandle>> {
-    spawn_with(cores, clock, &(Arc::new(System) as Arc<dyn Names>))
+    let names: Arc<dyn Names> = Arc::new(System);
+    spawn_with(cores, clock, &names)
 }
 
 /// As [`spawn`], with another idea of what names stand for.

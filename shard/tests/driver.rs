@@ -143,7 +143,7 @@ async fn connections_go_to_all_addresses_of_a_name_and_pass_over_those_that_fail
     // Nobody listens at the third.
     let (mut gateway, mut seen) = gateway_at(&[1, 2]).await;
     (gateway.connections, gateway.hosts) = (8, 1);
-    let names: Arc<dyn driver::Names> = Arc::new(Three(Default::default()));
+    let names: Arc<dyn clarion_shard::driver::Names> = Arc::new(Three(Default::default()));
     let mut cores = driver::spawn_with(1, Clock::start(), &names).expect("a thread");
     prepare(&cores, &gateway, DEVICES, Some(Rate { per_second: 8_000.0, burst: 100.0 })).await;
     let total = wave_support::complete(&mut cores).await;

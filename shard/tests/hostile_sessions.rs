@@ -43,12 +43,13 @@ async fn start() -> (Child, std::net::SocketAddr) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shard"));
     command.args(["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0", "--announce", "--cores", "2"]);
     command.args(["--coordinators", "127.0.0.1:9"]).env_remove("CLARION_SHARD_CONFIG").env("CLARION_LOG", "error");
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("a live child");
     let mut line = String::new();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    within("its addresses", stdout.read_line(&mut line)).await.unwrap();
-    let listen = line.strip_prefix("{\"listen\":\"").and_then(|rest| rest.split('"').next()).unwrap();
-    (child, listen.parse().unwrap())
+    let mut stdout = BufReader::new(child.stdout.take().expect("a live child"));
+    within("its addresses", stdout.read_line(&mut line)).await.expect("a live child");
+    let listen = line.strip_prefix("{\"listen\":\"").and_then(|rest| rest.split('"').next()).expect("a live child");
+    (child, listen.parse().expect("a live child"))
 }
 
 /// What goes before: something to hit. Each good message makes others of a session meaningful.
@@ -60,7 +61,7 @@ fn good() -> Vec<Bytes> {
 /// One session of the messages; gives when the node has ended it.
 async fn session(channel: &Channel, messages: Vec<Bytes>) {
     let mut grpc = Grpc::new(channel.clone());
-    within("the connection", grpc.ready()).await.unwrap();
+    within("the connection", grpc.ready()).await.expect("a live child");
     let path = http::uri::PathAndQuery::from_static("/clarion.shard.v1.ShardService/Session");
     let exchange = async {
         let said = Request::new(tokio_stream::iter(messages));
@@ -72,9 +73,9 @@ async fn session(channel: &Channel, messages: Vec<Bytes>) {
 }
 
 fn resident_bytes(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a live child");
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a live child");
+    kib.trim().trim_end_matches(" kB").parse::<u64>().expect("a live child") * 1_024
 }
 
 #[tokio::test]

@@ -61,7 +61,7 @@ impl World {
         world.load();
         world.tell(Command::Lane(Arc::new(city::lane_spec(setting.case))));
         let authorization = Authorization(Arc::new(setting.case.authorization().into()));
-        world.tell(Command::ProviderToken { lane: city::LANE, authorization });
+        world.tell(Command::ProviderToken { lane: city::LANE, authorization, signer: 0 });
         world.tell(Command::Slice { lane: city::LANE, until: Time::NEVER, rate: None });
         world
     }

@@ -54,7 +54,7 @@ async fn alert(client: &Client) -> io::Result<Took> {
     wait_for(&mut core, |event| matches!(event, Event::Held(held) if held.devices == city.devices)).await?;
     tell(&core, Command::Lane(Arc::new(lane))).await?;
     let authorization = Authorization(Arc::new(client.authorization()?.into()));
-    tell(&core, Command::ProviderToken { lane: LANE, authorization }).await?;
+    tell(&core, Command::ProviderToken { lane: LANE, authorization, signer: 0 }).await?;
     tell(&core, Command::Slice { lane: LANE, until: Time::NEVER, rate: None::<Rate> }).await?;
     wait_for(&mut core, |event| matches!(event, Event::LaneState { health: LaneHealth::Ready, .. })).await?;
 

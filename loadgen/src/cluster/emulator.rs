@@ -15,11 +15,11 @@ use crate::{
         Platform,
         answer::{Reason, RetryAfter},
         config::{GatewayConfig, KeyConfig, ProjectConfig, ServiceAccountConfig, TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM},
-        faults::{Errors, Faults, Latency, Silence, Silent, Slow},
-        script::{Rule, Scripted, Scripts},
+        faults::{Credit, Errors, Faults, Latency, Silence, Silent, Slow},
+        script::{Fate, Rule, Scripted, Scripts},
     },
     run::RunError,
-    scenario::FaultSpec,
+    scenario::{DistanceSpec, FaultSpec},
 };
 
 /// The receive window of a connection, bytes: some thousand pushes, so that it is not what limits a near lane. What Apple
@@ -35,8 +35,10 @@ pub struct GatewayPlan {
     pub platforms: Vec<Platform>,
     /// Share of tokens called dead, 0 to 1.
     pub dead_share: f64,
-    /// Of every answer, microseconds.
+    /// Of every answer, microseconds, where a platform's distance names no latency.
     pub latency_us: u64,
+    /// How far they are.
+    pub distance: DistanceSpec,
     /// Of everything random.
     pub seed: u64,
     /// APNs: topics of the apps.
@@ -50,7 +52,8 @@ pub struct GatewayPlan {
 pub struct Emulator {
     /// Which provider it plays.
     pub platform: Platform,
-    latency: Latency,
+    /// What holds without trouble, and in all of it.
+    conditions: Faults,
     orders: Orders,
 }
 
@@ -79,10 +82,10 @@ impl Emulator {
         platform: Platform,
         key: &SigningKey,
     ) -> Result<(Process, Self, Served), ClusterError> {
-        let latency = latency(plan.gateway.latency_us);
+        let conditions = conditions(&plan.gateway, platform);
         let name = format!("gateway-{}", platform.as_str());
         let config = plan.dir.join(format!("{name}.toml"));
-        let text = toml::to_string(&configuration(&plan.gateway, platform, latency, key))
+        let text = toml::to_string(&configuration(&plan.gateway, platform, conditions.clone(), key))
             .map_err(|e| prepare("the gateway's configuration", e))?;
         write_private(&config, &text).map_err(|e| prepare(&config.display().to_string(), e))?;
         let arguments = [
@@ -97,47 +100,73 @@ impl Emulator {
             return Err(prepare("the gateway's token endpoint", "it was not announced"));
         }
         let served = Served { platform, endpoint, server_name: "localhost", ca_file, token_uri };
-        Ok((process, Self { platform, latency, orders: Orders::child(pipes) }, served))
+        Ok((process, Self { platform, conditions, orders: Orders::child(pipes) }, served))
     }
 
     /// Takes over one that runs already, by its control port. It forgets what it has recorded.
     ///
     /// # Errors
     /// Nobody answers there.
-    pub async fn attach(platform: Platform, control: &str, latency_us: u64) -> Result<Self, RunError> {
+    pub async fn attach(platform: Platform, control: &str, plan: &GatewayPlan) -> Result<Self, RunError> {
         let orders = Orders::connect(control).await?;
         orders.reset().await?;
-        Ok(Self { platform, latency: latency(latency_us), orders })
+        Ok(Self { platform, conditions: conditions(plan, platform), orders })
     }
 
     /// Begins a time of trouble, which ends by itself.
     ///
     /// # Errors
     /// The emulator does not answer, or refuses.
-    pub async fn fault(&self, fault: FaultSpec) -> Result<(), RunError> {
-        let latency = self.latency;
+    pub async fn fault(&self, fault: &FaultSpec) -> Result<(), RunError> {
+        let conditions = self.conditions.clone();
         let faults = match fault {
-            FaultSpec::Slow { factor, for_ms, .. } => {
+            &FaultSpec::Slow { factor, for_ms, .. } => {
                 let slow = Slow { factor, normal_per_second: NORMAL_PER_SECOND, duration_ms: for_ms };
-                Faults { latency, slow: Some(slow), ..Faults::default() }
+                Faults { slow: Some(slow), ..conditions }
             }
-            FaultSpec::Silent { for_ms, .. } => {
+            &FaultSpec::Silent { for_ms, .. } => {
                 // The hardest silence: what was sent reaches the phones, and the sender never learns it.
-                let silent = Silent { mode: Silence::DropAnswers, duration_ms: for_ms };
-                Faults { latency, silent: Some(silent), ..Faults::default() }
+                let silent = Silent { mode: Silence::DropAnswers, connections_ppm: 1_000_000, duration_ms: for_ms };
+                Faults { silent: Some(silent), ..conditions }
             }
-            FaultSpec::Failing { share, delivered, retry_after_s, for_ms, .. } => {
+            FaultSpec::Scripted { faults, .. } => {
+                let near = Faults::default();
+                let (latency, credit) = (faults.latency, faults.credit);
+                Faults {
+                    latency: if latency == near.latency { conditions.latency } else { latency },
+                    credit: if credit == near.credit { conditions.credit } else { credit },
+                    ..(**faults).clone()
+                }
+            }
+            &FaultSpec::Failing { share, delivered, retry_after_s, for_ms, .. } => {
                 let reason = match self.platform {
                     Platform::Apns => Reason::ServiceUnavailable,
                     Platform::Fcm => Reason::FcmUnavailable,
                 };
                 let retry_after = retry_after_s.filter(|_| self.platform == Platform::Fcm);
                 let retry_after = retry_after.map(|seconds| RetryAfter { seconds, date: false });
-                let errors = Errors { reason, ppm: ppm(share), delivered, retry_after, duration_ms: for_ms };
-                Faults { latency, errors: vec![errors], ..Faults::default() }
+                let errors = Errors {
+                    fate: Fate::Answer,
+                    reason,
+                    ppm: ppm(share),
+                    connections_ppm: 1_000_000,
+                    delivered,
+                    retry_after,
+                    duration_ms: for_ms,
+                    every_ms: 0,
+                };
+                Faults { errors: vec![errors], ..conditions }
             }
         };
         self.orders.faults(&faults).await
+    }
+
+    /// Takes all trouble back.
+    ///
+    /// # Errors
+    /// The emulator does not answer.
+    pub async fn calm(&self) -> Result<(), RunError> {
+        self.orders.faults(&self.conditions).await
     }
 
     /// Has the record written to a file, in this machine's clock.
@@ -149,11 +178,16 @@ impl Emulator {
     }
 }
 
-fn latency(us: u64) -> Latency {
-    Latency { p50_us: us, p99_us: us }
+/// What a client feels of a gateway's distance, in the emulator's words.
+fn conditions(plan: &GatewayPlan, platform: Platform) -> Faults {
+    let line = plan.distance.of(platform);
+    let latency = line.latency.unwrap_or(Latency { p50_us: plan.latency_us, p99_us: plan.latency_us });
+    let credit = Credit { delay_us: line.credit_delay_us, duration_ms: 0 };
+    Faults { latency, credit, seed: plan.seed, ..Faults::default() }
 }
 
-fn configuration(plan: &GatewayPlan, platform: Platform, latency: Latency, key: &SigningKey) -> GatewayConfig {
+fn configuration(plan: &GatewayPlan, platform: Platform, conditions: Faults, key: &SigningKey) -> GatewayConfig {
+    let line = plan.distance.of(platform);
     let ppm = ppm(plan.dead_share);
     // Apple has two words for a token that will never do, half and half; Google one.
     let words = match platform {
@@ -163,13 +197,15 @@ fn configuration(plan: &GatewayPlan, platform: Platform, latency: Latency, key: 
     let dead = |reason, ppm| Rule { ppm, answer: Scripted::always(reason) };
     let common = GatewayConfig {
         platform,
-        connection_window: CONNECTION_WINDOW,
+        connection_window: line.connection_window.unwrap_or(CONNECTION_WINDOW),
+        stream_window: line.stream_window.unwrap_or(65_535),
+        streams_max: line.streams_max,
         scripts: Scripts {
             seed: plan.seed,
             rules: vec![dead(words[0], ppm.div_ceil(2)), dead(words[1], ppm / 2)],
             ..Scripts::default()
         },
-        faults: Faults { latency, ..Faults::default() },
+        faults: conditions,
         seed: plan.seed,
         ..GatewayConfig::default()
     };

@@ -79,8 +79,10 @@ pub struct GatewayConfig {
     pub first_stream_alone: bool,
     /// One stream after a rejection, until the next success. Default false.
     pub one_stream_after_reject: bool,
-    /// The connection's receive window, bytes. Default 65,535.
+    /// The connection's receive window, bytes. Default 65,535, and no less.
     pub connection_window: u32,
+    /// The receive window of each stream at first (INITIAL_WINDOW_SIZE), bytes. Default 65,535.
+    pub stream_window: u32,
     /// Answers by token.
     pub scripts: Scripts,
     /// Faults from the start.
@@ -167,6 +169,7 @@ impl Default for GatewayConfig {
             first_stream_alone: true,
             one_stream_after_reject: false,
             connection_window: 65_535,
+            stream_window: 65_535,
             scripts: Scripts::default(),
             faults: Faults::default(),
             seed: 0,
@@ -196,17 +199,20 @@ impl GatewayConfig {
         if !(1..=64).contains(&self.threads) {
             return invalid(format!("threads: 1 to 64, is {}", self.threads));
         }
-        if self.connection_window > (1 << 31) - 1 {
-            return invalid(format!("connection_window: at most 2147483647, is {}", self.connection_window));
+        for (field, window) in [("connection_window", self.connection_window), ("stream_window", self.stream_window)] {
+            if window > (1 << 31) - 1 {
+                return invalid(format!("{field}: at most 2147483647, is {window}"));
+            }
         }
         if self.scripts.rules.iter().map(|r| u64::from(r.ppm)).sum::<u64>() > 1_000_000 {
             return invalid("scripts.rules: together at most 1000000 ppm".to_owned());
         }
         let scripted = self.scripts.rules.iter().map(|r| &r.answer).chain(self.scripts.tokens.values().flatten());
         let foreign = scripted.map(|s| s.reason).find(|r| r.platform().is_some_and(|p| p != self.platform));
-        if let Some(reason) = foreign.or_else(|| self.faults.foreign_reason(self.platform)) {
-            return invalid(format!("scripts, faults: {} is a reason of another platform", reason.as_str()));
+        if let Some(reason) = foreign {
+            return invalid(format!("scripts: {} is a reason of another platform", reason.as_str()));
         }
+        self.faults.check(self.platform).map_err(|what| invalid_input(&format!("faults: {what}")))?;
         let (provider, streams_max) = match self.platform {
             Platform::Apns => (Provider::Apns(self.apns()?), apns::STREAMS_MAX),
             Platform::Fcm => (Provider::Fcm(self.fcm()?), fcm::STREAMS_MAX),
@@ -215,6 +221,7 @@ impl GatewayConfig {
             streams_max: self.streams_max.unwrap_or(streams_max),
             first_stream_alone: self.first_stream_alone && self.platform == Platform::Apns,
             connection_window: self.connection_window,
+            stream_window: self.stream_window,
             scripts: self.scripts.clone(),
             seed: self.seed,
             provider,

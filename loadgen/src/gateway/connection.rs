@@ -8,7 +8,7 @@
 //! bounded by the driver, which stops reading a connection that does not take its answers ([`Connection::output_len`]).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -17,9 +17,11 @@ use rand::SeedableRng as _;
 use rand_pcg::Pcg64Mcg;
 
 use self::{
-    answers::{Blocked, Waiting, Written},
+    answers::{Blocked, Written},
+    control::Farewell,
     decide::Judge,
     limits::Limits,
+    line::Waiting,
     request::Receiving,
 };
 use super::{
@@ -37,6 +39,7 @@ mod answers;
 mod control;
 mod decide;
 mod limits;
+mod line;
 mod request;
 
 /// A header block over all of its frames: twice the list that is announced, for Huffman can lengthen, too.
@@ -45,7 +48,7 @@ const BLOCK_BYTES_MAX: usize = 16_384;
 const IDLE_FRAMES_MAX: u32 = 10_000;
 /// Credit is given back to the client once this much is owed.
 const CREDIT_MIN: u32 = 8_192;
-/// The window of every stream and, at first, of the connection (RFC 9113, section 6.9.2).
+/// The window of the connection at first and, unless a peer says otherwise, of every stream (RFC 9113, section 6.9.2).
 const WINDOW_BYTES: u32 = 65_535;
 
 /// Why a connection ended.
@@ -130,8 +133,8 @@ pub struct Connection {
     highest: u32,
     /// Last stream told by a GOAWAY.
     last: Option<u32>,
-    /// The second half of a two-step GOAWAY: when, and its debug data.
-    goaway_due: Option<(Time, Vec<u8>)>,
+    /// The second half of a two-step GOAWAY: when, and what it says.
+    goaway_due: Option<(Time, Farewell)>,
     /// After a GOAWAY: when to end without waiting longer.
     drain_due: Option<Time>,
     limits: Limits,
@@ -147,6 +150,9 @@ pub struct Connection {
     receive_window: i64,
     /// Taken, not yet given back.
     owed: u32,
+    /// Credits that come late: when, for which stream (0: the connection), how many bytes. What is owed for a connection is
+    /// [`CREDIT_MIN`] at least, for a stream its request; so there are no more than windows allow.
+    credits: VecDeque<(Time, u32, u32)>,
     send_window: i64,
     stream_send_window: i64,
     /// Windows of streams that differ from the initial one.
@@ -172,14 +178,14 @@ impl Connection {
     /// A connection whose first output is the gateway's SETTINGS. `number` is its own in the record, from 1.
     #[must_use]
     pub fn new(number: u32, policy: &Policy) -> Self {
-        let limits = Limits::new(policy.streams_max, policy.first_stream_alone);
+        let limits = Limits::new(policy.streams_max, policy.first_stream_alone, policy.stream_window, TABLE_BYTES);
         let mut output = Vec::new();
         frame::settings(
             &mut output,
             &[
                 (setting::HEADER_TABLE_SIZE, TABLE_BYTES),
-                (setting::MAX_CONCURRENT_STREAMS, limits.advertised()),
-                (setting::INITIAL_WINDOW_SIZE, WINDOW_BYTES),
+                (setting::MAX_CONCURRENT_STREAMS, limits.advertised().streams),
+                (setting::INITIAL_WINDOW_SIZE, policy.stream_window),
                 (setting::MAX_FRAME_SIZE, u32::try_from(frame::PAYLOAD_BYTES_MAX).expect("16,384")),
                 (setting::MAX_HEADER_LIST_SIZE, u32::try_from(LIST_BYTES_MAX).expect("8,000")),
             ],
@@ -209,6 +215,7 @@ impl Connection {
             written: Written::default(),
             receive_window: i64::from(window),
             owed: 0,
+            credits: VecDeque::new(),
             send_window: i64::from(WINDOW_BYTES),
             stream_send_window: i64::from(WINDOW_BYTES),
             stream_windows: BTreeMap::new(),
@@ -239,9 +246,8 @@ impl Connection {
             bytes = self.take_frame(bytes, context);
         }
         if self.owed >= CREDIT_MIN && self.phase != Phase::Failed {
-            frame::window_update(&mut self.output, 0, self.owed);
-            self.receive_window += i64::from(self.owed);
-            self.owed = 0;
+            let owed = std::mem::take(&mut self.owed);
+            self.give_credit(0, owed, context);
         }
     }
 
@@ -268,17 +274,22 @@ impl Connection {
     pub fn deadline(&self, policy: &Policy, plan: &Plan, now: Time) -> Option<Time> {
         let goaway = self.goaway_due.as_ref().map(|(due, _)| *due);
         // A silence is not broken by what was due before it; its end is the plan's next change.
-        let answer = self.waiting.due().filter(|_| !plan.holds_back(now));
-        answer.into_iter().chain(goaway).chain(self.drain_due).chain(self.idle_due(policy)).min()
+        let answer = self.waiting.due().filter(|_| !plan.holds_back(self.number, now));
+        let credit = self.credits.front().map(|(due, ..)| *due);
+        answer.into_iter().chain(credit).chain(goaway).chain(self.drain_due).chain(self.idle_due(policy)).min()
     }
 
     /// Writes what is due.
     pub fn advance(&mut self, context: &mut Context<'_>) {
         self.end_of_slowness(context);
-        while !context.plan.holds_back(context.now.at)
-            && let Some(pending) = self.waiting.pop_due(context.now.at)
+        self.write_credits(context.now.at);
+        while !context.plan.holds_back(self.number, context.now.at)
+            && let Some(list) = self.waiting.take_due(context.now.at)
         {
-            self.write_answer(&pending, context);
+            for pending in &list {
+                self.write_answer(pending, context);
+            }
+            self.waiting.recycle(list);
         }
         self.end_of_idleness(context);
         self.advance_goaway(context);
@@ -294,6 +305,12 @@ impl Connection {
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.requests
+    }
+
+    /// Forgets what was remembered only to be quick: the next request is read in full. What it says must not change by that.
+    pub fn forget(&mut self) {
+        self.reader.forget();
+        self.judge.forget();
     }
 
     /// Streams between their first frame and the end of their answer.

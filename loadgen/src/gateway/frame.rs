@@ -2,6 +2,8 @@
 //!
 //! Written apart from the lane's framing on purpose: one misreading of the specification must not hide in both.
 
+use serde::{Deserialize, Serialize};
+
 /// What a client sends before its first frame (RFC 9113, section 3.4).
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Length of a frame's header.
@@ -43,13 +45,17 @@ pub mod setting {
     pub const INITIAL_WINDOW_SIZE: u16 = 4;
     pub const MAX_FRAME_SIZE: u16 = 5;
     pub const MAX_HEADER_LIST_SIZE: u16 = 6;
+    /// One of those that "exercise the requirement that unknown settings be ignored": nobody has registered it.
+    pub const UNKNOWN: u16 = 0x7a7a;
 }
 
 /// Error codes (RFC 9113, section 7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[repr(u32)]
 #[allow(missing_docs, reason = "the names of RFC 9113, section 7")]
 pub enum Code {
+    #[default]
     NoError = 0,
     ProtocolError = 1,
     InternalError = 2,

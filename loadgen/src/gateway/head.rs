@@ -65,12 +65,26 @@ struct Template {
     head: Head,
 }
 
+/// The dynamic table's size, and what was told of its limit.
+#[derive(Debug)]
+struct Table {
+    size: u32,
+    limit: u32,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { size: hpack::TABLE_BYTES, limit: hpack::TABLE_BYTES }
+    }
+}
+
 /// A connection's reader of header blocks.
 #[derive(Default)]
 pub struct Reader {
     decoder: Decoder,
     representations: Vec<Representation>,
     templates: Vec<Template>,
+    table: Table,
     tokens: Vec<(Vec<u8>, Result<Verified, Reason>)>,
 }
 
@@ -80,7 +94,9 @@ impl Reader {
     /// # Errors
     /// If the tables of both sides can no longer agree: the connection must end.
     pub fn read(&mut self, block: &[u8], policy: &Policy) -> Result<Read, HpackError> {
-        if let Some((template, path)) = self.template(block) {
+        if self.table.size <= self.table.limit
+            && let Some((template, path)) = self.template(block)
+        {
             let mut head = self.templates[template].head.clone();
             self.templates.swap(0, template);
             if let (Ask::Apns(ask), Some(path)) = (&mut head.ask, path) {
@@ -91,6 +107,12 @@ impl Reader {
         self.read_new(block, policy)
     }
 
+    /// Forgets blocks and credentials that were read; not the table.
+    pub fn forget(&mut self) {
+        self.templates.clear();
+        self.tokens.clear();
+    }
+
     /// Decodes a block whose fields mean nothing (trailers, ignored streams), to keep the table in step.
     ///
     /// # Errors
@@ -98,6 +120,11 @@ impl Reader {
     pub fn skip(&mut self, block: &[u8]) -> Result<(), HpackError> {
         self.walk(block)?;
         self.decoder.decode(block, &self.representations, LIST_BYTES_MAX, |_, _| {})
+    }
+
+    /// The client's table may have so many bytes now: if it has more, its next block must shrink it (RFC 7541, section 4.2).
+    pub fn limit_table(&mut self, bytes: u32) {
+        self.table.limit = bytes;
     }
 
     fn read_new(&mut self, block: &[u8], policy: &Policy) -> Result<Read, HpackError> {
@@ -166,6 +193,15 @@ impl Reader {
     fn walk(&mut self, block: &[u8]) -> Result<(), HpackError> {
         self.representations.clear();
         hpack::walk(block, |r| self.representations.push(r))?;
+        let (size, limit) = (&mut self.table.size, self.table.limit);
+        let mut shrunk = *size <= limit;
+        for update in self.representations.iter().filter_map(|r| r.resizes) {
+            shrunk |= update <= limit;
+            *size = update;
+        }
+        if !shrunk || *size > limit {
+            return Err(HpackError::TableTooLarge);
+        }
         if self.representations.iter().any(|r| r.changes_table) {
             self.templates.clear();
         }

@@ -33,6 +33,9 @@ pub enum HpackError {
     /// An integer of more than five octets.
     #[error("a header block holds an over-long integer")]
     Integer,
+    /// Larger a table than was announced, or none of the size updates that a smaller one asks for.
+    #[error("a header table is larger than it may be")]
+    TableTooLarge,
     /// A size update after a field.
     #[error("a table size update stands after a field")]
     LateSizeUpdate,
@@ -51,6 +54,8 @@ pub struct Representation {
     pub bytes: Range<usize>,
     /// It adds to the table or resizes it.
     pub changes_table: bool,
+    /// A table size update: to so many bytes.
+    pub resizes: Option<u32>,
     /// A literal `:path` named by the static table, not entering the dynamic one: its value, if not Huffman coded.
     pub path: Option<PathValue>,
 }
@@ -85,8 +90,8 @@ pub fn walk(block: &[u8], mut each: impl FnMut(Representation)) -> Result<(), Hp
                 if fields > 0 {
                     return Err(HpackError::LateSizeUpdate);
                 }
-                integer(block, &mut at, 5)?;
-                each(Representation { bytes: start..at, changes_table: true, path: None });
+                let resizes = Some(integer(block, &mut at, 5)?);
+                each(Representation { bytes: start..at, changes_table: true, resizes, path: None });
                 continue;
             }
             _ => {
@@ -105,7 +110,7 @@ pub fn walk(block: &[u8], mut each: impl FnMut(Representation)) -> Result<(), Hp
             }
         };
         fields += 1;
-        each(Representation { bytes: start..at, changes_table, path });
+        each(Representation { bytes: start..at, changes_table, resizes: None, path });
     }
     Ok(())
 }
@@ -121,7 +126,7 @@ pub fn path_at(block: &[u8], at: usize) -> Option<Representation> {
     let mut end = at + 1;
     let (huffman, value) = string(block, &mut end).ok()?;
     let path = if huffman { PathValue::Huffman } else { PathValue::Raw(value) };
-    Some(Representation { bytes: at..end, changes_table: false, path: Some(path) })
+    Some(Representation { bytes: at..end, changes_table: false, resizes: None, path: Some(path) })
 }
 
 /// A connection's decoder: the library behind the walk.

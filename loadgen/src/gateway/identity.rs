@@ -33,6 +33,8 @@ pub struct Identity {
     pub certificate_pem: String,
     /// Its key, PKCS#8.
     pub key_pem: String,
+    /// A certificate for the same key that ended long ago; none where the CA's key is not known.
+    expired_pem: Option<String>,
 }
 
 impl Identity {
@@ -56,7 +58,10 @@ impl Identity {
         // Strict clients (OpenSSL's X509_STRICT, Python 3.13) want to find the issuer's key by its identifier.
         server.use_authority_key_identifier_extension = true;
         let certificate_pem = server.signed_by(&key, &issuer).map_err(io::Error::other)?.pem();
-        Ok(Self { ca_pem, certificate_pem, key_pem: key.serialize_pem() })
+        server.not_before = rcgen::date_time_ymd(2019, 1, 1);
+        server.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let expired_pem = server.signed_by(&key, &issuer).map_err(io::Error::other)?.pem();
+        Ok(Self { ca_pem, certificate_pem, key_pem: key.serialize_pem(), expired_pem: Some(expired_pem) })
     }
 
     /// Reads it.
@@ -71,6 +76,7 @@ impl Identity {
             ca_pem: read(&files.ca_file)?,
             certificate_pem: read(&files.certificate_file)?,
             key_pem: read(&files.key_file)?,
+            expired_pem: None,
         })
     }
 
@@ -79,8 +85,20 @@ impl Identity {
     /// # Errors
     /// `InvalidData` if it is no PEM, or if certificate and key do not belong together.
     pub(super) fn server_config(&self) -> io::Result<Arc<ServerConfig>> {
+        self.config(&self.certificate_pem)
+    }
+
+    /// The same with the certificate that has ended, if there is one.
+    ///
+    /// # Errors
+    /// As [`Self::server_config`].
+    pub(super) fn expired_config(&self) -> io::Result<Option<Arc<ServerConfig>>> {
+        self.expired_pem.as_deref().map(|pem| self.config(pem)).transpose()
+    }
+
+    fn config(&self, certificate_pem: &str) -> io::Result<Arc<ServerConfig>> {
         let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("tls: {what}"));
-        let chain = CertificateDer::pem_slice_iter(self.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+        let chain = CertificateDer::pem_slice_iter(certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
         let chain = chain.map_err(|e| invalid(format!("certificate: {e}")))?;
         let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(|e| invalid(format!("key: {e}")))?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))

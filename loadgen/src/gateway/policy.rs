@@ -11,6 +11,8 @@ pub struct Policy {
     pub first_stream_alone: bool,
     /// The connection's receive window, bytes.
     pub connection_window: u32,
+    /// The receive window of each stream at first, bytes.
+    pub stream_window: u32,
     /// Answers by token.
     pub scripts: Scripts,
     /// Of each connection's random numbers.

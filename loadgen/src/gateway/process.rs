@@ -71,7 +71,7 @@ pub struct Arguments {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Order {
-    Faults(Faults),
+    Faults(Box<Faults>),
     Stats(bool),
     Export(PathBuf),
     Fetch(bool),
@@ -202,7 +202,7 @@ fn obey(gateway: &GatewayHandle, order: Order) -> (serde_json::Value, bool) {
         Err(error) => json!({ "error": error.to_string() }),
     };
     match order {
-        Order::Faults(faults) => (done(gateway.set_faults(faults)), false),
+        Order::Faults(faults) => (done(gateway.set_faults(*faults)), false),
         Order::Stats(true) => (json!({ "stats": gateway.stats() }), false),
         Order::Export(path) => match gateway.export(&path) {
             Ok(entries) => (json!({ "exported": entries, "path": path }), false),
@@ -257,7 +257,10 @@ mod tests {
         let gateway = Gateway::start(GatewayConfig::default()).expect("a gateway on a free port");
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("record");
-        assert_eq!(told(&gateway, r#"{"faults":{"refuse_ppm":5}}"#), (json!({ "ok": true }), false));
+        assert_eq!(
+            told(&gateway, r#"{"faults":{"errors":[{"fate":"refuse","ppm":5}]}}"#),
+            (json!({ "ok": true }), false)
+        );
         assert_eq!(told(&gateway, r#"{"stats":true}"#).0["stats"]["requests"], 0);
         let (answer, _) = told(&gateway, &json!({ "export": path }).to_string());
         assert_eq!(answer, json!({ "exported": 0, "path": path }));

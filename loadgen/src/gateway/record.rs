@@ -51,7 +51,7 @@ pub struct Entry {
     pub collapse_hash: u64,
     /// Which connection, counted from 1 over the life of the gateway.
     pub connection: u32,
-    /// The status decided; 0 for none (unprocessed).
+    /// The status decided; 0 for none (unprocessed, reset in place of an answer, or never answered by a script).
     pub status: u16,
     /// Number of the [`Reason`].
     pub reason: u8,
@@ -239,10 +239,12 @@ impl Log {
             // What the quota has counted stays counted.
             *e = Entry { status: 0, reason: 0, flags: flag::UNPROCESSED | (e.flags & flag::COUNTED), ..*e };
         });
-        if was.status != 0 {
+        if was != Entry::default() && was.flags & flag::UNPROCESSED == 0 {
             self.totals.accepted -= u64::from(was.accepted());
             self.totals.unprocessed += 1;
-            self.by_reason.0[usize::from(was.reason)] -= 1;
+            if was.status != 0 {
+                self.by_reason.0[usize::from(was.reason)] -= 1;
+            }
         }
     }
 

@@ -43,11 +43,40 @@ pub struct Rule {
     pub answer: Scripted,
 }
 
+/// What becomes of a request that is good.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// It is answered.
+    #[default]
+    Answer,
+    /// It is not processed: RST_STREAM(REFUSED_STREAM).
+    Refuse,
+    /// RST_STREAM(INTERNAL_ERROR) in place of its answer: the client cannot know what became of it.
+    Reset,
+    /// It is answered whole, and then RST_STREAM(NO_ERROR) follows, as of a server that wants no more of the request.
+    AnswerThenReset,
+    /// It is never answered.
+    Stall,
+}
+
+impl Fate {
+    /// Whether it has an answer.
+    #[must_use]
+    pub fn is_answered(self) -> bool {
+        matches!(self, Self::Answer | Self::AnswerThenReset)
+    }
+}
+
 /// One scripted answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scripted {
-    /// The provider's reason; `None` is acceptance.
+    /// An answer, a reset, or nothing at all. Default: an answer.
+    #[serde(default)]
+    pub fate: Fate,
+    /// The provider's reason; `None`, or absent, is acceptance.
+    #[serde(default = "acceptance")]
     pub reason: Reason,
     /// Another status than the documented one.
     #[serde(default)]
@@ -69,11 +98,16 @@ pub struct Scripted {
     pub delivered: bool,
 }
 
+fn acceptance() -> Reason {
+    Reason::None
+}
+
 impl Scripted {
     /// Always this reason with its documented status.
     #[must_use]
     pub fn always(reason: Reason) -> Self {
         Self {
+            fate: Fate::Answer,
             reason,
             status: None,
             timestamp_offset_ms: 0,
@@ -114,13 +148,14 @@ impl<'a> Script<'a> {
             Self::Rule(scripted) => Some(scripted).filter(|s| s.times.is_none_or(|n| attempt < n)),
             Self::List(list) => list.get(attempt as usize),
         };
-        scripted.filter(|s| s.reason != Reason::None)
+        scripted.filter(|s| s.reason != Reason::None || s.fate != Fate::Answer)
     }
 
     /// Whether the gateway calls the token dead, for ever and from the first attempt: no push can reach it.
     #[must_use]
     pub fn is_dead(self) -> bool {
-        matches!(self, Self::Rule(Scripted { reason, times: None, delivered: false, .. }) if reason.is_dead_token())
+        matches!(self, Self::Rule(Scripted { fate: Fate::Answer, reason, times: None, delivered: false, .. })
+            if reason.is_dead_token())
     }
 
     /// Whether the answer depends on how often the token was seen.

@@ -52,10 +52,12 @@ pub struct Socket {
     /// The client sends no more: what is read may end, and must be read to its end.
     hung_up: bool,
     opened: Time,
+    /// Nothing is said or heard before: see [`Self::begin_at`].
+    begins: Option<Time>,
     /// Since when only the last output keeps the connection open.
     ending: Option<Time>,
-    /// When it last had its turn.
-    pub served: Time,
+    /// When it has something to do of its own accord, as its worker knows.
+    pub due: Option<Time>,
 }
 
 /// Buffers that one worker lends to its connections in turn.
@@ -102,9 +104,16 @@ impl Socket {
             writable: true,
             hung_up: false,
             opened: now,
+            begins: None,
             ending: None,
-            served: now,
+            due: None,
         })
+    }
+
+    /// The server says nothing, not even of TLS, before this time.
+    pub fn begin_at(&mut self, time: Time) {
+        self.begins = Some(time).filter(|&time| time > self.opened);
+        self.opened = self.opened.max(time);
     }
 
     /// The socket has become ready.
@@ -118,18 +127,27 @@ impl Socket {
     /// Whether another turn would find something to read at once.
     #[must_use]
     pub fn is_hungry(&self) -> bool {
-        self.readable && !self.is_clogged() && self.http.end().is_none()
+        self.readable && self.begins.is_none() && !self.is_clogged() && self.http.end().is_none()
     }
 
-    /// When the handshake, or the farewell, must be over.
+    /// When the handshake begins, or the handshake, or the farewell, must be over.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
+        if let Some(begins) = self.begins {
+            return Some(begins);
+        }
         let handshake = (!self.tls.is_established()).then(|| self.opened + HANDSHAKE);
         handshake.or(self.ending.map(|since| since + FAREWELL))
     }
 
     /// Reads, answers and writes what can be. Some: the connection is over.
     pub fn serve(&mut self, scratch: &mut Scratch, context: &mut Context<'_>) -> Option<End> {
+        if let Some(begins) = self.begins {
+            if context.now.at < begins {
+                return None;
+            }
+            self.begins = None;
+        }
         if self.deadline().is_some_and(|due| due <= context.now.at) {
             return self.http.end().or(Some(End::Handshake));
         }

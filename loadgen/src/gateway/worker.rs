@@ -4,7 +4,7 @@
 //! so that whoever sets a fault knows from when it holds.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{
         Arc,
@@ -46,6 +46,8 @@ pub struct Shared {
     pub policy: Policy,
     /// Certificates.
     pub tls: Arc<ServerConfig>,
+    /// One that has ended, for a fault; none if there is nobody to sign it.
+    pub expired: Option<Arc<ServerConfig>>,
     /// The line of a slow gateway.
     pub pace: Pace,
     /// Counted scripts.
@@ -90,9 +92,13 @@ pub struct Worker {
     /// As ordered by [`Action::StreamsMax`], for connections to come.
     policy: Policy,
     sockets: BTreeMap<usize, Socket>,
+    /// When each socket has something to do of its own accord: its [`Socket::due`], kept in order.
+    dues: BTreeSet<(Time, usize)>,
     next: usize,
     /// Connections with something to do.
     ready: Vec<usize>,
+    /// Until when the plan's changes and turns were looked at.
+    looked: Time,
     scratch: Scratch,
 }
 
@@ -127,8 +133,10 @@ impl Worker {
             plan,
             policy,
             sockets: BTreeMap::new(),
+            dues: BTreeSet::new(),
             next: 0,
             ready: Vec::new(),
+            looked: clock::monotonic(),
             scratch: Scratch::new(),
         })
     }
@@ -183,11 +191,9 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let plan = &*self.plan;
-        let served = plan.silent(now) != Some(Silence::StopReading);
-        let sockets = self.sockets.values().filter(|_| served);
-        let dues = sockets.flat_map(|s| [s.http.deadline(&self.policy, plan, now), s.deadline()]).flatten();
-        let due = dues.chain(plan.next_change(now)).chain(self.accept_again).min()?;
-        Some(due.since(now))
+        let first = self.dues.first().map(|(due, _)| *due);
+        let dues = first.into_iter().chain(plan.next_change(now)).chain(plan.next_turn(now)).chain(self.accept_again);
+        Some(dues.min()?.since(now))
     }
 
     fn accept(&mut self) {
@@ -237,77 +243,106 @@ impl Worker {
         let _ = stream.set_nodelay(true);
         let both = Interest::READABLE | Interest::WRITABLE;
         let registered = self.poll.registry().register(&mut stream, Token(id), both);
-        let socket = Socket::new(stream, number, Arc::clone(&self.shared.tls), &self.policy, clock::monotonic());
-        let (Ok(()), Ok(socket)) = (registered, socket) else {
+        let now = clock::monotonic();
+        let fault = self.plan.handshake(number, now);
+        let tls = self.shared.expired.as_ref().filter(|_| fault.expired_certificate).unwrap_or(&self.shared.tls);
+        let socket = Socket::new(stream, number, Arc::clone(tls), &self.policy, now);
+        let (Ok(()), Ok(mut socket)) = (registered, socket) else {
             self.shared.open.fetch_sub(1, Ordering::Relaxed);
             return;
         };
+        socket.begin_at(now + Duration::from_millis(fault.delay_ms));
         self.next += 1;
         let mut log = self.log.lock();
         log.totals.connections_opened += 1;
         log.connection(socket.row);
         drop(log);
         self.sockets.insert(id, socket);
+        if fault.reset {
+            return self.end(id, End::Reset);
+        }
         self.ready.push(id);
     }
 
     /// New faults: conditions from now on, actions now.
     fn set(&mut self, plan: Arc<Plan>) {
         self.plan = plan;
+        self.looked = self.plan.since;
         let plan = Arc::clone(&self.plan);
         for action in &plan.faults.once {
-            let many = match action {
-                Action::Goaway { connections, .. } | Action::Reset { connections } => connections.unwrap_or(usize::MAX),
-                Action::StreamsMax { streams } => {
-                    self.policy.streams_max = *streams;
-                    usize::MAX
-                }
-            };
-            let ids: Vec<_> = self.sockets.keys().copied().take(many).collect();
-            for id in ids {
-                if let Action::Reset { .. } = action {
-                    self.end(id, End::Reset);
-                } else if let Some(socket) = self.sockets.get_mut(&id) {
-                    let mut log = self.log.lock();
-                    let mut context = context(&self.shared, &self.plan, &mut log);
-                    socket.http.act(action, &mut context);
-                }
-            }
+            self.act(action);
         }
         self.ready.extend(self.sockets.keys());
+    }
+
+    /// Does to the connections what was ordered.
+    fn act(&mut self, action: &Action) {
+        let many = match action {
+            Action::Goaway { connections, .. } | Action::Reset { connections } => connections.unwrap_or(usize::MAX),
+            Action::StreamsMax { streams } => {
+                self.policy.streams_max = *streams;
+                usize::MAX
+            }
+            Action::Settings { .. } => usize::MAX,
+        };
+        let ids: Vec<_> = self.sockets.keys().copied().take(many).collect();
+        for id in ids {
+            if let Action::Reset { .. } = action {
+                self.end(id, End::Reset);
+            } else if let Some(socket) = self.sockets.get_mut(&id) {
+                let mut log = self.log.lock();
+                let mut context = context(&self.shared, &self.plan, &mut log);
+                socket.http.act(action, &mut context);
+                self.ready.push(id);
+            }
+        }
     }
 
     /// Gives every connection with something to do its turn.
     fn serve(&mut self) {
         let now = clock::monotonic();
-        if self.plan.silent(now) == Some(Silence::StopReading) {
-            // Nothing is lost: readiness is kept by each socket, and all are served when the silence ends.
-            self.ready.clear();
-            return;
-        }
         let plan = Arc::clone(&self.plan);
-        for (&id, socket) in &self.sockets {
-            let due = socket.http.deadline(&self.policy, &plan, now).into_iter().chain(socket.deadline()).min();
-            if due.is_some_and(|due| due <= now) || plan.changed_since(socket.served, now) {
-                self.ready.push(id);
-            }
+        for action in plan.turns(self.looked, now) {
+            self.act(action);
         }
+        if plan.changed_since(self.looked, now) {
+            // A silence or slowness has ended: what waits is looked at again everywhere.
+            self.ready.extend(self.sockets.keys());
+        }
+        self.looked = now;
+        self.ready.extend(self.dues.iter().take_while(|(due, _)| *due <= now).map(|(_, id)| *id));
         self.ready.sort_unstable();
         self.ready.dedup();
         let mut again = Vec::new();
         for id in std::mem::take(&mut self.ready) {
             let Some(socket) = self.sockets.get_mut(&id) else { continue };
+            if plan.silent(socket.row.number, now) == Some(Silence::StopReading) {
+                // Nothing is lost: readiness is kept by the socket, and it is served when the silence ends.
+                if let Some(due) = socket.due.take() {
+                    self.dues.remove(&(due, id));
+                }
+                continue;
+            }
             let mut log = self.log.lock();
             let mut context = context(&self.shared, &plan, &mut log);
-            socket.served = context.now.at;
             let end = socket.serve(&mut self.scratch, &mut context);
             socket.row.requests = socket.http.requests();
             log.connection(socket.row);
             drop(log);
             match end {
                 Some(end) => self.end(id, end),
-                None if socket.is_hungry() => again.push(id),
-                None => {}
+                None => {
+                    if socket.is_hungry() {
+                        again.push(id);
+                    }
+                    let due = socket.http.deadline(&self.policy, &plan, now).into_iter().chain(socket.deadline()).min();
+                    if due != socket.due {
+                        if let Some(was) = std::mem::replace(&mut socket.due, due) {
+                            self.dues.remove(&(was, id));
+                        }
+                        self.dues.extend(due.map(|due| (due, id)));
+                    }
+                }
             }
         }
         self.ready = again;
@@ -315,6 +350,9 @@ impl Worker {
 
     fn end(&mut self, id: usize, end: End) {
         let Some(mut socket) = self.sockets.remove(&id) else { return };
+        if let Some(due) = socket.due {
+            self.dues.remove(&(due, id));
+        }
         let now = clock::monotonic();
         let mut log = self.log.lock();
         match end {

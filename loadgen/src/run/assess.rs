@@ -181,7 +181,7 @@ fn by_platform(
 /// What happened during the wave, for its pictures.
 fn marks(scenario: &Scenario, seen: &Observed) -> Vec<Mark> {
     let after_ack = |at_ns: u64| figures::seconds(seen.submitted.acknowledged_ns, at_ns);
-    let fault = scenario.gateway.fault.zip(seen.fault_ns).map(|(fault, at_ns)| Mark {
+    let fault = scenario.gateway.fault.as_ref().zip(seen.fault_ns).map(|(fault, at_ns)| Mark {
         from: after_ack(at_ns),
         until: after_ack(at_ns + fault.for_ms() * 1_000_000),
         label: fault.to_string(),

@@ -28,7 +28,7 @@ use crate::{
     },
     gateway::{Platform, clock},
     population::Population,
-    scenario::Scenario,
+    scenario::{FaultSpec, Scenario},
     show::Show,
     verdict::{Moves, geometry::Region},
 };
@@ -202,7 +202,7 @@ impl Scene<'_> {
             Ok::<_, RunError>(ended?)
         };
         let trouble = async {
-            let Some(fault) = self.scenario.gateway.fault else { return Ok(None) };
+            let Some(fault) = &self.scenario.gateway.fault else { return Ok(None) };
             tokio::select! {
                 _ = first_pushed.wait_for(|pushed| *pushed) => {}
                 () = over.cancelled() => return Ok(None),
@@ -215,7 +215,17 @@ impl Scene<'_> {
             for emulator in self.emulators.iter().filter(|e| fault.befalls(e.platform)) {
                 emulator.fault(fault).await?;
             }
-            Ok::<_, RunError>(Some(now_ns()))
+            let begun = now_ns();
+            if let FaultSpec::Scripted { for_ms, .. } = fault {
+                tokio::select! {
+                    () = sleep(Duration::from_millis(*for_ms)) => {}
+                    () = over.cancelled() => {}
+                }
+                for emulator in self.emulators.iter().filter(|e| fault.befalls(e.platform)) {
+                    emulator.calm().await?;
+                }
+            }
+            Ok::<_, RunError>(Some(begun))
         };
         let moving = async {
             let Some(spec) = self.scenario.motion else { return Ok(Moves::new()) };

@@ -35,10 +35,20 @@ impl Scenario {
         within("alert.active_s", self.alert.active_s, 1, 30 * 86_400)?;
         share("gateway.dead_share", self.gateway.dead_share)?;
         within("gateway.latency_us", self.gateway.latency_us, 0, 10_000_000)?;
-        match self.gateway.fault {
+        for (field, line) in
+            [("gateway.distance.apns", self.gateway.distance.apns), ("gateway.distance.fcm", self.gateway.distance.fcm)]
+        {
+            let latency = line.latency.unwrap_or_default();
+            within(field, latency.p50_us.max(latency.p99_us), 0, 10_000_000)?;
+            within(field, line.credit_delay_us, 0, 10_000_000)?;
+            within(field, line.connection_window.unwrap_or(65_535), 65_535, (1 << 31) - 1)?;
+            within(field, line.stream_window.unwrap_or(65_535), 1, (1 << 31) - 1)?;
+            within(field, line.streams_max.unwrap_or(1), 1, 100_000)?;
+        }
+        match &self.gateway.fault {
             Some(FaultSpec::Slow { factor, for_ms, .. }) => {
-                within("gateway.fault.factor", factor, 2, 100_000)?;
-                within("gateway.fault.for_ms", for_ms, 1, 600_000)?;
+                within("gateway.fault.factor", *factor, 2, 100_000)?;
+                within("gateway.fault.for_ms", *for_ms, 1, 600_000)?;
                 if self.gateway.latency_us == 0 {
                     return Err((
                         "gateway.latency_us",
@@ -46,11 +56,18 @@ impl Scenario {
                     ));
                 }
             }
-            Some(FaultSpec::Silent { for_ms, .. }) => within("gateway.fault.for_ms", for_ms, 1, 600_000)?,
+            Some(FaultSpec::Silent { for_ms, .. }) => within("gateway.fault.for_ms", *for_ms, 1, 600_000)?,
             Some(FaultSpec::Failing { share: of_requests, retry_after_s, for_ms, .. }) => {
-                share("gateway.fault.share", of_requests)?;
+                share("gateway.fault.share", *of_requests)?;
                 within("gateway.fault.retry_after_s", retry_after_s.unwrap_or(1), 1, 3_600)?;
-                within("gateway.fault.for_ms", for_ms, 1, 600_000)?;
+                within("gateway.fault.for_ms", *for_ms, 1, 600_000)?;
+            }
+            Some(FaultSpec::Scripted { platform, faults, for_ms, .. }) => {
+                within("gateway.fault.for_ms", *for_ms, 1, 600_000)?;
+                let befallen = self.population.apps.iter().map(|a| a.platform);
+                for gateway in befallen.filter(|gateway| platform.is_none_or(|p| p == *gateway)) {
+                    faults.check(gateway).map_err(|e| ("gateway.fault.faults", e.to_string()))?;
+                }
             }
             None => {}
         }

@@ -86,3 +86,18 @@ fn bounds_say_what_they_ask() {
     assert_eq!(Bound::Exactly(0.0).to_string(), "= 0");
     assert!(!Bound::Limits { min: None, max: Some(1.0) }.holds(f64::NAN));
 }
+
+#[test]
+fn a_scripted_fault_is_checked_against_the_gateways_that_it_befalls() {
+    let fault = |reason: &str| {
+        format!(
+            "[gateway]\nfault = {{ kind = 'scripted', label = 'x', after_ms = 0, for_ms = 9, faults = {{ errors = [{{ \
+             reason = '{reason}', ppm = 5, every_ms = 3 }}] }} }}\n[gateway.distance.apns]\nlatency = {{ p50_us = 5, \
+             p99_us = 9 }}\n[expect]"
+        )
+    };
+    let scenario = Scenario::parse("small.toml", &SMALL.replace("[expect]", &fault("Shutdown"))).expect("valid");
+    assert_eq!(scenario.gateway.distance.of(crate::gateway::Platform::Apns).latency.map(|l| l.p99_us), Some(9));
+    let text = problem(&SMALL.replace("[expect]", &fault("UNAVAILABLE")));
+    assert!(text.contains("gateway.fault.faults: UNAVAILABLE is a reason of another platform"), "{text}");
+}

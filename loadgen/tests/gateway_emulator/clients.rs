@@ -171,7 +171,7 @@ async fn faults_set_on_a_running_gateway_reach_its_clients() {
     assert_eq!(ask(&requests, push(), BODY).await.expect("answered").status, 200);
     set(r#"{"errors": [{"reason": "Shutdown", "ppm": 1000000}]}"#);
     assert_eq!(ask(&requests, push(), BODY).await.expect("answered").reason(), "Shutdown");
-    set(r#"{"refuse_ppm": 1000000}"#);
+    set(r#"{"errors": [{"fate": "refuse", "ppm": 1000000}]}"#);
     let error = ask(&requests, push(), BODY).await.expect_err("refused");
     assert_eq!(error.reason(), Some(h2::Reason::REFUSED_STREAM));
     set(r#"{"silent": {"mode": "stop_reading", "duration_ms": 200}, "latency": {"p50_us": 1000, "p99_us": 3000}}"#);

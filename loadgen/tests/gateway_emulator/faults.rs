@@ -92,7 +92,7 @@ fn errors_strike_by_chance_and_may_deliver_nevertheless() {
 #[test]
 fn refused_streams_are_not_accepted() {
     let mut bench = open();
-    bench.faults(r#"{"refuse_ppm": 1000000}"#);
+    bench.faults(r#"{"errors": [{"fate": "refuse", "ppm": 1000000}]}"#);
     bench.send(&bench.push(1, "ab"));
     let frames = bench.frames();
     assert_eq!(kinds(&frames), [(kind::RST_STREAM, 1)]);

@@ -188,7 +188,7 @@ fn who_connects_and_never_asks_is_idle_too() {
 #[test]
 fn faults_play_on_fcm_too() {
     let mut bench = Bench::fcm(|_| {});
-    bench.faults(r#"{"refuse_ppm": 1000000}"#);
+    bench.faults(r#"{"errors": [{"fate": "refuse", "ppm": 1000000}]}"#);
     bench.send(&bench.message(1, &fcm_body(&fcm_token(1))));
     assert_eq!(briefs(&bench.frames()), [(kind::RST_STREAM, 1)]);
     bench.faults(r#"{"silent": {"mode": "drop_answers", "duration_ms": 1000}}"#);
@@ -235,6 +235,7 @@ fn reasons_of_the_other_platform_are_refused() {
     use clarion_loadgen::gateway::{
         Faults,
         answer::Reason,
+        faults::FaultsError,
         script::{Rule, Scripted, Scripts},
     };
     let rules = vec![Rule { ppm: 1, answer: Scripted::always(Reason::Unregistered) }];
@@ -242,8 +243,8 @@ fn reasons_of_the_other_platform_are_refused() {
     config.scripts = Scripts { rules: rules.clone(), ..Scripts::default() };
     assert!(config.policy().is_err());
     let faults = Faults { rules, ..Faults::default() };
-    assert_eq!(faults.foreign_reason(Platform::Fcm), Some(Reason::Unregistered));
-    assert_eq!(faults.foreign_reason(Platform::Apns), None);
+    assert_eq!(faults.check(Platform::Fcm), Err(FaultsError::ForeignReason(Reason::Unregistered)));
+    assert_eq!(faults.check(Platform::Apns), Ok(()));
 }
 
 #[test]

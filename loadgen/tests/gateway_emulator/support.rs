@@ -9,9 +9,9 @@ use clarion_loadgen::gateway::{
     config::{TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM, TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM},
     connection::{Connection, Context, Pace},
     faults::Plan,
-    fcm::access::Access,
+    fcm::{access::Access, quota::Window},
     frame::{self, HEAD_BYTES, Head, flag, kind},
-    policy::Policy,
+    policy::{Policy, Provider},
     record::{Entry, Log, Record},
     script::Attempts,
 };
@@ -179,6 +179,37 @@ impl Bench {
         bench.send(&settings(&[]));
         bench.frames();
         bench
+    }
+
+    /// Two of the same gateway, as [`Self::open`] makes one.
+    pub(crate) fn pair(change: impl FnOnce(&mut GatewayConfig)) -> (Self, Self) {
+        let first = Self::open(change);
+        let second = first.twin();
+        (first, second)
+    }
+
+    /// Two of the same FCM.
+    pub(crate) fn fcm_pair() -> (Self, Self) {
+        let first = Self::fcm(|_| {});
+        let second = first.twin();
+        (first, second)
+    }
+
+    /// Another gateway that knows the same keys; a quota of its own.
+    fn twin(&self) -> Self {
+        let mut policy = self.policy.clone();
+        if let Provider::Fcm(fcm) = &mut policy.provider {
+            for project in &mut fcm.projects {
+                let per_minute = project.quota.lock().per_minute();
+                project.quota = Arc::new(Mutex::new(Window::new(per_minute)));
+            }
+        }
+        let config = GatewayConfig { faults: self.plan.faults.clone(), ..GatewayConfig::default() };
+        let mut twin = Self::with_policy(&config, policy, self.bearer.clone());
+        twin.send(frame::PREFACE);
+        twin.send(&settings(&[]));
+        twin.frames();
+        twin
     }
 
     fn with_policy(config: &GatewayConfig, policy: Policy, bearer: String) -> Self {

@@ -14,15 +14,15 @@ const LETTERS_MAX: usize = 256;
 /// Letters read in one turn.
 const LETTERS_PER_TURN: usize = 64;
 
-/// Into one core, and what wakes it.
-type LetterBox = (Sender<(usize, Letter)>, Arc<Waker>);
+/// The way into a core's letter box, and what wakes that core.
+type Slot = (Sender<(usize, Letter)>, Arc<Waker>);
 
 /// One core's letter box, and those of the others.
 pub(super) struct Mail {
     me: usize,
     inbox: Receiver<(usize, Letter)>,
     /// By core, this one included.
-    others: Vec<LetterBox>,
+    others: Vec<Slot>,
     /// By core: something was put there since it was woken.
     wake: Vec<bool>,
 }

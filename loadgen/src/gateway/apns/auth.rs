@@ -66,13 +66,14 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// What speaks against the token now, its age alone considered.
+    /// What speaks against the token now, its age alone considered. A fault may make it too old sooner than Apple does.
     #[must_use]
-    pub fn age(&self, wall: UnixMillis, skew_seconds: u64) -> Option<Reason> {
+    pub fn age(&self, wall: UnixMillis, skew_seconds: u64, age_seconds_max: Option<u64>) -> Option<Reason> {
         let now = wall.0 / 1_000;
+        let age_max = age_seconds_max.unwrap_or(AGE_SECONDS_MAX + skew_seconds);
         if self.issued_s > now + skew_seconds {
             Some(Reason::InvalidProviderToken)
-        } else if now > self.issued_s.saturating_add(AGE_SECONDS_MAX + skew_seconds) {
+        } else if now > self.issued_s.saturating_add(age_max) {
             Some(Reason::ExpiredProviderToken)
         } else {
             None
@@ -185,11 +186,13 @@ mod tests {
     #[test]
     fn age_is_an_hour_and_the_skew() {
         let token = Verified { key: 0, issued_s: 10_000, id: 0 };
-        let age = |seconds: u64| token.age(UnixMillis(seconds * 1_000), 60);
+        let age = |seconds: u64| token.age(UnixMillis(seconds * 1_000), 60, None);
         assert_eq!(age(10_000 + 3_660), None);
         assert_eq!(age(10_000 + 3_661), Some(Reason::ExpiredProviderToken));
         assert_eq!(age(10_000 - 60), None);
         assert_eq!(age(10_000 - 61), Some(Reason::InvalidProviderToken));
+        assert_eq!(token.age(UnixMillis(10_005_000), 60, Some(5)), None);
+        assert_eq!(token.age(UnixMillis(10_006_000), 60, Some(5)), Some(Reason::ExpiredProviderToken));
     }
 
     #[test]

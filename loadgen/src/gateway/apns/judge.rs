@@ -33,6 +33,7 @@ impl Judge {
         body: &[u8],
         bytes_max: usize,
         policy: &Policy,
+        token_age_max: Option<u64>,
         now: Now,
     ) -> Result<&'a [u8], Reason> {
         let rest = &ask.rest;
@@ -42,7 +43,7 @@ impl Judge {
         if ask.path == Path::Bad {
             return Err(Reason::BadPath);
         }
-        if let Some(reason) = self.binding.check(rest.authorization?, policy, now) {
+        if let Some(reason) = self.binding.check(rest.authorization?, policy, token_age_max, now) {
             return Err(reason);
         }
         if let Some(reason) = rest.header_fault {
@@ -65,6 +66,11 @@ impl Judge {
             return Err(Reason::PayloadEmpty);
         }
         Ok(token)
+    }
+
+    /// Forgets the bodies that were read; not the token that the connection is bound to.
+    pub fn forget(&mut self) {
+        self.bodies.clear();
     }
 
     fn is_object(&mut self, body: &[u8]) -> bool {
@@ -91,11 +97,11 @@ struct Binding {
 
 impl Binding {
     /// What speaks against this token on this connection now.
-    fn check(&mut self, token: Verified, policy: &Policy, now: Now) -> Option<Reason> {
+    fn check(&mut self, token: Verified, policy: &Policy, age_max: Option<u64>, now: Now) -> Option<Reason> {
         if self.expired {
             return Some(Reason::ExpiredProviderToken);
         }
-        if let Some(reason) = token.age(now.wall, policy.clock_skew_seconds) {
+        if let Some(reason) = token.age(now.wall, policy.clock_skew_seconds, age_max) {
             self.expired = policy.expired_sticks && reason == Reason::ExpiredProviderToken;
             return Some(reason);
         }

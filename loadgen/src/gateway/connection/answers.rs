@@ -1,14 +1,10 @@
-//! Answers under way: waiting for their time, for the client's window, for the kernel.
+//! Answers under way: waiting for the client's window, and for the kernel. Those that wait for their time stand in [`super::line`].
 //!
-//! A decided request waits in a heap ordered by when its answer is due. A body needs the client's
-//! flow-control window (80 bytes that nearly always fit); if it does not fit it waits in line. What was written is remembered for a
-//! while, so that the record can tell an answer that left from one that the client cannot have read.
+//! A body needs the client's flow-control window (80 bytes that nearly always fit); if it does not fit it waits in line. What
+//! was written is remembered for a while, so that the record can tell an answer that left from one that the client cannot have
+//! read.
 
-use std::{
-    cmp::Ordering,
-    collections::{BinaryHeap, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use clarion_proto::time::Time;
 
@@ -17,6 +13,7 @@ use super::super::{
     apns::answer::Uuid,
     fcm,
     record::{Handle, Log, flag},
+    script::Fate,
 };
 
 /// Written answers remembered for a reset that comes later: 40 bytes each. A client's streams, thrice over.
@@ -32,8 +29,8 @@ pub(super) struct Pending {
     pub(super) answer: Answer,
     pub(super) subject: Subject,
     pub(super) handle: Handle,
-    /// The client has not ended its request.
-    pub(super) unfinished: bool,
+    /// How it is written.
+    pub(super) fate: Fate,
 }
 
 /// What the answer names.
@@ -50,77 +47,14 @@ impl Pending {
     pub(super) const HELD: Time = Time(u64::MAX - 1);
 }
 
-impl Ord for Pending {
-    /// The earliest is the greatest: the heap gives it first. Streams break ties, older first.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.due, other.stream).cmp(&(self.due, self.stream))
-    }
-}
-
-impl PartialOrd for Pending {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-/// The requests that wait for their answer.
-#[derive(Debug, Default)]
-pub(super) struct Waiting(BinaryHeap<Pending>);
-
-impl Waiting {
-    pub(super) fn push(&mut self, pending: Pending) {
-        self.0.push(pending);
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    /// When the next one is due; none if none ever is.
-    pub(super) fn due(&self) -> Option<Time> {
-        self.0.peek().map(|p| p.due).filter(|&due| due < Pending::HELD)
-    }
-
-    pub(super) fn contains(&self, stream: u32) -> bool {
-        self.0.iter().any(|p| p.stream == stream)
-    }
-
-    pub(super) fn pop_due(&mut self, now: Time) -> Option<Pending> {
-        (self.0.peek()?.due <= now).then(|| self.0.pop())?
-    }
-
-    /// The client gave a stream up.
-    pub(super) fn remove(&mut self, stream: u32) -> Option<Pending> {
-        let found = self.0.iter().find(|p| p.stream == stream)?.clone();
-        self.0.retain(|p| p.stream != stream);
-        Some(found)
-    }
-
-    /// All of them, oldest stream first.
-    pub(super) fn take(&mut self) -> Vec<Pending> {
-        let mut all = std::mem::take(&mut self.0).into_vec();
-        all.sort_by_key(|p| p.stream);
-        all
-    }
-
-    /// Slowness is over: nothing waits longer than until `latest`, but what is never answered.
-    pub(super) fn hasten(&mut self, latest: Time) {
-        let mut all = std::mem::take(&mut self.0).into_vec();
-        for pending in all.iter_mut().filter(|p| p.due != Time::NEVER) {
-            pending.due = pending.due.min(latest);
-        }
-        self.0 = all.into();
-    }
-}
-
 /// A body that waits for window.
 #[derive(Debug)]
 pub(super) struct Blocked {
     pub(super) stream: u32,
     pub(super) body: Vec<u8>,
     pub(super) handle: Handle,
-    /// The client has not ended its request.
-    pub(super) unfinished: bool,
+    /// RST_STREAM(NO_ERROR) follows.
+    pub(super) then_reset: bool,
 }
 
 #[derive(Debug)]

@@ -20,23 +20,109 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Largest flow-control window (RFC 9113, section 6.9.1).
 const WINDOW_MAX: i64 = (1 << 31) - 1;
 
+/// How a connection is sent away.
+pub(super) struct Farewell {
+    code: Code,
+    debug: Vec<u8>,
+    /// What waits for its answer is told to be unprocessed.
+    refuse_open: bool,
+}
+
 impl Connection {
-    /// Does what was ordered to happen once. [`Action::Reset`] is the driver's.
+    /// Does what was ordered to happen. [`Action::Reset`] is the driver's.
     pub fn act(&mut self, action: &Action, context: &mut Context<'_>) {
         match action {
-            Action::Goaway { reason, two_step_ms, refuse_open, .. } => {
-                let debug = match reason {
-                    Some(reason) => format!(r#"{{"reason":"{}"}}"#, reason.as_str()).into_bytes(),
-                    None if context.policy.fcm().is_some() => fcm::SESSION_TIMED_OUT.to_vec(),
-                    None => Vec::new(),
+            Action::Goaway { reason, text, code, two_step_ms, refuse_open, .. } => {
+                let debug = match (text, reason) {
+                    (Some(text), _) => text.clone().into_bytes(),
+                    (None, Some(reason)) => format!(r#"{{"reason":"{}"}}"#, reason.as_str()).into_bytes(),
+                    (None, None) if context.policy.fcm().is_some() => fcm::SESSION_TIMED_OUT.to_vec(),
+                    (None, None) => Vec::new(),
                 };
-                self.goaway(debug, two_step_ms.map(Duration::from_millis), *refuse_open, context);
+                let farewell = Farewell { code: *code, debug, refuse_open: *refuse_open };
+                self.goaway(farewell, two_step_ms.map(Duration::from_millis), context);
             }
             Action::StreamsMax { streams } => {
                 let limit = self.limits.set_full(*streams);
                 self.announce(limit);
             }
+            Action::Settings { initial_window, header_table, header_list, unknown } => {
+                self.change_settings(*initial_window, *header_table, *header_list, *unknown, context);
+            }
             Action::Reset { .. } => {}
+        }
+    }
+
+    fn change_settings(
+        &mut self,
+        window: Option<u32>,
+        table: Option<u32>,
+        list: Option<u32>,
+        unknown: bool,
+        context: &Context<'_>,
+    ) {
+        if self.phase == Phase::Failed {
+            return;
+        }
+        let values = [
+            window.map(|bytes| (setting::INITIAL_WINDOW_SIZE, bytes)),
+            table.map(|bytes| (setting::HEADER_TABLE_SIZE, bytes)),
+            list.map(|bytes| (setting::MAX_HEADER_LIST_SIZE, bytes)),
+            unknown.then_some((setting::UNKNOWN, 0x7a7a_7a7a)),
+        ];
+        let values: Vec<_> = values.into_iter().flatten().collect();
+        frame::settings(&mut self.output, &values);
+        self.limits.set(window, table);
+        // A larger table may be used as soon as the client has heard of it, a smaller one must be once it says so.
+        self.reader.limit_table(self.limits.table_believed());
+        if self.limits.is_ignored() {
+            return self.fail(Code::ProtocolError, b"");
+        }
+        // Who has sent more than a smaller window allows goes on only when it is given credit.
+        for at in 0..self.receiving.len() {
+            self.owe_stream(at, context);
+        }
+    }
+
+    /// Gives a stream's credit back, at once or later, when the client has less than half of its window left.
+    pub(super) fn owe_stream(&mut self, at: usize, context: &Context<'_>) {
+        let Some(request) = self.receiving.get_mut(at) else { return };
+        let owed = request.received - request.credited;
+        if owed > 0 && owed >= u64::from(self.limits.advertised().window / 2) {
+            request.credited += owed;
+            let (stream, bytes) = (request.stream, u32::try_from(owed).unwrap_or(u32::MAX));
+            self.give_credit(stream, bytes, context);
+        }
+    }
+
+    /// Gives credit for the connection (stream 0) or a stream: at once, or as late as a fault says.
+    pub(super) fn give_credit(&mut self, stream: u32, bytes: u32, context: &Context<'_>) {
+        let now = context.now.at;
+        let due = now + context.plan.credit_delay(now);
+        if due > now {
+            return self.credits.push_back((due, stream, bytes));
+        }
+        // No later credit overtakes an earlier one.
+        self.write_credits(Time::NEVER);
+        self.write_credit(stream, bytes);
+    }
+
+    /// Writes the credits that are due.
+    pub(super) fn write_credits(&mut self, now: Time) {
+        while let Some((_, stream, bytes)) = self.credits.pop_front_if(|(due, ..)| *due <= now) {
+            self.write_credit(stream, bytes);
+        }
+    }
+
+    fn write_credit(&mut self, stream: u32, bytes: u32) {
+        if stream == 0 {
+            self.receive_window += i64::from(bytes);
+        } else if !self.receiving.iter().any(|r| r.stream == stream) {
+            // It came whole, or was given up, before its credit was due.
+            return;
+        }
+        if self.phase != Phase::Failed {
+            frame::window_update(&mut self.output, stream, bytes);
         }
     }
 
@@ -47,6 +133,7 @@ impl Connection {
         if head.has(flag::ACK) {
             // An acknowledgement of nothing is forgiven, as most servers do.
             self.limits.acknowledge();
+            self.reader.limit_table(self.limits.table_believed());
             return if payload.is_empty() { Ok(()) } else { Err(Code::FrameSizeError) };
         }
         let (settings, rest) = payload.as_chunks::<6>();
@@ -144,7 +231,8 @@ impl Connection {
     pub(super) fn end_of_idleness(&mut self, context: &mut Context<'_>) {
         self.active.get_or_insert(context.now.at);
         if self.idle_due(context.policy).is_some_and(|due| due <= context.now.at) {
-            self.goaway(fcm::SESSION_TIMED_OUT.to_vec(), None, false, context);
+            let farewell = Farewell { code: Code::NoError, debug: fcm::SESSION_TIMED_OUT.to_vec(), refuse_open: false };
+            self.goaway(farewell, None, context);
         }
     }
 
@@ -158,22 +246,27 @@ impl Connection {
         }
     }
 
-    fn goaway(&mut self, debug: Vec<u8>, two_step: Option<Duration>, refuse_open: bool, context: &mut Context<'_>) {
+    fn goaway(&mut self, farewell: Farewell, two_step: Option<Duration>, context: &mut Context<'_>) {
         if self.phase == Phase::Failed || self.drain_due.is_some() {
             return;
         }
         self.drain_due = Some(context.now.at + DRAIN);
         if let Some(step) = two_step {
-            frame::goaway(&mut self.output, 0x7fff_ffff, Code::NoError, &debug);
-            self.goaway_due = Some((context.now.at + step, debug));
+            frame::goaway(&mut self.output, 0x7fff_ffff, Code::NoError, &farewell.debug);
+            self.goaway_due = Some((context.now.at + step, farewell));
             return;
         }
-        if refuse_open {
+        self.end_with(&farewell, context);
+    }
+
+    /// The GOAWAY that names the last stream.
+    fn end_with(&mut self, farewell: &Farewell, context: &mut Context<'_>) {
+        if farewell.refuse_open {
             self.refuse_open(context);
         }
         let last = self.last.unwrap_or(self.highest);
         self.last = Some(last);
-        frame::goaway(&mut self.output, last, Code::NoError, &debug);
+        frame::goaway(&mut self.output, last, farewell.code, &farewell.debug);
     }
 
     /// Takes back all decisions whose answers wait, above the oldest stream of them.
@@ -191,11 +284,10 @@ impl Connection {
     }
 
     /// The second half of a two-step GOAWAY, and the end of a drained connection.
-    pub(super) fn advance_goaway(&mut self, context: &Context<'_>) {
+    pub(super) fn advance_goaway(&mut self, context: &mut Context<'_>) {
         let now = context.now.at;
-        if let Some((_, debug)) = self.goaway_due.take_if(|(due, _)| *due <= now) {
-            self.last = Some(self.highest);
-            frame::goaway(&mut self.output, self.highest, Code::NoError, &debug);
+        if let Some((_, farewell)) = self.goaway_due.take_if(|(due, _)| *due <= now) {
+            self.end_with(&farewell, context);
         }
         let drained = self.last.is_some() && self.open_streams() == 0;
         if self.end.is_none() && (drained || self.drain_due.is_some_and(|due| due <= now)) {
@@ -207,7 +299,7 @@ impl Connection {
     /// Slowness or silence has ended: what waits in its line waits no longer than usual.
     pub(super) fn end_of_slowness(&mut self, context: &mut Context<'_>) {
         let (plan, now) = (context.plan, context.now.at);
-        let (slow, held) = (plan.slow(now).is_some(), plan.silent(now) == Some(Silence::HoldAnswers));
+        let (slow, held) = (plan.slow(now).is_some(), plan.silent(self.number, now) == Some(Silence::HoldAnswers));
         if !held && (self.was_held || self.was_slow && !slow) {
             self.waiting.hasten(now + plan.latency(128, now));
         }

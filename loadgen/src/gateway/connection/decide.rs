@@ -10,7 +10,7 @@ use super::{
         head::{Ask, Head},
         policy::{Policy, Provider},
         record::flag,
-        script::{Script, answer_for},
+        script::{Fate, Script, answer_for},
     },
     Connection, Context,
     answers::Subject,
@@ -32,6 +32,14 @@ impl Judge {
         }
     }
 
+    /// Forgets the bodies that were read.
+    pub(super) fn forget(&mut self) {
+        match self {
+            Self::Apns(judge) => judge.forget(),
+            Self::Fcm(judge) => judge.forget(),
+        }
+    }
+
     /// Token and collapse key of an FCM body, for the record.
     pub(super) fn hashes(&mut self, body: &[u8]) -> (u64, u64) {
         let Self::Fcm(judge) = self else { return (0, 0) };
@@ -43,6 +51,7 @@ impl Judge {
 /// What becomes of a request.
 pub(super) struct Decision {
     pub(super) answer: Answer,
+    pub(super) fate: Fate,
     pub(super) subject: Subject,
     /// When it counts as decided.
     pub(super) at: Time,
@@ -70,11 +79,12 @@ impl Connection {
         context: &mut Context<'_>,
     ) -> Decision {
         let Judge::Apns(judge) = &mut self.judge else { unreachable!("a judge is of its policy's provider") };
-        let judged = judge.judge(ask, body, head.body_bytes_max, policy, context.now);
+        let age_max = context.plan.provider_token_age_max(context.now.at);
+        let judged = judge.judge(ask, body, head.body_bytes_max, policy, age_max, context.now);
         context.log.totals.payload_not_json += std::mem::take(&mut judge.not_json);
-        let (answer, accepted) = match judged {
-            Ok(token) => self.scripted(token, context).unwrap_or((Answer::ACCEPTED, true)),
-            Err(reason) => (Answer::refused(reason), false),
+        let Verdict { answer, fate, accepted } = match judged {
+            Ok(token) => self.scripted(token, context),
+            Err(reason) => Verdict { answer: Answer::refused(reason), fate: Fate::Answer, accepted: false },
         };
         let token_hash = match &ask.path {
             apns::request::Path::Device(token) => token_hash(token.as_bytes()),
@@ -82,6 +92,7 @@ impl Connection {
         };
         Decision {
             answer,
+            fate,
             subject: Subject::Apns(ask.rest.apns_id.unwrap_or_else(|| mint(&mut self.random))),
             at: context.now.at,
             token_hash,
@@ -101,6 +112,7 @@ impl Connection {
         let subject = fcm::answer::Subject { project: ask.project, dry_run: false, id: self.random.next_u64() };
         let mut decision = Decision {
             answer: Answer::ACCEPTED,
+            fate: Fate::Answer,
             subject: Subject::Fcm(subject),
             at: context.now.at,
             token_hash: 0,
@@ -129,28 +141,28 @@ impl Connection {
             decision.flags = flag::OVER_QUOTA;
             return decision;
         }
-        let (answer, accepted) = match read.meaning {
+        let Verdict { answer, fate, accepted } = match read.meaning {
             Ok(meaning) => {
                 decision.collapse_hash = meaning.collapse_hash;
                 decision.subject = Subject::Fcm(fcm::answer::Subject { dry_run: meaning.dry_run, ..subject });
                 let token = read.token.as_deref().unwrap_or_default();
-                let (answer, accepted) = self.scripted(token, context).unwrap_or((Answer::ACCEPTED, true));
-                (answer, accepted && !meaning.dry_run)
+                let verdict = self.scripted(token, context);
+                Verdict { accepted: verdict.accepted && !meaning.dry_run, ..verdict }
             }
-            Err(answer) => (answer, false),
+            Err(answer) => Verdict { answer, fate: Fate::Answer, accepted: false },
         };
-        if answer.status == 429 {
+        if fate == Fate::Refuse || fate == Fate::Answer && answer.status == 429 {
             policy.projects[project].quota.lock().forgive(entrance.at);
         } else {
             decision.flags |= flag::COUNTED;
         }
         decision.flags |= if accepted { flag::ACCEPTED } else { 0 };
-        decision.answer = answer;
+        (decision.answer, decision.fate) = (answer, fate);
         decision
     }
 
-    /// What is answered to a good request by a script or a fault, and whether it reaches the phone all the same.
-    fn scripted(&mut self, token: &[u8], context: &mut Context<'_>) -> Option<(Answer, bool)> {
+    /// What becomes of a good request by a script or a fault, and whether it reaches the phone all the same.
+    fn scripted(&mut self, token: &[u8], context: &mut Context<'_>) -> Verdict {
         // Faults count attempts from when they were set; the gateway's own scripts from its start.
         let faults = (&context.plan.scripts, context.plan.generation + 1);
         for (scripts, series) in [faults, (&context.policy.scripts, 0)] {
@@ -160,14 +172,35 @@ impl Connection {
             }
             let attempt = if script.counts_attempts() { context.attempts.next(token, series) } else { 0 };
             if let Some(scripted) = script.at(attempt) {
-                return Some((scripted.answer(context.now.wall), scripted.delivered));
+                return Verdict::new(scripted.fate, scripted.answer(context.now.wall), scripted.delivered);
             }
         }
-        if context.plan.faults.errors.is_empty() {
-            return None;
+        if !context.plan.faults.errors.is_empty()
+            && let Some(error) = context.plan.error(self.random.next_u64(), self.number, context.now.at)
+        {
+            let answer = Answer { retry_after: error.retry_after, ..Answer::refused(error.reason) };
+            return Verdict::new(error.fate, answer, error.delivered);
         }
-        let error = context.plan.error(self.random.next_u64(), context.now.at)?;
-        Some((Answer { retry_after: error.retry_after, ..Answer::refused(error.reason) }, error.delivered))
+        Verdict { answer: Answer::ACCEPTED, fate: Fate::Answer, accepted: true }
+    }
+}
+
+/// What becomes of a good request.
+struct Verdict {
+    answer: Answer,
+    fate: Fate,
+    /// It reaches the phone.
+    accepted: bool,
+}
+
+impl Verdict {
+    /// Of a script or a fault. What is not answered has no status in the record.
+    fn new(fate: Fate, answer: Answer, delivered: bool) -> Self {
+        if fate.is_answered() {
+            return Self { accepted: delivered || answer.reason == Reason::None, answer, fate };
+        }
+        let nothing = Answer { status: 0, ..Answer::ACCEPTED };
+        Self { answer: nothing, fate, accepted: delivered && fate != Fate::Refuse }
     }
 }
 

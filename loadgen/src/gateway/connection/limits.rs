@@ -1,8 +1,9 @@
-//! How many streams a client may have open, as APNs plays it.
+//! What the gateway's SETTINGS allow, and who knows of it: how many streams a client may have open, as APNs plays it, and how
+//! large the windows of streams and the header table may be.
 //!
-//! One until the first authenticated success, then some number, sometimes back to one after a rejection. Who exceeds what
+//! One stream until the first authenticated success, then some number, sometimes back to one after a rejection. Who exceeds what
 //! it has been told is sent away (GOAWAY, with Apple's words); who exceeds a limit that was lowered while its requests were
-//! under way is only refused (RST_STREAM): it could not know. It knows once it has acknowledged.
+//! under way is only refused (RST_STREAM): it could not know. It knows once it has acknowledged; the same holds for windows.
 
 use std::collections::VecDeque;
 
@@ -19,39 +20,59 @@ pub(super) enum Admission {
     Violation,
 }
 
-/// The limit and who knows of it.
+/// The settings that change while a connection lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Values {
+    /// MAX_CONCURRENT_STREAMS.
+    pub(super) streams: u32,
+    /// INITIAL_WINDOW_SIZE.
+    pub(super) window: u32,
+    /// HEADER_TABLE_SIZE.
+    pub(super) table: u32,
+}
+
+/// The settings and who knows of them.
 #[derive(Debug)]
 pub(super) struct Limits {
-    /// Once proven.
+    /// Streams, once proven.
     full: u32,
     /// Whether the connection has had its authenticated success, or needs none.
     open: bool,
     /// Last sent.
-    advertised: u32,
+    advertised: Values,
     /// Last acknowledged; before that, what the first SETTINGS say: APNs forgives nobody who does not wait for them.
-    acknowledged: u32,
-    in_flight: VecDeque<u32>,
+    acknowledged: Values,
+    in_flight: VecDeque<Values>,
 }
 
 impl Limits {
-    pub(super) fn new(full: u32, alone: bool) -> Self {
-        let first = if alone { 1 } else { full };
+    pub(super) fn new(full: u32, alone: bool, window: u32, table: u32) -> Self {
+        let first = Values { streams: if alone { 1 } else { full }, window, table };
         Self { full, open: !alone, advertised: first, acknowledged: first, in_flight: VecDeque::from([first]) }
     }
 
-    /// What the first SETTINGS say.
-    pub(super) fn advertised(&self) -> u32 {
+    /// What the last SETTINGS say.
+    pub(super) fn advertised(&self) -> Values {
         self.advertised
+    }
+
+    /// The largest initial window of a stream that the client may believe in.
+    pub(super) fn window_believed(&self) -> u32 {
+        self.in_flight.iter().map(|v| v.window).max().unwrap_or(0).max(self.acknowledged.window)
+    }
+
+    /// The largest header table that the client may use.
+    pub(super) fn table_believed(&self) -> u32 {
+        self.in_flight.iter().map(|v| v.table).max().unwrap_or(0).max(self.acknowledged.table)
     }
 
     pub(super) fn admit(&self, active: usize) -> Admission {
         let active = u32::try_from(active).unwrap_or(u32::MAX);
-        let believed = self.in_flight.iter().copied().max().unwrap_or(0).max(self.acknowledged);
-        match active {
-            n if n < self.advertised => Admission::Admitted,
-            n if n < believed => Admission::Refused,
-            _ => Admission::Violation,
+        if active < self.advertised.streams {
+            return Admission::Admitted;
         }
+        let believed = self.in_flight.iter().map(|v| v.streams).max().unwrap_or(0).max(self.acknowledged.streams);
+        if active < believed { Admission::Refused } else { Admission::Violation }
     }
 
     /// The limit for connections that have proven themselves is now another. Returns what to send.
@@ -77,13 +98,9 @@ impl Limits {
 
     /// The client acknowledged the oldest SETTINGS; false if there was nothing to acknowledge.
     pub(super) fn acknowledge(&mut self) -> bool {
-        match self.in_flight.pop_front() {
-            Some(limit) => {
-                self.acknowledged = limit;
-                true
-            }
-            None => false,
-        }
+        let Some(known) = self.in_flight.pop_front() else { return false };
+        self.acknowledged = known;
+        true
     }
 
     /// Whether the client acknowledges nothing.
@@ -91,12 +108,19 @@ impl Limits {
         self.in_flight.len() > IN_FLIGHT_MAX
     }
 
+    /// Other values for windows and header table, and whatever else stands in the same SETTINGS.
+    pub(super) fn set(&mut self, window: Option<u32>, table: Option<u32>) {
+        let now = self.advertised;
+        self.advertised = Values { window: window.unwrap_or(now.window), table: table.unwrap_or(now.table), ..now };
+        self.in_flight.push_back(self.advertised);
+    }
+
     fn advertise(&mut self, limit: u32) -> Option<u32> {
-        if limit == self.advertised {
+        if limit == self.advertised.streams {
             return None;
         }
-        self.advertised = limit;
-        self.in_flight.push_back(limit);
+        self.advertised.streams = limit;
+        self.in_flight.push_back(self.advertised);
         Some(limit)
     }
 }
@@ -105,9 +129,24 @@ impl Limits {
 mod tests {
     use super::*;
 
+    fn limits(full: u32, alone: bool) -> Limits {
+        Limits::new(full, alone, 65_535, 4_096)
+    }
+
+    #[test]
+    fn a_larger_window_may_be_believed_in_until_the_smaller_is_acknowledged() {
+        let mut limits = limits(1_000, false);
+        limits.set(Some(100), None);
+        assert_eq!((limits.advertised().window, limits.window_believed()), (100, 65_535));
+        limits.acknowledge();
+        assert_eq!(limits.window_believed(), 65_535);
+        limits.acknowledge();
+        assert_eq!(limits.window_believed(), 100);
+    }
+
     #[test]
     fn one_then_many() {
-        let mut limits = Limits::new(1_000, true);
+        let mut limits = limits(1_000, true);
         assert_eq!((limits.admit(0), limits.admit(1)), (Admission::Admitted, Admission::Violation));
         assert_eq!(limits.succeeded(), Some(1_000));
         assert_eq!(limits.succeeded(), None);
@@ -116,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_lowered_limit_is_enforced_when_it_is_known() {
-        let mut limits = Limits::new(1_000, false);
+        let mut limits = limits(1_000, false);
         assert_eq!(limits.set_full(10), Some(10));
         assert_eq!((limits.admit(9), limits.admit(10)), (Admission::Admitted, Admission::Refused));
         assert!(limits.acknowledge());
@@ -128,7 +167,7 @@ mod tests {
 
     #[test]
     fn back_to_one_after_a_rejection() {
-        let mut limits = Limits::new(500, false);
+        let mut limits = limits(500, false);
         assert_eq!(limits.rejected(), Some(1));
         assert_eq!(limits.rejected(), None);
         assert_eq!(limits.set_full(700), None, "not while it is on probation");

@@ -13,14 +13,12 @@ use super::{
         head::{Ask, Head, Read},
         policy::Provider,
         record::{self, Entry},
+        script::Fate,
     },
     BLOCK_BYTES_MAX, Connection, Context,
     answers::{Blocked, Pending, Subject},
     limits::Admission,
 };
-
-/// Answers that wait are due on the next tick of so many microseconds.
-const TICK_US: u64 = 1_000;
 
 /// A request whose body is still coming.
 #[derive(Debug)]
@@ -29,6 +27,9 @@ pub(super) struct Receiving {
     head: Head,
     /// No more of it than the payload's limit.
     body: Vec<u8>,
+    /// Bytes of DATA that came, and those that the client was given credit for.
+    pub(super) received: u64,
+    pub(super) credited: u64,
 }
 
 impl Connection {
@@ -72,14 +73,21 @@ impl Connection {
             return Err(Code::FlowControlError);
         }
         self.owed += length;
+        let window = u64::from(self.limits.window_believed());
         let bytes = frame::unpadded(frame, payload)?;
         // Streams that were refused, reset or answered early may still send: their bytes are counted and dropped.
         let Some(at) = self.receiving.iter().rposition(|r| r.stream == frame.stream) else { return Ok(()) };
         let request = &mut self.receiving[at];
+        request.received += u64::from(length);
+        if request.received > window + request.credited {
+            // RFC 9113, section 6.9: an error of the stream, or of the connection; there is no honest client that does it.
+            return Err(Code::FlowControlError);
+        }
         let room = request.head.body_bytes_max - request.body.len();
         let ends = frame.has(flag::END_STREAM);
         if !ends && bytes.len() <= room {
             request.body.extend_from_slice(bytes);
+            self.owe_stream(at, context);
             return Ok(());
         }
         let mut request = self.receiving.swap_remove(at);
@@ -124,7 +132,9 @@ impl Connection {
         match read {
             Read::Malformed => frame::rst_stream(&mut self.output, stream, Code::ProtocolError),
             Read::Request(head) if ends => self.complete(stream, &head, &[], true, context),
-            Read::Request(head) => self.receiving.push(Receiving { stream, head, body: Vec::new() }),
+            Read::Request(head) => {
+                self.receiving.push(Receiving { stream, head, body: Vec::new(), received: 0, credited: 0 });
+            }
         }
         Ok(())
     }
@@ -136,12 +146,18 @@ impl Connection {
         if whole && head.content_length.is_some_and(|n| n != body.len() as u64) {
             return frame::rst_stream(&mut self.output, stream, Code::ProtocolError);
         }
-        if context.plan.faults.refuse_ppm > 0 && context.plan.refuses(self.random.next_u64()) {
-            let entry = Entry { flags: record::flag::UNPROCESSED, ..self.entry(head, body, context) };
-            context.log.push(entry);
+        let decision = self.decide(head, body, context);
+        if decision.fate == Fate::Refuse {
+            context.log.push(Entry {
+                time_us: decision.at.0,
+                token_hash: decision.token_hash,
+                collapse_hash: decision.collapse_hash,
+                connection: self.number,
+                flags: record::flag::UNPROCESSED,
+                ..Entry::default()
+            });
             return frame::rst_stream(&mut self.output, stream, Code::RefusedStream);
         }
-        let decision = self.decide(head, body, context);
         let handle = context.log.push(Entry {
             time_us: decision.at.0,
             token_hash: decision.token_hash,
@@ -151,9 +167,10 @@ impl Connection {
             reason: decision.answer.reason as u8,
             flags: decision.flags,
         });
-        let due = self.due(context);
-        let pending =
-            Pending { due, stream, answer: decision.answer, subject: decision.subject, handle, unfinished: !whole };
+        let due = if decision.fate == Fate::Stall { Time::NEVER } else { self.due(context) };
+        // The client need not send the rest of a request that is answered early (RFC 9113, section 8.1).
+        let fate = if whole || decision.fate == Fate::Reset { decision.fate } else { Fate::AnswerThenReset };
+        let pending = Pending { due, stream, answer: decision.answer, subject: decision.subject, handle, fate };
         if due <= context.now.at {
             self.write_answer(&pending, context);
         } else {
@@ -167,22 +184,25 @@ impl Connection {
         if plan.is_instant() {
             return now;
         }
-        match plan.silent(now) {
+        match plan.silent(self.number, now) {
             Some(Silence::DropAnswers) => return Time::NEVER,
             Some(Silence::HoldAnswers) => return Pending::HELD,
             Some(Silence::StopReading) | None => {}
         }
         let random = self.random.next_u64().to_le_bytes()[0];
         let due = now + plan.latency(random, now);
-        let due = plan.pace_ns(now).map_or(due, |interval| due.max(context.pace.place(now, interval)));
-        // Answers of one millisecond leave together: a write of one answer costs as much as one of hundreds.
-        if due <= now { due } else { Time(due.0.next_multiple_of(TICK_US)) }
+        plan.pace_ns(now).map_or(due, |interval| due.max(context.pace.place(now, interval)))
     }
 
     /// Writes an answer: its headers now, its body as soon as the client's window allows.
     pub(super) fn write_answer(&mut self, pending: &Pending, context: &mut Context<'_>) {
-        let Pending { stream, answer, handle, unfinished, .. } = pending;
-        let (stream, handle, unfinished) = (*stream, *handle, *unfinished);
+        let &Pending { stream, ref answer, handle, fate, .. } = pending;
+        if fate == Fate::Reset {
+            self.stream_windows.remove(&stream);
+            self.active = Some(context.now.at);
+            return frame::rst_stream(&mut self.output, stream, Code::InternalError);
+        }
+        let then_reset = fate == Fate::AnswerThenReset;
         let mut body = std::mem::take(&mut self.body);
         body.clear();
         let unique_id = context.policy.apns().filter(|p| p.sandbox).map(|_| mint(&mut self.random));
@@ -200,11 +220,11 @@ impl Connection {
         self.active = Some(context.now.at);
         if body.is_empty() {
             self.stream_windows.remove(&stream);
-            self.written.push(stream, handle, self.position());
+            self.finish(stream, handle, then_reset);
         } else if self.blocked.is_empty() && self.fits(stream, body.len()) {
-            self.write_body(stream, &body, handle, unfinished);
+            self.write_body(stream, &body, handle, then_reset);
         } else {
-            self.blocked.push(Blocked { stream, body: body.clone(), handle, unfinished });
+            self.blocked.push(Blocked { stream, body: body.clone(), handle, then_reset });
             self.write_blocked();
         }
         self.body = body;
@@ -225,8 +245,8 @@ impl Connection {
         let mut at = 0;
         while let Some(blocked) = self.blocked.get(at) {
             if self.fits(blocked.stream, blocked.body.len()) {
-                let Blocked { stream, body, handle, unfinished } = self.blocked.remove(at);
-                self.write_body(stream, &body, handle, unfinished);
+                let Blocked { stream, body, handle, then_reset } = self.blocked.remove(at);
+                self.write_body(stream, &body, handle, then_reset);
             } else {
                 at += 1;
             }
@@ -238,22 +258,32 @@ impl Connection {
         i64::try_from(length).is_ok_and(|length| length <= window.min(self.send_window))
     }
 
-    fn write_body(&mut self, stream: u32, body: &[u8], handle: record::Handle, unfinished: bool) {
+    fn write_body(&mut self, stream: u32, body: &[u8], handle: record::Handle, then_reset: bool) {
         self.send_window -= i64::try_from(body.len()).unwrap_or(i64::MAX);
         self.stream_windows.remove(&stream);
         put_body(&mut self.output, stream, body);
-        if unfinished {
-            // The client need not send the rest of its request (RFC 9113, section 8.1).
+        self.finish(stream, handle, then_reset);
+    }
+
+    /// The answer stands whole in the output.
+    fn finish(&mut self, stream: u32, handle: record::Handle, then_reset: bool) {
+        self.written.push(stream, handle, self.position());
+        if then_reset {
             frame::rst_stream(&mut self.output, stream, Code::NoError);
         }
-        self.written.push(stream, handle, self.position());
     }
 
     /// Over a limit that the client may not know yet: not processed.
     fn refuse(&mut self, stream: u32, read: &Read, context: &mut Context<'_>) {
         if let Read::Request(head) = read {
             let entry = Entry { flags: record::flag::UNPROCESSED, ..self.entry(head, &[], context) };
-            context.log.push(entry);
+            if entry.token_hash == 0 {
+                // FCM's tokens come with bodies, which nobody waits for: an entry that names nobody proves nothing.
+                context.log.totals.requests += 1;
+                context.log.totals.unprocessed += 1;
+            } else {
+                context.log.push(entry);
+            }
         }
         frame::rst_stream(&mut self.output, stream, Code::RefusedStream);
     }

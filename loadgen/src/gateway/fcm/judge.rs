@@ -56,6 +56,11 @@ pub struct Body<'a> {
 }
 
 impl Judge {
+    /// Forgets the bodies that were read.
+    pub fn forget(&mut self) {
+        self.bodies.clear();
+    }
+
     /// Reads a body.
     pub fn read<'a>(&mut self, body: &'a [u8]) -> Body<'a> {
         for (at, around) in self.bodies.iter().enumerate() {

@@ -42,12 +42,21 @@ pub fn read(body: &[u8]) -> (Option<String>, Result<Meaning, Answer>) {
 /// Whether a token has the form of one: URL-safe base64 and colons.
 #[must_use]
 pub fn is_token(token: &[u8]) -> bool {
-    TOKEN_BYTES.contains(&token.len()) && token.iter().all(|&b| is_token_byte(b))
+    // No branch for each character: every request asks this of some 160 of them.
+    TOKEN_BYTES.contains(&token.len()) && token.iter().fold(true, |all, &b| all & IS_TOKEN_BYTE[usize::from(b)])
 }
 
-fn is_token_byte(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b':')
-}
+#[allow(clippy::cast_possible_truncation, reason = "counts to 255")]
+const IS_TOKEN_BYTE: [bool; 256] = {
+    let mut is = [false; 256];
+    let mut i = 0;
+    while i < 256 {
+        let b = i as u8;
+        is[i] = b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b':');
+        i += 1;
+    }
+    is
+};
 
 fn meaning(tree: &Node, message: Option<&Node>) -> Result<Meaning, Answer> {
     schema::check(tree, REQUEST, "").map_err(|v| refused(Reason::FcmInvalidJson, v))?;

@@ -1,0 +1,86 @@
+//! Bodies of answers, of both platforms, and what is made of them.
+
+use std::time::Duration;
+
+use clarion_proto::outcome::Outcome;
+use clarion_shard::{
+    lane::answer,
+    outcome::{Platform, RETRY_AFTER_MAX, Reason, UNKNOWN_CHARS_MAX, Verdict, apns, classify, fcm},
+};
+use serde_json::Value;
+
+use crate::input::Input;
+
+/// A platform, a status, a wait, and the rest is the body.
+///
+/// # Panics
+/// The answer says what its body did not say, a word could do harm where it is printed, or the verdict is one that this
+/// status can never have.
+pub fn run(input: &[u8]) {
+    let mut input = Input(input);
+    let choice = input.byte();
+    let platform = if choice & 1 == 0 { Platform::Apns } else { Platform::Fcm };
+    let status = match choice >> 1 {
+        choice @ 0..=14 => {
+            [200, 400, 401, 403, 404, 405, 408, 410, 413, 425, 429, 500, 502, 503, 302][usize::from(choice)]
+        }
+        _ => 100 + input.short() % 900,
+    };
+    let wait = (choice & 0x20 != 0).then(|| Duration::from_secs(u64::from(input.short())).min(RETRY_AFTER_MAX));
+    let body = input.0;
+    let answer = answer::read(platform, status, body, wait);
+    assert_eq!((answer.status, answer.retry_after), (status, wait));
+
+    // A field that nobody reads may hold what is not UTF-8, which only this other reading would mind.
+    let whole: Option<Value> = serde_json::from_str(&String::from_utf8_lossy(body)).ok();
+    match &answer.reason {
+        Reason::None => {}
+        Reason::Apns(reason) => {
+            assert_eq!(platform, Platform::Apns);
+            assert_ne!(status, 200);
+            let word =
+                whole.as_ref().and_then(|body| body.get("reason")).and_then(Value::as_str).expect("a reason was read");
+            assert_eq!(*reason, apns::Reason::parse(word));
+        }
+        Reason::Fcm(reason) => {
+            assert_eq!(platform, Platform::Fcm);
+            assert_ne!(status, 200);
+            let body = whole.as_ref().expect("JSON was read");
+            let error = body.get(0).unwrap_or(body).get("error").expect("an error was read");
+            let word = error.get("status").and_then(Value::as_str);
+            assert_eq!(reason.status, word.map(fcm::Status::parse));
+            assert!(reason.code.is_none() || error.to_string().contains("errorCode"));
+            assert!(reason.field.as_deref().is_none_or(is_printable));
+        }
+    }
+    // Nothing but APNs' documented form is read as a time, and only ever that number.
+    if let Some(timestamp) = answer.timestamp_ms {
+        let body = whole.as_ref().expect("JSON was read");
+        assert_eq!(body.get("timestamp").and_then(Value::as_u64), Some(timestamp));
+    }
+    let longest = match &answer.reason {
+        Reason::Apns(apns::Reason::Unknown(word)) => word,
+        Reason::Fcm(fcm::Reason { code: Some(fcm::ErrorCode::Unknown(word)), .. }) => word,
+        Reason::Fcm(fcm::Reason { status: Some(fcm::Status::Unknown(word)), .. }) => word,
+        _ => "",
+    };
+    assert!(is_printable(longest));
+
+    let verdict = classify(platform, &answer);
+    match status {
+        200 => assert_eq!(verdict, Verdict::Final(Outcome::Accepted)),
+        // A device is never forgotten for what a server says of itself, whatever words stand beside it.
+        500..=599 => assert!(
+            !matches!(verdict, Verdict::Final(Outcome::Dead) | Verdict::Final(Outcome::Accepted)),
+            "{verdict:?}"
+        ),
+        _ => {}
+    }
+    if let Verdict::DeviceLater { wait: Some(wait) } | Verdict::LaneLater { wait: Some(wait) } = verdict {
+        assert!(wait <= RETRY_AFTER_MAX && !wait.is_zero());
+    }
+}
+
+fn is_printable(word: &str) -> bool {
+    word.len() <= UNKNOWN_CHARS_MAX && word.bytes().all(|b| b.is_ascii_graphic())
+}

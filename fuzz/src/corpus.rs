@@ -1,0 +1,46 @@
+//! Inputs worth keeping: one file for each target, one input in hexadecimal on each line, the shortest first.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use data_encoding::HEXLOWER;
+
+fn file(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target).with_extension("hex")
+}
+
+/// The inputs of a target.
+///
+/// # Errors
+/// There is no such file, or it holds something else.
+pub fn read(target: &str) -> io::Result<Vec<Vec<u8>>> {
+    let text = fs::read_to_string(file(target))?;
+    text.lines().map(|line| HEXLOWER.decode(line.as_bytes()).map_err(io::Error::other)).collect()
+}
+
+/// Writes each input of a target into a file of its own, as libFuzzer wants them.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn unpack(target: &str, directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    for (n, input) in read(target)?.into_iter().enumerate() {
+        fs::write(directory.join(format!("kept-{n:04}")), input)?;
+    }
+    Ok(())
+}
+
+/// Makes the corpus of a target of the files in a directory.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn pack(target: &str, directory: &Path) -> io::Result<()> {
+    let inputs = fs::read_dir(directory)?.map(|entry| fs::read(entry?.path())).collect::<io::Result<BTreeSet<_>>>()?;
+    let mut inputs: Vec<_> = inputs.into_iter().filter(|input| !input.is_empty()).collect();
+    inputs.sort_by_key(Vec::len);
+    let lines: Vec<_> = inputs.iter().map(|input| HEXLOWER.encode(input) + "\n").collect();
+    fs::write(file(target), lines.concat())
+}
