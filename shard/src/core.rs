@@ -24,6 +24,7 @@ pub(crate) mod commands;
 pub(crate) mod count;
 pub(crate) mod events;
 pub(crate) mod guest;
+pub(crate) mod guests;
 pub(crate) mod letter;
 pub(crate) mod link;
 pub(crate) mod links;
@@ -51,7 +52,7 @@ use rand_pcg::Pcg64Mcg;
 
 use crate::{command::LaneSpec, lane::LaneEnd};
 use count::CountRun;
-use guest::Guests;
+use guests::Guests;
 pub use letter::Letter;
 pub use link::ConnectionId;
 pub use links::Disconnect;

@@ -6,7 +6,7 @@ use clarion_proto::{ids::UnixMillis, outcome::Outcome, time::Time};
 
 use super::{
     Core,
-    guest::ticket_of_guest,
+    guests::ticket_of_guest,
     open::Open,
     run::{Phase, given_up},
     trial::{Invalid, Trial},
