@@ -40,7 +40,10 @@ pub(crate) fn configuration(platform: Platform) -> (GatewayConfig, Credential) {
                 public_key_file: None,
                 public_key_pem: Some(pair.public_key_pem()),
             };
-            (GatewayConfig { keys: vec![key], topics: vec![TOPIC.to_owned()], ..common }, Credential::Apns(Box::new(pair)))
+            (
+                GatewayConfig { keys: vec![key], topics: vec![TOPIC.to_owned()], ..common },
+                Credential::Apns(Box::new(pair)),
+            )
         }
         Platform::Fcm => {
             let project = ProjectConfig { project: PROJECT.to_owned(), quota_per_minute: u32::MAX };

@@ -162,8 +162,8 @@ impl World {
         }
     }
 
-    fn io(&mut self, request: IoRequest) {
-        match request {
+    fn io(&mut self, request: &IoRequest) {
+        match *request {
             IoRequest::Connect { connection, .. } => {
                 let slot = connection.slot as usize;
                 if self.peers.len() <= slot {

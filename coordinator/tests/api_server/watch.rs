@@ -82,7 +82,7 @@ async fn cells_with_few_are_told_as_the_finest_cell_around_them_that_has_enough(
     assert_eq!(told.iter().map(|c| (c.cell, c.handed)).collect::<Vec<_>>(), [(u64::from(around), 27)]);
     // The first has enough alone, and what is left of the others is too little for any cell around them.
     server.nodes.publish(&name(&alert), |s| {
-        s.cells = [20, 9, 9].iter().zip(0..).map(|(&h, n)| cell(n, h, s.version)).collect()
+        s.cells = [20, 9, 9].iter().zip(0..).map(|(&h, n)| cell(n, h, s.version)).collect();
     });
     let told = next(&mut watch(&server, &alert, true).await).await.expect("at once").cells;
     assert_eq!(told.iter().map(|c| (c.cell, c.handed)).collect::<Vec<_>>(), [(CELLS[0], 20)]);

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     lane::{LaneEnd, connection::PushError, retry},
-    partition::Pushable,
+    partition::{Pushable, TokenBuffer},
 };
 
 /// Devices of one wave before the next wave of the lane has its turn.
@@ -287,11 +287,13 @@ impl Desk<'_> {
             return Err(NotSent::Never);
         }
         let ticket = self.opens.ticket(slot);
+        let mut buffer = TokenBuffer::default();
+        let token = device.token.read(&mut buffer);
         let pushed = match &mut self.link.state {
-            State::Open(connection) => connection.push(ticket, message.template, &message.spec, device.token, self.now),
+            State::Open(connection) => connection.push(ticket, message.template, &message.spec, token, self.now),
             State::Remote(remote) => {
                 let until = self.run.grant_until.min(self.run.spec.expires).min(self.end.leased_until());
-                remote.push(ticket, (self.run.spec.id, until), message.template, &message.spec, device.token)
+                remote.push(ticket, (self.run.spec.id, until), message.template, &message.spec, token)
             }
             State::Connecting(_) => return Err(NotSent::Full),
         };
@@ -312,10 +314,10 @@ impl Desk<'_> {
                 return Err(NotSent::Full);
             }
         }
-        let length = HEADER_BYTES + message.spec.body_bytes(device.token.len());
+        let length = HEADER_BYTES + message.spec.body_bytes(token.len());
         let open = self.opens.get(slot);
         (open.app, open.message) = (app, number);
-        open.token_hash = token_hash(device.token);
+        open.token_hash = token_hash(token);
         open.credential = self.end.credential();
         self.link.probe.sent(ticket, self.now);
         Ok(length)
