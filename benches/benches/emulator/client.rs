@@ -226,9 +226,14 @@ impl<'a> Client<'a> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.tls.process_new_packets().map_err(io::Error::other)?;
+        // The handshake's last words, at first.
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut self.socket)?;
+        }
         let mut answers = 0;
         loop {
             match self.tls.reader().read(&mut self.incoming) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => {
                     self.partial.extend_from_slice(&self.incoming[..count]);
                     let mut at = 0;

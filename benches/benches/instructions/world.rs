@@ -109,7 +109,7 @@ impl World {
         self.write();
         while let Some(request) = core!(self.poll_io()) {
             active = true;
-            self.io(request);
+            self.io(&request);
         }
         while let Some(event) = core!(self.poll_event(now)) {
             active = true;

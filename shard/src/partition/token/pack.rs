@@ -3,6 +3,7 @@
 /// Characters of base64url (RFC 4648, section 5) by value.
 const CHARACTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 /// Values by character; 64: none.
+#[allow(clippy::cast_possible_truncation)] // 64 values
 const VALUES: [u8; 256] = {
     let mut values = [64; 256];
     let mut n = 0;
