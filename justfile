@@ -26,8 +26,9 @@ image TAG="clarion:dev":
 keys:
     cargo run --release -- keys --directory k8s/overlays/local/keys
 
-# Longer proofs than CI has time for: every scenario at its full size.
+# Longer proofs than CI has time for: ten thousand seeds of each model, and every scenario at its full size.
 soak:
+    PROPTEST_CASES=10000 cargo test --release -p clarion-shard --lib -- partition:: wave::
     for s in city antimeridian pole polygon-hole slow-gateway silent-gateway cancel motion; do \
         cargo run --release -- run $s --report target/soak/$s || exit 1; done
 

@@ -5,9 +5,12 @@
 use std::collections::BTreeSet;
 
 use clarion_benches::devices::{START_MS, arrival, cell};
-use clarion_proto::ids::{PartitionId, UnixMillis};
+use clarion_proto::{
+    device::token_hash,
+    ids::{PartitionId, UnixMillis},
+};
 use clarion_shard::{
-    partition::{Partition, Vocabulary},
+    partition::{Partition, TokenBuffer, Vocabulary},
     wave::{Cover, Step, Walk},
 };
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -40,6 +43,12 @@ fn walk(c: &mut Criterion) {
     bench("dense", &whole, &RoaringBitmap::new());
     bench("sparse", &scattered, &RoaringBitmap::new());
     bench("all handed already", &whole, &everybody);
+    // What a push needs of each device: the walk, and all of the device as a lane reads it.
+    group.throughput(Throughput::Elements(DEVICES));
+    group.bench_function("dense, reading each", |b| {
+        let start = || Walk::new(RoaringBitmap::new());
+        b.iter_batched(start, |walk| read_all(&partition, &whole, walk), BatchSize::LargeInput);
+    });
     group.finish();
 }
 
@@ -61,6 +70,23 @@ fn drain(partition: &Partition, cover: &Cover, mut walk: Walk) -> u64 {
             Step::Device { ordinal, .. } => found += u64::from(walk.hand(ordinal)),
             Step::More => {}
             Step::Waiting | Step::Idle => return found,
+        }
+    }
+}
+
+fn read_all(partition: &Partition, cover: &Cover, mut walk: Walk) -> u64 {
+    let mut sum = 0;
+    loop {
+        match walk.step(partition, cover, u32::MAX) {
+            Step::Device { ordinal, .. } => {
+                let Some(device) = partition.pushable(ordinal) else { continue };
+                sum += token_hash(device.token.read(&mut TokenBuffer::default()))
+                    ^ u64::from(device.device.0[0])
+                    ^ u64::from(device.locale.0);
+                walk.hand(ordinal);
+            }
+            Step::More => {}
+            Step::Waiting | Step::Idle => return sum,
         }
     }
 }

@@ -47,6 +47,30 @@ pub fn registration(n: u64, version: u64) -> Registration {
     }
 }
 
+/// The same with an FCM token: 142, 152 or 163 characters, 22 of them before the colon.
+#[must_use]
+pub fn registration_fcm(n: u64, version: u64) -> Registration {
+    const URL_SAFE: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let length = [142, 142, 142, 152, 152, 163, 163, 163, 163, 163][(mixed(n, 11) % 10) as usize];
+    let mut token = Vec::with_capacity(length);
+    for salt in 0.. {
+        let mut bits = mixed(n + (version << 40), 100 + salt);
+        for _ in 0..10.min(length - token.len()) {
+            token.push(URL_SAFE[(bits & 63) as usize]);
+            bits >>= 6;
+        }
+        if token.len() == length {
+            break;
+        }
+    }
+    token[22..29].copy_from_slice(b":APA91b");
+    Registration {
+        app: AppName::from_id("demo-android").expect("well-formed"),
+        token: Token::new(Bytes::from(token)).expect("not too long"),
+        ..registration(n, version)
+    }
+}
+
 /// A record of a device, observed so many milliseconds after the start.
 #[must_use]
 pub fn record(n: u64, observed: u64, change: Change) -> Record {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     lane::{LaneEnd, connection::PushError, retry},
-    partition::Pushable,
+    partition::{Pushable, TokenBuffer},
 };
 
 /// Devices of one wave before the next wave of the lane has its turn.
@@ -265,7 +265,9 @@ impl Desk<'_> {
             return Err(NotSent::Never);
         }
         let ticket = self.opens.ticket(slot);
-        match connection.push(ticket, message.template, &message.spec, device.token, self.now) {
+        let mut buffer = TokenBuffer::default();
+        let token = device.token.read(&mut buffer);
+        match connection.push(ticket, message.template, &message.spec, token, self.now) {
             Ok(()) => {}
             Err(PushError::Full | PushError::Closing) => return Err(NotSent::Full),
             Err(PushError::Token) => return Err(NotSent::Never),
@@ -281,10 +283,10 @@ impl Desk<'_> {
                 return Err(NotSent::Full);
             }
         }
-        let length = HEADER_BYTES + message.spec.body_bytes(device.token.len());
+        let length = HEADER_BYTES + message.spec.body_bytes(token.len());
         let open = self.opens.get(slot);
         (open.app, open.message) = (app, number);
-        open.token_hash = token_hash(device.token);
+        open.token_hash = token_hash(token);
         open.credential = self.end.credential();
         if self.link.encoded(self.wave) {
             self.run.unsent += 1;

@@ -3,6 +3,8 @@
 //! Append time is the only clock here, so two nodes drop the same rows at the same records. A row is named at most once,
 //! whatever becomes of it meanwhile: a row that registered, or whose time was put off, is looked at when its entry
 //! comes up. So the queue is bounded by the rows, and a device that flaps costs nothing.
+//!
+//! An entry is ten bytes, due time before ordinal and both with the highest byte first, so that bytes compare as times do.
 
 use std::{
     cmp::Reverse,
@@ -16,23 +18,41 @@ use clarion_proto::ids::{Ordinal, UnixMillis};
 pub(super) const UNREGISTERED_KEPT_MS: u64 = 24 * 3_600_000;
 /// How far ahead of append time an observation can be: coordinators refuse more.
 pub(super) const OBSERVED_AHEAD_MAX_MS: u64 = 60_000;
+/// Room is made for a sixteenth at a time: doubling would leave half of it empty.
+const ROOM_SHARE: usize = 16;
 
 /// Rows by the time at which they are to be looked at.
 #[derive(Default)]
 pub(super) struct Expiry {
-    queue: BinaryHeap<Reverse<(UnixMillis, Ordinal)>>,
+    queue: BinaryHeap<Reverse<[u8; 10]>>,
 }
 
 impl Expiry {
     /// Names a row that is not named yet.
     pub(super) fn push(&mut self, due: UnixMillis, ordinal: Ordinal) {
-        self.queue.push(Reverse((due, ordinal)));
+        if self.queue.len() == self.queue.capacity() {
+            self.queue.reserve_exact(self.queue.len() / ROOM_SHARE + 16);
+        }
+        self.queue.push(Reverse(pack(due, ordinal)));
     }
 
     /// The next row whose time has come; equal times in the order of ordinals.
     pub(super) fn pop_due(&mut self, now: UnixMillis) -> Option<Ordinal> {
         let first = self.queue.peek_mut()?;
-        (first.0.0 <= now).then(|| PeekMut::pop(first).0.1)
+        let (due, ordinal) = unpack(first.0);
+        let found = (due <= now).then(|| {
+            PeekMut::pop(first);
+            ordinal
+        });
+        if found.is_some() && self.queue.len() < self.queue.capacity() / 2 {
+            self.queue.shrink_to(self.queue.len() + self.queue.len() / ROOM_SHARE + 16);
+        }
+        found
+    }
+
+    /// All entries, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (UnixMillis, Ordinal)> {
+        self.queue.iter().map(|entry| unpack(entry.0))
     }
 }
 
@@ -40,5 +60,17 @@ impl Expiry {
 /// ahead of its append time is kept so much longer, as what it keeps out can come so much later.
 pub(super) fn due(appended: UnixMillis, observed: UnixMillis) -> UnixMillis {
     let ahead = observed.0.saturating_sub(appended.0).min(OBSERVED_AHEAD_MAX_MS);
-    UnixMillis(appended.0.saturating_add(ahead).saturating_add(UNREGISTERED_KEPT_MS))
+    UnixMillis(appended.0.saturating_add(ahead).saturating_add(UNREGISTERED_KEPT_MS).min((1 << 48) - 1))
+}
+
+fn pack(due: UnixMillis, ordinal: Ordinal) -> [u8; 10] {
+    let mut entry = [0; 10];
+    entry[..6].copy_from_slice(&due.0.min((1 << 48) - 1).to_be_bytes()[2..]);
+    entry[6..].copy_from_slice(&ordinal.0.to_be_bytes());
+    entry
+}
+
+fn unpack(entry: [u8; 10]) -> (UnixMillis, Ordinal) {
+    let [a, b, c, d, e, f, w, x, y, z] = entry;
+    (UnixMillis(u64::from_be_bytes([0, 0, a, b, c, d, e, f])), Ordinal(u32::from_be_bytes([w, x, y, z])))
 }

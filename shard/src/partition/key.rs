@@ -11,7 +11,7 @@ const UNUSED_BITS: u32 = 18;
 /// Base cell and nine digits.
 const PLACE_BITS: u32 = 7 + 9 * 3;
 /// What is left for the ordinal.
-const ORDINAL_BITS: u32 = u64::BITS - PLACE_BITS;
+pub(crate) const ORDINAL_BITS: u32 = u64::BITS - PLACE_BITS;
 /// Mode 1 (cell), resolution 9, unused digits 7: the same in every index of resolution 9.
 const FIXED: u64 = 1 << 59 | 9 << 52 | ((1 << UNUSED_BITS) - 1);
 

@@ -1,129 +1,154 @@
-//! What is known of one device, in 56 bytes.
+//! What is known of one device, in 37 bytes.
 //!
-//! A walk meets rows in the order of places, which is no order of rows: every device costs a cache miss or two. So what a
-//! push needs stands together in one row rather than in columns (a miss each), and the row is packed: versions in 48 bits,
-//! cell and flags in one word, words as indices, the token elsewhere.
+//! | bytes | what |
+//! |---|---|
+//! | 16 | device id |
+//! | 5 | place: 34 bits of an H3 index of resolution 9, then six flags |
+//! | 4 | registered: where the token is ([`super::token`]); else the lower part of the time when the row is dropped |
+//! | 2 | registered: app, locale and segments as one number ([`super::profile`]); else the upper part of that time |
+//! | 5 | version of the place, ms since 2020 in 40 bits |
+//! | 5 | version of the registration, the same |
+//!
+//! Beside it a device costs its token, 8 bytes of key in a page, 4 in the index, and what those leave empty;
+//! [`super`] has the sum.
+//!
+//! **Why rows by ordinal, and not columns in the page of its place.** Columns of a page make neighbours stand together,
+//! and cost ten bytes more than they save: a page must then name the ordinal of each (4), the partition the page of each
+//! ordinal (4), and the order within the page is a permutation (2), where rows need one key of 8 bytes that is place,
+//! ordinal and order in one. Every move would carry a row and a token from page to page, with what that leaves behind to be
+//! compacted. What columns give, that a push finds its device in a cache, the walk gets otherwise: it touches the rows
+//! and tokens of those whom it will return next in one go ([`super::Partition::warm`]), so that the misses overlap.
 //!
 //! A row has three facets, each with a version of its own, the time when the phone observed it:
 //!
 //! - *place*: a cell;
 //! - *registration*: app, token, locale, segments;
 //! - *mute*: a person's choice. A facet of its own, because a new registration must keep it, and because a late mute must
-//!   find its way past a newer registration.
+//!   find its way past a newer registration. Few choose, so the version stands beside the rows (`super::Partition::mutes`);
+//!   a row whose mute went with its place, as in every tombstone, says so in a bit of the place that it does not have.
 //!
 //! An absent facet has a version too: what was removed at 12:00 is not brought back by an observation of 11:59. That is
 //! all a tombstone is: a row whose facets are absent.
 
 use clarion_proto::ids::{DeviceId, UnixMillis};
 
-use super::{
-    key::Place,
-    vocabulary::{AppIndex, LocaleIndex, SegmentsIndex},
-};
+use super::{key::Place, profile::ProfileIndex, token::TokenRef};
 
-/// Milliseconds since 1970 in six bytes, enough until the year 10889; later times are cut to that.
+/// 2020-01-01 UTC: before Clarion, so before all that it is told.
+const EPOCH_MS: u64 = 1_577_836_800_000;
+
+/// Milliseconds since 2020 in five bytes, enough until November 2054; times outside are cut to that.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Millis48([u16; 3]);
+pub(super) struct Millis40([u8; 5]);
 
-impl From<UnixMillis> for Millis48 {
+impl From<UnixMillis> for Millis40 {
     fn from(time: UnixMillis) -> Self {
-        let t = time.0.min((1 << 48) - 1);
-        #[allow(clippy::cast_possible_truncation)] // three pieces of 16 bits
-        Self([(t >> 32) as u16, (t >> 16) as u16, t as u16])
+        Self(to_five(time.0.saturating_sub(EPOCH_MS).min((1 << 40) - 1)))
     }
 }
 
-impl From<Millis48> for UnixMillis {
-    fn from(time: Millis48) -> Self {
-        Self(u64::from(time.0[0]) << 32 | u64::from(time.0[1]) << 16 | u64::from(time.0[2]))
+impl From<Millis40> for UnixMillis {
+    fn from(time: Millis40) -> Self {
+        Self(EPOCH_MS + of_five(time.0))
     }
 }
 
-impl Millis48 {
+impl Millis40 {
+    /// Nothing was observed yet.
+    pub(super) const NEVER: Self = Self([0; 5]);
+
     /// Whether an observation of that time replaces one of this: at a tie the later record wins.
     pub(super) fn yields_to(self, observed: Self) -> bool {
-        UnixMillis::from(self) <= UnixMillis::from(observed)
+        of_five(self.0) <= of_five(observed.0)
     }
+
+    /// One millisecond later.
+    pub(super) fn next(self) -> Self {
+        Self(to_five((of_five(self.0) + 1).min((1 << 40) - 1)))
+    }
+
+    /// As a number, for a snapshot.
+    pub(super) fn bits(self) -> u64 {
+        of_five(self.0)
+    }
+
+    /// From [`Millis40::bits`]; `None`: more than 40 bits.
+    pub(super) fn from_bits(bits: u64) -> Option<Self> {
+        (bits < 1 << 40).then(|| Self(to_five(bits)))
+    }
+}
+
+fn of_five(b: [u8; 5]) -> u64 {
+    u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], 0, 0, 0])
+}
+
+fn to_five(n: u64) -> [u8; 5] {
+    let b = n.to_le_bytes();
+    [b[0], b[1], b[2], b[3], b[4]]
 }
 
 const PLACE: u64 = (1 << 34) - 1;
-const PLACED: u64 = 1 << 40;
-const REGISTERED: u64 = 1 << 41;
-const MUTED: u64 = 1 << 42;
-const LIVE: u64 = 1 << 43;
-const SCHEDULED: u64 = 1 << 44;
-const PERSON: u64 = 1 << 45;
+const PLACED: u64 = 1 << 34;
+const REGISTERED: u64 = 1 << 35;
+const MUTED: u64 = 1 << 36;
+const LIVE: u64 = 1 << 37;
+const SCHEDULED: u64 = 1 << 38;
+/// In the bits of a place, of a row without one: its mute has the version of its place.
+const MUTE_AS_PLACE: u64 = 1;
 
 /// One device.
 #[derive(Clone, Copy)]
 pub(super) struct Row {
     pub(super) device: DeviceId,
     /// 34 bits of place, then flags.
-    place: u64,
-    /// Registered: the slot of the token. Else the lower half of the time when the row is dropped: the same bytes serve
-    /// both, as no row has both.
-    slot: u32,
-    /// Registered: the bytes in the slot. Else the upper half of that time.
-    slot_bytes: u16,
-    app: u16,
-    locale: u16,
-    segments: u16,
-    pub(super) place_version: Millis48,
-    pub(super) registration_version: Millis48,
-    pub(super) mute_version: Millis48,
+    place: [u8; 5],
+    token: [u8; 4],
+    profile: [u8; 2],
+    pub(super) place_version: Millis40,
+    pub(super) registration_version: Millis40,
 }
 
-const _: () = assert!(size_of::<Row>() == 56);
+const _: () = assert!(size_of::<Row>() == 37);
 
 /// A registration as a row keeps it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Registered {
-    pub(super) slot: u32,
-    pub(super) slot_bytes: u16,
-    /// The slot holds a person behind the token.
-    pub(super) person: bool,
-    pub(super) app: AppIndex,
-    pub(super) locale: LocaleIndex,
-    pub(super) segments: SegmentsIndex,
+    pub(super) token: TokenRef,
+    pub(super) profile: ProfileIndex,
 }
 
 impl Row {
     /// Nobody's.
     pub(super) const VACANT: Self = Self {
         device: DeviceId([0; 16]),
-        place: 0,
-        slot: 0,
-        slot_bytes: 0,
-        app: 0,
-        locale: 0,
-        segments: 0,
-        place_version: Millis48([0; 3]),
-        registration_version: Millis48([0; 3]),
-        mute_version: Millis48([0; 3]),
+        place: [0; 5],
+        token: [0; 4],
+        profile: [0; 2],
+        place_version: Millis40::NEVER,
+        registration_version: Millis40::NEVER,
     };
 
     /// Somebody's, of whom nothing is known, not even a version.
     pub(super) fn new(device: DeviceId) -> Self {
-        Self { device, place: LIVE, ..Self::VACANT }
+        Self { device, place: to_five(LIVE), ..Self::VACANT }
     }
 
     /// Forgets everything but the device and that it is scheduled to be looked at.
     pub(super) fn reset(&mut self) {
-        *self = Self { place: LIVE | self.place & SCHEDULED, ..Self::new(self.device) };
+        *self = Self { place: to_five(LIVE | self.word() & SCHEDULED), ..Self::new(self.device) };
     }
 
     /// Whether it is somebody's.
     pub(super) fn is_live(&self) -> bool {
-        self.place & LIVE != 0
+        self.has(LIVE)
     }
 
     pub(super) fn place(&self) -> Option<Place> {
-        self.has(PLACED).then(|| Place::from_bits(self.place & PLACE))
+        self.has(PLACED).then(|| Place::from_bits(self.word() & PLACE))
     }
 
     pub(super) fn set_place(&mut self, place: Option<Place>) {
-        self.place = self.place & !PLACE | place.map_or(0, Place::bits);
-        self.set(PLACED, place.is_some());
+        self.place = to_five(self.word() & !(PLACE | PLACED) | place.map_or(0, |place| place.bits() | PLACED));
     }
 
     pub(super) fn is_muted(&self) -> bool {
@@ -132,6 +157,17 @@ impl Row {
 
     pub(super) fn set_muted(&mut self, muted: bool) {
         self.set(MUTED, muted);
+    }
+
+    /// Without a place: whether the mute has the version of the place.
+    pub(super) fn is_mute_as_place(&self) -> bool {
+        self.word() & (PLACED | MUTE_AS_PLACE) == MUTE_AS_PLACE
+    }
+
+    /// Only for a row without a place.
+    pub(super) fn set_mute_as_place(&mut self, on: bool) {
+        debug_assert!(!self.has(PLACED));
+        self.set(MUTE_AS_PLACE, on);
     }
 
     /// Whether an entry of the expiry queue names this row.
@@ -149,43 +185,38 @@ impl Row {
 
     pub(super) fn registration(&self) -> Option<Registered> {
         self.has(REGISTERED).then(|| Registered {
-            slot: self.slot,
-            slot_bytes: self.slot_bytes,
-            person: self.has(PERSON),
-            app: AppIndex(self.app),
-            locale: LocaleIndex(self.locale),
-            segments: SegmentsIndex(self.segments),
+            token: TokenRef(u32::from_le_bytes(self.token)),
+            profile: ProfileIndex(u16::from_le_bytes(self.profile)),
         })
     }
 
     pub(super) fn register(&mut self, r: Registered) {
         self.set(REGISTERED, true);
-        self.set(PERSON, r.person);
-        (self.slot, self.slot_bytes) = (r.slot, r.slot_bytes);
-        (self.app, self.locale, self.segments) = (r.app.0, r.locale.0, r.segments.0);
+        (self.token, self.profile) = (r.token.0.to_le_bytes(), r.profile.0.to_le_bytes());
     }
 
     /// When a row without registration is dropped; `None` for one with it.
     pub(super) fn due(&self) -> Option<UnixMillis> {
-        (!self.is_registered()).then(|| UnixMillis(u64::from(self.slot_bytes) << 32 | u64::from(self.slot)))
+        let (low, high) = (u32::from_le_bytes(self.token), u16::from_le_bytes(self.profile));
+        (!self.is_registered()).then(|| UnixMillis(u64::from(high) << 32 | u64::from(low)))
     }
 
     /// Takes the registration away, if there is one, and says when the row is dropped. The token's slot must be free.
     pub(super) fn unregister(&mut self, due: UnixMillis) {
         self.set(REGISTERED, false);
-        self.set(PERSON, false);
-        let due = due.0.min((1 << 48) - 1);
-        #[allow(clippy::cast_possible_truncation)] // two pieces of 48 bits
-        let halves = (due as u32, (due >> 32) as u16);
-        (self.slot, self.slot_bytes) = halves;
-        (self.app, self.locale, self.segments) = (0, 0, 0);
+        let due = due.0.min((1 << 48) - 1).to_le_bytes();
+        (self.token, self.profile) = ([due[0], due[1], due[2], due[3]], [due[4], due[5]]);
+    }
+
+    fn word(&self) -> u64 {
+        of_five(self.place)
     }
 
     fn has(&self, flag: u64) -> bool {
-        self.place & flag != 0
+        self.word() & flag != 0
     }
 
     fn set(&mut self, flag: u64, on: bool) {
-        self.place = if on { self.place | flag } else { self.place & !flag };
+        self.place = to_five(if on { self.word() | flag } else { self.word() & !flag });
     }
 }

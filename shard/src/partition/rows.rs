@@ -18,12 +18,19 @@ use clarion_proto::{
     ids::{Ordinal, UnixMillis},
 };
 
-use super::{key::ORDINALS_MAX, row::Row};
+use super::{
+    key::{ORDINAL_BITS, ORDINALS_MAX},
+    row::Row,
+};
 
 /// How long an ordinal is nobody's, in append time: the longest active time of an alert and 72 h, 33 days.
 pub(super) const ORDINAL_REST_MS: u64 = ACTIVE_MS_MAX + 72 * 3_600_000;
-/// 512 × 56 bytes: 28 KiB, of which half is empty on average.
-const CHUNK_ROWS: usize = 512;
+/// 512 × 37 bytes: 18.5 KiB, of which half is empty on average.
+pub(super) const CHUNK_ROWS: usize = 512;
+/// Room is made for a sixteenth at a time: doubling would leave half of it empty.
+const ROOM_SHARE: usize = 16;
+/// An entry of the queue of those that rest: about a second, rounded up, so that nobody rests less than told.
+const REST_UNIT_MS: u64 = 1_024;
 
 /// All rows of a partition.
 #[derive(Default)]
@@ -31,8 +38,9 @@ pub(super) struct Rows {
     chunks: Vec<Box<[Row]>>,
     /// Ordinals from here on were never given.
     unused: u32,
-    /// Dropped at that append time, oldest first.
-    resting: VecDeque<(UnixMillis, Ordinal)>,
+    /// Dropped at that append time, oldest first. 34 bits of time in units of [`REST_UNIT_MS`] since 1970, which last until
+    /// the year 2527, above 30 of ordinal.
+    resting: VecDeque<u64>,
 }
 
 impl Rows {
@@ -56,13 +64,13 @@ impl Rows {
 
     /// Gives an ordinal: the one that rested longest, if it rested enough, else a new one. `None`: all are given.
     pub(super) fn insert(&mut self, row: Row, now: UnixMillis) -> Option<Ordinal> {
-        let rested = |(since, _): &mut (UnixMillis, Ordinal)| since.0.saturating_add(ORDINAL_REST_MS) <= now.0;
+        let rested = |entry: &mut u64| (*entry >> ORDINAL_BITS) * REST_UNIT_MS + ORDINAL_REST_MS <= now.0;
         let ordinal = match self.resting.pop_front_if(rested) {
-            Some((_, ordinal)) => ordinal,
+            Some(entry) => ordinal_of(entry),
             None if self.unused == ORDINALS_MAX => return None,
             None => {
                 if self.unused as usize == self.chunks.len() * CHUNK_ROWS {
-                    self.chunks.push(vec![Row::VACANT; CHUNK_ROWS].into_boxed_slice());
+                    self.push_chunk();
                 }
                 self.unused += 1;
                 Ordinal(self.unused - 1)
@@ -75,8 +83,57 @@ impl Rows {
     /// Takes a row away. `now` never goes back.
     pub(super) fn remove(&mut self, ordinal: Ordinal, now: UnixMillis) {
         *self.at_mut(ordinal) = Row::VACANT;
-        self.resting.push_back((now, ordinal));
+        if self.resting.len() == self.resting.capacity() {
+            self.resting.reserve_exact(self.resting.len() / ROOM_SHARE + 16);
+        }
+        let since = now.0.div_ceil(REST_UNIT_MS).min((1 << (u64::BITS - ORDINAL_BITS)) - 1);
+        self.resting.push_back(since << ORDINAL_BITS | u64::from(ordinal.0));
     }
+
+    /// Ordinals from here on were never given.
+    pub(super) fn unused(&self) -> u32 {
+        self.unused
+    }
+
+    /// Those that rest, longest first, each as one number.
+    pub(super) fn resting(&self) -> impl Iterator<Item = u64> {
+        self.resting.iter().copied()
+    }
+
+    /// With room for so many rows, all vacant, and with those that rest: what a snapshot begins with. `None`: the numbers
+    /// cannot be.
+    pub(super) fn vacant(unused: u32, resting: Vec<u64>) -> Option<Self> {
+        let sorted = resting.is_sorted_by_key(|entry| *entry >> ORDINAL_BITS);
+        if unused > ORDINALS_MAX || !sorted || resting.iter().any(|entry| ordinal_of(*entry).0 >= unused) {
+            return None;
+        }
+        Some(Self { chunks: Vec::new(), unused, resting: resting.into() })
+    }
+
+    /// Puts the row of a snapshot at its ordinal, which is below `unused`; only ever in ascending order.
+    pub(super) fn restore(&mut self, ordinal: Ordinal, row: Row) {
+        self.reserve(ordinal.0 + 1);
+        *self.at_mut(ordinal) = row;
+    }
+
+    /// Has a row, vacant or not, for each ordinal below `unused`: nothing is read before it.
+    pub(super) fn reserve(&mut self, unused: u32) {
+        while self.chunks.len() * CHUNK_ROWS < unused as usize {
+            self.push_chunk();
+        }
+    }
+
+    fn push_chunk(&mut self) {
+        if self.chunks.len() == self.chunks.capacity() {
+            self.chunks.reserve_exact(self.chunks.len() / ROOM_SHARE + 4);
+        }
+        self.chunks.push(vec![Row::VACANT; CHUNK_ROWS].into_boxed_slice());
+    }
+}
+
+#[allow(clippy::cast_possible_truncation)] // 30 bits
+pub(super) fn ordinal_of(resting: u64) -> Ordinal {
+    Ordinal((resting & u64::from(ORDINALS_MAX - 1)) as u32)
 }
 
 #[cfg(test)]
@@ -98,13 +155,13 @@ mod tests {
         let mut rows = Rows::default();
         let give = |rows: &mut Rows, now| rows.insert(Row::new(DeviceId([1; 16])), UnixMillis(now)).unwrap().0;
         assert_eq!([give(&mut rows, 0), give(&mut rows, 0), give(&mut rows, 0)], [0, 1, 2]);
-        rows.remove(Ordinal(1), UnixMillis(10));
-        rows.remove(Ordinal(0), UnixMillis(20));
+        rows.remove(Ordinal(1), UnixMillis(10 * REST_UNIT_MS));
+        rows.remove(Ordinal(0), UnixMillis(19 * REST_UNIT_MS + 1));
         assert!(rows.get(Ordinal(1)).is_none());
-        assert_eq!(give(&mut rows, 9 + ORDINAL_REST_MS), 3);
-        assert_eq!(give(&mut rows, 10 + ORDINAL_REST_MS), 1);
-        assert_eq!(give(&mut rows, 10 + ORDINAL_REST_MS), 4);
-        assert_eq!(give(&mut rows, 20 + ORDINAL_REST_MS), 0);
+        assert_eq!(give(&mut rows, 10 * REST_UNIT_MS - 1 + ORDINAL_REST_MS), 3);
+        assert_eq!(give(&mut rows, 10 * REST_UNIT_MS + ORDINAL_REST_MS), 1);
+        assert_eq!(give(&mut rows, 20 * REST_UNIT_MS - 1 + ORDINAL_REST_MS), 4);
+        assert_eq!(give(&mut rows, 20 * REST_UNIT_MS + ORDINAL_REST_MS), 0);
         assert!(rows.get(Ordinal(5)).is_none() && rows.get(Ordinal(u32::MAX)).is_none());
     }
 }

@@ -9,19 +9,19 @@ use proptest::prelude::*;
 
 use super::*;
 
-const HOUR_MS: u64 = 3_600_000;
+pub(crate) const HOUR_MS: u64 = 3_600_000;
 /// Where tests begin: some time in 2026.
-const START_MS: u64 = 1_780_000_000_000;
+pub(crate) const START_MS: u64 = 1_780_000_000_000;
 
-fn cell(n: u8) -> Cell {
+pub(crate) fn cell(n: u8) -> Cell {
     LatLng::new(22.5, 114.0 + f64::from(n) * 0.01).expect("finite").to_cell(Resolution::Nine).into()
 }
 
-fn device(n: u8) -> DeviceId {
+pub(crate) fn device(n: u8) -> DeviceId {
     DeviceId([n; 16])
 }
 
-fn registration(n: u8) -> Registration {
+pub(crate) fn registration(n: u8) -> Registration {
     Registration {
         app: AppName::from_id(["demo", "other"][usize::from(n) % 2]).unwrap(),
         token: Token::new(Bytes::from(vec![n % 4; 20 + usize::from(n % 3)])).unwrap(),
@@ -31,27 +31,53 @@ fn registration(n: u8) -> Registration {
     }
 }
 
-fn record(device_n: u8, observed: u64, change: Change) -> Record {
+pub(crate) fn record(device_n: u8, observed: u64, change: Change) -> Record {
     Record { device: device(device_n), observed: UnixMillis(observed), change }
 }
 
 /// All that is known of one device. Of rows without any facet the contents say nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Known {
+pub(crate) struct Known {
     place: Option<u64>,
     registration: Option<Registration>,
     muted: bool,
 }
 
-type Contents = BTreeMap<DeviceId, (Ordinal, Known)>;
+pub(crate) type Contents = BTreeMap<DeviceId, (Ordinal, Known)>;
+
+/// All that later records depend on and the contents do not say.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Rest {
+    now: UnixMillis,
+    unused: u32,
+    resting: Vec<u64>,
+    expiry: Vec<(UnixMillis, Ordinal)>,
+    versions: Vec<(Ordinal, [u64; 3], Option<UnixMillis>)>,
+}
+
+pub(crate) fn rest(partition: &Partition) -> Rest {
+    let mut expiry: Vec<_> = partition.expiry.iter().collect();
+    expiry.sort();
+    let versions = partition.rows.iter().map(|(ordinal, row)| {
+        let versions = [row.place_version, row.registration_version, partition.mute_version(ordinal)];
+        (ordinal, versions.map(Millis40::bits), row.due())
+    });
+    Rest {
+        now: partition.now,
+        unused: partition.rows.unused(),
+        resting: partition.rows.resting().collect(),
+        expiry,
+        versions: versions.collect(),
+    }
+}
 
 /// What a partition holds, and a check of all that its structures promise each other.
-fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
+pub(crate) fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
     let mut contents = Contents::new();
     let (mut keys, mut held) = (Vec::new(), Held::default());
     for (ordinal, row) in partition.rows.iter() {
         assert_eq!(partition.ordinal_of(row.device), Some(ordinal));
-        let standing = standing(row, ordinal);
+        let standing = partition.standing(ordinal);
         keys.extend(standing.key);
         held.count(standing, |n| *n += 1);
         assert!(row.is_registered() || row.is_scheduled());
@@ -59,7 +85,9 @@ fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
             continue;
         }
         let registration = row.registration().map(|r| {
-            let (token, person) = partition.tokens.get(stored(&r));
+            let (stored, mut buffer) = (partition.tokens.get(r.token), TokenBuffer::default());
+            let (token, person) = (stored.read(&mut buffer), stored.person());
+            let r = partition.profiles.get(ordinal, r.profile);
             let mut segments: Vec<_> = words.segments(r.segments).unwrap().map(str::to_owned).collect();
             segments.sort();
             let person = std::str::from_utf8(person).unwrap().to_owned();
@@ -172,7 +200,7 @@ fn change() -> impl Strategy<Value = Change> {
 
 /// (device, observed, append time passed, change): in a narrow time, so that ties and lateness are common; sometimes
 /// a day passes.
-fn history() -> impl Strategy<Value = Vec<(u8, u64, u64, Change)>> {
+pub(crate) fn history() -> impl Strategy<Value = Vec<(u8, u64, u64, Change)>> {
     let passed =
         prop_oneof![8 => 0u64..3, 1 => Just(9 * HOUR_MS), 1 => Just(30 * HOUR_MS), 1 => Just(34 * 24 * HOUR_MS)];
     prop::collection::vec((0u8..12, 0u64..40, passed, change()), 0..200)
@@ -301,7 +329,7 @@ fn a_dropped_ordinal_rests() {
     assert_eq!(told.ordinal(), None);
     let rest_hours = 33 * 24;
     assert_eq!(arrive(&mut told, 25 + rest_hours - 1, 4), 3);
-    assert_eq!(arrive(&mut told, 25 + rest_hours, 5), 0);
+    assert_eq!(arrive(&mut told, 26 + rest_hours, 5), 0);
 }
 
 /// Feedback means one token at one time, and a late copy of the registration does not revive it.

@@ -1,128 +1,299 @@
-//! Tokens, without an allocation for each.
+//! Tokens, without an allocation for each, in as few bytes as they have.
 //!
 //! Tokens come in few lengths (APNs 32 bytes, FCM some twenty lengths between 142 and 163), and every churned device
-//! takes one and leaves one. An allocation each would cost 16 bytes more and scatter them; one arena would need
-//! compaction. So each length has slots of exactly that length, in chunks that never move, with the free slots on a
-//! stack: no byte of padding, no length stored, and what is freed is what the next token of that length gets.
+//! takes one and leaves one. One arena would need compaction; so each *shape* has slots of exactly its size, in chunks
+//! that never move, and freed slots hold the list of freed slots. A shape is the form, the length and the length of the
+//! person behind it, so a token needs no byte to say what it is: four bytes in the row name chunk and slot, and the chunk
+//! knows its shape.
+//!
+//! **Forms.** *Raw*: the bytes. *Packed*: what was seen of FCM in years is base64url and one colon, so 162 of 163
+//! characters take six bits each; where the colon stands is part of the shape. 163 characters become 122 bytes.
+//! All else is kept raw; no token is refused or changed.
 //!
 //! A registration may carry a `person`. It is reserved and hardly anybody sends it, so it has no field of its own: it
-//! stands behind the token in the same slot, and a flag of the row says so.
+//! stands behind the token in the same slot.
+//!
+//! Per token of a big partition: its bytes, 24 + 16 bytes of each chunk for up to [`CHUNK_SLOTS_MAX`] slots (0.2 to 0.6),
+//! and on average a sixteenth of a chunk's worth of slots that nobody has used yet.
 
-/// Slots of a chunk: few enough that a length used once costs little (64 × 163 bytes), enough that a chunk's pointer and
-/// allocation (32 bytes) cost half a byte a token.
-const CHUNK_SLOTS: usize = 64;
+mod pack;
+
+use std::collections::BTreeMap;
+
+use clarion_proto::device::{TOKEN_BYTES_MAX, token_hash};
+
+/// Where a token is: chunk above slot.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct TokenRef(pub(super) u32);
+
+/// Bits of a [`TokenRef`] for the slot.
+const SLOT_BITS: u32 = 8;
+/// Slots of a chunk at most.
+const CHUNK_SLOTS_MAX: usize = 1 << SLOT_BITS;
+/// Bytes of a chunk at most, roughly: a page of the kernel or two.
+const CHUNK_BYTES: usize = 8_192;
+/// A shape's next chunk has a share of the slots that it has already: a length used once costs eight slots.
+const GROWTH_SHARE: usize = 8;
+const CHUNK_SLOTS_MIN: usize = 8;
+/// A freed slot holds the next freed one.
+const SLOT_BYTES_MIN: usize = 4;
+/// No slot: a chunk of that number would be the last of 2^24.
+const NONE: u32 = u32::MAX;
 /// What a `person` may have (registry.proto). A longer one is a sender's defect and is not kept.
-const PERSON_BYTES_MAX: usize = 128;
-/// The token's length, behind a token and a person.
-const LENGTH_BYTES: usize = 2;
+pub(super) const PERSON_BYTES_MAX: usize = 128;
+
+/// What a slot holds, apart from the bytes themselves.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Shape {
+    /// Of the token as it is given out.
+    token_bytes: u16,
+    /// `None`: raw. Some: packed, with the colon there.
+    colon: Option<u8>,
+    person_bytes: u8,
+}
+
+impl Shape {
+    /// Of a snapshot; `None`: there is no such shape.
+    pub(super) fn new(token_bytes: usize, colon: Option<u8>, person_bytes: usize) -> Option<Self> {
+        let fits = (1..=TOKEN_BYTES_MAX).contains(&token_bytes)
+            && person_bytes <= PERSON_BYTES_MAX
+            && colon.is_none_or(|colon| usize::from(colon) < token_bytes);
+        let (token_bytes, person_bytes) = (u16::try_from(token_bytes).ok()?, u8::try_from(person_bytes).ok()?);
+        fits.then_some(Self { token_bytes, colon, person_bytes })
+    }
+
+    fn of(token: &[u8], person: &str) -> Self {
+        let person = if person.len() <= PERSON_BYTES_MAX { person } else { "" };
+        Self::new(token.len(), pack::colon_of(token), person.len()).expect("at most TOKEN_BYTES_MAX, PERSON_BYTES_MAX")
+    }
+
+    pub(super) fn token_bytes(self) -> usize {
+        self.token_bytes.into()
+    }
+
+    pub(super) fn colon(self) -> Option<u8> {
+        self.colon
+    }
+
+    pub(super) fn person_bytes(self) -> usize {
+        self.person_bytes.into()
+    }
+
+    /// Of the token as it is kept.
+    pub(super) fn stored_bytes(self) -> usize {
+        match self.colon {
+            None => self.token_bytes(),
+            Some(_) => pack::packed_bytes(self.token_bytes() - 1),
+        }
+    }
+
+    /// Of token and person.
+    pub(super) fn content_bytes(self) -> usize {
+        self.stored_bytes() + self.person_bytes()
+    }
+
+    fn slot_bytes(self) -> usize {
+        self.content_bytes().max(SLOT_BYTES_MIN)
+    }
+}
+
+/// A provider's token as a partition keeps it. Secret: it has no `Debug`.
+#[derive(Clone, Copy)]
+pub struct StoredToken<'a> {
+    shape: Shape,
+    /// Token, then person.
+    content: &'a [u8],
+}
+
+/// Room for one token that is given out.
+pub struct TokenBuffer([u8; TOKEN_BYTES_MAX]);
+
+impl Default for TokenBuffer {
+    fn default() -> Self {
+        Self([0; TOKEN_BYTES_MAX])
+    }
+}
+
+impl<'a> StoredToken<'a> {
+    /// The token itself: in place, or unpacked into the buffer.
+    #[must_use]
+    pub fn read<'b>(&self, buffer: &'b mut TokenBuffer) -> &'b [u8]
+    where
+        'a: 'b,
+    {
+        let stored = &self.content[..self.shape.stored_bytes()];
+        match self.shape.colon {
+            None => stored,
+            Some(colon) => {
+                let token = &mut buffer.0[..self.shape.token_bytes()];
+                pack::unpack(stored, colon.into(), token);
+                token
+            }
+        }
+    }
+
+    pub(super) fn hash(&self) -> u64 {
+        token_hash(self.read(&mut TokenBuffer::default()))
+    }
+
+    /// Not empty, if there is one.
+    pub(super) fn person(&self) -> &'a [u8] {
+        &self.content[self.shape.stored_bytes()..]
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// As it is kept: token, then person.
+    pub(super) fn content(&self) -> &'a [u8] {
+        self.content
+    }
+}
 
 /// The tokens of a partition.
 #[derive(Default)]
 pub(super) struct Tokens {
-    /// By length of the slot.
-    sizes: Vec<Slots>,
+    chunks: Vec<Chunk>,
+    shapes: Vec<Slots>,
+    shape_of: BTreeMap<Shape, u32>,
 }
 
-#[derive(Default)]
+struct Chunk {
+    shape: u32,
+    bytes: Box<[u8]>,
+}
+
 struct Slots {
-    chunks: Vec<Box<[u8]>>,
-    /// Slots from here on were never used.
+    shape: Shape,
+    /// First of the freed slots.
+    free: u32,
+    /// Slots that were never used stand at the end of this chunk.
+    chunk: u32,
     unused: u32,
-    free: Vec<u32>,
+    slots: usize,
 }
-
-/// Where a token is: slot, bytes of the slot, and whether a person stands behind it.
-pub(super) type Stored = (u32, u16, bool);
 
 impl Tokens {
     /// Stores a token and, unless empty, a person.
-    pub(super) fn insert(&mut self, token: &[u8], person: &str) -> Stored {
-        let with_person = !person.is_empty() && person.len() <= PERSON_BYTES_MAX;
-        let bytes = if with_person { token.len() + person.len() + LENGTH_BYTES } else { token.len() };
-        if bytes >= self.sizes.len() {
-            self.sizes.resize_with(bytes + 1, Slots::default);
+    ///
+    /// # Panics
+    /// If 2^24 chunks are there: with the smallest of chunks 134 million tokens of different lengths in one partition.
+    pub(super) fn insert(&mut self, token: &[u8], person: &str) -> TokenRef {
+        let shape = Shape::of(token, person);
+        let (at, to) = self.take(shape);
+        let (stored, behind) = to.split_at_mut(shape.stored_bytes());
+        match shape.colon {
+            None => stored.copy_from_slice(token),
+            Some(colon) => pack::pack(token, colon.into(), stored),
         }
-        let slots = &mut self.sizes[bytes];
-        let slot = slots.take(bytes);
-        let to = slots.bytes_mut(slot, bytes);
-        to[..token.len()].copy_from_slice(token);
-        let token_bytes = u16::try_from(token.len()).expect("at most TOKEN_BYTES_MAX");
-        if with_person {
-            to[token.len()..bytes - LENGTH_BYTES].copy_from_slice(person.as_bytes());
-            to[bytes - LENGTH_BYTES..].copy_from_slice(&token_bytes.to_le_bytes());
-        }
-        (slot, u16::try_from(bytes).expect("at most TOKEN_BYTES_MAX + PERSON_BYTES_MAX + LENGTH_BYTES"), with_person)
+        behind[..shape.person_bytes()].copy_from_slice(&person.as_bytes()[..shape.person_bytes()]);
+        at
     }
 
-    /// The token, and the person or nothing.
-    pub(super) fn get(&self, (slot, bytes, with_person): Stored) -> (&[u8], &[u8]) {
-        let bytes = usize::from(bytes);
-        let all = self.sizes[bytes].bytes(slot, bytes);
-        if !with_person {
-            return (all, &[]);
-        }
-        let (both, length) = all.split_at(bytes - LENGTH_BYTES);
-        both.split_at(usize::from(u16::from_le_bytes([length[0], length[1]])))
+    /// Stores what [`StoredToken::content`] gave.
+    pub(super) fn restore(&mut self, shape: Shape, content: &[u8]) -> TokenRef {
+        let (at, to) = self.take(shape);
+        to[..content.len()].copy_from_slice(content);
+        at
+    }
+
+    /// What is stored there.
+    pub(super) fn get(&self, at: TokenRef) -> StoredToken<'_> {
+        let chunk = &self.chunks[(at.0 >> SLOT_BITS) as usize];
+        let shape = self.shapes[chunk.shape as usize].shape;
+        let from = (at.0 & ((1 << SLOT_BITS) - 1)) as usize * shape.slot_bytes();
+        StoredToken { shape, content: &chunk.bytes[from..from + shape.content_bytes()] }
+    }
+
+    /// A byte of it, for [`super::Partition::warm`].
+    pub(super) fn touch(&self, at: TokenRef) -> u8 {
+        self.get(at).content[0]
     }
 
     /// Frees a slot; its bytes are wiped at once, as they are a person's.
-    pub(super) fn remove(&mut self, (slot, bytes, _): Stored) {
-        let bytes = usize::from(bytes);
-        let slots = &mut self.sizes[bytes];
-        slots.bytes_mut(slot, bytes).fill(0);
-        slots.free.push(slot);
+    pub(super) fn remove(&mut self, at: TokenRef) {
+        let chunk = &mut self.chunks[(at.0 >> SLOT_BITS) as usize];
+        let slots = &mut self.shapes[chunk.shape as usize];
+        let to = slot_of(chunk, slots.shape, at);
+        to.fill(0);
+        to[..SLOT_BYTES_MIN].copy_from_slice(&slots.free.to_le_bytes());
+        slots.free = at.0;
+    }
+
+    /// A slot of this shape, all zeros.
+    fn take(&mut self, shape: Shape) -> (TokenRef, &mut [u8]) {
+        let number = *self.shape_of.entry(shape).or_insert_with(|| {
+            self.shapes.push(Slots { shape, free: NONE, chunk: 0, unused: 0, slots: 0 });
+            u32::try_from(self.shapes.len() - 1)
+                .expect("lengths of tokens and persons, and places of colons: fewer than 2^25")
+        });
+        let slots = &mut self.shapes[number as usize];
+        if slots.free != NONE {
+            let at = TokenRef(slots.free);
+            let to = slot_of(&mut self.chunks[(at.0 >> SLOT_BITS) as usize], shape, at);
+            slots.free = u32::from_le_bytes([to[0], to[1], to[2], to[3]]);
+            to[..SLOT_BYTES_MIN].fill(0);
+            return (at, to);
+        }
+        if slots.unused == 0 {
+            let most = (CHUNK_BYTES / shape.slot_bytes()).clamp(CHUNK_SLOTS_MIN, CHUNK_SLOTS_MAX);
+            let count = (slots.slots / GROWTH_SHARE).clamp(CHUNK_SLOTS_MIN, most);
+            let chunk = u32::try_from(self.chunks.len()).ok().filter(|n| *n < 1 << (u32::BITS - SLOT_BITS));
+            slots.chunk = chunk.expect("see the panics of `insert`");
+            slots.unused = u32::try_from(count).expect("at most CHUNK_SLOTS_MAX");
+            slots.slots += count;
+            if self.chunks.len() == self.chunks.capacity() {
+                self.chunks.reserve_exact(self.chunks.len() / 16 + 4);
+            }
+            let bytes = vec![0; count * shape.slot_bytes()].into_boxed_slice();
+            self.chunks.push(Chunk { shape: number, bytes });
+        }
+        slots.unused -= 1;
+        let at = TokenRef(slots.chunk << SLOT_BITS | slots.unused);
+        (at, slot_of(&mut self.chunks[slots.chunk as usize], shape, at))
     }
 }
 
-impl Slots {
-    fn take(&mut self, bytes: usize) -> u32 {
-        if let Some(slot) = self.free.pop() {
-            return slot;
-        }
-        if self.unused as usize == self.chunks.len() * CHUNK_SLOTS {
-            self.chunks.push(vec![0; bytes * CHUNK_SLOTS].into_boxed_slice());
-        }
-        self.unused += 1;
-        self.unused - 1
-    }
-
-    fn bytes(&self, slot: u32, bytes: usize) -> &[u8] {
-        let n = slot as usize;
-        &self.chunks[n / CHUNK_SLOTS][n % CHUNK_SLOTS * bytes..][..bytes]
-    }
-
-    fn bytes_mut(&mut self, slot: u32, bytes: usize) -> &mut [u8] {
-        let n = slot as usize;
-        &mut self.chunks[n / CHUNK_SLOTS][n % CHUNK_SLOTS * bytes..][..bytes]
-    }
+fn slot_of(chunk: &mut Chunk, shape: Shape, at: TokenRef) -> &mut [u8] {
+    let bytes = shape.slot_bytes();
+    &mut chunk.bytes[(at.0 & ((1 << SLOT_BITS) - 1)) as usize * bytes..][..bytes]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::collections::BTreeMap;
+
+    fn token() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            prop::collection::vec(any::<u8>(), 1..40),
+            "[A-Za-z0-9_-]{0,30}:[A-Za-z0-9_-]{0,30}".prop_map(String::into_bytes),
+            "[A-Za-z0-9_:-]{1,12}".prop_map(String::into_bytes),
+        ]
+    }
 
     proptest! {
         /// Every token is found as it was stored, whatever was freed between, and freed slots are used again.
         #[test]
         fn tokens_stay_as_stored(changes in prop::collection::vec(
-            (0u8..40, prop::option::of((prop::collection::vec(any::<u8>(), 1..40), "[a-z]{0,3}"))), 1..400,
+            (0u8..40, prop::option::of((token(), "[a-z]{0,3}"))), 1..400,
         )) {
             let mut tokens = Tokens::default();
-            let mut model: BTreeMap<u8, (Stored, Vec<u8>, String)> = BTreeMap::new();
+            let mut model: BTreeMap<u8, (TokenRef, Vec<u8>, String)> = BTreeMap::new();
             for (holder, new) in changes {
-                if let Some((stored, ..)) = model.remove(&holder) {
-                    tokens.remove(stored);
+                if let Some((at, ..)) = model.remove(&holder) {
+                    tokens.remove(at);
                 }
                 if let Some((token, person)) = new {
                     model.insert(holder, (tokens.insert(&token, &person), token, person));
                 }
-                for (stored, token, person) in model.values() {
-                    prop_assert_eq!(tokens.get(*stored), (token.as_slice(), person.as_bytes()));
+                let mut buffer = TokenBuffer::default();
+                for (at, token, person) in model.values() {
+                    let stored = tokens.get(*at);
+                    prop_assert_eq!(stored.person(), person.as_bytes());
+                    prop_assert_eq!(stored.read(&mut buffer), token.as_slice());
                 }
-                let slots: usize = tokens.sizes.iter().map(|s| s.unused as usize - s.free.len()).sum();
-                prop_assert_eq!(slots, model.len());
             }
         }
     }
@@ -132,14 +303,23 @@ mod tests {
         let mut tokens = Tokens::default();
         let first = tokens.insert(b"secret", "");
         tokens.remove(first);
-        assert_eq!(tokens.get(first).0, [0; 6]);
-        assert_eq!(tokens.insert(b"public", ""), first);
+        assert!(tokens.chunks[0].bytes.iter().all(|b| [0, u8::MAX].contains(b)));
+        assert!(tokens.insert(b"public", "") == first);
     }
 
     #[test]
     fn an_overlong_person_is_not_kept() {
         let mut tokens = Tokens::default();
-        let stored = tokens.insert(b"token", &"p".repeat(PERSON_BYTES_MAX + 1));
-        assert_eq!(tokens.get(stored), (&b"token"[..], &b""[..]));
+        let at = tokens.insert(b"token", &"p".repeat(PERSON_BYTES_MAX + 1));
+        let stored = tokens.get(at);
+        assert_eq!((stored.read(&mut TokenBuffer::default()), stored.person()), (&b"token"[..], &b""[..]));
+    }
+
+    #[test]
+    fn an_fcm_token_takes_six_bits_a_character() {
+        let token = [b"a".repeat(22), b":APA91b".to_vec(), b"-_Z9".repeat(33), b"xy".to_vec()].concat();
+        let mut tokens = Tokens::default();
+        let at = tokens.insert(&token, "");
+        assert_eq!((token.len(), tokens.get(at).content().len()), (163, 122));
     }
 }

@@ -4,6 +4,8 @@
 //! - nobody is handed while outside the cover, muted, unregistered, in a band that is not open, or not addressed;
 //! - whoever can be pushed to, is addressed and inside the cover at the end is handed by the end. That is more than the
 //!   promise, which is only for those who were there at the start too;
+//! - whoever takes over from a snapshot and the log behind it has the same devices under the same ordinals as who went on
+//!   from the beginning, and continues with what was handed over;
 //! - one who was returned and not addressed does not come back unless something about it changed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use clarion_proto::{
     device::{Cell, Change, Record, Registration, Token},
-    ids::{AppName, DeviceId, Ordinal, PartitionId, UnixMillis},
+    ids::{AppName, DeviceId, Ordinal, PartitionId, Position, UnixMillis},
 };
 use h3o::{CellIndex, LatLng, Resolution};
 use proptest::prelude::*;
@@ -20,7 +22,11 @@ use roaring::RoaringBitmap;
 use super::{walk::Limits, *};
 use crate::{
     command::SegmentOp,
-    partition::{Partition, Vocabulary},
+    partition::{
+        Partition, Vocabulary,
+        snapshot::{SnapshotReader, SnapshotWriter},
+        tests::{contents, rest},
+    },
 };
 
 const HOUR_MS: u64 = 3_600_000;
@@ -53,6 +59,12 @@ enum Action {
     Pass(u64),
     /// So many steps, with so many bands open.
     Step(u8, u32),
+    /// A snapshot begins; an earlier one that is not whole is given up.
+    Begin,
+    /// So many sections of it are written.
+    Write(u8),
+    /// Another node takes over, from the last whole snapshot.
+    TakeOver,
 }
 
 #[derive(Debug, Clone)]
@@ -76,6 +88,10 @@ fn registration(n: u8) -> Registration {
     }
 }
 
+fn program() -> Program {
+    Program::compile(&[SegmentOp::Has("yes".to_owned())]).unwrap()
+}
+
 struct Town {
     cover: Cover,
     places: Vec<Cell>,
@@ -83,21 +99,27 @@ struct Town {
     words: Vocabulary,
     program: Program,
     now: u64,
-    log: Vec<(u8, u64, Told)>,
+    /// With the append time.
+    log: Vec<(u64, (u8, u64, Told))>,
 }
 
 impl Town {
     fn new() -> Self {
         let (cover, places) = town();
-        let program = Program::compile(&[SegmentOp::Has("yes".to_owned())]).unwrap();
         let (partition, words) = (Partition::with_pages(PartitionId(0), 4), Vocabulary::new());
-        Self { cover, places, partition, words, program, now: START_MS, log: Vec::new() }
+        Self { cover, places, partition, words, program: program(), now: START_MS, log: Vec::new() }
     }
 
-    /// Applies a record; who may have changed for waves, as the partition says.
-    fn apply(&mut self, (n, observed, told): (u8, u64, Told)) -> Option<(Ordinal, Cell)> {
+    /// Writes a record into the log and applies it; who may have changed for waves, as the partition says.
+    fn apply(&mut self, told: (u8, u64, Told)) -> Option<(Ordinal, Cell)> {
+        let record = self.record(&told);
+        self.log.push((self.now, told));
+        self.partition.apply(UnixMillis(self.now), &record, &mut self.words).placed
+    }
+
+    fn record(&self, (n, observed, told): &(u8, u64, Told)) -> Record {
         let place = |at: usize| self.places[at % self.places.len()];
-        let change = match &told {
+        let change = match told {
             Told::Arrival(r, at) => Change::Arrival(registration(*r), place(*at)),
             Told::Registration(r) => Change::Registration(registration(*r)),
             Told::Place(at) => Change::Place(place(*at)),
@@ -108,9 +130,22 @@ impl Town {
                 gateway_time: at.map(|at| UnixMillis(START_MS + at)),
             },
         };
-        let record = Record { device: DeviceId([n; 16]), observed: UnixMillis(START_MS + observed), change };
-        self.log.push((n, observed, told));
-        self.partition.apply(UnixMillis(self.now), &record, &mut self.words).placed
+        Record { device: DeviceId([*n; 16]), observed: UnixMillis(START_MS + observed), change }
+    }
+
+    /// The partition that another node has: a snapshot, in two pieces, and the log behind it.
+    fn replica(&self, snapshot: &[u8], cut: usize) -> (Partition, Vocabulary) {
+        let (mut reader, mut words) = (SnapshotReader::with_pages(5), Vocabulary::new());
+        words.intern_segments(&["met before".to_owned()]);
+        let (one, two) = snapshot.split_at(cut % snapshot.len());
+        for piece in [one, two] {
+            reader.push(piece, &mut words).expect("nothing was changed");
+        }
+        let mut restored = reader.finish().expect("all of it");
+        for (appended, told) in &self.log[usize::try_from(restored.position.0).unwrap()..] {
+            restored.partition.apply(UnixMillis(*appended), &self.record(told), &mut words);
+        }
+        (restored.partition, words)
     }
 
     /// The band of a device, if it is to be pushed to now.
@@ -129,6 +164,9 @@ struct Run {
     reported: RoaringBitmap,
     /// Returned and not handed, and unchanged since.
     passed_over: BTreeSet<Ordinal>,
+    limits: Limits,
+    writing: Option<(SnapshotWriter, Vec<u8>)>,
+    snapshot: Vec<u8>,
 }
 
 impl Run {
@@ -168,7 +206,31 @@ impl Run {
             Action::Again(n) => {
                 let log = &self.town.log;
                 let again: Vec<_> = log[log.len().saturating_sub(n)..].to_vec();
-                again.into_iter().for_each(|told| self.apply(told));
+                again.into_iter().for_each(|(_, told)| self.apply(told));
+            }
+            Action::Begin => {
+                let (mut out, position) = (Vec::new(), Position(self.town.log.len() as u64));
+                let writer = self.town.partition.begin_snapshot_with(position, 1_000, 7, &mut out);
+                self.writing = Some((writer, out));
+            }
+            Action::Write(sections) => {
+                for _ in 0..sections {
+                    let Some((writer, out)) = &mut self.writing else { break };
+                    if !writer.next(&mut self.town.partition, &self.town.words, out).expect("few changes") {
+                        self.snapshot = self.writing.take().expect("just seen").1;
+                    }
+                }
+            }
+            Action::TakeOver if self.snapshot.is_empty() => {}
+            Action::TakeOver => {
+                let (partition, words) = self.town.replica(&self.snapshot, self.town.log.len() * 31);
+                assert_eq!(contents(&partition, &words), contents(&self.town.partition, &self.town.words));
+                assert_eq!(rest(&partition), rest(&self.town.partition));
+                (self.town.partition, self.town.words, self.writing) = (partition, words, None);
+                self.town.program = program();
+                self.reported |= self.walk.take_handed();
+                self.walk = Walk::with_limits(&self.reported, self.limits);
+                self.passed_over.clear();
             }
             // No wave lasts as long as an ordinal rests (96 h since its device could be pushed to).
             Action::Pass(ms) => self.town.now = (self.town.now + ms).min(START_MS + 90 * HOUR_MS),
@@ -219,6 +281,9 @@ fn action() -> impl Strategy<Value = Action> {
         2 => (0usize..8).prop_map(Action::Again),
         1 => prop_oneof![0u64..50, Just(13 * HOUR_MS)].prop_map(Action::Pass),
         6 => (1u8..12, 0u32..=BANDS).prop_map(|(times, bands)| Action::Step(times, bands)),
+        1 => Just(Action::Begin),
+        3 => (1u8..5).prop_map(Action::Write),
+        1 => Just(Action::TakeOver),
     ]
 }
 
@@ -231,8 +296,6 @@ fn limits() -> impl Strategy<Value = Limits> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
-
     /// See the module.
     #[test]
     fn each_once_and_nobody_else(
@@ -246,7 +309,8 @@ proptest! {
         }
         let walk = Walk::with_limits(&RoaringBitmap::new(), limits);
         let (handed, reported) = (BTreeMap::new(), RoaringBitmap::new());
-        let mut run = Run { town, walk, handed, reported, passed_over: BTreeSet::new() };
+        let (passed_over, writing, snapshot) = (BTreeSet::new(), None, Vec::new());
+        let mut run = Run { town, walk, handed, reported, passed_over, limits, writing, snapshot };
         for action in during {
             run.act(action);
             run.reported |= run.walk.take_handed();

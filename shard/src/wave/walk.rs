@@ -7,6 +7,10 @@
 //! frontier behind them. A buffered or late device is only a key: when its turn comes it is returned if it stands at
 //! exactly that key still. If it does not, somebody told us where it stands now ([`Walk::entered`]), and it is met there.
 //!
+//! A push reads the device's row and token, which stand anywhere in memory. So a search that has found who comes next also
+//! has their rows and tokens fetched, all at once ([`Partition::warm`]), so that the waits for
+//! memory overlap.
+//!
 //! **Late.** A device that becomes pushable behind the frontier waits in the *late queue*, nearest band first and before
 //! all that the walk would meet. The queue is bounded. When it is full the walk starts over from the nearest cell, which
 //! takes everybody in the queue along: whoever was met already is skipped by a bit, and skipping a million takes
@@ -50,6 +54,8 @@ pub struct Walk {
     range: usize,
     /// Keys of `band` below `next`, the first at the end.
     buffer: Vec<Key>,
+    /// [`Partition::changes`] when the buffer was filled: as long as that is so, all in it stand where they stood.
+    buffered_at: u64,
     late: BTreeSet<(u32, Key)>,
     bands_walked: u32,
     limits: Limits,
@@ -102,6 +108,7 @@ impl Walk {
             next: Key::MIN,
             range: 0,
             buffer: Vec::new(),
+            buffered_at: 0,
             late: BTreeSet::new(),
             bands_walked: 0,
             limits,
@@ -125,7 +132,8 @@ impl Walk {
                 return Step::Waiting;
             }
             while let Some(key) = self.buffer.pop() {
-                if self.meet(partition, key) {
+                let stands = partition.changes() == self.buffered_at || partition.key_of(key.ordinal()) == Some(key);
+                if stands && self.met.insert(key.ordinal()) {
                     return device(key, self.band);
                 }
             }
@@ -194,7 +202,7 @@ impl Walk {
         if *band < bands_open { self.late.pop_first() } else { None }
     }
 
-    /// Whether a device stands where it was seen and was not met since; it is met now.
+    /// Whether a late device stands where it was seen and was not met since; it is met now.
     fn meet(&mut self, partition: &Partition, key: Key) -> bool {
         let ordinal = key.ordinal();
         partition.key_of(ordinal) == Some(key) && self.met.insert(ordinal)
@@ -225,6 +233,8 @@ impl Walk {
             }
         }
         self.buffer.reverse();
+        self.buffered_at = partition.changes();
+        std::hint::black_box(partition.warm(&self.buffer));
         true
     }
 

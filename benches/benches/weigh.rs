@@ -1,0 +1,116 @@
+//! What a device weighs: the growth of a process that holds partitions only, fed by `apply`.
+//!
+//! `weigh apns|fcm|half [devices]` prints resident bytes for each registered device: loaded; after everybody has moved; after
+//! a tenth was removed and another tenth came, spread over thirty days of append time; after a snapshot of each partition;
+//! and, on a copy of the same history, with all those tombstones at once.
+
+use std::time::Instant;
+
+use clarion_benches::devices::{START_MS, place, record, registration, registration_fcm, resident_bytes};
+use clarion_proto::{
+    device::{Change, Record, Registration},
+    ids::{PartitionId, Position, UnixMillis, partition_of},
+};
+use clarion_shard::partition::{Partition, Vocabulary};
+
+const PARTITIONS: u16 = 64;
+const DAY_MS: u64 = 24 * 3_600_000;
+
+struct Weigh {
+    kind: String,
+    devices: u64,
+    before: u64,
+    peak: u64,
+    begin: Instant,
+    partitions: Vec<Partition>,
+    words: Vocabulary,
+}
+
+impl Weigh {
+    fn register(&self, n: u64) -> Registration {
+        match self.kind.as_str() {
+            "fcm" => registration_fcm(n, 0),
+            "half" if n % 2 == 1 => registration_fcm(n, 0),
+            _ => registration(n, 0),
+        }
+    }
+
+    fn apply(&mut self, now: u64, record: &Record) {
+        let partition = &mut self.partitions[usize::from(partition_of(record.device, PARTITIONS).0)];
+        partition.apply(UnixMillis(START_MS + now), record, &mut self.words);
+    }
+
+    fn arrive(&mut self, now: u64, n: u64) {
+        let change = Change::Arrival(self.register(n), place(n));
+        self.apply(now, &record(n, now, change));
+    }
+
+    /// The most that was ever needed for each device that was there.
+    fn look(&mut self, devices: u64) {
+        self.peak = self.peak.max((resident_bytes() - self.before) * 100 / devices);
+    }
+
+    fn say(&mut self, what: &str) {
+        let held: u64 = self.partitions.iter().map(|p| p.held().devices).sum();
+        let each = (resident_bytes() - self.before) as f64 / held as f64;
+        let took = self.begin.elapsed().as_secs_f64();
+        println!(
+            "{} {held}: {each:.1} bytes {what}, at most {:.1} meanwhile; {took:.0} s",
+            self.kind,
+            self.peak as f64 / 100.0
+        );
+        self.peak = 0;
+    }
+}
+
+#[allow(clippy::disallowed_methods)] // a bench has a clock
+fn main() {
+    let mut args = std::env::args().skip(1).filter(|arg| !arg.starts_with("--"));
+    let kind = args.next().unwrap_or_else(|| "apns".to_owned());
+    let devices: u64 = args.next().and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
+    let at_once = args.next().is_some_and(|arg| arg == "at-once");
+    let mut w = Weigh {
+        kind,
+        devices,
+        before: resident_bytes(),
+        peak: 0,
+        begin: Instant::now(),
+        partitions: (0..PARTITIONS).map(|p| Partition::new(PartitionId(p))).collect(),
+        words: Vocabulary::new(),
+    };
+    for n in 0..w.devices {
+        w.arrive(0, n);
+        if n % 65_536 == 65_535 && n * 10 > devices {
+            w.look(n);
+        }
+    }
+    w.say("loaded");
+    for n in 0..devices {
+        w.apply(1_000, &record(n, 1_000, Change::Place(place(n + devices))));
+        if n % 65_536 == 65_535 {
+            w.look(devices);
+        }
+    }
+    w.say("after all have moved");
+    for n in (0..devices).step_by(10) {
+        let now = if at_once { 2_000 } else { 2_000 + (30 * DAY_MS) / devices * n };
+        w.apply(now, &record(n, now, Change::Removal));
+        w.arrive(now, n + devices);
+        if n % 65_536 == 0 {
+            w.look(devices);
+        }
+    }
+    w.say(if at_once { "after 10 % churn at once" } else { "after 10 % churn in 30 days" });
+    let (mut bytes, mut out) = (0, Vec::new());
+    for p in 0..PARTITIONS {
+        let partition = &mut w.partitions[usize::from(p)];
+        let mut writer = partition.begin_snapshot(Position(0), &mut out);
+        while writer.next(partition, &w.words, &mut out).expect("nothing changes meanwhile") {
+            bytes += out.len();
+            out.clear();
+        }
+        w.look(devices);
+    }
+    println!("snapshots of {:.1} bytes for each", bytes as f64 / devices as f64);
+    w.say("after a snapshot");
+}

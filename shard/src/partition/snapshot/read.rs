@@ -1,0 +1,298 @@
+//! Reading, as the bytes come in.
+
+use std::mem;
+
+use clarion_proto::ids::{Ordinal, PartitionId, Position, UnixMillis};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{
+    super::{
+        Partition,
+        index::Index,
+        key::Key,
+        page::{PAGE_KEYS_MAX, Pages},
+        row::{Registered, Row},
+        rows::{self, Rows},
+        vocabulary::Vocabulary,
+    },
+    Problem, SnapshotError, columns,
+    frame::{self, Content, FILE_HEAD_BYTES, Head, Kind, SECTION_HEAD_BYTES},
+    write::Entry,
+};
+use crate::wave::Bits;
+
+/// A partition that came out of a snapshot.
+#[derive(Debug)]
+pub struct Restored {
+    /// As it was.
+    pub partition: Partition,
+    /// How far its log was applied.
+    pub position: Position,
+}
+
+/// Takes a snapshot in, in pieces of any size. Until [`SnapshotReader::finish`] says so, there is no partition.
+///
+/// Holds one section at most beside what it has built. After an error it takes nothing more.
+pub struct SnapshotReader {
+    page_keys_max: usize,
+    /// What came and is not used up: less than a section.
+    pending: Vec<u8>,
+    content: Vec<u8>,
+    hash: Xxh3,
+    offset: u64,
+    section: u32,
+    id: Option<PartitionId>,
+    kind: Kind,
+    built: Option<Built>,
+    ended: bool,
+}
+
+struct Built {
+    partition: Partition,
+    position: Position,
+    resting: Vec<u64>,
+    keys: Vec<Key>,
+    rows: u64,
+    scheduled: u64,
+    /// What the state announced.
+    expected: Expected,
+    next_ordinal: u32,
+}
+
+struct Expected {
+    unused: u32,
+    resting: u32,
+    expiry: u32,
+    rows: u32,
+}
+
+impl Default for SnapshotReader {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SnapshotReader {
+    /// For one snapshot.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_pages(PAGE_KEYS_MAX)
+    }
+
+    /// With pages of another size.
+    pub(crate) fn with_pages(page_keys_max: usize) -> Self {
+        Self {
+            page_keys_max,
+            pending: Vec::new(),
+            content: Vec::new(),
+            hash: Xxh3::new(),
+            offset: 0,
+            section: 0,
+            id: None,
+            kind: Kind::State,
+            built: None,
+            ended: false,
+        }
+    }
+
+    /// Takes the next bytes. `words` are those of the core that the partition will belong to.
+    ///
+    /// # Errors
+    /// The snapshot is not what was written. Nothing of it can be used.
+    pub fn push(&mut self, bytes: &[u8], words: &mut Vocabulary) -> Result<(), SnapshotError> {
+        self.pending.extend_from_slice(bytes);
+        let pending = mem::take(&mut self.pending);
+        let mut rest = pending.as_slice();
+        let mut content = mem::take(&mut self.content);
+        let result = loop {
+            match self.step(rest, &mut content, words) {
+                Ok(0) => break Ok(()),
+                Ok(used) => rest = &rest[used..],
+                Err(problem) => break Err(self.error(problem)),
+            }
+        };
+        self.pending = if rest.len() == pending.len() { pending } else { rest.to_vec() };
+        self.content = content;
+        result
+    }
+
+    /// The partition, if all of it came.
+    ///
+    /// # Errors
+    /// Something is missing.
+    pub fn finish(mut self) -> Result<Restored, SnapshotError> {
+        match self.built.take() {
+            Some(built) if self.ended => Ok(Restored { partition: built.partition, position: built.position }),
+            _ => Err(self.error(Problem::Truncated)),
+        }
+    }
+
+    /// Takes the head or one section from the front; how many bytes that were. 0: not all of it is there.
+    fn step(&mut self, bytes: &[u8], content: &mut Vec<u8>, words: &mut Vocabulary) -> Result<usize, Problem> {
+        if self.ended {
+            return if bytes.is_empty() { Ok(0) } else { Err(Problem::Surplus) };
+        }
+        let used = if self.id.is_none() {
+            let Some(head) = bytes.first_chunk::<FILE_HEAD_BYTES>() else { return Ok(0) };
+            self.id = Some(frame::read_file_head(head)?);
+            FILE_HEAD_BYTES
+        } else {
+            let Some(head) = bytes.first_chunk::<SECTION_HEAD_BYTES>() else { return Ok(0) };
+            let head = Head::read(head)?;
+            let Some(section) = bytes.get(..head.section_bytes()) else { return Ok(0) };
+            let kind = head.open(section, self.section, content)?;
+            self.take(kind, content, words)?;
+            self.section += 1;
+            section.len()
+        };
+        self.hash.update(&bytes[..used]);
+        self.offset += used as u64;
+        Ok(used)
+    }
+
+    fn take(&mut self, kind: Kind, content: &[u8], words: &mut Vocabulary) -> Result<(), Problem> {
+        let order = Problem::Content("sections are not in order");
+        let once = matches!(kind, Kind::State | Kind::End);
+        if kind < self.kind
+            || self.built.is_none() != (kind == Kind::State)
+            || once && kind == self.kind && self.built.is_some()
+        {
+            return Err(order);
+        }
+        if kind >= Kind::Rows && self.kind < Kind::Rows {
+            self.built.as_mut().ok_or(order.clone())?.begin_rows()?;
+        }
+        self.kind = kind;
+        let mut content = Content(content);
+        match (kind, &mut self.built) {
+            (Kind::State, _) => {
+                let id = self.id.unwrap_or_default();
+                self.built = Some(Built::new(id, self.page_keys_max, &mut content)?);
+            }
+            (Kind::Resting, Some(built)) => {
+                let entries = content.0.as_chunks::<8>();
+                built.resting.extend(entries.0.iter().map(|entry| u64::from_le_bytes(*entry)));
+                content.0 = entries.1;
+            }
+            (Kind::Expiry, Some(built)) => {
+                let entries = content.0.as_chunks::<10>();
+                for [a, b, c, d, e, f, w, x, y, z] in entries.0 {
+                    let due = UnixMillis(u64::from_be_bytes([0, 0, *a, *b, *c, *d, *e, *f]));
+                    built.partition.expiry.push(due, Ordinal(u32::from_be_bytes([*w, *x, *y, *z])));
+                }
+                content.0 = entries.1;
+            }
+            (Kind::Rows, Some(built)) => {
+                columns::read(content.0, words, |ordinal, entry| built.restore(ordinal, entry))?;
+                content.0 = &[];
+            }
+            (Kind::End, Some(built)) => {
+                let (rows, hash) = (content.u64()?, content.u64()?);
+                if hash != self.hash.digest() {
+                    return Err(Problem::Checksum);
+                }
+                built.end(rows)?;
+                self.ended = true;
+            }
+            (_, None) => return Err(order),
+        }
+        content.end()
+    }
+
+    fn error(&self, problem: Problem) -> SnapshotError {
+        SnapshotError { partition: self.id, section: self.section, offset: self.offset, problem }
+    }
+}
+
+impl Built {
+    fn new(id: PartitionId, page_keys_max: usize, content: &mut Content<'_>) -> Result<Self, Problem> {
+        let mut partition = Partition::with_pages(id, page_keys_max);
+        let position = Position(content.u64()?);
+        partition.now = UnixMillis(content.u64()?);
+        let expected =
+            Expected { unused: content.u32()?, resting: content.u32()?, expiry: content.u32()?, rows: content.u32()? };
+        if expected.resting.checked_add(expected.rows) != Some(expected.unused) {
+            return Err(Problem::Content("the counts of ordinals do not add up"));
+        }
+        Ok(Self {
+            partition,
+            position,
+            resting: Vec::new(),
+            keys: Vec::new(),
+            rows: 0,
+            scheduled: 0,
+            expected,
+            next_ordinal: 0,
+        })
+    }
+
+    fn begin_rows(&mut self) -> Result<(), Problem> {
+        let resting = mem::take(&mut self.resting);
+        let Expected { unused, resting: of_resting, expiry, rows } = self.expected;
+        if resting.len() != of_resting as usize || self.partition.expiry.iter().count() != expiry as usize {
+            return Err(Problem::Content("the queues have other lengths than announced"));
+        }
+        self.partition.rows = Rows::vacant(unused, resting).ok_or(Problem::Content("ordinals rest that cannot"))?;
+        // Announced only: room is made for some millions at most, and more grows as it does anywhere.
+        self.partition.index = Index::for_entries(rows.min(1 << 22) as usize);
+        Ok(())
+    }
+
+    fn restore(&mut self, ordinal: Ordinal, entry: &Entry<'_>) -> Result<(), Problem> {
+        let partition = &mut self.partition;
+        if ordinal.0 < self.next_ordinal || ordinal.0 >= self.expected.unused {
+            return Err(Problem::Content("ordinals are not in order"));
+        }
+        if partition.index.find(entry.device, &partition.rows).is_some() {
+            return Err(Problem::Content("a device comes twice"));
+        }
+        self.next_ordinal = ordinal.0 + 1;
+        let mut row = Row::new(entry.device);
+        (row.place_version, row.registration_version) = (entry.place_version, entry.registration_version);
+        row.set_place(entry.place);
+        row.set_muted(entry.muted);
+        row.set_scheduled(entry.scheduled);
+        match entry.registration {
+            Err(due) => row.unregister(due),
+            Ok((profile, shape, content)) => row.register(Registered {
+                token: partition.tokens.restore(shape, content),
+                profile: partition.profiles.insert(ordinal, profile),
+            }),
+        }
+        partition.rows.restore(ordinal, row);
+        partition.set_mute_version(ordinal, entry.mute_version);
+        partition.index.insert(ordinal, &partition.rows);
+        let standing = partition.standing(ordinal);
+        partition.held.count(standing, |n| *n += 1);
+        self.keys.extend(standing.key);
+        self.rows += 1;
+        self.scheduled += u64::from(entry.scheduled);
+        if entry.registration.is_err() && !entry.scheduled {
+            return Err(Problem::Content("a row without registration is not in the expiry queue"));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, rows: u64) -> Result<(), Problem> {
+        let Expected { unused, rows: expected, .. } = self.expected;
+        if rows != self.rows || rows != u64::from(expected) {
+            return Err(Problem::Content("rows are missing"));
+        }
+        let partition = &mut self.partition;
+        partition.rows.reserve(unused);
+        // With as many rows and resting ordinals as there are ordinals, each ordinal is one of them.
+        let mut seen = Bits::default();
+        let is_vacant = |ordinal| partition.rows.get(ordinal).is_none();
+        if !partition.rows.resting().map(rows::ordinal_of).all(|ordinal| seen.insert(ordinal) && is_vacant(ordinal)) {
+            return Err(Problem::Content("an ordinal rests that is somebody's"));
+        }
+        let mut seen = Bits::default();
+        let is_named = |ordinal| partition.rows.get(ordinal).is_some_and(Row::is_scheduled) && seen.insert(ordinal);
+        if !partition.expiry.iter().map(|(_, ordinal)| ordinal).all(is_named) || seen.len() != self.scheduled {
+            return Err(Problem::Content("the expiry queue does not fit the rows"));
+        }
+        self.keys.sort_unstable();
+        partition.pages = Pages::of_sorted(partition.pages.page_keys_max(), &mem::take(&mut self.keys));
+        Ok(())
+    }
+}

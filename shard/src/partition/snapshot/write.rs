@@ -1,0 +1,257 @@
+//! Writing, a section at a time, while records are applied.
+
+use std::collections::BTreeMap;
+
+use clarion_proto::ids::{DeviceId, Ordinal, Position, UnixMillis};
+use xxhash_rust::xxh3::Xxh3;
+
+use super::{
+    super::{Partition, key::Place, profile::Profile, row::Millis40, token::Shape, vocabulary::Vocabulary},
+    COPIES_MAX, ROWS_PER_SECTION,
+    columns::Columns,
+    frame::{self, Kind},
+};
+
+/// Entries of a section of resting ordinals or of the expiry queue.
+const ENTRIES_PER_SECTION: usize = 65_536;
+
+/// A row, whole, wherever its pieces stand.
+pub(super) struct Entry<'a> {
+    pub(super) device: DeviceId,
+    pub(super) place: Option<Place>,
+    pub(super) muted: bool,
+    pub(super) scheduled: bool,
+    pub(super) place_version: Millis40,
+    pub(super) registration_version: Millis40,
+    pub(super) mute_version: Millis40,
+    /// Or when the row is dropped.
+    pub(super) registration: Result<(Profile, Shape, &'a [u8]), UnixMillis>,
+}
+
+impl<'a> Entry<'a> {
+    fn content(&self) -> &'a [u8] {
+        self.registration.as_ref().map_or(&[], |(_, _, content)| content)
+    }
+
+    fn without_content(&self) -> Entry<'static> {
+        let registration = match &self.registration {
+            Ok((profile, shape, _)) => Ok((*profile, *shape, &[][..])),
+            Err(due) => Err(*due),
+        };
+        Entry {
+            device: self.device,
+            place: self.place,
+            muted: self.muted,
+            scheduled: self.scheduled,
+            place_version: self.place_version,
+            registration_version: self.registration_version,
+            mute_version: self.mute_version,
+            registration,
+        }
+    }
+}
+
+/// A row as it was when the snapshot began.
+struct Copied {
+    entry: Entry<'static>,
+    /// In place of the entry's, which is empty.
+    content: Box<[u8]>,
+}
+
+/// What a partition keeps for the snapshot that is being written.
+pub(in super::super) struct Saving {
+    number: u64,
+    /// Rows below are written.
+    next: u32,
+    /// Ordinals from here on were not given when it began.
+    end: u32,
+    /// Rows not yet written that changed since; `None`: there was none.
+    copies: BTreeMap<u32, Option<Copied>>,
+    copies_max: usize,
+    overrun: bool,
+}
+
+/// Writes one snapshot. Holds nothing but how far it is.
+pub struct SnapshotWriter {
+    number: u64,
+    rows_per_section: u32,
+    section: u32,
+    rows: u64,
+    hash: Xxh3,
+    is_done: bool,
+}
+
+/// A snapshot that will not be finished; begin another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// More rows changed than are kept.
+    #[error("more than {COPIES_MAX} rows changed before they were written")]
+    Overrun,
+    /// Another snapshot of this partition was begun.
+    #[error("another snapshot was begun")]
+    Replaced,
+}
+
+impl Partition {
+    /// Begins a snapshot of what is held now, with its log applied up to `position`, and writes its first sections. An earlier one that
+    /// is not finished is given up.
+    pub fn begin_snapshot(&mut self, position: Position, out: &mut Vec<u8>) -> SnapshotWriter {
+        self.begin_snapshot_with(position, COPIES_MAX, ROWS_PER_SECTION, out)
+    }
+
+    /// With other bounds; tests choose small ones.
+    pub(crate) fn begin_snapshot_with(
+        &mut self,
+        position: Position,
+        copies_max: usize,
+        rows_per_section: u32,
+        out: &mut Vec<u8>,
+    ) -> SnapshotWriter {
+        let number = self.saving.as_ref().map_or(0, |saving| saving.number) + 1;
+        let end = self.rows.unused();
+        self.saving =
+            Some(Box::new(Saving { number, next: 0, end, copies: BTreeMap::new(), copies_max, overrun: false }));
+        let hash = Xxh3::new();
+        let mut writer = SnapshotWriter { number, rows_per_section, section: 0, rows: 0, hash, is_done: false };
+        let head = frame::file_head(self.id);
+        writer.hash.update(&head);
+        out.extend_from_slice(&head);
+
+        let resting: Vec<u64> = self.rows.resting().collect();
+        let mut expiry: Vec<_> = self.expiry.iter().collect();
+        expiry.sort_unstable();
+        let count = |n: usize| u32::try_from(n).expect("at most one for each ordinal").to_le_bytes();
+        let mut state = Vec::new();
+        state.extend_from_slice(&position.0.to_le_bytes());
+        state.extend_from_slice(&self.now.0.to_le_bytes());
+        state.extend_from_slice(&end.to_le_bytes());
+        for counted in [resting.len(), expiry.len(), end as usize - resting.len()] {
+            state.extend_from_slice(&count(counted));
+        }
+        writer.write(Kind::State, &state, out);
+        for entries in resting.chunks(ENTRIES_PER_SECTION) {
+            let content: Vec<u8> = entries.iter().flat_map(|entry| entry.to_le_bytes()).collect();
+            writer.write(Kind::Resting, &content, out);
+        }
+        for entries in expiry.chunks(ENTRIES_PER_SECTION) {
+            let mut content = Vec::with_capacity(entries.len() * 10);
+            for (due, ordinal) in entries {
+                content.extend_from_slice(&due.0.to_be_bytes()[2..]);
+                content.extend_from_slice(&ordinal.0.to_be_bytes());
+            }
+            writer.write(Kind::Expiry, &content, out);
+        }
+        writer
+    }
+
+    /// A record is about to change this row.
+    pub(in super::super) fn keep(&mut self, ordinal: Ordinal) {
+        if self.saving.as_ref().is_some_and(|saving| saving.wants(ordinal)) {
+            let copy = self.rows.get(ordinal).is_some().then(|| {
+                let entry = self.entry(ordinal);
+                Copied { content: entry.content().into(), entry: entry.without_content() }
+            });
+            self.copy(ordinal, copy);
+        }
+    }
+
+    /// The row of an ordinal that nobody had.
+    pub(in super::super) fn keep_vacant(&mut self, ordinal: Ordinal) {
+        if self.saving.as_ref().is_some_and(|saving| saving.wants(ordinal)) {
+            self.copy(ordinal, None);
+        }
+    }
+
+    fn copy(&mut self, ordinal: Ordinal, copy: Option<Copied>) {
+        let Some(saving) = &mut self.saving else { return };
+        if saving.copies.len() >= saving.copies_max {
+            saving.overrun = true;
+            saving.copies = BTreeMap::new();
+        } else {
+            saving.copies.insert(ordinal.0, copy);
+        }
+    }
+
+    /// A row that is there.
+    fn entry(&self, ordinal: Ordinal) -> Entry<'_> {
+        let row = self.rows.at(ordinal);
+        let registration = row.registration().map(|r| {
+            let token = self.tokens.get(r.token);
+            (self.profiles.get(ordinal, r.profile), token.shape(), token.content())
+        });
+        Entry {
+            device: row.device,
+            place: row.place(),
+            muted: row.is_muted(),
+            scheduled: row.is_scheduled(),
+            place_version: row.place_version,
+            registration_version: row.registration_version,
+            mute_version: self.mute_version(ordinal),
+            registration: registration.ok_or(row.due().unwrap_or_default()),
+        }
+    }
+}
+
+impl Saving {
+    fn wants(&self, ordinal: Ordinal) -> bool {
+        (self.next..self.end).contains(&ordinal.0) && !self.overrun && !self.copies.contains_key(&ordinal.0)
+    }
+}
+
+impl SnapshotWriter {
+    /// Appends the next section. False: that was the last.
+    ///
+    /// # Errors
+    /// See [`WriteError`].
+    ///
+    /// # Panics
+    /// If it is called again after it returned false or an error.
+    pub fn next(
+        &mut self,
+        partition: &mut Partition,
+        words: &Vocabulary,
+        out: &mut Vec<u8>,
+    ) -> Result<bool, WriteError> {
+        let saving = partition.saving.as_mut().filter(|saving| saving.number == self.number);
+        assert!(!self.is_done, "a snapshot is finished once");
+        let Some(saving) = saving else { return Err(WriteError::Replaced) };
+        if saving.overrun {
+            partition.saving = None;
+            return Err(WriteError::Overrun);
+        }
+        let (from, end) = (saving.next, saving.end);
+        if from == end {
+            partition.saving = None;
+            let content = [self.rows.to_le_bytes(), self.hash.digest().to_le_bytes()].concat();
+            self.write(Kind::End, &content, out);
+            self.is_done = true;
+            return Ok(false);
+        }
+        let to = from.saturating_add(self.rows_per_section).min(end);
+        let later = saving.copies.split_off(&to);
+        let copies = std::mem::replace(&mut saving.copies, later);
+        saving.next = to;
+        let mut columns = Columns::new(from);
+        for ordinal in from..to {
+            match copies.get(&ordinal) {
+                Some(None) => {}
+                Some(Some(copied)) => columns.push(ordinal, &copied.entry, &copied.content),
+                None if partition.rows.get(Ordinal(ordinal)).is_some() => {
+                    let entry = partition.entry(Ordinal(ordinal));
+                    columns.push(ordinal, &entry, entry.content());
+                }
+                None => {}
+            }
+        }
+        self.rows += columns.rows() as u64;
+        self.write(Kind::Rows, &columns.finish(words), out);
+        Ok(true)
+    }
+
+    fn write(&mut self, kind: Kind, content: &[u8], out: &mut Vec<u8>) {
+        let begin = out.len();
+        frame::write_section(kind, self.section, content, out);
+        self.hash.update(&out[begin..]);
+        self.section += 1;
+    }
+}
