@@ -91,7 +91,7 @@ mod tests {
             let token = token.into_bytes();
             let colons = token.iter().filter(|b| **b == b':').count();
             let first = token.iter().position(|b| *b == b':');
-            let other = token.iter().any(|b| *b == b'.');
+            let other = token.contains(&b'.');
             let expected = colons == 1 && !other && token.len() > 1 && first.is_some_and(|at| at < 256);
             prop_assert_eq!(colon_of(&token).is_some(), expected);
             if let Some(colon) = colon_of(&token) {
