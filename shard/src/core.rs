@@ -50,7 +50,7 @@ use clarion_proto::{ids::WaveId, time::Time};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
-use crate::{command::LaneSpec, lane::LaneEnd};
+use crate::{command::LaneSpec, lane::LaneEnd, partition::TokenBuffer};
 use count::CountRun;
 use guests::Guests;
 pub use letter::Letter;
@@ -118,6 +118,8 @@ pub struct Core {
     guests: Guests,
     /// To other cores.
     letters: VecDeque<(usize, Letter)>,
+    /// Room for the token of the push in hand.
+    token: Box<TokenBuffer>,
     /// Tickets of one connection on their way from it to [`Core::accepted`]; empty between two calls.
     accepted: Vec<u64>,
     templates: TemplateIds,
@@ -167,6 +169,7 @@ impl Core {
             opens: Opens::default(),
             guests: Guests::default(),
             letters: VecDeque::new(),
+            token: Box::default(),
             accepted: Vec::new(),
             templates: TemplateIds::default(),
             counts: VecDeque::new(),

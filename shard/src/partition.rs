@@ -246,10 +246,13 @@ impl Partition {
     }
 
     /// Brings what will be read of these devices into the cache. A push would wait for memory three times, for one row
-    /// and token after the other; in one go the waits overlap. Returns nothing of meaning, so that it is done.
+    /// and token after the other; in one go the waits overlap. First all rows, then all tokens: where a token stands is known
+    /// only from its row, and in one pass each of its waits would stand behind a row's. Returns nothing of meaning, so that
+    /// it is done.
     pub(crate) fn warm(&self, keys: &[Key]) -> u8 {
-        let rows = keys.iter().filter_map(|key| self.rows.get(key.ordinal()));
-        rows.filter_map(Row::registration).fold(0, |sum, r| sum ^ self.tokens.touch(r.token))
+        let rows = keys.iter().fold(0, |sum, key| sum ^ self.rows.touch(key.ordinal()));
+        let registrations = keys.iter().filter_map(|key| self.rows.get(key.ordinal())?.registration());
+        registrations.fold(rows, |sum, r| sum ^ self.tokens.touch(r.token))
     }
 
     fn find_or_insert(&mut self, record: &Record) -> Option<Ordinal> {

@@ -22,7 +22,7 @@ fn problem(text: &str) -> String {
 #[test]
 fn every_named_scenario_is_valid_and_named_as_its_file() {
     let names: Vec<_> = Scenario::named().map(|(name, scenario)| (name, scenario.name)).collect();
-    assert_eq!(names.len(), 11);
+    assert_eq!(names.len(), 13);
     for (file, name) in names {
         assert_eq!(file, name);
     }

@@ -32,7 +32,7 @@ pub(super) const HEADER_BYTES: usize = 352;
 impl Core {
     /// Everything that may be sent on one lane now. True: something was.
     pub(super) fn pull(&mut self, lane: usize, now: Time, steps: &mut Steps) -> bool {
-        let Self { lanes, links, waves, store, opens, config, .. } = self;
+        let Self { lanes, links, waves, store, opens, token, config, .. } = self;
         let share = retry::ORDINALS_MAX / config.cores.max(1) / lanes.len().max(1);
         let LaneSlot { end, links: of_lane, reserved, next_link, outlets, next_outlet, .. } = &mut lanes[lane];
         let mut lane_room = end.room(now).min(LANE_REQUESTS_PER_TURN);
@@ -65,7 +65,7 @@ impl Core {
                 let (wave, outlet) = outlets[*next_outlet % outlets.len()];
                 *next_outlet = (*next_outlet + 1) % outlets.len();
                 let Some(run) = waves[usize::from(wave)].as_mut() else { break };
-                let mut desk = Desk { store, opens, end, link, run, wave, outlet, alone: config.single, now };
+                let mut desk = Desk { store, opens, end, link, run, wave, outlet, alone: config.single, now, token };
                 let took = desk.run(room.min(RUN), walk, &mut bytes, steps);
                 (room, lane_room, sent) = (room - took, lane_room - took, sent + took);
                 idle = if took == 0 { idle + 1 } else { 0 };
@@ -138,6 +138,8 @@ struct Desk<'a> {
     outlet: u16,
     alone: bool,
     now: Time,
+    /// Where a token that is kept packed is unpacked.
+    token: &'a mut TokenBuffer,
 }
 
 /// What became of one device.
@@ -287,8 +289,7 @@ impl Desk<'_> {
             return Err(NotSent::Never);
         }
         let ticket = self.opens.ticket(slot);
-        let mut buffer = TokenBuffer::default();
-        let token = device.token.read(&mut buffer);
+        let token = device.token.read(self.token);
         let pushed = match &mut self.link.state {
             State::Open(connection) => connection.push(ticket, message.template, &message.spec, token, self.now),
             State::Remote(remote) => {

@@ -138,6 +138,11 @@ impl Row {
         *self = Self { place: to_five(LIVE | self.word() & SCHEDULED), ..Self::new(self.device) };
     }
 
+    /// Its first and last byte together: of no meaning, for who wants the whole of it in the cache.
+    pub(super) fn ends(&self) -> u8 {
+        self.device.0[0] ^ self.registration_version.0[4]
+    }
+
     /// Whether it is somebody's.
     pub(super) fn is_live(&self) -> bool {
         self.has(LIVE)

@@ -50,6 +50,12 @@ impl Rows {
         self.chunks.get(n / CHUNK_ROWS).map(|c| &c[n % CHUNK_ROWS]).filter(|r| r.is_live())
     }
 
+    /// Reads both ends of a row, which may stand in two lines of the cache.
+    pub(super) fn touch(&self, ordinal: Ordinal) -> u8 {
+        let n = ordinal.0 as usize;
+        self.chunks.get(n / CHUNK_ROWS).map_or(0, |c| c[n % CHUNK_ROWS].ends())
+    }
+
     /// The row of an ordinal that was given.
     pub(super) fn at(&self, ordinal: Ordinal) -> &Row {
         let n = ordinal.0 as usize;

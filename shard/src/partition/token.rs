@@ -108,6 +108,13 @@ pub struct StoredToken<'a> {
 /// Room for one token that is given out.
 pub struct TokenBuffer([u8; TOKEN_BYTES_MAX]);
 
+impl std::fmt::Debug for TokenBuffer {
+    // What was last in it is secret.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenBuffer").finish_non_exhaustive()
+    }
+}
+
 impl Default for TokenBuffer {
     fn default() -> Self {
         Self([0; TOKEN_BYTES_MAX])
@@ -208,7 +215,8 @@ impl Tokens {
 
     /// A byte of it, for [`super::Partition::warm`].
     pub(super) fn touch(&self, at: TokenRef) -> u8 {
-        self.get(at).content[0]
+        let content = self.get(at).content;
+        content[0] ^ content[content.len() - 1]
     }
 
     /// Frees a slot; its bytes are wiped at once, as they are a person's.
