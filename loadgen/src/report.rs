@@ -1,5 +1,6 @@
 //! What a run found out: `report.json` for programs, a table for people, and whether it passed.
 
+pub mod arithmetic;
 pub mod check;
 pub mod summary;
 
@@ -8,6 +9,7 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 use serde::Serialize;
 
 use crate::{gateway::Platform, verdict::order::Order};
+pub use arithmetic::Arithmetic;
 pub use check::{Check, Kind};
 
 /// `report.json`. Counts and times are defined where they are measured: `verdict`, `cluster::accounting`.
@@ -207,6 +209,8 @@ pub struct ByPlatform {
     pub bytes_per_push: f64,
     /// Acceptances a second, from the first to the last.
     pub rate_per_second: f64,
+    /// What streams and connections allow; none of a gateway that is near.
+    pub arithmetic: Option<Arithmetic>,
     /// First acceptance, seconds from the acknowledgement.
     pub first_push_seconds: f64,
     /// Last acceptance, seconds from the acknowledgement.

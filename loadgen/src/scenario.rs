@@ -20,6 +20,7 @@ pub use expect::{Bound, Expectations};
 
 const NAMED: &[(&str, &str)] = &[
     ("city", include_str!("../scenarios/city.toml")),
+    ("city-far", include_str!("../scenarios/city-far.toml")),
     ("shenzhen", include_str!("../scenarios/shenzhen.toml")),
     ("antimeridian", include_str!("../scenarios/antimeridian.toml")),
     ("pole", include_str!("../scenarios/pole.toml")),

@@ -25,7 +25,17 @@ fn help_and_list_explain_everything() {
         assert!(text.contains(option), "{option} is in the help");
     }
     let list = String::from_utf8(loadgen().arg("list").output().unwrap().stdout).unwrap();
-    for name in ["city", "antimeridian", "pole", "polygon-hole", "slow-gateway", "silent-gateway", "cancel", "motion"] {
+    for name in [
+        "city",
+        "city-far",
+        "antimeridian",
+        "pole",
+        "polygon-hole",
+        "slow-gateway",
+        "silent-gateway",
+        "cancel",
+        "motion",
+    ] {
         assert!(list.contains(name), "{name} is listed");
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use crate::{
     gateway::{
         Platform,
-        record::{Entry, Record, flag},
+        record::{ConnectionRow, Entry, Record, flag},
     },
     run::RunError,
     verdict::ledger::{Answer, Fate, Ledger, Push},
@@ -24,7 +24,7 @@ pub struct Recorded {
 }
 
 /// Requests to one gateway.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Requests {
     /// All of them, whatever became of them.
     pub count: u64,
@@ -36,6 +36,12 @@ pub struct Requests {
     pub minute_max: u64,
     /// Bytes that came from clients, TLS and all.
     pub bytes_received: u64,
+    /// From the first to the last of them, microseconds.
+    pub busy_us: u64,
+    /// Connections that stood meanwhile, their mean over that time.
+    pub connections_mean: f64,
+    /// The most that stood at once meanwhile.
+    pub connections_max: u64,
 }
 
 impl Recorded {
@@ -51,8 +57,8 @@ impl Recorded {
             if record.header.dropped > 0 {
                 return Err(failed(format!("{} requests did not fit: it proves nothing", record.header.dropped)));
             }
-            gateways
-                .insert(platform, Requests { bytes_received: record.bytes_received(), ..requests(&record.entries) });
+            let counted = requests(&record.entries, &record.connections);
+            gateways.insert(platform, Requests { bytes_received: record.bytes_received(), ..counted });
             pushes.reserve_exact(record.entries.len());
             pushes.extend(record.entries.iter().map(push));
         }
@@ -67,7 +73,11 @@ impl Recorded {
 }
 
 /// Of entries in the order of time.
-fn requests(entries: &[Entry]) -> Requests {
+#[allow(clippy::cast_precision_loss)] // microseconds of a run
+fn requests(entries: &[Entry], connections: &[ConnectionRow]) -> Requests {
+    let begun = entries.first().map_or(0, |e| e.time_us);
+    let ended = entries.last().map_or(0, |e| e.time_us);
+    let stood = standing(connections, begun, ended);
     let with = |status: std::ops::Range<u16>| entries.iter().filter(|e| status.contains(&e.status)).count() as u64;
     let (mut first, mut minute_max) = (0, 0);
     for (last, entry) in entries.iter().enumerate() {
@@ -82,7 +92,32 @@ fn requests(entries: &[Entry]) -> Requests {
         failed: with(500..600),
         minute_max: minute_max as u64,
         bytes_received: 0,
+        busy_us: ended - begun,
+        connections_mean: stood.0 as f64 / (ended - begun).max(1) as f64,
+        connections_max: stood.1,
     }
+}
+
+/// Microseconds that connections stood within a time, all added up, and how many did at once at most.
+fn standing(connections: &[ConnectionRow], begun: u64, ended: u64) -> (u64, u64) {
+    let mut changes = Vec::with_capacity(2 * connections.len());
+    let mut stood = 0;
+    for row in connections {
+        let closed = if row.end == 0 { ended } else { row.closed_us.min(ended) };
+        let opened = row.opened_us.max(begun);
+        if opened < closed {
+            stood += closed - opened;
+            changes.extend([(opened, 1_i64), (closed, -1)]);
+        }
+    }
+    // One that closes when another opens gives way to it: -1 sorts before 1.
+    changes.sort_unstable();
+    let (mut now, mut most) = (0, 0);
+    for (_, change) in changes {
+        now += change;
+        most = most.max(now);
+    }
+    (stood, most.unsigned_abs())
 }
 
 fn push(entry: &Entry) -> Push {
@@ -116,15 +151,25 @@ mod tests {
         let second = 1_000_000;
         // Three in the seconds 50 to 109, though no minute of a clock holds more than two.
         let times = [0, 50, 59, 109, 110, 200].map(|s| entry(s * second, 200));
-        assert_eq!(requests(&times).minute_max, 3);
-        assert_eq!(requests(&[entry(0, 200), entry(MINUTE_US, 200)]).minute_max, 1);
-        assert_eq!(requests(&[entry(0, 200), entry(MINUTE_US - 1, 200)]).minute_max, 2);
-        assert_eq!(requests(&[]), Requests::default());
+        assert_eq!(requests(&times, &[]).minute_max, 3);
+        assert_eq!(requests(&[entry(0, 200), entry(MINUTE_US, 200)], &[]).minute_max, 1);
+        assert_eq!(requests(&[entry(0, 200), entry(MINUTE_US - 1, 200)], &[]).minute_max, 2);
+        assert_eq!(requests(&[], &[]), Requests::default());
+    }
+
+    #[test]
+    fn connections_count_while_there_are_requests_and_they_stand() {
+        let row = |end, opened_us, closed_us| ConnectionRow { end, opened_us, closed_us, ..ConnectionRow::default() };
+        // From before until the middle; its successor, never closed; one that was gone before, one that came too late.
+        let rows = [row(1, 0, 150), row(0, 150, 0), row(1, 10, 90), row(0, 200, 0), row(1, 190, 300)];
+        let counted = requests(&[entry(100, 200), entry(200, 200)], &rows);
+        assert_eq!((counted.busy_us, counted.connections_max), (100, 2));
+        assert!((counted.connections_mean - 1.1).abs() < 1e-9, "{counted:?}");
     }
 
     #[test]
     fn statuses_are_counted() {
-        let counted = requests(&[entry(1, 200), entry(2, 429), entry(3, 503), entry(4, 500), entry(5, 404)]);
+        let counted = requests(&[entry(1, 200), entry(2, 429), entry(3, 503), entry(4, 500), entry(5, 404)], &[]);
         assert_eq!((counted.count, counted.throttled, counted.failed), (5, 1, 2));
     }
 

@@ -93,6 +93,7 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
     let targets = &expect.targets;
     for (name, bound, value) in [
         ("rate_per_second", targets.rate_per_second, report.rate_per_second),
+        ("fcm_line_use", targets.fcm_line_use, fcm.and_then(|f| f.arithmetic).map_or(f64::NAN, |a| a.used)),
         ("wave_seconds", targets.wave_seconds, report.seconds.last_push),
         ("first_push_seconds", targets.first_push_seconds, report.seconds.first_push),
         ("shard_cpu_us_per_push", targets.shard_cpu_us_per_push, report.cpu_us_per_push.shard),

@@ -124,6 +124,22 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
                 p.bytes_per_push
             ),
         )?;
+        if let Some(a) = p.arithmetic {
+            row(
+                out,
+                "  by arithmetic",
+                format!(
+                    "{} a second: {:.1} connections (at most {}) × {:.0} at once ÷ {:.1} ms; {} measured, {:.0} % of it",
+                    thousands_f64(a.rate_per_second),
+                    a.connections,
+                    a.connections_max,
+                    a.at_once,
+                    a.latency_ms,
+                    thousands_f64(a.requests_per_second),
+                    a.used * 1e2
+                ),
+            )?;
+        }
         row(
             out,
             "  requests",

@@ -17,7 +17,9 @@ use crate::{
         tiles,
     },
     population::Population,
-    report::{ByPlatform, ByRole, Cancel, Machine, Moved, Report, Reported, Rss, Seconds, Watchers, quantile},
+    report::{
+        Arithmetic, ByPlatform, ByRole, Cancel, Machine, Moved, Report, Reported, Rss, Seconds, Watchers, quantile,
+    },
     scenario::Scenario,
     verdict::{self, Case, Judgement, geometry::Region, order, sample::Sample},
 };
@@ -134,7 +136,7 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
         rss_bytes: Rss { shard: own.then_some(seen.rss.0), coordinator: own.then_some(seen.rss.1), peaks: seen.peaks },
         bytes_per_device: measured(seen.load_growth_bytes as f64 / scenario.devices as f64),
         shard_growth_bytes: seen.shard_growth_bytes,
-        platforms: by_platform(&judged, &recorded, &edges, ack),
+        platforms: by_platform(scenario, &judged, &recorded, &edges, ack),
         checks: Vec::new(),
         examples: std::mem::take(&mut judged.examples),
         machine: Machine::here(),
@@ -145,6 +147,7 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
 /// Each platform by itself; samples are in the order of time.
 #[allow(clippy::cast_precision_loss)] // counts and bytes far below 2^53
 fn by_platform(
+    scenario: &Scenario,
     judged: &Judgement,
     recorded: &Recorded,
     edges: &[f64],
@@ -169,6 +172,7 @@ fn by_platform(
             minute_max: requests.minute_max,
             bytes_per_push: requests.bytes_received as f64 / requests.count.max(1) as f64,
             rate_per_second: count.accepted as f64 / (last - first).max(1e-3),
+            arithmetic: Arithmetic::of(*platform, scenario.gateway.distance.of(*platform), requests),
             first_push_seconds: first,
             last_push_seconds: last,
             order: order::measure(&samples, edges),

@@ -67,6 +67,8 @@ pub struct Expectations {
 pub struct Targets {
     /// Pushes per second, first to last.
     pub rate_per_second: Option<Bound>,
+    /// Requests a second to FCM as a share of what its connections, their streams and the latency allow.
+    pub fcm_line_use: Option<Bound>,
     /// Acknowledgement to the last push.
     pub wave_seconds: Option<Bound>,
     /// Acknowledgement to the first push.
