@@ -4,7 +4,7 @@
 //! ordinals decides who is alerted twice, so a snapshot is the state *exactly* at one position of the log, with all that
 //! later records depend on: tombstones, ordinals that rest, and the queue of rows to be dropped.
 //!
-//! **Written while changes flow.** [`Partition::begin_snapshot`] remembers where the log is. From then on a record that is
+//! **Written while changes flow.** [`super::Partition::begin_snapshot`] remembers where the log is. From then on a record that is
 //! about to change a row that was not written yet keeps a copy of the row first, and [`SnapshotWriter::next`] writes
 //! [`ROWS_PER_SECTION`] rows at a time, the copy where there is one. So no record waits, and memory is one section (some
 //! 160 KiB for APNs, 340 KiB for FCM, at most [`SECTION_BYTES_MAX`]) and the copies. These are bounded by
