@@ -42,7 +42,7 @@ keys:
 # Longer proofs than CI has time for: ten thousand seeds of each model, and every scenario at its full size.
 soak:
     PROPTEST_CASES=10000 cargo test --release -p clarion-shard --lib -- partition:: wave::
-    for s in city city-far antimeridian pole polygon-hole slow-gateway silent-gateway cancel motion; do \
+    for s in city shenzhen city-far antimeridian pole polygon-hole slow-gateway silent-gateway cancel motion; do \
         cargo run --release -- run $s --report target/soak/$s || exit 1; done
     CLARION_SOAK=1 cargo test --release -p clarion-shard --test foreign -- --nocapture --test-threads=1
     for t in conversation header_blocks huffman answers waits; do just fuzz $t 120 || exit 1; done

@@ -117,8 +117,6 @@ center = {place}
 radius_meters = 120_000
 [gateway]
 authorization_literal = {literal}
-[gateway.fcm]
-connections = 32
 [expect]
 missed = 0
 outside = 0
