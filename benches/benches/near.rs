@@ -9,7 +9,7 @@ use clarion_benches::{
 use clarion_proto::ids::{PartitionId, UnixMillis, partition_of};
 use clarion_shard::{
     partition::{Partition, Tags, Vocabulary},
-    wave::{Cover, Step, Walk},
+    wave::{Ahead, Cover, Step, Walk},
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 use h3o::{LatLng, Resolution};
@@ -46,7 +46,7 @@ fn circle(lat: f64, lng: f64) -> Cover {
 }
 
 fn drain(partition: &Partition, cover: &Cover) -> u64 {
-    let (mut found, mut walk) = (0, Walk::new(RoaringBitmap::new(), Tags::ALL));
+    let (mut found, mut walk) = (0, Walk::new(RoaringBitmap::new(), Tags::ALL, Ahead::Tokens));
     loop {
         match walk.step(partition, cover, u32::MAX) {
             Step::Device { ordinal, .. } => found += u64::from(walk.hand(ordinal)),

@@ -14,7 +14,7 @@ use clarion_proto::{
 };
 use clarion_shard::{
     partition::{Partition, Tags, TokenBuffer, Vocabulary},
-    wave::{Cover, Step, Walk},
+    wave::{Ahead, Cover, Step, Walk},
 };
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use h3o::Resolution;
@@ -34,22 +34,26 @@ fn walk(c: &mut Criterion<CpuTime>) {
 
     let mut group = c.benchmark_group("walk");
     group.sample_size(20);
-    let mut bench = |name: &str, cover: &Cover, handed: &RoaringBitmap| {
-        let found = drain(&partition, cover, Walk::new(handed.clone(), Tags::ALL));
+    let mut bench = |name: &str, cover: &Cover, handed: &RoaringBitmap, ahead| {
+        let found = drain(&partition, cover, Walk::new(handed.clone(), Tags::ALL, ahead));
         println!("walk/{name}: {found} of {DEVICES} devices");
         group.throughput(Throughput::Elements(if found == 0 { DEVICES } else { found }));
         group.bench_function(name, |b| {
-            let start = || Walk::new(handed.clone(), Tags::ALL);
+            let start = || Walk::new(handed.clone(), Tags::ALL, ahead);
             b.iter_batched(start, |walk| drain(&partition, cover, walk), BatchSize::LargeInput);
         });
     };
-    bench("dense", &whole, &RoaringBitmap::new());
-    bench("sparse", &scattered, &RoaringBitmap::new());
-    bench("all handed already", &whole, &everybody);
+    // Who is next, without and with what of each is read ahead.
+    bench("dense", &whole, &RoaringBitmap::new(), Ahead::Nothing);
+    bench("dense, rows", &whole, &RoaringBitmap::new(), Ahead::Rows);
+    bench("dense, rows and tokens", &whole, &RoaringBitmap::new(), Ahead::Tokens);
+    bench("sparse", &scattered, &RoaringBitmap::new(), Ahead::Nothing);
+    bench("sparse, rows and tokens", &scattered, &RoaringBitmap::new(), Ahead::Tokens);
+    bench("all handed already", &whole, &everybody, Ahead::Tokens);
     // What a push needs of each device: the walk, and all of the device as a lane reads it.
     group.throughput(Throughput::Elements(DEVICES));
     group.bench_function("dense, reading each", |b| {
-        let start = || Walk::new(RoaringBitmap::new(), Tags::ALL);
+        let start = || Walk::new(RoaringBitmap::new(), Tags::ALL, Ahead::Tokens);
         b.iter_batched(start, |walk| read_all(&partition, &whole, walk), BatchSize::LargeInput);
     });
     group.finish();

@@ -21,4 +21,4 @@ mod tests;
 pub use audience::{Program, ProgramError};
 pub use bits::Bits;
 pub use cover::{Cover, CoverError};
-pub use walk::{Step, Walk};
+pub use walk::{Ahead, Step, Walk};

@@ -9,7 +9,7 @@ use super::{outlet::Steps, store::Store};
 use crate::{
     command::CountSpec,
     partition::{AppIndex, Tags},
-    wave::{Program, ProgramError, Step, Walk},
+    wave::{Ahead, Program, ProgramError, Step, Walk},
 };
 
 /// One question under way.
@@ -45,7 +45,7 @@ impl CountRun {
             steps.0 -= 1;
             let Some((id, walk)) = &mut self.at else {
                 let Some(next) = store.next_partition(self.done) else { return true };
-                self.at = Some((next.id(), Walk::new(RoaringBitmap::new(), Tags::of(&self.spec.apps))));
+                self.at = Some((next.id(), Walk::new(RoaringBitmap::new(), Tags::of(&self.spec.apps), Ahead::Rows)));
                 continue;
             };
             let step = match store.slot_of(*id) {

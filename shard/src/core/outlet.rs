@@ -17,7 +17,7 @@ use crate::{
     command::LaneAnswers,
     lane::retry::RetryLine,
     partition::Tags,
-    wave::{Cover, Step, Walk},
+    wave::{Ahead, Cover, Step, Walk},
 };
 
 /// One lane's part of a wave.
@@ -73,7 +73,7 @@ impl Outlet {
 
     /// One more part.
     pub(crate) fn add(&mut self, handed: RoaringBitmap) {
-        self.walks.push(Walk::new(handed, self.tags));
+        self.walks.push(Walk::new(handed, self.tags, Ahead::Tokens));
         self.is_ready.push(false);
     }
 

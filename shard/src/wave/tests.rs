@@ -378,7 +378,7 @@ fn walks_bands_in_order() {
     let at = by_band();
     let (near, mid, far, out) = (at[&Some(0)][0], at[&Some(1)][0], at[&Some(2)][0], at[&None][0]);
     let town = town_with(&[far, out, mid, near, near, mid]);
-    let mut walk = Walk::new([5].into_iter().collect(), tags());
+    let mut walk = Walk::new([5].into_iter().collect(), tags(), Ahead::Tokens);
     assert_eq!(next(&mut walk, &town, 0), None);
     assert_eq!([next(&mut walk, &town, 1), next(&mut walk, &town, 1)], [Some((3, 0)), Some((4, 0))]);
     assert_eq!((walk.step(&town.partition, &town.cover, 1), walk.bands_walked()), (Step::Waiting, 1));
@@ -394,7 +394,7 @@ fn late_devices_come_first() {
     let at = by_band();
     let (near, mid, far, out) = (at[&Some(0)][0], at[&Some(1)][0], at[&Some(2)][0], at[&None][0]);
     let mut town = town_with(&[out, out, far, far]);
-    let mut walk = Walk::new(RoaringBitmap::new(), tags());
+    let mut walk = Walk::new(RoaringBitmap::new(), tags(), Ahead::Tokens);
     assert_eq!(next(&mut walk, &town, 3), Some((2, 2)));
     move_to(&mut walk, &mut town, 0, 1, mid);
     move_to(&mut walk, &mut town, 1, 1, near);
@@ -410,7 +410,7 @@ fn those_who_left_are_skipped() {
     let at = by_band();
     let (near, mid, out) = (at[&Some(0)][0], at[&Some(1)][0], at[&None][0]);
     let mut town = town_with(&[near, near, out, mid]);
-    let mut walk = Walk::new(RoaringBitmap::new(), tags());
+    let mut walk = Walk::new(RoaringBitmap::new(), tags(), Ahead::Tokens);
     assert_eq!(next(&mut walk, &town, 3), Some((0, 0)));
     move_to(&mut walk, &mut town, 1, 1, out); // was in the buffer
     assert_eq!(next(&mut walk, &town, 3), Some((3, 1)));

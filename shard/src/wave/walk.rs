@@ -9,7 +9,7 @@
 //!
 //! A push reads the device's row and token, which stand anywhere in memory. So a search that has found who comes next also
 //! has their rows and tokens fetched, all at once ([`Partition::warm`]), so that the waits for
-//! memory overlap.
+//! memory overlap; how much of it, [`Ahead`] says.
 //!
 //! **Late.** A device that becomes pushable behind the frontier waits in the *late queue*, nearest band first and before
 //! all that the walk would meet. The queue is bounded. When it is full the walk starts over from the nearest cell, which
@@ -62,6 +62,7 @@ pub struct Walk {
     /// Band, place, ordinal.
     late: BTreeSet<(u32, Place, Ordinal)>,
     bands_walked: u32,
+    ahead: Ahead,
     limits: Limits,
 }
 
@@ -71,6 +72,17 @@ pub(super) struct Limits {
     pub(super) buffer_keys: usize,
     pub(super) late_max: usize,
     pub(super) work_per_step: usize,
+}
+
+/// What of the devices that a walk will return next is brought into the cache before their turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ahead {
+    /// Nothing: whoever takes the devices does not read them.
+    Nothing,
+    /// Their rows: they are counted.
+    Rows,
+    /// Their rows and tokens: they are pushed to.
+    Tokens,
 }
 
 /// What one step found.
@@ -97,9 +109,9 @@ impl Walk {
     /// From the beginning, without those whom an earlier holder handed over.
     #[must_use]
     #[allow(clippy::needless_pass_by_value)] // a wave gives it away; the form kept here is another
-    pub fn new(handed: RoaringBitmap, tags: Tags) -> Self {
+    pub fn new(handed: RoaringBitmap, tags: Tags, ahead: Ahead) -> Self {
         let limits = Limits { buffer_keys: BUFFER_KEYS, late_max: LATE_MAX, work_per_step: WORK_PER_STEP };
-        Self::with_limits(&handed, tags, limits)
+        Self { ahead, ..Self::with_limits(&handed, tags, limits) }
     }
 
     pub(super) fn with_limits(handed: &RoaringBitmap, tags: Tags, limits: Limits) -> Self {
@@ -116,6 +128,7 @@ impl Walk {
             buffered_at: 0,
             late: BTreeSet::new(),
             bands_walked: 0,
+            ahead: Ahead::Tokens,
             limits,
         }
     }
@@ -253,7 +266,11 @@ impl Walk {
         }
         self.buffer.reverse();
         self.buffered_at = partition.changes();
-        std::hint::black_box(partition.warm(&self.buffer));
+        match self.ahead {
+            Ahead::Nothing => 0,
+            Ahead::Rows => std::hint::black_box(partition.warm_rows(&self.buffer)),
+            Ahead::Tokens => std::hint::black_box(partition.warm(&self.buffer)),
+        };
         true
     }
 

@@ -50,11 +50,22 @@ pub(super) fn read_file_head(head: &[u8; FILE_HEAD_BYTES]) -> Result<PartitionId
     Ok(PartitionId(u16::from_le_bytes([head[10], head[11]])))
 }
 
+/// Compresses sections, one after the other with the same tables.
+pub(super) fn compressor() -> zstd::bulk::Compressor<'static> {
+    zstd::bulk::Compressor::new(ZSTD_LEVEL).expect("a level that exists, and memory")
+}
+
 /// Appends a section.
-pub(super) fn write_section(kind: Kind, number: u32, content: &[u8], out: &mut Vec<u8>) {
+pub(super) fn write_section(
+    kind: Kind,
+    number: u32,
+    content: &[u8],
+    compressor: &mut zstd::bulk::Compressor<'_>,
+    out: &mut Vec<u8>,
+) {
     let begin = out.len();
     let bytes = |n: usize| u32::try_from(n).expect("at most SECTION_BYTES_MAX").to_le_bytes();
-    let stored = zstd::bulk::compress(content, ZSTD_LEVEL).expect("a level that exists, and memory");
+    let stored = compressor.compress(content).expect("memory");
     out.reserve(SECTION_HEAD_BYTES + stored.len() + CHECKSUM_BYTES);
     out.extend_from_slice(&[kind as u8, 0, 0, 0]);
     out.extend_from_slice(&number.to_le_bytes());
@@ -93,7 +104,13 @@ impl Head {
     }
 
     /// Checks the whole section, and gives out its content.
-    pub(super) fn open(&self, section: &[u8], number: u32, content: &mut Vec<u8>) -> Result<Kind, Problem> {
+    pub(super) fn open(
+        &self,
+        section: &[u8],
+        number: u32,
+        decompressor: &mut zstd::bulk::Decompressor<'_>,
+        content: &mut Vec<u8>,
+    ) -> Result<Kind, Problem> {
         let (checked, checksum) = section.split_at(section.len() - CHECKSUM_BYTES);
         if crc32c::crc32c(checked).to_le_bytes() != *checksum {
             return Err(Problem::Checksum);
@@ -103,7 +120,7 @@ impl Head {
         }
         content.clear();
         content.resize(self.content_bytes, 0);
-        match zstd::bulk::decompress_to_buffer(&checked[SECTION_HEAD_BYTES..], content.as_mut_slice()) {
+        match decompressor.decompress_to_buffer(&checked[SECTION_HEAD_BYTES..], content.as_mut_slice()) {
             Ok(bytes) if bytes == self.content_bytes => {}
             _ => return Err(Problem::Content("the content cannot be decompressed")),
         }

@@ -38,6 +38,7 @@ pub struct SnapshotReader {
     /// What came and is not used up: less than a section.
     pending: Vec<u8>,
     content: Vec<u8>,
+    decompressor: zstd::bulk::Decompressor<'static>,
     hash: Xxh3,
     offset: u64,
     section: u32,
@@ -87,6 +88,7 @@ impl SnapshotReader {
             page_keys_max,
             pending: Vec::new(),
             content: Vec::new(),
+            decompressor: zstd::bulk::Decompressor::new().expect("memory"),
             hash: Xxh3::new(),
             offset: 0,
             section: 0,
@@ -142,7 +144,7 @@ impl SnapshotReader {
             let Some(head) = bytes.first_chunk::<SECTION_HEAD_BYTES>() else { return Ok(0) };
             let head = Head::read(head)?;
             let Some(section) = bytes.get(..head.section_bytes()) else { return Ok(0) };
-            let kind = head.open(section, self.section, content)?;
+            let kind = head.open(section, self.section, &mut self.decompressor, content)?;
             self.take(kind, content, words)?;
             self.section += 1;
             section.len()

@@ -126,12 +126,13 @@ fn nonsense_with_a_checksum_is_an_error_or_a_table() {
     let mut out = Vec::new();
     let mut writer = partition.begin_snapshot(Position(9), &mut out);
     let (mut sections, mut at) = (Vec::new(), frame::FILE_HEAD_BYTES);
+    let (mut decompressor, mut compressor) = (zstd::bulk::Decompressor::new().unwrap(), frame::compressor());
     while writer.next(&mut partition, &words, &mut out).unwrap() {}
     while at < out.len() {
         let head = frame::Head::read(out[at..].first_chunk().unwrap()).unwrap();
         let mut content = Vec::new();
         let number = u32::try_from(sections.len()).unwrap();
-        let kind = head.open(&out[at..at + head.section_bytes()], number, &mut content).unwrap();
+        let kind = head.open(&out[at..at + head.section_bytes()], number, &mut decompressor, &mut content).unwrap();
         sections.push((kind, content));
         at += head.section_bytes();
     }
@@ -148,7 +149,8 @@ fn nonsense_with_a_checksum_is_an_error_or_a_table() {
                         let hash = xxhash_rust::xxh3::xxh3_64(&bytes);
                         content[8..].copy_from_slice(&hash.to_le_bytes());
                     }
-                    frame::write_section(*kind, u32::try_from(number).unwrap(), &content, &mut bytes);
+                    let number = u32::try_from(number).unwrap();
+                    frame::write_section(*kind, number, &content, &mut compressor, &mut bytes);
                 }
                 let mut words = Vocabulary::new();
                 if let Ok(restored) = read(&bytes, &mut words) {

@@ -71,13 +71,14 @@ pub(in super::super) struct Saving {
     overrun: bool,
 }
 
-/// Writes one snapshot. Holds nothing but how far it is.
+/// Writes one snapshot. Holds how far it is, and the tables of the compression.
 pub struct SnapshotWriter {
     number: u64,
     rows_per_section: u32,
     section: u32,
     rows: u64,
     hash: Xxh3,
+    compressor: zstd::bulk::Compressor<'static>,
     is_done: bool,
 }
 
@@ -112,7 +113,9 @@ impl Partition {
         self.saving =
             Some(Box::new(Saving { number, next: 0, end, copies: BTreeMap::new(), copies_max, overrun: false }));
         let hash = Xxh3::new();
-        let mut writer = SnapshotWriter { number, rows_per_section, section: 0, rows: 0, hash, is_done: false };
+        let compressor = frame::compressor();
+        let mut writer =
+            SnapshotWriter { number, rows_per_section, section: 0, rows: 0, hash, compressor, is_done: false };
         let head = frame::file_head(self.id);
         writer.hash.update(&head);
         out.extend_from_slice(&head);
@@ -250,7 +253,7 @@ impl SnapshotWriter {
 
     fn write(&mut self, kind: Kind, content: &[u8], out: &mut Vec<u8>) {
         let begin = out.len();
-        frame::write_section(kind, self.section, content, out);
+        frame::write_section(kind, self.section, content, &mut self.compressor, out);
         self.hash.update(&out[begin..]);
         self.section += 1;
     }
