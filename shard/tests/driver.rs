@@ -266,7 +266,7 @@ async fn gateway_that_leaves(hosts: &[u8], leaves: watch::Receiver<u8>) -> (Gate
 /// Whoever never tells anybody is waited for for ever.
 async fn told(mut leaves: watch::Receiver<u8>, host: u8) {
     if leaves.wait_for(|leaves| *leaves == host).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

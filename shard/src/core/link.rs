@@ -145,7 +145,11 @@ impl Link {
 
     /// It counts as one of those that its lane should have.
     pub(crate) fn stays(&self) -> bool {
-        !self.leaving && !self.is_remote() && !(self.late && matches!(self.state, State::Connecting(_)))
+        match self.state {
+            State::Connecting(_) => !self.leaving && !self.late,
+            State::Open(_) => !self.leaving,
+            State::Remote(_) => false,
+        }
     }
 
     /// When it was offered last it could take nothing, though nothing is out on it, and so it has been for as long as it is

@@ -29,7 +29,7 @@ use super::retry::Backoff;
 /// have.
 const ATTEMPTS_AT_ONCE: usize = 6;
 /// How long an attempt takes to come back.
-pub const ATTEMPT_EVERY: Duration = Duration::from_millis(2_500);
+pub const ATTEMPT_EVERY: Duration = Duration::from_micros(EVERY);
 /// Attempts to connect in any minute, by one core for one lane, beyond one for each connection that it should have: while
 /// none of them is of use.
 pub const ATTEMPTS_PER_MINUTE: usize = ATTEMPTS_AT_ONCE + 24;
@@ -132,7 +132,7 @@ impl Pool {
 }
 
 /// Microseconds.
-const EVERY: u64 = ATTEMPT_EVERY.as_micros() as u64;
+const EVERY: u64 = 2_500_000;
 
 fn at_once(connections: usize) -> u64 {
     u64::try_from(ATTEMPTS_AT_ONCE + connections).unwrap_or(u64::MAX)

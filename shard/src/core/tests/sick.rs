@@ -9,10 +9,10 @@ use super::{
     gateway::{Gateway, Reply},
     world::{FCM, SECOND, World},
 };
-use crate::command::{Command, Platform, Rate};
-
-#[path = "../../../tests/floods/mod.rs"]
-mod list;
+use crate::{
+    command::{Command, Platform, Rate},
+    floods::{Flood, floods},
+};
 
 const HOUR: Time = Time(3_600 * SECOND);
 /// What a driver reads from one socket before others have their turn.
@@ -26,7 +26,7 @@ const BYTES_PER_MICROSECOND: usize = 250;
 const HEARD_MAX: usize = 4 << 20;
 
 /// When the well lane has pushed to all of its 300, at 1,000 a second, in turns and in time; and what the sick one said.
-fn beside(flood: Option<&list::Flood>) -> (usize, Duration, usize) {
+fn beside(flood: Option<&Flood>) -> (usize, Duration, usize) {
     let mut world = World::new(Gateway::new(100, |request, _| match request.platform {
         Platform::Apns => Reply::Silence,
         Platform::Fcm => Reply::Accept,
@@ -65,7 +65,7 @@ fn beside(flood: Option<&list::Flood>) -> (usize, Duration, usize) {
 #[test]
 fn a_lane_is_as_fast_beside_one_that_is_attacked_as_beside_one_that_is_silent() {
     let (_, alone, _) = beside(None);
-    for flood in list::floods(1, 1) {
+    for flood in floods(1, 1) {
         let (turns, attacked, heard) = beside(Some(&flood));
         assert!(attacked <= alone + alone / 10, "{}: {attacked:?} for {alone:?}", flood.name);
         // Each turn that the attack adds has heard something, or has cut somebody off.

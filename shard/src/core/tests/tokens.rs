@@ -170,7 +170,7 @@ fn one_host_that_calls_it_expired_costs_its_connections_and_no_more() {
     assert!(world.said.health.iter().all(|health| *health == LaneHealth::Ready), "{:?}", world.said.health);
     let again: usize = world.requests_by_device().values().map(|n| n - 1).sum();
     assert!(
-        again >= 1 && again <= 150,
+        (1..=150).contains(&again),
         "what was in flight on one connection, and one for each that ended up there: {again}"
     );
     let last = world.gateway.requests.iter().map(|r| r.at).max().unwrap();
