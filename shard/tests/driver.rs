@@ -72,8 +72,13 @@ async fn a_cancel_is_confirmed_with_the_time_of_the_last_write() {
     let clock = Clock::start();
     let mut cores = driver::spawn(CORES, clock).expect("threads");
     prepare(&cores, &gateway, DEVICES, Some(Rate { per_second: 500.0, burst: 5.0 })).await;
-    for _ in 0..20 {
-        timeout(PATIENCE, seen.recv()).await.expect("a push").expect("the server lives");
+    // Some, and of each core.
+    let (mut pushes, mut begun) = (0, [false; CORES]);
+    while pushes < 20 || begun.contains(&false) {
+        let Seen { path, .. } = seen_next(&mut seen).await;
+        let device = u32::from_str_radix(&path["/3/device/".len()..][..8], 16).expect("a number");
+        begun[wave_support::core_of(device, CORES)] = true;
+        pushes += 1;
     }
     tell_all(&cores, || Command::Cancel { wave: WAVE, epoch: Epoch(1) }).await;
     let (mut stopped, mut ended) = ([None; CORES], [false; CORES]);
