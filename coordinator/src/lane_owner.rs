@@ -67,9 +67,9 @@ pub struct Gateway {
     pub request_deadline: Duration,
     /// TCP and TLS together.
     pub connect_deadline: Duration,
-    /// First pause before another try.
+    /// First pause before another try (to connect: a second at most).
     pub backoff_min: Duration,
-    /// Longest pause.
+    /// Longest pause (to connect: while nobody waits).
     pub backoff_max: Duration,
     /// `authorization` enters the HPACK table.
     pub hpack_authorization_indexed: bool,

@@ -153,9 +153,9 @@ pub struct LaneSpec {
     pub request_deadline: Duration,
     /// TCP and TLS together.
     pub connect_deadline: Duration,
-    /// First pause before another try, of a device or of a connection.
+    /// First pause before another try, of a device or of a connection (there a second at most).
     pub backoff_min: Duration,
-    /// Longest such pause.
+    /// Longest such pause; of connections while nobody waits to be pushed to (`lane/pool`).
     pub backoff_max: Duration,
     /// Whether `authorization` enters the HPACK table.
     pub authorization_indexed: bool,
@@ -329,9 +329,9 @@ pub enum Event {
 pub enum LaneHealth {
     /// Connected and answering.
     Ready,
-    /// No connection, or no answers: tried again with backoff.
+    /// No connection, no answers, or nothing can be sent: tried again with backoff.
     Unreachable,
-    /// The provider token was refused: a new one is needed.
+    /// The provider token was refused: a new one is needed. One that is called expired is tried again now and then.
     Credential,
     /// The message itself is wrong: no other device can succeed.
     Campaign,

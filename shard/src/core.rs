@@ -36,6 +36,7 @@ pub(crate) mod run;
 pub(crate) mod store;
 pub(crate) mod tally;
 pub(crate) mod templates;
+pub(crate) mod tokens;
 pub(crate) mod trial;
 #[cfg(test)]
 mod tests;
@@ -304,8 +305,9 @@ impl Core {
     /// Times at which a lane may go on by itself.
     fn lane_deadlines(&self, lane: usize) -> impl Iterator<Item = Time> {
         let slot = &self.lanes[lane];
-        let connect = self.wants_links(lane).then(|| slot.end.pool.ready_at());
-        let send = if self.lane_has_work(slot) { slot.end.ready_at(self.now) } else { None };
+        let busy = self.is_busy(lane);
+        let connect = self.wants_links(lane).then(|| slot.end.pool.ready_at(busy));
+        let send = if busy { slot.end.ready_at(self.now) } else { None };
         connect.into_iter().chain(send)
     }
 

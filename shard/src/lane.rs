@@ -1,6 +1,6 @@
 //! One core's end of a lane: what its answers say about the gateway as a whole, and so what may be sent now.
 //!
-//! Three kinds of trouble look alike to a single request and want different answers:
+//! Four kinds of trouble look alike to a single request and want different answers:
 //!
 //! - **The gateway asks for less** (503, 500, shutdown). One such answer among thousands of good ones is an accident of
 //!   that request; when they are more than about one in ten, the lane stands still for a pause that doubles, with
@@ -9,7 +9,10 @@
 //!   and good answers to what was asked before do not end the pause.
 //! - **The gateway says nothing.** Requests run into their deadlines with no answer to any of them. Then too one request
 //!   per connection asks until an answer comes: whoever recovers from an outage must not meet a flood of repeats.
-//! - **The credential is refused.** Nothing can succeed until a new provider token comes.
+//! - **Nothing can be said to it.** Connections stand, and take no request ([`Mute`]). For people that is the same as if
+//!   there was none, and they are told why.
+//! - **The credential is refused.** Nothing can succeed until a new provider token comes, or the gateway changes its mind
+//!   (`trust`).
 //!
 //! The state here is pure: times come in, decisions come out. Connections are kept by the core.
 
@@ -23,22 +26,43 @@ pub mod pool;
 pub mod pace;
 pub mod retry;
 pub mod slice;
+pub mod trust;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use clarion_proto::time::Time;
 use rand::Rng;
 
-use crate::command::{Authorization, LaneHealth, LaneSpec, Platform, Rate};
+use crate::command::{LaneHealth, LaneSpec, Platform, Rate};
+use connection::Obstacle;
 use load::Meter;
 use pool::Pool;
 use retry::Backoff;
 use slice::Slice;
+use trust::Trust;
 
 /// What a lane-level refusal weighs against one good answer: 8 make the lane pause at a share of one in nine.
 const REFUSAL_WEIGHT: u32 = 8;
 /// Where it pauses: after eight refusals in a row.
 const REFUSALS_MAX: u32 = 64;
+
+/// Why a gateway that can be reached is of no use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mute {
+    /// Requests run into their deadlines.
+    Silent,
+    /// Requests cannot even be written.
+    Obstacle(Obstacle),
+}
+
+impl fmt::Display for Mute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent => f.write_str("no answers"),
+            Self::Obstacle(obstacle) => obstacle.fmt(f),
+        }
+    }
+}
 
 /// One core's end of one lane.
 #[derive(Debug)]
@@ -51,13 +75,8 @@ pub struct LaneEnd {
     pub meter: Meter,
     /// How many it should have.
     connections: usize,
-    authorization: Option<Authorization>,
-    /// Counts the provider tokens, so that a refusal of a former one is not held against the present one.
-    credential: u32,
-    /// Whose key made the present provider token.
-    signer: Option<u64>,
-    /// The present provider token was refused.
-    credential_refused: bool,
+    /// Its provider tokens.
+    pub trust: Trust,
     slice: Slice,
     pause_until: Time,
     /// The gateway has said that nothing is to come before.
@@ -67,13 +86,19 @@ pub struct LaneEnd {
     /// One request per connection until a good answer.
     probing: bool,
     throttled: bool,
-    silent: bool,
+    /// Until it was of use again.
+    mute: Option<Mute>,
     refusals: u32,
     last_answer: Time,
     /// Its connections idled too long: the next is opened when there is work.
     rests: bool,
-    told: Option<LaneHealth>,
+    /// What was told last, and how often its words had changed by then.
+    told: Option<(LaneHealth, Option<Mute>, u32)>,
     detail: String,
+    /// Why the last attempt to connect came to nothing.
+    no_connection: String,
+    /// Counts the reasons.
+    reasons: u32,
     campaign: Option<String>,
 }
 
@@ -82,26 +107,25 @@ impl LaneEnd {
     #[must_use]
     pub fn new(spec: Arc<LaneSpec>) -> Self {
         Self {
-            pool: Pool::new(connect_backoff(&spec), spec.connections),
+            pool: Pool::new((spec.backoff_min, spec.backoff_max), spec.connections),
             meter: Meter::default(),
             connections: spec.connections,
+            trust: Trust::new(spec.platform),
             spec,
-            authorization: None,
-            credential: 0,
-            signer: None,
-            credential_refused: false,
             slice: Slice::default(),
             pause_until: Time(0),
             asked_until: Time(0),
             pauses: 0,
             probing: false,
             throttled: false,
-            silent: false,
+            mute: None,
             refusals: 0,
             last_answer: Time(0),
             rests: false,
             told: None,
             detail: String::new(),
+            no_connection: String::new(),
+            reasons: 0,
             campaign: None,
         }
     }
@@ -112,7 +136,7 @@ impl LaneEnd {
             || self.spec.server_name != spec.server_name
             || self.spec.roots.roots != spec.roots.roots;
         if moved {
-            self.pool = Pool::new(connect_backoff(&spec), self.connections);
+            self.pool = Pool::new((spec.backoff_min, spec.backoff_max), self.connections);
         }
         self.spec = spec;
         moved
@@ -130,27 +154,6 @@ impl LaneEnd {
         self.connections
     }
 
-    /// A new provider token: whatever was held against the former one is forgotten. True: another key than that of the
-    /// former made it.
-    pub fn authorize(&mut self, authorization: Authorization, signer: u64) -> bool {
-        self.authorization = Some(authorization);
-        self.credential = self.credential.wrapping_add(1);
-        self.credential_refused = false;
-        self.signer.replace(signer).is_some_and(|former| former != signer)
-    }
-
-    /// The present provider token and its number.
-    #[must_use]
-    pub fn authorization(&self) -> Option<(&Authorization, u32)> {
-        self.authorization.as_ref().map(|a| (a, self.credential))
-    }
-
-    /// The number of the present provider token.
-    #[must_use]
-    pub fn credential(&self) -> u32 {
-        self.credential
-    }
-
     /// Part of the lane's quota, until a time.
     pub fn set_slice(&mut self, until: Time, rate: Option<Rate>, now: Time) {
         self.slice.set(until, rate, now);
@@ -164,7 +167,7 @@ impl LaneEnd {
     /// Whether credential and pause allow requests.
     #[must_use]
     pub fn is_open(&self, now: Time) -> bool {
-        self.may_connect() && now >= self.silent_until()
+        self.may_connect(now) && now >= self.silent_until()
     }
 
     /// Nothing may be written later under the present slice.
@@ -197,8 +200,8 @@ impl LaneEnd {
 
     /// Whether connections make sense.
     #[must_use]
-    pub fn may_connect(&self) -> bool {
-        self.authorization.is_some() && !self.credential_refused
+    pub fn may_connect(&self, now: Time) -> bool {
+        self.trust.best(now).is_some() && self.trust.probed_at().is_none_or(|at| now >= at)
     }
 
     /// A connection that idled has gone; nobody opens another one for nothing.
@@ -220,10 +223,19 @@ impl LaneEnd {
     /// When the time alone may make [`LaneEnd::room`] grow; `None`: never.
     #[must_use]
     pub fn ready_at(&self, now: Time) -> Option<Time> {
-        if now < self.silent_until() {
-            return Some(self.silent_until());
+        let until = self.silent_until().max(self.trust.ready_at(now).unwrap_or_default());
+        if now < until {
+            return Some(until);
         }
-        self.slice.ready_at(now)
+        // For a wave that begins, and for the others.
+        let (first, others) = (self.slice.ready_at(now, 0), self.slice.ready_at(now, self.slice.reserve()));
+        first.filter(|at| *at > now).or(others)
+    }
+
+    /// Requests of the slice that are kept free for a wave that begins: so many of it may go before it waits as others do.
+    #[must_use]
+    pub fn reserve(&self) -> usize {
+        self.slice.reserve()
     }
 
     /// Nothing is sent before, whoever wanted it so.
@@ -235,7 +247,6 @@ impl LaneEnd {
     pub fn answered(&mut self, devices: usize, now: Time) {
         self.heard(now);
         self.refusals = self.refusals.saturating_sub(u32::try_from(devices).unwrap_or(u32::MAX));
-        self.pool.answered();
         if now >= self.asked_until && (self.probing || self.throttled) {
             self.probing = false;
             self.throttled = false;
@@ -245,15 +256,34 @@ impl LaneEnd {
         }
     }
 
+    /// A connection has had more answers: what that says of connecting.
+    pub fn counted(&mut self, before: u32, answers: u32) {
+        if before == 0 {
+            self.pool.answered();
+        }
+        if before < pool::ANSWERS_FOR_AN_ATTEMPT && answers >= pool::ANSWERS_FOR_AN_ATTEMPT {
+            self.pool.earned();
+        }
+    }
+
     /// The gateway answered something that says nothing of its load.
     pub fn heard(&mut self, now: Time) {
         self.meter.heard();
         self.last_answer = now;
-        self.silent = false;
+        if self.mute == Some(Mute::Silent) {
+            self.mute = None;
+        }
+    }
+
+    /// A connection has had so many answers. The first request may go out before SETTINGS come and say that none may.
+    pub fn was_of_use(&mut self, answers: u32) {
+        if self.mute.is_some() && answers > 1 {
+            self.mute = None;
+        }
     }
 
     /// The gateway asked for less: for nothing at all for `wait`, if it says so.
-    pub fn refused(&mut self, now: Time, rng: &mut impl Rng, wait: Option<Duration>, detail: &dyn std::fmt::Display) {
+    pub fn refused(&mut self, now: Time, rng: &mut impl Rng, wait: Option<Duration>, detail: &dyn fmt::Display) {
         self.heard(now);
         self.refusals = (self.refusals + REFUSAL_WEIGHT).min(2 * REFUSALS_MAX);
         if wait.is_none() && !self.probing && self.refusals < REFUSALS_MAX {
@@ -270,26 +300,42 @@ impl LaneEnd {
                 self.asked_until = self.asked_until.max(now + wait);
                 self.probing = true;
             }
-            None => self.pause(now, rng),
+            None => self.pause(now, backoff(&self.spec), rng),
         }
     }
 
     /// A request ended without an answer. If nothing at all was answered for as long as a request may take, the lane is
-    /// silent.
+    /// silent. Nobody has asked for less then, and one request for each connection, which waits for its whole deadline,
+    /// is little: the pauses are those between attempts to connect.
     pub fn unanswered(&mut self, now: Time, rng: &mut impl Rng) {
-        if now.since(self.last_answer) >= self.spec.request_deadline {
-            self.silent = true;
-            self.pause(now, rng);
+        if self.went_mute(Mute::Silent, false, now) {
+            let (min, max) = (self.spec.backoff_min.min(pool::PAUSE_MIN), self.spec.backoff_max);
+            let backoff = Backoff { min, max: max.min(pool::BUSY_PAUSE_MAX), floor: Duration::ZERO };
+            self.pause(now, backoff, rng);
         }
     }
 
-    /// The provider token with this number was refused. False: another one has come since.
-    pub fn credential_refused(&mut self, credential: u32, detail: &dyn std::fmt::Display) -> bool {
-        if credential == self.credential && !self.credential_refused {
-            self.credential_refused = true;
-            self.detail = detail.to_string();
+    /// A connection is of no use. The whole lane is not, if there is no other (`alone`), or nobody was answered for as long
+    /// as a request may take.
+    pub fn went_mute(&mut self, why: Mute, alone: bool, now: Time) -> bool {
+        let mute = alone || now.since(self.last_answer) >= self.spec.request_deadline;
+        if mute {
+            self.mute = Some(why);
         }
-        credential == self.credential
+        mute
+    }
+
+    /// There is no connection, for this reason; none, if it is empty.
+    pub fn cannot_connect(&mut self, why: String) {
+        if self.no_connection != why {
+            self.no_connection = why;
+            self.reasons = self.reasons.wrapping_add(1);
+        }
+    }
+
+    /// The present provider token is held to be refused, in these words.
+    pub fn credential_refused(&mut self, detail: &dyn fmt::Display) {
+        self.detail = detail.to_string();
     }
 
     /// The gateway refuses the message of an app, whoever it is for.
@@ -299,9 +345,9 @@ impl LaneEnd {
 
     /// Stands still for a while, then probes. Answers that arrive during a pause do not make it longer: they were asked
     /// for before it.
-    fn pause(&mut self, now: Time, rng: &mut impl Rng) {
+    fn pause(&mut self, now: Time, backoff: Backoff, rng: &mut impl Rng) {
         if now >= self.pause_until {
-            self.pause_until = now + backoff(&self.spec).pause(self.pauses, rng);
+            self.pause_until = now + backoff.pause(self.pauses, rng);
             self.pauses = self.pauses.saturating_add(1);
             self.probing = true;
         }
@@ -310,18 +356,23 @@ impl LaneEnd {
     /// What to tell the control plane, if it has changed. `connected`: how many connections stand.
     pub fn take_news(&mut self, connected: usize) -> Option<(LaneHealth, String)> {
         if let Some(detail) = self.campaign.take() {
-            self.told = Some(LaneHealth::Campaign);
+            self.told = Some((LaneHealth::Campaign, None, 0));
             return Some((LaneHealth::Campaign, detail));
         }
         let health = self.health(connected)?;
-        if self.told == Some(health) {
+        let mute = self.mute.filter(|_| health == LaneHealth::Unreachable);
+        let reason = if health == LaneHealth::Unreachable && mute.is_none() { self.reasons } else { 0 };
+        if self.told == Some((health, mute, reason)) {
             return None;
         }
-        self.told = Some(health);
+        self.told = Some((health, mute, reason));
         let detail = match health {
             LaneHealth::Credential | LaneHealth::Throttled => self.detail.clone(),
-            LaneHealth::Unreachable if self.silent => "no answers".to_owned(),
-            LaneHealth::Unreachable => "no connection".to_owned(),
+            LaneHealth::Unreachable => match mute {
+                Some(mute) => mute.to_string(),
+                None if self.no_connection.is_empty() => "no connection".to_owned(),
+                None => format!("no connection: {}", self.no_connection),
+            },
             LaneHealth::Ready | LaneHealth::Campaign => String::new(),
         };
         Some((health, detail))
@@ -334,9 +385,9 @@ impl LaneEnd {
     }
 
     fn health(&self, connected: usize) -> Option<LaneHealth> {
-        Some(if self.credential_refused {
+        Some(if self.trust.is_refused() {
             LaneHealth::Credential
-        } else if self.silent || (connected == 0 && self.pool.failures() > 0) {
+        } else if self.mute.is_some() || (connected == 0 && self.pool.failures() > 0) {
             LaneHealth::Unreachable
         } else if self.throttled {
             LaneHealth::Throttled
@@ -362,9 +413,4 @@ fn backoff(spec: &LaneSpec) -> Backoff {
         Platform::Fcm => spec.backoff_min,
     };
     Backoff { min: spec.backoff_min, max: spec.backoff_max, floor }
-}
-
-/// Between tries to connect, which cost the gateway's backends nothing.
-fn connect_backoff(spec: &LaneSpec) -> Backoff {
-    Backoff { min: spec.backoff_min, max: spec.backoff_max, floor: Duration::ZERO }
 }

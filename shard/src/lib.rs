@@ -17,4 +17,9 @@ pub mod lane;
 pub mod outcome;
 pub mod report;
 
+/// What hostile peers say.
+#[cfg(test)]
+#[path = "../tests/floods/mod.rs"]
+mod floods;
+
 pub use program::main;

@@ -15,7 +15,7 @@ use clarion_shard::{
 use rustls::{RootCertStore, ServerConfig};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
@@ -72,8 +72,13 @@ async fn a_cancel_is_confirmed_with_the_time_of_the_last_write() {
     let clock = Clock::start();
     let mut cores = driver::spawn(CORES, clock).expect("threads");
     prepare(&cores, &gateway, DEVICES, Some(Rate { per_second: 500.0, burst: 5.0 })).await;
-    for _ in 0..20 {
-        timeout(PATIENCE, seen.recv()).await.expect("a push").expect("the server lives");
+    // Some, and of each core.
+    let (mut pushes, mut begun) = (0, [false; CORES]);
+    while pushes < 20 || begun.contains(&false) {
+        let Seen { path, .. } = seen_next(&mut seen).await;
+        let device = u32::from_str_radix(&path["/3/device/".len()..][..8], 16).expect("a number");
+        begun[wave_support::core_of(device, CORES)] = true;
+        pushes += 1;
     }
     tell_all(&cores, || Command::Cancel { wave: WAVE, epoch: Epoch(1) }).await;
     let (mut stopped, mut ended) = ([None; CORES], [false; CORES]);
@@ -159,6 +164,51 @@ async fn connections_go_to_all_addresses_of_a_name_and_pass_over_those_that_fail
     assert!(counts[0].abs_diff(counts[1]) <= 2, "{counts:?}");
 }
 
+/// In the middle of a wave the name stands for other addresses, one of which refuses; those who served so far say goodbye
+/// and listen no more. The wave goes on at the new address, and nobody is missed or pushed twice.
+#[tokio::test]
+async fn a_name_that_moves_takes_the_wave_along() {
+    /// Before and after.
+    struct Moving(std::sync::atomic::AtomicBool);
+    impl driver::Names for Moving {
+        fn resolve(&self, endpoint: &str) -> std::io::Result<Vec<SocketAddr>> {
+            let port: u16 = endpoint.rsplit_once(':').expect("a port").1.parse().expect("a number");
+            let hosts: &[u8] = if self.0.load(std::sync::atomic::Ordering::SeqCst) { &[3, 2] } else { &[1] };
+            Ok(hosts.iter().map(|n| ([127, 0, 0, *n], port).into()).collect())
+        }
+    }
+    let (leave, leaves) = watch::channel(0);
+    let (mut gateway, mut seen) = gateway_that_leaves(&[1, 2], leaves).await;
+    (gateway.connections, gateway.hosts) = (4, 1);
+    let moving = Arc::new(Moving(false.into()));
+    let names: Arc<dyn driver::Names> = Arc::clone(&moving) as _;
+    let mut cores = driver::spawn_with(1, Clock::start(), &names).expect("a thread");
+    prepare(&cores, &gateway, DEVICES, Some(Rate { per_second: 4_000.0, burst: 100.0 })).await;
+    let meanwhile = async {
+        let mut all = Vec::new();
+        while all.len() < DEVICES as usize {
+            all.push(seen_next(&mut seen).await);
+            if all.len() == 500 {
+                moving.0.store(true, std::sync::atomic::Ordering::SeqCst);
+                leave.send(1).expect("the server lives");
+            }
+        }
+        all
+    };
+    let (total, all) = tokio::join!(wave_support::complete_through(&mut cores, |_| {}), meanwhile);
+    assert_eq!(total.outcomes[Outcome::Accepted as usize], u64::from(DEVICES));
+    shut_down(cores).await;
+    let tokens: BTreeSet<_> = all.iter().map(|seen| &seen.path).collect();
+    assert_eq!(tokens.len(), DEVICES as usize, "each once");
+    let at =
+        |host: u8| all.iter().filter(move |seen| seen.connection.1.ip() == std::net::Ipv4Addr::new(127, 0, 0, host));
+    let connections = |host| at(host).map(|seen| seen.connection.0).collect::<BTreeSet<_>>().len();
+    assert!((1..=4).contains(&connections(1)) && (1..=8).contains(&connections(2)));
+    assert!(at(2).count() > DEVICES as usize / 2, "the rest went there: {}", at(2).count());
+    let last_first = all.iter().rposition(|seen| seen.connection.1.ip().to_string() == "127.0.0.1").expect("some");
+    assert!(last_first < 3_000, "those who said goodbye got no more: {last_first}");
+}
+
 #[tokio::test]
 async fn a_certificate_of_somebody_else_is_refused() {
     let (mut gateway, _seen) = gateway().await;
@@ -166,8 +216,9 @@ async fn a_certificate_of_somebody_else_is_refused() {
     let mut cores = driver::spawn(1, Clock::start()).expect("a thread");
     prepare(&cores, &gateway, DEVICES, None).await;
     loop {
-        if let (_, Event::LaneState { health, .. }) = next(&mut cores).await {
+        if let (_, Event::LaneState { health, detail, .. }) = next(&mut cores).await {
             assert_eq!(health, LaneHealth::Unreachable);
+            assert!(detail.contains("certificate"), "why? {detail}");
             break;
         }
     }
@@ -180,6 +231,11 @@ async fn gateway() -> (Gateway, mpsc::Receiver<Seen>) {
 
 /// One server at some addresses of this machine, all at the same port.
 async fn gateway_at(hosts: &[u8]) -> (Gateway, mpsc::Receiver<Seen>) {
+    gateway_that_leaves(hosts, watch::channel(0).1).await
+}
+
+/// The one at the address whose number `leaves` becomes closes its connections in order, and its port.
+async fn gateway_that_leaves(hosts: &[u8], leaves: watch::Receiver<u8>) -> (Gateway, mpsc::Receiver<Seen>) {
     let (made, roots) = certificate();
     let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -196,11 +252,15 @@ async fn gateway_at(hosts: &[u8]) -> (Gateway, mpsc::Receiver<Seen>) {
         let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, *host], port))).await.expect("a port");
         let address = listener.local_addr().expect("bound");
         port = address.port();
-        let (acceptor, saw) = (acceptor.clone(), saw.clone());
+        let (acceptor, saw, leaves, host) = (acceptor.clone(), saw.clone(), leaves.clone(), *host);
         tokio::spawn(async move {
             for connection in 0.. {
-                let Ok((stream, _)) = listener.accept().await else { return };
-                tokio::spawn(serve(acceptor.clone(), stream, (connection, address), saw.clone()));
+                let (stream, _) = tokio::select! {
+                    accepted = listener.accept() => accepted.expect("a connection"),
+                    () = told(leaves.clone(), host) => return,
+                };
+                let leave = told(leaves.clone(), host);
+                tokio::spawn(serve(acceptor.clone(), stream, (connection, address), saw.clone(), leave));
             }
         });
     }
@@ -208,7 +268,22 @@ async fn gateway_at(hosts: &[u8]) -> (Gateway, mpsc::Receiver<Seen>) {
     (Gateway { address, roots, connections: 2, hosts: usize::MAX }, seen)
 }
 
-async fn serve(acceptor: TlsAcceptor, stream: TcpStream, connection: (usize, SocketAddr), saw: mpsc::Sender<Seen>) {
+/// Whoever never tells anybody is waited for for ever.
+async fn told(mut leaves: watch::Receiver<u8>, host: u8) {
+    if leaves.wait_for(|leaves| *leaves == host).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn serve(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    connection: (usize, SocketAddr),
+    saw: mpsc::Sender<Seen>,
+    leave: impl Future<Output = ()>,
+) {
+    let mut leave = std::pin::pin!(leave);
+    let mut leaving = false;
     let Ok(stream) = acceptor.accept(stream).await else { return };
     let mut h2 = h2::server::Builder::new()
         .max_concurrent_streams(200)
@@ -218,7 +293,16 @@ async fn serve(acceptor: TlsAcceptor, stream: TcpStream, connection: (usize, Soc
         .await
         .expect("HTTP/2");
     let mut order = 0;
-    while let Some(Ok((request, mut respond))) = h2.accept().await {
+    loop {
+        let accepted = tokio::select! {
+            accepted = h2.accept() => accepted,
+            () = &mut leave, if !leaving => {
+                leaving = true;
+                h2.graceful_shutdown();
+                continue;
+            }
+        };
+        let Some(Ok((request, mut respond))) = accepted else { return };
         order += 1;
         let path = request.uri().path().to_owned();
         assert_eq!(request.method(), "POST");

@@ -15,7 +15,8 @@ use floods::{floods, frame};
 use gateway_support::{Dialect, Peer, Served, serve_all};
 use wave_support::{certificate, complete_through, prepare, shut_down};
 
-const DEVICES: u32 = 400;
+/// So many that the honest connection cannot have had them all before the other one has had its fifty.
+const DEVICES: u32 = 1_600;
 /// Answered before the attack, so that it meets a connection in full work.
 const HONEST: usize = 50;
 /// Bytes that an attacker may get rid of before it is cut off: the frames put up with at their longest, and buffers.

@@ -2,7 +2,13 @@
 //!
 //! Apple ("Establishing a token-based connection to APNs"): header `alg`, `kid`; claims `iss` (team), `iat` (Unix
 //! seconds); refused with 403 `ExpiredProviderToken` when older than an hour; not to be changed more than once in
-//! 20 minutes. 45 minutes leave a quarter of an hour for failures to sign and for clocks that differ.
+//! 20 minutes. 45 minutes leave a quarter of an hour for failures to sign and for clocks that differ, and let nodes go on
+//! with the former token for ten minutes until the new one has been accepted.
+//!
+//! A token that is called expired before its time is not replaced before its time either: Apple's rule has no exception, and
+//! senders who broke it got 429 for hours (developer.apple.com/forums/thread/702056). So at most `60 / 20 = 3` tokens of a
+//! key in an hour, whatever gateways say; nodes meanwhile try the same one again, as the fault is often the gateway's and
+//! passes (the shard's `lane/trust`).
 
 use std::time::Duration;
 

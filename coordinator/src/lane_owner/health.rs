@@ -37,10 +37,10 @@ impl HealthBook {
     pub(super) fn changed(&mut self, node: &NodeName, id: LaneId, lane: &str, state: &wire::LaneState) -> bool {
         let health = state.health();
         let key = (id, node.clone());
-        if self.0.get(&key).is_some_and(|status| status.health == health) {
+        let detail: String = truncated(&state.detail).to_owned();
+        if self.0.get(&key).is_some_and(|status| status.health == health && status.detail == detail) {
             return false;
         }
-        let detail: String = truncated(&state.detail).to_owned();
         match health {
             LaneHealth::Ready => tracing::info!(lane, %node, "lane end ready"),
             LaneHealth::Unspecified | LaneHealth::Unreachable | LaneHealth::Throttled => {
@@ -115,6 +115,17 @@ mod tests {
         assert!(!said(LaneHealth::Credential));
         assert!(said(LaneHealth::Ready));
         assert!(said(LaneHealth::Credential));
+    }
+
+    #[test]
+    fn another_reason_for_the_same_trouble_is_news() {
+        let mut book = HealthBook::default();
+        let node = NodeName::new("a").unwrap();
+        let mut said = |words: &str| {
+            let state = wire::LaneState { lane: 1, health: LaneHealth::Unreachable.into(), detail: words.to_owned() };
+            book.changed(&node, LaneId(1), "g/c", &state)
+        };
+        assert!(said("no connection") && said("no answers") && !said("no answers"));
     }
 
     #[test]

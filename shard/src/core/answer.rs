@@ -14,10 +14,11 @@ use super::{
 use crate::{
     command::{DeadToken, Platform},
     lane::{
+        Mute,
         connection::{CloseReason, ConnectionEvent, ErrorCode, PushError},
         pool,
     },
-    outcome::{Answer, Verdict, classify},
+    outcome::{Answer, Reason, Verdict, apns, classify},
 };
 
 /// A connection that has stood so long without a request was not taken only to be ended again.
@@ -76,6 +77,10 @@ impl Core {
         if !in_order {
             tell_end(&self.lanes[l.lane].end.spec.name, reason);
         }
+        // It stood, and went in order: that attempts before it failed is past.
+        if in_order && now.since(l.opened) >= IDLED && l.is_open() {
+            self.lanes[l.lane].end.pool.answered();
+        }
         let idle = l.connection().is_some_and(|connection| connection.idle_since().is_some());
         if in_order && idle && l.idle_max.is_some() {
             self.lanes[l.lane].end.rest();
@@ -98,8 +103,16 @@ impl Core {
         }
         end.settled(tickets.len(), now);
         end.answered(tickets.len(), now);
-        if before < pool::ANSWERS_FOR_AN_ATTEMPT && l.answers >= pool::ANSWERS_FOR_AN_ATTEMPT {
-            end.pool.earned();
+        end.was_of_use(l.answers);
+        if before < pool::ANSWERS_FOR_AN_ATTEMPT {
+            end.counted(before, l.answers);
+        }
+        let lane = l.lane;
+        let mut proof = None;
+        if end.trust.is_in_doubt() {
+            let number = end.trust.number();
+            let with_it = |ticket: &u64| opens.find(*ticket).is_some_and(|slot| opens.get(slot).credential == number);
+            proof = tickets.iter().any(with_it).then_some(number);
         }
         // Only FCM says the same words of a message and of a token.
         let trials = end.spec.platform == Platform::Fcm;
@@ -111,12 +124,16 @@ impl Core {
             }
             run.ended(&open, Outcome::Accepted);
         }
+        if let Some(number) = proof {
+            self.token_accepted(lane, number);
+        }
     }
 
     /// Another answer than that it was accepted.
     pub(super) fn answered(&mut self, link: u32, ticket: u64, answer: &Answer, now: Time) {
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
-        l.answers = l.answers.saturating_add(1);
+        let before = l.answers;
+        l.answers = before.saturating_add(1);
         let at = l.lane;
         let lane = &mut self.lanes[at].end;
         if let Some(took) = l.probe.answered(ticket, now) {
@@ -124,12 +141,14 @@ impl Core {
         }
         lane.settled(1, now);
         let Some(slot) = self.opens.find(ticket) else { return };
-        if l.answers == pool::ANSWERS_FOR_AN_ATTEMPT {
-            lane.pool.earned();
-        }
+        lane.counted(before, l.answers);
         let open = *self.opens.get(slot);
-        let platform = lane.spec.platform;
-        match classify(platform, answer) {
+        let verdict = classify(lane.spec.platform, answer);
+        if !matches!(verdict, Verdict::Credential { .. } | Verdict::LaneLater { .. }) {
+            self.token_accepted(at, open.credential);
+        }
+        let lane = &mut self.lanes[at].end;
+        match verdict {
             Verdict::Final(outcome) => {
                 lane.answered(1, now);
                 if outcome == Outcome::Dead {
@@ -146,20 +165,11 @@ impl Core {
                 self.try_again(slot, now, Later::After(wait.unwrap_or_default()));
             }
             Verdict::LaneLater { wait } => {
-                lane.refused(now, &mut self.rng, wait, &answer.reason);
+                self.lane_later(at, open.credential, wait, answer, now);
                 self.try_again(slot, now, Later::After(Duration::ZERO));
             }
-            // Whether a fresh token will do or somebody has to look at it, nothing can go on without another one.
-            Verdict::Credential { renew: _ } => {
-                lane.heard(now);
-                let present = lane.credential_refused(open.credential, &answer.reason);
-                match platform {
-                    // Connections remember: another token has to go over other ones.
-                    Platform::Apns if present => self.retire_lane(at),
-                    Platform::Apns => self.retire(link),
-                    // Each request stands for itself.
-                    Platform::Fcm => {}
-                }
+            Verdict::Credential { renew } => {
+                self.token_refused(link, open.credential, renew, &answer.reason, now);
                 self.try_again(slot, now, Later::AtOnce);
             }
             Verdict::Campaign => {
@@ -174,6 +184,26 @@ impl Core {
                 self.try_again(slot, now, Later::AtOnce);
             }
         }
+    }
+
+    /// The gateway asks for less.
+    pub(super) fn lane_later(
+        &mut self,
+        lane: usize,
+        credential: u32,
+        wait: Option<Duration>,
+        answer: &Answer,
+        now: Time,
+    ) {
+        let end = &mut self.lanes[lane].end;
+        // Of a token that is just being tried it is no word on the lane: the former goes on.
+        if answer.reason == Reason::Apns(apns::Reason::TooManyProviderTokenUpdates) {
+            end.trust.put_off(credential, now);
+            if end.trust.is_trying() {
+                return end.heard(now);
+            }
+        }
+        end.refused(now, &mut self.rng, wait, &answer.reason);
     }
 
     /// The gateway calls the token or the message invalid.
@@ -221,14 +251,24 @@ impl Core {
     pub(super) fn unanswered(&mut self, link: u32, ticket: u64, now: Time) {
         if let Some(l) = &self.links[link as usize].link {
             self.lanes[l.lane].end.settled(1, now);
-            self.lanes[l.lane].end.unanswered(now, &mut self.rng);
         }
+        self.went_unanswered(link, now);
         let Some(slot) = self.opens.find(ticket) else { return };
         let open = self.opens.get(slot);
         open.unanswered = true;
         let wave = open.wave;
         self.run(wave).unanswered_requests += 1;
         self.put_off(slot, now, Later::After(Duration::ZERO));
+    }
+
+    /// What a request without an answer says of the lane and of its connection.
+    pub(super) fn went_unanswered(&mut self, link: u32, now: Time) {
+        let Some(l) = self.links[link as usize].link.as_mut() else { return };
+        let (lane, dead_end) = (l.lane, l.is_dead_end(now));
+        self.lanes[lane].end.unanswered(now, &mut self.rng);
+        if dead_end {
+            self.give_up(link, Mute::Silent, now);
+        }
     }
 
     /// The gateway has not looked at it: it may go again at once, elsewhere.

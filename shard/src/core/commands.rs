@@ -14,7 +14,7 @@ use super::{
     run::{Cancel, Phase, WaveRun},
 };
 use crate::{
-    command::{Command, CountSpec, LaneSpec, Platform, WaveSpec},
+    command::{Command, CountSpec, LaneSpec, WaveSpec},
     lane::LaneEnd,
 };
 
@@ -31,19 +31,7 @@ impl Core {
             Command::Apply { log, position, appended, records } => self.store.take(log, position, appended, records),
             Command::Lane(spec) => self.lane(spec),
             Command::ProviderToken { lane, authorization, signer } => {
-                let Some(lane) = self.find_lane(lane) else { return };
-                let other_signer = self.lanes[lane].end.authorize(authorization.clone(), signer);
-                if other_signer && self.lanes[lane].end.spec.platform == Platform::Apns {
-                    // APNs ties a connection to the key of its first request (Apple, "Establishing a token-based connection
-                    // to APNs"); what is out on the old ones may still be answered.
-                    self.retire_lane(lane);
-                    return;
-                }
-                for link in self.lanes[lane].links.clone() {
-                    if let Some(connection) = self.connection(link) {
-                        connection.set_authorization(authorization.clone());
-                    }
-                }
+                self.provider_token(lane, authorization, signer, now);
             }
             Command::Wave(spec) => self.wave(spec),
             Command::OpenBands { wave, lane, bands } => {

@@ -15,13 +15,10 @@ use super::{
     letter::{Became, Fate, Letter, RUN_MAX, Run},
     link::{CANCEL_PATIENCE, Link, State},
     pull::{FLUSH_BYTES, HEADER_BYTES},
+    tokens::Permits,
 };
 use crate::{
-    command::Platform,
-    lane::{
-        connection::{ConnectionEvent, PushError},
-        pool,
-    },
+    lane::connection::{ConnectionEvent, PushError},
     outcome::{Verdict, classify},
 };
 
@@ -114,11 +111,12 @@ impl Core {
             }
             return false;
         }
+        let mut permits = Permits::new(&slot.end, &slot.links, links);
         let mut sent = 0;
         let mut room_left = 0;
         for l in &slot.links {
             let Some(link) = links[*l as usize].link.as_mut().filter(|link| link.is_open()) else { continue };
-            let mut room = link.offer(slot.end.is_probing(), now);
+            let mut room = permits.offer(&slot.end, link, now);
             let mut bytes = 0;
             // One of each guest in turn; whoever has nothing is passed over.
             let mut idle = 0;
@@ -144,7 +142,9 @@ impl Core {
     pub(super) fn hand_back_accepted(&mut self, link: u32, tickets: &mut Vec<u64>, now: Time) {
         let Self { guests, links, lanes, .. } = self;
         let Some(l) = links[link as usize].link.as_mut() else { return };
-        let (end, before, all) = (&mut lanes[l.lane].end, l.answers, tickets.len());
+        let (lane, before, all) = (l.lane, l.answers, tickets.len());
+        let end = &mut lanes[lane].end;
+        let mut newest = 0;
         if let Some(took) = l.probe.among(tickets, now) {
             end.meter.answered(took, now);
         }
@@ -157,6 +157,7 @@ impl Core {
             {
                 guest.under_way -= 1;
                 let (ticket, credential) = (carried.ticket, carried.credential);
+                newest = newest.max(credential);
                 guest.fates.push(Fate { ticket, credential, what: Became::Accepted });
             }
             false
@@ -165,8 +166,10 @@ impl Core {
         if of_guests > 0 {
             l.answers = before.saturating_add(u32::try_from(of_guests).unwrap_or(u32::MAX));
             end.answered(of_guests, now);
-            if before < pool::ANSWERS_FOR_AN_ATTEMPT && l.answers >= pool::ANSWERS_FOR_AN_ATTEMPT {
-                end.pool.earned();
+            end.was_of_use(l.answers);
+            end.counted(before, l.answers);
+            if end.trust.is_in_doubt() {
+                self.token_accepted(lane, newest);
             }
         }
     }
@@ -180,9 +183,7 @@ impl Core {
                 Became::Answer(answer)
             }
             ConnectionEvent::Unanswered { .. } => {
-                if let Some(l) = &self.links[link as usize].link {
-                    self.lanes[l.lane].end.unanswered(now, &mut self.rng);
-                }
+                self.went_unanswered(link, now);
                 Became::Unanswered
             }
             ConnectionEvent::Unprocessed { .. } => Became::Unprocessed,
@@ -197,34 +198,25 @@ impl Core {
     /// What an answer says of the lane and of the connection is for us to hear; what it says of the device, for the guest.
     fn hear_for_guest(&mut self, link: u32, ticket: u64, credential: u32, answer: &crate::outcome::Answer, now: Time) {
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
-        l.answers = l.answers.saturating_add(1);
+        let before = l.answers;
+        l.answers = before.saturating_add(1);
         let at = l.lane;
         let end = &mut self.lanes[at].end;
         if let Some(took) = l.probe.answered(ticket, now) {
             end.meter.answered(took, now);
         }
-        if l.answers == pool::ANSWERS_FOR_AN_ATTEMPT {
-            end.pool.earned();
-        }
-        let platform = end.spec.platform;
-        match classify(platform, answer) {
+        end.counted(before, l.answers);
+        match classify(end.spec.platform, answer) {
             Verdict::Final(_) | Verdict::Invalid { .. } | Verdict::DeviceLater { .. } => end.answered(1, now),
-            Verdict::LaneLater { wait } => end.refused(now, &mut self.rng, wait, &answer.reason),
-            Verdict::Credential { renew: _ } => {
-                end.heard(now);
-                let present = end.credential_refused(credential, &answer.reason);
-                match platform {
-                    Platform::Apns if present => self.retire_lane(at),
-                    Platform::Apns => self.retire(link),
-                    Platform::Fcm => {}
-                }
-            }
+            Verdict::LaneLater { wait } => return self.lane_later(at, credential, wait, answer, now),
+            Verdict::Credential { renew } => return self.token_refused(link, credential, renew, &answer.reason, now),
             Verdict::Campaign => end.heard(now),
             Verdict::ConnectionOnly => {
                 end.heard(now);
                 self.retire(link);
             }
         }
+        self.token_accepted(at, credential);
     }
 
     /// A socket has taken what a link had encoded for guests, or was lost with it.
@@ -281,7 +273,7 @@ enum Served {
 
 fn serve(guests: &mut Guests, lane: LaneId, link: &mut Link, end: &mut crate::lane::LaneEnd, now: Time) -> Served {
     let at = guests.turn;
-    let credential = end.credential();
+    let credential = link.credential;
     let name = u16::try_from(at).expect("few cores and lanes");
     let Some(guest) = guests.all[at].as_mut().filter(|guest| guest.lane == lane) else { return Served::Nothing };
     let Some((entry, ..)) = guest.front(now) else { return Served::Nothing };

@@ -63,6 +63,17 @@ pub(crate) struct Link {
     pub(crate) closing: bool,
     /// It can take no request at all.
     pub(crate) useless: bool,
+    /// Its handshakes have taken so long that another attempt may overtake it.
+    pub(crate) late: bool,
+    pub(crate) late_at: Time,
+    /// Which provider token it uses; of a host's connections the present one.
+    pub(crate) credential: u32,
+    /// How long it is waited for.
+    pub(crate) patience: Duration,
+    /// Since when it takes nothing, though nothing is out on it and somebody waits.
+    stuck_since: Option<Time>,
+    /// When a request first ran into its deadline without an answer to any, and how many answers there were before.
+    unanswered: Option<(Time, u32)>,
     /// What the gateway answered on it.
     pub(crate) answers: u32,
     /// How long answers take.
@@ -80,7 +91,7 @@ pub(crate) enum State {
 }
 
 impl Link {
-    pub(crate) fn new(id: ConnectionId, lane: usize, deadline: Time, retire_at: Time) -> Self {
+    pub(crate) fn new(id: ConnectionId, lane: usize, deadline: Time, late_at: Time, retire_at: Time) -> Self {
         Self {
             id,
             lane,
@@ -98,6 +109,12 @@ impl Link {
             leaving: false,
             closing: false,
             useless: false,
+            late: false,
+            late_at,
+            credential: 0,
+            patience: Duration::MAX,
+            stuck_since: None,
+            unanswered: None,
             answers: 0,
             probe: Probe::default(),
         }
@@ -110,12 +127,52 @@ impl Link {
         }
     }
 
+    /// Requests that wait for their answers here.
+    pub(crate) fn requests_out(&self) -> usize {
+        match &self.state {
+            State::Open(connection) => connection.open_streams(),
+            State::Connecting(_) | State::Remote(_) => 0,
+        }
+    }
+
     pub(crate) fn is_remote(&self) -> bool {
         matches!(self.state, State::Remote(_))
     }
 
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.state, State::Open(_))
+    }
+
+    /// It counts as one of those that its lane should have.
+    pub(crate) fn stays(&self) -> bool {
+        match self.state {
+            State::Connecting(_) => !self.leaving && !self.late,
+            State::Open(_) => !self.leaving,
+            State::Remote(_) => false,
+        }
+    }
+
+    /// When it was offered last it could take nothing, though nothing is out on it, and so it has been for as long as it is
+    /// waited for.
+    pub(crate) fn is_stuck(&self, now: Time) -> bool {
+        !self.leaving && self.stuck_since.is_some_and(|since| now >= since + self.patience)
+    }
+
+    /// Begins to wait anew, when somebody waits with it.
+    pub(crate) fn unstick(&mut self) {
+        self.stuck_since = None;
+    }
+
+    /// A request ran into its deadline. True: others did before, for as long as one may take, and not one was answered
+    /// in between. Something in front of the gateway may still talk HTTP/2; the way to it is dead.
+    pub(crate) fn is_dead_end(&mut self, now: Time) -> bool {
+        match self.unanswered {
+            Some((since, answers)) if answers == self.answers => now >= since + self.patience && !self.leaving,
+            _ => {
+                self.unanswered = Some((now, self.answers));
+                false
+            }
+        }
     }
 
     /// Requests that may be pushed now and are worth a write.
@@ -137,8 +194,12 @@ impl Link {
         };
         if room == 0 {
             self.room_since = None;
+            if out == 0 {
+                self.stuck_since.get_or_insert(now);
+            }
             return 0;
         }
+        self.stuck_since = None;
         let since = *self.room_since.get_or_insert(now);
         let worth = BATCH.min(out.saturating_add(room) / 4).max(1);
         if out > 0 && room < worth && now < since + COLLECT {
@@ -195,11 +256,13 @@ impl Link {
     /// When something has to happen.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let own = match &self.state {
-            State::Connecting(deadline) => return Some(*deadline),
+            State::Connecting(deadline) if self.late => return Some(*deadline),
+            State::Connecting(deadline) => return Some(self.late_at.min(*deadline)),
             State::Open(connection) => connection.deadline(),
             State::Remote(_) => return None,
         };
         let retire = (!self.leaving).then_some(self.retire_at);
-        [own, self.held_until, self.reset_at, retire, self.idle_at()].into_iter().flatten().min()
+        let stuck = self.stuck_since.filter(|_| !self.leaving).map(|since| since + self.patience);
+        [own, self.held_until, self.reset_at, retire, self.idle_at(), stuck].into_iter().flatten().min()
     }
 }

@@ -12,14 +12,18 @@ use super::{
 use crate::{
     command::Platform,
     lane::{
+        Mute,
         connection::{Connection, ConnectionConfig},
-        pool::AGE_MAX,
+        pool::{AGE_MAX, LATE_AFTER},
     },
 };
 
 /// How long a connection without PINGs may idle: less than the 4 to 6 minutes after which NATs forget it, when a request on
 /// it would wait for its whole deadline.
 const IDLE_MAX: Duration = Duration::from_mins(3);
+
+/// Why there is no connection, where handshakes do not end.
+const TOO_LONG: &str = "TCP and TLS take too long";
 
 /// A place for a connection.
 #[derive(Debug, Default)]
@@ -48,7 +52,7 @@ impl Core {
         }
         let lane = link.lane;
         let end = &self.lanes[lane].end;
-        let Some((authorization, _)) = end.authorization() else {
+        let Some((authorization, number)) = end.trust.best(now) else {
             self.close_link(id.slot, false);
             return;
         };
@@ -72,10 +76,21 @@ impl Core {
             drain_deadline: spec.request_deadline,
             ..ConnectionConfig::default()
         };
+        let patience = spec.request_deadline;
         let connection = Connection::new(config, authorization.clone(), now);
         if let Some(link) = self.link_of(id) {
             link.state = State::Open(Box::new(connection));
             (link.opened, link.idle_max) = (now, idle_max);
+            (link.credential, link.patience) = (number, patience);
+            self.lanes[lane].end.cannot_connect(String::new());
+        }
+    }
+
+    /// A connection never came to stand, for this reason: words for people.
+    pub fn not_connected(&mut self, id: ConnectionId, why: String, now: Time) {
+        if let Some(lane) = self.link_of(id).map(|link| link.lane) {
+            self.lanes[lane].end.cannot_connect(why);
+            self.disconnected(id, Disconnect::NotConnected, now);
         }
     }
 
@@ -174,6 +189,12 @@ impl Core {
                 self.drop_link(id.slot, now);
                 continue;
             }
+            if !link.late && now >= link.late_at && matches!(link.state, State::Connecting(_)) {
+                link.late = true;
+                let end = &mut self.lanes[link.lane].end;
+                end.pool.failed(now, &mut self.rng);
+                end.cannot_connect(TOO_LONG.to_owned());
+            }
             let idled = link.idle_at().is_some_and(|at| now >= at);
             let retire = !link.leaving && now >= link.retire_at || idled;
             if idled {
@@ -182,7 +203,7 @@ impl Core {
             match &mut link.state {
                 State::Connecting(deadline) if now >= *deadline => {
                     self.close_link(id.slot, true);
-                    self.disconnected(id, Disconnect::NotConnected, now);
+                    self.not_connected(id, TOO_LONG.to_owned(), now);
                 }
                 State::Connecting(_) | State::Remote(_) => {}
                 State::Open(connection) => {
@@ -192,14 +213,17 @@ impl Core {
                     if retire {
                         self.retire(id.slot);
                     }
+                    self.give_up_if_stuck(id.slot, now);
                     self.settle(id.slot, now);
                 }
             }
         }
         for lane in 0..self.lanes.len() {
             self.tend_remote(lane);
+            self.tend_tokens(lane, now);
             self.retire_surplus(lane);
-            while self.wants_links(lane) && self.lanes[lane].end.pool.ready_at() <= now {
+            let busy = self.is_busy(lane);
+            while self.wants_links(lane) && self.lanes[lane].end.pool.ready_at(busy) <= now {
                 self.open_link(lane, now);
             }
         }
@@ -209,23 +233,29 @@ impl Core {
     /// an alert finds it warm; none after its last one idled too long; all while a wave uses it.
     pub(super) fn wants_links(&self, lane: usize) -> bool {
         let slot = &self.lanes[lane];
-        if self.shutdown.is_some() || !slot.end.may_connect() {
+        if self.shutdown.is_some() || !slot.end.may_connect(self.now) {
             return false;
         }
-        let stays = |link: &super::link::Link| !link.leaving && !link.is_remote();
-        let staying = slot.links.iter().filter(|l| self.links[**l as usize].link.as_ref().is_some_and(stays));
-        staying.count()
-            < match self.lane_has_work(slot) || self.guests.want(slot.end.spec.id) {
-                true => slot.end.connections(),
-                false => usize::from(!slot.end.rests()).min(slot.end.connections()),
-            }
+        let staying = slot.links.iter().filter(|l| self.links[**l as usize].link.as_ref().is_some_and(Link::stays));
+        let wanted = match self.is_busy(lane) {
+            true => slot.end.connections(),
+            false => usize::from(!slot.end.rests()).min(slot.end.connections()),
+        };
+        // Whether an expired token is still refused, one finds out.
+        staying.count() < if slot.end.trust.probed_at().is_some() { wanted.min(1) } else { wanted }
+    }
+
+    /// Whether somebody waits to be pushed to through a lane's connections, here or on another core.
+    pub(super) fn is_busy(&self, lane: usize) -> bool {
+        let slot = &self.lanes[lane];
+        self.lane_has_work(slot) || self.guests.want(slot.end.spec.id)
     }
 
     /// Of more connections than the lane should have, the oldest leave: they would be the next to leave by themselves.
     fn retire_surplus(&mut self, lane: usize) {
         let Self { lanes, links, .. } = self;
         let staying = |slot: &u32| {
-            let link = links[*slot as usize].link.as_ref().filter(|link| !link.leaving && !link.is_remote())?;
+            let link = links[*slot as usize].link.as_ref().filter(|link| link.stays())?;
             Some((link.retire_at, *slot))
         };
         let mut staying: Vec<_> = lanes[lane].links.iter().filter_map(staying).collect();
@@ -239,13 +269,15 @@ impl Core {
 
     fn open_link(&mut self, lane: usize, now: Time) {
         let id = self.free_link();
-        let end = &mut self.lanes[lane].end;
-        end.pool.attempted(now);
+        let Self { lanes, rng, .. } = self;
+        let end = &mut lanes[lane].end;
+        end.pool.attempted(now, rng);
         end.wake();
         let spec = end.spec.clone();
         // Spread over a quarter of the age, so that connections opened together do not leave together.
         let spread = Duration::from_micros(self.rng.next_u64() % (u64::try_from(AGE_MAX.as_micros()).unwrap_or(1) / 4));
-        self.put_link(Link::new(id, lane, now + spec.connect_deadline, now + AGE_MAX - spread));
+        let (deadline, late_at) = (now + spec.connect_deadline, now + LATE_AFTER);
+        self.put_link(Link::new(id, lane, deadline, late_at, now + AGE_MAX - spread));
         self.io.push_back(IoRequest::Connect { connection: id, lane: spec });
     }
 
@@ -327,12 +359,39 @@ impl Core {
     /// Connections that turned out to be of no use give way to others.
     pub(super) fn drop_useless(&mut self, now: Time) {
         for slot in 0..self.links.len() {
-            if let Some(link) = self.links[slot].link.as_ref().filter(|link| link.useless && !link.leaving) {
-                let (lane, slot) = (link.lane, link.id.slot);
-                self.lanes[lane].end.pool.failed(now, &mut self.rng);
-                self.retire(slot);
+            let Some(link) = self.links[slot].link.as_mut().filter(|link| link.useless && !link.leaving) else {
+                continue;
+            };
+            let slot = link.id.slot;
+            if let Some(obstacle) = link.connection().map(|connection| connection.obstacle()) {
+                self.give_up(slot, Mute::Obstacle(obstacle), now);
             }
         }
+    }
+
+    /// So does one that stands and takes no request for as long as it is waited for: whoever waits may do better with
+    /// another one, and people have to know.
+    fn give_up_if_stuck(&mut self, slot: u32, now: Time) {
+        let Some(link) = self.links[slot as usize].link.as_mut().filter(|link| link.is_stuck(now)) else { return };
+        let (lane, obstacle) = (link.lane, link.connection().map(|connection| connection.obstacle()));
+        link.unstick();
+        if let Some(obstacle) = obstacle.filter(|_| self.is_busy(lane)) {
+            self.give_up(slot, Mute::Obstacle(obstacle), now);
+        }
+    }
+
+    /// A connection that stands and is of no use leaves, with one line in the log; the next attempt has its pause.
+    pub(super) fn give_up(&mut self, slot: u32, why: Mute, now: Time) {
+        let Some(link) = self.links[slot as usize].link.as_ref().filter(|link| !link.leaving) else { return };
+        let lane = link.lane;
+        self.retire(slot);
+        let Self { lanes, links, rng, .. } = self;
+        let stands = |l: &u32| links[*l as usize].link.as_ref().is_some_and(|link| link.stays() && link.is_open());
+        let alone = !lanes[lane].links.iter().any(stands);
+        let end = &mut lanes[lane].end;
+        end.pool.failed(now, rng);
+        end.went_mute(why, alone, now);
+        tracing::warn!(lane = %end.spec.name, %why, "connection ended: it was of no use");
     }
 
     /// Everything closes in order.

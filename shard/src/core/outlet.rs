@@ -25,6 +25,8 @@ use crate::{
 pub(crate) struct Outlet {
     pub(crate) lane: LaneId,
     pub(crate) retry: RetryLine,
+    /// Requests so far, as far as they decide whether it has begun: see [`crate::lane::slice`].
+    pub(crate) begun: usize,
     /// The gateway's last words: totals.
     pub(crate) answers: LaneAnswers,
     /// By part.
@@ -61,6 +63,7 @@ impl Outlet {
         Self {
             lane,
             retry: RetryLine::default(),
+            begun: 0,
             answers: LaneAnswers::default(),
             walks: Vec::new(),
             tags,

@@ -12,6 +12,7 @@ use super::{
     outlet::{Found, Steps},
     run::{WaveRun, given_up},
     store::Store,
+    tokens::Permits,
 };
 use crate::{
     lane::{LaneEnd, connection::PushError, retry},
@@ -35,7 +36,9 @@ impl Core {
         let Self { lanes, links, waves, store, opens, token, config, .. } = self;
         let share = retry::ORDINALS_MAX / config.cores.max(1) / lanes.len().max(1);
         let LaneSlot { end, links: of_lane, reserved, next_link, outlets, next_outlet, .. } = &mut lanes[lane];
-        let mut lane_room = end.room(now).min(LANE_REQUESTS_PER_TURN);
+        let mut slice_room = end.room(now);
+        let reserve = end.reserve();
+        let mut lane_room = slice_room.min(LANE_REQUESTS_PER_TURN);
         if lane_room == 0 || outlets.is_empty() || of_lane.is_empty() {
             return false;
         }
@@ -45,7 +48,9 @@ impl Core {
                 Some(waves[usize::from(*wave)].as_ref()?.outlets[usize::from(*outlet)].retry.len())
             })
             .sum();
-        let walk = waiting < share;
+        // No wave may have all of it: there is always room for one more to begin.
+        let of_wave = if waiting < share { share / (outlets.len() + 1) } else { 0 };
+        let mut permits = Permits::new(end, of_lane, links);
         let mut sent = 0;
         let mut encoded = 0;
         *next_link = (*next_link + 1) % of_lane.len();
@@ -55,7 +60,7 @@ impl Core {
                 break;
             }
             let Some(link) = links[link as usize].link.as_mut() else { continue };
-            let offer = link.offer(end.is_probing(), now);
+            let offer = permits.offer(end, link, now);
             let kept = offer.min(*reserved);
             *reserved -= kept;
             let mut room = (offer - kept).min(lane_room);
@@ -65,9 +70,15 @@ impl Core {
                 let (wave, outlet) = outlets[*next_outlet % outlets.len()];
                 *next_outlet = (*next_outlet + 1) % outlets.len();
                 let Some(run) = waves[usize::from(wave)].as_mut() else { break };
+                let its = &run.outlets[usize::from(outlet)];
+                let walk = its.retry.len() < of_wave;
+                let kept = if its.begun < reserve { 0 } else { reserve };
+                let most = room.min(RUN).min(slice_room.saturating_sub(kept));
                 let mut desk = Desk { store, opens, end, link, run, wave, outlet, alone: config.single, now, token };
-                let took = desk.run(room.min(RUN), walk, &mut bytes, steps);
+                let took = desk.run(most, walk, &mut bytes, steps);
+                run.outlets[usize::from(outlet)].begun += took;
                 (room, lane_room, sent) = (room - took, lane_room - took, sent + took);
+                slice_room -= took;
                 idle = if took == 0 { idle + 1 } else { 0 };
             }
             encoded += bytes;
@@ -319,7 +330,7 @@ impl Desk<'_> {
         let open = self.opens.get(slot);
         (open.app, open.message) = (app, number);
         open.token_hash = token_hash(token);
-        open.credential = self.end.credential();
+        open.credential = self.link.credential;
         self.link.probe.sent(ticket, self.now);
         Ok(length)
     }

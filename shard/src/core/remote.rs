@@ -151,7 +151,8 @@ impl Core {
             known: Vec::new(),
         };
         let id = self.free_link();
-        let mut link = Link::new(id, lane, Time::NEVER, Time::NEVER);
+        let mut link = Link::new(id, lane, Time::NEVER, Time::NEVER, Time::NEVER);
+        link.credential = self.lanes[lane].end.trust.number();
         link.state = State::Remote(Box::new(remote));
         self.put_link(link);
     }

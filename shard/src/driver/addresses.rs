@@ -4,7 +4,15 @@
 //! resolver gives them in any order, another one each time, so taking the first, or each in turn, spreads nothing. Here
 //! the address with the fewest of this core's connections is taken; of equals the first behind the one taken last, where
 //! each core begins at another one. An address that could not be connected to is passed over for [`PASSED_OVER`], unless
-//! all have failed: then the one that failed first is tried again. Pure: names and sockets are elsewhere.
+//! all have failed: then the one that failed first is tried again.
+//!
+//! **A name that moves.** Each connection asks anew, so new ones go where the name points now, whatever it pointed to before;
+//! an address that is not in the answer is never taken. Connections that stand stay where they are: an answer is often a
+//! part of all addresses, another one each time, so that one is missing says nothing, and who has gone says so itself. An
+//! address where nobody listens delays nobody: the same attempt goes on with the next ([`Addresses::instead`]), up to
+//! [`DIALS_MAX`].
+//!
+//! Pure: names and sockets are elsewhere.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -14,6 +22,9 @@ use clarion_proto::time::Time;
 const PASSED_OVER: Duration = Duration::from_mins(1);
 /// Addresses that are remembered; beyond them those without connections and failures are forgotten anyway.
 const ADDRESSES_MAX: usize = 1_024;
+
+/// Addresses of one attempt to connect: more are for the next one, after its pause.
+pub(super) const DIALS_MAX: usize = 4;
 
 /// What one core knows of addresses.
 #[derive(Debug)]
@@ -51,6 +62,17 @@ impl Addresses {
         self.turn = at + 1;
         self.known.entry(of[at]).or_default().connections += 1;
         Some(of[at])
+    }
+
+    /// Nobody listens at the one taken last: another one of the same answer, in its place; `None`: all that are left have
+    /// failed lately.
+    pub(super) fn instead(&mut self, of: &[SocketAddr], now: Time) -> Option<SocketAddr> {
+        let well = |address: &&SocketAddr| {
+            let failed = self.known.get(*address).and_then(|known| known.failed);
+            failed.is_none_or(|at| now.since(at) >= PASSED_OVER)
+        };
+        let of: Vec<_> = of.iter().filter(well).copied().collect();
+        self.take(of, now)
     }
 
     /// A connection to it could not be made, or is gone.
@@ -132,7 +154,63 @@ mod tests {
         assert_eq!(addresses.take(vec![], now(84)), None);
     }
 
+    #[test]
+    fn where_nobody_listens_another_one_is_taken_at_once() {
+        let mut addresses = Addresses::new(0);
+        let first = addresses.take(three(), Time(0)).unwrap();
+        addresses.closed(first, true, Time(1));
+        let second = addresses.instead(&three(), Time(1)).unwrap();
+        addresses.closed(second, true, Time(2));
+        let third = addresses.instead(&three(), Time(2)).unwrap();
+        assert_eq!(BTreeSet::from([first, second, third]).len(), 3);
+        addresses.closed(third, true, Time(3));
+        assert_eq!(addresses.instead(&three(), Time(3)), None, "the next attempt has its pause");
+        assert_eq!(addresses.take(three(), Time(4)), Some(first));
+    }
+
     proptest! {
+        /// A name that moves, addresses that come and go, and connections that fail and end.
+        #[test]
+        fn only_what_the_name_stands_for_now_and_first_what_is_well(
+            core in 0usize..4,
+            steps in proptest::collection::vec(
+                (proptest::collection::btree_set(1u8..9, 1..6), any::<u16>(), 0u64..30, any::<bool>()), 1..120),
+        ) {
+            let mut addresses = Addresses::new(core);
+            let (mut now, mut failed, mut stand) = (Time(0), BTreeMap::new(), Vec::new());
+            for (answer, down, seconds, one_ends) in steps {
+                now = now + Duration::from_secs(seconds);
+                if one_ends && !stand.is_empty() {
+                    addresses.closed(stand.remove(0), false, now);
+                }
+                let of: Vec<_> = answer.iter().map(|n| address(*n)).collect();
+                let lately = |a: &SocketAddr, failed: &BTreeMap<SocketAddr, Time>| {
+                    failed.get(a).is_some_and(|at| now.since(*at) < PASSED_OVER)
+                };
+                let mut taken = addresses.take(of.clone(), now);
+                for dial in 1..=DIALS_MAX {
+                    let Some(address) = taken else { break };
+                    prop_assert!(of.contains(&address), "the name has moved away from it");
+                    let others_are_well = of.iter().any(|a| !lately(a, &failed));
+                    prop_assert!(!(others_are_well && lately(&address, &failed)));
+                    let SocketAddr::V4(v4) = address else { unreachable!("made so") };
+                    if down & 1 << v4.ip().octets()[3] == 0 {
+                        addresses.stands(address);
+                        failed.remove(&address);
+                        stand.push(address);
+                        break;
+                    }
+                    addresses.closed(address, true, now);
+                    failed.insert(address, now);
+                    taken = if dial < DIALS_MAX { addresses.instead(&of, now) } else { None };
+                }
+                for (address, known) in &addresses.known {
+                    let counted = stand.iter().filter(|a| *a == address).count();
+                    prop_assert_eq!(known.connections, counted, "of {}", address);
+                }
+            }
+        }
+
         #[test]
         fn nobody_has_two_more_than_another(count in 1u8..12, core in 0usize..9, takes in 1usize..200) {
             let of: Vec<_> = (1..=count).map(address).collect();

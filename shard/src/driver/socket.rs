@@ -34,6 +34,10 @@ pub(super) struct Socket {
     pub(super) lane: Arc<LaneSpec>,
     /// Where to, once it is known.
     pub(super) address: Option<SocketAddr>,
+    /// Where else, if nobody listens there.
+    pub(super) others: Vec<SocketAddr>,
+    /// Addresses so far.
+    pub(super) dials: usize,
     stage: Stage,
     /// What the poller has said and no call has contradicted since.
     pub(super) readable: bool,
@@ -43,6 +47,8 @@ pub(super) struct Socket {
     /// Plaintext from the core, and how much of it TLS has taken.
     pub(super) plain: Vec<u8>,
     taken: usize,
+    /// Ciphertext that came with the end of the handshake.
+    early: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -83,12 +89,15 @@ impl Socket {
             id,
             lane,
             address: None,
+            others: Vec::new(),
+            dials: 0,
             stage: Stage::Resolving,
             readable: false,
             writable: false,
             read_closed: false,
             plain: Vec::new(),
             taken: 0,
+            early: Vec::new(),
         }
     }
 
@@ -106,6 +115,7 @@ impl Socket {
             Err(error) => return Err(error),
         }
         self.stage = Stage::Connecting(TcpStream::from_std(raw.into()), Box::new(tls));
+        (self.readable, self.writable, self.read_closed) = (false, false, false);
         Ok(self.stream().expect("just set"))
     }
 
@@ -114,6 +124,11 @@ impl Socket {
             Stage::Resolving => None,
             Stage::Connecting(tcp, _) | Stage::Handshaking(tcp, _) | Stage::Open(tcp, _) => Some(tcp),
         }
+    }
+
+    /// Nobody has answered at its address yet.
+    pub(super) fn is_dialling(&self) -> bool {
+        matches!(self.stage, Stage::Connecting(..))
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -154,10 +169,11 @@ impl Socket {
             if n == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            shake_hands(tls, &scratch[..n]).inspect_err(|_| {
+            let rest = shake_hands(tls, &scratch[..n]).inspect_err(|_| {
                 // The alert says what was wrong with it, to whoever runs the gateway.
                 let _ = tls.write_tls(tcp);
             })?;
+            self.early.extend_from_slice(rest);
         }
         if !speaks_h2(tls) {
             return Err(io::Error::other("the gateway did not agree to HTTP/2 (ALPN)"));
@@ -173,7 +189,8 @@ impl Socket {
     pub(super) fn receive(&mut self, scratch: &mut [u8], mut take: impl FnMut(&[u8])) -> io::Result<Received> {
         let Stage::Open(tcp, tls) = &mut self.stage else { return Ok(Received::Drained) };
         // What came together with the end of the handshake.
-        if drain(tls, &mut take)? {
+        let early = std::mem::take(&mut self.early);
+        if drain(tls, &mut take)? || decrypt(tls, &early, &mut take)? {
             return Ok(Received::Closed);
         }
         let mut left = READ_BUDGET;
@@ -282,17 +299,17 @@ fn read_some(tcp: &mut TcpStream, scratch: &mut [u8], readable: &mut bool, close
     }
 }
 
-/// Ciphertext of the handshake in. What the peer says right behind it (TLS 1.3 lets a server speak first, and APNs sends
-/// its SETTINGS so) stays in TLS for [`Socket::receive`].
-fn shake_hands(tls: &mut ClientConnection, mut ciphertext: &[u8]) -> io::Result<()> {
-    while !ciphertext.is_empty() {
-        // After the peer's `close_notify` TLS takes no more, and this would never end.
+/// Ciphertext of the handshake in; what is left of it when the handshake has ended, for [`Socket::receive`]. TLS 1.3 lets a
+/// server speak first, and APNs sends its SETTINGS so; TLS keeps no more plaintext than 16 KiB for who does not fetch it.
+fn shake_hands<'c>(tls: &mut ClientConnection, mut ciphertext: &'c [u8]) -> io::Result<&'c [u8]> {
+    while !ciphertext.is_empty() && tls.is_handshaking() {
+        // One read takes what there is room for; after the peer's `close_notify` it takes no more, and this would never end.
         if tls.read_tls(&mut ciphertext)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         tls.process_new_packets().map_err(io::Error::other)?;
     }
-    Ok(())
+    Ok(ciphertext)
 }
 
 /// Ciphertext in, plaintext out. True: the peer said that it is done.

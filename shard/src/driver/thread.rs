@@ -1,6 +1,6 @@
 //! The loop of one core's thread.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use clarion_proto::time::Time;
 use mio::{Events, Interest, Poll, Token};
@@ -8,7 +8,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::{
     Clock,
-    addresses::Addresses,
+    addresses::{Addresses, DIALS_MAX},
     mail::Mail,
     resolve::{Resolved, Resolver},
     socket::{Progress, READ_BYTES, Received, Socket},
@@ -153,8 +153,7 @@ impl CoreThread {
                         self.core.connected(id, self.clock.now());
                     }
                     Err(error) => {
-                        tracing::warn!(lane = %socket.lane.name, %error, "cannot connect");
-                        self.lost(id, Disconnect::NotConnected);
+                        self.refused(id, &error);
                         continue;
                     }
                 }
@@ -244,29 +243,75 @@ impl CoreThread {
     }
 
     fn connect(&mut self, id: ConnectionId, resolved: Resolved) {
+        let Some(socket) = self.socket(id) else { return };
+        match resolved {
+            Ok(of) => {
+                socket.others.clone_from(&of);
+                let now = self.clock.now();
+                let address = self.addresses.take(of, now);
+                self.dial(id, address);
+            }
+            Err(error) => self.cannot_connect(id, &error),
+        }
+    }
+
+    /// To this address, and to another one if it is refused here and now.
+    fn dial(&mut self, id: ConnectionId, address: Option<SocketAddr>) {
         let Some(socket) = self.sockets.get_mut(id.slot as usize).and_then(Option::as_mut).filter(|s| s.id == id)
         else {
             return;
         };
-        let now = self.clock.now();
+        let Some(address) = address else {
+            return self.cannot_connect(id, &io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        };
+        socket.address = Some(address);
+        socket.others.retain(|other| *other != address);
         let connect = |socket: &mut Socket, poll: &Poll, tls: &mut Tls| {
             let tls = tls.connect(&socket.lane).map_err(io::Error::other)?;
-            let nothing = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-            let address = self.addresses.take(resolved?, now).ok_or_else(nothing)?;
-            socket.address = Some(address);
             let stream = socket.connect(address, tls)?;
             poll.registry().register(stream, Token(id.slot as usize), Interest::READABLE | Interest::WRITABLE)
         };
         if let Err(error) = connect(socket, &self.poll, &mut self.tls) {
-            tracing::warn!(lane = %socket.lane.name, %error, "cannot connect");
-            self.lost(id, Disconnect::NotConnected);
+            self.refused(id, &error);
         }
+    }
+
+    /// An attempt has come to an end; if nobody has answered at all, it goes on with another address.
+    fn refused(&mut self, id: ConnectionId, error: &io::Error) {
+        let Some(socket) = self.socket(id) else { return };
+        socket.dials += 1;
+        if let Some(address) = socket.address.filter(|_| socket.is_dialling() && socket.dials < DIALS_MAX) {
+            let others = std::mem::take(&mut socket.others);
+            let now = self.clock.now();
+            self.addresses.closed(address, true, now);
+            let instead = self.addresses.instead(&others, now);
+            if let Some(socket) = self.socket(id) {
+                (socket.others, socket.address) = (others, None);
+                if instead.is_some() {
+                    tracing::info!(lane = %socket.lane.name, %error, "nobody listens at one of its addresses");
+                    return self.dial(id, instead);
+                }
+            }
+        }
+        self.cannot_connect(id, error);
+    }
+
+    fn socket(&mut self, id: ConnectionId) -> Option<&mut Socket> {
+        self.sockets.get_mut(id.slot as usize)?.as_mut().filter(|socket| socket.id == id)
+    }
+
+    fn cannot_connect(&mut self, id: ConnectionId, error: &io::Error) {
+        let Some(socket) = self.take(id) else { return };
+        tracing::warn!(lane = %socket.lane.name, %error, "cannot connect");
+        let now = self.clock.now();
+        socket.address.into_iter().for_each(|address| self.addresses.closed(address, true, now));
+        self.core.not_connected(id, error.to_string(), now);
     }
 
     fn lost(&mut self, id: ConnectionId, why: Disconnect) {
         let now: Time = self.clock.now();
         if let Some(address) = self.take(id).and_then(|socket| socket.address) {
-            self.addresses.closed(address, why == Disconnect::NotConnected, now);
+            self.addresses.closed(address, false, now);
         }
         self.core.disconnected(id, why, now);
     }

@@ -45,7 +45,7 @@ pub(crate) use self::hpack::encode::Indexing;
 use self::{closing::Phase, flow::SendWindows, read::Reader, streams::Streams, template::Templates};
 pub use self::{
     frames::ErrorCode,
-    spec::{CloseReason, ConnectionConfig, ConnectionError, ConnectionEvent, PushError, TemplateSpec},
+    spec::{CloseReason, ConnectionConfig, ConnectionError, ConnectionEvent, Obstacle, PushError, TemplateSpec},
 };
 use crate::{
     command::{Authorization, Platform},
@@ -239,6 +239,17 @@ impl Connection {
     pub fn capacity(&self) -> Option<(usize, u64)> {
         let open = self.proven && self.phase == Phase::Open;
         open.then(|| (self.peer.streams_max.min(self.config.streams_max), self.windows.widest()))
+    }
+
+    /// What keeps requests from being written, as far as the peer has said it. To be asked when [`Self::room`] is 0 and
+    /// nothing is out, or when [`PushError::HeaderListTooLarge`] said so.
+    #[must_use]
+    pub fn obstacle(&self) -> Obstacle {
+        match self.peer.streams_max {
+            0 => Obstacle::Streams,
+            _ if self.windows.bodies(1) == 0 => Obstacle::Window,
+            _ => Obstacle::HeaderList(self.peer.header_list_bytes_max),
+        }
     }
 
     /// Since when nothing came and nothing is waited for; `None`: something is.

@@ -101,17 +101,27 @@ impl Bucket {
         if now < self.collect_until { 0 } else { self.tokens.max(0.0) as usize }
     }
 
-    #[allow(clippy::cast_precision_loss)] // at most the burst
     pub(super) fn take(&mut self, tokens: usize, now: Time) {
+        self.take_down_to(tokens, 0, now);
+    }
+
+    /// Takes so many; empty is a bucket that holds no more than `reserve`.
+    #[allow(clippy::cast_precision_loss)] // at most the burst
+    pub(super) fn take_down_to(&mut self, tokens: usize, reserve: usize, now: Time) {
         self.tokens -= tokens as f64;
-        if self.tokens < 1.0 {
+        if self.tokens < reserve as f64 + 1.0 {
             self.collect_until = now + QUANTUM;
         }
     }
 
     /// When [`Self::room`] will be above zero; `None`: never at this rate.
     pub(super) fn ready_at(&self, now: Time) -> Option<Time> {
-        let missing = 1.0 - self.tokens;
+        self.holds_at(1.0, now)
+    }
+
+    /// When it will give up to its last token with so many in it; `None`: never at this rate.
+    pub(super) fn holds_at(&self, least: f64, now: Time) -> Option<Time> {
+        let missing = least - self.tokens;
         if missing <= 0.0 {
             return Some(self.collect_until.max(now));
         }

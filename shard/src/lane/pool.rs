@@ -1,147 +1,276 @@
 //! When one lane end may open a connection: how many it should have, how soon after a failure, how often at most.
 //!
-//! Gateways take rapid opening and closing for an attack, and a core that loses its gateway must not knock in a loop. So
-//! a failure is followed by a pause that doubles, with full jitter, and no more than [`ATTEMPTS_PER_MINUTE`] attempts are
-//! made in any minute for nothing. A connection that was of use does not count: nginx closes each after 1,000 requests,
-//! in order and by default, and a wave through it needs a new one every few milliseconds.
+//! Gateways take rapid opening and closing for an attack, and a core that loses its gateway must not knock in a loop. But
+//! whoever has a gateway again must be back in seconds. So there are three rules:
+//!
+//! - **A budget that refills evenly.** [`ATTEMPTS_AT_ONCE`] attempts and one for each connection that the lane end should
+//!   have may be made at once; one more comes every [`ATTEMPT_EVERY`]. In any minute these are at most
+//!   `6 + connections + 60 s / 2.5 s` = [`ATTEMPTS_PER_MINUTE`] `+ connections`, and never does it take longer than
+//!   [`ATTEMPT_EVERY`] to have one: a minute's worth that a storm has spent at once would leave nothing for the rest of it.
+//! - **What is of use pays.** A connection that has had a hundred answers gives back its own attempt and one more: nginx
+//!   closes each after 1,000 requests, in order and by default, and a wave through it needs a new one every few
+//!   milliseconds; and after a storm the number of connections doubles with each that is of use. So attempts *for nothing*
+//!   are in any minute at most as many as above and as many as were of use.
+//! - **A failure waits**, for a pause that grows, with jitter. While nobody has answered on a new connection since, attempts
+//!   go out one by one, a pause apart: a gateway that is down is asked by one, not by all that are wanted. While somebody
+//!   waits to be pushed to, no pause is longer than [`BUSY_PAUSE_MAX`]; otherwise it grows as far as is configured.
+//!
+//! So from when a gateway is well again, a lane end with somebody to push to begins its next attempt within
+//! `1.1 · BUSY_PAUSE_MAX`, and has what it had as soon as that one has answered.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use clarion_proto::time::Time;
 use rand::Rng;
 
 use super::retry::Backoff;
 
-/// Attempts to connect in any minute, by one core for one lane, beyond one for each connection that it should have.
-pub const ATTEMPTS_PER_MINUTE: usize = 30;
-/// Answers after which a connection has been worth its attempt. A handshake costs both sides about a millisecond, as much
-/// as some hundred pushes: opened that often, connections cost at most as much as what they carry.
+/// Attempts to connect that may be made at once, by one core for one lane, beyond one for each connection that it should
+/// have.
+const ATTEMPTS_AT_ONCE: usize = 6;
+/// How long an attempt takes to come back.
+pub const ATTEMPT_EVERY: Duration = Duration::from_micros(EVERY);
+/// Attempts to connect in any minute, by one core for one lane, beyond one for each connection that it should have: while
+/// none of them is of use.
+pub const ATTEMPTS_PER_MINUTE: usize = ATTEMPTS_AT_ONCE + 24;
+/// Answers after which a connection has been worth its attempt and another. A handshake costs both sides about a
+/// millisecond, as much as some hundred pushes: opened that often, connections cost at most twice what they carry.
 pub const ANSWERS_FOR_AN_ATTEMPT: u32 = 100;
+/// The first pause behind a failure at most, whatever longer one is configured for requests.
+pub(super) const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The longest, while somebody waits to be pushed to; half of the first comes on top of it.
+pub const BUSY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A handshake that has taken so long counts as failed for the time being: another attempt may overtake it. Five times what
+/// one takes around the world (three round trips of 130 ms).
+pub const LATE_AFTER: Duration = Duration::from_secs(2);
 /// A connection of this age is replaced, so that addresses, certificates and balance follow the gateway's.
 pub const AGE_MAX: Duration = Duration::from_hours(6);
-
-const MINUTE: Duration = Duration::from_mins(1);
 
 /// Decides when to open.
 #[derive(Debug)]
 pub struct Pool {
-    backoff: Backoff,
-    /// Times of attempts within the last minute; at most the highest `limit` of that time.
-    attempts: VecDeque<Time>,
-    limit: usize,
+    busy_backoff: Backoff,
+    idle_backoff: Backoff,
+    /// When all attempts have come back: each moves it on by [`ATTEMPT_EVERY`].
+    spent_until: Time,
+    at_once: u64,
     /// In a row.
     failures: u32,
-    not_before: Time,
+    /// Behind the last failure: while somebody waits, and otherwise.
+    pause: (Time, Time),
+    /// Behind the last attempt while all fail.
+    spaced_until: Time,
 }
 
 impl Pool {
-    /// For a lane end that should have so many connections.
+    /// For a lane end that should have so many connections. Pauses are between these, or shorter.
     #[must_use]
-    pub fn new(backoff: Backoff, connections: usize) -> Self {
-        let limit = ATTEMPTS_PER_MINUTE + connections;
-        Self { backoff, attempts: VecDeque::with_capacity(limit), limit, failures: 0, not_before: Time(0) }
+    pub fn new(pauses: (Duration, Duration), connections: usize) -> Self {
+        let min = pauses.0.min(PAUSE_MIN);
+        // Some of a pause in any case: who was thrown out does not come back in the same instant.
+        let backoff = |max| Backoff { min, max, floor: min / 2 };
+        Self {
+            busy_backoff: backoff(pauses.1.min(BUSY_PAUSE_MAX)),
+            idle_backoff: backoff(pauses.1),
+            spent_until: Time(0),
+            at_once: at_once(connections),
+            failures: 0,
+            pause: (Time(0), Time(0)),
+            spaced_until: Time(0),
+        }
     }
 
     /// The lane end should have so many connections from now on. What was attempted counts on.
     pub fn resize(&mut self, connections: usize) {
-        self.limit = ATTEMPTS_PER_MINUTE + connections;
+        self.at_once = at_once(connections);
     }
 
-    /// When the next attempt may be made.
+    /// When the next attempt may be made. `busy`: somebody waits to be pushed to.
     #[must_use]
-    pub fn ready_at(&self) -> Time {
-        if self.attempts.len() < self.limit {
-            return self.not_before;
-        }
-        // Of as many as the limit: it may have been higher before.
-        let first = self.attempts.get(self.attempts.len() - self.limit);
-        first.map_or(self.not_before, |first| self.not_before.max(*first + MINUTE))
+    pub fn ready_at(&self, busy: bool) -> Time {
+        let pause = if busy { self.pause.0.max(self.spaced_until) } else { self.pause.1.max(self.spaced_until) };
+        pause.max(Time(self.spent_until.0.saturating_sub((self.at_once - 1) * EVERY)))
     }
 
     /// An attempt is made now.
-    pub fn attempted(&mut self, now: Time) {
-        while self.attempts.front().is_some_and(|first| *first + MINUTE <= now) {
-            self.attempts.pop_front();
+    pub fn attempted(&mut self, now: Time, rng: &mut impl Rng) {
+        self.spent_until = Time(self.spent_until.0.max(now.0) + EVERY);
+        if self.failures > 0 {
+            self.spaced_until = now + self.busy_backoff.pause(self.failures - 1, rng);
         }
-        self.attempts.push_back(now);
     }
 
-    /// A connection has been worth its attempt ([`ANSWERS_FOR_AN_ATTEMPT`]), which therefore does not count any more.
+    /// A connection has been worth its attempt ([`ANSWERS_FOR_AN_ATTEMPT`]).
     pub fn earned(&mut self) {
-        self.attempts.pop_front();
+        self.spent_until.0 = self.spent_until.0.saturating_sub(2 * EVERY);
     }
 
-    /// An attempt failed, or a connection broke without an order to leave.
+    /// An attempt failed, is late, or a connection broke without an order to leave. Several within one pause are the same
+    /// trouble.
     pub fn failed(&mut self, now: Time, rng: &mut impl Rng) {
-        self.not_before = self.not_before.max(now + self.backoff.pause(self.failures, rng));
+        if self.failures > 0 && now < self.pause.0 {
+            return;
+        }
+        let pause = |backoff: &Backoff, rng: &mut _| now + backoff.pause(self.failures, rng);
+        let busy = pause(&self.busy_backoff, rng);
+        self.pause = (busy, busy.max(pause(&self.idle_backoff, rng)));
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// The gateway answered a request: it is well.
+    /// The gateway answered for the first time on a connection: it is well, and all that are wanted may come.
     pub fn answered(&mut self) {
-        self.failures = 0;
+        if self.failures > 0 {
+            (self.failures, self.pause, self.spaced_until) = (0, (Time(0), Time(0)), Time(0));
+        }
     }
 
-    /// Failures since the last answer.
+    /// Failures since the last first answer.
     #[must_use]
     pub fn failures(&self) -> u32 {
         self.failures
     }
 }
 
+/// Microseconds.
+const EVERY: u64 = 2_500_000;
+
+fn at_once(connections: usize) -> u64 {
+    u64::try_from(ATTEMPTS_AT_ONCE + connections).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use rand::SeedableRng;
+    use rand_pcg::Pcg64Mcg;
 
     use super::*;
 
+    const MINUTE: Duration = Duration::from_mins(1);
+    const MS: Duration = Duration::from_millis(1);
+
+    fn pool(min_ms: u64, connections: usize) -> Pool {
+        Pool::new((Duration::from_millis(min_ms), Duration::from_secs(30)), connections)
+    }
+
     #[test]
-    fn never_more_attempts_than_stated() {
-        // Failing at once each time, with next to no backoff.
-        let backoff = Backoff { min: Duration::from_micros(1), max: Duration::from_micros(2), floor: Duration::ZERO };
-        let mut pool = Pool::new(backoff, 2);
-        let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(1);
-        let mut times = Vec::new();
-        let mut now = Time(0);
-        while now < Time(300_000_000) {
-            now = now.max(pool.ready_at());
-            pool.attempted(now);
-            times.push(now);
-            pool.failed(now, &mut rng);
-        }
-        for window in times.windows(ATTEMPTS_PER_MINUTE + 3) {
-            assert!(window[ATTEMPTS_PER_MINUTE + 2].since(window[0]) >= MINUTE);
-        }
-        assert!(times.len() > 120);
+    fn the_stated_number_is_the_sum_of_its_parts() {
+        assert_eq!(ATTEMPTS_PER_MINUTE as u128, 6 + MINUTE.as_micros() / ATTEMPT_EVERY.as_micros());
     }
 
     #[test]
     fn connections_that_are_of_use_may_follow_each_other_at_once() {
-        let backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(8), floor: Duration::ZERO };
-        let mut pool = Pool::new(backoff, 1);
+        let (mut pool, mut rng) = (pool(1_000, 1), Pcg64Mcg::seed_from_u64(1));
         for _ in 0..10 * ATTEMPTS_PER_MINUTE {
-            assert_eq!(pool.ready_at(), Time(0));
-            pool.attempted(Time(5));
+            assert_eq!(pool.ready_at(true), Time(0));
+            pool.attempted(Time(5), &mut rng);
             pool.earned();
         }
-        for _ in 0..=ATTEMPTS_PER_MINUTE {
-            pool.attempted(Time(5));
+        for _ in 0..=ATTEMPTS_AT_ONCE {
+            assert!(pool.ready_at(true) <= Time(5));
+            pool.attempted(Time(5), &mut rng);
         }
-        assert_eq!(pool.ready_at(), Time(5) + MINUTE);
+        assert_eq!(pool.ready_at(true), Time(5) + ATTEMPT_EVERY);
     }
 
     #[test]
-    fn a_failure_waits_and_an_answer_forgives() {
-        let backoff = Backoff { min: Duration::from_secs(1), max: Duration::from_secs(8), floor: Duration::ZERO };
-        let mut pool = Pool::new(backoff, 1);
-        let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(1);
-        assert_eq!(pool.ready_at(), Time(0));
-        for n in 1..10 {
-            pool.failed(pool.ready_at(), &mut rng);
-            assert_eq!(pool.failures(), n);
+    fn each_that_is_of_use_makes_room_for_another_when_a_storm_has_spent_all() {
+        let (mut pool, mut rng) = (pool(1_000, 8), Pcg64Mcg::seed_from_u64(1));
+        let now = Time(0) + MINUTE;
+        while pool.ready_at(true) <= now {
+            pool.attempted(now, &mut rng);
         }
-        assert!(pool.ready_at() > Time(0));
+        // One comes back by time; it is of use, and so are those that it makes room for.
+        let now = now + ATTEMPT_EVERY;
+        let (mut standing, mut rounds) = (0, 0);
+        while standing < 8 {
+            let mut opened = 0;
+            while pool.ready_at(true) <= now && standing + opened < 8 {
+                pool.attempted(now, &mut rng);
+                opened += 1;
+            }
+            (0..opened).for_each(|_| pool.earned());
+            (standing, rounds) = (standing + opened, rounds + 1);
+        }
+        assert!(rounds <= 4, "1, 2, 4, 1: {rounds}");
+    }
+
+    #[test]
+    fn a_failure_waits_longer_each_time_and_a_first_answer_forgives() {
+        let (mut pool, mut rng) = (pool(1_000, 1), Pcg64Mcg::seed_from_u64(1));
+        let mut now = Time(0);
+        for n in 1..10 {
+            pool.failed(now, &mut rng);
+            pool.failed(now, &mut rng);
+            assert_eq!(pool.failures(), n, "two at once are one");
+            let pause = pool.ready_at(true).since(now);
+            assert!((500 * MS..=BUSY_PAUSE_MAX + 500 * MS).contains(&pause), "{pause:?}");
+            now = pool.ready_at(true);
+        }
+        assert!(pool.ready_at(false) >= pool.ready_at(true));
         pool.answered();
-        assert_eq!(pool.failures(), 0);
+        assert_eq!((pool.failures(), pool.ready_at(true)), (0, Time(0)));
+    }
+
+    #[test]
+    fn while_all_fail_attempts_go_one_by_one() {
+        let (mut pool, mut rng) = (pool(1_000, 20), Pcg64Mcg::seed_from_u64(3));
+        pool.failed(Time(0), &mut rng);
+        let now = pool.ready_at(true);
+        pool.attempted(now, &mut rng);
+        assert!(pool.ready_at(true).since(now) >= 500 * MS, "it has not failed yet, and is alone all the same");
+    }
+
+    proptest! {
+        /// Whatever fails, is of use or waits, in any minute no more go out for nothing than are stated.
+        #[test]
+        fn never_more_attempts_than_stated(
+            connections in 1usize..40,
+            min_ms in 0u64..2_000,
+            seed in any::<u64>(),
+            steps in proptest::collection::vec((0u64..4_000, any::<bool>(), 0u8..3), 1..600),
+        ) {
+            let (mut pool, mut rng) = (pool(min_ms, connections), Pcg64Mcg::seed_from_u64(seed));
+            let mut now = Time(0);
+            // Time, and what came of it.
+            let mut made: Vec<(Time, u8)> = Vec::new();
+            for (ms, busy, what) in steps {
+                now = (now + Duration::from_millis(ms)).max(if what == 0 { pool.ready_at(busy) } else { now });
+                if pool.ready_at(busy) > now {
+                    continue;
+                }
+                pool.attempted(now, &mut rng);
+                match what {
+                    0 => pool.failed(now, &mut rng),
+                    1 => pool.answered(),
+                    _ => (0..2).for_each(|_| { pool.answered(); pool.earned() }),
+                }
+                // `earned` twice: a hundred answers may have come for one of long ago.
+                made.push((now, what));
+            }
+            for (n, (from, _)) in made.iter().enumerate() {
+                let minute = made[n..].iter().take_while(|(at, _)| at.since(*from) < MINUTE);
+                let (all, useful) = minute.fold((0, 0), |(all, useful), (_, w)| (all + 1, useful + usize::from(*w == 2)));
+                prop_assert!(all <= ATTEMPTS_PER_MINUTE + connections + 4 * useful, "{all}, {useful} of use");
+            }
+        }
+
+        /// Behind any storm there is one soon.
+        #[test]
+        fn the_next_attempt_is_never_far(
+            connections in 1usize..40, min_ms in 0u64..20_000, seed in any::<u64>(),
+            steps in proptest::collection::vec(0u64..500, 1..300),
+        ) {
+            let (mut pool, mut rng) = (pool(min_ms, connections), Pcg64Mcg::seed_from_u64(seed));
+            let mut now = Time(0);
+            for ms in steps {
+                now = now + Duration::from_millis(ms);
+                if pool.ready_at(true) <= now {
+                    pool.attempted(now, &mut rng);
+                }
+                pool.failed(now, &mut rng);
+                prop_assert!(pool.ready_at(true).since(now) <= BUSY_PAUSE_MAX + PAUSE_MIN / 2);
+            }
+        }
     }
 }

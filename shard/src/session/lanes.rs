@@ -21,7 +21,7 @@ const DETAIL_BYTES_MAX: usize = 512;
 pub struct LaneEnd {
     lane: Lane,
     cores: Vec<Option<(LaneHealth, String)>>,
-    told: Option<LaneHealth>,
+    told: Option<(LaneHealth, String)>,
     changed: bool,
     /// Of the node, over all its cores.
     connections: usize,
@@ -136,7 +136,7 @@ impl Lanes {
             detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
         }
         end.cores[core] = Some((health, detail));
-        end.changed = end.worst().map(|(health, _)| health) != end.told;
+        end.changed = end.worst() != end.told.as_ref().map(|(health, detail)| (*health, detail.as_str()));
     }
 
     /// A new session is told of all.
@@ -181,9 +181,9 @@ impl Lanes {
         let (id, end) = self.ends.iter_mut().find(|(_, end)| end.changed)?;
         end.changed = false;
         let (health, detail) = end.worst()?;
-        let state = wire::LaneState { lane: id.0, health: to_wire(health).into(), detail: detail.to_owned() };
-        end.told = Some(health);
-        Some(state)
+        let detail = detail.to_owned();
+        end.told = Some((health, detail.clone()));
+        Some(wire::LaneState { lane: id.0, health: to_wire(health).into(), detail })
     }
 }
 

@@ -79,22 +79,7 @@ pub(crate) const BODY: &[u8] = b"{\"aps\":{\"alert\":\"missing child\"}}";
 
 /// Everything that a control plane says before a wave runs.
 pub(crate) async fn prepare(cores: &[CoreHandle], gateway: &Gateway, devices: u32, rate: Option<Rate>) {
-    let spec = |core: usize| LaneSpec {
-        id: LANE,
-        platform: Platform::Apns,
-        name: "test/demo".to_owned(),
-        endpoint: format!("localhost:{}", gateway.address.port()),
-        server_name: "localhost".to_owned(),
-        roots: Arc::clone(&gateway.roots),
-        live: false,
-        connections: if core < gateway.hosts { gateway.connections } else { 0 },
-        streams_per_connection: 1_000,
-        request_deadline: Duration::from_secs(30),
-        connect_deadline: Duration::from_secs(30),
-        backoff_min: Duration::from_millis(10),
-        backoff_max: Duration::from_millis(100),
-        authorization_indexed: true,
-    };
+    let spec = |core: usize| lane_spec(LANE, gateway, if core < gateway.hosts { gateway.connections } else { 0 });
     let authorization = Authorization(Arc::new(secrecy::SecretString::from("bearer token".to_owned())));
     let cover = Arc::new(cover());
     let mine = |core: usize| (0..PARTITIONS).filter(move |p| usize::from(*p) % cores.len() == core).map(PartitionId);
@@ -129,7 +114,27 @@ pub(crate) async fn prepare(cores: &[CoreHandle], gateway: &Gateway, devices: u3
     }
 }
 
-fn app() -> AppSpec {
+/// A lane to a gateway.
+pub(crate) fn lane_spec(id: LaneId, gateway: &Gateway, connections: usize) -> LaneSpec {
+    LaneSpec {
+        id,
+        platform: Platform::Apns,
+        name: if id == LANE { "test/demo" } else { "test/other" }.to_owned(),
+        endpoint: format!("localhost:{}", gateway.address.port()),
+        server_name: "localhost".to_owned(),
+        roots: Arc::clone(&gateway.roots),
+        live: false,
+        connections,
+        streams_per_connection: 1_000,
+        request_deadline: Duration::from_secs(30),
+        connect_deadline: Duration::from_secs(30),
+        backoff_min: Duration::from_millis(10),
+        backoff_max: Duration::from_millis(100),
+        authorization_indexed: true,
+    }
+}
+
+pub(crate) fn app() -> AppSpec {
     let headers = ApnsHeaders {
         topic: "org.example.demo".to_owned(),
         push_type: "alert".to_owned(),
@@ -143,7 +148,7 @@ fn app() -> AppSpec {
 }
 
 /// Two bands: a disk and the ring around it.
-fn cover() -> Cover {
+pub(crate) fn cover() -> Cover {
     let cells = |from, to| {
         let mut cells: Vec<u64> = (from..=to).flat_map(|k| center().grid_ring::<Vec<_>>(k)).map(u64::from).collect();
         cells.sort_unstable();

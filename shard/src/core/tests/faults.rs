@@ -13,10 +13,7 @@ use super::{
     gateway::{Gateway, Reply},
     world::{LANE, SECOND, World, arrival, arrival_of, change, home, lane_spec, provider_token, token, wave_spec},
 };
-use crate::{
-    command::{AppSpec, Authorization, Command, LaneHealth, LaneSpec},
-    lane::pool::ATTEMPTS_PER_MINUTE,
-};
+use crate::command::{AppSpec, Authorization, Command, LaneHealth, LaneSpec};
 
 const HOUR: Time = Time(3_600 * SECOND);
 
@@ -121,10 +118,8 @@ fn an_unreachable_gateway_is_not_hammered() {
     world.populate(0..100);
     world.start(1, HOUR);
     world.run_for(Duration::from_secs(600));
-    for window in world.attempts.windows(ATTEMPTS_PER_MINUTE + 3) {
-        assert!(window[ATTEMPTS_PER_MINUTE + 2].since(window[0]) >= Duration::from_secs(60));
-    }
-    assert!(world.attempts.len() > 20, "it goes on trying");
+    world.attempts_are_bounded(2);
+    assert!(world.attempts.len() > 120, "it goes on trying: {}", world.attempts.len());
     assert_eq!(world.said.health, [LaneHealth::Unreachable]);
     world.unreachable = false;
     world.run_for(Duration::from_secs(60));
@@ -148,30 +143,6 @@ fn a_goaway_moves_the_work_elsewhere() {
     assert!(world.requests_by_device().values().all(|n| *n == 1));
     assert!(world.attempts.len() >= 7);
     assert_eq!(world.last(1).unanswered_requests, 0);
-    assert_eq!(world.requests_out(), 0);
-}
-
-#[test]
-fn an_expired_provider_token_stops_the_lane_until_another_comes() {
-    let mut world = World::new(Gateway::new(100, |request, _| match request.authorization.as_str() {
-        "bearer one" if request.at > Time(2 * SECOND) => Reply::Refuse(403, "ExpiredProviderToken"),
-        _ => Reply::Accept,
-    }));
-    world.populate(0..2_000);
-    world.start(1, HOUR);
-    world.grant(1, Time::NEVER, Some(crate::command::Rate { per_second: 500.0, burst: 10.0 }));
-    world.run(Time(4 * SECOND));
-    assert_eq!(world.said.health.last(), Some(&LaneHealth::Credential));
-    let before = world.gateway.requests.len();
-    let old = world.gateway.connections();
-    world.run_for(Duration::from_secs(60));
-    assert_eq!(world.gateway.requests.len(), before, "nothing goes out with a refused credential");
-    world.tell(provider_token("bearer two"));
-    world.run_for(Duration::from_secs(30));
-    assert_eq!(accepted(&world), 2_000);
-    assert!(world.gateway.requests[before..].iter().all(|r| r.authorization == "bearer two"));
-    assert!(old.iter().all(|id| !world.gateway.requests[before..].iter().any(|r| r.connection == *id)));
-    assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
     assert_eq!(world.requests_out(), 0);
 }
 

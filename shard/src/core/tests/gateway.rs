@@ -60,6 +60,10 @@ pub(super) struct Gateway {
     tries: BTreeMap<u32, u32>,
     /// Streams allowed after the first good answer on a connection; 1 before.
     pub(super) streams: u32,
+    /// What new connections are told behind the usual SETTINGS.
+    pub(super) settings: Vec<(u16, u32)>,
+    /// Gives the connection's window back as it is used.
+    pub(super) credits: bool,
     /// Answers PING.
     pub(super) pongs: bool,
     /// Who asked whether it is there.
@@ -77,6 +81,8 @@ impl Gateway {
             script: Box::new(script),
             tries: BTreeMap::new(),
             streams,
+            settings: Vec::new(),
+            credits: true,
             pongs: true,
             pings: Vec::new(),
             open_max: 0,
@@ -100,7 +106,20 @@ impl Gateway {
         };
         let [a, b, c, d] = streams.to_be_bytes();
         peer.frame(4, 0, 0, &[0, 3, a, b, c, d, 0, 4, 0, 0, 0xff, 0xff]);
+        if !self.settings.is_empty() {
+            peer.settings(&self.settings);
+        }
         self.peers.insert(id, peer);
+    }
+
+    /// SETTINGS for all connections that stand.
+    pub(super) fn say_settings(&mut self, values: &[(u16, u32)]) {
+        self.peers.values_mut().for_each(|peer| peer.settings(values));
+    }
+
+    /// PING on all connections that stand.
+    pub(super) fn ping(&mut self) {
+        self.peers.values_mut().for_each(|peer| peer.frame(6, 0, 0, b"eight..."));
     }
 
     pub(super) fn drop(&mut self, id: ConnectionId) {
@@ -156,7 +175,7 @@ impl Gateway {
                 0 => {
                     let (_, body) = peer.under_way.get_mut(&stream).expect("DATA on an open stream");
                     body.extend_from_slice(payload);
-                    if !payload.is_empty() {
+                    if !payload.is_empty() && self.credits {
                         let credit = u32::try_from(payload.len()).unwrap().to_be_bytes();
                         peer.frame(8, 0, 0, &credit);
                     }
@@ -239,6 +258,9 @@ impl Gateway {
                 if peer.answered == 0 && peer.platform == Platform::Apns {
                     let [a, b, c, d] = streams.to_be_bytes();
                     peer.frame(4, 0, 0, &[0, 3, a, b, c, d]);
+                    if !self.settings.is_empty() {
+                        peer.settings(&self.settings);
+                    }
                 }
                 peer.answered += 1;
             }
@@ -278,6 +300,12 @@ impl Gateway {
 }
 
 impl Peer {
+    fn settings(&mut self, values: &[(u16, u32)]) {
+        let payload: Vec<u8> =
+            values.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
+        self.frame(4, 0, 0, &payload);
+    }
+
     fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         self.output.extend_from_slice(&length[1..]);

@@ -6,7 +6,7 @@ use clarion_proto::{ids::WaveId, outcome::Outcome, time::Time};
 
 use super::{
     gateway::{Gateway, Reply},
-    world::{LANE, SECOND, World},
+    world::{LANE, SECOND, World, arrival, home},
 };
 use crate::{
     command::{Command, Rate},
@@ -48,7 +48,8 @@ fn a_full_retry_line_makes_the_walk_wait() {
     world.populate(0..3_000);
     world.start(1, HOUR);
     world.run(until);
-    let share = ORDINALS_MAX / cores;
+    // One wave alone has half of it, and leaves the other for the next.
+    let share = ORDINALS_MAX / cores / 2;
     let open = world.totals(1).open();
     assert!((share as u64..=share as u64 + 200).contains(&open), "{open}");
     assert!(world.open_slots() <= share + 200);
@@ -57,6 +58,50 @@ fn a_full_retry_line_makes_the_walk_wait() {
     assert_eq!(world.totals(1).outcomes[Outcome::Accepted as usize], 3_000);
     assert!(world.last(1).complete);
     assert!(world.open_slots() <= share + 200);
+}
+
+#[test]
+fn the_next_alert_begins_beside_one_that_fills_its_part_of_the_line() {
+    // Nobody of the first alert is accepted: its devices wait, all that may.
+    let gateway = Gateway::new(100, move |request, _| match request.device {
+        0..3_000 => Reply::Refuse(429, "TooManyRequests"),
+        _ => Reply::Accept,
+    });
+    let mut world = World::with_config(gateway, CoreConfig { single: true, cores: 128, seed: 1 }, 2);
+    world.populate(0..3_000);
+    world.start(1, HOUR);
+    world.run(Time(30 * SECOND));
+    assert!(world.totals(1).open() < 1_000, "the walk waits");
+    world.apply((3_000..3_100).map(|n| arrival(n, home(0))).collect());
+    world.start(2, HOUR);
+    // Of the second alert's walk the first thousands are those whom nobody accepts, until its own part is full.
+    let before = world.totals(2).handed;
+    world.run_for(Duration::from_secs(5));
+    let handed = world.totals(2).handed - before;
+    assert!(handed >= (ORDINALS_MAX / 128 / 3) as u64, "{handed}");
+}
+
+#[test]
+fn the_next_alert_begins_with_the_reserve_of_the_slice() {
+    let mut world = World::new(Gateway::new(1_000, |_, _| Reply::Accept));
+    world.latency = Duration::from_millis(10);
+    world.populate(0..4_000);
+    let rate = Some(Rate { per_second: 1_000.0, burst: 1_000.0 });
+    world.tell(Command::Slice { lane: LANE, until: Time::NEVER, rate });
+    world.start(1, HOUR);
+    world.run_for(Duration::from_millis(2_300));
+    let (first, began) = (world.gateway.requests.len(), world.now);
+    let second = Duration::from_millis(1_000);
+    assert!((1_900..=2_300).contains(&first), "{first}: it loses nothing by it");
+    world.start(2, HOUR);
+    world.run_for(Duration::from_millis(5));
+    let begun = world.gateway.requests.len() - first;
+    assert!((62..=75).contains(&begun), "a sixteenth of a second at once, and no more: {begun}");
+    world.run_for(second);
+    let (one, two) = (world.totals(1).handed - first as u64, world.totals(2).handed);
+    assert!(two >= one && two - one <= 120, "then both alike: {one} and {two}");
+    let in_it = world.gateway.requests.iter().filter(|r| r.at >= began && r.at < began + second).count();
+    assert!(in_it <= 1_000 + 62 + 20, "{in_it}");
 }
 
 #[test]

@@ -23,6 +23,7 @@ use crate::{
         MessageSpec, Platform, Rate, Request, ShardSpec, WaveSpec,
     },
     core::{ConnectionId, Core, CoreConfig, IoRequest},
+    lane::pool::{ANSWERS_FOR_AN_ATTEMPT, ATTEMPTS_PER_MINUTE},
     wave::Cover,
 };
 
@@ -44,6 +45,11 @@ pub(super) struct World {
     pub(super) unreachable: bool,
     /// Those of this lane.
     pub(super) unreachable_lane: Option<LaneId>,
+    /// Connections are refused at once.
+    pub(super) refusing: bool,
+    /// How long TCP and TLS take.
+    pub(super) handshake: Duration,
+    shaking_hands: VecDeque<(Time, ConnectionId, Platform)>,
     /// How long what the gateway says is on its way.
     pub(super) latency: Duration,
     on_its_way: VecDeque<(Time, ConnectionId, Vec<u8>)>,
@@ -63,6 +69,8 @@ pub(super) struct Said {
     pub(super) handed: BTreeMap<PartitionId, RoaringBitmap>,
     pub(super) stopped: Vec<(WaveId, Option<Time>, u64, Time)>,
     pub(super) health: Vec<LaneHealth>,
+    /// The words with it.
+    pub(super) details: Vec<String>,
     pub(super) loads: BTreeMap<LaneId, Vec<LaneLoad>>,
     pub(super) counted: Vec<Vec<Vec<u64>>>,
     pub(super) devices: u64,
@@ -85,6 +93,9 @@ impl World {
             blocked: false,
             unreachable: false,
             unreachable_lane: None,
+            refusing: false,
+            handshake: Duration::ZERO,
+            shaking_hands: VecDeque::new(),
             latency: Duration::ZERO,
             on_its_way: VecDeque::new(),
             sockets: BTreeMap::new(),
@@ -182,17 +193,25 @@ impl World {
             match request {
                 IoRequest::Connect { connection, lane } => {
                     self.attempts.push(self.now);
-                    if !self.unreachable && self.unreachable_lane != Some(lane.id) {
-                        self.gateway.accept(connection, lane.platform);
-                        self.sockets.insert(connection, Vec::new());
-                        self.core.connected(connection, self.now);
+                    if self.refusing {
+                        self.core.not_connected(connection, "refused".to_owned(), self.now);
+                    } else if !self.unreachable && self.unreachable_lane != Some(lane.id) {
+                        self.shaking_hands.push_back((self.now + self.handshake, connection, lane.platform));
                     }
                 }
                 IoRequest::Close { connection, .. } => {
+                    self.shaking_hands.retain(|(_, id, _)| *id != connection);
                     self.gateway.drop(connection);
                     self.sockets.remove(&connection);
                 }
             }
+        }
+        while let Some(at) = self.shaking_hands.iter().position(|(at, ..)| *at <= self.now) {
+            active = true;
+            let (_, connection, platform) = self.shaking_hands.remove(at).expect("found");
+            self.gateway.accept(connection, platform);
+            self.sockets.insert(connection, Vec::new());
+            self.core.connected(connection, self.now);
         }
         let arrives = self.now + self.latency;
         self.on_its_way.extend(self.gateway.take_output().into_iter().map(|(id, bytes)| (arrives, id, bytes)));
@@ -229,7 +248,8 @@ impl World {
     /// When something happens by itself.
     pub(super) fn next(&self) -> Time {
         let arrives = self.on_its_way.front().map(|(at, ..)| *at);
-        self.core.deadline().into_iter().chain(arrives).min().unwrap_or(Time::NEVER)
+        let stands = self.shaking_hands.iter().map(|(at, ..)| *at).min();
+        self.core.deadline().into_iter().chain(arrives).chain(stands).min().unwrap_or(Time::NEVER)
     }
 
     pub(super) fn run_for(&mut self, time: Duration) {
@@ -268,6 +288,28 @@ impl World {
         self.sockets.values().map(Vec::len).sum()
     }
 
+    /// In no minute were there more attempts to connect than are stated, those of use aside (`lane/pool`).
+    pub(super) fn attempts_are_bounded(&self, connections: usize) {
+        let minute = Duration::from_secs(60);
+        let mut answers: BTreeMap<ConnectionId, u32> = BTreeMap::new();
+        let mut of_use = Vec::new();
+        for request in &self.gateway.requests {
+            let answers = answers.entry(request.connection).or_default();
+            *answers += 1;
+            if *answers == ANSWERS_FOR_AN_ATTEMPT {
+                of_use.push(request.at);
+            }
+        }
+        for (n, from) in self.attempts.iter().enumerate() {
+            let in_it = |at: &&Time| at.since(*from) < minute;
+            let attempts = self.attempts[n..].iter().take_while(in_it).count();
+            // One that was of use before pays, too.
+            let of_use = of_use.iter().filter(|at| from.since(**at) < minute && in_it(at)).count();
+            let most = ATTEMPTS_PER_MINUTE + connections + 2 * of_use;
+            assert!(attempts <= most, "{attempts} from {from:?}, {of_use} of use");
+        }
+    }
+
     /// All connections break.
     pub(super) fn break_connections(&mut self) {
         for id in self.gateway.connections() {
@@ -302,7 +344,10 @@ impl Said {
                 self.stopped.push((wave, last_write, written_after, now));
             }
             Event::Counted { devices, .. } => self.counted.push(devices),
-            Event::LaneState { health, .. } => self.health.push(health),
+            Event::LaneState { health, detail, .. } => {
+                self.health.push(health);
+                self.details.push(detail);
+            }
             Event::LaneLoad { lane, load } => self.loads.entry(lane).or_default().push(*load),
             Event::Held(held) => self.devices = held.devices,
         }

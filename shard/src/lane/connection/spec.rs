@@ -166,6 +166,20 @@ impl ConnectionError {
     }
 }
 
+/// Why nothing can be sent on a connection that stands, though nothing is out on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    /// `SETTINGS_MAX_CONCURRENT_STREAMS` is 0.
+    #[error("the gateway allows no stream (SETTINGS_MAX_CONCURRENT_STREAMS 0)")]
+    Streams,
+    /// No credit has come for what was sent.
+    #[error("the gateway opens no window for requests")]
+    Window,
+    /// `SETTINGS_MAX_HEADER_LIST_SIZE`.
+    #[error("a push's header list is larger than the gateway takes (SETTINGS_MAX_HEADER_LIST_SIZE {0})")]
+    HeaderList(usize),
+}
+
 /// A push that was not taken; nothing was written and the ticket gets no event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PushError {

@@ -29,7 +29,7 @@ fn it_begins_empty_and_collects_as_leased() {
     assert_eq!(slice.room(Time(SECOND)), 0, "nothing was given yet");
     slice.set(Time(10 * SECOND), rate(100.0, 50.0), Time(SECOND));
     assert_eq!(slice.room(Time(SECOND)), 0);
-    assert_eq!(slice.ready_at(Time(SECOND)), Some(Time(SECOND + 10_001)));
+    assert_eq!(slice.ready_at(Time(SECOND), 0), Some(Time(SECOND + 10_001)));
     assert_eq!(slice.room(Time(SECOND + 200_000)), 20);
     assert_eq!(slice.room(Time(3 * SECOND)), 50, "never more than the burst");
 }
@@ -50,12 +50,28 @@ fn a_gap_between_leases_collects_nothing() {
 }
 
 #[test]
+fn a_sixteenth_is_kept_and_collected_behind() {
+    let mut slice = Slice::default();
+    slice.set(Time::NEVER, rate(1_000.0, 160.0), Time(0));
+    assert_eq!((slice.reserve(), slice.room(Time(SECOND))), (10, 160));
+    // Others than the newest leave it, and what then comes in is collected as from an empty bucket.
+    slice.take(150, Time(SECOND));
+    answer_all(&mut slice, 150, Time(SECOND));
+    assert_eq!(slice.room(Time(SECOND + 1_000)), 0);
+    assert_eq!(slice.ready_at(Time(SECOND), 10), Some(Time(SECOND + 2_000)));
+    assert_eq!(slice.room(Time(SECOND + 2_000)), 12, "of which two are theirs");
+    slice.take(12, Time(SECOND + 2_000));
+    assert_eq!(slice.ready_at(Time(SECOND + 2_000), 10), Some(Time(SECOND + 13_001)));
+    assert_eq!(slice.ready_at(Time(SECOND + 2_000), 0), Some(Time(SECOND + 4_000)));
+}
+
+#[test]
 fn what_is_out_leaves_no_room() {
     let mut slice = Slice::default();
     slice.set(Time::NEVER, rate(100.0, 50.0), Time(0));
     assert_eq!(spend_all(&mut slice, Time(SECOND)), 50);
     assert_eq!(slice.room(Time(100 * SECOND)), 0, "nobody has answered");
-    assert_eq!(slice.ready_at(Time(100 * SECOND)), None, "so time alone changes nothing");
+    assert_eq!(slice.ready_at(Time(100 * SECOND), 0), None, "so time alone changes nothing");
     answer_all(&mut slice, 20, Time(100 * SECOND));
     assert_eq!(slice.room(Time(100 * SECOND)), 0, "collected from now on");
     assert_eq!(slice.room(Time(101 * SECOND)), 20);
@@ -67,7 +83,7 @@ fn what_is_out_leaves_no_room() {
 fn no_limit_gives_always_while_leased_and_a_limit_after_it_begins_empty() {
     let mut slice = Slice::default();
     slice.set(Time(SECOND), None, Time(0));
-    assert_eq!((slice.room(Time(0)), slice.ready_at(Time(0))), (usize::MAX, Some(Time(0))));
+    assert_eq!((slice.room(Time(0)), slice.ready_at(Time(0), 0)), (usize::MAX, Some(Time(0))));
     slice.take(70, Time(1));
     slice.set(Time(100 * SECOND), rate(10.0, 50.0), Time(SECOND / 2));
     assert_eq!(slice.room(Time(SECOND)), 0);
@@ -76,7 +92,7 @@ fn no_limit_gives_always_while_leased_and_a_limit_after_it_begins_empty() {
     assert_eq!(slice.room(Time(3 * SECOND)), 0);
     assert_eq!(slice.room(Time(4 * SECOND)), 10);
     assert_eq!(slice.room(Time(100 * SECOND)), 0, "the lease is over");
-    assert_eq!(slice.ready_at(Time(100 * SECOND)), None);
+    assert_eq!(slice.ready_at(Time(100 * SECOND), 0), None);
 }
 
 #[test]

@@ -4,9 +4,7 @@ use super::{
     super::{CloseReason, ConnectionConfig, ConnectionEvent, frames::PAYLOAD_BYTES_MAX},
     support::*,
 };
-
-#[path = "../../../../tests/floods/mod.rs"]
-mod list;
+use crate::floods::floods;
 
 /// A partial frame, a block, a thousand acknowledgements in a buffer that doubles, some bodies of answers.
 const HELD_BYTES_MAX: usize = 4 * PAYLOAD_BYTES_MAX + 40_000 + 8 * 1_024;
@@ -16,7 +14,7 @@ const FRAMES_MAX: usize = 25_000;
 #[test]
 fn every_flood_ends_its_connection_and_little_is_held() {
     for fetched in [true, false] {
-        for flood in list::floods(3, 1) {
+        for flood in floods(3, 1) {
             let config = ConnectionConfig { streams_max: 8, ..config() };
             let mut talk = Talk::warm(config, &[(STREAMS, 100)]);
             talk.push(1).unwrap();

@@ -1,0 +1,143 @@
+//! Gateways that throw everybody out, or let nobody in: they are not hammered meanwhile, and when they are well again the
+//! lane is back in seconds.
+
+use std::time::Duration;
+
+use clarion_proto::{outcome::Outcome, time::Time};
+
+use super::{
+    gateway::{Gateway, Reply},
+    world::{SECOND, World},
+};
+use crate::{
+    command::{LaneHealth, Rate},
+    lane::pool::BUSY_PAUSE_MAX,
+};
+
+const HOUR: Time = Time(3_600 * SECOND);
+const CONNECTIONS: usize = 4;
+const MS: Duration = Duration::from_millis(1);
+/// From when the gateway is well until somebody is pushed to: the longest pause, a tenth of it on top, handshakes, and the
+/// way there and back.
+const BACK: Duration = BUSY_PAUSE_MAX.saturating_add(Duration::from_millis(1_000));
+/// Then until all connections stand: each that is of use makes room for another.
+const WHOLE: Duration = Duration::from_secs(3);
+
+/// A wave under way at 200 a second, over connections that take 60 ms to stand and 20 ms to answer.
+fn world() -> World {
+    let mut world = World::with(Gateway::new(100, |_, _| Reply::Accept), true, CONNECTIONS);
+    (world.handshake, world.latency) = (60 * MS, 20 * MS);
+    world.populate(0..6_000);
+    world.start(1, HOUR);
+    world.grant(1, Time::NEVER, Some(Rate { per_second: 200.0, burst: 20.0 }));
+    world.run_for(1_000 * MS);
+    assert_eq!(world.gateway.connections().len(), CONNECTIONS);
+    world
+}
+
+/// From now on the gateway is well.
+fn comes_back(world: &mut World, storm: &str) {
+    let (end, attempts) = (world.now, world.attempts.len());
+    world.run_for(BACK + WHOLE);
+    let first = world.gateway.requests.iter().map(|r| r.at).find(|at| *at >= end).unwrap_or(Time::NEVER);
+    assert!(first.since(end) <= BACK, "{storm}: back after {:?}", first.since(end));
+    let since = world.attempts.len() - attempts;
+    assert_eq!(world.gateway.connections().len(), CONNECTIONS, "{storm}: {since} attempts since");
+    let before = world.gateway.requests.len();
+    world.run_for(1_000 * MS);
+    let rate = world.gateway.requests.len() - before;
+    assert!((190..=210).contains(&rate), "{storm}: {rate} a second");
+    assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready), "{storm}");
+    world.attempts_are_bounded(CONNECTIONS);
+    assert!(world.requests_by_device().values().all(|n| *n <= 2), "{storm}");
+}
+
+/// Every 300 ms for 2.5 s.
+fn again_and_again(world: &mut World, mut what: impl FnMut(&mut World)) {
+    for _ in 0..9 {
+        world.run_for(300 * MS);
+        what(world);
+    }
+}
+
+#[test]
+fn after_goaways_in_order_and_out_of_order() {
+    for (code, words) in [(0, ""), (0, "{\"reason\":\"Shutdown\"}"), (11, "too_many_pings"), (7, "")] {
+        let mut world = world();
+        again_and_again(&mut world, |world| {
+            for id in world.gateway.connections() {
+                world.gateway.go_away_saying(id, 0x7fff_ffff, code, words);
+            }
+        });
+        comes_back(&mut world, &format!("GOAWAY {code} {words}"));
+        assert!(world.requests_by_device().values().all(|n| *n == 1), "what was out was answered");
+    }
+}
+
+#[test]
+fn after_resets() {
+    let mut world = world();
+    again_and_again(&mut world, World::break_connections);
+    comes_back(&mut world, "resets");
+}
+
+#[test]
+fn after_a_minute_and_ten_of_refusing_everybody() {
+    for seconds in [60, 600] {
+        let mut world = world();
+        world.refusing = true;
+        world.break_connections();
+        let attempts = world.attempts.len();
+        world.run_for(Duration::from_secs(seconds));
+        let tries = world.attempts.len() - attempts;
+        assert!(tries as u64 >= seconds / 5, "it goes on trying: {tries}");
+        world.refusing = false;
+        comes_back(&mut world, "refused");
+        assert!(world.said.details.contains(&"no connection: refused".to_owned()), "{:?}", world.said.details);
+    }
+}
+
+#[test]
+fn after_no_answer_to_the_handshake() {
+    for seconds in [7, 60] {
+        let mut world = world();
+        world.unreachable = true;
+        world.break_connections();
+        world.run_for(Duration::from_secs(seconds));
+        world.unreachable = false;
+        comes_back(&mut world, "black hole");
+    }
+}
+
+#[test]
+fn after_handshakes_that_take_too_long() {
+    for takes in [3, 20] {
+        let mut world = world();
+        world.handshake = Duration::from_secs(takes);
+        world.break_connections();
+        world.run_for(Duration::from_secs(12));
+        if takes == 3 {
+            assert!(world.gateway.connections().len() == CONNECTIONS, "slow, and they come to stand all the same");
+        }
+        world.handshake = 60 * MS;
+        comes_back(&mut world, "slow handshakes");
+    }
+}
+
+#[test]
+fn an_alert_does_not_wait_for_the_pause_of_an_idle_lane() {
+    let mut world = World::with(Gateway::new(100, |_, _| Reply::Accept), true, CONNECTIONS);
+    world.refusing = true;
+    world.populate(0..1_000);
+    world.run_for(Duration::from_mins(20));
+    let idle = world.attempts.len();
+    assert!((40..150).contains(&idle), "half a minute apart at most, a quarter on average: {idle}");
+    world.refusing = false;
+    let began = world.now;
+    world.start(1, HOUR);
+    world.run_for(BACK);
+    let first = world.gateway.requests.iter().map(|r| r.at).min().unwrap_or(Time::NEVER);
+    assert!(first.since(began) <= BACK, "{:?}", first.since(began));
+    world.run_for(WHOLE);
+    assert_eq!(world.totals(1).outcomes[Outcome::Accepted as usize], 1_000);
+}

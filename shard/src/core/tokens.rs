@@ -1,0 +1,164 @@
+//! Which provider token each connection uses, and what its gateway says of it: `lane/trust` decides, here it is done.
+
+use std::fmt::Display;
+
+use clarion_proto::{ids::LaneId, time::Time};
+
+use super::{
+    Core,
+    link::{Link, State},
+    links::LinkSlot,
+};
+use crate::{
+    command::{Authorization, Platform},
+    lane::{
+        LaneEnd,
+        trust::{Change, Use},
+    },
+};
+
+/// What a turn may send on the connections of one lane, as far as their tokens go.
+pub(super) struct Permits {
+    settled: bool,
+    /// The one request that tries a token is out.
+    tried: bool,
+}
+
+impl Permits {
+    pub(super) fn new(end: &LaneEnd, of_lane: &[u32], links: &[LinkSlot]) -> Self {
+        let settled = end.trust.is_settled();
+        let number = end.trust.number();
+        let tries = |link: &Link| !link.leaving && link.credential == number && link.requests_out() > 0;
+        let mut of_lane = of_lane.iter().filter_map(|l| links[*l as usize].link.as_ref());
+        Self { settled, tried: !settled && of_lane.any(tries) }
+    }
+
+    /// Requests that may go out on a connection now.
+    pub(super) fn offer(&mut self, end: &LaneEnd, link: &mut Link, now: Time) -> usize {
+        let probing = end.is_probing();
+        if self.settled {
+            return link.offer(probing, now);
+        }
+        if link.is_remote() {
+            return link.offer(probing || end.trust.is_refused(), now);
+        }
+        match end.trust.allows(link.credential, now) {
+            Use::Freely => link.offer(probing, now),
+            Use::Once if !self.tried => {
+                let offer = link.offer(true, now).min(1);
+                self.tried = offer > 0;
+                offer
+            }
+            Use::Once | Use::Never => 0,
+        }
+    }
+}
+
+impl Core {
+    /// A provider token came.
+    pub(super) fn provider_token(&mut self, lane: LaneId, authorization: Authorization, signer: u64, now: Time) {
+        let Some(lane) = self.find_lane(lane) else { return };
+        match self.lanes[lane].end.trust.take(authorization, signer, now) {
+            Change::None => {}
+            Change::Try => self.tend_tokens(lane, now),
+            // APNs ties a connection to the key of its first request (Apple, "Establishing a token-based connection to
+            // APNs"); what is out on the old ones may still be answered.
+            Change::OtherSigner if self.lanes[lane].end.spec.platform == Platform::Apns => self.retire_lane(lane),
+            Change::OtherSigner | Change::TakeAll => self.take_token(lane, |_| true),
+        }
+    }
+
+    /// One connection tries what is new, and none keeps what is too old.
+    pub(super) fn tend_tokens(&mut self, lane: usize, now: Time) {
+        let trust = &mut self.lanes[lane].end.trust;
+        if trust.is_settled() {
+            return;
+        }
+        if trust.expire_former(now) {
+            match trust.is_refused() {
+                true => self.retire_lane(lane),
+                false => self.take_token(lane, |_| true),
+            }
+        } else if trust.is_trying() {
+            let number = trust.number();
+            let Self { lanes, links, .. } = self;
+            let link = |l: &u32| links[*l as usize].link.as_ref().filter(|link| link.is_open() && !link.leaving);
+            let mut own = lanes[lane].links.iter().filter(|l| link(l).is_some());
+            let tries = |l: &&u32| link(l).is_some_and(|link| link.credential == number);
+            // The one with the fewest requests out has them answered first.
+            let chosen = match own.clone().any(|l| tries(&l)) {
+                true => None,
+                false => own.by_ref().min_by_key(|l| link(l).map(Link::requests_out)).copied(),
+            };
+            self.take_token(lane, |slot| chosen == Some(slot));
+        }
+    }
+
+    /// Some connections of a lane have the present token from now on.
+    fn take_token(&mut self, lane: usize, which: impl Fn(u32) -> bool) {
+        let Some((authorization, number)) = self.lanes[lane].end.trust.present() else { return };
+        let authorization = authorization.clone();
+        for slot in self.lanes[lane].links.clone() {
+            let Some(link) = self.links[slot as usize].link.as_mut() else { continue };
+            if !which(slot) && !link.is_remote() || link.credential == number {
+                continue;
+            }
+            match &mut link.state {
+                State::Open(connection) => connection.set_authorization(authorization.clone()),
+                State::Remote(_) => {}
+                State::Connecting(_) => continue, // it gets one when it stands
+            }
+            link.credential = number;
+        }
+    }
+
+    /// Requests with this token were answered, and not by a refusal of it.
+    pub(super) fn token_accepted(&mut self, lane: usize, number: u32) {
+        if self.lanes[lane].end.trust.accepted(number) {
+            self.take_token(lane, |_| true);
+        }
+    }
+
+    /// A request's token was refused. `renew`: only for its age.
+    pub(super) fn token_refused(&mut self, link: u32, number: u32, renew: bool, words: &dyn Display, now: Time) {
+        let Some(l) = self.links[link as usize].link.as_ref() else { return };
+        let (at, heard_before) = (l.lane, l.leaving);
+        let Self { lanes, rng, .. } = self;
+        let end = &mut lanes[at].end;
+        end.heard(now);
+        let news = match end.spec.platform {
+            Platform::Apns if renew && heard_before => false,
+            Platform::Apns if renew => {
+                end.pool.failed(now, rng);
+                end.trust.called_expired(number, now, rng)
+            }
+            Platform::Apns | Platform::Fcm => end.trust.refused(number),
+        };
+        if news {
+            end.credential_refused(words);
+        }
+        match end.spec.platform {
+            // Connections remember: another try has to go over other ones.
+            Platform::Apns if news => {
+                for slot in self.lanes[at].links.clone() {
+                    if self.links[slot as usize].link.as_ref().is_some_and(|link| link.credential == number) {
+                        self.retire(slot);
+                    }
+                }
+            }
+            Platform::Apns => {}
+            // Each request stands for itself: whoever tried it goes on with the former, if that is still good.
+            Platform::Fcm => {
+                let Some((authorization, best)) = self.lanes[at].end.trust.best(now) else { return };
+                let authorization = authorization.clone();
+                let Some(link) = self.links[link as usize].link.as_mut() else { return };
+                if let State::Open(connection) = &mut link.state {
+                    connection.set_authorization(authorization);
+                    link.credential = best;
+                }
+                return;
+            }
+        }
+        self.retire(link);
+    }
+}
