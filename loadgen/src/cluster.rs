@@ -52,6 +52,8 @@ pub struct ClusterPlan {
     pub gateway: emulator::GatewayPlan,
     /// What the coordinator is told of the FCM lane.
     pub fcm: FcmSpec,
+    /// After which a request counts as unanswered; none: the coordinator's default.
+    pub request_deadline_ms: Option<u32>,
     /// Lanes write `authorization` out in each request.
     pub authorization_literal: bool,
     /// For each process.

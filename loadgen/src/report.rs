@@ -2,6 +2,7 @@
 
 pub mod arithmetic;
 pub mod check;
+pub mod series;
 pub mod summary;
 
 use std::{collections::BTreeMap, fs, io, path::Path};

@@ -63,6 +63,7 @@ impl Stage {
             },
             fcm: FcmSpec::default(),
             authorization_literal: false,
+            request_deadline_ms: None,
             start_deadline: PATIENCE,
         };
         let cluster = Cluster::start(&plan).await.expect("a cluster");

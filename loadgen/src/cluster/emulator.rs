@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{
     ClusterError, ClusterPlan,
     files::{self, SigningKey},
-    orders::Orders,
+    orders::{Counted, Orders},
     prepare,
     process::{Process, Role},
     start_with_pipes, write_private,
@@ -129,15 +129,7 @@ impl Emulator {
                 let silent = Silent { mode: Silence::DropAnswers, connections_ppm: 1_000_000, duration_ms: for_ms };
                 Faults { silent: Some(silent), ..conditions }
             }
-            FaultSpec::Scripted { faults, .. } => {
-                let near = Faults::default();
-                let (latency, credit) = (faults.latency, faults.credit);
-                Faults {
-                    latency: if latency == near.latency { conditions.latency } else { latency },
-                    credit: if credit == near.credit { conditions.credit } else { credit },
-                    ..(**faults).clone()
-                }
-            }
+            FaultSpec::Scripted { faults, .. } => return self.disturb(faults).await,
             &FaultSpec::Failing { share, delivered, retry_after_s, for_ms, .. } => {
                 let reason = match self.platform {
                     Platform::Apns => Reason::ServiceUnavailable,
@@ -161,12 +153,52 @@ impl Emulator {
         self.orders.faults(&faults).await
     }
 
+    /// Makes all of this go wrong from now on, until it is taken back. What holds without trouble (latency, late credits)
+    /// holds with it, unless it says otherwise.
+    ///
+    /// # Errors
+    /// The emulator does not answer, or refuses.
+    pub async fn disturb(&self, faults: &Faults) -> Result<(), RunError> {
+        let near = Faults::default();
+        let (latency, credit) = (faults.latency, faults.credit);
+        let faults = Faults {
+            latency: if latency == near.latency { self.conditions.latency } else { latency },
+            credit: if credit == near.credit { self.conditions.credit } else { credit },
+            ..faults.clone()
+        };
+        self.orders.faults(&faults).await
+    }
+
     /// Takes all trouble back.
     ///
     /// # Errors
     /// The emulator does not answer.
     pub async fn calm(&self) -> Result<(), RunError> {
         self.orders.faults(&self.conditions).await
+    }
+
+    /// See [`Orders::take`].
+    ///
+    /// # Errors
+    /// The emulator does not answer, or the file cannot be written.
+    pub async fn take(&self, path: &Path, before_us: u64) -> Result<u64, RunError> {
+        self.orders.take(path, before_us).await
+    }
+
+    /// What it has counted since its start, or since it was last told to forget.
+    ///
+    /// # Errors
+    /// The emulator does not answer.
+    pub async fn counted(&self) -> Result<Counted, RunError> {
+        self.orders.counted().await
+    }
+
+    /// Has it forget its record and what it has counted.
+    ///
+    /// # Errors
+    /// The emulator does not answer.
+    pub async fn reset(&self) -> Result<(), RunError> {
+        self.orders.reset().await
     }
 
     /// Has the record written to a file, in this machine's clock.

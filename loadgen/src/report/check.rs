@@ -112,7 +112,9 @@ pub fn passes(checks: &[Check], strict: bool) -> bool {
     checks.iter().all(|c| c.held || (c.kind == Kind::Target && !strict))
 }
 
-fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -> Check {
+/// One bound against one value; none: it could not be measured.
+#[must_use]
+pub fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -> Check {
     Check {
         name,
         kind,

@@ -132,7 +132,8 @@ impl Scene<'_> {
             emulator.export(&record).await?;
             records.push((emulator.platform, record));
         }
-        let shard_growth_bytes = fault_ns.and_then(|at| self.memory.growth(Role::Shard, submitted.acknowledged_ns, at));
+        let shard_growth_bytes =
+            fault_ns.and_then(|at| self.memory.growth(Role::Shard, &(submitted.acknowledged_ns..at), at));
         let most = self.memory.most(Role::Coordinator, submitted.acknowledged_ns).max(rss.1);
         Ok(Observed {
             start: Duration::ZERO,
@@ -154,12 +155,12 @@ impl Scene<'_> {
         })
     }
 
-    async fn connect(&self) -> Result<Channel, RunError> {
+    pub(super) async fn connect(&self) -> Result<Channel, RunError> {
         let endpoint = Endpoint::from_shared(self.coordinator.clone()).map_err(DriveError::from)?;
         Ok(endpoint.connect_timeout(CONNECT).tcp_nodelay(true).connect().await.map_err(DriveError::from)?)
     }
 
-    async fn load(&self, channel: Channel) -> Result<(), RunError> {
+    pub(super) async fn load(&self, channel: Channel) -> Result<(), RunError> {
         let count = self.population.count();
         let bar = self.show.bar("load", count, "devices");
         let deadline = Duration::from_secs(self.scenario.deadlines.load_s);
