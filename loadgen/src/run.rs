@@ -100,6 +100,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         coordinator: cluster.coordinator.clone(),
         emulators: cluster.emulators.clone(),
         watched: cluster.watched(),
+        node_orders: cluster.node_orders(),
         memory: cluster.memory.clone(),
         dir: &dir,
         show,
@@ -166,6 +167,7 @@ impl Stage {
             program: options.program.clone(),
             dir: dir.clone(),
             nodes: scenario.nodes,
+            nodes_later: (0..scenario.nodes).filter(|node| scenario.comes_later(*node)).collect(),
             cores_per_node: options.cores_per_node,
             gateway: GatewayPlan {
                 dead_share: scenario.gateway.dead_share,

@@ -6,6 +6,7 @@
 mod check;
 pub mod expect;
 pub mod mixture;
+pub mod nodes;
 pub mod series;
 
 use std::{fmt, fs, io, path::Path};
@@ -19,6 +20,7 @@ use crate::{
 };
 pub(crate) use check::FCM_QUOTA_MAX;
 pub use expect::{Bound, Expectations};
+pub use nodes::{NodeAction, NodeChange};
 pub use series::{CaseSpec, SeriesSpec};
 
 const NAMED: &[(&str, &str)] = &[
@@ -35,6 +37,7 @@ const NAMED: &[(&str, &str)] = &[
     ("watchers", include_str!("../scenarios/watchers.toml")),
     ("quota", include_str!("../scenarios/quota.toml")),
     ("failing-gateway", include_str!("../scenarios/failing-gateway.toml")),
+    ("quota-nodes", include_str!("../scenarios/quota-nodes.toml")),
     ("faults", include_str!("../scenarios/faults.toml")),
     ("fault-mixtures", include_str!("../scenarios/fault-mixtures.toml")),
 ];
@@ -69,6 +72,9 @@ pub struct Scenario {
     /// Move devices while the alert runs.
     #[serde(default)]
     pub motion: Option<MotionSpec>,
+    /// Nodes that are killed and started while the alert runs, in the order of time.
+    #[serde(default)]
+    pub node_changes: Vec<NodeChange>,
     /// Watch the alert, many times over.
     #[serde(default)]
     pub watchers: Option<WatchersSpec>,

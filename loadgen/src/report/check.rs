@@ -64,6 +64,7 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
         ("late_after_cancel", expect.late_after_cancel, cancel.map(|c| c.late_after_cancel as f64)),
         ("reached_share", expect.reached_share, cancel.map(|c| c.reached_share)),
         ("quota_window_max", expect.quota_window_max, fcm.map(|f| f.minute_max as f64)),
+        ("node_changes", expect.node_changes, count(report.node_changes.len() as u64)),
         ("throttled", expect.throttled, of_all(|p| p.throttled)),
         ("failed_requests", expect.failed_requests, of_all(|p| p.failed_requests)),
         ("fcm_disorder", expect.fcm_disorder, fcm.map(|f| f.order.disorder)),

@@ -55,6 +55,7 @@ pub async fn run(
         coordinator: cluster.coordinator.clone(),
         emulators: cluster.emulators.clone(),
         watched: cluster.watched(),
+        node_orders: None,
         memory: cluster.memory.clone(),
         dir: &dir,
         show,

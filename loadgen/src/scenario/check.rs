@@ -73,6 +73,7 @@ impl Scenario {
         }
         let fcm = self.gateway.fcm;
         within("gateway.fcm.quota_per_minute", fcm.quota_per_minute.unwrap_or(1), 1, FCM_QUOTA_MAX)?;
+        self.check_nodes()?;
         if let Some(series) = &self.series {
             series.check(self)?;
         }

@@ -55,6 +55,9 @@ pub struct CaseSpec {
     /// Instead: many things, drawn from a seed.
     #[serde(default)]
     pub mixture: Option<MixtureSpec>,
+    /// It takes so long that it is run only if it is named.
+    #[serde(default)]
+    pub by_name_only: bool,
     /// What must come of it, where that is not what must come of all.
     #[serde(default)]
     pub expect: BTreeMap<String, Bound>,
@@ -96,9 +99,8 @@ impl SeriesSpec {
             let there = self.cases.iter().map(|c| format!("`{}`", c.name)).collect::<Vec<_>>().join(", ");
             return Err(format!("no case `{unknown}`; there are {there}"));
         }
-        if !names.is_empty() {
-            self.cases.retain(|case| case.is_undisturbed() || names.contains(&case.name));
-        }
+        let all = names.is_empty();
+        self.cases.retain(|case| case.is_undisturbed() || names.contains(&case.name) || (all && !case.by_name_only));
         Ok(())
     }
 
@@ -117,6 +119,7 @@ impl SeriesSpec {
             ("cancel", scenario.cancel.is_some()),
             ("motion", scenario.motion.is_some()),
             ("watchers", scenario.watchers.is_some()),
+            ("node_changes", !scenario.node_changes.is_empty()),
         ] {
             if used {
                 return Err((field, "is of one alert, and has no place in a series".to_owned()));
