@@ -50,8 +50,9 @@ pub const FIGURES: &[&str] = &[
     "connections_closed",
     "handshakes_failed",
     "protocol_errors",
-    // Of the worst shard node, over its most in the undisturbed case.
+    // Of the worst shard node, over its most in the undisturbed alert right before; and over that in the first case.
     "shard_growth_bytes",
+    "shard_grown_bytes",
     // From the end of the trouble until every alert had ended; and what the undisturbed one took.
     "calm_seconds",
     "proof_seconds",
@@ -118,7 +119,8 @@ const COLUMNS: &[(&str, &str)] = &[
     ("unanswered_requests", "unanswered"),
     ("connections_opened", "connects"),
     ("calm_seconds", "calm s"),
-    ("shard_growth_bytes", "grown MB"),
+    ("shard_growth_bytes", "growth MB"),
+    ("shard_grown_bytes", "in all MB"),
 ];
 
 impl CaseReport {

@@ -30,6 +30,8 @@ use case::Case;
 
 /// How often the records are taken.
 const TAKE_EVERY: Duration = Duration::from_secs(1);
+/// The longest that nothing goes wrong, to see what is usual.
+const STEADY_MAX: Duration = Duration::from_secs(30);
 /// What is younger stays with the emulator: its answer may still be on the way. After the longest deadline of a request that
 /// a scenario may set, the sender has given it up.
 const SETTLED: Duration = Duration::from_secs(12);
@@ -96,7 +98,7 @@ async fn play(scene: &Scene<'_>, series: &SeriesSpec, strict: bool) -> Result<Ve
     scene.load(channel.clone()).await?;
     let roll = Roll::new(scene.population, &Region::new(&scene.scenario.alert.region));
     let alerts = Alerts::new(channel.clone(), scene, series);
-    let mut player = Player { scene, series, channel, roll, alerts, steady_ns: 0..0 };
+    let mut player = Player { scene, series, channel, roll, alerts, steady_ns: 0..0, calm_ns: None };
     let (mut reports, count) = (Vec::new(), series.cases.len());
     for (n, spec) in series.cases.iter().enumerate() {
         scene.show.begin("case", &format!("{} of {count}, {}: {}", n + 1, spec.name, spec.label));
@@ -116,8 +118,10 @@ struct Player<'a> {
     channel: Channel,
     roll: Roll,
     alerts: Alerts<'a>,
-    /// The first case, which is undisturbed: what the others' memory is held against.
+    /// The first case, which is undisturbed.
     steady_ns: Range<u64>,
+    /// The undisturbed alert at the end of the last case: the state from which the next one starts.
+    calm_ns: Option<Range<u64>>,
 }
 
 impl Player<'_> {
@@ -127,14 +131,14 @@ impl Player<'_> {
             emulator.reset().await?;
         }
         let begun = Instant::now();
-        let until = begun + Duration::from_secs_f64(self.series.seconds);
-        let mut case = Case::new(now_ns());
+        let seconds = Duration::from_secs_f64(self.series.seconds);
+        let until = begun + if spec.is_undisturbed() { seconds.min(STEADY_MAX) } else { seconds };
+        let mut case = Case::new(now_ns(), until - begun);
         tokio::try_join!(self.flow(until, &mut case), trouble(&scene.emulators, spec, until))?;
         case.calm = until.elapsed();
-        case.trouble = until - begun;
 
         // Undisturbed: nothing is left of the trouble.
-        let proving = Instant::now();
+        let (proving, proving_ns) = (Instant::now(), now_ns());
         case.proof = Some(self.alerts.begin().await?);
         self.flow(proving, &mut case).await?;
         case.proving = proving.elapsed();
@@ -153,7 +157,10 @@ impl Player<'_> {
         if self.steady_ns.is_empty() {
             self.steady_ns = case.begun_ns..now_ns();
         }
-        case.shard_growth_bytes = self.scene.memory.growth(Role::Shard, &self.steady_ns, case.begun_ns);
+        let growth = |steady| self.scene.memory.growth(Role::Shard, steady, case.begun_ns);
+        case.shard_growth_bytes = growth(self.calm_ns.as_ref().unwrap_or(&self.steady_ns));
+        case.shard_grown_bytes = growth(&self.steady_ns);
+        self.calm_ns = Some(proving_ns..now_ns());
         if case.lost > 0 {
             self.scene.load(self.channel.clone()).await?;
             self.roll.registered_anew();
@@ -209,7 +216,7 @@ impl Player<'_> {
             if push.fate == Fate::Dead {
                 self.roll.called_dead(push.token_hash);
             }
-            case.count(&push, self.series.seconds);
+            case.count(&push);
             if !self.alerts.take(entry.collapse_hash, push) {
                 case.judged.strangers += 1;
             }

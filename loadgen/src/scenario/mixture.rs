@@ -64,8 +64,8 @@ impl MixtureSpec {
     /// What is wrong with it.
     pub(super) fn check(&self) -> Result<(), String> {
         match self {
-            Self { every_ms, .. } if !(100..=600_000).contains(every_ms) => {
-                Err(format!("mixture.every_ms must be 100 to 600,000, is {every_ms}"))
+            Self { every_ms, .. } if !(1_000..=600_000).contains(every_ms) => {
+                Err(format!("mixture.every_ms must be 1,000 to 600,000, is {every_ms}"))
             }
             Self { pieces_max, .. } if !(1..=PIECES.len()).contains(pieces_max) => {
                 Err(format!("mixture.pieces_max must be 1 to {}, is {pieces_max}", PIECES.len()))
@@ -168,13 +168,15 @@ fn negative_windows(faults: &mut Faults, draws: &mut Draws, _: Platform) {
         unknown: false,
     };
     let narrow = u32::try_from(between(draws, 0, 600)).expect("small");
-    faults.repeat.push(repeat(between(draws, 20, 200), vec![window(narrow), window(65_535)]));
+    // The last word, before the next step of a second at least, is the wide window.
+    let (every_ms, turns) = (between(draws, 20, 100), vec![window(narrow), window(65_535)]);
+    faults.repeat.push(Repeat { every_ms, turns, duration_ms: every_ms * 8 });
 }
 
 fn stream_limits(faults: &mut Faults, draws: &mut Draws, _: Platform) {
     let (few, many) = (Action::StreamsMax { streams: 1 }, Action::StreamsMax { streams: 1_500 });
-    // A tenth of the time at one stream; the last word is the large limit.
-    let every_ms = between(draws, 20, 100);
+    // A quarter of the time at one stream; the last word is the large limit.
+    let every_ms = between(draws, 20, 80);
     faults.repeat.push(Repeat {
         every_ms,
         turns: vec![few, many.clone(), many.clone(), many],

@@ -30,7 +30,7 @@ pub struct SeriesSpec {
     /// The same, but judged only with `--strict`: rates and times.
     #[serde(default)]
     pub targets: BTreeMap<String, Bound>,
-    /// In their order. The first is undisturbed, and its memory is the steady state that the others are held against.
+    /// In their order. The first is undisturbed, and as long as any, but for 30 s at most: its memory is the steady state.
     pub cases: Vec<CaseSpec>,
 }
 

@@ -31,6 +31,7 @@ pub(super) struct Case {
     pub judged: Judged,
     pub lost: u64,
     pub shard_growth_bytes: Option<u64>,
+    pub shard_grown_bytes: Option<u64>,
     pub connections_opened: u64,
     pub connections_closed: u64,
     pub handshakes_failed: u64,
@@ -49,14 +50,13 @@ pub(super) struct Case {
 }
 
 impl Case {
-    pub(super) fn new(begun_ns: u64) -> Self {
-        Self { begun_ns, ..Self::default() }
+    pub(super) fn new(begun_ns: u64, trouble: Duration) -> Self {
+        Self { begun_ns, trouble, ..Self::default() }
     }
 
     /// One request, whichever alert's.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked: an hour at most
-    pub(super) fn count(&mut self, push: &Push, seconds: f64) {
-        let in_trouble = push.at_ns < self.begun_ns + (seconds * 1e9) as u64;
+    pub(super) fn count(&mut self, push: &Push) {
+        let in_trouble = u128::from(push.at_ns) < u128::from(self.begun_ns) + self.trouble.as_nanos();
         self.accepted_in_trouble += u64::from(in_trouble && push.fate == Fate::Accepted);
     }
 
@@ -138,6 +138,7 @@ impl Case {
         let trouble = self.trouble.as_secs_f64();
         let measured = [
             ("shard_growth_bytes", self.shard_growth_bytes.map(|bytes| bytes as f64)),
+            ("shard_grown_bytes", self.shard_grown_bytes.map(|bytes| bytes as f64)),
             ("calm_seconds", Some(self.calm.as_secs_f64())),
             ("proof_seconds", Some(self.proving.as_secs_f64())),
             ("rate_per_second", Some(self.accepted_in_trouble as f64 / trouble.max(1e-3))),
@@ -155,7 +156,7 @@ mod tests {
 
     #[test]
     fn every_figure_has_its_value() {
-        let case = Case { shard_growth_bytes: Some(0), ..Case::default() };
+        let case = Case { shard_growth_bytes: Some(0), shard_grown_bytes: Some(0), ..Case::default() };
         let (mut known, figures) = (FIGURES.to_vec(), case.figures());
         known.sort_unstable();
         assert_eq!(figures.keys().copied().collect::<Vec<_>>(), known);
