@@ -42,8 +42,11 @@ keys:
 # Longer proofs than CI has time for: ten thousand seeds of each model, and every scenario at its full size.
 soak:
     PROPTEST_CASES=10000 cargo test --release -p clarion-shard --lib -- partition:: wave::
-    for s in city shenzhen city-far antimeridian pole polygon-hole slow-gateway silent-gateway cancel motion; do \
+    for s in city shenzhen city-far antimeridian pole polygon-hole slow-gateway silent-gateway cancel motion quota quota-nodes faults; do \
         cargo run --release -- run $s --report target/soak/$s || exit 1; done
+    cargo run --release -- run fault-mixtures --seconds 600 --report target/soak/fault-mixtures
+    cargo run --release -- run faults --case expired-certificate --case no-handshakes --case unauthorized-pages --report target/soak/faults-slow
+    cargo run --release -- run faults --case expired-provider-token --seconds 5 --report target/soak/expired-provider-token
     CLARION_SOAK=1 cargo test --release -p clarion-shard --test foreign -- --nocapture --test-threads=1
     for t in conversation header_blocks huffman answers waits; do just fuzz $t 120 || exit 1; done
 

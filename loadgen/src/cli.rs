@@ -68,6 +68,12 @@ struct RunArguments {
     /// Rates and times fail the run, too
     #[arg(long)]
     strict: bool,
+    /// Of a series such as `faults`: only this case; more than once for several
+    #[arg(long = "case", value_name = "NAME")]
+    cases: Vec<String>,
+    /// Of a series: how long the trouble of each case acts [default: the scenario's]
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<f64>,
     /// Coordinator of a cluster that runs already, http://HOST:PORT, instead of starting one; needs --gateway
     #[arg(long, value_name = "URL", requires = "gateways", conflicts_with_all = ["nodes", "cores"])]
     cluster: Option<String>,
@@ -112,6 +118,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             cores: None,
             report: PathBuf::from("target/loadgen"),
             strict: false,
+            cases: Vec::new(),
+            seconds: None,
             cluster: None,
             gateways: Vec::new(),
         })),
@@ -170,6 +178,9 @@ fn ended(result: io::Result<()>) -> ExitCode {
 fn list() -> ExitCode {
     for (name, scenario) in Scenario::named() {
         println!("{name:<16} {:>9} devices, {} nodes  {}", scenario.devices, scenario.nodes, scenario.description);
+        for case in scenario.series.iter().flat_map(|series| &series.cases) {
+            println!("  --case {:<26} {}", case.name, case.label);
+        }
     }
     ExitCode::SUCCESS
 }
@@ -179,6 +190,7 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
     scenario.devices = arguments.devices.unwrap_or(scenario.devices);
     scenario.nodes = arguments.nodes.unwrap_or(scenario.nodes);
     scenario.seed = arguments.seed.unwrap_or(scenario.seed);
+    choose(&mut scenario, arguments)?;
     scenario.check().map_err(|(field, problem)| ScenarioError::Invalid {
         scenario: scenario.name.clone(),
         field: field.to_owned(),
@@ -197,6 +209,12 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
     };
     // One thread: children are tied to the life of the thread that starts them, and driving costs little.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let Some(series) = &scenario.series {
+        let report = runtime.block_on(run::series::run(&scenario, series, &options, &Show::new()))?;
+        print!("{}", report.summary());
+        println!("  {}", options.dir.join("report.json").display());
+        return Ok(report.passed);
+    }
     let report = runtime.block_on(run::run(&scenario, &options, &Show::new()))?;
     print!("{}", summary(&report, options.strict));
     println!("  {}", options.dir.join("report.json").display());
@@ -204,6 +222,29 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
     let page = options.dir.join("report.html");
     println!("  to look at: file://{}", page.canonicalize().unwrap_or(page).display());
     Ok(report.passed)
+}
+
+/// What was asked of a series.
+fn choose(scenario: &mut Scenario, arguments: &RunArguments) -> Result<(), ScenarioError> {
+    let name = scenario.name.clone();
+    let invalid = |field: &str, problem: String| ScenarioError::Invalid {
+        scenario: name.clone(),
+        field: field.to_owned(),
+        problem,
+    };
+    match &mut scenario.series {
+        Some(_) if arguments.cluster.is_some() => {
+            Err(invalid("--cluster", "a series measures the memory of nodes that it has started itself".to_owned()))
+        }
+        Some(series) => {
+            series.seconds = arguments.seconds.unwrap_or(series.seconds);
+            series.choose(&arguments.cases).map_err(|problem| invalid("--case", problem))
+        }
+        None if !arguments.cases.is_empty() || arguments.seconds.is_some() => {
+            Err(invalid("--case, --seconds", "this scenario is one alert, not a series of cases".to_owned()))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The command line of a run with everything said that decides what is drawn.
@@ -221,6 +262,12 @@ fn command(name: &str, scenario: &Scenario, arguments: &RunArguments) -> String 
     }
     if let Some(cores) = arguments.cores {
         command += &format!(" --cores {cores}");
+    }
+    for case in &arguments.cases {
+        command += &format!(" --case {case}");
+    }
+    if let Some(seconds) = arguments.seconds {
+        command += &format!(" --seconds {seconds}");
     }
     if arguments.strict {
         command += " --strict";

@@ -2,7 +2,7 @@
 //!
 //! Each is this very program, started again with a hidden subcommand, so that one build makes all of them and each has
 //! its own memory and processor time to be accounted for. Ports are the system's choice. Nodes and coordinator have to
-//! know each other's address before either is up: the coordinator's port is found first, by binding and releasing it.
+//! know each other's address before either is up: their ports are found first, by binding and releasing them.
 //!
 //! Nothing outlives a run: children are asked to end, then killed; they end by themselves if this program is killed.
 
@@ -22,13 +22,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{MissedTickBehavior, interval},
+};
 
 use crate::{
     gateway::{Platform, clock},
     population::draws::Draws,
     run::RunError,
-    scenario::FcmSpec,
+    scenario::{FcmSpec, NodeAction},
 };
 use accounting::{MemoryLog, Watched};
 use emulator::Emulator;
@@ -46,12 +49,16 @@ pub struct ClusterPlan {
     pub dir: PathBuf,
     /// Shard nodes.
     pub nodes: u32,
+    /// Of those, the ones that are started later, if at all.
+    pub nodes_later: Vec<u32>,
     /// Threads of each that walk and send.
     pub cores_per_node: usize,
     /// The gateways' part.
     pub gateway: emulator::GatewayPlan,
     /// What the coordinator is told of the FCM lane.
     pub fcm: FcmSpec,
+    /// After which a request counts as unanswered; none: the coordinator's default.
+    pub request_deadline_ms: Option<u32>,
     /// Lanes write `authorization` out in each request.
     pub authorization_literal: bool,
     /// For each process.
@@ -89,6 +96,30 @@ pub struct Cluster {
     /// Memory of all processes over time.
     pub memory: MemoryLog,
     processes: Vec<Process>,
+    /// None of a cluster that somebody else runs.
+    nodes: Option<Nodes>,
+}
+
+/// What it takes to start a node again.
+#[derive(Debug)]
+struct Nodes {
+    plan: ClusterPlan,
+    coordinator_port: u16,
+    /// Of each node, for all of its processes.
+    ports: Vec<u16>,
+    orders: mpsc::Receiver<NodeOrder>,
+    to: mpsc::Sender<NodeOrder>,
+}
+
+/// Kills or starts a node of a running cluster; heeded by [`Cluster::watch`].
+#[derive(Debug)]
+pub struct NodeOrder {
+    /// What.
+    pub action: NodeAction,
+    /// Which node.
+    pub node: u32,
+    /// Told once it is done.
+    pub done: oneshot::Sender<()>,
 }
 
 /// Why there is no cluster.
@@ -121,30 +152,25 @@ impl Cluster {
             emulators.push(emulator);
             served.push(serves);
         }
-        let coordinator_port = free_port().map_err(|e| prepare("a port for the coordinator", e))?;
+        let mut ports = free_ports(1 + plan.nodes as usize).map_err(|e| prepare("ports", e))?;
+        let coordinator_port = ports.remove(0);
 
-        let mut nodes = Vec::new();
-        for n in 0..plan.nodes {
-            let arguments = [
-                "shard".to_owned(),
-                "--listen=127.0.0.1:0".to_owned(),
-                "--health-listen=127.0.0.1:0".to_owned(),
-                format!("--name=shard-{n}"),
-                format!("--coordinators=127.0.0.1:{coordinator_port}"),
-                format!("--cores={}", plan.cores_per_node),
-                "--announce".to_owned(),
-            ];
-            let (process, announced) = start(plan, Role::Shard, format!("shard-{n}"), &arguments).await?;
-            processes.push(process);
-            nodes.push(announced.listen);
+        // A node keeps its address over all of its processes, as one behind a name of its own does.
+        for (n, port) in (0..plan.nodes).zip(&ports) {
+            if !plan.nodes_later.contains(&n) {
+                processes.push(start_node(plan, coordinator_port, n, *port).await?);
+            }
         }
 
-        let config = files::coordinator_config(plan, coordinator_port, &nodes, &served, &key)?;
+        let addresses: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let config = files::coordinator_config(plan, coordinator_port, &addresses, &served, &key)?;
         let arguments = ["coordinator".to_owned(), format!("--config={}", config.display()), "--announce".to_owned()];
         let (process, announced) = start(plan, Role::Coordinator, "coordinator".to_owned(), &arguments).await?;
         processes.push(process);
         let coordinator = format!("http://{}", announced.listen);
-        Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes })
+        let (to, orders) = mpsc::channel(1);
+        let nodes = Some(Nodes { plan: plan.clone(), coordinator_port, ports, orders, to });
+        Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes, nodes })
     }
 
     /// Takes part in a cluster that somebody else runs: none of its processes is watched or ended.
@@ -160,7 +186,7 @@ impl Cluster {
         let coordinator = there.coordinator.clone();
         let authority = coordinator.trim_start_matches("http://").trim_end_matches('/');
         orders::reach(authority).await.map_err(|problem| RunError::Coordinator(format!("{authority}: {problem}")))?;
-        Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes: Vec::new() })
+        Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes: Vec::new(), nodes: None })
     }
 
     /// What can be accounted for.
@@ -170,18 +196,50 @@ impl Cluster {
         self.processes.iter().map(watch).collect()
     }
 
-    /// Samples memory until a process ends by itself, which none should.
+    /// Where to send orders for nodes; none if they are somebody else's.
+    #[must_use]
+    pub fn node_orders(&self) -> Option<mpsc::Sender<NodeOrder>> {
+        self.nodes.as_ref().map(|nodes| nodes.to.clone())
+    }
+
+    /// Samples memory and heeds orders for nodes, until a process ends by itself, which none should.
     pub async fn watch(&mut self) -> ProcessError {
-        let watched = self.watched();
         let mut ticks = interval(WATCH_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
+            let order = tokio::select! {
+                _ = ticks.tick() => None,
+                order = Nodes::order(self.nodes.as_mut()) => Some(order),
+            };
             if let Some(death) = self.processes.iter_mut().find_map(Process::death) {
                 return death;
             }
-            self.memory.sample(&watched);
+            if let Some(order) = order
+                && let Err(problem) = self.heed(order).await
+            {
+                return problem;
+            }
+            self.memory.sample(&self.watched());
         }
+    }
+
+    async fn heed(&mut self, order: NodeOrder) -> Result<(), ProcessError> {
+        let Some(nodes) = &self.nodes else { return Ok(()) };
+        match order.action {
+            NodeAction::Start => {
+                let port = nodes.ports[order.node as usize];
+                self.processes.push(start_node(&nodes.plan, nodes.coordinator_port, order.node, port).await?);
+            }
+            NodeAction::Kill => {
+                let name = node_name(order.node);
+                if let Some(at) = self.processes.iter().position(|p| p.name == name) {
+                    self.processes.swap_remove(at).kill().await;
+                }
+            }
+        }
+        // Whoever asked may have ended.
+        let _ = order.done.send(());
+        Ok(())
     }
 
     /// Ends everything, side by side. Names those that had to be killed or ended badly.
@@ -196,6 +254,39 @@ impl Cluster {
         let ends = stopping.join_all().await;
         ends.into_iter().filter(|(well, _)| !well).map(|(_, name)| name).collect()
     }
+}
+
+impl Nodes {
+    /// The next order; never one where there are no nodes. Safe to be dropped and asked again.
+    async fn order(nodes: Option<&mut Self>) -> NodeOrder {
+        match nodes {
+            Some(nodes) => match nodes.orders.recv().await {
+                Some(order) => order,
+                // It holds a sender itself.
+                None => std::future::pending().await,
+            },
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// How a node calls itself.
+#[must_use]
+pub fn node_name(node: u32) -> String {
+    format!("shard-{node}")
+}
+
+async fn start_node(plan: &ClusterPlan, coordinator_port: u16, node: u32, port: u16) -> Result<Process, ProcessError> {
+    let arguments = [
+        "shard".to_owned(),
+        format!("--listen=127.0.0.1:{port}"),
+        "--health-listen=127.0.0.1:0".to_owned(),
+        format!("--name={}", node_name(node)),
+        format!("--coordinators=127.0.0.1:{coordinator_port}"),
+        format!("--cores={}", plan.cores_per_node),
+        "--announce".to_owned(),
+    ];
+    Ok(start(plan, Role::Shard, node_name(node), &arguments).await?.0)
 }
 
 /// Starts a child that prints nothing but its announcement.
@@ -233,22 +324,30 @@ async fn start_with_pipes(
 /// Below those that Linux hands out by itself (from 32,768 on, ip(7)): whoever connects or listens anywhere in the meantime is
 /// not given one of these.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
-/// How many are tried.
-const PORTS_TRIED: u32 = 100;
+/// How many are tried: a run has 65 at most.
+const PORTS_TRIED: u32 = 300;
 
-/// A port that nobody has right now. Another run might take it before the coordinator does; then that one says so and the
-/// run fails with a clear line. Runs side by side begin to look in different places.
-fn free_port() -> io::Result<u16> {
+/// Ports that nobody has right now, each another. Another run might take one before its process does; then that one says so
+/// and the run fails with a clear line. Runs side by side begin to look in different places.
+fn free_ports(count: usize) -> io::Result<Vec<u16>> {
     let mut draws = Draws::new(clock::wall().0, u64::from(std::process::id()), 0);
     let mut port = || PORTS.start + u16::try_from(draws.below(PORTS.len())).expect("below the end of the range");
+    // All are held until the last is found.
+    let mut found = Vec::with_capacity(count);
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for _ in 0..PORTS_TRIED {
+        if found.len() == count {
+            break;
+        }
         match TcpListener::bind((Ipv4Addr::LOCALHOST, port())) {
-            Ok(free) => return Ok(free.local_addr()?.port()),
+            Ok(free) => found.push(free),
             Err(e) => last = e,
         }
     }
-    Err(last)
+    if found.len() < count {
+        return Err(last);
+    }
+    found.iter().map(|free| Ok(free.local_addr()?.port())).collect()
 }
 
 fn prepare(what: &str, problem: impl std::fmt::Display) -> ClusterError {
@@ -266,9 +365,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_free_port_can_be_bound() {
-        let port = free_port().unwrap();
-        assert!(PORTS.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok());
+    fn free_ports_differ_and_can_be_bound() {
+        let ports = free_ports(5).unwrap();
+        assert_eq!(ports.iter().collect::<std::collections::BTreeSet<_>>().len(), 5);
+        assert!(ports.iter().all(|p| PORTS.contains(p) && TcpListener::bind((Ipv4Addr::LOCALHOST, *p)).is_ok()));
     }
 
     #[test]

@@ -240,6 +240,17 @@ impl GatewayHandle {
         record::export(&logs, self.started, self.platform, path)
     }
 
+    /// Moves what was decided before `before_us` (CLOCK_MONOTONIC) into a file and forgets it, but for what does not fill a
+    /// chunk yet. See [`record::take`].
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn take(&self, path: &Path, before_us: u64) -> io::Result<record::Taken> {
+        let now_us = clock::monotonic().0;
+        let logs: Vec<_> = self.logs.iter().map(|l| &**l).collect();
+        record::take(&logs, self.started, self.platform, (before_us.min(now_us), now_us), path)
+    }
+
     /// Forgets record, totals and counted attempts; connections stay, and go on counting their bytes, and what quotas have
     /// counted stays counted.
     pub fn reset(&self) {

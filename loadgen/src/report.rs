@@ -2,6 +2,7 @@
 
 pub mod arithmetic;
 pub mod check;
+pub mod series;
 pub mod summary;
 
 use std::{collections::BTreeMap, fs, io, path::Path};
@@ -63,6 +64,8 @@ pub struct Report {
     pub moved: Option<Moved>,
     /// The cancellation, if there was one.
     pub cancel: Option<Cancel>,
+    /// Nodes that were killed and started, in the order of time.
+    pub node_changes: Vec<NodeChanged>,
     /// Those who watched it, if there were any but this program.
     pub watchers: Option<Watchers>,
 
@@ -138,6 +141,15 @@ pub struct Cancel {
     pub last_request_seconds: f64,
     /// Accepted devices as a share of those in the region.
     pub reached_share: f64,
+}
+
+/// A node that was killed or started.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeChanged {
+    /// When it had happened, seconds from the acknowledgement.
+    pub seconds: f64,
+    /// What, in words.
+    pub what: String,
 }
 
 /// Those who watched.

@@ -5,10 +5,12 @@
 //! process is ended.
 
 pub mod assess;
+pub mod series;
 pub mod wave;
 
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
+use clarion_proto::time::Time;
 use clarion_runtime::drain::Signals;
 
 use crate::{
@@ -85,44 +87,7 @@ pub enum RunError {
 /// # Errors
 /// It could not be carried out. A run that was carried out and failed its expectations is a report.
 pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<Report, RunError> {
-    let begun = clock::monotonic();
-    let mut signals = Signals::listen().map_err(|e| io_error("signals", e))?;
-    // Absolute from here on: the coordinator's file names its neighbours, and relative names in it count from its folder.
-    let dir = fs::create_dir_all(&options.dir)
-        .and_then(|()| fs::canonicalize(&options.dir))
-        .map_err(|e| io_error(&options.dir.display().to_string(), e))?;
-    let population = Arc::new(Population::new(&scenario.population, scenario.seed, scenario.devices)?);
-
-    let platforms = population.platforms();
-    let gateways: Vec<_> = platforms.iter().map(|p| p.as_str()).collect();
-    match &options.elsewhere {
-        None => show.begin(
-            "start",
-            &format!("{} shard nodes, coordinator, gateway {}", scenario.nodes, gateways.join(" and ")),
-        ),
-        Some(there) => {
-            platforms.iter().try_for_each(|platform| there.control(*platform).map(drop))?;
-            show.begin("reach", &format!("{}, gateway {}", there.coordinator, gateways.join(" and ")));
-        }
-    }
-    let plan = ClusterPlan {
-        program: options.program.clone(),
-        dir: dir.clone(),
-        nodes: scenario.nodes,
-        cores_per_node: options.cores_per_node,
-        gateway: GatewayPlan {
-            dead_share: scenario.gateway.dead_share,
-            latency_us: scenario.gateway.latency_us,
-            distance: scenario.gateway.distance,
-            seed: scenario.seed,
-            platforms,
-            topics: population.apps().iter().map(|a| drive::alert::topic(&a.name)).collect(),
-            fcm_quota_per_minute: scenario.gateway.fcm.quota_per_minute.unwrap_or(FCM_QUOTA_MAX),
-        },
-        fcm: scenario.gateway.fcm,
-        authorization_literal: scenario.gateway.authorization_literal,
-        start_deadline: Duration::from_secs(scenario.deadlines.start_s),
-    };
+    let Stage { begun, mut signals, dir, population, plan } = Stage::prepare(scenario, options, show)?;
     let mut cluster = tokio::select! {
         cluster = surroundings(&plan, options.elsewhere.as_ref()) => cluster?,
         signal = signals.recv() => return Err(RunError::Interrupted(signal)),
@@ -135,6 +100,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         coordinator: cluster.coordinator.clone(),
         emulators: cluster.emulators.clone(),
         watched: cluster.watched(),
+        node_orders: cluster.node_orders(),
         memory: cluster.memory.clone(),
         dir: &dir,
         show,
@@ -165,6 +131,60 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     let picture = Picture { scenario, report: &report, figures: &figures, strict, command };
     picture.write(&dir).map_err(|e| io_error("report.html", e))?;
     Ok(report)
+}
+
+/// What a run has before its cluster.
+struct Stage {
+    begun: Time,
+    signals: Signals,
+    dir: PathBuf,
+    population: Arc<Population>,
+    plan: ClusterPlan,
+}
+
+impl Stage {
+    fn prepare(scenario: &Scenario, options: &Options, show: &Show) -> Result<Self, RunError> {
+        let begun = clock::monotonic();
+        let signals = Signals::listen().map_err(|e| io_error("signals", e))?;
+        // Absolute from here on: the coordinator's file names its neighbours, and relative names in it count from its folder.
+        let dir = fs::create_dir_all(&options.dir)
+            .and_then(|()| fs::canonicalize(&options.dir))
+            .map_err(|e| io_error(&options.dir.display().to_string(), e))?;
+        let population = Arc::new(Population::new(&scenario.population, scenario.seed, scenario.devices)?);
+        let platforms = population.platforms();
+        let gateways: Vec<_> = platforms.iter().map(|p| p.as_str()).collect();
+        match &options.elsewhere {
+            None => show.begin(
+                "start",
+                &format!("{} shard nodes, coordinator, gateway {}", scenario.nodes, gateways.join(" and ")),
+            ),
+            Some(there) => {
+                platforms.iter().try_for_each(|platform| there.control(*platform).map(drop))?;
+                show.begin("reach", &format!("{}, gateway {}", there.coordinator, gateways.join(" and ")));
+            }
+        }
+        let plan = ClusterPlan {
+            program: options.program.clone(),
+            dir: dir.clone(),
+            nodes: scenario.nodes,
+            nodes_later: (0..scenario.nodes).filter(|node| scenario.comes_later(*node)).collect(),
+            cores_per_node: options.cores_per_node,
+            gateway: GatewayPlan {
+                dead_share: scenario.gateway.dead_share,
+                latency_us: scenario.gateway.latency_us,
+                distance: scenario.gateway.distance,
+                seed: scenario.seed,
+                platforms,
+                topics: population.apps().iter().map(|a| drive::alert::topic(&a.name)).collect(),
+                fcm_quota_per_minute: scenario.gateway.fcm.quota_per_minute.unwrap_or(FCM_QUOTA_MAX),
+            },
+            fcm: scenario.gateway.fcm,
+            request_deadline_ms: scenario.gateway.request_deadline_ms,
+            authorization_literal: scenario.gateway.authorization_literal,
+            start_deadline: Duration::from_secs(scenario.deadlines.start_s),
+        };
+        Ok(Self { begun, signals, dir, population, plan })
+    }
 }
 
 /// Starts everything, or takes part in what runs elsewhere.

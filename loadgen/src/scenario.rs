@@ -5,6 +5,9 @@
 
 mod check;
 pub mod expect;
+pub mod mixture;
+pub mod nodes;
+pub mod series;
 
 use std::{fmt, fs, io, path::Path};
 
@@ -17,6 +20,8 @@ use crate::{
 };
 pub(crate) use check::FCM_QUOTA_MAX;
 pub use expect::{Bound, Expectations};
+pub use nodes::{NodeAction, NodeChange};
+pub use series::{CaseSpec, SeriesSpec};
 
 const NAMED: &[(&str, &str)] = &[
     ("city", include_str!("../scenarios/city.toml")),
@@ -32,6 +37,9 @@ const NAMED: &[(&str, &str)] = &[
     ("watchers", include_str!("../scenarios/watchers.toml")),
     ("quota", include_str!("../scenarios/quota.toml")),
     ("failing-gateway", include_str!("../scenarios/failing-gateway.toml")),
+    ("quota-nodes", include_str!("../scenarios/quota-nodes.toml")),
+    ("faults", include_str!("../scenarios/faults.toml")),
+    ("fault-mixtures", include_str!("../scenarios/fault-mixtures.toml")),
 ];
 
 /// One scenario.
@@ -64,9 +72,15 @@ pub struct Scenario {
     /// Move devices while the alert runs.
     #[serde(default)]
     pub motion: Option<MotionSpec>,
+    /// Nodes that are killed and started while the alert runs, in the order of time.
+    #[serde(default)]
+    pub node_changes: Vec<NodeChange>,
     /// Watch the alert, many times over.
     #[serde(default)]
     pub watchers: Option<WatchersSpec>,
+    /// Many alerts and many kinds of trouble instead of one.
+    #[serde(default)]
+    pub series: Option<SeriesSpec>,
     /// What must come of it.
     #[serde(default)]
     pub expect: Expectations,
@@ -161,6 +175,8 @@ pub struct GatewaySpec {
     pub fault: Option<FaultSpec>,
     /// What only FCM has.
     pub fcm: FcmSpec,
+    /// After which a request counts as unanswered, milliseconds; absent: the coordinator's default.
+    pub request_deadline_ms: Option<u32>,
 }
 
 /// How far each gateway is.

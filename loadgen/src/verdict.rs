@@ -8,6 +8,7 @@ pub mod cells;
 pub mod geometry;
 pub mod ledger;
 pub mod order;
+pub mod roll;
 pub mod sample;
 
 use std::{collections::BTreeMap, num::NonZero, thread};

@@ -51,6 +51,7 @@ impl Stage {
             program: env!("CARGO_BIN_EXE_loadgen").into(),
             dir: dir.path().to_owned(),
             nodes: 1,
+            nodes_later: Vec::new(),
             cores_per_node: 1,
             gateway: GatewayPlan {
                 platforms: vec![Platform::Apns],
@@ -63,6 +64,7 @@ impl Stage {
             },
             fcm: FcmSpec::default(),
             authorization_literal: false,
+            request_deadline_ms: None,
             start_deadline: PATIENCE,
         };
         let cluster = Cluster::start(&plan).await.expect("a cluster");

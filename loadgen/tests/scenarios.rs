@@ -144,6 +144,51 @@ fn what_was_delivered_and_denied_is_repeated_and_no_duplicate() {
     assert_eq!(report["platforms"]["apns"]["repeated"], 0);
 }
 
+/// Runs some cases of the series `faults` for a second each; gives exit code and report.
+fn cases(scenario: &str, names: &[&str]) -> (Option<i32>, Value) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let names: Vec<&str> = names.iter().flat_map(|name| ["--case", name]).collect();
+    let more = ["--seconds", "1", "--devices", "3000", "--report", dir.path().to_str().expect("UTF-8")];
+    let output = loadgen(&[&["run", scenario], &names[..], &more].concat());
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    let report = fs::read(dir.path().join("report.json")).unwrap_or_else(|_| panic!("{text}\n{}", logs(dir.path())));
+    (output.status.code(), serde_json::from_slice(&report).expect("JSON"))
+}
+
+#[test]
+fn cases_of_trouble_under_alerts_that_never_stop() {
+    let (code, report) = cases("faults", &["goaway", "reset-streams", "dead-since", "dead-before"]);
+    assert_eq!(code, Some(0), "{report:#}");
+    let figure = |case: &str, name: &str| {
+        let of_case = report["cases"].as_array().unwrap().iter().find(|c| c["name"] == case).expect("it was run");
+        of_case["figures"][name].as_f64().unwrap_or_else(|| panic!("{name} of {case}"))
+    };
+    for case in ["undisturbed", "goaway", "reset-streams", "dead-since", "dead-before"] {
+        assert!(figure(case, "alerts") >= 2.0 && figure(case, "accepted") > 2_000.0, "{report:#}");
+        assert_eq!((figure(case, "missed"), figure(case, "duplicates")), (0.0, 0.0), "{case}");
+    }
+    assert!(figure("reset-streams", "repeated") >= 1.0, "{report:#}");
+    assert_eq!((figure("dead-since", "lost_alive"), figure("dead-before", "lost")), (0.0, 0.0));
+}
+
+#[test]
+fn a_case_fails_its_series() {
+    let scenario = varied("faults", "missed = 0", "missed = { min = 1 }");
+    let (code, report) = cases(scenario.to_str().unwrap(), &["undisturbed"]);
+    assert_eq!((code, report["passed"].as_bool()), (Some(1), Some(false)));
+}
+
+#[test]
+fn a_node_is_killed_and_replaced_and_another_joins() {
+    let scenario = varied("quota-nodes", "quota_per_minute = 60_000", "quota_per_minute = 6_000");
+    let text = fs::read_to_string(&scenario).unwrap();
+    let sooner = text.replace("20_000", "4_000").replace("25_000", "5_000").replace("35_000", "6_000");
+    fs::write(&scenario, sooner).unwrap();
+    let report = passes(scenario.to_str().unwrap(), 4_000, 5);
+    assert_eq!(report["node_changes"].as_array().map(Vec::len), Some(3), "{report}");
+    assert_eq!(report["reported"]["accepted"], report["accepted"]);
+}
+
 #[test]
 fn an_expectation_that_does_not_hold_fails_the_run() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,6 @@
 //! What the processes of a cluster cost: processor time and memory, by role, read from `/proc`.
 
-use std::{collections::BTreeMap, fs, io, sync::Arc};
+use std::{collections::BTreeMap, fs, io, ops::Range, sync::Arc};
 
 use parking_lot::Mutex;
 
@@ -94,13 +94,13 @@ impl MemoryLog {
         }
     }
 
-    /// The most that any one process of a role grew after `since_ns` over its own most between `from_ns` and `since_ns`, bytes.
+    /// The most that any one process of a role grew after `since_ns` over its own most while it was `steady`, bytes.
     /// None without samples on both sides.
     #[must_use]
-    pub fn growth(&self, role: Role, from_ns: u64, since_ns: u64) -> Option<u64> {
+    pub fn growth(&self, role: Role, steady: &Range<u64>, since_ns: u64) -> Option<u64> {
         let samples = self.samples.lock();
         let growth = |samples: &[Sample]| {
-            let steady = samples.iter().filter(|(t, _)| (from_ns..since_ns).contains(t)).map(|(_, rss)| *rss).max()?;
+            let steady = samples.iter().filter(|(t, _)| steady.contains(t)).map(|(_, rss)| *rss).max()?;
             let after = samples.iter().filter(|(t, _)| *t >= since_ns).map(|(_, rss)| *rss).max()?;
             Some(after.saturating_sub(steady))
         };
@@ -159,8 +159,8 @@ mod tests {
             ("gateway".to_owned(), (vec![(10, 1), (30, 9_000)], Role::Gateway)),
         ]
         .into();
-        assert_eq!(log.growth(Role::Shard, 5, 25), Some(10));
-        assert_eq!(log.growth(Role::Coordinator, 5, 25), None);
+        assert_eq!(log.growth(Role::Shard, &(5..25), 25), Some(10));
+        assert_eq!(log.growth(Role::Coordinator, &(5..25), 25), None);
         assert_eq!(log.peaks()["gateway"], 9_000);
         assert_eq!((log.most(Role::Shard, 25), log.most(Role::Coordinator, 0)), (505, 0));
     }

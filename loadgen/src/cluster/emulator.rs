@@ -1,11 +1,17 @@
 //! A gateway emulator as a run uses it: started, put into trouble, asked for its record. One process plays one platform.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use super::{
     ClusterError, ClusterPlan,
     files::{self, SigningKey},
-    orders::Orders,
+    orders::{Counted, Orders},
     prepare,
     process::{Process, Role},
     start_with_pipes, write_private,
@@ -14,8 +20,12 @@ use crate::{
     gateway::{
         Platform,
         answer::{Reason, RetryAfter},
+        apns,
         config::{GatewayConfig, KeyConfig, ProjectConfig, ServiceAccountConfig, TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM},
-        faults::{Credit, Errors, Faults, Latency, Silence, Silent, Slow},
+        faults::{Action, Credit, Errors, Faults, Latency, Silence, Silent, Slow},
+        fcm,
+        head::LIST_BYTES_MAX,
+        hpack::TABLE_BYTES,
         script::{Fate, Rule, Scripted, Scripts},
     },
     run::RunError,
@@ -25,6 +35,8 @@ use crate::{
 /// The receive window of a connection, bytes: some thousand pushes, so that it is not what limits a near lane. What Apple
 /// opens is not published.
 const CONNECTION_WINDOW: u32 = 1 << 20;
+/// HTTP/2's own.
+const STREAM_WINDOW: u32 = 65_535;
 /// What a healthy emulator is taken to answer in a second; a slow one answers a factor less.
 const NORMAL_PER_SECOND: u32 = 100_000;
 
@@ -54,6 +66,11 @@ pub struct Emulator {
     pub platform: Platform,
     /// What holds without trouble, and in all of it.
     conditions: Faults,
+    /// MAX_CONCURRENT_STREAMS and INITIAL_WINDOW_SIZE without trouble.
+    streams_max: u32,
+    stream_window: u32,
+    /// Trouble has changed settings of connections, which stay changed until they are set again.
+    set: Arc<AtomicBool>,
     orders: Orders,
 }
 
@@ -100,7 +117,7 @@ impl Emulator {
             return Err(prepare("the gateway's token endpoint", "it was not announced"));
         }
         let served = Served { platform, endpoint, server_name: "localhost", ca_file, token_uri };
-        Ok((process, Self { platform, conditions, orders: Orders::child(pipes) }, served))
+        Ok((process, Self::new(platform, &plan.gateway, Orders::child(pipes)), served))
     }
 
     /// Takes over one that runs already, by its control port. It forgets what it has recorded.
@@ -110,7 +127,18 @@ impl Emulator {
     pub async fn attach(platform: Platform, control: &str, plan: &GatewayPlan) -> Result<Self, RunError> {
         let orders = Orders::connect(control).await?;
         orders.reset().await?;
-        Ok(Self { platform, conditions: conditions(plan, platform), orders })
+        Ok(Self::new(platform, plan, orders))
+    }
+
+    fn new(platform: Platform, plan: &GatewayPlan, orders: Orders) -> Self {
+        let line = plan.distance.of(platform);
+        let streams_max = line.streams_max.unwrap_or(match platform {
+            Platform::Apns => apns::STREAMS_MAX,
+            Platform::Fcm => fcm::STREAMS_MAX,
+        });
+        let stream_window = line.stream_window.unwrap_or(STREAM_WINDOW);
+        let (conditions, set) = (conditions(plan, platform), Arc::default());
+        Self { platform, conditions, streams_max, stream_window, set, orders }
     }
 
     /// Begins a time of trouble, which ends by itself.
@@ -129,15 +157,7 @@ impl Emulator {
                 let silent = Silent { mode: Silence::DropAnswers, connections_ppm: 1_000_000, duration_ms: for_ms };
                 Faults { silent: Some(silent), ..conditions }
             }
-            FaultSpec::Scripted { faults, .. } => {
-                let near = Faults::default();
-                let (latency, credit) = (faults.latency, faults.credit);
-                Faults {
-                    latency: if latency == near.latency { conditions.latency } else { latency },
-                    credit: if credit == near.credit { conditions.credit } else { credit },
-                    ..(**faults).clone()
-                }
-            }
+            FaultSpec::Scripted { faults, .. } => return self.disturb(faults).await,
             &FaultSpec::Failing { share, delivered, retry_after_s, for_ms, .. } => {
                 let reason = match self.platform {
                     Platform::Apns => Reason::ServiceUnavailable,
@@ -161,12 +181,65 @@ impl Emulator {
         self.orders.faults(&faults).await
     }
 
-    /// Takes all trouble back.
+    /// Makes all of this go wrong from now on, until it is taken back. What holds without trouble (latency, late credits)
+    /// holds with it, unless it says otherwise.
+    ///
+    /// # Errors
+    /// The emulator does not answer, or refuses.
+    pub async fn disturb(&self, faults: &Faults) -> Result<(), RunError> {
+        let near = Faults::default();
+        let (latency, credit) = (faults.latency, faults.credit);
+        let faults = Faults {
+            latency: if latency == near.latency { self.conditions.latency } else { latency },
+            credit: if credit == near.credit { self.conditions.credit } else { credit },
+            ..faults.clone()
+        };
+        let mut actions = faults.once.iter().chain(faults.repeat.iter().flat_map(|r| &r.turns));
+        if actions.any(|action| matches!(action, Action::Settings { .. })) {
+            self.set.store(true, Ordering::Relaxed);
+        }
+        self.orders.faults(&faults).await
+    }
+
+    /// Takes all trouble back; settings that it may have left behind, too.
     ///
     /// # Errors
     /// The emulator does not answer.
     pub async fn calm(&self) -> Result<(), RunError> {
-        self.orders.faults(&self.conditions).await
+        let mut once = vec![Action::StreamsMax { streams: self.streams_max }];
+        if self.set.swap(false, Ordering::Relaxed) {
+            once.push(Action::Settings {
+                initial_window: Some(self.stream_window),
+                header_table: Some(TABLE_BYTES),
+                header_list: u32::try_from(LIST_BYTES_MAX).ok(),
+                unknown: false,
+            });
+        }
+        self.orders.faults(&Faults { once, ..self.conditions.clone() }).await
+    }
+
+    /// See [`Orders::take`].
+    ///
+    /// # Errors
+    /// The emulator does not answer, or the file cannot be written.
+    pub async fn take(&self, path: &Path, before_us: u64) -> Result<u64, RunError> {
+        self.orders.take(path, before_us).await
+    }
+
+    /// What it has counted since its start, or since it was last told to forget.
+    ///
+    /// # Errors
+    /// The emulator does not answer.
+    pub async fn counted(&self) -> Result<Counted, RunError> {
+        self.orders.counted().await
+    }
+
+    /// Has it forget its record and what it has counted.
+    ///
+    /// # Errors
+    /// The emulator does not answer.
+    pub async fn reset(&self) -> Result<(), RunError> {
+        self.orders.reset().await
     }
 
     /// Has the record written to a file, in this machine's clock.
@@ -198,7 +271,7 @@ fn configuration(plan: &GatewayPlan, platform: Platform, conditions: Faults, key
     let common = GatewayConfig {
         platform,
         connection_window: line.connection_window.unwrap_or(CONNECTION_WINDOW),
-        stream_window: line.stream_window.unwrap_or(65_535),
+        stream_window: line.stream_window.unwrap_or(STREAM_WINDOW),
         streams_max: line.streams_max,
         scripts: Scripts {
             seed: plan.seed,

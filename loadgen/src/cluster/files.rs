@@ -83,6 +83,7 @@ struct GatewayTable<'a> {
     lane_kind: &'a str,
     quota_per_minute: Option<u32>,
     backoff_min_ms: Option<u32>,
+    request_deadline_ms: Option<u32>,
     hpack_authorization: Option<&'a str>,
 }
 
@@ -141,6 +142,7 @@ fn gateway<'a>(plan: &ClusterPlan, emulator: &'a Served) -> GatewayTable<'a> {
         lane_kind: "test",
         quota_per_minute: fcm.quota_per_minute,
         backoff_min_ms: fcm.backoff_min_ms,
+        request_deadline_ms: plan.request_deadline_ms,
         hpack_authorization: plan.authorization_literal.then_some("literal"),
     }
 }

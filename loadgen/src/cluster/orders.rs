@@ -51,6 +51,8 @@ enum Link {
 enum Order<'a> {
     Faults(&'a Faults),
     Export(&'a Path),
+    Take { path: &'a Path, before_us: u64 },
+    Stats(bool),
     Fetch(bool),
     Clock(bool),
     Reset(bool),
@@ -65,6 +67,24 @@ struct Reply {
     bytes: Option<u64>,
     #[serde(default)]
     monotonic_us: Option<u64>,
+    #[serde(default)]
+    until_us: Option<u64>,
+    #[serde(default)]
+    stats: Option<Counted>,
+}
+
+/// What an emulator has counted since its last reset; see [`crate::gateway::Stats`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Counted {
+    /// Connections accepted.
+    pub connections_opened: u64,
+    /// Connections ended.
+    pub connections_closed: u64,
+    /// Of these, by an error of the client's HTTP/2.
+    pub protocol_errors: u64,
+    /// Of these, before the TLS handshake was over.
+    pub handshakes_failed: u64,
 }
 
 /// How another machine's `CLOCK_MONOTONIC` stands to this one's.
@@ -122,6 +142,27 @@ impl Orders {
         self.fetch(path).await?;
         let offset = self.clock().await?;
         record::shift(path, offset.add_us).map_err(|e| RunError::Record(format!("{}: {e}", path.display())))
+    }
+
+    /// Has what was decided before `before_us` moved into a file and forgotten, as far as it fills chunks; gives the time
+    /// before which nothing is left.
+    ///
+    /// # Errors
+    /// The emulator does not answer, or is no child of this program: then there is no file that both see.
+    pub async fn take(&self, path: &Path, before_us: u64) -> Result<u64, RunError> {
+        if !matches!(*self.link.lock().await, Link::Pipes(_)) {
+            return Err(self.failed("its record cannot be taken piece by piece over a control port"));
+        }
+        let reply = self.give(&Order::Take { path, before_us }).await?;
+        reply.until_us.ok_or_else(|| self.failed("no time in its answer"))
+    }
+
+    /// What it has counted.
+    ///
+    /// # Errors
+    /// The emulator does not answer.
+    pub async fn counted(&self) -> Result<Counted, RunError> {
+        self.give(&Order::Stats(true)).await?.stats.ok_or_else(|| self.failed("no statistics in its answer"))
     }
 
     /// How the emulator's clock stands to ours: of several readings the one whose exchange was the quickest, taken to have

@@ -188,6 +188,13 @@ impl Process {
         }
     }
 
+    /// Ends it as a power failure would (SIGKILL). Its log makes room for that of its successor.
+    pub async fn kill(mut self) {
+        // An error means that it is gone already; and a log that cannot be kept is no reason to end a run.
+        drop(self.child.kill().await);
+        drop(fs::rename(&self.log, self.log.with_extension("killed.log")));
+    }
+
     fn signal(&self, signal: Signal) {
         // The number cannot belong to another process: the child was not waited for yet.
         if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {

@@ -120,7 +120,9 @@ fn standing(connections: &[ConnectionRow], begun: u64, ended: u64) -> (u64, u64)
     (stood, most.unsigned_abs())
 }
 
-fn push(entry: &Entry) -> Push {
+/// One request as the verdict takes it.
+#[must_use]
+pub fn push(entry: &Entry) -> Push {
     let fate = match entry.reason() {
         _ if entry.accepted() => Fate::Accepted,
         Some(reason) if reason.is_dead_token() => Fate::Dead,

@@ -6,6 +6,7 @@
 //! → {"faults":{…}}             ← {"ok":true}
 //! → {"stats":true}             ← {"stats":{"requests":…,"accepted":…,…}}
 //! → {"export":"/tmp/x/record"} ← {"exported":1000000,"path":"/tmp/x/record"}
+//! → {"take":{"path":"/tmp/x/part","before_us":123}} ← {"taken":65536,"until_us":120,"path":"/tmp/x/part"}
 //! → {"clock":true}             ← {"monotonic_us":123456789}
 //! → {"reset":true}             ← {"ok":true}
 //! → {"stop":true}              ← {"ok":true}, and the end
@@ -74,6 +75,7 @@ enum Order {
     Faults(Box<Faults>),
     Stats(bool),
     Export(PathBuf),
+    Take { path: PathBuf, before_us: u64 },
     Fetch(bool),
     Clock(bool),
     Reset(bool),
@@ -208,6 +210,10 @@ fn obey(gateway: &GatewayHandle, order: Order) -> (serde_json::Value, bool) {
             Ok(entries) => (json!({ "exported": entries, "path": path }), false),
             Err(error) => (json!({ "error": format!("{}: {error}", path.display()) }), false),
         },
+        Order::Take { path, before_us } => match gateway.take(&path, before_us) {
+            Ok(taken) => (json!({ "taken": taken.entries, "until_us": taken.until_us, "path": path }), false),
+            Err(error) => (json!({ "error": format!("{}: {error}", path.display()) }), false),
+        },
         Order::Fetch(true) => (json!({ "error": "fetch is for --control; here is export" }), false),
         Order::Clock(true) => (json!({ "monotonic_us": clock::monotonic().0 }), false),
         Order::Reset(true) => {
@@ -267,6 +273,8 @@ mod tests {
         assert!(super::super::Record::load(&path).is_ok());
         let (answer, _) = told(&gateway, r#"{"export":"/nonexistent/record"}"#);
         assert!(answer["error"].as_str().is_some_and(|e| e.starts_with("/nonexistent/record: ")), "{answer}");
+        let (answer, _) = told(&gateway, &json!({ "take": { "path": path, "before_us": 1 } }).to_string());
+        assert!(answer["taken"] == 0 && answer["until_us"].is_u64(), "{answer}");
         assert_eq!(told(&gateway, r#"{"reset":true}"#), (json!({ "ok": true }), false));
         assert!(told(&gateway, r#"{"stop":false}"#).0["error"].is_string());
         assert!(told(&gateway, r#"{"stop":true}"#).1);

@@ -13,7 +13,7 @@ use super::{answer::Reason, fcm::quota::Peak};
 
 mod file;
 
-pub use file::{Header, Record, export, shift};
+pub use file::{Header, Record, Taken, export, shift, take};
 
 /// Entries of one worker: 64 Mi are 2 GiB. What comes beyond is counted as dropped, and a verdict must fail on it.
 const ENTRIES_MAX: u64 = 64 << 20;
@@ -266,6 +266,23 @@ impl Log {
         *self = Self { base, open, ..Self::default() };
     }
 
+    /// Gives away the chunks that are full and hold nothing younger than `before_us`; they are amended no more. Whoever takes
+    /// often enough keeps the record of an endless series in bounded memory: what is younger, and a chunk.
+    pub fn take(&mut self, before_us: u64) -> Vec<Vec<Entry>> {
+        let old = |chunk: &&Vec<Entry>| chunk.len() == CHUNK && chunk.last().is_some_and(|e| e.time_us < before_us);
+        let count = self.chunks.iter().take_while(old).count();
+        let taken: Vec<_> = self.chunks.drain(..count).collect();
+        let entries = (count * CHUNK) as u64;
+        (self.base, self.length) = (self.base + entries, self.length - entries);
+        taken
+    }
+
+    /// Everything decided before this is gone; none: there is nothing left.
+    #[must_use]
+    pub fn oldest_us(&self) -> Option<u64> {
+        Some(self.chunks.first()?.first()?.time_us)
+    }
+
     /// Totals.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -334,6 +351,23 @@ mod tests {
         assert_eq!((entries(&log)[0].flags, log.stats().answered), (flag::ACCEPTED, 0));
         log.answered(new);
         assert!(entries(&log)[0].settled());
+    }
+
+    #[test]
+    fn what_is_taken_is_old_and_whole_and_the_rest_is_amended_on() {
+        let mut log = Log::default();
+        let handles: Vec<_> =
+            (0..2 * CHUNK as u64 + 3).map(|time_us| log.push(Entry { time_us, ..ACCEPTED })).collect();
+        assert!(log.take(CHUNK as u64 - 1).is_empty(), "its last one is too young");
+        let taken = log.take(CHUNK as u64);
+        assert_eq!((taken.len(), taken[0].len(), log.oldest_us()), (1, CHUNK, Some(CHUNK as u64)));
+        log.answered(handles[0]);
+        log.answered(handles[CHUNK]);
+        log.answered(handles[2 * CHUNK + 2]);
+        let answered: Vec<_> = entries(&log).iter().filter(|e| e.settled()).map(|e| e.time_us).collect();
+        assert_eq!(answered, [CHUNK as u64, 2 * CHUNK as u64 + 2]);
+        assert_eq!((log.take(u64::MAX).len(), entries(&log).len()), (1, 3), "a chunk that fills stays");
+        assert_eq!(log.stats().requests, 2 * CHUNK as u64 + 3, "totals go on");
     }
 
     #[test]

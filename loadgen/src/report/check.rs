@@ -64,6 +64,7 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
         ("late_after_cancel", expect.late_after_cancel, cancel.map(|c| c.late_after_cancel as f64)),
         ("reached_share", expect.reached_share, cancel.map(|c| c.reached_share)),
         ("quota_window_max", expect.quota_window_max, fcm.map(|f| f.minute_max as f64)),
+        ("node_changes", expect.node_changes, count(report.node_changes.len() as u64)),
         ("throttled", expect.throttled, of_all(|p| p.throttled)),
         ("failed_requests", expect.failed_requests, of_all(|p| p.failed_requests)),
         ("fcm_disorder", expect.fcm_disorder, fcm.map(|f| f.order.disorder)),
@@ -112,7 +113,9 @@ pub fn passes(checks: &[Check], strict: bool) -> bool {
     checks.iter().all(|c| c.held || (c.kind == Kind::Target && !strict))
 }
 
-fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -> Check {
+/// One bound against one value; none: it could not be measured.
+#[must_use]
+pub fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -> Check {
     Check {
         name,
         kind,

@@ -81,6 +81,9 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             ),
         )?;
     }
+    for change in &r.node_changes {
+        row(out, "node", format!("{} after {:.1} s", change.what, change.seconds))?;
+    }
     if let Some(w) = r.watchers {
         row(
             out,
@@ -191,7 +194,7 @@ fn cost(out: &mut String, r: &Report) -> fmt::Result {
     row(
         out,
         "CPU per push",
-        format!("shard {:.2} µs, coordinator {:.2} µs, emulator {:.2} µs", cpu.shard, cpu.coordinator, cpu.emulator),
+        format!("shard {}, coordinator {}, emulator {}", us(cpu.shard), us(cpu.coordinator), us(cpu.emulator)),
     )?;
     let mebibytes = |bytes: Option<u64>| bytes.unwrap_or_default() >> 20;
     row(
@@ -204,6 +207,10 @@ fn cost(out: &mut String, r: &Report) -> fmt::Result {
             mebibytes(r.rss_bytes.coordinator)
         ),
     )
+}
+
+fn us(value: f64) -> String {
+    if value.is_nan() { "not known".to_owned() } else { format!("{value:.2} µs") }
 }
 
 fn row(out: &mut String, label: &str, text: impl fmt::Display) -> fmt::Result {

@@ -18,7 +18,8 @@ use crate::{
     },
     population::Population,
     report::{
-        Arithmetic, ByPlatform, ByRole, Cancel, Machine, Moved, Report, Reported, Rss, Seconds, Watchers, quantile,
+        Arithmetic, ByPlatform, ByRole, Cancel, Machine, Moved, NodeChanged, Report, Reported, Rss, Seconds, Watchers,
+        quantile,
     },
     scenario::Scenario,
     verdict::{self, Case, Judgement, geometry::Region, order, sample::Sample},
@@ -78,7 +79,12 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
     // Of another's cluster no process was watched.
     let own = !seen.cpu.1.is_empty();
     let measured = |value: f64| if own { value } else { f64::NAN };
-    let per_push = |role| measured(cpu_used(role, &seen.cpu.0, &seen.cpu.1) as f64 / judged.accepted.max(1) as f64);
+    // What a process that was killed has used is not known.
+    let known = |role| role != Role::Shard || seen.node_changes.is_empty();
+    let per_push = |role| {
+        let used = cpu_used(role, &seen.cpu.0, &seen.cpu.1) as f64 / judged.accepted.max(1) as f64;
+        if known(role) { measured(used) } else { f64::NAN }
+    };
     let report = Report {
         scenario: scenario.name.clone(),
         seed: scenario.seed,
@@ -107,6 +113,11 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
             moves: seen.moves.values().map(|steps| steps.len() as u64).sum(),
         }),
         cancel,
+        node_changes: seen
+            .node_changes
+            .iter()
+            .map(|(at_ns, change)| NodeChanged { seconds: after_ack(*at_ns), what: change.to_string() })
+            .collect(),
         watchers: seen.watchers.map(|watched| Watchers {
             watchers: watched.watchers,
             slow: watched.slow,
@@ -194,7 +205,11 @@ fn marks(scenario: &Scenario, seen: &Observed) -> Vec<Mark> {
         let at = after_ack(cancelled.acknowledged_ns);
         Mark { from: at, until: at, label: "called off".to_owned() }
     });
-    fault.into_iter().chain(cancel).collect()
+    let changes = seen.node_changes.iter().map(|(at_ns, change)| {
+        let at = after_ack(*at_ns);
+        Mark { from: at, until: at, label: change.to_string() }
+    });
+    fault.into_iter().chain(cancel).chain(changes).collect()
 }
 
 fn reported(progress: &wire::AlertProgress, judged: &Judgement) -> Reported {

@@ -8,8 +8,8 @@ use std::{
 };
 
 use tokio::{
-    sync::watch,
-    time::{Instant, sleep, timeout},
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -17,8 +17,10 @@ use tonic::transport::{Channel, Endpoint};
 use super::{RunError, io_error};
 use crate::{
     cluster::{
+        NodeOrder,
         accounting::{self, Cpu, MemoryLog, Watched},
         emulator::Emulator,
+        node_name,
         process::Role,
     },
     drive::{
@@ -28,7 +30,7 @@ use crate::{
     },
     gateway::{Platform, clock},
     population::Population,
-    scenario::{FaultSpec, Scenario},
+    scenario::{FaultSpec, NodeChange, Scenario},
     show::Show,
     verdict::{Moves, geometry::Region},
 };
@@ -50,6 +52,8 @@ pub struct Scene<'a> {
     pub emulators: Vec<Emulator>,
     /// The processes.
     pub watched: Vec<Watched>,
+    /// Where nodes are killed and started; none if they are somebody else's.
+    pub node_orders: Option<mpsc::Sender<NodeOrder>>,
     /// Their memory.
     pub memory: MemoryLog,
     /// Where the record goes.
@@ -85,6 +89,8 @@ pub struct Observed {
     pub fault_ns: Option<u64>,
     /// Growth of the worst shard node after the fault began.
     pub shard_growth_bytes: Option<u64>,
+    /// Nodes killed and started, and when, nanoseconds of `CLOCK_MONOTONIC`.
+    pub node_changes: Vec<(u64, NodeChange)>,
     /// What other watchers saw.
     pub watchers: Option<watchers::Seen>,
     /// Growth of the coordinator over the wave, at its most.
@@ -93,6 +99,15 @@ pub struct Observed {
     pub peaks: BTreeMap<String, u64>,
     /// The gateways' records.
     pub records: Vec<(Platform, PathBuf)>,
+}
+
+/// What a wave leaves behind.
+struct Waved {
+    ended: Ended,
+    moves: Moves,
+    fault_ns: Option<u64>,
+    watchers: Option<watchers::Seen>,
+    node_changes: Vec<(u64, NodeChange)>,
 }
 
 impl Scene<'_> {
@@ -120,7 +135,8 @@ impl Scene<'_> {
         let submitted = alert::submit(channel.clone(), alert, request_id).await?;
         let create = clock::monotonic().since(called);
 
-        let (ended, moves, fault_ns, watchers) = self.wave(channel, &submitted, preview_devices).await?;
+        let Waved { ended, moves, fault_ns, watchers, node_changes } =
+            self.wave(channel, &submitted, preview_devices).await?;
         let cpu_after = self.cpu()?;
         let rss = (self.rss(Role::Shard), self.rss(Role::Coordinator));
         if ended.cancelled.is_some() {
@@ -132,7 +148,8 @@ impl Scene<'_> {
             emulator.export(&record).await?;
             records.push((emulator.platform, record));
         }
-        let shard_growth_bytes = fault_ns.and_then(|at| self.memory.growth(Role::Shard, submitted.acknowledged_ns, at));
+        let shard_growth_bytes =
+            fault_ns.and_then(|at| self.memory.growth(Role::Shard, &(submitted.acknowledged_ns..at), at));
         let most = self.memory.most(Role::Coordinator, submitted.acknowledged_ns).max(rss.1);
         Ok(Observed {
             start: Duration::ZERO,
@@ -147,6 +164,7 @@ impl Scene<'_> {
             rss,
             fault_ns,
             shard_growth_bytes,
+            node_changes,
             watchers,
             coordinator_growth_bytes: most.saturating_sub(coordinator_before),
             peaks: BTreeMap::new(),
@@ -154,12 +172,12 @@ impl Scene<'_> {
         })
     }
 
-    async fn connect(&self) -> Result<Channel, RunError> {
+    pub(super) async fn connect(&self) -> Result<Channel, RunError> {
         let endpoint = Endpoint::from_shared(self.coordinator.clone()).map_err(DriveError::from)?;
         Ok(endpoint.connect_timeout(CONNECT).tcp_nodelay(true).connect().await.map_err(DriveError::from)?)
     }
 
-    async fn load(&self, channel: Channel) -> Result<(), RunError> {
+    pub(super) async fn load(&self, channel: Channel) -> Result<(), RunError> {
         let count = self.population.count();
         let bar = self.show.bar("load", count, "devices");
         let deadline = Duration::from_secs(self.scenario.deadlines.load_s);
@@ -177,12 +195,7 @@ impl Scene<'_> {
     }
 
     /// The alert with everything that happens meanwhile; tells when a fault began.
-    async fn wave(
-        &self,
-        channel: Channel,
-        submitted: &Submitted,
-        expected: u64,
-    ) -> Result<(Ended, Moves, Option<u64>, Option<watchers::Seen>), RunError> {
+    async fn wave(&self, channel: Channel, submitted: &Submitted, expected: u64) -> Result<Waved, RunError> {
         let bar = self.show.bar("push", expected, "phones");
         let (first_push, mut first_pushed) = watch::channel(false);
         let over = CancellationToken::new();
@@ -237,9 +250,39 @@ impl Scene<'_> {
             let end = Instant::now() + deadline;
             Ok(Some(watchers::watch(&self.coordinator, &submitted.name, spec, end).await?))
         };
-        let (ended, fault_ns, moves, watchers) = tokio::try_join!(watching, trouble, moving, others)?;
+        let changing = self.change_nodes(first_push.subscribe(), over.clone());
+        let (ended, fault_ns, moves, watchers, node_changes) =
+            tokio::try_join!(watching, trouble, moving, others, changing)?;
         bar.finish();
-        Ok((ended, moves, fault_ns, watchers))
+        Ok(Waved { ended, moves, fault_ns, watchers, node_changes })
+    }
+
+    /// Kills and starts nodes at their times after the first push, until the wave is over.
+    async fn change_nodes(
+        &self,
+        mut first_pushed: watch::Receiver<bool>,
+        over: CancellationToken,
+    ) -> Result<Vec<(u64, NodeChange)>, RunError> {
+        let (changes, mut done) = (&self.scenario.node_changes, Vec::new());
+        let Some(orders) = self.node_orders.as_ref().filter(|_| !changes.is_empty()) else { return Ok(done) };
+        let begun = async { first_pushed.wait_for(|pushed| *pushed).await.is_ok() };
+        if over.run_until_cancelled(begun).await != Some(true) {
+            return Ok(done);
+        }
+        let begun = Instant::now();
+        for change in changes {
+            let at = begun + Duration::from_millis(change.after_ms);
+            if over.run_until_cancelled(sleep_until(at)).await.is_none() {
+                break;
+            }
+            let (told, heeded) = oneshot::channel();
+            let order = NodeOrder { action: change.action, node: change.node, done: told };
+            orders.send(order).await.map_err(|e| DriveError::Defect(e.to_string()))?;
+            heeded.await.map_err(|e| DriveError::Defect(e.to_string()))?;
+            self.show.begin("node", &change.to_string());
+            done.push((now_ns(), *change));
+        }
+        Ok(done)
     }
 
     /// Devices exactly inside at the start.
@@ -248,8 +291,11 @@ impl Scene<'_> {
         self.population.iter().filter(|d| region.outside_meters(d.place) == 0.0).count() as u64
     }
 
+    /// Of the processes that stay.
     fn cpu(&self) -> Result<Cpu, RunError> {
-        accounting::cpu(&self.watched).map_err(|e| io_error("/proc", e))
+        let changed = |w: &Watched| self.scenario.node_changes.iter().any(|c| node_name(c.node) == w.name);
+        let staying: Vec<_> = self.watched.iter().filter(|w| !changed(w)).cloned().collect();
+        accounting::cpu(&staying).map_err(|e| io_error("/proc", e))
     }
 
     /// Of all processes of a role; one that is gone is found by the watcher.

@@ -12,7 +12,7 @@ const NODES_MAX: u32 = 64;
 /// Messages a minute: beyond what one machine sends, so that it stands for none.
 pub(crate) const FCM_QUOTA_MAX: u32 = 1_000_000_000;
 
-type Checked = Result<(), (&'static str, String)>;
+pub(super) type Checked = Result<(), (&'static str, String)>;
 
 impl Scenario {
     /// Checks all values; also called after the command line has changed some.
@@ -73,6 +73,10 @@ impl Scenario {
         }
         let fcm = self.gateway.fcm;
         within("gateway.fcm.quota_per_minute", fcm.quota_per_minute.unwrap_or(1), 1, FCM_QUOTA_MAX)?;
+        self.check_nodes()?;
+        if let Some(series) = &self.series {
+            series.check(self)?;
+        }
         if let Some(cancel) = self.cancel {
             share("cancel.at_share", cancel.at_share)?;
         }

@@ -40,6 +40,8 @@ pub struct Expectations {
     pub reached_share: Option<Bound>,
     /// Requests to FCM in the 60 s in which there were the most, by the gateway's record: every 60 s that begin with a request.
     pub quota_window_max: Option<Bound>,
+    /// Nodes killed and started while the alert ran.
+    pub node_changes: Option<Bound>,
     /// Requests that a gateway put off with 429.
     pub throttled: Option<Bound>,
     /// Requests that a gateway answered with 5xx.

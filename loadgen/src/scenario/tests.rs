@@ -102,3 +102,40 @@ fn a_scripted_fault_is_checked_against_the_gateways_that_it_befalls() {
     let text = problem(&SMALL.replace("[expect]", &fault("UNAVAILABLE")));
     assert!(text.contains("gateway.fault.faults: UNAVAILABLE is a reason of another platform"), "{text}");
 }
+
+#[test]
+fn changes_of_nodes_are_in_order_and_change_something() {
+    let with = |changes: &str| SMALL.replace("nodes = 1", &format!("nodes = 2\nnode_changes = [{changes}]"));
+    let (kill, start) = ("{ after_ms = 5, do = 'kill', node = 1 }", "{ after_ms = 9, do = 'start', node = 1 }");
+    let scenario = Scenario::parse("small.toml", &with(&format!("{kill}, {start}"))).expect("valid");
+    assert!(!scenario.comes_later(1));
+    assert!(Scenario::parse("small.toml", &with(start)).expect("valid").comes_later(1));
+    for wrong in [format!("{start}, {kill}"), format!("{kill}, {kill}"), kill.replace("node = 1", "node = 2")] {
+        assert!(problem(&with(&wrong)).contains("node_changes"), "{wrong}");
+    }
+    let all = format!("{start}, {}", start.replace("node = 1", "node = 0"));
+    assert!(problem(&with(&all)).contains("must leave one node"));
+}
+
+#[test]
+fn cases_are_chosen_by_name_and_expect_what_the_series_does_unless_they_say_otherwise() {
+    let mut series = Scenario::find("faults").unwrap().series.expect("a series");
+    assert!(series.choose(&["goway".to_owned()]).unwrap_err().contains("`goaway`"));
+    let all = series.cases.len();
+    series.choose(&[]).unwrap();
+    assert_eq!(series.cases.len(), all - 4, "some take long");
+    series.choose(&["wrong-environment".to_owned()]).unwrap();
+    let names: Vec<_> = series.cases.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["undisturbed", "wrong-environment"]);
+    let expected = series.expected(&series.cases[1]);
+    assert_eq!(expected["missed"], Bound::Exactly(0.0));
+    assert!(expected["lost"].holds(999.0) && !expected["lost"].holds(1_000.0));
+}
+
+#[test]
+fn a_case_expects_figures_that_there_are() {
+    let series = "[series]\nseconds = 1\ncases = [{ name = 'a', label = 'a' }]\n[series.expect]\nmised = 0\n[expect]";
+    assert!(problem(&SMALL.replace("[expect]", series)).contains("`mised` is no figure of a case"));
+    let series = "[series]\nseconds = 1\ncases = [{ name = 'a', label = 'a', faults = {} }]\n[expect]";
+    assert!(problem(&SMALL.replace("[expect]", series)).contains("must begin with"));
+}

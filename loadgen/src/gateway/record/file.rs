@@ -121,10 +121,7 @@ pub fn export(logs: &[&Mutex<Log>], start: Now, platform: Platform, path: &Path)
     let entries: u64 = sources.iter().map(|s| s.length).sum();
     let partial = path.with_extension("partial");
     let mut to = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
-    to.write_all(MAGIC)?;
-    for word in [sizes(), entries, rows.len() as u64, start.at.0, start.wall.0, dropped, platform as u64] {
-        to.write_all(&word.to_le_bytes())?;
-    }
+    to.write_all(&head(entries, rows.len() as u64, start, dropped, platform))?;
     // A merge of a few lists: the earliest head of all is looked for afresh each time.
     for source in &mut sources {
         source.fill()?;
@@ -143,6 +140,46 @@ pub fn export(logs: &[&Mutex<Log>], start: Now, platform: Platform, path: &Path)
     to.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
     fs::rename(partial, path)?;
     Ok(entries)
+}
+
+/// What a [`take`] has given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// So many entries.
+    pub entries: u64,
+    /// Whatever was decided before, CLOCK_MONOTONIC, microseconds, has been taken: in this file or an earlier one.
+    pub until_us: u64,
+}
+
+/// Moves entries older than `before_us` out of the logs and into a file, as far as they fill chunks. Connections stay
+/// where they are. `now_us`: nothing that is decided later is older.
+///
+/// # Errors
+/// Of the file system; what was taken is lost then.
+pub fn take(
+    logs: &[&Mutex<Log>],
+    start: Now,
+    platform: Platform,
+    (before_us, now_us): (u64, u64),
+    path: &Path,
+) -> io::Result<Taken> {
+    let (mut entries, mut until_us, mut dropped) = (Vec::new(), now_us, 0);
+    for log in logs {
+        let mut held = log.lock();
+        dropped += held.totals.dropped;
+        let taken = held.take(before_us);
+        until_us = until_us.min(held.oldest_us().unwrap_or(now_us));
+        drop(held);
+        entries.extend(taken.into_iter().flatten());
+    }
+    entries.sort_by_key(|e: &Entry| e.time_us);
+    let mut to = BufWriter::with_capacity(1 << 20, File::create(path)?);
+    to.write_all(&head(entries.len() as u64, 0, start, dropped, platform))?;
+    for entry in &entries {
+        to.write_all(&write_entry(entry))?;
+    }
+    to.flush()?;
+    Ok(Taken { entries: entries.len() as u64, until_us })
 }
 
 /// Adds to all times of an exported file: brings it into the clock of another machine.
@@ -208,6 +245,17 @@ impl Source<'_> {
 
 fn at_in_chunk(at: u64) -> usize {
     usize::try_from(at % CHUNK as u64).expect("below the size of a chunk")
+}
+
+/// What stands before the entries.
+fn head(entries: u64, rows: u64, start: Now, dropped: u64, platform: Platform) -> [u8; 64] {
+    let mut b = [0; 64];
+    b[0..8].copy_from_slice(MAGIC);
+    let words = [sizes(), entries, rows, start.at.0, start.wall.0, dropped, platform as u64];
+    for (i, word) in words.into_iter().enumerate() {
+        b[8 + 8 * i..16 + 8 * i].copy_from_slice(&word.to_le_bytes());
+    }
+    b
 }
 
 /// Both sizes as one word.
@@ -319,6 +367,26 @@ mod tests {
         assert_eq!(record.entries, (0..count).map(entry).collect::<Vec<_>>());
         assert_eq!(record.connections, [row]);
         assert_eq!(record.bytes_received(), 7);
+    }
+
+    #[test]
+    fn what_was_taken_comes_back_once() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (first, rest) = (directory.path().join("first"), directory.path().join("rest"));
+        let logs = [Mutex::new(Log::default()), Mutex::new(Log::default())];
+        let count = 2 * CHUNK as u64 + 10;
+        for i in 0..count {
+            logs[usize::from(i % 2 == 0)].lock().push(entry(i));
+        }
+        let refs: Vec<_> = logs.iter().collect();
+        let taken = take(&refs, START, Platform::Apns, (u64::MAX, 1 << 40), &first).expect("written");
+        assert_eq!(taken, Taken { entries: 2 * CHUNK as u64, until_us: 2 * CHUNK as u64 });
+        assert_eq!(export(&refs, START, Platform::Apns, &rest).expect("written"), 10);
+        let all = [first, rest].map(|path| Record::load(path).expect("read").entries).concat();
+        assert_eq!(all, (0..count).map(entry).collect::<Vec<_>>());
+        let empty = Mutex::new(Log::default());
+        let taken = take(&[&empty], START, Platform::Apns, (5, 7), &directory.path().join("none")).expect("written");
+        assert_eq!(taken, Taken { entries: 0, until_us: 7 });
     }
 
     #[test]

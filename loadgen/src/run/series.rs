@@ -1,0 +1,261 @@
+//! A series of cases of trouble on one cluster, each judged alert by alert while it runs.
+//!
+//! Memory is bounded however long it goes on: the gateways' records are taken piece by piece, an alert is judged as soon as
+//! it has ended and everything until then was taken, and then only its counts are kept. What is held: of each alert under
+//! way 24 bytes a request, and in the emulators what is younger than [`SETTLED`], 32 bytes a request.
+
+use std::{fs, ops::Range, path::Path, time::Duration};
+
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, sleep_until};
+use tonic::transport::Channel;
+
+mod alerts;
+mod case;
+
+use super::{Options, RunError, Stage, io_error, surroundings, wave::Scene};
+use crate::{
+    cluster::{emulator::Emulator, process::Role, recorded},
+    drive::alert::{create_apps, now_ns},
+    gateway::{clock, record::Record},
+    report::{
+        Machine,
+        series::{CaseReport, SeriesReport, headings},
+    },
+    scenario::{CaseSpec, Scenario, SeriesSpec},
+    show::Show,
+    verdict::{geometry::Region, ledger::Fate, roll::Roll},
+};
+use alerts::Alerts;
+use case::Case;
+
+/// How often the records are taken.
+const TAKE_EVERY: Duration = Duration::from_secs(1);
+/// The longest that nothing goes wrong, to see what is usual.
+const STEADY_MAX: Duration = Duration::from_secs(30);
+/// What is younger stays with the emulator: its answer may still be on the way. After the longest deadline of a request that
+/// a scenario may set, the sender has given it up.
+const SETTLED: Duration = Duration::from_secs(12);
+
+/// Runs a series.
+///
+/// # Errors
+/// It could not be carried out. One that was carried out and failed its expectations is a report.
+pub async fn run(
+    scenario: &Scenario,
+    series: &SeriesSpec,
+    options: &Options,
+    show: &Show,
+) -> Result<SeriesReport, RunError> {
+    let Stage { begun, mut signals, dir, population, plan } = Stage::prepare(scenario, options, show)?;
+    let mut cluster = tokio::select! {
+        cluster = surroundings(&plan, options.elsewhere.as_ref()) => cluster?,
+        signal = signals.recv() => return Err(RunError::Interrupted(signal)),
+    };
+    let scene = Scene {
+        scenario,
+        population: &population,
+        coordinator: cluster.coordinator.clone(),
+        emulators: cluster.emulators.clone(),
+        watched: cluster.watched(),
+        node_orders: None,
+        memory: cluster.memory.clone(),
+        dir: &dir,
+        show,
+    };
+    let played = tokio::select! {
+        played = play(&scene, series, options.strict) => played,
+        death = cluster.watch() => Err(death.into()),
+        signal = signals.recv() => Err(RunError::Interrupted(signal)),
+    };
+    show.begin("stop", "every process");
+    let peaks = cluster.memory.peaks();
+    let unruly = cluster.stop(Duration::from_secs(scenario.deadlines.stop_s)).await;
+    let cases = played?;
+    if !unruly.is_empty() {
+        return Err(RunError::Stop(unruly.join(", ")));
+    }
+    let report = SeriesReport {
+        scenario: scenario.name.clone(),
+        seed: scenario.seed,
+        devices: scenario.devices,
+        nodes: scenario.nodes,
+        command: options.command.clone(),
+        passed: cases.iter().all(|case| case.passed),
+        seconds: series.seconds,
+        total_seconds: clock::monotonic().since(begun).as_secs_f64(),
+        cases,
+        peaks,
+        machine: Machine::here(),
+    };
+    report.write(&dir).map_err(|e| io_error("report.json", e))?;
+    Ok(report)
+}
+
+/// The part that talks to the cluster.
+async fn play(scene: &Scene<'_>, series: &SeriesSpec, strict: bool) -> Result<Vec<CaseReport>, RunError> {
+    let channel = scene.connect().await?;
+    create_apps(channel.clone(), scene.population).await?;
+    scene.load(channel.clone()).await?;
+    let roll = Roll::new(scene.population, &Region::new(&scene.scenario.alert.region));
+    let alerts = Alerts::new(channel.clone(), scene, series);
+    let mut player = Player { scene, series, channel, roll, alerts, steady_ns: 0..0, calm_ns: None };
+    let (mut reports, count) = (Vec::new(), series.cases.len());
+    for (n, spec) in series.cases.iter().enumerate() {
+        scene.show.begin("case", &format!("{} of {count}, {}: {}", n + 1, spec.name, spec.label));
+        let report = player.case(spec, strict).await?;
+        if n == 0 {
+            scene.show.begin("", &headings());
+        }
+        scene.show.begin("", &report.line());
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+struct Player<'a> {
+    scene: &'a Scene<'a>,
+    series: &'a SeriesSpec,
+    channel: Channel,
+    roll: Roll,
+    alerts: Alerts<'a>,
+    /// The first case, which is undisturbed.
+    steady_ns: Range<u64>,
+    /// The undisturbed alert at the end of the last case: the state from which the next one starts.
+    calm_ns: Option<Range<u64>>,
+}
+
+impl Player<'_> {
+    async fn case(&mut self, spec: &CaseSpec, strict: bool) -> Result<CaseReport, RunError> {
+        let scene = self.scene;
+        for emulator in &scene.emulators {
+            emulator.reset().await?;
+        }
+        let begun = Instant::now();
+        let seconds = Duration::from_secs_f64(self.series.seconds);
+        let until = begun + if spec.is_undisturbed() { seconds.min(STEADY_MAX) } else { seconds };
+        let mut case = Case::new(now_ns(), until - begun);
+        tokio::try_join!(self.flow(until, &mut case), trouble(&scene.emulators, spec, until))?;
+        case.calm = until.elapsed();
+
+        // Undisturbed: nothing is left of the trouble.
+        let (proving, proving_ns) = (Instant::now(), now_ns());
+        case.proof = Some(self.alerts.begin().await?);
+        self.flow(proving, &mut case).await?;
+        case.proving = proving.elapsed();
+
+        for emulator in &scene.emulators {
+            let counted = emulator.counted().await?;
+            case.connections_opened += counted.connections_opened;
+            case.connections_closed += counted.connections_closed;
+            case.handshakes_failed += counted.handshakes_failed;
+            case.protocol_errors += counted.protocol_errors;
+            let path = self.scene.dir.join(format!("gateway-{}-record.bin", emulator.platform.as_str()));
+            emulator.export(&path).await?;
+            self.read(&path, &mut case)?;
+        }
+        self.judge(u64::MAX, &mut case);
+        if self.steady_ns.is_empty() {
+            self.steady_ns = case.begun_ns..now_ns();
+        }
+        let growth = |steady| self.scene.memory.growth(Role::Shard, steady, case.begun_ns);
+        case.shard_growth_bytes = growth(self.calm_ns.as_ref().unwrap_or(&self.steady_ns));
+        case.shard_grown_bytes = growth(&self.steady_ns);
+        self.calm_ns = Some(proving_ns..now_ns());
+        if case.lost > 0 {
+            self.scene.load(self.channel.clone()).await?;
+            self.roll.registered_anew();
+        }
+        Ok(case.report(spec, self.series, strict))
+    }
+
+    /// Alert after alert until then; comes back when the last of them has ended.
+    async fn flow(&mut self, until: Instant, case: &mut Case) -> Result<(), RunError> {
+        let mut ticks = interval(TAKE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let goes_on = Instant::now() < until;
+            if goes_on && self.alerts.has_room() {
+                self.alerts.begin().await?;
+                continue;
+            }
+            if !goes_on && self.alerts.are_over() {
+                return Ok(());
+            }
+            tokio::select! {
+                () = self.alerts.changed() => {}
+                _ = ticks.tick() => self.take(case).await?,
+                () = sleep_until(until), if goes_on => {}
+            }
+            self.alerts.collect()?;
+        }
+    }
+
+    /// Takes what has settled, and judges the alerts whose record is whole.
+    async fn take(&mut self, case: &mut Case) -> Result<(), RunError> {
+        let before_us = (clock::monotonic().0).saturating_sub(u64::try_from(SETTLED.as_micros()).unwrap_or(u64::MAX));
+        let mut until_us = before_us;
+        for emulator in &self.scene.emulators {
+            let path = self.scene.dir.join(format!("gateway-{}-part.bin", emulator.platform.as_str()));
+            until_us = until_us.min(emulator.take(&path, before_us).await?);
+            self.read(&path, case)?;
+        }
+        self.judge(until_us * 1_000, case);
+        Ok(())
+    }
+
+    /// Gives every request of a file to its alert. The file is gone then.
+    fn read(&mut self, path: &Path, case: &mut Case) -> Result<(), RunError> {
+        let failed = |problem: String| RunError::Record(format!("{}: {problem}", path.display()));
+        let record = Record::load(path).map_err(|e| failed(e.to_string()))?;
+        fs::remove_file(path).map_err(|e| failed(e.to_string()))?;
+        if record.header.dropped > 0 {
+            return Err(failed(format!("{} requests did not fit: it proves nothing", record.header.dropped)));
+        }
+        for entry in &record.entries {
+            let push = recorded::push(entry);
+            if push.fate == Fate::Dead {
+                self.roll.called_dead(push.token_hash);
+            }
+            case.count(&push);
+            if !self.alerts.take(entry.collapse_hash, push) {
+                case.judged.strangers += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges the alerts that ended before a time, and forgets them.
+    fn judge(&mut self, before_ns: u64, case: &mut Case) {
+        for alert in self.alerts.ended_before(before_ns) {
+            let judged = self.roll.judge(alert.pushes);
+            case.alert(alert.hash, &alert.ended, judged);
+        }
+    }
+}
+
+/// Does what a case's trouble is, until then; and takes it back.
+async fn trouble(emulators: &[Emulator], spec: &CaseSpec, until: Instant) -> Result<(), RunError> {
+    let befallen: Vec<_> = emulators.iter().filter(|emulator| spec.befalls(emulator.platform)).collect();
+    if let Some(faults) = &spec.faults {
+        for emulator in &befallen {
+            emulator.disturb(faults).await?;
+        }
+    }
+    if let Some(mixture) = &spec.mixture {
+        let mut steps = interval_at(Instant::now(), Duration::from_millis(mixture.every_ms));
+        for step in 0.. {
+            tokio::select! {
+                _ = steps.tick() => {}
+                () = sleep_until(until) => break,
+            }
+            for emulator in &befallen {
+                emulator.disturb(&mixture.faults(emulator.platform, step)).await?;
+            }
+        }
+    }
+    sleep_until(until).await;
+    for emulator in &befallen {
+        emulator.calm().await?;
+    }
+    Ok(())
+}

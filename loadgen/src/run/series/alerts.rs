@@ -1,0 +1,145 @@
+//! The alerts of a series: begun, watched side by side, and given their requests until they are judged.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use clarion_proto::wire::v1::Progress;
+use tokio::{sync::Notify, task::JoinSet};
+use tonic::transport::Channel;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::super::{RunError, wave::Scene};
+use crate::{
+    drive::{
+        DriveError,
+        alert::{self, Ended},
+    },
+    gateway::clock,
+    scenario::SeriesSpec,
+    verdict::ledger::Push,
+};
+
+/// All alerts that are not judged yet.
+pub(super) struct Alerts<'a> {
+    channel: Channel,
+    scene: &'a Scene<'a>,
+    alerts_max: usize,
+    deadline: Duration,
+    /// By the hash of what their pushes collapse by, which stands in every record.
+    open: BTreeMap<u64, Open>,
+    watching: JoinSet<(u64, Result<Ended, DriveError>)>,
+    /// The newest has been handed over whole, or has ended.
+    handed: Arc<AtomicBool>,
+    changed: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    ended: Option<Ended>,
+    pushes: Vec<Push>,
+}
+
+/// An alert to be judged.
+pub(super) struct Complete {
+    /// What its pushes collapse by.
+    pub hash: u64,
+    /// By the cluster's words.
+    pub ended: Ended,
+    /// By the gateways' records.
+    pub pushes: Vec<Push>,
+}
+
+impl<'a> Alerts<'a> {
+    pub(super) fn new(channel: Channel, scene: &'a Scene<'a>, series: &SeriesSpec) -> Self {
+        Self {
+            channel,
+            scene,
+            alerts_max: series.alerts_max,
+            // It may begin at the start of the trouble, and has so long after its end.
+            deadline: Duration::from_secs_f64(series.seconds) + Duration::from_secs(scene.scenario.deadlines.wave_s),
+            open: BTreeMap::new(),
+            watching: JoinSet::new(),
+            handed: Arc::new(AtomicBool::new(true)),
+            changed: Arc::new(Notify::new()),
+        }
+    }
+
+    /// Whether the next is to begin.
+    pub(super) fn has_room(&self) -> bool {
+        self.watching.len() < self.alerts_max && self.handed.load(Ordering::Relaxed)
+    }
+
+    /// Whether none is under way.
+    pub(super) fn are_over(&self) -> bool {
+        self.watching.is_empty()
+    }
+
+    /// Submits one; gives what its pushes collapse by.
+    pub(super) async fn begin(&mut self) -> Result<u64, RunError> {
+        let alert = alert::alert(self.scene.scenario, self.scene.population);
+        // Made of the time: no two of them are the same, in this run or another against the same cluster.
+        let request_id = uuid::Uuid::from_u64_pair(self.scene.scenario.seed, clock::monotonic().0).to_string();
+        let submitted = alert::submit(self.channel.clone(), alert, request_id).await?;
+        // An alert without a key of its own collapses by its id.
+        let hash = xxh3_64(submitted.name.trim_start_matches("alerts/").as_bytes());
+        self.open.insert(hash, Open::default());
+        self.handed = Arc::new(AtomicBool::new(false));
+        let (handed, changed) = (Arc::clone(&self.handed), Arc::clone(&self.changed));
+        let (channel, deadline) = (self.channel.clone(), self.deadline);
+        self.watching.spawn(async move {
+            let seen = |progress: &Progress| {
+                if progress.nodes > 0
+                    && progress.nodes_walked == progress.nodes
+                    && !handed.swap(true, Ordering::Relaxed)
+                {
+                    changed.notify_one();
+                }
+            };
+            let ended = alert::watch(channel, &submitted.name, None, deadline, seen).await;
+            handed.store(true, Ordering::Relaxed);
+            changed.notify_one();
+            (hash, ended)
+        });
+        Ok(hash)
+    }
+
+    /// One has been handed over, or has ended. Safe to be dropped and asked again.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Takes note of those that have ended.
+    pub(super) fn collect(&mut self) -> Result<(), RunError> {
+        while let Some(ended) = self.watching.try_join_next() {
+            let (hash, ended) = ended.map_err(|e| DriveError::Defect(e.to_string()))?;
+            let ended = ended?;
+            if let Some(open) = self.open.get_mut(&hash) {
+                open.ended = Some(ended);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a request to its alert; false if there is none.
+    pub(super) fn take(&mut self, hash: u64, push: Push) -> bool {
+        let alert = self.open.get_mut(&hash);
+        alert.map(|open| open.pushes.push(push)).is_some()
+    }
+
+    /// Gives away those that ended before a time.
+    pub(super) fn ended_before(&mut self, before_ns: u64) -> Vec<Complete> {
+        let ended = |open: &Open| open.ended.as_ref().is_some_and(|e| e.seen_ns < before_ns);
+        let hashes: Vec<u64> = self.open.iter().filter(|(_, open)| ended(open)).map(|(hash, _)| *hash).collect();
+        let complete = |hash| {
+            let open = self.open.remove(&hash)?;
+            Some(Complete { hash, ended: open.ended?, pushes: open.pushes })
+        };
+        hashes.into_iter().filter_map(complete).collect()
+    }
+}

@@ -1,0 +1,164 @@
+//! One case: what its alerts add up to, and what was expected of it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use clarion_proto::wire::v1::State;
+
+use crate::{
+    drive::alert::Ended,
+    gateway::Platform,
+    report::{
+        Kind,
+        check::{check, passes},
+        series::CaseReport,
+    },
+    scenario::{CaseSpec, SeriesSpec},
+    verdict::{
+        ledger::{Fate, Push},
+        roll::Judged,
+    },
+};
+
+/// What is known of a case so far. The words are those of [`crate::report::series::FIGURES`].
+#[derive(Debug, Default)]
+pub(super) struct Case {
+    pub begun_ns: u64,
+    pub trouble: Duration,
+    pub calm: Duration,
+    pub proving: Duration,
+    /// The undisturbed alert at the end.
+    pub proof: Option<u64>,
+    pub judged: Judged,
+    pub lost: u64,
+    pub shard_growth_bytes: Option<u64>,
+    pub shard_grown_bytes: Option<u64>,
+    pub connections_opened: u64,
+    pub connections_closed: u64,
+    pub handshakes_failed: u64,
+    pub protocol_errors: u64,
+    lost_alive: u64,
+    alerts: u64,
+    unresolved: u64,
+    untold: u64,
+    repeats_uncounted: u64,
+    unanswered_uncounted: u64,
+    disagreement: u64,
+    refused: u64,
+    expired: u64,
+    retried: u64,
+    accepted_in_trouble: u64,
+}
+
+impl Case {
+    pub(super) fn new(begun_ns: u64, trouble: Duration) -> Self {
+        Self { begun_ns, trouble, ..Self::default() }
+    }
+
+    /// One request, whichever alert's.
+    pub(super) fn count(&mut self, push: &Push) {
+        let in_trouble = u128::from(push.at_ns) < u128::from(self.begun_ns) + self.trouble.as_nanos();
+        self.accepted_in_trouble += u64::from(in_trouble && push.fate == Fate::Accepted);
+    }
+
+    /// One alert that has ended, by the cluster's words and by the gateways' records.
+    pub(super) fn alert(&mut self, hash: u64, ended: &Ended, judged: Judged) {
+        let progress = ended.progress.progress.unwrap_or_default();
+        let outcomes = progress.outcomes.unwrap_or_default();
+        self.alerts += 1;
+        self.unresolved += u64::from(ended.progress.state() != State::Resolved);
+        let told = outcomes.refused + outcomes.unknown + outcomes.expired;
+        self.untold += judged.missed.saturating_sub(told);
+        let causes = progress.unanswered_requests + progress.retried_requests;
+        self.repeats_uncounted += judged.repeated.saturating_sub(causes);
+        self.unanswered_uncounted += judged.unanswered.saturating_sub(progress.unanswered_requests);
+        self.disagreement += outcomes.accepted.abs_diff(judged.accepted) + outcomes.dead.abs_diff(judged.dead);
+        self.refused += outcomes.refused;
+        self.expired += outcomes.expired;
+        self.retried += progress.retried_requests;
+        if self.proof == Some(hash) {
+            (self.lost, self.lost_alive) = (judged.unsent, judged.unsent_alive);
+        }
+        self.judged.add(judged);
+    }
+
+    /// Its report.
+    pub(super) fn report(mut self, spec: &CaseSpec, series: &SeriesSpec, strict: bool) -> CaseReport {
+        let figures = self.figures();
+        let value = |name: &str| figures.get(name).copied();
+        let exact = series.expected(spec).into_iter().map(|(name, bound)| check(name, Kind::Exact, bound, value(name)));
+        let target = series.targets().map(|(name, bound)| check(name, Kind::Target, bound, value(name)));
+        let checks: Vec<_> = exact.chain(target).collect();
+        let mut examples = std::mem::take(&mut self.judged.examples);
+        examples.retain(|kind, _| checks.iter().any(|c| c.name == *kind && !c.held));
+        CaseReport {
+            name: spec.name.clone(),
+            label: spec.label.clone(),
+            platform: spec.platform,
+            passed: passes(&checks, strict),
+            figures,
+            checks,
+            examples,
+        }
+    }
+
+    #[allow(clippy::cast_precision_loss)] // counts and bytes far below 2^53
+    fn figures(&self) -> BTreeMap<&'static str, f64> {
+        let judged = &self.judged;
+        let missed_of = |platform| judged.missed_of.get(&platform).copied().unwrap_or(0);
+        let counts = [
+            ("alerts", self.alerts),
+            ("unresolved", self.unresolved),
+            ("requests", judged.requests),
+            ("struck", judged.struck),
+            ("accepted", judged.accepted),
+            ("dead_tokens", judged.dead),
+            ("missed", judged.missed),
+            ("missed_apns", missed_of(Platform::Apns)),
+            ("missed_fcm", missed_of(Platform::Fcm)),
+            ("untold", self.untold),
+            ("outside", judged.outside),
+            ("duplicates", judged.duplicates),
+            ("repeated", judged.repeated),
+            ("repeats_uncounted", self.repeats_uncounted),
+            ("unknown", judged.unknown),
+            ("strangers", judged.strangers),
+            ("unanswered_requests", judged.unanswered),
+            ("unanswered_uncounted", self.unanswered_uncounted),
+            ("disagreement", self.disagreement),
+            ("refused", self.refused),
+            ("expired", self.expired),
+            ("retried_requests", self.retried),
+            ("lost", self.lost),
+            ("lost_alive", self.lost_alive),
+            ("connections_opened", self.connections_opened),
+            ("connections_closed", self.connections_closed),
+            ("handshakes_failed", self.handshakes_failed),
+            ("protocol_errors", self.protocol_errors),
+        ];
+        let trouble = self.trouble.as_secs_f64();
+        let measured = [
+            ("shard_growth_bytes", self.shard_growth_bytes.map(|bytes| bytes as f64)),
+            ("shard_grown_bytes", self.shard_grown_bytes.map(|bytes| bytes as f64)),
+            ("calm_seconds", Some(self.calm.as_secs_f64())),
+            ("proof_seconds", Some(self.proving.as_secs_f64())),
+            ("rate_per_second", Some(self.accepted_in_trouble as f64 / trouble.max(1e-3))),
+            ("seconds", Some(trouble)),
+        ];
+        let counts = counts.into_iter().map(|(name, count)| (name, count as f64));
+        counts.chain(measured.into_iter().filter_map(|(name, value)| Some((name, value?)))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::series::FIGURES;
+
+    #[test]
+    fn every_figure_has_its_value() {
+        let case = Case { shard_growth_bytes: Some(0), shard_grown_bytes: Some(0), ..Case::default() };
+        let (mut known, figures) = (FIGURES.to_vec(), case.figures());
+        known.sort_unstable();
+        assert_eq!(figures.keys().copied().collect::<Vec<_>>(), known);
+    }
+}

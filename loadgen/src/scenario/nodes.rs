@@ -1,0 +1,71 @@
+//! What happens to the run's own nodes while the alert goes on.
+//!
+//! Ownership of partitions is fixed once they are shared out, and a partition has one owner: a node that was killed is
+//! replaced by another process of the same name, and whatever it owned waits for that one; a node that comes later owns
+//! nothing, but is connected, holds lanes and asks for slices like any other.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+use super::{Scenario, check::Checked};
+
+/// One change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeChange {
+    /// When, after the first push.
+    pub after_ms: u64,
+    /// What.
+    #[serde(rename = "do")]
+    pub action: NodeAction,
+    /// To which node, from 0.
+    pub node: u32,
+}
+
+/// What is done to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeAction {
+    /// It is ended as by a power failure (SIGKILL).
+    Kill,
+    /// It is started: again, or, if nothing was done to it before, for the first time.
+    Start,
+}
+
+impl fmt::Display for NodeChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.action {
+            NodeAction::Kill => "killed",
+            NodeAction::Start => "started",
+        };
+        write!(f, "shard-{} {what}", self.node)
+    }
+}
+
+impl Scenario {
+    /// Whether a node is not there at first: then the first that happens to it is its start.
+    #[must_use]
+    pub fn comes_later(&self, node: u32) -> bool {
+        self.node_changes.iter().find(|c| c.node == node).is_some_and(|c| c.action == NodeAction::Start)
+    }
+
+    pub(super) fn check_nodes(&self) -> Checked {
+        let mut up: Vec<bool> = (0..self.nodes).map(|node| !self.comes_later(node)).collect();
+        if !up.contains(&true) {
+            return Err(("node_changes", "must leave one node to begin with".to_owned()));
+        }
+        let mut before_ms = 0;
+        for change in &self.node_changes {
+            let Some(up) = up.get_mut(change.node as usize) else {
+                return Err(("node_changes", format!("there is no node {} of {}", change.node, self.nodes)));
+            };
+            let to = change.action == NodeAction::Start;
+            if *up == to || change.after_ms < before_ms {
+                return Err(("node_changes", format!("{change}: must be in order, and change something")));
+            }
+            (*up, before_ms) = (to, change.after_ms);
+        }
+        Ok(())
+    }
+}

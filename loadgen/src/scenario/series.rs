@@ -1,0 +1,152 @@
+//! A series: one cluster, and many cases of trouble one after the other, each under alerts that never stop.
+//!
+//! One alert shows what a fault does to its middle. What a lane has to bear is a fault that goes on while alerts come and
+//! end, and then the next one. So a case is a time for which its trouble acts; meanwhile alert follows alert over the same
+//! devices, the next as soon as the last has been handed over whole, so that there are always pushes in flight. Then the
+//! trouble ends, everybody must have been told, and one more alert, undisturbed, shows that nothing is left of it.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{Bound, Scenario, check::Checked, mixture::MixtureSpec};
+use crate::{
+    gateway::{Faults, Platform},
+    report::series::FIGURES,
+};
+
+/// What makes a scenario a series.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeriesSpec {
+    /// How long the trouble of each case acts, seconds.
+    pub seconds: f64,
+    /// Alerts under way at once: one that waits for the last of its devices does not hold back the next.
+    #[serde(default = "default_alerts_max")]
+    pub alerts_max: usize,
+    /// What must come of each case; a case may say otherwise.
+    #[serde(default)]
+    pub expect: BTreeMap<String, Bound>,
+    /// The same, but judged only with `--strict`: rates and times.
+    #[serde(default)]
+    pub targets: BTreeMap<String, Bound>,
+    /// In their order. The first is undisturbed, and as long as any, but for 30 s at most: its memory is the steady state.
+    pub cases: Vec<CaseSpec>,
+}
+
+fn default_alerts_max() -> usize {
+    4
+}
+
+/// One kind of trouble.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaseSpec {
+    /// To choose it by.
+    pub name: String,
+    /// What goes wrong, in a few words.
+    pub label: String,
+    /// Whose gateway; absent: all of them.
+    #[serde(default)]
+    pub platform: Option<Platform>,
+    /// What it does.
+    #[serde(default)]
+    pub faults: Option<Box<Faults>>,
+    /// Instead: many things, drawn from a seed.
+    #[serde(default)]
+    pub mixture: Option<MixtureSpec>,
+    /// It takes so long that it is run only if it is named.
+    #[serde(default)]
+    pub by_name_only: bool,
+    /// What must come of it, where that is not what must come of all.
+    #[serde(default)]
+    pub expect: BTreeMap<String, Bound>,
+}
+
+impl CaseSpec {
+    /// Whether it befalls the gateway of a platform.
+    #[must_use]
+    pub fn befalls(&self, gateway: Platform) -> bool {
+        self.platform.is_none_or(|p| p == gateway)
+    }
+
+    /// Whether nothing goes wrong in it.
+    #[must_use]
+    pub fn is_undisturbed(&self) -> bool {
+        self.faults.is_none() && self.mixture.is_none()
+    }
+}
+
+impl SeriesSpec {
+    /// What must come of a case.
+    #[must_use]
+    pub fn expected(&self, case: &CaseSpec) -> BTreeMap<&'static str, Bound> {
+        let of_all = self.expect.iter().chain(&case.expect);
+        of_all.filter_map(|(name, bound)| Some((known(name)?, *bound))).collect()
+    }
+
+    /// What is aimed at in every case.
+    pub fn targets(&self) -> impl Iterator<Item = (&'static str, Bound)> {
+        self.targets.iter().filter_map(|(name, bound)| Some((known(name)?, *bound)))
+    }
+
+    /// Leaves the named cases, and the undisturbed one that begins.
+    ///
+    /// # Errors
+    /// A name that no case has.
+    pub fn choose(&mut self, names: &[String]) -> Result<(), String> {
+        if let Some(unknown) = names.iter().find(|name| self.cases.iter().all(|case| case.name != **name)) {
+            let there = self.cases.iter().map(|c| format!("`{}`", c.name)).collect::<Vec<_>>().join(", ");
+            return Err(format!("no case `{unknown}`; there are {there}"));
+        }
+        let all = names.is_empty();
+        self.cases.retain(|case| case.is_undisturbed() || names.contains(&case.name) || (all && !case.by_name_only));
+        Ok(())
+    }
+
+    pub(super) fn check(&self, scenario: &Scenario) -> Checked {
+        if !(self.seconds > 0.0 && self.seconds <= 3_600.0) {
+            return Err(("series.seconds", format!("must be above 0 and at most 3,600, is {}", self.seconds)));
+        }
+        if !(1..=32).contains(&self.alerts_max) {
+            return Err(("series.alerts_max", format!("must be 1 to 32, is {}", self.alerts_max)));
+        }
+        if !self.cases.first().is_some_and(CaseSpec::is_undisturbed) {
+            return Err(("series.cases", "must begin with one that has neither faults nor a mixture".to_owned()));
+        }
+        for (field, used) in [
+            ("gateway.fault", scenario.gateway.fault.is_some()),
+            ("cancel", scenario.cancel.is_some()),
+            ("motion", scenario.motion.is_some()),
+            ("watchers", scenario.watchers.is_some()),
+            ("node_changes", !scenario.node_changes.is_empty()),
+        ] {
+            if used {
+                return Err((field, "is of one alert, and has no place in a series".to_owned()));
+            }
+        }
+        for (n, case) in self.cases.iter().enumerate() {
+            let of_case = |problem: String| ("series.cases", format!("{}: {problem}", case.name));
+            if self.cases[..n].iter().any(|other| other.name == case.name) {
+                return Err(of_case("is the name of another one".to_owned()));
+            }
+            if case.faults.is_some() && case.mixture.is_some() {
+                return Err(of_case("has faults or a mixture, not both".to_owned()));
+            }
+            case.mixture.iter().try_for_each(|mixture| mixture.check().map_err(of_case))?;
+            let platforms = scenario.population.apps.iter().map(|app| app.platform);
+            for platform in platforms.filter(|p| case.befalls(*p)) {
+                case.faults.iter().try_for_each(|f| f.check(platform)).map_err(|e| of_case(e.to_string()))?;
+            }
+            let mut named = self.expect.keys().chain(self.targets.keys()).chain(case.expect.keys());
+            if let Some(name) = named.find(|name| known(name).is_none()) {
+                return Err(of_case(format!("`{name}` is no figure of a case; there are {}", FIGURES.join(", "))));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn known(name: &str) -> Option<&'static str> {
+    FIGURES.iter().find(|known| **known == name).copied()
+}

@@ -1,0 +1,280 @@
+//! Whom an alert over one region is owed, worked out once for a series of alerts over the same devices.
+//!
+//! [`super::judge`] makes every device anew and works out where it is: right for one alert, and some two microseconds a
+//! device too slow for the hundredth. Here that is done once, and what remains of an alert is a merge of two sorted lists:
+//! some hundred nanoseconds a request, so that a series is judged alert by alert while it runs and nothing is kept of it.
+
+use std::{collections::BTreeMap, num::NonZero, thread};
+
+use super::{
+    COVER_REACH_METERS, EXAMPLES_MAX, OUTSIDE_METERS, cells,
+    geometry::Region,
+    ledger::{Answer, Fate, Push, Tally},
+};
+use crate::{gateway::Platform, population::Population};
+
+/// All devices of a population, by token. 16 bytes each.
+#[derive(Debug)]
+pub struct Roll {
+    devices: Vec<Known>,
+}
+
+/// What is known of one device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Known {
+    token_hash: u64,
+    index: u32,
+    platform: Platform,
+    place: Place,
+    /// The gateway has called its token dead, so that its registration may be gone.
+    dead: bool,
+}
+
+const _: () = assert!(size_of::<Known>() == 16);
+
+/// How a device stands to the region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// Exactly inside: it must be told.
+    Inside,
+    /// Within what a cover may overshoot: it may be told.
+    Edge,
+    /// Farther out: it must not be told.
+    Outside,
+}
+
+/// What came of one alert, or of several.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// Requests, whatever became of them.
+    pub requests: u64,
+    /// Of those, not plainly accepted: refused, put off, reset, left alone.
+    pub struck: u64,
+    /// Requests that the gateway left unanswered.
+    pub unanswered: u64,
+    /// Requests for tokens that no device has.
+    pub strangers: u64,
+    /// Devices accepted at least once.
+    pub accepted: u64,
+    /// Devices whose token was called dead.
+    pub dead: u64,
+    /// Inside, never accepted, and not called dead in this alert or before it.
+    pub missed: u64,
+    /// The same by platform.
+    pub missed_of: BTreeMap<Platform, u64>,
+    /// Accepted, and more than 500 m outside.
+    pub outside: u64,
+    /// Acceptances after the first without a reason.
+    pub duplicates: u64,
+    /// Acceptances after the first that follow an unanswered or failed request.
+    pub repeated: u64,
+    /// Devices sent to and never answered.
+    pub unknown: u64,
+    /// Inside, and nothing was sent to them.
+    pub unsent: u64,
+    /// Of those, tokens that the gateway never called dead.
+    pub unsent_alive: u64,
+    /// For each kind of failure some devices by number.
+    pub examples: BTreeMap<&'static str, Vec<u64>>,
+}
+
+impl Roll {
+    /// Of a population and a region; on all cores.
+    #[must_use]
+    pub fn new(population: &Population, region: &Region) -> Self {
+        let workers = thread::available_parallelism().map_or(1, NonZero::get) as u64;
+        let (count, share) = (population.count(), population.count().div_ceil(workers));
+        let known = |index| {
+            let device = population.device(index);
+            let meters = region.outside_meters(device.place);
+            let place = if meters == 0.0 {
+                Place::Inside
+            } else if meters <= OUTSIDE_METERS
+                || (meters < COVER_REACH_METERS && cells::in_cover(region, cells::cell_of(device.place)))
+            {
+                Place::Edge
+            } else {
+                Place::Outside
+            };
+            let index = u32::try_from(index).expect("checked: a scenario has fewer than 2^32 devices");
+            Known { token_hash: device.token.hash(), index, platform: device.platform, place, dead: false }
+        };
+        let mut devices: Vec<Known> = thread::scope(|scope| {
+            let range = |w: u64| (w * share).min(count)..((w + 1) * share).min(count);
+            let workers: Vec<_> =
+                (0..workers).map(|w| scope.spawn(move || range(w).map(known).collect::<Vec<_>>())).collect();
+            workers.into_iter().flat_map(|w| w.join().expect("this does not panic")).collect()
+        });
+        devices.sort_unstable();
+        Self { devices }
+    }
+
+    /// The gateway has called a token dead. To be said before an alert is judged that was sent later.
+    pub fn called_dead(&mut self, token_hash: u64) {
+        if let Ok(at) = self.devices.binary_search_by_key(&token_hash, |d| d.token_hash) {
+            self.devices[at].dead = true;
+        }
+    }
+
+    /// All devices were registered anew: none of them is taken to be gone.
+    pub fn registered_anew(&mut self) {
+        self.devices.iter_mut().for_each(|d| d.dead = false);
+    }
+
+    /// Judges all requests of one alert.
+    #[must_use]
+    pub fn judge(&self, mut pushes: Vec<Push>) -> Judged {
+        pushes.sort_unstable();
+        let mut sum = Judged { requests: pushes.len() as u64, ..Judged::default() };
+        let plain = |p: &Push| p.fate == Fate::Accepted && p.answer == Answer::Given;
+        sum.struck = pushes.iter().filter(|p| !plain(p)).count() as u64;
+        let mut rest = &pushes[..];
+        for device in &self.devices {
+            let strangers = rest.iter().take_while(|p| p.token_hash < device.token_hash).count();
+            sum.strangers += strangers as u64;
+            rest = &rest[strangers..];
+            let (of_device, others) =
+                rest.split_at(rest.iter().take_while(|p| p.token_hash == device.token_hash).count());
+            rest = others;
+            sum.device(device, of_device);
+        }
+        sum.strangers += rest.len() as u64;
+        sum
+    }
+}
+
+impl Judged {
+    fn device(&mut self, device: &Known, pushes: &[Push]) {
+        let tally = Tally::of(pushes);
+        let reached = tally.first_accepted_ns.is_some();
+        self.unanswered += tally.unanswered;
+        self.repeated += tally.repeated;
+        self.duplicates += tally.duplicates;
+        self.dead += u64::from(tally.dead);
+        self.unknown += u64::from(tally.unknown);
+        self.accepted += u64::from(reached);
+        if tally.duplicates > 0 {
+            self.example("duplicates", device);
+        }
+        if reached && device.place == Place::Outside {
+            self.outside += 1;
+            self.example("outside", device);
+        }
+        if device.place != Place::Inside {
+            return;
+        }
+        if pushes.is_empty() {
+            self.unsent += 1;
+            self.unsent_alive += u64::from(!device.dead);
+        }
+        if !reached && !tally.dead && !device.dead {
+            self.missed += 1;
+            *self.missed_of.entry(device.platform).or_default() += 1;
+            self.example("missed", device);
+        }
+    }
+
+    fn example(&mut self, kind: &'static str, device: &Known) {
+        let examples = self.examples.entry(kind).or_default();
+        if examples.len() < EXAMPLES_MAX {
+            examples.push(u64::from(device.index));
+        }
+    }
+
+    /// Adds another alert's.
+    pub fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.struck += other.struck;
+        self.unanswered += other.unanswered;
+        self.strangers += other.strangers;
+        self.accepted += other.accepted;
+        self.dead += other.dead;
+        self.missed += other.missed;
+        self.outside += other.outside;
+        self.duplicates += other.duplicates;
+        self.repeated += other.repeated;
+        self.unknown += other.unknown;
+        self.unsent += other.unsent;
+        self.unsent_alive += other.unsent_alive;
+        for (platform, missed) in other.missed_of {
+            *self.missed_of.entry(platform).or_default() += missed;
+        }
+        for (kind, indexes) in other.examples {
+            let examples = self.examples.entry(kind).or_default();
+            examples.extend(indexes);
+            examples.truncate(EXAMPLES_MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{place::Place, population::Device, scenario::RegionSpec};
+
+    fn population() -> Population {
+        let spec = toml::from_str(
+            "areas = [{ kind = 'disc', share = 1, center = { latitude = 22.5, longitude = 114 }, radius_meters = 20000 }]",
+        );
+        Population::new(&spec.unwrap(), 1, 500).unwrap()
+    }
+
+    fn region() -> Region {
+        Region::new(&RegionSpec::Circle { center: Place::new(22.5, 114.0), radius_meters: 10_000.0 })
+    }
+
+    fn push(device: &Device, at_ns: u64, fate: Fate, answer: Answer) -> Push {
+        Push { token_hash: device.token.hash(), at_ns, fate, answer }
+    }
+
+    fn inside() -> Vec<Device> {
+        population().iter().filter(|d| region().outside_meters(d.place) == 0.0).collect()
+    }
+
+    fn all(devices: &[Device]) -> Vec<Push> {
+        devices.iter().map(|d| push(d, 1, Fate::Accepted, Answer::Given)).collect()
+    }
+
+    #[test]
+    fn everybody_inside_once_is_perfect() {
+        let (roll, inside) = (Roll::new(&population(), &region()), inside());
+        let judged = roll.judge(all(&inside));
+        assert!(inside.len() > 50);
+        let count = inside.len() as u64;
+        assert_eq!(judged, Judged { requests: count, accepted: count, ..Judged::default() });
+    }
+
+    #[test]
+    fn each_kind_of_failure_is_found() {
+        let (roll, inside) = (Roll::new(&population(), &region()), inside());
+        let mut pushes = all(&inside[3..]);
+        // The first: nothing. The second: left alone. The third: refused and never tried again.
+        pushes.push(push(&inside[1], 1, Fate::Ignored, Answer::Withheld));
+        pushes.push(push(&inside[2], 1, Fate::Failed, Answer::Given));
+        let far = population().iter().find(|d| region().outside_meters(d.place) > 2_000.0).unwrap();
+        pushes.push(push(&far, 1, Fate::Accepted, Answer::Given));
+        pushes.push(push(&inside[3], 2, Fate::Accepted, Answer::Given));
+        pushes.push(push(&inside[4], 2, Fate::Failed, Answer::Given));
+        pushes.push(push(&inside[4], 3, Fate::Accepted, Answer::Given));
+        pushes.push(Push { token_hash: 7, at_ns: 1, fate: Fate::Accepted, answer: Answer::Given });
+        let judged = roll.judge(pushes);
+        assert_eq!((judged.missed, judged.unsent, judged.unsent_alive, judged.unknown), (3, 1, 1, 1));
+        assert_eq!((judged.outside, judged.duplicates, judged.repeated, judged.strangers), (1, 1, 1, 1));
+        assert_eq!((judged.unanswered, judged.struck), (1, 3));
+        assert_eq!(judged.missed_of, BTreeMap::from([(Platform::Apns, 3)]));
+        assert_eq!(judged.examples["duplicates"], [inside[3].index]);
+    }
+
+    #[test]
+    fn a_token_called_dead_is_owed_nothing_until_it_is_registered_anew() {
+        let (mut roll, inside) = (Roll::new(&population(), &region()), inside());
+        let mut pushes = all(&inside[1..]);
+        pushes.push(push(&inside[0], 1, Fate::Dead, Answer::Given));
+        assert_eq!((roll.judge(pushes).missed, roll.judge(all(&inside[1..])).missed), (0, 1));
+        roll.called_dead(inside[0].token.hash());
+        let judged = roll.judge(all(&inside[1..]));
+        assert_eq!((judged.missed, judged.unsent, judged.unsent_alive), (0, 1, 0));
+        roll.registered_anew();
+        assert_eq!(roll.judge(all(&inside[1..])).missed, 1);
+    }
+}
