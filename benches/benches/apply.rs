@@ -1,109 +1,102 @@
-//! What one record costs, in a partition that holds a million devices already; and what a device weighs.
+//! What one record costs a node that holds ten million devices in 64 partitions: 4,096 records at a time, as a core takes
+//! them from the feed, of devices anywhere.
 
 #![allow(missing_docs)] // made by criterion's macros
 
-use clarion_benches::devices::{START_MS, arrival, place, record, registration, resident_bytes};
+use clarion_benches::{
+    cpu::{self, CpuTime},
+    devices::{START_MS, arrival, cell, devices, mixed, place, record, registration},
+};
 use clarion_proto::{
     device::{Change, Record},
     ids::{PartitionId, UnixMillis, partition_of},
 };
-use clarion_shard::partition::{Partition, Vocabulary};
+use clarion_shard::partition::{
+    Partition, Vocabulary,
+    ahead::{self, AHEAD_RECORDS},
+};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
-const DEVICES: u64 = 1_000_000;
 const PARTITIONS: u16 = 64;
 const NOW: UnixMillis = UnixMillis(START_MS);
+/// Records of a batch.
+const BATCH: u64 = 4_096;
 
-fn apply(c: &mut Criterion) {
-    weigh();
+struct Node {
+    partitions: Vec<Partition>,
+    words: Vocabulary,
+}
 
-    let (mut partition, mut words) = (Partition::new(PartitionId(0)), Vocabulary::new());
-    for n in 0..DEVICES {
-        partition.apply(NOW, &arrival(n), &mut words);
+impl Node {
+    fn new() -> Self {
+        Self { partitions: (0..PARTITIONS).map(|p| Partition::new(PartitionId(p))).collect(), words: Vocabulary::new() }
+    }
+
+    /// As `core/store.rs` does it.
+    fn apply(&mut self, records: &[(usize, Record)]) {
+        for few in records.chunks(AHEAD_RECORDS) {
+            let ahead: Vec<_> = few.iter().map(|(p, record)| (&self.partitions[*p], record)).collect();
+            std::hint::black_box(ahead::warm(&ahead));
+            for (p, record) in few {
+                self.partitions[*p].apply(NOW, record, &mut self.words);
+            }
+        }
+    }
+}
+
+fn placed(record: Record) -> (usize, Record) {
+    (partition_of(record.device, PARTITIONS).0.into(), record)
+}
+
+fn apply(c: &mut Criterion<CpuTime>) {
+    let devices = devices();
+    let mut node = Node::new();
+    for from in (0..devices).step_by(BATCH as usize) {
+        node.apply(&(from..devices.min(from + BATCH)).map(|n| placed(arrival(n))).collect::<Vec<_>>());
     }
     let mut group = c.benchmark_group("apply");
-    group.throughput(Throughput::Elements(1));
+    group.throughput(Throughput::Elements(BATCH)).sample_size(30);
 
-    // Each iteration is a new observation of the next device, prepared outside of the measurement.
-    let mut at = 0;
-    let mut next = move || {
-        at += 1;
-        (at % DEVICES, at)
+    // Each record is a new observation of some device, made outside of the measurement.
+    let (mut at, mut arrived) = (0, devices);
+    let mut bench = |name: &str, change: &dyn Fn(u64, u64) -> Change| {
+        group.bench_function(name, |b| {
+            let prepare = || -> Vec<_> {
+                (0..BATCH)
+                    .map(|_| {
+                        at += 1;
+                        let n = mixed(at, 77) % devices;
+                        placed(record(n, at, change(n, at)))
+                    })
+                    .collect()
+            };
+            b.iter_batched(prepare, |records| node.apply(&records), BatchSize::PerIteration);
+        });
     };
-    group.bench_function("move", |b| {
-        let prepare = || {
-            let (n, at) = next();
-            record(n, at, Change::Place(place(n + at)))
-        };
-        b.iter_batched(prepare, |r| partition.apply(NOW, &r, &mut words), BatchSize::SmallInput);
+    bench("move anywhere", &|n, at| Change::Place(place(n + at)));
+    bench("move to the next cell", &|n, at| {
+        let ring: Vec<_> = cell(n).grid_disk(1);
+        Change::Place(ring[(at % ring.len() as u64) as usize].into())
     });
-    group.bench_function("register again", |b| {
-        let prepare = || {
-            let (n, at) = next();
-            record(n, at, Change::Registration(registration(n, at)))
-        };
-        b.iter_batched(prepare, |r| partition.apply(NOW, &r, &mut words), BatchSize::SmallInput);
+    bench("register again", &|n, at| Change::Registration(registration(n, at)));
+    bench("arrive again", &|n, at| Change::Arrival(registration(n, at), place(n + at)));
+    bench("remove", &|_, _| Change::Removal);
+    bench("return", &|n, at| Change::Arrival(registration(n, at), place(n)));
+    // Nine of ten move, the others change their token or leave.
+    bench("mixed", &|n, at| match at % 20 {
+        0 => Change::Removal,
+        1 => Change::Arrival(registration(n, at), place(n)),
+        _ => Change::Place(place(n + at)),
     });
-    group.throughput(Throughput::Elements(2));
-    group.bench_function("remove and return", |b| {
-        let prepare = || {
-            let (n, at) = next();
-            let back = Change::Arrival(registration(n, at), place(n));
-            (record(n, at, Change::Removal), record(n, at, back))
+    group.bench_function("first arrival", |b| {
+        let prepare = || -> Vec<_> {
+            arrived += BATCH;
+            (arrived - BATCH..arrived).map(|n| placed(arrival(n))).collect()
         };
-        let both = |(gone, back)| {
-            partition.apply(NOW, &gone, &mut words);
-            partition.apply(NOW, &back, &mut words)
-        };
-        b.iter_batched(prepare, both, BatchSize::SmallInput);
-    });
-    drop(partition);
-
-    // From nothing, growth of all structures included.
-    group.throughput(Throughput::Elements(20_000));
-    group.bench_function("20,000 arrivals", |b| {
-        let arrivals: Vec<_> = (0..20_000).map(arrival).collect();
-        b.iter_batched(
-            || (Partition::new(PartitionId(0)), Vocabulary::new()),
-            |(mut partition, mut words)| {
-                for record in &arrivals {
-                    partition.apply(NOW, record, &mut words);
-                }
-                (partition, words)
-            },
-            BatchSize::LargeInput,
-        );
+        b.iter_batched(prepare, |records| node.apply(&records), BatchSize::PerIteration);
     });
     group.finish();
 }
 
-/// Prints the growth of the process for a million APNs devices in 64 partitions: after loading, and after everybody has
-/// moved and every tenth device was removed and another came.
-fn weigh() {
-    let before = resident_bytes();
-    let mut partitions: Vec<_> = (0..PARTITIONS).map(|p| Partition::new(PartitionId(p))).collect();
-    let mut words = Vocabulary::new();
-    let mut apply = |record: Record| {
-        let partition = &mut partitions[usize::from(partition_of(record.device, PARTITIONS).0)];
-        partition.apply(NOW, &record, &mut words);
-    };
-    (0..DEVICES).for_each(|n| apply(arrival(n)));
-    let loaded = resident_bytes();
-    (0..DEVICES).for_each(|n| apply(record(n, 1, Change::Place(place(n + DEVICES)))));
-    for n in (0..DEVICES).step_by(10) {
-        apply(record(n, 2, Change::Removal));
-        apply(arrival(n + DEVICES));
-    }
-    let turned = resident_bytes();
-    let held: u64 = partitions.iter().map(|p| p.held().devices).sum();
-    assert_eq!(held, DEVICES);
-    let each = |after: u64| after.saturating_sub(before) as f64 / DEVICES as f64;
-    println!(
-        "resident bytes per APNs device: {:.1} loaded, {:.1} after turnover and 10 % churn",
-        each(loaded),
-        each(turned)
-    );
-}
-
-criterion_group!(benches, apply);
+criterion_group! { name = benches; config = cpu::criterion(); targets = apply }
 criterion_main!(benches);

@@ -2,23 +2,26 @@
 
 #![allow(missing_docs)] // made by criterion's macros
 
-use clarion_benches::devices::{START_MS, arrival};
+use clarion_benches::{
+    cpu::{self, CpuTime},
+    devices::{START_MS, arrival, devices},
+};
 use clarion_proto::ids::{PartitionId, UnixMillis, partition_of};
 use clarion_shard::{
-    partition::{Partition, Vocabulary},
+    partition::{Partition, Tags, Vocabulary},
     wave::{Cover, Step, Walk},
 };
 use criterion::{Criterion, criterion_group, criterion_main};
 use h3o::{LatLng, Resolution};
 use roaring::RoaringBitmap;
 
-const DEVICES: u64 = 10_000_000;
 const PARTITIONS: u16 = 64;
 
-fn near(c: &mut Criterion) {
+fn near(c: &mut Criterion<CpuTime>) {
+    let devices = devices();
     let mut partitions: Vec<_> = (0..PARTITIONS).map(|p| Partition::new(PartitionId(p))).collect();
     let mut words = Vocabulary::new();
-    for n in 0..DEVICES {
+    for n in 0..devices {
         let record = arrival(n);
         let partition = &mut partitions[usize::from(partition_of(record.device, PARTITIONS).0)];
         partition.apply(UnixMillis(START_MS), &record, &mut words);
@@ -29,7 +32,7 @@ fn near(c: &mut Criterion) {
     for (name, lat) in [("middle", 22.54), ("suburb", 22.72)] {
         let cover = circle(lat, 114.06);
         let walk = || partitions.iter().map(|partition| drain(partition, &cover)).sum::<u64>();
-        println!("near/{name}: {} of {DEVICES} devices", walk());
+        println!("near/{name}: {} of {devices} devices", walk());
         group.bench_function(name, |b| b.iter(walk));
     }
     group.finish();
@@ -43,7 +46,7 @@ fn circle(lat: f64, lng: f64) -> Cover {
 }
 
 fn drain(partition: &Partition, cover: &Cover) -> u64 {
-    let (mut found, mut walk) = (0, Walk::new(RoaringBitmap::new()));
+    let (mut found, mut walk) = (0, Walk::new(RoaringBitmap::new(), Tags::ALL));
     loop {
         match walk.step(partition, cover, u32::MAX) {
             Step::Device { ordinal, .. } => found += u64::from(walk.hand(ordinal)),
@@ -53,5 +56,5 @@ fn drain(partition: &Partition, cover: &Cover) -> u64 {
     }
 }
 
-criterion_group!(benches, near);
+criterion_group! { name = benches; config = cpu::criterion(); targets = near }
 criterion_main!(benches);

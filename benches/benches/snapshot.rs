@@ -2,7 +2,10 @@
 
 #![allow(missing_docs)] // made by criterion's macros
 
-use clarion_benches::devices::{START_MS, place, record, registration, registration_fcm};
+use clarion_benches::{
+    cpu::{self, CpuTime},
+    devices::{START_MS, place, record, registration, registration_fcm},
+};
 use clarion_proto::{
     device::Change,
     ids::{PartitionId, Position, UnixMillis},
@@ -16,7 +19,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 /// A partition of ten million devices in 64.
 const DEVICES: u64 = 156_250;
 
-fn snapshot(c: &mut Criterion) {
+fn snapshot(c: &mut Criterion<CpuTime>) {
     let mut group = c.benchmark_group("snapshot");
     group.sample_size(20).throughput(Throughput::Elements(DEVICES));
     for (kind, register) in [("apns", registration as fn(_, _) -> _), ("fcm", registration_fcm)] {
@@ -51,5 +54,5 @@ fn load(whole: &[u8]) -> Restored {
     reader.finish().expect("all of it")
 }
 
-criterion_group!(benches, snapshot);
+criterion_group! { name = benches; config = cpu::criterion(); targets = snapshot }
 criterion_main!(benches);

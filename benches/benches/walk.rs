@@ -4,13 +4,16 @@
 
 use std::collections::BTreeSet;
 
-use clarion_benches::devices::{START_MS, arrival, cell};
+use clarion_benches::{
+    cpu::{self, CpuTime},
+    devices::{START_MS, arrival, cell},
+};
 use clarion_proto::{
     device::token_hash,
     ids::{PartitionId, UnixMillis},
 };
 use clarion_shard::{
-    partition::{Partition, TokenBuffer, Vocabulary},
+    partition::{Partition, Tags, TokenBuffer, Vocabulary},
     wave::{Cover, Step, Walk},
 };
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -19,7 +22,7 @@ use roaring::RoaringBitmap;
 
 const DEVICES: u64 = 1_000_000;
 
-fn walk(c: &mut Criterion) {
+fn walk(c: &mut Criterion<CpuTime>) {
     let (mut partition, mut words) = (Partition::new(PartitionId(0)), Vocabulary::new());
     for n in 0..DEVICES {
         partition.apply(UnixMillis(START_MS), &arrival(n), &mut words);
@@ -32,11 +35,11 @@ fn walk(c: &mut Criterion) {
     let mut group = c.benchmark_group("walk");
     group.sample_size(20);
     let mut bench = |name: &str, cover: &Cover, handed: &RoaringBitmap| {
-        let found = drain(&partition, cover, Walk::new(handed.clone()));
+        let found = drain(&partition, cover, Walk::new(handed.clone(), Tags::ALL));
         println!("walk/{name}: {found} of {DEVICES} devices");
         group.throughput(Throughput::Elements(if found == 0 { DEVICES } else { found }));
         group.bench_function(name, |b| {
-            let start = || Walk::new(handed.clone());
+            let start = || Walk::new(handed.clone(), Tags::ALL);
             b.iter_batched(start, |walk| drain(&partition, cover, walk), BatchSize::LargeInput);
         });
     };
@@ -46,7 +49,7 @@ fn walk(c: &mut Criterion) {
     // What a push needs of each device: the walk, and all of the device as a lane reads it.
     group.throughput(Throughput::Elements(DEVICES));
     group.bench_function("dense, reading each", |b| {
-        let start = || Walk::new(RoaringBitmap::new());
+        let start = || Walk::new(RoaringBitmap::new(), Tags::ALL);
         b.iter_batched(start, |walk| read_all(&partition, &whole, walk), BatchSize::LargeInput);
     });
     group.finish();
@@ -91,5 +94,5 @@ fn read_all(partition: &Partition, cover: &Cover, mut walk: Walk) -> u64 {
     }
 }
 
-criterion_group!(benches, walk);
+criterion_group! { name = benches; config = cpu::criterion(); targets = walk }
 criterion_main!(benches);

@@ -2,4 +2,5 @@
 
 pub mod case;
 pub mod city;
+pub mod cpu;
 pub mod devices;

@@ -36,6 +36,7 @@
 //!
 //! Beside the devices a partition has a page, chunks and buckets that are partly filled: some 50 KiB.
 
+pub mod ahead;
 pub(crate) mod key;
 pub mod vocabulary;
 
@@ -46,6 +47,7 @@ mod profile;
 mod row;
 mod rows;
 pub mod snapshot;
+mod tag;
 mod token;
 
 #[cfg(test)]
@@ -60,16 +62,18 @@ use clarion_proto::{
 
 use self::{
     expiry::Expiry,
-    index::Index,
+    index::{IdHash, Index},
     key::Key,
     page::Pages,
     profile::{Profile, Profiles},
     row::{Millis40, Registered, Row},
     rows::Rows,
     snapshot::Saving,
+    tag::Tag,
     token::Tokens,
 };
 
+pub use tag::Tags;
 pub use token::{StoredToken, TokenBuffer};
 pub use vocabulary::{AppIndex, LocaleIndex, SegmentsIndex, Vocabulary};
 
@@ -178,7 +182,7 @@ impl Partition {
 
     /// Takes one record of the log, in the log's order. `appended` is the append time of its batch.
     ///
-    /// A device that would need an ordinal when all 2^30 are given is not taken in.
+    /// A device that would need an ordinal when all 2^26 are given is not taken in.
     pub fn apply(&mut self, appended: UnixMillis, record: &Record, words: &mut Vocabulary) -> Applied {
         self.now = self.now.max(appended);
         self.drop_due();
@@ -206,7 +210,7 @@ impl Partition {
         let row = self.rows.get(ordinal)?;
         let place = self.standing_of(row, ordinal).key?.place();
         let r = row.registration()?;
-        let Profile { app, locale, segments } = self.profiles.get(ordinal, r.profile);
+        let Profile { app, locale, segments, .. } = self.profiles.get(ordinal, r.profile);
         let token = self.tokens.get(r.token);
         Some(Pushable { device: row.device, cell: place.cell(), app, locale, segments, token })
     }
@@ -214,7 +218,7 @@ impl Partition {
     /// The ordinal of a device, tombstones and unregistered rows included.
     #[must_use]
     pub fn ordinal_of(&self, device: DeviceId) -> Option<Ordinal> {
-        self.index.find(device, &self.rows)
+        self.index.find(IdHash::of(device), device, &self.rows)
     }
 
     /// The reserved `person` of a registration; `None`: not registered, or without.
@@ -257,7 +261,8 @@ impl Partition {
 
     fn find_or_insert(&mut self, record: &Record) -> Option<Ordinal> {
         let feedback = matches!(record.change, Change::Feedback { .. }); // says nothing of a device that is not here
-        if let Some(ordinal) = self.index.find(record.device, &self.rows) {
+        let hash = IdHash::of(record.device);
+        if let Some(ordinal) = self.index.find(hash, record.device, &self.rows) {
             self.keep(ordinal);
             let row = self.rows.at_mut(ordinal);
             if row.due().is_none_or(|due| due > self.now) {
@@ -275,7 +280,7 @@ impl Partition {
         }
         let ordinal = self.rows.insert(Row::new(record.device), self.now)?;
         self.keep_vacant(ordinal);
-        self.index.insert(ordinal, &self.rows);
+        self.index.insert(hash, ordinal, &self.rows);
         Some(ordinal)
     }
 
@@ -292,6 +297,7 @@ impl Partition {
             app: words.intern_app(&new.app),
             locale: words.intern_locale(&new.locale),
             segments: words.intern_segments(&new.segments),
+            tag: Tag::of(&new.app),
         };
         let token = self.tokens.insert(new.token.as_bytes(), &new.person);
         row.register(Registered { token, profile: self.profiles.insert(ordinal, profile) });
@@ -409,7 +415,7 @@ impl Partition {
                 None => row.set_scheduled(false),
                 Some(due) if due > self.now => self.expiry.push(due, ordinal),
                 Some(_) => {
-                    self.index.remove(ordinal, &self.rows);
+                    self.index.remove(IdHash::of(row.device), ordinal);
                     self.mutes.remove(&ordinal);
                     self.rows.remove(ordinal, self.now);
                 }
@@ -446,7 +452,8 @@ impl Partition {
         let registered = profile.map(|profile| (profile.app, profile.segments));
         let reachable = registered.is_some_and(|(app, _)| app != AppIndex::UNKNOWN) && !row.is_muted();
         let place = row.place();
-        let key = place.filter(|_| reachable).map(|place| Key::new(place, ordinal));
+        let tag = profile.map_or(Tag::NONE, |profile| profile.tag);
+        let key = place.filter(|_| reachable).map(|place| Key::new(place, tag, ordinal));
         Standing { registered, placed: place.is_some(), muted: row.is_muted(), key }
     }
 }

@@ -8,7 +8,7 @@ use roaring::RoaringBitmap;
 use super::{outlet::Steps, store::Store};
 use crate::{
     command::CountSpec,
-    partition::AppIndex,
+    partition::{AppIndex, Tags},
     wave::{Program, ProgramError, Step, Walk},
 };
 
@@ -45,7 +45,7 @@ impl CountRun {
             steps.0 -= 1;
             let Some((id, walk)) = &mut self.at else {
                 let Some(next) = store.next_partition(self.done) else { return true };
-                self.at = Some((next.id(), Walk::new(RoaringBitmap::new())));
+                self.at = Some((next.id(), Walk::new(RoaringBitmap::new(), Tags::of(&self.spec.apps))));
                 continue;
             };
             let step = match store.slot_of(*id) {

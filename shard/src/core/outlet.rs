@@ -1,8 +1,8 @@
 //! The part of a wave that goes through one lane: one walk for each partition, and its line of retries.
 //!
 //! A wave whose apps are on two lanes walks twice, once for each: were there one walk, it would stand still at the first
-//! device of a lane that takes nothing, and a gateway that is down would hold back the phones of the other. Walking
-//! is cheap (nanoseconds a device) beside that.
+//! device of a lane that takes nothing, and a gateway that is down would hold back the phones of the other. Each walk
+//! passes over the other's devices by the tag in their keys.
 
 use std::collections::VecDeque;
 
@@ -16,6 +16,7 @@ use super::{run::Part, store::Store};
 use crate::{
     command::LaneAnswers,
     lane::retry::RetryLine,
+    partition::Tags,
     wave::{Cover, Step, Walk},
 };
 
@@ -28,6 +29,7 @@ pub(crate) struct Outlet {
     pub(crate) answers: LaneAnswers,
     /// By part.
     walks: Vec<Walk>,
+    tags: Tags,
     /// Parts that may have somebody, in the order in which they are asked.
     ready: VecDeque<u16>,
     /// By part: in `ready`.
@@ -54,12 +56,14 @@ pub(crate) struct Steps(pub(crate) usize);
 const MORE_COSTS: usize = 16;
 
 impl Outlet {
-    pub(crate) fn new(lane: LaneId, bands: u32) -> Self {
+    /// `tags`: of the apps that are on the lane.
+    pub(crate) fn new(lane: LaneId, tags: Tags, bands: u32) -> Self {
         Self {
             lane,
             retry: RetryLine::default(),
             answers: LaneAnswers::default(),
             walks: Vec::new(),
+            tags,
             ready: VecDeque::new(),
             is_ready: Vec::new(),
             bands_open: 1,
@@ -69,7 +73,7 @@ impl Outlet {
 
     /// One more part.
     pub(crate) fn add(&mut self, handed: RoaringBitmap) {
-        self.walks.push(Walk::new(handed));
+        self.walks.push(Walk::new(handed, self.tags));
         self.is_ready.push(false);
     }
 

@@ -13,6 +13,7 @@ use super::{audience::Audience, open::Open, outlet::Outlet, store::Store, tally:
 use crate::{
     command::{DeadToken, RefusedMessage, ShardSpec, WaveSpec},
     lane::pace::Pace,
+    partition::Tags,
     report::Reporting,
     wave::ProgramError,
 };
@@ -94,13 +95,14 @@ impl WaveRun {
         let outlet_of = |lane| u16::try_from(lanes.binary_search(&lane).unwrap_or(0)).expect("few lanes");
         let audience = Audience::new(&spec.apps, &spec.segments, ids, |app| outlet_of(app.lane))?;
         let bands = spec.cover.bands();
+        let tags = |lane| Tags::of(spec.apps.iter().filter(|app| app.lane == lane).map(|app| &app.app));
         let mut run = Self {
             epoch: spec.epoch,
             phase: Phase::Running,
             audience,
             parts: Vec::new(),
             part_of: Vec::new(),
-            outlets: lanes.into_iter().map(|lane| Outlet::new(lane, bands)).collect(),
+            outlets: lanes.iter().map(|lane| Outlet::new(*lane, tags(*lane), bands)).collect(),
             tally: Tally::new(bands as usize),
             grant_until: Time(0),
             pace: Pace::default(),

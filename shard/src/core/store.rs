@@ -12,7 +12,10 @@ use clarion_proto::{
 
 use crate::{
     command::HeldStats,
-    partition::{Partition, Vocabulary},
+    partition::{
+        Partition, Vocabulary,
+        ahead::{self, AHEAD_RECORDS},
+    },
 };
 
 /// Partitions by slot; a slot means the same partition as long as it is owned.
@@ -108,13 +111,21 @@ impl Store {
     /// its log's position has moved.
     pub(crate) fn apply(&mut self, records: usize, mut placed: impl FnMut(u16, Ordinal, Cell)) -> bool {
         let Some(batch) = &mut self.batch else { return false };
-        for _ in 0..records {
-            let Some((id, record)) = batch.records.next() else { break };
-            // A record for a partition that went to somebody else meanwhile.
-            let Some(slot) = self.slot_of.get(&id) else { continue };
-            let partition = self.slots[usize::from(*slot)].as_mut().expect("an owned slot");
-            if let Some((ordinal, cell)) = partition.apply(batch.appended, &record, &mut self.words).placed {
-                placed(*slot, ordinal, cell);
+        let slot_of = |id: PartitionId| self.slot_of.get(&id).map(|slot| usize::from(*slot));
+        let records = records.min(batch.records.as_slice().len());
+        for few in (0..records).step_by(AHEAD_RECORDS).map(|done| AHEAD_RECORDS.min(records - done)) {
+            let ahead = batch.records.as_slice()[..few].iter().filter_map(|(id, record)| {
+                let partition = self.slots[slot_of(*id)?].as_ref()?;
+                Some((partition, record))
+            });
+            std::hint::black_box(ahead::warm(&ahead.collect::<Vec<_>>()));
+            for (id, record) in batch.records.by_ref().take(few) {
+                // A record for a partition that went to somebody else meanwhile.
+                let Some(slot) = self.slot_of.get(&id) else { continue };
+                let partition = self.slots[usize::from(*slot)].as_mut().expect("an owned slot");
+                if let Some((ordinal, cell)) = partition.apply(batch.appended, &record, &mut self.words).placed {
+                    placed(*slot, ordinal, cell);
+                }
             }
         }
         if !batch.records.as_slice().is_empty() {

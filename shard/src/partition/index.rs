@@ -1,11 +1,12 @@
 //! Device id to ordinal, in four bytes a device.
 //!
-//! The ids stand in the rows; the index holds ordinals, in buckets of some [`BUCKET_ENTRIES`] that are read through. What an
-//! ordinal leaves free of its 32 bits holds bits of the id's hash, so that nearly all wrong entries are passed over
-//! without a look at their rows: 16 bits of hash beside 16 of ordinal in a small partition, 11 beside 21 in one of two
-//! million. Buckets are split one after the other as the partition grows (linear hashing), a few hundred bytes at a time:
-//! no moment doubles the index, and no half of it is empty. Per device: 4 bytes, 0.13 of spare room in the bucket, 0.3
-//! of the bucket's head and allocation.
+//! The ids stand in the rows; the index holds ordinals, in buckets of some [`BUCKET_ENTRIES`]. What an ordinal leaves free of
+//! its 32 bits holds bits of the id's hash, so that nearly all wrong entries are passed over without a look at their rows:
+//! 16 bits of hash beside 16 of ordinal in a small partition, 11 beside 21 in one of two million. A bucket is sorted by
+//! those bits, and since a hash spreads evenly they also say where in it to look: a look-up reads the head of a bucket, one or two
+//! lines of it, and a row. Buckets are split one after the other as the partition grows (linear hashing), a few hundred
+//! bytes at a time: no moment doubles the index, and no half of it is empty. Per device: 4 bytes, 0.06 of spare room in
+//! the bucket, 0.16 of the bucket's head and allocation.
 //!
 //! Callers choose ids, so the hash has a seed that they do not know, or chosen ids could be made to collide. The seed is
 //! drawn once for a process and can differ between two nodes with the same log: nothing but the time of a look-up depends
@@ -20,8 +21,8 @@ use super::rows::Rows;
 
 static SEED: LazyLock<u64> = LazyLock::new(|| uuid::Uuid::new_v4().as_u64_pair().1);
 
-/// Entries of a bucket on average, when the next is split: eight lines of a cache, read in sequence.
-const BUCKET_ENTRIES: usize = 128;
+/// Entries of a bucket on average, when the next is split: a kilobyte, half of which an insertion moves.
+const BUCKET_ENTRIES: usize = 256;
 /// Room is made for so many entries at a time.
 const ROOM_ENTRIES: usize = 8;
 /// Bits of an ordinal at first.
@@ -29,11 +30,22 @@ const ORDINAL_BITS_MIN: u32 = 16;
 
 /// The ordinals of a partition's devices.
 pub(super) struct Index {
-    /// By the lower bits of the hash: as many as count the buckets, one fewer for those that are not split yet.
+    /// By the lower bits of the hash: as many as count the buckets, one fewer for those that are not split yet. Each is sorted by
+    /// the hash bits of its entries.
     buckets: Vec<Vec<u32>>,
     entries: usize,
     /// Of an entry, for the ordinal; the others are the highest of the hash.
     ordinal_bits: u32,
+}
+
+/// The hash of a device id: what a look-up begins with.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct IdHash(u64);
+
+impl IdHash {
+    pub(super) fn of(device: DeviceId) -> Self {
+        Self(xxh3_64_with_seed(&device.0, *SEED))
+    }
 }
 
 impl Default for Index {
@@ -43,43 +55,76 @@ impl Default for Index {
 }
 
 impl Index {
-    /// Empty, with the buckets that so many entries will need: filling it splits none.
-    pub(super) fn for_entries(entries: usize) -> Self {
-        Self { buckets: vec![Vec::new(); entries.div_ceil(BUCKET_ENTRIES).max(1)], ..Self::default() }
+    /// Of all these devices at once, which stand in the rows; `None`: one comes twice.
+    pub(super) fn of(devices: &[(IdHash, Ordinal)], rows: &Rows) -> Option<Self> {
+        let buckets = devices.len().div_ceil(BUCKET_ENTRIES).max(1);
+        let most = devices.iter().map(|(_, ordinal)| ordinal.0).max().unwrap_or(0);
+        let mut new = Self {
+            buckets: Vec::with_capacity(buckets),
+            entries: devices.len(),
+            ordinal_bits: (u32::BITS - most.leading_zeros()).max(ORDINAL_BITS_MIN),
+        };
+        // Bucket by bucket: counted, then dealt, so that a bucket's devices stand together.
+        let mut ends = vec![0usize; buckets + 1];
+        devices.iter().for_each(|(hash, _)| ends[bucket_of(*hash, buckets) + 1] += 1);
+        (0..buckets).for_each(|n| ends[n + 1] += ends[n]);
+        let mut dealt = vec![(IdHash(0), Ordinal(0)); devices.len()];
+        let mut next = ends.clone();
+        for device in devices {
+            let at = &mut next[bucket_of(device.0, buckets)];
+            dealt[*at] = *device;
+            *at += 1;
+        }
+        for n in 0..buckets {
+            let of_bucket = &mut dealt[ends[n]..ends[n + 1]];
+            of_bucket.sort_unstable();
+            let device = |ordinal: Ordinal| rows.at(ordinal).device;
+            if of_bucket
+                .chunk_by(|a, b| a.0 == b.0)
+                .any(|same| same.iter().enumerate().any(|(n, a)| same[..n].iter().any(|b| device(a.1) == device(b.1))))
+            {
+                return None;
+            }
+            let mut bucket = Vec::new();
+            bucket.reserve_exact(of_bucket.len().next_multiple_of(ROOM_ENTRIES));
+            bucket.extend(of_bucket.iter().map(|(hash, ordinal)| new.entry(*hash, *ordinal)));
+            new.buckets.push(bucket);
+        }
+        Some(new)
     }
 
     /// The ordinal of a device.
-    pub(super) fn find(&self, device: DeviceId, rows: &Rows) -> Option<Ordinal> {
-        let hash = hash(device);
-        let (bits, wanted) = (self.ordinal_bits, self.hash_bits(hash));
+    pub(super) fn find(&self, hash: IdHash, device: DeviceId, rows: &Rows) -> Option<Ordinal> {
         let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
-        let mut candidates = bucket.iter().filter(|entry| *entry >> bits == wanted).map(|entry| self.ordinal(*entry));
-        candidates.find(|ordinal| rows.at(*ordinal).device == device)
+        let mut same = self.same(bucket, hash).iter().map(|entry| self.ordinal(*entry));
+        same.find(|ordinal| rows.at(*ordinal).device == device)
     }
 
-    /// Adds a device that is not there and stands in the rows.
-    pub(super) fn insert(&mut self, ordinal: Ordinal, rows: &Rows) {
+    /// Adds a device that is not there.
+    pub(super) fn insert(&mut self, hash: IdHash, ordinal: Ordinal, rows: &Rows) {
         while ordinal.0 >> self.ordinal_bits != 0 {
             self.widen();
         }
-        let hash = hash(rows.at(ordinal).device);
         let entry = self.entry(hash, ordinal);
         let at = bucket_of(hash, self.buckets.len());
-        push(&mut self.buckets[at], entry);
+        let to = self.begin(&self.buckets[at], self.hash_bits(hash));
+        let bucket = &mut self.buckets[at];
+        make_room(bucket);
+        bucket.insert(to, entry);
         self.entries += 1;
         if self.entries > self.buckets.len() * BUCKET_ENTRIES {
             self.split(rows);
         }
     }
 
-    /// Takes a device out; its row must still be there.
-    pub(super) fn remove(&mut self, ordinal: Ordinal, rows: &Rows) {
-        let hash = hash(rows.at(ordinal).device);
+    /// Takes a device out.
+    pub(super) fn remove(&mut self, hash: IdHash, ordinal: Ordinal) {
         let entry = self.entry(hash, ordinal);
         let at = bucket_of(hash, self.buckets.len());
+        let from = self.begin(&self.buckets[at], self.hash_bits(hash));
         let bucket = &mut self.buckets[at];
-        let Some(n) = bucket.iter().position(|e| *e == entry) else { return };
-        bucket.swap_remove(n);
+        let Some(n) = bucket[from..].iter().position(|e| *e == entry) else { return };
+        bucket.remove(from + n);
         if bucket.capacity() - bucket.len() > 2 * ROOM_ENTRIES {
             bucket.shrink_to(bucket.len() + ROOM_ENTRIES);
         }
@@ -87,6 +132,52 @@ impl Index {
         if self.buckets.len() > 1 && self.entries < self.buckets.len() * BUCKET_ENTRIES / 2 {
             self.join();
         }
+    }
+
+    /// The first ordinal that the hash may be of, without a look at its row: in nearly all cases the right one, if there is any.
+    pub(super) fn likely(&self, hash: IdHash) -> Option<Ordinal> {
+        let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
+        self.same(bucket, hash).first().map(|entry| self.ordinal(*entry))
+    }
+
+    /// Reads the head of the bucket of a hash: the first of three waits for memory of a look-up. Of no meaning, as the second.
+    pub(super) fn touch_bucket(&self, hash: IdHash) -> usize {
+        self.buckets[bucket_of(hash, self.buckets.len())].len()
+    }
+
+    /// Reads where in its bucket the entry of a hash is likely to be.
+    pub(super) fn touch_entry(&self, hash: IdHash) -> u32 {
+        let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
+        let guess = self.guess(bucket.len(), self.hash_bits(hash));
+        // A line to either side: entries are off by half the root of their number, eight, where a line holds sixteen.
+        let read = |at: usize| bucket.get(at).copied().unwrap_or(0);
+        read(guess) ^ read(guess.saturating_sub(12)) ^ read(guess + 12)
+    }
+
+    /// Entries of a bucket that may be those of a hash.
+    fn same<'b>(&self, bucket: &'b [u32], hash: IdHash) -> &'b [u32] {
+        let wanted = self.hash_bits(hash);
+        let tail = &bucket[self.begin(bucket, wanted)..];
+        let same = tail.iter().take_while(|entry| **entry >> self.ordinal_bits == wanted).count();
+        &tail[..same]
+    }
+
+    /// Where in a bucket the entries with these hash bits begin, or would: from where they should be, step by step.
+    fn begin(&self, bucket: &[u32], wanted: u32) -> usize {
+        let bits = self.ordinal_bits;
+        let mut at = self.guess(bucket.len(), wanted);
+        while at > 0 && bucket[at - 1] >> bits >= wanted {
+            at -= 1;
+        }
+        while at < bucket.len() && bucket[at] >> bits < wanted {
+            at += 1;
+        }
+        at
+    }
+
+    /// Hash bits are spread evenly, so so many of all are below the wanted ones.
+    fn guess(&self, entries: usize, wanted: u32) -> usize {
+        (entries * wanted as usize) >> (u32::BITS - self.ordinal_bits)
     }
 
     /// One bucket more: the next in turn gives up those whom one more bit of the hash sends there.
@@ -97,12 +188,15 @@ impl Index {
         }
         let from = buckets - 1 - previous_power(buckets - 1);
         let entries = std::mem::take(&mut self.buckets[from]);
+        // Rows stand anywhere: in a pass that does nothing else the waits for them overlap.
+        let hashes: Vec<_> = entries.iter().map(|entry| IdHash::of(rows.at(self.ordinal(*entry)).device)).collect();
+        let stays = |hash: &IdHash| bucket_of(*hash, buckets) == from;
+        let staying = hashes.iter().filter(|hash| stays(hash)).count();
         let (mut stay, mut go) = (Vec::new(), Vec::new());
-        stay.reserve_exact(entries.len() / 2 + ROOM_ENTRIES);
-        go.reserve_exact(entries.len() / 2 + ROOM_ENTRIES);
-        for entry in entries {
-            let at = bucket_of(hash(rows.at(self.ordinal(entry)).device), buckets);
-            push(if at == from { &mut stay } else { &mut go }, entry);
+        stay.reserve_exact(staying + ROOM_ENTRIES);
+        go.reserve_exact(entries.len() - staying + ROOM_ENTRIES);
+        for (entry, hash) in entries.into_iter().zip(&hashes) {
+            if stays(hash) { stay.push(entry) } else { go.push(entry) }
         }
         self.buckets[from] = stay;
         self.buckets.push(go);
@@ -116,9 +210,10 @@ impl Index {
         let bucket = &mut self.buckets[to];
         bucket.reserve_exact(last.len());
         bucket.extend(last);
+        bucket.sort_unstable();
     }
 
-    /// One bit more for ordinals, one fewer for hashes.
+    /// One bit more for ordinals, one fewer for hashes, which stay sorted without their lowest bit.
     fn widen(&mut self) {
         let (bits, low) = (self.ordinal_bits, (1u32 << self.ordinal_bits) - 1);
         for entry in self.buckets.iter_mut().flatten() {
@@ -127,7 +222,7 @@ impl Index {
         self.ordinal_bits += 1;
     }
 
-    fn entry(&self, hash: u64, ordinal: Ordinal) -> u32 {
+    fn entry(&self, hash: IdHash, ordinal: Ordinal) -> u32 {
         self.hash_bits(hash) << self.ordinal_bits | ordinal.0
     }
 
@@ -136,33 +231,28 @@ impl Index {
     }
 
     #[allow(clippy::cast_possible_truncation)] // the upper 32 bits, less those of an ordinal
-    fn hash_bits(&self, hash: u64) -> u32 {
-        (hash >> 32) as u32 >> self.ordinal_bits
+    fn hash_bits(&self, hash: IdHash) -> u32 {
+        (hash.0 >> 32) as u32 >> self.ordinal_bits
     }
 }
 
-fn push(bucket: &mut Vec<u32>, entry: u32) {
+fn make_room(bucket: &mut Vec<u32>) {
     if bucket.len() == bucket.capacity() {
         bucket.reserve_exact(ROOM_ENTRIES);
     }
-    bucket.push(entry);
 }
 
 /// The bucket of a hash, of so many.
 #[allow(clippy::cast_possible_truncation)] // lower bits are what is asked for
-fn bucket_of(hash: u64, buckets: usize) -> usize {
+fn bucket_of(hash: IdHash, buckets: usize) -> usize {
     let all = buckets.next_power_of_two();
-    let at = hash as usize & (all - 1);
+    let at = hash.0 as usize & (all - 1);
     if at < buckets { at } else { at - all / 2 }
 }
 
 /// The highest power of two that is not above `n`, which is not 0.
 fn previous_power(n: usize) -> usize {
     1 << n.ilog2()
-}
-
-fn hash(device: DeviceId) -> u64 {
-    xxh3_64_with_seed(&device.0, *SEED)
 }
 
 #[cfg(test)]
@@ -178,6 +268,10 @@ mod tests {
         DeviceId(id)
     }
 
+    fn find(index: &Index, n: u32, rows: &Rows) -> Option<Ordinal> {
+        index.find(IdHash::of(device(n)), device(n), rows)
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(16))]
 
@@ -190,17 +284,21 @@ mod tests {
                     match (add, model.contains_key(&n)) {
                         (true, false) => {
                             let ordinal = rows.insert(Row::new(device(n)), UnixMillis(0)).unwrap();
-                            index.insert(ordinal, &rows);
+                            index.insert(IdHash::of(device(n)), ordinal, &rows);
                             model.insert(n, ordinal);
                         }
-                        (false, true) => index.remove(model.remove(&n).unwrap(), &rows),
+                        (false, true) => index.remove(IdHash::of(device(n)), model.remove(&n).unwrap()),
                         _ => {}
                     }
                 }
                 for n in (0..4_500).step_by(7).chain(from..from + count) {
-                    prop_assert_eq!(index.find(device(n), &rows), model.get(&n).copied());
+                    prop_assert_eq!(find(&index, n, &rows), model.get(&n).copied());
                 }
                 prop_assert_eq!(index.buckets.iter().map(Vec::len).sum::<usize>(), model.len());
+                let devices: Vec<_> = model.iter().map(|(n, ordinal)| (IdHash::of(device(*n)), *ordinal)).collect();
+                let again = Index::of(&devices, &rows).expect("each comes once");
+                prop_assert!(model.iter().all(|(n, ordinal)| find(&again, *n, &rows) == Some(*ordinal)));
+                prop_assert!(again.buckets.iter().all(|bucket| bucket.is_sorted_by_key(|entry| entry >> again.ordinal_bits)));
             }
         }
     }
@@ -211,12 +309,23 @@ mod tests {
         let (mut rows, mut index) = (Rows::default(), Index::default());
         for n in 0..70_000 {
             let ordinal = rows.insert(Row::new(device(n)), UnixMillis(0)).unwrap();
-            index.insert(ordinal, &rows);
+            index.insert(IdHash::of(device(n)), ordinal, &rows);
         }
         assert_eq!(index.ordinal_bits, 17);
-        assert!((0..70_000).all(|n| index.find(device(n), &rows) == Some(Ordinal(n))));
-        assert_eq!(index.find(device(70_000), &rows), None);
+        assert!((0..70_000).all(|n| find(&index, n, &rows) == Some(Ordinal(n))));
+        assert_eq!(find(&index, 70_000, &rows), None);
         let held: usize = index.buckets.iter().map(Vec::capacity).sum();
         assert!(held * 100 < 70_000 * 108, "{held} entries are held for 70,000");
+    }
+
+    /// A device with two ordinals is none.
+    #[test]
+    fn each_device_comes_once() {
+        let mut rows = Rows::default();
+        let devices: Vec<_> = [1, 2, 1]
+            .map(|n| (IdHash::of(device(n)), rows.insert(Row::new(device(n)), UnixMillis(0)).unwrap()))
+            .to_vec();
+        assert!(Index::of(&devices, &rows).is_none());
+        assert!(Index::of(&devices[..2], &rows).is_some());
     }
 }

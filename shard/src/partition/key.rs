@@ -1,21 +1,25 @@
-//! Where a device stands in the order of the walk: by cell, then by ordinal, in one 64-bit number.
+//! Where a device stands in the order of the walk: by cell, then by the tag of its app, then by ordinal, in one 64-bit number.
 //!
 //! An H3 index of resolution 9 has 34 bits that vary: seven of the base cell and nine digits of three (bits 18 to 51);
-//! the mode and the resolution above and the unused digits below are always the same. What is left of 64 bits holds the
-//! ordinal, so that a page is an array of plain numbers, and a frontier or the end of a range is one number too.
+//! the mode and the resolution above and the unused digits below are always the same. What is left of 64 bits holds four of
+//! tag ([`super::tag`]) and 26 of ordinal, so that a page is an array of plain numbers, and a frontier or the end of a range is one number too.
 
 use clarion_proto::{device::Cell, ids::Ordinal};
+
+use super::tag::{TAG_BITS, Tag};
 
 /// Bits of an H3 index below the digit of resolution 9: six unused digits, all ones.
 const UNUSED_BITS: u32 = 18;
 /// Base cell and nine digits.
 const PLACE_BITS: u32 = 7 + 9 * 3;
 /// What is left for the ordinal.
-pub(crate) const ORDINAL_BITS: u32 = u64::BITS - PLACE_BITS;
+pub(crate) const ORDINAL_BITS: u32 = u64::BITS - PLACE_BITS - TAG_BITS;
+/// Tag and ordinal.
+const AT_PLACE_BITS: u32 = TAG_BITS + ORDINAL_BITS;
 /// Mode 1 (cell), resolution 9, unused digits 7: the same in every index of resolution 9.
 const FIXED: u64 = 1 << 59 | 9 << 52 | ((1 << UNUSED_BITS) - 1);
 
-/// Ordinals of one partition: a thousand times the devices that a partition is meant for (some 100 GB of rows).
+/// Ordinals of one partition: 67 million, where a partition is meant for a million devices.
 pub(crate) const ORDINALS_MAX: u32 = 1 << ORDINAL_BITS;
 
 /// A cell without the bits that are the same in all cells; in the same order.
@@ -59,34 +63,51 @@ impl Key {
     pub(crate) const MIN: Self = Self(0);
 
     /// Of a device. The ordinal is below [`ORDINALS_MAX`].
-    pub(crate) fn new(place: Place, ordinal: Ordinal) -> Self {
-        Self(place.0 << ORDINAL_BITS | u64::from(ordinal.0 & (ORDINALS_MAX - 1)))
+    pub(crate) fn new(place: Place, tag: Tag, ordinal: Ordinal) -> Self {
+        Self(place.0 << AT_PLACE_BITS | tag.bits() << ORDINAL_BITS | u64::from(ordinal.0 & (ORDINALS_MAX - 1)))
     }
 
     /// Not after any device at this place.
     pub(crate) fn first_at(place: Place) -> Self {
-        Self(place.0 << ORDINAL_BITS)
+        Self(place.0 << AT_PLACE_BITS)
     }
 
     /// Not before any device at this place.
     pub(crate) fn last_at(place: Place) -> Self {
-        Self(place.0 << ORDINAL_BITS | u64::from(ORDINALS_MAX - 1))
+        Self(place.0 << AT_PLACE_BITS | ((1 << AT_PLACE_BITS) - 1))
     }
 
     /// Who.
     pub(crate) fn ordinal(self) -> Ordinal {
-        #[allow(clippy::cast_possible_truncation)] // 30 bits
+        #[allow(clippy::cast_possible_truncation)] // 26 bits
         Ordinal((self.0 & u64::from(ORDINALS_MAX - 1)) as u32)
+    }
+
+    /// As a number.
+    pub(super) fn bits(self) -> u64 {
+        self.0
     }
 
     /// Where.
     pub(crate) fn place(self) -> Place {
-        Place(self.0 >> ORDINAL_BITS)
+        Place(self.0 >> AT_PLACE_BITS)
+    }
+
+    /// Of its app.
+    pub(crate) fn tag(self) -> Tag {
+        Tag::from_bits(self.0 >> ORDINAL_BITS)
     }
 
     /// The key right behind this one. The last of all keys would be a base cell of number 127, which does not exist.
     pub(crate) fn next(self) -> Self {
         Self(self.0.saturating_add(1))
+    }
+}
+
+/// Not printed.
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Place(..)")
     }
 }
 
@@ -104,16 +125,18 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// A key gives back what it was made of, and stands in the order of (index, ordinal).
+        /// A key gives back what it was made of, and stands in the order of (index, tag, ordinal).
         #[test]
         fn round_trip_and_order(
-            a in (-90.0..90.0, -180.0..180.0, 0..ORDINALS_MAX), b in (-90.0..90.0, -180.0..180.0, 0..ORDINALS_MAX),
+            a in (-90.0..90.0, -180.0..180.0, 0..16u64, 0..ORDINALS_MAX),
+            b in (-90.0..90.0, -180.0..180.0, 0..16u64, 0..ORDINALS_MAX),
         ) {
-            let cell = |(lat, lng, _)| Cell::from(LatLng::new(lat, lng).expect("finite").to_cell(Resolution::Nine));
-            let key = |x: (f64, f64, u32)| Key::new(Place::from(cell(x)), Ordinal(x.2));
+            let cell = |(lat, lng, ..): (f64, f64, u64, u32)| Cell::from(LatLng::new(lat, lng).expect("finite").to_cell(Resolution::Nine));
+            let key = |x: (f64, f64, u64, u32)| Key::new(Place::from(cell(x)), Tag::from_bits(x.2), Ordinal(x.3));
             prop_assert_eq!(key(a).place().cell(), cell(a));
-            prop_assert_eq!(key(a).ordinal(), Ordinal(a.2));
-            let order = (cell(a).index(), a.2).cmp(&(cell(b).index(), b.2));
+            prop_assert_eq!(key(a).ordinal(), Ordinal(a.3));
+            prop_assert!(key(a).tag() == Tag::from_bits(a.2));
+            let order = (cell(a).index(), a.2, a.3).cmp(&(cell(b).index(), b.2, b.3));
             prop_assert_eq!(key(a).cmp(&key(b)), order);
             prop_assert!(Key::first_at(key(a).place()) <= key(a) && key(a) <= Key::last_at(key(a).place()));
         }

@@ -1,25 +1,35 @@
 //! The order of the walk: pages of keys under a directory.
 //!
 //! A wave asks for the devices in a range of cells, some thousand ranges for a city; between two questions devices come,
-//! go and move. So keys stand sorted in pages of up to 1,024: a change moves at most one page's keys (8 KiB), a question
+//! go and move. So keys stand sorted in pages of up to [`PAGE_KEYS_MAX`]: a change moves at most one page's keys, a question
 //! is one search in the directory and one in a page, and what follows is read in sequence. Only devices that can be
 //! pushed to are here, so a walk meets nobody in vain, and a page is nothing but numbers: the rows are not touched until
 //! a device is due.
 //!
-//! **Fill.** A page is 8 KiB, full or not. One that is full does not split in two halves, which would leave pages at
+//! **Size.** What a change costs is memory, not work: the page is in no cache, and a line of it comes in some ten
+//! nanoseconds. 128 keys are 16 lines, of which a change moves half. Larger pages cost a change in proportion; smaller ones
+//! lengthen the directory, which is searched once for each change and each page of a walk, and weigh more.
+//!
+//! **Fill.** A page takes its room full or not. One that is full does not split in two halves, which would leave pages at
 //! some 70 %: the keys of up to [`WINDOW`] neighbours are spread evenly over them, and only where all are nearly full over
 //! one page more. So 16 pages at 97 % become 17 at 91 %. In the same way a window that fell below what one page fewer would
-//! hold at 94 % gives one back. Spreading copies 128 KiB, some ten microseconds, for the hundreds of changes that it
-//! takes to fill a page anew.
+//! hold at 94 % gives one back. Spreading copies 16 KiB, for the hundred changes and more that it takes to fill a page anew.
+//!
+//! **Room.** Pages of a partition come from slabs of [`SLAB_PAGES`] that never move, and go back to a list: no page is an
+//! allocation. A page costs 14 bytes beside its keys: fence, place in the slabs, length.
 //!
 //! Nobody keeps a position in here. A frontier is a key, and finds its page anew after splits and merges.
 
 use super::key::Key;
 
 /// Keys of a page at most.
-pub(super) const PAGE_KEYS_MAX: usize = 1_024;
+pub(super) const PAGE_KEYS_MAX: usize = 128;
 /// Neighbours among which room is found.
 const WINDOW: usize = 16;
+/// Pages of a slab: 32 KiB.
+const SLAB_PAGES: usize = 32;
+/// Directories grow by a share: doubling would leave half of them empty.
+const ROOM_SHARE: usize = 16;
 
 /// All keys of a partition in order.
 #[derive(Debug)]
@@ -27,22 +37,54 @@ pub(super) struct Pages {
     /// The directory: no key of page n is below `fences[n]`, and none of page n - 1 reaches it. The first is
     /// [`Key::MIN`], so that every key has a page.
     fences: Vec<Key>,
-    /// Sorted within. None is empty, except where it is the only one. Each has room for `page_keys_max`, from its making on.
-    pages: Vec<Vec<Key>>,
+    /// Of each page, where its keys are. None is empty, except where it is the only one.
+    pages: Vec<Page>,
+    slabs: Vec<Box<[Key]>>,
+    /// Places in the slabs that are no page's; the last that was given back is taken first.
+    free: Vec<u32>,
     page_keys_max: usize,
+}
+
+/// Which part of the slabs is a page's, and how much of it is used.
+#[derive(Debug, Clone, Copy)]
+struct Page {
+    at: [u8; 4],
+    len: [u8; 2],
+}
+
+impl Page {
+    fn at(self) -> usize {
+        u32::from_le_bytes(self.at) as usize
+    }
+
+    fn len(self) -> usize {
+        u16::from_le_bytes(self.len).into()
+    }
+
+    fn set_len(&mut self, keys: usize) {
+        self.len = u16::try_from(keys).expect("at most page_keys_max").to_le_bytes();
+    }
 }
 
 impl Pages {
     /// Without keys. Tests choose small pages, to see many splits and merges.
     pub(super) fn new(page_keys_max: usize) -> Self {
         assert!(page_keys_max >= 4, "a page that is split must leave two that are not merged at once");
-        Self { fences: vec![Key::MIN], pages: vec![Vec::with_capacity(page_keys_max)], page_keys_max }
+        assert!(u16::try_from(page_keys_max).is_ok(), "a page's length has two bytes");
+        let mut new =
+            Self { fences: vec![Key::MIN], pages: Vec::new(), slabs: Vec::new(), free: Vec::new(), page_keys_max };
+        let first = new.take_page();
+        new.pages.push(first);
+        new
     }
 
     /// Of keys in order, each once.
     pub(super) fn of_sorted(page_keys_max: usize, keys: &[Key]) -> Self {
         let mut new = Self::new(page_keys_max);
-        new.spread(0, 1, keys.len().div_ceil(new.after_split()).max(1), keys);
+        let pages = keys.len().div_ceil(new.after_split()).max(1);
+        new.fences.reserve_exact(pages);
+        new.pages.reserve_exact(pages);
+        new.spread(0, 1, pages, keys);
         new
     }
 
@@ -54,9 +96,9 @@ impl Pages {
     /// The keys from `from` on to the end of their page; empty if there are none behind it at all.
     pub(super) fn from(&self, from: Key) -> &[Key] {
         let page = self.page_of(from);
-        let keys = &self.pages[page];
+        let keys = self.keys(page);
         let tail = &keys[keys.partition_point(|k| *k < from)..];
-        if tail.is_empty() { self.pages.get(page + 1).map_or(&[], Vec::as_slice) } else { tail }
+        if tail.is_empty() && page + 1 < self.pages.len() { self.keys(page + 1) } else { tail }
     }
 
     /// Adds a key that is not there.
@@ -66,25 +108,31 @@ impl Pages {
             self.make_room(page);
             page = self.page_of(key);
         }
-        let keys = &mut self.pages[page];
-        let Err(at) = keys.binary_search(&key) else {
+        let len = self.pages[page].len();
+        let keys = &mut self.room(page)[..=len];
+        let Err(at) = keys[..len].binary_search(&key) else {
             debug_assert!(false, "a key is added once");
             return;
         };
-        keys.insert(at, key);
+        keys.copy_within(at..len, at + 1);
+        keys[at] = key;
+        self.pages[page].set_len(len + 1);
     }
 
     /// Takes out a key that is there.
     pub(super) fn remove(&mut self, key: Key) {
         let page = self.page_of(key);
-        let keys = &mut self.pages[page];
+        let len = self.pages[page].len();
+        let keys = &mut self.room(page)[..len];
         let Ok(at) = keys.binary_search(&key) else {
             debug_assert!(false, "a key is taken out once");
             return;
         };
-        keys.remove(at);
-        let left = keys.len();
+        keys.copy_within(at + 1.., at);
+        let left = len - 1;
+        self.pages[page].set_len(left);
         if left == 0 && self.pages.len() > 1 {
+            self.give_page(page);
             self.pages.remove(page);
             // Its keys would now belong to the page below; without one, the first page reaches down to all.
             self.fences.remove(page);
@@ -94,10 +142,17 @@ impl Pages {
         }
     }
 
+    /// Reads every line of the page that a key belongs to, so that [`Pages::insert`] and [`Pages::remove`] find it in the cache. Of no
+    /// meaning.
+    pub(super) fn touch(&self, key: Key) -> u64 {
+        let keys = self.keys(self.page_of(key));
+        keys.iter().step_by(8).fold(0, |sum, key| sum ^ key.bits())
+    }
+
     /// Sees to it that no page around a full one is full.
     fn make_room(&mut self, page: usize) {
         let (from, to) = self.window(page);
-        let keys = self.pages[from..to].concat();
+        let keys = self.concat(from, to);
         let pages = keys.len().div_ceil(self.nearly_full()).max(to - from);
         self.spread(from, to, pages, &keys);
     }
@@ -106,29 +161,37 @@ impl Pages {
     fn give_back(&mut self, page: usize) {
         let (from, to) = self.window(page);
         let pages = to - from;
-        let held: usize = self.pages[from..to].iter().map(Vec::len).sum();
+        let held: usize = self.pages[from..to].iter().map(|page| page.len()).sum();
         if pages > 1 && held <= (pages - 1) * self.after_split() {
-            let keys = self.pages[from..to].concat();
+            let keys = self.concat(from, to);
             self.spread(from, to, held.div_ceil(self.after_split()).max(1), &keys);
         }
+    }
+
+    fn concat(&self, from: usize, to: usize) -> Vec<Key> {
+        let mut all = Vec::with_capacity((to - from) * self.page_keys_max);
+        (from..to).for_each(|page| all.extend_from_slice(self.keys(page)));
+        all
     }
 
     /// Puts keys, in order, evenly into so many pages in place of those from `from` to `to`. The first keeps its fence: if it
     /// went up, keys below would belong to a page outside that may be full.
     fn spread(&mut self, from: usize, to: usize, pages: usize, keys: &[Key]) {
-        let max = self.page_keys_max;
         let kept = from + pages.min(to - from);
+        (kept..to).for_each(|page| self.give_page(page));
         self.pages.drain(kept..to);
         self.fences.drain(kept..to);
-        for at in to..from + pages {
-            self.pages.insert(at, Vec::with_capacity(max));
-            self.fences.insert(at, Key::MIN);
+        let more: Vec<_> = (to..from + pages).map(|_| self.take_page()).collect();
+        if self.pages.capacity() - self.pages.len() < more.len() {
+            self.pages.reserve_exact(self.pages.len() / ROOM_SHARE + more.len());
+            self.fences.reserve_exact(self.pages.len() / ROOM_SHARE + more.len());
         }
+        self.fences.splice(kept..kept, more.iter().map(|_| Key::MIN));
+        self.pages.splice(kept..kept, more);
         for n in 0..pages {
             let part = &keys[keys.len() * n / pages..keys.len() * (n + 1) / pages];
-            let page = &mut self.pages[from + n];
-            page.clear();
-            page.extend_from_slice(part);
+            self.room(from + n)[..part.len()].copy_from_slice(part);
+            self.pages[from + n].set_len(part.len());
             if let Some(first) = part.first().filter(|_| n > 0) {
                 self.fences[from + n] = *first;
             }
@@ -154,6 +217,36 @@ impl Pages {
     fn page_of(&self, key: Key) -> usize {
         self.fences.partition_point(|fence| *fence <= key) - 1
     }
+
+    fn keys(&self, page: usize) -> &[Key] {
+        let page = self.pages[page];
+        let from = page.at() % SLAB_PAGES * self.page_keys_max;
+        &self.slabs[page.at() / SLAB_PAGES][from..][..page.len()]
+    }
+
+    /// All of a page's part of the slabs.
+    fn room(&mut self, page: usize) -> &mut [Key] {
+        let at = self.pages[page].at();
+        let from = at % SLAB_PAGES * self.page_keys_max;
+        &mut self.slabs[at / SLAB_PAGES][from..][..self.page_keys_max]
+    }
+
+    /// An empty page that is in no directory yet.
+    fn take_page(&mut self) -> Page {
+        if self.free.is_empty() {
+            let from = self.slabs.len() * SLAB_PAGES;
+            self.slabs.push(vec![Key::MIN; SLAB_PAGES * self.page_keys_max].into_boxed_slice());
+            let number = |n| u32::try_from(n).expect("2^32 pages would hold more than the ordinals there are");
+            self.free.extend((from..from + SLAB_PAGES).rev().map(number));
+        }
+        let at = self.free.pop().expect("a slab was added");
+        Page { at: at.to_le_bytes(), len: [0; 2] }
+    }
+
+    fn give_page(&mut self, page: usize) {
+        let at = u32::from_le_bytes(self.pages[page].at);
+        self.free.push(at);
+    }
 }
 
 #[cfg(test)]
@@ -161,14 +254,18 @@ impl Pages {
     /// All keys, and a check of what the directory promises.
     pub(super) fn check(&self) -> Vec<Key> {
         assert_eq!((self.fences.len(), self.fences[0]), (self.pages.len(), Key::MIN));
-        for (n, page) in self.pages.iter().enumerate() {
-            assert_eq!(page.capacity(), self.page_keys_max);
+        let mut places: Vec<_> = self.pages.iter().map(|page| page.at()).collect();
+        places.extend(self.free.iter().map(|at| *at as usize));
+        places.sort_unstable();
+        assert!(places.into_iter().eq(0..self.slabs.len() * SLAB_PAGES), "each place is one page's, or free");
+        for n in 0..self.pages.len() {
+            let page = self.keys(n);
             assert!(!page.is_empty() || self.pages.len() == 1, "page {n} is empty");
             assert!(page.len() <= self.page_keys_max);
             assert!(page.iter().all(|k| *k >= self.fences[n]));
             assert!(self.fences.get(n + 1).is_none_or(|f| page.iter().all(|k| k < f)));
         }
-        let all: Vec<_> = self.pages.concat();
+        let all = self.concat(0, self.pages.len());
         assert!(all.is_sorted_by(|a, b| a < b));
         all
     }
@@ -176,13 +273,16 @@ impl Pages {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::key::Place, *};
+    use super::{
+        super::{key::Place, tag::Tag},
+        *,
+    };
     use clarion_proto::ids::Ordinal;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
     fn key(n: u32) -> Key {
-        Key::new(Place::from_bits(u64::from(n / 4)), Ordinal(n % 4))
+        Key::new(Place::from_bits(u64::from(n / 4)), Tag::NONE, Ordinal(n % 4))
     }
 
     proptest! {
@@ -209,8 +309,9 @@ mod tests {
     #[test]
     fn pages_stay_full() {
         let mut pages = Pages::new(64);
-        let at = |n: u64| Key::new(Place::from_bits(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 31), Ordinal(0));
-        let fill = |pages: &Pages| pages.pages.iter().map(Vec::len).sum::<usize>() * 100 / (pages.pages.len() * 64);
+        let at =
+            |n: u64| Key::new(Place::from_bits(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 31), Tag::NONE, Ordinal(0));
+        let fill = |pages: &Pages| pages.pages.iter().map(|p| p.len()).sum::<usize>() * 100 / (pages.pages.len() * 64);
         (0..20_000).for_each(|n| pages.insert(at(n)));
         assert!(fill(&pages) >= 90, "{}", fill(&pages));
         for n in 0..20_000 {
@@ -222,13 +323,16 @@ mod tests {
         assert!(fill(&pages) >= 80, "{}", fill(&pages));
     }
 
-    /// Emptied pages go: a partition that everybody left costs nothing.
+    /// Emptied pages go, and their room is used again.
     #[test]
     fn merges_down_to_one_page() {
         let mut pages = Pages::new(8);
-        (0..200).for_each(|n| pages.insert(key(n)));
-        assert!((25..33).contains(&pages.pages.len()), "{}", pages.pages.len());
-        (0..200).for_each(|n| pages.remove(key(n)));
-        assert_eq!((pages.check(), pages.pages.len()), (vec![], 1));
+        for _ in 0..3 {
+            (0..200).for_each(|n| pages.insert(key(n)));
+            assert!((25..33).contains(&pages.pages.len()), "{}", pages.pages.len());
+            (0..200).for_each(|n| pages.remove(key(n)));
+            assert_eq!((pages.check(), pages.pages.len()), (vec![], 1));
+            assert!(pages.slabs.len() <= 2, "{}", pages.slabs.len());
+        }
     }
 }

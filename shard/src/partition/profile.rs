@@ -11,7 +11,10 @@ use clarion_proto::ids::Ordinal;
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::vocabulary::{AppIndex, LocaleIndex, SegmentsIndex};
+use super::{
+    tag::Tag,
+    vocabulary::{AppIndex, LocaleIndex, SegmentsIndex},
+};
 
 /// The number of a combination in one partition.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub(super) struct Profile {
     pub(super) app: AppIndex,
     pub(super) locale: LocaleIndex,
     pub(super) segments: SegmentsIndex,
+    /// Of the app: part of what a device's key is made of.
+    pub(super) tag: Tag,
 }
 
 /// All combinations of a partition.
@@ -84,7 +89,7 @@ impl Profiles {
 impl Profile {
     /// Nobody's: never pushed to.
     const UNKNOWN: Self =
-        Self { app: AppIndex::UNKNOWN, locale: LocaleIndex::UNKNOWN, segments: SegmentsIndex::UNKNOWN };
+        Self { app: AppIndex::UNKNOWN, locale: LocaleIndex::UNKNOWN, segments: SegmentsIndex::UNKNOWN, tag: Tag::NONE };
 }
 
 fn hash(p: &Profile) -> u64 {
@@ -99,7 +104,8 @@ mod tests {
     /// A combination has one number; one that found none left is its device's alone, until that has another.
     #[test]
     fn numbers_run_out() {
-        let of = |n: u16| Profile { app: AppIndex(n), locale: LocaleIndex(0), segments: SegmentsIndex(0) };
+        let of =
+            |n: u16| Profile { app: AppIndex(n), locale: LocaleIndex(0), segments: SegmentsIndex(0), tag: Tag::NONE };
         let mut profiles = Profiles::with_max(2);
         let number: Vec<_> = (0..4).map(|n| profiles.insert(Ordinal(u32::from(n)), of(n))).collect();
         assert!(profiles.insert(Ordinal(9), of(1)) == number[1]);

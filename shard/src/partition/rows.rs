@@ -18,10 +18,7 @@ use clarion_proto::{
     ids::{Ordinal, UnixMillis},
 };
 
-use super::{
-    key::{ORDINAL_BITS, ORDINALS_MAX},
-    row::Row,
-};
+use super::{key::ORDINALS_MAX, row::Row};
 
 /// How long an ordinal is nobody's, in append time: the longest active time of an alert and 72 h, 33 days.
 pub(super) const ORDINAL_REST_MS: u64 = ACTIVE_MS_MAX + 72 * 3_600_000;
@@ -29,8 +26,15 @@ pub(super) const ORDINAL_REST_MS: u64 = ACTIVE_MS_MAX + 72 * 3_600_000;
 pub(super) const CHUNK_ROWS: usize = 512;
 /// Room is made for a sixteenth at a time: doubling would leave half of it empty.
 const ROOM_SHARE: usize = 16;
-/// An entry of the queue of those that rest: about a second, rounded up, so that nobody rests less than told.
-const REST_UNIT_MS: u64 = 1_024;
+/// Rest is counted in units of some 70 minutes, rounded up, so that nobody rests less than told: of a month's ordinals each
+/// then costs four bytes, and each unit sixteen.
+const REST_UNIT_MS: u64 = 1_024 << SAVED_SHIFT;
+/// A snapshot tells the time in units of 1,024 ms.
+const SAVED_SHIFT: u32 = 12;
+/// The last time that a snapshot can tell, which nobody will see.
+const SINCE_MAX: u64 = (1 << (u64::BITS - SAVED_ORDINAL_BITS - SAVED_SHIFT)) - 1;
+/// Of an entry of a snapshot, for the ordinal.
+const SAVED_ORDINAL_BITS: u32 = 30;
 
 /// All rows of a partition.
 #[derive(Default)]
@@ -38,9 +42,10 @@ pub(super) struct Rows {
     chunks: Vec<Box<[Row]>>,
     /// Ordinals from here on were never given.
     unused: u32,
-    /// Dropped at that append time, oldest first. 34 bits of time in units of [`REST_UNIT_MS`] since 1970, which last until
-    /// the year 2527, above 30 of ordinal.
-    resting: VecDeque<u64>,
+    /// Those that rest, oldest first.
+    resting: VecDeque<Ordinal>,
+    /// Since when, oldest first: units of [`REST_UNIT_MS`] since 1970, and how many of `resting`, never none.
+    since: VecDeque<(u64, u32)>,
 }
 
 impl Rows {
@@ -70,9 +75,8 @@ impl Rows {
 
     /// Gives an ordinal: the one that rested longest, if it rested enough, else a new one. `None`: all are given.
     pub(super) fn insert(&mut self, row: Row, now: UnixMillis) -> Option<Ordinal> {
-        let rested = |entry: &mut u64| (*entry >> ORDINAL_BITS) * REST_UNIT_MS + ORDINAL_REST_MS <= now.0;
-        let ordinal = match self.resting.pop_front_if(rested) {
-            Some(entry) => ordinal_of(entry),
+        let ordinal = match self.pop_rested(now) {
+            Some(ordinal) => ordinal,
             None if self.unused == ORDINALS_MAX => return None,
             None => {
                 if self.unused as usize == self.chunks.len() * CHUNK_ROWS {
@@ -89,11 +93,30 @@ impl Rows {
     /// Takes a row away. `now` never goes back.
     pub(super) fn remove(&mut self, ordinal: Ordinal, now: UnixMillis) {
         *self.at_mut(ordinal) = Row::VACANT;
+        self.push_resting(now.0.div_ceil(REST_UNIT_MS).min(SINCE_MAX), ordinal);
+    }
+
+    fn push_resting(&mut self, since: u64, ordinal: Ordinal) {
         if self.resting.len() == self.resting.capacity() {
             self.resting.reserve_exact(self.resting.len() / ROOM_SHARE + 16);
         }
-        let since = now.0.div_ceil(REST_UNIT_MS).min((1 << (u64::BITS - ORDINAL_BITS)) - 1);
-        self.resting.push_back(since << ORDINAL_BITS | u64::from(ordinal.0));
+        self.resting.push_back(ordinal);
+        match self.since.back_mut().filter(|(last, _)| *last == since) {
+            Some((_, ordinals)) => *ordinals += 1,
+            None => self.since.push_back((since, 1)),
+        }
+    }
+
+    fn pop_rested(&mut self, now: UnixMillis) -> Option<Ordinal> {
+        let (since, ordinals) = self.since.front_mut()?;
+        if *since * REST_UNIT_MS + ORDINAL_REST_MS > now.0 {
+            return None;
+        }
+        *ordinals -= 1;
+        if *ordinals == 0 {
+            self.since.pop_front();
+        }
+        self.resting.pop_front()
     }
 
     /// Ordinals from here on were never given.
@@ -101,19 +124,34 @@ impl Rows {
         self.unused
     }
 
-    /// Those that rest, longest first, each as one number.
-    pub(super) fn resting(&self) -> impl Iterator<Item = u64> {
+    /// Those that rest, longest first.
+    pub(super) fn resting(&self) -> impl ExactSizeIterator<Item = Ordinal> {
         self.resting.iter().copied()
+    }
+
+    /// Those that rest, longest first, each as a snapshot names it: 34 bits of time in units of 1,024 ms since 1970, which
+    /// last until the year 2527, above 30 of ordinal.
+    pub(super) fn saved_resting(&self) -> impl Iterator<Item = u64> {
+        let since = self.since.iter().flat_map(|(since, n)| std::iter::repeat_n(*since, *n as usize));
+        since
+            .zip(&self.resting)
+            .map(|(since, ordinal)| since << SAVED_SHIFT << SAVED_ORDINAL_BITS | u64::from(ordinal.0))
     }
 
     /// With room for so many rows, all vacant, and with those that rest: what a snapshot begins with. `None`: the numbers
     /// cannot be.
-    pub(super) fn vacant(unused: u32, resting: Vec<u64>) -> Option<Self> {
-        let sorted = resting.is_sorted_by_key(|entry| *entry >> ORDINAL_BITS);
-        if unused > ORDINALS_MAX || !sorted || resting.iter().any(|entry| ordinal_of(*entry).0 >= unused) {
-            return None;
+    pub(super) fn vacant(unused: u32, saved_resting: &[u64]) -> Option<Self> {
+        let mut new = Self { unused, ..Self::default() };
+        for entry in saved_resting {
+            #[allow(clippy::cast_possible_truncation)] // 30 bits
+            let ordinal = Ordinal((entry & ((1 << SAVED_ORDINAL_BITS) - 1)) as u32);
+            let since = (entry >> SAVED_ORDINAL_BITS).div_ceil(1 << SAVED_SHIFT).min(SINCE_MAX);
+            if ordinal.0 >= unused || new.since.back().is_some_and(|(last, _)| *last > since) {
+                return None;
+            }
+            new.push_resting(since, ordinal);
         }
-        Some(Self { chunks: Vec::new(), unused, resting: resting.into() })
+        (unused <= ORDINALS_MAX).then_some(new)
     }
 
     /// Puts the row of a snapshot at its ordinal, which is below `unused`; only ever in ascending order.
@@ -135,11 +173,6 @@ impl Rows {
         }
         self.chunks.push(vec![Row::VACANT; CHUNK_ROWS].into_boxed_slice());
     }
-}
-
-#[allow(clippy::cast_possible_truncation)] // 30 bits
-pub(super) fn ordinal_of(resting: u64) -> Ordinal {
-    Ordinal((resting & u64::from(ORDINALS_MAX - 1)) as u32)
 }
 
 #[cfg(test)]

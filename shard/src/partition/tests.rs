@@ -65,7 +65,7 @@ pub(crate) fn rest(partition: &Partition) -> Rest {
     Rest {
         now: partition.now,
         unused: partition.rows.unused(),
-        resting: partition.rows.resting().collect(),
+        resting: partition.rows.saved_resting().collect(),
         expiry,
         versions: versions.collect(),
     }

@@ -8,7 +8,10 @@
 //!   from the beginning, and continues with what was handed over;
 //! - one who was returned and not addressed does not come back unless something about it changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use bytes::Bytes;
 use clarion_proto::{
@@ -23,7 +26,7 @@ use super::{walk::Limits, *};
 use crate::{
     command::SegmentOp,
     partition::{
-        Partition, Vocabulary,
+        Partition, Tags, Vocabulary,
         snapshot::{SnapshotReader, SnapshotWriter},
         tests::{contents, rest},
     },
@@ -77,10 +80,24 @@ enum Told {
     Dead(u8, Option<u64>),
 }
 
+/// Addressed: the app `demo`. Then an app whose devices the walk passes over by their tag, and one with the tag of `demo`.
+static APPS: LazyLock<[AppName; 3]> = LazyLock::new(|| {
+    let demo = AppName::from_id("demo").unwrap();
+    let of = |same| {
+        let mut others = (0..).map(|n| AppName::from_id(&format!("other-{n}")).unwrap());
+        others.find(|app| (Tags::of([app]) == Tags::of([&demo])) == same).unwrap()
+    };
+    [demo.clone(), of(false), of(true)]
+});
+
+fn tags() -> Tags {
+    Tags::of(&APPS[..1])
+}
+
 /// Segment `yes` is addressed.
 fn registration(n: u8) -> Registration {
     Registration {
-        app: AppName::from_id("demo").unwrap(),
+        app: APPS[[0, 0, 0, 0, 1, 2][usize::from(n % 6)]].clone(),
         token: Token::new(Bytes::from(vec![n; 8])).unwrap(),
         locale: String::new(),
         segments: vec![if n.is_multiple_of(3) { "no" } else { "yes" }.to_owned()],
@@ -151,7 +168,8 @@ impl Town {
     /// The band of a device, if it is to be pushed to now.
     fn band(&mut self, ordinal: Ordinal) -> Option<u32> {
         let pushable = self.partition.pushable(ordinal)?;
-        let addressed = self.program.matches(&self.words, pushable.segments);
+        let addressed =
+            self.words.app(pushable.app) == Some(&APPS[0]) && self.program.matches(&self.words, pushable.segments);
         self.cover.band_of(pushable.cell).filter(|_| addressed)
     }
 }
@@ -184,6 +202,7 @@ impl Run {
         if let Step::Device { ordinal, cell, band } = step {
             let pushable = self.town.partition.pushable(ordinal).expect("returned only if pushable");
             let device = pushable.device;
+            assert!(self.town.words.app(pushable.app) != Some(&APPS[1]), "of another tag");
             assert_eq!((pushable.cell, self.town.cover.band_of(cell)), (cell, Some(band)));
             assert!(band < bands_open);
             assert!(!self.passed_over.contains(&ordinal), "nothing about it changed");
@@ -229,7 +248,7 @@ impl Run {
                 (self.town.partition, self.town.words, self.writing) = (partition, words, None);
                 self.town.program = program();
                 self.reported |= self.walk.take_handed();
-                self.walk = Walk::with_limits(&self.reported, self.limits);
+                self.walk = Walk::with_limits(&self.reported, tags(), self.limits);
                 self.passed_over.clear();
             }
             // No wave lasts as long as an ordinal rests (96 h since its device could be pushed to).
@@ -307,7 +326,7 @@ proptest! {
         for told in before {
             town.apply(told);
         }
-        let walk = Walk::with_limits(&RoaringBitmap::new(), limits);
+        let walk = Walk::with_limits(&RoaringBitmap::new(), tags(), limits);
         let (handed, reported) = (BTreeMap::new(), RoaringBitmap::new());
         let (passed_over, writing, snapshot) = (BTreeSet::new(), None, Vec::new());
         let mut run = Run { town, walk, handed, reported, passed_over, limits, writing, snapshot };
@@ -359,7 +378,7 @@ fn walks_bands_in_order() {
     let at = by_band();
     let (near, mid, far, out) = (at[&Some(0)][0], at[&Some(1)][0], at[&Some(2)][0], at[&None][0]);
     let town = town_with(&[far, out, mid, near, near, mid]);
-    let mut walk = Walk::new([5].into_iter().collect());
+    let mut walk = Walk::new([5].into_iter().collect(), tags());
     assert_eq!(next(&mut walk, &town, 0), None);
     assert_eq!([next(&mut walk, &town, 1), next(&mut walk, &town, 1)], [Some((3, 0)), Some((4, 0))]);
     assert_eq!((walk.step(&town.partition, &town.cover, 1), walk.bands_walked()), (Step::Waiting, 1));
@@ -375,7 +394,7 @@ fn late_devices_come_first() {
     let at = by_band();
     let (near, mid, far, out) = (at[&Some(0)][0], at[&Some(1)][0], at[&Some(2)][0], at[&None][0]);
     let mut town = town_with(&[out, out, far, far]);
-    let mut walk = Walk::new(RoaringBitmap::new());
+    let mut walk = Walk::new(RoaringBitmap::new(), tags());
     assert_eq!(next(&mut walk, &town, 3), Some((2, 2)));
     move_to(&mut walk, &mut town, 0, 1, mid);
     move_to(&mut walk, &mut town, 1, 1, near);
@@ -391,7 +410,7 @@ fn those_who_left_are_skipped() {
     let at = by_band();
     let (near, mid, out) = (at[&Some(0)][0], at[&Some(1)][0], at[&None][0]);
     let mut town = town_with(&[near, near, out, mid]);
-    let mut walk = Walk::new(RoaringBitmap::new());
+    let mut walk = Walk::new(RoaringBitmap::new(), tags());
     assert_eq!(next(&mut walk, &town, 3), Some((0, 0)));
     move_to(&mut walk, &mut town, 1, 1, out); // was in the buffer
     assert_eq!(next(&mut walk, &town, 3), Some((3, 1)));
@@ -409,7 +428,7 @@ fn a_full_late_queue_loses_nobody() {
     let (near, far, out) = (at[&Some(0)][0], at[&Some(2)][0], at[&None][0]);
     let mut town = town_with(&[vec![out; 20], vec![near; 3], vec![far; 2]].concat());
     let limits = Limits { buffer_keys: 4, late_max: 8, work_per_step: 2 };
-    let mut walk = Walk::with_limits(&RoaringBitmap::new(), limits);
+    let mut walk = Walk::with_limits(&RoaringBitmap::new(), tags(), limits);
     let mut handed: Vec<_> = (0..4).map_while(|_| next(&mut walk, &town, 3)).collect();
     assert_eq!(handed, [(20, 0), (21, 0), (22, 0), (23, 2)]);
     for n in 0..20 {

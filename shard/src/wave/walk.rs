@@ -1,6 +1,6 @@
 //! One wave in one partition: who is next.
 //!
-//! **Order.** Bands from the nearest; within a band by key (cell, then ordinal). The *frontier* is (band, key): all that
+//! **Order.** Bands from the nearest; within a band by key (cell, tag of the app, ordinal). The *frontier* is (band, key): all that
 //! stood before it has been met. It names no page, so pages may split, merge and fill while the wave waits for a lane.
 //!
 //! **A small buffer.** Finding the next key is a search; so each search takes up to [`BUFFER_KEYS`] at once and moves the
@@ -27,7 +27,7 @@ use roaring::RoaringBitmap;
 
 use super::{Bits, Cover, cover::Range};
 use crate::partition::{
-    Partition,
+    Partition, Tags,
     key::{Key, Place},
 };
 
@@ -43,6 +43,8 @@ const WORK_PER_STEP: usize = 16;
 /// One wave in one partition.
 #[derive(Debug)]
 pub struct Walk {
+    /// Whom it looks for: others are passed over.
+    tags: Tags,
     handed: Bits,
     met: Bits,
     /// Handed since the last report, each once: at most the partition's devices. Sorted when it is asked for: to insert into
@@ -57,7 +59,8 @@ pub struct Walk {
     buffer: Vec<Key>,
     /// [`Partition::changes`] when the buffer was filled: as long as that is so, all in it stand where they stood.
     buffered_at: u64,
-    late: BTreeSet<(u32, Key)>,
+    /// Band, place, ordinal.
+    late: BTreeSet<(u32, Place, Ordinal)>,
     bands_walked: u32,
     limits: Limits,
 }
@@ -94,14 +97,15 @@ impl Walk {
     /// From the beginning, without those whom an earlier holder handed over.
     #[must_use]
     #[allow(clippy::needless_pass_by_value)] // a wave gives it away; the form kept here is another
-    pub fn new(handed: RoaringBitmap) -> Self {
+    pub fn new(handed: RoaringBitmap, tags: Tags) -> Self {
         let limits = Limits { buffer_keys: BUFFER_KEYS, late_max: LATE_MAX, work_per_step: WORK_PER_STEP };
-        Self::with_limits(&handed, limits)
+        Self::with_limits(&handed, tags, limits)
     }
 
-    pub(super) fn with_limits(handed: &RoaringBitmap, limits: Limits) -> Self {
+    pub(super) fn with_limits(handed: &RoaringBitmap, tags: Tags, limits: Limits) -> Self {
         let handed = Bits::from(handed);
         Self {
+            tags,
             met: handed.clone(),
             handed,
             unreported: Vec::new(),
@@ -120,8 +124,8 @@ impl Walk {
     /// every call, and [`Walk::entered`] has heard of every change of the partition since the last.
     pub fn step(&mut self, partition: &Partition, cover: &Cover, bands_open: u32) -> Step {
         for _ in 0..self.limits.work_per_step {
-            if let Some((band, key)) = self.next_late(bands_open) {
-                if self.meet(partition, key) {
+            if let Some((band, place, ordinal)) = self.next_late(bands_open) {
+                if let Some(key) = self.meet(partition, place, ordinal) {
                     return device(key, band);
                 }
                 continue;
@@ -164,7 +168,7 @@ impl Walk {
         }
         self.met.remove(ordinal);
         if let Some(band) = cover.band_of(cell) {
-            self.wait_if_late(band, Key::new(Place::from(cell), ordinal));
+            self.wait_if_late(band, Place::from(cell), ordinal);
         }
     }
 
@@ -172,16 +176,17 @@ impl Walk {
     pub fn comes_again(&mut self, ordinal: Ordinal, cell: Cell, band: u32) {
         if !self.handed.contains(ordinal) {
             self.met.remove(ordinal);
-            self.wait_if_late(band, Key::new(Place::from(cell), ordinal));
+            self.wait_if_late(band, Place::from(cell), ordinal);
         }
     }
 
-    fn wait_if_late(&mut self, band: u32, key: Key) {
-        if (band, key) >= (self.band, self.next) {
+    /// At the frontier's own place it may be ahead as well. Then it comes a little early, and is not met again.
+    fn wait_if_late(&mut self, band: u32, place: Place, ordinal: Ordinal) {
+        if (band, Key::first_at(place)) >= (self.band, self.next) {
             return;
         }
         if self.late.len() < self.limits.late_max {
-            self.late.insert((band, key));
+            self.late.insert((band, place, ordinal));
         } else {
             self.start_over();
         }
@@ -211,15 +216,15 @@ impl Walk {
         self.late.len()
     }
 
-    fn next_late(&mut self, bands_open: u32) -> Option<(u32, Key)> {
-        let (band, _) = self.late.first()?;
+    fn next_late(&mut self, bands_open: u32) -> Option<(u32, Place, Ordinal)> {
+        let (band, ..) = self.late.first()?;
         if *band < bands_open { self.late.pop_first() } else { None }
     }
 
-    /// Whether a late device stands where it was seen and was not met since; it is met now.
-    fn meet(&mut self, partition: &Partition, key: Key) -> bool {
-        let ordinal = key.ordinal();
-        partition.key_of(ordinal) == Some(key) && self.met.insert(ordinal)
+    /// A late device, if it is looked for, stands where it was seen and was not met since; it is met now.
+    fn meet(&mut self, partition: &Partition, place: Place, ordinal: Ordinal) -> Option<Key> {
+        let key = partition.key_of(ordinal).filter(|key| key.place() == place && self.tags.has(key.tag()))?;
+        self.met.insert(ordinal).then_some(key)
     }
 
     /// Takes the next keys of the band into the buffer, as far as one page goes. False: the band has no more.
@@ -255,7 +260,7 @@ impl Walk {
     /// Puts those who were not met into the buffer; how many of the keys are done with when it is full.
     fn take(&mut self, keys: &[Key]) -> usize {
         for (at, key) in keys.iter().enumerate() {
-            if self.met.contains(key.ordinal()) {
+            if !self.tags.has(key.tag()) || self.met.contains(key.ordinal()) {
                 continue;
             }
             if self.buffer.len() == self.limits.buffer_keys {

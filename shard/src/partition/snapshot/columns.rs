@@ -12,6 +12,7 @@ use super::{
         key::Place,
         profile::Profile,
         row::Millis40,
+        tag::Tag,
         token::Shape,
         vocabulary::{AppIndex, LocaleIndex, SegmentsIndex, Vocabulary},
     },
@@ -245,7 +246,8 @@ fn read_profile(content: &mut Content<'_>, words: &mut Vocabulary) -> Result<Pro
             words.intern_segments(&names.collect::<Result<Vec<_>, Problem>>()?)
         }
     };
-    Ok(Profile { app, locale, segments })
+    let tag = words.app(app).map_or(Tag::NONE, Tag::of);
+    Ok(Profile { app, locale, segments, tag })
 }
 
 fn read_word<'a>(content: &mut Content<'a>) -> Result<Option<&'a str>, Problem> {

@@ -8,11 +8,11 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{
     super::{
         Partition,
-        index::Index,
+        index::{IdHash, Index},
         key::Key,
         page::{PAGE_KEYS_MAX, Pages},
         row::{Registered, Row},
-        rows::{self, Rows},
+        rows::Rows,
         vocabulary::Vocabulary,
     },
     Problem, SnapshotError, columns,
@@ -52,6 +52,8 @@ struct Built {
     position: Position,
     resting: Vec<u64>,
     keys: Vec<Key>,
+    /// Of all rows: the index is made of them at once, at the end.
+    hashes: Vec<(IdHash, Ordinal)>,
     rows: u64,
     scheduled: u64,
     /// What the state announced.
@@ -219,6 +221,7 @@ impl Built {
             position,
             resting: Vec::new(),
             keys: Vec::new(),
+            hashes: Vec::new(),
             rows: 0,
             scheduled: 0,
             expected,
@@ -228,13 +231,11 @@ impl Built {
 
     fn begin_rows(&mut self) -> Result<(), Problem> {
         let resting = mem::take(&mut self.resting);
-        let Expected { unused, resting: of_resting, expiry, rows } = self.expected;
+        let Expected { unused, resting: of_resting, expiry, .. } = self.expected;
         if resting.len() != of_resting as usize || self.partition.expiry.iter().count() != expiry as usize {
             return Err(Problem::Content("the queues have other lengths than announced"));
         }
-        self.partition.rows = Rows::vacant(unused, resting).ok_or(Problem::Content("ordinals rest that cannot"))?;
-        // Announced only: room is made for some millions at most, and more grows as it does anywhere.
-        self.partition.index = Index::for_entries(rows.min(1 << 22) as usize);
+        self.partition.rows = Rows::vacant(unused, &resting).ok_or(Problem::Content("ordinals rest that cannot"))?;
         Ok(())
     }
 
@@ -242,9 +243,6 @@ impl Built {
         let partition = &mut self.partition;
         if ordinal.0 < self.next_ordinal || ordinal.0 >= self.expected.unused {
             return Err(Problem::Content("ordinals are not in order"));
-        }
-        if partition.index.find(entry.device, &partition.rows).is_some() {
-            return Err(Problem::Content("a device comes twice"));
         }
         self.next_ordinal = ordinal.0 + 1;
         let mut row = Row::new(entry.device);
@@ -261,7 +259,7 @@ impl Built {
         }
         partition.rows.restore(ordinal, row);
         partition.set_mute_version(ordinal, entry.mute_version);
-        partition.index.insert(ordinal, &partition.rows);
+        self.hashes.push((IdHash::of(entry.device), ordinal));
         let standing = partition.standing(ordinal);
         partition.held.count(standing, |n| *n += 1);
         self.keys.extend(standing.key);
@@ -283,7 +281,7 @@ impl Built {
         // With as many rows and resting ordinals as there are ordinals, each ordinal is one of them.
         let mut seen = Bits::default();
         let is_vacant = |ordinal| partition.rows.get(ordinal).is_none();
-        if !partition.rows.resting().map(rows::ordinal_of).all(|ordinal| seen.insert(ordinal) && is_vacant(ordinal)) {
+        if !partition.rows.resting().all(|ordinal| seen.insert(ordinal) && is_vacant(ordinal)) {
             return Err(Problem::Content("an ordinal rests that is somebody's"));
         }
         let mut seen = Bits::default();
@@ -291,6 +289,8 @@ impl Built {
         if !partition.expiry.iter().map(|(_, ordinal)| ordinal).all(is_named) || seen.len() != self.scheduled {
             return Err(Problem::Content("the expiry queue does not fit the rows"));
         }
+        partition.index =
+            Index::of(&mem::take(&mut self.hashes), &partition.rows).ok_or(Problem::Content("a device comes twice"))?;
         self.keys.sort_unstable();
         partition.pages = Pages::of_sorted(partition.pages.page_keys_max(), &mem::take(&mut self.keys));
         Ok(())

@@ -117,7 +117,7 @@ impl Partition {
         writer.hash.update(&head);
         out.extend_from_slice(&head);
 
-        let resting: Vec<u64> = self.rows.resting().collect();
+        let resting: Vec<u64> = self.rows.saved_resting().collect();
         let mut expiry: Vec<_> = self.expiry.iter().collect();
         expiry.sort_unstable();
         let count = |n: usize| u32::try_from(n).expect("at most one for each ordinal").to_le_bytes();
