@@ -112,6 +112,10 @@ impl Picture<'_> {
         figure(out, "checks", "What was expected", about, |out| tables::checks(out, &report.checks, self.strict))?;
         let about = "User and system time over the wave; memory as the kernel counts it.";
         figure(out, "cost", "Cost", about, |out| tables::cost(out, report))?;
+        if let Some(motion) = &report.motion {
+            let about = "The same alert over still devices, the same changes without an alert, and both together.";
+            figure(out, "motion", "In motion", about, |out| tables::motion(out, motion))?;
+        }
         writeln!(out, "</div>")?;
         figure(out, "repeat", "To repeat it", "", |out| tables::repeat(out, report, self.command))?;
         writeln!(out, "</main>\n</body>\n</html>")

@@ -44,6 +44,22 @@ impl Place {
         Self::new(sin_lat2.asin().to_degrees(), self.longitude + east.atan2(north).to_degrees())
     }
 
+    /// The direction in which another place lies at first, radians from north, clockwise, on the sphere.
+    #[must_use]
+    pub fn bearing(self, other: Self) -> f64 {
+        let (sin_lat, cos_lat) = self.latitude.to_radians().sin_cos();
+        let (sin_lat2, cos_lat2) = other.latitude.to_radians().sin_cos();
+        let (sin_lng, cos_lng) = (other.longitude - self.longitude).to_radians().sin_cos();
+        (sin_lng * cos_lat2).atan2(cos_lat * sin_lat2 - sin_lat * cos_lat2 * cos_lng)
+    }
+
+    /// To 1e-7 degrees, a centimetre: what another machine's sines would give, too.
+    #[must_use]
+    pub fn rounded(self) -> Self {
+        let e7 = |degrees: f64| (degrees * 1e7).round() / 1e7;
+        Self { latitude: e7(self.latitude), longitude: e7(self.longitude) }
+    }
+
     /// Distance on the sphere, metres: within 0.6 % of the geodesic. For coarse choices only.
     #[must_use]
     pub fn spherical_distance(self, other: Self) -> f64 {
@@ -80,6 +96,9 @@ mod tests {
                 let end = start.toward(bearing, 50_000.0);
                 assert!(end.is_valid());
                 assert!((start.spherical_distance(end) - 50_000.0).abs() < 0.5, "step {step}");
+                // From a pole every direction is the same one.
+                let again = start.toward(start.bearing(end), 50_000.0);
+                assert!(start.latitude == 90.0 || again.spherical_distance(end) < 0.5, "step {step}");
             }
         }
     }

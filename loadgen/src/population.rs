@@ -146,6 +146,7 @@ enum Shape {
 const DOMAIN_IDENTITY: u64 = 1;
 const DOMAIN_PLACE: u64 = 2;
 const DOMAIN_TOKEN: u64 = 3;
+const DOMAIN_LATER_TOKEN: u64 = 4;
 /// For plans made over a population, such as motion.
 pub const DOMAIN_PLAN: u64 = 16;
 
@@ -238,13 +239,30 @@ impl Population {
         id[8] = (id[8] & 0x3F) | 0x80;
         let app = draws.below(self.apps.len());
         let platform = self.apps[app].platform;
-        let token = TokenBytes::draw(platform, &mut Draws::new(self.seed, DOMAIN_TOKEN, index));
+        let token = self.token(index, platform, 0);
         let segments = segments(&mut draws);
         let at_home = draws.unit() < 0.85;
         let foreign = FOREIGN_LOCALES[draws.below(FOREIGN_LOCALES.len())];
         let (place, home) = self.place(&mut Draws::new(self.seed, DOMAIN_PLACE, index));
         let locale = if at_home { home } else { foreign };
         Device { index, id, place, token, locale, segments, app, platform }
+    }
+
+    /// Where a device is at the start.
+    #[must_use]
+    pub fn home(&self, index: u64) -> Place {
+        self.place(&mut Draws::new(self.seed, DOMAIN_PLACE, index)).0
+    }
+
+    /// The token that a device of a platform has after so many changes of it.
+    #[must_use]
+    pub fn token(&self, index: u64, platform: Platform, generation: u16) -> TokenBytes {
+        let draws = match generation {
+            0 => Draws::new(self.seed, DOMAIN_TOKEN, index),
+            // No device has a number that these shifts lose.
+            later => Draws::new(self.seed, DOMAIN_LATER_TOKEN, index << 16 | u64::from(later)),
+        };
+        TokenBytes::draw(platform, &mut { draws })
     }
 
     /// A place drawn as this population's devices draw theirs, for one that moves; with the locale spoken there.
@@ -265,7 +283,7 @@ impl Population {
             }
         };
         let place = spot.center.toward(draws.unit() * std::f64::consts::TAU, meters);
-        (Place { latitude: e7(place.latitude), longitude: e7(place.longitude) }, spot.locale)
+        (place.rounded(), spot.locale)
     }
 }
 
@@ -324,10 +342,6 @@ fn segments(draws: &mut Draws) -> &'static [&'static str] {
         }
     }
     &[]
-}
-
-fn e7(degrees: f64) -> f64 {
-    (degrees * 1e7).round() / 1e7
 }
 
 fn positive(field: &'static str, value: f64) -> Result<f64, (&'static str, String)> {

@@ -2,6 +2,7 @@
 
 pub mod arithmetic;
 pub mod check;
+pub mod motion;
 pub mod series;
 pub mod summary;
 
@@ -12,6 +13,7 @@ use serde::Serialize;
 use crate::{gateway::Platform, verdict::order::Order};
 pub use arithmetic::Arithmetic;
 pub use check::{Check, Kind};
+pub use motion::Motion;
 
 /// `report.json`. Counts and times are defined where they are measured: `verdict`, `cluster::accounting`.
 #[derive(Debug, Clone, Serialize)]
@@ -34,7 +36,7 @@ pub struct Report {
     /// The state in which the alert ended.
     pub state: String,
 
-    /// Exactly inside (those that moved: at start and end).
+    /// Exactly inside (those that changed: at the end).
     pub region_devices: u64,
     /// Outside, but their cell is in the flat cover.
     pub edge_devices: u64,
@@ -42,8 +44,12 @@ pub struct Report {
     pub accepted: u64,
     /// Exactly inside, token alive, no acceptance recorded.
     pub missed: u64,
-    /// Accepted, never within 500 m of the region.
+    /// Accepted while not within 500 m of the region.
     pub outside: u64,
+    /// Accepted on a token that was not the current one.
+    pub stale_tokens: u64,
+    /// Accepted while removed or muted.
+    pub unwanted: u64,
     /// Acceptances after the first without a reason.
     pub duplicates: u64,
     /// Acceptances after the first that follow an unanswered or failed request.
@@ -60,8 +66,8 @@ pub struct Report {
     pub preview_devices: u64,
     /// What the cluster reports of the same wave.
     pub reported: Reported,
-    /// Devices that moved, and of those the ones inside at start and end.
-    pub moved: Option<Moved>,
+    /// What changed during the wave and what that cost, if anything did.
+    pub motion: Option<Motion>,
     /// The cancellation, if there was one.
     pub cancel: Option<Cancel>,
     /// Nodes that were killed and started, in the order of time.
@@ -115,17 +121,6 @@ pub struct Reported {
     pub retried_requests: u64,
     /// |accepted - recorded| + |dead - recorded|.
     pub disagreement: u64,
-}
-
-/// Devices that moved.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Moved {
-    /// All.
-    pub devices: u64,
-    /// Inside at start and end.
-    pub inside: u64,
-    /// Changes of place acknowledged.
-    pub moves: u64,
 }
 
 /// A cancellation.

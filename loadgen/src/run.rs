@@ -5,6 +5,7 @@
 //! process is ended.
 
 pub mod assess;
+pub mod motion;
 pub mod series;
 pub mod wave;
 
@@ -113,13 +114,14 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     show.begin("stop", "every process");
     let peaks = cluster.memory.peaks();
     let unruly = cluster.stop(Duration::from_secs(scenario.deadlines.stop_s)).await;
-    let observed = Observed { start, peaks, ..observed? };
+    let (observed, moving) = observed?;
+    let observed = Observed { start, peaks, ..observed };
     if !unruly.is_empty() {
         return Err(RunError::Stop(unruly.join(", ")));
     }
 
     show.begin("judge", &format!("{} devices, one by one", scenario.devices));
-    let (mut report, figures) = assess::assess(scenario, &population, observed)?;
+    let (mut report, figures) = assess::assess(scenario, &population, observed, moving)?;
     report.cluster = options.elsewhere.as_ref().map(|there| there.coordinator.clone());
     report.seconds.total = clock::monotonic().since(begun).as_secs_f64();
     report.checks = check::checks(&scenario.expect, &report);

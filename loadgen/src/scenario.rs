@@ -338,15 +338,16 @@ pub struct CancelSpec {
     pub grace_ms: u64,
 }
 
-/// Devices that move while the alert runs.
+/// Devices in motion. Such a run has four parts in one cluster: nothing for a while, the alert over still devices, changes
+/// alone for as long as that took, and the alert while changes go on.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MotionSpec {
-    /// Which share of the devices moves, 0 to 1.
-    pub share: f64,
-    /// From the acknowledgement of the alert until the last planned move.
-    pub over_ms: u64,
-    /// A move acknowledged less than this before the wave ended may not have been seen by it.
+    /// Changes sent to the registry a second: places of commuters and trains, tokens, installations, removals, mutes.
+    pub changes_per_second: u32,
+    /// How long the cluster stands idle at first, so that what it costs by itself is known.
+    pub idle_ms: u64,
+    /// A change acknowledged less than this before may not have been seen by the wave.
     pub settle_ms: u64,
 }
 

@@ -5,13 +5,16 @@
 //! That is quadratic in nothing and costs some two microseconds a device, so there is no reason to sample.
 
 pub mod cells;
+pub mod entrants;
 pub mod geometry;
+pub mod history;
 pub mod ledger;
 pub mod order;
+pub mod pace;
 pub mod roll;
 pub mod sample;
 
-use std::{collections::BTreeMap, num::NonZero, thread};
+use std::{collections::BTreeMap, num::NonZero, ops::Range, thread};
 
 use h3o::Resolution;
 
@@ -20,8 +23,11 @@ use crate::{
     place::Place,
     population::{Device, Population},
 };
+use entrants::{Arrivals, Frontier};
 use geometry::Region;
-use ledger::{Ledger, Tally};
+use history::{History, Stretch};
+use ledger::{Fate, Ledger, Push, Tally};
+use pace::Due;
 use sample::{Sample, Spot};
 
 /// Farther outside than this nobody may be reached: the overshoot that the contract allows a cover.
@@ -30,20 +36,6 @@ pub const OUTSIDE_METERS: f64 = 500.0;
 const COVER_REACH_METERS: f64 = 1_000.0;
 /// Devices named in the report for each kind of failure.
 const EXAMPLES_MAX: usize = 10;
-
-/// One device going to another place.
-#[derive(Debug, Clone, Copy)]
-pub struct Move {
-    /// When it was sent to the registry, nanoseconds of `CLOCK_MONOTONIC`.
-    pub sent_ns: u64,
-    /// When the registry had acknowledged it.
-    pub acknowledged_ns: u64,
-    /// Where to.
-    pub place: Place,
-}
-
-/// All moves of a run, by device, oldest first.
-pub type Moves = BTreeMap<u64, Vec<Move>>;
 
 /// Everything to be judged.
 pub struct Case<'a> {
@@ -55,12 +47,16 @@ pub struct Case<'a> {
     pub last_seen: Place,
     /// What the gateway saw.
     pub ledger: &'a Ledger,
-    /// Who moved.
-    pub moves: &'a Moves,
-    /// A move acknowledged after this may not have been seen by the wave any more.
-    pub settled_ns: u64,
-    /// When the wave had ended; later moves do not matter.
+    /// What was told of devices meanwhile.
+    pub history: &'a History,
+    /// When the alert was submitted.
+    pub begun_ns: u64,
+    /// When the wave had ended; later changes do not matter.
     pub end_ns: u64,
+    /// So long after its acknowledgement a change may not have been seen by the wave.
+    pub settle_ns: u64,
+    /// Outer limits of the bands, ascending.
+    pub edges: &'a [f64],
     /// How finely the judgement tells places apart, for the picture; no finer than [`sample::FINEST`].
     pub resolution: Resolution,
 }
@@ -98,16 +94,20 @@ pub struct PlatformCount {
 /// What came of it.
 #[derive(Debug, Clone, Default)]
 pub struct Judgement {
-    /// Exactly inside (devices that moved: at start and end).
+    /// Exactly inside and to be told (devices that changed: at the end, wherever they were before).
     pub region_devices: u64,
-    /// Outside, but their cell is in the flat cover (devices that never moved).
+    /// Outside, but their cell is in the flat cover (devices that never changed).
     pub edge_devices: u64,
     /// Devices accepted at least once.
     pub accepted: u64,
-    /// Exactly inside at start and end, alive, never accepted.
+    /// Of these, and of those who came in behind the frontier and stayed a while: alive, never accepted.
     pub missed: u64,
-    /// Accepted, and never within 500 m of the region.
+    /// Accepted while not within 500 m of the region.
     pub outside: u64,
+    /// Accepted on a token that was not the current one.
+    pub stale_tokens: u64,
+    /// Accepted while removed or muted.
+    pub unwanted: u64,
     /// Acceptances after the first without a reason.
     pub duplicates: u64,
     /// Acceptances after the first that follow an unanswered or failed request.
@@ -120,10 +120,15 @@ pub struct Judgement {
     pub unanswered_requests: u64,
     /// Requests for tokens that no device has.
     pub strangers: u64,
-    /// Devices that moved during the wave.
+    /// Devices that changed during the wave.
     pub movers: u64,
-    /// Of those, how many were inside at start and end.
+    /// Of those, how many were inside at the end.
     pub movers_inside: u64,
+    /// Of those who came in behind the frontier and stayed: from the acknowledgement of the change to the acceptance,
+    /// nanoseconds, ascending.
+    pub entered_ns: Vec<u64>,
+    /// First acceptance of each device and since when it had been due, in the order of time.
+    pub due: Vec<Due>,
     /// The same by platform.
     pub platforms: BTreeMap<Platform, PlatformCount>,
     /// First acceptance of each device.
@@ -138,103 +143,205 @@ pub struct Judgement {
 #[must_use]
 pub fn judge(case: &Case<'_>) -> Judgement {
     let workers = thread::available_parallelism().map_or(1, NonZero::get) as u64;
-    let (count, share) = (case.population.count(), case.population.count().div_ceil(workers));
-    let parts: Vec<Judgement> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers)
-            .map(|w| scope.spawn(move || judge_range(case, (w * share).min(count)..((w + 1) * share).min(count))))
-            .collect();
-        workers.into_iter().map(|w| w.join().expect("judging does not panic")).collect()
-    });
+    let count = case.history.devices(case.population);
+    let share = count.div_ceil(workers);
+    let ranges = (0..workers).map(|w| (w * share).min(count)..((w + 1) * share).min(count));
+    let frontier = Frontier::merge(side_by_side(ranges.clone(), |range| Frontier::of(case, range)));
     let mut whole = Judgement::default();
     let mut known = 0;
-    for part in parts {
+    for part in side_by_side(ranges, |range| judge_range(case, &frontier, range)) {
         known += part.strangers;
         whole.add(part);
     }
     whole.strangers = case.ledger.pushes().len() as u64 - known;
+    whole.entered_ns.sort_unstable();
+    whole.due.sort_unstable();
     whole
 }
 
+fn side_by_side<T: Send>(ranges: impl Iterator<Item = Range<u64>>, work: impl Fn(Range<u64>) -> T + Sync) -> Vec<T> {
+    let work = &work;
+    thread::scope(|scope| {
+        let workers: Vec<_> = ranges.map(|range| scope.spawn(move || work(range))).collect();
+        workers.into_iter().map(|w| w.join().expect("judging does not panic")).collect()
+    })
+}
+
 /// In a part, `strangers` holds the requests that belong to its devices; `judge` turns their sum into those that do not.
-fn judge_range(case: &Case<'_>, range: std::ops::Range<u64>) -> Judgement {
+fn judge_range(case: &Case<'_>, frontier: &Frontier, range: Range<u64>) -> Judgement {
     let mut sum = Judgement::default();
     for index in range {
         let device = case.population.device(index);
-        let pushes = case.ledger.of(device.token.hash());
-        sum.strangers += pushes.len() as u64;
-        sum.device(case, &device, Tally::of(pushes));
+        let life = Life::of(case, &device);
+        sum.strangers += life.pushes.len() as u64;
+        sum.device(case, frontier, &device, &life);
     }
     sum
 }
 
-/// Where one device was, in the terms of the judgement.
-struct Whereabouts {
-    /// Exactly inside at start and end.
-    inside: bool,
-    /// Outside, in the flat cover, and it never moved.
-    edge: bool,
-    /// The least distance from the region at any time of the wave, metres.
-    outside_meters: f64,
+/// One device as the judgement sees it.
+struct Life {
+    /// How it stood.
+    stretches: Vec<Stretch>,
+    /// Requests to any of its tokens, oldest first.
+    pushes: Vec<Push>,
+    /// Which token each of them was for.
+    generations: Vec<u16>,
+}
+
+/// What is to be said of an acceptance.
+enum Welcome {
+    /// The device stood so.
+    In(usize),
+    /// It was inside, with another token.
+    Stale,
+    /// It was not inside.
+    Outside,
+    /// It was removed or muted.
+    Unwanted,
+}
+
+impl Life {
+    fn of(case: &Case<'_>, device: &Device) -> Self {
+        let stretches = case.history.stretches(case.population, device.index, device.place);
+        let mut pushes = Vec::new();
+        let deliveries = case.history.of(device.index);
+        for (generation, token) in history::tokens(case.population, device.index, device.platform, deliveries) {
+            pushes.extend(case.ledger.of(token.hash()).iter().map(|push| (*push, generation)));
+        }
+        pushes.sort_unstable_by_key(|(push, _)| push.at_ns);
+        let (pushes, generations) = pushes.into_iter().unzip();
+        Self { stretches, pushes, generations }
+    }
+
+    /// Whether anything changed that the wave can have seen.
+    fn changed(&self, case: &Case<'_>) -> bool {
+        let during = |s: &Stretch| s.acknowledged_ns + case.settle_ns >= case.begun_ns && s.sent_ns <= case.end_ns;
+        self.stretches.iter().any(|s| s.moved && during(s))
+    }
+
+    /// Exactly inside and to be told from a while before the end until the end.
+    fn inside_at_end(&self, case: &Case<'_>) -> bool {
+        let settled_ns = case.end_ns.saturating_sub(case.settle_ns);
+        let mut last = self.stretches.iter().filter(|s| s.possible(settled_ns, case.end_ns, 0));
+        last.all(|s| s.outside_meters(case.region) == 0.0)
+    }
+
+    fn welcome(&self, case: &Case<'_>, push: &Push, generation: u16) -> Welcome {
+        let mut found = Welcome::Unwanted;
+        for (n, stretch) in self.stretches.iter().enumerate() {
+            let Some(standing) = stretch.standing else { continue };
+            if !stretch.possible(push.at_ns, push.at_ns, case.settle_ns) {
+                continue;
+            }
+            let within = case.region.outside_meters(standing.place) <= OUTSIDE_METERS;
+            found = match (within, standing.generation == generation, found) {
+                (true, true, _) => return Welcome::In(n),
+                (true, false, _) | (false, _, Welcome::Stale) => Welcome::Stale,
+                (false, ..) => Welcome::Outside,
+            };
+        }
+        found
+    }
+
+    /// Since when a device that stands so has been due; 0: it was inside before all motion.
+    fn due_since_ns(&self, case: &Case<'_>, stretch: usize) -> u64 {
+        let inside = |s: &&Stretch| s.outside_meters(case.region) <= OUTSIDE_METERS;
+        let first = self.stretches[..=stretch].iter().rev().take_while(inside).last();
+        first.map_or(0, |s| s.sent_ns)
+    }
 }
 
 impl Judgement {
-    fn device(&mut self, case: &Case<'_>, device: &Device, tally: Tally) {
-        let moves = case.moves.get(&device.index).map_or(&[][..], Vec::as_slice);
-        let whereabouts = whereabouts(case, device.place, moves);
-        self.region_devices += u64::from(whereabouts.inside);
-        self.edge_devices += u64::from(whereabouts.edge);
-        self.movers += u64::from(!moves.is_empty());
-        self.movers_inside += u64::from(!moves.is_empty() && whereabouts.inside);
+    fn device(&mut self, case: &Case<'_>, frontier: &Frontier, device: &Device, life: &Life) {
+        let tally = Tally::of(&life.pushes);
+        let changed = life.changed(case);
+        let inside = life.inside_at_end(case);
+        let edge = !changed && life.stretches.last().is_some_and(|s| is_edge(case, s));
+        let entered = entrants::arrivals(case, frontier, device.platform, &life.stretches, tally.first_accepted_ns);
+        let owed = inside || matches!(entered, Arrivals::Untold);
+        let missed = owed && !tally.dead && tally.first_accepted_ns.is_none();
+        if let Arrivals::Told { after_ns } = entered {
+            self.entered_ns.push(after_ns);
+        }
+        self.region_devices += u64::from(inside);
+        self.edge_devices += u64::from(edge);
+        self.movers += u64::from(changed);
+        self.movers_inside += u64::from(changed && inside);
         self.duplicates += tally.duplicates;
         self.repeated += tally.repeated;
         self.unanswered_requests += tally.unanswered;
         self.dead_tokens += u64::from(tally.dead);
         self.unknown += u64::from(tally.unknown);
-        if tally.duplicates > 0 {
-            self.example("duplicates", device.index);
-        }
-        let missed = whereabouts.inside && !tally.dead && tally.first_accepted_ns.is_none();
-        if whereabouts.inside || whereabouts.edge || tally.first_accepted_ns.is_some() {
-            self.addressed(case, device, &tally, missed);
-        }
+        self.missed += u64::from(missed);
+        self.accepted += u64::from(tally.first_accepted_ns.is_some());
         let count = self.platforms.entry(device.platform).or_default();
-        count.addressed += u64::from(whereabouts.inside || whereabouts.edge);
+        count.addressed += u64::from(inside || edge);
         count.accepted += u64::from(tally.first_accepted_ns.is_some());
         count.missed += u64::from(missed);
         count.duplicates += tally.duplicates;
         count.repeated += tally.repeated;
         count.unknown += u64::from(tally.unknown);
         count.dead_tokens += u64::from(tally.dead);
+        if tally.duplicates > 0 {
+            self.example("duplicates", device.index);
+        }
         if missed {
-            self.missed += 1;
             self.example("missed", device.index);
         }
-        if tally.first_accepted_ns.is_some() {
-            self.accepted += 1;
-            if whereabouts.outside_meters > OUTSIDE_METERS {
-                self.outside += 1;
-                self.example("outside", device.index);
-            }
+        let told_at = self.welcomes(case, device, life);
+        if owed || edge || tally.first_accepted_ns.is_some() {
+            let last = life.stretches.iter().rev().find_map(|s| s.standing).map(|s| s.place);
+            let place = told_at.or(last).unwrap_or(device.place);
+            self.addressed(case, device.platform, place, &tally, missed);
         }
     }
 
+    /// Looks at each acceptance; tells where the device was at the first.
+    fn welcomes(&mut self, case: &Case<'_>, device: &Device, life: &Life) -> Option<Place> {
+        let mut told_at = None;
+        let (mut outside, mut stale, mut unwanted) = (false, false, false);
+        let pushes = life.pushes.iter().zip(&life.generations);
+        for (push, generation) in pushes.filter(|(push, _)| push.fate == Fate::Accepted) {
+            match life.welcome(case, push, *generation) {
+                Welcome::In(stretch) => {
+                    if told_at.is_none() {
+                        told_at = life.stretches[stretch].standing.map(|s| s.place);
+                        self.due.push(Due { at_ns: push.at_ns, since_ns: life.due_since_ns(case, stretch) });
+                    }
+                }
+                Welcome::Stale => stale = true,
+                Welcome::Outside => outside = true,
+                Welcome::Unwanted => unwanted = true,
+            }
+        }
+        for (kind, found, sum) in [
+            ("outside", outside, &mut self.outside),
+            ("stale_tokens", stale, &mut self.stale_tokens),
+            ("unwanted", unwanted, &mut self.unwanted),
+        ] {
+            *sum += u64::from(found);
+            if found {
+                example(&mut self.examples, kind, device.index);
+            }
+        }
+        told_at
+    }
+
     /// Counts a device where it is.
-    fn addressed(&mut self, case: &Case<'_>, device: &Device, tally: &Tally, missed: bool) {
-        let spot = Spot::of(device.place, device.platform, case.resolution);
+    fn addressed(&mut self, case: &Case<'_>, platform: Platform, place: Place, tally: &Tally, missed: bool) {
+        let spot = Spot::of(place, platform, case.resolution);
         let count = SpotCount { devices: 1, missed: u64::from(missed), unknown: u64::from(tally.unknown) };
         self.spots.entry(spot).or_default().add(count);
         if let Some(at_ns) = tally.first_accepted_ns {
             #[allow(clippy::cast_possible_truncation)] // metres in an f32 are good to a metre
-            let meters = geometry::distance_meters(case.last_seen, device.place) as f32;
+            let meters = geometry::distance_meters(case.last_seen, place) as f32;
             self.samples.push(Sample { at_ns, meters, spot });
         }
     }
 
     fn example(&mut self, kind: &'static str, index: u64) {
-        let examples = self.examples.entry(kind).or_default();
-        if examples.len() < EXAMPLES_MAX {
-            examples.push(index);
-        }
+        example(&mut self.examples, kind, index);
     }
 
     fn add(&mut self, part: Self) {
@@ -243,6 +350,8 @@ impl Judgement {
         self.accepted += part.accepted;
         self.missed += part.missed;
         self.outside += part.outside;
+        self.stale_tokens += part.stale_tokens;
+        self.unwanted += part.unwanted;
         self.duplicates += part.duplicates;
         self.repeated += part.repeated;
         self.unknown += part.unknown;
@@ -250,6 +359,8 @@ impl Judgement {
         self.unanswered_requests += part.unanswered_requests;
         self.movers += part.movers;
         self.movers_inside += part.movers_inside;
+        self.entered_ns.extend(part.entered_ns);
+        self.due.extend(part.due);
         for (platform, count) in part.platforms {
             self.platforms.entry(platform).or_default().add(count);
         }
@@ -286,22 +397,20 @@ impl SpotCount {
     }
 }
 
-fn whereabouts(case: &Case<'_>, start: Place, moves: &[Move]) -> Whereabouts {
-    let at_start = case.region.outside_meters(start);
-    if moves.is_empty() {
-        let near = at_start > 0.0 && at_start < COVER_REACH_METERS;
-        let edge = near && cells::in_cover(case.region, cells::cell_of(start));
-        return Whereabouts { inside: at_start == 0.0, edge, outside_meters: at_start };
+/// Outside, but in the flat cover.
+fn is_edge(case: &Case<'_>, stretch: &Stretch) -> bool {
+    let Some(standing) = stretch.standing else { return false };
+    let outside_meters = case.region.outside_meters(standing.place);
+    outside_meters > 0.0
+        && outside_meters < COVER_REACH_METERS
+        && cells::in_cover(case.region, cells::cell_of(standing.place))
+}
+
+fn example(examples: &mut BTreeMap<&'static str, Vec<u64>>, kind: &'static str, index: u64) {
+    let examples = examples.entry(kind).or_default();
+    if examples.len() < EXAMPLES_MAX {
+        examples.push(index);
     }
-    // The end is the last place that has settled, and every place after it: whichever of them the wave saw last.
-    let (mut inside_at_end, mut nearest) = (at_start == 0.0, at_start);
-    for step in moves.iter().take_while(|m| m.sent_ns <= case.end_ns) {
-        let outside = case.region.outside_meters(step.place);
-        nearest = nearest.min(outside);
-        let settled = step.acknowledged_ns <= case.settled_ns;
-        inside_at_end = outside == 0.0 && (settled || inside_at_end);
-    }
-    Whereabouts { inside: at_start == 0.0 && inside_at_end, edge: false, outside_meters: nearest }
 }
 
 #[cfg(test)]

@@ -115,10 +115,19 @@ fn an_alert_cancelled_in_its_middle() {
 }
 
 #[test]
-fn devices_that_move_during_the_wave() {
-    let scenario = varied("motion", "max_rate_per_second = 10_000", "max_rate_per_second = 700");
-    let report = passes(scenario.to_str().unwrap(), 5_000, 2);
-    assert!(report["moved"]["inside"].as_u64().unwrap() > 50, "{report}");
+fn an_alert_while_everything_moves() {
+    // Some three seconds of a wave, and as many changes as devices.
+    let slower = varied("motion", "max_rate_per_second = 10_000", "max_rate_per_second = 1_000");
+    let text = fs::read_to_string(&slower).expect("a scenario");
+    fs::write(&slower, text.replace("changes_per_second = 20_000", "changes_per_second = 2_000")).expect("written");
+    let report = passes(slower.to_str().unwrap(), 6_000, 2);
+    let motion = &report["motion"];
+    for (name, least) in [("devices", 2_000), ("inside", 1_000), ("entered", 10), ("still_accepted", 3_000)] {
+        assert!(motion[name].as_u64().unwrap() >= least, "{name}: {report}");
+    }
+    for kind in ["commutes", "rides", "leaps", "installs", "tokens", "removals", "mutes", "late", "twice"] {
+        assert!(motion["changes"][kind].as_u64().unwrap() > 0, "{kind}: {report}");
+    }
 }
 
 #[test]

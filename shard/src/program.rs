@@ -61,7 +61,9 @@ fn run(config: Config) -> Result<(), ProgramError> {
         .thread_name("control")
         .enable_all()
         .build()?;
-    let result = runtime.block_on(serve(config));
+    // As a task of the runtime, beside those that read and write for it: on this thread, each message would wake two.
+    let served = runtime.spawn(serve(config));
+    let result = runtime.block_on(served).unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
     runtime.shutdown_timeout(JOIN_WITHIN);
     result
 }

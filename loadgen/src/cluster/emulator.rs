@@ -242,6 +242,14 @@ impl Emulator {
         self.orders.reset().await
     }
 
+    /// Has what was recorded so far forgotten.
+    ///
+    /// # Errors
+    /// The emulator does not answer.
+    pub async fn forget(&self) -> Result<(), RunError> {
+        self.orders.reset().await
+    }
+
     /// Has the record written to a file, in this machine's clock.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use tonic::transport::Channel;
 use super::DriveError;
 use crate::{
     gateway::Platform,
-    population::{Device, Population},
+    population::{Device, Population, token::TokenBytes},
 };
 
 /// Streams side by side: one is encoded while another waits.
@@ -106,23 +106,28 @@ fn send(
 
 /// A registration with a place, as a phone sends it at the first start of an app.
 fn arrival(population: &Population, device: &Device, observed_ms: u64) -> wire::DeviceChange {
-    let token = device.token.as_slice();
-    let token = match device.platform {
-        Platform::Apns => HEXLOWER.encode(token),
-        Platform::Fcm => String::from_utf8_lossy(token).into_owned(),
-    };
     wire::DeviceChange {
         device: uuid::Uuid::from_bytes(device.id).simple().to_string(),
         observe_time: Some(super::timestamp(observed_ms)),
         change: Some(wire::device_change::Change::Arrival(wire::Arrival {
-            registration: Some(wire::Registration {
-                app: format!("apps/{}", population.apps()[device.app].name),
-                token,
-                locale: device.locale.to_owned(),
-                segments: device.segments.iter().map(|s| (*s).to_owned()).collect(),
-                person: String::new(),
-            }),
+            registration: Some(registration(population, device, device.token)),
             place: Some(super::place(device.place)),
         })),
+    }
+}
+
+/// How a device is reached by a token.
+pub(super) fn registration(population: &Population, device: &Device, token: TokenBytes) -> wire::Registration {
+    let token = token.as_slice();
+    let token = match device.platform {
+        Platform::Apns => HEXLOWER.encode(token),
+        Platform::Fcm => String::from_utf8_lossy(token).into_owned(),
+    };
+    wire::Registration {
+        app: format!("apps/{}", population.apps()[device.app].name),
+        token,
+        locale: device.locale.to_owned(),
+        segments: device.segments.iter().map(|s| (*s).to_owned()).collect(),
+        person: String::new(),
     }
 }

@@ -1,182 +1,163 @@
-//! Devices that move while an alert runs.
+//! Devices in motion: a plan of what phones say, sent to the registry as their app's servers would send it.
 //!
-//! The plan is a pure function of the seed: who moves, when, and where to. It mixes what can go wrong between a walk and
-//! a move: away and back again, out for good, in from outside, from before the frontier to behind it and the other way.
-//! Carrying it out records when each move was sent and acknowledged, because the verdict must know what the wave can
-//! have seen.
+//! Changes are gathered for [`TICK`] into one batch, batches go over one stream in their order, at most [`UNDER_WAY`] of them are
+//! not acknowledged. When the registry is slower than the plan, the plan waits: what phones saw keeps its time and arrives
+//! later, and the report says by how much. Each batch's times are kept, because the verdict must know what the wave can have
+//! seen.
 
-use std::{collections::BTreeMap, time::Duration};
+mod plan;
+mod way;
+
+use std::{collections::VecDeque, time::Duration};
 
 use clarion_proto::wire::v1::{self as wire, registry_service_client::RegistryServiceClient};
-use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval, timeout},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use super::{DriveError, alert::now_ns, timestamp};
+use super::{DriveError, alert::now_ns, load, timestamp};
 use crate::{
     gateway::clock,
-    place::Place,
-    population::{DOMAIN_PLAN, Population, draws::Draws},
-    scenario::MotionSpec,
-    verdict::{Move, Moves},
+    population::Population,
+    verdict::history::{Batch, Change, Delivery, History},
 };
+pub use plan::{Kinds, Plan, Planned};
+pub use way::Ways;
 
-/// Moves are gathered for so long into one batch.
+/// Changes are gathered for so long into one batch.
 const TICK: Duration = Duration::from_millis(50);
+/// Batches not acknowledged yet.
+const UNDER_WAY: usize = 3;
 /// An answer that takes longer means that the registry is stuck.
 const STALLED: Duration = Duration::from_secs(30);
-/// Items of a batch at most.
+/// Items of a batch, about; a carriage more may come.
 const BATCH: usize = 5_000;
 
-/// One planned move.
-#[derive(Clone, Copy)]
-pub struct Planned {
-    /// After the acknowledgement of the alert.
-    pub after: Duration,
-    /// Who.
-    pub device: u64,
-    /// Where to.
-    pub place: Place,
+/// What was done.
+#[derive(Debug)]
+pub struct Carried {
+    /// What the registry was told, and when.
+    pub history: History,
+    /// What that was.
+    pub kinds: Kinds,
+    /// How far deliveries were behind the plan at most.
+    pub behind: Duration,
 }
 
-/// All moves of a run, by time.
-#[must_use]
-pub fn plan(population: &Population, spec: &MotionSpec) -> Vec<Planned> {
-    let mut moves = Vec::new();
-    for device in 0..population.count() {
-        let mut draws = Draws::new(population.seed(), DOMAIN_PLAN, device);
-        if draws.unit() >= spec.share {
-            continue;
-        }
-        let mut at = [draws.unit(), draws.unit()];
-        at.sort_by(f64::total_cmp);
-        let after = |unit: f64| Duration::from_millis(spec.over_ms).mul_f64(unit);
-        let there = population.place(&mut draws).0;
-        match draws.below(4) {
-            // Away and back: the same place at start and end.
-            0 | 1 => {
-                moves.push(Planned { after: after(at[0]), device, place: there });
-                moves.push(Planned { after: after(at[1]), device, place: population.device(device).place });
-            }
-            // Somewhere else, drawn as homes are: mostly within the region, before or behind the frontier.
-            2 => moves.push(Planned { after: after(at[0]), device, place: there }),
-            // On and on.
-            _ => {
-                moves.push(Planned { after: after(at[0]), device, place: there });
-                moves.push(Planned { after: after(at[1]), device, place: population.place(&mut draws).0 });
-            }
-        }
-    }
-    moves.sort_by_key(|m| (m.after, m.device));
-    moves
-}
-
-/// Carries out a plan until it is done or `stop`ped, and tells what was done when.
+/// Carries out a plan until it is `stop`ped and everything is acknowledged; `acknowledged` has the number of changes that are.
 ///
 /// # Errors
-/// The stream fails or stalls, or a move is refused.
+/// The stream fails or stalls, or a change is refused.
 pub async fn carry_out(
     channel: Channel,
     population: &Population,
-    plan: Vec<Planned>,
+    mut plan: Plan<'_>,
+    acknowledged: &watch::Sender<u64>,
     stop: CancellationToken,
-) -> Result<Moves, DriveError> {
-    let (requests, receiver) = tokio::sync::mpsc::channel(1);
-    let begin = Instant::now();
+) -> Result<Carried, DriveError> {
+    let (requests, receiver) = mpsc::channel(UNDER_WAY);
     let mut client = RegistryServiceClient::new(channel);
-    // Nothing may be due yet; an empty batch opens the stream for a server that reads first.
+    // An empty batch opens the stream for a server that reads first.
     drop(requests.try_send(wire::WriteDevicesRequest { batch_id: 0, changes: Vec::new() }));
     let mut answers = client.write_devices(ReceiverStream::new(receiver)).await?.into_inner();
-    answer(&mut answers, 0).await?;
+    answer(&mut answers, 0, 0).await?;
 
-    let mut moves: Moves = BTreeMap::new();
-    let mut plan = plan.into_iter().peekable();
+    let (begun, begun_ms) = (Instant::now(), clock::wall().0);
+    let (mut deliveries, mut batches): (Vec<Delivery>, Vec<Batch>) = (Vec::new(), Vec::new());
+    let mut under_way: VecDeque<usize> = VecDeque::with_capacity(UNDER_WAY);
+    let mut behind = Duration::ZERO;
+    let mut due: Vec<Planned> = Vec::new();
     let mut ticks = interval(TICK);
-    let mut batch_id = 0;
-    while let Some(next) = plan.peek() {
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let going = !stop.is_cancelled();
         tokio::select! {
-            () = stop.cancelled() => break,
-            () = sleep_until(begin + next.after) => {}
-        }
-        ticks.tick().await;
-        let mut due = Vec::new();
-        while due.len() < BATCH
-            && let Some(step) = plan.next_if(|step| begin + step.after <= Instant::now())
-        {
-            due.push(step);
-        }
-        // In one batch with equal times, items of one device take effect in their order.
-        let observed = clock::wall().0;
-        batch_id += 1;
-        let changes: Vec<_> = due.iter().map(|step| change(population, step, observed)).collect();
-        let (sent_ns, count) = (now_ns(), changes.len());
-        requests
-            .send(wire::WriteDevicesRequest { batch_id, changes })
-            .await
-            .map_err(|_| DriveError::Ended("WriteDevices"))?;
-        let written = answer(&mut answers, batch_id).await?;
-        if written != count {
-            return Err(DriveError::Broken(format!("{written} of {count} moves were written")));
-        }
-        let acknowledged_ns = now_ns();
-        for step in due {
-            moves.entry(step.device).or_default().push(Move { sent_ns, acknowledged_ns, place: step.place });
+            () = stop.cancelled(), if going => {}
+            _ = ticks.tick(), if going && under_way.len() < UNDER_WAY => {
+                due.clear();
+                plan.until(begun.elapsed().as_secs_f64(), BATCH, &mut due);
+                if due.is_empty() {
+                    continue;
+                }
+                behind = behind.max(begun.elapsed().saturating_sub(plan.reached()));
+                let number = u32::try_from(batches.len()).expect("batches of a run");
+                let changes = due.iter().map(|step| change(population, step, begun_ms)).collect();
+                batches.push(Batch { sent_ns: now_ns(), acknowledged_ns: u64::MAX });
+                requests
+                    .send(wire::WriteDevicesRequest { batch_id: u64::from(number) + 1, changes })
+                    .await
+                    .map_err(|_| DriveError::Ended("WriteDevices"))?;
+                deliveries.extend(due.iter().map(|step| Delivery {
+                    device: u32::try_from(step.device).expect("checked: devices"),
+                    batch: number,
+                    observed_us: step.observed_us,
+                    change: step.change,
+                }));
+                under_way.push_back(due.len());
+            }
+            answered = answer(&mut answers, next_id(&batches, &under_way), under_way.front().copied().unwrap_or(0)),
+                if !under_way.is_empty() =>
+            {
+                answered?;
+                let at = batches.len() - under_way.len();
+                batches[at].acknowledged_ns = now_ns();
+                let count = under_way.pop_front().unwrap_or(0) as u64;
+                acknowledged.send_modify(|sum| *sum += count);
+            }
+            else => break,
         }
     }
-    Ok(moves)
+    let history = History::new(deliveries, batches, plan.devices());
+    Ok(Carried { history, kinds: plan.kinds, behind })
 }
 
+/// Of the oldest batch that is not acknowledged.
+fn next_id(batches: &[Batch], under_way: &VecDeque<usize>) -> u64 {
+    (batches.len() - under_way.len()) as u64 + 1
+}
+
+/// The answer to a batch, all of whose items must be written.
 async fn answer(
     answers: &mut tonic::Streaming<wire::WriteDevicesResponse>,
     batch_id: u64,
-) -> Result<usize, DriveError> {
+    items: usize,
+) -> Result<(), DriveError> {
     let answer =
         timeout(STALLED, answers.message()).await.map_err(|_| DriveError::Stalled("WriteDevices", STALLED))??;
     let answer = answer.ok_or(DriveError::Ended("WriteDevices"))?;
     match answer.errors.first() {
         Some(error) => Err(DriveError::ItemRefused { field: error.field.clone(), problem: error.description.clone() }),
-        None if answer.batch_id != batch_id => {
-            Err(DriveError::Broken(format!("batch {batch_id} was answered as {}", answer.batch_id)))
+        None if answer.batch_id != batch_id || answer.written as usize != items => {
+            let (id, n) = (answer.batch_id, answer.written);
+            Err(DriveError::Broken(format!("batch {batch_id} of {items} was answered as {id} with {n} written")))
         }
-        None => Ok(answer.written as usize),
+        None => Ok(()),
     }
 }
 
-fn change(population: &Population, step: &Planned, observed_ms: u64) -> wire::DeviceChange {
+fn change(population: &Population, step: &Planned, begun_ms: u64) -> wire::DeviceChange {
+    use wire::device_change::Change as Wire;
+    let device = population.device(step.device);
+    let registration = |generation| {
+        load::registration(population, &device, population.token(device.index, device.platform, generation))
+    };
+    let change = match step.change {
+        Change::Place(place) => Wire::Place(super::place(place)),
+        Change::Arrival(generation, place) => Wire::Arrival(wire::Arrival {
+            registration: Some(registration(generation)),
+            place: Some(super::place(place)),
+        }),
+        Change::Registration(generation) => Wire::Registration(registration(generation)),
+        Change::Removal => Wire::Removal(wire::Removal {}),
+        Change::Mute(muted) => Wire::Mute(wire::Mute { muted }),
+    };
     wire::DeviceChange {
-        device: uuid::Uuid::from_bytes(population.device(step.device).id).simple().to_string(),
-        observe_time: Some(timestamp(observed_ms)),
-        change: Some(wire::device_change::Change::Place(super::place(step.place))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_plan_repeats_and_holds_every_kind_of_move() {
-        let spec = toml::from_str(
-            "areas = [{ kind = 'disc', share = 1, center = { latitude = 22.5, longitude = 114 }, radius_meters = 20000 }]",
-        )
-        .unwrap();
-        let population = Population::new(&spec, 1, 5_000).unwrap();
-        let motion = MotionSpec { share: 0.1, over_ms: 8_000, settle_ms: 0 };
-        let moves = plan(&population, &motion);
-        assert!(moves.is_sorted_by_key(|m| m.after) && moves.last().unwrap().after <= Duration::from_secs(8));
-        let mut by_device: BTreeMap<u64, Vec<Planned>> = BTreeMap::new();
-        for step in &moves {
-            by_device.entry(step.device).or_default().push(*step);
-        }
-        assert!((400..600).contains(&by_device.len()), "{} of 5,000 move", by_device.len());
-        let home = |device: &u64, steps: &[Planned]| steps.last().unwrap().place == population.device(*device).place;
-        let back = by_device.iter().filter(|(d, steps)| home(d, steps)).count();
-        let once = by_device.values().filter(|steps| steps.len() == 1).count();
-        assert!(back > 150 && once > 60 && by_device.len() - back - once > 60, "{back} {once}");
-        let again = plan(&population, &motion);
-        assert!(
-            again.iter().zip(&moves).all(|(a, b)| a.device == b.device && a.place == b.place && a.after == b.after)
-        );
+        device: uuid::Uuid::from_bytes(device.id).simple().to_string(),
+        observe_time: Some(timestamp(begun_ms + step.observed_us / 1_000)),
+        change: Some(change),
     }
 }

@@ -7,8 +7,9 @@ use super::{
     text::{Escaped, bytes, decimal, seconds},
 };
 use crate::report::{
-    ByPlatform, Report,
+    ByPlatform, Motion, Report,
     check::{Check, Kind},
+    motion::Spread,
     summary::thousands,
 };
 
@@ -101,6 +102,28 @@ pub(super) fn cost(out: &mut String, r: &Report) -> fmt::Result {
     writeln!(out, "</tbody></table>")
 }
 
+/// The wave in motion beside the one over still devices.
+pub(super) fn motion(out: &mut String, m: &Motion) -> fmt::Result {
+    writeln!(out, "<table><tbody>")?;
+    let spread = |s: Spread| format!("{} · {} · {} ms", decimal(s.p50, 0), decimal(s.p99, 0), decimal(s.max, 0));
+    for (what, value) in [
+        ("changes a second", decimal(m.changes_per_second, 0)),
+        ("devices that changed during the wave", thousands(m.devices)),
+        ("of those, inside at the end", thousands(m.inside)),
+        ("came in behind the frontier, stayed, were told", thousands(m.entered)),
+        ("batch sent to acknowledged: p50 · p99 · most", spread(m.acknowledged_ms)),
+        ("acknowledged to told, of those: p50 · p99 · most", spread(m.freshness_ms)),
+        ("push after its place in the pace: p50 · p99 · most", spread(m.lateness_ms)),
+        ("the same over still devices", spread(m.still_lateness_ms)),
+        ("CPU per push, shard nodes, still devices", format!("{} µs", decimal(m.cpu.still_per_push, 2))),
+        ("CPU per push, in motion, less the changes'", format!("{} µs", decimal(m.cpu.moving_per_push, 2))),
+        ("CPU per change, shard nodes", format!("{} µs", decimal(m.cpu.per_change, 2))),
+    ] {
+        writeln!(out, "<tr><th>{}</th><td>{value}</td></tr>", Escaped(what))?;
+    }
+    writeln!(out, "</tbody></table>")
+}
+
 /// Every expectation with what was measured.
 pub(super) fn checks(out: &mut String, checks: &[Check], strict: bool) -> fmt::Result {
     writeln!(
@@ -137,6 +160,13 @@ fn meaning(name: &str) -> &str {
     match name {
         "missed" => "inside, alive, never told",
         "outside" => "told more than 500 m outside",
+        "stale_tokens" => "told on a former token",
+        "unwanted" => "told while removed or muted",
+        "still_faults" => "wrong of the alert over still devices",
+        "entered" => "came in behind the frontier and were told",
+        "lateness_p99_ms" => "ms after their place in the pace, 99 %",
+        "freshness_p99_ms" => "ms from a change to its push, 99 %",
+        "moving_cpu_share" => "CPU per push in motion, share of still",
         "duplicates" => "told twice without a reason",
         "repeated" => "told again after an error",
         "unknown" => "sent to, never answered",

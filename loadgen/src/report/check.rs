@@ -43,12 +43,17 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
     let preview_excess = report.preview_devices as f64 - addressed;
     let uncounted = report.unanswered_requests.saturating_sub(report.reported.unanswered_requests);
     let cancel = report.cancel;
+    let motion = report.motion.as_ref();
     let (apns, fcm) = (report.platforms.get(&Platform::Apns), report.platforms.get(&Platform::Fcm));
     let of_all = |field: fn(&ByPlatform) -> u64| count(report.platforms.values().map(field).sum());
     let share_of_time = apns.zip(fcm).map(|(apns, fcm)| apns.last_push_seconds / fcm.last_push_seconds);
     let exact = [
         ("missed", expect.missed, count(report.missed)),
         ("outside", expect.outside, count(report.outside)),
+        ("stale_tokens", expect.stale_tokens, count(report.stale_tokens)),
+        ("unwanted", expect.unwanted, count(report.unwanted)),
+        ("still_faults", expect.still_faults, motion.map(|m| m.still_faults as f64)),
+        ("entered", expect.entered, motion.map(|m| m.entered as f64)),
         ("duplicates", expect.duplicates, count(report.duplicates)),
         ("repeated", expect.repeated, count(report.repeated)),
         ("unknown", expect.unknown, count(report.unknown)),
@@ -100,6 +105,9 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
         ("shard_cpu_us_per_push", targets.shard_cpu_us_per_push, report.cpu_us_per_push.shard),
         ("bytes_per_device", targets.bytes_per_device, report.bytes_per_device),
         ("total_seconds", targets.total_seconds, report.seconds.total),
+        ("lateness_p99_ms", targets.lateness_p99_ms, motion.map_or(f64::NAN, |m| m.lateness_ms.p99)),
+        ("freshness_p99_ms", targets.freshness_p99_ms, motion.map_or(f64::NAN, |m| m.freshness_ms.p99)),
+        ("moving_cpu_share", targets.moving_cpu_share, motion.map_or(f64::NAN, |m| m.cpu.moving_share)),
         ("disorder", targets.disorder, report.worst_order().disorder),
     ] {
         out.extend(bound.map(|bound| check(name, Kind::Target, bound, Some(value))));

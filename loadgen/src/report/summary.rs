@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::{
-    Report,
+    Motion, Report,
     check::{Check, Kind, number},
 };
 
@@ -61,12 +61,8 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             ),
         )?;
     }
-    if let Some(moved) = r.moved {
-        row(
-            out,
-            "moved",
-            format!("{} devices, {} times; {} inside at start and end", moved.devices, moved.moves, moved.inside),
-        )?;
+    if let Some(m) = &r.motion {
+        motion(out, m)?;
     }
     if let Some(c) = r.cancel {
         row(
@@ -186,6 +182,67 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
         )?;
     }
     writeln!(out, "  {}", if r.passed { "PASSED" } else { "FAILED" })
+}
+
+/// The wave in motion beside the one over still devices.
+fn motion(out: &mut String, m: &Motion) -> fmt::Result {
+    row(
+        out,
+        "in motion",
+        format!(
+            "{} changes a second, acknowledged in {:.0} ms (p99 {:.0}); {} devices changed, {} of them inside at the end",
+            thousands_f64(m.changes_per_second),
+            m.acknowledged_ms.p50,
+            m.acknowledged_ms.p99,
+            thousands(m.devices),
+            thousands(m.inside)
+        ),
+    )?;
+    let c = m.changes;
+    row(
+        out,
+        "  changes",
+        format!(
+            "{} commutes, {} rides, {} leaps, {} installs, {} tokens, {} removals, {} mutes; {} late, {} twice",
+            c.commutes, c.rides, c.leaps, c.installs, c.tokens, c.removals, c.mutes, c.late, c.twice
+        ),
+    )?;
+    row(
+        out,
+        "  lateness",
+        format!(
+            "p50 {:.0}, p99 {:.0}, at most {:.0} ms after its place in the pace (still devices: {:.0}, {:.0}, {:.0})",
+            m.lateness_ms.p50,
+            m.lateness_ms.p99,
+            m.lateness_ms.max,
+            m.still_lateness_ms.p50,
+            m.still_lateness_ms.p99,
+            m.still_lateness_ms.max
+        ),
+    )?;
+    row(
+        out,
+        "  freshness",
+        format!(
+            "{} came in behind the frontier and stayed: told p50 {:.0}, p99 {:.0}, at most {:.0} ms after the acknowledgement",
+            thousands(m.entered),
+            m.freshness_ms.p50,
+            m.freshness_ms.p99,
+            m.freshness_ms.max
+        ),
+    )?;
+    row(
+        out,
+        "  CPU of shard nodes",
+        format!(
+            "{:.2} µs a push still, {:.2} in motion ({:.0} %), {:.2} µs a change, {:.1} ms a second idle",
+            m.cpu.still_per_push,
+            m.cpu.moving_per_push,
+            m.cpu.moving_share * 1e2,
+            m.cpu.per_change,
+            m.cpu.idle_per_second / 1e3
+        ),
+    )
 }
 
 /// What the run's own processes cost.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clarion_proto::wire::v1 as wire;
 
-use super::{RunError, wave::Observed};
+use super::{RunError, motion::Moving, wave::Observed};
 use crate::{
     cluster::{
         accounting::cpu_used,
@@ -18,11 +18,11 @@ use crate::{
     },
     population::Population,
     report::{
-        Arithmetic, ByPlatform, ByRole, Cancel, Machine, Moved, NodeChanged, Report, Reported, Rss, Seconds, Watchers,
+        Arithmetic, ByPlatform, ByRole, Cancel, Machine, Motion, NodeChanged, Report, Reported, Rss, Seconds, Watchers,
         quantile,
     },
     scenario::Scenario,
-    verdict::{self, Case, Judgement, geometry::Region, order, sample::Sample},
+    verdict::{self, Case, Judgement, geometry::Region, history::History, ledger::Ledger, order, sample::Sample},
 };
 
 /// Judges a run.
@@ -30,24 +30,32 @@ use crate::{
 /// # Errors
 /// The gateway's record cannot be read, or is not whole.
 #[allow(clippy::cast_precision_loss)] // counts, bytes and nanoseconds far below 2^53
-pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> Result<(Report, Figures), RunError> {
+pub fn assess(
+    scenario: &Scenario,
+    population: &Population,
+    seen: Observed,
+    moving: Option<Moving>,
+) -> Result<(Report, Figures), RunError> {
     let begun = clock::monotonic();
-    let recorded = Recorded::read(seen.records.iter().map(|(platform, path)| (*platform, path.as_path())))?;
+    let mut recorded = read(&seen)?;
+    let still = moving.as_ref().map(|moving| read(&moving.still)).transpose()?;
+    for (platform, requests) in still.iter().flat_map(|still| &still.gateways) {
+        // Connections that stand through both alerts count their bytes from when they were opened.
+        let all = recorded.gateways.entry(*platform).or_default();
+        all.bytes_received = all.bytes_received.saturating_sub(requests.bytes_received);
+    }
     let ledger = &recorded.ledger;
-    let region = Region::new(&scenario.alert.region);
     let edges = band_edges(&seen.ended.progress);
-    let settle_ns = scenario.motion.map_or(0, |m| m.settle_ms) * 1_000_000;
-    let resolution = tiles::resolution(&scenario.alert.region);
-    let mut judged = verdict::judge(&Case {
-        population,
-        region: &region,
-        last_seen: scenario.last_seen(),
-        ledger,
-        moves: &seen.moves,
-        settled_ns: seen.ended.seen_ns.saturating_sub(settle_ns),
-        end_ns: seen.ended.seen_ns,
-        resolution,
+    let nothing = History::default();
+    let history = moving.as_ref().map_or(&nothing, |m| &m.carried.history);
+    let mut judged = judge(scenario, population, &seen, ledger, history);
+    let motion = moving.zip(still).map(|(moving, still)| {
+        let still = judge(scenario, population, &moving.still, &still.ledger, &History::default());
+        let spent = [moving.idle, moving.still.spent(), moving.feed, seen.spent()];
+        let measured = !seen.cpu.1.is_empty();
+        Motion::of(&moving.carried, (&still, &judged), spent, scenario.alert.max_rate_per_second, measured)
     });
+    let resolution = tiles::resolution(&scenario.alert.region);
     order::sort(&mut judged.samples);
     let reported = reported(&seen.ended.progress, &judged);
     let ack = seen.submitted.acknowledged_ns;
@@ -99,6 +107,8 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
         accepted: judged.accepted,
         missed: judged.missed,
         outside: judged.outside,
+        stale_tokens: judged.stale_tokens,
+        unwanted: judged.unwanted,
         duplicates: judged.duplicates,
         repeated: judged.repeated,
         unknown: judged.unknown,
@@ -107,11 +117,7 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
         unanswered_requests: judged.unanswered_requests,
         preview_devices: seen.preview_devices,
         reported,
-        moved: scenario.motion.map(|_| Moved {
-            devices: judged.movers,
-            inside: judged.movers_inside,
-            moves: seen.moves.values().map(|steps| steps.len() as u64).sum(),
-        }),
+        motion,
         cancel,
         node_changes: seen
             .node_changes
@@ -153,6 +159,32 @@ pub fn assess(scenario: &Scenario, population: &Population, seen: Observed) -> R
         machine: Machine::here(),
     };
     Ok((report, figures))
+}
+
+fn read(seen: &Observed) -> Result<Recorded, RunError> {
+    Recorded::read(seen.records.iter().map(|(platform, path)| (*platform, path.as_path())))
+}
+
+/// Judges every device of one alert.
+fn judge(
+    scenario: &Scenario,
+    population: &Population,
+    seen: &Observed,
+    ledger: &Ledger,
+    history: &History,
+) -> Judgement {
+    verdict::judge(&Case {
+        population,
+        region: &Region::new(&scenario.alert.region),
+        last_seen: scenario.last_seen(),
+        ledger,
+        history,
+        begun_ns: seen.called_ns,
+        end_ns: seen.ended.seen_ns,
+        settle_ns: scenario.motion.map_or(0, |m| m.settle_ms) * 1_000_000,
+        edges: &band_edges(&seen.ended.progress),
+        resolution: tiles::resolution(&scenario.alert.region),
+    })
 }
 
 /// Each platform by itself; samples are in the order of time.

@@ -1,4 +1,4 @@
-//! The part of a run that talks to the cluster: load, alert, trouble, motion, record.
+//! The part of a run that talks to the cluster: load, alert, trouble, record.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{RunError, io_error};
+use super::{RunError, io_error, motion::Moving};
 use crate::{
     cluster::{
         NodeOrder,
@@ -26,13 +26,13 @@ use crate::{
     drive::{
         self, DriveError,
         alert::{self, Ended, Submitted, now_ns},
-        motion, watchers,
+        watchers,
     },
     gateway::{Platform, clock},
     population::Population,
     scenario::{FaultSpec, NodeChange, Scenario},
     show::Show,
-    verdict::{Moves, geometry::Region},
+    verdict::geometry::Region,
 };
 
 /// After a cancellation the record is watched for so long, for what still arrives.
@@ -62,6 +62,15 @@ pub struct Scene<'a> {
     pub show: &'a Show,
 }
 
+/// What loading all devices took.
+#[derive(Debug, Clone, Copy)]
+pub struct Loaded {
+    /// Until all were visible.
+    pub took: Duration,
+    /// Growth of all shard nodes.
+    pub growth_bytes: u64,
+}
+
 /// What was seen of the wave.
 #[derive(Debug)]
 pub struct Observed {
@@ -79,8 +88,10 @@ pub struct Observed {
     pub ended: Ended,
     /// What the cluster's preview counted.
     pub preview_devices: u64,
-    /// Who moved.
-    pub moves: Moves,
+    /// When `CreateAlert` was called, nanoseconds of `CLOCK_MONOTONIC`.
+    pub called_ns: u64,
+    /// Changes of devices acknowledged over the wave.
+    pub changes: u64,
     /// Processor time before and after the wave.
     pub cpu: (Cpu, Cpu),
     /// Resident memory of shard nodes and coordinator at the end of the wave.
@@ -104,30 +115,46 @@ pub struct Observed {
 /// What a wave leaves behind.
 struct Waved {
     ended: Ended,
-    moves: Moves,
     fault_ns: Option<u64>,
     watchers: Option<watchers::Seen>,
     node_changes: Vec<(u64, NodeChange)>,
 }
 
 impl Scene<'_> {
-    /// Plays the scenario.
+    /// Plays the scenario; tells beside it what was seen of its parts, if it is one in motion.
     ///
     /// # Errors
     /// A step did not succeed within its deadline.
-    pub async fn play(&self) -> Result<Observed, RunError> {
+    pub async fn play(&self) -> Result<(Observed, Option<Moving>), RunError> {
         let channel = self.connect().await?;
         alert::create_apps(channel.clone(), self.population).await?;
         let empty = self.rss(Role::Shard);
-        let loaded = clock::monotonic();
+        let begun = clock::monotonic();
         self.load(channel.clone()).await?;
-        let load = clock::monotonic().since(loaded);
-        let load_growth_bytes = self.rss(Role::Shard).saturating_sub(empty);
+        let took = clock::monotonic().since(begun);
+        let loaded = Loaded { took, growth_bytes: self.rss(Role::Shard).saturating_sub(empty) };
+        match self.scenario.motion {
+            None => Ok((self.alert(channel, loaded, "", || 0).await?, None)),
+            Some(spec) => {
+                let (observed, moving) = self.play_moving(channel, spec, loaded).await?;
+                Ok((observed, Some(moving)))
+            }
+        }
+    }
 
+    /// The alert from its preview to the gateways' records, which are named after the `part` of the run; `changes`: of devices,
+    /// acknowledged so far.
+    pub(super) async fn alert(
+        &self,
+        channel: Channel,
+        loaded: Loaded,
+        part: &str,
+        changes: impl Fn() -> u64,
+    ) -> Result<Observed, RunError> {
         let alert = alert::alert(self.scenario, self.population);
         let preview_devices = alert::preview(channel.clone(), alert.clone()).await?;
         self.show.begin("alert", &format!("{}, {preview_devices} devices", self.scenario.alert.region));
-        let cpu_before = self.cpu()?;
+        let (cpu_before, changes_before) = (self.cpu()?, changes());
         let coordinator_before = self.rss(Role::Coordinator);
         let called = clock::monotonic();
         // From the seed, so that a run repeats, and with the time, so that two runs against one cluster differ.
@@ -135,16 +162,15 @@ impl Scene<'_> {
         let submitted = alert::submit(channel.clone(), alert, request_id).await?;
         let create = clock::monotonic().since(called);
 
-        let Waved { ended, moves, fault_ns, watchers, node_changes } =
-            self.wave(channel, &submitted, preview_devices).await?;
-        let cpu_after = self.cpu()?;
+        let Waved { ended, fault_ns, watchers, node_changes } = self.wave(channel, &submitted, preview_devices).await?;
+        let (cpu_after, changes_after) = (self.cpu()?, changes());
         let rss = (self.rss(Role::Shard), self.rss(Role::Coordinator));
         if ended.cancelled.is_some() {
             sleep(AFTER_CANCEL).await;
         }
         let mut records = Vec::new();
         for emulator in &self.emulators {
-            let record = self.dir.join(format!("gateway-{}-record.bin", emulator.platform.as_str()));
+            let record = self.dir.join(format!("gateway-{}{part}-record.bin", emulator.platform.as_str()));
             emulator.export(&record).await?;
             records.push((emulator.platform, record));
         }
@@ -153,13 +179,14 @@ impl Scene<'_> {
         let most = self.memory.most(Role::Coordinator, submitted.acknowledged_ns).max(rss.1);
         Ok(Observed {
             start: Duration::ZERO,
-            load,
-            load_growth_bytes,
+            load: loaded.took,
+            load_growth_bytes: loaded.growth_bytes,
             create,
             submitted,
             ended,
             preview_devices,
-            moves,
+            called_ns: called.0 * 1_000,
+            changes: changes_after - changes_before,
             cpu: (cpu_before, cpu_after),
             rss,
             fault_ns,
@@ -240,21 +267,15 @@ impl Scene<'_> {
             }
             Ok::<_, RunError>(Some(begun))
         };
-        let moving = async {
-            let Some(spec) = self.scenario.motion else { return Ok(Moves::new()) };
-            let plan = motion::plan(self.population, &spec);
-            Ok(motion::carry_out(channel.clone(), self.population, plan, over.clone()).await?)
-        };
         let others = async {
             let Some(spec) = self.scenario.watchers else { return Ok(None) };
             let end = Instant::now() + deadline;
             Ok(Some(watchers::watch(&self.coordinator, &submitted.name, spec, end).await?))
         };
         let changing = self.change_nodes(first_push.subscribe(), over.clone());
-        let (ended, fault_ns, moves, watchers, node_changes) =
-            tokio::try_join!(watching, trouble, moving, others, changing)?;
+        let (ended, fault_ns, watchers, node_changes) = tokio::try_join!(watching, trouble, others, changing)?;
         bar.finish();
-        Ok(Waved { ended, moves, fault_ns, watchers, node_changes })
+        Ok(Waved { ended, fault_ns, watchers, node_changes })
     }
 
     /// Kills and starts nodes at their times after the first push, until the wave is over.
@@ -292,7 +313,7 @@ impl Scene<'_> {
     }
 
     /// Of the processes that stay.
-    fn cpu(&self) -> Result<Cpu, RunError> {
+    pub(super) fn cpu(&self) -> Result<Cpu, RunError> {
         let changed = |w: &Watched| self.scenario.node_changes.iter().any(|c| node_name(c.node) == w.name);
         let staying: Vec<_> = self.watched.iter().filter(|w| !changed(w)).cloned().collect();
         accounting::cpu(&staying).map_err(|e| io_error("/proc", e))

@@ -81,8 +81,18 @@ impl Scenario {
             share("cancel.at_share", cancel.at_share)?;
         }
         if let Some(motion) = self.motion {
-            share("motion.share", motion.share)?;
-            within("motion.over_ms", motion.over_ms, 1, 600_000)?;
+            within("motion.changes_per_second", motion.changes_per_second, 1, 100_000)?;
+            within("motion.idle_ms", motion.idle_ms, 1, 60_000)?;
+            within("motion.settle_ms", motion.settle_ms, 1, 60_000)?;
+            if self.alert.max_rate_per_second == 0 {
+                return Err((
+                    "alert.max_rate_per_second",
+                    "must be above 0: lateness is judged by the pace".to_owned(),
+                ));
+            }
+            if self.cancel.is_some() || self.gateway.fault.is_some() || self.watchers.is_some() {
+                return Err(("motion", "goes with no cancel, no fault and no watchers".to_owned()));
+            }
         }
         if let Some(watchers) = self.watchers {
             // What a coordinator takes for one alert unless configured otherwise; one more watches for the run itself.

@@ -22,6 +22,14 @@ pub struct Expectations {
     pub duplicates: Option<Bound>,
     /// Accepted again after an unanswered or failed request.
     pub repeated: Option<Bound>,
+    /// Accepted on a token that was not the current one.
+    pub stale_tokens: Option<Bound>,
+    /// Accepted while removed or muted.
+    pub unwanted: Option<Bound>,
+    /// Devices of the alert over still devices that were missed, told outside, told again or never answered.
+    pub still_faults: Option<Bound>,
+    /// Devices that came in behind the frontier, stayed and were told.
+    pub entered: Option<Bound>,
     /// Sent, never answered.
     pub unknown: Option<Bound>,
     /// `accepted` minus (`region_devices` + `edge_devices` - `dead_tokens`).
@@ -81,6 +89,14 @@ pub struct Targets {
     pub bytes_per_device: Option<Bound>,
     /// Start of the program to the end of the judgement.
     pub total_seconds: Option<Bound>,
+    /// 99 % of pushes came no later than this after their place in the alert's pace, milliseconds, while devices moved.
+    pub lateness_p99_ms: Option<Bound>,
+    /// Of those who came in behind the frontier, 99 % were told no later than this after the acknowledgement of the change
+    /// that brought them there, milliseconds.
+    pub freshness_p99_ms: Option<Bound>,
+    /// CPU of shard nodes per push while devices move, what the changes cost by themselves taken off, as a share of that over
+    /// still devices.
+    pub moving_cpu_share: Option<Bound>,
     /// Share of pairs of pushes of different bands that came in the wrong order, of the worse platform.
     pub disorder: Option<Bound>,
 }

@@ -1,7 +1,8 @@
 //! Made-up records: every kind of failure must be found, and nothing else.
 
 use super::{
-    ledger::{Answer, Fate, Push},
+    history::{Batch, Change, Delivery},
+    ledger::Answer,
     *,
 };
 use crate::scenario::RegionSpec;
@@ -11,9 +12,14 @@ const TAKEN: Fate = Fate::Accepted;
 struct World {
     population: Population,
     region: Region,
-    moves: Moves,
+    history: History,
     pushes: Vec<Push>,
 }
+
+/// When the alert of a world was submitted and had ended, and how long a change may take to be seen.
+const BEGUN: u64 = 50;
+const END: u64 = 30_000;
+const SETTLE: u64 = 100;
 
 impl World {
     /// Five hundred devices over 20 km, a circle of 10 km; every device of the cover accepted once, in the order of distance.
@@ -30,7 +36,7 @@ impl World {
             .filter(|d| cells::in_cover(&region, cells::cell_of(d.place)))
             .map(|d| Push { token_hash: d.token.hash(), at_ns: at(d.place), fate: TAKEN, answer: Answer::Given })
             .collect();
-        Self { population, region, moves: Moves::new(), pushes }
+        Self { population, region, history: History::default(), pushes }
     }
 
     fn judge(&self) -> Judgement {
@@ -39,9 +45,11 @@ impl World {
             region: &self.region,
             last_seen: center(),
             ledger: &Ledger::new(self.pushes.clone()),
-            moves: &self.moves,
-            settled_ns: 900,
-            end_ns: 1_000,
+            history: &self.history,
+            begun_ns: BEGUN,
+            end_ns: END,
+            settle_ns: SETTLE,
+            edges: &order::default_edges(20_000.0),
             resolution: Resolution::Six,
         })
     }
@@ -63,13 +71,29 @@ impl World {
         self.pushes.retain(|p| p.token_hash != device.token.hash());
     }
 
-    fn go(&mut self, device: &Device, steps: &[(u64, u64, Place)]) {
-        let steps = steps.iter().map(|(sent_ns, acknowledged_ns, place)| Move {
-            sent_ns: *sent_ns,
-            acknowledged_ns: *acknowledged_ns,
-            place: *place,
+    /// What was told of one device: (sent, acknowledged, observed in milliseconds, what).
+    fn tell(&mut self, device: &Device, changes: &[(u64, u64, u64, Change)]) {
+        let batches = changes.iter().map(|c| Batch { sent_ns: c.0, acknowledged_ns: c.1 }).collect();
+        let deliveries = (0..).zip(changes).map(|(batch, c)| Delivery {
+            device: u32::try_from(device.index).unwrap(),
+            batch,
+            observed_us: c.2 * 1_000,
+            change: c.3,
         });
-        self.moves.insert(device.index, steps.collect());
+        self.history = History::new(deliveries.collect(), batches, 0);
+    }
+
+    /// The same of places, observed in their order.
+    fn go(&mut self, device: &Device, steps: &[(u64, u64, Place)]) {
+        let steps =
+            (1..).zip(steps).map(|(n, (sent, acknowledged, place))| (*sent, *acknowledged, n, Change::Place(*place)));
+        self.tell(device, &steps.collect::<Vec<_>>());
+    }
+
+    /// Its token after so many changes of it is accepted.
+    fn push_token(&mut self, device: &Device, generation: u16, at_ns: u64) {
+        let token_hash = self.population.token(device.index, device.platform, generation).hash();
+        self.pushes.push(Push { token_hash, at_ns, fate: TAKEN, answer: Answer::Given });
     }
 }
 
@@ -161,7 +185,7 @@ fn a_token_that_nobody_has_is_a_stranger() {
 }
 
 #[test]
-fn whoever_was_inside_at_start_and_end_must_be_reached_wherever_it_was_between() {
+fn whoever_is_inside_at_the_end_must_be_reached_wherever_it_was_before() {
     let mut world = World::perfect();
     let device = world.device(0.0..5_000.0);
     world.forget(&device);
@@ -171,28 +195,138 @@ fn whoever_was_inside_at_start_and_end_must_be_reached_wherever_it_was_between()
     // Gone at the end: need not be reached, may be.
     world.go(&device, &[(100, 110, far())]);
     assert_eq!(world.judge().missed, 0);
-    world.push(&device, 50, TAKEN);
+    world.push(&device, 90, TAKEN);
     assert_eq!(world.judge().outside, 0);
     world.forget(&device);
     // Back too late to have been seen: the last settled place was outside.
-    world.go(&device, &[(100, 110, far()), (890, 950, home)]);
+    world.go(&device, &[(100, 110, far()), (END - 120, END - 90, home)]);
     assert_eq!(world.judge().missed, 0);
     // Sent away, but too late to have been seen for sure: may have been out, so nothing is owed.
-    world.go(&device, &[(890, 950, far())]);
+    world.go(&device, &[(END - 120, END - 90, far())]);
     assert_eq!(world.judge().missed, 0);
     // What happens after the end does not matter.
-    world.go(&device, &[(2_000, 2_010, far())]);
+    world.go(&device, &[(END + 1, END + 2, far())]);
     assert_eq!(world.judge().missed, 1);
 }
 
 #[test]
-fn a_visitor_may_be_reached_once() {
+fn a_visitor_may_be_reached_once_and_only_while_it_is_there() {
     let mut world = World::perfect();
     let device = world.device(12_000.0..20_000.0);
-    world.go(&device, &[(100, 110, center()), (200, 210, far())]);
+    world.go(&device, &[(200, 210, center()), (400, 410, far())]);
     assert_eq!((world.judge().missed, world.judge().movers), (0, 1));
-    world.push(&device, 150, TAKEN);
-    assert_eq!(world.judge().outside, 0);
-    world.push(&device, 160, TAKEN);
+    for (at, outside) in [(199, 1), (200, 0), (410 + SETTLE, 0), (411 + SETTLE, 1)] {
+        world.push(&device, at, TAKEN);
+        let judged = world.judge();
+        assert_eq!((judged.outside, judged.duplicates), (outside, 0), "at {at}");
+        world.forget(&device);
+    }
+    world.push(&device, 250, TAKEN);
+    world.push(&device, 260, TAKEN);
     assert_eq!(world.judge().duplicates, 1);
+}
+
+#[test]
+fn a_token_is_told_only_while_it_is_the_current_one() {
+    let mut world = World::perfect();
+    let device = world.device(0.0..5_000.0);
+    world.forget(&device);
+    world.tell(&device, &[(500, 510, 1, Change::Registration(1))]);
+    assert_eq!(world.judge().missed, 1);
+    for (generation, at, stale) in
+        [(0, 510 + SETTLE, 0), (0, 511 + SETTLE, 1), (1, 499, 1), (1, 500, 0), (1, 20_000, 0)]
+    {
+        world.push_token(&device, generation, at);
+        let judged = world.judge();
+        assert_eq!((judged.missed, judged.stale_tokens, judged.strangers), (0, stale, 0), "{generation} at {at}");
+        world.pushes.pop();
+    }
+    // Once on each token is twice on the device.
+    world.push_token(&device, 0, 400);
+    world.push_token(&device, 1, 700);
+    assert_eq!(world.judge().duplicates, 1);
+}
+
+#[test]
+fn whoever_was_removed_or_muted_is_neither_owed_nor_told() {
+    let mut world = World::perfect();
+    let device = world.device(0.0..5_000.0);
+    world.forget(&device);
+    for change in [Change::Removal, Change::Mute(true)] {
+        world.tell(&device, &[(500, 510, 1, change)]);
+        assert_eq!(world.judge().missed, 0);
+        world.push(&device, 400, TAKEN);
+        assert_eq!(world.judge().unwanted, 0, "{change:?}");
+        world.forget(&device);
+        world.push(&device, 511 + SETTLE, TAKEN);
+        let judged = world.judge();
+        assert_eq!((judged.unwanted, judged.outside), (1, 0), "{change:?}");
+        world.forget(&device);
+    }
+    // Back again before the end, with another token: owed once.
+    world.tell(
+        &device,
+        &[(500, 510, 1, Change::Removal), (900, 910, 2, Change::Arrival(1, center())), (950, 960, 1, Change::Removal)],
+    );
+    assert_eq!(world.judge().missed, 1, "the late copy of the removal changes nothing");
+    world.push_token(&device, 1, 1_000);
+    let judged = world.judge();
+    assert_eq!((judged.missed, judged.stale_tokens, judged.unwanted, judged.duplicates), (0, 0, 0, 0));
+}
+
+#[test]
+fn the_newest_observation_counts_in_whatever_order_they_come() {
+    let mut world = World::perfect();
+    let device = world.device(0.0..5_000.0);
+    world.forget(&device);
+    // Out, observed second, overtook in, observed first.
+    let (out, back) = (Change::Place(far()), Change::Place(device.place));
+    world.tell(&device, &[(100, 110, 9, out), (200, 210, 8, back)]);
+    assert_eq!(world.judge().missed, 0);
+    world.tell(&device, &[(100, 110, 8, out), (200, 210, 9, back)]);
+    assert_eq!(world.judge().missed, 1);
+    // At a tie the later record.
+    world.tell(&device, &[(100, 110, 8, back), (200, 210, 8, out)]);
+    assert_eq!(world.judge().missed, 0);
+}
+
+#[test]
+fn whoever_comes_in_behind_the_frontier_and_stays_is_owed_and_timed() {
+    let mut world = World::perfect();
+    let device = world.device(12_000.0..20_000.0);
+    // 5 to 10 km is the next band; the wave, which takes a nanosecond for each metre, has told it by 11,000.
+    let (arrives, near) = (12_000, center().toward(0.0, 3_000.0));
+    world.go(&device, &[(arrives, arrives + 10, near), (arrives + 500, arrives + 510, far())]);
+    let judged = world.judge();
+    assert_eq!((judged.missed, judged.entered_ns.len()), (1, 0));
+    world.push(&device, arrives + 40, TAKEN);
+    let judged = world.judge();
+    assert_eq!((judged.missed, judged.entered_ns.as_slice()), (0, &[30][..]));
+    world.forget(&device);
+    // It left before it must have been seen, or came before the frontier had passed: nothing is owed.
+    world.go(&device, &[(arrives, arrives + 10, near), (arrives + 90, arrives + 95, far())]);
+    assert_eq!(world.judge().missed, 0);
+    world.go(&device, &[(1_010, 1_020, near), (1_500, 1_510, far())]);
+    assert_eq!(world.judge().missed, 0);
+}
+
+#[test]
+fn a_device_installed_meanwhile_is_judged_too() {
+    let mut world = World::perfect();
+    let index = world.population.count();
+    let device = world.population.device(index);
+    world.history = History::new(
+        vec![Delivery {
+            device: u32::try_from(index).unwrap(),
+            batch: 0,
+            observed_us: 1_000,
+            change: Change::Arrival(0, center()),
+        }],
+        vec![Batch { sent_ns: 100, acknowledged_ns: 110 }],
+        index + 1,
+    );
+    assert_eq!(world.judge().missed, 1);
+    world.push(&device, 150, TAKEN);
+    let judged = world.judge();
+    assert_eq!((judged.missed, judged.strangers, judged.unwanted), (0, 0, 0));
 }

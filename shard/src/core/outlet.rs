@@ -36,6 +36,8 @@ pub(crate) struct Outlet {
     ready: VecDeque<u16>,
     /// By part: in `ready`.
     is_ready: Vec<bool>,
+    /// Of these, in which somebody late was seen; each once.
+    late: VecDeque<u16>,
     /// Bands below this may be walked.
     bands_open: u32,
     bands: u32,
@@ -69,6 +71,7 @@ impl Outlet {
             tags,
             ready: VecDeque::new(),
             is_ready: Vec::new(),
+            late: VecDeque::new(),
             bands_open: 1,
             bands,
         }
@@ -118,11 +121,34 @@ impl Outlet {
         }
     }
 
-    /// The part has somebody late, who goes before those who come in their order.
+    /// The part has somebody late, who goes before those who come in their order: before those of other parts, too, whose
+    /// walk of a band may take a paced wave seconds.
     pub(crate) fn make_ready_first(&mut self, part: usize) {
-        if !std::mem::replace(&mut self.is_ready[part], true) {
-            self.ready.push_front(u16::try_from(part).expect("at most PARTITIONS_MAX"));
+        let number = u16::try_from(part).expect("at most PARTITIONS_MAX");
+        if self.walks[part].late() > 0 && !self.late.contains(&number) {
+            self.late.push_back(number);
         }
+        if !std::mem::replace(&mut self.is_ready[part], true) {
+            self.ready.push_front(number);
+        }
+    }
+
+    /// The part whose turn it is: of those with somebody late, else of those that may have somebody.
+    fn first(&mut self) -> Option<u16> {
+        while let Some(&part) = self.late.front() {
+            if self.walks[usize::from(part)].late() > 0 {
+                return Some(part);
+            }
+            self.late.pop_front();
+        }
+        self.ready.front().copied()
+    }
+
+    /// The part has nobody in the open bands.
+    fn rest(&mut self, part: u16) {
+        self.late.retain(|other| *other != part);
+        self.ready.retain(|other| *other != part);
+        self.is_ready[usize::from(part)] = false;
     }
 
     /// Bands below this may be walked.
@@ -152,7 +178,7 @@ impl Outlet {
         steps: &mut Steps,
     ) -> Option<Found> {
         loop {
-            while let Some(&part) = self.ready.front() {
+            while let Some(part) = self.first() {
                 if steps.0 == 0 {
                     return None;
                 }
@@ -164,10 +190,7 @@ impl Outlet {
                 match step {
                     Step::Device { ordinal, cell, band } => return Some(Found { part, ordinal, cell, band }),
                     Step::More => steps.0 = steps.0.saturating_sub(MORE_COSTS),
-                    Step::Waiting | Step::Idle => {
-                        self.ready.pop_front();
-                        self.is_ready[usize::from(part)] = false;
-                    }
+                    Step::Waiting | Step::Idle => self.rest(part),
                 }
             }
             if !own_bands || self.bands_open >= self.bands || self.bands_walked(parts) < self.bands_open {

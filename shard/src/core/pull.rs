@@ -53,7 +53,6 @@ impl Core {
         let mut permits = Permits::new(end, of_lane, links);
         let mut sent = 0;
         let mut encoded = 0;
-        *next_link = (*next_link + 1) % of_lane.len();
         for n in 0..of_lane.len() {
             let link = of_lane[(*next_link + n) % of_lane.len()];
             if lane_room == 0 {
@@ -83,8 +82,16 @@ impl Core {
             }
             encoded += bytes;
         }
+        if sent > 0 {
+            // Not by turns: those that find nothing to send would make a paced wave meet the same connection each time.
+            *next_link = (*next_link + 1) % of_lane.len();
+        }
         end.meter.sent(sent, encoded - sent * HEADER_BYTES);
+        // A pace that has given all it has says by itself when to go on.
         sent > 0
+            && outlets
+                .iter()
+                .any(|(wave, _)| waves[usize::from(*wave)].as_mut().is_some_and(|run| run.pace.room(now) > 0))
     }
 
     /// Counts those whom an expired wave will not reach, within the turn's work.

@@ -1,7 +1,8 @@
 //! How fast: a token bucket, refilled by time, for an alert's rate and, with more care (`slice`), for a lane's quota.
 //!
 //! A bucket that gives out every token the moment it exists makes one write of one request each: 9 µs of CPU instead of
-//! 0.6. So an emptied bucket collects for [`QUANTUM`] before it gives again; the average stays, the writes carry many.
+//! 0.6, and a core that wakes for each finds its caches cold each time. So an emptied bucket collects for [`QUANTUM`]
+//! before it gives again; the average stays, the writes carry many.
 
 use std::time::Duration;
 
@@ -9,8 +10,11 @@ use clarion_proto::time::Time;
 
 use crate::command::Rate;
 
-/// How long an emptied bucket collects: as long as a flush may wait.
-pub const QUANTUM: Duration = Duration::from_millis(2);
+/// How long an emptied bucket collects at most. Of 10,000 a second over two nodes a write then carries a hundred, of 500 over
+/// fifty cores one in five has something to do. Nobody notices that a push is 20 ms late, and a report is as often.
+///
+/// CPU of two nodes per push at 10,000 a second, by this: 2 ms 15.4 µs, 10 ms 7.3 to 9.3, 20 ms 6.5 to 8.0.
+pub const QUANTUM: Duration = Duration::from_millis(20);
 
 /// A rate, or none.
 #[derive(Debug, Clone, Default)]
@@ -28,7 +32,7 @@ impl Pace {
                 bucket.set(rate, 0.0);
                 bucket
             }
-            None => Bucket::full(rate, now),
+            None => Bucket::begun(rate, now),
         });
     }
 
@@ -69,8 +73,10 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    pub(super) fn full(rate: Rate, now: Time) -> Self {
-        Self { rate, tokens: rate.burst.max(0.0), at: now, collect_until: Time(0) }
+    /// With what it gives each time, so that the first do not wait and none come before their place.
+    fn begun(rate: Rate, now: Time) -> Self {
+        let quantum = rate.per_second * QUANTUM.as_secs_f64();
+        Self { tokens: quantum.min(rate.burst).max(0.0), ..Self::empty(rate, now) }
     }
 
     pub(super) fn empty(rate: Rate, now: Time) -> Self {
@@ -110,8 +116,14 @@ impl Bucket {
     pub(super) fn take_down_to(&mut self, tokens: usize, reserve: usize, now: Time) {
         self.tokens -= tokens as f64;
         if self.tokens < reserve as f64 + 1.0 {
-            self.collect_until = now + QUANTUM;
+            self.collect_until = now + self.quantum();
         }
+    }
+
+    /// For so long an emptied bucket collects: never more than half of what it holds, or time would pass for nothing.
+    fn quantum(&self) -> Duration {
+        let fills = Duration::try_from_secs_f64(self.capacity() / 2.0 / self.rate.per_second).unwrap_or(QUANTUM);
+        QUANTUM.min(fills)
     }
 
     /// When [`Self::room`] will be above zero; `None`: never at this rate.
@@ -152,24 +164,49 @@ mod tests {
     #[test]
     fn any_second_holds_burst_plus_rate() {
         let mut pace = Pace::default();
-        pace.set(Some(Rate { per_second: 1000.0, burst: 50.0 }), Time(0));
+        let rate = Some(Rate { per_second: 1000.0, burst: 50.0 });
+        pace.set(rate, Time(0));
+        assert_eq!(pace.room(Time(10_000_000)), 50, "what was not used, up to the burst");
         let mut spent = 0;
         for ms in 0..1000 {
-            let now = Time(ms * 1000);
-            pace.set(Some(Rate { per_second: 1000.0, burst: 50.0 }), now); // renewed all the time
+            let now = Time((10_000 + ms) * 1000);
+            pace.set(rate, now); // renewed all the time
             spent += spend_all(&mut pace, now);
         }
-        assert!((1040..=1050).contains(&spent), "{spent}");
+        // All but what the last collects.
+        assert!((1020..=1050).contains(&spent), "{spent}");
+    }
+
+    #[test]
+    fn it_keeps_its_rate_over_pauses_that_its_burst_covers() {
+        let mut pace = Pace::default();
+        pace.set(Some(Rate { per_second: 10_000.0, burst: 1_000.0 }), Time(0));
+        let (mut now, mut spent) = (Time(0), 0);
+        for pause_ms in [0, 25, 70, 20, 100, 21, 99].into_iter().cycle().take(700) {
+            now = now + Duration::from_millis(pause_ms);
+            spent += spend_all(&mut pace, now);
+        }
+        let due = now.0 / 100;
+        assert!((due..=due + 200).contains(&(spent as u64)), "{spent} of {due}");
     }
 
     #[test]
     fn an_emptied_bucket_collects_before_it_gives() {
         let mut pace = Pace::default();
-        pace.set(Some(Rate { per_second: 10_000.0, burst: 100.0 }), Time(0));
-        assert_eq!(spend_all(&mut pace, Time(0)), 100);
-        assert_eq!(pace.room(Time(1_900)), 0);
-        assert_eq!(pace.ready_at(Time(1_900)), Some(Time(2_000)));
-        assert_eq!(pace.room(Time(2_000)), 20);
+        pace.set(Some(Rate { per_second: 10_000.0, burst: 1_000.0 }), Time(0));
+        assert_eq!(spend_all(&mut pace, Time(0)), 200, "the first at once");
+        assert_eq!(pace.room(Time(19_900)), 0);
+        assert_eq!(pace.ready_at(Time(19_900)), Some(Time(20_000)));
+        assert_eq!(pace.room(Time(20_000)), 200);
+    }
+
+    #[test]
+    fn a_small_burst_costs_no_rate() {
+        let rate = Rate { per_second: 2_000.0, burst: 10.0 };
+        let mut pace = Pace::default();
+        pace.set(Some(rate), Time(0));
+        let spent: usize = (0..4_000).map(|n| spend_all(&mut pace, Time(n * 250))).sum();
+        assert!((1_980..=2_010).contains(&spent), "{spent}");
     }
 
     #[test]
@@ -178,7 +215,7 @@ mod tests {
         pace.set(Some(Rate { per_second: 0.5, burst: 0.25 }), Time(0));
         assert_eq!(pace.room(Time(0)), 0);
         let at = pace.ready_at(Time(0)).unwrap();
-        assert_eq!(at, Time(1_500_001));
+        assert_eq!(at, Time(1_980_001));
         assert_eq!(spend_all(&mut pace, at), 1);
         assert_eq!(pace.room(at + Duration::from_secs(1)), 0);
     }

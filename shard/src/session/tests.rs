@@ -199,7 +199,7 @@ fn leave_runs_from_the_asking_and_is_divided() {
 
     bench.now = asked + 3 * SECOND;
     bench.say(grant(ask.nonce, 1, 100_000));
-    let rate = Some(Rate { per_second: 50.0, burst: 1.0 });
+    let rate = Some(Rate { per_second: 50.0, burst: 5.0 });
     for (_, command) in bench.commands() {
         let Command::Grant { wave, until, rate: r } = command else { panic!() };
         assert_eq!((wave, until, r), (WaveId(1), asked + 5 * SECOND, rate));

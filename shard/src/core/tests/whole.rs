@@ -152,6 +152,24 @@ fn who_moves_is_pushed_once_wherever_they_were() {
 }
 
 #[test]
+fn whoever_comes_in_behind_the_frontier_waits_for_no_partition() {
+    let mut world = World::new(Gateway::new(100, |_, _| Reply::Accept));
+    world.populate(0..3_000);
+    world.start(1, HOUR);
+    world.grant(1, Time::NEVER, Some(crate::command::Rate { per_second: 500.0, burst: 50.0 }));
+    // The second band, a thousand devices of four partitions, one after the other.
+    world.run_for(Duration::from_millis(2_200));
+    assert!(world.requests_by_device().keys().any(|n| n % 3 == 1));
+    let late = 3_000..3_040;
+    world.apply(late.clone().map(|n| arrival(n, home(3 * n))).collect());
+    world.run_for(Duration::from_millis(150));
+    // 40 at 500 a second; the partitions' turn in the band would be up to two seconds away.
+    let told = world.requests_by_device();
+    assert_eq!(late.clone().filter(|n| told.contains_key(n)).count(), late.len());
+    assert!(told.len() < 1_500, "{}", told.len());
+}
+
+#[test]
 fn counting_hands_nobody_over() {
     let mut world = World::new(Gateway::new(100, |_, _| Reply::Accept));
     world.populate(0..299);

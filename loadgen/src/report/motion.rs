@@ -1,0 +1,189 @@
+//! What a wave in motion was like beside the same over still devices.
+
+use serde::Serialize;
+
+use super::quantile;
+use crate::{
+    drive::motion::{Carried, Kinds},
+    run::motion::Spent,
+    verdict::{Judgement, history::Batch, pace},
+};
+
+/// Devices in motion. What is measured how stands in `verdict::pace`, `verdict::entrants` and `run::motion`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Motion {
+    /// Changes acknowledged a second, over the wave.
+    pub changes_per_second: f64,
+    /// Over the whole run, by kind.
+    pub changes: Changes,
+    /// From the sending of a batch to its acknowledgement, milliseconds.
+    pub acknowledged_ms: Spread,
+    /// How far deliveries were behind the plan at most, milliseconds.
+    pub behind_ms: f64,
+    /// Devices that changed during the wave.
+    pub devices: u64,
+    /// Of those, inside at the end.
+    pub inside: u64,
+    /// Came in behind the frontier, stayed, and were told.
+    pub entered: u64,
+    /// From the acknowledgement of what brought them there to the gateway's record of their push, milliseconds.
+    pub freshness_ms: Spread,
+    /// The gateway's time of a push less its place in the alert's pace, milliseconds; negative: early.
+    pub lateness_ms: Spread,
+    /// The same of the alert over still devices.
+    pub still_lateness_ms: Spread,
+    /// Devices accepted by the alert over still devices.
+    pub still_accepted: u64,
+    /// Of that alert: devices missed, told outside, on a wrong token, again, or never answered.
+    pub still_faults: u64,
+    /// What shard nodes used.
+    pub cpu: Cost,
+}
+
+/// Changes by kind.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[allow(missing_docs)] // as in `Kinds`
+pub struct Changes {
+    pub commutes: u64,
+    pub rides: u64,
+    pub leaps: u64,
+    pub installs: u64,
+    pub tokens: u64,
+    pub removals: u64,
+    pub mutes: u64,
+    pub late: u64,
+    pub twice: u64,
+}
+
+/// Some of many values.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Spread {
+    /// The median.
+    pub p50: f64,
+    /// 99 of 100 are no higher.
+    pub p99: f64,
+    /// The highest.
+    pub max: f64,
+}
+
+/// User and system time of all shard nodes, microseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Cost {
+    /// Of the idle cluster, a second.
+    pub idle_per_second: f64,
+    /// Of the changes alone, each, what the idle cluster uses taken off.
+    pub per_change: f64,
+    /// Of the alert over still devices, each push, what the idle cluster uses taken off.
+    pub still_per_push: f64,
+    /// Of the alert in motion, each push, what the same changes cost without it taken off.
+    pub moving_per_push: f64,
+    /// The second as a share of the first.
+    pub moving_share: f64,
+}
+
+impl Motion {
+    /// From what was seen and judged. `spent`: idle, still, the changes alone, and the wave in motion.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss)] // counts and times of a run
+    pub fn of(
+        carried: &Carried,
+        (still, moving): (&Judgement, &Judgement),
+        spent: [Spent; 4],
+        max_rate_per_second: u32,
+        measured: bool,
+    ) -> Self {
+        let rate = f64::from(max_rate_per_second);
+        let lateness = |judged: &Judgement| Spread::of(&pace::lateness(&judged.due, rate), |ns| ns as f64 / 1e6);
+        let took = |batch: &Batch| batch.acknowledged_ns.saturating_sub(batch.sent_ns);
+        let mut acknowledged: Vec<u64> = carried.history.batches().iter().map(took).collect();
+        acknowledged.sort_unstable();
+        let to_ms = |ns: u64| ns as f64 / 1e6;
+        let Kinds { commutes, rides, leaps, installs, tokens, removals, mutes, late, twice } = carried.kinds;
+        let [idle, of_still, feed, of_moving] = spent;
+        let cost = Cost::of([idle, of_still, feed, of_moving], still.accepted, moving.accepted);
+        Self {
+            changes_per_second: of_moving.changes as f64 / of_moving.seconds.max(1e-3),
+            changes: Changes { commutes, rides, leaps, installs, tokens, removals, mutes, late, twice },
+            acknowledged_ms: Spread::of(&acknowledged, to_ms),
+            behind_ms: carried.behind.as_secs_f64() * 1e3,
+            devices: moving.movers,
+            inside: moving.movers_inside,
+            entered: moving.entered_ns.len() as u64,
+            freshness_ms: Spread::of(&moving.entered_ns, to_ms),
+            lateness_ms: lateness(moving),
+            still_lateness_ms: lateness(still),
+            still_accepted: still.accepted,
+            still_faults: still.missed
+                + still.outside
+                + still.stale_tokens
+                + still.unwanted
+                + still.duplicates
+                + still.repeated
+                + still.unknown
+                + still.strangers,
+            cpu: if measured { cost } else { Cost::UNKNOWN },
+        }
+    }
+}
+
+impl Spread {
+    fn of<T: Copy>(ascending: &[T], number: impl Fn(T) -> f64) -> Self {
+        let at = |share| quantile(ascending, share).map_or(f64::NAN, &number);
+        Self { p50: at(0.5), p99: at(0.99), max: at(1.0) }
+    }
+}
+
+impl Cost {
+    /// Nobody watched the processes.
+    const UNKNOWN: Self = Self {
+        idle_per_second: f64::NAN,
+        per_change: f64::NAN,
+        still_per_push: f64::NAN,
+        moving_per_push: f64::NAN,
+        moving_share: f64::NAN,
+    };
+
+    #[allow(clippy::cast_precision_loss)] // counts and times of a run
+    fn of([idle, still, feed, moving]: [Spent; 4], still_pushes: u64, moving_pushes: u64) -> Self {
+        let idle_per_second = idle.cpu_us as f64 / idle.seconds.max(1e-3);
+        // The idle cluster is in both, and is taken off once from each.
+        let busy = |spent: Spent| spent.cpu_us as f64 - idle_per_second * spent.seconds;
+        let per_change = busy(feed) / feed.changes.max(1) as f64;
+        let still_per_push = busy(still) / still_pushes.max(1) as f64;
+        let moving_per_push = (busy(moving) - per_change * moving.changes as f64) / moving_pushes.max(1) as f64;
+        Self {
+            idle_per_second,
+            per_change,
+            still_per_push,
+            moving_per_push,
+            moving_share: moving_per_push / still_per_push,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_cluster_and_the_changes_cost_by_themselves_is_taken_off() {
+        let spent = |cpu_us, seconds, changes| Spent { cpu_us, seconds, changes };
+        // 1 ms a second idle; 2 µs a change; 3 µs a push still, 3.3 in motion, where fewer changes went through.
+        let idle = spent(5_000, 5.0, 0);
+        let still = spent(10_000 + 300_000, 10.0, 0);
+        let feed = spent(10_000 + 400_000, 10.0, 200_000);
+        let moving = spent(12_000 + 360_000 + 330_000, 12.0, 180_000);
+        let cost = Cost::of([idle, still, feed, moving], 100_000, 100_000);
+        let near = |a: f64, b: f64| (a - b).abs() < 1e-9;
+        assert!(near(cost.idle_per_second, 1_000.0) && near(cost.per_change, 2.0), "{cost:?}");
+        assert!(near(cost.still_per_push, 3.0) && near(cost.moving_per_push, 3.3), "{cost:?}");
+        assert!(near(cost.moving_share, 1.1), "{cost:?}");
+    }
+
+    #[test]
+    fn a_spread_of_nothing_is_not_a_number() {
+        assert!(Spread::of::<u64>(&[], |_| 0.0).p99.is_nan());
+        let spread = Spread::of(&[1_u64, 2, 3, 4], |n| n as f64);
+        assert_eq!((spread.p50, spread.max), (2.0, 4.0));
+    }
+}

@@ -1,0 +1,119 @@
+//! A run in motion: what the alert costs and how late it is while everything moves, beside the same without.
+//!
+//! Four parts in one cluster, so that what is compared differs in nothing else: the cluster idle; the alert over devices that
+//! stand still; the changes alone, for as long as that alert took; the alert while the changes go on. Costs are differences
+//! of `/proc` readings at the seams.
+
+use std::time::Duration;
+
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::{
+    RunError,
+    wave::{Loaded, Observed, Scene},
+};
+use crate::{
+    cluster::{accounting::cpu_used, process::Role},
+    drive::motion::{self, Carried, Plan, Ways},
+    gateway::clock,
+    scenario::{MotionSpec, RegionSpec},
+};
+
+/// The first changes find caches cold and streams unopened; what follows is steady.
+const WARM: Duration = Duration::from_secs(1);
+/// Of a region that is no circle: trains cross this circle around the place last seen.
+const RIM_METERS: f64 = 20_000.0;
+
+/// What was seen beside the wave in motion.
+#[derive(Debug)]
+pub struct Moving {
+    /// The alert over still devices.
+    pub still: Observed,
+    /// All changes.
+    pub carried: Carried,
+    /// The cluster idle.
+    pub idle: Spent,
+    /// The changes alone.
+    pub feed: Spent,
+}
+
+/// What shard nodes used over some time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spent {
+    /// User and system time of all of them, microseconds.
+    pub cpu_us: u64,
+    /// Over how long, seconds.
+    pub seconds: f64,
+    /// Changes acknowledged meanwhile.
+    pub changes: u64,
+}
+
+impl Scene<'_> {
+    /// Plays all four parts.
+    ///
+    /// # Errors
+    /// A part did not succeed within its deadline.
+    pub async fn play_moving(
+        &self,
+        channel: Channel,
+        spec: MotionSpec,
+        loaded: Loaded,
+    ) -> Result<(Observed, Moving), RunError> {
+        let idle = self.spend(Duration::from_millis(spec.idle_ms), || 0).await?;
+        let still = self.alert(channel.clone(), loaded, "-still", || 0).await?;
+        for emulator in &self.emulators {
+            emulator.forget().await?;
+        }
+        let took = Duration::from_nanos(still.ended.seen_ns.saturating_sub(still.called_ns));
+
+        let rim_meters = match self.scenario.alert.region {
+            RegionSpec::Circle { radius_meters, .. } => radius_meters,
+            RegionSpec::Polygon { .. } => RIM_METERS,
+        };
+        let ways = Ways { center: self.scenario.last_seen(), rim_meters };
+        let plan = Plan::new(self.population, ways, spec.changes_per_second);
+        let (acknowledged, seen) = watch::channel(0);
+        let (stop, changes) = (CancellationToken::new(), || *seen.borrow());
+        let moving = async {
+            let carried =
+                motion::carry_out(channel.clone(), self.population, plan, &acknowledged, stop.clone()).await?;
+            Ok::<_, RunError>(carried)
+        };
+        let rest = async {
+            self.show.begin("move", &format!("{} changes a second", spec.changes_per_second));
+            sleep(WARM).await;
+            let feed = self.spend(took, changes).await?;
+            let observed = self.alert(channel.clone(), loaded, "", changes).await?;
+            stop.cancel();
+            Ok((feed, observed))
+        };
+        let (carried, (feed, observed)) = tokio::try_join!(moving, rest)?;
+        Ok((observed, Moving { still, carried, idle, feed }))
+    }
+
+    /// What the nodes use in a time.
+    async fn spend(&self, time: Duration, changes: impl Fn() -> u64) -> Result<Spent, RunError> {
+        let (begun, before, already) = (clock::monotonic(), self.cpu()?, changes());
+        sleep(time).await;
+        let (after, upto) = (self.cpu()?, changes());
+        Ok(Spent {
+            cpu_us: cpu_used(Role::Shard, &before, &after),
+            seconds: clock::monotonic().since(begun).as_secs_f64(),
+            changes: upto - already,
+        })
+    }
+}
+
+impl Observed {
+    /// What the nodes used over the wave.
+    #[must_use]
+    pub fn spent(&self) -> Spent {
+        Spent {
+            cpu_us: cpu_used(Role::Shard, &self.cpu.0, &self.cpu.1),
+            seconds: Duration::from_nanos(self.ended.seen_ns.saturating_sub(self.called_ns)).as_secs_f64(),
+            changes: self.changes,
+        }
+    }
+}

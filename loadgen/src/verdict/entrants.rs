@@ -1,0 +1,114 @@
+//! Those who come in behind the frontier: whoever is there for a while must be told, and soon.
+//!
+//! Where the frontier is nobody is asked. It has certainly passed a band when, by the gateway's record, the last of those in
+//! this band and in the next who never changed has been told; the next counts because a cell's distance decides on its
+//! band, and a device may be nearer or farther than that by a few hundred metres.
+//!
+//! From the acknowledgement of the change that brought a device there to the acceptance of its push everything lies that makes
+//! it visible: the log, the feed, the node's turn, the late queue, the pace. So these times are an upper bound of the time
+//! from acknowledged to visible to the walk, as seen from outside.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use super::{Case, Life, geometry, history::Stretch, order};
+use crate::gateway::Platform;
+
+/// When the frontier passed.
+#[derive(Debug, Default)]
+pub struct Frontier {
+    /// By platform and band: when the last of it was told, nanoseconds of `CLOCK_MONOTONIC`; 0: nobody is there.
+    told_ns: BTreeMap<Platform, Vec<u64>>,
+}
+
+impl Frontier {
+    /// Of a range of devices.
+    pub(super) fn of(case: &Case<'_>, range: Range<u64>) -> Self {
+        let mut frontier = Self::default();
+        if case.history.changes() == 0 {
+            return frontier; // nobody comes in
+        }
+        for index in range {
+            let device = case.population.device(index);
+            let life = Life::of(case, &device);
+            let Some(at_ns) = super::Tally::of(&life.pushes).first_accepted_ns else { continue };
+            let through = |s: &&Stretch| s.acknowledged_ns <= case.begun_ns && s.lasted_ns() >= at_ns;
+            let Some(standing) = life.stretches.iter().find(through).and_then(|s| s.standing) else { continue };
+            if case.region.outside_meters(standing.place) == 0.0 {
+                let bands = frontier.told_ns.entry(device.platform).or_insert_with(|| vec![0; case.edges.len() + 1]);
+                let band = band_of(case, standing.place);
+                bands[band] = bands[band].max(at_ns);
+            }
+        }
+        frontier
+    }
+
+    /// Of all ranges.
+    pub(super) fn merge(parts: Vec<Self>) -> Self {
+        let mut whole = Self::default();
+        for (platform, bands) in parts.into_iter().flat_map(|part| part.told_ns) {
+            let all = whole.told_ns.entry(platform).or_insert_with(|| vec![0; bands.len()]);
+            all.iter_mut().zip(bands).for_each(|(all, at)| *all = at.max(*all));
+        }
+        whole
+    }
+
+    /// From when on the frontier has certainly been past a band; `None`: that is not known.
+    fn passed_ns(&self, platform: Platform, band: usize) -> Option<u64> {
+        let bands = self.told_ns.get(&platform)?;
+        // The outermost has no next one by which it would be known.
+        let next = *bands.get(band + 1)?;
+        (next > 0).then(|| bands[..=band + 1].iter().copied().max().unwrap_or(next))
+    }
+}
+
+/// What came of a device that may have come in behind the frontier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrivals {
+    /// It did not, or it had been told before, or it left too soon to be owed anything.
+    None,
+    /// It came, stayed for the settling time, and was told at some time.
+    Told {
+        /// From the acknowledgement to the acceptance, nanoseconds.
+        after_ns: u64,
+    },
+    /// It came, stayed, and was never told.
+    Untold,
+}
+
+/// The first time that a device came in behind the frontier and stayed.
+pub(super) fn arrivals(
+    case: &Case<'_>,
+    frontier: &Frontier,
+    platform: Platform,
+    stretches: &[Stretch],
+    told_ns: Option<u64>,
+) -> Arrivals {
+    let is_behind = |s: &Stretch| {
+        let Some(standing) = s.standing.filter(|_| s.moved && s.sent_ns > case.begun_ns) else { return false };
+        case.region.outside_meters(standing.place) == 0.0
+            && frontier.passed_ns(platform, band_of(case, standing.place)).is_some_and(|passed| passed < s.sent_ns)
+    };
+    // (acknowledged, until) of the stay that goes on.
+    let mut came: Option<(u64, u64)> = None;
+    for stretch in stretches {
+        if !is_behind(stretch) {
+            came = None;
+            continue;
+        }
+        if told_ns.is_some_and(|at| at < stretch.sent_ns) && came.is_none() {
+            return Arrivals::None;
+        }
+        let since = came.map_or(stretch.acknowledged_ns, |(since, _)| since);
+        came = Some((since, stretch.lasted_ns()));
+        if stretch.lasted_ns().min(case.end_ns) >= since + case.settle_ns {
+            // Told before the acknowledgement was here: at once.
+            return told_ns.map_or(Arrivals::Untold, |at| Arrivals::Told { after_ns: at.saturating_sub(since) });
+        }
+    }
+    Arrivals::None
+}
+
+fn band_of(case: &Case<'_>, place: crate::place::Place) -> usize {
+    #[allow(clippy::cast_possible_truncation)] // metres in an f32 are good to a metre
+    order::band_of(case.edges, geometry::distance_meters(case.last_seen, place) as f32)
+}

@@ -1,0 +1,218 @@
+//! What was told of each device while a run went on, and what can have been true of it when.
+//!
+//! The rules are the contract's, written a second time: each facet of a device (place, registration, mute) keeps the newest
+//! observation, at a tie the one that was recorded later; a removal is an observation of absence, of all three. What the
+//! registry was told it knows from some moment between the sending of a batch and its acknowledgement, and a node somewhat later. So
+//! a device stands somewhere *possibly* from the sending of what put it there until its next change must have been seen, and
+//! *certainly* from the acknowledgement until the next change is sent.
+
+use super::geometry::Region;
+use crate::{
+    gateway::Platform,
+    place::Place,
+    population::{Population, token::TokenBytes},
+};
+
+/// What a phone says of itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Change {
+    /// It is here.
+    Place(Place),
+    /// It was installed: token and place. Tokens of a device are counted from 0.
+    Arrival(u16, Place),
+    /// It has another token.
+    Registration(u16),
+    /// It was removed.
+    Removal,
+    /// It wants no alerts, or wants them again.
+    Mute(bool),
+}
+
+/// A change as it reached the registry.
+#[derive(Debug, Clone, Copy)]
+pub struct Delivery {
+    /// Whose; devices from the population's count on were installed meanwhile.
+    pub device: u32,
+    /// With which batch.
+    pub batch: u32,
+    /// When the phone saw it, microseconds from the beginning of all motion.
+    pub observed_us: u64,
+    /// What.
+    pub change: Change,
+}
+
+/// When a batch was on its way, nanoseconds of `CLOCK_MONOTONIC`.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch {
+    /// When it was sent.
+    pub sent_ns: u64,
+    /// When its acknowledgement came.
+    pub acknowledged_ns: u64,
+}
+
+/// All deliveries of a run, by device and in their order.
+#[derive(Debug, Default)]
+pub struct History {
+    deliveries: Vec<Delivery>,
+    batches: Vec<Batch>,
+    devices: u64,
+}
+
+impl History {
+    /// Of deliveries in the order in which they were sent; `devices`: those installed included.
+    #[must_use]
+    pub fn new(mut deliveries: Vec<Delivery>, batches: Vec<Batch>, devices: u64) -> Self {
+        deliveries.sort_by_key(|d| d.device); // stable
+        Self { deliveries, batches, devices }
+    }
+
+    /// Devices there ever were; at least those of a population.
+    #[must_use]
+    pub fn devices(&self, population: &Population) -> u64 {
+        self.devices.max(population.count())
+    }
+
+    /// Deliveries of a device, in the order in which they were sent.
+    #[must_use]
+    pub fn of(&self, device: u64) -> &[Delivery] {
+        let from = self.deliveries.partition_point(|d| u64::from(d.device) < device);
+        let count = self.deliveries[from..].iter().take_while(|d| u64::from(d.device) == device).count();
+        &self.deliveries[from..from + count]
+    }
+
+    /// All batches.
+    #[must_use]
+    pub fn batches(&self) -> &[Batch] {
+        &self.batches
+    }
+
+    /// Changes acknowledged.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.deliveries.len() as u64
+    }
+
+    /// How a device stood, one stretch after the other.
+    #[must_use]
+    pub fn stretches(&self, population: &Population, device: u64, home: Place) -> Vec<Stretch> {
+        let registered = device < population.count();
+        let mut facets = Facets {
+            // Observed before all motion.
+            place: (0, registered.then_some(home)),
+            registration: (0, registered.then_some(0)),
+            mute: (0, false),
+        };
+        let mut stretches =
+            vec![Stretch { sent_ns: 0, acknowledged_ns: 0, moved: false, standing: facets.standing(), until: None }];
+        for delivery in self.of(device) {
+            let batch = self.batches[delivery.batch as usize];
+            facets.take(delivery);
+            let last = stretches.last_mut().expect("the first");
+            let standing = facets.standing();
+            if standing != last.standing {
+                last.until = Some(batch);
+                let Batch { sent_ns, acknowledged_ns } = batch;
+                stretches.push(Stretch { sent_ns, acknowledged_ns, moved: true, standing, until: None });
+            }
+        }
+        stretches
+    }
+}
+
+/// Each facet with the time from which it is.
+struct Facets {
+    place: (u64, Option<Place>),
+    registration: (u64, Option<u16>),
+    mute: (u64, bool),
+}
+
+impl Facets {
+    fn take(&mut self, Delivery { observed_us, change, .. }: &Delivery) {
+        // The registry keeps milliseconds.
+        let at = observed_us / 1_000 + 1;
+        fn keep<T>(facet: &mut (u64, T), at: u64, value: T) {
+            if facet.0 <= at {
+                *facet = (at, value);
+            }
+        }
+        match *change {
+            Change::Place(place) => keep(&mut self.place, at, Some(place)),
+            Change::Arrival(generation, place) => {
+                keep(&mut self.registration, at, Some(generation));
+                keep(&mut self.place, at, Some(place));
+            }
+            Change::Registration(generation) => keep(&mut self.registration, at, Some(generation)),
+            Change::Removal => {
+                keep(&mut self.registration, at, None);
+                keep(&mut self.place, at, None);
+                keep(&mut self.mute, at, false);
+            }
+            Change::Mute(muted) => keep(&mut self.mute, at, muted),
+        }
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        match (self.registration.1, self.place.1, self.mute.1) {
+            (Some(generation), Some(place), false) => Some(Standing { generation, place }),
+            _ => None,
+        }
+    }
+}
+
+/// A device that can be told.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Standing {
+    /// Which of its tokens is the current one.
+    pub generation: u16,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// A time in which a device stood the same.
+#[derive(Debug, Clone, Copy)]
+pub struct Stretch {
+    /// It possibly began.
+    pub sent_ns: u64,
+    /// It has certainly begun, for whoever sees everything at once.
+    pub acknowledged_ns: u64,
+    /// It began with a change; otherwise the device stood so before all motion.
+    pub moved: bool,
+    /// None: it is not to be told, wherever it is.
+    pub standing: Option<Standing>,
+    /// What ended it.
+    pub until: Option<Batch>,
+}
+
+impl Stretch {
+    /// Whether a node that is behind by at most `settle_ns` can have seen the device so at some time between two.
+    #[must_use]
+    pub fn possible(&self, from_ns: u64, until_ns: u64, settle_ns: u64) -> bool {
+        self.sent_ns <= until_ns && self.until.is_none_or(|end| end.acknowledged_ns + settle_ns >= from_ns)
+    }
+
+    /// Until when it certainly lasted.
+    #[must_use]
+    pub fn lasted_ns(&self) -> u64 {
+        self.until.map_or(u64::MAX, |end| end.sent_ns)
+    }
+
+    /// How far outside of the region the device was, metres; infinite if it was not to be told.
+    #[must_use]
+    pub fn outside_meters(&self, region: &Region) -> f64 {
+        self.standing.map_or(f64::INFINITY, |standing| region.outside_meters(standing.place))
+    }
+}
+
+/// The tokens that a device ever had, by their number; some of them perhaps known to nobody but itself.
+pub fn tokens<'a>(
+    population: &'a Population,
+    device: u64,
+    platform: Platform,
+    deliveries: &'a [Delivery],
+) -> impl Iterator<Item = (u16, TokenBytes)> + 'a {
+    let last = deliveries.iter().filter_map(|d| match d.change {
+        Change::Arrival(generation, _) | Change::Registration(generation) => Some(generation),
+        _ => None,
+    });
+    (0..=last.max().unwrap_or(0)).map(move |generation| (generation, population.token(device, platform, generation)))
+}

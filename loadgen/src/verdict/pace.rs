@@ -1,0 +1,46 @@
+//! How late pushes were against the pace that the alert was given.
+//!
+//! The pace begins with the first push: of `r` a second, number `k` has its place `k / r` seconds after it. A push of a device that
+//! came in later than that was not due before the device was there. What is measured is the gateway's time of the request
+//! minus that; negative is early, which a pace that gathers some milliseconds' worth for one write is by half of them.
+
+/// One first acceptance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Due {
+    /// When the gateway had the request, nanoseconds of `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+    /// Not due before.
+    pub since_ns: u64,
+}
+
+/// How late each push was, nanoseconds, ascending; of pushes in the order of time.
+#[must_use]
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // nanoseconds of a run
+pub fn lateness(pushes: &[Due], per_second: f64) -> Vec<i64> {
+    let Some(first) = pushes.first() else { return Vec::new() };
+    let late = |(k, push): (usize, &Due)| {
+        let place_ns = first.at_ns as i64 + (k as f64 / per_second * 1e9) as i64;
+        push.at_ns as i64 - place_ns.max(push.since_ns as i64)
+    };
+    let mut all: Vec<i64> = pushes.iter().enumerate().map(late).collect();
+    all.sort_unstable();
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(n: u64) -> u64 {
+        1_000_000_000 + n * 1_000_000
+    }
+
+    #[test]
+    fn each_has_its_place_and_none_before_it_was_there() {
+        let due = |at, since| Due { at_ns: ms(at), since_ns: since };
+        // A hundred a second: 0, 10, 20, 30 ms. The third is 5 ms late; the fourth came at 45 and was told 3 ms later.
+        let pushes = [due(0, 0), due(8, 0), due(25, 0), due(48, ms(45))];
+        assert_eq!(lateness(&pushes, 100.0), [-2_000_000, 0, 3_000_000, 5_000_000]);
+        assert!(lateness(&[], 100.0).is_empty());
+    }
+}
