@@ -152,7 +152,9 @@ pub(crate) struct LaneSlot {
     next_link: usize,
     /// (wave slot, outlet of the wave) that pull through it.
     outlets: Vec<(u16, u16)>,
+    /// Whose turn it is, and how many it may still send in it.
     next_outlet: usize,
+    run_left: usize,
 }
 
 impl Core {

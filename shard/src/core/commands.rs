@@ -92,6 +92,7 @@ impl Core {
                     next_link: 0,
                     outlets: Vec::new(),
                     next_outlet: 0,
+                    run_left: super::pull::RUN,
                 });
                 let lane = self.lanes.len() - 1;
                 for (wave, run) in self.waves.iter().enumerate() {

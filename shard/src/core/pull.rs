@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Devices of one wave before the next wave of the lane has its turn.
-const RUN: usize = 16;
+pub(super) const RUN: usize = 16;
 /// Encoded bytes of one flush: two TLS records, where a write costs least per byte.
 pub(super) const FLUSH_BYTES: usize = 32 * 1024;
 /// Requests of one lane in one turn. A lane of many connections (FCM's have 100 streams each, so it needs dozens) could fill all
@@ -35,7 +35,8 @@ impl Core {
     pub(super) fn pull(&mut self, lane: usize, now: Time, steps: &mut Steps) -> bool {
         let Self { lanes, links, waves, store, opens, token, config, .. } = self;
         let share = retry::ORDINALS_MAX / config.cores.max(1) / lanes.len().max(1);
-        let LaneSlot { end, links: of_lane, reserved, next_link, outlets, next_outlet, .. } = &mut lanes[lane];
+        let LaneSlot { end, links: of_lane, reserved, next_link, outlets, next_outlet, run_left, .. } =
+            &mut lanes[lane];
         let mut slice_room = end.room(now);
         let reserve = end.reserve();
         let mut lane_room = slice_room.min(LANE_REQUESTS_PER_TURN);
@@ -64,21 +65,37 @@ impl Core {
             *reserved -= kept;
             let mut room = (offer - kept).min(lane_room);
             let mut bytes = 0;
-            let mut idle = 0;
+            // Asked in vain since somebody sent; and of those whose turn it is, passed over without losing it.
+            let (mut idle, mut passed) = (0, 0);
             while room > 0 && bytes < FLUSH_BYTES && idle < outlets.len() {
-                let (wave, outlet) = outlets[*next_outlet % outlets.len()];
-                *next_outlet = (*next_outlet + 1) % outlets.len();
+                let (wave, outlet) = outlets[(*next_outlet + passed) % outlets.len()];
                 let Some(run) = waves[usize::from(wave)].as_mut() else { break };
                 let its = &run.outlets[usize::from(outlet)];
                 let walk = its.retry.len() < of_wave;
                 let kept = if its.begun < reserve { 0 } else { reserve };
-                let most = room.min(RUN).min(slice_room.saturating_sub(kept));
+                let its_run = if passed == 0 { *run_left } else { RUN };
+                let most = room.min(its_run).min(slice_room.saturating_sub(kept));
+                if most == 0 {
+                    (idle, passed) = (idle + 1, passed + 1);
+                    continue;
+                }
                 let mut desk = Desk { store, opens, end, link, run, wave, outlet, alone: config.single, now, token };
                 let took = desk.run(most, walk, &mut bytes, steps);
                 run.outlets[usize::from(outlet)].begun += took;
                 (room, lane_room, sent) = (room - took, lane_room - took, sent + took);
                 slice_room -= took;
-                idle = if took == 0 { idle + 1 } else { 0 };
+                if passed == 0 {
+                    // Who is cut short has the rest of its run first next time: a quota that gives 20 at a time would give
+                    // one wave 16 of them each time.
+                    *run_left -= took;
+                    if took < most || *run_left == 0 {
+                        (*next_outlet, *run_left) = ((*next_outlet + 1) % outlets.len(), RUN);
+                    }
+                }
+                (idle, passed) = match took {
+                    0 => (idle + 1, if passed == 0 { 0 } else { passed + 1 }),
+                    _ => (0, 0),
+                };
             }
             encoded += bytes;
         }

@@ -16,7 +16,8 @@
 //!   waits to be pushed to, no pause is longer than [`BUSY_PAUSE_MAX`]; otherwise it grows as far as is configured.
 //!
 //! So from when a gateway is well again, a lane end with somebody to push to begins its next attempt within
-//! `1.1 · BUSY_PAUSE_MAX`, and has what it had as soon as that one has answered.
+//! `1.1 · BUSY_PAUSE_MAX` ([`LATE_AFTER`] more behind a handshake that hangs), and has what it had as soon as that one has
+//! answered.
 
 use std::time::Duration;
 

@@ -94,14 +94,15 @@ fn the_next_alert_begins_with_the_reserve_of_the_slice() {
     let second = Duration::from_millis(1_000);
     assert!((1_900..=2_300).contains(&first), "{first}: it loses nothing by it");
     world.start(2, HOUR);
-    world.run_for(Duration::from_millis(5));
+    // The slice may just be collecting for the first, 20 ms, and gives what has come in meanwhile to either.
+    world.run_for(Duration::from_millis(25));
     let begun = world.gateway.requests.len() - first;
-    assert!((62..=75).contains(&begun), "a sixteenth of a second at once, and no more: {begun}");
+    assert!((62..=62 + 2 * 20).contains(&begun), "a sixteenth of a second at once, and no more: {begun}");
     world.run_for(second);
     let (one, two) = (world.totals(1).handed - first as u64, world.totals(2).handed);
     assert!(two >= one && two - one <= 120, "then both alike: {one} and {two}");
     let in_it = world.gateway.requests.iter().filter(|r| r.at >= began && r.at < began + second).count();
-    assert!(in_it <= 1_000 + 62 + 20, "{in_it}");
+    assert!(in_it <= 1_000 + 62 + 2 * 20, "{in_it}");
 }
 
 #[test]

@@ -52,17 +52,18 @@ fn a_gap_between_leases_collects_nothing() {
 #[test]
 fn a_sixteenth_is_kept_and_collected_behind() {
     let mut slice = Slice::default();
-    slice.set(Time::NEVER, rate(1_000.0, 160.0), Time(0));
-    assert_eq!((slice.reserve(), slice.room(Time(SECOND))), (10, 160));
+    slice.set(Time::NEVER, rate(100.0, 160.0), Time(0));
+    let full = 2 * SECOND;
+    assert_eq!((slice.reserve(), slice.room(Time(full))), (10, 160));
     // Others than the newest leave it, and what then comes in is collected as from an empty bucket.
-    slice.take(150, Time(SECOND));
-    answer_all(&mut slice, 150, Time(SECOND));
-    assert_eq!(slice.room(Time(SECOND + 1_000)), 0);
-    assert_eq!(slice.ready_at(Time(SECOND), 10), Some(Time(SECOND + 2_000)));
-    assert_eq!(slice.room(Time(SECOND + 2_000)), 12, "of which two are theirs");
-    slice.take(12, Time(SECOND + 2_000));
-    assert_eq!(slice.ready_at(Time(SECOND + 2_000), 10), Some(Time(SECOND + 13_001)));
-    assert_eq!(slice.ready_at(Time(SECOND + 2_000), 0), Some(Time(SECOND + 4_000)));
+    slice.take(150, Time(full));
+    answer_all(&mut slice, 150, Time(full));
+    assert_eq!(slice.room(Time(full + 10_000)), 0);
+    assert_eq!(slice.ready_at(Time(full), 10), Some(Time(full + 20_000)));
+    assert_eq!(slice.room(Time(full + 20_000)), 12, "of which two are theirs");
+    slice.take(12, Time(full + 20_000));
+    assert_eq!(slice.ready_at(Time(full + 20_000), 10), Some(Time(full + 130_001)));
+    assert_eq!(slice.ready_at(Time(full + 20_000), 0), Some(Time(full + 40_000)));
 }
 
 #[test]
