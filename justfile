@@ -42,7 +42,7 @@ keys:
 # Longer proofs than CI has time for: ten thousand seeds of each model, and every scenario at its full size.
 soak:
     PROPTEST_CASES=10000 cargo test --release -p clarion-shard --lib -- partition:: wave::
-    for s in city shenzhen city-far antimeridian pole polygon-hole slow-gateway silent-gateway cancel motion quota quota-nodes faults; do \
+    for s in city shenzhen city-far antimeridian pole polygon-hole slow-gateway silent-gateway failing-gateway cancel motion quota quota-nodes faults; do \
         cargo run --release -- run $s --report target/soak/$s || exit 1; done
     cargo run --release -- run fault-mixtures --seconds 600 --report target/soak/fault-mixtures
     cargo run --release -- run faults --case expired-certificate --case no-handshakes --case unauthorized-pages --report target/soak/faults-slow

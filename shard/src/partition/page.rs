@@ -12,8 +12,8 @@
 //!
 //! **Fill.** A page takes its room full or not. One that is full does not split in two halves, which would leave pages at
 //! some 70 %: the keys of up to [`WINDOW`] neighbours are spread evenly over them, and only where all are nearly full over
-//! one page more. So 16 pages at 98 % become 17 at 92 %. In the same way a window that fell below what one page fewer would
-//! hold at 94 % gives one back. Spreading copies 16 KiB, for the dozens of changes that it takes to fill a page anew.
+//! one page more. So 16 pages at 97 % become 17 at 91 %. In the same way a window that fell below what one page fewer would
+//! hold at 94 % gives one back. Spreading copies 16 KiB, for the hundred changes and more that it takes to fill a page anew.
 //!
 //! **Room.** Pages of a partition come from slabs of [`SLAB_PAGES`] that never move, and go back to a list: no page is an
 //! allocation. A page costs 14 bytes beside its keys: fence, place in the slabs, length.
@@ -26,8 +26,8 @@ use super::key::Key;
 pub(super) const PAGE_KEYS_MAX: usize = 128;
 /// Neighbours among which room is found.
 const WINDOW: usize = 16;
-/// Pages of a slab: 8 KiB, of which half is empty on average.
-const SLAB_PAGES: usize = 8;
+/// Pages of a slab: 32 KiB.
+const SLAB_PAGES: usize = 32;
 /// Directories grow by a share: doubling would leave half of them empty.
 const ROOM_SHARE: usize = 16;
 
@@ -206,7 +206,7 @@ impl Pages {
 
     /// Up to here, keys are spread over the pages that there are. Below a full page, so that spreading makes room.
     fn nearly_full(&self) -> usize {
-        self.page_keys_max - self.page_keys_max / 64 - 1
+        self.page_keys_max - self.page_keys_max / 32 - 1
     }
 
     /// Up to here pages are filled by what gives one back, and by a snapshot.
