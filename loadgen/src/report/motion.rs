@@ -15,7 +15,7 @@ pub struct Motion {
     /// Changes acknowledged a second, over the wave.
     pub changes_per_second: f64,
     /// Over the whole run, by kind.
-    pub changes: Changes,
+    pub changes: Kinds,
     /// From the sending of a batch to its acknowledgement, milliseconds.
     pub acknowledged_ms: Spread,
     /// How far deliveries were behind the plan at most, milliseconds.
@@ -38,21 +38,6 @@ pub struct Motion {
     pub still_faults: u64,
     /// What shard nodes used.
     pub cpu: Cost,
-}
-
-/// Changes by kind.
-#[derive(Debug, Clone, Copy, Serialize)]
-#[allow(missing_docs)] // as in `Kinds`
-pub struct Changes {
-    pub commutes: u64,
-    pub rides: u64,
-    pub leaps: u64,
-    pub installs: u64,
-    pub tokens: u64,
-    pub removals: u64,
-    pub mutes: u64,
-    pub late: u64,
-    pub twice: u64,
 }
 
 /// Some of many values.
@@ -98,12 +83,11 @@ impl Motion {
         let mut acknowledged: Vec<u64> = carried.history.batches().iter().map(took).collect();
         acknowledged.sort_unstable();
         let to_ms = |ns: u64| ns as f64 / 1e6;
-        let Kinds { commutes, rides, leaps, installs, tokens, removals, mutes, late, twice } = carried.kinds;
         let [idle, of_still, feed, of_moving] = spent;
         let cost = Cost::of([idle, of_still, feed, of_moving], still.accepted, moving.accepted);
         Self {
             changes_per_second: of_moving.changes as f64 / of_moving.seconds.max(1e-3),
-            changes: Changes { commutes, rides, leaps, installs, tokens, removals, mutes, late, twice },
+            changes: carried.kinds,
             acknowledged_ms: Spread::of(&acknowledged, to_ms),
             behind_ms: carried.behind.as_secs_f64() * 1e3,
             devices: moving.movers,

@@ -10,6 +10,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::Serialize;
+
 use super::way::{self, Ways};
 use crate::{
     population::{DOMAIN_PLAN, Population, draws::Draws},
@@ -44,7 +46,7 @@ pub struct Planned {
 }
 
 /// Counts what a plan has given out, by kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Kinds {
     /// Places of commuters.
     pub commutes: u64,
