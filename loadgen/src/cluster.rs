@@ -2,7 +2,7 @@
 //!
 //! Each is this very program, started again with a hidden subcommand, so that one build makes all of them and each has
 //! its own memory and processor time to be accounted for. Ports are the system's choice. Nodes and coordinator have to
-//! know each other's address before either is up: their ports are found first, by binding and releasing them.
+//! know each other's address before either is up: their ports are claimed first.
 //!
 //! Nothing outlives a run: children are asked to end, then killed; they end by themselves if this program is killed.
 
@@ -10,6 +10,7 @@ pub mod accounting;
 pub mod emulator;
 pub mod files;
 pub mod orders;
+pub mod ports;
 pub mod process;
 pub mod recorded;
 
@@ -17,7 +18,6 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     io,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -28,13 +28,13 @@ use tokio::{
 };
 
 use crate::{
-    gateway::{Platform, clock},
-    population::draws::Draws,
+    gateway::Platform,
     run::RunError,
     scenario::{FcmSpec, NodeAction},
 };
 use accounting::{MemoryLog, Watched};
 use emulator::Emulator;
+use ports::Port;
 use process::{Announcement, Pipes, Process, ProcessError, Role, Spec};
 
 /// How often the processes are looked at.
@@ -104,9 +104,9 @@ pub struct Cluster {
 #[derive(Debug)]
 struct Nodes {
     plan: ClusterPlan,
-    coordinator_port: u16,
+    coordinator: Port,
     /// Of each node, for all of its processes.
-    ports: Vec<u16>,
+    ports: Vec<Port>,
     orders: mpsc::Receiver<NodeOrder>,
     to: mpsc::Sender<NodeOrder>,
 }
@@ -152,24 +152,24 @@ impl Cluster {
             emulators.push(emulator);
             served.push(serves);
         }
-        let mut ports = free_ports(1 + plan.nodes as usize).map_err(|e| prepare("ports", e))?;
-        let coordinator_port = ports.remove(0);
+        let mut ports = ports::claim(1 + plan.nodes as usize).map_err(|e| prepare("ports", e))?;
+        let at = ports.remove(0);
 
         // A node keeps its address over all of its processes, as one behind a name of its own does.
         for (n, port) in (0..plan.nodes).zip(&ports) {
             if !plan.nodes_later.contains(&n) {
-                processes.push(start_node(plan, coordinator_port, n, *port).await?);
+                processes.push(start_node(plan, &at, n, port).await?);
             }
         }
 
-        let addresses: Vec<_> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let config = files::coordinator_config(plan, coordinator_port, &addresses, &served, &key)?;
+        let addresses: Vec<_> = ports.iter().map(Port::address).collect();
+        let config = files::coordinator_config(plan, at.address(), &addresses, &served, &key)?;
         let arguments = ["coordinator".to_owned(), format!("--config={}", config.display()), "--announce".to_owned()];
         let (process, announced) = start(plan, Role::Coordinator, "coordinator".to_owned(), &arguments).await?;
         processes.push(process);
         let coordinator = format!("http://{}", announced.listen);
         let (to, orders) = mpsc::channel(1);
-        let nodes = Some(Nodes { plan: plan.clone(), coordinator_port, ports, orders, to });
+        let nodes = Some(Nodes { plan: plan.clone(), coordinator: at, ports, orders, to });
         Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes, nodes })
     }
 
@@ -227,8 +227,8 @@ impl Cluster {
         let Some(nodes) = &self.nodes else { return Ok(()) };
         match order.action {
             NodeAction::Start => {
-                let port = nodes.ports[order.node as usize];
-                self.processes.push(start_node(&nodes.plan, nodes.coordinator_port, order.node, port).await?);
+                let port = &nodes.ports[order.node as usize];
+                self.processes.push(start_node(&nodes.plan, &nodes.coordinator, order.node, port).await?);
             }
             NodeAction::Kill => {
                 let name = node_name(order.node);
@@ -276,13 +276,13 @@ pub fn node_name(node: u32) -> String {
     format!("shard-{node}")
 }
 
-async fn start_node(plan: &ClusterPlan, coordinator_port: u16, node: u32, port: u16) -> Result<Process, ProcessError> {
+async fn start_node(plan: &ClusterPlan, coordinator: &Port, node: u32, port: &Port) -> Result<Process, ProcessError> {
     let arguments = [
         "shard".to_owned(),
-        format!("--listen=127.0.0.1:{port}"),
+        format!("--listen={}", port.address()),
         "--health-listen=127.0.0.1:0".to_owned(),
         format!("--name={}", node_name(node)),
-        format!("--coordinators=127.0.0.1:{coordinator_port}"),
+        format!("--coordinators={}", coordinator.address()),
         format!("--cores={}", plan.cores_per_node),
         "--announce".to_owned(),
     ];
@@ -321,35 +321,6 @@ async fn start_with_pipes(
     Process::start(spec, plan.start_deadline).await
 }
 
-/// Below those that Linux hands out by itself (from 32,768 on, ip(7)): whoever connects or listens anywhere in the meantime is
-/// not given one of these.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
-/// How many are tried: a run has 65 at most.
-const PORTS_TRIED: u32 = 300;
-
-/// Ports that nobody has right now, each another. Another run might take one before its process does; then that one says so
-/// and the run fails with a clear line. Runs side by side begin to look in different places.
-fn free_ports(count: usize) -> io::Result<Vec<u16>> {
-    let mut draws = Draws::new(clock::wall().0, u64::from(std::process::id()), 0);
-    let mut port = || PORTS.start + u16::try_from(draws.below(PORTS.len())).expect("below the end of the range");
-    // All are held until the last is found.
-    let mut found = Vec::with_capacity(count);
-    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
-    for _ in 0..PORTS_TRIED {
-        if found.len() == count {
-            break;
-        }
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port())) {
-            Ok(free) => found.push(free),
-            Err(e) => last = e,
-        }
-    }
-    if found.len() < count {
-        return Err(last);
-    }
-    found.iter().map(|free| Ok(free.local_addr()?.port())).collect()
-}
-
 fn prepare(what: &str, problem: impl std::fmt::Display) -> ClusterError {
     ClusterError::Prepare { what: what.to_owned(), problem: problem.to_string() }
 }
@@ -363,13 +334,6 @@ pub(crate) fn write_private(path: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn free_ports_differ_and_can_be_bound() {
-        let ports = free_ports(5).unwrap();
-        assert_eq!(ports.iter().collect::<std::collections::BTreeSet<_>>().len(), 5);
-        assert!(ports.iter().all(|p| PORTS.contains(p) && TcpListener::bind((Ipv4Addr::LOCALHOST, *p)).is_ok()));
-    }
 
     #[test]
     fn keys_are_for_their_owner_only() {

@@ -8,7 +8,6 @@ mod foreign;
 use std::{
     ffi::OsString,
     fs,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -16,7 +15,7 @@ use std::{
 
 use clap::Parser as _;
 use clarion_coordinator::config::{Args, Config};
-use clarion_loadgen::gateway::GatewayConfig;
+use clarion_loadgen::{cluster::ports, gateway::GatewayConfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -137,10 +136,6 @@ async fn start(arguments: &[String]) -> (Child, Value) {
     (child, announced)
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port").local_addr().expect("an address").port()
-}
-
 fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
     words.map(str::to_owned).to_vec()
 }
@@ -154,7 +149,8 @@ async fn probe(address: &Value, service: &str) -> (bool, String) {
 
 #[tokio::test]
 async fn city_against_the_overlay_as_processes() {
-    let (oauth, coordinator_port) = (free_port(), free_port());
+    let claimed = ports::claim(2).expect("ports");
+    let [oauth, coordinator_port] = [0, 1].map(|n| claimed[n].number());
     let token_uri = format!("https://localhost:{oauth}/token");
     let dir = manifests(&words(["--server-names=localhost", &format!("--token-uri={token_uri}")])).await;
     let mut running = Vec::new();

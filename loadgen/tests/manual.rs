@@ -8,12 +8,12 @@ mod foreign;
 use std::{
     ffi::OsString,
     fs,
-    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
 };
 
 use clap::Parser as _;
 use clarion_coordinator::config::{Args, Config};
+use clarion_loadgen::cluster::ports::{self, Port};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -36,18 +36,19 @@ struct Manual {
     text: String,
     dir: TempDir,
     replaced: Vec<(&'static str, String)>,
+    /// Claimed for as long as this is.
+    _ports: Vec<Port>,
 }
 
 impl Manual {
     fn read() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        // All of them held until all are known: none is given twice.
-        let held = PORTS.map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"));
-        let ports = held.map(|port| port.local_addr().expect("an address").port().to_string());
-        let mut replaced: Vec<_> = PORTS.into_iter().zip(ports).collect();
+        let ports = ports::claim(PORTS.len()).expect("ports");
+        let numbers = ports.iter().map(|port| port.number().to_string());
+        let mut replaced: Vec<_> = PORTS.into_iter().zip(numbers).collect();
         replaced.push((FOLDER, dir.path().display().to_string()));
         let text = fs::read_to_string(root().join("README.md")).expect("the manual");
-        Self { text, dir, replaced }
+        Self { text, dir, replaced, _ports: ports }
     }
 
     fn here(&self, text: &str) -> String {

@@ -111,14 +111,14 @@ struct ServiceAccountFile<'a> {
 /// The folder cannot be written to.
 pub fn coordinator_config(
     plan: &ClusterPlan,
-    port: u16,
+    listen: String,
     nodes: &[String],
     emulators: &[Served],
     key: &SigningKey,
 ) -> Result<PathBuf, ClusterError> {
     let credentials = emulators.iter().map(|emulator| credential(&plan.dir, emulator, key));
     let file = CoordinatorFile {
-        listen: format!("127.0.0.1:{port}"),
+        listen,
         health_listen: "127.0.0.1:0".to_owned(),
         nodes,
         gateways: emulators.iter().map(|emulator| gateway(plan, emulator)).collect(),

@@ -1,0 +1,97 @@
+//! Ports for processes that must be told each other's before any of them is up.
+//!
+//! A port that is found by binding and releasing it belongs to nobody until its process binds it. So each is *claimed* for as
+//! long as its run lasts: UDP's port of the same number, which no process of ours listens on, is held. Whoever looks for ports
+//! in this way, in this process or another, passes by what is claimed; and everybody else is given others by the system.
+
+use std::{
+    io,
+    net::{Ipv4Addr, TcpListener, UdpSocket},
+};
+
+use crate::{gateway::clock, population::draws::Draws};
+
+/// Below those that Linux hands out by itself (from 32,768 on, ip(7)): whoever connects or listens anywhere in the meantime is
+/// not given one of these.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+/// How many are tried: a run has 65 at most.
+const PORTS_TRIED: u32 = 300;
+
+/// A TCP port of 127.0.0.1 that nobody listened on when it was claimed. Dropped, it can be claimed again.
+#[derive(Debug)]
+pub struct Port {
+    number: u16,
+    _claim: UdpSocket,
+}
+
+impl Port {
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// `127.0.0.1:port`
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.number)
+    }
+
+    /// # Errors
+    /// Somebody has claimed it, or listens on it.
+    fn claim(number: u16) -> io::Result<Self> {
+        let claim = UdpSocket::bind((Ipv4Addr::LOCALHOST, number))?;
+        TcpListener::bind((Ipv4Addr::LOCALHOST, number))?;
+        Ok(Self { number, _claim: claim })
+    }
+}
+
+/// Claims that many ports.
+///
+/// # Errors
+/// So many are taken that [`PORTS_TRIED`] looks, at random places, did not find them; what the last of them met.
+pub fn claim(count: usize) -> io::Result<Vec<Port>> {
+    let mut draws = Draws::new(clock::wall().0, u64::from(std::process::id()), 0);
+    let mut found = Vec::with_capacity(count);
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..PORTS_TRIED {
+        if found.len() == count {
+            break;
+        }
+        match Port::claim(PORTS.start + u16::try_from(draws.below(PORTS.len())).expect("below the end of the range")) {
+            Ok(port) => found.push(port),
+            Err(e) => last = e,
+        }
+    }
+    if found.len() == count { Ok(found) } else { Err(last) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn what_is_claimed_can_be_bound_and_is_given_to_nobody_else() {
+        // Threads that look in the same millisecond look in the same places.
+        let claimed: Vec<_> =
+            (0..8).map(|_| std::thread::spawn(|| claim(5).unwrap())).flat_map(|t| t.join().unwrap()).collect();
+        let numbers: BTreeSet<_> = claimed.iter().map(Port::number).collect();
+        assert_eq!(numbers.len(), 8 * 5);
+        assert!(numbers.iter().all(|n| PORTS.contains(n)));
+        let listening: Vec<_> = claimed.iter().map(|port| TcpListener::bind(port.address()).unwrap()).collect();
+        assert_eq!(listening.len(), 8 * 5);
+        assert!(claimed.iter().all(|port| Port::claim(port.number()).is_err()));
+    }
+
+    #[test]
+    fn what_somebody_listens_on_is_not_given() {
+        let port = claim(1).unwrap().remove(0);
+        let (number, stranger) = (port.number(), TcpListener::bind(port.address()).unwrap());
+        drop(port);
+        assert!(Port::claim(number).is_err());
+        drop(stranger);
+        assert!(Port::claim(number).is_ok());
+    }
+}
