@@ -15,11 +15,13 @@
 //! memory that a wave needs = handed bits + open pushes + counts
 //! open pushes <= streams of all connections (in flight) + 65,536 / cores (retry lines) + in flight when those filled
 //!                + 256 for each lane whose connections are another core's (runs that wait there, see `letter`)
-//! encoded     <= one flush (32 KiB) for each connection, and one more where other cores are guests
+//! encoded     <= one flush (32 KiB) for each connection, and one more where other cores are guests; nothing for those whose
+//!                sockets have taken it (buffers go around, see `buffers`)
 //! ```
 
 pub(crate) mod answer;
 pub(crate) mod audience;
+pub(crate) mod buffers;
 pub(crate) mod commands;
 pub(crate) mod count;
 pub(crate) mod events;
@@ -52,6 +54,7 @@ use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
 use crate::{command::LaneSpec, lane::LaneEnd, partition::TokenBuffer};
+use buffers::Buffers;
 use count::CountRun;
 use guests::Guests;
 pub use letter::Letter;
@@ -115,6 +118,7 @@ pub struct Core {
     first_lane: usize,
     links: Vec<LinkSlot>,
     opens: Opens,
+    buffers: Buffers,
     /// Cores whose runs go through connections of this one.
     guests: Guests,
     /// To other cores.
@@ -170,6 +174,7 @@ impl Core {
             first_lane: 0,
             links: Vec::new(),
             opens: Opens::default(),
+            buffers: Buffers::default(),
             guests: Guests::default(),
             letters: VecDeque::new(),
             token: Box::default(),

@@ -157,8 +157,7 @@ impl World {
                 peer.receive(&out, now);
                 core!(self.written(id, out.len(), true, now));
             }
-            out.clear();
-            self.out = out;
+            core!(self.give_back(out));
         }
     }
 

@@ -11,6 +11,7 @@ use clarion_proto::{ids::LaneId, time::Time};
 
 use super::{
     Core,
+    buffers::Buffers,
     guests::{Carried, GUEST, Guest, Guests, Waiting},
     letter::{Became, Fate, Letter, RUN_MAX, Run},
     link::{CANCEL_PATIENCE, Link, State},
@@ -101,7 +102,7 @@ impl Core {
         }
         let id = self.lanes[lane].end.spec.id;
         let own_work = self.lane_has_work(&self.lanes[lane]);
-        let Self { guests, lanes, links, letters, .. } = self;
+        let Self { guests, lanes, links, letters, buffers, .. } = self;
         let slot = &mut lanes[lane];
         slot.reserved = 0;
         let stays = |l: &u32| links[*l as usize].link.as_ref().is_some_and(|link| link.is_open() && !link.leaving);
@@ -122,7 +123,7 @@ impl Core {
             let mut idle = 0;
             while room > 0 && bytes < FLUSH_BYTES && idle < guests.all.len() {
                 guests.turn = (guests.turn + 1) % guests.all.len();
-                match serve(guests, id, link, &mut slot.end, now) {
+                match serve(guests, id, link, buffers, &mut slot.end, now) {
                     Served::Sent(length) => {
                         (room, sent, idle) = (room - 1, sent + 1, 0);
                         bytes += length;
@@ -271,7 +272,14 @@ enum Served {
     Full,
 }
 
-fn serve(guests: &mut Guests, lane: LaneId, link: &mut Link, end: &mut crate::lane::LaneEnd, now: Time) -> Served {
+fn serve(
+    guests: &mut Guests,
+    lane: LaneId,
+    link: &mut Link,
+    buffers: &mut Buffers,
+    end: &mut crate::lane::LaneEnd,
+    now: Time,
+) -> Served {
     let at = guests.turn;
     let credential = link.credential;
     let name = u16::try_from(at).expect("few cores and lanes");
@@ -283,6 +291,7 @@ fn serve(guests: &mut Guests, lane: LaneId, link: &mut Link, end: &mut crate::la
     let pushed = match guest.front(now) {
         Some((_, token, (template, spec))) => {
             let body_bytes = spec.body_bytes(token.len());
+            buffers.lend(connection);
             connection.push(ticket, *template, spec, token, now).map(|()| body_bytes)
         }
         None => Err(PushError::Token),

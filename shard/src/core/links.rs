@@ -125,6 +125,11 @@ impl Core {
         }
     }
 
+    /// A buffer that [`Core::transmit`] has filled and the socket has emptied, for the connections to use again.
+    pub fn give_back(&mut self, buffer: Vec<u8>) {
+        self.buffers.take_back(buffer);
+    }
+
     /// The socket has taken `bytes` more (as the driver counts them); `drained`: everything that there was.
     pub fn written(&mut self, id: ConnectionId, bytes: usize, drained: bool, now: Time) {
         let Some(link) = self.links.get_mut(id.slot as usize).and_then(|s| s.link.as_mut()).filter(|l| l.id == id)

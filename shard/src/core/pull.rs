@@ -7,6 +7,7 @@ use clarion_proto::{device::token_hash, outcome::Outcome, time::Time};
 
 use super::{
     Core, LaneSlot,
+    buffers::Buffers,
     link::{Link, State},
     open::{Open, Opens},
     outlet::{Found, Steps},
@@ -33,7 +34,7 @@ pub(super) const HEADER_BYTES: usize = 352;
 impl Core {
     /// Everything that may be sent on one lane now. True: something was.
     pub(super) fn pull(&mut self, lane: usize, now: Time, steps: &mut Steps) -> bool {
-        let Self { lanes, links, waves, store, opens, token, config, .. } = self;
+        let Self { lanes, links, waves, store, opens, buffers, token, config, .. } = self;
         let share = retry::ORDINALS_MAX / config.cores.max(1) / lanes.len().max(1);
         let LaneSlot { end, links: of_lane, reserved, next_link, outlets, next_outlet, run_left, .. } =
             &mut lanes[lane];
@@ -79,7 +80,8 @@ impl Core {
                     (idle, passed) = (idle + 1, passed + 1);
                     continue;
                 }
-                let mut desk = Desk { store, opens, end, link, run, wave, outlet, alone: config.single, now, token };
+                let alone = config.single;
+                let mut desk = Desk { store, opens, buffers, end, link, run, wave, outlet, alone, now, token };
                 let took = desk.run(most, walk, &mut bytes, steps);
                 run.outlets[usize::from(outlet)].begun += took;
                 (room, lane_room, sent) = (room - took, lane_room - took, sent + took);
@@ -166,6 +168,7 @@ impl WaveRun {
 struct Desk<'a> {
     store: &'a Store,
     opens: &'a mut Opens,
+    buffers: &'a mut Buffers,
     end: &'a mut LaneEnd,
     link: &'a mut Link,
     run: &'a mut WaveRun,
@@ -326,7 +329,10 @@ impl Desk<'_> {
         let ticket = self.opens.ticket(slot);
         let token = device.token.read(self.token);
         let pushed = match &mut self.link.state {
-            State::Open(connection) => connection.push(ticket, message.template, &message.spec, token, self.now),
+            State::Open(connection) => {
+                self.buffers.lend(connection);
+                connection.push(ticket, message.template, &message.spec, token, self.now)
+            }
             State::Remote(remote) => {
                 let until = self.run.grant_until.min(self.run.spec.expires).min(self.end.leased_until());
                 remote.push(ticket, (self.run.spec.id, until), message.template, &message.spec, token)

@@ -176,23 +176,33 @@ impl CoreThread {
     /// What the core has encoded, as far as sockets take it.
     fn write(&mut self) {
         for slot in 0..self.sockets.len() {
-            let Some(socket) = self.sockets[slot].as_mut().filter(|socket| socket.is_open()) else { continue };
-            let (id, before) = (socket.id, socket.is_drained());
-            if before {
-                self.core.transmit(id, &mut socket.plain, self.clock.now());
-                if socket.plain.is_empty() && socket.is_drained() {
-                    continue;
-                }
+            while self.write_some(slot) {}
+        }
+    }
+
+    /// One flush of a connection; true: the socket has taken it whole, and there may be more.
+    fn write_some(&mut self, slot: usize) -> bool {
+        let Some(socket) = self.sockets[slot].as_mut().filter(|socket| socket.is_open()) else { return false };
+        let id = socket.id;
+        if socket.is_drained() {
+            self.core.transmit(id, &mut socket.plain, self.clock.now());
+            if socket.is_drained() {
+                return false;
             }
-            match socket.flush() {
-                Ok(written) => {
-                    let drained = socket.is_drained();
-                    self.core.written(id, written, drained, self.clock.now());
+        }
+        match socket.flush() {
+            Ok(written) => {
+                let drained = socket.is_drained();
+                if drained {
+                    self.core.give_back(std::mem::take(&mut socket.plain));
                 }
-                Err(error) => {
-                    tracing::info!(lane = %socket.lane.name, %error, "connection lost");
-                    self.lost(id, Disconnect::Broken);
-                }
+                self.core.written(id, written, drained, self.clock.now());
+                drained
+            }
+            Err(error) => {
+                tracing::info!(lane = %socket.lane.name, %error, "connection lost");
+                self.lost(id, Disconnect::Broken);
+                false
             }
         }
     }

@@ -53,6 +53,11 @@ use crate::{
     outcome::Answer,
 };
 
+/// What fits smaller buffers is a few words, such as acknowledgements.
+const BUFFER_BYTES_MIN: usize = 16 * 1024;
+/// Room for so many events is kept once all are fetched: after a storm of errors there were two for each stream.
+const EVENTS_KEPT: usize = 64;
+
 /// A client's side of one HTTP/2 connection.
 pub struct Connection {
     config: ConnectionConfig,
@@ -170,14 +175,16 @@ impl Connection {
         self.read(bytes).inspect_err(|error| self.abandon(CloseReason::Error(*error), Some(error.code)))
     }
 
-    /// Appends all that is to be written. To be called when what it gave before has left: until then the peer gets no
-    /// further acknowledgements, and is cut off if it wants too many.
+    /// Appends what is to be written: all but bodies that were cut, of which a burst at a time is encoded. To be called when
+    /// what it gave before has left, until it gives nothing; before, the peer gets no further acknowledgements, and is cut
+    /// off if it wants too many.
     pub fn transmit(&mut self, out: &mut Vec<u8>, now: Time) {
         self.now = now;
         if !self.is_closed() {
             self.credit.give(&mut self.out);
+            self.windows.flush(&mut self.out);
         }
-        if out.is_empty() {
+        if out.is_empty() && !self.out.is_empty() {
             std::mem::swap(out, &mut self.out);
         } else {
             out.append(&mut self.out);
@@ -186,10 +193,22 @@ impl Connection {
         self.acknowledgements = 0;
     }
 
+    /// Whether it has no buffer to encode requests into.
+    #[must_use]
+    pub fn needs_buffer(&self) -> bool {
+        self.out.capacity() < BUFFER_BYTES_MIN
+    }
+
+    /// Lends it one, empty, which leaves it with the next [`Self::transmit`]. Without one it makes its own.
+    pub fn lend(&mut self, mut buffer: Vec<u8>) {
+        buffer.extend_from_slice(&self.out);
+        self.out = buffer;
+    }
+
     /// Whether [`Self::transmit`] would append anything.
     #[must_use]
     pub fn has_output(&self) -> bool {
-        !self.out.is_empty() || self.credit.is_due() && !self.is_closed()
+        !self.out.is_empty() || !self.is_closed() && (self.credit.is_due() || self.windows.has_more())
     }
 
     /// When [`Self::expire`] has something to do.
@@ -224,7 +243,11 @@ impl Connection {
     /// The next event: acceptances first, then all others in the order in which they happened.
     pub fn poll(&mut self) -> Option<ConnectionEvent> {
         let accepted = |ticket| ConnectionEvent::Answer { ticket, answer: Answer::accepted() };
-        self.accepted.pop_front().map(accepted).or_else(|| self.events.pop_front())
+        let event = self.accepted.pop_front().map(accepted).or_else(|| self.events.pop_front());
+        if event.is_none() && self.events.capacity() > EVENTS_KEPT {
+            self.events = VecDeque::new();
+        }
+        event
     }
 
     /// Requests without an event yet.

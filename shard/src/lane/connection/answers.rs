@@ -99,6 +99,11 @@ fn status(value: &[u8]) -> Option<u16> {
 /// are numbered up to STREAMS_MAX (2^14), so this is none of theirs.
 pub(crate) const ACCEPTED: NonZeroU16 = NonZeroU16::MAX;
 
+/// The number of the first that is begun.
+const FIRST: NonZeroU16 = NonZeroU16::MIN;
+/// So many are kept for the next ones, with room for their bodies, once all have ended.
+const BEGUN_KEPT: usize = 32;
+
 /// An answer whose status is known and whose end is not.
 #[derive(Debug, Default)]
 struct Begun {
@@ -157,6 +162,13 @@ impl Answers {
             return (200, &[], None);
         }
         self.free.push(number);
+        if self.free.len() == self.begun.len() && self.begun.len() > BEGUN_KEPT {
+            // The last of a storm.
+            let last = std::mem::take(self.get_mut(number));
+            (self.begun, self.free) = (vec![last], vec![FIRST]);
+            let begun = &self.begun[0];
+            return (begun.status, &begun.body, begun.retry_after);
+        }
         let begun = self.get_mut(number);
         (begun.status, &begun.body, begun.retry_after)
     }

@@ -2,7 +2,8 @@
 //!
 //! A request's body goes out in one piece with its header as long as the windows allow, which is nearly always. Only
 //! for a body that was cut does a stream keep state; it waits in the order of sending, and holds no more than a
-//! reference to the body that its template owns.
+//! reference to the body that its template owns. Credit may free a thousand of them at once: what goes out for it is
+//! encoded a burst at a time, as the socket takes it.
 
 use std::collections::VecDeque;
 
@@ -18,6 +19,15 @@ pub(crate) const WINDOW_DEFAULT: i64 = 65_535;
 
 const WINDOW_MAX: i64 = (1 << 31) - 1;
 
+/// Cut bodies go on while less than this waits to be fetched: two TLS records. Without a bound a connection whose windows
+/// open again would hold the bodies of all its streams encoded, and keep the memory for it.
+const BURST_BYTES: usize = 32 * 1024;
+/// While so many bodies are cut, no further ones are begun: requests that cannot go on fill streams and memory for nothing.
+/// More than FCM's 100 streams, and two writes' worth.
+const CUT_MAX: usize = 128;
+/// Room for so many cut bodies is kept once there are none.
+const PENDING_KEPT: usize = 32;
+
 /// What the peer lets us send.
 #[derive(Debug)]
 pub(crate) struct SendWindows {
@@ -26,7 +36,7 @@ pub(crate) struct SendWindows {
     widest: i64,
     /// Of each new stream.
     initial: i64,
-    /// Bodies cut, in the order of their streams' ids. At most one for each open stream.
+    /// Bodies cut, in the order of their streams' ids. At most [`CUT_MAX`].
     pending: VecDeque<Pending>,
 }
 
@@ -48,6 +58,7 @@ impl SendWindows {
     pub(crate) fn bodies(&self, size: usize) -> usize {
         match usize::try_from(self.connection) {
             _ if size == 0 => usize::MAX,
+            _ if self.pending.len() >= CUT_MAX => 0,
             Ok(window) => window.div_ceil(size),
             Err(_) => 0,
         }
@@ -78,36 +89,47 @@ impl SendWindows {
 
     /// The stream ended. `true`: before its body had been sent, so the peer must be told.
     pub(crate) fn forget(&mut self, id: u32) -> bool {
-        !self.pending.is_empty() && self.find(id).map(|at| self.pending.remove(at)).is_some()
+        let found = if self.pending.is_empty() { None } else { self.find(id) };
+        found.map(|at| self.remove(at)).is_some()
     }
 
-    /// Credit for the connection.
-    pub(crate) fn credit(&mut self, out: &mut Vec<u8>, credit: u32) -> Result<(), ConnectionError> {
+    /// Credit for the connection. `true`: a body goes on by it, now or behind the burst that is to be fetched.
+    pub(crate) fn credit(&mut self, out: &mut Vec<u8>, credit: u32) -> Result<bool, ConnectionError> {
         if credit == 0 {
             return Err(ConnectionError::protocol("WINDOW_UPDATE of zero for the connection"));
         }
+        let waited = self.connection <= 0;
         self.connection += i64::from(credit);
         if self.connection > WINDOW_MAX {
             return Err(ConnectionError::flow_control("connection window above 2^31-1"));
         }
         self.widest = self.widest.max(self.connection);
+        let written = out.len();
         self.flush(out);
-        Ok(())
+        Ok(out.len() > written || waited && self.has_more())
     }
 
-    /// Credit for an open stream; `false`: that stream is in error. A stream without a cut body needs none.
-    pub(crate) fn credit_stream(&mut self, out: &mut Vec<u8>, id: u32, credit: u32) -> bool {
+    /// Credit for an open stream; whether its body goes on by it. A stream without a cut body needs none.
+    ///
+    /// # Errors
+    /// That stream is in error.
+    pub(crate) fn credit_stream(&mut self, out: &mut Vec<u8>, id: u32, credit: u32) -> Result<bool, StreamError> {
+        let mut goes_on = false;
         if let Some(at) = self.find(id) {
             let pending = &mut self.pending[at];
+            let waited = pending.window <= 0;
             pending.window += i64::from(credit);
             if pending.window > WINDOW_MAX {
-                return false;
+                return Err(StreamError);
             }
-            if pending.send(out, &mut self.connection) {
-                self.pending.remove(at);
+            let written = out.len();
+            goes_on = waited && pending.may_send(self.connection);
+            if out.len() < BURST_BYTES && pending.send(out, &mut self.connection) {
+                self.remove(at);
             }
+            goes_on |= out.len() > written;
         }
-        credit != 0
+        if credit == 0 { Err(StreamError) } else { Ok(goes_on) }
     }
 
     /// SETTINGS_INITIAL_WINDOW_SIZE: changes the windows of open streams by the difference, even below zero.
@@ -128,10 +150,27 @@ impl SendWindows {
         Ok(())
     }
 
-    /// Afterwards the connection's window is used up, or every cut body waits for its stream's.
-    fn flush(&mut self, out: &mut Vec<u8>) {
+    /// Afterwards there is a burst to fetch, the connection's window is used up, or every cut body waits for its stream's.
+    pub(crate) fn flush(&mut self, out: &mut Vec<u8>) {
         if !self.pending.is_empty() {
-            self.pending.retain_mut(|p| !p.send(out, &mut self.connection));
+            self.pending.retain_mut(|p| out.len() >= BURST_BYTES || !p.send(out, &mut self.connection));
+            self.shrink();
+        }
+    }
+
+    /// Windows are open for a cut body: [`Self::flush`] goes on when what there is has been fetched.
+    pub(crate) fn has_more(&self) -> bool {
+        self.connection > 0 && self.pending.iter().any(|p| p.may_send(self.connection))
+    }
+
+    fn remove(&mut self, at: usize) {
+        self.pending.remove(at);
+        self.shrink();
+    }
+
+    fn shrink(&mut self) {
+        if self.pending.is_empty() && self.pending.capacity() > PENDING_KEPT {
+            self.pending = VecDeque::new();
         }
     }
 
@@ -140,7 +179,16 @@ impl SendWindows {
     }
 }
 
+/// A stream's peer broke its rules; only that stream ends.
+#[derive(Debug)]
+pub(crate) struct StreamError;
+
 impl Pending {
+    /// A body that is cut has something left, so [`Self::send`] would write something.
+    fn may_send(&self, connection: i64) -> bool {
+        self.window.min(connection) > 0
+    }
+
     /// Sends as much as both windows allow; `true`: all of it is sent.
     fn send(&mut self, out: &mut Vec<u8>, connection: &mut i64) -> bool {
         loop {

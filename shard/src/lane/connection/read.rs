@@ -8,6 +8,7 @@
 use super::{
     Connection, ConnectionError, ErrorCode,
     answers::{ACCEPTED, Block, Head, read_head},
+    flow::StreamError,
     frames::{self, Frame, PAYLOAD_BYTES_MAX, flag, kind},
     hpack::decode::Decoder,
     patience::Patience,
@@ -296,19 +297,19 @@ impl Connection {
     fn window_update(&mut self, frame: &Frame<'_>) -> Result<(), ConnectionError> {
         length(frame, 4, "WINDOW_UPDATE of other than 4 bytes")?;
         let credit = number(frame.payload, 0) & frames::STREAM_ID_MAX;
-        let written = self.out.len();
-        if frame.stream == 0 {
-            self.windows.credit(&mut self.out, credit)?;
+        let goes_on = if frame.stream == 0 {
+            self.windows.credit(&mut self.out, credit)?
         } else {
             self.on_used_stream(frame)?;
-            if self.streams.get_mut(frame.stream).is_some()
-                && !self.windows.credit_stream(&mut self.out, frame.stream, credit)
-            {
+            let open = self.streams.get_mut(frame.stream).is_some();
+            let of_stream = open.then(|| self.windows.credit_stream(&mut self.out, frame.stream, credit));
+            of_stream.unwrap_or(Ok(false)).unwrap_or_else(|StreamError| {
                 self.malformed(frame.stream);
-            }
-        }
+                true
+            })
+        };
         // Credit that a body waited for brings it nearer to its end, however little it is.
-        if self.out.len() == written { self.idle_word() } else { Ok(()) }
+        if goes_on { Ok(()) } else { self.idle_word() }
     }
 
     /// The answer of an open stream has ended.

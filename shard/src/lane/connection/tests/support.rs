@@ -152,7 +152,13 @@ impl Talk {
     /// What is written now, as the peer reads it.
     pub(super) fn say(&mut self) -> Vec<Seen> {
         let mut out = Vec::new();
-        self.connection.transmit(&mut out, self.now);
+        loop {
+            let before = out.len();
+            self.connection.transmit(&mut out, self.now);
+            if out.len() == before {
+                break;
+            }
+        }
         let mut input = &out[..];
         if !self.greeted {
             input = input.strip_prefix(PREFACE).expect("the preface comes first");

@@ -84,6 +84,55 @@ fn several_cut_bodies_end_each_on_its_own() {
 }
 
 #[test]
+fn bodies_that_credit_frees_go_out_in_bursts() {
+    let mut talk = Talk::warm(config(), &[(WINDOW, 0), (STREAMS, 500)]);
+    talk.hear(&window_update(0, 1_000_000));
+    for ticket in 1..=128 {
+        push(&mut talk, ticket, 1_000).unwrap();
+    }
+    assert_eq!(sent(&talk.say()), []);
+    assert_eq!(push(&mut talk, 129, 1_000), Err(PushError::Full), "so many are cut that more would only wait");
+    talk.hear(&settings(&[(WINDOW, 65_535)]));
+    let (mut bursts, mut bytes) = (Vec::new(), Vec::new());
+    while talk.connection.has_output() {
+        bytes.clear();
+        talk.connection.transmit(&mut bytes, talk.now);
+        bursts.push(bytes.len());
+    }
+    // Each body goes with a header of nine bytes; the first burst also has an acknowledgement.
+    assert_eq!(bursts.iter().sum::<usize>(), 9 + 128 * 1_009);
+    assert!(bursts.iter().all(|burst| *burst < 32 * 1024 + 1_009), "{bursts:?}");
+}
+
+#[test]
+fn credit_that_waits_for_the_socket_is_no_idle_word() {
+    let mut talk = Talk::warm(config(), &[(WINDOW, 0), (STREAMS, 1_000)]);
+    let mut id = 1;
+    for ticket in 1..=20_000 {
+        if ticket % 100 == 1 {
+            talk.hear(&window_update(0, 100_000));
+        }
+        push(&mut talk, ticket, 1_000).unwrap();
+        id += 2;
+        if ticket % 100 == 0 {
+            talk.say();
+            // None of it is fetched meanwhile: all but a burst waits.
+            (0..100).for_each(|n| talk.hear(&window_update(id - 2 * n, 1_000)));
+            assert!(talk.connection.has_output());
+            talk.say();
+            (0..100).for_each(|n| talk.hear(&status(id - 2 * n, "200", true)));
+            assert_eq!(talk.events().len(), 100);
+        }
+    }
+    // But credit on top of credit is.
+    let mut talk = Talk::warm(config(), &[(WINDOW, 0), (STREAMS, 1_000)]);
+    (1..=64).for_each(|ticket| push(&mut talk, ticket, 1_000).unwrap());
+    talk.hear(&settings(&[(WINDOW, 1_000)]));
+    let cut_off = (0..20_000).any(|_| talk.connection.receive(&window_update(0, 1), talk.now).is_err());
+    assert!(cut_off);
+}
+
+#[test]
 fn an_answer_before_the_end_of_a_body_frees_the_peers_stream() {
     let mut talk = Talk::warm(config(), &[(WINDOW, 3)]);
     push(&mut talk, 1, 10).unwrap();

@@ -1,0 +1,55 @@
+//! Buffers for what connections encode, shared by those of a core.
+//!
+//! A turn encodes a few hundred requests for each lane ([`super::pull`]), whatever the number of connections; and what it
+//! encodes is mostly with the sockets when it ends. A buffer for each connection, kept at the size of the largest flush, would
+//! be over a hundred kilobytes for each of the dozens that FCM needs, nearly all of it empty at any time. So a connection is
+//! lent one when it is about to encode, and the driver gives it back when the socket has taken it.
+
+use crate::lane::connection::Connection;
+
+/// Of a new one: a flush of [`super::pull::FLUSH_BYTES`] and the run that ends it, of requests as they usually are.
+const BYTES: usize = 40 * 1024;
+/// Larger ones are not kept: bodies were large, or windows opened for many at once.
+const BYTES_MAX: usize = 2 * BYTES;
+/// So many are kept: what one turn uses and some that sockets were slow to take. 32 of 80 KiB at most are 2.5 MiB.
+const KEPT: usize = 32;
+
+/// Those that nobody uses now.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    spare: Vec<Vec<u8>>,
+}
+
+impl Buffers {
+    /// Lends one to a connection that is about to encode a request and has none.
+    pub(crate) fn lend(&mut self, connection: &mut Connection) {
+        if connection.needs_buffer() {
+            connection.lend(self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BYTES)));
+        }
+    }
+
+    /// Takes one back, whatever is in it.
+    pub(crate) fn take_back(&mut self, mut buffer: Vec<u8>) {
+        if self.spare.len() < KEPT && (BYTES..=BYTES_MAX).contains(&buffer.capacity()) {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_are_kept_as_stated_and_none_that_is_too_small_or_too_large() {
+        let mut buffers = Buffers::default();
+        for bytes in [0, 100, BYTES - 1, BYTES_MAX + 1] {
+            buffers.take_back(Vec::with_capacity(bytes));
+        }
+        assert!(buffers.spare.is_empty());
+        (0..2 * KEPT).for_each(|_| buffers.take_back(vec![1; BYTES]));
+        assert_eq!(buffers.spare.len(), KEPT);
+        assert!(buffers.spare.iter().all(Vec::is_empty));
+    }
+}
