@@ -1,31 +1,28 @@
 //! A core, a gateway, a clock that jumps, and everything that was said.
 
+mod things;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
 
-use bytes::Bytes;
 use clarion_proto::{
-    device::{Cell, Change, Record, Registration, Token},
-    ids::{AppName, DeviceId, Epoch, LaneId, LogId, PartitionId, Position, UnixMillis, WaveId, partition_of},
+    device::Record,
+    ids::{LaneId, LogId, PartitionId, Position, UnixMillis, WaveId, partition_of},
     outcome::Outcome,
     time::Time,
 };
-use h3o::{CellIndex, LatLng, Resolution};
 use roaring::RoaringBitmap;
 
 use super::gateway::Gateway;
 use crate::{
-    command::{
-        ApnsHeaders, AppSpec, Authorization, Command, CoreReport, Counts, Event, LaneHealth, LaneLoad, LaneSpec,
-        MessageSpec, Platform, Rate, Request, ShardSpec, WaveSpec,
-    },
+    command::{Command, CoreReport, Counts, Event, LaneHealth, LaneLoad, LaneSpec, Platform, Rate},
     core::{ConnectionId, Core, CoreConfig, IoRequest},
     lane::pool::{ANSWERS_FOR_AN_ATTEMPT, ATTEMPTS_PER_MINUTE},
-    wave::Cover,
 };
+pub(super) use things::*;
 
 pub(super) const PARTITIONS: u16 = 4;
 pub(super) const LANE: LaneId = LaneId(1);
@@ -356,160 +353,4 @@ impl Said {
 
 pub(super) fn outcomes(counts: &Counts) -> [(Outcome, u64); 5] {
     Outcome::ALL.map(|o| (o, counts.outcomes[o as usize]))
-}
-
-/// Where device n lives: band n % 3.
-pub(super) fn home(n: u32) -> Cell {
-    let cells = band_cells();
-    let band = &cells[(n % 3) as usize];
-    Cell::from(band[(n / 3) as usize % band.len()])
-}
-
-/// A cell that no wave covers.
-pub(super) fn far_away() -> Cell {
-    Cell::from(LatLng::new(41.6, -93.6).unwrap().to_cell(Resolution::Nine))
-}
-
-/// Rings around a place: 0 to 3, 4 to 7, 8 to 11.
-fn band_cells() -> [Vec<CellIndex>; 3] {
-    let center = LatLng::new(22.54, 114.06).unwrap().to_cell(Resolution::Nine);
-    let ring = |from: u32, to: u32| (from..=to).flat_map(|k| center.grid_ring::<Vec<_>>(k)).collect();
-    [ring(0, 3), ring(4, 7), ring(8, 11)]
-}
-
-pub(super) fn cover() -> Arc<Cover> {
-    let mut bands = Vec::new();
-    for (n, cells) in band_cells().into_iter().enumerate() {
-        let mut cells: Vec<u64> = cells.into_iter().map(u64::from).collect();
-        cells.sort_unstable();
-        let n = f64::from(u32::try_from(n).unwrap());
-        bands.push((n * 1000.0, (n + 1.0) * 1000.0, cells));
-    }
-    Arc::new(Cover::new(&bands).unwrap())
-}
-
-pub(super) fn device(n: u32) -> DeviceId {
-    let mut id = [7; 16];
-    id[..4].copy_from_slice(&n.to_be_bytes());
-    DeviceId(id)
-}
-
-/// A token of 32 bytes that begins with the device's number.
-pub(super) fn token(n: u32) -> Token {
-    let mut token = n.to_be_bytes().to_vec();
-    token.resize(32, 0xab);
-    Token::new(Bytes::from(token)).unwrap()
-}
-
-pub(super) fn arrival(n: u32, cell: Cell) -> Record {
-    arrival_of("demo", n, cell)
-}
-
-pub(super) fn arrival_of(app: &str, n: u32, cell: Cell) -> Record {
-    let registration = Registration {
-        app: AppName::from_id(app).unwrap(),
-        token: token(n),
-        locale: if n.is_multiple_of(5) { "zh-hans-cn".to_owned() } else { String::new() },
-        segments: Vec::new(),
-        person: String::new(),
-    };
-    Record { device: device(n), observed: STARTED, change: Change::Arrival(registration, cell) }
-}
-
-/// A later change of device n.
-pub(super) fn change(n: u32, after_ms: u64, change: Change) -> Record {
-    Record { device: device(n), observed: UnixMillis(STARTED.0 + after_ms), change }
-}
-
-pub(super) fn provider_token(value: &str) -> Command {
-    let authorization = Authorization(Arc::new(secrecy::SecretString::from(value.to_owned())));
-    Command::ProviderToken { lane: LANE, authorization, signer: 0 }
-}
-
-/// Device n with the app `android` and a token of FCM's that begins with its number.
-pub(super) fn android(n: u32) -> Record {
-    let mut record = arrival_of("android", n, home(n));
-    if let Change::Arrival(registration, _) = &mut record.change {
-        let token = format!("{n:08x}:APA91b{}", "x".repeat(127 + (n % 3) as usize * 10));
-        registration.token = Token::new(Bytes::from(token)).unwrap();
-    }
-    record
-}
-
-pub(super) fn fcm_token(value: &str) -> Command {
-    let authorization = Authorization(Arc::new(secrecy::SecretString::from(value.to_owned())));
-    Command::ProviderToken { lane: FCM, authorization, signer: 0 }
-}
-
-pub(super) fn fcm_app() -> AppSpec {
-    let message = |locale: &str, title: &str| MessageSpec {
-        locale: locale.to_owned(),
-        body: Bytes::from(format!(r#"{{"message":{{"notification":{{"title":"{title}"}},"token":""#)),
-        body_after_token: Bytes::from_static(br#""}}"#),
-    };
-    AppSpec {
-        app: AppName::from_id("android").unwrap(),
-        lane: FCM,
-        request: Request::Fcm { project: "demo-1".to_owned() },
-        messages: vec![message("en", "missing child"), message("zh", "\u{5931}\u{8e2a}")],
-    }
-}
-
-pub(super) fn lane_spec(connections: usize) -> LaneSpec {
-    LaneSpec {
-        id: LANE,
-        platform: Platform::Apns,
-        name: "emulator/demo".to_owned(),
-        endpoint: "127.0.0.1:1".to_owned(),
-        server_name: "localhost".to_owned(),
-        roots: Arc::new(rustls::RootCertStore::empty()),
-        live: false,
-        connections,
-        streams_per_connection: 100,
-        request_deadline: Duration::from_secs(10),
-        connect_deadline: Duration::from_secs(5),
-        backoff_min: Duration::from_millis(100),
-        backoff_max: Duration::from_secs(30),
-        authorization_indexed: true,
-    }
-}
-
-pub(super) fn wave_spec(wave: u64, expires: Time, position: u64) -> WaveSpec {
-    let headers = ApnsHeaders {
-        topic: "org.example.demo".to_owned(),
-        push_type: "alert".to_owned(),
-        priority: 10,
-        expiration: 1_800_000_000,
-        collapse_id: format!("alert-{wave}"),
-    };
-    let message = |locale: &str, body: &'static [u8]| MessageSpec {
-        locale: locale.to_owned(),
-        body: Bytes::from_static(body),
-        body_after_token: Bytes::new(),
-    };
-    let messages = vec![
-        message("en", b"{\"aps\":{\"alert\":\"missing child\"}}"),
-        message("zh", b"{\"aps\":{\"alert\":\"\xe5\xa4\xb1\xe8\xb8\xaa\"}}"),
-    ];
-    let shard = |n| ShardSpec {
-        partition: PartitionId(n),
-        log: LogId(0),
-        start: Position(position),
-        handed: RoaringBitmap::new(),
-    };
-    WaveSpec {
-        id: WaveId(wave),
-        alert: format!("alerts/test-{wave}"),
-        epoch: Epoch(1),
-        cover: cover(),
-        shards: (0..PARTITIONS).map(shard).collect(),
-        apps: vec![AppSpec {
-            app: AppName::from_id("demo").unwrap(),
-            lane: LANE,
-            request: Request::Apns(headers),
-            messages,
-        }],
-        segments: Vec::new(),
-        expires,
-    }
 }

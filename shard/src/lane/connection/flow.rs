@@ -23,8 +23,8 @@ const WINDOW_MAX: i64 = (1 << 31) - 1;
 /// open again would hold the bodies of all its streams encoded, and keep the memory for it.
 const BURST_BYTES: usize = 32 * 1024;
 /// While so many bodies are cut, no further ones are begun: requests that cannot go on fill streams and memory for nothing.
-/// More than FCM's 100 streams, and two writes' worth.
-const CUT_MAX: usize = 128;
+/// As many as are worth a write.
+const CUT_MAX: usize = 64;
 /// Room for so many cut bodies is kept once there are none.
 const PENDING_KEPT: usize = 32;
 

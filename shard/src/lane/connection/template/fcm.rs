@@ -19,22 +19,25 @@ pub(super) struct Form {
 
 impl Form {
     pub(super) fn write(&mut self, request: &Parts<'_>, encoder: &mut Encoder) {
-        self.head.reserve(4_096 + request.body.len());
-        self.head.extend_from_slice(&[0; HEADER_BYTES]);
-        encoder.begin(&mut self.head);
+        // With room for the longest, so that no copy of the credential is left behind; what is kept is as long as it is,
+        // for each connection has one for each message.
+        let mut head = Zeroizing::new(Vec::with_capacity(4_096 + request.body.len()));
+        head.extend_from_slice(&[0; HEADER_BYTES]);
+        encoder.begin(&mut head);
         for (name, value) in request.pseudo {
-            encoder.field(&mut self.head, name, value, Indexing::Value, false);
+            encoder.field(&mut head, name, value, Indexing::Value, false);
         }
         for field in request.fields {
-            encoder.field(&mut self.head, field.name, &field.value, field.indexing, field.secret);
+            encoder.field(&mut head, field.name, &field.value, field.indexing, field.secret);
         }
-        self.data = self.head.len();
+        self.data = head.len();
         // Blocks beyond a frame go out in pieces, and then this header is not used.
-        let length = self.block().len().min(PAYLOAD_BYTES_MAX);
-        self.head[..HEADER_BYTES].copy_from_slice(&frames::header(length, kind::HEADERS, flag::END_HEADERS, 0));
-        self.head.extend_from_slice(&frames::header(0, kind::DATA, flag::END_STREAM, 0));
-        self.head.extend_from_slice(request.body);
-        self.tail.extend_from_slice(request.after);
+        let length = (self.data - HEADER_BYTES).min(PAYLOAD_BYTES_MAX);
+        head[..HEADER_BYTES].copy_from_slice(&frames::header(length, kind::HEADERS, flag::END_HEADERS, 0));
+        head.extend_from_slice(&frames::header(0, kind::DATA, flag::END_STREAM, 0));
+        head.extend_from_slice(request.body);
+        self.head = Zeroizing::new(head.as_slice().to_vec());
+        self.tail = request.after.to_vec();
         self.body_bytes = request.body.len() + request.after.len();
     }
 

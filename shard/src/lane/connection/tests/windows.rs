@@ -87,11 +87,11 @@ fn several_cut_bodies_end_each_on_its_own() {
 fn bodies_that_credit_frees_go_out_in_bursts() {
     let mut talk = Talk::warm(config(), &[(WINDOW, 0), (STREAMS, 500)]);
     talk.hear(&window_update(0, 1_000_000));
-    for ticket in 1..=128 {
+    for ticket in 1..=64 {
         push(&mut talk, ticket, 1_000).unwrap();
     }
     assert_eq!(sent(&talk.say()), []);
-    assert_eq!(push(&mut talk, 129, 1_000), Err(PushError::Full), "so many are cut that more would only wait");
+    assert_eq!(push(&mut talk, 65, 1_000), Err(PushError::Full), "so many are cut that more would only wait");
     talk.hear(&settings(&[(WINDOW, 65_535)]));
     let (mut bursts, mut bytes) = (Vec::new(), Vec::new());
     while talk.connection.has_output() {
@@ -100,7 +100,7 @@ fn bodies_that_credit_frees_go_out_in_bursts() {
         bursts.push(bytes.len());
     }
     // Each body goes with a header of nine bytes; the first burst also has an acknowledgement.
-    assert_eq!(bursts.iter().sum::<usize>(), 9 + 128 * 1_009);
+    assert_eq!(bursts.iter().sum::<usize>(), 9 + 64 * 1_009);
     assert!(bursts.iter().all(|burst| *burst < 32 * 1024 + 1_009), "{bursts:?}");
 }
 
@@ -109,19 +109,19 @@ fn credit_that_waits_for_the_socket_is_no_idle_word() {
     let mut talk = Talk::warm(config(), &[(WINDOW, 0), (STREAMS, 1_000)]);
     let mut id = 1;
     for ticket in 1..=20_000 {
-        if ticket % 100 == 1 {
-            talk.hear(&window_update(0, 100_000));
+        if ticket % 50 == 1 {
+            talk.hear(&window_update(0, 50_000));
         }
         push(&mut talk, ticket, 1_000).unwrap();
         id += 2;
-        if ticket % 100 == 0 {
+        if ticket % 50 == 0 {
             talk.say();
             // None of it is fetched meanwhile: all but a burst waits.
-            (0..100).for_each(|n| talk.hear(&window_update(id - 2 * n, 1_000)));
+            (0..50).for_each(|n| talk.hear(&window_update(id - 2 * n, 1_000)));
             assert!(talk.connection.has_output());
             talk.say();
-            (0..100).for_each(|n| talk.hear(&status(id - 2 * n, "200", true)));
-            assert_eq!(talk.events().len(), 100);
+            (0..50).for_each(|n| talk.hear(&status(id - 2 * n, "200", true)));
+            assert_eq!(talk.events().len(), 50);
         }
     }
     // But credit on top of credit is.
