@@ -61,10 +61,7 @@ impl Core {
         match self.lanes[lane].end.trust.take(authorization, signer, now) {
             Change::None => {}
             Change::Try => self.tend_tokens(lane, now),
-            // APNs ties a connection to the key of its first request (Apple, "Establishing a token-based connection to
-            // APNs"); what is out on the old ones may still be answered.
-            Change::OtherSigner if self.lanes[lane].end.spec.platform == Platform::Apns => self.retire_lane(lane),
-            Change::OtherSigner | Change::TakeAll => self.take_token(lane, |_| true),
+            Change::TakeAll => self.take_token(lane, |_| true),
         }
     }
 
@@ -80,21 +77,29 @@ impl Core {
                 false => self.take_token(lane, |_| true),
             }
         } else if trust.is_trying() {
-            let number = trust.number();
-            let Self { lanes, links, .. } = self;
-            let link = |l: &u32| links[*l as usize].link.as_ref().filter(|link| link.is_open() && !link.leaving);
-            let mut own = lanes[lane].links.iter().filter(|l| link(l).is_some());
-            let tries = |l: &&u32| link(l).is_some_and(|link| link.credential == number);
-            // The one with the fewest requests out has them answered first.
-            let chosen = match own.clone().any(|l| tries(&l)) {
-                true => None,
-                false => own.by_ref().min_by_key(|l| link(l).map(Link::requests_out)).copied(),
+            let Self { lanes, links, .. } = &*self;
+            let trust = &lanes[lane].end.trust;
+            let other_key = trust.is_trying_other_key();
+            let own = lanes[lane].links.iter().filter_map(|l| Some((*l, links[*l as usize].link.as_ref()?)));
+            let own = own.filter(|(_, link)| !link.leaving && !link.is_remote());
+            // Who connects has the newest token when it stands; where all take it, nobody waits for that.
+            let tries = |link: &Link| match link.is_open() {
+                true => link.credential == trust.number(),
+                false => other_key,
             };
+            let soon = other_key && self.wants_links(lane);
+            // The one with the fewest requests out has them answered first.
+            let chosen = match soon || own.clone().any(|(_, link)| tries(link)) {
+                true => None,
+                false => own.filter(|(_, link)| link.is_open()).min_by_key(|(_, link)| link.requests_out()),
+            };
+            let chosen = chosen.map(|(slot, _)| slot);
             self.take_token(lane, |slot| chosen == Some(slot));
         }
     }
 
-    /// Some connections of a lane have the present token from now on.
+    /// Some connections of a lane have the present token from now on. Those that do not take it leave, and what replaces
+    /// them has it; what is out on them may still be answered.
     fn take_token(&mut self, lane: usize, which: impl Fn(u32) -> bool) {
         let Some((authorization, number)) = self.lanes[lane].end.trust.present() else { return };
         let authorization = authorization.clone();
@@ -103,7 +108,12 @@ impl Core {
             if !which(slot) && !link.is_remote() || link.credential == number {
                 continue;
             }
+            let takes = self.lanes[lane].end.trust.takes(link.credential);
             match &mut link.state {
+                State::Open(_) if !takes => {
+                    self.retire(slot);
+                    continue;
+                }
                 State::Open(connection) => connection.set_authorization(authorization.clone()),
                 State::Remote(_) => {}
                 State::Connecting(_) => continue, // it gets one when it stands

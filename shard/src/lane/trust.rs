@@ -4,7 +4,9 @@
 //! still good (the lane's owner replaces tokens well before their end). When the new one has been accepted, all take it.
 //! So a token that is no good (a key that is wrong, a clock that is off, one change too many) costs one request and not a
 //! burst on every connection, which APNs answers with smaller SETTINGS and in the end by disconnecting (Apple, "Handling
-//! error responses from APNs"). Where there is no former one to go on with, all wait for that one request.
+//! error responses from APNs"). Where there is no former one to go on with, all wait for that one request. Another key's token is
+//! tried in the same way, over a connection of its own, since APNs ties each to the key of its first request (Apple,
+//! "Establishing a token-based connection to APNs"): a wrong key that somebody put in place costs a connection.
 //!
 //! **`ExpiredProviderToken` of one connection is that connection's word.** It sticks to a connection (jchambers/pushy#783), and
 //! one host's clock may be wrong. So that connection goes, and others go on. Only when [`DOUBTS_MAX`] connections in a row
@@ -55,10 +57,8 @@ pub enum Change {
     None,
     /// One connection tries it.
     Try,
-    /// No connection has one that is of use: all take it.
+    /// No connection has one that is of use: all take it, or make room for one that does.
     TakeAll,
-    /// Another key made it, which APNs' connections do not take.
-    OtherSigner,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +83,8 @@ pub struct Trust {
     platform: Platform,
     present: Option<Token>,
     signer: u64,
+    /// Number of the first token by that signer.
+    signer_since: u32,
     state: State,
     /// Connections that called it expired since it was last accepted.
     doubts: u32,
@@ -95,7 +97,16 @@ impl Trust {
     /// Without a token.
     #[must_use]
     pub fn new(platform: Platform) -> Self {
-        Self { platform, present: None, signer: 0, state: State::Untried, doubts: 0, former: None, not_before: Time(0) }
+        Self {
+            platform,
+            present: None,
+            signer: 0,
+            signer_since: 0,
+            state: State::Untried,
+            doubts: 0,
+            former: None,
+            not_before: Time(0),
+        }
     }
 
     /// A token came.
@@ -110,7 +121,9 @@ impl Trust {
             return Change::TakeAll;
         }
         let number = self.number().wrapping_add(1);
-        let other_signer = self.present.is_some() && self.signer != signer;
+        if self.present.is_none() || self.signer != signer {
+            (self.signer, self.signer_since) = (signer, number);
+        }
         let good = self.state == State::Good;
         let present = self.present.replace(Token { authorization, number });
         let life = match self.platform {
@@ -118,21 +131,24 @@ impl Trust {
             Platform::Fcm => FORMER_FCM,
         };
         // Two that come one behind the other: the last good one goes on.
-        if good && !other_signer {
+        if good {
             self.former = present.map(|token| (token, now + life));
         }
-        (self.signer, self.state, self.doubts, self.not_before) = (signer, State::Untried, 0, Time(0));
-        match (other_signer, &self.former) {
-            (true, _) => {
-                self.former = None;
-                Change::OtherSigner
-            }
-            (false, Some((_, until))) if now < *until => Change::Try,
-            (false, _) => {
+        (self.state, self.doubts, self.not_before) = (State::Untried, 0, Time(0));
+        match &self.former {
+            Some((_, until)) if now < *until => Change::Try,
+            _ => {
                 self.former = None;
                 Change::TakeAll
             }
         }
+    }
+
+    /// Whether a connection that has the token of this number takes the present one: with APNs, if the same key made both.
+    #[must_use]
+    pub fn takes(&self, number: u32) -> bool {
+        let by_this_signer = self.number().wrapping_sub(self.signer_since);
+        self.platform != Platform::Apns || number.wrapping_sub(self.signer_since) <= by_this_signer
     }
 
     /// The number of the present token.
@@ -172,6 +188,12 @@ impl Trust {
     #[must_use]
     pub fn is_trying(&self) -> bool {
         self.state == State::Untried && self.former.is_some()
+    }
+
+    /// And connections that have the former do not take it.
+    #[must_use]
+    pub fn is_trying_other_key(&self) -> bool {
+        self.is_trying() && self.former.as_ref().is_some_and(|(former, _)| !self.takes(former.number))
     }
 
     /// Held to be refused or expired: somebody should know.
@@ -379,9 +401,21 @@ mod tests {
     }
 
     #[test]
-    fn another_key_has_no_former() {
+    fn another_keys_token_is_tried_too_and_old_connections_do_not_take_it() {
         let mut trust = good();
-        assert_eq!(trust.take(token("two"), 8, Time(0)), Change::OtherSigner);
-        assert_eq!([1, 2].map(|n| trust.allows(n, Time(0))), [Use::Never, Use::Once]);
+        assert_eq!(trust.take(token("two"), 7, Time(0)), Change::Try);
+        assert!(trust.accepted(2) && trust.takes(1));
+        assert_eq!(trust.take(token("three"), 8, Time(0)), Change::Try);
+        assert_eq!([1, 2, 3].map(|n| trust.takes(n)), [false, false, true]);
+        assert_eq!([2, 3].map(|n| trust.allows(n, Time(0))), [Use::Freely, Use::Once]);
+        assert!(trust.is_trying_other_key());
+        // Its next one goes to the connections that have this.
+        assert_eq!(trust.take(token("four"), 8, Time(1)), Change::Try);
+        assert_eq!([2, 3, 4].map(|n| trust.takes(n)), [false, true, true]);
+        assert_eq!(trust.allows(2, Time(1)), Use::Freely, "the last one that was good");
+        let mut fcm = Trust::new(Platform::Fcm);
+        fcm.take(token("one"), 7, Time(0));
+        fcm.take(token("two"), 8, Time(0));
+        assert!(fcm.takes(1), "each request of FCM's stands for itself");
     }
 }

@@ -36,6 +36,11 @@ fn with(world: &World, token: &str) -> Vec<Request> {
     world.gateway.requests.iter().filter(|r| r.authorization == token).cloned().collect()
 }
 
+fn of_another_key(token: &str) -> Command {
+    let Command::ProviderToken { lane, authorization, signer } = provider_token(token) else { unreachable!() };
+    Command::ProviderToken { lane, authorization, signer: signer + 1 }
+}
+
 fn all_were_pushed_once(world: &World) {
     assert_eq!(accepted(world), 3_000);
     assert_eq!(world.requests_out(), 0);
@@ -218,6 +223,41 @@ fn another_token_ends_the_wait_for_an_expired_one_at_once() {
     assert!(old.iter().all(|id| new.iter().all(|r| r.connection != *id)), "connections remember");
     all_were_pushed_once(&world);
     assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
+}
+
+/// A key is replaced in the middle of a wave. APNs ties a connection to the key of its first request, so the new one is tried over a
+/// connection of its own, the others go on, and when it was accepted all are replaced; nobody is pushed to twice.
+#[test]
+fn another_key_is_tried_over_a_connection_of_its_own() {
+    let mut world = world(|_, _| Reply::Accept);
+    let (told, attempts) = (world.now, world.attempts.len());
+    world.tell(of_another_key("bearer two"));
+    world.run_for(Duration::from_secs(10));
+    let new = with(&world, "bearer two");
+    let known = new[0].at + LATENCY;
+    assert_eq!(new.iter().filter(|r| r.at < known).count(), 1, "one probe");
+    let old = with(&world, "bearer one");
+    assert!(old.iter().filter(|r| r.at >= told && r.at < known).count() >= 20);
+    let connections = |requests: &[Request]| requests.iter().map(|r| r.connection).collect::<BTreeSet<_>>();
+    assert!(connections(&new).is_disjoint(&connections(&old)), "no connection sees both keys");
+    assert_eq!(world.attempts.len(), attempts + 3, "each of the three was replaced once");
+    all_were_pushed_once(&world);
+    assert!(world.requests_by_device().values().all(|n| *n == 1));
+}
+
+#[test]
+fn a_wrong_key_costs_a_connection_and_the_former_goes_on() {
+    let mut world = world(|request, _| match request.authorization.as_str() {
+        "bearer two" => Reply::Refuse(403, "InvalidProviderToken"),
+        _ => Reply::Accept,
+    });
+    let attempts = world.attempts.len();
+    world.tell(of_another_key("bearer two"));
+    world.run_for(Duration::from_secs(10));
+    assert_eq!(with(&world, "bearer two").len(), 1);
+    assert_eq!(world.attempts.len(), attempts + 2, "one to try it, one to replace that");
+    assert!(world.said.health.contains(&LaneHealth::Credential), "an alarm all the same");
+    all_were_pushed_once(&world);
 }
 
 #[test]
