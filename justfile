@@ -45,8 +45,7 @@ soak:
     for s in city shenzhen city-far antimeridian pole polygon-hole slow-gateway silent-gateway failing-gateway cancel motion quota quota-nodes faults; do \
         cargo run --release -- run $s --report target/soak/$s || exit 1; done
     cargo run --release -- run fault-mixtures --seconds 600 --report target/soak/fault-mixtures
-    cargo run --release -- run faults --case expired-certificate --case no-handshakes --case unauthorized-pages --report target/soak/faults-slow
-    cargo run --release -- run faults --case expired-provider-token --seconds 5 --report target/soak/expired-provider-token
+    cargo run --release -- run faults --case unauthorized-pages --report target/soak/faults-slow
     CLARION_SOAK=1 cargo test --release -p clarion-shard --test foreign -- --nocapture --test-threads=1
     for t in conversation header_blocks huffman answers waits; do just fuzz $t 120 || exit 1; done
 
