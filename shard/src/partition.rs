@@ -43,6 +43,7 @@ pub mod vocabulary;
 mod expiry;
 mod index;
 mod page;
+mod prefetch;
 mod profile;
 mod row;
 mod rows;
@@ -61,6 +62,7 @@ use clarion_proto::{
 };
 
 use self::{
+    ahead::Found,
     expiry::Expiry,
     index::{IdHash, Index},
     key::Key,
@@ -184,9 +186,19 @@ impl Partition {
     ///
     /// A device that would need an ordinal when all 2^26 are given is not taken in.
     pub fn apply(&mut self, appended: UnixMillis, record: &Record, words: &mut Vocabulary) -> Applied {
+        self.apply_found(appended, record, &Found::of(record), words)
+    }
+
+    /// The same, with what [`ahead`] found of the record.
+    fn apply_found(&mut self, appended: UnixMillis, record: &Record, found: &Found, words: &mut Vocabulary) -> Applied {
         self.now = self.now.max(appended);
         self.drop_due();
-        let Some(ordinal) = self.find_or_insert(record) else { return Applied::default() };
+        let Some(ordinal) = self.find_or_insert(record, found) else { return Applied::default() };
+        if let Change::Place(cell) = &record.change
+            && let Some(applied) = self.go(ordinal, record.observed.into(), *cell, found)
+        {
+            return applied;
+        }
         let before = self.standing(ordinal);
         let observed = Millis40::from(record.observed);
         match &record.change {
@@ -264,10 +276,12 @@ impl Partition {
         keys.iter().fold(0, |sum, key| sum ^ self.rows.touch(key.ordinal()))
     }
 
-    fn find_or_insert(&mut self, record: &Record) -> Option<Ordinal> {
+    fn find_or_insert(&mut self, record: &Record, found: &Found) -> Option<Ordinal> {
         let feedback = matches!(record.change, Change::Feedback { .. }); // says nothing of a device that is not here
-        let hash = IdHash::of(record.device);
-        if let Some(ordinal) = self.index.find(hash, record.device, &self.rows) {
+        let hash = found.hash;
+        let is_its = |ordinal: &Ordinal| self.rows.get(*ordinal).is_some_and(|row| row.device == record.device);
+        let found = found.ordinal.filter(is_its).or_else(|| self.index.find(hash, record.device, &self.rows));
+        if let Some(ordinal) = found {
             self.keep(ordinal);
             let row = self.rows.at_mut(ordinal);
             if row.due().is_none_or(|due| due > self.now) {
@@ -287,6 +301,24 @@ impl Partition {
         self.keep_vacant(ordinal);
         self.index.insert(hash, ordinal, &self.rows);
         Some(ordinal)
+    }
+
+    /// Most records by far: one who can be pushed to walks on. Nothing changes but place and key. `None`: it is not so.
+    fn go(&mut self, ordinal: Ordinal, observed: Millis40, cell: Cell, found: &Found) -> Option<Applied> {
+        let from = self.key_of(ordinal)?;
+        let row = self.rows.at_mut(ordinal);
+        if !row.place_version.yields_to(observed) {
+            return Some(Applied::default());
+        }
+        row.place_version = observed;
+        let to = Key::new(cell.into(), from.tag(), ordinal);
+        if from == to {
+            return Some(Applied::default());
+        }
+        row.set_place(Some(cell.into()));
+        self.pages.replace((from, found.page_from), (to, found.page_to));
+        self.changes += 1;
+        Some(Applied { placed: Some((ordinal, cell)) })
     }
 
     fn register(&mut self, ordinal: Ordinal, observed: Millis40, new: &Registration, words: &mut Vocabulary) {

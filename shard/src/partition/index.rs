@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 use clarion_proto::ids::{DeviceId, Ordinal};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::rows::Rows;
+use super::{prefetch, rows::Rows};
 
 static SEED: LazyLock<u64> = LazyLock::new(|| uuid::Uuid::new_v4().as_u64_pair().1);
 
@@ -25,6 +25,8 @@ static SEED: LazyLock<u64> = LazyLock::new(|| uuid::Uuid::new_v4().as_u64_pair()
 const BUCKET_ENTRIES: usize = 256;
 /// Room is made for so many entries at a time.
 const ROOM_ENTRIES: usize = 8;
+/// Entries around the expected place of one that are looked at together: two lines.
+const LOOK: usize = 32;
 /// Bits of an ordinal at first.
 const ORDINAL_BITS_MIN: u32 = 16;
 
@@ -140,18 +142,23 @@ impl Index {
         self.same(bucket, hash).first().map(|entry| self.ordinal(*entry))
     }
 
-    /// Reads the head of the bucket of a hash: the first of three waits for memory of a look-up. Of no meaning, as the second.
-    pub(super) fn touch_bucket(&self, hash: IdHash) -> usize {
-        self.buckets[bucket_of(hash, self.buckets.len())].len()
+    /// Asks for the head of the bucket of a hash: the first of three waits for memory of a look-up.
+    pub(super) fn seek_bucket(&self, hash: IdHash) {
+        prefetch::one(&self.buckets[bucket_of(hash, self.buckets.len())]);
     }
 
-    /// Reads where in its bucket the entry of a hash is likely to be.
-    pub(super) fn touch_entry(&self, hash: IdHash) -> u32 {
+    /// Asks for what of its bucket a look-up will read; the bucket's head is here.
+    pub(super) fn seek_entry(&self, hash: IdHash) {
         let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
-        let guess = self.guess(bucket.len(), self.hash_bits(hash));
-        // A line to either side: entries are off by half the root of their number, eight, where a line holds sixteen.
-        let read = |at: usize| bucket.get(at).copied().unwrap_or(0);
-        read(guess) ^ read(guess.saturating_sub(12)) ^ read(guess + 12)
+        let from = self.look_from(bucket.len(), self.hash_bits(hash));
+        prefetch::lines(&bucket[from..bucket.len().min(from + LOOK)]);
+    }
+
+    /// Asks for all of a bucket that an insertion will move.
+    pub(super) fn seek_rest(&self, hash: IdHash) {
+        let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
+        let from = self.look_from(bucket.len(), self.hash_bits(hash));
+        prefetch::lines(&bucket[from..]);
     }
 
     /// Entries of a bucket that may be those of a hash.
@@ -162,10 +169,14 @@ impl Index {
         &tail[..same]
     }
 
-    /// Where in a bucket the entries with these hash bits begin, or would: from where they should be, step by step.
+    /// Where in a bucket the entries with these hash bits begin, or would: those before them are counted around where they should
+    /// be, without a branch that could be taken wrongly; step by step only if they are not there.
     fn begin(&self, bucket: &[u32], wanted: u32) -> usize {
         let bits = self.ordinal_bits;
-        let mut at = self.guess(bucket.len(), wanted);
+        let from = self.look_from(bucket.len(), wanted);
+        let below = |look: &[u32]| look.iter().map(|entry| u32::from(entry >> bits < wanted)).sum::<u32>() as usize;
+        let mut at =
+            from + bucket[from..].first_chunk::<LOOK>().map_or_else(|| below(&bucket[from..]), |look| below(look));
         while at > 0 && bucket[at - 1] >> bits >= wanted {
             at -= 1;
         }
@@ -175,9 +186,11 @@ impl Index {
         at
     }
 
-    /// Hash bits are spread evenly, so so many of all are below the wanted ones.
-    fn guess(&self, entries: usize, wanted: u32) -> usize {
-        (entries * wanted as usize) >> (u32::BITS - self.ordinal_bits)
+    /// Where to look in a bucket. Hash bits are spread evenly, so so many of all entries are below the wanted ones, give or take half
+    /// the root of their number, eight.
+    fn look_from(&self, entries: usize, wanted: u32) -> usize {
+        let expected = (entries * wanted as usize) >> (u32::BITS - self.ordinal_bits);
+        expected.saturating_sub(LOOK / 2).min(entries.saturating_sub(LOOK))
     }
 
     /// One bucket more: the next in turn gives up those whom one more bit of the hash sends there.

@@ -20,14 +20,16 @@
 //!
 //! Nobody keeps a position in here. A frontier is a key, and finds its page anew after splits and merges.
 
-use super::key::Key;
+use super::{key::Key, prefetch};
 
 /// Keys of a page at most.
-pub(super) const PAGE_KEYS_MAX: usize = 128;
+pub(super) const PAGE_KEYS_MAX: usize = 64;
 /// Neighbours among which room is found.
 const WINDOW: usize = 16;
-/// Pages of a slab: 32 KiB.
-const SLAB_PAGES: usize = 32;
+/// Keys of a slab: 8 KiB.
+const SLAB_KEYS: usize = 1_024;
+/// Fences of a group: four lines, of which a search within it reads two or three.
+const GROUP: usize = 32;
 /// Directories grow by a share: doubling would leave half of them empty.
 const ROOM_SHARE: usize = 16;
 
@@ -37,6 +39,9 @@ pub(super) struct Pages {
     /// The directory: no key of page n is below `fences[n]`, and none of page n - 1 reaches it. The first is
     /// [`Key::MIN`], so that every key has a page.
     fences: Vec<Key>,
+    /// The first fence of each group of [`GROUP`]: so few that they stay in a cache, where a search over all fences would read
+    /// another line with each step.
+    groups: Vec<Key>,
     /// Of each page, where its keys are. None is empty, except where it is the only one.
     pages: Vec<Page>,
     slabs: Vec<Box<[Key]>>,
@@ -70,9 +75,15 @@ impl Pages {
     /// Without keys. Tests choose small pages, to see many splits and merges.
     pub(super) fn new(page_keys_max: usize) -> Self {
         assert!(page_keys_max >= 4, "a page that is split must leave two that are not merged at once");
-        assert!(u16::try_from(page_keys_max).is_ok(), "a page's length has two bytes");
-        let mut new =
-            Self { fences: vec![Key::MIN], pages: Vec::new(), slabs: Vec::new(), free: Vec::new(), page_keys_max };
+        assert!(SLAB_KEYS.is_multiple_of(page_keys_max), "a page stands in one slab");
+        let mut new = Self {
+            fences: vec![Key::MIN],
+            groups: vec![Key::MIN],
+            pages: Vec::new(),
+            slabs: Vec::new(),
+            free: Vec::new(),
+            page_keys_max,
+        };
         let first = new.take_page();
         new.pages.push(first);
         new
@@ -103,7 +114,38 @@ impl Pages {
 
     /// Adds a key that is not there.
     pub(super) fn insert(&mut self, key: Key) {
-        let mut page = self.page_of(key);
+        self.insert_at(self.page_of(key), key);
+    }
+
+    /// Takes out a key that is there.
+    pub(super) fn remove(&mut self, key: Key) {
+        self.remove_at(self.page_of(key), key);
+    }
+
+    /// Takes out a key that is there and adds one that is not. Where both are the same page's, as they often are when somebody
+    /// walks on, only the keys between them move. The pages are where [`Pages::seek`] found them, if they are still.
+    pub(super) fn replace(&mut self, (old, old_page): (Key, u32), (new, new_page): (Key, u32)) {
+        let page = self.still(old_page, old);
+        if !self.is_of(page, new) {
+            self.remove_at(page, old);
+            return self.insert_at(self.still(new_page, new), new);
+        }
+        let len = self.pages[page].len();
+        let keys = &mut self.room(page)[..len];
+        let (Ok(from), Err(to)) = (keys.binary_search(&old), keys.binary_search(&new)) else {
+            debug_assert!(false, "a key is taken out once, and added once");
+            return;
+        };
+        if from < to {
+            keys.copy_within(from + 1..to, from);
+            keys[to - 1] = new;
+        } else {
+            keys.copy_within(to..from, to + 1);
+            keys[to] = new;
+        }
+    }
+
+    fn insert_at(&mut self, mut page: usize, key: Key) {
         if self.pages[page].len() == self.page_keys_max {
             self.make_room(page);
             page = self.page_of(key);
@@ -119,9 +161,7 @@ impl Pages {
         self.pages[page].set_len(len + 1);
     }
 
-    /// Takes out a key that is there.
-    pub(super) fn remove(&mut self, key: Key) {
-        let page = self.page_of(key);
+    fn remove_at(&mut self, page: usize, key: Key) {
         let len = self.pages[page].len();
         let keys = &mut self.room(page)[..len];
         let Ok(at) = keys.binary_search(&key) else {
@@ -137,16 +177,30 @@ impl Pages {
             // Its keys would now belong to the page below; without one, the first page reaches down to all.
             self.fences.remove(page);
             self.fences[0] = Key::MIN;
-        } else if left < self.page_keys_max - self.page_keys_max / 8 {
+            self.regroup(page);
+        } else if left.is_multiple_of(4) && left < self.page_keys_max - self.page_keys_max / 8 {
             self.give_back(page);
         }
     }
 
-    /// Reads every line of the page that a key belongs to, so that [`Pages::insert`] and [`Pages::remove`] find it in the cache. Of no
-    /// meaning.
-    pub(super) fn touch(&self, key: Key) -> u64 {
-        let keys = self.keys(self.page_of(key));
-        keys.iter().step_by(8).fold(0, |sum, key| sum ^ key.bits())
+    /// The first of three looks ahead at what a change of this key will need: the fences of its group are asked for.
+    pub(super) fn seek_group(&self, key: Key) {
+        let (from, to) = self.group_of(key);
+        prefetch::lines(&self.fences[from..to]);
+    }
+
+    /// The second: which page the key belongs to now.
+    pub(super) fn seek(&self, key: Key) -> u32 {
+        let page = self.page_of(key);
+        prefetch::one(&self.pages[page]);
+        u32::try_from(page).expect("fewer pages than ordinals")
+    }
+
+    /// The third: the page's keys are asked for.
+    pub(super) fn seek_keys(&self, page: u32) {
+        if (page as usize) < self.pages.len() {
+            prefetch::lines(self.keys(page as usize));
+        }
     }
 
     /// Sees to it that no page around a full one is full.
@@ -196,6 +250,13 @@ impl Pages {
                 self.fences[from + n] = *first;
             }
         }
+        self.regroup(from);
+    }
+
+    /// Brings the groups up to date with fences that changed from a page on.
+    fn regroup(&mut self, page: usize) {
+        self.groups.truncate(page / GROUP);
+        self.groups.extend(self.fences.iter().step_by(GROUP).skip(page / GROUP));
     }
 
     /// Neighbours of a page, itself among them.
@@ -215,29 +276,47 @@ impl Pages {
     }
 
     fn page_of(&self, key: Key) -> usize {
-        self.fences.partition_point(|fence| *fence <= key) - 1
+        let (from, to) = self.group_of(key);
+        from + self.fences[from..to].partition_point(|fence| *fence <= key) - 1
+    }
+
+    /// The pages of the group with the key's page.
+    fn group_of(&self, key: Key) -> (usize, usize) {
+        let from = (self.groups.partition_point(|fence| *fence <= key) - 1) * GROUP;
+        (from, self.fences.len().min(from + GROUP))
+    }
+
+    /// The page of a key, which may be this one.
+    fn still(&self, page: u32, key: Key) -> usize {
+        let page = page as usize;
+        if self.is_of(page, key) { page } else { self.page_of(key) }
+    }
+
+    fn is_of(&self, page: usize, key: Key) -> bool {
+        self.fences.get(page).is_some_and(|fence| *fence <= key)
+            && self.fences.get(page + 1).is_none_or(|fence| key < *fence)
     }
 
     fn keys(&self, page: usize) -> &[Key] {
         let page = self.pages[page];
-        let from = page.at() % SLAB_PAGES * self.page_keys_max;
-        &self.slabs[page.at() / SLAB_PAGES][from..][..page.len()]
+        let from = page.at() * self.page_keys_max;
+        &self.slabs[from / SLAB_KEYS][from % SLAB_KEYS..][..page.len()]
     }
 
     /// All of a page's part of the slabs.
     fn room(&mut self, page: usize) -> &mut [Key] {
-        let at = self.pages[page].at();
-        let from = at % SLAB_PAGES * self.page_keys_max;
-        &mut self.slabs[at / SLAB_PAGES][from..][..self.page_keys_max]
+        let from = self.pages[page].at() * self.page_keys_max;
+        &mut self.slabs[from / SLAB_KEYS][from % SLAB_KEYS..][..self.page_keys_max]
     }
 
     /// An empty page that is in no directory yet.
     fn take_page(&mut self) -> Page {
         if self.free.is_empty() {
-            let from = self.slabs.len() * SLAB_PAGES;
-            self.slabs.push(vec![Key::MIN; SLAB_PAGES * self.page_keys_max].into_boxed_slice());
+            let slab_pages = SLAB_KEYS / self.page_keys_max;
+            let from = self.slabs.len() * slab_pages;
+            self.slabs.push(vec![Key::MIN; SLAB_KEYS].into_boxed_slice());
             let number = |n| u32::try_from(n).expect("2^32 pages would hold more than the ordinals there are");
-            self.free.extend((from..from + SLAB_PAGES).rev().map(number));
+            self.free.extend((from..from + slab_pages).rev().map(number));
         }
         let at = self.free.pop().expect("a slab was added");
         Page { at: at.to_le_bytes(), len: [0; 2] }
@@ -254,10 +333,14 @@ impl Pages {
     /// All keys, and a check of what the directory promises.
     pub(super) fn check(&self) -> Vec<Key> {
         assert_eq!((self.fences.len(), self.fences[0]), (self.pages.len(), Key::MIN));
+        assert!(self.fences.iter().step_by(GROUP).eq(&self.groups));
         let mut places: Vec<_> = self.pages.iter().map(|page| page.at()).collect();
         places.extend(self.free.iter().map(|at| *at as usize));
         places.sort_unstable();
-        assert!(places.into_iter().eq(0..self.slabs.len() * SLAB_PAGES), "each place is one page's, or free");
+        assert!(
+            places.into_iter().eq(0..self.slabs.len() * SLAB_KEYS / self.page_keys_max),
+            "each place is one page's, or free"
+        );
         for n in 0..self.pages.len() {
             let page = self.keys(n);
             assert!(!page.is_empty() || self.pages.len() == 1, "page {n} is empty");

@@ -18,7 +18,7 @@ use clarion_proto::{
     ids::{Ordinal, UnixMillis},
 };
 
-use super::{key::ORDINALS_MAX, row::Row};
+use super::{key::ORDINALS_MAX, prefetch, row::Row};
 
 /// How long an ordinal is nobody's, in append time: the longest active time of an alert and 72 h, 33 days.
 pub(super) const ORDINAL_REST_MS: u64 = ACTIVE_MS_MAX + 72 * 3_600_000;
@@ -59,6 +59,15 @@ impl Rows {
     pub(super) fn touch(&self, ordinal: Ordinal) -> u8 {
         let n = ordinal.0 as usize;
         self.chunks.get(n / CHUNK_ROWS).map_or(0, |c| c[n % CHUNK_ROWS].ends())
+    }
+
+    /// Asks for both ends of a row, which may stand in two lines of the cache.
+    pub(super) fn seek(&self, ordinal: Ordinal) {
+        let n = ordinal.0 as usize;
+        if let Some(chunk) = self.chunks.get(n / CHUNK_ROWS) {
+            prefetch::one(&chunk[n % CHUNK_ROWS]);
+            prefetch::one(&chunk[n % CHUNK_ROWS].registration_version);
+        }
     }
 
     /// The row of an ordinal that was given.

@@ -22,6 +22,8 @@ use std::collections::BTreeMap;
 
 use clarion_proto::device::{TOKEN_BYTES_MAX, token_hash};
 
+use super::prefetch;
+
 /// Where a token is: chunk above slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct TokenRef(pub(super) u32);
@@ -217,6 +219,18 @@ impl Tokens {
     pub(super) fn touch(&self, at: TokenRef) -> u8 {
         let content = self.get(at).content;
         content[0] ^ content[content.len() - 1]
+    }
+
+    /// Asks for what says where a token's bytes are.
+    pub(super) fn seek_chunk(&self, at: TokenRef) {
+        if let Some(chunk) = self.chunks.get((at.0 >> SLOT_BITS) as usize) {
+            prefetch::one(chunk);
+        }
+    }
+
+    /// Asks for the bytes of a token.
+    pub(super) fn seek(&self, at: TokenRef) {
+        prefetch::lines(self.get(at).content);
     }
 
     /// Frees a slot; its bytes are wiped at once, as they are a person's.
