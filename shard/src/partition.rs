@@ -40,6 +40,7 @@ pub mod ahead;
 pub(crate) mod key;
 pub mod vocabulary;
 
+mod block;
 mod expiry;
 mod index;
 mod page;
@@ -224,7 +225,7 @@ impl Partition {
         let r = row.registration()?;
         let Profile { app, locale, segments, .. } = self.profiles.get(ordinal, r.profile);
         let token = self.tokens.get(r.token);
-        Some(Pushable { device: row.device, cell: place.cell(), app, locale, segments, token })
+        Some(Pushable { device: row.device(), cell: place.cell(), app, locale, segments, token })
     }
 
     /// The ordinal of a device, tombstones and unregistered rows included.
@@ -279,7 +280,7 @@ impl Partition {
     fn find_or_insert(&mut self, record: &Record, found: &Found) -> Option<Ordinal> {
         let feedback = matches!(record.change, Change::Feedback { .. }); // says nothing of a device that is not here
         let hash = found.hash;
-        let is_its = |ordinal: &Ordinal| self.rows.get(*ordinal).is_some_and(|row| row.device == record.device);
+        let is_its = |ordinal: &Ordinal| self.rows.get(*ordinal).is_some_and(|row| row.device() == record.device);
         let found = found.ordinal.filter(is_its).or_else(|| self.index.find(hash, record.device, &self.rows));
         if let Some(ordinal) = found {
             self.keep(ordinal);
@@ -297,7 +298,8 @@ impl Partition {
         if feedback {
             return None;
         }
-        let ordinal = self.rows.insert(Row::new(record.device), self.now)?;
+        let who = |rows: &Rows, device| self.index.find(IdHash::of(device), device, rows);
+        let ordinal = self.rows.insert(Row::new(record.device), self.now, who)?;
         self.keep_vacant(ordinal);
         self.index.insert(hash, ordinal, &self.rows);
         Some(ordinal)
@@ -452,7 +454,7 @@ impl Partition {
                 None => row.set_scheduled(false),
                 Some(due) if due > self.now => self.expiry.push(due, ordinal),
                 Some(_) => {
-                    self.index.remove(IdHash::of(row.device), ordinal);
+                    self.index.remove(IdHash::of(row.device()), ordinal);
                     self.mutes.remove(&ordinal);
                     self.rows.remove(ordinal, self.now);
                 }

@@ -80,7 +80,7 @@ impl Index {
         for n in 0..buckets {
             let of_bucket = &mut dealt[ends[n]..ends[n + 1]];
             of_bucket.sort_unstable();
-            let device = |ordinal: Ordinal| rows.at(ordinal).device;
+            let device = |ordinal: Ordinal| rows.at(ordinal).device();
             if of_bucket
                 .chunk_by(|a, b| a.0 == b.0)
                 .any(|same| same.iter().enumerate().any(|(n, a)| same[..n].iter().any(|b| device(a.1) == device(b.1))))
@@ -99,7 +99,7 @@ impl Index {
     pub(super) fn find(&self, hash: IdHash, device: DeviceId, rows: &Rows) -> Option<Ordinal> {
         let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
         let mut same = self.same(bucket, hash).iter().map(|entry| self.ordinal(*entry));
-        same.find(|ordinal| rows.at(*ordinal).device == device)
+        same.find(|ordinal| rows.at(*ordinal).device() == device)
     }
 
     /// Adds a device that is not there.
@@ -202,7 +202,7 @@ impl Index {
         let from = buckets - 1 - previous_power(buckets - 1);
         let entries = std::mem::take(&mut self.buckets[from]);
         // Rows stand anywhere: in a pass that does nothing else the waits for them overlap.
-        let hashes: Vec<_> = entries.iter().map(|entry| IdHash::of(rows.at(self.ordinal(*entry)).device)).collect();
+        let hashes: Vec<_> = entries.iter().map(|entry| IdHash::of(rows.at(self.ordinal(*entry)).device())).collect();
         let stays = |hash: &IdHash| bucket_of(*hash, buckets) == from;
         let staying = hashes.iter().filter(|hash| stays(hash)).count();
         let (mut stay, mut go) = (Vec::new(), Vec::new());
@@ -296,7 +296,7 @@ mod tests {
                 for n in from..from + count {
                     match (add, model.contains_key(&n)) {
                         (true, false) => {
-                            let ordinal = rows.insert(Row::new(device(n)), UnixMillis(0)).unwrap();
+                            let ordinal = rows.insert(Row::new(device(n)), UnixMillis(0), |_, _| None).unwrap();
                             index.insert(IdHash::of(device(n)), ordinal, &rows);
                             model.insert(n, ordinal);
                         }
@@ -321,7 +321,7 @@ mod tests {
     fn widens() {
         let (mut rows, mut index) = (Rows::default(), Index::default());
         for n in 0..70_000 {
-            let ordinal = rows.insert(Row::new(device(n)), UnixMillis(0)).unwrap();
+            let ordinal = rows.insert(Row::new(device(n)), UnixMillis(0), |_, _| None).unwrap();
             index.insert(IdHash::of(device(n)), ordinal, &rows);
         }
         assert_eq!(index.ordinal_bits, 17);
@@ -336,7 +336,7 @@ mod tests {
     fn each_device_comes_once() {
         let mut rows = Rows::default();
         let devices: Vec<_> = [1, 2, 1]
-            .map(|n| (IdHash::of(device(n)), rows.insert(Row::new(device(n)), UnixMillis(0)).unwrap()))
+            .map(|n| (IdHash::of(device(n)), rows.insert(Row::new(device(n)), UnixMillis(0), |_, _| None).unwrap()))
             .to_vec();
         assert!(Index::of(&devices, &rows).is_none());
         assert!(Index::of(&devices[..2], &rows).is_some());

@@ -15,19 +15,23 @@
 //! one page more. So 16 pages at 97 % become 17 at 91 %. In the same way a window that fell below what one page fewer would
 //! hold at 94 % gives one back. Spreading copies 16 KiB, for the hundred changes and more that it takes to fill a page anew.
 //!
-//! **Room.** Pages of a partition come from slabs of [`SLAB_PAGES`] that never move, and go back to a list: no page is an
+//! **Room.** Pages of a partition come from slabs, which are blocks ([`super::block`]), and go back to a list: no page is an
 //! allocation. A page costs 14 bytes beside its keys: fence, place in the slabs, length.
 //!
 //! Nobody keeps a position in here. A frontier is a key, and finds its page anew after splits and merges.
 
-use super::{key::Key, prefetch};
+use super::{
+    block::{BLOCK_BYTES, Block},
+    key::Key,
+    prefetch,
+};
 
 /// Keys of a page at most.
 pub(super) const PAGE_KEYS_MAX: usize = 64;
 /// Neighbours among which room is found.
 const WINDOW: usize = 16;
-/// Keys of a slab: 8 KiB.
-const SLAB_KEYS: usize = 1_024;
+/// Keys of a slab, which is a block.
+const SLAB_KEYS: usize = BLOCK_BYTES / size_of::<Key>();
 /// Fences of a group: four lines, of which a search within it reads two or three.
 const GROUP: usize = 32;
 /// Directories grow by a share: doubling would leave half of them empty.
@@ -44,7 +48,7 @@ pub(super) struct Pages {
     groups: Vec<Key>,
     /// Of each page, where its keys are. None is empty, except where it is the only one.
     pages: Vec<Page>,
-    slabs: Vec<Box<[Key]>>,
+    slabs: Vec<Block<[Key; SLAB_KEYS]>>,
     /// Places in the slabs that are no page's; the last that was given back is taken first.
     free: Vec<u32>,
     page_keys_max: usize,
@@ -314,7 +318,7 @@ impl Pages {
         if self.free.is_empty() {
             let slab_pages = SLAB_KEYS / self.page_keys_max;
             let from = self.slabs.len() * slab_pages;
-            self.slabs.push(vec![Key::MIN; SLAB_KEYS].into_boxed_slice());
+            self.slabs.push(Block::new());
             let number = |n| u32::try_from(n).expect("2^32 pages would hold more than the ordinals there are");
             self.free.extend((from..from + slab_pages).rev().map(number));
         }

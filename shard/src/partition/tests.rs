@@ -76,7 +76,7 @@ pub(crate) fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
     let mut contents = Contents::new();
     let (mut keys, mut held) = (Vec::new(), Held::default());
     for (ordinal, row) in partition.rows.iter() {
-        assert_eq!(partition.ordinal_of(row.device), Some(ordinal));
+        assert_eq!(partition.ordinal_of(row.device()), Some(ordinal));
         let standing = partition.standing(ordinal);
         keys.extend(standing.key);
         held.count(standing, |n| *n += 1);
@@ -100,7 +100,7 @@ pub(crate) fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
         let reachable = known.registration.is_some() && known.place.is_some() && !known.muted;
         assert_eq!(partition.pushable(ordinal).is_some(), reachable);
         if known != Known::default() {
-            contents.insert(row.device, (ordinal, known));
+            contents.insert(row.device(), (ordinal, known));
         }
     }
     keys.sort();

@@ -22,24 +22,25 @@ use std::collections::BTreeMap;
 
 use clarion_proto::device::{TOKEN_BYTES_MAX, token_hash};
 
-use super::prefetch;
+use super::{
+    block::{BLOCK_BYTES, Block, Bytes},
+    prefetch,
+};
 
 /// Where a token is: chunk above slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct TokenRef(pub(super) u32);
 
 /// Bits of a [`TokenRef`] for the slot.
-const SLOT_BITS: u32 = 8;
+const SLOT_BITS: u32 = 9;
 /// Slots of a chunk at most.
 const CHUNK_SLOTS_MAX: usize = 1 << SLOT_BITS;
-/// Bytes of a chunk at most, roughly: a page of the kernel or two.
-const CHUNK_BYTES: usize = 8_192;
 /// A shape's next chunk has a share of the slots that it has already: a length used once costs eight slots.
 const GROWTH_SHARE: usize = 8;
 const CHUNK_SLOTS_MIN: usize = 8;
 /// A freed slot holds the next freed one.
 const SLOT_BYTES_MIN: usize = 4;
-/// No slot: a chunk of that number would be the last of 2^24.
+/// No slot: a chunk of that number would be the last of 2^23.
 const NONE: u32 = u32::MAX;
 /// What a `person` may have (registry.proto). A longer one is a sender's defect and is not kept.
 pub(super) const PERSON_BYTES_MAX: usize = 128;
@@ -170,7 +171,29 @@ pub(super) struct Tokens {
 
 struct Chunk {
     shape: u32,
-    bytes: Box<[u8]>,
+    bytes: Slab,
+}
+
+/// The slots of a chunk: as many as fit into a block, or fewer, of shapes of which there are few.
+enum Slab {
+    Few(Box<[u8]>),
+    Block(Block<Bytes>),
+}
+
+impl Slab {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Few(bytes) => bytes,
+            Self::Block(block) => &block.all,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Few(bytes) => bytes,
+            Self::Block(block) => &mut block.all,
+        }
+    }
 }
 
 struct Slots {
@@ -187,7 +210,7 @@ impl Tokens {
     /// Stores a token and, unless empty, a person.
     ///
     /// # Panics
-    /// If 2^24 chunks are there: with the smallest of chunks 134 million tokens of different lengths in one partition.
+    /// If 2^23 chunks are there: with the smallest of chunks 67 million tokens of different lengths in one partition.
     pub(super) fn insert(&mut self, token: &[u8], person: &str) -> TokenRef {
         let shape = Shape::of(token, person);
         let (at, to) = self.take(shape);
@@ -212,7 +235,7 @@ impl Tokens {
         let chunk = &self.chunks[(at.0 >> SLOT_BITS) as usize];
         let shape = self.shapes[chunk.shape as usize].shape;
         let from = (at.0 & ((1 << SLOT_BITS) - 1)) as usize * shape.slot_bytes();
-        StoredToken { shape, content: &chunk.bytes[from..from + shape.content_bytes()] }
+        StoredToken { shape, content: &chunk.bytes.bytes()[from..from + shape.content_bytes()] }
     }
 
     /// A byte of it, for [`super::Partition::warm`].
@@ -259,7 +282,7 @@ impl Tokens {
             return (at, to);
         }
         if slots.unused == 0 {
-            let most = (CHUNK_BYTES / shape.slot_bytes()).clamp(CHUNK_SLOTS_MIN, CHUNK_SLOTS_MAX);
+            let most = (BLOCK_BYTES / shape.slot_bytes()).clamp(CHUNK_SLOTS_MIN, CHUNK_SLOTS_MAX);
             let count = (slots.slots / GROWTH_SHARE).clamp(CHUNK_SLOTS_MIN, most);
             let chunk = u32::try_from(self.chunks.len()).ok().filter(|n| *n < 1 << (u32::BITS - SLOT_BITS));
             slots.chunk = chunk.expect("see the panics of `insert`");
@@ -268,7 +291,11 @@ impl Tokens {
             if self.chunks.len() == self.chunks.capacity() {
                 self.chunks.reserve_exact(self.chunks.len() / 16 + 4);
             }
-            let bytes = vec![0; count * shape.slot_bytes()].into_boxed_slice();
+            let bytes = if count == most && count * shape.slot_bytes() <= BLOCK_BYTES {
+                Slab::Block(Block::new())
+            } else {
+                Slab::Few(vec![0; count * shape.slot_bytes()].into_boxed_slice())
+            };
             self.chunks.push(Chunk { shape: number, bytes });
         }
         slots.unused -= 1;
@@ -279,7 +306,7 @@ impl Tokens {
 
 fn slot_of(chunk: &mut Chunk, shape: Shape, at: TokenRef) -> &mut [u8] {
     let bytes = shape.slot_bytes();
-    &mut chunk.bytes[(at.0 & ((1 << SLOT_BITS) - 1)) as usize * bytes..][..bytes]
+    &mut chunk.bytes.bytes_mut()[(at.0 & ((1 << SLOT_BITS) - 1)) as usize * bytes..][..bytes]
 }
 
 #[cfg(test)]
@@ -325,7 +352,7 @@ mod tests {
         let mut tokens = Tokens::default();
         let first = tokens.insert(b"secret", "");
         tokens.remove(first);
-        assert!(tokens.chunks[0].bytes.iter().all(|b| [0, u8::MAX].contains(b)));
+        assert!(tokens.chunks[0].bytes.bytes().iter().all(|b| [0, u8::MAX].contains(b)));
         assert!(tokens.insert(b"public", "") == first);
     }
 
