@@ -214,7 +214,7 @@ impl Partition {
             Change::Feedback { token_hash, gateway_time } => self.feed_back(ordinal, *token_hash, *gateway_time),
         }
         self.schedule(ordinal, before);
-        self.settle(ordinal, before)
+        self.settle(ordinal, before, found)
     }
 
     /// What is needed to push to a device; `None`: gone, muted, without registration or place.
@@ -329,17 +329,23 @@ impl Partition {
             return;
         }
         row.registration_version = observed;
-        if let Some(old) = row.registration() {
-            self.tokens.remove(old.token);
-        }
-        let profile = Profile {
-            app: words.intern_app(&new.app),
-            locale: words.intern_locale(&new.locale),
-            segments: words.intern_segments(&new.segments),
-            tag: Tag::of(&new.app),
+        let old = row.registration();
+        let said = old.map(|old| (old.profile, self.profiles.get(ordinal, old.profile)));
+        let said = said.filter(|(_, p)| words.says((p.app, p.locale, p.segments), new));
+        let profile = said.map(|(profile, _)| profile).unwrap_or_else(|| {
+            let profile = Profile {
+                app: words.intern_app(&new.app),
+                locale: words.intern_locale(&new.locale),
+                segments: words.intern_segments(&new.segments),
+                tag: Tag::of(&new.app),
+            };
+            self.profiles.insert(ordinal, profile)
+        });
+        let token = match old {
+            Some(old) => self.tokens.replace(old.token, new.token.as_bytes(), &new.person),
+            None => self.tokens.insert(new.token.as_bytes(), &new.person),
         };
-        let token = self.tokens.insert(new.token.as_bytes(), &new.person);
-        row.register(Registered { token, profile: self.profiles.insert(ordinal, profile) });
+        row.register(Registered { token, profile });
     }
 
     fn place(&mut self, ordinal: Ordinal, observed: Millis40, cell: Cell) {
@@ -463,7 +469,7 @@ impl Partition {
     }
 
     /// Brings counts and the order of the walk up to date with a changed row.
-    fn settle(&mut self, ordinal: Ordinal, before: Standing) -> Applied {
+    fn settle(&mut self, ordinal: Ordinal, before: Standing, found: &Found) -> Applied {
         let after = self.standing(ordinal);
         if before == after {
             return Applied::default();
@@ -472,11 +478,11 @@ impl Partition {
         self.held.count(after, |n| *n += 1);
         if before.key != after.key {
             self.changes += 1;
-            if let Some(key) = before.key {
-                self.pages.remove(key);
-            }
-            if let Some(key) = after.key {
-                self.pages.insert(key);
+            match (before.key, after.key) {
+                (Some(old), Some(new)) => self.pages.replace((old, found.page_from), (new, found.page_to)),
+                (Some(old), None) => self.pages.remove(old, found.page_from),
+                (None, Some(new)) => self.pages.insert(new, found.page_to),
+                (None, None) => {}
             }
         }
         Applied { placed: after.key.map(|key| (ordinal, key.place().cell())) }

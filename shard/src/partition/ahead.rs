@@ -21,10 +21,11 @@ use super::{
     index::IdHash,
     key::{Key, Place},
     tag::Tag,
+    token::TokenRef,
 };
 
 /// Records between two stages. Times lines of a record and stages it must fit into a first cache of 32 KiB.
-const STEP: usize = 6;
+const STEP: usize = 3;
 /// Looks ahead at each record.
 const STAGES: usize = 6;
 /// Records under way, as a power of two.
@@ -35,8 +36,10 @@ const RING: usize = (STAGES * STEP + 1).next_power_of_two();
 pub(super) struct Found {
     pub(super) hash: IdHash,
     pub(super) ordinal: Option<Ordinal>,
-    goes: Option<Key>,
-    comes: Option<Key>,
+    /// Which keys the record will take out and add, as far as can be told, and their groups of pages.
+    goes: Option<(Key, u32)>,
+    comes: Option<(Key, u32)>,
+    token: Option<TokenRef>,
     pub(super) page_from: u32,
     pub(super) page_to: u32,
 }
@@ -111,51 +114,51 @@ impl Partition {
             None => self.index.seek_rest(found.hash),
         }
         if let Change::Place(cell) | Change::Arrival(_, cell) = &record.change {
-            self.pages.seek_group(Key::first_at(Place::from(*cell)));
+            let first = Key::first_at(Place::from(*cell));
+            found.comes = Some((first, self.pages.seek_group(first)));
         }
     }
 
     /// The row is here: from which page the device will go, to which it will come, and where its token is.
     #[inline]
     fn look_for_fences(&self, record: &Record, found: &mut Found) {
-        let row = found.ordinal.and_then(|ordinal| self.rows.get(ordinal));
-        let ordinal = found.ordinal.unwrap_or(Ordinal(0));
-        let stands = row.and_then(|row| self.standing_of(row, ordinal).key);
+        let Some((ordinal, row)) = found.ordinal.and_then(|ordinal| Some((ordinal, self.rows.get(ordinal)?))) else {
+            return;
+        };
+        let stands = self.standing_of(row, ordinal).key;
         let at = |place: Place| Key::new(place, stands.map_or(Tag::NONE, Key::tag), ordinal);
-        let place = row.and_then(|row| row.place()).map(at);
-        (found.goes, found.comes) = match &record.change {
-            Change::Place(cell) => (stands, stands.map(|_| at(Place::from(*cell)))),
-            Change::Arrival(_, cell) => (stands, Some(at(Place::from(*cell)))),
-            Change::Registration(_) if stands.is_some() => (None, None),
-            Change::Registration(_) | Change::Mute(false) => (None, place),
+        let (goes, comes) = match &record.change {
+            // The key's group is nearly always that of the first at its place.
+            Change::Place(_) | Change::Arrival(..) => {
+                let comes = found.comes.map(|(key, group)| (at(key.place()), group));
+                let is_reached = stands.is_some() || matches!(record.change, Change::Arrival(..));
+                (stands, comes.filter(|(key, _)| is_reached && stands != Some(*key)))
+            }
+            Change::Registration(_) | Change::Mute(false) => {
+                let comes = row.place().filter(|_| stands.is_none()).map(at);
+                (None, comes.map(|key| (key, self.pages.seek_group(key))))
+            }
             Change::Removal | Change::Mute(true) | Change::Feedback { .. } => (stands, None),
         };
-        if found.goes == found.comes {
-            (found.goes, found.comes) = (None, None);
-        }
-        if let Some(key) = found.goes {
-            self.pages.seek_group(key);
-        }
-        if !matches!(record.change, Change::Place(_) | Change::Mute(_))
-            && let Some(registration) = row.and_then(|row| row.registration())
-        {
-            self.tokens.seek_chunk(registration.token);
+        let stays = comes.is_none() && matches!(record.change, Change::Place(_) | Change::Arrival(..));
+        found.goes = goes.filter(|_| !stays).map(|key| (key, self.pages.seek_group(key)));
+        found.comes = comes;
+        if !matches!(record.change, Change::Place(_) | Change::Mute(_)) {
+            found.token = row.registration().map(|r| r.token);
+            found.token.iter().for_each(|token| self.tokens.seek_chunk(*token));
         }
     }
 
     #[inline]
-    fn look_for_pages(&self, record: &Record, found: &mut Found) {
-        if let Some(key) = found.goes {
-            found.page_from = self.pages.seek(key);
+    fn look_for_pages(&self, _: &Record, found: &mut Found) {
+        if let Some((key, group)) = found.goes {
+            found.page_from = self.pages.seek(key, group);
         }
-        if let Some(key) = found.comes {
-            found.page_to = self.pages.seek(key);
+        if let Some((key, group)) = found.comes {
+            found.page_to = self.pages.seek(key, group);
         }
-        if !matches!(record.change, Change::Place(_) | Change::Mute(_))
-            && let Some(row) = found.ordinal.and_then(|ordinal| self.rows.get(ordinal))
-            && let Some(registration) = row.registration()
-        {
-            self.tokens.seek(registration.token);
+        if let Some(token) = found.token {
+            self.tokens.seek(token);
         }
     }
 

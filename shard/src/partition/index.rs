@@ -172,15 +172,16 @@ impl Index {
     /// Where in a bucket the entries with these hash bits begin, or would: those before them are counted around where they should
     /// be, without a branch that could be taken wrongly; step by step only if they are not there.
     fn begin(&self, bucket: &[u32], wanted: u32) -> usize {
-        let bits = self.ordinal_bits;
+        // No entry below this one has the wanted bits, and none from it on has lower ones.
+        let least = wanted << self.ordinal_bits;
         let from = self.look_from(bucket.len(), wanted);
-        let below = |look: &[u32]| look.iter().map(|entry| u32::from(entry >> bits < wanted)).sum::<u32>() as usize;
-        let mut at =
-            from + bucket[from..].first_chunk::<LOOK>().map_or_else(|| below(&bucket[from..]), |look| below(look));
-        while at > 0 && bucket[at - 1] >> bits >= wanted {
+        let below = |look: &[u32]| look.iter().map(|entry| u32::from(*entry < least)).sum::<u32>() as usize;
+        let look = bucket[from..].first_chunk::<LOOK>();
+        let mut at = from + look.map_or_else(|| below(&bucket[from..]), |look| below(look));
+        while at > 0 && bucket[at - 1] >= least {
             at -= 1;
         }
-        while at < bucket.len() && bucket[at] >> bits < wanted {
+        while at < bucket.len() && bucket[at] < least {
             at += 1;
         }
         at

@@ -116,18 +116,17 @@ impl Pages {
         if tail.is_empty() && page + 1 < self.pages.len() { self.keys(page + 1) } else { tail }
     }
 
-    /// Adds a key that is not there.
-    pub(super) fn insert(&mut self, key: Key) {
-        self.insert_at(self.page_of(key), key);
+    /// Adds a key that is not there: to this page, if it is that page's.
+    pub(super) fn insert(&mut self, key: Key, page: u32) {
+        self.insert_at(self.still(page, key), key);
     }
 
-    /// Takes out a key that is there.
-    pub(super) fn remove(&mut self, key: Key) {
-        self.remove_at(self.page_of(key), key);
+    /// Takes out a key that is there: of this page, if it is that page's.
+    pub(super) fn remove(&mut self, key: Key, page: u32) {
+        self.remove_at(self.still(page, key), key);
     }
 
-    /// Takes out a key that is there and adds one that is not. Where both are the same page's, as they often are when somebody
-    /// walks on, only the keys between them move. The pages are where [`Pages::seek`] found them, if they are still.
+    /// Both at once. Where both are the same page's, as they often are when somebody walks on, only the keys between them move.
     pub(super) fn replace(&mut self, (old, old_page): (Key, u32), (new, new_page): (Key, u32)) {
         let page = self.still(old_page, old);
         if !self.is_of(page, new) {
@@ -188,16 +187,21 @@ impl Pages {
     }
 
     /// The first of three looks ahead at what a change of this key will need: the fences of its group are asked for.
-    pub(super) fn seek_group(&self, key: Key) {
+    pub(super) fn seek_group(&self, key: Key) -> u32 {
         let (from, to) = self.group_of(key);
         prefetch::lines(&self.fences[from..to]);
+        number(from / GROUP)
     }
 
-    /// The second: which page the key belongs to now.
-    pub(super) fn seek(&self, key: Key) -> u32 {
-        let page = self.page_of(key);
-        prefetch::one(&self.pages[page]);
-        u32::try_from(page).expect("fewer pages than ordinals")
+    /// The second: which page of that group the key belongs to, if it does to any.
+    pub(super) fn seek(&self, key: Key, group: u32) -> u32 {
+        let from = (group as usize * GROUP).min(self.fences.len());
+        let group = &self.fences[from..self.fences.len().min(from + GROUP)];
+        let page = (from + group.partition_point(|fence| *fence <= key)).saturating_sub(1);
+        if let Some(page) = self.pages.get(page) {
+            prefetch::one(page);
+        }
+        number(page)
     }
 
     /// The third: the page's keys are asked for.
@@ -319,7 +323,6 @@ impl Pages {
             let slab_pages = SLAB_KEYS / self.page_keys_max;
             let from = self.slabs.len() * slab_pages;
             self.slabs.push(Block::new());
-            let number = |n| u32::try_from(n).expect("2^32 pages would hold more than the ordinals there are");
             self.free.extend((from..from + slab_pages).rev().map(number));
         }
         let at = self.free.pop().expect("a slab was added");
@@ -330,6 +333,10 @@ impl Pages {
         let at = u32::from_le_bytes(self.pages[page].at);
         self.free.push(at);
     }
+}
+
+fn number(pages: usize) -> u32 {
+    u32::try_from(pages).expect("2^32 pages would hold more than the ordinals there are")
 }
 
 #[cfg(test)]
@@ -375,13 +382,23 @@ mod tests {
     proptest! {
         /// Pages are a sorted set, however they were split and merged.
         #[test]
-        fn pages_are_a_sorted_set(changes in prop::collection::vec((0u32..200, prop::bool::weighted(0.55)), 0..600)) {
+        fn pages_are_a_sorted_set(
+            changes in prop::collection::vec((0u32..200, prop::bool::weighted(0.55), 0u32..400), 0..600),
+        ) {
             let mut pages = Pages::new(4);
             let mut model = BTreeSet::new();
-            for (n, add) in changes {
+            for (n, add, to) in changes {
                 match (add, model.contains(&key(n))) {
-                    (true, false) => { pages.insert(key(n)); model.insert(key(n)); }
-                    (false, true) => { pages.remove(key(n)); model.remove(&key(n)); }
+                    (_, true) if to < 200 && !model.contains(&key(to)) => {
+                        let group = pages.seek_group(key(to));
+                        let page = pages.seek(key(to), group);
+                        prop_assert!(pages.is_of(page as usize, key(to)));
+                        pages.replace((key(n), n % 7), (key(to), if n % 2 == 0 { page } else { n % 5 }));
+                        model.remove(&key(n));
+                        model.insert(key(to));
+                    }
+                    (true, false) => { pages.insert(key(n), n % 7); model.insert(key(n)); }
+                    (false, true) => { pages.remove(key(n), n % 5); model.remove(&key(n)); }
                     _ => {}
                 }
                 prop_assert_eq!(pages.check(), model.iter().copied().collect::<Vec<_>>());
@@ -399,14 +416,13 @@ mod tests {
         let at =
             |n: u64| Key::new(Place::from_bits(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 31), Tag::NONE, Ordinal(0));
         let fill = |pages: &Pages| pages.pages.iter().map(|p| p.len()).sum::<usize>() * 100 / (pages.pages.len() * 64);
-        (0..20_000).for_each(|n| pages.insert(at(n)));
+        (0..20_000).for_each(|n| pages.insert(at(n), 0));
         assert!(fill(&pages) >= 90, "{}", fill(&pages));
         for n in 0..20_000 {
-            pages.remove(at(n));
-            pages.insert(at(n + 20_000));
+            pages.replace((at(n), 0), (at(n + 20_000), 0));
         }
         assert!(fill(&pages) >= 90, "{}", fill(&pages));
-        (20_000..38_000).for_each(|n| pages.remove(at(n)));
+        (20_000..38_000).for_each(|n| pages.remove(at(n), 0));
         assert!(fill(&pages) >= 80, "{}", fill(&pages));
     }
 
@@ -415,9 +431,9 @@ mod tests {
     fn merges_down_to_one_page() {
         let mut pages = Pages::new(8);
         for _ in 0..3 {
-            (0..200).for_each(|n| pages.insert(key(n)));
+            (0..200).for_each(|n| pages.insert(key(n), 0));
             assert!((25..33).contains(&pages.pages.len()), "{}", pages.pages.len());
-            (0..200).for_each(|n| pages.remove(key(n)));
+            (0..200).for_each(|n| pages.remove(key(n), 0));
             assert_eq!((pages.check(), pages.pages.len()), (vec![], 1));
             assert!(pages.slabs.len() <= 5, "{}", pages.slabs.len());
         }

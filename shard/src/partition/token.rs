@@ -214,12 +214,7 @@ impl Tokens {
     pub(super) fn insert(&mut self, token: &[u8], person: &str) -> TokenRef {
         let shape = Shape::of(token, person);
         let (at, to) = self.take(shape);
-        let (stored, behind) = to.split_at_mut(shape.stored_bytes());
-        match shape.colon {
-            None => stored.copy_from_slice(token),
-            Some(colon) => pack::pack(token, colon.into(), stored),
-        }
-        behind[..shape.person_bytes()].copy_from_slice(&person.as_bytes()[..shape.person_bytes()]);
+        write(shape, to, token, person);
         at
     }
 
@@ -254,6 +249,18 @@ impl Tokens {
     /// Asks for the bytes of a token.
     pub(super) fn seek(&self, at: TokenRef) {
         prefetch::lines(self.get(at).content);
+    }
+
+    /// Stores a token in place of another.
+    pub(super) fn replace(&mut self, old: TokenRef, token: &[u8], person: &str) -> TokenRef {
+        let shape = Shape::of(token, person);
+        let chunk = &mut self.chunks[(old.0 >> SLOT_BITS) as usize];
+        if self.shapes[chunk.shape as usize].shape != shape {
+            self.remove(old);
+            return self.insert(token, person);
+        }
+        write(shape, slot_of(chunk, shape, old), token, person);
+        old
     }
 
     /// Frees a slot; its bytes are wiped at once, as they are a person's.
@@ -302,6 +309,15 @@ impl Tokens {
         let at = TokenRef(slots.chunk << SLOT_BITS | slots.unused);
         (at, slot_of(&mut self.chunks[slots.chunk as usize], shape, at))
     }
+}
+
+fn write(shape: Shape, slot: &mut [u8], token: &[u8], person: &str) {
+    let (stored, behind) = slot.split_at_mut(shape.stored_bytes());
+    match shape.colon {
+        None => stored.copy_from_slice(token),
+        Some(colon) => pack::pack(token, colon.into(), stored),
+    }
+    behind[..shape.person_bytes()].copy_from_slice(&person.as_bytes()[..shape.person_bytes()]);
 }
 
 fn slot_of(chunk: &mut Chunk, shape: Shape, at: TokenRef) -> &mut [u8] {
