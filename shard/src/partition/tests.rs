@@ -237,6 +237,41 @@ proptest! {
         }
     }
 
+    /// Through the pipeline records come to the same as one by one, in the same order, whatever those before them did to what was
+    /// found ahead; records of partitions that are not here are passed over.
+    #[test]
+    fn the_pipeline_changes_nothing(history in history(), batch in 1usize..80, page_keys in 2u32..5) {
+        let new = |id| Partition::with_pages(PartitionId(id), 1 << page_keys);
+        let mut piped = vec![Some(new(0)), None, Some(new(2))];
+        let (mut plain, mut words) = ([new(0), new(1), new(2)], Vocabulary::new());
+        let mut now = START_MS;
+        for few in history.chunks(batch) {
+            now += few.iter().map(|(_, _, passed, _)| passed).sum::<u64>();
+            let records: Vec<_> = few
+                .iter()
+                .map(|(n, at, _, change)| (PartitionId(u16::from(n % 4)), record(*n, START_MS + at, change.clone())))
+                .collect();
+            let mut told = Vec::new();
+            let slot_of = |id: PartitionId| (id.0 < 3).then_some(usize::from(id.0));
+            ahead::apply_all(&mut piped, UnixMillis(now), &records, &mut words, slot_of, |slot, applied| {
+                told.push((slot, applied));
+            });
+            let mut wanted = Vec::new();
+            for (id, record) in &records {
+                if let 0 | 2 = id.0 {
+                    let slot = usize::from(id.0);
+                    wanted.push((slot, plain[slot].apply(UnixMillis(now), record, &mut words)));
+                }
+            }
+            prop_assert_eq!(told, wanted);
+            for slot in [0, 2] {
+                let piped = piped[slot].as_ref().expect("it is here");
+                prop_assert_eq!(contents(piped, &words), contents(&plain[slot], &words));
+                prop_assert_eq!(rest(piped), rest(&plain[slot]));
+            }
+        }
+    }
+
     /// Within a day, records with distinct times come to the same whatever their order, and however often each comes.
     #[test]
     fn order_and_repeats_do_not_matter(
