@@ -167,6 +167,8 @@ pub(super) struct Tokens {
     chunks: Vec<Chunk>,
     shapes: Vec<Slots>,
     shape_of: BTreeMap<Shape, u32>,
+    /// The shape that was asked for last.
+    last: u32,
 }
 
 struct Chunk {
@@ -273,13 +275,21 @@ impl Tokens {
         slots.free = at.0;
     }
 
+    /// The number of a shape. Mostly that of the last one: all tokens of APNs have the same.
+    fn number_of(&mut self, shape: Shape) -> u32 {
+        if self.shapes.get(self.last as usize).is_none_or(|slots| slots.shape != shape) {
+            self.last = *self.shape_of.entry(shape).or_insert_with(|| {
+                self.shapes.push(Slots { shape, free: NONE, chunk: 0, unused: 0, slots: 0 });
+                u32::try_from(self.shapes.len() - 1)
+                    .expect("lengths of tokens and persons, and places of colons: fewer than 2^25")
+            });
+        }
+        self.last
+    }
+
     /// A slot of this shape, all zeros.
     fn take(&mut self, shape: Shape) -> (TokenRef, &mut [u8]) {
-        let number = *self.shape_of.entry(shape).or_insert_with(|| {
-            self.shapes.push(Slots { shape, free: NONE, chunk: 0, unused: 0, slots: 0 });
-            u32::try_from(self.shapes.len() - 1)
-                .expect("lengths of tokens and persons, and places of colons: fewer than 2^25")
-        });
+        let number = self.number_of(shape);
         let slots = &mut self.shapes[number as usize];
         if slots.free != NONE {
             let at = TokenRef(slots.free);
