@@ -26,15 +26,16 @@
 //! | | APNs | FCM | |
 //! |---|---|---|---|
 //! | row ([`row`]) | 37 | 37 | |
-//! | token ([`token`]) | 32 | 115 | and 0.2 to 0.6 for its chunk |
-//! | key in a page ([`page`]) | 8.6 | 8.6 | 8 in pages that are 91 to 97 % full, 0.1 for the page |
+//! | token ([`token`]) | 32 | 115 | and 0.1 to 0.5 for its chunk |
+//! | key in a page ([`page`]) | 8.7 | 8.7 | 8 in pages that are 91 to 97 % full, 0.2 for the page |
 //! | index ([`index`]) | 4.2 | 4.2 | 4, room in buckets 0.06, heads of buckets 0.16 |
-//! | *each registered device* | *82.2* | *165.5* | |
+//! | *each registered device* | *82.0* | *165.4* | |
 //! | tombstone: row, index, expiry ([`expiry`]) | 52 | 52 | for 24 h |
-//! | resting ordinal: vacant row, queue ([`rows`]) | 41 | 41 | for 33 days |
+//! | resting ordinal: queue, and where its guest or own row stands ([`rows`]) | 8 | 8 | for 33 days |
 //! | person, mute choice, rare profile | | | its length; 40; 40: of those who have one |
 //!
-//! Beside the devices a partition has a page, chunks and buckets that are partly filled: some 50 KiB.
+//! Beside the devices a partition has blocks and buckets that are partly filled: some 50 KiB. Rows, keys and tokens stand in
+//! blocks of memory ([`block`]) that are the process's and given back to it, so a process keeps what it once needed.
 
 pub mod ahead;
 pub(crate) mod key;

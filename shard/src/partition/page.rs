@@ -7,13 +7,13 @@
 //! a device is due.
 //!
 //! **Size.** What a change costs is memory, not work: the page is in no cache, and a line of it comes in some ten
-//! nanoseconds. 128 keys are 16 lines, of which a change moves half. Larger pages cost a change in proportion; smaller ones
+//! nanoseconds. 64 keys are 8 lines, of which a change moves half. Larger pages cost a change in proportion; smaller ones
 //! lengthen the directory, which is searched once for each change and each page of a walk, and weigh more.
 //!
 //! **Fill.** A page takes its room full or not. One that is full does not split in two halves, which would leave pages at
 //! some 70 %: the keys of up to [`WINDOW`] neighbours are spread evenly over them, and only where all are nearly full over
 //! one page more. So 16 pages at 97 % become 17 at 91 %. In the same way a window that fell below what one page fewer would
-//! hold at 94 % gives one back. Spreading copies 16 KiB, for the hundred changes and more that it takes to fill a page anew.
+//! hold at 94 % gives one back. Spreading copies 8 KiB, for the fifty changes and more that it takes to fill a page anew.
 //!
 //! **Room.** Pages of a partition come from slabs, which are blocks ([`super::block`]), and go back to a list: no page is an
 //! allocation. A page costs 14 bytes beside its keys: fence, place in the slabs, length.

@@ -13,8 +13,8 @@
 //! A registration may carry a `person`. It is reserved and hardly anybody sends it, so it has no field of its own: it
 //! stands behind the token in the same slot.
 //!
-//! Per token of a big partition: its bytes, 24 + 16 bytes of each chunk for up to [`CHUNK_SLOTS_MAX`] slots (0.2 to 0.6),
-//! and on average a sixteenth of a chunk's worth of slots that nobody has used yet.
+//! Per token of a big partition: its bytes, 32 bytes of each chunk for up to [`CHUNK_SLOTS_MAX`] slots and what a block
+//! has beyond them (0.1 to 0.5), and for each shape on average half a chunk of slots that nobody has used yet.
 
 mod pack;
 
