@@ -418,7 +418,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 8 + 1))]
+        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 64 + 4))]
 
         /// Whoever comes, goes, and comes back to ordinals that rested: each row is found by its ordinal and nobody by one
         /// that rests, also by who restores the same; and what rests takes no slots as long as others come.
