@@ -49,7 +49,7 @@ pub(super) struct Pages {
     /// Of each page, where its keys are. None is empty, except where it is the only one.
     pages: Vec<Page>,
     slabs: Vec<Block<[Key; SLAB_KEYS]>>,
-    /// Places in the slabs that are no page's; the last that was given back is taken first.
+    /// Places in the slabs, counted in keys, that are no page's; the last that was given back is taken first.
     free: Vec<u32>,
     page_keys_max: usize,
 }
@@ -79,7 +79,7 @@ impl Pages {
     /// Without keys. Tests choose small pages, to see many splits and merges.
     pub(super) fn new(page_keys_max: usize) -> Self {
         assert!(page_keys_max >= 4, "a page that is split must leave two that are not merged at once");
-        assert!(SLAB_KEYS.is_multiple_of(page_keys_max), "a page stands in one slab");
+        assert!(page_keys_max <= SLAB_KEYS, "a page stands in one slab");
         let mut new = Self {
             fences: vec![Key::MIN],
             groups: vec![Key::MIN],
@@ -307,23 +307,23 @@ impl Pages {
 
     fn keys(&self, page: usize) -> &[Key] {
         let page = self.pages[page];
-        let from = page.at() * self.page_keys_max;
+        let from = page.at();
         &self.slabs[from / SLAB_KEYS][from % SLAB_KEYS..][..page.len()]
     }
 
     /// All of a page's part of the slabs.
     fn room(&mut self, page: usize) -> &mut [Key] {
-        let from = self.pages[page].at() * self.page_keys_max;
+        let from = self.pages[page].at();
         &mut self.slabs[from / SLAB_KEYS][from % SLAB_KEYS..][..self.page_keys_max]
     }
 
     /// An empty page that is in no directory yet.
     fn take_page(&mut self) -> Page {
         if self.free.is_empty() {
-            let slab_pages = SLAB_KEYS / self.page_keys_max;
-            let from = self.slabs.len() * slab_pages;
+            let from = self.slabs.len() * SLAB_KEYS;
             self.slabs.push(Block::new());
-            self.free.extend((from..from + slab_pages).rev().map(number));
+            let pages = SLAB_KEYS / self.page_keys_max;
+            self.free.extend((0..pages).rev().map(|page| number(from + page * self.page_keys_max)));
         }
         let at = self.free.pop().expect("a slab was added");
         Page { at: at.to_le_bytes(), len: [0; 2] }
@@ -335,8 +335,8 @@ impl Pages {
     }
 }
 
-fn number(pages: usize) -> u32 {
-    u32::try_from(pages).expect("2^32 pages would hold more than the ordinals there are")
+fn number(at: usize) -> u32 {
+    u32::try_from(at).expect("2^32 keys would be more than the ordinals there are")
 }
 
 #[cfg(test)]
@@ -348,10 +348,9 @@ impl Pages {
         let mut places: Vec<_> = self.pages.iter().map(|page| page.at()).collect();
         places.extend(self.free.iter().map(|at| *at as usize));
         places.sort_unstable();
-        assert!(
-            places.into_iter().eq(0..self.slabs.len() * SLAB_KEYS / self.page_keys_max),
-            "each place is one page's, or free"
-        );
+        let pages = SLAB_KEYS / self.page_keys_max;
+        let of_slab = |slab| (0..pages).map(move |page| slab * SLAB_KEYS + page * self.page_keys_max);
+        assert!(places.into_iter().eq((0..self.slabs.len()).flat_map(of_slab)), "each place is one page's, or free");
         for n in 0..self.pages.len() {
             let page = self.keys(n);
             assert!(!page.is_empty() || self.pages.len() == 1, "page {n} is empty");
@@ -384,8 +383,9 @@ mod tests {
         #[test]
         fn pages_are_a_sorted_set(
             changes in prop::collection::vec((0u32..200, prop::bool::weighted(0.55), 0u32..400), 0..600),
+            page_keys in 4usize..8,
         ) {
-            let mut pages = Pages::new(4);
+            let mut pages = Pages::new(page_keys);
             let mut model = BTreeSet::new();
             for (n, add, to) in changes {
                 match (add, model.contains(&key(n))) {
