@@ -11,10 +11,7 @@ use clarion_proto::{
     device::{Change, Record},
     ids::{PartitionId, UnixMillis, partition_of},
 };
-use clarion_shard::partition::{
-    Partition, Vocabulary,
-    ahead::{self, AHEAD_RECORDS},
-};
+use clarion_shard::partition::{Partition, Vocabulary, ahead};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
 const PARTITIONS: u16 = 64;
@@ -23,35 +20,36 @@ const NOW: UnixMillis = UnixMillis(START_MS);
 const BATCH: usize = 4_096;
 
 struct Node {
-    partitions: Vec<Partition>,
+    partitions: Vec<Option<Partition>>,
     words: Vocabulary,
 }
 
+type Placed = (PartitionId, Record);
+
 impl Node {
     fn new() -> Self {
-        Self { partitions: (0..PARTITIONS).map(|p| Partition::new(PartitionId(p))).collect(), words: Vocabulary::new() }
+        let partitions = (0..PARTITIONS).map(|p| Some(Partition::new(PartitionId(p)))).collect();
+        Self { partitions, words: Vocabulary::new() }
     }
 
     /// As `core/store.rs` does it.
-    fn apply(&mut self, records: &[(usize, Record)]) {
-        for few in records.chunks(AHEAD_RECORDS) {
-            let ahead: Vec<_> = few.iter().map(|(p, record)| (&self.partitions[*p], record)).collect();
-            std::hint::black_box(ahead::warm(&ahead));
-            for (p, record) in few {
-                self.partitions[*p].apply(NOW, record, &mut self.words);
-            }
-        }
+    fn apply(&mut self, records: &[Placed]) {
+        let Self { partitions, words } = self;
+        let slot_of = |id: PartitionId| Some(id.0.into());
+        ahead::apply_all(partitions, NOW, records, words, slot_of, |_, applied| {
+            std::hint::black_box(applied);
+        });
     }
 
     /// Gives the records back: that they are freed is not the partition's cost.
-    fn take(&mut self, records: Vec<(usize, Record)>) -> Vec<(usize, Record)> {
+    fn take(&mut self, records: Vec<Placed>) -> Vec<Placed> {
         self.apply(&records);
         records
     }
 }
 
-fn placed(record: Record) -> (usize, Record) {
-    (partition_of(record.device, PARTITIONS).0.into(), record)
+fn placed(record: Record) -> Placed {
+    (partition_of(record.device, PARTITIONS), record)
 }
 
 fn apply(c: &mut Criterion<CpuTime>) {

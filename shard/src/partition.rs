@@ -26,23 +26,26 @@
 //! | | APNs | FCM | |
 //! |---|---|---|---|
 //! | row ([`row`]) | 37 | 37 | |
-//! | token ([`token`]) | 32 | 115 | and 0.2 to 0.6 for its chunk |
-//! | key in a page ([`page`]) | 8.6 | 8.6 | 8 in pages that are 91 to 97 % full, 0.1 for the page |
+//! | token ([`token`]) | 32 | 115 | and 0.1 to 0.5 for its chunk |
+//! | key in a page ([`page`]) | 8.7 | 8.7 | 8 in pages that are 91 to 97 % full, 0.2 for the page |
 //! | index ([`index`]) | 4.2 | 4.2 | 4, room in buckets 0.06, heads of buckets 0.16 |
-//! | *each registered device* | *82.2* | *165.5* | |
+//! | *each registered device* | *82.0* | *165.4* | |
 //! | tombstone: row, index, expiry ([`expiry`]) | 52 | 52 | for 24 h |
-//! | resting ordinal: vacant row, queue ([`rows`]) | 41 | 41 | for 33 days |
+//! | resting ordinal: queue, and where its guest or own row stands ([`rows`]) | 8 | 8 | for 33 days |
 //! | person, mute choice, rare profile | | | its length; 40; 40: of those who have one |
 //!
-//! Beside the devices a partition has a page, chunks and buckets that are partly filled: some 50 KiB.
+//! Beside the devices a partition has blocks and buckets that are partly filled: some 50 KiB. Rows, keys and tokens stand in
+//! blocks of memory ([`block`]) that are the process's and given back to it, so a process keeps what it once needed.
 
 pub mod ahead;
 pub(crate) mod key;
 pub mod vocabulary;
 
+mod block;
 mod expiry;
 mod index;
 mod page;
+mod prefetch;
 mod profile;
 mod row;
 mod rows;
@@ -61,6 +64,7 @@ use clarion_proto::{
 };
 
 use self::{
+    ahead::Found,
     expiry::Expiry,
     index::{IdHash, Index},
     key::Key,
@@ -184,9 +188,19 @@ impl Partition {
     ///
     /// A device that would need an ordinal when all 2^26 are given is not taken in.
     pub fn apply(&mut self, appended: UnixMillis, record: &Record, words: &mut Vocabulary) -> Applied {
+        self.apply_found(appended, record, &Found::of(record), words)
+    }
+
+    /// The same, with what [`ahead`] found of the record.
+    fn apply_found(&mut self, appended: UnixMillis, record: &Record, found: &Found, words: &mut Vocabulary) -> Applied {
         self.now = self.now.max(appended);
         self.drop_due();
-        let Some(ordinal) = self.find_or_insert(record) else { return Applied::default() };
+        let Some(ordinal) = self.find_or_insert(record, found) else { return Applied::default() };
+        if let Change::Place(cell) = &record.change
+            && let Some(applied) = self.go(ordinal, record.observed.into(), *cell, found)
+        {
+            return applied;
+        }
         let before = self.standing(ordinal);
         let observed = Millis40::from(record.observed);
         match &record.change {
@@ -201,7 +215,7 @@ impl Partition {
             Change::Feedback { token_hash, gateway_time } => self.feed_back(ordinal, *token_hash, *gateway_time),
         }
         self.schedule(ordinal, before);
-        self.settle(ordinal, before)
+        self.settle(ordinal, before, found)
     }
 
     /// What is needed to push to a device; `None`: gone, muted, without registration or place.
@@ -212,7 +226,7 @@ impl Partition {
         let r = row.registration()?;
         let Profile { app, locale, segments, .. } = self.profiles.get(ordinal, r.profile);
         let token = self.tokens.get(r.token);
-        Some(Pushable { device: row.device, cell: place.cell(), app, locale, segments, token })
+        Some(Pushable { device: row.device(), cell: place.cell(), app, locale, segments, token })
     }
 
     /// The ordinal of a device, tombstones and unregistered rows included.
@@ -264,10 +278,12 @@ impl Partition {
         keys.iter().fold(0, |sum, key| sum ^ self.rows.touch(key.ordinal()))
     }
 
-    fn find_or_insert(&mut self, record: &Record) -> Option<Ordinal> {
+    fn find_or_insert(&mut self, record: &Record, found: &Found) -> Option<Ordinal> {
         let feedback = matches!(record.change, Change::Feedback { .. }); // says nothing of a device that is not here
-        let hash = IdHash::of(record.device);
-        if let Some(ordinal) = self.index.find(hash, record.device, &self.rows) {
+        let hash = found.hash;
+        let is_its = |ordinal: &Ordinal| self.rows.get(*ordinal).is_some_and(|row| row.device() == record.device);
+        let found = found.ordinal.filter(is_its).or_else(|| self.index.find(hash, record.device, &self.rows));
+        if let Some(ordinal) = found {
             self.keep(ordinal);
             let row = self.rows.at_mut(ordinal);
             if row.due().is_none_or(|due| due > self.now) {
@@ -283,10 +299,29 @@ impl Partition {
         if feedback {
             return None;
         }
-        let ordinal = self.rows.insert(Row::new(record.device), self.now)?;
+        let who = |rows: &Rows, device| self.index.find(IdHash::of(device), device, rows);
+        let ordinal = self.rows.insert(Row::new(record.device), self.now, who)?;
         self.keep_vacant(ordinal);
         self.index.insert(hash, ordinal, &self.rows);
         Some(ordinal)
+    }
+
+    /// Most records by far: one who can be pushed to walks on. Nothing changes but place and key. `None`: it is not so.
+    fn go(&mut self, ordinal: Ordinal, observed: Millis40, cell: Cell, found: &Found) -> Option<Applied> {
+        let from = self.key_of(ordinal)?;
+        let row = self.rows.at_mut(ordinal);
+        if !row.place_version.yields_to(observed) {
+            return Some(Applied::default());
+        }
+        row.place_version = observed;
+        let to = Key::new(cell.into(), from.tag(), ordinal);
+        if from == to {
+            return Some(Applied::default());
+        }
+        row.set_place(Some(cell.into()));
+        self.pages.replace((from, found.page_from), (to, found.page_to));
+        self.changes += 1;
+        Some(Applied { placed: Some((ordinal, cell)) })
     }
 
     fn register(&mut self, ordinal: Ordinal, observed: Millis40, new: &Registration, words: &mut Vocabulary) {
@@ -295,17 +330,23 @@ impl Partition {
             return;
         }
         row.registration_version = observed;
-        if let Some(old) = row.registration() {
-            self.tokens.remove(old.token);
-        }
-        let profile = Profile {
-            app: words.intern_app(&new.app),
-            locale: words.intern_locale(&new.locale),
-            segments: words.intern_segments(&new.segments),
-            tag: Tag::of(&new.app),
+        let old = row.registration();
+        let said = old.map(|old| (old.profile, self.profiles.get(ordinal, old.profile)));
+        let said = said.filter(|(_, p)| words.says((p.app, p.locale, p.segments), new));
+        let profile = said.map(|(profile, _)| profile).unwrap_or_else(|| {
+            let profile = Profile {
+                app: words.intern_app(&new.app),
+                locale: words.intern_locale(&new.locale),
+                segments: words.intern_segments(&new.segments),
+                tag: Tag::of(&new.app),
+            };
+            self.profiles.insert(ordinal, profile)
+        });
+        let token = match old {
+            Some(old) => self.tokens.replace(old.token, new.token.as_bytes(), &new.person),
+            None => self.tokens.insert(new.token.as_bytes(), &new.person),
         };
-        let token = self.tokens.insert(new.token.as_bytes(), &new.person);
-        row.register(Registered { token, profile: self.profiles.insert(ordinal, profile) });
+        row.register(Registered { token, profile });
     }
 
     fn place(&mut self, ordinal: Ordinal, observed: Millis40, cell: Cell) {
@@ -420,7 +461,7 @@ impl Partition {
                 None => row.set_scheduled(false),
                 Some(due) if due > self.now => self.expiry.push(due, ordinal),
                 Some(_) => {
-                    self.index.remove(IdHash::of(row.device), ordinal);
+                    self.index.remove(IdHash::of(row.device()), ordinal);
                     self.mutes.remove(&ordinal);
                     self.rows.remove(ordinal, self.now);
                 }
@@ -429,7 +470,7 @@ impl Partition {
     }
 
     /// Brings counts and the order of the walk up to date with a changed row.
-    fn settle(&mut self, ordinal: Ordinal, before: Standing) -> Applied {
+    fn settle(&mut self, ordinal: Ordinal, before: Standing, found: &Found) -> Applied {
         let after = self.standing(ordinal);
         if before == after {
             return Applied::default();
@@ -438,11 +479,11 @@ impl Partition {
         self.held.count(after, |n| *n += 1);
         if before.key != after.key {
             self.changes += 1;
-            if let Some(key) = before.key {
-                self.pages.remove(key);
-            }
-            if let Some(key) = after.key {
-                self.pages.insert(key);
+            match (before.key, after.key) {
+                (Some(old), Some(new)) => self.pages.replace((old, found.page_from), (new, found.page_to)),
+                (Some(old), None) => self.pages.remove(old, found.page_from),
+                (None, Some(new)) => self.pages.insert(new, found.page_to),
+                (None, None) => {}
             }
         }
         Applied { placed: after.key.map(|key| (ordinal, key.place().cell())) }

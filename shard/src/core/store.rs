@@ -12,10 +12,7 @@ use clarion_proto::{
 
 use crate::{
     command::HeldStats,
-    partition::{
-        Partition, Vocabulary,
-        ahead::{self, AHEAD_RECORDS},
-    },
+    partition::{Partition, Vocabulary, ahead},
 };
 
 /// Partitions by slot; a slot means the same partition as long as it is owned.
@@ -111,23 +108,21 @@ impl Store {
     /// its log's position has moved.
     pub(crate) fn apply(&mut self, records: usize, mut placed: impl FnMut(u16, Ordinal, Cell)) -> bool {
         let Some(batch) = &mut self.batch else { return false };
-        let slot_of = |id: PartitionId| self.slot_of.get(&id).map(|slot| usize::from(*slot));
         let records = records.min(batch.records.as_slice().len());
-        for few in (0..records).step_by(AHEAD_RECORDS).map(|done| AHEAD_RECORDS.min(records - done)) {
-            let ahead = batch.records.as_slice()[..few].iter().filter_map(|(id, record)| {
-                let partition = self.slots[slot_of(*id)?].as_ref()?;
-                Some((partition, record))
-            });
-            std::hint::black_box(ahead::warm(&ahead.collect::<Vec<_>>()));
-            for (id, record) in batch.records.by_ref().take(few) {
-                // A record for a partition that went to somebody else meanwhile.
-                let Some(slot) = self.slot_of.get(&id) else { continue };
-                let partition = self.slots[usize::from(*slot)].as_mut().expect("an owned slot");
-                if let Some((ordinal, cell)) = partition.apply(batch.appended, &record, &mut self.words).placed {
-                    placed(*slot, ordinal, cell);
+        ahead::apply_all(
+            &mut self.slots,
+            batch.appended,
+            &batch.records.as_slice()[..records],
+            &mut self.words,
+            // None: the partition went to somebody else meanwhile.
+            |id| self.slot_of.get(&id).map(|slot| usize::from(*slot)),
+            |slot, applied| {
+                if let Some((ordinal, cell)) = applied.placed {
+                    placed(u16::try_from(slot).expect("at most PARTITIONS_MAX"), ordinal, cell);
                 }
-            }
-        }
+            },
+        );
+        batch.records.by_ref().take(records).for_each(drop);
         if !batch.records.as_slice().is_empty() {
             return false;
         }

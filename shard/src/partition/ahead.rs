@@ -1,69 +1,175 @@
-//! Brings into the cache what records will change, before they are applied.
+//! Applies records with what they will change on its way into the cache.
 //!
 //! A record on its own waits for memory some eight times, one after the other: the head of the index's bucket, the entry in
-//! it, the row, the page where the device stood, the page where it will stand, its token. Devices stand anywhere, so none of
-//! this is in a cache of a node that holds millions, and each wait takes a hundred nanoseconds. Of a few dozen records the waits
-//! for the same step overlap. Nothing is changed here and nothing remembered: whatever was read in vain, or
-//! changed by an earlier record of the same few, costs its time only.
+//! it, the row, the fences of two pages, the pages themselves, its token. Devices stand anywhere, so of a node that holds
+//! millions none of this is in a cache, and each wait takes a few hundred nanoseconds. So records go through a pipeline: while one is
+//! applied, the next three have their pages fetched, the three behind them look for these pages, and so on up to
+//! the hash of the record that comes [`STAGES`] times [`STEP`] later. Each stage reads what the one before it asked for, and asks for
+//! more; nobody waits.
+//!
+//! Nothing is changed ahead of a record's turn, and nothing believed: what was found of a record may be changed by those before
+//! it, so an ordinal counts only if its row names the device, and a page only if the key is between its fences. Whatever was
+//! asked for in vain costs its time only.
 
 use clarion_proto::{
     device::{Change, Record},
-    ids::Ordinal,
+    ids::{Ordinal, PartitionId, UnixMillis},
 };
 
 use super::{
-    Partition,
+    Applied, Partition, Vocabulary,
     index::IdHash,
     key::{Key, Place},
     tag::Tag,
+    token::TokenRef,
 };
 
-/// Records looked at together: their pages, 4 KiB each, fit into the second cache of a core beside all else.
-pub const AHEAD_RECORDS: usize = 32;
+/// Records between two stages: what is asked for has this long to come. Fewer do not give it the time; with more, lines
+/// wait in the first cache until others drive them out (9 took a tenth longer).
+const STEP: usize = 3;
+/// Looks ahead at each record.
+const STAGES: usize = 6;
+/// Records under way, as a power of two.
+const RING: usize = (STAGES * STEP + 1).next_power_of_two();
 
-/// Reads what these records will need, of partitions that each record belongs to; at most [`AHEAD_RECORDS`] at a time are
-/// of use. Returns nothing of meaning, so that it is done.
-pub fn warm(records: &[(&Partition, &Record)]) -> u64 {
-    let mut sum = 0;
-    for few in records.chunks(AHEAD_RECORDS) {
-        let mut hashes = [IdHash::default(); AHEAD_RECORDS];
-        let mut ordinals = [None; AHEAD_RECORDS];
-        for (hash, (partition, record)) in hashes.iter_mut().zip(few) {
-            *hash = IdHash::of(record.device);
-            sum ^= partition.index.touch_bucket(*hash) as u64;
+/// What was found of a record before its turn. May be wrong.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Found {
+    pub(super) hash: IdHash,
+    pub(super) ordinal: Option<Ordinal>,
+    /// Which keys the record will take out and add, as far as can be told, and their groups of pages.
+    goes: Option<(Key, u32)>,
+    comes: Option<(Key, u32)>,
+    token: Option<TokenRef>,
+    pub(super) page_from: u32,
+    pub(super) page_to: u32,
+}
+
+impl Found {
+    /// Nothing but the hash.
+    pub(super) fn of(record: &Record) -> Self {
+        Self { hash: IdHash::of(record.device), ..Self::default() }
+    }
+}
+
+/// Applies records of one batch in their order. A record whose partition has no slot, or an empty one, is passed over. `placed` hears
+/// which slot's partition said what.
+pub fn apply_all(
+    partitions: &mut [Option<Partition>],
+    appended: UnixMillis,
+    records: &[(PartitionId, Record)],
+    words: &mut Vocabulary,
+    slot_of: impl Fn(PartitionId) -> Option<usize>,
+    mut applied: impl FnMut(usize, Applied),
+) {
+    let mut ring = [(None, Found::default()); RING];
+    for turn in 0..records.len() + STAGES * STEP {
+        if let Some((id, record)) = records.get(turn) {
+            let slot = slot_of(*id).filter(|slot| partitions.get(*slot).is_some_and(Option::is_some));
+            ring[turn % RING] = (slot, Found::default());
+            if let Some(partition) = slot.and_then(|slot| partitions[slot].as_ref()) {
+                ring[turn % RING].1 = partition.look_for_bucket(record);
+            }
         }
-        for (hash, (partition, _)) in hashes.iter().zip(few) {
-            sum ^= u64::from(partition.index.touch_entry(*hash));
+        let looks: [fn(&Partition, &Record, &mut Found); STAGES - 1] = [
+            Partition::look_for_entry,
+            Partition::look_for_row,
+            Partition::look_for_fences,
+            Partition::look_for_pages,
+            Partition::look_for_keys,
+        ];
+        for (stage, look) in (1..).zip(looks) {
+            let Some(at) = turn.checked_sub(stage * STEP).filter(|at| *at < records.len()) else { continue };
+            let (slot, found) = &mut ring[at % RING];
+            if let Some(partition) = slot.and_then(|slot| partitions[slot].as_ref()) {
+                look(partition, &records[at].1, found);
+            }
         }
-        for ((ordinal, hash), (partition, _)) in ordinals.iter_mut().zip(&hashes).zip(few) {
-            *ordinal = partition.index.likely(*hash);
-            sum ^= ordinal.map_or(0, |ordinal| u64::from(partition.rows.touch(ordinal)));
-        }
-        for (ordinal, (partition, record)) in ordinals.iter().zip(few) {
-            sum ^= partition.touch_what_changes(*ordinal, record);
+        let Some(at) = turn.checked_sub(STAGES * STEP) else { continue };
+        let (slot, found) = &ring[at % RING];
+        if let Some((slot, partition)) = slot.and_then(|slot| Some((slot, partitions[slot].as_mut()?))) {
+            applied(slot, partition.apply_found(appended, &records[at].1, found, words));
         }
     }
-    sum
 }
 
 impl Partition {
-    /// The row is in the cache: of it, and of the record, what else is read.
-    fn touch_what_changes(&self, ordinal: Option<Ordinal>, record: &Record) -> u64 {
-        let row = ordinal.and_then(|ordinal| self.rows.get(ordinal));
-        let place = row.and_then(|row| row.place());
+    #[inline]
+    fn look_for_bucket(&self, record: &Record) -> Found {
+        let found = Found::of(record);
+        self.index.seek_bucket(found.hash);
+        found
+    }
+
+    #[inline]
+    fn look_for_entry(&self, _: &Record, found: &mut Found) {
+        self.index.seek_entry(found.hash);
+    }
+
+    /// Also the fences of the page to which the device will come: what they are does not depend on its row.
+    #[inline]
+    fn look_for_row(&self, record: &Record, found: &mut Found) {
+        found.ordinal = self.index.likely(found.hash);
+        match found.ordinal {
+            Some(ordinal) => self.rows.seek(ordinal),
+            None => self.index.seek_rest(found.hash),
+        }
+        if let Change::Place(cell) | Change::Arrival(_, cell) = &record.change {
+            let first = Key::first_at(Place::from(*cell));
+            found.comes = Some((first, self.pages.seek_group(first)));
+        }
+    }
+
+    /// The row is here: from which page the device will go, to which it will come, and where its token is.
+    #[inline]
+    fn look_for_fences(&self, record: &Record, found: &mut Found) {
+        let Some((ordinal, row)) = found.ordinal.and_then(|ordinal| Some((ordinal, self.rows.get(ordinal)?))) else {
+            return;
+        };
+        let stands = self.standing_of(row, ordinal).key;
+        let at = |place: Place| Key::new(place, stands.map_or(Tag::NONE, Key::tag), ordinal);
         let (goes, comes) = match &record.change {
-            Change::Place(cell) | Change::Arrival(_, cell) => (place, Some(Place::from(*cell))),
-            Change::Removal | Change::Mute(_) | Change::Feedback { .. } => (place, None),
-            Change::Registration(_) => (None, place),
+            // The key's group is nearly always that of the first at its place.
+            Change::Place(_) | Change::Arrival(..) => {
+                let comes = found.comes.map(|(key, group)| (at(key.place()), group));
+                let is_reached = stands.is_some() || matches!(record.change, Change::Arrival(..));
+                (stands, comes.filter(|(key, _)| is_reached && stands != Some(*key)))
+            }
+            Change::Registration(_) | Change::Mute(false) => {
+                let comes = row.place().filter(|_| stands.is_none()).map(at);
+                (None, comes.map(|key| (key, self.pages.seek_group(key))))
+            }
+            Change::Removal | Change::Mute(true) | Change::Feedback { .. } => (stands, None),
         };
-        // A cell's keys stand together: its tags are not worth a look at the profile.
-        let ordinal = ordinal.unwrap_or(Ordinal(0));
-        let page =
-            |place: Option<Place>| place.map_or(0, |place| self.pages.touch(Key::new(place, Tag::NONE, ordinal)));
-        let token = match record.change {
-            Change::Place(_) | Change::Mute(_) => None,
-            _ => row.and_then(|row| row.registration()),
-        };
-        page(goes) ^ page(comes) ^ token.map_or(0, |r| u64::from(self.tokens.touch(r.token)))
+        let stays = comes.is_none() && matches!(record.change, Change::Place(_) | Change::Arrival(..));
+        found.goes = goes.filter(|_| !stays).map(|key| (key, self.pages.seek_group(key)));
+        found.comes = comes;
+        if !matches!(record.change, Change::Place(_) | Change::Mute(_)) {
+            found.token = row.registration().map(|r| r.token);
+            found.token.iter().for_each(|token| self.tokens.seek_chunk(*token));
+        }
+    }
+
+    #[inline]
+    fn look_for_pages(&self, _: &Record, found: &mut Found) {
+        if let Some((key, group)) = found.goes {
+            found.page_from = self.pages.seek(key, group);
+        }
+        if let Some((key, group)) = found.comes {
+            found.page_to = self.pages.seek(key, group);
+        }
+        if let Some(token) = found.token {
+            self.tokens.seek(token);
+        }
+    }
+
+    #[inline]
+    fn look_for_keys(&self, _: &Record, found: &mut Found) {
+        if found.goes.is_some() {
+            self.pages.seek_keys(found.page_from);
+        }
+        if found.comes.is_some() {
+            self.pages.seek_keys(found.page_to);
+        }
     }
 }

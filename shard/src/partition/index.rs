@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 use clarion_proto::ids::{DeviceId, Ordinal};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::rows::Rows;
+use super::{prefetch, rows::Rows};
 
 static SEED: LazyLock<u64> = LazyLock::new(|| uuid::Uuid::new_v4().as_u64_pair().1);
 
@@ -25,6 +25,8 @@ static SEED: LazyLock<u64> = LazyLock::new(|| uuid::Uuid::new_v4().as_u64_pair()
 const BUCKET_ENTRIES: usize = 256;
 /// Room is made for so many entries at a time.
 const ROOM_ENTRIES: usize = 8;
+/// Entries around the expected place of one that are looked at together: two lines.
+const LOOK: usize = 32;
 /// Bits of an ordinal at first.
 const ORDINAL_BITS_MIN: u32 = 16;
 
@@ -78,7 +80,7 @@ impl Index {
         for n in 0..buckets {
             let of_bucket = &mut dealt[ends[n]..ends[n + 1]];
             of_bucket.sort_unstable();
-            let device = |ordinal: Ordinal| rows.at(ordinal).device;
+            let device = |ordinal: Ordinal| rows.at(ordinal).device();
             if of_bucket
                 .chunk_by(|a, b| a.0 == b.0)
                 .any(|same| same.iter().enumerate().any(|(n, a)| same[..n].iter().any(|b| device(a.1) == device(b.1))))
@@ -97,7 +99,7 @@ impl Index {
     pub(super) fn find(&self, hash: IdHash, device: DeviceId, rows: &Rows) -> Option<Ordinal> {
         let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
         let mut same = self.same(bucket, hash).iter().map(|entry| self.ordinal(*entry));
-        same.find(|ordinal| rows.at(*ordinal).device == device)
+        same.find(|ordinal| rows.at(*ordinal).device() == device)
     }
 
     /// Adds a device that is not there.
@@ -140,18 +142,23 @@ impl Index {
         self.same(bucket, hash).first().map(|entry| self.ordinal(*entry))
     }
 
-    /// Reads the head of the bucket of a hash: the first of three waits for memory of a look-up. Of no meaning, as the second.
-    pub(super) fn touch_bucket(&self, hash: IdHash) -> usize {
-        self.buckets[bucket_of(hash, self.buckets.len())].len()
+    /// Asks for the head of the bucket of a hash: the first of three waits for memory of a look-up.
+    pub(super) fn seek_bucket(&self, hash: IdHash) {
+        prefetch::one(&self.buckets[bucket_of(hash, self.buckets.len())]);
     }
 
-    /// Reads where in its bucket the entry of a hash is likely to be.
-    pub(super) fn touch_entry(&self, hash: IdHash) -> u32 {
+    /// Asks for what of its bucket a look-up will read; the bucket's head is here.
+    pub(super) fn seek_entry(&self, hash: IdHash) {
         let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
-        let guess = self.guess(bucket.len(), self.hash_bits(hash));
-        // A line to either side: entries are off by half the root of their number, eight, where a line holds sixteen.
-        let read = |at: usize| bucket.get(at).copied().unwrap_or(0);
-        read(guess) ^ read(guess.saturating_sub(12)) ^ read(guess + 12)
+        let from = self.look_from(bucket.len(), self.hash_bits(hash));
+        prefetch::lines(&bucket[from..bucket.len().min(from + LOOK)]);
+    }
+
+    /// Asks for all of a bucket that an insertion will move.
+    pub(super) fn seek_rest(&self, hash: IdHash) {
+        let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
+        let from = self.look_from(bucket.len(), self.hash_bits(hash));
+        prefetch::lines(&bucket[from..]);
     }
 
     /// Entries of a bucket that may be those of a hash.
@@ -162,22 +169,29 @@ impl Index {
         &tail[..same]
     }
 
-    /// Where in a bucket the entries with these hash bits begin, or would: from where they should be, step by step.
+    /// Where in a bucket the entries with these hash bits begin, or would: those before them are counted around where they should
+    /// be, without a branch that could be taken wrongly; step by step only if they are not there.
     fn begin(&self, bucket: &[u32], wanted: u32) -> usize {
-        let bits = self.ordinal_bits;
-        let mut at = self.guess(bucket.len(), wanted);
-        while at > 0 && bucket[at - 1] >> bits >= wanted {
+        // No entry below this one has the wanted bits, and none from it on has lower ones.
+        let least = wanted << self.ordinal_bits;
+        let from = self.look_from(bucket.len(), wanted);
+        let below = |look: &[u32]| look.iter().map(|entry| u32::from(*entry < least)).sum::<u32>() as usize;
+        let look = bucket[from..].first_chunk::<LOOK>();
+        let mut at = from + look.map_or_else(|| below(&bucket[from..]), |look| below(look));
+        while at > 0 && bucket[at - 1] >= least {
             at -= 1;
         }
-        while at < bucket.len() && bucket[at] >> bits < wanted {
+        while at < bucket.len() && bucket[at] < least {
             at += 1;
         }
         at
     }
 
-    /// Hash bits are spread evenly, so so many of all are below the wanted ones.
-    fn guess(&self, entries: usize, wanted: u32) -> usize {
-        (entries * wanted as usize) >> (u32::BITS - self.ordinal_bits)
+    /// Where to look in a bucket. Hash bits are spread evenly, so so many of all entries are below the wanted ones, give or take half
+    /// the root of their number, eight.
+    fn look_from(&self, entries: usize, wanted: u32) -> usize {
+        let expected = (entries * wanted as usize) >> (u32::BITS - self.ordinal_bits);
+        expected.saturating_sub(LOOK / 2).min(entries.saturating_sub(LOOK))
     }
 
     /// One bucket more: the next in turn gives up those whom one more bit of the hash sends there.
@@ -189,7 +203,7 @@ impl Index {
         let from = buckets - 1 - previous_power(buckets - 1);
         let entries = std::mem::take(&mut self.buckets[from]);
         // Rows stand anywhere: in a pass that does nothing else the waits for them overlap.
-        let hashes: Vec<_> = entries.iter().map(|entry| IdHash::of(rows.at(self.ordinal(*entry)).device)).collect();
+        let hashes: Vec<_> = entries.iter().map(|entry| IdHash::of(rows.at(self.ordinal(*entry)).device())).collect();
         let stays = |hash: &IdHash| bucket_of(*hash, buckets) == from;
         let staying = hashes.iter().filter(|hash| stays(hash)).count();
         let (mut stay, mut go) = (Vec::new(), Vec::new());
@@ -283,7 +297,7 @@ mod tests {
                 for n in from..from + count {
                     match (add, model.contains_key(&n)) {
                         (true, false) => {
-                            let ordinal = rows.insert(Row::new(device(n)), UnixMillis(0)).unwrap();
+                            let ordinal = rows.insert(Row::new(device(n)), UnixMillis(0), |_, _| None).unwrap();
                             index.insert(IdHash::of(device(n)), ordinal, &rows);
                             model.insert(n, ordinal);
                         }
@@ -308,7 +322,7 @@ mod tests {
     fn widens() {
         let (mut rows, mut index) = (Rows::default(), Index::default());
         for n in 0..70_000 {
-            let ordinal = rows.insert(Row::new(device(n)), UnixMillis(0)).unwrap();
+            let ordinal = rows.insert(Row::new(device(n)), UnixMillis(0), |_, _| None).unwrap();
             index.insert(IdHash::of(device(n)), ordinal, &rows);
         }
         assert_eq!(index.ordinal_bits, 17);
@@ -323,7 +337,7 @@ mod tests {
     fn each_device_comes_once() {
         let mut rows = Rows::default();
         let devices: Vec<_> = [1, 2, 1]
-            .map(|n| (IdHash::of(device(n)), rows.insert(Row::new(device(n)), UnixMillis(0)).unwrap()))
+            .map(|n| (IdHash::of(device(n)), rows.insert(Row::new(device(n)), UnixMillis(0), |_, _| None).unwrap()))
             .to_vec();
         assert!(Index::of(&devices, &rows).is_none());
         assert!(Index::of(&devices[..2], &rows).is_some());

@@ -5,6 +5,7 @@
 //! tag ([`super::tag`]) and 26 of ordinal, so that a page is an array of plain numbers, and a frontier or the end of a range is one number too.
 
 use clarion_proto::{device::Cell, ids::Ordinal};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::tag::{TAG_BITS, Tag};
 
@@ -55,7 +56,8 @@ impl From<Cell> for Place {
 }
 
 /// A device's place in the walk.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(transparent)]
 pub(crate) struct Key(u64);
 
 impl Key {
@@ -81,11 +83,6 @@ impl Key {
     pub(crate) fn ordinal(self) -> Ordinal {
         #[allow(clippy::cast_possible_truncation)] // 26 bits
         Ordinal((self.0 & u64::from(ORDINALS_MAX - 1)) as u32)
-    }
-
-    /// As a number.
-    pub(super) fn bits(self) -> u64 {
-        self.0
     }
 
     /// Where.

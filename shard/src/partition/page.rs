@@ -7,27 +7,33 @@
 //! a device is due.
 //!
 //! **Size.** What a change costs is memory, not work: the page is in no cache, and a line of it comes in some ten
-//! nanoseconds. 128 keys are 16 lines, of which a change moves half. Larger pages cost a change in proportion; smaller ones
+//! nanoseconds. 64 keys are 8 lines, of which a change moves half. Larger pages cost a change in proportion; smaller ones
 //! lengthen the directory, which is searched once for each change and each page of a walk, and weigh more.
 //!
 //! **Fill.** A page takes its room full or not. One that is full does not split in two halves, which would leave pages at
 //! some 70 %: the keys of up to [`WINDOW`] neighbours are spread evenly over them, and only where all are nearly full over
 //! one page more. So 16 pages at 97 % become 17 at 91 %. In the same way a window that fell below what one page fewer would
-//! hold at 94 % gives one back. Spreading copies 16 KiB, for the hundred changes and more that it takes to fill a page anew.
+//! hold at 94 % gives one back. Spreading copies 8 KiB, for the fifty changes and more that it takes to fill a page anew.
 //!
-//! **Room.** Pages of a partition come from slabs of [`SLAB_PAGES`] that never move, and go back to a list: no page is an
+//! **Room.** Pages of a partition come from slabs, which are blocks ([`super::block`]), and go back to a list: no page is an
 //! allocation. A page costs 14 bytes beside its keys: fence, place in the slabs, length.
 //!
 //! Nobody keeps a position in here. A frontier is a key, and finds its page anew after splits and merges.
 
-use super::key::Key;
+use super::{
+    block::{BLOCK_BYTES, Block},
+    key::Key,
+    prefetch,
+};
 
 /// Keys of a page at most.
-pub(super) const PAGE_KEYS_MAX: usize = 128;
+pub(super) const PAGE_KEYS_MAX: usize = 64;
 /// Neighbours among which room is found.
 const WINDOW: usize = 16;
-/// Pages of a slab: 32 KiB.
-const SLAB_PAGES: usize = 32;
+/// Keys of a slab, which is a block.
+const SLAB_KEYS: usize = BLOCK_BYTES / size_of::<Key>();
+/// Fences of a group: four lines, of which a search within it reads two or three.
+const GROUP: usize = 32;
 /// Directories grow by a share: doubling would leave half of them empty.
 const ROOM_SHARE: usize = 16;
 
@@ -37,10 +43,13 @@ pub(super) struct Pages {
     /// The directory: no key of page n is below `fences[n]`, and none of page n - 1 reaches it. The first is
     /// [`Key::MIN`], so that every key has a page.
     fences: Vec<Key>,
+    /// The first fence of each group of [`GROUP`]: so few that they stay in a cache, where a search over all fences would read
+    /// another line with each step.
+    groups: Vec<Key>,
     /// Of each page, where its keys are. None is empty, except where it is the only one.
     pages: Vec<Page>,
-    slabs: Vec<Box<[Key]>>,
-    /// Places in the slabs that are no page's; the last that was given back is taken first.
+    slabs: Vec<Block<[Key; SLAB_KEYS]>>,
+    /// Places in the slabs, counted in keys, that are no page's; the last that was given back is taken first.
     free: Vec<u32>,
     page_keys_max: usize,
 }
@@ -70,9 +79,15 @@ impl Pages {
     /// Without keys. Tests choose small pages, to see many splits and merges.
     pub(super) fn new(page_keys_max: usize) -> Self {
         assert!(page_keys_max >= 4, "a page that is split must leave two that are not merged at once");
-        assert!(u16::try_from(page_keys_max).is_ok(), "a page's length has two bytes");
-        let mut new =
-            Self { fences: vec![Key::MIN], pages: Vec::new(), slabs: Vec::new(), free: Vec::new(), page_keys_max };
+        assert!(page_keys_max <= SLAB_KEYS, "a page stands in one slab");
+        let mut new = Self {
+            fences: vec![Key::MIN],
+            groups: vec![Key::MIN],
+            pages: Vec::new(),
+            slabs: Vec::new(),
+            free: Vec::new(),
+            page_keys_max,
+        };
         let first = new.take_page();
         new.pages.push(first);
         new
@@ -101,9 +116,39 @@ impl Pages {
         if tail.is_empty() && page + 1 < self.pages.len() { self.keys(page + 1) } else { tail }
     }
 
-    /// Adds a key that is not there.
-    pub(super) fn insert(&mut self, key: Key) {
-        let mut page = self.page_of(key);
+    /// Adds a key that is not there: to this page, if it is that page's.
+    pub(super) fn insert(&mut self, key: Key, page: u32) {
+        self.insert_at(self.still(page, key), key);
+    }
+
+    /// Takes out a key that is there: of this page, if it is that page's.
+    pub(super) fn remove(&mut self, key: Key, page: u32) {
+        self.remove_at(self.still(page, key), key);
+    }
+
+    /// Both at once. Where both are the same page's, as they often are when somebody walks on, only the keys between them move.
+    pub(super) fn replace(&mut self, (old, old_page): (Key, u32), (new, new_page): (Key, u32)) {
+        let page = self.still(old_page, old);
+        if !self.is_of(page, new) {
+            self.remove_at(page, old);
+            return self.insert_at(self.still(new_page, new), new);
+        }
+        let len = self.pages[page].len();
+        let keys = &mut self.room(page)[..len];
+        let (Ok(from), Err(to)) = (keys.binary_search(&old), keys.binary_search(&new)) else {
+            debug_assert!(false, "a key is taken out once, and added once");
+            return;
+        };
+        if from < to {
+            keys.copy_within(from + 1..to, from);
+            keys[to - 1] = new;
+        } else {
+            keys.copy_within(to..from, to + 1);
+            keys[to] = new;
+        }
+    }
+
+    fn insert_at(&mut self, mut page: usize, key: Key) {
         if self.pages[page].len() == self.page_keys_max {
             self.make_room(page);
             page = self.page_of(key);
@@ -119,9 +164,7 @@ impl Pages {
         self.pages[page].set_len(len + 1);
     }
 
-    /// Takes out a key that is there.
-    pub(super) fn remove(&mut self, key: Key) {
-        let page = self.page_of(key);
+    fn remove_at(&mut self, page: usize, key: Key) {
         let len = self.pages[page].len();
         let keys = &mut self.room(page)[..len];
         let Ok(at) = keys.binary_search(&key) else {
@@ -137,16 +180,35 @@ impl Pages {
             // Its keys would now belong to the page below; without one, the first page reaches down to all.
             self.fences.remove(page);
             self.fences[0] = Key::MIN;
-        } else if left < self.page_keys_max - self.page_keys_max / 8 {
+            self.regroup(page);
+        } else if left.is_multiple_of(4) && left < self.page_keys_max - self.page_keys_max / 8 {
             self.give_back(page);
         }
     }
 
-    /// Reads every line of the page that a key belongs to, so that [`Pages::insert`] and [`Pages::remove`] find it in the cache. Of no
-    /// meaning.
-    pub(super) fn touch(&self, key: Key) -> u64 {
-        let keys = self.keys(self.page_of(key));
-        keys.iter().step_by(8).fold(0, |sum, key| sum ^ key.bits())
+    /// The first of three looks ahead at what a change of this key will need: the fences of its group are asked for.
+    pub(super) fn seek_group(&self, key: Key) -> u32 {
+        let (from, to) = self.group_of(key);
+        prefetch::lines(&self.fences[from..to]);
+        number(from / GROUP)
+    }
+
+    /// The second: which page of that group the key belongs to, if it does to any.
+    pub(super) fn seek(&self, key: Key, group: u32) -> u32 {
+        let from = (group as usize * GROUP).min(self.fences.len());
+        let group = &self.fences[from..self.fences.len().min(from + GROUP)];
+        let page = (from + group.partition_point(|fence| *fence <= key)).saturating_sub(1);
+        if let Some(page) = self.pages.get(page) {
+            prefetch::one(page);
+        }
+        number(page)
+    }
+
+    /// The third: the page's keys are asked for.
+    pub(super) fn seek_keys(&self, page: u32) {
+        if (page as usize) < self.pages.len() {
+            prefetch::lines(self.keys(page as usize));
+        }
     }
 
     /// Sees to it that no page around a full one is full.
@@ -196,6 +258,13 @@ impl Pages {
                 self.fences[from + n] = *first;
             }
         }
+        self.regroup(from);
+    }
+
+    /// Brings the groups up to date with fences that changed from a page on.
+    fn regroup(&mut self, page: usize) {
+        self.groups.truncate(page / GROUP);
+        self.groups.extend(self.fences.iter().step_by(GROUP).skip(page / GROUP));
     }
 
     /// Neighbours of a page, itself among them.
@@ -215,29 +284,46 @@ impl Pages {
     }
 
     fn page_of(&self, key: Key) -> usize {
-        self.fences.partition_point(|fence| *fence <= key) - 1
+        let (from, to) = self.group_of(key);
+        from + self.fences[from..to].partition_point(|fence| *fence <= key) - 1
+    }
+
+    /// The pages of the group with the key's page.
+    fn group_of(&self, key: Key) -> (usize, usize) {
+        let from = (self.groups.partition_point(|fence| *fence <= key) - 1) * GROUP;
+        (from, self.fences.len().min(from + GROUP))
+    }
+
+    /// The page of a key, which may be this one.
+    fn still(&self, page: u32, key: Key) -> usize {
+        let page = page as usize;
+        if self.is_of(page, key) { page } else { self.page_of(key) }
+    }
+
+    fn is_of(&self, page: usize, key: Key) -> bool {
+        self.fences.get(page).is_some_and(|fence| *fence <= key)
+            && self.fences.get(page + 1).is_none_or(|fence| key < *fence)
     }
 
     fn keys(&self, page: usize) -> &[Key] {
         let page = self.pages[page];
-        let from = page.at() % SLAB_PAGES * self.page_keys_max;
-        &self.slabs[page.at() / SLAB_PAGES][from..][..page.len()]
+        let from = page.at();
+        &self.slabs[from / SLAB_KEYS][from % SLAB_KEYS..][..page.len()]
     }
 
     /// All of a page's part of the slabs.
     fn room(&mut self, page: usize) -> &mut [Key] {
-        let at = self.pages[page].at();
-        let from = at % SLAB_PAGES * self.page_keys_max;
-        &mut self.slabs[at / SLAB_PAGES][from..][..self.page_keys_max]
+        let from = self.pages[page].at();
+        &mut self.slabs[from / SLAB_KEYS][from % SLAB_KEYS..][..self.page_keys_max]
     }
 
     /// An empty page that is in no directory yet.
     fn take_page(&mut self) -> Page {
         if self.free.is_empty() {
-            let from = self.slabs.len() * SLAB_PAGES;
-            self.slabs.push(vec![Key::MIN; SLAB_PAGES * self.page_keys_max].into_boxed_slice());
-            let number = |n| u32::try_from(n).expect("2^32 pages would hold more than the ordinals there are");
-            self.free.extend((from..from + SLAB_PAGES).rev().map(number));
+            let from = self.slabs.len() * SLAB_KEYS;
+            self.slabs.push(Block::new());
+            let pages = SLAB_KEYS / self.page_keys_max;
+            self.free.extend((0..pages).rev().map(|page| number(from + page * self.page_keys_max)));
         }
         let at = self.free.pop().expect("a slab was added");
         Page { at: at.to_le_bytes(), len: [0; 2] }
@@ -249,15 +335,22 @@ impl Pages {
     }
 }
 
+fn number(at: usize) -> u32 {
+    u32::try_from(at).expect("2^32 keys would be more than the ordinals there are")
+}
+
 #[cfg(test)]
 impl Pages {
     /// All keys, and a check of what the directory promises.
     pub(super) fn check(&self) -> Vec<Key> {
         assert_eq!((self.fences.len(), self.fences[0]), (self.pages.len(), Key::MIN));
+        assert!(self.fences.iter().step_by(GROUP).eq(&self.groups));
         let mut places: Vec<_> = self.pages.iter().map(|page| page.at()).collect();
         places.extend(self.free.iter().map(|at| *at as usize));
         places.sort_unstable();
-        assert!(places.into_iter().eq(0..self.slabs.len() * SLAB_PAGES), "each place is one page's, or free");
+        let pages = SLAB_KEYS / self.page_keys_max;
+        let of_slab = |slab| (0..pages).map(move |page| slab * SLAB_KEYS + page * self.page_keys_max);
+        assert!(places.into_iter().eq((0..self.slabs.len()).flat_map(of_slab)), "each place is one page's, or free");
         for n in 0..self.pages.len() {
             let page = self.keys(n);
             assert!(!page.is_empty() || self.pages.len() == 1, "page {n} is empty");
@@ -288,13 +381,24 @@ mod tests {
     proptest! {
         /// Pages are a sorted set, however they were split and merged.
         #[test]
-        fn pages_are_a_sorted_set(changes in prop::collection::vec((0u32..200, prop::bool::weighted(0.55)), 0..600)) {
-            let mut pages = Pages::new(4);
+        fn pages_are_a_sorted_set(
+            changes in prop::collection::vec((0u32..200, prop::bool::weighted(0.55), 0u32..400), 0..600),
+            page_keys in 4usize..8,
+        ) {
+            let mut pages = Pages::new(page_keys);
             let mut model = BTreeSet::new();
-            for (n, add) in changes {
+            for (n, add, to) in changes {
                 match (add, model.contains(&key(n))) {
-                    (true, false) => { pages.insert(key(n)); model.insert(key(n)); }
-                    (false, true) => { pages.remove(key(n)); model.remove(&key(n)); }
+                    (_, true) if to < 200 && !model.contains(&key(to)) => {
+                        let group = pages.seek_group(key(to));
+                        let page = pages.seek(key(to), group);
+                        prop_assert!(pages.is_of(page as usize, key(to)));
+                        pages.replace((key(n), n % 7), (key(to), if n % 2 == 0 { page } else { n % 5 }));
+                        model.remove(&key(n));
+                        model.insert(key(to));
+                    }
+                    (true, false) => { pages.insert(key(n), n % 7); model.insert(key(n)); }
+                    (false, true) => { pages.remove(key(n), n % 5); model.remove(&key(n)); }
                     _ => {}
                 }
                 prop_assert_eq!(pages.check(), model.iter().copied().collect::<Vec<_>>());
@@ -312,14 +416,13 @@ mod tests {
         let at =
             |n: u64| Key::new(Place::from_bits(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 31), Tag::NONE, Ordinal(0));
         let fill = |pages: &Pages| pages.pages.iter().map(|p| p.len()).sum::<usize>() * 100 / (pages.pages.len() * 64);
-        (0..20_000).for_each(|n| pages.insert(at(n)));
+        (0..20_000).for_each(|n| pages.insert(at(n), 0));
         assert!(fill(&pages) >= 90, "{}", fill(&pages));
         for n in 0..20_000 {
-            pages.remove(at(n));
-            pages.insert(at(n + 20_000));
+            pages.replace((at(n), 0), (at(n + 20_000), 0));
         }
         assert!(fill(&pages) >= 90, "{}", fill(&pages));
-        (20_000..38_000).for_each(|n| pages.remove(at(n)));
+        (20_000..38_000).for_each(|n| pages.remove(at(n), 0));
         assert!(fill(&pages) >= 80, "{}", fill(&pages));
     }
 
@@ -328,9 +431,9 @@ mod tests {
     fn merges_down_to_one_page() {
         let mut pages = Pages::new(8);
         for _ in 0..3 {
-            (0..200).for_each(|n| pages.insert(key(n)));
+            (0..200).for_each(|n| pages.insert(key(n), 0));
             assert!((25..33).contains(&pages.pages.len()), "{}", pages.pages.len());
-            (0..200).for_each(|n| pages.remove(key(n)));
+            (0..200).for_each(|n| pages.remove(key(n), 0));
             assert_eq!((pages.check(), pages.pages.len()), (vec![], 1));
             assert!(pages.slabs.len() <= 5, "{}", pages.slabs.len());
         }

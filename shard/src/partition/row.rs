@@ -32,13 +32,16 @@
 
 use clarion_proto::ids::{DeviceId, UnixMillis};
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use super::{key::Place, profile::ProfileIndex, token::TokenRef};
 
 /// 2020-01-01 UTC: before Clarion, so before all that it is told.
 const EPOCH_MS: u64 = 1_577_836_800_000;
 
 /// Milliseconds since 2020 in five bytes, enough until November 2054; times outside are cut to that.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
 pub(super) struct Millis40([u8; 5]);
 
 impl From<UnixMillis> for Millis40 {
@@ -93,13 +96,15 @@ const REGISTERED: u64 = 1 << 35;
 const MUTED: u64 = 1 << 36;
 const LIVE: u64 = 1 << 37;
 const SCHEDULED: u64 = 1 << 38;
+const GUEST: u64 = 1 << 39;
 /// In the bits of a place, of a row without one: its mute has the version of its place.
 const MUTE_AS_PLACE: u64 = 1;
 
-/// One device.
-#[derive(Clone, Copy)]
+/// One device. Bytes only, for it stands in a [`super::block`].
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
 pub(super) struct Row {
-    pub(super) device: DeviceId,
+    device: [u8; 16],
     /// 34 bits of place, then flags.
     place: [u8; 5],
     token: [u8; 4],
@@ -118,9 +123,9 @@ pub(super) struct Registered {
 }
 
 impl Row {
-    /// Nobody's.
+    /// Nobody's: all zeros.
     pub(super) const VACANT: Self = Self {
-        device: DeviceId([0; 16]),
+        device: [0; 16],
         place: [0; 5],
         token: [0; 4],
         profile: [0; 2],
@@ -130,17 +135,43 @@ impl Row {
 
     /// Somebody's, of whom nothing is known, not even a version.
     pub(super) fn new(device: DeviceId) -> Self {
-        Self { device, place: to_five(LIVE), ..Self::VACANT }
+        Self { device: device.0, place: to_five(LIVE), ..Self::VACANT }
     }
 
-    /// Forgets everything but the device and that it is scheduled to be looked at.
+    /// Whose.
+    pub(super) fn device(&self) -> DeviceId {
+        DeviceId(self.device)
+    }
+
+    /// Forgets everything but the device, that it is scheduled to be looked at, and where it stands.
     pub(super) fn reset(&mut self) {
-        *self = Self { place: to_five(LIVE | self.word() & SCHEDULED), ..Self::new(self.device) };
+        *self = Self { place: to_five(LIVE | self.word() & (SCHEDULED | GUEST)), ..Self::new(self.device()) };
     }
 
     /// Its first and last byte together: of no meaning, for who wants the whole of it in the cache.
     pub(super) fn ends(&self) -> u8 {
-        self.device.0[0] ^ self.registration_version.0[4]
+        self.device[0] ^ self.registration_version.0[4]
+    }
+
+    /// Whether it stands in the slot of another ordinal, which rests ([`super::rows`]).
+    pub(super) fn is_guest(&self) -> bool {
+        self.has(GUEST)
+    }
+
+    pub(super) fn set_guest(&mut self, guest: bool) {
+        self.set(GUEST, guest);
+    }
+
+    /// Nobody's, with its neighbours in a list of vacant slots.
+    pub(super) fn link(before: u32, behind: u32) -> Self {
+        let [a, b, c, d] = before.to_le_bytes();
+        Self { token: behind.to_le_bytes(), place_version: Millis40([a, b, c, d, 0]), ..Self::VACANT }
+    }
+
+    /// What [`Row::link`] was told.
+    pub(super) fn links(&self) -> (u32, u32) {
+        let [a, b, c, d, _] = self.place_version.0;
+        (u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes(self.token))
     }
 
     /// Whether it is somebody's.

@@ -8,22 +8,36 @@
 //! to one node only and must not matter here: two nodes that applied the same log have the same ordinals, since one
 //! continues with what the other reported. So the rule uses the only clock that both share, the append time: an ordinal
 //! rests for [`ORDINAL_REST_MS`] after its row was dropped, and a row is dropped 24 h after it could last be pushed to.
-//! Together that is a day longer than the longest alert and the 72 h for which it may stay sticky afterwards. The price is
-//! a row for each device that left within that month.
+//! Together that is a day longer than the longest alert and the 72 h for which it may stay sticky afterwards.
+//!
+//! **What rests takes no room.** A tenth of all devices may leave within that month, and a vacant row for each would be four
+//! bytes for everybody. So the slot of an ordinal that rests goes to a *guest*: where there are vacant slots for a whole chunk,
+//! the next chunk of ordinals has no slots of its own, but four bytes for each ordinal that say in whose slot its row
+//! stands. An ordinal that is given again has its slot back, and the guest moves on; where no slot is vacant, the guest's chunk gets
+//! slots of its own. Where a row stands is nobody's business but this file's, and depends on nothing but the order of
+//! records.
 
 use std::collections::VecDeque;
 
 use clarion_proto::{
     alert::ACTIVE_MS_MAX,
-    ids::{Ordinal, UnixMillis},
+    ids::{DeviceId, Ordinal, UnixMillis},
 };
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{key::ORDINALS_MAX, row::Row};
+use super::{
+    block::{BLOCK_BYTES, Block},
+    key::ORDINALS_MAX,
+    prefetch,
+    row::Row,
+};
 
 /// How long an ordinal is nobody's, in append time: the longest active time of an alert and 72 h, 33 days.
 pub(super) const ORDINAL_REST_MS: u64 = ACTIVE_MS_MAX + 72 * 3_600_000;
-/// 512 × 37 bytes: 18.5 KiB, of which half is empty on average.
-pub(super) const CHUNK_ROWS: usize = 512;
+/// Rows of a chunk: a block full, of which half is empty on average in the last one.
+const CHUNK_ROWS: usize = BLOCK_BYTES / size_of::<Row>();
+/// Of the list of vacant slots: none, and of an ordinal: it has no row.
+const NONE: u32 = u32::MAX;
 /// Room is made for a sixteenth at a time: doubling would leave half of it empty.
 const ROOM_SHARE: usize = 16;
 /// Rest is counted in units of some 70 minutes, rounded up, so that nobody rests less than told: of a month's ordinals each
@@ -37,63 +51,241 @@ const SINCE_MAX: u64 = (1 << (u64::BITS - SAVED_ORDINAL_BITS - SAVED_SHIFT)) - 1
 const SAVED_ORDINAL_BITS: u32 = 30;
 
 /// All rows of a partition.
-#[derive(Default)]
 pub(super) struct Rows {
-    chunks: Vec<Box<[Row]>>,
+    chunks: Vec<Chunk>,
     /// Ordinals from here on were never given.
     unused: u32,
+    /// The first of the vacant slots of ordinals below; each names the one before and the one behind it.
+    vacant: u32,
+    vacants: usize,
     /// Those that rest, oldest first.
     resting: VecDeque<Ordinal>,
     /// Since when, oldest first: units of [`REST_UNIT_MS`] since 1970, and how many of `resting`, never none.
     since: VecDeque<(u64, u32)>,
 }
 
+/// Rows of neighbouring ordinals.
+enum Chunk {
+    /// In slots of their own, where a guest may stand while an ordinal rests.
+    Own(Block<Slots>),
+    /// As guests, in the slots of these ordinals.
+    Guests(Box<[u32; CHUNK_ROWS]>),
+}
+
+/// The slots of a chunk, and what a block has beyond them.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct Slots {
+    rows: [Row; CHUNK_ROWS],
+    rest: [u8; BLOCK_BYTES - CHUNK_ROWS * size_of::<Row>()],
+}
+
+impl Default for Rows {
+    fn default() -> Self {
+        Self {
+            chunks: Vec::new(),
+            unused: 0,
+            vacant: NONE,
+            vacants: 0,
+            resting: VecDeque::new(),
+            since: VecDeque::new(),
+        }
+    }
+}
+
 impl Rows {
     /// The row of somebody.
+    #[inline]
     pub(super) fn get(&self, ordinal: Ordinal) -> Option<&Row> {
-        let n = ordinal.0 as usize;
-        self.chunks.get(n / CHUNK_ROWS).map(|c| &c[n % CHUNK_ROWS]).filter(|r| r.is_live())
+        let at = ordinal.0 as usize % CHUNK_ROWS;
+        match self.chunks.get(ordinal.0 as usize / CHUNK_ROWS)? {
+            Chunk::Own(slots) => Some(&slots.rows[at]).filter(|row| row.is_live() && !row.is_guest()),
+            Chunk::Guests(slots) => (slots[at] != NONE).then(|| self.slot(slots[at])),
+        }
     }
 
     /// Reads both ends of a row, which may stand in two lines of the cache.
     pub(super) fn touch(&self, ordinal: Ordinal) -> u8 {
-        let n = ordinal.0 as usize;
-        self.chunks.get(n / CHUNK_ROWS).map_or(0, |c| c[n % CHUNK_ROWS].ends())
+        self.get(ordinal).map_or(0, Row::ends)
     }
 
-    /// The row of an ordinal that was given.
-    pub(super) fn at(&self, ordinal: Ordinal) -> &Row {
-        let n = ordinal.0 as usize;
-        &self.chunks[n / CHUNK_ROWS][n % CHUNK_ROWS]
-    }
-
-    /// The row of an ordinal that was given.
-    pub(super) fn at_mut(&mut self, ordinal: Ordinal) -> &mut Row {
-        let n = ordinal.0 as usize;
-        &mut self.chunks[n / CHUNK_ROWS][n % CHUNK_ROWS]
-    }
-
-    /// Gives an ordinal: the one that rested longest, if it rested enough, else a new one. `None`: all are given.
-    pub(super) fn insert(&mut self, row: Row, now: UnixMillis) -> Option<Ordinal> {
-        let ordinal = match self.pop_rested(now) {
-            Some(ordinal) => ordinal,
-            None if self.unused == ORDINALS_MAX => return None,
-            None => {
-                if self.unused as usize == self.chunks.len() * CHUNK_ROWS {
-                    self.push_chunk();
-                }
-                self.unused += 1;
-                Ordinal(self.unused - 1)
-            }
+    /// Asks for both ends of a row, which may stand in two lines of the cache.
+    #[inline]
+    pub(super) fn seek(&self, ordinal: Ordinal) {
+        let slot = match self.chunks.get(ordinal.0 as usize / CHUNK_ROWS) {
+            Some(Chunk::Guests(slots)) => slots[ordinal.0 as usize % CHUNK_ROWS],
+            _ => ordinal.0,
         };
-        *self.at_mut(ordinal) = row;
+        if let Some(Chunk::Own(slots)) = self.chunks.get(slot as usize / CHUNK_ROWS) {
+            let row = &slots.rows[slot as usize % CHUNK_ROWS];
+            prefetch::one(row);
+            prefetch::one(&row.registration_version);
+        }
+    }
+
+    /// The row of an ordinal that was given.
+    #[inline]
+    pub(super) fn at(&self, ordinal: Ordinal) -> &Row {
+        self.slot(self.slot_of(ordinal))
+    }
+
+    /// The row of an ordinal that was given.
+    #[inline]
+    pub(super) fn at_mut(&mut self, ordinal: Ordinal) -> &mut Row {
+        self.slot_mut(self.slot_of(ordinal))
+    }
+
+    /// Gives an ordinal: the one that rested longest, if it rested enough, else a new one. `None`: all are given. `who` says
+    /// which ordinal a device has that is here.
+    pub(super) fn insert(
+        &mut self,
+        row: Row,
+        now: UnixMillis,
+        who: impl Fn(&Self, DeviceId) -> Option<Ordinal>,
+    ) -> Option<Ordinal> {
+        let ordinal = match self.pop_rested(now) {
+            Some(ordinal) => {
+                self.free_own_slot(ordinal, who);
+                ordinal
+            }
+            None if self.unused == ORDINALS_MAX => return None,
+            None => self.give_new(),
+        };
+        self.put(ordinal, row);
         Some(ordinal)
     }
 
     /// Takes a row away. `now` never goes back.
     pub(super) fn remove(&mut self, ordinal: Ordinal, now: UnixMillis) {
-        *self.at_mut(ordinal) = Row::VACANT;
+        let slot = self.slot_of(ordinal);
+        if let Chunk::Guests(slots) = &mut self.chunks[ordinal.0 as usize / CHUNK_ROWS] {
+            slots[ordinal.0 as usize % CHUNK_ROWS] = NONE;
+        }
+        self.push_vacant(slot);
         self.push_resting(now.0.div_ceil(REST_UNIT_MS).min(SINCE_MAX), ordinal);
+    }
+
+    /// An ordinal that nobody had.
+    fn give_new(&mut self) -> Ordinal {
+        if self.unused as usize == self.chunks.len() * CHUNK_ROWS {
+            if self.chunks.len() == self.chunks.capacity() {
+                self.chunks.reserve_exact(self.chunks.len() / ROOM_SHARE + 4);
+            }
+            self.chunks.push(if self.vacants < CHUNK_ROWS {
+                Chunk::Own(Block::new())
+            } else {
+                Chunk::Guests(Box::new([NONE; CHUNK_ROWS]))
+            });
+        }
+        self.unused += 1;
+        Ordinal(self.unused - 1)
+    }
+
+    /// Puts the row of an ordinal that has none into its own slot, which is free, or into a vacant one.
+    fn put(&mut self, ordinal: Ordinal, mut row: Row) {
+        let (chunk, at) = (ordinal.0 as usize / CHUNK_ROWS, ordinal.0 as usize % CHUNK_ROWS);
+        if self.vacants == 0 && matches!(self.chunks[chunk], Chunk::Guests(_)) {
+            self.have_own(chunk);
+            self.unlink(ordinal.0);
+        }
+        let slot = if matches!(self.chunks[chunk], Chunk::Own(_)) { ordinal.0 } else { self.pop_vacant() };
+        if let Chunk::Guests(slots) = &mut self.chunks[chunk] {
+            slots[at] = slot;
+        }
+        row.set_guest(slot != ordinal.0);
+        *self.slot_mut(slot) = row;
+    }
+
+    /// The slot of an ordinal that rested, if it has one, is in no list and nobody's afterwards.
+    fn free_own_slot(&mut self, ordinal: Ordinal, who: impl Fn(&Self, DeviceId) -> Option<Ordinal>) {
+        if matches!(self.chunks[ordinal.0 as usize / CHUNK_ROWS], Chunk::Guests(_)) {
+            return;
+        }
+        let row = *self.slot(ordinal.0);
+        if !row.is_guest() {
+            return self.unlink(ordinal.0);
+        }
+        let guest = who(self, row.device()).expect("each row is somebody's whom the index knows");
+        let chunk = guest.0 as usize / CHUNK_ROWS;
+        if self.vacants == 0 {
+            // All its rows go home, this one too, and leave slots behind: this one in the list.
+            self.have_own(chunk);
+            return self.unlink(ordinal.0);
+        }
+        self.put(guest, row);
+    }
+
+    /// A chunk of guests gets slots of its own.
+    fn have_own(&mut self, chunk: usize) {
+        let Chunk::Guests(guests) = std::mem::replace(&mut self.chunks[chunk], Chunk::Own(Block::new())) else {
+            return;
+        };
+        for (own, slot) in (chunk * CHUNK_ROWS..).zip(guests.iter()) {
+            let own = u32::try_from(own).expect("below ORDINALS_MAX and a chunk");
+            if *slot != NONE {
+                let mut row = *self.slot(*slot);
+                row.set_guest(false);
+                *self.slot_mut(own) = row;
+                self.push_vacant(*slot);
+            } else if own < self.unused {
+                self.push_vacant(own);
+            }
+        }
+    }
+
+    fn push_vacant(&mut self, slot: u32) {
+        let behind = std::mem::replace(&mut self.vacant, slot);
+        *self.slot_mut(slot) = Row::link(NONE, behind);
+        if behind != NONE {
+            let (_, next) = self.slot(behind).links();
+            *self.slot_mut(behind) = Row::link(slot, next);
+        }
+        self.vacants += 1;
+    }
+
+    /// There is one.
+    fn pop_vacant(&mut self) -> u32 {
+        let slot = self.vacant;
+        self.unlink(slot);
+        slot
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let (before, behind) = self.slot(slot).links();
+        match before {
+            NONE => self.vacant = behind,
+            before => *self.slot_mut(before) = Row::link(self.slot(before).links().0, behind),
+        }
+        if behind != NONE {
+            *self.slot_mut(behind) = Row::link(before, self.slot(behind).links().1);
+        }
+        *self.slot_mut(slot) = Row::VACANT;
+        self.vacants -= 1;
+    }
+
+    /// Where the row of an ordinal that was given stands.
+    #[inline]
+    fn slot_of(&self, ordinal: Ordinal) -> u32 {
+        match &self.chunks[ordinal.0 as usize / CHUNK_ROWS] {
+            Chunk::Own(_) => ordinal.0,
+            Chunk::Guests(slots) => slots[ordinal.0 as usize % CHUNK_ROWS],
+        }
+    }
+
+    #[inline]
+    fn slot(&self, slot: u32) -> &Row {
+        match &self.chunks[slot as usize / CHUNK_ROWS] {
+            Chunk::Own(slots) => &slots.rows[slot as usize % CHUNK_ROWS],
+            Chunk::Guests(_) => unreachable!("slots are those of chunks that have their own"),
+        }
+    }
+
+    #[inline]
+    fn slot_mut(&mut self, slot: u32) -> &mut Row {
+        match &mut self.chunks[slot as usize / CHUNK_ROWS] {
+            Chunk::Own(slots) => &mut slots.rows[slot as usize % CHUNK_ROWS],
+            Chunk::Guests(_) => unreachable!("slots are those of chunks that have their own"),
+        }
     }
 
     fn push_resting(&mut self, since: u64, ordinal: Ordinal) {
@@ -138,10 +330,9 @@ impl Rows {
             .map(|(since, ordinal)| since << SAVED_SHIFT << SAVED_ORDINAL_BITS | u64::from(ordinal.0))
     }
 
-    /// With room for so many rows, all vacant, and with those that rest: what a snapshot begins with. `None`: the numbers
-    /// cannot be.
+    /// Without rows, and with those that rest of so many ordinals: what a snapshot begins with. `None`: the numbers cannot be.
     pub(super) fn vacant(unused: u32, saved_resting: &[u64]) -> Option<Self> {
-        let mut new = Self { unused, ..Self::default() };
+        let mut new = Self::default();
         for entry in saved_resting {
             #[allow(clippy::cast_possible_truncation)] // 30 bits
             let ordinal = Ordinal((entry & ((1 << SAVED_ORDINAL_BITS) - 1)) as u32);
@@ -154,24 +345,21 @@ impl Rows {
         (unused <= ORDINALS_MAX).then_some(new)
     }
 
-    /// Puts the row of a snapshot at its ordinal, which is below `unused`; only ever in ascending order.
+    /// Puts the row of a snapshot at its ordinal; only ever in ascending order.
     pub(super) fn restore(&mut self, ordinal: Ordinal, row: Row) {
-        self.reserve(ordinal.0 + 1);
-        *self.at_mut(ordinal) = row;
+        self.reserve(ordinal.0);
+        self.give_new();
+        self.put(ordinal, row);
     }
 
-    /// Has a row, vacant or not, for each ordinal below `unused`: nothing is read before it.
+    /// Ordinals below `unused` that were not restored rest.
     pub(super) fn reserve(&mut self, unused: u32) {
-        while self.chunks.len() * CHUNK_ROWS < unused as usize {
-            self.push_chunk();
+        while self.unused < unused {
+            let ordinal = self.give_new();
+            if matches!(self.chunks[ordinal.0 as usize / CHUNK_ROWS], Chunk::Own(_)) {
+                self.push_vacant(ordinal.0);
+            }
         }
-    }
-
-    fn push_chunk(&mut self) {
-        if self.chunks.len() == self.chunks.capacity() {
-            self.chunks.reserve_exact(self.chunks.len() / ROOM_SHARE + 4);
-        }
-        self.chunks.push(vec![Row::VACANT; CHUNK_ROWS].into_boxed_slice());
     }
 }
 
@@ -181,18 +369,37 @@ impl Rows {
     pub(super) fn iter(&self) -> impl Iterator<Item = (Ordinal, &Row)> {
         (0..self.unused).filter_map(|n| self.get(Ordinal(n)).map(|row| (Ordinal(n), row)))
     }
+
+    /// A check of what slots and their list promise each other; the slots that there are.
+    fn check(&self) -> usize {
+        let mut taken: Vec<u32> = self.iter().map(|(ordinal, _)| self.slot_of(ordinal)).collect();
+        assert!(self.iter().all(|(ordinal, row)| row.is_guest() == (self.slot_of(ordinal) != ordinal.0)));
+        let (mut slot, mut before) = (self.vacant, NONE);
+        while slot != NONE {
+            let row = self.slot(slot);
+            assert!(!row.is_live() && row.links().0 == before);
+            taken.push(slot);
+            (before, slot) = (slot, row.links().1);
+        }
+        taken.sort_unstable();
+        let own = |n: &u32| matches!(self.chunks[*n as usize / CHUNK_ROWS], Chunk::Own(_));
+        assert!(taken.into_iter().eq((0..self.unused).filter(own)), "each slot is somebody's, or vacant");
+        self.chunks.iter().filter(|chunk| matches!(chunk, Chunk::Own(_))).count() * CHUNK_ROWS
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clarion_proto::ids::DeviceId;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     /// Dense from 0; a dropped ordinal rests its time, then the longest rested is given first.
     #[test]
     fn ordinals_rest() {
         let mut rows = Rows::default();
-        let give = |rows: &mut Rows, now| rows.insert(Row::new(DeviceId([1; 16])), UnixMillis(now)).unwrap().0;
+        let give =
+            |rows: &mut Rows, now| rows.insert(Row::new(DeviceId([1; 16])), UnixMillis(now), |_, _| None).unwrap().0;
         assert_eq!([give(&mut rows, 0), give(&mut rows, 0), give(&mut rows, 0)], [0, 1, 2]);
         rows.remove(Ordinal(1), UnixMillis(10 * REST_UNIT_MS));
         rows.remove(Ordinal(0), UnixMillis(19 * REST_UNIT_MS + 1));
@@ -202,5 +409,53 @@ mod tests {
         assert_eq!(give(&mut rows, 20 * REST_UNIT_MS - 1 + ORDINAL_REST_MS), 4);
         assert_eq!(give(&mut rows, 20 * REST_UNIT_MS + ORDINAL_REST_MS), 0);
         assert!(rows.get(Ordinal(5)).is_none() && rows.get(Ordinal(u32::MAX)).is_none());
+    }
+
+    fn device(n: u32) -> DeviceId {
+        let mut id = [7; 16];
+        id[..4].copy_from_slice(&n.to_le_bytes());
+        DeviceId(id)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 64 + 4))]
+
+        /// Whoever comes, goes, and comes back to ordinals that rested: each row is found by its ordinal and nobody by one
+        /// that rests, also by who restores the same; and what rests takes no slots as long as others come.
+        #[test]
+        fn rows_are_found_wherever_they_stand(
+            phases in prop::collection::vec((0u8..3, 1u32..1_500, 0u64..40, any::<u32>()), 1..12),
+        ) {
+            let (mut rows, mut model, mut next, mut now, mut most) = (Rows::default(), BTreeMap::new(), 0, 0, 0);
+            for (what, count, days, salt) in phases {
+                now += days * 24 * 3_600_000;
+                for n in 0..count {
+                    if what == 2 {
+                        let at = (salt.wrapping_add(n).wrapping_mul(0x9e37_79b9) >> 8) as usize % model.len().max(1);
+                        let Some(ordinal) = model.keys().nth(at).copied() else { break };
+                        model.remove(&ordinal);
+                        rows.remove(Ordinal(ordinal), UnixMillis(now));
+                    } else {
+                        let who = |_: &Rows, device: DeviceId| {
+                            model.iter().find(|(_, d)| **d == device).map(|(ordinal, _)| Ordinal(*ordinal))
+                        };
+                        let ordinal = rows.insert(Row::new(device(next)), UnixMillis(now), who).unwrap().0;
+                        prop_assert!(model.insert(ordinal, device(next)).is_none());
+                        next += 1;
+                    }
+                    most = most.max(model.len());
+                }
+                let found = |rows: &Rows| rows.iter().map(|(o, row)| (o.0, row.device())).collect::<BTreeMap<_, _>>();
+                prop_assert_eq!(&found(&rows), &model);
+                let slots = rows.check();
+                prop_assert!(slots < most + 3 * CHUNK_ROWS, "{} slots for at most {}", slots, most);
+                let saved: Vec<_> = rows.saved_resting().collect();
+                let mut again = Rows::vacant(rows.unused(), &saved).unwrap();
+                rows.iter().for_each(|(ordinal, row)| again.restore(ordinal, *row));
+                again.reserve(rows.unused());
+                prop_assert_eq!(found(&again), found(&rows));
+                again.check();
+            }
+        }
     }
 }

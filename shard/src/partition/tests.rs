@@ -76,7 +76,7 @@ pub(crate) fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
     let mut contents = Contents::new();
     let (mut keys, mut held) = (Vec::new(), Held::default());
     for (ordinal, row) in partition.rows.iter() {
-        assert_eq!(partition.ordinal_of(row.device), Some(ordinal));
+        assert_eq!(partition.ordinal_of(row.device()), Some(ordinal));
         let standing = partition.standing(ordinal);
         keys.extend(standing.key);
         held.count(standing, |n| *n += 1);
@@ -100,7 +100,7 @@ pub(crate) fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
         let reachable = known.registration.is_some() && known.place.is_some() && !known.muted;
         assert_eq!(partition.pushable(ordinal).is_some(), reachable);
         if known != Known::default() {
-            contents.insert(row.device, (ordinal, known));
+            contents.insert(row.device(), (ordinal, known));
         }
     }
     keys.sort();
@@ -233,6 +233,41 @@ proptest! {
             prop_assert!(after.is_none() || before == after || applied.placed.is_some());
             if let Some((ordinal, cell)) = applied.placed {
                 prop_assert_eq!(one.pushable(ordinal).map(|p| (p.device, p.cell)), Some((record.device, cell)));
+            }
+        }
+    }
+
+    /// Through the pipeline records come to the same as one by one, in the same order, whatever those before them did to what was
+    /// found ahead; records of partitions that are not here are passed over.
+    #[test]
+    fn the_pipeline_changes_nothing(history in history(), batch in 1usize..80, page_keys in 2u32..5) {
+        let new = |id| Partition::with_pages(PartitionId(id), 1 << page_keys);
+        let mut piped = vec![Some(new(0)), None, Some(new(2))];
+        let (mut plain, mut words) = ([new(0), new(1), new(2)], Vocabulary::new());
+        let mut now = START_MS;
+        for few in history.chunks(batch) {
+            now += few.iter().map(|(_, _, passed, _)| passed).sum::<u64>();
+            let records: Vec<_> = few
+                .iter()
+                .map(|(n, at, _, change)| (PartitionId(u16::from(n % 4)), record(*n, START_MS + at, change.clone())))
+                .collect();
+            let mut told = Vec::new();
+            let slot_of = |id: PartitionId| (id.0 < 3).then_some(usize::from(id.0));
+            ahead::apply_all(&mut piped, UnixMillis(now), &records, &mut words, slot_of, |slot, applied| {
+                told.push((slot, applied));
+            });
+            let mut wanted = Vec::new();
+            for (id, record) in &records {
+                if let 0 | 2 = id.0 {
+                    let slot = usize::from(id.0);
+                    wanted.push((slot, plain[slot].apply(UnixMillis(now), record, &mut words)));
+                }
+            }
+            prop_assert_eq!(told, wanted);
+            for slot in [0, 2] {
+                let piped = piped[slot].as_ref().expect("it is here");
+                prop_assert_eq!(contents(piped, &words), contents(&plain[slot], &words));
+                prop_assert_eq!(rest(piped), rest(&plain[slot]));
             }
         }
     }

@@ -13,8 +13,8 @@
 //! A registration may carry a `person`. It is reserved and hardly anybody sends it, so it has no field of its own: it
 //! stands behind the token in the same slot.
 //!
-//! Per token of a big partition: its bytes, 24 + 16 bytes of each chunk for up to [`CHUNK_SLOTS_MAX`] slots (0.2 to 0.6),
-//! and on average a sixteenth of a chunk's worth of slots that nobody has used yet.
+//! Per token of a big partition: its bytes, 32 bytes of each chunk for up to [`CHUNK_SLOTS_MAX`] slots and what a block
+//! has beyond them (0.1 to 0.5), and for each shape on average half a chunk of slots that nobody has used yet.
 
 mod pack;
 
@@ -22,22 +22,25 @@ use std::collections::BTreeMap;
 
 use clarion_proto::device::{TOKEN_BYTES_MAX, token_hash};
 
+use super::{
+    block::{BLOCK_BYTES, Block, Bytes},
+    prefetch,
+};
+
 /// Where a token is: chunk above slot.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct TokenRef(pub(super) u32);
 
 /// Bits of a [`TokenRef`] for the slot.
-const SLOT_BITS: u32 = 8;
+const SLOT_BITS: u32 = 9;
 /// Slots of a chunk at most.
 const CHUNK_SLOTS_MAX: usize = 1 << SLOT_BITS;
-/// Bytes of a chunk at most, roughly: a page of the kernel or two.
-const CHUNK_BYTES: usize = 8_192;
 /// A shape's next chunk has a share of the slots that it has already: a length used once costs eight slots.
 const GROWTH_SHARE: usize = 8;
 const CHUNK_SLOTS_MIN: usize = 8;
 /// A freed slot holds the next freed one.
 const SLOT_BYTES_MIN: usize = 4;
-/// No slot: a chunk of that number would be the last of 2^24.
+/// No slot: a chunk of that number would be the last of 2^23.
 const NONE: u32 = u32::MAX;
 /// What a `person` may have (registry.proto). A longer one is a sender's defect and is not kept.
 pub(super) const PERSON_BYTES_MAX: usize = 128;
@@ -164,11 +167,35 @@ pub(super) struct Tokens {
     chunks: Vec<Chunk>,
     shapes: Vec<Slots>,
     shape_of: BTreeMap<Shape, u32>,
+    /// The shape that was asked for last.
+    last: u32,
 }
 
 struct Chunk {
     shape: u32,
-    bytes: Box<[u8]>,
+    bytes: Slab,
+}
+
+/// The slots of a chunk: as many as fit into a block, or fewer, of shapes of which there are few.
+enum Slab {
+    Few(Box<[u8]>),
+    Block(Block<Bytes>),
+}
+
+impl Slab {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Few(bytes) => bytes,
+            Self::Block(block) => &block.all,
+        }
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Few(bytes) => bytes,
+            Self::Block(block) => &mut block.all,
+        }
+    }
 }
 
 struct Slots {
@@ -185,16 +212,11 @@ impl Tokens {
     /// Stores a token and, unless empty, a person.
     ///
     /// # Panics
-    /// If 2^24 chunks are there: with the smallest of chunks 134 million tokens of different lengths in one partition.
+    /// If 2^23 chunks are there: with the smallest of chunks 67 million tokens of different lengths in one partition.
     pub(super) fn insert(&mut self, token: &[u8], person: &str) -> TokenRef {
         let shape = Shape::of(token, person);
         let (at, to) = self.take(shape);
-        let (stored, behind) = to.split_at_mut(shape.stored_bytes());
-        match shape.colon {
-            None => stored.copy_from_slice(token),
-            Some(colon) => pack::pack(token, colon.into(), stored),
-        }
-        behind[..shape.person_bytes()].copy_from_slice(&person.as_bytes()[..shape.person_bytes()]);
+        write(shape, to, token, person);
         at
     }
 
@@ -210,13 +232,37 @@ impl Tokens {
         let chunk = &self.chunks[(at.0 >> SLOT_BITS) as usize];
         let shape = self.shapes[chunk.shape as usize].shape;
         let from = (at.0 & ((1 << SLOT_BITS) - 1)) as usize * shape.slot_bytes();
-        StoredToken { shape, content: &chunk.bytes[from..from + shape.content_bytes()] }
+        StoredToken { shape, content: &chunk.bytes.bytes()[from..from + shape.content_bytes()] }
     }
 
     /// A byte of it, for [`super::Partition::warm`].
     pub(super) fn touch(&self, at: TokenRef) -> u8 {
         let content = self.get(at).content;
         content[0] ^ content[content.len() - 1]
+    }
+
+    /// Asks for what says where a token's bytes are.
+    pub(super) fn seek_chunk(&self, at: TokenRef) {
+        if let Some(chunk) = self.chunks.get((at.0 >> SLOT_BITS) as usize) {
+            prefetch::one(chunk);
+        }
+    }
+
+    /// Asks for the bytes of a token.
+    pub(super) fn seek(&self, at: TokenRef) {
+        prefetch::lines(self.get(at).content);
+    }
+
+    /// Stores a token in place of another.
+    pub(super) fn replace(&mut self, old: TokenRef, token: &[u8], person: &str) -> TokenRef {
+        let shape = Shape::of(token, person);
+        let chunk = &mut self.chunks[(old.0 >> SLOT_BITS) as usize];
+        if self.shapes[chunk.shape as usize].shape != shape {
+            self.remove(old);
+            return self.insert(token, person);
+        }
+        write(shape, slot_of(chunk, shape, old), token, person);
+        old
     }
 
     /// Frees a slot; its bytes are wiped at once, as they are a person's.
@@ -229,13 +275,21 @@ impl Tokens {
         slots.free = at.0;
     }
 
+    /// The number of a shape. Mostly that of the last one: all tokens of APNs have the same.
+    fn number_of(&mut self, shape: Shape) -> u32 {
+        if self.shapes.get(self.last as usize).is_none_or(|slots| slots.shape != shape) {
+            self.last = *self.shape_of.entry(shape).or_insert_with(|| {
+                self.shapes.push(Slots { shape, free: NONE, chunk: 0, unused: 0, slots: 0 });
+                u32::try_from(self.shapes.len() - 1)
+                    .expect("lengths of tokens and persons, and places of colons: fewer than 2^25")
+            });
+        }
+        self.last
+    }
+
     /// A slot of this shape, all zeros.
     fn take(&mut self, shape: Shape) -> (TokenRef, &mut [u8]) {
-        let number = *self.shape_of.entry(shape).or_insert_with(|| {
-            self.shapes.push(Slots { shape, free: NONE, chunk: 0, unused: 0, slots: 0 });
-            u32::try_from(self.shapes.len() - 1)
-                .expect("lengths of tokens and persons, and places of colons: fewer than 2^25")
-        });
+        let number = self.number_of(shape);
         let slots = &mut self.shapes[number as usize];
         if slots.free != NONE {
             let at = TokenRef(slots.free);
@@ -245,7 +299,7 @@ impl Tokens {
             return (at, to);
         }
         if slots.unused == 0 {
-            let most = (CHUNK_BYTES / shape.slot_bytes()).clamp(CHUNK_SLOTS_MIN, CHUNK_SLOTS_MAX);
+            let most = (BLOCK_BYTES / shape.slot_bytes()).clamp(CHUNK_SLOTS_MIN, CHUNK_SLOTS_MAX);
             let count = (slots.slots / GROWTH_SHARE).clamp(CHUNK_SLOTS_MIN, most);
             let chunk = u32::try_from(self.chunks.len()).ok().filter(|n| *n < 1 << (u32::BITS - SLOT_BITS));
             slots.chunk = chunk.expect("see the panics of `insert`");
@@ -254,7 +308,11 @@ impl Tokens {
             if self.chunks.len() == self.chunks.capacity() {
                 self.chunks.reserve_exact(self.chunks.len() / 16 + 4);
             }
-            let bytes = vec![0; count * shape.slot_bytes()].into_boxed_slice();
+            let bytes = if count == most && count * shape.slot_bytes() <= BLOCK_BYTES {
+                Slab::Block(Block::new())
+            } else {
+                Slab::Few(vec![0; count * shape.slot_bytes()].into_boxed_slice())
+            };
             self.chunks.push(Chunk { shape: number, bytes });
         }
         slots.unused -= 1;
@@ -263,9 +321,18 @@ impl Tokens {
     }
 }
 
+fn write(shape: Shape, slot: &mut [u8], token: &[u8], person: &str) {
+    let (stored, behind) = slot.split_at_mut(shape.stored_bytes());
+    match shape.colon {
+        None => stored.copy_from_slice(token),
+        Some(colon) => pack::pack(token, colon.into(), stored),
+    }
+    behind[..shape.person_bytes()].copy_from_slice(&person.as_bytes()[..shape.person_bytes()]);
+}
+
 fn slot_of(chunk: &mut Chunk, shape: Shape, at: TokenRef) -> &mut [u8] {
     let bytes = shape.slot_bytes();
-    &mut chunk.bytes[(at.0 & ((1 << SLOT_BITS) - 1)) as usize * bytes..][..bytes]
+    &mut chunk.bytes.bytes_mut()[(at.0 & ((1 << SLOT_BITS) - 1)) as usize * bytes..][..bytes]
 }
 
 #[cfg(test)]
@@ -311,7 +378,7 @@ mod tests {
         let mut tokens = Tokens::default();
         let first = tokens.insert(b"secret", "");
         tokens.remove(first);
-        assert!(tokens.chunks[0].bytes.iter().all(|b| [0, u8::MAX].contains(b)));
+        assert!(tokens.chunks[0].bytes.bytes().iter().all(|b| [0, u8::MAX].contains(b)));
         assert!(tokens.insert(b"public", "") == first);
     }
 

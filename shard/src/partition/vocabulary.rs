@@ -11,7 +11,7 @@
 //! not meant for them: an unknown app is never pushed to, an unknown locale gets the fallback message, an unknown set
 //! of segments matches only alerts for everybody. [`Vocabulary::refused`] counts such words, for an alarm.
 
-use clarion_proto::ids::AppName;
+use clarion_proto::{device::Registration, ids::AppName};
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -151,6 +151,20 @@ impl Vocabulary {
         SegmentsIndex(self.or_unknown(index))
     }
 
+    /// Whether these indices stand for exactly these words: what a device says again, as most do, costs no look-up.
+    pub(super) fn says(
+        &self,
+        (app, locale, segments): (AppIndex, LocaleIndex, SegmentsIndex),
+        of: &Registration,
+    ) -> bool {
+        let name_is = |n: &u16, name: &String| self.segments.get(*n).is_some_and(|s| **s == **name);
+        self.apps.get(app.0) == Some(&of.app)
+            && self.locales.get(locale.0).is_some_and(|l| **l == *of.locale)
+            && self.sets.get(segments.0).is_some_and(|set| {
+                set.len() == of.segments.len() && of.segments.iter().all(|name| set.iter().any(|n| name_is(n, name)))
+            })
+    }
+
     /// Words that came when there was no room for them.
     #[must_use]
     pub fn refused(&self) -> u64 {
@@ -226,9 +240,16 @@ fn hash_set(set: &[u16]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use clarion_proto::device::Token;
 
     fn app(n: usize) -> AppName {
         AppName::from_id(&format!("a{n}")).unwrap()
+    }
+
+    fn registration() -> Registration {
+        let token = Token::new(Bytes::from_static(b"token")).unwrap();
+        Registration { app: app(1), token, locale: "zh-hans".to_owned(), segments: Vec::new(), person: String::new() }
     }
 
     /// A word has one index, whoever asks, and the index gives the word back.
@@ -250,6 +271,13 @@ mod tests {
         assert_eq!(words.segments(set).unwrap().collect::<Vec<_>>(), ["b", "a"]);
         let many = names(&["a"; 3]).into_iter().chain((0..40).map(|n| n.to_string())).collect::<Vec<_>>();
         assert_eq!(words.intern_segments(&many), words.intern_segments(&many));
+        let says = |segments: &[&str], locale: &str| {
+            let of = Registration { segments: names(segments), locale: locale.to_owned(), ..registration() };
+            words.says((one, zh, set), &of)
+        };
+        assert!(says(&["a", "b"], "zh-hans"));
+        assert!(![says(&["a"], "zh-hans"), says(&["a", "c"], "zh-hans"), says(&["a", "b"], "")].contains(&true));
+        assert!(!words.says((two, zh, set), &Registration { segments: names(&["a", "b"]), ..registration() }));
         assert_eq!(words.refused(), 0);
     }
 

@@ -118,8 +118,7 @@ impl Head {
         if self.number != number {
             return Err(Problem::Content("a section is missing, or comes twice"));
         }
-        content.clear();
-        content.resize(self.content_bytes, 0);
+        content.resize(self.content_bytes, 0); // what was in it is overwritten, or the section is refused
         match decompressor.decompress_to_buffer(&checked[SECTION_HEAD_BYTES..], content.as_mut_slice()) {
             Ok(bytes) if bytes == self.content_bytes => {}
             _ => return Err(Problem::Content("the content cannot be decompressed")),

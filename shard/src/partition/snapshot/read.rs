@@ -11,7 +11,7 @@ use super::{
         index::{IdHash, Index},
         key::Key,
         page::{PAGE_KEYS_MAX, Pages},
-        row::{Registered, Row},
+        row::{Millis40, Registered, Row},
         rows::Rows,
         vocabulary::Vocabulary,
     },
@@ -104,20 +104,50 @@ impl SnapshotReader {
     /// # Errors
     /// The snapshot is not what was written. Nothing of it can be used.
     pub fn push(&mut self, bytes: &[u8], words: &mut Vocabulary) -> Result<(), SnapshotError> {
-        self.pending.extend_from_slice(bytes);
-        let pending = mem::take(&mut self.pending);
-        let mut rest = pending.as_slice();
         let mut content = mem::take(&mut self.content);
-        let result = loop {
-            match self.step(rest, &mut content, words) {
-                Ok(0) => break Ok(()),
-                Ok(used) => rest = &rest[used..],
-                Err(problem) => break Err(self.error(problem)),
+        let mut pending = mem::take(&mut self.pending);
+        let result = self.take_all(bytes, &mut pending, &mut content, words);
+        (self.pending, self.content) = (pending, content);
+        result.map_err(|problem| self.error(problem))
+    }
+
+    /// Copies only what is not whole: the end of the last piece with as much of this one as it lacks, and this one's end.
+    fn take_all(
+        &mut self,
+        bytes: &[u8],
+        pending: &mut Vec<u8>,
+        content: &mut Vec<u8>,
+        words: &mut Vocabulary,
+    ) -> Result<(), Problem> {
+        let mut rest = bytes;
+        while !pending.is_empty() {
+            let (more, behind) = rest.split_at(self.lacks(pending)?.min(rest.len()));
+            pending.extend_from_slice(more);
+            rest = behind;
+            if self.step(pending, content, words)? != 0 {
+                pending.clear();
+            } else if rest.is_empty() {
+                return Ok(());
             }
+        }
+        loop {
+            match self.step(rest, content, words)? {
+                0 => break,
+                used => rest = &rest[used..],
+            }
+        }
+        pending.extend_from_slice(rest);
+        Ok(())
+    }
+
+    /// How many bytes the head or section lacks that begins with these: of a section's head first, then of what it announces.
+    fn lacks(&self, pending: &[u8]) -> Result<usize, Problem> {
+        let whole = match pending.first_chunk::<SECTION_HEAD_BYTES>() {
+            _ if self.id.is_none() => FILE_HEAD_BYTES,
+            None => SECTION_HEAD_BYTES,
+            Some(head) => Head::read(head)?.section_bytes(),
         };
-        self.pending = if rest.len() == pending.len() { pending } else { rest.to_vec() };
-        self.content = content;
-        result
+        Ok(whole.saturating_sub(pending.len()))
     }
 
     /// The partition, if all of it came.
@@ -260,7 +290,9 @@ impl Built {
             }),
         }
         partition.rows.restore(ordinal, row);
-        partition.set_mute_version(ordinal, entry.mute_version);
+        if entry.mute_version != Millis40::NEVER {
+            partition.set_mute_version(ordinal, entry.mute_version);
+        }
         self.hashes.push((IdHash::of(entry.device), ordinal));
         let standing = partition.standing(ordinal);
         partition.held.count(standing, |n| *n += 1);

@@ -183,7 +183,7 @@ impl Partition {
             (self.profiles.get(ordinal, r.profile), token.shape(), token.content())
         });
         Entry {
-            device: row.device,
+            device: row.device(),
             place: row.place(),
             muted: row.is_muted(),
             scheduled: row.is_scheduled(),

@@ -1,0 +1,144 @@
+//! Memory for rows, keys and tokens: blocks of one size, on huge pages.
+//!
+//! A record reads a line of a row here, some of a page there, out of a gigabyte. With pages of 4 KiB each of these
+//! reads also waits for the page's translation, which no processor holds for that much memory: half of what a move cost. So blocks are cut from
+//! regions for which the kernel was asked to take huge pages (transparent ones, 2 MiB: nothing to configure; where they are switched
+//! off, all works as before, slower). All partitions of a process share the regions, so that a partition with a
+//! hundred devices takes three blocks and not three huge pages.
+//!
+//! A block that is given back is wiped, as it held tokens, and waits for the next taker: the process keeps what it once
+//! needed. Regions are only address space until they are touched, 2 MiB at a time, in order.
+
+use std::{
+    mem,
+    ops::{Deref, DerefMut},
+};
+
+use memmap2::{MmapMut, MmapOptions};
+use parking_lot::Mutex;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Bytes of a block.
+pub(super) const BLOCK_BYTES: usize = 16 << 10;
+/// Blocks are cut from so much at a time.
+const REGION_BYTES: usize = 64 << 20;
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// Any block's bytes. What stands in blocks is an array of its own, of this size, and aligned to no more.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C, align(64))]
+pub(super) struct Bytes {
+    pub(super) all: [u8; BLOCK_BYTES],
+}
+
+/// A block, as a `T`. All zeros when it is taken.
+pub(super) struct Block<T: Content>(Option<&'static mut T>);
+
+/// What can stand in a block.
+pub(super) trait Content: FromBytes + IntoBytes + Immutable + KnownLayout + 'static {}
+
+impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + 'static> Content for T {}
+
+/// Blocks that are nobody's.
+struct Pool {
+    given_back: Vec<&'static mut Bytes>,
+    /// Never taken.
+    fresh: &'static mut [Bytes],
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { given_back: Vec::new(), fresh: &mut [] });
+
+impl Pool {
+    fn take(&mut self) -> &'static mut Bytes {
+        if let Some(block) = self.given_back.pop() {
+            return block;
+        }
+        if self.fresh.is_empty() {
+            self.fresh = region();
+        }
+        let (first, rest) = mem::take(&mut self.fresh).split_first_mut().expect("a region has blocks");
+        self.fresh = rest;
+        first
+    }
+}
+
+/// # Panics
+/// If there is no memory, as any allocation does.
+fn region() -> &'static mut [Bytes] {
+    // One huge page more, so that blocks begin where one does.
+    let map = MmapOptions::new().len(REGION_BYTES + HUGE_PAGE_BYTES).map_anon().expect("memory");
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage); // refused by a kernel without them
+    let bytes: &'static mut MmapMut = Box::leak(Box::new(map));
+    let skipped = bytes.as_ptr().align_offset(HUGE_PAGE_BYTES);
+    <[Bytes]>::mut_from_bytes(&mut bytes[skipped..][..REGION_BYTES]).expect("whole blocks, aligned")
+}
+
+impl<T: Content> Block<T> {
+    /// One that is all zeros.
+    pub(super) fn new() -> Self {
+        const { assert!(size_of::<T>() == BLOCK_BYTES && align_of::<T>() <= align_of::<Bytes>()) };
+        let bytes = POOL.lock().take();
+        Self(Some(T::mut_from_bytes(bytes.as_mut_bytes()).expect("as large as a block, and aligned")))
+    }
+}
+
+impl<T: Content> Drop for Block<T> {
+    fn drop(&mut self) {
+        if let Some(content) = self.0.take() {
+            let bytes = content.as_mut_bytes();
+            bytes.fill(0);
+            let block = Bytes::mut_from_bytes(bytes).expect("it was one");
+            POOL.lock().given_back.push(block);
+        }
+    }
+}
+
+impl<T: Content> Deref for Block<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        self.0.as_deref().expect("there until it is dropped")
+    }
+}
+
+impl<T: Content> DerefMut for Block<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_deref_mut().expect("there until it is dropped")
+    }
+}
+
+/// Its contents are secret.
+impl<T: Content> std::fmt::Debug for Block<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Block").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each block is somebody's alone, and clean whoever had it before, through more than a region.
+    #[test]
+    fn blocks_are_clean_and_ones_own() {
+        let count = u8::MAX as usize + REGION_BYTES / BLOCK_BYTES;
+        for round in 1..3 {
+            let mut blocks: Vec<Block<Bytes>> = (0..count).map(|_| Block::new()).collect();
+            for (n, block) in blocks.iter_mut().enumerate() {
+                assert!([0, 5_000, BLOCK_BYTES - 1].iter().all(|at| block.all[*at] == 0), "round {round}");
+                let mark = n.to_le_bytes();
+                block.all[..8].copy_from_slice(&mark);
+                block.all[BLOCK_BYTES - 8..].copy_from_slice(&mark);
+            }
+            for (n, block) in blocks.iter().enumerate() {
+                assert_eq!(
+                    (&block.all[..8], &block.all[BLOCK_BYTES - 8..]),
+                    (&n.to_le_bytes()[..], &n.to_le_bytes()[..])
+                );
+            }
+        }
+    }
+}
