@@ -143,9 +143,9 @@ impl LaneEnd {
     }
 
     /// Another part of the lane's budget.
-    pub fn set_connections(&mut self, connections: usize) {
+    pub fn set_connections(&mut self, connections: usize, now: Time) {
         self.connections = connections;
-        self.pool.resize(connections);
+        self.pool.resize(connections, now);
     }
 
     /// How many connections it should have.

@@ -66,7 +66,8 @@ fn check(name: &str, served: Served, devices: u32) {
     let seen = served.stop();
     let by_attack = seen.waiting.iter().filter(|path| !seen.answered.contains_key(*path)).count();
     assert_eq!(seen.answered.len() + by_attack, devices as usize, "{name}: missed");
-    // A reset takes with it what the system had received and nobody had read yet: such a request has no answer for anybody.
+    // A reset takes with it the answers that the gateway's system had not sent yet (ten small segments are under way at first,
+    // RFC 6928): such a request has no answer for anybody.
     let may_repeat = name == "TCP reset";
     assert!(may_repeat || seen.answered.values().all(|n| *n == 1), "{name}: answered, and sent again");
 }

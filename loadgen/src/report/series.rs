@@ -33,6 +33,9 @@ pub const FIGURES: &[&str] = &[
     "repeats_uncounted",
     "unknown",
     "strangers",
+    // Of alerts that had ended: the cluster had told these requests as unanswered, and a gateway that had stopped reading
+    // went on with what lay before it.
+    "late_requests",
     // Requests that the gateway left unanswered; of those, how many fewer the cluster counted, alert by alert.
     "unanswered_requests",
     "unanswered_uncounted",

@@ -217,8 +217,10 @@ impl Player<'_> {
                 self.roll.called_dead(push.token_hash);
             }
             case.count(&push);
-            if !self.alerts.take(entry.collapse_hash, push) {
-                case.judged.strangers += 1;
+            match self.alerts.take(entry.collapse_hash, push) {
+                true => {}
+                false if self.alerts.is_late(entry.collapse_hash) => case.late += 1,
+                false => case.judged.strangers += 1,
             }
         }
         Ok(())
@@ -228,6 +230,8 @@ impl Player<'_> {
     fn judge(&mut self, before_ns: u64, case: &mut Case) {
         for alert in self.alerts.ended_before(before_ns) {
             let judged = self.roll.judge(alert.pushes);
+            let told = alert.ended.progress.progress.unwrap_or_default().unanswered_requests;
+            self.alerts.judged(alert.hash, told.saturating_sub(judged.unanswered));
             case.alert(alert.hash, &alert.ended, judged);
         }
     }

@@ -52,7 +52,7 @@ impl Core {
             }
             Command::Connections { lane, connections, host } => {
                 if let Some(lane) = self.find_lane(lane) {
-                    self.lanes[lane].end.set_connections(connections);
+                    self.lanes[lane].end.set_connections(connections, now);
                     self.lanes[lane].host = host;
                 }
             }

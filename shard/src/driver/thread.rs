@@ -201,10 +201,20 @@ impl CoreThread {
             }
             Err(error) => {
                 tracing::info!(lane = %socket.lane.name, %error, "connection lost");
+                self.hear_out(slot);
                 self.lost(id, Disconnect::Broken);
                 false
             }
         }
+    }
+
+    /// What came before a connection broke, of which a write was the first to hear: answers that will not come again.
+    fn hear_out(&mut self, slot: usize) {
+        let Some(socket) = self.sockets[slot].as_mut() else { return };
+        let (core, id, now) = (&mut self.core, socket.id, self.clock.now());
+        // The system has said no more of this socket than that it cannot be written to. What it holds is bounded by its buffer.
+        (socket.readable, socket.read_closed) = (true, true);
+        while let Ok(Received::More) = socket.receive(&mut self.scratch, |bytes| core.receive(id, bytes, now)) {}
     }
 
     fn io(&mut self) {

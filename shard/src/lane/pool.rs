@@ -81,9 +81,11 @@ impl Pool {
         }
     }
 
-    /// The lane end should have so many connections from now on. What was attempted counts on.
-    pub fn resize(&mut self, connections: usize) {
+    /// The lane end should have so many connections from now on. What was attempted counts on, as far as a lane end of that size
+    /// could have attempted it: one that has lost its gateway is given fewer, and must not wait for what it had before.
+    pub fn resize(&mut self, connections: usize, now: Time) {
         self.at_once = at_once(connections);
+        self.spent_until.0 = self.spent_until.0.min(now.0 + self.at_once * EVERY);
     }
 
     /// When the next attempt may be made. `busy`: somebody waits to be pushed to.
@@ -260,12 +262,13 @@ mod tests {
         #[test]
         fn the_next_attempt_is_never_far(
             connections in 1usize..40, min_ms in 0u64..20_000, seed in any::<u64>(),
-            steps in proptest::collection::vec(0u64..500, 1..300),
+            steps in proptest::collection::vec((0u64..500, proptest::option::weighted(0.05, 1usize..40)), 1..300),
         ) {
             let (mut pool, mut rng) = (pool(min_ms, connections), Pcg64Mcg::seed_from_u64(seed));
             let mut now = Time(0);
-            for ms in steps {
+            for (ms, resized) in steps {
                 now = now + Duration::from_millis(ms);
+                resized.into_iter().for_each(|connections| pool.resize(connections, now));
                 if pool.ready_at(true) <= now {
                     pool.attempted(now, &mut rng);
                 }

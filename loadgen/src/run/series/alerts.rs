@@ -33,6 +33,8 @@ pub(super) struct Alerts<'a> {
     deadline: Duration,
     /// By the hash of what their pushes collapse by, which stands in every record.
     open: BTreeMap<u64, Open>,
+    /// Of those that are judged, how many requests the cluster has told as unanswered that no record showed yet, if any.
+    unseen: BTreeMap<u64, u64>,
     watching: JoinSet<(u64, Result<Ended, DriveError>)>,
     /// The newest has been handed over whole, or has ended.
     handed: Arc<AtomicBool>,
@@ -64,6 +66,7 @@ impl<'a> Alerts<'a> {
             // It may begin at the start of the trouble, and has so long after its end.
             deadline: Duration::from_secs_f64(series.seconds) + Duration::from_secs(scene.scenario.deadlines.wave_s),
             open: BTreeMap::new(),
+            unseen: BTreeMap::new(),
             watching: JoinSet::new(),
             handed: Arc::new(AtomicBool::new(true)),
             changed: Arc::new(Notify::new()),
@@ -130,6 +133,19 @@ impl<'a> Alerts<'a> {
     pub(super) fn take(&mut self, hash: u64, push: Push) -> bool {
         let alert = self.open.get_mut(&hash);
         alert.map(|open| open.pushes.push(push)).is_some()
+    }
+
+    /// One was judged when so many of its requests had not been seen by any gateway, though they were sent and never answered.
+    pub(super) fn judged(&mut self, hash: u64, unseen: u64) {
+        if unseen > 0 {
+            self.unseen.insert(hash, unseen);
+        }
+    }
+
+    /// Whether a request is one of those: a gateway that had stopped reading has gone on with what lay before it.
+    pub(super) fn is_late(&mut self, hash: u64) -> bool {
+        let unseen = self.unseen.get_mut(&hash).filter(|unseen| **unseen > 0);
+        unseen.map(|unseen| *unseen -= 1).is_some()
     }
 
     /// Gives away those that ended before a time.

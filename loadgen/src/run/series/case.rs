@@ -29,6 +29,7 @@ pub(super) struct Case {
     /// The undisturbed alert at the end.
     pub proof: Option<u64>,
     pub judged: Judged,
+    pub late: u64,
     pub lost: u64,
     pub shard_growth_bytes: Option<u64>,
     pub shard_grown_bytes: Option<u64>,
@@ -122,6 +123,7 @@ impl Case {
             ("repeats_uncounted", self.repeats_uncounted),
             ("unknown", judged.unknown),
             ("strangers", judged.strangers),
+            ("late_requests", self.late),
             ("unanswered_requests", judged.unanswered),
             ("unanswered_uncounted", self.unanswered_uncounted),
             ("disagreement", self.disagreement),
