@@ -43,6 +43,7 @@ pub mod vocabulary;
 
 mod block;
 mod expiry;
+mod held;
 mod index;
 mod page;
 mod prefetch;
@@ -66,6 +67,7 @@ use clarion_proto::{
 use self::{
     ahead::Found,
     expiry::Expiry,
+    held::Standing,
     index::{IdHash, Index},
     key::Key,
     page::Pages,
@@ -77,6 +79,7 @@ use self::{
     token::Tokens,
 };
 
+pub use self::held::Held;
 pub use tag::Tags;
 pub use token::{StoredToken, TokenBuffer};
 pub use vocabulary::{AppIndex, LocaleIndex, SegmentsIndex, Vocabulary};
@@ -128,29 +131,6 @@ pub struct Applied {
     /// Some: pushable now at this cell, and newly pushable, moved, or of another app or other segments. Every wave's
     /// [`crate::wave::Walk::entered`] has to hear it, before its next step.
     pub placed: Option<(Ordinal, Cell)>,
-}
-
-/// How much a partition holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Held {
-    /// Devices with a registration.
-    pub devices: u64,
-    /// Of those, with a place.
-    pub placed: u64,
-    /// Of those with a registration, muted.
-    pub muted: u64,
-    /// Devices with a registration, by `AppIndex.0`; shorter than the vocabulary where there are none.
-    pub apps: Vec<u64>,
-}
-
-/// What of a row concerns counts and waves: compared before and after a record.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Standing {
-    registered: Option<(AppIndex, SegmentsIndex)>,
-    placed: bool,
-    muted: bool,
-    /// Where it stands in the walk; `None`: not pushable.
-    key: Option<Key>,
 }
 
 impl Partition {
@@ -501,26 +481,6 @@ impl Partition {
         let tag = profile.map_or(Tag::NONE, |profile| profile.tag);
         let key = place.filter(|_| reachable).map(|place| Key::new(place, tag, ordinal));
         Standing { registered, placed: place.is_some(), muted: row.is_muted(), key }
-    }
-}
-
-impl Held {
-    fn count(&mut self, of: Standing, change: impl Fn(&mut u64)) {
-        let Some((app, _)) = of.registered else { return };
-        change(&mut self.devices);
-        if of.placed {
-            change(&mut self.placed);
-        }
-        if of.muted {
-            change(&mut self.muted);
-        }
-        if app != AppIndex::UNKNOWN {
-            let app = usize::from(app.0);
-            if self.apps.len() <= app {
-                self.apps.resize(app + 1, 0);
-            }
-            change(&mut self.apps[app]);
-        }
     }
 }
 

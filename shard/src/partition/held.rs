@@ -1,0 +1,49 @@
+//! How much a partition holds, kept up to date by what each record changes.
+
+use super::{
+    key::Key,
+    vocabulary::{AppIndex, SegmentsIndex},
+};
+
+/// How much a partition holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Devices with a registration.
+    pub devices: u64,
+    /// Of those, with a place.
+    pub placed: u64,
+    /// Of those with a registration, muted.
+    pub muted: u64,
+    /// Devices with a registration, by `AppIndex.0`; shorter than the vocabulary where there are none.
+    pub apps: Vec<u64>,
+}
+
+/// What of a row concerns counts and waves: compared before and after a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) registered: Option<(AppIndex, SegmentsIndex)>,
+    pub(super) placed: bool,
+    pub(super) muted: bool,
+    /// Where it stands in the walk; `None`: not pushable.
+    pub(super) key: Option<Key>,
+}
+
+impl Held {
+    pub(super) fn count(&mut self, of: Standing, change: impl Fn(&mut u64)) {
+        let Some((app, _)) = of.registered else { return };
+        change(&mut self.devices);
+        if of.placed {
+            change(&mut self.placed);
+        }
+        if of.muted {
+            change(&mut self.muted);
+        }
+        if app != AppIndex::UNKNOWN {
+            let app = usize::from(app.0);
+            if self.apps.len() <= app {
+                self.apps.resize(app + 1, 0);
+            }
+            change(&mut self.apps[app]);
+        }
+    }
+}
