@@ -73,6 +73,9 @@ pub struct Gateway {
     pub backoff_max: Duration,
     /// `authorization` enters the HPACK table.
     pub hpack_authorization_indexed: bool,
+    /// Answers of one kind in a row, without a success between, that a node needs before it judges a message, credential or
+    /// lane: 2 to 1,024.
+    pub evidence_answers: u32,
     /// Requests that the provider allows each lane of this gateway in any minute, over the whole cluster; `None`:
     /// unlimited.
     pub quota: Option<Quota>,

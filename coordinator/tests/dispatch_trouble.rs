@@ -17,7 +17,12 @@ async fn a_sick_lane_is_told_while_it_is_sick() {
     let lane = peer_a.until(|m| if let Message::Lane(lane) = m { Some(lane.id) } else { None }).await;
     peer_b.wave().await;
     let say = |health: LaneHealth, detail: &str| {
-        Said::LaneState(wire::LaneState { lane, health: health.into(), detail: detail.to_owned() })
+        Said::LaneState(wire::LaneState {
+            lane,
+            health: health.into(),
+            detail: detail.to_owned(),
+            ..Default::default()
+        })
     };
     peer_a.say(say(LaneHealth::Throttled, "ServiceUnavailable")).await;
     peer_b.say(say(LaneHealth::Throttled, "ServiceUnavailable")).await;

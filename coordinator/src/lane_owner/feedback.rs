@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_device_that_is_no_device_is_left_out() {
-        let token = wire::DeadToken { lane: 1, device: vec![7; 15], token_hash: 1, gateway_time_ms: 0 };
+        let token = wire::DeadToken { lane: 1, device: vec![7; 15], token_hash: 1, ..wire::DeadToken::default() };
         assert!(record(&token, UnixMillis(0)).is_none());
     }
 }

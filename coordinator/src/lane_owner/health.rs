@@ -43,10 +43,12 @@ impl HealthBook {
         }
         match health {
             LaneHealth::Ready => tracing::info!(lane, %node, "lane end ready"),
-            LaneHealth::Unspecified | LaneHealth::Unreachable | LaneHealth::Throttled => {
+            LaneHealth::Unspecified | LaneHealth::Unreachable | LaneHealth::Throttled | LaneHealth::Unsigned => {
                 tracing::warn!(lane, %node, ?health, detail, "lane end");
             }
-            LaneHealth::Credential | LaneHealth::Campaign => tracing::error!(lane, %node, ?health, detail, "lane end"),
+            LaneHealth::Credential | LaneHealth::Campaign | LaneHealth::Project => {
+                tracing::error!(lane, %node, ?health, detail, "lane end");
+            }
         }
         self.0.insert(key, LaneStatus { lane: lane.to_owned(), node: node.clone(), health, detail });
         true
@@ -88,9 +90,11 @@ impl HealthBook {
 fn trouble(health: LaneHealth) -> Option<Trouble> {
     match health {
         LaneHealth::Unspecified | LaneHealth::Ready | LaneHealth::Campaign => None,
-        LaneHealth::Unreachable => Some(Trouble::Unreachable),
+        // A proxy answers in the gateway's place: the gateway itself is not reached.
+        LaneHealth::Unreachable | LaneHealth::Unsigned => Some(Trouble::Unreachable),
         LaneHealth::Throttled => Some(Trouble::Throttled),
-        LaneHealth::Credential => Some(Trouble::Credential),
+        // Whether this credential's project is there is the provider's word on the credential's configuration.
+        LaneHealth::Credential | LaneHealth::Project => Some(Trouble::Credential),
     }
 }
 
@@ -108,7 +112,7 @@ mod tests {
         let mut book = HealthBook::default();
         let node = NodeName::new("a").unwrap();
         let mut said = |health: LaneHealth| {
-            let state = wire::LaneState { lane: 1, health: health.into(), detail: String::new() };
+            let state = wire::LaneState { lane: 1, health: health.into(), ..Default::default() };
             book.changed(&node, LaneId(1), "g/c", &state)
         };
         assert!(said(LaneHealth::Credential));
@@ -122,7 +126,8 @@ mod tests {
         let mut book = HealthBook::default();
         let node = NodeName::new("a").unwrap();
         let mut said = |words: &str| {
-            let state = wire::LaneState { lane: 1, health: LaneHealth::Unreachable.into(), detail: words.to_owned() };
+            let health = LaneHealth::Unreachable.into();
+            let state = wire::LaneState { lane: 1, health, detail: words.to_owned(), ..Default::default() };
             book.changed(&node, LaneId(1), "g/c", &state)
         };
         assert!(said("no connection") && said("no answers") && !said("no answers"));
@@ -132,7 +137,7 @@ mod tests {
     fn a_refusal_of_the_next_token_is_news() {
         let mut book = HealthBook::default();
         let node = NodeName::new("a").unwrap();
-        let state = wire::LaneState { lane: 1, health: LaneHealth::Credential.into(), detail: String::new() };
+        let state = wire::LaneState { lane: 1, health: LaneHealth::Credential.into(), ..Default::default() };
         assert!(book.changed(&node, LaneId(1), "g/c", &state));
         book.forgive(&[LaneId(2)]);
         assert!(!book.changed(&node, LaneId(1), "g/c", &state));

@@ -72,7 +72,7 @@ struct Node {
     peak: Tally,
     bands_walked: u32,
     /// Of the present boot.
-    lanes: BTreeMap<LaneId, Answers>,
+    lanes: BTreeMap<(LaneId, String), Answers>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -166,7 +166,12 @@ impl Fold {
             self.first_accepted.get_or_insert(now);
             self.last_accepted = Some(now);
         }
-        Added { lanes: report.lanes.iter().filter_map(|answers| node.answers(answers)).collect() }
+        let mut lanes: BTreeMap<LaneId, Answers> = BTreeMap::new();
+        for (lane, more) in report.lanes.iter().filter_map(|answers| node.answers(answers)) {
+            let sum = lanes.entry(lane).or_default();
+            (sum.all, sum.dead) = (sum.all + more.all, sum.dead + more.dead);
+        }
+        Added { lanes }
     }
 
     /// The wave has ended: whatever is open will have no answer any more.
@@ -267,10 +272,11 @@ impl Node {
     /// What is new of a lane's answers.
     fn answers(&mut self, report: &wire::LaneAnswers) -> Option<(LaneId, Answers)> {
         let lane = LaneId(report.lane);
-        if !self.lanes.contains_key(&lane) && self.lanes.len() >= LANES_MAX {
+        let key = (lane, report.app.clone());
+        if !self.lanes.contains_key(&key) && self.lanes.len() >= LANES_MAX {
             return None;
         }
-        let known = self.lanes.entry(lane).or_default();
+        let known = self.lanes.entry(key).or_default();
         let next = Answers { all: known.all.max(report.answers), dead: known.dead.max(report.dead) };
         let more = Answers { all: next.all - known.all, dead: next.dead - known.dead };
         *known = next;

@@ -56,7 +56,8 @@ fn a_repeated_or_old_report_changes_nothing() {
 fn answers_are_told_lane_by_lane_once() {
     let mut fold = fold();
     let mut added = |boot, lanes: &[(u32, u64, u64)]| {
-        let lanes = lanes.iter().map(|&(lane, answers, dead)| wire::LaneAnswers { lane, answers, dead });
+        let lanes =
+            lanes.iter().map(|&(lane, answers, dead)| wire::LaneAnswers { lane, answers, dead, ..Default::default() });
         let report = wire::Report { lanes: lanes.collect(), ..wire::Report::default() };
         let added = fold.report(&node("a"), boot, &report, seconds(2)).lanes;
         added.into_iter().map(|(lane, new)| (lane.0, new.all, new.dead)).collect::<Vec<_>>()
