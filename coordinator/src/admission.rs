@@ -5,7 +5,13 @@
 //! inside is bounded, and one more is refused at the door with the time to come back instead of being queued: a queue
 //! would only make everybody late, as on the day when many authorities alert at once.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use clarion_proto::{
     alert::{AlertSpec, Mode},
@@ -108,6 +114,7 @@ pub struct Admission {
     inside_max: usize,
     cores: Semaphore,
     questions: Semaphore,
+    closed: AtomicBool,
 }
 
 /// A place inside; given back on drop.
@@ -122,7 +129,7 @@ impl Admission {
     pub fn new(inside_max: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let (inside, cores) = (Arc::new(Semaphore::new(inside_max)), Semaphore::new(cores));
-        Self { inside, inside_max, cores, questions: Semaphore::new(QUESTIONS_MAX) }
+        Self { inside, inside_max, cores, questions: Semaphore::new(QUESTIONS_MAX), closed: AtomicBool::new(false) }
     }
 
     /// A place inside.
@@ -133,6 +140,17 @@ impl Admission {
         let permit = Arc::clone(&self.inside).try_acquire_owned();
         let permit = permit.map_err(|_| Refusal::Busy { limit: self.inside_max })?;
         Ok(Turn { _permit: permit })
+    }
+
+    /// No new alert is taken any more: the process is stopping.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether no new alert is taken.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Leave to compute. Those who wait are at most as many as are inside.

@@ -5,7 +5,7 @@
 //! alert's **task** ([`task`]), whose state machine ([`run`]) decides when all are complete, when its time is over and
 //! when a cancel is confirmed. Nothing here waits for a node: a node that is away finds on the board what it has missed.
 //!
-//! Queues and their bounds: notes of all sessions to one alert 256, reports of dead tokens 256, messages to one node
+//! Queues and their bounds: notes of all sessions to one alert 256, reports with tokens to be pruned 256, messages to one node
 //! 64 + 4,096. Whoever finds the first two full waits, so that the node's stream is read more slowly; a node that lets
 //! the last fill up loses its session.
 
@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use clarion_proto::{
-    ids::{AlertName, AppName, Epoch, LogId, WaveId},
+    ids::{AlertName, AppName, ClusterName, CoordinatorId, Epoch, LogId, WaveId},
     time::Time,
     wire::shard_v1 as wire,
 };
@@ -30,10 +30,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::session::task::{Connect, Tcp, endpoint};
 use crate::{
+    alert::is_final,
     clock::Clock,
     lane_owner::{
         Credential, CredentialStatus, Gateway, LaneOwner, ReplaceError,
-        feedback::{self, DeadReport},
+        feedback::{self, Pruning},
         health::LaneStatus,
     },
     members::{NodeStatus, NodesConfig, Roster, addresses::keep_sessions},
@@ -41,7 +42,7 @@ use crate::{
     progress::{RegistryTotals, Snapshot, State},
     store::{ChangeLog, StoreError},
 };
-use cluster::{AlertHandle, Cluster};
+use cluster::{AlertHandle, Cluster, Identity};
 pub use count::QUESTIONS_MAX;
 use run::Run;
 use standing::{Owned, Phase, StandingWave};
@@ -57,8 +58,6 @@ mod task;
 
 /// Notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; a quarter of that is queued.
 const INPUTS: usize = 256;
-/// Reports with answers, of all alerts.
-const DEAD_REPORTS: usize = 256;
 /// Two seconds to wait for nodes (`task::CANCEL_WAIT`), and half a second for the task to take the wish.
 const CANCEL_DEADLINE: Duration = Duration::from_millis(2_500);
 /// For all tasks to end; each is dropped at its next wait.
@@ -238,6 +237,8 @@ pub enum CancelState {
 /// What dispatch needs to know of the configuration.
 #[derive(Debug, Clone)]
 pub struct DispatchConfig {
+    /// Whose nodes.
+    pub cluster: ClusterName,
     /// Where the nodes are.
     pub nodes: NodesConfig,
     /// P.
@@ -260,7 +261,6 @@ pub struct Dispatcher {
 struct Inner {
     cluster: Arc<Cluster>,
     log: Arc<dyn ChangeLog>,
-    feedback: mpsc::Sender<DeadReport>,
     questions: AtomicU64,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -281,9 +281,16 @@ impl Dispatcher {
         clock: Clock,
         connect: Arc<dyn Connect>,
     ) -> Self {
-        let DispatchConfig { nodes, partitions, logs, gateways, credentials } = config;
-        let cluster = Arc::new(Cluster::new(clock, Roster::new(nodes.min), LaneOwner::new(gateways, credentials)));
-        let (feedback, dead_reports) = mpsc::channel(DEAD_REPORTS);
+        let DispatchConfig { cluster, nodes, partitions, logs, gateways, credentials } = config;
+        let coordinator = CoordinatorId(uuid::Uuid::new_v4().into_bytes());
+        let identity = Identity { cluster, coordinator, log: log.identity() };
+        tracing::info!(cluster = %identity.cluster, %coordinator, log = %identity.log, "coordinator of a cluster");
+        let (roster, lanes) = (Roster::new(nodes.min), LaneOwner::new(gateways, credentials));
+        let (pruning, pruned) = Pruning::new();
+        let pruning = Arc::new(pruning);
+        let cluster = Arc::new(Cluster::new(identity, clock, roster, lanes, pruning.clone()));
+        // Numbers of ownership grow over restarts of this process without a store that would remember them.
+        let number = clock.wall().0.max(1);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let until = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
             let stop = stop.clone();
@@ -292,13 +299,13 @@ impl Dispatcher {
             });
         };
         let shared = cluster.clone();
-        until(Box::pin(async move { shared.roster.share_out(&shared.board, partitions, logs, clock).await }));
+        until(Box::pin(async move { shared.roster.share_out(&shared.board, (partitions, logs), number, clock).await }));
         let shared = cluster.clone();
         until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, clock).await }));
-        until(Box::pin(feedback::run(dead_reports, log.clone(), partitions, logs, clock)));
+        until(Box::pin(feedback::run(pruning, pruned, log.clone(), partitions, logs, clock)));
         // Ends its own tasks in order.
         tasks.spawn(keep_sessions(nodes, cluster.clone(), connect, stop.clone()));
-        let inner = Inner { cluster, log, feedback, questions: AtomicU64::new(1), tasks, stop };
+        let inner = Inner { cluster, log, questions: AtomicU64::new(1), tasks, stop };
         Self { inner: Arc::new(inner) }
     }
 
@@ -361,16 +368,17 @@ impl Dispatcher {
         ids.sort_unstable();
         ids.dedup();
         let lanes = ids.iter().filter_map(|id| cluster.board.read().lanes.get(id).cloned()).collect();
+        let apps = alert.apps.iter().map(|app| app.app.clone()).zip(wave.lanes.iter().copied()).collect();
         cluster.board.begin(wave, cluster.clock.now());
         let task = AlertTask {
             alert: alert.name.clone(),
             wave: alert.wave,
             run,
             lanes,
+            apps,
             cluster,
             inputs: received,
             snapshots,
-            feedback: self.inner.feedback.clone(),
         };
         let stop = self.inner.stop.clone();
         self.inner.tasks.spawn(async move {
@@ -431,7 +439,8 @@ impl Dispatcher {
     #[must_use]
     pub fn registry(&self) -> RegistryTotals {
         let cluster = &self.inner.cluster;
-        cluster.roster.totals(cluster.board.read().owned.as_deref())
+        let totals = cluster.roster.totals(cluster.board.read().owned.as_deref());
+        RegistryTotals { pruning_alarms: cluster.pruning_alarms(|_| true), ..totals }
     }
 
     /// All nodes ever heard of, and which are alive.
@@ -439,6 +448,35 @@ impl Dispatcher {
     pub fn nodes(&self) -> Vec<NodeStatus> {
         let cluster = &self.inner.cluster;
         cluster.roster.status(cluster.board.read().owned.as_deref())
+    }
+
+    /// Whether an alert can be sent to anybody: partitions are assigned, and an owner of some has a session.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.owned().is_some()
+    }
+
+    /// Changes whenever [`Dispatcher::is_ready`] may have changed.
+    #[must_use]
+    pub fn sessions(&self) -> watch::Receiver<u64> {
+        self.inner.cluster.roster.sessions()
+    }
+
+    /// Alerts that have not ended, with their newest state.
+    #[must_use]
+    pub fn under_way(&self) -> Vec<Arc<Snapshot>> {
+        let handles = self.inner.cluster.under_way();
+        handles.iter().map(|snapshots| snapshots.borrow().clone()).collect()
+    }
+
+    /// Waits until no alert is under way.
+    pub async fn all_ended(&self) {
+        while let Some(mut snapshots) = self.inner.cluster.under_way().pop() {
+            // Its task has ended without a last word: the process is being torn down.
+            if snapshots.wait_for(|snapshot| is_final(snapshot.state)).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// How nodes' ends of all lanes are.

@@ -12,7 +12,7 @@ use crate::command::{LaneHealth, Rate};
 #[test]
 fn connections_are_divided_over_the_cores() {
     let mut bench = Bench::new(2);
-    bench.control.open(bench.now);
+    bench.open();
     bench.outputs();
     bench.say(lane(1));
     let commands = bench.commands();
@@ -134,14 +134,14 @@ fn a_lane_is_as_well_as_its_worst_core() {
     let other = said(&bench, LaneHealth::Credential, "why");
     bench.control.event(1, other);
     assert_eq!(told(&mut bench), [(wire::LaneHealth::Credential, "why".to_owned())], "another reason is news");
-    bench.control.open(bench.now);
+    bench.open();
     assert_eq!(told(&mut bench).len(), 1, "a new session is told how it stands");
 }
 
 #[test]
 fn how_many_answers_a_verdict_needs_is_checked_and_passed_on() {
     let mut bench = Bench::new(1);
-    bench.control.open(bench.now);
+    bench.open();
     bench.outputs();
     for (answers, fits) in [(0_u16, false), (1, false), (2, true), (1_024, true), (1_025, false)] {
         let Say::Lane(mut lane) = lane(u32::from(answers) + 1) else { unreachable!() };
