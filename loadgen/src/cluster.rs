@@ -2,7 +2,7 @@
 //!
 //! Each is this very program, started again with a hidden subcommand, so that one build makes all of them and each has
 //! its own memory and processor time to be accounted for. Ports are the system's choice. Nodes and coordinator have to
-//! know each other's address before either is up: their ports are claimed first.
+//! know each other's address before either is up: the ports by which they call each other are claimed first.
 //!
 //! Nothing outlives a run: children are asked to end, then killed; they end by themselves if this program is killed.
 
@@ -104,7 +104,7 @@ pub struct Cluster {
 #[derive(Debug)]
 struct Nodes {
     plan: ClusterPlan,
-    coordinator: Port,
+    feed: Port,
     /// Of each node, for all of its processes.
     ports: Vec<Port>,
     orders: mpsc::Receiver<NodeOrder>,
@@ -169,7 +169,7 @@ impl Cluster {
         processes.push(process);
         let coordinator = format!("http://{}", announced.listen);
         let (to, orders) = mpsc::channel(1);
-        let nodes = Some(Nodes { plan: plan.clone(), coordinator: at, ports, orders, to });
+        let nodes = Some(Nodes { plan: plan.clone(), feed: at, ports, orders, to });
         Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes, nodes })
     }
 
@@ -228,7 +228,7 @@ impl Cluster {
         match order.action {
             NodeAction::Start => {
                 let port = &nodes.ports[order.node as usize];
-                self.processes.push(start_node(&nodes.plan, &nodes.coordinator, order.node, port).await?);
+                self.processes.push(start_node(&nodes.plan, &nodes.feed, order.node, port).await?);
             }
             NodeAction::Kill => {
                 let name = node_name(order.node);
@@ -276,13 +276,13 @@ pub fn node_name(node: u32) -> String {
     format!("shard-{node}")
 }
 
-async fn start_node(plan: &ClusterPlan, coordinator: &Port, node: u32, port: &Port) -> Result<Process, ProcessError> {
+async fn start_node(plan: &ClusterPlan, feed: &Port, node: u32, port: &Port) -> Result<Process, ProcessError> {
     let arguments = [
         "shard".to_owned(),
         format!("--listen={}", port.address()),
         "--health-listen=127.0.0.1:0".to_owned(),
         format!("--name={}", node_name(node)),
-        format!("--coordinators={}", coordinator.address()),
+        format!("--coordinators={}", feed.address()),
         format!("--cores={}", plan.cores_per_node),
         "--announce".to_owned(),
     ];

@@ -3,23 +3,27 @@
 //! A peer chooses how many connections it opens, how many requests it has under way on each, how slowly it sends them
 //! and how large they are. Each of these has a bound, and each bound is told the same way:
 //!
-//! - connections: [`super::incoming`];
+//! - connections, streams, time until the answer begins: the listener ([`super::ports`]);
 //! - requests under way, of one connection and of all ([`Peer`], [`REQUESTS_MAX`]): RESOURCE_EXHAUSTED with RetryInfo,
 //!   at once, because a queue here would only make everybody late;
-//! - time until the answer begins ([`REQUEST_DEADLINE`]): a request that is sent a byte a minute must not hold a place;
 //! - size and form: tonic says OUT_OF_RANGE and INTERNAL of a message that is too large or no message; both are the
 //!   caller's fault and are told as INVALID_ARGUMENT.
 //!
-//! A request counts until its answer begins. Streams (watchers, `WriteDevices`) are bounded where they are served.
+//! A request counts until its answer begins. Streams (watchers, `WriteDevices`) are bounded where they are served; those of
+//! methods that are not ours (health, reflection) here: [`FOREIGN_STREAMS_MAX`].
 
 use std::{
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use bytes::Bytes;
+use clarion_runtime::listener::Peer;
 use futures_util::{FutureExt, future::BoxFuture};
-use tokio::sync::Semaphore;
+use hyper::body as http_body;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status, body::Body};
 
 use super::status;
@@ -29,32 +33,22 @@ use super::status;
 pub const REQUESTS_MAX: usize = 1_024;
 /// Requests under way on one connection: an eighth of all, so that no caller can take all places.
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 128;
-/// From the request's head to the beginning of its answer. The slowest honest one waits 10 s for a node's count.
-pub const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// Streams of health and reflection, all connections together: a few tools and monitorings.
+pub const FOREIGN_STREAMS_MAX: usize = 64;
 /// When to come back.
 const RETRY: Duration = Duration::from_secs(1);
-
-/// The connection that a request came by, as tonic hands it to the request.
-#[derive(Debug, Clone)]
-pub struct Peer {
-    requests: Arc<Semaphore>,
-}
-
-impl Default for Peer {
-    fn default() -> Self {
-        Self { requests: Arc::new(Semaphore::new(REQUESTS_PER_CONNECTION_MAX)) }
-    }
-}
 
 /// Puts the door before a service.
 #[derive(Debug, Clone)]
 pub struct DoorLayer {
     places: Arc<Semaphore>,
+    foreign: Arc<Semaphore>,
 }
 
 impl Default for DoorLayer {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(REQUESTS_MAX)) }
+        let [places, foreign] = [REQUESTS_MAX, FOREIGN_STREAMS_MAX].map(|max| Arc::new(Semaphore::new(max)));
+        Self { places, foreign }
     }
 }
 
@@ -62,7 +56,7 @@ impl<S> tower::Layer<S> for DoorLayer {
     type Service = Door<S>;
 
     fn layer(&self, inner: S) -> Door<S> {
-        Door { inner, places: Arc::clone(&self.places) }
+        Door { inner, places: Arc::clone(&self.places), foreign: Arc::clone(&self.foreign) }
     }
 }
 
@@ -71,6 +65,7 @@ impl<S> tower::Layer<S> for DoorLayer {
 pub struct Door<S> {
     inner: S,
     places: Arc<Semaphore>,
+    foreign: Arc<Semaphore>,
 }
 
 impl<S> tower::Service<http::Request<Body>> for Door<S>
@@ -95,18 +90,49 @@ where
         };
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return refuse(REQUESTS_MAX, "together") };
         let contract = Contract::of(request.uri().path());
+        let foreign = match contract {
+            Contract::Foreign => match Arc::clone(&self.foreign).try_acquire_owned() {
+                Ok(foreign) => Some(foreign),
+                Err(_) => return refuse(FOREIGN_STREAMS_MAX, "of health and reflection"),
+            },
+            Contract::Public | Contract::Internal => None,
+        };
         let answer = self.inner.call(request);
         async move {
             let _places = (own, place);
-            match tokio::time::timeout(REQUEST_DEADLINE, answer).await {
-                Ok(answer) => answer.map(|answer| corrected(answer, contract)),
-                Err(_) => {
-                    let words = format!("no answer began within {} s", REQUEST_DEADLINE.as_secs());
-                    Ok(Status::deadline_exceeded(words).into_http())
-                }
-            }
+            let answer = answer.await.map(|answer| corrected(answer, contract))?;
+            Ok(match foreign {
+                Some(foreign) => answer.map(|body| Body::new(Held { body, _place: foreign })),
+                None => answer,
+            })
         }
         .boxed()
+    }
+}
+
+/// An answer that holds a place until its end.
+struct Held {
+    body: Body,
+    _place: OwnedSemaphorePermit,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -24,12 +24,12 @@ mod change;
 
 /// Largest batch, bytes: 10,000 items of 400 bytes, more than an FCM registration takes.
 pub(super) const BATCH_BYTES_MAX: usize = 4 * 1_024 * 1_024;
-/// Items of one batch.
-const CHANGES_MAX: usize = 10_000;
+/// Items of one batch; the listener counts them before they are decoded ([`super::ports::api`]).
+pub(super) const CHANGES_MAX: usize = 10_000;
 /// Largest batch of a log, bytes: a node takes messages of 4 MiB, and reads ahead by the batch.
 const LOG_BATCH_BYTES_MAX: usize = 1_024 * 1_024;
-/// Streams of `WriteDevices` at a time: each holds one batch at most, so all together 256 MiB.
-const STREAMS_MAX: usize = 64;
+/// Streams of `WriteDevices` at a time. What their batches may hold together is the listener's budget ([`super::ports::api`]).
+pub(super) const STREAMS_MAX: usize = 64;
 /// Items checked at a stretch: under 2 ms.
 const SLICE: usize = 512;
 
@@ -106,10 +106,6 @@ impl RegistryService for Registry {
 
 /// Checks and records one batch.
 async fn write(api: &Context, batch: wire::WriteDevicesRequest) -> Result<wire::WriteDevicesResponse, Status> {
-    if batch.changes.len() > CHANGES_MAX {
-        let problem = format!("at most {CHANGES_MAX} in a batch, has {}", batch.changes.len());
-        return Err(status::invalid(InvalidField::new("changes", problem)));
-    }
     let mut apps = KnownApps { api, known: BTreeMap::new() };
     let mut logs = Logs::default();
     let mut errors = Vec::new();

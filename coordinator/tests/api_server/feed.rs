@@ -10,7 +10,7 @@ use clarion_proto::{
 };
 use tonic::{Code, Streaming};
 
-use crate::support::{Server, soon};
+use crate::support::{Server, busy, soon};
 
 fn record(n: u8) -> Record {
     Record { device: DeviceId([n; 16]), observed: UnixMillis(u64::from(n) + 1), change: Change::Mute(true) }
@@ -28,7 +28,7 @@ async fn append(server: &Server, records: impl IntoIterator<Item = u8>) {
 async fn feed(server: &Server, partitions: Vec<u32>, positions: &[(u32, u64)]) -> Streaming<wire::FeedResponse> {
     let positions = positions.iter().map(|&(log, position)| wire::LogPosition { log, position }).collect();
     let request = wire::FeedRequest { node: "node-1".into(), partitions, positions };
-    soon(FeedServiceClient::new(server.channel.clone()).feed(request)).await.expect("valid").into_inner()
+    soon(FeedServiceClient::new(server.feeds().await).feed(request)).await.expect("valid").into_inner()
 }
 
 async fn next(stream: &mut Streaming<wire::FeedResponse>) -> wire::FeedResponse {
@@ -81,13 +81,42 @@ async fn what_the_cluster_does_not_have_is_refused() {
     let server = Server::start().await;
     let refused = |partitions: Vec<u32>, positions: Vec<wire::LogPosition>| {
         let request = wire::FeedRequest { node: "node-1".into(), partitions, positions };
-        let mut client = FeedServiceClient::new(server.channel.clone());
-        async move { soon(client.feed(request)).await.expect_err("must be refused") }
+        let server = &server;
+        async move { soon(FeedServiceClient::new(server.feeds().await).feed(request)).await.expect_err("must be refused") }
     };
     let partition = refused(vec![64], vec![]).await;
     assert_eq!(crate::support::field(&partition), "partitions[0]");
     let ahead = refused(vec![0], vec![wire::LogPosition { log: 0, position: 1 }]).await;
     assert_eq!(ahead.code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn a_newer_feed_of_a_node_supersedes_the_older_and_callers_are_served_none() {
+    let server = Server::start().await;
+    let mut older = feed(&server, vec![0], &[]).await;
+    let _newer = feed(&server, vec![0], &[]).await;
+    assert_eq!(soon(older.message()).await.expect_err("superseded").code(), Code::Aborted);
+    let request = wire::FeedRequest { node: "node-1".into(), ..Default::default() };
+    let refused = soon(FeedServiceClient::new(server.channel.clone()).feed(request)).await.expect_err("no feed there");
+    assert_eq!(refused.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn strangers_cannot_take_the_places_of_nodes() {
+    let server = Server::start().await;
+    let mut open = Vec::new();
+    let refused = loop {
+        // A connection has few streams.
+        let channel = server.feeds().await;
+        let request = wire::FeedRequest { node: format!("stranger-{}", open.len()), ..Default::default() };
+        match soon(FeedServiceClient::new(channel).feed(request)).await {
+            Ok(stream) => open.push(stream),
+            Err(refused) => break refused,
+        }
+        assert!(open.len() <= 64);
+    };
+    assert_eq!(busy(&refused), (Code::ResourceExhausted, "FEEDS_MAX".to_owned()));
+    feed(&server, vec![0], &[]).await;
 }
 
 #[tokio::test]

@@ -20,7 +20,13 @@ use crate::support::{config, create, demo_alert, demo_app, reason, soon};
 fn any_port() -> Args {
     let port = Some("127.0.0.1:0".parse().expect("an address"));
     // Nobody listens there: nodes are looked for and not found.
-    Args { listen: port, health_listen: port, nodes: Some(vec!["127.0.0.1:9".into()]), ..Args::default() }
+    Args {
+        listen: port,
+        health_listen: port,
+        feed_listen: port,
+        nodes: Some(vec!["127.0.0.1:9".into()]),
+        ..Args::default()
+    }
 }
 
 async fn connect(address: std::net::SocketAddr) -> Channel {
@@ -93,7 +99,8 @@ fn a_wrong_start_ends_with_another_code_than_zero() {
 /// The program itself, on ports of the system's choice; `args` come last.
 pub(crate) fn program(args: &[&str]) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_coordinator"));
-    command.args(["--announce", "--health-listen", "127.0.0.1:0", "--nodes", "127.0.0.1:9"]).args(args);
+    command.args(["--announce", "--health-listen", "127.0.0.1:0", "--feed-listen", "127.0.0.1:0"]);
+    command.args(["--nodes", "127.0.0.1:9"]).args(args);
     command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }

@@ -66,6 +66,7 @@ pub fn service_account(dir: &Path, token_uri: &str) -> Result<PathBuf, ClusterEr
 struct CoordinatorFile<'a> {
     listen: String,
     health_listen: String,
+    feed_listen: String,
     nodes: &'a [String],
     gateways: Vec<GatewayTable<'a>>,
     credentials: Vec<CredentialTable<'a>>,
@@ -111,15 +112,16 @@ struct ServiceAccountFile<'a> {
 /// The folder cannot be written to.
 pub fn coordinator_config(
     plan: &ClusterPlan,
-    listen: String,
+    feed_listen: String,
     nodes: &[String],
     emulators: &[Served],
     key: &SigningKey,
 ) -> Result<PathBuf, ClusterError> {
     let credentials = emulators.iter().map(|emulator| credential(&plan.dir, emulator, key));
     let file = CoordinatorFile {
-        listen,
+        listen: "127.0.0.1:0".to_owned(),
         health_listen: "127.0.0.1:0".to_owned(),
+        feed_listen,
         nodes,
         gateways: emulators.iter().map(|emulator| gateway(plan, emulator)).collect(),
         credentials: credentials.collect::<Result<_, _>>()?,
