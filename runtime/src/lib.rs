@@ -3,6 +3,7 @@
 pub mod drain;
 pub mod health;
 pub mod jwt;
+pub mod peers;
 pub mod probe;
 pub mod roots;
 pub mod telemetry;

@@ -10,6 +10,7 @@
 use std::{
     future::Future,
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -66,8 +67,8 @@ impl futures_util::Stream for Incoming {
                     tracing::warn!(%error, "a connection cannot be accepted");
                     self.pause = Some(Box::pin(sleep(PAUSE)));
                 }
-                Poll::Ready(Ok((stream, _))) => match Arc::clone(&self.places).try_acquire_owned() {
-                    Ok(place) => return Poll::Ready(Some(Ok(Connection::new(stream, place)))),
+                Poll::Ready(Ok((stream, address))) => match Arc::clone(&self.places).try_acquire_owned() {
+                    Ok(place) => return Poll::Ready(Some(Ok(Connection::new(stream, address, place)))),
                     Err(_) => tracing::debug!("one connection too many is closed"),
                 },
             }
@@ -91,11 +92,11 @@ struct Hello {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, place: OwnedSemaphorePermit) -> Self {
+    fn new(stream: TcpStream, address: SocketAddr, place: OwnedSemaphorePermit) -> Self {
         // A socket that is closed already says so when it is read.
         let _ = stream.set_nodelay(true);
         let hello = Hello { missing: HELLO_BYTES, deadline: Box::pin(sleep(HELLO_DEADLINE)) };
-        Self { stream, hello: Some(hello), peer: Peer::default(), _place: place }
+        Self { stream, hello: Some(hello), peer: Peer::at(address), _place: place }
     }
 }
 
