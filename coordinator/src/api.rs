@@ -6,10 +6,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use clarion_proto::{
     ids::AlertName,
-    wire::{
-        DESCRIPTORS,
-        v1::{app_service_server::AppServiceServer, registry_service_server::RegistryServiceServer},
-    },
+    wire::{DESCRIPTORS, v1::app_service_server::AppServiceServer},
 };
 use clarion_runtime::drain::Drain;
 use tokio::sync::watch;
@@ -30,7 +27,7 @@ pub mod door;
 mod feed;
 mod page;
 pub mod ports;
-mod registry;
+pub mod registry;
 mod status;
 mod trace;
 
@@ -131,12 +128,11 @@ pub fn routes(context: &Arc<Context>) -> Result<Routes, tonic_reflection::server
             .with_service_name("grpc.health.v1.Health")
     };
     let context = || Arc::clone(context);
-    let registry = RegistryServiceServer::new(registry::Registry::new(context()));
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(AppServiceServer::new(apps::Apps::new(context())).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(alerts::AlertsServer::new(alerts::Alerts::new(context())))
-        .add_service(registry.max_decoding_message_size(registry::BATCH_BYTES_MAX))
+        .add_service(registry::RegistryServer::new(registry::Registry::new(context())))
         .add_service(reflection().build_v1()?)
         // Python's grpcio-reflection and older tools speak nothing newer.
         .add_service(reflection().build_v1alpha()?);

@@ -45,7 +45,7 @@ pub struct Config {
     pub device_key: DeviceKey,
     /// What an EXERCISE says in front of its title.
     pub exercise_prefix: String,
-    /// LIVE alerts are taken although nobody has to say who they are.
+    /// LIVE alerts, and exercises on live lanes, are taken although nobody has to say who they are.
     pub allow_live_without_identity: bool,
     /// Regions and audiences that are small enough to single people out are taken too ([`crate::privacy`]).
     pub allow_small_audiences: bool,
@@ -62,7 +62,8 @@ pub struct Config {
     /// Alerts and previews that may be in admission at once (each holds a decoded region and its cover, a few MB);
     /// one more is refused.
     pub admissions_max: usize,
-    /// Bytes that the logs in memory may hold; then changes are refused. A million APNs devices take some 110 MB.
+    /// Bytes that the logs in memory may hold; then registrations and places are refused, and 64 MiB later all changes. A
+    /// million APNs devices take some 120 MB: 110 of records, and 12 to know them again.
     pub store_bytes_max: u64,
     /// How long a stop in order may take.
     pub drain_deadline: Duration,

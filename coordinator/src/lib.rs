@@ -16,12 +16,13 @@ use clap::Parser;
 use clarion_runtime::{
     descriptors::{self, Shortage, Wanted},
     drain::{Drain, Signals},
-    health::{self, HealthPort},
-    jwt,
+    health::{self, HealthPort, HealthReporter},
+    jwt, lines,
     listener::Limits,
     probe, telemetry,
 };
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{net::TcpListener, sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::Admission,
@@ -50,7 +51,8 @@ pub mod feed;
 pub mod members;
 
 /// Services whose readiness is told by name.
-const SERVICES: [&str; 3] = ["clarion.v1.AppService", "clarion.v1.AlertService", "clarion.v1.RegistryService"];
+const SERVICES: [&str; 3] = ["clarion.v1.AppService", "clarion.v1.AlertService", REGISTRY];
+const REGISTRY: &str = "clarion.v1.RegistryService";
 /// For threads that still compute when everything else has ended: a cover, at most.
 const THREADS_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -71,7 +73,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match process(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            lines::last_words(format_args!("error: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -225,6 +227,7 @@ impl Coordinator {
         for service in SERVICES {
             reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
         }
+        context.drain.spawn(registry_health(reporter.clone(), context.log.has_room(), token.clone()));
         tracing::info!(listen = %api.address, health = %health.address(), feed = %feed.address, "serving");
         let routes = api::routes(&context)?.add_service(health_service.clone());
         let stopped = || token.clone().cancelled_owned();
@@ -254,6 +257,21 @@ impl Coordinator {
         dispatcher.shutdown().await;
         Ok(())
     }
+}
+
+/// `RegistryService` is not served while the store takes no registrations; removals and mutes still are.
+async fn registry_health(reporter: HealthReporter, mut room: watch::Receiver<bool>, stop: CancellationToken) {
+    let follow = async {
+        while room.changed().await.is_ok() {
+            let status = match *room.borrow_and_update() {
+                true => tonic_health::ServingStatus::Serving,
+                false => tonic_health::ServingStatus::NotServing,
+            };
+            reporter.set_service_status(REGISTRY, status).await;
+        }
+    };
+    // At a stop nothing is served any more, and nothing is to be told otherwise.
+    let _ = stop.run_until_cancelled(follow).await;
 }
 
 fn dispatch_config(config: &Config) -> DispatchConfig {

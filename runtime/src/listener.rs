@@ -39,7 +39,7 @@ use self::{
 };
 pub use self::{
     connection::Peer,
-    meter::{Budget, Items, Meter, Method},
+    meter::{Budget, Meter, Method},
     places::WhenBusy,
 };
 use crate::repeated::Repeated;

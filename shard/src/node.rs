@@ -194,7 +194,7 @@ pub fn limits() -> Limits {
         idle_deadline: Duration::from_secs(30),
         // A coordinator that is gone without a word is noticed before its grants have run out by more than a moment.
         keep_alive_every: Duration::from_secs(2),
-        method: |_| Method::Exchange(None),
+        method: |_| Method::Exchange,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use clarion_runtime::{
     health,
-    listener::{self, Budget, Items, Limits, Method, WhenBusy},
+    listener::{self, Budget, Limits, Method, WhenBusy},
 };
 use tokio::net::TcpListener;
 use tonic::service::Routes;
@@ -72,10 +72,8 @@ const WAITING_MAX: usize = 64;
 fn method(path: &str) -> Method {
     match path {
         "/clarion.v1.AlertService/WatchAlert" => Method::Events,
-        "/clarion.v1.RegistryService/WriteDevices" => {
-            Method::Exchange(Some(Items { name: "changes", field: 2, max: registry::CHANGES_MAX }))
-        }
-        _ if path.starts_with("/grpc.reflection.") => Method::Exchange(None),
+        "/clarion.v1.RegistryService/WriteDevices" => Method::Exchange,
+        _ if path.starts_with("/grpc.reflection.") => Method::Exchange,
         _ => health::method(path),
     }
 }

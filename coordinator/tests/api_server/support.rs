@@ -287,6 +287,13 @@ impl Server {
         server
     }
 
+    /// A connection from another address: another peer. All of 127.0.0.0/8 is this machine.
+    pub(crate) async fn from(&self, host: u8) -> Channel {
+        let endpoint = Channel::from_shared(format!("http://{}", self.address)).expect("an address");
+        let local = std::net::Ipv4Addr::new(127, 0, 0, host);
+        soon(endpoint.local_address(Some(local.into())).connect()).await.expect("listens")
+    }
+
     pub(crate) fn apps(&self) -> AppServiceClient<Channel> {
         AppServiceClient::new(self.channel.clone())
     }
@@ -331,6 +338,16 @@ pub(crate) fn fcm_app(id: &str) -> wire::CreateAppRequest {
     app.platform = wire::Platform::Fcm.into();
     (app.gateway, app.credential) = ("fcm".into(), "google".into());
     (app.topic, app.project) = (String::new(), "demo-project".into());
+    request
+}
+
+/// On the lane `apns-live/team`, with real people behind it.
+pub(crate) fn live_app(id: &str) -> wire::CreateAppRequest {
+    let mut request = app(id);
+    let app = request.app.as_mut().expect("set");
+    app.gateway = "apns-live".into();
+    app.environment = wire::Environment::Production.into();
+    app.lane_kind = wire::LaneKind::Live.into();
     request
 }
 

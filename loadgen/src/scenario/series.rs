@@ -144,7 +144,9 @@ impl SeriesSpec {
                 case.faults.iter().try_for_each(|f| f.check(platform)).map_err(|e| of_case(e.to_string()))?;
             }
             let of_all = self.expect.keys().chain(self.targets.keys());
-            if let Some(name) = of_all.chain(case.expect.keys()).chain(case.targets.keys()).find(|name| known(name).is_none()) {
+            if let Some(name) =
+                of_all.chain(case.expect.keys()).chain(case.targets.keys()).find(|name| known(name).is_none())
+            {
                 return Err(of_case(format!("`{name}` is no figure of a case; there are {}", FIGURES.join(", "))));
             }
         }

@@ -147,7 +147,7 @@ fn answer<S: Served>(
             let words = format!("no answer began within {} s", deadline.as_secs());
             Status::deadline_exceeded(words).into_http()
         });
-        if !matches!(method, Method::Exchange(_)) {
+        if !matches!(method, Method::Exchange) {
             stream.release();
         }
         if matches!(method, Method::Answer) {

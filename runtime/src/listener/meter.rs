@@ -10,8 +10,6 @@
 //! - A charge is held until the message has been dealt with: until the answer begins; where a method takes message after
 //!   message ([`Method::Exchange`]), until it asks for the next.
 //! - A message weighs [`COPIES`] times its length: as received, decoded, and what is made of it.
-//! - Where a message is a list of items, their number is checked before it is decoded ([`Items`]): an empty item is two bytes
-//!   on the wire and some hundred in memory.
 
 use std::{
     pin::Pin,
@@ -29,10 +27,7 @@ use tokio::{
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-pub use self::items::Items;
 use super::activity::Stream;
-
-mod items;
 
 /// For the budget to have room for a message.
 pub const WAIT_WITHIN: Duration = Duration::from_secs(10);
@@ -50,8 +45,8 @@ pub enum Method {
     Answer,
     /// One request, then events without an end.
     Events,
-    /// Messages both ways, one dealt with after the other; of a list's items at most so many.
-    Exchange(Option<Items>),
+    /// Messages both ways, one dealt with after the other.
+    Exchange,
 }
 
 /// The bounds of a listener's messages.
@@ -118,23 +113,20 @@ pub(super) struct Metered<B> {
 
 impl<B> Metered<B> {
     pub(super) fn new(body: B, method: Method, meter: Meter, stream: Arc<Stream>) -> Self {
-        let (exchange, items) = match method {
-            Method::Exchange(items) => (true, items),
-            Method::Answer | Method::Events => (false, None),
-        };
-        Self { body, meter, stream, exchange, messages: Messages::new(items), held: None, deadline: None }
+        let exchange = method == Method::Exchange;
+        Self { body, meter, stream, exchange, messages: Messages::default(), held: None, deadline: None }
     }
 
     /// A frame in; what the message that it begins must be charged.
-    fn take(&mut self, data: &[u8]) -> Result<u32, Status> {
-        let begun = self.messages.take(data)?;
+    fn take(&mut self, data: &[u8]) -> u32 {
+        let begun = self.messages.take(data);
         if self.messages.is_whole() {
             self.stream.works();
             self.deadline = None;
         } else if begun.is_some() || self.deadline.is_none() {
             self.deadline = Some(Box::pin(sleep(MESSAGE_WITHIN)));
         }
-        Ok(begun.map_or(0, |length| self.meter.budget.weight(length)))
+        begun.map_or(0, |length| self.meter.budget.weight(length))
     }
 
     fn wait_for(&self, weight: u32) -> Result<Waiting, Status> {
@@ -196,10 +188,7 @@ where
             }
         };
         let Some(data) = frame.data_ref() else { return Poll::Ready(Some(Ok(frame))) };
-        let weight = match this.take(data) {
-            Ok(weight) => weight,
-            Err(refused) => return Poll::Ready(Some(Err(refused.into()))),
-        };
+        let weight = this.take(data);
         if weight == 0 {
             return Poll::Ready(Some(Ok(frame)));
         }
@@ -229,40 +218,25 @@ where
     }
 }
 
-fn too_many(items::TooMany(Items { name, max, .. }): items::TooMany) -> Status {
-    let problem = format!("at most {max} in a message, has more");
-    let message = format!("{name}: {problem}");
-    let details = ErrorDetails::with_bad_request_violation(name, problem);
-    Status::with_error_details(Code::InvalidArgument, message, details)
-}
-
 /// Where the messages of a stream begin and end: five bytes in front of each, a flag and its length.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Messages {
     head: [u8; 5],
     head_bytes: usize,
     left: usize,
-    items: Option<items::Counter>,
 }
 
 impl Messages {
-    fn new(items: Option<Items>) -> Self {
-        Self { head: [0; 5], head_bytes: 0, left: 0, items: items.map(items::Counter::new) }
-    }
-
     fn is_whole(&self) -> bool {
         self.head_bytes == 0 && self.left == 0
     }
 
     /// A frame in; the length of the last message that begins in it.
-    fn take(&mut self, mut data: &[u8]) -> Result<Option<usize>, Status> {
+    fn take(&mut self, mut data: &[u8]) -> Option<usize> {
         let mut begun = None;
         while !data.is_empty() {
             if self.left > 0 {
                 let (message, rest) = data.split_at(self.left.min(data.len()));
-                if let Some(items) = &mut self.items {
-                    items.take(message).map_err(too_many)?;
-                }
                 self.left -= message.len();
                 data = rest;
                 continue;
@@ -273,12 +247,9 @@ impl Messages {
                 self.head_bytes = 0;
                 self.left = u32::from_be_bytes([self.head[1], self.head[2], self.head[3], self.head[4]]) as usize;
                 begun = Some(self.left);
-                if let Some(items) = &mut self.items {
-                    items.restart();
-                }
             }
         }
-        Ok(begun)
+        begun
     }
 }
 

@@ -16,14 +16,10 @@
 //! An idle connection that leaves costs its client one connect. A stream that must leave is lost, so only health's do: a
 //! watcher of health comes again, a session or an upload would lose its work.
 
-use std::{
-    cmp::Reverse,
-    collections::BTreeMap,
-    net::{IpAddr, Ipv6Addr},
-    sync::Arc,
-};
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use super::activity::Activity;
+use crate::peers::PeerKey;
 
 /// What becomes of connections that work (a stream has had a whole message) when the places are used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +52,7 @@ pub struct Places<T> {
 
 #[derive(Debug)]
 struct Held<T> {
-    peer: IpAddr,
+    peer: PeerKey,
     activity: Arc<Activity>,
     end: T,
 }
@@ -71,7 +67,7 @@ impl<T> Places<T> {
     /// Decides on a newcomer; who has to leave is forgotten with the answer.
     pub fn admit(&mut self, peer: IpAddr) -> Admission<T> {
         self.held.retain(|held| !held.activity.is_gone());
-        let peer = network(peer);
+        let peer = PeerKey::of(peer);
         let own = self.held.iter().filter(|held| held.peer == peer).count();
         let share_used = own >= self.per_peer_max;
         if !share_used && self.held.len() < self.connections_max {
@@ -86,11 +82,11 @@ impl<T> Places<T> {
 
     /// A newcomer has come in.
     pub(super) fn insert(&mut self, peer: IpAddr, activity: Arc<Activity>, end: T) {
-        self.held.push(Held { peer: network(peer), activity, end });
+        self.held.push(Held { peer: PeerKey::of(peer), activity, end });
     }
 
-    fn leaving(&self, of: Option<IpAddr>) -> Option<usize> {
-        let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
+    fn leaving(&self, of: Option<PeerKey>) -> Option<usize> {
+        let mut counts: BTreeMap<PeerKey, usize> = BTreeMap::new();
         for held in &self.held {
             *counts.entry(held.peer).or_default() += 1;
         }
@@ -101,14 +97,6 @@ impl<T> Places<T> {
         let order = |held: &Held<T>| (held.activity.is_working(), Reverse(counts[&held.peer]), held.activity.changed());
         let candidates = self.held.iter().enumerate().filter(|(_, held)| may_leave(held));
         candidates.min_by_key(|(_, held)| order(held)).map(|(index, _)| index)
-    }
-}
-
-/// Who shares one share: an IPv4 address, or the /64 that one subscriber of IPv6 has.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
     }
 }
 
@@ -174,13 +162,5 @@ mod tests {
         let all = crowd(&mut places, &[(1, 1, 0)]);
         all[0].end();
         assert_eq!(places.admit(ip(1)), Admission::Free);
-    }
-
-    #[test]
-    fn one_subscriber_is_one_peer() {
-        let parse = |text: &str| network(text.parse().unwrap());
-        assert_eq!(parse("2001:db8:1:2:a::1"), parse("2001:db8:1:2:b::2"));
-        assert_ne!(parse("2001:db8:1:2::1"), parse("2001:db8:1:3::1"));
-        assert_eq!(parse("::ffff:10.0.0.1"), ip(1));
     }
 }

@@ -80,7 +80,7 @@ async fn a_charge_is_held_until_the_answer_begins_or_the_next_message_is_asked_f
     assert_eq!(meter.bytes.available_permits(), 2_400, "the method works on it");
     unary.stream.release();
     assert_eq!(meter.bytes.available_permits(), 3_000);
-    let mut exchange = Sent::new(&meter, Method::Exchange(None), [whole(200)]);
+    let mut exchange = Sent::new(&meter, Method::Exchange, [whole(200)]);
     exchange.next().await.unwrap();
     assert_eq!(meter.bytes.available_permits(), 2_400);
     assert!(futures_util::poll!(std::pin::pin!(exchange.next())).is_pending());
@@ -90,25 +90,11 @@ async fn a_charge_is_held_until_the_answer_begins_or_the_next_message_is_asked_f
 #[tokio::test(start_paused = true)]
 async fn a_message_that_is_never_whole_ends_at_the_deadline_and_a_pause_between_messages_does_not() {
     let meter = meter();
-    let mut half = Sent::new(&meter, Method::Exchange(None), [begun(1_000)]);
+    let mut half = Sent::new(&meter, Method::Exchange, [begun(1_000)]);
     half.next().await.unwrap();
     assert_eq!(half.next().await.unwrap_err().code(), Code::DeadlineExceeded);
-    let mut quiet = Sent::new(&meter, Method::Exchange(None), [begun(1)]);
+    let mut quiet = Sent::new(&meter, Method::Exchange, [begun(1)]);
     quiet.next().await.unwrap();
     let pause = tokio::time::timeout(10 * MESSAGE_WITHIN, quiet.next()).await;
     pause.expect_err("it may be silent between two messages");
-}
-
-#[tokio::test]
-async fn too_many_items_are_refused_before_they_are_decoded() {
-    let items = Items { name: "changes", field: 2, max: 2 };
-    let list = |n: u8| Bytes::from([&[0, 0, 0, 0, 2 * n][..], &[0x12, 0].repeat(usize::from(n))].concat());
-    let mut stream = Sent::new(&meter(), Method::Exchange(Some(items)), [list(2), list(2), list(3)]);
-    stream.next().await.unwrap();
-    stream.next().await.unwrap();
-    let refused = stream.next().await.unwrap_err();
-    assert_eq!(
-        (refused.code(), refused.message()),
-        (Code::InvalidArgument, "changes: at most 2 in a message, has more")
-    );
 }
