@@ -10,6 +10,11 @@
 //!   them. An audience is counted before an alert to it is recorded, nearest first and only until it is large enough:
 //!   a city is large enough within its first kilometres.
 //!
+//! Totals of one's own alert are told exactly: they place nobody more exactly than the alert's region. That holds for
+//! `AlertProgress.reasons`, too: their counts are by app, status and reason over the whole alert, never by band or cell, and
+//! carry no device and no token. A pruning alarm is told to everybody (`GetRegistryStats`), so it starts at [`TOLD_MIN`]
+//! tokens at least (`lane_owner/feedback/evidence.rs`).
+//!
 //! A third rule is about many questions: nearly equal regions are counted as one, and each peer asks so often ([`curiosity`]).
 //!
 //! **What these rules do not cover, until callers have identities:**

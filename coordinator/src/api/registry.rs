@@ -19,7 +19,7 @@ use clarion_runtime::peers::{shares::Places, turns::Turns};
 use futures_util::stream::BoxStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Context, door, status};
+use super::{Context, alerts::answer::pruning_alarm, door, status};
 
 mod batch;
 mod change;
@@ -97,6 +97,7 @@ impl RegistryService for Registry {
             changes_written: written,
             changes_applied: applied,
             apps: apps.collect(),
+            pruning_alarms: totals.pruning_alarms.iter().map(pruning_alarm).collect(),
         }))
     }
 }
