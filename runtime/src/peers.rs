@@ -5,6 +5,7 @@
 //!
 //! - [`shares`]: places that are had or refused at once. A peer may hold at most as many as it leaves free: alone half of
 //!   them, beside a peer with half a quarter of all, and so on. Two peers never lock out a third.
+//! - [`rates`]: so many at once and so many an hour.
 //! - [`turns`]: work that waits for its turn. Peers are served one after another, however much one of them asks for.
 //!
 //! What this cannot do: callers behind one proxy are one peer, and whoever has many addresses is many.
@@ -14,6 +15,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
+pub mod rates;
 pub mod shares;
 pub mod turns;
 
