@@ -163,7 +163,7 @@ async fn a_batch_over_the_limits_ends_the_stream() {
     let batch = |changes| wire::WriteDevicesRequest { batch_id: 1, changes };
     let many = write(&server, vec![batch(vec![device(1); 10_001])]).await.expect_err("many");
     let (field, problem) = violation(&many);
-    assert_eq!((field.as_str(), problem.as_str()), ("changes", "at most 10000 in a message, has more"));
+    assert_eq!((field.as_str(), problem.as_str()), ("changes", "at most 10000 in a batch, has 10001"));
     let mut large = device(1);
     large.device = "x".repeat(4 * 1_024 * 1_024);
     let large = write(&server, vec![batch(vec![large])]).await.expect_err("large");
