@@ -13,8 +13,10 @@ use std::{
 use bytes::BufMut;
 use clarion_proto::{
     ids::LogId,
+    time::Time,
     wire::shard_v1::{FeedRequest, FeedResponse, feed_service_server::SERVICE_NAME},
 };
+use clarion_runtime::repeated::Repeated;
 use futures_util::{FutureExt, future::BoxFuture, stream::BoxStream};
 use parking_lot::Mutex;
 use prost::Message;
@@ -44,13 +46,17 @@ pub(super) const REQUEST_BYTES_MAX: usize = 1 << 20;
 pub(super) struct FeedServer {
     api: Arc<Api>,
     places: Arc<Mutex<Places>>,
+    refused: Refusals,
 }
+
+/// For the log: nodes that are refused come again every few seconds.
+type Refusals = Arc<Mutex<Repeated>>;
 
 impl FeedServer {
     /// Over the context's log.
     #[must_use]
     pub(super) fn new(api: Arc<Api>) -> Self {
-        Self { api, places: Arc::default() }
+        Self { api, places: Arc::default(), refused: Refusals::default() }
     }
 }
 
@@ -68,7 +74,8 @@ impl tower::Service<http::Request<Body>> for FeedServer {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let feed = Feed { api: Arc::clone(&self.api), places: Arc::clone(&self.places) };
+        let (api, places, refused) = (Arc::clone(&self.api), Arc::clone(&self.places), Arc::clone(&self.refused));
+        let feed = Feed { api, places, refused };
         async move {
             if request.uri().path() != "/clarion.shard.v1.FeedService/Feed" {
                 let unknown = Status::unimplemented("FeedService has the one method Feed");
@@ -84,6 +91,7 @@ impl tower::Service<http::Request<Body>> for FeedServer {
 struct Feed {
     api: Arc<Api>,
     places: Arc<Mutex<Places>>,
+    refused: Refusals,
 }
 
 impl ServerStreamingService<FeedRequest> for Feed {
@@ -92,12 +100,19 @@ impl ServerStreamingService<FeedRequest> for Feed {
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<FeedRequest>) -> Self::Future {
-        let (api, places) = (Arc::clone(&self.api), Arc::clone(&self.places));
+        let (api, places, refusals) = (Arc::clone(&self.api), Arc::clone(&self.places), Arc::clone(&self.refused));
         async move {
             let request = request.into_inner();
             let place = Place::take(&places, &request.node, api.dispatch.has_session(&request.node))?;
             let (log, partitions) = (Arc::clone(&api.log), api.config.partitions);
-            let follower = Follower::open(log, partitions, &request).await.map_err(refused)?;
+            let follower = Follower::open(log, &api.config.cluster, partitions, &request).await;
+            let follower = follower.map_err(|error| {
+                let (reason, now) = (format!("{}: {error}", request.node), api.clock.now().since(Time(0)));
+                if let Some(times) = refusals.lock().note(&reason, now) {
+                    tracing::warn!(reason, times, "feed of a node refused");
+                }
+                refused(error)
+            })?;
             tracing::info!(node = %request.node, partitions = request.partitions.len(), "a node follows its logs");
             Ok(Response::new(pulled(follower, place, api.drain.token())))
         }
@@ -162,6 +177,7 @@ fn superseded() -> Status {
 fn refused(error: FeedError) -> Status {
     match error {
         FeedError::Invalid(field) => status::invalid(field),
+        FeedError::OtherCluster { .. } | FeedError::OtherLog { .. } => Status::failed_precondition(error.to_string()),
         FeedError::Ahead { .. } => Status::out_of_range(error.to_string()),
         FeedError::Store(error) => status::store(error),
     }

@@ -28,6 +28,9 @@ pub struct Args {
     /// is told this address with --coordinators.
     #[arg(long, env = "CLARION_FEED_LISTEN", value_name = "ADDRESS")]
     pub feed_listen: Option<SocketAddr>,
+    /// Name of the cluster: nodes of another cluster refuse this coordinator [default: clarion].
+    #[arg(long, env = "CLARION_CLUSTER", value_name = "NAME")]
+    pub cluster: Option<String>,
     /// Shard nodes as host:port, or one name that resolves to all [default: 127.0.0.1:7500].
     #[arg(long, env = "CLARION_NODES", value_name = "HOST:PORT", value_delimiter = ',')]
     pub nodes: Option<Vec<String>>,

@@ -17,6 +17,7 @@ pub(super) struct File {
     pub(super) listen: Option<SocketAddr>,
     pub(super) health_listen: Option<SocketAddr>,
     pub(super) feed_listen: Option<SocketAddr>,
+    pub(super) cluster: Option<String>,
     pub(super) nodes: Option<Vec<String>>,
     pub(super) nodes_min: Option<usize>,
     pub(super) partitions: Option<u16>,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clarion_coordinator::{config::Args, store::RecordBatch};
 use clarion_proto::{
     device::{Change, Record},
-    ids::{DeviceId, LogId, UnixMillis, log_of, partition_of},
+    ids::{ClusterName, DeviceId, LogId, UnixMillis, log_of, partition_of},
     wire::shard_v1::{self as wire, feed_service_client::FeedServiceClient},
 };
 use tonic::{Code, Streaming};
@@ -25,9 +25,20 @@ async fn append(server: &Server, records: impl IntoIterator<Item = u8>) {
     }
 }
 
+/// A node's question for everything of these partitions.
+fn request(server: &Server, node: &str, partitions: Vec<u32>) -> wire::FeedRequest {
+    wire::FeedRequest {
+        node: node.into(),
+        partitions,
+        positions: vec![],
+        cluster: ClusterName::DEFAULT.into(),
+        log_identity: server.context.log.identity().to_wire(),
+    }
+}
+
 async fn feed(server: &Server, partitions: Vec<u32>, positions: &[(u32, u64)]) -> Streaming<wire::FeedResponse> {
     let positions = positions.iter().map(|&(log, position)| wire::LogPosition { log, position }).collect();
-    let request = wire::FeedRequest { node: "node-1".into(), partitions, positions };
+    let request = wire::FeedRequest { positions, ..request(server, "node-1", partitions) };
     soon(FeedServiceClient::new(server.feeds().await).feed(request)).await.expect("valid").into_inner()
 }
 
@@ -80,7 +91,7 @@ async fn a_reader_goes_on_where_it_was_with_its_own_partitions() {
 async fn what_the_cluster_does_not_have_is_refused() {
     let server = Server::start().await;
     let refused = |partitions: Vec<u32>, positions: Vec<wire::LogPosition>| {
-        let request = wire::FeedRequest { node: "node-1".into(), partitions, positions };
+        let request = wire::FeedRequest { positions, ..request(&server, "node-1", partitions) };
         let server = &server;
         async move { soon(FeedServiceClient::new(server.feeds().await).feed(request)).await.expect_err("must be refused") }
     };
@@ -96,7 +107,7 @@ async fn a_newer_feed_of_a_node_supersedes_the_older_and_callers_are_served_none
     let mut older = feed(&server, vec![0], &[]).await;
     let _newer = feed(&server, vec![0], &[]).await;
     assert_eq!(soon(older.message()).await.expect_err("superseded").code(), Code::Aborted);
-    let request = wire::FeedRequest { node: "node-1".into(), ..Default::default() };
+    let request = request(&server, "node-1", vec![]);
     let refused = soon(FeedServiceClient::new(server.channel.clone()).feed(request)).await.expect_err("no feed there");
     assert_eq!(refused.code(), Code::Unimplemented);
 }
@@ -108,7 +119,7 @@ async fn strangers_cannot_take_the_places_of_nodes() {
     let refused = loop {
         // A connection has few streams.
         let channel = server.feeds().await;
-        let request = wire::FeedRequest { node: format!("stranger-{}", open.len()), ..Default::default() };
+        let request = request(&server, &format!("stranger-{}", open.len()), vec![]);
         match soon(FeedServiceClient::new(channel).feed(request)).await {
             Ok(stream) => open.push(stream),
             Err(refused) => break refused,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{ClusterError, ClusterPlan, emulator::Served, prepare, write_private};
+use super::{ClusterError, ClusterPlan, Started, emulator::Served, prepare, write_private};
 use crate::{
     drive::alert::{credential_name, gateway_name},
     gateway::{Platform, config::TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM},
@@ -68,6 +68,8 @@ struct CoordinatorFile<'a> {
     health_listen: String,
     feed_listen: String,
     nodes: &'a [String],
+    cluster: Option<&'a str>,
+    partitions: Option<u16>,
     gateways: Vec<GatewayTable<'a>>,
     credentials: Vec<CredentialTable<'a>>,
 }
@@ -112,21 +114,23 @@ struct ServiceAccountFile<'a> {
 /// The folder cannot be written to.
 pub fn coordinator_config(
     plan: &ClusterPlan,
-    feed_listen: String,
+    (name, listen, feed_listen): (&str, String, String),
     nodes: &[String],
-    emulators: &[Served],
-    key: &SigningKey,
+    (emulators, key): (&[Served], &SigningKey),
+    other: Started<'_>,
 ) -> Result<PathBuf, ClusterError> {
     let credentials = emulators.iter().map(|emulator| credential(&plan.dir, emulator, key));
     let file = CoordinatorFile {
-        listen: "127.0.0.1:0".to_owned(),
+        listen,
         health_listen: "127.0.0.1:0".to_owned(),
         feed_listen,
         nodes,
+        cluster: other.cluster,
+        partitions: other.partitions,
         gateways: emulators.iter().map(|emulator| gateway(plan, emulator)).collect(),
         credentials: credentials.collect::<Result<_, _>>()?,
     };
-    let path = plan.dir.join("coordinator.toml");
+    let path = plan.dir.join(format!("{name}.toml"));
     let text = toml::to_string(&file).map_err(|e| prepare("the coordinator's configuration", e))?;
     write_private(&path, &text).map_err(|e| prepare(&path.display().to_string(), e))?;
     Ok(path)
