@@ -15,12 +15,19 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
+use crate::registry::device;
 use crate::support::{config, create, demo_alert, demo_app, reason, soon};
 
 fn any_port() -> Args {
     let port = Some("127.0.0.1:0".parse().expect("an address"));
     // Nobody listens there: nodes are looked for and not found.
-    Args { listen: port, health_listen: port, nodes: Some(vec!["127.0.0.1:9".into()]), ..Args::default() }
+    Args {
+        listen: port,
+        health_listen: port,
+        feed_listen: port,
+        nodes: Some(vec!["127.0.0.1:9".into()]),
+        ..Args::default()
+    }
 }
 
 async fn connect(address: std::net::SocketAddr) -> Channel {
@@ -76,6 +83,49 @@ async fn it_serves_health_on_both_ports_reflection_and_a_whole_alert_up_to_the_m
     soon(running).await.expect("no panic").expect("ended in order");
 }
 
+/// The store is full: the registry says that it is not served, the other services go on, and so do mutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_is_told_to_those_who_look_at_health() {
+    let args = Args { store_bytes_max: Some(20_000), ..any_port() };
+    let coordinator = soon(Coordinator::bind(config(args))).await.expect("bound");
+    let (listen, health) = (coordinator.listen(), coordinator.health_listen());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(coordinator.run(async move {
+        let _ = stopped.await;
+    }));
+    let (api, health) = (connect(listen).await, connect(health).await);
+    let status = |service: &str| {
+        let (mut client, service) = (HealthClient::new(health.clone()), service.to_owned());
+        async move { soon(client.check(HealthCheckRequest { service })).await.expect("served").into_inner().status() }
+    };
+    soon(wire::app_service_client::AppServiceClient::new(api.clone()).create_app(demo_app())).await.expect("created");
+    assert_eq!(status("clarion.v1.RegistryService").await, ServingStatus::Serving);
+    let write = |changes| {
+        let mut client = wire::registry_service_client::RegistryServiceClient::new(api.clone());
+        let batch = wire::WriteDevicesRequest { batch_id: 1, changes };
+        async move {
+            let mut answers = soon(client.write_devices(tokio_stream::once(batch))).await.expect("served").into_inner();
+            soon(answers.message()).await.map(|answer| answer.expect("an answer").written)
+        }
+    };
+    assert_eq!(write(vec![device(1)]).await.expect("room"), 1);
+    let full = write((2..1_000).map(device).collect()).await.expect_err("no room");
+    assert_eq!(reason(&full), (Code::ResourceExhausted, "STORE_FULL".to_owned()));
+    soon(async {
+        while status("clarion.v1.RegistryService").await != ServingStatus::NotServing {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(status("clarion.v1.AlertService").await, ServingStatus::Serving);
+    let mute = wire::device_change::Change::Mute(wire::Mute { muted: true });
+    assert_eq!(write(vec![wire::DeviceChange { change: Some(mute), ..device(1) }]).await.expect("kept for it"), 1);
+    write(vec![device(2)]).await.expect_err("no room for small ones either");
+    stop.send(()).expect("running");
+    drop((api, health));
+    soon(running).await.expect("no panic").expect("ended in order");
+}
+
 #[tokio::test]
 async fn a_port_in_use_is_named() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -100,7 +150,8 @@ fn a_wrong_start_ends_with_another_code_than_zero() {
 /// The program itself, on ports of the system's choice; `args` come last.
 pub(crate) fn program(args: &[&str]) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_coordinator"));
-    command.args(["--announce", "--health-listen", "127.0.0.1:0", "--nodes", "127.0.0.1:9"]).args(args);
+    command.args(["--announce", "--health-listen", "127.0.0.1:0", "--feed-listen", "127.0.0.1:0"]);
+    command.args(["--nodes", "127.0.0.1:9"]).args(args);
     command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }

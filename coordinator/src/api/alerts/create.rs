@@ -15,8 +15,9 @@ use clarion_proto::{
     ids::{AlertName, Epoch, WaveId},
     wire::v1 as wire,
 };
+use clarion_runtime::peers::{PeerKey, shares::Place};
 use parking_lot::Mutex;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, watch};
 use tonic::Status;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -31,6 +32,7 @@ use crate::{
     api::alerts::plan::{self, Cover},
     dispatch::{AppPlan, CancelState, CountError, CountPlan, LaneKey, PlannedAlert},
     privacy::{self, AUDIENCE_MIN, REGION_KM2_MIN},
+    progress::Snapshot,
     store::{AppRecord, Created},
 };
 
@@ -44,8 +46,8 @@ pub(super) enum Answer {
 
 impl Alerts {
     /// The whole way in.
-    pub(super) async fn create(&self, request: wire::CreateAlertRequest) -> Result<Answer, Status> {
-        let turn = self.api.admission.enter().map_err(status::refusal)?;
+    pub(super) async fn create(&self, request: wire::CreateAlertRequest, peer: PeerKey) -> Result<Answer, Status> {
+        let turn = self.admitted(peer)?;
         let request_id = request_id(&request.request_id).map_err(status::invalid)?;
         let submitted = required(request.alert, "alert").map_err(status::invalid)?;
         let submitted = Arc::new(without_outputs(submitted));
@@ -61,16 +63,16 @@ impl Alerts {
             return Err(status::draining());
         }
         if request.validate_only {
-            let prepared = self.prepare(&spec).await?;
+            let prepared = self.prepare(&spec, peer).await?;
             prepared.render(&self.api, &spec, &longest_name())?;
-            self.large_enough(&spec, &prepared).await?;
+            self.large_enough(&spec, &prepared, peer).await?;
             return Ok(valid(&submitted));
         }
-        let prepared = self.prepare(&spec).await?;
+        let prepared = self.prepare(&spec, peer).await?;
         let id = Uuid::now_v7();
         let name = alert_name(id);
         let rendered = prepared.render(&self.api, &spec, &name)?;
-        self.large_enough(&spec, &prepared).await?;
+        self.large_enough(&spec, &prepared, peer).await?;
         let record = AlertRecord {
             name,
             request_id,
@@ -86,9 +88,13 @@ impl Alerts {
             cancel_reason: None,
             settled: None,
         };
+        let of_peer = self
+            .active
+            .enter(peer)
+            .map_err(|full| status::share("ALERTS_ACTIVE", "active alerts", peer, full, Duration::from_secs(5)))?;
         let api = Arc::clone(&self.api);
         let launch = async move {
-            let answer = launch(api, record, spec, prepared, rendered).await;
+            let answer = launch(api, record, spec, prepared, rendered, of_peer).await;
             // Held until here, whatever became of the caller.
             drop((one_try, turn));
             answer
@@ -101,8 +107,16 @@ impl Alerts {
         }
     }
 
+    /// A place in admission.
+    pub(super) fn admitted(&self, peer: PeerKey) -> Result<Place, Status> {
+        let busy = |full| {
+            status::share("ADMISSIONS_BUSY", "alerts and previews in admission", peer, full, Duration::from_secs(1))
+        };
+        self.api.admission.enter(peer).map_err(busy)
+    }
+
     /// Admits and plans; changes nothing.
-    pub(super) async fn prepare(&self, spec: &AlertSpec) -> Result<Prepared, Status> {
+    pub(super) async fn prepare(&self, spec: &AlertSpec, peer: PeerKey) -> Result<Prepared, Status> {
         spec.check_time(self.api.clock.wall()).map_err(within_alert)?;
         let mut apps = Vec::with_capacity(spec.audience.apps.len());
         for name in &spec.audience.apps {
@@ -113,7 +127,7 @@ impl Alerts {
             other => status::refusal(other),
         })?;
         let apps = apps.into_iter().flatten().collect();
-        let cover = plan::cover(&self.api, spec).await?;
+        let cover = plan::cover(&self.api, spec, peer).await?;
         if !self.api.config.allow_small_audiences && cover.area_km2 < REGION_KM2_MIN {
             return Err(status::too_small("REGION_TOO_SMALL", "alert.region", &format!("{REGION_KM2_MIN} km²")));
         }
@@ -124,11 +138,11 @@ impl Alerts {
     /// the price of one round trip; only a sparse region, or a rare segment, is looked at whole. Nodes that are away or
     /// slow do not matter as long as the others have enough; if they have not, nobody knows, and the alert is
     /// refused for the time being rather than sent to a few.
-    async fn large_enough(&self, spec: &AlertSpec, prepared: &Prepared) -> Result<(), Status> {
+    async fn large_enough(&self, spec: &AlertSpec, prepared: &Prepared, peer: PeerKey) -> Result<(), Status> {
         if self.api.config.allow_small_audiences {
             return Ok(());
         }
-        let _question = self.api.admission.question().await;
+        let _question = self.api.admission.question(peer).await;
         let bands = &prepared.cover.bands;
         let near = privacy::nearest(bands);
         for part in if near.len() < bands.len() { vec![near, bands] } else { vec![bands.as_slice()] } {
@@ -173,6 +187,7 @@ async fn launch(
     spec: AlertSpec,
     prepared: Prepared,
     rendered: Vec<Rendered>,
+    of_peer: Place,
 ) -> Result<Created<AlertRecord>, Status> {
     // Admitted before the stop began; the stop waits for alerts that have started, not for those about to.
     if api.admission.is_closed() {
@@ -191,10 +206,26 @@ async fn launch(
     }
     tracing::info!(alert = %alert.name, mode = ?spec.mode, severity = ?spec.severity, bands, "alert started");
     if let Some(newest) = api.dispatch.watch(&alert.name) {
-        api.drain.spawn(keeper::keep(Arc::clone(&api), alert.name.clone(), newest));
+        let ended = ended(&api, newest.clone(), of_peer);
+        let keeper = keeper::keep(Arc::clone(&api), alert.name.clone(), newest);
+        api.drain.spawn(async move { tokio::join!(keeper, ended) });
     }
     stopped_meanwhile(&api, &alert).await?;
     Ok(Created::New(alert))
+}
+
+/// Holds the place of a peer's active alert until it is none, or the process stops.
+fn ended(
+    api: &Context,
+    mut newest: watch::Receiver<Arc<Snapshot>>,
+    of_peer: Place,
+) -> impl Future<Output = ()> + Send + 'static {
+    let stop = api.drain.token();
+    async move {
+        let _place = of_peer;
+        // An error means that nobody reports any more; then it has ended, too.
+        let _ = stop.run_until_cancelled(newest.wait_for(|snapshot| is_final(snapshot.state))).await;
+    }
 }
 
 /// Somebody may have found the alert in the list and cancelled it before it ran: dispatch did not know it then.

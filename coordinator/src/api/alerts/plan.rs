@@ -5,6 +5,7 @@ use clarion_proto::{
     error::InvalidField,
     region::{LatLng, Region, Shape},
 };
+use clarion_runtime::peers::PeerKey;
 use tonic::Status;
 
 use super::{Context, status};
@@ -24,8 +25,8 @@ pub(super) struct Cover {
 }
 
 /// Covers the region and cuts it into bands.
-pub(super) async fn cover(api: &Context, spec: &AlertSpec) -> Result<Cover, Status> {
-    let _core = api.admission.core().await;
+pub(super) async fn cover(api: &Context, spec: &AlertSpec, peer: PeerKey) -> Result<Cover, Status> {
+    let _core = api.admission.core(peer).await;
     let (region, last_seen, edges) = (spec.region.clone(), spec.last_seen, api.config.bands.clone());
     let span = tracing::info_span!("cover");
     let planned = tokio::task::spawn_blocking(move || {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clarion_proto::{alert::AlertSpec, error::required, wire::v1 as wire};
+use clarion_runtime::peers::PeerKey;
 use tonic::Status;
 
 use super::{
@@ -20,15 +21,16 @@ impl Alerts {
     pub(super) async fn preview(
         &self,
         request: wire::PreviewAlertRequest,
+        peer: PeerKey,
     ) -> Result<wire::PreviewAlertResponse, Status> {
-        let _turn = self.api.admission.enter().map_err(status::refusal)?;
+        let _turn = self.admitted(peer)?;
         let alert = required(request.alert, "alert").map_err(status::invalid)?;
         let spec = AlertSpec::from_wire(alert).map_err(|e| status::invalid(e.within("alert")))?;
-        let Prepared { cover, segments, .. } = self.prepare(&spec).await?;
+        let Prepared { cover, segments, .. } = self.prepare(&spec, peer).await?;
         let distances: Vec<(f64, f64)> = cover.bands.iter().map(|band| (band.from_m, band.to_m)).collect();
         let plan = CountPlan { bands: cover.bands, apps: spec.audience.apps.clone(), segments: segments.to_wire() };
         let counts = {
-            let _question = self.api.admission.question().await;
+            let _question = self.api.admission.question(peer).await;
             self.api.dispatch.count(plan).await.map_err(|e| status::count(&e))?.devices
         };
         let devices: u64 = counts.iter().flatten().sum();
