@@ -6,7 +6,13 @@
 //! would only make everybody late, as on the day when many authorities alert at once. One peer has its share of places, and
 //! those inside have the cores and the nodes in turns, peer by peer.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use clarion_proto::{
     alert::{AlertSpec, Mode},
@@ -120,6 +126,7 @@ pub struct Admission {
     inside: Places,
     cores: Turns,
     questions: Turns,
+    closed: AtomicBool,
 }
 
 impl Admission {
@@ -130,7 +137,7 @@ impl Admission {
         // A question may wait 10 s for a node: half of them are always other peers'.
         let questions = QUESTIONS_MAX as u64;
         let (cores, questions) = (Turns::new(cores, cores), Turns::new(questions, questions / 2));
-        Self { inside: Places::new(inside_max), cores, questions }
+        Self { inside: Places::new(inside_max), cores, questions, closed: AtomicBool::new(false) }
     }
 
     /// A place inside.
@@ -139,6 +146,17 @@ impl Admission {
     /// There is none, or the peer has its share: nobody waits.
     pub fn enter(&self, peer: PeerKey) -> Result<Place, Full> {
         self.inside.enter(peer)
+    }
+
+    /// No new alert is taken any more: the process is stopping.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether no new alert is taken.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Leave to compute. Those who wait are at most as many as are inside.

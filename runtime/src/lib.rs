@@ -5,5 +5,6 @@ pub mod health;
 pub mod jwt;
 pub mod peers;
 pub mod probe;
+pub mod repeated;
 pub mod roots;
 pub mod telemetry;

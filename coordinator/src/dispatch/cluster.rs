@@ -6,7 +6,7 @@ use std::{
 };
 
 use clarion_proto::{
-    ids::{AlertName, BootId, WaveId},
+    ids::{AlertName, BootId, ClusterName, CoordinatorId, LogIdentity, WaveId},
     wire::shard_v1 as wire,
 };
 use parking_lot::Mutex;
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{standing::Board, task::Input};
 use crate::{
+    alert::is_final,
     clock::Clock,
     lane_owner::{
         LaneOwner,
@@ -32,9 +33,20 @@ use crate::{
 /// for a usual one: 13 MB. The record in the store goes on without it.
 const ENDED_KEPT: usize = 256;
 
+/// Who this coordinator is, to nodes.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) cluster: ClusterName,
+    /// This process.
+    pub(crate) coordinator: CoordinatorId,
+    /// What it serves.
+    pub(crate) log: LogIdentity,
+}
+
 /// Shared by the dispatcher's tasks.
 #[derive(Debug)]
 pub(crate) struct Cluster {
+    pub(crate) identity: Identity,
     pub(crate) clock: Clock,
     pub(crate) board: Board,
     pub(crate) roster: Roster,
@@ -62,9 +74,15 @@ pub(super) struct AlertHandle {
 }
 
 impl Cluster {
-    pub(super) fn new(clock: Clock, roster: Roster, lanes: LaneOwner, pruning: Arc<Pruning>) -> Self {
+    pub(super) fn new(
+        identity: Identity,
+        clock: Clock,
+        roster: Roster,
+        lanes: LaneOwner,
+        pruning: Arc<Pruning>,
+    ) -> Self {
         let (alerts, answers) = (Mutex::default(), Mutex::default());
-        Self { clock, board: Board::new(), roster, lanes, pruning, alerts, answers }
+        Self { identity, clock, board: Board::new(), roster, lanes, pruning, alerts, answers }
     }
 
     /// Alarms of apps whose devices are kept although their gateway calls their tokens bad; of those wanted, by app.
@@ -102,6 +120,13 @@ impl Cluster {
         }
     }
 
+    /// Of alerts that have not ended.
+    pub(super) fn under_way(&self) -> Vec<watch::Receiver<Arc<Snapshot>>> {
+        let alerts = self.alerts.lock();
+        let snapshots = alerts.by_name.values().map(|handle| &handle.snapshots);
+        snapshots.filter(|snapshots| !is_final(snapshots.borrow().state)).cloned().collect()
+    }
+
     pub(super) fn alert(&self, name: &AlertName) -> Option<AlertHandle> {
         self.alerts.lock().by_name.get(name).cloned()
     }
@@ -128,7 +153,10 @@ impl Cluster {
             }
             Note::Lane(state) => self.lanes.health_changed(node, &state, self.clock.moment()),
             Note::Load(load) => self.lanes.loaded(node, load, &self.board, self.clock.now()),
-            Note::Registry(state) => self.roster.registry(node, &state),
+            Note::Registry(state) => {
+                let of_this_log = LogIdentity::from_wire(&state.log_identity) == Ok(self.identity.log);
+                self.roster.registry(node, of_this_log.then_some(&state));
+            }
             Note::Counted(counted) => {
                 let answers = self.answers.lock().get(&counted.id).cloned();
                 if let Some(answers) = answers {

@@ -3,16 +3,18 @@
 use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use clarion_proto::{
-    ids::BootId,
+    ids::{BootId, ClusterName, LogIdentity},
+    time::Time,
     wire::shard_v1::{self as wire, SessionRequest, session_response, shard_service_client::ShardServiceClient},
 };
+use clarion_runtime::repeated::Repeated;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Streaming, transport::Channel};
 
-use super::{NotReading, Session};
+use super::{NotReading, Session, message};
 use crate::{
     dispatch::{cluster::Cluster, standing::Standing},
     members::Refused,
@@ -75,7 +77,7 @@ pub fn endpoint(address: SocketAddr) -> Result<tonic::transport::Endpoint, tonic
 enum SessionError {
     #[error("cannot connect: {0}")]
     Connect(String),
-    #[error("the node refuses: {0}")]
+    #[error("the node refuses the session: {}", .0.message())]
     Call(tonic::Status),
     #[error("no Hello within {} s", HELLO_DEADLINE.as_secs())]
     NoHello,
@@ -85,10 +87,12 @@ enum SessionError {
     Refused(#[from] Refused),
     #[error(transparent)]
     NotReading(#[from] NotReading),
-    #[error("the stream broke: {0}")]
+    #[error("the stream broke: {}: {}", .0.code(), .0.message())]
     Broken(tonic::Status),
     #[error("the node ended the stream")]
     Ended,
+    #[error("the node's cluster is \"{theirs}\", this coordinator's is \"{ours}\"")]
+    Cluster { theirs: String, ours: ClusterName },
 }
 
 /// Keeps a session with the node at an address: until `stop`, and not beyond the present one after `leave`.
@@ -102,7 +106,7 @@ pub(crate) async fn keep_session(
     // Tries to many nodes at once must not stay in step: each address draws its own pauses.
     let mut random = StdRng::seed_from_u64(xxhash_rust::xxh3::xxh3_64(address.to_string().as_bytes()));
     let mut pause = BACKOFF_MIN;
-    let mut said = String::new();
+    let mut failing = Repeated::default();
     while !leave.is_cancelled() {
         let opened = tokio::select! {
             opened = Opened::open(address, &cluster, &*connect) => opened,
@@ -110,17 +114,16 @@ pub(crate) async fn keep_session(
         };
         let result = match opened {
             Ok(opened) => {
-                (pause, said) = (BACKOFF_MIN, String::new());
+                pause = BACKOFF_MIN;
+                failing = Repeated::default();
                 opened.run(&cluster, address, &stop).await
             }
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            // Once for each new reason: a node that is down for an hour is one line.
-            let reason = error.to_string();
-            if reason != said {
-                tracing::warn!(%address, reason, "no session; tried again");
-                said = reason;
+            let (reason, now) = (error.to_string(), cluster.clock.now().since(Time(0)));
+            if let Some(times) = failing.note(&reason, now) {
+                tracing::warn!(%address, reason, times, "session failed; retrying");
             }
         }
         let nap = random.random_range(Duration::ZERO..=pause);
@@ -150,6 +153,8 @@ impl Opened {
         };
         let mut client = ShardServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (outgoing, requests) = mpsc::channel(OUTGOING);
+        // The node decides by it whether it hears anything else.
+        outgoing.try_send(message::open(&cluster.identity)).map_err(|_| SessionError::Ended)?;
         let hello = async {
             let call = client.session(ReceiverStream::new(requests)).await;
             let mut incoming = call.map_err(SessionError::Call)?.into_inner();
@@ -162,15 +167,23 @@ impl Opened {
         };
         let boot = BootId(hello.boot_id.as_slice().try_into().map_err(|_| SessionError::Hello("boot_id: 16 bytes"))?);
         let node = NodeName::new(&hello.node).map_err(|_| SessionError::Hello("node: no name of a node"))?;
+        if hello.cluster != cluster.identity.cluster.as_str() {
+            let theirs = hello.cluster.chars().take(63).collect();
+            return Err(SessionError::Cluster { theirs, ours: cluster.identity.cluster.clone() });
+        }
         let now = cluster.clock.now();
-        let memory = cluster.roster.claim(&node, boot, address, &hello.positions, now)?;
+        let log = cluster.identity.log;
+        // Positions of another log say nothing: what is held of it will be dropped.
+        let of_this_log = LogIdentity::from_wire(&hello.log_identity) == Ok(log);
+        let positions = if of_this_log { &hello.positions[..] } else { &[] };
+        let memory = cluster.roster.claim(&node, boot, address, positions, now)?;
         tracing::info!(%node, %address, version = hello.version, cores = hello.cores, "node connected");
         let mut standing = cluster.board.watch();
         let holds = standing.borrow_and_update().clone();
         if holds.owned.as_ref().is_some_and(|owned| owned.share(&node) == 0) {
-            tracing::warn!(%node, "owns no partition: they were shared out before it came");
+            tracing::warn!(%node, "node owns no partition: partitions were assigned before this node joined");
         }
-        let session = Session::open(node, boot, memory, holds, now);
+        let session = Session::open((node, boot), log, memory, holds, now);
         Ok(Self { session, outgoing, incoming, standing })
     }
 
@@ -186,10 +199,11 @@ impl Opened {
             () = stop.cancelled() => Ok(()),
         };
         let (node, boot) = (self.session.node().clone(), self.session.boot());
-        tracing::info!(%node, %address, "node gone");
+        let left = self.session.has_left();
+        tracing::info!(%node, %address, drained = left, "node disconnected");
         cluster.roster.release(&node, self.session.close());
         cluster.gone(&node, boot).await;
-        result
+        if left { Ok(()) } else { result }
     }
 
     async fn exchange(&mut self, cluster: &Cluster) -> Result<(), SessionError> {

@@ -12,10 +12,11 @@ use std::{
 };
 
 use async_trait::async_trait;
-use clarion_proto::ids::{AlertName, AppName, LogId, Position};
+use clarion_proto::ids::{AlertName, AppName, LogId, LogIdentity, Position};
 use parking_lot::{Mutex, RwLock};
 use prost::Message;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use self::{log::Log, room::Room};
 use super::{
@@ -37,6 +38,8 @@ pub const APPS_MAX: usize = 10_000;
 #[derive(Debug)]
 pub struct MemoryStore {
     clock: Clock,
+    /// Of this process: what a former one held is gone.
+    identity: LogIdentity,
     room: Room,
     logs: Vec<RwLock<Log>>,
     grown: watch::Sender<u64>,
@@ -63,6 +66,7 @@ impl MemoryStore {
     pub fn new(logs: u16, log_bytes_max: u64, clock: Clock) -> Self {
         Self {
             clock,
+            identity: LogIdentity(Uuid::new_v4().into_bytes()),
             room: Room::new(log_bytes_max),
             logs: (0..logs).map(|_| RwLock::default()).collect(),
             grown: watch::Sender::new(0),
@@ -77,6 +81,10 @@ impl MemoryStore {
 
 #[async_trait]
 impl ChangeLog for MemoryStore {
+    fn identity(&self) -> LogIdentity {
+        self.identity
+    }
+
     fn logs(&self) -> u16 {
         u16::try_from(self.logs.len()).expect("made from a u16")
     }

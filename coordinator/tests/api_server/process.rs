@@ -38,9 +38,16 @@ async fn it_serves_health_on_both_ports_reflection_and_a_whole_alert_up_to_the_m
     }));
     let (api, health) = (connect(listen).await, connect(health).await);
     for channel in [&api, &health] {
-        let request = HealthCheckRequest { service: "clarion.v1.AlertService".into() };
-        let answer = soon(HealthClient::new(channel.clone()).check(request)).await.expect("served").into_inner();
-        assert_eq!(answer.status(), ServingStatus::Serving);
+        for (service, status) in [
+            ("clarion.v1.AppService", ServingStatus::Serving),
+            ("clarion.v1.RegistryService", ServingStatus::Serving),
+            // No node has a session.
+            ("clarion.v1.AlertService", ServingStatus::NotServing),
+        ] {
+            let request = HealthCheckRequest { service: service.into() };
+            let answer = soon(HealthClient::new(channel.clone()).check(request)).await.expect("served").into_inner();
+            assert_eq!(answer.status(), status, "{service}");
+        }
     }
     let list = ServerReflectionRequest {
         host: String::new(),
@@ -104,7 +111,7 @@ async fn a_full_store_is_told_to_those_who_look_at_health() {
         }
     })
     .await;
-    assert_eq!(status("clarion.v1.AlertService").await, ServingStatus::Serving);
+    assert_eq!(status("clarion.v1.AppService").await, ServingStatus::Serving);
     let mute = wire::device_change::Change::Mute(wire::Mute { muted: true });
     assert_eq!(write(vec![wire::DeviceChange { change: Some(mute), ..device(1) }]).await.expect("kept for it"), 1);
     write(vec![device(2)]).await.expect_err("no room for small ones either");
