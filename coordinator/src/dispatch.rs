@@ -443,6 +443,12 @@ impl Dispatcher {
         RegistryTotals { pruning_alarms: cluster.pruning_alarms(|_| true), ..totals }
     }
 
+    /// Whether a node of that name has a session with this coordinator now.
+    #[must_use]
+    pub fn has_session(&self, node: &str) -> bool {
+        crate::owners::NodeName::new(node).is_ok_and(|name| self.inner.cluster.roster.is_connected(&name))
+    }
+
     /// All nodes ever heard of, and which are alive.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeStatus> {

@@ -24,6 +24,10 @@ pub struct Args {
     /// Where health is served in plaintext [default: 127.0.0.1:7401].
     #[arg(long, env = "CLARION_HEALTH_LISTEN", value_name = "ADDRESS")]
     pub health_listen: Option<SocketAddr>,
+    /// Where shard nodes follow the logs [default: 127.0.0.1:7402]; port 0 lets the system choose. For nodes only: a node
+    /// is told this address with --coordinators.
+    #[arg(long, env = "CLARION_FEED_LISTEN", value_name = "ADDRESS")]
+    pub feed_listen: Option<SocketAddr>,
     /// Name of the cluster: nodes of another cluster refuse this coordinator [default: clarion].
     #[arg(long, env = "CLARION_CLUSTER", value_name = "NAME")]
     pub cluster: Option<String>,
@@ -57,7 +61,7 @@ pub struct Args {
     #[arg(long, env = "CLARION_ALLOW_SMALL_AUDIENCES", value_name = "BOOL", num_args = 0..=1,
         default_missing_value = "true", value_parser = BoolishValueParser::new())]
     pub allow_small_audiences: Option<bool>,
-    /// Connections to the API at a time [default: 1024].
+    /// Connections to the API at a time [default: 1024]; fewer where the limit of file descriptors allows no more.
     #[arg(long, env = "CLARION_CONNECTIONS_MAX", value_name = "N")]
     pub connections_max: Option<usize>,
     /// Streams of WatchAlert at a time [default: 8192]; of one address at most half of them.

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clarion_coordinator::{
-    api::{door::REQUESTS_PER_CONNECTION_MAX, incoming::HELLO_DEADLINE},
+    api::{door::REQUESTS_PER_CONNECTION_MAX, ports},
     config::Args,
 };
 use clarion_proto::wire::v1::{self as wire, alert_service_client::AlertServiceClient};
@@ -215,7 +215,11 @@ async fn who_says_nothing_or_half_is_sent_away() {
         let _ = stream.read_to_end(&mut told).await;
         assert!(told.len() < 100, "the server's own SETTINGS at most");
     }
-    assert!(begun.elapsed() >= HELLO_DEADLINE - Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= ports::api(&server.context.config).hello_deadline - Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
     tokio::time::resume();
     answers(&mut stranger(&server).await).await;
 }
