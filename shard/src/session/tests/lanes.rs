@@ -141,7 +141,7 @@ fn a_lane_is_as_well_as_its_worst_core() {
 #[test]
 fn how_many_answers_a_verdict_needs_is_checked_and_passed_on() {
     let mut bench = Bench::new(1);
-    bench.control.open(bench.now);
+    bench.open();
     bench.outputs();
     for (answers, fits) in [(0_u16, false), (1, false), (2, true), (1_024, true), (1_025, false)] {
         let Say::Lane(mut lane) = lane(u32::from(answers) + 1) else { unreachable!() };
