@@ -18,7 +18,7 @@ use crate::{
     store::AlertCursor,
 };
 
-mod answer;
+pub(super) mod answer;
 mod create;
 mod plan;
 mod preview;

@@ -114,6 +114,9 @@ impl Dispatch for Nodes {
             cells: Vec::new(),
             refused_messages: vec![],
             lane_troubles: vec![],
+            reasons: vec![],
+            other_reasons: 0,
+            pruning_alarms: vec![],
         };
         self.snapshots.lock().insert(alert.name.clone(), watch::Sender::new(Arc::new(snapshot)));
         self.started.lock().push(alert);
