@@ -2,7 +2,7 @@
 //!
 //! [`admit`] is pure and decides on what is known; [`Admission`] counts who is inside. An alert being admitted holds a
 //! decoded region and its cover (at most 100,000 cells, under 2 MB) and takes some milliseconds of a core, so the number
-//! inside is bounded, and one more is refused at the door with the time to come back instead of being queued: a queue
+//! inside is bounded; its cover cut into bands takes its part of the cells that all may have together, and one more is refused at the door with the time to come back instead of being queued: a queue
 //! would only make everybody late, as on the day when many authorities alert at once.
 
 use std::{num::NonZeroUsize, sync::Arc};
@@ -13,6 +13,7 @@ use clarion_proto::{
     audience::{Segment, SegmentExpr},
     error::InvalidField,
     ids::AppName,
+    limits::CLUSTER_CELLS_MAX,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
@@ -51,6 +52,16 @@ pub enum Refusal {
          --allow-live-without-identity at the coordinator's start takes them"
     )]
     LiveWithoutIdentity,
+    /// Trying again helps once others have ended.
+    #[error("alert.region: needs {wanted} cells; of {limit} for all alerts and previews under way {free} are free")]
+    CoversFull {
+        /// For all.
+        limit: usize,
+        /// Of those.
+        free: usize,
+        /// For this one.
+        wanted: usize,
+    },
     /// Trying again helps.
     #[error("{limit} alerts are being admitted")]
     Busy {
@@ -108,7 +119,11 @@ pub struct Admission {
     inside_max: usize,
     cores: Semaphore,
     questions: Semaphore,
+    cells: Arc<Semaphore>,
 }
+
+/// Cells are counted by as many as this.
+const CELLS_UNIT: usize = 1_000;
 
 /// A place inside; given back on drop.
 #[derive(Debug)]
@@ -122,7 +137,8 @@ impl Admission {
     pub fn new(inside_max: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let (inside, cores) = (Arc::new(Semaphore::new(inside_max)), Semaphore::new(cores));
-        Self { inside, inside_max, cores, questions: Semaphore::new(QUESTIONS_MAX) }
+        let cells = Arc::new(Semaphore::new(CLUSTER_CELLS_MAX / CELLS_UNIT));
+        Self { inside, inside_max, cores, questions: Semaphore::new(QUESTIONS_MAX), cells }
     }
 
     /// A place inside.
@@ -133,6 +149,17 @@ impl Admission {
         let permit = Arc::clone(&self.inside).try_acquire_owned();
         let permit = permit.map_err(|_| Refusal::Busy { limit: self.inside_max })?;
         Ok(Turn { _permit: permit })
+    }
+
+    /// Room for the cells of a cover, for as long as it is needed: every node holds them, too.
+    ///
+    /// # Errors
+    /// [`Refusal::CoversFull`]: nobody waits.
+    pub fn cells(&self, cells: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        let full = |free: usize| Refusal::CoversFull { limit: CLUSTER_CELLS_MAX, free, wanted: cells };
+        let units = u32::try_from(cells.div_ceil(CELLS_UNIT)).map_err(|_| full(0))?;
+        let room = Arc::clone(&self.cells).try_acquire_many_owned(units);
+        room.map_err(|_| full(self.cells.available_permits() * CELLS_UNIT))
     }
 
     /// Leave to compute. Those who wait are at most as many as are inside.

@@ -10,6 +10,8 @@ use clarion_proto::{
     time::Time,
 };
 
+use crate::owners::NodeName;
+
 pub(crate) mod fold;
 pub(crate) mod registry;
 
@@ -123,6 +125,8 @@ pub struct Snapshot {
     pub refused_messages: Vec<RefusedMessage>,
     /// What keeps its lanes from sending.
     pub lane_troubles: Vec<LaneTrouble>,
+    /// Nodes that did not take it and are not sent it again, each with its reason.
+    pub isolated: Vec<(NodeName, String)>,
 }
 
 /// A message that a gateway refuses whoever it is for.

@@ -8,6 +8,7 @@ use clarion_proto::{
     wire::v1::{self as wire, alert_service_server::AlertService},
 };
 use futures_util::stream::BoxStream;
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
@@ -26,6 +27,11 @@ mod server;
 mod watch;
 
 pub(super) use server::AlertsServer;
+
+/// Alerts of one page, bytes: callers take 4 MiB unless they say otherwise, and one alert may have nearly as many.
+const LIST_BYTES_MAX: usize = 3 << 20;
+/// In front of each alert of a page.
+const FRAME_BYTES: usize = 8;
 
 /// The service.
 #[derive(Debug)]
@@ -98,9 +104,11 @@ impl AlertService for Alerts {
         let mut alerts = self.api.store.alerts(after.as_ref(), size + 1).await.map_err(status::store)?;
         let more = alerts.len() > size;
         alerts.truncate(size);
+        let known = alerts.as_slice();
         let cursor = |last: &Arc<AlertRecord>| AlertCursor { created: last.created, name: last.name.clone() };
-        let next = alerts.last().filter(|_| more).map(|last| page::after_alert(&cursor(last)));
-        let alerts = alerts.iter().map(|alert| self.answer(alert)).collect();
+        let (alerts, cut) = within(LIST_BYTES_MAX, known, |alert| self.answer(alert));
+        let last = cut.or_else(|| known.last().filter(|_| more));
+        let next = last.map(|last| page::after_alert(&cursor(last)));
         Ok(Response::new(wire::ListAlertsResponse { alerts, next_page_token: next.unwrap_or_default() }))
     }
 
@@ -125,6 +133,26 @@ impl AlertService for Alerts {
         let alert = cancel.await.map_err(|e| status::internal(&e))??;
         Ok(Response::new(self.answer(&alert)))
     }
+}
+
+/// As many answers from the front as fit into a message, one at least; and the last of them, if others were left out.
+fn within<'a>(
+    bytes_max: usize,
+    alerts: &'a [Arc<AlertRecord>],
+    answer: impl Fn(&AlertRecord) -> wire::Alert,
+) -> (Vec<wire::Alert>, Option<&'a Arc<AlertRecord>>) {
+    let mut answers: Vec<wire::Alert> = Vec::new();
+    let mut bytes = 0;
+    for alert in alerts {
+        let next = answer(alert);
+        bytes += next.encoded_len() + FRAME_BYTES;
+        if bytes > bytes_max && !answers.is_empty() {
+            let last = alerts.get(answers.len() - 1);
+            return (answers, last);
+        }
+        answers.push(next);
+    }
+    (answers, None)
 }
 
 /// Records the wish, tells the nodes, records what came of it. Changes nothing if the alert has ended.

@@ -107,6 +107,7 @@ pub(super) fn refusal(refusal: Refusal) -> Status {
         Refusal::LaneNotConfigured { .. } => precondition("LANE_NOT_CONFIGURED", message),
         Refusal::TestOnLiveLane { .. } => precondition("TEST_ON_LIVE_LANE", message),
         Refusal::LiveWithoutIdentity => precondition("IDENTITY_NOT_CONFIGURED", message),
+        Refusal::CoversFull { .. } => exhausted("COVERS_FULL", message, Duration::from_secs(5)),
         Refusal::Busy { .. } => exhausted("ADMISSIONS_BUSY", message, Duration::from_secs(1)),
     }
 }
@@ -130,6 +131,8 @@ pub(super) fn count(error: &CountError) -> Status {
         CountError::Absent { .. } => again(Code::Unavailable, "NODES_ABSENT", message, Duration::from_secs(1)),
         CountError::Deadline { .. } => again(Code::DeadlineExceeded, "COUNT_DEADLINE", message, Duration::from_secs(1)),
         CountError::Busy { .. } => exhausted("COUNTS_BUSY", message, Duration::from_secs(1)),
+        CountError::Refused { again: true, .. } => exhausted("COUNT_REFUSED", message, Duration::from_secs(5)),
+        CountError::Refused { again: false, .. } => precondition("COUNT_REFUSED", message),
     }
 }
 

@@ -114,6 +114,7 @@ impl Dispatch for Nodes {
             cells: Vec::new(),
             refused_messages: vec![],
             lane_troubles: vec![],
+            isolated: Vec::new(),
         };
         self.snapshots.lock().insert(alert.name.clone(), watch::Sender::new(Arc::new(snapshot)));
         self.started.lock().push(alert);
