@@ -148,6 +148,7 @@ pub fn lane_spec(case: Case) -> LaneSpec {
         backoff_min: Duration::from_millis(100),
         backoff_max: Duration::from_secs(30),
         authorization_indexed: case != Case::ApnsLiteral,
+        evidence: 32,
     }
 }
 

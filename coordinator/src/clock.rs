@@ -14,7 +14,22 @@ pub struct Clock {
     started: tokio::time::Instant,
 }
 
+/// A moment on both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// For what decides.
+    pub at: Time,
+    /// For what leaves the process.
+    pub wall: UnixMillis,
+}
+
 impl Clock {
+    /// Both clocks.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        Moment { at: self.now(), wall: self.wall() }
+    }
+
     /// Starts at [`Time`] 0.
     #[must_use]
     pub fn start() -> Self {

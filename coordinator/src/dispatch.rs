@@ -5,7 +5,7 @@
 //! alert's **task** ([`task`]), whose state machine ([`run`]) decides when all are complete, when its time is over and
 //! when a cancel is confirmed. Nothing here waits for a node: a node that is away finds on the board what it has missed.
 //!
-//! Queues and their bounds: notes of all sessions to one alert 256, reports of dead tokens 256, messages to one node
+//! Queues and their bounds: notes of all sessions to one alert 256, reports with tokens to be pruned 256, messages to one node
 //! 64 + 4,096. Whoever finds the first two full waits, so that the node's stream is read more slowly; a node that lets
 //! the last fill up loses its session.
 
@@ -33,7 +33,7 @@ use crate::{
     clock::Clock,
     lane_owner::{
         Credential, CredentialStatus, Gateway, LaneOwner, ReplaceError,
-        feedback::{self, DeadReport},
+        feedback::{self, Pruning},
         health::LaneStatus,
     },
     members::{NodeStatus, NodesConfig, Roster, addresses::keep_sessions},
@@ -57,8 +57,6 @@ mod task;
 
 /// Notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; a quarter of that is queued.
 const INPUTS: usize = 256;
-/// Reports with answers, of all alerts.
-const DEAD_REPORTS: usize = 256;
 /// Two seconds to wait for nodes (`task::CANCEL_WAIT`), and half a second for the task to take the wish.
 const CANCEL_DEADLINE: Duration = Duration::from_millis(2_500);
 /// For all tasks to end; each is dropped at its next wait.
@@ -270,7 +268,6 @@ pub struct Dispatcher {
 struct Inner {
     cluster: Arc<Cluster>,
     log: Arc<dyn ChangeLog>,
-    feedback: mpsc::Sender<DeadReport>,
     questions: AtomicU64,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -292,8 +289,10 @@ impl Dispatcher {
         connect: Arc<dyn Connect>,
     ) -> Self {
         let DispatchConfig { nodes, partitions, logs, gateways, credentials } = config;
-        let cluster = Arc::new(Cluster::new(clock, Roster::new(nodes.min), LaneOwner::new(gateways, credentials)));
-        let (feedback, dead_reports) = mpsc::channel(DEAD_REPORTS);
+        let (pruning, pruned) = Pruning::new();
+        let pruning = Arc::new(pruning);
+        let lanes = LaneOwner::new(gateways, credentials);
+        let cluster = Arc::new(Cluster::new(clock, Roster::new(nodes.min), lanes, pruning.clone()));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let until = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
             let stop = stop.clone();
@@ -305,10 +304,10 @@ impl Dispatcher {
         until(Box::pin(async move { shared.roster.share_out(&shared.board, partitions, logs, clock).await }));
         let shared = cluster.clone();
         until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, clock).await }));
-        until(Box::pin(feedback::run(dead_reports, log.clone(), partitions, logs, clock)));
+        until(Box::pin(feedback::run(pruning, pruned, log.clone(), partitions, logs, clock)));
         // Ends its own tasks in order.
         tasks.spawn(keep_sessions(nodes, cluster.clone(), connect, stop.clone()));
-        let inner = Inner { cluster, log, feedback, questions: AtomicU64::new(1), tasks, stop };
+        let inner = Inner { cluster, log, questions: AtomicU64::new(1), tasks, stop };
         Self { inner: Arc::new(inner) }
     }
 
@@ -371,16 +370,17 @@ impl Dispatcher {
         ids.sort_unstable();
         ids.dedup();
         let lanes = ids.iter().filter_map(|id| cluster.board.read().lanes.get(id).cloned()).collect();
+        let apps = alert.apps.iter().map(|app| app.app.clone()).zip(wave.lanes.iter().copied()).collect();
         cluster.board.begin(wave, cluster.clock.now());
         let task = AlertTask {
             alert: alert.name.clone(),
             wave: alert.wave,
             run,
             lanes,
+            apps,
             cluster,
             inputs: received,
             snapshots,
-            feedback: self.inner.feedback.clone(),
         };
         let stop = self.inner.stop.clone();
         self.inner.tasks.spawn(async move {
@@ -441,7 +441,8 @@ impl Dispatcher {
     #[must_use]
     pub fn registry(&self) -> RegistryTotals {
         let cluster = &self.inner.cluster;
-        cluster.roster.totals(cluster.board.read().owned.as_deref())
+        let totals = cluster.roster.totals(cluster.board.read().owned.as_deref());
+        RegistryTotals { pruning_alarms: cluster.pruning_alarms(|_| true), ..totals }
     }
 
     /// All nodes ever heard of, and which are alive.

@@ -10,7 +10,7 @@
 //!
 //! The parts: [`credential`] what tokens are made of, [`apns`] and [`oauth`] how, [`token`] when; [`ramp`] how much of a
 //! quota an idle lane begins with; [`budget`] how many connections it has; [`health`] what nodes say of their lane ends; [`feedback`] dead tokens back into the
-//! registry, with the guard that stops it when the tokens are not to blame.
+//! registry, where there is evidence that the tokens are to blame; [`repeats`] which trouble is worth another log line.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ use secrecy::SecretString;
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Moment},
     dispatch::{LaneKey, StartError, standing::Board},
     owners::NodeName,
     progress::LaneTrouble,
@@ -35,6 +35,7 @@ pub(crate) mod feedback;
 pub mod health;
 mod oauth;
 pub(crate) mod ramp;
+pub(crate) mod repeats;
 mod token;
 
 use budget::Budget;
@@ -73,6 +74,9 @@ pub struct Gateway {
     pub backoff_max: Duration,
     /// `authorization` enters the HPACK table.
     pub hpack_authorization_indexed: bool,
+    /// Answers of one kind in a row, without a success between, that a node needs before it judges a message, credential or
+    /// lane: 2 to 1,024.
+    pub evidence_answers: u32,
     /// Requests that the provider allows each lane of this gateway in any minute, over the whole cluster; `None`:
     /// unlimited.
     pub quota: Option<Quota>,
@@ -220,10 +224,10 @@ impl LaneOwner {
     }
 
     /// A node says how its end of a lane is.
-    pub(crate) fn health_changed(&self, node: &NodeName, state: &wire::LaneState) {
+    pub(crate) fn health_changed(&self, node: &NodeName, state: &wire::LaneState, now: Moment) {
         let mut table = self.table.lock();
         let Some(lane) = table.lanes.values().find(|lane| lane.id.0 == state.lane).cloned() else { return };
-        if !table.health.changed(node, lane.id, &lane.name(), state) {
+        if !table.health.changed(node, lane.id, &lane.name(), state, now) {
             return;
         }
         self.healths.send_modify(|changes| *changes += 1);
@@ -232,6 +236,13 @@ impl LaneOwner {
         {
             kept.refresh.refused();
             self.changed.notify_one();
+        }
+    }
+
+    /// A node has no session: nobody knows how its lane ends are.
+    pub(crate) fn node_gone(&self, node: &NodeName) {
+        if self.table.lock().health.gone(node) {
+            self.healths.send_modify(|changes| *changes += 1);
         }
     }
 

@@ -10,6 +10,11 @@
 //!   them. An audience is counted before an alert to it is recorded, nearest first and only until it is large enough:
 //!   a city is large enough within its first kilometres.
 //!
+//! Totals of one's own alert are told exactly: they place nobody more exactly than the alert's region. That holds for
+//! `AlertProgress.reasons`, too: their counts are by app, status and reason over the whole alert, never by band or cell, and
+//! carry no device and no token. A pruning alarm is told to everybody (`GetRegistryStats`), so it starts at [`TOLD_MIN`]
+//! tokens at least (`lane_owner/feedback/evidence.rs`).
+//!
 //! What these rules do not cover: whoever may ask many times can compare answers: two previews of almost the same
 //! circle, two messages of one watch, the place where a preview turns from refused to told. No rule about one answer can;
 //! that takes a limit on who asks, and how often.

@@ -5,12 +5,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clarion_proto::{
-    ids::{AlertName, AppName, LogId, Position},
+    ids::{AlertName, AppName, LogId, Position, UnixMillis},
     outcome::Outcome,
     time::Time,
 };
 
-use crate::owners::NodeName;
+use crate::{dispatch::LaneKey, owners::NodeName};
 
 pub(crate) mod fold;
 pub(crate) mod registry;
@@ -127,6 +127,53 @@ pub struct Snapshot {
     pub lane_troubles: Vec<LaneTrouble>,
     /// Nodes that did not take it and are not sent it again, each with its reason.
     pub isolated: Vec<(NodeName, String)>,
+    /// Why devices were not accepted, or not at once: those with the highest counts, highest first.
+    pub reasons: Vec<ReasonCount>,
+    /// Sum of the counts of all other reasons.
+    pub other_reasons: u64,
+    /// Of its apps.
+    pub pruning_alarms: Vec<PruningAlarm>,
+}
+
+/// How often a gateway gave one reason to the devices of an alert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReasonCount {
+    /// App and lane; `None`: several, which a node counted together.
+    pub of: Option<(AppName, LaneKey)>,
+    /// What followed for the device.
+    pub outcome: AnswerOutcome,
+    /// HTTP status of the answer; 0: several.
+    pub status: u32,
+    /// The provider's word; empty: none that it signed.
+    pub reason: String,
+    /// Of all nodes and all of their boots.
+    pub count: u64,
+}
+
+/// What followed from an answer for its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AnswerOutcome {
+    /// The token is dead.
+    Dead,
+    /// The device gets no notification of this alert.
+    Refused,
+    /// The device is pushed to again.
+    Retried,
+}
+
+/// An app whose devices are kept although its gateway calls their tokens bad.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PruningAlarm {
+    /// Which app.
+    pub app: AppName,
+    /// Its lane.
+    pub lane: LaneKey,
+    /// When the alarm started.
+    pub since: UnixMillis,
+    /// Answers since then that called a token bad and pruned nobody.
+    pub withheld: u64,
+    /// Something of the app was accepted.
+    pub accepted_any: bool,
 }
 
 /// A message that a gateway refuses whoever it is for.
@@ -151,6 +198,10 @@ pub struct LaneTrouble {
     pub nodes: u32,
     /// Of one of them, in the gateway's words.
     pub detail: String,
+    /// When it began at the first of them.
+    pub since: UnixMillis,
+    /// When the next of them tries whether it is over, if that is known.
+    pub next_probe: Option<UnixMillis>,
 }
 
 /// Why an end of a lane does not send as it should.
@@ -162,6 +213,10 @@ pub enum Trouble {
     Throttled,
     /// The gateway refuses the credential.
     Credential,
+    /// Answers are not the provider's.
+    Intermediary,
+    /// The gateway does not know the project.
+    Project,
 }
 
 impl State {
@@ -187,4 +242,6 @@ pub struct RegistryTotals {
     pub applied: BTreeMap<LogId, Position>,
     /// Resident memory of all nodes.
     pub rss_bytes: u64,
+    /// Apps whose devices are kept although their gateway calls their tokens bad.
+    pub pruning_alarms: Vec<PruningAlarm>,
 }

@@ -194,11 +194,12 @@ async fn dead_tokens_come_into_the_log_of_their_partition() {
         })
         .await;
     let device = [7; 16];
-    let dead = wire::DeadToken { lane, device: device.to_vec(), token_hash: 99, gateway_time_ms: 5 };
+    let dead =
+        wire::DeadToken { lane, device: device.to_vec(), token_hash: 99, gateway_time_ms: 5, ..Default::default() };
     let mut dead_report = report(&wave, 1, 10, 9);
     dead_report.bands[0].dead = 1;
     dead_report.dead.push(dead);
-    dead_report.lanes.push(wire::LaneAnswers { lane, answers: 10, dead: 1 });
+    dead_report.lanes.push(wire::LaneAnswers { lane, answers: 10, dead: 1, ..Default::default() });
     let mut grown = coordinator.log.grown();
     peer.report(dead_report).await;
     timeout(PATIENCE, grown.changed()).await.expect("a record").unwrap();

@@ -19,7 +19,7 @@ use crate::{
     store::AlertCursor,
 };
 
-mod answer;
+pub(super) mod answer;
 mod create;
 mod plan;
 mod preview;

@@ -17,7 +17,7 @@ use futures_util::stream::{self, BoxStream};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Context, status};
+use super::{Context, alerts::answer::pruning_alarm, status};
 use crate::store::{ChangeLog, RecordBatch, RecordBatchBuilder};
 
 mod change;
@@ -100,6 +100,7 @@ impl RegistryService for Registry {
             changes_written: written,
             changes_applied: applied,
             apps: apps.collect(),
+            pruning_alarms: totals.pruning_alarms.iter().map(pruning_alarm).collect(),
         }))
     }
 }

@@ -31,6 +31,7 @@ pub(super) struct GatewayTable {
     backoff_min_ms: Option<u32>,
     backoff_max_ms: Option<u32>,
     hpack_authorization: Option<String>,
+    evidence_answers: Option<u32>,
     quota_per_minute: Option<u32>,
     burst: Option<u32>,
     ramp_ms: Option<u32>,
@@ -66,6 +67,11 @@ const FCM: Defaults = Defaults {
 };
 /// Connections of one lane in the cluster. What a node takes (1,024) is more than what it could use.
 const CONNECTIONS_MAX: u32 = 1_024;
+/// Answers of one kind in a row that decide about a message, credential or lane, if the file says nothing: a registry in
+/// which every second token is dead meets so many in a row once in four thousand million alerts.
+const EVIDENCE_ANSWERS: u32 = 32;
+/// The range that nodes accept. One answer must never decide; more than a thousand would cost as many devices their alert.
+const EVIDENCE_ANSWERS_RANGE: std::ops::RangeInclusive<u32> = 2..=1_024;
 /// Longest ramp: Google's slowest advice for new traffic is an hour.
 const RAMP_MS_MAX: u32 = 3_600_000;
 
@@ -138,6 +144,10 @@ fn gateway(table: GatewayTable, partitions: u16, place: &Place<'_>) -> Result<Ga
     if ceiling < floor {
         return Err(("connections_max", format!("must not be less than connections_min {floor}, is {ceiling}")));
     }
+    let evidence_answers = table.evidence_answers.unwrap_or(EVIDENCE_ANSWERS);
+    if !EVIDENCE_ANSWERS_RANGE.contains(&evidence_answers) {
+        return Err(("evidence_answers", format!("must be 2 to 1024, is {evidence_answers}")));
+    }
     let quota = quota(table.quota_per_minute, table.burst, table.ramp_ms, partitions)?;
     let gateway = Gateway {
         name: table.name,
@@ -158,6 +168,7 @@ fn gateway(table: GatewayTable, partitions: u16, place: &Place<'_>) -> Result<Ga
         backoff_min,
         backoff_max,
         hpack_authorization_indexed: indexed,
+        evidence_answers,
         quota,
     };
     Ok(GatewayConfig { gateway, environment, lane_kind })

@@ -15,10 +15,16 @@ use tokio::sync::{mpsc, watch};
 use super::{standing::Board, task::Input};
 use crate::{
     clock::Clock,
-    lane_owner::LaneOwner,
+    lane_owner::{
+        LaneOwner,
+        feedback::{
+            Pruning,
+            evidence::{Alarm, AppLane},
+        },
+    },
     members::Roster,
     owners::NodeName,
-    progress::Snapshot,
+    progress::{PruningAlarm, Snapshot},
     session::{Note, WaveNote},
 };
 
@@ -44,6 +50,7 @@ pub(crate) struct Cluster {
     pub(crate) board: Board,
     pub(crate) roster: Roster,
     pub(crate) lanes: LaneOwner,
+    pub(crate) pruning: Arc<Pruning>,
     alerts: Mutex<Alerts>,
     /// Questions under way: where answers go.
     answers: Mutex<BTreeMap<u64, mpsc::Sender<(NodeName, NodeAnswer)>>>,
@@ -66,9 +73,20 @@ pub(super) struct AlertHandle {
 }
 
 impl Cluster {
-    pub(super) fn new(clock: Clock, roster: Roster, lanes: LaneOwner) -> Self {
+    pub(super) fn new(clock: Clock, roster: Roster, lanes: LaneOwner, pruning: Arc<Pruning>) -> Self {
         let (alerts, answers) = (Mutex::default(), Mutex::default());
-        Self { clock, board: Board::new(), roster, lanes, alerts, answers }
+        Self { clock, board: Board::new(), roster, lanes, pruning, alerts, answers }
+    }
+
+    /// Alarms of apps whose devices are kept although their gateway calls their tokens bad; of those wanted, by app.
+    pub(super) fn pruning_alarms(&self, wanted: impl Fn(&AppLane) -> bool) -> Vec<PruningAlarm> {
+        let alarms = self.pruning.alarms();
+        let standing = self.board.read();
+        let named = alarms.into_iter().filter(|alarm| wanted(&alarm.of)).filter_map(|alarm| {
+            let Alarm { of: (app, lane), since, withheld, accepted_any } = alarm;
+            Some(PruningAlarm { app, lane: standing.lanes.get(&lane)?.key.clone(), since, withheld, accepted_any })
+        });
+        named.collect()
     }
 
     /// Enters an alert. False: there is one of that name or with that wave, which stays.
@@ -119,7 +137,7 @@ impl Cluster {
                     let _ = inputs.send(Input::Note { node: node.clone(), boot, note }).await;
                 }
             }
-            Note::Lane(state) => self.lanes.health_changed(node, &state),
+            Note::Lane(state) => self.lanes.health_changed(node, &state, self.clock.moment()),
             Note::Load(load) => self.lanes.loaded(node, load, &self.board, self.clock.now()),
             Note::Registry(state) => self.roster.registry(node, &state),
             Note::Counted(counted) => self.answer(node, counted.id, Ok(counted)),
@@ -138,6 +156,10 @@ impl Cluster {
 
     /// A node's stream has ended: all waves hear of it.
     pub(crate) async fn gone(&self, node: &NodeName, boot: BootId) {
+        // Unless another process of that name is there already: what it said of its lanes stands.
+        if !self.roster.is_connected(node) {
+            self.lanes.node_gone(node);
+        }
         let inputs: Vec<_> = self.alerts.lock().by_wave.values().cloned().collect();
         for inputs in inputs {
             let _ = inputs.send(Input::Note { node: node.clone(), boot, note: WaveNote::Gone }).await;

@@ -82,6 +82,7 @@ pub(crate) fn gateway(quota: Option<Quota>) -> Gateway {
         backoff_min: Duration::from_millis(100),
         backoff_max: Duration::from_secs(30),
         hpack_authorization_indexed: true,
+        evidence_answers: 32,
         quota,
     }
 }

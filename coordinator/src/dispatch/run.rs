@@ -82,7 +82,7 @@ impl Run {
     ) -> Self {
         let node = || Node { connected: true, ..Node::default() };
         let nodes: BTreeMap<_, _> = nodes.into_iter().map(|name| (name, node())).collect();
-        let fold = Fold::new(plan.name.clone(), plan.created, &plan.bands, nodes.keys().cloned());
+        let fold = Fold::new(plan.name.clone(), plan.created, &plan.bands, &plan.apps, nodes.keys().cloned());
         Self { phase: Phase::Running, expires: plan.expires, request_deadline, nodes, fold, ended: None }
     }
 

@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{CancelState, Cluster, run::Run, standing::Phase};
 use crate::{
-    lane_owner::{LaneSpec, feedback::DeadReport},
+    lane_owner::{LaneSpec, feedback::evidence::AppLane},
     owners::NodeName,
-    progress::Snapshot,
+    progress::{PruningAlarm, Snapshot},
     session::WaveNote,
 };
 
@@ -48,10 +48,11 @@ pub(super) struct AlertTask {
     pub(super) run: Run,
     /// Those of its apps.
     pub(super) lanes: Vec<Arc<LaneSpec>>,
+    /// Its apps, with their lanes.
+    pub(super) apps: Vec<AppLane>,
     pub(super) cluster: Arc<Cluster>,
     pub(super) inputs: mpsc::Receiver<Input>,
     pub(super) snapshots: watch::Sender<Arc<Snapshot>>,
-    pub(super) feedback: mpsc::Sender<DeadReport>,
 }
 
 impl AlertTask {
@@ -62,8 +63,10 @@ impl AlertTask {
         let mut standing = self.run.standing();
         let mut state = self.run.state();
         let mut healths = self.cluster.lanes.health_changes();
-        // A lane may have been sick before the alert.
-        let mut publish_at = (!self.cluster.lanes.troubles(&self.lanes).is_empty()).then(|| clock.now());
+        let mut alarms = self.cluster.pruning.alarm_changes();
+        // A lane may have been in trouble before the alert, an app without acceptances.
+        let troubled = !self.cluster.lanes.troubles(&self.lanes).is_empty() || !self.alarms().is_empty();
+        let mut publish_at = troubled.then(|| clock.now());
         while !self.run.is_settled() {
             let give_up = waiting.iter().map(|(until, _)| *until).min();
             let wake = [self.run.deadline(clock.now()), publish_at, give_up].into_iter().flatten().min();
@@ -83,8 +86,11 @@ impl AlertTask {
                     }
                     None => return, // the dispatcher is gone
                 },
-                // Its sender lives with the cluster, which this task holds.
+                // Their senders live with the cluster, which this task holds.
                 _ = healths.changed() => {
+                    publish_at.get_or_insert(clock.now() + PUBLISH);
+                }
+                _ = alarms.changed() => {
                     publish_at.get_or_insert(clock.now() + PUBLISH);
                 }
                 () = sleep_until(wake.map(|at| clock.instant(at))) => self.run.step(clock.now()),
@@ -113,7 +119,14 @@ impl AlertTask {
 
     fn publish(&mut self) {
         let lane_troubles = if self.run.is_settled() { Vec::new() } else { self.cluster.lanes.troubles(&self.lanes) };
-        self.snapshots.send_replace(Arc::new(Snapshot { lane_troubles, ..self.run.snapshot() }));
+        let pruning_alarms = self.alarms();
+        let snapshot = Snapshot { lane_troubles, pruning_alarms, ..self.run.snapshot() };
+        self.snapshots.send_replace(Arc::new(snapshot));
+    }
+
+    /// Those of its apps.
+    fn alarms(&self) -> Vec<PruningAlarm> {
+        self.cluster.pruning_alarms(|of| self.apps.contains(of))
     }
 
     async fn note(&mut self, node: &NodeName, boot: BootId, mut note: WaveNote) {
@@ -130,11 +143,8 @@ impl AlertTask {
             _ => Vec::new(),
         };
         let added = self.run.note(node, boot, note, self.cluster.clock.now());
-        if !added.lanes.is_empty() || !dead.is_empty() {
-            // Waiting here holds this alert's reports back, and with them the node: pruning that cannot keep up slows
-            // an alert down rather than growing a queue. It only fails when the coordinator ends.
-            let report = DeadReport { answers: added.lanes, dead };
-            let _ = self.feedback.send(report).await;
+        if !added.answers.is_empty() || !dead.is_empty() {
+            self.cluster.pruning.hear(&added.answers, &dead, &self.cluster.clock).await;
         }
     }
 

@@ -1,64 +1,193 @@
 //! Dead tokens back into the registry, unless it is not the tokens that are dead.
 //!
-//! A gateway that is given the wrong credential, topic or environment calls *every* token bad. Believing it would empty
-//! the registry in a minute. So the share of dead tokens among a lane's recent answers is watched: over a fifth of at
-//! least a thousand, and pruning stops for that lane, with one line that a person has to see. A report's answers are
-//! counted before its tokens are believed, so a lane that is wrong from the start loses fewer than a thousand
-//! registrations. Pruning goes on once the share of as many answers is usual again.
+//! A gateway that is given the wrong credential, topic or environment calls *every* token bad.
+//! Believing it would empty the registry in a minute. So a token that is called bad is removed only
+//! with evidence ([`evidence`]); one that the gateway calls unregistered is removed at once.
+//!
+//! Alert tasks judge their reports themselves, under one lock: an alarm is there before the
+//! progress that tells of the same report. What is to be pruned goes to one task ([`run`]), which
+//! appends it to the logs.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use clarion_proto::{
     device::{Change, Record},
-    ids::{DeviceId, LaneId, LogId, UnixMillis, log_of, partition_of},
+    ids::{AppName, DeviceId, LaneId, LogId, UnixMillis, log_of, partition_of},
     wire::shard_v1 as wire,
 };
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Moment},
     progress::fold::Answers,
     store::{ChangeLog, RecordBatch},
 };
+use evidence::{Alarm, AppLane, BadToken, Evidence};
 
-/// Answers that make a share of them meaningful.
-const ANSWERS_MIN: u64 = 1_000;
-/// One in so many dead is the most that is usual.
-const DEAD_USUAL: u64 = 5;
-/// Tries to append before the tokens are given up; the gateway calls them dead again at the next alert.
+pub(crate) mod evidence;
+
+/// Reports with tokens to be pruned that wait for the log.
+const REPORTS: usize = 256;
+/// Tries to append before the tokens are given up; the gateway calls them dead again at the next
+/// alert.
 const TRIES: u32 = 5;
 /// Longest pause between tries.
 const PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// What one report said: new answers of the wave's lanes, and tokens called dead. A token may be named in a later report
-/// than it is counted in, or again in the first one of a session.
+/// Decides which tokens are pruned; shared by all alerts.
 #[derive(Debug)]
-pub(crate) struct DeadReport {
-    /// Since the last report of this node.
-    pub(crate) answers: BTreeMap<LaneId, Answers>,
-    pub(crate) dead: Vec<wire::DeadToken>,
+pub(crate) struct Pruning {
+    evidence: Mutex<Evidence>,
+    dead: mpsc::Sender<Vec<Dead>>,
+    /// There is another deadline.
+    waits: Notify,
+    /// Counts the changes of alarms.
+    alarms: watch::Sender<u64>,
 }
 
-/// Takes reports until all senders are gone.
+/// A token to be pruned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dead {
+    device: DeviceId,
+    token_hash: u64,
+    /// Since when, by the gateway.
+    gateway_time: Option<UnixMillis>,
+}
+
+/// The other end of [`Pruning`]: for [`run`].
+pub(crate) type Pruned = mpsc::Receiver<Vec<Dead>>;
+
+impl Pruning {
+    pub(crate) fn new() -> (Self, Pruned) {
+        let (dead, pruned) = mpsc::channel(REPORTS);
+        let evidence = Mutex::default();
+        (Self { evidence, dead, waits: Notify::new(), alarms: watch::Sender::new(0) }, pruned)
+    }
+
+    /// Takes what one report said: new answers, and tokens called dead. A token may be named in a
+    /// later report than it is counted in, or again in the first one of a session.
+    ///
+    /// Waits while the log is behind. That holds the alert's reports back, and with them the node:
+    /// pruning that cannot keep up slows an alert down rather than growing a queue.
+    pub(crate) async fn hear(&self, answers: &BTreeMap<AppLane, Answers>, tokens: &[wire::DeadToken], clock: &Clock) {
+        let (mut dead, mut bad) = (Vec::new(), Vec::new());
+        for token in tokens {
+            let Some(known) = Dead::read(token) else { continue };
+            match (token.needs_evidence, app_name(&token.app)) {
+                (false, _) => dead.push(known),
+                (true, Some(app)) => {
+                    let called = BadToken { device: known.device, token_hash: known.token_hash };
+                    bad.push(((app, LaneId(token.lane)), called));
+                }
+                // Nobody can tell of which app others are accepted: the device is kept.
+                (true, None) => {}
+            }
+        }
+        if !answers.is_empty() || !bad.is_empty() {
+            let believed = self.judge(clock, |evidence, now| evidence.hear(answers, bad, now));
+            dead.extend(believed);
+        }
+        if !dead.is_empty() {
+            // It only fails when the coordinator ends.
+            let _ = self.dead.send(dead).await;
+        }
+    }
+
+    /// Alarms that may be told, by app.
+    pub(crate) fn alarms(&self) -> Vec<Alarm> {
+        self.evidence.lock().alarms().collect()
+    }
+
+    /// Marked as changed whenever [`Self::alarms`] are others.
+    pub(crate) fn alarm_changes(&self) -> watch::Receiver<u64> {
+        self.alarms.subscribe()
+    }
+
+    fn judge(&self, clock: &Clock, judge: impl FnOnce(&mut Evidence, Moment) -> Vec<BadToken>) -> Vec<Dead> {
+        let mut evidence = self.evidence.lock();
+        let believed = judge(&mut evidence, clock.moment());
+        let changes = evidence.changes();
+        drop(evidence);
+        self.alarms.send_if_modified(|told| std::mem::replace(told, changes) != changes);
+        self.waits.notify_one();
+        believed.into_iter().map(Dead::from).collect()
+    }
+
+    /// Lets time pass for those that wait; runs until it is dropped.
+    async fn keep_time(&self, clock: Clock) {
+        loop {
+            let deadline = self.evidence.lock().deadline();
+            let due = async {
+                match deadline {
+                    Some(at) => tokio::time::sleep_until(clock.instant(at)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => {
+                    let dead = self.judge(&clock, Evidence::expire);
+                    if !dead.is_empty() {
+                        let _ = self.dead.send(dead).await;
+                    }
+                }
+                () = self.waits.notified() => {}
+            }
+        }
+    }
+}
+
+impl Dead {
+    fn read(token: &wire::DeadToken) -> Option<Self> {
+        let Ok(device) = token.device.as_slice().try_into() else {
+            tracing::warn!(bytes = token.device.len(), "dead token ignored: its device id is not 16 bytes");
+            return None;
+        };
+        let gateway_time = (token.gateway_time_ms != 0).then_some(UnixMillis(token.gateway_time_ms));
+        Some(Self { device: DeviceId(device), token_hash: token.token_hash, gateway_time })
+    }
+
+    fn record(self, now: UnixMillis) -> Record {
+        let change = Change::Feedback { token_hash: self.token_hash, gateway_time: self.gateway_time };
+        Record { device: self.device, observed: now, change }
+    }
+}
+
+impl From<BadToken> for Dead {
+    fn from(BadToken { device, token_hash }: BadToken) -> Self {
+        Self { device, token_hash, gateway_time: None }
+    }
+}
+
+/// An app as reports name it: `apps/{app}`.
+pub(crate) fn app_name(name: &str) -> Option<AppName> {
+    AppName::from_name(name).ok()
+}
+
+/// Appends what is pruned until all senders are gone.
 pub(crate) async fn run(
-    mut reports: mpsc::Receiver<DeadReport>,
+    pruning: Arc<Pruning>,
+    mut pruned: Pruned,
     log: Arc<dyn ChangeLog>,
     partitions: u16,
     logs: u16,
     clock: Clock,
 ) {
-    let mut guard = Guard::default();
-    while let Some(report) = reports.recv().await {
-        guard.judge(&report.answers);
-        let mut by_log: BTreeMap<LogId, Vec<Record>> = BTreeMap::new();
-        for token in report.dead.iter().filter(|token| guard.believes(LaneId(token.lane))) {
-            if let Some(record) = record(token, clock.wall()) {
-                by_log.entry(log_of(partition_of(record.device, partitions), logs)).or_default().push(record);
+    let appending = async {
+        while let Some(dead) = pruned.recv().await {
+            let mut by_log: BTreeMap<LogId, Vec<Record>> = BTreeMap::new();
+            for dead in dead {
+                let id = log_of(partition_of(dead.device, partitions), logs);
+                by_log.entry(id).or_default().push(dead.record(clock.wall()));
+            }
+            for (id, records) in by_log {
+                append(&*log, id, &records).await;
             }
         }
-        for (id, records) in by_log {
-            append(&*log, id, &records).await;
-        }
+    };
+    tokio::select! {
+        () = appending => {}
+        () = pruning.keep_time(clock) => {}
     }
 }
 
@@ -75,129 +204,53 @@ async fn append(log: &dyn ChangeLog, id: LogId, records: &[Record]) {
     tracing::error!(log = id.0, tokens = records.len(), "feedback given up: the gateway will say it again");
 }
 
-fn record(token: &wire::DeadToken, now: UnixMillis) -> Option<Record> {
-    let Ok(device) = token.device.as_slice().try_into() else {
-        tracing::warn!(bytes = token.device.len(), "a dead token's device is not 16 bytes");
-        return None;
-    };
-    let gateway_time = (token.gateway_time_ms != 0).then_some(UnixMillis(token.gateway_time_ms));
-    let change = Change::Feedback { token_hash: token.token_hash, gateway_time };
-    Some(Record { device: DeviceId(device), observed: now, change })
-}
-
-/// Watches the share of dead tokens, lane by lane.
-#[derive(Debug, Default)]
-struct Guard(BTreeMap<LaneId, Window>);
-
-/// The last one to two thousand answers of a lane: two halves, the older one dropped when the newer is full.
-#[derive(Debug, Default)]
-struct Window {
-    halves: [Answers; 2],
-    stopped: bool,
-}
-
-impl Guard {
-    /// Counts new answers and judges their lanes anew.
-    fn judge(&mut self, answers: &BTreeMap<LaneId, Answers>) {
-        for (lane, new) in answers {
-            let window = self.0.entry(*lane).or_default();
-            window.count(*new);
-            if window.judge() {
-                match window.stopped {
-                    true => tracing::error!(
-                        lane = lane.0,
-                        "ALARM: the gateway calls an unusual share of tokens dead; credential, topic or environment is \
-                         wrong, not the tokens. No registration is removed for this lane"
-                    ),
-                    false => tracing::warn!(lane = lane.0, "the share of dead tokens is usual again; pruning goes on"),
-                }
-            }
-        }
-    }
-
-    /// Whether the lane's word is believed now. A lane that was never heard of has counted nobody.
-    fn believes(&self, lane: LaneId) -> bool {
-        self.0.get(&lane).is_some_and(|window| !window.stopped)
-    }
-}
-
-impl Window {
-    fn count(&mut self, new: Answers) {
-        if self.halves[1].all >= ANSWERS_MIN {
-            self.halves = [self.halves[1], Answers::default()];
-        }
-        self.halves[1].all += new.all;
-        self.halves[1].dead += new.dead;
-    }
-
-    /// True if the verdict has changed.
-    fn judge(&mut self) -> bool {
-        let answers: u64 = self.halves.iter().map(|h| h.all).sum();
-        let dead: u64 = self.halves.iter().map(|h| h.dead).sum();
-        if answers < ANSWERS_MIN {
-            return false;
-        }
-        let before = self.stopped;
-        self.stopped = dead * DEAD_USUAL > answers;
-        self.stopped != before
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use clarion_proto::ids::Position;
+
     use super::*;
+    use crate::store::memory::MemoryStore;
 
-    /// Takes in so many answers of a lane, so many of them dead; whether it is believed then.
-    fn judged(guard: &mut Guard, lane: u32, all: u64, dead: u64) -> bool {
-        guard.judge(&BTreeMap::from([(LaneId(lane), Answers { all, dead })]));
-        guard.believes(LaneId(lane))
-    }
+    const LANE: u32 = 3;
 
-    #[test]
-    fn the_usual_share_is_believed() {
-        let mut guard = Guard::default();
-        assert!((0..100).all(|_| judged(&mut guard, 1, 100, 10)));
-    }
-
-    #[test]
-    fn a_lane_that_is_wrong_from_the_start_loses_fewer_than_a_thousand() {
-        let mut guard = Guard::default();
-        let lost = (0..100).filter(|_| judged(&mut guard, 1, 100, 100)).count() * 100;
-        assert_eq!(lost, 900);
-    }
-
-    #[test]
-    fn one_large_report_is_judged_before_it_is_believed() {
-        assert!(!judged(&mut Guard::default(), 1, 5_000, 5_000));
-    }
-
-    #[test]
-    fn a_fifth_is_usual_and_more_is_not() {
-        assert!(judged(&mut Guard::default(), 1, 1_000, 200));
-        assert!(!judged(&mut Guard::default(), 1, 1_000, 201));
-    }
-
-    #[test]
-    fn pruning_goes_on_when_the_share_is_usual_again() {
-        let mut guard = Guard::default();
-        assert!(!judged(&mut guard, 1, 1_000, 1_000));
-        assert!(!judged(&mut guard, 1, 1_000, 0), "half of the recent ones are dead");
-        assert!(judged(&mut guard, 1, 1_000, 0));
-    }
-
-    #[test]
-    fn one_lane_does_not_stop_another_nor_hide_it() {
-        let mut guard = Guard::default();
-        let (small, large) = (Answers { all: 1_000, dead: 1_000 }, Answers { all: 100_000, dead: 100 });
-        guard.judge(&BTreeMap::from([(LaneId(1), small), (LaneId(2), large)]));
-        assert!(!guard.believes(LaneId(1)), "one in a hundred of the devices, and all of them dead");
-        assert!(guard.believes(LaneId(2)));
-        assert!(!guard.believes(LaneId(3)), "of which nothing was counted");
+    fn dead(device: u8, needs_evidence: bool) -> wire::DeadToken {
+        let app = "apps/demo".to_owned();
+        wire::DeadToken { lane: LANE, device: vec![device; 16], token_hash: 1, gateway_time_ms: 0, app, needs_evidence }
     }
 
     #[test]
     fn a_device_that_is_no_device_is_left_out() {
-        let token = wire::DeadToken { lane: 1, device: vec![7; 15], token_hash: 1, gateway_time_ms: 0 };
-        assert!(record(&token, UnixMillis(0)).is_none());
+        assert!(Dead::read(&wire::DeadToken { device: vec![7; 15], ..dead(1, false) }).is_none());
+    }
+
+    /// What one report prunes, a minute later.
+    async fn pruned(answers: Answers, tokens: &[wire::DeadToken]) -> u64 {
+        let clock = Clock::start();
+        let log: Arc<dyn ChangeLog> = Arc::new(MemoryStore::new(1, 1 << 20, clock));
+        let (pruning, pruned) = Pruning::new();
+        let pruning = Arc::new(pruning);
+        let running = tokio::spawn(run(pruning.clone(), pruned, log.clone(), 8, 1, clock));
+        let of = (AppName::from_id("demo").expect("a name"), LaneId(LANE));
+        pruning.hear(&BTreeMap::from([(of, answers)]), tokens, &clock).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        running.abort();
+        let head: Position = log.head(LogId(0)).await.expect("a head");
+        log.records_until(LogId(0), head).await.expect("a count")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unregistered_tokens_are_pruned_whatever_else_is_said() {
+        let tokens: Vec<_> = (0..200).map(|n| dead(n, n % 2 == 0)).collect();
+        assert_eq!(pruned(Answers { accepted: 0, bad: 100 }, &tokens).await, 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bad_tokens_are_pruned_beside_acceptances() {
+        assert_eq!(pruned(Answers { accepted: 1, bad: 1 }, &[dead(1, true)]).await, 1);
+        assert_eq!(pruned(Answers { accepted: 0, bad: 1 }, &[dead(1, true)]).await, 0);
+        let nameless = wire::DeadToken { app: String::new(), ..dead(1, true) };
+        assert_eq!(pruned(Answers { accepted: 9, bad: 1 }, &[nameless]).await, 0);
     }
 }

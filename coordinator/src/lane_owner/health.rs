@@ -1,14 +1,16 @@
 //! How the lane ends are: what nodes said last, logged once for each change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use clarion_proto::{
-    ids::LaneId,
+    ids::{LaneId, UnixMillis},
+    time::Time,
     wire::shard_v1::{self as wire, LaneHealth},
 };
 
-use super::LaneSpec;
+use super::{LaneSpec, repeats::Repeats};
 use crate::{
+    clock::Moment,
     owners::NodeName,
     progress::{LaneTrouble, Trouble},
 };
@@ -27,35 +29,89 @@ pub struct LaneStatus {
     pub health: LaneHealth,
     /// The gateway's words.
     pub detail: String,
+    /// When the trouble began, if there is one.
+    pub since: Option<UnixMillis>,
+    /// When the node tries whether it is over, if that is known.
+    pub next_probe: Option<UnixMillis>,
 }
 
+/// All lane ends: lanes times nodes, both bounded where they come in.
 #[derive(Debug, Default)]
-pub(super) struct HealthBook(BTreeMap<(LaneId, NodeName), LaneStatus>);
+pub(super) struct HealthBook(BTreeMap<(LaneId, NodeName), LaneEnd>);
+
+#[derive(Debug)]
+struct LaneEnd {
+    status: LaneStatus,
+    troubles: Repeats,
+    /// The last trouble has its log line; so is its end to have one.
+    logged: bool,
+}
 
 impl HealthBook {
-    /// True if it is news. At most lanes × nodes entries: both are bounded where they come in.
-    pub(super) fn changed(&mut self, node: &NodeName, id: LaneId, lane: &str, state: &wire::LaneState) -> bool {
+    /// True if it is news for those who watch.
+    pub(super) fn changed(
+        &mut self,
+        node: &NodeName,
+        id: LaneId,
+        lane: &str,
+        state: &wire::LaneState,
+        now: Moment,
+    ) -> bool {
         let health = state.health();
-        let key = (id, node.clone());
-        let detail: String = truncated(&state.detail).to_owned();
-        if self.0.get(&key).is_some_and(|status| status.health == health && status.detail == detail) {
-            return false;
-        }
-        match health {
-            LaneHealth::Ready => tracing::info!(lane, %node, "lane end ready"),
-            LaneHealth::Unspecified | LaneHealth::Unreachable | LaneHealth::Throttled => {
-                tracing::warn!(lane, %node, ?health, detail, "lane end");
+        let status = LaneStatus {
+            lane: lane.to_owned(),
+            node: node.clone(),
+            health,
+            detail: truncated(&state.detail).to_owned(),
+            since: trouble(health).map(|_| UnixMillis(now.wall.0.saturating_sub(state.troubled_for_ms))),
+            next_probe: state.next_probe_in_ms.map(|ms| UnixMillis(now.wall.0.saturating_add(ms))),
+        };
+        match self.0.entry((id, node.clone())) {
+            Entry::Vacant(entry) => {
+                let end = LaneEnd { status, troubles: Repeats::default(), logged: false };
+                entry.insert(end).log(None, now.at);
+                true
             }
-            LaneHealth::Credential | LaneHealth::Campaign => tracing::error!(lane, %node, ?health, detail, "lane end"),
+            Entry::Occupied(mut entry) => {
+                let end = entry.get_mut();
+                let former = std::mem::replace(&mut end.status, status);
+                let status = &mut end.status;
+                let same = (former.health, &former.detail) == (status.health, &status.detail);
+                if same && former.since.is_some() {
+                    // Told again: it began when it began, whatever the way of the message took.
+                    status.since = former.since.min(status.since);
+                }
+                if !same {
+                    end.log(Some(former.health), now.at);
+                }
+                !same || former.next_probe != end.status.next_probe
+            }
         }
-        self.0.insert(key, LaneStatus { lane: lane.to_owned(), node: node.clone(), health, detail });
-        true
+    }
+
+    /// A node has no session: nobody knows how its ends are. True if that is news.
+    pub(super) fn gone(&mut self, node: &NodeName) -> bool {
+        let mut news = false;
+        for ((_, of), end) in &mut self.0 {
+            if of == node && end.status.health != LaneHealth::Unspecified {
+                news |= trouble(end.status.health).is_some();
+                end.status.health = LaneHealth::Unspecified;
+                (end.status.since, end.status.next_probe) = (None, None);
+                end.status.detail.clear();
+            }
+        }
+        news
     }
 
     /// A new token has come to these lanes: what was said of the former ones is no word on it, so that a refusal of this
     /// one is news.
     pub(super) fn forgive(&mut self, lanes: &[LaneId]) {
-        self.0.retain(|(lane, _), status| status.health != LaneHealth::Credential || !lanes.contains(lane));
+        for ((lane, _), end) in &mut self.0 {
+            if end.status.health == LaneHealth::Credential && lanes.contains(lane) {
+                end.status.health = LaneHealth::Unspecified;
+                (end.status.since, end.status.next_probe) = (None, None);
+            }
+        }
     }
 
     /// What keeps ends of these lanes from sending, by reason.
@@ -63,16 +119,21 @@ impl HealthBook {
         let mut troubles: Vec<LaneTrouble> = Vec::new();
         for lane in lanes {
             let mut by_kind: BTreeMap<Trouble, LaneTrouble> = BTreeMap::new();
-            for (_, status) in self.0.iter().filter(|((id, _), _)| *id == lane.id) {
-                let Some(kind) = trouble(status.health) else { continue };
+            for (_, LaneEnd { status, .. }) in self.0.iter().filter(|((id, _), _)| *id == lane.id) {
+                let (Some(kind), Some(since)) = (trouble(status.health), status.since) else { continue };
                 let first = || LaneTrouble {
                     gateway: lane.key.gateway.clone(),
                     credential: lane.key.credential.clone(),
                     kind,
                     nodes: 0,
                     detail: status.detail.clone(),
+                    since,
+                    next_probe: status.next_probe,
                 };
-                by_kind.entry(kind).or_insert_with(first).nodes += 1;
+                let told = by_kind.entry(kind).or_insert_with(first);
+                told.nodes += 1;
+                told.since = told.since.min(since);
+                told.next_probe = [told.next_probe, status.next_probe].into_iter().flatten().min();
             }
             troubles.extend(by_kind.into_values());
         }
@@ -80,7 +141,36 @@ impl HealthBook {
     }
 
     pub(super) fn status(&self) -> Vec<LaneStatus> {
-        self.0.values().cloned().collect()
+        self.0.values().map(|end| end.status.clone()).collect()
+    }
+}
+
+impl LaneEnd {
+    /// One line for a trouble, and one for its end: the first, each change of reason, and then one a minute.
+    fn log(&mut self, former: Option<LaneHealth>, now: Time) {
+        let LaneStatus { lane, node, health, detail, since, next_probe } = &self.status;
+        if *health == LaneHealth::Ready {
+            let ended = former.is_some_and(|former| former != LaneHealth::Ready) && std::mem::take(&mut self.logged);
+            match (former, ended) {
+                (None, _) => tracing::info!(lane, %node, "lane connected for the first time"),
+                (Some(_), true) => tracing::info!(lane, %node, "lane trouble ended"),
+                (Some(_), false) => {}
+            }
+            return;
+        }
+        if *health == LaneHealth::Unspecified {
+            return;
+        }
+        let Some(left_out) = self.troubles.occurs(&format!("{health:?} {detail}"), now) else { return };
+        self.logged = true;
+        let (since, next_probe) = (since.map(|at| at.0), next_probe.map(|at| at.0));
+        match health {
+            // Somebody has to look at these: they do not pass by themselves.
+            LaneHealth::Credential | LaneHealth::Project | LaneHealth::Campaign => {
+                tracing::error!(lane, %node, ?health, detail, since, next_probe, left_out, "lane needs an operator");
+            }
+            _ => tracing::warn!(lane, %node, ?health, detail, since, next_probe, left_out, "lane trouble began"),
+        }
     }
 }
 
@@ -91,6 +181,8 @@ fn trouble(health: LaneHealth) -> Option<Trouble> {
         LaneHealth::Unreachable => Some(Trouble::Unreachable),
         LaneHealth::Throttled => Some(Trouble::Throttled),
         LaneHealth::Credential => Some(Trouble::Credential),
+        LaneHealth::Unsigned => Some(Trouble::Intermediary),
+        LaneHealth::Project => Some(Trouble::Project),
     }
 }
 
@@ -101,16 +193,42 @@ pub(crate) fn truncated(detail: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::dispatch::{
+        LaneKey,
+        fixtures::{gateway, node},
+    };
+
+    fn at(millis: u64) -> Moment {
+        Moment { at: Time(millis * 1_000), wall: UnixMillis(1_000_000 + millis) }
+    }
+
+    fn state(health: LaneHealth, detail: &str) -> wire::LaneState {
+        wire::LaneState {
+            lane: 1,
+            health: health.into(),
+            detail: detail.to_owned(),
+            troubled_for_ms: 0,
+            next_probe_in_ms: None,
+        }
+    }
+
+    fn says(book: &mut HealthBook, name: &str, state: &wire::LaneState, now: Moment) -> bool {
+        book.changed(&node(name), LaneId(1), "g/c", state, now)
+    }
+
+    fn troubles(book: &HealthBook) -> Vec<LaneTrouble> {
+        let key = LaneKey { gateway: "g".to_owned(), credential: "c".to_owned() };
+        let lane = LaneSpec { id: LaneId(1), key, gateway: Arc::new(gateway(None)) };
+        book.troubles([&lane].into_iter())
+    }
 
     #[test]
     fn the_same_again_is_no_news() {
         let mut book = HealthBook::default();
-        let node = NodeName::new("a").unwrap();
-        let mut said = |health: LaneHealth| {
-            let state = wire::LaneState { lane: 1, health: health.into(), detail: String::new() };
-            book.changed(&node, LaneId(1), "g/c", &state)
-        };
+        let mut said = |health: LaneHealth| says(&mut book, "a", &state(health, ""), at(0));
         assert!(said(LaneHealth::Credential));
         assert!(!said(LaneHealth::Credential));
         assert!(said(LaneHealth::Ready));
@@ -118,26 +236,69 @@ mod tests {
     }
 
     #[test]
-    fn another_reason_for_the_same_trouble_is_news() {
+    fn another_reason_for_the_same_trouble_is_news_and_another_probe() {
         let mut book = HealthBook::default();
-        let node = NodeName::new("a").unwrap();
-        let mut said = |words: &str| {
-            let state = wire::LaneState { lane: 1, health: LaneHealth::Unreachable.into(), detail: words.to_owned() };
-            book.changed(&node, LaneId(1), "g/c", &state)
-        };
-        assert!(said("no connection") && said("no answers") && !said("no answers"));
+        let unreachable = |words| state(LaneHealth::Unreachable, words);
+        assert!(says(&mut book, "a", &unreachable("no connection"), at(0)));
+        assert!(says(&mut book, "a", &unreachable("no answers"), at(0)));
+        assert!(!says(&mut book, "a", &unreachable("no answers"), at(0)));
+        let probed = wire::LaneState { next_probe_in_ms: Some(1_500), ..unreachable("no answers") };
+        assert!(says(&mut book, "a", &probed, at(100)));
+        assert_eq!(troubles(&book)[0].next_probe, Some(UnixMillis(1_001_600)));
     }
 
     #[test]
     fn a_refusal_of_the_next_token_is_news() {
         let mut book = HealthBook::default();
-        let node = NodeName::new("a").unwrap();
-        let state = wire::LaneState { lane: 1, health: LaneHealth::Credential.into(), detail: String::new() };
-        assert!(book.changed(&node, LaneId(1), "g/c", &state));
+        let refused = state(LaneHealth::Credential, "403 InvalidProviderToken");
+        assert!(says(&mut book, "a", &refused, at(0)));
         book.forgive(&[LaneId(2)]);
-        assert!(!book.changed(&node, LaneId(1), "g/c", &state));
+        assert!(!says(&mut book, "a", &refused, at(0)));
         book.forgive(&[LaneId(1)]);
-        assert!(book.changed(&node, LaneId(1), "g/c", &state));
+        assert_eq!(troubles(&book), []);
+        assert!(says(&mut book, "a", &refused, at(0)));
+    }
+
+    #[test]
+    fn a_trouble_says_since_when_on_how_many_nodes_and_when_it_is_tried_again() {
+        let mut book = HealthBook::default();
+        let unsigned = |for_ms, probe| wire::LaneState {
+            troubled_for_ms: for_ms,
+            next_probe_in_ms: probe,
+            ..state(LaneHealth::Unsigned, "404, not signed by the provider")
+        };
+        // It began before this coordinator did.
+        says(&mut book, "a", &unsigned(90_000, Some(2_000)), at(10));
+        says(&mut book, "b", &unsigned(5, Some(1_000)), at(20));
+        says(&mut book, "c", &state(LaneHealth::Ready, ""), at(20));
+        let expected = LaneTrouble {
+            gateway: "g".to_owned(),
+            credential: "c".to_owned(),
+            kind: Trouble::Intermediary,
+            nodes: 2,
+            detail: "404, not signed by the provider".to_owned(),
+            since: UnixMillis(910_010),
+            next_probe: Some(UnixMillis(1_001_020)),
+        };
+        assert_eq!(troubles(&book), std::slice::from_ref(&expected));
+        // Told again, later: it began when it began.
+        says(&mut book, "a", &unsigned(0, Some(2_000)), at(10));
+        assert_eq!(troubles(&book), [expected]);
+        // Another reason is another trouble of the node.
+        says(&mut book, "a", &state(LaneHealth::Project, "404 NOT_FOUND"), at(50));
+        let kinds: Vec<_> = troubles(&book).into_iter().map(|t| (t.kind, t.nodes, t.since.0)).collect();
+        assert_eq!(kinds, [(Trouble::Intermediary, 1, 1_000_015), (Trouble::Project, 1, 1_000_050)]);
+    }
+
+    #[test]
+    fn nobody_knows_the_lanes_of_a_node_that_is_gone() {
+        let mut book = HealthBook::default();
+        let throttled = state(LaneHealth::Throttled, "429 QUOTA_EXCEEDED");
+        says(&mut book, "a", &throttled, at(0));
+        says(&mut book, "b", &throttled, at(0));
+        assert!(book.gone(&node("a")) && !book.gone(&node("a")));
+        assert_eq!(troubles(&book)[0].nodes, 1);
+        assert!(says(&mut book, "a", &throttled, at(1)), "its next session tells it again");
     }
 
     #[test]

@@ -82,8 +82,8 @@ async fn changes(refused_at: &[u64]) -> Vec<u64> {
                 let ready =
                     wire::LaneState { lane: lane.id.0, health: wire::LaneHealth::Ready.into(), ..Default::default() };
                 let refused = wire::LaneState { health: wire::LaneHealth::Credential.into(), ..ready.clone() };
-                owner.health_changed(&node("a"), &ready);
-                owner.health_changed(&node("a"), &refused);
+                owner.health_changed(&node("a"), &ready, clock.moment());
+                owner.health_changed(&node("a"), &refused, clock.moment());
             }
             tokio::time::sleep(Duration::from_secs(10)).await;
             let now = authorization(&board, &lane);
@@ -118,9 +118,9 @@ async fn health_is_kept_for_each_end() {
     let lane = owner.ensure(&key("g", "c"), &board, &clock).unwrap();
     let state =
         |health: wire::LaneHealth| wire::LaneState { lane: lane.id.0, health: health.into(), ..Default::default() };
-    owner.health_changed(&node("a"), &state(wire::LaneHealth::Ready));
-    owner.health_changed(&node("b"), &state(wire::LaneHealth::Unreachable));
-    owner.health_changed(&node("a"), &state(wire::LaneHealth::Throttled));
+    owner.health_changed(&node("a"), &state(wire::LaneHealth::Ready), clock.moment());
+    owner.health_changed(&node("b"), &state(wire::LaneHealth::Unreachable), clock.moment());
+    owner.health_changed(&node("a"), &state(wire::LaneHealth::Throttled), clock.moment());
     let status: Vec<_> = owner.status().into_iter().map(|s| (s.node.to_string(), s.lane, s.health)).collect();
     let expected = [("a", wire::LaneHealth::Throttled), ("b", wire::LaneHealth::Unreachable)];
     assert_eq!(status, expected.map(|(node, health)| (node.to_owned(), "g/c".to_owned(), health)));

@@ -32,15 +32,26 @@ use clarion_proto::{
 };
 
 use super::{BandCounts, CellCounts, Counts, RefusedMessage, Snapshot, State};
-use crate::{lane_owner::health::truncated, owners::NodeName, plan::Band};
+use crate::{
+    dispatch::{AppPlan, LaneKey},
+    lane_owner::{
+        feedback::{app_name, evidence::AppLane},
+        health::truncated,
+    },
+    owners::NodeName,
+    plan::Band,
+};
+use reasons::{NodeReasons, top};
+
+mod reasons;
 
 /// Cells of resolution 6 kept for one alert; the contract's limit. 120 km have some 1,300; more than 480 km radius
 /// goes without the cells reported last.
 pub(crate) const CELLS_MAX: usize = 20_000;
 /// Former boots of a node that are remembered, so that a late report of one is not taken for a new one.
 const BOOTS_MAX: usize = 16;
-/// Lanes of one wave whose answers are counted: its apps', of which an alert has far fewer.
-const LANES_MAX: usize = 256;
+/// Apps of one wave, with their lanes, whose answers are counted: an alert has 64 at most.
+const APPS_MAX: usize = 256;
 /// Refused messages kept of one alert; each is said in other words, so few say all.
 const REFUSED_MAX: usize = 64;
 
@@ -50,6 +61,8 @@ pub(crate) struct Fold {
     alert: AlertName,
     created: Time,
     nodes: BTreeMap<NodeName, Node>,
+    /// Of its apps.
+    lanes: BTreeMap<AppName, LaneKey>,
     bands: Vec<(f64, f64)>,
     cells: BTreeMap<u64, CellCounts>,
     first_accepted: Option<Time>,
@@ -72,7 +85,8 @@ struct Node {
     peak: Tally,
     bands_walked: u32,
     /// Of the present boot.
-    lanes: BTreeMap<LaneId, Answers>,
+    answers: BTreeMap<AppLane, Answers>,
+    reasons: NodeReasons,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -93,17 +107,17 @@ struct Cell {
 /// What a report added.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Added {
-    /// New answers of gateways, by lane: those with any.
-    pub(crate) lanes: BTreeMap<LaneId, Answers>,
+    /// New answers of gateways, by app and lane: those with any.
+    pub(crate) answers: BTreeMap<AppLane, Answers>,
 }
 
-/// A gateway's last words on devices.
+/// A gateway's last words on devices, as far as they say whose fault a bad token is.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Answers {
-    /// Accepted, dead and refused.
-    pub(crate) all: u64,
-    /// Of those.
-    pub(crate) dead: u64,
+    /// Devices accepted.
+    pub(crate) accepted: u64,
+    /// Tokens called bad, which may mean the wrong environment.
+    pub(crate) bad: u64,
 }
 
 impl Fold {
@@ -111,6 +125,7 @@ impl Fold {
         alert: AlertName,
         created: Time,
         bands: &[Band],
+        apps: &[AppPlan],
         nodes: impl IntoIterator<Item = NodeName>,
     ) -> Self {
         let tally = Tally { bands: vec![Counts::default(); bands.len()], ..Tally::default() };
@@ -121,12 +136,14 @@ impl Fold {
             current: tally.clone(),
             peak: tally.clone(),
             bands_walked: 0,
-            lanes: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            reasons: NodeReasons::default(),
         };
         Self {
             alert,
             created,
             nodes: nodes.into_iter().map(|name| (name, node())).collect(),
+            lanes: apps.iter().map(|app| (app.app.clone(), app.lane.clone())).collect(),
             bands: bands.iter().map(|b| (b.from_m, b.to_m)).collect(),
             cells: BTreeMap::new(),
             first_accepted: None,
@@ -166,7 +183,10 @@ impl Fold {
             self.first_accepted.get_or_insert(now);
             self.last_accepted = Some(now);
         }
-        Added { lanes: report.lanes.iter().filter_map(|answers| node.answers(answers)).collect() }
+        for reason in &report.reasons {
+            node.reasons.report(reason, &self.lanes);
+        }
+        Added { answers: report.lanes.iter().filter_map(|answers| node.answers(answers)).collect() }
     }
 
     /// The wave has ended: whatever is open will have no answer any more.
@@ -204,6 +224,7 @@ impl Fold {
         bands.iter().for_each(|band| totals.add(&band.counts));
         let sum = |part: fn(&Tally) -> u64| self.nodes.values().map(|n| part(&n.settled) + part(&n.current)).sum();
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let (reasons, other_reasons) = top(self.nodes.values().map(|node| &node.reasons), &self.lanes);
         Snapshot {
             alert: self.alert.clone(),
             version: self.version,
@@ -222,6 +243,9 @@ impl Fold {
             refused_messages: self.refused_messages.iter().cloned().collect(),
             lane_troubles: Vec::new(),
             isolated: Vec::new(),
+            reasons,
+            other_reasons,
+            pruning_alarms: Vec::new(),
         }
     }
 
@@ -245,7 +269,8 @@ impl Node {
             }
             self.former.push(former);
             let bands = vec![Counts::default(); self.current.bands.len()];
-            self.lanes.clear();
+            self.answers.clear();
+            self.reasons.settle();
             let current = std::mem::replace(&mut self.current, Tally { bands, ..Tally::default() });
             self.settled.add_outcomes(&current);
         }
@@ -265,17 +290,18 @@ impl Node {
         *peak = (*peak).max(handed);
     }
 
-    /// What is new of a lane's answers.
-    fn answers(&mut self, report: &wire::LaneAnswers) -> Option<(LaneId, Answers)> {
-        let lane = LaneId(report.lane);
-        if !self.lanes.contains_key(&lane) && self.lanes.len() >= LANES_MAX {
+    /// What is new of the answers to an app.
+    fn answers(&mut self, report: &wire::LaneAnswers) -> Option<(AppLane, Answers)> {
+        let of = (app_name(&report.app)?, LaneId(report.lane));
+        if !self.answers.contains_key(&of) && self.answers.len() >= APPS_MAX {
             return None;
         }
-        let known = self.lanes.entry(lane).or_default();
-        let next = Answers { all: known.all.max(report.answers), dead: known.dead.max(report.dead) };
-        let more = Answers { all: next.all - known.all, dead: next.dead - known.dead };
+        let known = self.answers.entry(of.clone()).or_default();
+        let next =
+            Answers { accepted: known.accepted.max(report.accepted), bad: known.bad.max(report.bad_device_tokens) };
+        let more = Answers { accepted: next.accepted - known.accepted, bad: next.bad - known.bad };
         *known = next;
-        (more != Answers::default()).then_some((lane, more))
+        (more != Answers::default()).then_some((of, more))
     }
 
     /// Of all boots.

@@ -56,6 +56,7 @@ pub(super) fn lane(lane: &LaneSpec) -> SessionRequest {
             backoff_min_ms: millis(gateway.backoff_min),
             backoff_max_ms: millis(gateway.backoff_max),
             hpack_authorization_indexed: gateway.hpack_authorization_indexed,
+            evidence_answers: gateway.evidence_answers,
         }),
     }))
 }

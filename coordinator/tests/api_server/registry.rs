@@ -1,8 +1,9 @@
 //! Changes in: acknowledged in order, bad items as values, good ones in their logs.
 
+use clarion_coordinator::{dispatch::LaneKey, progress::PruningAlarm};
 use clarion_proto::{
     device::{Change, Record},
-    ids::{DeviceId, LogId, Position, log_of, partition_of},
+    ids::{AppName, DeviceId, LogId, Position, UnixMillis, log_of, partition_of},
     wire::{shard_v1, v1 as wire},
 };
 use prost::Message;
@@ -193,11 +194,22 @@ async fn stats_say_what_is_written_and_what_every_owner_has_applied() {
     };
     let before = stats().await;
     assert_eq!((before.changes_written, before.changes_applied, before.devices), (200, 0, 0));
+    assert_eq!(before.pruning_alarms, []);
     {
         let mut totals = server.nodes.totals.lock();
         totals.devices = 200;
         totals.applied = (0..64).map(|log| (LogId(log), Position(1))).collect();
+        totals.pruning_alarms.push(PruningAlarm {
+            app: AppName::from_id("demo").expect("a name"),
+            lane: LaneKey { gateway: "apns".to_owned(), credential: "team".to_owned() },
+            since: UnixMillis(1_800_000_000_000),
+            withheld: 900,
+            accepted_any: true,
+        });
     }
     let after = stats().await;
     assert_eq!((after.changes_written, after.changes_applied, after.devices), (200, 200, 200));
+    let alarms: Vec<_> = after.pruning_alarms.iter().map(|a| (a.app.as_str(), a.withheld, a.accepted_any)).collect();
+    assert_eq!(alarms, [("apps/demo", 900, true)]);
+    assert_eq!(after.pruning_alarms[0].since.map(|at| at.seconds), Some(1_800_000_000));
 }

@@ -115,6 +115,9 @@ impl Dispatch for Nodes {
             refused_messages: vec![],
             lane_troubles: vec![],
             isolated: Vec::new(),
+            reasons: vec![],
+            other_reasons: 0,
+            pruning_alarms: vec![],
         };
         self.snapshots.lock().insert(alert.name.clone(), watch::Sender::new(Arc::new(snapshot)));
         self.started.lock().push(alert);

@@ -2,9 +2,13 @@
 
 use clarion_coordinator::{
     config::Args,
-    progress::{CellCounts, Counts, State},
+    dispatch::LaneKey,
+    progress::{AnswerOutcome, CellCounts, Counts, LaneTrouble, PruningAlarm, ReasonCount, State, Trouble},
 };
-use clarion_proto::wire::v1 as wire;
+use clarion_proto::{
+    ids::{AppName, UnixMillis},
+    wire::v1 as wire,
+};
 use tonic::{Code, Streaming};
 
 use crate::support::{Server, busy, name, soon};
@@ -192,4 +196,65 @@ async fn who_does_not_read_gets_the_newest_state_and_no_queue() {
     let (handed, told, state) = *got.last().expect("some");
     assert_eq!((handed, state), (139, wire::State::Resolved));
     assert!(told >= 15_000, "all changed since: {told}");
+}
+
+#[tokio::test]
+async fn reasons_troubles_and_alarms_reach_whoever_watches() {
+    use wire::{lane_trouble::Kind, reason_count::Outcome};
+    let server = Server::with_demo().await;
+    let alert = server.created(1).await;
+    let lane = LaneKey { gateway: "apns".to_owned(), credential: "team".to_owned() };
+    let app = AppName::from_id("demo").expect("a name");
+    let reason = |of, outcome, status, reason: &str, count| {
+        let reason = reason.to_owned();
+        ReasonCount { of, outcome, status, reason, count }
+    };
+    let trouble = |kind, next_probe| LaneTrouble {
+        gateway: lane.gateway.clone(),
+        credential: lane.credential.clone(),
+        kind,
+        nodes: 2,
+        detail: "404, not signed by the provider".to_owned(),
+        since: UnixMillis(1_800_000_000_250),
+        next_probe,
+    };
+    server.nodes.publish(&name(&alert), |snapshot| {
+        let of = Some((app.clone(), lane.clone()));
+        snapshot.reasons = vec![
+            reason(of.clone(), AnswerOutcome::Dead, 400, "BadDeviceToken", 900),
+            reason(of, AnswerOutcome::Retried, 404, "", 1),
+            reason(None, AnswerOutcome::Refused, 0, "other", 1),
+        ];
+        snapshot.other_reasons = 7;
+        snapshot.lane_troubles =
+            vec![trouble(Trouble::Intermediary, Some(UnixMillis(1_800_000_002_000))), trouble(Trouble::Project, None)];
+        snapshot.pruning_alarms = vec![PruningAlarm {
+            app: app.clone(),
+            lane: lane.clone(),
+            since: UnixMillis(1_800_000_000_500),
+            withheld: 900,
+            accepted_any: false,
+        }];
+    });
+    let told = next(&mut watch(&server, &alert, false).await).await.expect("at once");
+    let reasons: Vec<_> = told.reasons.iter().map(|r| (r.app.as_str(), r.outcome(), r.status, r.count)).collect();
+    let expected =
+        [("apps/demo", Outcome::Dead, 400, 900), ("apps/demo", Outcome::Retried, 404, 1), ("", Outcome::Refused, 0, 1)];
+    assert_eq!((&reasons[..], told.other_reasons_count), (&expected[..], 7), "exactly, however few");
+    assert_eq!((told.reasons[0].gateway.as_str(), told.reasons[0].credential.as_str()), ("apns", "team"));
+    assert_eq!((told.reasons[0].reason.as_str(), told.reasons[1].reason.as_str()), ("BadDeviceToken", ""));
+    assert_eq!((told.reasons[2].gateway.as_str(), told.reasons[2].reason.as_str()), ("", "other"));
+    let at = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
+    let troubles: Vec<_> = told.lane_troubles.iter().map(|t| (t.kind(), t.nodes, t.since, t.next_probe)).collect();
+    let since = at(1_800_000_000, 250_000_000);
+    assert_eq!(troubles, [(Kind::Intermediary, 2, since, at(1_800_000_002, 0)), (Kind::Project, 2, since, None)]);
+    let alarm = wire::PruningAlarm {
+        app: "apps/demo".to_owned(),
+        gateway: "apns".to_owned(),
+        credential: "team".to_owned(),
+        since: at(1_800_000_000, 500_000_000),
+        withheld: 900,
+        accepted_any: false,
+    };
+    assert_eq!(told.pruning_alarms, [alarm]);
 }

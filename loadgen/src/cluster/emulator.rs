@@ -168,6 +168,8 @@ impl Emulator {
                 let errors = Errors {
                     fate: Fate::Answer,
                     reason,
+                    status: None,
+                    times: None,
                     ppm: ppm(share),
                     connections_ppm: 1_000_000,
                     delivered,

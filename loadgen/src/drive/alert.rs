@@ -62,6 +62,28 @@ pub struct Ended {
     pub seen_ns: u64,
     /// If the scenario asked for it.
     pub cancelled: Option<Cancelled>,
+    /// What its watcher was told of trouble on the way.
+    pub told: Told,
+}
+
+/// What the cluster told of trouble while an alert was watched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Of a lane that was paused, throttled or unreachable.
+    pub troubled: bool,
+    /// Of an app whose devices are kept although their tokens are called bad.
+    pub alarmed: bool,
+    /// Lane troubles that did not say why, or not since when.
+    pub speechless: u64,
+}
+
+impl Told {
+    fn hear(&mut self, progress: &wire::AlertProgress) {
+        self.troubled |= !progress.lane_troubles.is_empty();
+        self.alarmed |= !progress.pruning_alarms.is_empty();
+        let speechless = |trouble: &&wire::LaneTrouble| trouble.detail.is_empty() || trouble.since.is_none();
+        self.speechless += progress.lane_troubles.iter().filter(speechless).count() as u64;
+    }
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, as in the gateway's record.
@@ -166,14 +188,16 @@ pub async fn watch(
     let request = wire::WatchAlertRequest { name: name.to_owned(), cells: false };
     let mut updates = client.watch_alert(request).await?.into_inner();
     let (mut newest, mut cancelled, mut ended_ns) = (wire::AlertProgress::default(), None, None);
+    let mut told = Told::default();
     loop {
         let update = timeout_at(end, updates.message()).await.map_err(|_| late(&newest, deadline))??;
         newest = match (update, ended_ns) {
             (Some(update), _) => update,
             // The stream ends after the last state, and only then.
-            (None, Some(seen_ns)) => return Ok(Ended { progress: newest, seen_ns, cancelled }),
+            (None, Some(seen_ns)) => return Ok(Ended { progress: newest, seen_ns, cancelled, told }),
             (None, None) => return Err(DriveError::Ended("WatchAlert")),
         };
+        told.hear(&newest);
         let progress = newest.progress.unwrap_or_default();
         seen(&progress);
         if has_ended(newest.state()) {

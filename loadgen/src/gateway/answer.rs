@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     frame::{self, flag, kind},
+    hpack::{Encoder, put_literal},
     platform::Platform,
 };
 
@@ -91,6 +92,10 @@ reasons! {
     FcmPathNotFound "PATH_NOT_FOUND" = 404,
     FcmBadGateway "BAD_GATEWAY" = 502,
     FcmUnauthorizedPage "UNAUTHORIZED_PAGE" = 401,
+    // A 429 of which only `error.message` says that it is about one device.
+    FcmDeviceRateExceeded "DEVICE_RATE_EXCEEDED" = 429,
+    // Of no provider: a page of HTML by a proxy on the way. Any status may be ordered with it.
+    Page "PAGE" = 502,
 }
 
 impl Reason {
@@ -104,7 +109,7 @@ impl Reason {
     #[must_use]
     pub fn platform(self) -> Option<Platform> {
         match self as u8 {
-            0 => None,
+            _ if matches!(self, Self::None | Self::Page) => None,
             n if n < Self::FcmUnregistered as u8 => Some(Platform::Apns),
             _ => Some(Platform::Fcm),
         }
@@ -196,6 +201,35 @@ pub fn put_body(out: &mut Vec<u8>, stream: u32, body: &[u8]) {
     out.extend_from_slice(body);
 }
 
+/// Appends the HEADERS frame of an answer whose rest never comes: a status, and a length that promises a body.
+pub fn put_cut_head(out: &mut Vec<u8>, encoder: &mut Encoder, stream: u32, status: u16) {
+    let start = begin_headers(out, stream, false);
+    encoder.begin(out);
+    put_status(out, status);
+    put_literal(out, b"content-length", b"1024");
+    end_headers(out, start);
+}
+
+/// Appends the HEADERS frame of a page that a proxy on the way answers with, and the page to `body`.
+pub fn put_proxy_page(out: &mut Vec<u8>, encoder: &mut Encoder, stream: u32, status: u16, body: &mut Vec<u8>) {
+    let start = begin_headers(out, stream, false);
+    encoder.begin(out);
+    put_status(out, status);
+    put_literal(out, b"content-type", b"text/html");
+    match status {
+        300..=399 => put_literal(out, b"location", b"https://login.proxy.example/"),
+        407 => put_literal(out, b"proxy-authenticate", b"Basic realm=\"proxy.example\""),
+        _ => {}
+    }
+    end_headers(out, start);
+    let written = write!(
+        body,
+        "<html>\r\n<head><title>{status}</title></head>\r\n<body>\r\n<center><h1>{status}</h1></center>\r\n\
+         <hr><center>proxy.example</center>\r\n</body>\r\n</html>\r\n"
+    );
+    written.expect("writing to memory");
+}
+
 /// Appends `:status`.
 pub fn put_status(out: &mut Vec<u8>, status: u16) {
     // The static table holds :status with these values from entry 8 on (RFC 7541, appendix A).
@@ -226,6 +260,7 @@ mod tests {
         assert_eq!(Reason::None.platform(), None);
         assert_eq!(Reason::Shutdown.platform(), Some(Platform::Apns));
         assert_eq!(Reason::FcmUnregistered.platform(), Some(Platform::Fcm));
+        assert_eq!(Reason::Page.platform(), None, "a proxy may stand before either");
         for &reason in &Reason::ALL[1..] {
             let name = format!("\"{}\"", reason.as_str());
             assert_eq!(serde_json::from_str::<Reason>(&name).expect("named"), reason);

@@ -69,6 +69,8 @@ pub enum End {
     Socket = 6,
     /// The gateway stopped.
     Stopped = 7,
+    /// In the middle of an answer, by order.
+    Cut = 8,
 }
 
 /// What is outside of one connection.

@@ -30,7 +30,12 @@
 //! | provider tokens that expire early | `"provider_token": {"age_seconds_max": 2}` |
 //! | dead tokens, with a time before or after the registration | `"rules": [{"ppm": 10000, "answer": {"reason": "Unregistered", "timestamp_offset_ms": -86400000}}]` |
 //! | a storm of the wrong environment | `"rules": [{"ppm": 900000, "answer": {"reason": "BadDeviceToken"}}]` |
-//! | pages of HTML | `"errors": [{"reason": "BAD_GATEWAY", "ppm": 1000}]`, `UNAUTHORIZED_PAGE` |
+//! | pages of HTML by the provider's front end | `"errors": [{"reason": "BAD_GATEWAY", "ppm": 1000}]`, `UNAUTHORIZED_PAGE` |
+//! | pages of HTML by a proxy on the way | `"errors": [{"reason": "PAGE", "status": 404, "ppm": 10000}]`; 302, 403, 407, 413, … |
+//! | one odd answer among thousands | any of `"errors"` with `"times": 1`; one in each second: with `"duration_ms": 1000, "every_ms": 1000` |
+//! | an answer that is cut behind its head | `"errors": [{"fate": "head_then_reset", "status": 403, "ppm": 100}]`; `head_then_close` ends the connection |
+//! | FCM: canonical `NOT_FOUND` without an FcmError | `"errors": [{"reason": "PROJECT_NOT_FOUND", "ppm": 100}]` |
+//! | FCM: 429 whose message alone names the device | `"rules": [{"ppm": 10000, "answer": {"reason": "DEVICE_RATE_EXCEEDED", "times": 1}}]` |
 //! | a quota that is used up | the gateway's own `projects.quota_per_minute`; by chance `QUOTA_EXCEEDED`, `RATE_LIMIT_EXCEEDED` |
 //! | handshakes that are slow, reset, or end at an expired certificate | `"handshake": {"delay_ms": 3000, "reset": true, "expired_certificate": true}` |
 //! | a token endpoint that is down | `"token_endpoint": {"down": true}` |
@@ -211,8 +216,15 @@ pub struct Errors {
     /// The provider's reason, such as `ServiceUnavailable` or `UNAVAILABLE`; absent: acceptance.
     #[serde(default = "acceptance")]
     pub reason: Reason,
+    /// Another status than the reason's; `PAGE` and cut answers come with any.
+    #[serde(default)]
+    pub status: Option<u16>,
     /// Parts per million of the requests.
     pub ppm: u32,
+    /// The most that are struck, over all connections: since the faults were set, or in each period of `every_ms`.
+    /// Absent: no limit.
+    #[serde(default)]
+    pub times: Option<u32>,
     /// Parts per million of the connections on which it may strike; absent: all.
     #[serde(default = "all")]
     pub connections_ppm: u32,

@@ -51,7 +51,8 @@ pub struct Entry {
     pub collapse_hash: u64,
     /// Which connection, counted from 1 over the life of the gateway.
     pub connection: u32,
-    /// The status decided; 0 for none (unprocessed, reset in place of an answer, or never answered by a script).
+    /// The status decided; 0 for none (unprocessed, reset in place of an answer, or never answered by a script). Of an
+    /// answer that was cut behind its head that of the head, without a reason and without [`flag::ANSWERED`].
     pub status: u16,
     /// Number of the [`Reason`].
     pub reason: u8,
@@ -133,7 +134,7 @@ pub struct Stats {
     pub bytes_sent: u64,
     /// Entries beyond the record's limit.
     pub dropped: u64,
-    /// Decisions by reason; `None` is 200.
+    /// Decisions by reason; `None` is 200, and what was cut behind its head.
     pub reasons: BTreeMap<&'static str, u64>,
     /// FCM: by project, the highest counts in any 60 s.
     pub quota: BTreeMap<String, Peak>,

@@ -58,6 +58,11 @@ pub enum Fate {
     AnswerThenReset,
     /// It is never answered.
     Stall,
+    /// Its answer is cut: the head comes, and RST_STREAM(INTERNAL_ERROR) in place of the body. With a `status`, that
+    /// one; the reason is never said.
+    HeadThenReset,
+    /// Its answer is cut: the head comes, and the connection ends.
+    HeadThenClose,
 }
 
 impl Fate {
@@ -65,6 +70,12 @@ impl Fate {
     #[must_use]
     pub fn is_answered(self) -> bool {
         matches!(self, Self::Answer | Self::AnswerThenReset)
+    }
+
+    /// Whether no more than the head of its answer comes.
+    #[must_use]
+    pub fn is_cut(self) -> bool {
+        matches!(self, Self::HeadThenReset | Self::HeadThenClose)
     }
 }
 

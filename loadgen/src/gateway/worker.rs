@@ -357,7 +357,9 @@ impl Worker {
         let mut log = self.log.lock();
         match end {
             End::Reset => socket.reset(),
-            End::Client | End::Protocol | End::Drained | End::Handshake | End::Socket | End::Stopped => socket.close(),
+            End::Client | End::Protocol | End::Drained | End::Handshake | End::Socket | End::Stopped | End::Cut => {
+                socket.close()
+            }
         }
         socket.http.lost(now, &mut log);
         log.totals.connections_closed += 1;

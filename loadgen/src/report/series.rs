@@ -45,6 +45,13 @@ pub const FIGURES: &[&str] = &[
     "refused",
     "expired",
     "retried_requests",
+    // Alerts whose watcher was told of a lane's trouble; of an app whose devices are kept though called dead.
+    "troubled",
+    "alarmed",
+    // Lane troubles that did not say why, or not since when.
+    "speechless",
+    // Dead and refused devices beyond the reasons told, and the other way round, alert by alert.
+    "unexplained",
     // In the undisturbed alert at the end: devices inside to which nothing was sent; and those never called dead.
     "lost",
     "lost_alive",

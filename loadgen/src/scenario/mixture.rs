@@ -102,6 +102,8 @@ fn errors(fate: Fate, reason: Reason, ppm: u32) -> Errors {
     Errors {
         fate,
         reason,
+        status: None,
+        times: None,
         ppm,
         connections_ppm: 1_000_000,
         delivered: false,

@@ -61,6 +61,9 @@ pub struct CaseSpec {
     /// What must come of it, where that is not what must come of all.
     #[serde(default)]
     pub expect: BTreeMap<String, Bound>,
+    /// What is aimed at, beside what is in all.
+    #[serde(default)]
+    pub targets: BTreeMap<String, Bound>,
 }
 
 impl CaseSpec {
@@ -85,9 +88,11 @@ impl SeriesSpec {
         of_all.filter_map(|(name, bound)| Some((known(name)?, *bound))).collect()
     }
 
-    /// What is aimed at in every case.
-    pub fn targets(&self) -> impl Iterator<Item = (&'static str, Bound)> {
-        self.targets.iter().filter_map(|(name, bound)| Some((known(name)?, *bound)))
+    /// What is aimed at in a case.
+    #[must_use]
+    pub fn targets(&self, case: &CaseSpec) -> BTreeMap<&'static str, Bound> {
+        let of_all = self.targets.iter().chain(&case.targets);
+        of_all.filter_map(|(name, bound)| Some((known(name)?, *bound))).collect()
     }
 
     /// Leaves the named cases, and the undisturbed one that begins.
@@ -138,8 +143,10 @@ impl SeriesSpec {
             for platform in platforms.filter(|p| case.befalls(*p)) {
                 case.faults.iter().try_for_each(|f| f.check(platform)).map_err(|e| of_case(e.to_string()))?;
             }
-            let mut named = self.expect.keys().chain(self.targets.keys()).chain(case.expect.keys());
-            if let Some(name) = named.find(|name| known(name).is_none()) {
+            let of_all = self.expect.keys().chain(self.targets.keys());
+            if let Some(name) =
+                of_all.chain(case.expect.keys()).chain(case.targets.keys()).find(|name| known(name).is_none())
+            {
                 return Err(of_case(format!("`{name}` is no figure of a case; there are {}", FIGURES.join(", "))));
             }
         }

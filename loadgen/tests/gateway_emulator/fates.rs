@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use clarion_loadgen::gateway::{
+    answer::Reason,
+    connection::End,
     frame::kind,
     record::{Entry, flag as record},
 };
@@ -145,4 +147,68 @@ fn a_storm_of_wrong_environment_is_a_rule() {
         bench.send(&bench.push(2 * i + 1, &format!("{i:08x}")));
     }
     assert!(bench.entries().iter().all(|e| e.status == 400 && !e.accepted()));
+}
+
+#[test]
+fn an_answer_is_cut_behind_its_head() {
+    let mut bench = open();
+    bench.faults(r#"{"errors": [{"fate": "head_then_reset", "status": 403, "ppm": 1000000, "times": 1}]}"#);
+    bench.send(&bench.push(1, "ab"));
+    let frames = bench.frames();
+    assert_eq!(frames.iter().map(Frame::brief).collect::<Vec<_>>(), [(kind::HEADERS, 1), (kind::RST_STREAM, 1)]);
+    assert!(frames[0].payload.starts_with(b"\x08\x03403") && frames[0].flags & 1 == 0, "a body is to follow");
+    assert_eq!(resets(&frames), [(1, 2)], "INTERNAL_ERROR");
+    let entry = bench.entries()[0];
+    assert_eq!((entry.status, entry.reason, entry.flags), (403, 0, 0), "the client has no answer");
+    bench.send(&bench.push(3, "ac"));
+    assert_eq!(briefs(&mut bench), [(kind::HEADERS, 3)], "once was ordered");
+}
+
+#[test]
+fn an_answer_is_cut_by_the_end_of_its_connection() {
+    let mut bench = Bench::fcm(|_| {});
+    bench.faults(r#"{"errors": [{"fate": "head_then_close", "status": 404, "ppm": 1000000}]}"#);
+    bench.send(&bench.message(1, &fcm_body(&fcm_token(1))));
+    let frames = bench.frames();
+    assert_eq!(frames.iter().map(Frame::brief).collect::<Vec<_>>(), [(kind::HEADERS, 1)]);
+    assert_eq!(frames[0].payload[0], 0x80 | 13, ":status 404 of the static table");
+    assert_eq!(bench.connection.end(), Some(End::Cut));
+    assert_eq!((bench.entries()[0].status, bench.entries()[0].flags & record::ANSWERED), (404, 0));
+}
+
+#[test]
+fn a_proxy_answers_with_pages_of_its_own_before_either_provider() {
+    for status in [302, 403, 404, 407, 413] {
+        let faults = format!(r#"{{"errors": [{{"reason": "PAGE", "status": {status}, "ppm": 1000000}}]}}"#);
+        let mut apns = open();
+        apns.faults(&faults);
+        apns.send(&apns.push(1, "ab"));
+        let mut fcm = Bench::fcm(|_| {});
+        fcm.faults(&faults);
+        fcm.send(&fcm.message(1, &fcm_body(&fcm_token(1))));
+        for bench in [&mut apns, &mut fcm] {
+            let frames = bench.frames();
+            assert_eq!(frames.iter().map(|f| f.kind).collect::<Vec<_>>(), [kind::HEADERS, kind::DATA]);
+            let (head, page) = (&frames[0].payload, String::from_utf8_lossy(&frames[1].payload).into_owned());
+            assert!(head.windows(9).any(|w| w == b"text/html"), "{status}");
+            assert_eq!(head.windows(8).any(|w| w == b"location"), status == 302);
+            assert!(page.starts_with("<html>") && page.contains(&format!("<h1>{status}</h1>")), "{page}");
+            let entry = bench.entries()[0];
+            assert_eq!((entry.status, entry.reason(), entry.accepted()), (status, Some(Reason::Page), false));
+        }
+    }
+}
+
+#[test]
+fn a_devices_rate_is_named_by_the_message_alone() {
+    let mut bench = Bench::fcm(|_| {});
+    let rule =
+        r#"{"ppm": 1000000, "answer": {"reason": "DEVICE_RATE_EXCEEDED", "times": 1, "retry_after": {"seconds": 1}}}"#;
+    bench.faults(&format!(r#"{{"rules": [{rule}]}}"#));
+    bench.send(&bench.message(1, &fcm_body(&fcm_token(1))));
+    let frames = bench.frames();
+    assert!(frames[0].payload.windows(11).any(|w| w == b"retry-after"));
+    let body = String::from_utf8(frames[1].payload.clone()).expect("UTF-8");
+    assert!(body.contains("Device message rate exceeded") && body.contains("QUOTA_EXCEEDED"), "{body}");
+    assert!(!body.contains("QuotaFailure") && !body.contains("ErrorInfo"), "{body}");
 }

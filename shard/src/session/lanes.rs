@@ -183,7 +183,7 @@ impl Lanes {
         let (health, detail) = end.worst()?;
         let detail = detail.to_owned();
         end.told = Some((health, detail.clone()));
-        Some(wire::LaneState { lane: id.0, health: to_wire(health).into(), detail })
+        Some(wire::LaneState { lane: id.0, health: to_wire(health).into(), detail, ..Default::default() })
     }
 }
 
@@ -248,6 +248,7 @@ fn spec(lane: &Lane, connections: usize) -> LaneSpec {
         backoff_min: terms.backoff_min,
         backoff_max: terms.backoff_max,
         authorization_indexed: terms.authorization_indexed,
+        evidence: terms.evidence,
     }
 }
 

@@ -213,6 +213,7 @@ impl Merge {
             dead,
             lanes: self.answers(),
             refused_messages: self.refused_messages(),
+            reasons: Vec::new(),
         };
         self.bands_changed.clear();
         self.cells_changed = cells_later;
@@ -261,7 +262,14 @@ impl Merge {
             (sum.all, sum.dead) = (sum.all + answers.all, sum.dead + answers.dead);
         }
         let answered = sums.into_iter().filter(|(_, sum)| sum.all > 0);
-        answered.map(|(lane, sum)| wire::LaneAnswers { lane: lane.0, answers: sum.all, dead: sum.dead }).collect()
+        answered
+            .map(|(lane, sum)| wire::LaneAnswers {
+                lane: lane.0,
+                answers: sum.all,
+                dead: sum.dead,
+                ..Default::default()
+            })
+            .collect()
     }
 
     fn refused_messages(&self) -> Vec<wire::RefusedMessage> {
@@ -299,6 +307,7 @@ fn dead(d: &DeadToken) -> wire::DeadToken {
         device: d.device.0.to_vec(),
         token_hash: d.token_hash,
         gateway_time_ms: d.gateway_time.map_or(0, |t| t.0),
+        ..Default::default()
     }
 }
 

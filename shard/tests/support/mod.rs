@@ -289,6 +289,7 @@ pub fn lane(id: u32) -> Say {
             backoff_min_ms: 100,
             backoff_max_ms: 30_000,
             hpack_authorization_indexed: true,
+            evidence_answers: 32,
         }),
     })
 }

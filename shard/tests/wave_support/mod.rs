@@ -131,6 +131,7 @@ pub(crate) fn lane_spec(id: LaneId, gateway: &Gateway, connections: usize) -> La
         backoff_min: Duration::from_millis(10),
         backoff_max: Duration::from_millis(100),
         authorization_indexed: true,
+        evidence: 32,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     alert::{AlertRecord, State, is_final},
     lane_owner::health::truncated,
     privacy,
-    progress::{CellCounts, Counts, LaneTrouble, Snapshot, Trouble},
+    progress::{AnswerOutcome, CellCounts, Counts, LaneTrouble, PruningAlarm, ReasonCount, Snapshot, Trouble},
 };
 
 /// An alert with its newest progress, as far as anybody knows it.
@@ -55,6 +55,9 @@ pub(super) fn watched(snapshot: &Snapshot, cells: &[CellCounts], cells_since: Op
             .collect(),
         lane_troubles: snapshot.lane_troubles.iter().map(lane_trouble).collect(),
         isolation: isolation(snapshot),
+        reasons: snapshot.reasons.iter().map(reason_count).collect(),
+        pruning_alarms: snapshot.pruning_alarms.iter().map(pruning_alarm).collect(),
+        other_reasons_count: snapshot.other_reasons,
     }
 }
 
@@ -114,6 +117,8 @@ fn lane_trouble(trouble: &LaneTrouble) -> wire::LaneTrouble {
         Trouble::Unreachable => Kind::Unreachable,
         Trouble::Throttled => Kind::Throttled,
         Trouble::Credential => Kind::Credential,
+        Trouble::Intermediary => Kind::Intermediary,
+        Trouble::Project => Kind::Project,
     };
     wire::LaneTrouble {
         gateway: trouble.gateway.clone(),
@@ -121,6 +126,42 @@ fn lane_trouble(trouble: &LaneTrouble) -> wire::LaneTrouble {
         kind: kind.into(),
         nodes: trouble.nodes,
         detail: trouble.detail.clone(),
+        since: Some(timestamp(trouble.since)),
+        next_probe: trouble.next_probe.map(timestamp),
+    }
+}
+
+fn reason_count(count: &ReasonCount) -> wire::ReasonCount {
+    use wire::reason_count::Outcome;
+    let outcome = match count.outcome {
+        AnswerOutcome::Dead => Outcome::Dead,
+        AnswerOutcome::Refused => Outcome::Refused,
+        AnswerOutcome::Retried => Outcome::Retried,
+    };
+    let (app, gateway, credential) = match &count.of {
+        Some((app, lane)) => (app.name(), lane.gateway.clone(), lane.credential.clone()),
+        None => Default::default(),
+    };
+    wire::ReasonCount {
+        app,
+        gateway,
+        credential,
+        outcome: outcome.into(),
+        status: count.status,
+        reason: count.reason.clone(),
+        count: count.count,
+    }
+}
+
+/// An alarm, as watchers of an alert and `GetRegistryStats` are told of it.
+pub(in crate::api) fn pruning_alarm(alarm: &PruningAlarm) -> wire::PruningAlarm {
+    wire::PruningAlarm {
+        app: alarm.app.name(),
+        gateway: alarm.lane.gateway.clone(),
+        credential: alarm.lane.credential.clone(),
+        since: Some(timestamp(alarm.since)),
+        withheld: alarm.withheld,
+        accepted_any: alarm.accepted_any,
     }
 }
 

@@ -240,6 +240,9 @@ mod tests {
             refused_messages: vec![],
             lane_troubles: vec![],
             isolated: Vec::new(),
+            reasons: vec![],
+            other_reasons: 0,
+            pruning_alarms: vec![],
         }
     }
 

@@ -305,8 +305,8 @@ impl Owner {
     }
 
     fn say(&self, lane: u32, health: wire::LaneHealth) {
-        let state = wire::LaneState { lane, health: health.into(), detail: String::new() };
-        self.owner.health_changed(&node("a"), &state);
+        let state = wire::LaneState { lane, health: health.into(), ..Default::default() };
+        self.owner.health_changed(&node("a"), &state, self.clock.moment());
     }
 }
 

@@ -5,11 +5,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::dispatch::fixtures::{BOOT_1, BOOT_2, alert, node, seconds};
 
+mod reasons;
+
 const CELL: u64 = 0x8641_1ab4_ffff_ffff;
 
 fn fold() -> Fold {
     let alert = alert();
-    Fold::new(alert.name, alert.created, &alert.bands, [node("a"), node("b")])
+    Fold::new(alert.name, alert.created, &alert.bands, &alert.apps, [node("a"), node("b")])
 }
 
 /// One band and one cell at once.
@@ -53,19 +55,31 @@ fn a_repeated_or_old_report_changes_nothing() {
 }
 
 #[test]
-fn answers_are_told_lane_by_lane_once() {
+fn answers_are_told_app_by_app_once() {
     let mut fold = fold();
-    let mut added = |boot, lanes: &[(u32, u64, u64)]| {
-        let lanes = lanes.iter().map(|&(lane, answers, dead)| wire::LaneAnswers { lane, answers, dead });
+    let mut added = |boot, answers: &[(u32, &str, u64, u64)]| {
+        let lanes = answers.iter().map(|&(lane, app, accepted, bad_device_tokens)| wire::LaneAnswers {
+            lane,
+            app: app.to_owned(),
+            accepted,
+            bad_device_tokens,
+            ..Default::default()
+        });
         let report = wire::Report { lanes: lanes.collect(), ..wire::Report::default() };
-        let added = fold.report(&node("a"), boot, &report, seconds(2)).lanes;
-        added.into_iter().map(|(lane, new)| (lane.0, new.all, new.dead)).collect::<Vec<_>>()
+        let added = fold.report(&node("a"), boot, &report, seconds(2)).answers;
+        added.into_iter().map(|((app, lane), new)| (lane.0, app.name(), new.accepted, new.bad)).collect::<Vec<_>>()
     };
-    assert_eq!(added(BOOT_1, &[(1, 100, 3), (2, 10, 10)]), [(1, 100, 3), (2, 10, 10)]);
-    assert_eq!(added(BOOT_1, &[(1, 100, 3), (2, 15, 12)]), [(2, 5, 2)]);
-    assert_eq!(added(BOOT_1, &[(1, 90, 1)]), [], "an old one");
-    assert_eq!(added(BOOT_2, &[(1, 4, 1)]), [(1, 4, 1)], "another process counts from nothing");
-    assert_eq!(added(BOOT_1, &[(1, 500, 0)]), [], "a former one is not listened to");
+    let (x, y) = ("apps/x", "apps/y");
+    let told = |lane, app: &str, accepted, bad| (lane, app.to_owned(), accepted, bad);
+    assert_eq!(
+        added(BOOT_1, &[(1, x, 97, 3), (1, y, 0, 10), (2, "", 5, 5)]),
+        [told(1, x, 97, 3), told(1, y, 0, 10)],
+        "nobody knows whose the last ones are"
+    );
+    assert_eq!(added(BOOT_1, &[(1, x, 97, 3), (1, y, 1, 12)]), [told(1, y, 1, 2)]);
+    assert_eq!(added(BOOT_1, &[(1, x, 90, 1)]), [], "an old one");
+    assert_eq!(added(BOOT_2, &[(1, x, 4, 1)]), [told(1, x, 4, 1)], "another process counts from nothing");
+    assert_eq!(added(BOOT_1, &[(1, x, 500, 0)]), [], "a former one is not listened to");
 }
 
 #[test]

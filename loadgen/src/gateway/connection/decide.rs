@@ -178,7 +178,8 @@ impl Connection {
         if !context.plan.faults.errors.is_empty()
             && let Some(error) = context.plan.error(self.random.next_u64(), self.number, context.now.at)
         {
-            let answer = Answer { retry_after: error.retry_after, ..Answer::refused(error.reason) };
+            let status = error.status.unwrap_or_else(|| error.reason.status());
+            let answer = Answer { status, retry_after: error.retry_after, ..Answer::refused(error.reason) };
             return Verdict::new(error.fate, answer, error.delivered);
         }
         Verdict { answer: Answer::ACCEPTED, fate: Fate::Answer, accepted: true }
@@ -199,7 +200,8 @@ impl Verdict {
         if fate.is_answered() {
             return Self { accepted: delivered || answer.reason == Reason::None, answer, fate };
         }
-        let nothing = Answer { status: 0, ..Answer::ACCEPTED };
+        let status = if fate.is_cut() { answer.status } else { 0 };
+        let nothing = Answer { status, ..Answer::ACCEPTED };
         Self { answer: nothing, fate, accepted: delivered && fate != Fate::Refuse }
     }
 }

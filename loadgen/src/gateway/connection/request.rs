@@ -5,7 +5,7 @@ use rand::Rng as _;
 
 use super::{
     super::{
-        answer::put_body,
+        answer::{Reason, put_body, put_cut_head, put_proxy_page},
         apns::{self, answer::Uuid, request::Path},
         faults::Silence,
         fcm,
@@ -15,7 +15,7 @@ use super::{
         record::{self, Entry},
         script::Fate,
     },
-    BLOCK_BYTES_MAX, Connection, Context,
+    BLOCK_BYTES_MAX, Connection, Context, End,
     answers::{Blocked, Pending, Subject},
     limits::Admission,
 };
@@ -169,7 +169,8 @@ impl Connection {
         });
         let due = if decision.fate == Fate::Stall { Time::NEVER } else { self.due(context) };
         // The client need not send the rest of a request that is answered early (RFC 9113, section 8.1).
-        let fate = if whole || decision.fate == Fate::Reset { decision.fate } else { Fate::AnswerThenReset };
+        let reset = matches!(decision.fate, Fate::Reset | Fate::HeadThenReset | Fate::HeadThenClose);
+        let fate = if whole || reset { decision.fate } else { Fate::AnswerThenReset };
         let pending = Pending { due, stream, answer: decision.answer, subject: decision.subject, handle, fate };
         if due <= context.now.at {
             self.write_answer(&pending, context);
@@ -202,12 +203,16 @@ impl Connection {
             self.active = Some(context.now.at);
             return frame::rst_stream(&mut self.output, stream, Code::InternalError);
         }
+        if fate.is_cut() {
+            return self.write_cut(stream, answer.status, fate, context);
+        }
         let then_reset = fate == Fate::AnswerThenReset;
         let mut body = std::mem::take(&mut self.body);
         body.clear();
         let unique_id = context.policy.apns().filter(|p| p.sandbox).map(|_| mint(&mut self.random));
         let (out, encoder) = (&mut self.output, &mut self.encoder);
         match (&pending.subject, &context.policy.provider) {
+            _ if answer.reason == Reason::Page => put_proxy_page(out, encoder, stream, answer.status, &mut body),
             (Subject::Fcm(subject), Provider::Fcm(policy)) => {
                 let reply = fcm::answer::Reply { answer, subject: *subject, policy, wall: context.now.wall };
                 fcm::answer::put(out, encoder, stream, &reply, &mut body);
@@ -238,6 +243,18 @@ impl Connection {
             _ => None,
         };
         self.announce(limit);
+    }
+
+    /// Writes the head of an answer and breaks off: its stream, or the connection with all that waits on it.
+    fn write_cut(&mut self, stream: u32, status: u16, fate: Fate, context: &Context<'_>) {
+        self.stream_windows.remove(&stream);
+        self.active = Some(context.now.at);
+        put_cut_head(&mut self.output, &mut self.encoder, stream, status);
+        if fate == Fate::HeadThenReset {
+            frame::rst_stream(&mut self.output, stream, Code::InternalError);
+        } else {
+            self.end.get_or_insert(End::Cut);
+        }
     }
 
     /// Writes the bodies that fit the client's windows, in order.

@@ -1,6 +1,12 @@
 //! The faults of one moment, ready to be asked by a worker.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use clarion_proto::time::Time;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -20,6 +26,8 @@ pub struct Plan {
     pub scripts: Scripts,
     /// The latency at 256 evenly spaced quantiles, microseconds.
     quantiles: Box<[u64]>,
+    /// Of each of the errors, the period (upper half) and how often it has struck in it (lower half).
+    struck: Arc<[AtomicU64]>,
 }
 
 impl Plan {
@@ -28,7 +36,8 @@ impl Plan {
     pub fn new(faults: Faults, since: Time, generation: u64) -> Self {
         let quantiles = quantiles(faults.latency);
         let scripts = Scripts { seed: faults.seed, rules: faults.rules.clone(), ..Scripts::default() };
-        Self { faults, since, generation, scripts, quantiles }
+        let struck = faults.errors.iter().map(|_| AtomicU64::new(0)).collect();
+        Self { faults, since, generation, scripts, quantiles, struck }
     }
 
     /// How long an answer takes, by a random byte.
@@ -85,11 +94,21 @@ impl Plan {
     #[must_use]
     pub fn error(&self, random: u64, connection: u32, now: Time) -> Option<&Errors> {
         let mut end = 0;
-        let holding = self.faults.errors.iter().filter(|e| self.holds_again(e.duration_ms, e.every_ms, now));
-        holding.filter(|e| self.befalls(connection, e.connections_ppm)).find(|e| {
+        let errors = self.faults.errors.iter().zip(&*self.struck);
+        let holding = errors.filter(|(e, _)| self.holds_again(e.duration_ms, e.every_ms, now));
+        let (error, struck) = holding.filter(|(e, _)| self.befalls(connection, e.connections_ppm)).find(|(e, _)| {
             end += u64::from(e.ppm);
             random % 1_000_000 < end
-        })
+        })?;
+        let Some(times) = error.times else { return Some(error) };
+        let period = now.since(self.since).as_millis() / u128::from(error.every_ms.max(1));
+        let period = if error.every_ms == 0 { 0 } else { u64::try_from(period).unwrap_or(u64::MAX) << 32 };
+        let count = |was: u64| {
+            let (of, so_far) = (was & !u64::from(u32::MAX), was & u64::from(u32::MAX));
+            let so_far = if of == period { so_far } else { 0 };
+            (so_far < u64::from(times)).then_some(period | (so_far + 1))
+        };
+        struck.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count).is_ok().then_some(error)
     }
 
     /// What happens to a connection before HTTP/2 begins.
@@ -269,6 +288,23 @@ mod tests {
         assert!((2_725..3_275).contains(&struck(start)), "{}", struck(start));
         assert_eq!(struck(start + Duration::from_millis(200)), 0);
         assert_eq!(struck(start + 7 * SECOND), struck(start), "the same ones");
+    }
+
+    #[test]
+    fn an_error_strikes_so_many_times_in_all_or_in_each_period() {
+        let start = Time(5_000_000);
+        let struck = |plan: &Plan, at: Time| (0..100).filter(|&c| plan.error(0, c, at).is_some()).count();
+        let twice = plan(r#"{"errors": [{"reason": "PAGE", "status": 404, "ppm": 1000000, "times": 2}]}"#);
+        assert_eq!(
+            (struck(&twice, start), struck(&twice.clone(), start + 9 * SECOND)),
+            (2, 0),
+            "workers count together"
+        );
+        let again = plan(
+            r#"{"errors": [{"reason": "PAGE", "ppm": 1000000, "times": 1, "duration_ms": 500, "every_ms": 1000}]}"#,
+        );
+        let at = |ms| struck(&again, start + Duration::from_millis(ms));
+        assert_eq!([at(0), at(499), at(600), at(1_000), at(1_100), at(7_000)], [1, 0, 0, 1, 0, 1]);
     }
 
     #[test]

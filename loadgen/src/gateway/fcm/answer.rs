@@ -152,6 +152,7 @@ fn words(reason: Reason) -> (&'static str, &'static str) {
         Reason::FcmSenderIdMismatch => ("PERMISSION_DENIED", "SenderId mismatch"),
         Reason::FcmPermissionDenied => ("PERMISSION_DENIED", "The caller does not have permission"),
         Reason::FcmQuotaExceeded => ("RESOURCE_EXHAUSTED", "Sending limit exceeded for the message target."),
+        Reason::FcmDeviceRateExceeded => ("RESOURCE_EXHAUSTED", "Device message rate exceeded. Please retry later."),
         Reason::FcmRateLimitExceeded => ("RESOURCE_EXHAUSTED", "Quota exceeded."),
         Reason::FcmUnavailable => ("UNAVAILABLE", "The service is currently unavailable."),
         Reason::FcmInternal => ("INTERNAL", "Internal error encountered."),
@@ -189,6 +190,7 @@ fn details(answer: &Answer, project: &str) -> Vec<String> {
             let fields = [("subject", "device"), ("description", "Device message rate exceeded.")];
             vec![fcm_error("QUOTA_EXCEEDED"), listed("google.rpc.QuotaFailure", "violations", &fields)]
         }
+        Reason::FcmDeviceRateExceeded => vec![fcm_error("QUOTA_EXCEEDED")],
         Reason::FcmUnregistered
         | Reason::FcmSenderIdMismatch
         | Reason::FcmUnavailable

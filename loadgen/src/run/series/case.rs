@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use clarion_proto::wire::v1::State;
+use clarion_proto::wire::v1::{AlertProgress, State, reason_count::Outcome};
 
 use crate::{
     drive::alert::Ended,
@@ -47,6 +47,10 @@ pub(super) struct Case {
     refused: u64,
     expired: u64,
     retried: u64,
+    troubled: u64,
+    alarmed: u64,
+    speechless: u64,
+    unexplained: u64,
     accepted_in_trouble: u64,
 }
 
@@ -76,6 +80,10 @@ impl Case {
         self.refused += outcomes.refused;
         self.expired += outcomes.expired;
         self.retried += progress.retried_requests;
+        self.troubled += u64::from(ended.told.troubled);
+        self.alarmed += u64::from(ended.told.alarmed);
+        self.speechless += ended.told.speechless;
+        self.unexplained += unexplained(&ended.progress);
         if self.proof == Some(hash) {
             (self.lost, self.lost_alive) = (judged.unsent, judged.unsent_alive);
         }
@@ -87,7 +95,8 @@ impl Case {
         let figures = self.figures();
         let value = |name: &str| figures.get(name).copied();
         let exact = series.expected(spec).into_iter().map(|(name, bound)| check(name, Kind::Exact, bound, value(name)));
-        let target = series.targets().map(|(name, bound)| check(name, Kind::Target, bound, value(name)));
+        let targets = series.targets(spec).into_iter();
+        let target = targets.map(|(name, bound)| check(name, Kind::Target, bound, value(name)));
         let checks: Vec<_> = exact.chain(target).collect();
         let mut examples = std::mem::take(&mut self.judged.examples);
         examples.retain(|kind, _| checks.iter().any(|c| c.name == *kind && !c.held));
@@ -130,6 +139,10 @@ impl Case {
             ("refused", self.refused),
             ("expired", self.expired),
             ("retried_requests", self.retried),
+            ("troubled", self.troubled),
+            ("alarmed", self.alarmed),
+            ("speechless", self.speechless),
+            ("unexplained", self.unexplained),
             ("lost", self.lost),
             ("lost_alive", self.lost_alive),
             ("connections_opened", self.connections_opened),
@@ -151,8 +164,20 @@ impl Case {
     }
 }
 
+/// Devices that ended as dead or refused without a reason that is told, or reasons without such devices.
+fn unexplained(ended: &AlertProgress) -> u64 {
+    let outcomes = ended.progress.and_then(|progress| progress.outcomes).unwrap_or_default();
+    let told = |outcome| ended.reasons.iter().filter(|r| r.outcome() == outcome).map(|r| r.count).sum::<u64>();
+    let (dead, refused) = (told(Outcome::Dead), told(Outcome::Refused));
+    // What is told as a sum may be any of them.
+    let difference = outcomes.dead.abs_diff(dead) + outcomes.refused.abs_diff(refused);
+    difference.saturating_sub(ended.other_reasons_count)
+}
+
 #[cfg(test)]
 mod tests {
+    use clarion_proto::wire::v1::{Outcomes, Progress, ReasonCount};
+
     use super::*;
     use crate::report::series::FIGURES;
 
@@ -162,5 +187,22 @@ mod tests {
         let (mut known, figures) = (FIGURES.to_vec(), case.figures());
         known.sort_unstable();
         assert_eq!(figures.keys().copied().collect::<Vec<_>>(), known);
+    }
+
+    #[test]
+    fn every_refused_and_dead_device_has_a_reason() {
+        let reason = |outcome: Outcome, count| ReasonCount { outcome: outcome.into(), count, ..ReasonCount::default() };
+        let outcomes = Outcomes { dead: 5, refused: 3, accepted: 9, ..Outcomes::default() };
+        let ended = |reasons, other_reasons_count| AlertProgress {
+            progress: Some(Progress { outcomes: Some(outcomes), ..Progress::default() }),
+            reasons,
+            other_reasons_count,
+            ..AlertProgress::default()
+        };
+        let retried = reason(Outcome::Retried, 77);
+        assert_eq!(unexplained(&ended(vec![], 0)), 8);
+        assert_eq!(unexplained(&ended(vec![reason(Outcome::Dead, 5), retried.clone()], 0)), 3);
+        assert_eq!(unexplained(&ended(vec![reason(Outcome::Dead, 5), retried.clone()], 3)), 0);
+        assert_eq!(unexplained(&ended(vec![reason(Outcome::Dead, 6), reason(Outcome::Refused, 3), retried], 0)), 1);
     }
 }

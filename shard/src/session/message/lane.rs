@@ -14,6 +14,9 @@ pub(super) const CONNECTIONS_MAX: u32 = 1_024;
 const STREAMS_MAX: u32 = 100_000;
 /// A deadline or pause beyond ten minutes is a mistake of units.
 const MS_MAX: u32 = 600_000;
+/// Answers of one kind in a row that decide: one answer never does, and thousands would decide too late.
+const EVIDENCE_MIN: u32 = 2;
+const EVIDENCE_MAX: u32 = 1_024;
 /// Names and host names; DNS allows 253.
 const NAME_BYTES_MAX: usize = 255;
 
@@ -55,6 +58,8 @@ pub struct Terms {
     pub backoff_max: Duration,
     /// Whether `authorization` enters the HPACK table.
     pub authorization_indexed: bool,
+    /// Answers of one kind in a row that decide about a message, credential or lane.
+    pub evidence: u32,
 }
 
 impl Lane {
@@ -105,6 +110,7 @@ impl Lane {
             backoff_min,
             backoff_max,
             authorization_indexed: limits.hpack_authorization_indexed,
+            evidence: evidence(limits.evidence_answers).map_err(within)?,
         };
         Ok(Self { terms, roots })
     }
@@ -122,6 +128,13 @@ fn number(value: u32, max: u32, field: &str) -> Result<usize, InvalidField> {
         return Err(out_of(field, 1, u64::from(max), u64::from(value)));
     }
     Ok(value as usize)
+}
+
+fn evidence(answers: u32) -> Result<u32, InvalidField> {
+    if !(EVIDENCE_MIN..=EVIDENCE_MAX).contains(&answers) {
+        return Err(out_of("evidence_answers", u64::from(EVIDENCE_MIN), u64::from(EVIDENCE_MAX), u64::from(answers)));
+    }
+    Ok(answers)
 }
 
 fn ms(value: u32, field: &str) -> Result<Duration, InvalidField> {

@@ -80,6 +80,7 @@ pub(super) fn lane_of(platform: wire::LanePlatform, id: u32) -> Say {
             backoff_min_ms: 100,
             backoff_max_ms: 30_000,
             hpack_authorization_indexed: true,
+            evidence_answers: 32,
         }),
     })
 }

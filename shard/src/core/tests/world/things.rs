@@ -132,6 +132,7 @@ pub(in crate::core::tests) fn lane_spec(connections: usize) -> LaneSpec {
         backoff_min: Duration::from_millis(100),
         backoff_max: Duration::from_secs(30),
         authorization_indexed: true,
+        evidence: 32,
     }
 }
 

@@ -1,0 +1,322 @@
+//! Which tokens that a gateway calls bad are removed from the registry. Pure.
+//!
+//! APNs answers `400 BadDeviceToken` to a dead token, and to every token of the other environment;
+//! FCM's `INVALID_ARGUMENT` is as ambiguous. Such an answer is believed only beside acceptances of
+//! the same app on the same lane. APNs' 410 and FCM's UNREGISTERED mean the token alone; they are
+//! believed at once and are no business of this file.
+//!
+//! ```text
+//! Unaccepted ──first acceptance──▶ Settling ──1 s──▶ Accepted
+//! ```
+//!
+//! | standing | a token called bad | its end |
+//! |---|---|---|
+//! | Unaccepted: nothing was accepted so far | waits | waits for the first acceptance |
+//! | Settling: the first second of acceptances | waits | pruned, unless the waiting ones are 20 or more and over a fifth of what was called bad or accepted: then all are dropped |
+//! | Accepted, share usual | waits 1 to 2 s | pruned |
+//! | Accepted, share unusual (alarm) | dropped | those that wait are dropped when the alarm starts |
+//!
+//! The **share** is that of tokens called bad among those called bad or accepted, of the last 200
+//! to 400 (more where one report has more). It is unusual if it is over a fifth, of 20 tokens at
+//! least. Then there is an alarm; it is also there while nothing was accepted and 20 were called
+//! bad. That is the smallest number, too, that anybody may be told.
+//!
+//! Why tokens wait where the share is usual: when a gateway begins to call everything bad, the
+//! first of these tokens come behind acceptances and look usual. A second later the share tells. At
+//! 200 answers a second and more nobody is lost by such a change; on a slower lane at most a fifth
+//! of the window, 80 devices.
+//!
+//! Why a dropped token is not kept for the end of the alarm: the trouble may have been the
+//! gateway's, and the devices are alive. Whoever is dead is called so again by the next alert.
+//!
+//! Memory: at most [`WAITING_MAX`] tokens over all apps, some 100 bytes each, 1 MiB; [`APPS_MAX`]
+//! apps of some 300 bytes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use clarion_proto::{
+    ids::{AppName, DeviceId, LaneId, UnixMillis},
+    time::Time,
+};
+
+use crate::{clock::Moment, lane_owner::repeats::Repeats, privacy::TOLD_MIN, progress::fold::Answers};
+
+/// Tokens that wait, over all apps. A wave of 1,000,000 pushes a second of which 1 % are bad has
+/// 10,000 in a second.
+pub(crate) const WAITING_MAX: usize = 10_000;
+/// One in so many called bad is the most that is usual.
+const BAD_USUAL: u64 = 5;
+/// Fewer bad tokens than this are no sign of anything.
+const BAD_MIN: u64 = TOLD_MIN;
+/// Answers in each of the window's two halves. Where 10 % are bad, more than a fifth of 200 is 4.7
+/// standard deviations away.
+const HALF_MIN: u64 = 200;
+/// How long a token waits at least for what other answers say.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Apps that are watched. More than a cluster has; beyond it, tokens called bad are kept.
+const APPS_MAX: usize = 4_096;
+
+/// An app on the lane that its devices are reached through.
+pub(crate) type AppLane = (AppName, LaneId);
+
+/// A token that a gateway calls bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BadToken {
+    pub(crate) device: DeviceId,
+    pub(crate) token_hash: u64,
+}
+
+/// An app whose devices are kept although the gateway calls their tokens bad.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Alarm {
+    pub(crate) of: AppLane,
+    pub(crate) since: UnixMillis,
+    /// Tokens called bad, and not pruned, since then.
+    pub(crate) withheld: u64,
+    /// Something of the app was accepted.
+    pub(crate) accepted_any: bool,
+}
+
+/// What is known of all apps.
+#[derive(Debug, Default)]
+pub(crate) struct Evidence {
+    apps: BTreeMap<AppLane, App>,
+    /// Over all apps.
+    waiting: usize,
+    /// Grows with each change of an alarm.
+    changes: u64,
+}
+
+#[derive(Debug, Default)]
+struct App {
+    standing: Standing,
+    recent: Window,
+    /// Called bad since the last turn.
+    young: BTreeMap<DeviceId, u64>,
+    /// Called bad before it.
+    old: BTreeMap<DeviceId, u64>,
+    /// When those that wait move on.
+    turn: Option<Time>,
+    alarm: Option<UnixMillis>,
+    /// Called bad and not pruned, since the alarm started or would have.
+    withheld: u64,
+    said: Repeats,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    #[default]
+    Unaccepted,
+    /// So many accepted since the first.
+    Settling(u64),
+    Accepted,
+}
+
+/// The last answers: two halves, the older one dropped when the newer is full.
+#[derive(Debug, Default)]
+struct Window([Answers; 2]);
+
+impl Evidence {
+    /// Takes new answers, and tokens called bad; gives those to be pruned. Answers are counted
+    /// first, so that a report that tells of trouble is not believed.
+    pub(crate) fn hear(
+        &mut self,
+        answers: &BTreeMap<AppLane, Answers>,
+        bad: impl IntoIterator<Item = (AppLane, BadToken)>,
+        now: Moment,
+    ) -> Vec<BadToken> {
+        for (of, new) in answers.iter().filter(|(_, new)| new.accepted + new.bad > 0) {
+            self.of_app(of, |app, _| {
+                app.count(*new, now.at);
+                app.judge(of, now);
+            });
+        }
+        let bad = bad.into_iter();
+        bad.filter_map(|(of, token)| self.of_app(&of, |app, room| app.called_bad(token, room, now.at)).flatten())
+            .collect()
+    }
+
+    /// Time has passed: gives the tokens that have waited long enough.
+    pub(crate) fn expire(&mut self, now: Moment) -> Vec<BadToken> {
+        let due = |app: &App| app.turn.is_some_and(|turn| turn <= now.at);
+        let due: Vec<AppLane> = self.apps.iter().filter(|(_, app)| due(app)).map(|(of, _)| of.clone()).collect();
+        let turned = due.iter().filter_map(|of| {
+            self.of_app(of, |app, _| {
+                let pruned = app.turn_over(now.at);
+                app.judge(of, now);
+                pruned
+            })
+        });
+        turned.flatten().collect()
+    }
+
+    /// When [`Self::expire`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.apps.values().filter_map(|app| app.turn).min()
+    }
+
+    /// Alarms that may be told, by app.
+    pub(crate) fn alarms(&self) -> impl Iterator<Item = Alarm> {
+        self.apps.iter().filter_map(|(of, app)| {
+            let (since, withheld) = app.told()?;
+            let accepted_any = app.standing != Standing::Unaccepted;
+            Some(Alarm { of: of.clone(), since, withheld, accepted_any })
+        })
+    }
+
+    /// Another number than before: [`Self::alarms`] are others.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Does something to an app, which is told whether there is room for one more token that waits.
+    fn of_app<T>(&mut self, of: &AppLane, change: impl FnOnce(&mut App, bool) -> T) -> Option<T> {
+        if !self.apps.contains_key(of) {
+            if self.apps.len() >= APPS_MAX {
+                return None;
+            }
+            self.apps.insert(of.clone(), App::default());
+        }
+        let app = self.apps.get_mut(of)?;
+        let (waiting, told) = (app.waiting(), app.told());
+        let done = change(app, self.waiting < WAITING_MAX);
+        self.waiting = self.waiting - waiting + app.waiting();
+        self.changes += u64::from(app.told() != told);
+        Some(done)
+    }
+}
+
+impl App {
+    fn waiting(&self) -> usize {
+        self.young.len() + self.old.len()
+    }
+
+    /// The alarm, if it may be told: since when, and how many are withheld.
+    fn told(&self) -> Option<(UnixMillis, u64)> {
+        self.alarm.filter(|_| self.withheld >= TOLD_MIN).map(|since| (since, self.withheld))
+    }
+
+    fn count(&mut self, new: Answers, now: Time) {
+        self.recent.count(new);
+        match &mut self.standing {
+            Standing::Unaccepted if new.accepted > 0 => {
+                (self.standing, self.turn) = (Standing::Settling(new.accepted), Some(now + SETTLE));
+            }
+            Standing::Settling(accepted) => *accepted += new.accepted,
+            Standing::Unaccepted | Standing::Accepted => {}
+        }
+    }
+
+    /// Starts or ends the alarm, by what the last answers say.
+    fn judge(&mut self, of: &AppLane, now: Moment) {
+        let unusual = is_unusual(self.recent.sum());
+        match (self.alarm, unusual) {
+            // The picture becomes clear at its end.
+            _ if matches!(self.standing, Standing::Settling(_)) => {}
+            (None, true) => {
+                if self.standing == Standing::Accepted {
+                    self.withheld += self.waiting() as u64;
+                    (self.young, self.old, self.turn) = (BTreeMap::new(), BTreeMap::new(), None);
+                }
+                self.alarm = Some(now.wall);
+                if let Some(left_out) = self.said.occurs("", now.at) {
+                    let (app, lane) = (of.0.name(), of.1.0);
+                    let Answers { accepted, bad } = self.recent.sum();
+                    tracing::error!(
+                        app,
+                        lane,
+                        bad,
+                        accepted,
+                        left_out,
+                        "pruning stopped for an app: its gateway calls an unusual share of tokens bad; check environment, \
+                         topic or project"
+                    );
+                }
+            }
+            (Some(_), false) => {
+                tracing::warn!(
+                    app = of.0.name(),
+                    lane = of.1.0,
+                    withheld = self.withheld,
+                    "pruning resumed for an app: the share of bad tokens is usual again"
+                );
+                (self.alarm, self.withheld) = (None, 0);
+            }
+            (None, false) | (Some(_), true) => {}
+        }
+    }
+
+    /// A token was called bad; `room`: one more may wait. Gives one to be pruned, if the line is
+    /// shortened.
+    fn called_bad(&mut self, token: BadToken, room: bool, now: Time) -> Option<BadToken> {
+        let mut pruned = None;
+        match self.standing {
+            Standing::Accepted if self.alarm.is_some() => {
+                self.withheld += 1;
+                return None;
+            }
+            Standing::Accepted => {
+                if !room {
+                    // Usual so far: whoever has waited longest goes sooner. Without one, the token
+                    // itself.
+                    pruned = self.old.pop_first().or_else(|| self.young.pop_first());
+                    if pruned.is_none() {
+                        return Some(token);
+                    }
+                }
+                self.turn.get_or_insert(now + SETTLE);
+            }
+            Standing::Unaccepted | Standing::Settling(_) => {
+                self.withheld += 1;
+                if !room {
+                    return None;
+                }
+            }
+        }
+        self.young.insert(token.device, token.token_hash);
+        pruned.map(|(device, token_hash)| BadToken { device, token_hash })
+    }
+
+    /// Those that have waited long enough; the others move on.
+    fn turn_over(&mut self, now: Time) -> Vec<BadToken> {
+        let mut pruned = std::mem::take(&mut self.old);
+        let young = std::mem::take(&mut self.young);
+        self.turn = None;
+        if let Standing::Settling(accepted) = self.standing {
+            self.standing = Standing::Accepted;
+            pruned.extend(young);
+            if is_unusual(Answers { accepted, bad: pruned.len() as u64 }) {
+                pruned.clear();
+            } else if self.alarm.is_none() {
+                self.withheld = 0;
+            }
+        } else if !young.is_empty() {
+            (self.old, self.turn) = (young, Some(now + SETTLE));
+        }
+        pruned.into_iter().map(|(device, token_hash)| BadToken { device, token_hash }).collect()
+    }
+}
+
+/// Whether so many bad ones are no accident.
+fn is_unusual(Answers { accepted, bad }: Answers) -> bool {
+    bad >= BAD_MIN && bad * BAD_USUAL > accepted + bad
+}
+
+impl Window {
+    fn count(&mut self, new: Answers) {
+        let full = |half: &Answers| half.accepted + half.bad >= HALF_MIN;
+        if full(&self.0[1]) {
+            self.0 = [self.0[1], Answers::default()];
+        }
+        self.0[1].accepted += new.accepted;
+        self.0[1].bad += new.bad;
+    }
+
+    fn sum(&self) -> Answers {
+        let [old, young] = self.0;
+        Answers { accepted: old.accepted + young.accepted, bad: old.bad + young.bad }
+    }
+}
+
+#[cfg(test)]
+mod tests;
