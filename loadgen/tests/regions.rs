@@ -8,7 +8,7 @@ use clarion_loadgen::{
     drive,
     gateway::clock,
     population::Population,
-    scenario::{FCM_QUOTA_MAX, Scenario},
+    scenario::Scenario,
 };
 use clarion_proto::wire::v1::{self as wire, alert_service_client::AlertServiceClient, region::Shape};
 use tonic::{Code, Status, transport::Channel};
@@ -74,7 +74,7 @@ fn plan(dir: &Path, scenario: &Scenario, population: &Population) -> ClusterPlan
             distance: scenario.gateway.distance,
             seed: scenario.seed,
             topics: population.apps().iter().map(|app| drive::alert::topic(&app.name)).collect(),
-            fcm_quota_per_minute: FCM_QUOTA_MAX,
+            fcm_quota_per_minute: 60_000_000,
         },
         fcm: scenario.gateway.fcm,
         request_deadline_ms: None,

@@ -176,3 +176,29 @@ async fn cancel(api: &Context, alert: Arc<AlertRecord>, reason: String) -> Resul
         CancelState::Unknown => Ok(alert),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alert::tests::record;
+
+    #[test]
+    fn a_page_ends_before_it_is_too_large_for_its_caller() {
+        let records: Vec<_> = (1..=5).map(|n| Arc::new(record(&format!("a{n}"), n))).collect();
+        // Each says 1,000 bytes.
+        let answer = |alert: &AlertRecord| wire::Alert {
+            name: alert.name.name(),
+            collapse_key: "k".repeat(1_000 - alert.name.name().len() - 5),
+            ..wire::Alert::default()
+        };
+        let page = |bytes_max| {
+            let (answers, cut) = within(bytes_max, &records, answer);
+            (answers.len(), cut.map(|last| last.name.name()))
+        };
+        assert_eq!(page(5_040), (5, None));
+        assert_eq!(page(5_039), (4, Some("alerts/a4".to_owned())));
+        assert_eq!(page(1_008), (1, Some("alerts/a1".to_owned())));
+        assert_eq!(page(10), (1, Some("alerts/a1".to_owned())), "one at least");
+        assert_eq!(within(10, &[], answer).0.len(), 0);
+    }
+}
