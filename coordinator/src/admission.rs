@@ -2,10 +2,17 @@
 //!
 //! [`admit`] is pure and decides on what is known; [`Admission`] counts who is inside. An alert being admitted holds a
 //! decoded region and its cover (at most 100,000 cells, under 2 MB) and takes some milliseconds of a core, so the number
-//! inside is bounded; its cover cut into bands takes its part of the cells that all may have together, and one more is refused at the door with the time to come back instead of being queued: a queue
-//! would only make everybody late, as on the day when many authorities alert at once.
+//! inside is bounded, and one more is refused at the door with the time to come back instead of being queued: a queue
+//! would only make everybody late, as on the day when many authorities alert at once. A cover that was cut into bands
+//! takes its part of the cells that all may have together.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{
+    num::NonZeroUsize,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use clarion_proto::{
     alert::{AlertSpec, Mode},
@@ -120,6 +127,7 @@ pub struct Admission {
     cores: Semaphore,
     questions: Semaphore,
     cells: Arc<Semaphore>,
+    closed: AtomicBool,
 }
 
 /// Cells are counted by as many as this.
@@ -138,7 +146,8 @@ impl Admission {
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let (inside, cores) = (Arc::new(Semaphore::new(inside_max)), Semaphore::new(cores));
         let cells = Arc::new(Semaphore::new(CLUSTER_CELLS_MAX / CELLS_UNIT));
-        Self { inside, inside_max, cores, questions: Semaphore::new(QUESTIONS_MAX), cells }
+        let (questions, closed) = (Semaphore::new(QUESTIONS_MAX), AtomicBool::new(false));
+        Self { inside, inside_max, cores, questions, cells, closed }
     }
 
     /// A place inside.
@@ -160,6 +169,17 @@ impl Admission {
         let units = u32::try_from(cells.div_ceil(CELLS_UNIT)).map_err(|_| full(0))?;
         let room = Arc::clone(&self.cells).try_acquire_many_owned(units);
         room.map_err(|_| full(self.cells.available_permits() * CELLS_UNIT))
+    }
+
+    /// No new alert is taken any more: the process is stopping.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether no new alert is taken.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Leave to compute. Those who wait are at most as many as are inside.

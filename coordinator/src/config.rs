@@ -9,7 +9,7 @@ use std::{fmt, net::SocketAddr, path::Path, time::Duration};
 
 use clarion_proto::{
     app::{Environment, LaneKind},
-    ids::PARTITIONS_MAX,
+    ids::{ClusterName, PARTITIONS_MAX},
 };
 
 pub use self::{args::Args, device_key::DeviceKey, watch::CredentialFiles};
@@ -33,6 +33,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where `grpc.health.v1` is served in plaintext.
     pub health_listen: SocketAddr,
+    /// Nodes of another cluster refuse this coordinator.
+    pub cluster: ClusterName,
     /// The shard nodes.
     pub nodes: NodesConfig,
     /// P: fixed when a cluster is made.
@@ -131,6 +133,7 @@ impl Config {
         let place = Places { path };
         let listen = args.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 7400).into());
         let health_listen = args.health_listen.or(file.health_listen).unwrap_or(([127, 0, 0, 1], 7401).into());
+        let cluster = cluster(&place, args.cluster, file.cluster)?;
         let nodes_min = place.number("nodes_min", args.nodes_min, file.nodes_min, 1, 1..=NAMES_MAX)?;
         let nodes = NodesConfig { addresses: nodes(&place, args.nodes, file.nodes)?, min: nodes_min };
         let partitions = place.number("partitions", args.partitions, file.partitions, 64, 1..=PARTITIONS_MAX)?;
@@ -157,6 +160,7 @@ impl Config {
             listen,
             health_listen,
             nodes,
+            cluster,
             partitions,
             logs,
             device_key,
@@ -284,6 +288,12 @@ fn nodes(
         lanes::host_port(address).map_err(|problem| place.of(in_file).error(format!("nodes[{i}]"), problem))?;
     }
     Ok(addresses)
+}
+
+fn cluster(place: &Places<'_>, given: Option<String>, file: Option<String>) -> Result<ClusterName, ConfigError> {
+    let in_file = given.is_none();
+    let Some(name) = given.or(file) else { return Ok(ClusterName::default()) };
+    ClusterName::new(&name).map_err(|e| place.of(in_file).error("cluster", e.problem))
 }
 
 fn device_key(place: &Places<'_>, given: Option<&Path>, file: Option<&Path>) -> Result<DeviceKey, ConfigError> {

@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use clarion_proto::{
-    ids::{AlertName, AppName, Epoch, LogId, WaveId},
+    ids::{AlertName, AppName, ClusterName, CoordinatorId, Epoch, LogId, WaveId},
     time::Time,
     wire::shard_v1 as wire,
 };
@@ -30,6 +30,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::session::task::{Connect, Tcp, endpoint};
 use crate::{
+    alert::is_final,
     clock::Clock,
     lane_owner::{
         Credential, CredentialStatus, Gateway, LaneOwner, ReplaceError,
@@ -41,7 +42,7 @@ use crate::{
     progress::{RegistryTotals, Snapshot, State},
     store::{ChangeLog, StoreError},
 };
-use cluster::{AlertHandle, Cluster};
+use cluster::{AlertHandle, Cluster, Identity};
 pub use count::QUESTIONS_MAX;
 use run::Run;
 use standing::{Owned, Phase, StandingWave};
@@ -246,6 +247,8 @@ pub enum CancelState {
 /// What dispatch needs to know of the configuration.
 #[derive(Debug, Clone)]
 pub struct DispatchConfig {
+    /// Whose nodes.
+    pub cluster: ClusterName,
     /// Where the nodes are.
     pub nodes: NodesConfig,
     /// P.
@@ -288,11 +291,16 @@ impl Dispatcher {
         clock: Clock,
         connect: Arc<dyn Connect>,
     ) -> Self {
-        let DispatchConfig { nodes, partitions, logs, gateways, credentials } = config;
+        let DispatchConfig { cluster, nodes, partitions, logs, gateways, credentials } = config;
+        let coordinator = CoordinatorId(uuid::Uuid::new_v4().into_bytes());
+        let identity = Identity { cluster, coordinator, log: log.identity() };
+        tracing::info!(cluster = %identity.cluster, %coordinator, log = %identity.log, "coordinator of a cluster");
+        let (roster, lanes) = (Roster::new(nodes.min), LaneOwner::new(gateways, credentials));
         let (pruning, pruned) = Pruning::new();
         let pruning = Arc::new(pruning);
-        let lanes = LaneOwner::new(gateways, credentials);
-        let cluster = Arc::new(Cluster::new(clock, Roster::new(nodes.min), lanes, pruning.clone()));
+        let cluster = Arc::new(Cluster::new(identity, clock, roster, lanes, pruning.clone()));
+        // Numbers of ownership grow over restarts of this process without a store that would remember them.
+        let number = clock.wall().0.max(1);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let until = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
             let stop = stop.clone();
@@ -301,7 +309,7 @@ impl Dispatcher {
             });
         };
         let shared = cluster.clone();
-        until(Box::pin(async move { shared.roster.share_out(&shared.board, partitions, logs, clock).await }));
+        until(Box::pin(async move { shared.roster.share_out(&shared.board, (partitions, logs), number, clock).await }));
         let shared = cluster.clone();
         until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, clock).await }));
         until(Box::pin(feedback::run(pruning, pruned, log.clone(), partitions, logs, clock)));
@@ -450,6 +458,35 @@ impl Dispatcher {
     pub fn nodes(&self) -> Vec<NodeStatus> {
         let cluster = &self.inner.cluster;
         cluster.roster.status(cluster.board.read().owned.as_deref())
+    }
+
+    /// Whether an alert can be sent to anybody: partitions are assigned, and an owner of some has a session.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.owned().is_some()
+    }
+
+    /// Changes whenever [`Dispatcher::is_ready`] may have changed.
+    #[must_use]
+    pub fn sessions(&self) -> watch::Receiver<u64> {
+        self.inner.cluster.roster.sessions()
+    }
+
+    /// Alerts that have not ended, with their newest state.
+    #[must_use]
+    pub fn under_way(&self) -> Vec<Arc<Snapshot>> {
+        let handles = self.inner.cluster.under_way();
+        handles.iter().map(|snapshots| snapshots.borrow().clone()).collect()
+    }
+
+    /// Waits until no alert is under way.
+    pub async fn all_ended(&self) {
+        while let Some(mut snapshots) = self.inner.cluster.under_way().pop() {
+            // Its task has ended without a last word: the process is being torn down.
+            if snapshots.wait_for(|snapshot| is_final(snapshot.state)).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// How nodes' ends of all lanes are.

@@ -11,7 +11,7 @@ use std::{
 
 use clarion_proto::{
     error::InvalidField,
-    ids::{LogId, PartitionId, Position, log_of},
+    ids::{ClusterName, LogId, LogIdentity, PartitionId, Position, log_of},
     wire::shard_v1 as wire,
 };
 use tokio::sync::watch;
@@ -27,7 +27,21 @@ pub enum FeedError {
     /// A partition or log that the cluster does not have.
     #[error(transparent)]
     Invalid(#[from] InvalidField),
-    /// The node has applied what this log does not hold: it followed another store and must start from nothing.
+    /// One of the two is configured wrongly.
+    #[error("the node's cluster is \"{theirs}\", this coordinator's is \"{ours}\"")]
+    OtherCluster {
+        /// Cut to what a name may have.
+        theirs: String,
+        /// This one's.
+        ours: ClusterName,
+    },
+    /// The node's positions belong to another log. Its next session decides whether it may follow this one.
+    #[error("the node follows another log than {ours}")]
+    OtherLog {
+        /// This one.
+        ours: LogIdentity,
+    },
+    /// The node has applied what this log does not hold: the log has lost it, and the node must start from nothing.
     #[error("log {log} ends at {head}, the node is at {asked}")]
     Ahead {
         /// Which log.
@@ -69,9 +83,17 @@ impl Follower {
     /// See [`FeedError`].
     pub async fn open(
         log: Arc<dyn ChangeLog>,
+        cluster: &ClusterName,
         partition_count: u16,
         request: &wire::FeedRequest,
     ) -> Result<Self, FeedError> {
+        if request.cluster != cluster.as_str() {
+            let theirs = request.cluster.chars().take(63).collect();
+            return Err(FeedError::OtherCluster { theirs, ours: cluster.clone() });
+        }
+        if LogIdentity::from_wire(&request.log_identity) != Ok(log.identity()) {
+            return Err(FeedError::OtherLog { ours: log.identity() });
+        }
         let wanted = partitions(partition_count, log.logs(), &request.partitions)?;
         let positions = positions(log.logs(), &request.positions)?;
         for (&log_id, &asked) in &positions {

@@ -19,6 +19,7 @@ use clarion_runtime::{
     jwt, probe, telemetry,
 };
 use tokio::{net::TcpListener, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::Admission,
@@ -45,11 +46,14 @@ pub mod progress;
 pub mod privacy;
 pub mod feed;
 pub mod members;
+mod stop;
 
 /// Services whose readiness is told by name.
 const SERVICES: [&str; 3] = ["clarion.v1.AppService", "clarion.v1.AlertService", "clarion.v1.RegistryService"];
 /// For threads that still compute when everything else has ended: a cover, at most.
 const THREADS_DEADLINE: Duration = Duration::from_secs(1);
+/// Of the drain deadline, for everything that comes after alerts under way; a quarter of a shorter deadline.
+const STOP_RESERVE: Duration = Duration::from_secs(2);
 
 /// The program: 0 after a stop in order, else one line on standard error and 1 (2 for a wrong command line).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -185,8 +189,8 @@ impl Coordinator {
         self.health.address()
     }
 
-    /// Serves until `stop`, then ends in order under the configured deadline: not ready, no new streams, running ones told
-    /// to come back elsewhere, requests under way finished, sessions closed.
+    /// Serves until `stop`, then shuts down under the configured deadline: not ready, no new alerts; alerts under way may
+    /// finish; then no new streams, running ones told to come back elsewhere, requests under way finished, sessions closed.
     ///
     /// # Errors
     /// The transport's.
@@ -196,8 +200,15 @@ impl Coordinator {
         let token = context.drain.token();
         let (reporter, health_service) = health::reporter().await;
         for service in SERVICES {
-            reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+            let status = match service {
+                stop::ALERTS => tonic_health::ServingStatus::NotServing, // until a node has a session
+                _ => tonic_health::ServingStatus::Serving,
+            };
+            reporter.set_service_status(service, status).await;
         }
+        let stopping = CancellationToken::new();
+        let (readiness, until) = (stop::tell_readiness(dispatcher.clone(), reporter.clone()), stopping.clone());
+        let readiness = context.drain.spawn(async move { until.run_until_cancelled(readiness).await });
         let api = api::server()
             .add_routes(api::routes(&context)?)
             .add_service(health_service.clone())
@@ -215,12 +226,24 @@ impl Coordinator {
         tokio::select! {
             ended = &mut serving => ended.map(drop)?,
             () = stop => {
+                stopping.cancel();
+                // Its last word must not come after ours.
+                let _ = readiness.await;
                 for service in SERVICES.into_iter().chain([""]) {
                     reporter.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
                 }
-                token.cancel();
-                match tokio::time::timeout_at(*end.insert(Instant::now() + deadline), serving).await {
-                    Ok(ended) => ended.map(drop)?,
+                context.admission.close();
+                let end = *end.insert(Instant::now() + deadline);
+                let alerts = stop::let_alerts_finish(&dispatcher, end - STOP_RESERVE.min(deadline / 4));
+                let serving = async {
+                    tokio::select! {
+                        ended = &mut serving => return ended.map(drop),
+                        () = alerts => token.cancel(),
+                    }
+                    serving.await.map(drop)
+                };
+                match tokio::time::timeout_at(end, serving).await {
+                    Ok(ended) => ended?,
                     Err(_) => tracing::warn!(?deadline, "connections were still open at the deadline"),
                 }
             }
@@ -236,6 +259,7 @@ impl Coordinator {
 
 fn dispatch_config(config: &Config) -> DispatchConfig {
     DispatchConfig {
+        cluster: config.cluster.clone(),
         nodes: config.nodes.clone(),
         partitions: config.partitions,
         logs: config.logs,

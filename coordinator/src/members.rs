@@ -20,7 +20,7 @@ use clarion_proto::{
     wire::shard_v1 as wire,
 };
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     clock::Clock,
@@ -59,6 +59,8 @@ pub struct NodeStatus {
 pub(crate) struct Roster {
     nodes: Mutex<Nodes>,
     changed: Notify,
+    /// Changes with every session that begins or ends, and when partitions are assigned.
+    sessions: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -95,7 +97,12 @@ impl Roster {
     /// Partitions are shared out once `nodes_min` nodes are there, not before.
     pub(crate) fn new(nodes_min: usize) -> Self {
         let nodes = Nodes { min: nodes_min.max(1), ..Nodes::default() };
-        Self { nodes: Mutex::new(nodes), changed: Notify::new() }
+        Self { nodes: Mutex::new(nodes), changed: Notify::new(), sessions: watch::Sender::new(0) }
+    }
+
+    /// Tells of every session that begins or ends, and when partitions are assigned.
+    pub(crate) fn sessions(&self) -> watch::Receiver<u64> {
+        self.sessions.subscribe()
     }
 
     /// A node has said hello: its memory belongs to the session now, until [`Roster::release`].
@@ -135,6 +142,7 @@ impl Roster {
         nodes.first_hello.get_or_insert(now);
         drop(nodes);
         self.changed.notify_one();
+        self.sessions.send_modify(|n| *n += 1);
         Ok(memory)
     }
 
@@ -143,6 +151,7 @@ impl Roster {
         if let Some(node) = self.nodes.lock().by_name.get_mut(name) {
             (node.memory, node.session) = (Some(memory), None);
         }
+        self.sessions.send_modify(|n| *n += 1);
     }
 
     /// A wave has ended: what nodes that are away had told of it goes. Those that are connected see to it themselves.
@@ -151,10 +160,13 @@ impl Roster {
         nodes.by_name.values_mut().filter_map(|n| n.memory.as_mut()).for_each(|memory| memory.forget_sets(wave));
     }
 
-    /// A node says what it holds.
-    pub(crate) fn registry(&self, name: &NodeName, state: &wire::RegistryState) {
-        if let Some(node) = self.nodes.lock().by_name.get_mut(name) {
-            node.registry.state(state);
+    /// A node says what it holds; `None`: nothing of this coordinator's log.
+    pub(crate) fn registry(&self, name: &NodeName, state: Option<&wire::RegistryState>) {
+        let mut nodes = self.nodes.lock();
+        match (nodes.by_name.get_mut(name), state) {
+            (Some(node), Some(state)) => node.registry.state(state),
+            (Some(node), None) => node.registry = NodeRegistry::default(),
+            (None, _) => {}
         }
     }
 
@@ -190,15 +202,17 @@ impl Roster {
         nodes.by_name.iter().map(status).collect()
     }
 
-    /// Makes ownership when its time has come, puts it on the board and ends.
-    pub(crate) async fn share_out(&self, board: &Board, partitions: u16, logs: u16, clock: Clock) {
+    /// Makes ownership when its time has come, puts it on the board and ends. `number`: higher than that of any ownership
+    /// that a node may hold.
+    pub(crate) async fn share_out(&self, board: &Board, (partitions, logs): (u16, u16), number: u64, clock: Clock) {
         loop {
             let due = match self.nodes.lock().gathered(clock.now()) {
                 Gathered::Ready(names) => {
                     let names_said = names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                    let ownership = Ownership::assign(1, partitions, &names);
+                    let ownership = Ownership::assign(number, partitions, &names);
                     board.change(|s| s.owned = Some(Arc::new(Owned::new(ownership, partitions, logs))));
-                    tracing::info!(nodes = names_said, partitions, "partitions shared out");
+                    tracing::info!(nodes = names_said, partitions, number, "partitions assigned to nodes");
+                    self.sessions.send_modify(|n| *n += 1);
                     return;
                 }
                 Gathered::Wait(until) => until,

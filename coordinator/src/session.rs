@@ -12,7 +12,7 @@ use std::{
 };
 
 use clarion_proto::{
-    ids::{BootId, LaneId, WaveId},
+    ids::{BootId, LaneId, LogIdentity, WaveId},
     limits::WAVES_MAX,
     time::Time,
     wire::shard_v1::{self as wire, SessionRequest, session_request::Message, session_response},
@@ -48,8 +48,11 @@ const OUTBOX_MAX: usize = 8_192;
 pub(crate) struct Session {
     node: NodeName,
     boot: BootId,
+    log: LogIdentity,
     memory: NodeMemory,
     standing: Arc<Standing>,
+    /// The node drains and has told everything.
+    left: bool,
     sent: Sent,
     outbox: VecDeque<SessionRequest>,
     /// What follows the heads that are in the outbox.
@@ -145,8 +148,8 @@ pub(crate) struct NotReading;
 impl Session {
     /// The node has said hello.
     pub(crate) fn open(
-        node: NodeName,
-        boot: BootId,
+        (node, boot): (NodeName, BootId),
+        log: LogIdentity,
         mut memory: NodeMemory,
         standing: Arc<Standing>,
         now: Time,
@@ -155,8 +158,10 @@ impl Session {
         let mut session = Self {
             node,
             boot,
+            log,
             memory,
             standing,
+            left: false,
             sent: Sent::default(),
             outbox: VecDeque::new(),
             heads: BTreeMap::new(),
@@ -211,9 +216,20 @@ impl Session {
             }
             Said::LaneState(state) => self.notes.push_back(Note::Lane(state)),
             Said::RegistryState(state) => self.notes.push_back(Note::Registry(state)),
+            // Messages are applied in their order: everything that it said before is in its memory by now, and its next
+            // process is given that.
+            Said::Leaving(wire::Leaving {}) => {
+                self.left = true;
+                self.outbox.push_back(message::request(Message::Left(wire::Left {})));
+            }
         }
         self.send_due_suspect(now);
         if self.outbox.len() > OUTBOX_MAX { Err(NotReading) } else { Ok(()) }
+    }
+
+    /// Whether the node has said that it drains and has told everything.
+    pub(crate) fn has_left(&self) -> bool {
+        self.left
     }
 
     pub(crate) fn has_message(&self) -> bool {
@@ -268,7 +284,7 @@ impl Session {
         let Some(owned) = &standing.owned else { return };
         if self.sent.ownership != Some(owned.ownership.number) {
             self.sent.ownership = Some(owned.ownership.number);
-            self.outbox.push_back(message::ownership(owned, &self.node));
+            self.outbox.push_back(message::ownership(owned, &self.node, self.log));
         }
         for (id, lane) in &standing.lanes {
             if self.sent.lanes.get(id).is_none_or(|sent| !Arc::ptr_eq(sent, lane)) {

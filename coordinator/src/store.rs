@@ -17,7 +17,7 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use clarion_proto::{
     app::App,
-    ids::{AlertName, AppName, LogId, Position, UnixMillis},
+    ids::{AlertName, AppName, LogId, LogIdentity, Position, UnixMillis},
 };
 use tokio::sync::watch;
 
@@ -134,6 +134,8 @@ pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
 /// The logs of changes: what nodes follow.
 #[async_trait]
 pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
+    /// Which log this is: another one after every loss of what it held. Positions of one mean nothing in another.
+    fn identity(&self) -> LogIdentity;
     /// L, fixed for the cluster's life.
     fn logs(&self) -> u16;
     /// Appends one batch; readable at once under the position returned. An empty batch takes a position too.

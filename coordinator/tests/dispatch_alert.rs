@@ -219,10 +219,19 @@ async fn what_nodes_hold_adds_up() {
     let coordinator = Coordinator::over_tcp(&[&a, &b]);
     let (peer_a, peer_b) = (a.hello("a", BOOT_1).await, b.hello("b", BOOT_1).await);
     coordinator.start(&coordinator.alert("one", 60)).await;
+    let log = || coordinator.log.identity().to_wire();
     for (peer, devices) in [(&peer_a, 10), (&peer_b, 5)] {
         let positions = (0..u32::from(PARTITIONS)).map(|log| wire::LogPosition { log, position: devices }).collect();
         let apps = vec![wire::AppDevices { app: "demo".to_owned(), devices }];
-        let state = wire::RegistryState { positions, devices, placed: devices, muted: 1, apps, rss_bytes: 100 };
+        let state = wire::RegistryState {
+            positions,
+            devices,
+            placed: devices,
+            muted: 1,
+            apps,
+            rss_bytes: 100,
+            log_identity: log(),
+        };
         peer.say(Said::RegistryState(state)).await;
     }
     let told = async {

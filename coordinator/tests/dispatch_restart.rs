@@ -4,10 +4,10 @@ mod dispatch_support;
 
 use std::net::SocketAddr;
 
-use clarion_coordinator::progress::State;
+use clarion_coordinator::{progress::State, store::ChangeLog};
 use clarion_proto::{
     outcome::Outcome,
-    wire::shard_v1::{self as wire, session_request::Message},
+    wire::shard_v1::{self as wire, session_request::Message, session_response::Message as Said},
 };
 use dispatch_support::*;
 use roaring::RoaringBitmap;
@@ -125,4 +125,79 @@ async fn a_second_node_of_the_same_name_is_refused_until_the_first_is_gone() {
         }
     }
     assert_eq!(at(), Some(B));
+}
+
+#[tokio::test]
+async fn the_coordinator_speaks_first_and_a_node_of_another_cluster_gets_nothing() {
+    let mut a = ScriptedNode::tcp().await;
+    let coordinator = Coordinator::over_tcp(&[&a]);
+    let mut peer = a.session().await;
+    let open = peer.open().await;
+    assert_eq!((open.cluster.as_str(), open.coordinator.len()), ("clarion", 16));
+    assert_eq!(open.log_identity, coordinator.log.identity().to_wire());
+    peer.say(Said::Hello(wire::Hello { cluster: "other".to_owned(), ..hello("a", BOOT_1) })).await;
+    assert!(peer.is_ended().await, "it is told nothing");
+    assert!(coordinator.dispatcher.nodes().is_empty() && !coordinator.dispatcher.is_ready());
+
+    let again = a.session().await;
+    again.say(Said::Hello(hello("a", BOOT_1))).await;
+    let mut sessions = coordinator.dispatcher.sessions();
+    tokio::time::timeout(PATIENCE, sessions.wait_for(|_| coordinator.dispatcher.is_ready())).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_a_node_holds_of_another_log_counts_for_nothing() {
+    let mut a = ScriptedNode::tcp().await;
+    let coordinator = Coordinator::over_tcp(&[&a]);
+    let positions = (0..u32::from(PARTITIONS)).map(|log| wire::LogPosition { log, position: 500 }).collect::<Vec<_>>();
+    let mut peer = a.session().await;
+    peer.open().await;
+    let other = vec![7; 16];
+    let of_other = wire::Hello { positions: positions.clone(), log_identity: other.clone(), ..hello("a", BOOT_1) };
+    peer.say(Said::Hello(of_other)).await;
+    let owned = peer.until(|m| if let Message::Ownership(owned) = m { Some(owned) } else { None }).await;
+    assert_eq!(owned.log_identity, coordinator.log.identity().to_wire());
+    assert!(owned.number > 1_700_000_000_000, "from a time-ordered source: {}", owned.number);
+    let state = wire::RegistryState { positions, devices: 9, log_identity: other, ..wire::RegistryState::default() };
+    peer.say(Said::RegistryState(state.clone())).await;
+    // The answer to a lease request comes after what was said before it was heard.
+    let ask = wire::LeaseRequest { nonce: 1, waves: vec![1], lanes: Vec::new() };
+    peer.say(Said::LeaseRequest(ask)).await;
+    peer.until(|m| matches!(m, Message::Grant(_)).then_some(())).await;
+    let totals = coordinator.dispatcher.registry();
+    assert!(totals.devices == 0 && totals.applied.values().all(|p| p.0 == 0), "{totals:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_drains_is_answered_and_its_next_process_is_given_its_last_report() {
+    let mut a = ScriptedNode::tcp().await;
+    let coordinator = Coordinator::over_tcp(&[&a]);
+    let mut peer = a.hello("a", BOOT_1).await;
+    let mut progress = coordinator.start(&coordinator.alert("one", 60)).await;
+    let under_way = coordinator.dispatcher.under_way();
+    assert_eq!(under_way.iter().map(|s| s.alert.id().to_owned()).collect::<Vec<_>>(), ["one"]);
+    let over = tokio::spawn({
+        let dispatcher = coordinator.dispatcher.clone();
+        async move { dispatcher.all_ended().await }
+    });
+    let wave = peer.wave().await;
+    let last =
+        wire::Report { handed: vec![ordinals(2, &[1, 2])], open: vec![ordinals(2, &[2])], ..report(&wave, 1, 2, 1) };
+    peer.report(last).await;
+    peer.say(Said::Leaving(wire::Leaving {})).await;
+    peer.until(|m| matches!(m, Message::Left(_)).then_some(())).await;
+    drop(peer); // in this moment the process ends
+
+    let mut peer = a.hello("a", BOOT_2).await;
+    let again = peer.wave().await;
+    let done = again.shards.iter().find(|s| s.partition == 2).unwrap();
+    let done: Vec<u32> = RoaringBitmap::deserialize_from(&done.handed[..]).unwrap().iter().collect();
+    assert_eq!(done, [1], "what was answered, and not what was open");
+    assert!(!over.is_finished());
+    peer.report(complete(&again, 1, 1, 1)).await;
+    peer.end().await;
+    peer.report(ended(&again, 2, 1, 1)).await;
+    when(&mut progress, |s| s.settled).await;
+    tokio::time::timeout(PATIENCE, over).await.expect("no alert is under way").unwrap();
+    assert!(coordinator.dispatcher.under_way().is_empty());
 }

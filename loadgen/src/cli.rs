@@ -178,8 +178,10 @@ fn ended(result: io::Result<()>) -> ExitCode {
 fn list() -> ExitCode {
     for (name, scenario) in Scenario::named() {
         println!("{name:<16} {:>9} devices, {} nodes  {}", scenario.devices, scenario.nodes, scenario.description);
-        for case in scenario.series.iter().flat_map(|series| &series.cases) {
-            println!("  --case {:<26} {}", case.name, case.label);
+        let troubles = scenario.series.iter().flat_map(|series| &series.cases).map(|case| (&case.name, &case.label));
+        let restarts = scenario.restarts.iter().flat_map(|spec| &spec.cases).map(|case| (&case.name, &case.label));
+        for (name, label) in troubles.chain(restarts) {
+            println!("  --case {name:<26} {label}");
         }
     }
     ExitCode::SUCCESS
@@ -215,6 +217,12 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
         println!("  {}", options.dir.join("report.json").display());
         return Ok(report.passed);
     }
+    if let Some(spec) = &scenario.restarts {
+        let report = runtime.block_on(run::restarts::run(&scenario, spec, &options, &Show::new()))?;
+        print!("{}", report.summary());
+        println!("  {}", options.dir.join("report.json").display());
+        return Ok(report.passed);
+    }
     let report = runtime.block_on(run::run(&scenario, &options, &Show::new()))?;
     print!("{}", summary(&report, options.strict));
     println!("  {}", options.dir.join("report.json").display());
@@ -232,6 +240,13 @@ fn choose(scenario: &mut Scenario, arguments: &RunArguments) -> Result<(), Scena
         field: field.to_owned(),
         problem,
     };
+    if let Some(spec) = &mut scenario.restarts {
+        if arguments.cluster.is_some() || arguments.seconds.is_some() {
+            let problem = "restarts have their own clusters and times".to_owned();
+            return Err(invalid("--cluster, --seconds", problem));
+        }
+        return spec.choose(&arguments.cases).map_err(|problem| invalid("--case", problem));
+    }
     match &mut scenario.series {
         Some(_) if arguments.cluster.is_some() => {
             Err(invalid("--cluster", "a series measures the memory of nodes that it has started itself".to_owned()))

@@ -33,7 +33,8 @@ use crate::{
     scenario::{FcmSpec, NodeAction},
 };
 use accounting::{MemoryLog, Watched};
-use emulator::Emulator;
+use emulator::{Emulator, Served};
+use files::SigningKey;
 use ports::Port;
 use process::{Announcement, Pipes, Process, ProcessError, Role, Spec};
 
@@ -105,10 +106,25 @@ pub struct Cluster {
 struct Nodes {
     plan: ClusterPlan,
     coordinator: Port,
+    /// Of a second coordinator.
+    second: Port,
+    served: Vec<Served>,
+    key: SigningKey,
     /// Of each node, for all of its processes.
     ports: Vec<Port>,
     orders: mpsc::Receiver<NodeOrder>,
     to: mpsc::Sender<NodeOrder>,
+}
+
+/// What is different about a process that is started again; absent: nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Started<'a> {
+    /// The cluster it belongs to.
+    pub cluster: Option<&'a str>,
+    /// A node's name.
+    pub name: Option<&'a str>,
+    /// A coordinator's partitions.
+    pub partitions: Option<u16>,
 }
 
 /// Kills or starts a node of a running cluster; heeded by [`Cluster::watch`].
@@ -152,25 +168,68 @@ impl Cluster {
             emulators.push(emulator);
             served.push(serves);
         }
-        let mut ports = ports::claim(1 + plan.nodes as usize).map_err(|e| prepare("ports", e))?;
-        let at = ports.remove(0);
+        let mut ports = ports::claim(2 + plan.nodes as usize).map_err(|e| prepare("ports", e))?;
+        let (at, second) = (ports.remove(0), ports.remove(0));
 
         // A node keeps its address over all of its processes, as one behind a name of its own does.
         for (n, port) in (0..plan.nodes).zip(&ports) {
             if !plan.nodes_later.contains(&n) {
-                processes.push(start_node(plan, &at, n, port).await?);
+                processes.push(start_node(plan, &at, (n, port), Started::default()).await?);
             }
         }
 
-        let addresses: Vec<_> = ports.iter().map(Port::address).collect();
-        let config = files::coordinator_config(plan, at.address(), &addresses, &served, &key)?;
-        let arguments = ["coordinator".to_owned(), format!("--config={}", config.display()), "--announce".to_owned()];
-        let (process, announced) = start(plan, Role::Coordinator, "coordinator".to_owned(), &arguments).await?;
-        processes.push(process);
-        let coordinator = format!("http://{}", announced.listen);
         let (to, orders) = mpsc::channel(1);
-        let nodes = Some(Nodes { plan: plan.clone(), coordinator: at, ports, orders, to });
-        Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes, nodes })
+        let coordinator = format!("http://{}", at.address());
+        let nodes = Nodes { plan: plan.clone(), coordinator: at, second, served, key, ports, orders, to };
+        processes.push(nodes.start_coordinator("coordinator", Started::default()).await?);
+        Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes, nodes: Some(nodes) })
+    }
+
+    /// Where logs and records go; of a cluster that somebody else runs, here.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.nodes.as_ref().map_or(Path::new("."), |nodes| &nodes.plan.dir)
+    }
+
+    /// host:port of a process's health service; none: it is not there.
+    #[must_use]
+    pub fn health(&self, name: &str) -> Option<&str> {
+        self.processes.iter().find(|p| p.name == name)?.health.as_deref()
+    }
+
+    /// Ends a process as a power failure would; nothing happens if it is not there.
+    pub async fn kill(&mut self, name: &str) {
+        if let Some(process) = self.take(name) {
+            process.kill().await;
+        }
+    }
+
+    /// Asks a process to end. False: it was not there, or did not end well within the deadline.
+    pub async fn terminate(&mut self, name: &str, deadline: Duration) -> bool {
+        match self.take(name) {
+            Some(process) => process.terminate(deadline).await,
+            None => false,
+        }
+    }
+
+    /// Starts a process: `coordinator`, `coordinator-2` or a node; in place of a former one, or for the first time.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn start_again(&mut self, name: &str, started: Started<'_>) -> Result<(), ClusterError> {
+        let Some(nodes) = &self.nodes else { return Ok(()) };
+        let node = name.strip_prefix("shard-").and_then(|n| n.parse::<u32>().ok());
+        let process = match node.and_then(|n| Some((n, nodes.ports.get(n as usize)?))) {
+            Some(node) => start_node(&nodes.plan, &nodes.coordinator, node, started).await?,
+            None => nodes.start_coordinator(name, started).await?,
+        };
+        self.processes.push(process);
+        Ok(())
+    }
+
+    fn take(&mut self, name: &str) -> Option<Process> {
+        let at = self.processes.iter().position(|p| p.name == name)?;
+        Some(self.processes.swap_remove(at))
     }
 
     /// Takes part in a cluster that somebody else runs: none of its processes is watched or ended.
@@ -227,14 +286,11 @@ impl Cluster {
         let Some(nodes) = &self.nodes else { return Ok(()) };
         match order.action {
             NodeAction::Start => {
-                let port = &nodes.ports[order.node as usize];
-                self.processes.push(start_node(&nodes.plan, &nodes.coordinator, order.node, port).await?);
+                let node = (order.node, &nodes.ports[order.node as usize]);
+                self.processes.push(start_node(&nodes.plan, &nodes.coordinator, node, Started::default()).await?);
             }
             NodeAction::Kill => {
-                let name = node_name(order.node);
-                if let Some(at) = self.processes.iter().position(|p| p.name == name) {
-                    self.processes.swap_remove(at).kill().await;
-                }
+                self.kill(&node_name(order.node)).await;
             }
         }
         // Whoever asked may have ended.
@@ -268,6 +324,16 @@ impl Nodes {
             None => std::future::pending().await,
         }
     }
+
+    /// Either of the two coordinators.
+    async fn start_coordinator(&self, name: &str, started: Started<'_>) -> Result<Process, ClusterError> {
+        let port = if name == "coordinator" { &self.coordinator } else { &self.second };
+        let addresses: Vec<_> = self.ports.iter().map(Port::address).collect();
+        let emulators = (&self.served[..], &self.key);
+        let config = files::coordinator_config(&self.plan, (name, port.address()), &addresses, emulators, started)?;
+        let arguments = ["coordinator".to_owned(), format!("--config={}", config.display()), "--announce".to_owned()];
+        Ok(start(&self.plan, Role::Coordinator, name.to_owned(), &arguments).await?.0)
+    }
 }
 
 /// How a node calls itself.
@@ -276,17 +342,24 @@ pub fn node_name(node: u32) -> String {
     format!("shard-{node}")
 }
 
-async fn start_node(plan: &ClusterPlan, coordinator: &Port, node: u32, port: &Port) -> Result<Process, ProcessError> {
-    let arguments = [
+async fn start_node(
+    plan: &ClusterPlan,
+    coordinator: &Port,
+    (node, port): (u32, &Port),
+    started: Started<'_>,
+) -> Result<Process, ProcessError> {
+    let own = node_name(node);
+    let mut arguments = vec![
         "shard".to_owned(),
         format!("--listen={}", port.address()),
         "--health-listen=127.0.0.1:0".to_owned(),
-        format!("--name={}", node_name(node)),
+        format!("--name={}", started.name.unwrap_or(&own)),
         format!("--coordinators={}", coordinator.address()),
         format!("--cores={}", plan.cores_per_node),
         "--announce".to_owned(),
     ];
-    Ok(start(plan, Role::Shard, node_name(node), &arguments).await?.0)
+    arguments.extend(started.cluster.map(|cluster| format!("--cluster={cluster}")));
+    Ok(start(plan, Role::Shard, own, &arguments).await?.0)
 }
 
 /// Starts a child that prints nothing but its announcement.

@@ -3,6 +3,7 @@
 pub mod arithmetic;
 pub mod check;
 pub mod motion;
+pub mod restarts;
 pub mod series;
 pub mod summary;
 

@@ -6,6 +6,7 @@
 
 pub mod assess;
 pub mod motion;
+pub mod restarts;
 pub mod series;
 pub mod wave;
 

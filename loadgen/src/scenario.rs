@@ -7,6 +7,7 @@ mod check;
 pub mod expect;
 pub mod mixture;
 pub mod nodes;
+pub mod restarts;
 pub mod series;
 
 use std::{fmt, fs, io, path::Path};
@@ -21,6 +22,7 @@ use crate::{
 pub(crate) use check::FCM_QUOTA_MAX;
 pub use expect::{Bound, Expectations};
 pub use nodes::{NodeAction, NodeChange};
+pub use restarts::RestartsSpec;
 pub use series::{CaseSpec, SeriesSpec};
 
 const NAMED: &[(&str, &str)] = &[
@@ -40,6 +42,7 @@ const NAMED: &[(&str, &str)] = &[
     ("quota-nodes", include_str!("../scenarios/quota-nodes.toml")),
     ("faults", include_str!("../scenarios/faults.toml")),
     ("fault-mixtures", include_str!("../scenarios/fault-mixtures.toml")),
+    ("restarts", include_str!("../scenarios/restarts.toml")),
 ];
 
 /// One scenario.
@@ -81,6 +84,9 @@ pub struct Scenario {
     /// Many alerts and many kinds of trouble instead of one.
     #[serde(default)]
     pub series: Option<SeriesSpec>,
+    /// Processes that end and come back, and an alert after each.
+    #[serde(default)]
+    pub restarts: Option<RestartsSpec>,
     /// What must come of it.
     #[serde(default)]
     pub expect: Expectations,

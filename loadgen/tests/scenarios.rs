@@ -198,6 +198,67 @@ fn a_node_is_killed_and_replaced_and_another_joins() {
     assert_eq!(report["reported"]["accepted"], report["accepted"]);
 }
 
+/// Cases of the scenario `restarts`, each with a cluster of its own; gives what was found by case and phase.
+fn restarts(names: &[&str]) -> Value {
+    let dir = tempfile::tempdir().expect("a folder");
+    // Some 4 s of an alert, in which both nodes come back one after the other.
+    let scenario = varied("restarts", "under_alert = 6_000", "under_alert = 700");
+    let text = fs::read_to_string(&scenario).expect("a scenario");
+    fs::write(&scenario, text.replace("under_alert = 60_000", "under_alert = 700")).expect("written");
+    let names: Vec<&str> = names.iter().flat_map(|name| ["--case", name]).collect();
+    let more = ["--devices", "3000", "--report", dir.path().to_str().expect("UTF-8")];
+    let output = loadgen(&[&["run", scenario.to_str().unwrap()], &names[..], &more].concat());
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    let report = fs::read(dir.path().join("report.json"));
+    let of_cases =
+        || fs::read_dir(dir.path()).unwrap().flatten().filter(|e| e.path().is_dir()).map(|e| logs(&e.path()));
+    assert_eq!(output.status.code(), Some(0), "{text}\n{}", of_cases().collect::<String>());
+    serde_json::from_slice(&report.expect("a report")).expect("JSON")
+}
+
+#[test]
+fn a_coordinator_comes_back_empty_and_nodes_rebuild() {
+    let report = restarts(&["coordinator-killed", "coordinator-terminated"]);
+    let under = &report["phases"][1]["under"][0];
+    assert_eq!(
+        (under["state"].as_str(), under["missed"].as_u64()),
+        (Some("RESOLVED"), Some(0)),
+        "it may finish: {report:#}"
+    );
+    let phase = &report["phases"][0];
+    assert_eq!(
+        (phase["outcome"].as_str(), phase["after"]["strangers"].as_u64()),
+        (Some("exact"), Some(0)),
+        "{report:#}"
+    );
+    assert!(phase["settled_seconds"].as_f64() >= Some(9.0), "a former log is kept for 10 s: {report:#}");
+    assert!(phase["after"]["requests"].as_u64() > Some(2_000), "{report:#}");
+}
+
+#[test]
+fn a_rolling_restart_under_an_alert_loses_and_repeats_nothing() {
+    let report = restarts(&["rolling"]);
+    let under = report["phases"][0]["under"].as_array().expect("alerts");
+    assert_eq!(under.len(), 2);
+    for alert in under {
+        assert_eq!((alert["missed"].as_u64(), alert["repeated"].as_u64()), (Some(0), Some(0)), "{report:#}");
+    }
+}
+
+#[test]
+fn another_cluster_and_a_second_coordinator_are_loud_and_harm_nobody() {
+    let report = restarts(&["other-cluster", "two-coordinators"]);
+    let said = |phase: usize, process: &str| report["phases"][phase]["probes"][process].as_str().expect("asked");
+    assert_eq!((said(0, "shard-0"), said(0, "shard-1")), ("NOT_SERVING", "SERVING"), "{report:#}");
+    assert_eq!((said(2, "coordinator-2"), said(2, "coordinator")), ("NOT_SERVING", "SERVING"), "{report:#}");
+    // The first one goes on as if there were no second.
+    let alert = &report["phases"][2]["after"];
+    assert_eq!(
+        (alert["state"].as_str(), alert["missed"].as_u64(), alert["repeated"].as_u64()),
+        (Some("RESOLVED"), Some(0), Some(0))
+    );
+}
+
 #[test]
 fn an_expectation_that_does_not_hold_fails_the_run() {
     let dir = tempfile::tempdir().unwrap();

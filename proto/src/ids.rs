@@ -89,6 +89,83 @@ impl fmt::Debug for DeviceId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BootId(pub [u8; 16]);
 
+macro_rules! identity {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; 16]);
+
+        impl $name {
+            /// From the 16 bytes of a message.
+            ///
+            /// # Errors
+            /// Another length; without a field name, which the caller knows.
+            pub fn from_wire(bytes: &[u8]) -> Result<Self, InvalidField> {
+                let problem = || InvalidField::new("", format_args!("must have 16 bytes, has {}", bytes.len()));
+                bytes.try_into().map(Self).map_err(|_| problem())
+            }
+
+            /// As messages carry it.
+            #[must_use]
+            pub fn to_wire(self) -> Vec<u8> {
+                self.0.to_vec()
+            }
+        }
+
+        /// The first four bytes in hexadecimal: enough to tell two of them apart in log lines.
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
+        }
+    };
+}
+
+identity! {
+    /// Which log: drawn when the log began. Positions and ownership numbers mean something within one log only.
+    LogIdentity
+}
+identity! {
+    /// Which process of a coordinator: drawn at its start.
+    CoordinatorId
+}
+
+/// The configured name of a cluster: coordinators and nodes of different names refuse each other.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClusterName(Arc<str>);
+
+impl ClusterName {
+    /// The name where none is configured; the same for coordinators and nodes.
+    pub const DEFAULT: &str = "clarion";
+
+    /// 1 to 63 of a-z, 0-9 and '-', beginning with a letter.
+    ///
+    /// # Errors
+    /// Without a field name; the caller knows where it stood.
+    pub fn new(name: &str) -> Result<Self, InvalidField> {
+        check_id(name).map_err(|problem| InvalidField::new("", problem))?;
+        Ok(Self(name.into()))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for ClusterName {
+    fn default() -> Self {
+        Self(Self::DEFAULT.into())
+    }
+}
+
+impl fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $collection:literal) => {
         $(#[$doc])*

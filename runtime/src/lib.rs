@@ -4,5 +4,6 @@ pub mod drain;
 pub mod health;
 pub mod jwt;
 pub mod probe;
+pub mod repeated;
 pub mod roots;
 pub mod telemetry;

@@ -367,6 +367,8 @@ pub struct LaneLoad {
 /// What a core holds.
 #[derive(Debug, Clone, Default)]
 pub struct HeldStats {
+    /// How many [`Command::Own`] the core had carried out: of an older number, the rest is about former partitions.
+    pub owns: u64,
     /// Applied so far.
     pub positions: Vec<(LogId, Position)>,
     /// With a registration.

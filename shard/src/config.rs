@@ -12,6 +12,7 @@ use std::{
 };
 
 use clap::Parser;
+use clarion_proto::ids::ClusterName;
 use serde::Deserialize;
 
 /// More threads than any machine of today has; a larger number is a mistake.
@@ -26,6 +27,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where `grpc.health.v1` is served, in plaintext. Port 0: the system chooses.
     pub health_listen: SocketAddr,
+    /// Coordinators of another cluster are refused.
+    pub cluster: ClusterName,
     /// Stable over restarts: what a coordinator gives partitions to.
     pub name: String,
     /// `host:port` each; a name stands for all of its addresses.
@@ -82,6 +85,10 @@ struct Arguments {
     #[arg(long, value_name = "ADDRESS", env = "CLARION_SHARD_HEALTH_LISTEN")]
     health_listen: Option<SocketAddr>,
 
+    /// Name of the cluster; coordinators of another cluster are refused [default: clarion]
+    #[arg(long, value_name = "NAME", env = "CLARION_SHARD_CLUSTER")]
+    cluster: Option<String>,
+
     /// Name of the node, stable over restarts [default: the host's name]
     #[arg(long, env = "CLARION_SHARD_NAME")]
     name: Option<String>,
@@ -105,6 +112,7 @@ struct Arguments {
 struct File {
     listen: Option<SocketAddr>,
     health_listen: Option<SocketAddr>,
+    cluster: Option<String>,
     name: Option<String>,
     coordinators: Option<Vec<String>>,
     cores: Option<usize>,
@@ -128,6 +136,7 @@ impl Config {
         let config = Self {
             listen: arguments.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 7500).into()),
             health_listen: arguments.health_listen.or(file.health_listen).unwrap_or(([127, 0, 0, 1], 7501).into()),
+            cluster: cluster(arguments.cluster.or(file.cluster))?,
             name: arguments.name.or(file.name).unwrap_or_else(host_name),
             coordinators: arguments
                 .coordinators
@@ -162,6 +171,12 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn cluster(name: Option<String>) -> Result<ClusterName, ConfigError> {
+    let Some(name) = name else { return Ok(ClusterName::default()) };
+    let wrong = |e: clarion_proto::error::InvalidField| ConfigError::Value { option: "cluster", problem: e.problem };
+    ClusterName::new(&name).map_err(wrong)
 }
 
 fn read(path: &Path) -> Result<File, ConfigError> {
@@ -237,6 +252,7 @@ mod tests {
             (vec!["--cores", "many"], "--cores"),
             (vec!["--nothing"], "--nothing"),
             (vec!["--name", ""], "name"),
+            (vec!["--cluster", "Prod"], "cluster: must begin with a letter a-z"),
             (vec!["--coordinators", "host-without-port"], "coordinators: must be host:port"),
             (vec!["--config", "/nowhere/at/all"], "configuration /nowhere/at/all: "),
             (vec!["--config", &of(&unknown)], "line 1: unknown field `gateway`"),
@@ -253,7 +269,7 @@ mod tests {
     #[test]
     fn help_names_every_option_and_its_variable() {
         let Err(ConfigError::Answered(help)) = load(&["--help"]) else { panic!("no help") };
-        for option in ["CONFIG", "LISTEN", "HEALTH_LISTEN", "NAME", "COORDINATORS", "CORES", "ANNOUNCE"] {
+        for option in ["CONFIG", "LISTEN", "HEALTH_LISTEN", "CLUSTER", "NAME", "COORDINATORS", "CORES", "ANNOUNCE"] {
             let flag = format!("--{}", option.to_lowercase().replace('_', "-"));
             assert!(help.contains(&flag) && help.contains(&format!("CLARION_SHARD_{option}")), "{option}:\n{help}");
         }

@@ -53,7 +53,7 @@ use clarion_proto::{ids::WaveId, time::Time};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
-use crate::{command::LaneSpec, lane::LaneEnd, partition::TokenBuffer};
+use crate::{command::LaneSpec, lane::LaneEnd, partition::TokenBuffer, report};
 use buffers::Buffers;
 use count::CountRun;
 use guests::Guests;
@@ -71,8 +71,10 @@ use templates::TemplateIds;
 const STEPS_PER_TURN: usize = 8_192;
 /// Records applied in one turn while waves are under way, and while none is.
 const RECORDS_PER_TURN: (usize, usize) = (256, 4_096);
-/// How long a shutdown waits for answers.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a shutdown waits for answers to requests that are out.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a core that has shut down waits for the control plane to take its last reports.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What a core has to know of the node around it.
 #[derive(Debug, Clone, Copy)]
@@ -244,12 +246,25 @@ impl Core {
         let lanes = (0..self.lanes.len()).flat_map(|lane| self.lane_deadlines(lane)).filter(later);
         // A report that is due waits for room in the control plane, which wakes nobody: look again in a while.
         let reports = self.report_deadline().map(|at| at.max(self.now + Duration::from_millis(1)));
-        links.chain(waves).chain(lanes).chain(reports).chain(self.guests.deadline()).chain(self.shutdown).min()
+        links
+            .chain(waves)
+            .chain(lanes)
+            .chain(reports)
+            .chain(self.guests.deadline())
+            .chain(self.shutdown.filter(later))
+            .min()
     }
 
-    /// Whether [`crate::command::Command::Shutdown`] has been carried out.
+    /// Whether [`crate::command::Command::Shutdown`] has been carried out, and the control plane has been told of it all:
+    /// without the last reports the next process would push once more to those that were answered since the last but one.
     #[must_use]
     pub fn is_finished(&self) -> bool {
+        let untold = || self.waves.iter().flatten().any(|run| report::due(run, self.config.single).is_some());
+        self.is_closed() && (!untold() || self.shutdown.is_some_and(|by| self.now >= by + LAST_WORDS))
+    }
+
+    /// Whether nothing is sent or heard any more: a report that is made now is the last of its wave.
+    fn is_closed(&self) -> bool {
         let idle =
             || self.links.iter().all(|slot| slot.link.is_none()) && self.guests.is_empty() && self.letters.is_empty();
         self.shutdown.is_some_and(|by| self.now >= by || idle())

@@ -103,6 +103,12 @@ impl CommandSender {
         Ok(())
     }
 
+    /// Waits until the core has taken every [`Command::Apply`] that was sent; one may still be under way in it. Resolves at
+    /// once if the core has shut down.
+    pub async fn feed_taken(&self) {
+        let _ = self.feed.reserve_many(BATCHES_MAX).await;
+    }
+
     /// Does not wait.
     ///
     /// # Errors

@@ -13,7 +13,11 @@ pub mod split;
 
 use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use clarion_proto::wire::shard_v1::{self as wire, feed_service_client::FeedServiceClient};
+use clarion_proto::{
+    ids::ClusterName,
+    wire::shard_v1::{self as wire, feed_service_client::FeedServiceClient},
+};
+use clarion_runtime::repeated::Repeated;
 use futures_util::future::join_all;
 use rand::{RngExt, SeedableRng};
 use tokio::{
@@ -59,6 +63,8 @@ const PAUSE_OF_LIVE_FEED: Duration = Duration::from_millis(10);
 pub struct Feed {
     /// The node's name, for both sides' log lines.
     pub node: String,
+    /// The node's cluster: another one's coordinator refuses.
+    pub cluster: ClusterName,
     /// Whom to call.
     pub coordinators: Vec<String>,
     /// Where batches go.
@@ -82,7 +88,8 @@ enum FeedError {
     Resolve(#[from] io::Error),
     #[error("{0}: {1}")]
     Connect(SocketAddr, tonic::transport::Error),
-    #[error("{0}: {1}")]
+    // Without the status's metadata, in which a date makes every failure another one.
+    #[error("{0}: {code}: {message}", code = .1.code(), message = .1.message())]
     Refused(SocketAddr, Status),
     #[error("{0} does not answer")]
     Silent(SocketAddr),
@@ -135,24 +142,34 @@ impl Follower {
             return;
         }
         let mut random = rand_pcg::Pcg64Mcg::seed_from_u64(self.feed.seed);
-        let mut failures = 0;
+        let (mut failures, mut failing, begun) = (0, Repeated::default(), tokio::time::Instant::now());
         loop {
             let mut batches = 0_u64;
             let Err(error) = self.stream(&mut batches).await;
-            match &error {
+            let note = match &error {
                 FeedError::Refused(_, status) if status.code() == Code::OutOfRange => {
-                    warn!(%error, "the log is another one: starting again from nothing");
+                    warn!(%error, "the log is shorter than what was applied; rebuilding from the beginning");
                     let _ = self.feed.notes.send(FeedNote::OtherLog).await;
                     return;
                 }
+                // Of another cluster, or with another log: another coordinator may be the right one. Positions of one log
+                // mean nothing in another; whether this node may change its log is decided with the session.
+                FeedError::Refused(_, status) if status.code() == Code::FailedPrecondition => FeedNote::Refused,
                 // Whoever holds the core's other end says so and ends the process.
                 FeedError::Core(_) => return,
-                _ => {}
-            }
+                _ => FeedNote::Lost,
+            };
+            let _ = self.feed.notes.send(note).await;
             failures = if batches > 0 { 0 } else { failures + 1 };
             let pause_max = PAUSE_MIN.saturating_mul(1 << failures.min(10)).min(PAUSE_MAX);
             let pause = pause_max.mul_f64(random.random());
-            warn!(%error, batches, pause_ms = pause.as_millis(), "feed lost");
+            let now = begun.elapsed();
+            if batches > 0 {
+                failing = Repeated::default();
+            }
+            if let Some(times) = failing.note(&error.to_string(), now) {
+                warn!(%error, batches, times, "feed failed; retrying");
+            }
             sleep(pause).await;
         }
     }
@@ -202,7 +219,7 @@ impl Follower {
             .await
             .map_err(|e| FeedError::Connect(address, e))?;
         let mut client = FeedServiceClient::new(channel).max_decoding_message_size(BATCH_BYTES_MAX);
-        let request = self.splitter.request(&self.feed.node);
+        let request = self.splitter.request(&self.feed.node, &self.feed.cluster);
         let answer = timeout(ANSWER_WITHIN, client.feed(request)).await.map_err(|_| FeedError::Silent(address))?;
         Ok(answer.map_err(|s| FeedError::Refused(address, s))?.into_inner())
     }

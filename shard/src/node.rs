@@ -106,8 +106,8 @@ impl Node {
         self.health.address()
     }
 
-    /// Runs until `stop` resolves, then drains: no new session, cores close, the last reports go out, `drain_within` at
-    /// most.
+    /// Runs until `stop` resolves, then drains: no new wave, open requests finish, cores close, the last reports go out and
+    /// the coordinator confirms that it has applied them; `drain_within` at most.
     ///
     /// # Errors
     /// A core died or hangs, a server failed, or the drain took too long.
@@ -130,6 +130,7 @@ impl Node {
         let identity = Identity {
             node: self.config.name.clone(),
             boot: self.boot,
+            cluster: self.config.cluster.clone(),
             version: env!("CARGO_PKG_VERSION"),
             cores: ports.len(),
         };

@@ -14,8 +14,9 @@ use crate::{
 
 /// The control plane decodes, merges and waits; walking and sending have threads of their own.
 const CONTROL_THREADS: usize = 2;
-/// For cores to hear out what is in flight (2 s at most by themselves) and close their connections.
-const DRAIN_WITHIN: Duration = Duration::from_secs(8);
+/// For cores to hear out what is in flight (5 s at most by themselves), close their connections and report (2 s more), and for
+/// the coordinator to confirm the last reports.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// For threads that have said goodbye to end.
 const JOIN_WITHIN: Duration = Duration::from_secs(2);
 

@@ -67,13 +67,13 @@ pub(crate) fn due(run: &WaveRun, single: bool) -> Option<Time> {
     run.tally.cells_changed().then(|| r.cells_at.map_or(Time(0), |at| at + CELLS_EVERY))
 }
 
-/// The report that is due, from the open pushes of the wave.
-pub(crate) fn build<'a>(run: &mut WaveRun, open: impl Iterator<Item = &'a Open>, now: Time) -> CoreReport {
+/// The report that is due, from the open pushes of the wave. `last`: the core has closed, nothing of it waits any more.
+pub(crate) fn build<'a>(run: &mut WaveRun, open: impl Iterator<Item = &'a Open>, last: bool, now: Time) -> CoreReport {
     let dead = run.dead.drain(..DEAD_MAX.min(run.dead.len())).collect();
     let ended = run.is_ended() && run.dead.is_empty();
     let all = run.reporting.all;
     let cells_due = run.reporting.cells_at.is_none_or(|at| now >= at + CELLS_EVERY);
-    let cells = if ended || all || cells_due { run.tally.take_cells() } else { Vec::new() };
+    let cells = if ended || all || last || cells_due { run.tally.take_cells() } else { Vec::new() };
     let report = CoreReport {
         wave: run.spec.id,
         epoch: run.epoch,

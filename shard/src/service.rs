@@ -1,7 +1,7 @@
 //! The node's door: sessions come in here, checked messages go on to the control plane.
 //!
-//! The only file that makes a `Status`. A session ends with one only when there is nobody to talk to any more; whatever
-//! a message says, the answer to it is a message.
+//! The only file that makes a `Status`. A coordinator that may not direct the node is answered by one, and a session ends
+//! with one when there is nobody to talk to any more; whatever a later message says, the answer to it is a message.
 
 use std::{
     pin::Pin,
@@ -29,7 +29,8 @@ use tracing::{Instrument, Span, debug, info_span};
 use crate::{
     session::{
         assembly::Assembly,
-        message::{Message, Rejected},
+        fence::{Fenced, Opened},
+        message::{Message, Rejected, opened},
     },
     wave::Room,
 };
@@ -41,6 +42,10 @@ const OUTBOUND: usize = 8;
 /// A control plane that takes no message for so long is held up by its cores; the coordinator is told by the end of the
 /// session, and comes again.
 const TAKE_WITHIN: Duration = Duration::from_secs(10);
+/// For the coordinator's first message, Open.
+const OPEN_WITHIN: Duration = Duration::from_secs(5);
+/// For the control plane to decide whether the session may begin; it may be held up by its cores.
+const ADMIT_WITHIN: Duration = Duration::from_secs(5);
 
 /// The clock of the node, shared with its cores.
 pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;
@@ -48,6 +53,10 @@ pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;
 /// A session that has begun, as the control plane gets it.
 #[derive(Debug)]
 pub struct Connected {
+    /// Who asks for it.
+    pub opened: Opened,
+    /// Whether the session may begin; dropped, the node takes none.
+    pub admitted: oneshot::Sender<Result<(), Fenced>>,
     /// What the coordinator says; its end is the session's.
     pub inbound: mpsc::Receiver<Result<Message, Rejected>>,
     /// What it is told.
@@ -93,17 +102,35 @@ impl ShardService for Service {
         let peer = request.remote_addr();
         let span = info_span!("session", peer = peer.map(tracing::field::display));
         clarion_runtime::telemetry::continue_trace(&span, request.metadata());
+        let mut requests = request.into_inner();
+        let opened = open(&mut requests).await?;
         let (inbound, taken) = mpsc::channel(INBOUND);
         let (outbound, messages) = mpsc::channel(OUTBOUND);
         let (end, ended) = oneshot::channel();
-        let (unreadable, broken) = oneshot::channel();
-        let connected = Connected { inbound: taken, outbound, end, span: span.clone() };
-        self.sessions.try_send(connected).map_err(|_| Status::unavailable("the node takes no session now"))?;
+        let (admit, admitted) = oneshot::channel();
+        let connected = Connected { opened, admitted: admit, inbound: taken, outbound, end, span: span.clone() };
+        let none = || Status::unavailable("the node takes no session now");
+        self.sessions.try_send(connected).map_err(|_| none())?;
+        timeout(ADMIT_WITHIN, admitted).await.map_err(|_| none())?.map_err(|_| none())?.map_err(|f| refused(&f))?;
         // Ends with the stream of requests, or as soon as the control plane has dropped its end of the queue.
+        let (unreadable, broken) = oneshot::channel();
         let assembly = Assembly::new(self.room.clone());
-        tokio::spawn(receive(request.into_inner(), assembly, inbound, unreadable, self.now.clone()).instrument(span));
+        tokio::spawn(receive(requests, assembly, inbound, unreadable, self.now.clone()).instrument(span));
         Ok(Response::new(Outbound { messages, ended: Some(ended), broken: Some(broken) }))
     }
+}
+
+/// Waits for the coordinator's Open, which tells whether anything else it says may be heard.
+async fn open(requests: &mut Streaming<SessionRequest>) -> Result<Opened, Status> {
+    let late = |_| Status::deadline_exceeded(format!("no Open within {} s", OPEN_WITHIN.as_secs()));
+    let first = timeout(OPEN_WITHIN, requests.message()).await.map_err(late)??;
+    let first = first.ok_or_else(|| Status::invalid_argument("the session ended before its Open"))?;
+    opened(first).map_err(|problem| Status::invalid_argument(problem.to_string()))
+}
+
+fn refused(fenced: &Fenced) -> Status {
+    let code = if fenced.passes() { tonic::Code::Unavailable } else { tonic::Code::FailedPrecondition };
+    Status::new(code, fenced.to_string())
 }
 
 /// `unreadable` tells the coordinator why it is not heard any more: it sent that message, and must not send it for ever.

@@ -17,11 +17,13 @@
 
 pub mod assembly;
 pub mod counts;
+pub mod fence;
 pub mod lanes;
 pub mod leases;
 pub mod merge;
 pub mod message;
 pub mod ownership;
+pub mod readiness;
 pub mod registry;
 pub mod waves;
 mod take;
@@ -29,7 +31,7 @@ mod take;
 use std::collections::{BTreeSet, VecDeque};
 
 use clarion_proto::{
-    ids::{BootId, WaveId},
+    ids::{BootId, ClusterName, WaveId},
     time::Time,
     wire::shard_v1::{self as wire, session_response::Message as Wire},
 };
@@ -37,10 +39,12 @@ use tracing::{info, warn};
 
 use self::{
     counts::Counts,
+    fence::{Admitted, FORMER_LOG_FOR, Fence, Fenced, Opened},
     lanes::Lanes,
     leases::Leases,
     message::{About, Cause, Message, Rejected},
     ownership::{Follows, Ownership},
+    readiness::FeedState,
     registry::Registry,
     waves::Waves,
 };
@@ -56,6 +60,8 @@ pub struct Identity {
     pub node: String,
     /// Of this start.
     pub boot: BootId,
+    /// Its coordinators' too.
+    pub cluster: ClusterName,
     /// Of the program.
     pub version: &'static str,
     /// At least 1.
@@ -94,7 +100,11 @@ impl Output {
 pub enum FeedNote {
     /// All that was waiting has been handed to the cores.
     CaughtUp,
-    /// The coordinator's log is shorter than what we have applied: it is another log.
+    /// The stream has ended, or none could be opened: it is tried again.
+    Lost,
+    /// A coordinator serves another cluster or another log: the next one is tried.
+    Refused,
+    /// The log is shorter than what was applied of it: it has lost some of it.
     OtherLog,
 }
 
@@ -102,14 +112,21 @@ pub enum FeedNote {
 pub struct Control {
     identity: Identity,
     rss_bytes: Box<dyn Fn() -> u64 + Send>,
+    fence: Fence,
     ownership: Option<Ownership>,
+    /// When the node ceases to be ready unless a session begins before.
+    undirected_at: Option<Time>,
+    /// The newest ownership was refused.
+    ownership_refused: bool,
+    /// The newest session that was refused was another cluster's, and none has begun since.
+    other_cluster: bool,
     lanes: Lanes,
     waves: Waves,
     leases: Leases,
     registry: Registry,
     counts: Counts,
     session: Option<Session>,
-    caught_up: bool,
+    feed: FeedState,
     draining: bool,
     outputs: VecDeque<Output>,
 }
@@ -122,6 +139,19 @@ struct Session {
     refusals_dropped: u64,
     /// Cancelled here without ever having been here.
     stopped_unknown: BTreeSet<WaveId>,
+    farewell: Farewell,
+}
+
+/// How far a session is with the node's leaving.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Farewell {
+    #[default]
+    Stays,
+    /// Leaving is to be told, after everything else.
+    Due,
+    Told,
+    /// The coordinator has applied everything.
+    Left,
 }
 
 impl std::fmt::Debug for Control {
@@ -140,33 +170,56 @@ impl Control {
         let cores = identity.cores;
         Self {
             rss_bytes: Box::new(rss_bytes),
+            fence: Fence::new(identity.cluster.clone()),
             ownership: None,
+            undirected_at: None,
+            ownership_refused: false,
+            other_cluster: false,
             lanes: Lanes::new(cores),
             waves: Waves::default(),
             leases: Leases::default(),
             registry: Registry::new(cores),
             counts: Counts::default(),
             session: None,
-            caught_up: false,
+            feed: FeedState::Loading,
             draining: false,
             outputs: VecDeque::new(),
             identity,
         }
     }
 
-    /// A session has begun; an earlier one counts no more.
-    pub fn open(&mut self, now: Time) {
-        self.close();
+    /// A coordinator asks for a session. If it may have one, that has begun, and an earlier one counts no more.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub fn open(&mut self, opened: &Opened, now: Time) -> Result<(), Fenced> {
+        let admitted = self.fence.admit(opened, now);
+        self.other_cluster |= matches!(admitted, Err(Fenced::Cluster { .. }));
+        if let Admitted::OtherLog { former } = admitted? {
+            let waves = self.waves.end_all(now, &mut self.outputs);
+            warn!(
+                %former, log = %opened.log, waves_ended = waves,
+                "the log's identity changed; rebuilding from the beginning"
+            );
+            self.disown();
+        }
+        self.close(now);
+        self.fence.begin(opened);
+        (self.other_cluster, self.undirected_at) = (false, None);
         self.session = Some(Session::default());
         self.lanes.start_over();
         self.waves.start_over(now);
         self.registry.start_over();
         self.tell_all(|| Command::ReportAll);
+        Ok(())
     }
 
     /// The session has ended. Waves go on until their leave runs out.
-    pub fn close(&mut self) {
-        self.session = None;
+    pub fn close(&mut self, now: Time) {
+        self.fence.end(now);
+        if self.session.take().is_some() {
+            self.undirected_at = Some(now + FORMER_LOG_FOR);
+        }
         self.leases.forget();
         self.counts.forget();
     }
@@ -199,10 +252,16 @@ impl Control {
 
     /// What the feed says.
     pub fn feed(&mut self, note: FeedNote) {
-        match (note, self.ownership.clone()) {
-            (FeedNote::CaughtUp, _) => self.caught_up = true,
-            (FeedNote::OtherLog, Some(owned)) => self.own(None, owned),
-            (FeedNote::OtherLog, None) => {}
+        self.feed = match note {
+            FeedNote::CaughtUp => FeedState::CaughtUp,
+            // What was loading goes on loading.
+            FeedNote::Lost if self.feed == FeedState::Loading => FeedState::Loading,
+            FeedNote::Lost => FeedState::Lost,
+            FeedNote::Refused => FeedState::Refused,
+            FeedNote::OtherLog => FeedState::Loading,
+        };
+        if let (FeedNote::OtherLog, Some(owned)) = (note, self.ownership.clone()) {
+            self.own(None, owned);
         }
     }
 
@@ -214,10 +273,27 @@ impl Control {
         }
     }
 
-    /// Whether it owns partitions and has caught up with their logs since it got them.
+    /// Everything has been told, and no core will say anything more: the coordinator is to confirm it.
+    pub fn leave(&mut self) {
+        match self.waves.untold() {
+            0 => {}
+            waves => warn!(waves, "drain ends with reports that no coordinator has read"),
+        }
+        if let Some(session) = &mut self.session {
+            session.farewell = Farewell::Due;
+        }
+    }
+
+    /// Whether the coordinator has confirmed that it applied everything.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.ownership.is_some() && self.caught_up && !self.draining
+    pub fn has_left(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.farewell == Farewell::Left)
+    }
+
+    pub(super) fn left(&mut self) {
+        if let Some(session) = self.session.as_mut().filter(|session| session.farewell == Farewell::Told) {
+            session.farewell = Farewell::Left;
+        }
     }
 
     /// The next thing to do.
@@ -228,13 +304,15 @@ impl Control {
     /// When [`Control::expire`] has work next.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        [self.waves.sweep_due(), self.counts.expire_due()].into_iter().flatten().min()
+        [self.waves.sweep_due(), self.counts.expire_due(), self.undirected_at].into_iter().flatten().min()
     }
 
     /// Lets go of what nobody waits for any more.
     pub fn expire(&mut self, now: Time) {
         self.waves.sweep(self.session.is_some(), now);
         self.counts.expire(now);
+        // Readiness is asked after every turn: this one was for it.
+        self.undirected_at = self.undirected_at.filter(|at| *at > now);
     }
 
     /// When there is a message to pull; at once is [`Time::default`]. `None`: nobody listens, or nothing is new.
@@ -251,7 +329,9 @@ impl Control {
             return Some(Time::default());
         }
         let ask = self.asks(now).then(|| self.leases.due());
-        [ask, self.waves.report_due(), self.lanes.load_due(), self.registry.due()].into_iter().flatten().min()
+        let farewell = (session.farewell == Farewell::Due).then(Time::default);
+        let due = [ask, self.waves.report_due(), self.lanes.load_due(), self.registry.due()];
+        due.into_iter().flatten().min().or(farewell)
     }
 
     /// The most urgent message that is due.
@@ -269,8 +349,14 @@ impl Control {
             if let Some(load) = self.lanes.take_load(now) {
                 return Some(Wire::LaneLoad(load));
             }
-            self.registry.due().filter(|due| *due <= now)?;
-            Some(Wire::RegistryState(self.registry.take(self.ownership.as_ref(), (self.rss_bytes)(), now)))
+            match self.registry.due() {
+                Some(due) if due > now => None,
+                Some(_) => {
+                    let rss_bytes = (self.rss_bytes)();
+                    Some(Wire::RegistryState(self.registry.take(self.ownership.as_ref(), rss_bytes, now)))
+                }
+                None => self.farewell(),
+            }
         });
         message.map(|m| wire::SessionResponse { message: Some(m) })
     }
@@ -292,6 +378,13 @@ impl Control {
         self.lanes.take_state().map(Wire::LaneState)
     }
 
+    /// After everything else: nothing is due any more.
+    fn farewell(&mut self) -> Option<Wire> {
+        let session = self.session.as_mut().filter(|session| session.farewell == Farewell::Due)?;
+        session.farewell = Farewell::Told;
+        Some(Wire::Leaving(wire::Leaving {}))
+    }
+
     fn hello(&self) -> wire::Hello {
         wire::Hello {
             node: self.identity.node.clone(),
@@ -299,6 +392,8 @@ impl Control {
             version: self.identity.version.to_owned(),
             cores: u32::try_from(self.identity.cores).unwrap_or(u32::MAX),
             positions: registry::to_wire(&self.registry.positions(self.ownership.as_ref())),
+            cluster: self.identity.cluster.to_string(),
+            log_identity: self.ownership.as_ref().map(|o| o.log.to_wire()).unwrap_or_default(),
         }
     }
 

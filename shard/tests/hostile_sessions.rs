@@ -23,7 +23,7 @@ use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
 use prost::Message as _;
 use prost_reflect::DescriptorPool;
 use raw::Raw;
-use support::{Session, channel, lane, ownership, wave, within};
+use support::{LOG, Session, channel, lane, open, ownership, wave, within};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
     process::{Child, Command},
@@ -54,7 +54,7 @@ async fn start() -> (Child, std::net::SocketAddr) {
 
 /// What goes before: something to hit. Each good message makes others of a session meaningful.
 fn good() -> Vec<Bytes> {
-    let held = [ownership(1, &[0, 1, 2]), lane(1), Say::Wave(wave(5, 1, 1, &[0, 1]))];
+    let held = [open(1, LOG), ownership(1, &[0, 1, 2]), lane(1), Say::Wave(wave(5, 1, 1, &[0, 1]))];
     held.map(|message| wire::SessionRequest { message: Some(message) }.encode_to_vec().into()).into()
 }
 

@@ -8,7 +8,7 @@ use clarion_proto::{
 };
 use clarion_shard::command::{Command, CoreReport, Counts, Event};
 use roaring::RoaringBitmap;
-use support::{Bench, lane, ownership, wave};
+use support::{Bench, LOG, Session, lane, open, ownership, wave};
 use tonic::Code;
 
 #[tokio::test]
@@ -158,8 +158,69 @@ async fn a_drain_lets_the_last_reports_out_and_ends_the_session() {
     session
         .until("the last report", |m| matches!(m, Told::Report(r) if r.unanswered_requests == 77).then_some(()))
         .await;
+    session.until("the last word", |m| matches!(m, Told::Leaving(_)).then_some(())).await;
+    // Nothing but the coordinator's word ends the node now.
+    let nothing = tokio::time::timeout(std::time::Duration::from_millis(300), session.next()).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    session.say(Say::Left(wire::Left {})).await;
     assert_eq!(session.end().await.unwrap().code(), Code::Unavailable);
     bench.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_ends_at_its_deadline_though_the_coordinator_does_not_answer() {
+    let mut bench = Bench::start_draining_within(1, std::time::Duration::from_secs(1)).await;
+    let mut session = bench.session().await;
+    bench.stop();
+    bench.cores.clear();
+    session.until("the last word", |m| matches!(m, Told::Leaving(_)).then_some(())).await;
+    assert_eq!(session.end().await.unwrap().code(), Code::Unavailable);
+    bench.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_second_of_two_coordinators_is_refused_while_the_first_directs() {
+    let mut bench = Bench::start(1).await;
+    let mut first = bench.session().await;
+    assert!(matches!(first.next().await, Ok(Some(Told::Hello(_)))));
+    for log in [LOG, [2; 16]] {
+        let refused = Session::open_as(bench.address, open(2, log)).await.err().unwrap();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert!(refused.message().contains("another coordinator process"), "{}", refused.message());
+    }
+    first.say(ownership(1, &[0])).await;
+    first.say(lane(1)).await;
+    first.say(Say::Wave(wave(5, 1, 1, &[0]))).await;
+    bench.cores[0].until("the wave", |c| matches!(c, Command::Wave(_)).then_some(())).await;
+}
+
+#[tokio::test]
+async fn another_cluster_another_first_message_and_a_former_log_are_refused() {
+    let bench = Bench::start(1).await;
+    let Say::Open(ours) = open(1, LOG) else { panic!() };
+    let other = Say::Open(wire::Open { cluster: "other".to_owned(), ..ours.clone() });
+    let short = Say::Open(wire::Open { log_identity: vec![1; 15], ..ours });
+    for (first, code, part) in [
+        (other, Code::FailedPrecondition, "cluster is \"other\", this node's is \"clarion\""),
+        (short, Code::InvalidArgument, "open.log_identity: must have 16 bytes, has 15"),
+        (lane(1), Code::InvalidArgument, "the coordinator speaks first"),
+    ] {
+        let refused = Session::open_as(bench.address, first).await.err().unwrap();
+        assert_eq!(refused.code(), code);
+        assert!(refused.message().contains(part), "{}", refused.message());
+    }
+    drop(bench.session().await);
+    // Its end may not have been seen yet.
+    let refused = loop {
+        let refused = Session::open_as(bench.address, open(2, [2; 16])).await.err().unwrap();
+        if refused.code() == Code::Unavailable {
+            break refused;
+        }
+        assert!(refused.message().contains("another coordinator process"), "{}", refused.message());
+    };
+    assert!(refused.message().contains("less than 10 s ago"), "{}", refused.message());
+    // Another process with the same log goes on at once.
+    Session::open_as(bench.address, open(3, LOG)).await.unwrap();
 }
 
 #[tokio::test]

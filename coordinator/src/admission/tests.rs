@@ -265,7 +265,7 @@ fn covers_share_room_for_their_cells_and_give_it_back() {
     assert_eq!(refused, Refusal::CoversFull { limit: 16_000_000, free: 1_000_000, wanted: 1_000_001 });
     let small = admission.cells(3_900).expect("a city finds room beside a continent");
     drop(first);
-    admission.cells(8_000_000).expect("given back");
+    drop(admission.cells(8_000_000).expect("given back"));
     drop(small);
     assert!(admission.cells(usize::MAX).is_err());
 }

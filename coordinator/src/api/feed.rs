@@ -12,9 +12,12 @@ use std::{
 use bytes::BufMut;
 use clarion_proto::{
     ids::LogId,
+    time::Time,
     wire::shard_v1::{FeedRequest, FeedResponse, feed_service_server::SERVICE_NAME},
 };
+use clarion_runtime::repeated::Repeated;
 use futures_util::{FutureExt, future::BoxFuture, stream::BoxStream};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -35,13 +38,17 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct FeedServer {
     api: Arc<Api>,
+    refused: Refusals,
 }
+
+/// For the log: nodes that are refused come again every few seconds.
+type Refusals = Arc<Mutex<Repeated>>;
 
 impl FeedServer {
     /// Over the context's log.
     #[must_use]
     pub(super) fn new(api: Arc<Api>) -> Self {
-        Self { api }
+        Self { api, refused: Refusals::default() }
     }
 }
 
@@ -59,14 +66,14 @@ impl tower::Service<http::Request<Body>> for FeedServer {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let api = Arc::clone(&self.api);
+        let feed = Feed { api: Arc::clone(&self.api), refused: Arc::clone(&self.refused) };
         async move {
             if request.uri().path() != "/clarion.shard.v1.FeedService/Feed" {
                 let unknown = Status::unimplemented("FeedService has the one method Feed");
                 return Ok(unknown.into_http());
             }
             let mut grpc = Grpc::new(FeedCodec).apply_max_message_size_config(Some(super::REQUEST_BYTES_MAX), None);
-            Ok(grpc.server_streaming(Feed { api }, request).await)
+            Ok(grpc.server_streaming(feed, request).await)
         }
         .boxed()
     }
@@ -74,6 +81,7 @@ impl tower::Service<http::Request<Body>> for FeedServer {
 
 struct Feed {
     api: Arc<Api>,
+    refused: Refusals,
 }
 
 impl ServerStreamingService<FeedRequest> for Feed {
@@ -82,11 +90,18 @@ impl ServerStreamingService<FeedRequest> for Feed {
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<FeedRequest>) -> Self::Future {
-        let api = Arc::clone(&self.api);
+        let (api, refusals) = (Arc::clone(&self.api), Arc::clone(&self.refused));
         async move {
             let request = request.into_inner();
             let (log, partitions) = (Arc::clone(&api.log), api.config.partitions);
-            let follower = Follower::open(log, partitions, &request).await.map_err(refused)?;
+            let follower = Follower::open(log, &api.config.cluster, partitions, &request).await;
+            let follower = follower.map_err(|error| {
+                let (reason, now) = (format!("{}: {error}", request.node), api.clock.now().since(Time(0)));
+                if let Some(times) = refusals.lock().note(&reason, now) {
+                    tracing::warn!(reason, times, "feed of a node refused");
+                }
+                refused(error)
+            })?;
             tracing::info!(node = %request.node, partitions = request.partitions.len(), "a node follows its logs");
             Ok(Response::new(pulled(follower, api.drain.token())))
         }
@@ -116,6 +131,7 @@ fn pulled(follower: Follower, stop: CancellationToken) -> BoxStream<'static, Res
 fn refused(error: FeedError) -> Status {
     match error {
         FeedError::Invalid(field) => status::invalid(field),
+        FeedError::OtherCluster { .. } | FeedError::OtherLog { .. } => Status::failed_precondition(error.to_string()),
         FeedError::Ahead { .. } => Status::out_of_range(error.to_string()),
         FeedError::Store(error) => status::store(error),
     }

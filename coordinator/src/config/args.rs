@@ -24,6 +24,9 @@ pub struct Args {
     /// Where health is served in plaintext [default: 127.0.0.1:7401].
     #[arg(long, env = "CLARION_HEALTH_LISTEN", value_name = "ADDRESS")]
     pub health_listen: Option<SocketAddr>,
+    /// Name of the cluster: nodes of another cluster refuse this coordinator [default: clarion].
+    #[arg(long, env = "CLARION_CLUSTER", value_name = "NAME")]
+    pub cluster: Option<String>,
     /// Shard nodes as host:port, or one name that resolves to all [default: 127.0.0.1:7500].
     #[arg(long, env = "CLARION_NODES", value_name = "HOST:PORT", value_delimiter = ',')]
     pub nodes: Option<Vec<String>>,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clarion_proto::{
-    ids::{AlertName, BootId, WaveId},
+    ids::{AlertName, BootId, ClusterName, CoordinatorId, LogIdentity, WaveId},
     wire::shard_v1 as wire,
 };
 use parking_lot::Mutex;
@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{standing::Board, task::Input};
 use crate::{
+    alert::is_final,
     clock::Clock,
     lane_owner::{
         LaneOwner,
@@ -43,9 +44,20 @@ pub(super) struct NotCounted {
     pub(super) again: bool,
 }
 
+/// Who this coordinator is, to nodes.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) cluster: ClusterName,
+    /// This process.
+    pub(crate) coordinator: CoordinatorId,
+    /// What it serves.
+    pub(crate) log: LogIdentity,
+}
+
 /// Shared by the dispatcher's tasks.
 #[derive(Debug)]
 pub(crate) struct Cluster {
+    pub(crate) identity: Identity,
     pub(crate) clock: Clock,
     pub(crate) board: Board,
     pub(crate) roster: Roster,
@@ -73,9 +85,15 @@ pub(super) struct AlertHandle {
 }
 
 impl Cluster {
-    pub(super) fn new(clock: Clock, roster: Roster, lanes: LaneOwner, pruning: Arc<Pruning>) -> Self {
+    pub(super) fn new(
+        identity: Identity,
+        clock: Clock,
+        roster: Roster,
+        lanes: LaneOwner,
+        pruning: Arc<Pruning>,
+    ) -> Self {
         let (alerts, answers) = (Mutex::default(), Mutex::default());
-        Self { clock, board: Board::new(), roster, lanes, pruning, alerts, answers }
+        Self { identity, clock, board: Board::new(), roster, lanes, pruning, alerts, answers }
     }
 
     /// Alarms of apps whose devices are kept although their gateway calls their tokens bad; of those wanted, by app.
@@ -113,6 +131,13 @@ impl Cluster {
         }
     }
 
+    /// Of alerts that have not ended.
+    pub(super) fn under_way(&self) -> Vec<watch::Receiver<Arc<Snapshot>>> {
+        let alerts = self.alerts.lock();
+        let snapshots = alerts.by_name.values().map(|handle| &handle.snapshots);
+        snapshots.filter(|snapshots| !is_final(snapshots.borrow().state)).cloned().collect()
+    }
+
     pub(super) fn alert(&self, name: &AlertName) -> Option<AlertHandle> {
         self.alerts.lock().by_name.get(name).cloned()
     }
@@ -139,7 +164,10 @@ impl Cluster {
             }
             Note::Lane(state) => self.lanes.health_changed(node, &state, self.clock.moment()),
             Note::Load(load) => self.lanes.loaded(node, load, &self.board, self.clock.now()),
-            Note::Registry(state) => self.roster.registry(node, &state),
+            Note::Registry(state) => {
+                let of_this_log = LogIdentity::from_wire(&state.log_identity) == Ok(self.identity.log);
+                self.roster.registry(node, of_this_log.then_some(&state));
+            }
             Note::Counted(counted) => self.answer(node, counted.id, Ok(counted)),
             Note::CountFailed { id, reason, again } => self.answer(node, id, Err(NotCounted { reason, again })),
             Note::Fault(what) => tracing::warn!(%node, what, "node"),

@@ -21,9 +21,20 @@ fn record(n: u8) -> Record {
     Record { device: DeviceId([n; 16]), observed: UnixMillis(u64::from(n)), change: Change::Removal }
 }
 
-fn request(partitions: &[u32], positions: &[(u32, u64)]) -> wire::FeedRequest {
+fn request(store: &MemoryStore, partitions: &[u32], positions: &[(u32, u64)]) -> wire::FeedRequest {
     let positions = positions.iter().map(|&(log, position)| wire::LogPosition { log, position }).collect();
-    wire::FeedRequest { node: "n".into(), partitions: partitions.to_vec(), positions }
+    wire::FeedRequest {
+        node: "n".into(),
+        partitions: partitions.to_vec(),
+        positions,
+        cluster: ClusterName::DEFAULT.into(),
+        log_identity: store.identity().to_wire(),
+    }
+}
+
+async fn open(store: &Arc<MemoryStore>, request: &wire::FeedRequest) -> Result<Follower, FeedError> {
+    let log: Arc<dyn ChangeLog> = Arc::clone(store) as _;
+    Follower::open(log, &ClusterName::default(), PARTITIONS, request).await
 }
 
 /// Everything that is there now.
@@ -44,9 +55,8 @@ async fn batches_of_a_log_come_dense_and_in_order_from_the_position_asked_for() 
     for n in 0..6 {
         store.append(LogId(u16::from(n % 2)), RecordBatch::from_records(&[record(n)])).await.expect("room");
     }
-    let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
     let all: Vec<u32> = (0..u32::from(PARTITIONS)).collect();
-    let mut follower = Follower::open(log, PARTITIONS, &request(&all, &[(1, 2)])).await.expect("valid");
+    let mut follower = open(&store, &request(&store, &all, &[(1, 2)])).await.expect("valid");
     let seen = drain(&mut follower).await;
     let of = |log| seen.iter().filter(|(l, _, _)| *l == LogId(log)).map(|(_, p, _)| *p).collect::<Vec<_>>();
     assert_eq!((of(0), of(1)), (vec![1, 2, 3], vec![3]));
@@ -64,8 +74,7 @@ async fn a_follower_of_some_partitions_gets_only_theirs_and_every_position() {
         store.append(LogId(0), RecordBatch::from_records(chunk.iter().copied())).await.expect("room");
     }
     store.append(LogId(1), RecordBatch::from_records(of_log(1))).await.expect("room");
-    let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
-    let mut follower = Follower::open(log, PARTITIONS, &request(&[2, 6], &[])).await.expect("valid");
+    let mut follower = open(&store, &request(&store, &[2, 6], &[])).await.expect("valid");
     let seen = drain(&mut follower).await;
     let head = store.head(LogId(0)).await.expect("up").0;
     assert_eq!(
@@ -86,9 +95,8 @@ async fn logs_are_served_in_turn() {
         store.append(LogId(0), RecordBatch::from_records(&many)).await.expect("room");
     }
     store.append(LogId(1), RecordBatch::from_records(&[record(2)])).await.expect("room");
-    let log: Arc<dyn ChangeLog> = store;
     let all: Vec<u32> = (0..u32::from(PARTITIONS)).collect();
-    let mut follower = Follower::open(log, PARTITIONS, &request(&all, &[])).await.expect("valid");
+    let mut follower = open(&store, &request(&store, &all, &[])).await.expect("valid");
     let order: Vec<u16> = drain(&mut follower).await.iter().map(|(l, _, _)| l.0).collect();
     let at = order.iter().position(|l| *l == 1).expect("served");
     assert!((1..39).contains(&at), "served at {at} of {}", order.len());
@@ -98,19 +106,23 @@ async fn logs_are_served_in_turn() {
 async fn what_the_cluster_does_not_have_is_refused() {
     let store = store(2);
     store.append(LogId(0), RecordBatch::default()).await.expect("room");
-    let open = |request: wire::FeedRequest| {
-        let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
-        async move { Follower::open(log, PARTITIONS, &request).await.expect_err("must be refused") }
-    };
+    let refused = async |request: wire::FeedRequest| open(&store, &request).await.expect_err("must be refused");
+    let request = |partitions: &[u32], positions: &[(u32, u64)]| request(&store, partitions, positions);
     let field = |e: FeedError| match e {
         FeedError::Invalid(e) => e.field,
         other => panic!("{other:?}"),
     };
-    assert_eq!(field(open(request(&[0, 8], &[])).await), "partitions[1]");
-    assert_eq!(field(open(request(&[], &[(2, 0)])).await), "positions[0].log");
-    assert_eq!(field(open(request(&[], &[(1, 0), (1, 0)])).await), "positions[1].log");
-    let ahead = open(request(&[0], &[(0, 2)])).await;
+    assert_eq!(field(refused(request(&[0, 8], &[])).await), "partitions[1]");
+    assert_eq!(field(refused(request(&[], &[(2, 0)])).await), "positions[0].log");
+    assert_eq!(field(refused(request(&[], &[(1, 0), (1, 0)])).await), "positions[1].log");
+    let ahead = refused(request(&[0], &[(0, 2)])).await;
     assert_eq!(ahead, FeedError::Ahead { log: LogId(0), head: Position(1), asked: Position(2) });
+    let other = refused(wire::FeedRequest { cluster: "other".into(), ..request(&[0], &[]) }).await;
+    assert!(matches!(other, FeedError::OtherCluster { .. }), "{other}");
+    for log_identity in [vec![7; 16], Vec::new()] {
+        let other = refused(wire::FeedRequest { log_identity, ..request(&[0], &[]) }).await;
+        assert_eq!(other, FeedError::OtherLog { ours: store.identity() });
+    }
 }
 
 #[test]

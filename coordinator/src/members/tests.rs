@@ -93,8 +93,11 @@ fn what_a_former_process_held_does_not_count_for_the_next() {
     let memory = claim(&roster, "a", BOOT_1, 1, 0).unwrap();
     let positions = vec![wire::LogPosition { log: 0, position: 9 }];
     let state = wire::RegistryState { positions, devices: 5, ..wire::RegistryState::default() };
-    roster.registry(&node("a"), &state);
+    roster.registry(&node("a"), Some(&state));
     assert_eq!(roster.totals(Some(&owned)).devices, 5);
+    roster.registry(&node("a"), None);
+    assert_eq!(roster.totals(Some(&owned)).devices, 0, "it has dropped all of it");
+    roster.registry(&node("a"), Some(&state));
     roster.release(&node("a"), memory);
     assert_eq!(roster.totals(Some(&owned)).devices, 5, "it is away, not gone");
     let _memory = claim(&roster, "a", BOOT_2, 1, 1).unwrap();
@@ -115,8 +118,9 @@ async fn the_board_has_ownership_once_all_are_there() {
         let _b = claim(&roster, "b", BOOT_1, 2, 0).unwrap();
         watch.changed().await.unwrap();
     };
-    tokio::join!(roster.share_out(&board, PARTITIONS, 4, clock), wait);
+    tokio::join!(roster.share_out(&board, (PARTITIONS, 4), 77, clock), wait);
     let owned = board.read().owned.clone().unwrap();
+    assert_eq!(owned.ownership.number, 77);
     assert_eq!(owned.nodes().values().sum::<u16>(), PARTITIONS);
     assert_eq!(owned.nodes().len(), 2);
 }

@@ -89,7 +89,15 @@ mod tests {
 
     fn state(positions: Vec<wire::LogPosition>, devices: u64) -> wire::RegistryState {
         let apps = vec![wire::AppDevices { app: "demo".to_owned(), devices }];
-        wire::RegistryState { positions, devices, placed: devices, muted: 1, apps, rss_bytes: 100 }
+        wire::RegistryState {
+            positions,
+            devices,
+            placed: devices,
+            muted: 1,
+            apps,
+            rss_bytes: 100,
+            ..wire::RegistryState::default()
+        }
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::{
     plan::Band,
 };
 
+const LOG: LogIdentity = LogIdentity([9; 16]);
+
 fn plan(id: u64, cells: usize) -> Arc<StandingWave> {
     let parent = LatLng::new(22.54, 114.06).unwrap().to_cell(Resolution::Two);
     let mut all: Vec<CellIndex> = parent.children(Resolution::Eight).take(cells).collect();
@@ -31,7 +33,7 @@ fn with(waves: &[Arc<StandingWave>]) -> Arc<Standing> {
 }
 
 fn open(memory: NodeMemory, standing: &Arc<Standing>, at: Time) -> Session {
-    Session::open(node("a"), BOOT_1, memory, standing.clone(), at)
+    Session::open((node("a"), BOOT_1), LOG, memory, standing.clone(), at)
 }
 
 /// All messages but parts; ids of the waves among them.
@@ -112,7 +114,8 @@ fn what_former_processes_handed_over_travels_in_parts_too() {
     let set = wire::OrdinalSet { partition, ordinals: ordinals.into() };
     let report = wire::Report { wave: 1, sequence: 1, handed: vec![set], ..wire::Report::default() };
     session.receive(Said::Report(report), seconds(3)).unwrap();
-    let mut next = Session::open(node("a"), BOOT_2, session.close(Some("reset")).0, standing.clone(), seconds(4));
+    let mut next =
+        Session::open((node("a"), BOOT_2), LOG, session.close(Some("reset")).0, standing.clone(), seconds(4));
     assert_eq!(waves_sent(&mut next), [1]);
     let mut told = roaring::RoaringBitmap::new();
     while let Some(part) = next.poll_part() {
@@ -169,7 +172,8 @@ fn a_node_that_always_refuses_a_wave_is_sent_it_three_times() {
     session.update(standing.clone(), seconds(600));
     assert_eq!(waves_sent(&mut session), [0; 0], "never a fourth time");
     // Nor in the next session, or to the next process; who comes is told so.
-    let mut next = Session::open(node("a"), BOOT_2, session.close(Some("reset")).0, standing.clone(), seconds(700));
+    let mut next =
+        Session::open((node("a"), BOOT_2), LOG, session.close(Some("reset")).0, standing.clone(), seconds(700));
     assert_eq!(waves_sent(&mut next), [2]);
     next.receive(asks(&[2]), seconds(710)).unwrap();
     assert_eq!(waves_sent(&mut next), [0; 0]);
@@ -190,7 +194,7 @@ fn what_breaks_every_session_is_isolated_and_all_others_go_on() {
     for session_number in 0..12_u8 {
         let begin = 10 * u64::from(session_number);
         let mut session =
-            Session::open(node("a"), BootId([session_number; 16]), memory, standing.clone(), seconds(begin));
+            Session::open((node("a"), BootId([session_number; 16])), LOG, memory, standing.clone(), seconds(begin));
         let mut known = Vec::new();
         let mut broken = false;
         for second in 0..9 {
@@ -239,7 +243,7 @@ fn another_ownership_is_another_message() {
     let names = [node("a"), node("b")];
     let ownership = crate::owners::Ownership::assign(6, PARTITIONS, &names);
     next.owned = Some(Arc::new(Owned::new(ownership, PARTITIONS, PARTITIONS)));
-    let mut session = Session::open(node("a"), BOOT_1, session.close(None).0, Arc::new(next), seconds(60));
+    let mut session = Session::open((node("a"), BOOT_1), LOG, session.close(None).0, Arc::new(next), seconds(60));
     assert_eq!(waves_sent(&mut session), [1]);
 }
 

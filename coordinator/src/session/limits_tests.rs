@@ -91,7 +91,7 @@ fn receivers_take_several_times_what_is_sent() {
 #[test]
 fn every_message_but_waves_is_small() {
     let (owned, memory) = (owned(), NodeMemory::default());
-    within("ownership", &message::ownership(&owned, &node("a")));
+    within("ownership", &message::ownership(&owned, &node("a"), LogIdentity([7; 16])));
     let mut gateway = gateway(None);
     (gateway.name, gateway.ca_pem) = (name(0, 63), "x".repeat(CA_PEM_BYTES_MAX));
     (gateway.endpoint, gateway.server_name) = ("h".repeat(ENDPOINT_BYTES_MAX), "h".repeat(253));

@@ -2,7 +2,7 @@
 
 use clarion_proto::{
     app::Platform,
-    ids::{LaneId, log_of},
+    ids::{LaneId, LogIdentity, log_of},
     time::Time,
     wire::shard_v1::{self as wire, SessionRequest, session_request::Message},
 };
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     dispatch::{
         AppPlan, CountPlan, PushRequest,
+        cluster::Identity,
         standing::{Owned, StandingWave},
     },
     lane_owner::{LaneSpec, ProviderToken, millis},
@@ -26,12 +27,23 @@ pub(super) fn request(message: Message) -> SessionRequest {
     SessionRequest { message: Some(message) }
 }
 
-pub(super) fn ownership(owned: &Owned, node: &NodeName) -> SessionRequest {
+/// The first message of a session.
+pub(super) fn open(identity: &Identity) -> SessionRequest {
+    request(Message::Open(wire::Open {
+        cluster: identity.cluster.to_string(),
+        coordinator: identity.coordinator.to_wire(),
+        log_identity: identity.log.to_wire(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }))
+}
+
+pub(super) fn ownership(owned: &Owned, node: &NodeName, log: LogIdentity) -> SessionRequest {
     request(Message::Ownership(wire::Ownership {
         number: owned.ownership.number,
         partition_count: u32::from(owned.partition_count),
         log_count: u32::from(owned.log_count),
         partitions: owned.ownership.partitions_of(node).into_iter().map(|p| u32::from(p.0)).collect(),
+        log_identity: log.to_wire(),
     }))
 }
 

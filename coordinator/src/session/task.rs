@@ -3,10 +3,12 @@
 use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use clarion_proto::{
-    ids::BootId,
+    ids::{BootId, ClusterName, LogIdentity},
     limits::{DRAINING, RESPONSE_BYTES_TAKEN},
+    time::Time,
     wire::shard_v1::{self as wire, SessionRequest, session_response, shard_service_client::ShardServiceClient},
 };
+use clarion_runtime::repeated::Repeated;
 use futures_util::stream::{PollNext, select_with_strategy};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{sync::mpsc, time::timeout};
@@ -14,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Streaming, transport::Channel};
 
-use super::{NotReading, Session, reconnect::Reconnect};
+use super::{NotReading, Session, message, reconnect::Reconnect};
 use crate::{
     dispatch::{cluster::Cluster, standing::Standing},
     members::Refused,
@@ -76,7 +78,7 @@ pub fn endpoint(address: SocketAddr) -> Result<tonic::transport::Endpoint, tonic
 enum SessionError {
     #[error("cannot connect: {0}")]
     Connect(String),
-    #[error("the node refuses: {0}")]
+    #[error("the node refuses the session: {}", .0.message())]
     Call(tonic::Status),
     #[error("no Hello within {} s", HELLO_DEADLINE.as_secs())]
     NoHello,
@@ -86,10 +88,12 @@ enum SessionError {
     Refused(#[from] Refused),
     #[error(transparent)]
     NotReading(#[from] NotReading),
-    #[error("the stream broke: {0}")]
+    #[error("the stream broke: {}: {}", .0.code(), .0.message())]
     Broken(tonic::Status),
     #[error("the node ended the stream")]
     Ended,
+    #[error("the node's cluster is \"{theirs}\", this coordinator's is \"{ours}\"")]
+    Cluster { theirs: String, ours: ClusterName },
 }
 
 impl SessionError {
@@ -100,6 +104,7 @@ impl SessionError {
             Self::Broken(status) => !(status.code() == Code::Aborted || status.message() == DRAINING),
             Self::Ended => true,
             Self::Connect(_) | Self::Call(_) | Self::NoHello | Self::Hello(_) | Self::Refused(_) => false,
+            Self::Cluster { .. } => false,
             // It does not read, whatever it is sent.
             Self::NotReading(_) => true,
         }
@@ -117,6 +122,7 @@ pub(crate) async fn keep_session(
     // Tries to many nodes at once must not stay in step: each address draws its own pauses.
     let mut random = StdRng::seed_from_u64(xxhash_rust::xxh3::xxh3_64(address.to_string().as_bytes()));
     let mut reconnect = Reconnect::default();
+    let mut failing = Repeated::default();
     while !leave.is_cancelled() {
         let opened = tokio::select! {
             opened = Opened::open(address, &cluster, &*connect) => opened,
@@ -126,15 +132,17 @@ pub(crate) async fn keep_session(
             Ok(opened) => {
                 let begun = cluster.clock.now();
                 let result = opened.run(&cluster, address, &stop).await;
-                reconnect.ended(cluster.clock.now().since(begun));
+                if reconnect.ended(cluster.clock.now().since(begun)) {
+                    failing = Repeated::default();
+                }
                 result
             }
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            let reason = error.to_string();
-            if let Some(failures) = reconnect.failed(&reason, cluster.clock.now()) {
-                tracing::warn!(%address, reason, failures, "session failed; retrying");
+            let (reason, now) = (error.to_string(), cluster.clock.now().since(Time(0)));
+            if let Some(times) = failing.note(&reason, now) {
+                tracing::warn!(%address, reason, times, "session failed; retrying");
             }
         }
         let nap = random.random_range(Duration::ZERO..=reconnect.pause());
@@ -164,6 +172,8 @@ impl Opened {
         };
         let mut client = ShardServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_TAKEN);
         let (outgoing, requests) = mpsc::channel(OUTGOING);
+        // The node decides by it whether it hears anything else.
+        outgoing.try_send(message::open(&cluster.identity)).map_err(|_| SessionError::Ended)?;
         let (parts, cover_parts) = mpsc::channel(PARTS);
         let requests =
             select_with_strategy(ReceiverStream::new(requests), ReceiverStream::new(cover_parts), |(): &mut ()| {
@@ -181,15 +191,23 @@ impl Opened {
         };
         let boot = BootId(hello.boot_id.as_slice().try_into().map_err(|_| SessionError::Hello("boot_id: 16 bytes"))?);
         let node = NodeName::new(&hello.node).map_err(|_| SessionError::Hello("node: no name of a node"))?;
+        if hello.cluster != cluster.identity.cluster.as_str() {
+            let theirs = hello.cluster.chars().take(63).collect();
+            return Err(SessionError::Cluster { theirs, ours: cluster.identity.cluster.clone() });
+        }
         let now = cluster.clock.now();
-        let memory = cluster.roster.claim(&node, boot, address, &hello.positions, now)?;
+        let log = cluster.identity.log;
+        // Positions of another log say nothing: what is held of it will be dropped.
+        let of_this_log = LogIdentity::from_wire(&hello.log_identity) == Ok(log);
+        let positions = if of_this_log { &hello.positions[..] } else { &[] };
+        let memory = cluster.roster.claim(&node, boot, address, positions, now)?;
         tracing::info!(%node, %address, version = hello.version, cores = hello.cores, "node connected");
         let mut standing = cluster.board.watch();
         let holds = standing.borrow_and_update().clone();
         if holds.owned.as_ref().is_some_and(|owned| owned.share(&node) == 0) {
-            tracing::warn!(%node, "owns no partition: they were shared out before it came");
+            tracing::warn!(%node, "node owns no partition: partitions were assigned before this node joined");
         }
-        let session = Session::open(node, boot, memory, holds, now);
+        let session = Session::open((node, boot), log, memory, holds, now);
         Ok(Self { session, outgoing, parts, incoming, standing })
     }
 
@@ -205,15 +223,16 @@ impl Opened {
             () = stop.cancelled() => Ok(()),
         };
         let (node, boot) = (self.session.node().clone(), self.session.boot());
-        tracing::info!(%node, %address, "node gone");
-        let broken = result.as_ref().err().filter(|error| error.may_be_our_fault()).map(ToString::to_string);
+        let left = self.session.has_left();
+        tracing::info!(%node, %address, drained = left, "node disconnected");
+        let broken = result.as_ref().err().filter(|error| !left && error.may_be_our_fault()).map(ToString::to_string);
         let (memory, notes) = self.session.close(broken.as_deref());
         cluster.roster.release(&node, memory);
         for note in notes {
             cluster.note(&node, boot, note).await;
         }
         cluster.gone(&node, boot).await;
-        result
+        if left { Ok(()) } else { result }
     }
 
     async fn exchange(&mut self, cluster: &Cluster) -> Result<(), SessionError> {

@@ -27,6 +27,8 @@ fn kind(message: &Message) -> &'static str {
         Message::Count(_) => "count",
         Message::Connections(_) => "connections",
         Message::CoverPart(_) => "part",
+        Message::Open(_) => "open",
+        Message::Left(_) => "left",
     }
 }
 
@@ -57,7 +59,7 @@ fn without_wave(standing: &Standing) -> Arc<Standing> {
 }
 
 fn open(boot: BootId, memory: NodeMemory, standing: &Arc<Standing>) -> Session {
-    Session::open(node("a"), boot, memory, standing.clone(), seconds(2))
+    Session::open((node("a"), boot), LOG, memory, standing.clone(), seconds(2))
 }
 
 /// Ended as both sides wanted.
@@ -82,6 +84,25 @@ fn report(sequence: u64, partition: u32, handed: &[u32], open: &[u32]) -> Said {
 
 fn ask(nonce: u64) -> Said {
     Said::LeaseRequest(wire::LeaseRequest { nonce, waves: vec![WAVE.0], lanes: vec![LANE.0] })
+}
+
+const LOG: LogIdentity = LogIdentity([9; 16]);
+
+#[test]
+fn a_node_that_leaves_is_answered_after_its_last_report_was_applied() {
+    let standing = with_wave(Phase::Running);
+    let mut session = open(BOOT_1, NodeMemory::default(), &standing);
+    sent(&mut session);
+    session.receive(report(1, 0, &[1, 2, 3], &[3]), seconds(3)).unwrap();
+    assert!(!session.has_left() && !session.has_message());
+    session.receive(Said::Leaving(wire::Leaving {}), seconds(3)).unwrap();
+    assert!(session.has_left());
+    assert_eq!(kinds(&mut session), ["left"]);
+    // The next process is not given what was answered, and is given what was open.
+    let mut memory = closed(session);
+    memory.hello(BOOT_2);
+    let done = memory.done(WAVE, clarion_proto::ids::PartitionId(0)).expect("two are done");
+    assert_eq!(done.iter().collect::<Vec<_>>(), [1, 2]);
 }
 
 #[test]
@@ -135,7 +156,7 @@ fn nothing_is_sent_before_partitions_are_shared_out() {
 #[test]
 fn a_node_without_partitions_is_given_no_wave() {
     let standing = with_wave(Phase::Running);
-    let mut session = Session::open(node("late"), BOOT_1, NodeMemory::default(), standing, seconds(2));
+    let mut session = Session::open((node("late"), BOOT_1), LOG, NodeMemory::default(), standing, seconds(2));
     assert_eq!(kinds(&mut session), ["ownership", "lane", "token"]);
     assert!(notes(&mut session).is_empty(), "it has no part, so nobody waits for it");
     session.receive(ask(1), seconds(2)).unwrap();

@@ -15,9 +15,10 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use clarion_proto::ids::{AlertName, AppName, LogId, Position, UnixMillis};
+use clarion_proto::ids::{AlertName, AppName, LogId, LogIdentity, Position, UnixMillis};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use super::{
     AlertCursor, AlertRecord, AlertStore, AppRecord, Batch, ChangeLog, Created, RecordBatch, RequestId, StoreError,
@@ -33,6 +34,8 @@ pub const APPS_MAX: usize = 10_000;
 #[derive(Debug)]
 pub struct MemoryStore {
     clock: Clock,
+    /// Of this process: what a former one held is gone.
+    identity: LogIdentity,
     log_bytes_max: u64,
     log_bytes: AtomicU64,
     logs: Vec<RwLock<Log>>,
@@ -72,6 +75,7 @@ impl MemoryStore {
     pub fn new(logs: u16, log_bytes_max: u64, clock: Clock) -> Self {
         Self {
             clock,
+            identity: LogIdentity(Uuid::new_v4().into_bytes()),
             log_bytes_max,
             log_bytes: AtomicU64::new(0),
             logs: (0..logs).map(|_| RwLock::default()).collect(),
@@ -97,6 +101,10 @@ impl MemoryStore {
 
 #[async_trait]
 impl ChangeLog for MemoryStore {
+    fn identity(&self) -> LogIdentity {
+        self.identity
+    }
+
     fn logs(&self) -> u16 {
         u16::try_from(self.logs.len()).expect("made from a u16")
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clarion_coordinator::{config::Args, store::RecordBatch};
 use clarion_proto::{
     device::{Change, Record},
-    ids::{DeviceId, LogId, UnixMillis, log_of, partition_of},
+    ids::{ClusterName, DeviceId, LogId, UnixMillis, log_of, partition_of},
     wire::shard_v1::{self as wire, feed_service_client::FeedServiceClient},
 };
 use tonic::{Code, Streaming};
@@ -27,7 +27,13 @@ async fn append(server: &Server, records: impl IntoIterator<Item = u8>) {
 
 async fn feed(server: &Server, partitions: Vec<u32>, positions: &[(u32, u64)]) -> Streaming<wire::FeedResponse> {
     let positions = positions.iter().map(|&(log, position)| wire::LogPosition { log, position }).collect();
-    let request = wire::FeedRequest { node: "node-1".into(), partitions, positions };
+    let request = wire::FeedRequest {
+        node: "node-1".into(),
+        partitions,
+        positions,
+        cluster: ClusterName::DEFAULT.into(),
+        log_identity: server.context.log.identity().to_wire(),
+    };
     soon(FeedServiceClient::new(server.channel.clone()).feed(request)).await.expect("valid").into_inner()
 }
 
@@ -80,7 +86,13 @@ async fn a_reader_goes_on_where_it_was_with_its_own_partitions() {
 async fn what_the_cluster_does_not_have_is_refused() {
     let server = Server::start().await;
     let refused = |partitions: Vec<u32>, positions: Vec<wire::LogPosition>| {
-        let request = wire::FeedRequest { node: "node-1".into(), partitions, positions };
+        let request = wire::FeedRequest {
+            node: "node-1".into(),
+            partitions,
+            positions,
+            cluster: ClusterName::DEFAULT.into(),
+            log_identity: server.context.log.identity().to_wire(),
+        };
         let mut client = FeedServiceClient::new(server.channel.clone());
         async move { soon(client.feed(request)).await.expect_err("must be refused") }
     };

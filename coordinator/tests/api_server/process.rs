@@ -37,9 +37,16 @@ async fn it_serves_health_on_both_ports_reflection_and_a_whole_alert_up_to_the_m
     }));
     let (api, health) = (connect(listen).await, connect(health).await);
     for channel in [&api, &health] {
-        let request = HealthCheckRequest { service: "clarion.v1.AlertService".into() };
-        let answer = soon(HealthClient::new(channel.clone()).check(request)).await.expect("served").into_inner();
-        assert_eq!(answer.status(), ServingStatus::Serving);
+        for (service, status) in [
+            ("clarion.v1.AppService", ServingStatus::Serving),
+            ("clarion.v1.RegistryService", ServingStatus::Serving),
+            // No node has a session.
+            ("clarion.v1.AlertService", ServingStatus::NotServing),
+        ] {
+            let request = HealthCheckRequest { service: service.into() };
+            let answer = soon(HealthClient::new(channel.clone()).check(request)).await.expect("served").into_inner();
+            assert_eq!(answer.status(), status, "{service}");
+        }
     }
     let list = ServerReflectionRequest {
         host: String::new(),

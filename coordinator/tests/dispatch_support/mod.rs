@@ -21,7 +21,7 @@ use clarion_coordinator::{
 };
 use clarion_proto::{
     app::Platform,
-    ids::{AlertName, AppName, Epoch, WaveId},
+    ids::{AlertName, AppName, ClusterName, Epoch, WaveId},
     wire::shard_v1::{
         self as wire, SessionRequest, SessionResponse,
         session_request::Message,
@@ -102,16 +102,23 @@ impl ScriptedNode {
 
     /// The next session, said hello in.
     pub async fn hello(&mut self, name: &str, boot: [u8; 16]) -> Peer {
-        let peer = self.session().await;
-        let hello = wire::Hello {
-            node: name.to_owned(),
-            boot_id: boot.to_vec(),
-            version: "scripted".to_owned(),
-            cores: 1,
-            positions: Vec::new(),
-        };
-        peer.say(Said::Hello(hello)).await;
+        let mut peer = self.session().await;
+        peer.open().await;
+        peer.say(Said::Hello(hello(name, boot))).await;
         peer
+    }
+}
+
+/// What a process that holds nothing says.
+pub fn hello(node: &str, boot: [u8; 16]) -> wire::Hello {
+    wire::Hello {
+        node: node.to_owned(),
+        boot_id: boot.to_vec(),
+        version: "scripted".to_owned(),
+        cores: 1,
+        positions: Vec::new(),
+        cluster: ClusterName::DEFAULT.to_owned(),
+        log_identity: Vec::new(),
     }
 }
 
@@ -178,6 +185,14 @@ impl Peer {
         match timeout(PATIENCE, self.hears.message()).await.expect("a message") {
             Ok(message) => message.map(|m| m.message.expect("a message of some kind")),
             Err(_) => None, // reset: it is gone as well
+        }
+    }
+
+    /// The coordinator's first message.
+    pub async fn open(&mut self) -> wire::Open {
+        match self.next().await {
+            Some(Message::Open(open)) => open,
+            other => panic!("the coordinator speaks first: {other:?}"),
         }
     }
 
@@ -270,6 +285,7 @@ impl Coordinator {
         let clock = Clock::start();
         let log = Arc::new(MemoryStore::new(PARTITIONS, 1 << 20, clock));
         let config = DispatchConfig {
+            cluster: ClusterName::default(),
             nodes: NodesConfig { addresses: addresses.iter().map(ToString::to_string).collect(), min: 1 },
             partitions: PARTITIONS,
             logs: PARTITIONS,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::{ClusterError, ClusterPlan, emulator::Served, prepare, write_private};
+use super::{ClusterError, ClusterPlan, Started, emulator::Served, prepare, write_private};
 use crate::{
     drive::alert::{credential_name, gateway_name},
     gateway::{Platform, config::TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM},
@@ -67,6 +67,8 @@ struct CoordinatorFile<'a> {
     listen: String,
     health_listen: String,
     nodes: &'a [String],
+    cluster: Option<&'a str>,
+    partitions: Option<u16>,
     gateways: Vec<GatewayTable<'a>>,
     credentials: Vec<CredentialTable<'a>>,
 }
@@ -111,20 +113,22 @@ struct ServiceAccountFile<'a> {
 /// The folder cannot be written to.
 pub fn coordinator_config(
     plan: &ClusterPlan,
-    listen: String,
+    (name, listen): (&str, String),
     nodes: &[String],
-    emulators: &[Served],
-    key: &SigningKey,
+    (emulators, key): (&[Served], &SigningKey),
+    other: Started<'_>,
 ) -> Result<PathBuf, ClusterError> {
     let credentials = emulators.iter().map(|emulator| credential(&plan.dir, emulator, key));
     let file = CoordinatorFile {
         listen,
         health_listen: "127.0.0.1:0".to_owned(),
         nodes,
+        cluster: other.cluster,
+        partitions: other.partitions,
         gateways: emulators.iter().map(|emulator| gateway(plan, emulator)).collect(),
         credentials: credentials.collect::<Result<_, _>>()?,
     };
-    let path = plan.dir.join("coordinator.toml");
+    let path = plan.dir.join(format!("{name}.toml"));
     let text = toml::to_string(&file).map_err(|e| prepare("the coordinator's configuration", e))?;
     write_private(&path, &text).map_err(|e| prepare(&path.display().to_string(), e))?;
     Ok(path)

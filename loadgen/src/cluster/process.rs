@@ -42,6 +42,8 @@ pub struct Process {
     pub name: String,
     /// Its number in the system.
     pub pid: u32,
+    /// host:port of its health service, if it has one.
+    pub health: Option<String>,
     log: PathBuf,
     child: Child,
 }
@@ -66,6 +68,9 @@ pub struct Spec<'a> {
 pub struct Announcement {
     /// Where it serves.
     pub listen: String,
+    /// Where it says how it is, if it does.
+    #[serde(default)]
+    pub health: Option<String>,
     /// The CA that signed its certificate, if it made one.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
@@ -151,7 +156,7 @@ impl Process {
         let pid = child.id().ok_or_else(|| failed(io::Error::other("it ended at once")))?;
         let stdin = child.stdin.take().expect("it was asked for");
         let mut stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
-        let mut process = Self { role, name, pid, log, child };
+        let mut process = Self { role, name, pid, health: None, log, child };
 
         let mut line = String::new();
         // A line of at most 4 KiB: a child that prints without end is no reason to fill memory.
@@ -161,8 +166,9 @@ impl Process {
             Ok(Ok(0) | Err(_)) => return Err(process.ended_within(deadline).await),
             Ok(Ok(_)) => {}
         }
-        let announcement = serde_json::from_str(&line)
+        let announcement: Announcement = serde_json::from_str(&line)
             .map_err(|e| ProcessError::Announcement { name: process.name.clone(), problem: e.to_string() })?;
+        process.health.clone_from(&announcement.health);
         Ok((process, announcement, Pipes { stdin, stdout }))
     }
 
@@ -192,7 +198,19 @@ impl Process {
     pub async fn kill(mut self) {
         // An error means that it is gone already; and a log that cannot be kept is no reason to end a run.
         drop(self.child.kill().await);
-        drop(fs::rename(&self.log, self.log.with_extension("killed.log")));
+        self.keep_log("killed");
+    }
+
+    /// As [`Process::stop`]; its log makes room for that of its successor.
+    pub async fn terminate(self, deadline: Duration) -> bool {
+        let (log, name) = (self.log.clone(), self.name.clone());
+        let well = self.stop(deadline).await;
+        keep_log(&log, &name, "ended");
+        well
+    }
+
+    fn keep_log(&self, how: &str) {
+        keep_log(&self.log, &self.name, how);
     }
 
     fn signal(&self, signal: Signal) {
@@ -232,6 +250,14 @@ impl Process {
         let text = fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(LAST_LINES)..].iter().map(|l| format!("    {l}\n")).collect()
+    }
+}
+
+/// Under the first number that is free; a log that cannot be kept is no reason to end a run.
+fn keep_log(log: &Path, name: &str, how: &str) {
+    let kept = |n: u32| log.with_file_name(format!("{name}.{how}-{n}.log"));
+    if let Some(free) = (1..1_000).map(kept).find(|path| !path.exists()) {
+        drop(fs::rename(log, free));
     }
 }
 

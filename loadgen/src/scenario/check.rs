@@ -77,6 +77,9 @@ impl Scenario {
         if let Some(series) = &self.series {
             series.check(self)?;
         }
+        if let Some(restarts) = &self.restarts {
+            restarts.check(self)?;
+        }
         if let Some(cancel) = self.cancel {
             share("cancel.at_share", cancel.at_share)?;
         }

@@ -26,6 +26,9 @@ impl Core {
 
     /// When a report or a statement of what is held will be due.
     pub(super) fn report_deadline(&self) -> Option<Time> {
+        if self.is_closed() {
+            return Some(self.now);
+        }
         let reports = self.waves.iter().flatten().filter_map(|run| report::due(run, self.config.single));
         let held = self.store.changed().then(|| self.held_at.map_or(Time(0), |at| at + HELD_EVERY));
         let loads = self.lanes.iter().filter_map(|slot| slot.end.meter.due());
@@ -74,12 +77,12 @@ impl Core {
     }
 
     fn report(&mut self, now: Time) -> Option<Event> {
-        let single = self.config.single;
-        let due = |run: &super::run::WaveRun| report::due(run, single).is_some_and(|at| at <= now);
+        let (single, last) = (self.config.single, self.is_closed());
+        let due = |run: &super::run::WaveRun| report::due(run, single).is_some_and(|at| last || at <= now);
         let at = self.waves.iter().position(|run| run.as_ref().is_some_and(due))?;
         let run = self.waves[at].as_mut()?;
         let slot = u16::try_from(at).expect("few waves");
-        let report = report::build(run, self.opens.iter().filter(|open| open.wave == slot), now);
+        let report = report::build(run, self.opens.iter().filter(|open| open.wave == slot), last, now);
         if report.ended && run.phase == Phase::Ending {
             self.forget_wave(at);
         }

@@ -23,6 +23,8 @@ pub(crate) struct Store {
     pub(crate) words: Vocabulary,
     positions: BTreeMap<LogId, Position>,
     batch: Option<Batch>,
+    /// Changes of what is owned.
+    owns: u64,
     /// Something was applied since [`Store::held`] was asked.
     changed: bool,
 }
@@ -44,6 +46,15 @@ impl Store {
             self.slot_of.remove(id);
             self.slots[usize::from(*slot)] = None;
         }
+        // What is left of a batch must not reach a partition that comes back empty: it may be another log's by then.
+        if let Some(batch) = &mut self.batch {
+            let kept = batch.records.by_ref().filter(|(id, _)| !gone.iter().any(|(g, _)| g == id));
+            batch.records = kept.collect::<Vec<_>>().into_iter();
+        }
+        if wanted.is_empty() {
+            (self.positions, self.batch) = (BTreeMap::new(), None);
+        }
+        self.owns += 1;
         for id in wanted {
             if !self.slot_of.contains_key(id) {
                 let free = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
@@ -146,6 +157,7 @@ impl Store {
     pub(crate) fn held(&mut self) -> HeldStats {
         self.changed = false;
         let mut stats = HeldStats {
+            owns: self.owns,
             positions: self.positions.iter().map(|(log, position)| (*log, *position)).collect(),
             ..HeldStats::default()
         };

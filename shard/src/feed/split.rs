@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clarion_proto::{
     device::Record,
-    ids::{LogId, PartitionId, Position, UnixMillis, log_of, partition_of},
+    ids::{ClusterName, LogId, LogIdentity, PartitionId, Position, UnixMillis, log_of, partition_of},
     wire::shard_v1 as wire,
 };
 use tracing::error;
@@ -52,6 +52,7 @@ pub enum SplitError {
 /// Splits the batches of one ownership.
 #[derive(Debug)]
 pub struct Splitter {
+    log: LogIdentity,
     partitions: Vec<PartitionId>,
     partition_count: u16,
     log_count: u16,
@@ -93,6 +94,7 @@ impl Splitter {
             log.cores.push((core, position));
         }
         Self {
+            log: ownership.log,
             partitions: ownership.partitions.clone(),
             partition_count: ownership.partition_count,
             log_count: ownership.log_count,
@@ -103,7 +105,7 @@ impl Splitter {
     }
 
     /// What to ask a coordinator for, at the start of a stream.
-    pub fn request(&mut self, node: &str) -> wire::FeedRequest {
+    pub fn request(&mut self, node: &str, cluster: &ClusterName) -> wire::FeedRequest {
         for log in self.logs.values_mut() {
             log.expected = Position(log.applied().0 + 1);
         }
@@ -111,6 +113,8 @@ impl Splitter {
             node: node.to_owned(),
             partitions: self.partitions.iter().map(|p| u32::from(p.0)).collect(),
             positions: crate::session::registry::to_wire(&self.logs.iter().map(|(l, s)| (*l, s.applied())).collect()),
+            cluster: cluster.to_string(),
+            log_identity: self.log.to_wire(),
         }
     }
 

@@ -8,7 +8,8 @@ const LOGS: u16 = 4;
 
 fn ownership(partitions: impl IntoIterator<Item = u16>) -> Ownership {
     let partitions = partitions.into_iter().map(PartitionId).collect();
-    Ownership { number: 1, partition_count: PARTITIONS, log_count: LOGS, partitions }
+    let log = LogIdentity([1; 16]);
+    Ownership { log, number: 1, partition_count: PARTITIONS, log_count: LOGS, partitions }
 }
 
 /// A device of a partition, the n-th.
@@ -42,8 +43,9 @@ fn each_core_gets_its_records_in_order_and_every_position() {
     // Log 1 has partitions 1, 5, 9, 13; with all 16 on two cores they are at odd places: all of core 1.
     // With 1, 2, 5, 6 owned: core 0 has 1 and 5, core 1 has 2 and 6.
     let mut splitter = Splitter::new(&ownership([1, 2, 5, 6]), 2, &Positions::new());
-    let request = splitter.request("node-1");
+    let request = splitter.request("node-1", &ClusterName::default());
     assert_eq!(request.partitions, [1, 2, 5, 6]);
+    assert_eq!((request.cluster.as_str(), &request.log_identity[..]), ("clarion", &[1; 16][..]));
     assert_eq!(request.positions.iter().map(|p| (p.log, p.position)).collect::<Vec<_>>(), [(1, 0), (2, 0)]);
 
     let commands = splitter.split(batch(1, 1, vec![record(1, 0), record(5, 1), record(1, 2)])).unwrap();
@@ -56,7 +58,7 @@ fn each_core_gets_its_records_in_order_and_every_position() {
 fn a_log_on_two_cores_is_split() {
     // Both partitions are of log 1; 1 is core 0's, 5 is core 1's.
     let mut splitter = Splitter::new(&ownership([1, 5]), 2, &Positions::new());
-    splitter.request("node-1");
+    splitter.request("node-1", &ClusterName::default());
     let commands = splitter.split(batch(1, 1, vec![record(5, 0), record(1, 1), record(5, 2)])).unwrap();
     assert_eq!(parts(&commands), [(0, vec![(1, 1)]), (1, vec![(5, 0), (5, 2)])]);
 }
@@ -64,7 +66,7 @@ fn a_log_on_two_cores_is_split() {
 #[test]
 fn a_gap_and_a_repetition_are_errors_and_change_nothing() {
     let mut splitter = Splitter::new(&ownership([1]), 1, &Positions::new());
-    splitter.request("node-1");
+    splitter.request("node-1", &ClusterName::default());
     splitter.split(batch(1, 1, vec![])).unwrap();
     let dense = |position| SplitError::NotDense { log: LogId(1), expected: Position(2), position: Position(position) };
     assert_eq!(splitter.split(batch(1, 3, vec![])).unwrap_err(), dense(3));
@@ -75,7 +77,7 @@ fn a_gap_and_a_repetition_are_errors_and_change_nothing() {
 #[test]
 fn what_is_not_ours_is_an_error() {
     let mut splitter = Splitter::new(&ownership([1]), 1, &Positions::new());
-    splitter.request("node-1");
+    splitter.request("node-1", &ClusterName::default());
     assert_eq!(splitter.split(batch(2, 1, vec![])).unwrap_err(), SplitError::NotAsked(2));
     assert_eq!(splitter.split(batch(70, 1, vec![])).unwrap_err(), SplitError::NotAsked(70));
     let foreign = SplitError::Foreign { log: LogId(1), position: Position(1), partition: PartitionId(5) };
@@ -85,7 +87,7 @@ fn what_is_not_ours_is_an_error() {
 #[test]
 fn one_broken_record_does_not_keep_the_node_from_the_rest() {
     let mut splitter = Splitter::new(&ownership([1]), 1, &Positions::new());
-    splitter.request("node-1");
+    splitter.request("node-1", &ClusterName::default());
     let broken = wire::Record { change: None, ..record(1, 0) };
     let commands = splitter.split(batch(1, 1, vec![broken, record(1, 1)])).unwrap();
     assert_eq!(parts(&commands), [(0, vec![(1, 1)])]);
@@ -112,7 +114,7 @@ proptest! {
         let mut cuts = cuts.into_iter();
         loop {
             let mut splitter = Splitter::new(&owned, cores, &positions);
-            let from = splitter.request("n").positions.iter().find(|p| p.log == 1).unwrap().position;
+            let from = splitter.request("n", &ClusterName::default()).positions.iter().find(|p| p.log == 1).unwrap().position;
             let mut budget = cuts.next().unwrap_or(usize::MAX);
             'stream: for batch in &log[usize::try_from(from).unwrap()..] {
                 for (core, command) in splitter.split(batch.clone()).unwrap() {

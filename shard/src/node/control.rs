@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use clarion_proto::{ids::BootId, time::Time, wire::shard_v1::shard_service_server::SERVICE_NAME};
-use clarion_runtime::health::HealthReporter;
+use clarion_runtime::{health::HealthReporter, repeated::Repeated};
 use futures_util::future::join_all;
 use tokio::{
     sync::mpsc,
@@ -23,7 +23,7 @@ use crate::{
         split::{Positions, Splitter},
     },
     service::{Connected, End, Now},
-    session::{Control, FeedNote, Output},
+    session::{Control, FeedNote, Output, readiness::NotReady},
 };
 
 /// A coordinator that reads nothing for so long is none.
@@ -49,7 +49,11 @@ pub(super) struct Driver {
     positions: Positions,
     notes: mpsc::Receiver<FeedNote>,
     health: HealthReporter,
-    ready: bool,
+    /// As told last; `None`: nothing was told yet.
+    ready: Option<Result<(), NotReady>>,
+    draining: bool,
+    /// Coordinators that may not direct this node.
+    fenced: Repeated,
 }
 
 impl Driver {
@@ -70,6 +74,7 @@ impl Driver {
         let [a, b, c, d, e, f, g, h, ..] = boot.0;
         let feed = Feed {
             node: config.name.clone(),
+            cluster: config.cluster.clone(),
             coordinators: config.coordinators.clone(),
             cores: sinks,
             notes: tell,
@@ -89,7 +94,9 @@ impl Driver {
             positions: Positions::new(),
             notes,
             health,
-            ready: false,
+            ready: None,
+            draining: false,
+            fenced: Repeated::default(),
         }
     }
 
@@ -97,17 +104,45 @@ impl Driver {
         tokio::pin!(stop);
         while !self.turn(&mut stop).await? {}
         self.control.drain();
-        self.begun.close();
+        self.draining = true;
+        let mut cores_ended = false;
         let drained = timeout(drain_within, async {
+            let never = &mut std::future::pending();
             while !self.events.all_ended() {
-                self.turn(&mut std::future::pending()).await?;
+                self.turn(never).await?;
             }
-            self.flush().await;
-            Ok(())
+            cores_ended = true;
+            // A session that began now could not be told everything: the cores are gone.
+            self.begun.close();
+            self.say_goodbye().await
         });
-        let result = drained.await.unwrap_or(Err(NodeError::DrainDeadline(drain_within)));
+        let result = match drained.await {
+            Ok(result) => result,
+            Err(_) if cores_ended => {
+                warn!(?drain_within, "drain ends without the coordinator's confirmation of the last reports");
+                Ok(())
+            }
+            Err(_) => Err(NodeError::DrainDeadline(drain_within)),
+        };
         self.end_session(End::Draining);
         result
+    }
+
+    /// Tells everything that is left, and waits until the coordinator has applied it: that TCP has taken it is no proof.
+    async fn say_goodbye(&mut self) -> Result<(), NodeError> {
+        let never = &mut std::future::pending();
+        while self.session.is_some() && self.control.message_due((self.now)()).is_some() {
+            self.turn(never).await?;
+        }
+        self.control.leave();
+        while self.session.is_some() && !self.control.has_left() {
+            self.turn(never).await?;
+        }
+        match self.session.is_some() {
+            true => info!("coordinator confirmed the last reports"),
+            false => info!("drain ends without a session"),
+        }
+        Ok(())
     }
 
     /// Waits for one input, takes it, carries out what comes of it. True: `stop` has resolved.
@@ -116,7 +151,7 @@ impl Driver {
         self.tell_readiness().await;
         let now = (self.now)();
         let room = self.outboxes.iter().all(Outbox::has_room);
-        let draining = self.begun.is_closed();
+        let draining = self.draining;
         let due = self.control.message_due(now);
         let can_send = due.is_some_and(|due| due <= now);
         self.unread_since = if can_send { self.unread_since.or(Some(now)) } else { None };
@@ -177,6 +212,11 @@ impl Driver {
                     if let Some(following) = self.following.take() {
                         let positions = timeout(FEED_ENDS_WITHIN, following.stop()).await;
                         self.positions = positions.map_err(|_| NodeError::Internal("the feed does not end"))?;
+                        // What waits for a core may be another log's than what the core is given next.
+                        let drained = join_all(self.feed.cores.iter().map(|core| core.drained()));
+                        timeout(FEED_ENDS_WITHIN, drained)
+                            .await
+                            .map_err(|_| NodeError::Internal("batches of the feed are not applied"))?;
                         // Its last words are not about what is followed next.
                         while self.notes.try_recv().is_ok() {}
                     }
@@ -193,56 +233,59 @@ impl Driver {
         Ok(())
     }
 
-    fn open_session(&mut self, session: Connected) {
-        if self.session.is_some() {
-            info!("superseded");
-            self.end_session(End::Superseded);
+    fn open_session(&mut self, mut session: Connected) {
+        let (now, opened) = ((self.now)(), &session.opened);
+        let admitted = session.span.in_scope(|| self.control.open(opened, now));
+        // Another one is left in its place, which nobody waits for.
+        let answer = std::mem::replace(&mut session.admitted, tokio::sync::oneshot::channel().0);
+        if let Err(fenced) = admitted {
+            let reason = fenced.to_string();
+            if let Some(times) = self.fenced.note(&reason, now.since(Time::default())) {
+                session.span.in_scope(|| warn!(reason, times, "coordinator refused by this node"));
+            }
+            let _ = answer.send(Err(fenced));
+            return;
         }
-        session.span.in_scope(|| info!("begun"));
+        if let Some(former) = self.session.take() {
+            former.span.in_scope(|| info!("session superseded by a newer one"));
+            let _ = former.end.send(End::Superseded);
+        }
+        session.span.in_scope(|| info!(log = %opened.log, version = opened.version, "session with coordinator begun"));
+        let _ = answer.send(Ok(()));
         self.unread_since = None;
-        self.control.open((self.now)());
         self.session = Some(session);
     }
 
     /// It has ended by itself.
     fn close_session(&mut self) {
         if let Some(session) = self.session.take() {
-            session.span.in_scope(|| info!("ended"));
-            self.control.close();
+            session.span.in_scope(|| info!("session with coordinator ended"));
+            self.control.close((self.now)());
         }
     }
 
     fn end_session(&mut self, end: End) {
         if let Some(session) = self.session.take() {
-            session.span.in_scope(|| info!(?end, "ended from here"));
+            session.span.in_scope(|| info!(?end, "session ended by this node"));
             let _ = session.end.send(end);
-            self.control.close();
+            self.control.close((self.now)());
         }
-    }
-
-    /// The last reports, as far as the coordinator takes them.
-    async fn flush(&mut self) {
-        let Some(session) = &self.session else { return };
-        while let Some(due) = self.control.message_due((self.now)()) {
-            sleep(due.since((self.now)())).await;
-            let Ok(permit) = session.outbound.reserve().await else { return };
-            match self.control.next_message((self.now)()) {
-                Some(message) => permit.send(message),
-                None => continue,
-            }
-        }
-        // All of them back: the transport has taken everything.
-        let _ = session.outbound.reserve_many(session.outbound.max_capacity()).await;
     }
 
     async fn tell_readiness(&mut self) {
-        let ready = self.control.is_ready();
-        if ready != self.ready {
-            self.ready = ready;
-            let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-            info!(ready, "readiness");
+        let ready = self.control.readiness((self.now)());
+        if self.ready == Some(ready) {
+            return;
+        }
+        match ready {
+            Ok(()) => info!("node is ready"),
+            Err(reason) => info!(%reason, "node is not ready"),
+        }
+        if self.ready.map(|before| before.is_ok()) != Some(ready.is_ok()) {
+            let status = if ready.is_ok() { ServingStatus::Serving } else { ServingStatus::NotServing };
             self.health.set_service_status(SERVICE_NAME, status).await;
         }
+        self.ready = Some(ready);
     }
 }
 

@@ -28,6 +28,11 @@ pub struct Closed;
 pub trait CommandSink: Send + Sync + 'static {
     /// Waits for room, then hands the command over; given up before that, nothing was handed over.
     fn send(&self, command: Command) -> BoxFuture<'_, Result<(), Closed>>;
+    /// Waits until the core has taken every batch of the feed that was sent, or has ended. A script has one queue for
+    /// everything, in order: there is nothing to wait for.
+    fn drained(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 impl CommandSink for mpsc::Sender<Command> {
@@ -39,6 +44,10 @@ impl CommandSink for mpsc::Sender<Command> {
 impl CommandSink for CommandSender {
     fn send(&self, command: Command) -> BoxFuture<'_, Result<(), Closed>> {
         Box::pin(async move { CommandSender::send(self, command).await.map_err(|CoreGone| Closed) })
+    }
+
+    fn drained(&self) -> BoxFuture<'_, ()> {
+        Box::pin(CommandSender::feed_taken(self))
     }
 }
 

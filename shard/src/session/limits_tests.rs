@@ -29,6 +29,8 @@ fn every_message_but_reports_is_small() {
         version: "v".repeat(64),
         cores: u32::MAX,
         positions: positions(),
+        cluster: "c".repeat(63),
+        log_identity: vec![7; 16],
     };
     within("hello", Wire::Hello(hello));
     let lease =

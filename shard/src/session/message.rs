@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use clarion_proto::{
     error::{InvalidField, required},
-    ids::{AppName, Epoch, LaneId, PARTITIONS_MAX, PartitionId, WaveId},
+    ids::{AppName, ClusterName, CoordinatorId, Epoch, LaneId, LogIdentity, PARTITIONS_MAX, PartitionId, WaveId},
     limits::AUTHORIZATION_BYTES_MAX,
     time::Time,
     wire::shard_v1 as wire,
@@ -29,7 +29,7 @@ use crate::{
 pub use lane::Lane;
 pub use wave::{Shard, Wave};
 
-use super::ownership::Ownership;
+use super::{fence::Opened, ownership::Ownership};
 
 /// Longest lease that is believed, ms. A coordinator gives 5 s; whoever gives a minute has mixed up its units, and a node
 /// cut off would go on sending for all of it.
@@ -75,6 +75,8 @@ pub enum Message {
     End(WaveId),
     /// Count who would be reached.
     Count(Box<Count>),
+    /// All that this node said has been applied.
+    Left,
 }
 
 /// Leave to send for some waves, as answered to one asking.
@@ -208,8 +210,30 @@ impl Message {
             }
             // Parts are put together before messages are checked: `super::assembly`.
             Wire::CoverPart(_) => Err(Rejected::new(InvalidField::new("cover_part", "is a part, not a message"))),
+            Wire::Open(_) => {
+                Err(Rejected::new(InvalidField::new("open", "is the first message of a session, and no other")))
+            }
+            Wire::Left(wire::Left {}) => Ok(Self::Left),
         }
     }
+}
+
+/// Checks the first message of a session.
+///
+/// # Errors
+/// It is another message, or names the field, the limit and the value.
+pub fn opened(request: wire::SessionRequest) -> Result<Opened, InvalidField> {
+    use wire::session_request::Message as Wire;
+    let Wire::Open(open) = required(request.message, "message")? else {
+        return Err(InvalidField::new("message", "must be open: the coordinator speaks first"));
+    };
+    let field = |name: &'static str| move |e: InvalidField| e.within(name).within("open");
+    Ok(Opened {
+        cluster: ClusterName::new(&open.cluster).map_err(field("cluster"))?,
+        coordinator: CoordinatorId::from_wire(&open.coordinator).map_err(field("coordinator"))?,
+        log: LogIdentity::from_wire(&open.log_identity).map_err(field("log_identity"))?,
+        version: open.version,
+    })
 }
 
 fn ownership(o: &wire::Ownership) -> Result<Ownership, InvalidField> {
@@ -231,7 +255,8 @@ fn ownership(o: &wire::Ownership) -> Result<Ownership, InvalidField> {
     }
     partitions.sort_unstable();
     partitions.dedup();
-    Ok(Ownership { number: o.number, partition_count, log_count, partitions })
+    let log = LogIdentity::from_wire(&o.log_identity).map_err(|e| e.within("log_identity"))?;
+    Ok(Ownership { log, number: o.number, partition_count, log_count, partitions })
 }
 
 fn provider_token(t: wire::ProviderToken) -> Result<Message, InvalidField> {

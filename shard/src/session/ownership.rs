@@ -8,12 +8,14 @@
 
 use std::collections::BTreeSet;
 
-use clarion_proto::ids::{LogId, PartitionId, log_of};
+use clarion_proto::ids::{LogId, LogIdentity, PartitionId, log_of};
 
 /// One numbered ownership.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ownership {
-    /// Grows with every change.
+    /// What the partitions are built from.
+    pub log: LogIdentity,
+    /// Grows with every change; compared within one log.
     pub number: u64,
     /// P of the cluster.
     pub partition_count: u16,
@@ -66,7 +68,8 @@ pub struct Change {
 #[must_use]
 pub fn change(old: Option<&Ownership>, new: &Ownership, cores: usize) -> Change {
     let own = new.shares(cores);
-    let old = old.filter(|o| (o.partition_count, o.log_count) == (new.partition_count, new.log_count));
+    let of = |o: &Ownership| (o.log, o.partition_count, o.log_count);
+    let old = old.filter(|o| of(o) == of(new));
     let before = old.map_or_else(|| vec![Vec::new(); cores], |o| o.shares(cores));
     let log = |p: &PartitionId| log_of(*p, new.log_count);
 
@@ -92,7 +95,7 @@ mod tests {
 
     fn ownership(partition_count: u16, log_count: u16, partitions: &[u16]) -> Ownership {
         let partitions = partitions.iter().map(|p| PartitionId(*p)).collect();
-        Ownership { number: 1, partition_count, log_count, partitions }
+        Ownership { log: LogIdentity([1; 16]), number: 1, partition_count, log_count, partitions }
     }
 
     fn ids(lists: &[&[u16]]) -> Vec<Vec<PartitionId>> {
@@ -145,6 +148,15 @@ mod tests {
         let change = change(Some(&ownership(8, 4, &[0, 1, 4])), &ownership(8, 4, &[0, 1]), 1);
         assert_eq!(change.keep, ids(&[&[0, 1]]));
         assert_eq!(change.continues, [(0, LogId(0)), (0, LogId(1))].into());
+    }
+
+    #[test]
+    fn nothing_of_another_log_goes_on() {
+        let old = ownership(8, 4, &[0, 1]);
+        let new = Ownership { log: LogIdentity([2; 16]), ..old.clone() };
+        let change = change(Some(&old), &new, 1);
+        assert_eq!((change.keep, change.continues.len()), (ids(&[&[]]), 0));
+        assert_eq!(change.own, ids(&[&[0, 1]]));
     }
 
     #[test]

@@ -21,6 +21,8 @@ const TELL_EVERY: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Registry {
     cores: Vec<HeldStats>,
+    /// What each core was told to own, so many times.
+    owns: u64,
     changed: bool,
     due: Time,
 }
@@ -29,12 +31,26 @@ impl Registry {
     /// Nothing heard yet.
     #[must_use]
     pub fn new(cores: usize) -> Self {
-        Self { cores: vec![HeldStats::default(); cores], changed: false, due: Time::default() }
+        Self { cores: vec![HeldStats::default(); cores], owns: 0, changed: false, due: Time::default() }
     }
 
-    /// A core's newest word.
+    /// A core's newest word. What it said before it had carried out the newest change of ownership is void: its positions
+    /// may be those of another log.
     pub fn hold(&mut self, core: usize, stats: HeldStats) {
-        self.cores[core] = stats;
+        if stats.owns >= self.owns {
+            self.cores[core] = stats;
+            self.changed = true;
+        }
+    }
+
+    /// Every core is told what it owns, once more.
+    pub fn owned(&mut self) {
+        self.owns += 1;
+    }
+
+    /// Nothing is held any more.
+    pub fn clear(&mut self) {
+        self.cores.fill(HeldStats::default());
         self.changed = true;
     }
 
@@ -90,6 +106,7 @@ impl Registry {
                 .map(|(app, devices)| wire::AppDevices { app: app.id().to_owned(), devices })
                 .collect(),
             rss_bytes,
+            log_identity: ownership.map(|o| o.log.to_wire()).unwrap_or_default(),
         }
     }
 }
@@ -102,7 +119,7 @@ pub fn to_wire(positions: &BTreeMap<LogId, Position>) -> Vec<wire::LogPosition> 
 
 #[cfg(test)]
 mod tests {
-    use clarion_proto::ids::PartitionId;
+    use clarion_proto::ids::{LogIdentity, PartitionId};
 
     use super::*;
 
@@ -112,6 +129,7 @@ mod tests {
             devices,
             placed: devices / 2,
             muted: 1,
+            owns: 0,
             apps: apps.iter().map(|(a, n)| (AppName::from_id(a).unwrap(), *n)).collect(),
         }
     }
@@ -120,7 +138,8 @@ mod tests {
     fn sums_over_cores_and_the_least_position() {
         // Two logs, four partitions, two cores: core 0 has 0 and 2 (log 0), core 1 has 1 and 3 (log 1)...
         let partitions = [0, 1, 2, 3].map(PartitionId).to_vec();
-        let ownership = Ownership { number: 1, partition_count: 4, log_count: 2, partitions };
+        let ownership =
+            Ownership { log: LogIdentity([1; 16]), number: 1, partition_count: 4, log_count: 2, partitions };
         let mut registry = Registry::new(2);
         registry.hold(0, stats(&[(0, 7)], 10, &[("demo", 10)]));
         let state = registry.take(Some(&ownership), 42, Time(0));
@@ -136,11 +155,24 @@ mod tests {
     #[test]
     fn a_log_on_two_cores_is_as_far_as_the_slower_one() {
         let partitions = [0, 1].map(PartitionId).to_vec();
-        let ownership = Ownership { number: 1, partition_count: 2, log_count: 1, partitions };
+        let ownership =
+            Ownership { log: LogIdentity([1; 16]), number: 1, partition_count: 2, log_count: 1, partitions };
         let mut registry = Registry::new(2);
         registry.hold(0, stats(&[(0, 7)], 0, &[]));
         registry.hold(1, stats(&[(0, 5)], 0, &[]));
         assert_eq!(registry.positions(Some(&ownership)), [(LogId(0), Position(5))].into());
+    }
+
+    #[test]
+    fn what_a_core_said_before_its_ownership_changed_is_void() {
+        let mut registry = Registry::new(1);
+        registry.hold(0, stats(&[(0, 7)], 10, &[]));
+        registry.clear();
+        registry.owned();
+        registry.hold(0, stats(&[(0, 7)], 10, &[]));
+        assert_eq!(registry.take(None, 0, Time(0)).devices, 0);
+        registry.hold(0, HeldStats { owns: 1, ..stats(&[], 3, &[]) });
+        assert_eq!(registry.take(None, 0, Time(0)).devices, 3);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::{
     lanes::{LANES_MAX, Taken},
     message::{Cause, Grant, Lane, Message, Rejected, Slice, Wave},
     ownership::{Ownership, change},
+    readiness::FeedState,
 };
 use crate::{command::Command, lane::slice::share};
 
@@ -46,6 +47,10 @@ impl Control {
                 self.waves.end(wave, now, &mut self.outputs);
                 Ok(())
             }
+            Message::Left => {
+                self.left();
+                Ok(())
+            }
             Message::Count(count) => {
                 let id = count.id;
                 let asked = self.counts.ask(*count, self.identity.cores, now, &mut self.outputs);
@@ -53,22 +58,42 @@ impl Control {
             }
         }
     }
+
     fn ownership(&mut self, new: Ownership) -> Result<(), InvalidField> {
+        let result = self.check_ownership(&new);
+        self.ownership_refused = result.is_err();
+        if result.is_ok() && self.ownership.as_ref() != Some(&new) {
+            let old = self.ownership.take();
+            self.own(old.as_ref(), new);
+        }
+        result
+    }
+
+    /// The node holds nothing of another log while a session is open ([`super::fence`]), so numbers can be compared.
+    fn check_ownership(&self, new: &Ownership) -> Result<(), InvalidField> {
         let field = "ownership.number";
+        if self.fence.follows().is_some_and(|follows| follows != new.log) {
+            let problem = format_args!("is {}, which is not the log of this session", new.log);
+            return Err(InvalidField::new("ownership.log_identity", problem));
+        }
         match &self.ownership {
             Some(held) if held.number > new.number => {
                 Err(InvalidField::new(field, format_args!("is {}, this node holds {}", new.number, held.number)))
             }
-            Some(held) if held.number == new.number && *held != new => {
+            Some(held) if held.number == new.number && held != new => {
                 Err(InvalidField::new(field, format_args!("{} was another list of partitions", new.number)))
             }
-            Some(held) if *held == new => Ok(()),
-            _ => {
-                let old = self.ownership.take();
-                self.own(old.as_ref(), new);
-                Ok(())
-            }
+            _ => Ok(()),
         }
+    }
+
+    /// Lets go of every partition: nothing that the node holds may be used any more.
+    pub(super) fn disown(&mut self) {
+        self.outputs.push_back(Output::Unfollow);
+        self.tell_all(|| Command::Own(Vec::new()));
+        self.registry.owned();
+        self.registry.clear();
+        (self.ownership, self.ownership_refused, self.feed) = (None, false, FeedState::Loading);
     }
 
     /// From `old` to `new`: the feed stops, cores let go of what they do not keep, take what they own, the feed goes on.
@@ -86,6 +111,7 @@ impl Control {
         for owns in [&change.keep, &change.own] {
             let owns = owns.iter().enumerate();
             self.outputs.extend(owns.map(|(core, owns)| Output::command(core, Command::Own(owns.clone()))));
+            self.registry.owned();
         }
         // A core goes by its position when it lets a wave begin: what is read again stands at its beginning from now on.
         for (core, log) in new.follows(self.identity.cores).difference(&change.continues).copied() {
@@ -96,7 +122,7 @@ impl Control {
         self.outputs.push_back(Output::Follow { ownership: new.clone(), continues: change.continues.clone() });
         self.registry.keep(&change.continues);
         self.ownership = Some(new);
-        self.caught_up = false;
+        self.feed = FeedState::Loading;
     }
 
     fn lane(&mut self, lane: Lane) -> Result<(), Rejected> {

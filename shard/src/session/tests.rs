@@ -1,5 +1,6 @@
 //! The control plane with hand-driven time: what is said to it stands first, what it does and answers below.
 
+mod fence;
 mod lanes;
 mod platforms;
 mod support;
@@ -10,7 +11,7 @@ use clarion_proto::ids::{Epoch, LaneId, LogId, PartitionId, Position, WaveId};
 use roaring::RoaringBitmap;
 use support::{Bench, lane, ownership, wave};
 
-use super::*;
+use super::{readiness::NotReady, *};
 use crate::command::{CoreReport, HeldStats, Rate};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -19,7 +20,7 @@ const MS: Duration = Duration::from_millis(1);
 /// Two cores, partitions 0 to 3 (0 and 2 on core 0), lane 1, and an open session whose start has been read.
 fn running() -> Bench {
     let mut bench = Bench::new(2);
-    bench.control.open(bench.now);
+    bench.open();
     bench.say(ownership(1, &[0, 1, 2, 3]));
     bench.say(lane(1));
     bench.outputs();
@@ -44,7 +45,7 @@ fn report(wave: u64, bands_walked: u32) -> Event {
 #[test]
 fn a_session_starts_with_hello_and_goes_on_with_everything() {
     let mut bench = Bench::new(2);
-    bench.control.open(bench.now);
+    bench.open();
     let Some(Wire::Hello(hello)) = bench.message() else { panic!() };
     assert_eq!((hello.node.as_str(), hello.cores, hello.boot_id.len()), ("node-1", 2, 16));
     assert!(hello.positions.is_empty());
@@ -69,12 +70,13 @@ fn a_session_starts_with_hello_and_goes_on_with_everything() {
 
     // The next session is told how far the logs are applied on every core that follows them.
     let held = |logs: &[u16]| HeldStats {
+        owns: 2,
         positions: logs.iter().map(|l| (LogId(*l), Position(u64::from(*l) + 10))).collect(),
         ..HeldStats::default()
     };
     bench.control.event(0, Event::Held(held(&[0, 2])));
     bench.control.event(1, Event::Held(held(&[1, 3])));
-    bench.control.open(bench.now);
+    bench.open();
     let Some(Wire::Hello(hello)) = bench.message() else { panic!() };
     let positions: Vec<_> = hello.positions.iter().map(|p| (p.log, p.position)).collect();
     assert_eq!(positions, [(0, 10), (1, 11), (2, 12), (3, 13)]);
@@ -85,7 +87,7 @@ fn what_a_new_session_repeats_is_taken_without_effect() {
     let mut bench = running();
     bench.say(wave(1, 1, 1, &[0, 1]));
     bench.outputs();
-    bench.control.open(bench.now);
+    bench.open();
     bench.say(ownership(1, &[0, 1, 2, 3]));
     bench.say(lane(1));
     bench.say(wave(1, 1, 1, &[0, 1]));
@@ -123,12 +125,12 @@ fn logs_that_are_read_again_stand_at_their_beginning_before_the_feed_goes_on() {
 }
 
 #[test]
-fn another_log_at_the_coordinator_means_starting_from_nothing() {
+fn a_log_that_has_lost_something_means_starting_from_nothing() {
     let mut bench = running();
     bench.control.feed(FeedNote::CaughtUp);
-    assert!(bench.control.is_ready());
+    assert_eq!(bench.control.readiness(bench.now), Ok(()));
     bench.control.feed(FeedNote::OtherLog);
-    assert!(!bench.control.is_ready());
+    assert_eq!(bench.control.readiness(bench.now), Err(NotReady::Loading));
     let outputs = bench.outputs();
     let owns = outputs.iter().filter_map(|o| match o {
         Output::Command { command: Command::Own(p), .. } => Some(p.len()),
@@ -217,10 +219,10 @@ fn without_a_session_nobody_asks_and_leave_runs_out() {
     bench.say(wave(1, 1, 1, &[0]));
     let Some(Wire::LeaseRequest(ask)) = bench.message() else { panic!() };
     bench.outputs();
-    bench.control.close();
+    bench.control.close(bench.now);
     assert_eq!(bench.control.message_due(bench.now), None);
     // An answer that was on its way still names a nonce of the session that is gone.
-    bench.control.open(bench.now);
+    bench.open();
     bench.outputs();
     bench.say(grant(ask.nonce, 1, 0));
     assert!(bench.commands().is_empty());

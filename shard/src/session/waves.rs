@@ -220,6 +220,16 @@ impl Waves {
         self.remember_over(id, epoch);
     }
 
+    /// Ends every wave here and now: whoever directed them is gone and will not ask. Tells how many there were.
+    pub fn end_all(&mut self, now: Time, out: &mut VecDeque<Output>) -> usize {
+        let ids: Vec<WaveId> = self.waves.keys().copied().collect();
+        for id in &ids {
+            self.end(*id, now, out);
+        }
+        self.waves.clear();
+        ids.len()
+    }
+
     /// A core's report. `listening`: a session is there; without one, sets of ordinals are not collected, since the next
     /// session is told everything anyway.
     pub fn report(&mut self, core: usize, mut report: CoreReport, listening: bool, out: &mut VecDeque<Output>) {
@@ -289,6 +299,12 @@ impl Waves {
         let (id, state) = due.min_by_key(|(_, s)| s.report_due)?;
         state.report_due = now + REPORT_EVERY;
         Some(state.merge.take(*id, state.epoch, state.bands))
+    }
+
+    /// Waves of which something is to be told.
+    #[must_use]
+    pub fn untold(&self) -> usize {
+        self.waves.values().filter(|s| s.merge.is_changed()).count()
     }
 
     /// When [`Waves::sweep`] has work next.

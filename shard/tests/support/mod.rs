@@ -8,7 +8,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
 use clarion_proto::{
     device::{Change, Record},
-    ids::{DeviceId, PartitionId, UnixMillis, partition_of},
+    ids::{ClusterName, DeviceId, PartitionId, UnixMillis, partition_of},
     wire::shard_v1::{
         self as wire,
         feed_service_server::{FeedService, FeedServiceServer},
@@ -58,10 +58,15 @@ pub struct ScriptedCore {
 
 impl Bench {
     pub async fn start(cores: usize) -> Self {
+        Self::start_draining_within(cores, Duration::from_secs(10)).await
+    }
+
+    pub async fn start_draining_within(cores: usize, drain_within: Duration) -> Self {
         let feed = ScriptedFeed::start().await;
         let config = Config {
             listen: ([127, 0, 0, 1], 0).into(),
             health_listen: ([127, 0, 0, 1], 0).into(),
+            cluster: ClusterName::default(),
             name: "node-1".to_owned(),
             coordinators: vec![feed.address.to_string()],
             cores,
@@ -73,7 +78,7 @@ impl Bench {
         let clock = Clock::start();
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
-        let running = tokio::spawn(node.run(ports, Arc::new(move || clock.now()), stopped, Duration::from_secs(10)));
+        let running = tokio::spawn(node.run(ports, Arc::new(move || clock.now()), stopped, drain_within));
         let cores = scripted.into_iter().map(|c| ScriptedCore { commands: c.commands, events: c.events }).collect();
         Self { address, health, cores, feed, stop: Some(stop), running }
     }
@@ -144,10 +149,16 @@ pub struct Session {
 
 impl Session {
     pub async fn open(address: SocketAddr) -> Self {
+        Self::open_as(address, open(1, LOG)).await.unwrap()
+    }
+
+    /// With another first message.
+    pub async fn open_as(address: SocketAddr, first: Say) -> Result<Self, Status> {
         let mut client = ShardServiceClient::new(channel(address).await);
         let (say, said) = mpsc::channel(16);
-        let told = within("a session", client.session(ReceiverStream::new(said))).await.unwrap().into_inner();
-        Self { say, told }
+        say.send(wire::SessionRequest { message: Some(first) }).await.unwrap();
+        let told = within("a session", client.session(ReceiverStream::new(said))).await?.into_inner();
+        Ok(Self { say, told })
     }
 
     pub async fn say(&self, message: Say) {
@@ -270,6 +281,20 @@ pub fn ownership(number: u64, partitions: &[u32]) -> Say {
         partition_count: count,
         log_count: count,
         partitions: partitions.to_vec(),
+        log_identity: LOG.to_vec(),
+    })
+}
+
+/// The log of every session and ownership that does not say otherwise.
+pub const LOG: [u8; 16] = [1; 16];
+
+/// The first message of a coordinator.
+pub fn open(coordinator: u8, log: [u8; 16]) -> Say {
+    Say::Open(wire::Open {
+        cluster: ClusterName::DEFAULT.to_owned(),
+        coordinator: vec![coordinator; 16],
+        log_identity: log.to_vec(),
+        version: "1.2.3".to_owned(),
     })
 }
 

@@ -66,6 +66,9 @@ impl Alerts {
                 answer => Ok(answer),
             };
         }
+        if self.api.admission.is_closed() {
+            return Err(status::draining());
+        }
         if request.validate_only {
             let prepared = self.prepare(&spec).await?;
             prepared.render(&self.api, &spec, &longest_name())?;
@@ -181,6 +184,10 @@ async fn launch(
     prepared: Prepared,
     rendered: Vec<Rendered>,
 ) -> Result<Created<AlertRecord>, Status> {
+    // Admitted before the stop began; the stop waits for alerts that have started, not for those about to.
+    if api.admission.is_closed() {
+        return Err(status::draining());
+    }
     let alert = match api.store.create_alert(record, api.config.alerts_active_max).await {
         Ok(Created::New(alert)) => alert,
         Ok(existing) => return Ok(existing),

@@ -12,7 +12,7 @@ use crate::command::{LaneHealth, Rate};
 #[test]
 fn connections_are_divided_over_the_cores() {
     let mut bench = Bench::new(2);
-    bench.control.open(bench.now);
+    bench.open();
     bench.outputs();
     bench.say(lane(1));
     let commands = bench.commands();
@@ -124,6 +124,6 @@ fn a_lane_is_as_well_as_its_worst_core() {
     let other = Event::LaneState { lane: LaneId(1), health: LaneHealth::Credential, detail: "why".to_owned() };
     bench.control.event(1, other);
     assert_eq!(told(&mut bench), [(wire::LaneHealth::Credential, "why".to_owned())], "another reason is news");
-    bench.control.open(bench.now);
+    bench.open();
     assert_eq!(told(&mut bench).len(), 1, "a new session is told how it stands");
 }

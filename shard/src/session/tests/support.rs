@@ -1,9 +1,15 @@
 //! A control plane on a bench, and messages to lay on it.
 
-use clarion_proto::{ids::BootId, wire::shard_v1::session_request::Message as Say};
+use clarion_proto::{
+    ids::{BootId, CoordinatorId, LogIdentity},
+    wire::shard_v1::session_request::Message as Say,
+};
 use roaring::RoaringBitmap;
 
 use super::super::*;
+
+/// The log of every session that does not say otherwise.
+pub(super) const LOG: LogIdentity = LogIdentity([1; 16]);
 
 pub(super) struct Bench {
     pub(super) control: Control,
@@ -13,9 +19,15 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new(cores: usize) -> Self {
-        let identity = Identity { node: "node-1".to_owned(), boot: BootId([7; 16]), version: "1.2.3", cores };
+        let (node, cluster) = ("node-1".to_owned(), ClusterName::default());
+        let identity = Identity { node, boot: BootId([7; 16]), cluster, version: "1.2.3", cores };
         let assembly = assembly::Assembly::new(crate::wave::Room::default());
         Self { control: Control::new(identity, || 4_096), now: Time(1_000_000), assembly }
+    }
+
+    /// The first coordinator begins a session.
+    pub(super) fn open(&mut self) {
+        self.control.open(&opened(1, LOG), self.now).unwrap();
     }
 
     /// A message comes in, through the same door as on a real session.
@@ -57,7 +69,14 @@ impl Bench {
 
 pub(super) fn ownership(number: u64, partitions: &[u32]) -> Say {
     let partitions = partitions.to_vec();
-    Say::Ownership(wire::Ownership { number, partition_count: 16, log_count: 16, partitions })
+    let log_identity = LOG.to_wire();
+    Say::Ownership(wire::Ownership { number, partition_count: 16, log_count: 16, partitions, log_identity })
+}
+
+/// What a coordinator says first.
+pub(super) fn opened(coordinator: u8, log: LogIdentity) -> Opened {
+    let coordinator = CoordinatorId([coordinator; 16]);
+    Opened { cluster: ClusterName::default(), coordinator, log, version: "1.2.3".to_owned() }
 }
 
 pub(super) fn lane(id: u32) -> Say {

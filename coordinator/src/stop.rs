@@ -1,0 +1,58 @@
+//! What the health service says of alerts, and what a shutdown does for those under way.
+//!
+//! **Readiness of `AlertService`**: SERVING while partitions are assigned and at least one node that owns some has a session.
+//! Otherwise no alert reaches anybody: nodes are away, belong to another cluster, or refuse this coordinator because they
+//! follow another log. `AppService` and `RegistryService` do not depend on nodes and stay SERVING: the registry can be filled
+//! before the first node comes. Where readiness decides who is reached (a Service of Kubernetes), nodes must reach the feed
+//! whatever it says, or neither would ever become ready: `publishNotReadyAddresses`.
+
+use clarion_runtime::health::HealthReporter;
+use tokio::time::{Instant, timeout_at};
+use tonic_health::ServingStatus;
+
+use crate::dispatch::Dispatcher;
+
+/// The service whose readiness depends on nodes.
+pub(crate) const ALERTS: &str = "clarion.v1.AlertService";
+
+/// Tells the readiness of [`ALERTS`] with every change, and logs it. Without end.
+pub(crate) async fn tell_readiness(dispatcher: Dispatcher, reporter: HealthReporter) {
+    let (mut sessions, mut told) = (dispatcher.sessions(), None);
+    loop {
+        sessions.borrow_and_update();
+        let ready = dispatcher.is_ready();
+        if told.replace(ready) != Some(ready) {
+            let status = match ready {
+                true => {
+                    tracing::info!("alert service is ready");
+                    ServingStatus::Serving
+                }
+                false => {
+                    let reason = "no node that owns partitions has a session";
+                    tracing::warn!(reason, "alert service is not ready");
+                    ServingStatus::NotServing
+                }
+            };
+            reporter.set_service_status(ALERTS, status).await;
+        }
+        if sessions.changed().await.is_err() {
+            return; // the dispatcher is gone
+        }
+    }
+}
+
+/// Names the alerts under way and waits for them, until then at most; names those that are left. Sessions and grants go on
+/// meanwhile. What is left is lost with this process: alerts live in its memory.
+pub(crate) async fn let_alerts_finish(dispatcher: &Dispatcher, until: Instant) {
+    for alert in dispatcher.under_way() {
+        let (handed, open) = (alert.totals.handed, alert.totals.open());
+        tracing::warn!(alert = %alert.alert, state = ?alert.state, handed, open, "alert under way at shutdown");
+    }
+    if timeout_at(until, dispatcher.all_ended()).await.is_ok() {
+        return;
+    }
+    for alert in dispatcher.under_way() {
+        let (handed, open) = (alert.totals.handed, alert.totals.open());
+        tracing::error!(alert = %alert.alert, state = ?alert.state, handed, open, "alert left unfinished by shutdown");
+    }
+}

@@ -1,0 +1,182 @@
+//! What came of restarts: for each phase what the probes said, and what the verdict said.
+
+use std::{collections::BTreeMap, fs, io, path::Path};
+
+use serde::Serialize;
+
+use super::{Machine, summary::thousands};
+use crate::{scenario::restarts::Outcome, verdict::roll::Judged};
+
+/// What became of one alert, by the cluster's words and by the gateways' records.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Verdict {
+    /// The state in which it ended; or why there is none.
+    pub state: String,
+    /// Requests that the gateways got.
+    pub requests: u64,
+    /// Inside, and never accepted.
+    pub missed: u64,
+    /// Accepted again without a reason that the gateway gave.
+    pub repeated: u64,
+    /// More than 500 m outside, and accepted.
+    pub outside: u64,
+    /// Requests to devices that are not there (any more), or for another alert.
+    pub strangers: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+impl Verdict {
+    /// From what was judged.
+    #[must_use]
+    pub fn new(state: String, judged: &Judged, of_others: u64, seconds: f64) -> Self {
+        Self {
+            state,
+            requests: judged.requests,
+            missed: judged.missed,
+            // The emulators leave nothing unanswered here: whatever repeats is ours.
+            repeated: judged.duplicates + judged.repeated,
+            outside: judged.outside,
+            strangers: judged.strangers + of_others,
+            seconds,
+        }
+    }
+
+    /// Whether everybody was told once, and nobody else.
+    #[must_use]
+    pub fn is_exact(&self, repeats: bool) -> bool {
+        self.state == "RESOLVED" && self.missed == 0 && self.is_harmless() && (repeats || self.repeated == 0)
+    }
+
+    /// Whether nobody was pushed to who should not be.
+    #[must_use]
+    pub fn is_harmless(&self) -> bool {
+        self.outside == 0 && self.strangers == 0
+    }
+
+    /// In one line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Self { state, requests, missed, repeated, outside, strangers, seconds } = self;
+        format!(
+            "{state}, {} requests, missed {missed}, repeated {repeated}, outside {outside}, not there {strangers}, {seconds:.1} s",
+            thousands(*requests)
+        )
+    }
+}
+
+/// One phase.
+#[derive(Debug, Clone, Serialize)]
+pub struct PhaseReport {
+    /// Of which case.
+    pub case: String,
+    /// What happened.
+    pub label: String,
+    /// Which of its phases, from 1.
+    pub phase: usize,
+    /// By process: SERVING, or what stands in the way.
+    pub probes: BTreeMap<String, String>,
+    /// Of the alerts under which the steps were done.
+    pub under: Vec<Verdict>,
+    /// Of the alert after them.
+    pub after: Verdict,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// What had to.
+    pub expected: Outcome,
+    /// From the first step until the processes had said what they say.
+    pub settled_seconds: f64,
+    /// Processes that did not end well when asked to.
+    pub unruly: Vec<String>,
+    /// Whether it was what had to come.
+    pub passed: bool,
+}
+
+impl PhaseReport {
+    /// Everything, over several lines.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let mark = if self.passed { "✓" } else { "✗" };
+        let mut out = format!(
+            "{mark} {} {}: {:?} (expected {:?}), settled in {:.1} s: {}\n",
+            self.case, self.phase, self.outcome, self.expected, self.settled_seconds, self.label
+        );
+        let loud = self.probes.iter().filter(|(_, said)| *said != "SERVING");
+        let loud: Vec<_> = loud.map(|(name, said)| format!("{name}: {said}")).collect();
+        out += &format!("    probes  {}\n", if loud.is_empty() { "all SERVING".to_owned() } else { loud.join("; ") });
+        self.under.iter().for_each(|verdict| out += &format!("    under   {}\n", verdict.line()));
+        out += &format!("    after   {}\n", self.after.line());
+        if !self.unruly.is_empty() {
+            out += &format!("    did not end well: {}\n", self.unruly.join(", "));
+        }
+        out
+    }
+}
+
+/// `report.json` of restarts.
+#[derive(Debug, Clone, Serialize)]
+pub struct RestartsReport {
+    /// Which scenario.
+    pub scenario: String,
+    /// Everything drawn comes from it.
+    pub seed: u64,
+    /// Devices of each population.
+    pub devices: u64,
+    /// The command line that does the same again.
+    pub command: String,
+    /// Whether every phase passed.
+    pub passed: bool,
+    /// Everything, from the start of the program.
+    pub total_seconds: f64,
+    /// In their order.
+    pub phases: Vec<PhaseReport>,
+    /// The machine, for comparisons.
+    pub machine: Machine,
+}
+
+impl RestartsReport {
+    /// The whole as text.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let phases = self.phases.iter().map(PhaseReport::lines).collect::<String>();
+        let passed = self.phases.iter().filter(|p| p.passed).count();
+        format!(
+            "\n{} · {} devices · seed {} · {:.0} s in all\n\n{phases}\n{passed} of {} phases passed\n",
+            self.scenario,
+            thousands(self.devices),
+            self.seed,
+            self.total_seconds,
+            self.phases.len()
+        )
+    }
+
+    /// Writes `report.json` into a folder.
+    ///
+    /// # Errors
+    /// The folder cannot be written to.
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
+        let json = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
+        fs::write(dir.join("report.json"), json + "\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alert_is_exact_only_if_nothing_is_wrong_with_it() {
+        let exact = Verdict { state: "RESOLVED".to_owned(), requests: 9, ..Verdict::default() };
+        assert!(exact.is_exact(false));
+        for wrong in [
+            Verdict { state: "ACTIVE".to_owned(), ..exact.clone() },
+            Verdict { missed: 1, ..exact.clone() },
+            Verdict { repeated: 1, ..exact.clone() },
+            Verdict { outside: 1, ..exact.clone() },
+            Verdict { strangers: 1, ..exact.clone() },
+        ] {
+            assert!(!wrong.is_exact(false), "{}", wrong.line());
+            assert_eq!(wrong.is_exact(true), wrong.repeated == 1);
+        }
+    }
+}

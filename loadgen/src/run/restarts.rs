@@ -1,0 +1,330 @@
+//! Plays restarts: a cluster for each case, steps, probes, an alert, the verdict.
+//!
+//! After a coordinator has come back, which has forgotten everything, the registry is filled with *another* population: a
+//! node that still holds the former one pushes to devices that are not there any more, and the verdict says so.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use clarion_proto::wire::v1::Progress;
+use clarion_runtime::probe;
+use tokio::time::{Instant, sleep, timeout};
+use tonic::transport::{Channel, Endpoint};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{Options, RunError, Stage, io_error};
+use crate::{
+    cluster::{Cluster, ClusterPlan, Started, process::Role, recorded},
+    drive::{self, DriveError, alert},
+    gateway::{clock, record::Record},
+    population::Population,
+    report::{
+        Machine,
+        restarts::{PhaseReport, RestartsReport, Verdict},
+    },
+    scenario::{
+        Scenario,
+        restarts::{Outcome, Phase, RestartCase, RestartsSpec, Step},
+    },
+    show::Show,
+    verdict::{geometry::Region, roll::Roll},
+};
+
+/// Between two looks at the probes.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// For the answer of one probe.
+const PROBE_WITHIN: Duration = Duration::from_secs(2);
+/// An alert on a cluster that does not serve is watched for so long: it may wait for a node that never comes.
+const LOUD_ALERT: Duration = Duration::from_secs(3);
+
+/// Runs all cases.
+///
+/// # Errors
+/// One could not be carried out. Those that were carried out and went wrong are a report.
+pub async fn run(
+    scenario: &Scenario,
+    spec: &RestartsSpec,
+    options: &Options,
+    show: &Show,
+) -> Result<RestartsReport, RunError> {
+    let Stage { begun, mut signals, dir, plan, .. } = Stage::prepare(scenario, options, show)?;
+    let mut phases = Vec::new();
+    for (n, case) in spec.cases.iter().enumerate() {
+        show.begin("case", &format!("{} of {}, {}: {}", n + 1, spec.cases.len(), case.name, case.label));
+        let nodes = case.nodes.unwrap_or(scenario.nodes);
+        // Each has a folder of its own, so that no log covers another.
+        let dir = dir.join(&case.name);
+        std::fs::create_dir_all(&dir).map_err(|e| io_error(&dir.display().to_string(), e))?;
+        let plan = ClusterPlan { nodes, nodes_later: case.later.clone(), dir, ..plan.clone() };
+        let player = async {
+            let mut player = Player::start(scenario, spec, plan, show).await?;
+            let played = player.case(case).await;
+            player.cluster.stop(Duration::from_secs(scenario.deadlines.stop_s)).await;
+            played
+        };
+        let played = tokio::select! {
+            played = player => played?,
+            signal = signals.recv() => return Err(RunError::Interrupted(signal)),
+        };
+        played.iter().for_each(|phase| show.begin("", phase.lines().trim_end()));
+        phases.extend(played);
+    }
+    let report = RestartsReport {
+        scenario: scenario.name.clone(),
+        seed: scenario.seed,
+        devices: scenario.devices,
+        command: options.command.clone(),
+        passed: phases.iter().all(|phase| phase.passed),
+        total_seconds: clock::monotonic().since(begun).as_secs_f64(),
+        phases,
+        machine: Machine::here(),
+    };
+    report.write(&dir).map_err(|e| io_error("report.json", e))?;
+    Ok(report)
+}
+
+struct Player<'a> {
+    scenario: &'a Scenario,
+    spec: &'a RestartsSpec,
+    show: &'a Show,
+    cluster: Cluster,
+    /// Processes that should be there.
+    expected: BTreeSet<String>,
+    /// How often the registry was filled.
+    generation: u64,
+    population: Arc<Population>,
+    roll: Roll,
+    /// Processes that did not end well.
+    unruly: Vec<String>,
+}
+
+impl<'a> Player<'a> {
+    async fn start(
+        scenario: &'a Scenario,
+        spec: &'a RestartsSpec,
+        plan: ClusterPlan,
+        show: &'a Show,
+    ) -> Result<Self, RunError> {
+        let cluster = Cluster::start(&plan).await?;
+        let expected = cluster.watched().into_iter().filter(|p| p.role != Role::Gateway).map(|p| p.name).collect();
+        let (population, roll) = population(scenario, 0)?;
+        let player =
+            Self { scenario, spec, show, cluster, expected, generation: 0, population, roll, unruly: Vec::new() };
+        player.fill().await?;
+        player.settle(spec.settle_s).await?;
+        Ok(player)
+    }
+
+    async fn case(&mut self, case: &RestartCase) -> Result<Vec<PhaseReport>, RunError> {
+        let mut reports = Vec::new();
+        for (n, phase) in case.phases.iter().enumerate() {
+            reports.push(self.phase(case, n + 1, phase).await?);
+        }
+        Ok(reports)
+    }
+
+    async fn phase(&mut self, case: &RestartCase, number: usize, phase: &Phase) -> Result<PhaseReport, RunError> {
+        let (begun, mut under) = (Instant::now(), Vec::new());
+        match phase.under_alert {
+            None => self.steps(&phase.steps).await?,
+            Some(rate) => {
+                for round in 0..phase.rounds {
+                    self.show.begin("round", &format!("{} of {}", round + 1, phase.rounds));
+                    under.push(self.alert(rate, self.deadline(), &phase.steps).await?);
+                }
+            }
+        }
+        if phase.steps.iter().any(Step::empties_registry) {
+            self.generation += 1;
+            (self.population, self.roll) = population(self.scenario, self.generation)?;
+            self.fill().await?;
+        }
+        let probes = self.settle(phase.settle_s.unwrap_or(self.spec.settle_s)).await?;
+        let settled_seconds = begun.elapsed().as_secs_f64();
+        let green = is_green(&probes);
+        let after = self.alert(0, if green { self.deadline() } else { LOUD_ALERT }, &[]).await?;
+        let good = under.iter().all(|verdict| verdict.is_exact(phase.repeats)) && after.is_harmless();
+        let outcome = match (good, green, after.is_exact(false)) {
+            (true, true, true) => Outcome::Exact,
+            (true, false, _) => Outcome::Loud,
+            _ => Outcome::Wrong,
+        };
+        let unruly = std::mem::take(&mut self.unruly);
+        Ok(PhaseReport {
+            case: case.name.clone(),
+            label: case.label.clone(),
+            phase: number,
+            probes,
+            under,
+            after,
+            outcome,
+            expected: phase.expect,
+            settled_seconds,
+            passed: outcome == phase.expect && unruly.is_empty(),
+            unruly,
+        })
+    }
+
+    fn deadline(&self) -> Duration {
+        Duration::from_secs(self.scenario.deadlines.wave_s)
+    }
+
+    async fn steps(&mut self, steps: &[Step]) -> Result<(), RunError> {
+        for step in steps {
+            match step {
+                Step::Kill { what } => self.cluster.kill(what).await,
+                Step::Terminate { what } => self.terminate(what).await,
+                Step::Remove { what } => {
+                    self.expected.remove(what);
+                    self.terminate(what).await;
+                }
+                Step::Start { what, cluster, name, partitions } => {
+                    let started =
+                        Started { cluster: cluster.as_deref(), name: name.as_deref(), partitions: *partitions };
+                    self.cluster.start_again(what, started).await?;
+                    self.expected.insert(what.clone());
+                }
+                Step::Wait { ms } => sleep(Duration::from_millis(*ms)).await,
+                Step::Ready {} => drop(self.settle(self.spec.settle_s).await?),
+            }
+        }
+        Ok(())
+    }
+
+    async fn terminate(&mut self, what: &str) {
+        if !self.cluster.terminate(what, Duration::from_secs(self.scenario.deadlines.stop_s)).await {
+            self.unruly.push(what.to_owned());
+        }
+    }
+
+    async fn connect(&self) -> Result<Channel, RunError> {
+        let endpoint = Endpoint::from_shared(self.cluster.coordinator.clone()).map_err(DriveError::from)?;
+        Ok(endpoint.connect_timeout(PROBE_WITHIN).tcp_nodelay(true).connect().await.map_err(DriveError::from)?)
+    }
+
+    /// Creates apps and devices at a coordinator that has none; does not wait for nodes.
+    async fn fill(&self) -> Result<(), RunError> {
+        let (channel, within) = (self.connect().await?, Duration::from_secs(self.scenario.deadlines.load_s));
+        alert::create_apps(channel.clone(), &self.population).await?;
+        let load = drive::load::load(channel, Arc::clone(&self.population), clock::wall().0, |_| {});
+        let late =
+            |_| DriveError::Late { what: "writing all devices", seconds: within.as_secs(), state: String::new() };
+        Ok(timeout(within, load).await.map_err(late)??)
+    }
+
+    /// Waits until every process serves and the devices are there, or the time for that is over; what the probes say then.
+    async fn settle(&self, within_s: u64) -> Result<BTreeMap<String, String>, RunError> {
+        let end = Instant::now() + Duration::from_secs(within_s);
+        loop {
+            let probes = self.probes().await;
+            if is_green(&probes) {
+                let left = end.saturating_duration_since(Instant::now()) + Duration::from_secs(1);
+                // What does not become visible behind green probes is found by the alert.
+                drop(drive::visible(self.connect().await?, self.population.count(), left).await);
+                return Ok(self.probes().await);
+            }
+            if Instant::now() >= end {
+                return Ok(probes);
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn probes(&self) -> BTreeMap<String, String> {
+        let mut said = BTreeMap::new();
+        for name in &self.expected {
+            let service =
+                if name.starts_with("shard-") { "clarion.shard.v1.ShardService" } else { "clarion.v1.AlertService" };
+            let answer = match self.cluster.health(name).and_then(|health| health.parse::<SocketAddr>().ok()) {
+                None => "it is not there".to_owned(),
+                Some(address) => match probe::check(address, service, PROBE_WITHIN).await {
+                    Ok(()) => "SERVING".to_owned(),
+                    Err(sick) => sick.to_string(),
+                },
+            };
+            said.insert(name.clone(), answer);
+        }
+        said
+    }
+
+    /// One alert, and steps under it once the first of it was pushed.
+    async fn alert(&mut self, rate: u32, deadline: Duration, steps: &[Step]) -> Result<Verdict, RunError> {
+        for emulator in &self.cluster.emulators {
+            emulator.reset().await?;
+        }
+        let begun = Instant::now();
+        let mut submitted = alert::alert(self.scenario, &self.population);
+        submitted.max_rate_per_second = rate;
+        let request_id = uuid::Uuid::from_u64_pair(self.scenario.seed, clock::monotonic().0).to_string();
+        let channel = self.connect().await?;
+        let submitted = match alert::submit(channel.clone(), submitted, request_id).await {
+            Ok(submitted) => submitted,
+            // Nothing was sent, and the caller was told so.
+            Err(DriveError::Status(status)) => {
+                self.steps(steps).await?;
+                return Ok(Verdict { state: format!("refused: {}", status.message()), ..Verdict::default() });
+            }
+            Err(other) => return Err(other.into()),
+        };
+        let pushed = Arc::new(tokio::sync::Notify::new());
+        let (told, wait) = (Arc::clone(&pushed), pushed);
+        let seen = move |progress: &Progress| {
+            if progress.outcomes.unwrap_or_default().accepted > 0 {
+                told.notify_one();
+            }
+        };
+        let watching = alert::watch(channel, &submitted.name, None, deadline, seen);
+        let stepping = async {
+            if !steps.is_empty() {
+                // An alert that pushes to nobody says so by its verdict.
+                drop(timeout(deadline, wait.notified()).await);
+                self.steps(steps).await?;
+            }
+            Ok::<_, RunError>(())
+        };
+        let (ended, stepped) = tokio::join!(watching, stepping);
+        stepped?;
+        let state = match ended {
+            Ok(ended) => ended.progress.state().as_str_name().trim_start_matches("STATE_").to_owned(),
+            Err(DriveError::Late { state, .. }) => format!("unfinished: {state}"),
+            Err(other) => format!("lost: {other}"),
+        };
+        self.judge(&submitted.name, state, begun).await
+    }
+
+    async fn judge(&self, name: &str, state: String, begun: Instant) -> Result<Verdict, RunError> {
+        // An alert without a key of its own collapses by its id.
+        let hash = xxh3_64(name.trim_start_matches("alerts/").as_bytes());
+        let (mut pushes, mut of_others) = (Vec::new(), 0);
+        for emulator in &self.cluster.emulators {
+            let path = self.cluster.dir().join(format!("gateway-{}-record.bin", emulator.platform.as_str()));
+            emulator.export(&path).await?;
+            let failed = |problem: String| RunError::Record(format!("{}: {problem}", path.display()));
+            let record = Record::load(&path).map_err(|e| failed(e.to_string()))?;
+            for entry in &record.entries {
+                if entry.collapse_hash == hash {
+                    pushes.push(recorded::push(entry));
+                } else {
+                    of_others += 1;
+                }
+            }
+        }
+        let judged = self.roll.judge(pushes);
+        Ok(Verdict::new(state, &judged, of_others, begun.elapsed().as_secs_f64()))
+    }
+}
+
+fn is_green(probes: &BTreeMap<String, String>) -> bool {
+    probes.values().all(|said| said == "SERVING")
+}
+
+/// Another one each time: whoever holds a former one is found out.
+fn population(scenario: &Scenario, generation: u64) -> Result<(Arc<Population>, Roll), RunError> {
+    let population = Population::new(&scenario.population, scenario.seed + generation, scenario.devices)?;
+    let roll = Roll::new(&population, &Region::new(&scenario.alert.region));
+    Ok((Arc::new(population), roll))
+}

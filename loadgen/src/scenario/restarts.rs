@@ -1,0 +1,188 @@
+//! Restarts: processes of a cluster end, come back, or come back as something else; then an alert shows what became of it.
+//!
+//! A case has a cluster of its own. Each of its phases changes something, waits until every process that should be there has
+//! said by its health port what it will say, and then submits an alert. Two outcomes are good: **exact**, everybody inside was
+//! told once and nobody else; or **loud**, a process says NOT_SERVING, or nothing. Green and wrong is never good.
+
+use serde::Deserialize;
+
+use super::{Scenario, check::Checked};
+
+/// What makes a scenario one of restarts.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestartsSpec {
+    /// How long the processes may take until all of them serve, seconds; one that does not by then is loud.
+    #[serde(default = "default_settle_s")]
+    pub settle_s: u64,
+    /// In their order.
+    pub cases: Vec<RestartCase>,
+}
+
+fn default_settle_s() -> u64 {
+    30
+}
+
+/// One cluster, from its start.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestartCase {
+    /// To choose it by.
+    pub name: String,
+    /// What happens, in a few words.
+    pub label: String,
+    /// Nodes that are not there at first.
+    #[serde(default)]
+    pub later: Vec<u32>,
+    /// It takes so long that it is run only if it is named.
+    #[serde(default)]
+    pub by_name_only: bool,
+    /// Shard nodes; absent: the scenario's.
+    #[serde(default)]
+    pub nodes: Option<u32>,
+    /// In their order.
+    pub phases: Vec<Phase>,
+}
+
+/// One change of the cluster, and what must come of it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Phase {
+    /// One after the other.
+    pub steps: Vec<Step>,
+    /// Pushes a second of an alert under which the steps are done, and which is judged, too; absent: they are done between
+    /// alerts.
+    #[serde(default)]
+    pub under_alert: Option<u32>,
+    /// A process was killed under the alert: devices that were pushed to just before may be pushed to again.
+    #[serde(default)]
+    pub repeats: bool,
+    /// How many times the steps are done, each under an alert of its own.
+    #[serde(default = "one")]
+    pub rounds: u32,
+    /// Instead of the spec's: what stays loud need not be waited for as long as what becomes quiet.
+    #[serde(default)]
+    pub settle_s: Option<u64>,
+    /// What must come of it.
+    pub expect: Outcome,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// What came of a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// All processes serve, and the alert was exact.
+    Exact,
+    /// A process does not serve, and says so or is not there.
+    Loud,
+    /// All processes serve, and the alert was not exact; or devices were pushed to that are not there.
+    Wrong,
+}
+
+/// One step. Processes are `coordinator`, `coordinator-2`, `shard-0` and so on.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Step {
+    /// Ends it as a power failure would (SIGKILL); it should be there.
+    Kill {
+        /// Which process.
+        what: String,
+    },
+    /// Asks it to end (SIGTERM) and waits for that; it should be there.
+    Terminate {
+        /// Which process.
+        what: String,
+    },
+    /// As `terminate`, but it should not be there any more.
+    Remove {
+        /// Which process.
+        what: String,
+    },
+    /// Starts it, in place of a former one or for the first time.
+    Start {
+        /// Which process.
+        what: String,
+        /// Of another cluster than the others.
+        #[serde(default)]
+        cluster: Option<String>,
+        /// A node under another name than its own.
+        #[serde(default)]
+        name: Option<String>,
+        /// A coordinator with another count of partitions than the default.
+        #[serde(default)]
+        partitions: Option<u16>,
+    },
+    /// Lets time pass.
+    Wait {
+        /// Milliseconds.
+        ms: u64,
+    },
+    /// Waits until every process serves.
+    Ready {},
+}
+
+impl Step {
+    fn process(&self) -> Option<&str> {
+        match self {
+            Self::Kill { what } | Self::Terminate { what } | Self::Remove { what } | Self::Start { what, .. } => {
+                Some(what)
+            }
+            Self::Wait { .. } | Self::Ready {} => None,
+        }
+    }
+
+    /// Whether the registry is empty afterwards: a coordinator keeps it in memory.
+    #[must_use]
+    pub fn empties_registry(&self) -> bool {
+        matches!(self, Self::Start { what, .. } if what == "coordinator")
+    }
+}
+
+impl RestartsSpec {
+    /// Leaves the named cases.
+    ///
+    /// # Errors
+    /// A name that no case has.
+    pub fn choose(&mut self, names: &[String]) -> Result<(), String> {
+        if let Some(unknown) = names.iter().find(|name| self.cases.iter().all(|case| case.name != **name)) {
+            let there = self.cases.iter().map(|c| format!("`{}`", c.name)).collect::<Vec<_>>().join(", ");
+            return Err(format!("no case `{unknown}`; there are {there}"));
+        }
+        let all = names.is_empty();
+        self.cases.retain(|case| names.contains(&case.name) || (all && !case.by_name_only));
+        Ok(())
+    }
+
+    pub(super) fn check(&self, scenario: &Scenario) -> Checked {
+        if self.cases.is_empty() || !(1..=600).contains(&self.settle_s) {
+            return Err(("restarts", "must have a case, and settle_s must be 1 to 600".to_owned()));
+        }
+        if scenario.series.is_some() || !scenario.node_changes.is_empty() || scenario.motion.is_some() {
+            return Err(("restarts", "goes with no series, no node_changes and no motion".to_owned()));
+        }
+        for case in &self.cases {
+            let nodes = case.nodes.unwrap_or(scenario.nodes);
+            let of_case = |problem: String| ("restarts.cases", format!("{}: {problem}", case.name));
+            for phase in &case.phases {
+                let known = |what: &str| {
+                    let node = what.strip_prefix("shard-").and_then(|n| n.parse::<u32>().ok());
+                    what == "coordinator" || what == "coordinator-2" || node.is_some_and(|n| n < nodes)
+                };
+                if let Some(unknown) = phase.steps.iter().filter_map(Step::process).find(|what| !known(what)) {
+                    return Err(of_case(format!("there is no process `{unknown}`")));
+                }
+                if phase.rounds == 0 || (phase.rounds > 1 && phase.under_alert.is_none()) {
+                    return Err(of_case("rounds must be 1, or more with under_alert".to_owned()));
+                }
+                if phase.expect == Outcome::Wrong {
+                    return Err(of_case("nobody may expect what is wrong".to_owned()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
