@@ -3,7 +3,8 @@
 //! [`admit`] is pure and decides on what is known; [`Admission`] counts who is inside. An alert being admitted holds a
 //! decoded region and its cover (at most 100,000 cells, under 2 MB) and takes some milliseconds of a core, so the number
 //! inside is bounded, and one more is refused at the door with the time to come back instead of being queued: a queue
-//! would only make everybody late, as on the day when many authorities alert at once.
+//! would only make everybody late, as on the day when many authorities alert at once. One peer has its share of places, and
+//! those inside have the cores and the nodes in turns, peer by peer.
 
 use std::{
     num::NonZeroUsize,
@@ -20,7 +21,11 @@ use clarion_proto::{
     error::InvalidField,
     ids::AppName,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use clarion_runtime::peers::{
+    PeerKey,
+    shares::{Full, Place, Places},
+    turns::{Turn, Turns},
+};
 
 use crate::{config::Config, dispatch::QUESTIONS_MAX, store::AppRecord};
 
@@ -57,11 +62,16 @@ pub enum Refusal {
          --allow-live-without-identity at the coordinator's start takes them"
     )]
     LiveWithoutIdentity,
-    /// Trying again helps.
-    #[error("{limit} alerts are being admitted")]
-    Busy {
-        /// How many may be.
-        limit: usize,
+    /// The operator's to decide, as LIVE is: an exercise on a live lane wakes real people, and anybody may write its segment.
+    #[error(
+        "an EXERCISE on {lane}, the live lane of {app}, is refused while no identity is configured; \
+         --allow-live-without-identity at the coordinator's start takes it"
+    )]
+    ExerciseWithoutIdentity {
+        /// Which.
+        app: AppName,
+        /// `gateway/credential`.
+        lane: String,
     },
 }
 
@@ -93,6 +103,9 @@ pub fn admit(spec: &AlertSpec, apps: &[Option<Arc<AppRecord>>], config: &Config)
         if spec.mode == Mode::Test && live {
             return Err(Refusal::TestOnLiveLane { app: name.clone(), lane: lane() });
         }
+        if spec.mode == Mode::Exercise && live && !config.allow_live_without_identity {
+            return Err(Refusal::ExerciseWithoutIdentity { app: name.clone(), lane: lane() });
+        }
     }
     Ok(())
 }
@@ -107,39 +120,32 @@ pub fn segments(spec: &AlertSpec) -> SegmentExpr {
     }
 }
 
-/// How many are being admitted, and how many of those are computing.
+/// How many are being admitted, and how many of those are computing or asking the nodes.
 #[derive(Debug)]
 pub struct Admission {
-    inside: Arc<Semaphore>,
-    inside_max: usize,
-    cores: Semaphore,
-    questions: Semaphore,
+    inside: Places,
+    cores: Turns,
+    questions: Turns,
     closed: AtomicBool,
-}
-
-/// A place inside; given back on drop.
-#[derive(Debug)]
-pub struct Turn {
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Admission {
     /// At most `inside_max` inside, of which one computes on each core.
     #[must_use]
     pub fn new(inside_max: usize) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let (inside, cores) = (Arc::new(Semaphore::new(inside_max)), Semaphore::new(cores));
-        Self { inside, inside_max, cores, questions: Semaphore::new(QUESTIONS_MAX), closed: AtomicBool::new(false) }
+        let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u64;
+        // A question may wait 10 s for a node: half of them are always other peers'.
+        let questions = QUESTIONS_MAX as u64;
+        let (cores, questions) = (Turns::new(cores, cores), Turns::new(questions, questions / 2));
+        Self { inside: Places::new(inside_max), cores, questions, closed: AtomicBool::new(false) }
     }
 
     /// A place inside.
     ///
     /// # Errors
-    /// [`Refusal::Busy`] if there is none: nobody waits.
-    pub fn enter(&self) -> Result<Turn, Refusal> {
-        let permit = Arc::clone(&self.inside).try_acquire_owned();
-        let permit = permit.map_err(|_| Refusal::Busy { limit: self.inside_max })?;
-        Ok(Turn { _permit: permit })
+    /// There is none, or the peer has its share: nobody waits.
+    pub fn enter(&self, peer: PeerKey) -> Result<Place, Full> {
+        self.inside.enter(peer)
     }
 
     /// No new alert is taken any more: the process is stopping.
@@ -154,14 +160,14 @@ impl Admission {
     }
 
     /// Leave to compute. Those who wait are at most as many as are inside.
-    pub async fn core(&self) -> SemaphorePermit<'_> {
-        self.cores.acquire().await.expect("never closed")
+    pub async fn core(&self, peer: PeerKey) -> Turn {
+        self.cores.enter(peer, 1).await
     }
 
     /// Leave to ask the nodes how many there are: as many at a time as dispatch takes. On a day when many authorities alert
     /// at once, each waits some milliseconds instead of being refused.
-    pub async fn question(&self) -> SemaphorePermit<'_> {
-        self.questions.acquire().await.expect("never closed")
+    pub async fn question(&self, peer: PeerKey) -> Turn {
+        self.questions.enter(peer, 1).await
     }
 }
 

@@ -1,22 +1,16 @@
 //! The rim: requests in, answers out. Each is decoded once into types that cannot be wrong; behind this module nobody
 //! knows gRPC, and only here a `Status` is made ([`status`]).
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use clarion_proto::{
     ids::AlertName,
-    wire::{
-        DESCRIPTORS,
-        v1::{app_service_server::AppServiceServer, registry_service_server::RegistryServiceServer},
-    },
+    wire::{DESCRIPTORS, v1::app_service_server::AppServiceServer},
 };
 use clarion_runtime::drain::Drain;
 use tokio::sync::watch;
 use tonic::service::{Routes, RoutesBuilder};
-use tower::layer::util::{Identity, Stack};
-
-use self::door::DoorLayer;
 
 use crate::{
     admission::Admission,
@@ -31,11 +25,11 @@ mod alerts;
 mod apps;
 pub mod door;
 mod feed;
-pub mod incoming;
 mod page;
-mod registry;
+pub mod ports;
+pub mod registry;
 mod status;
-pub mod trace;
+mod trace;
 
 /// Largest request but those of `WriteDevices`, bytes: a union of 64 polygons of 10,000 points would be more, one of
 /// six is not; the limit is said in the refusal.
@@ -58,6 +52,8 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
     fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>>;
     /// See [`Dispatcher::registry`].
     fn registry(&self) -> RegistryTotals;
+    /// See [`Dispatcher::has_session`].
+    fn has_session(&self, node: &str) -> bool;
 }
 
 #[async_trait]
@@ -89,6 +85,10 @@ impl Dispatch for Dispatcher {
     fn registry(&self) -> RegistryTotals {
         self.registry()
     }
+
+    fn has_session(&self, node: &str) -> bool {
+        self.has_session(node)
+    }
 }
 
 /// What every service of the API stands on.
@@ -110,7 +110,7 @@ pub struct Context {
     pub drain: Drain,
 }
 
-/// All services but health, ready to be served.
+/// All services for callers but health, ready to be served by [`ports::serve_api`].
 ///
 /// # Errors
 /// The descriptors built into this program cannot be read: a defect.
@@ -128,37 +128,13 @@ pub fn routes(context: &Arc<Context>) -> Result<Routes, tonic_reflection::server
             .with_service_name("grpc.health.v1.Health")
     };
     let context = || Arc::clone(context);
-    let registry = RegistryServiceServer::new(registry::Registry::new(context()));
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(AppServiceServer::new(apps::Apps::new(context())).max_decoding_message_size(REQUEST_BYTES_MAX))
         .add_service(alerts::AlertsServer::new(alerts::Alerts::new(context())))
-        .add_service(registry.max_decoding_message_size(registry::BATCH_BYTES_MAX))
-        .add_service(feed::FeedServer::new(context()))
+        .add_service(registry::RegistryServer::new(registry::Registry::new(context())))
         .add_service(reflection().build_v1()?)
         // Python's grpcio-reflection and older tools speak nothing newer.
         .add_service(reflection().build_v1alpha()?);
     Ok(routes.routes())
-}
-
-/// The transport's bounds, the same for the process and for tests.
-///
-/// A connection may have 512 streams open, most of them watchers; how many requests may be under way says [`door`], how
-/// many connections [`incoming`]. `WriteDevices` streams batches of up to 4 MiB, which a window of 64 KiB would chop into
-/// 64 round trips: 1 MiB for a stream, 4 MiB for a connection. A peer that is gone is noticed after 30 s and costs no
-/// more than that. Heads of requests are a path and a few names: 16 KiB. Who opens streams and resets them at once
-/// (CVE-2023-44487) is sent away after 32 that the server has not even begun, or 256 whose own faults it had to reset.
-#[must_use]
-pub fn server() -> tonic::transport::Server<Stack<DoorLayer, Identity>> {
-    tonic::transport::Server::builder()
-        .layer(DoorLayer::default())
-        .trace_fn(trace::span)
-        .max_concurrent_streams(Some(512))
-        .http2_max_header_list_size(Some(16 * 1_024))
-        .http2_max_pending_accept_reset_streams(Some(32))
-        .http2_max_local_error_reset_streams(Some(256))
-        .initial_stream_window_size(Some(1 << 20))
-        .initial_connection_window_size(Some(4 << 20))
-        .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
 }

@@ -29,10 +29,12 @@ mod watch;
 /// All that a coordinator is told at its start.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where the API and the feed are served; loopback unless said otherwise. Port 0: the system chooses.
+    /// Where the API is served; loopback unless said otherwise. Port 0: the system chooses.
     pub listen: SocketAddr,
     /// Where `grpc.health.v1` is served in plaintext.
     pub health_listen: SocketAddr,
+    /// Where nodes follow the logs.
+    pub feed_listen: SocketAddr,
     /// Nodes of another cluster refuse this coordinator.
     pub cluster: ClusterName,
     /// The shard nodes.
@@ -45,11 +47,11 @@ pub struct Config {
     pub device_key: DeviceKey,
     /// What an EXERCISE says in front of its title.
     pub exercise_prefix: String,
-    /// LIVE alerts are taken although nobody has to say who they are.
+    /// LIVE alerts, and exercises on live lanes, are taken although nobody has to say who they are.
     pub allow_live_without_identity: bool,
     /// Regions and audiences that are small enough to single people out are taken too ([`crate::privacy`]).
     pub allow_small_audiences: bool,
-    /// Connections to the API at a time; one more is closed.
+    /// Connections to the API at a time; one more takes the place of an idle one or is closed.
     pub connections_max: usize,
     /// Streams of WatchAlert at a time; one more is refused.
     pub watchers_max: usize,
@@ -62,7 +64,8 @@ pub struct Config {
     /// Alerts and previews that may be in admission at once (each holds a decoded region and its cover, a few MB);
     /// one more is refused.
     pub admissions_max: usize,
-    /// Bytes that the logs in memory may hold; then changes are refused. A million APNs devices take some 110 MB.
+    /// Bytes that the logs in memory may hold; then registrations and places are refused, and 64 MiB later all changes. A
+    /// million APNs devices take some 120 MB: 110 of records, and 12 to know them again.
     pub store_bytes_max: u64,
     /// How long a stop in order may take.
     pub drain_deadline: Duration,
@@ -133,6 +136,7 @@ impl Config {
         let place = Places { path };
         let listen = args.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 7400).into());
         let health_listen = args.health_listen.or(file.health_listen).unwrap_or(([127, 0, 0, 1], 7401).into());
+        let feed_listen = args.feed_listen.or(file.feed_listen).unwrap_or(([127, 0, 0, 1], 7402).into());
         let cluster = cluster(&place, args.cluster, file.cluster)?;
         let nodes_min = place.number("nodes_min", args.nodes_min, file.nodes_min, 1, 1..=NAMES_MAX)?;
         let nodes = NodesConfig { addresses: nodes(&place, args.nodes, file.nodes)?, min: nodes_min };
@@ -159,6 +163,7 @@ impl Config {
         Ok(Self {
             listen,
             health_listen,
+            feed_listen,
             nodes,
             cluster,
             partitions,

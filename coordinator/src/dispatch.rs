@@ -284,10 +284,10 @@ impl Dispatcher {
         let DispatchConfig { cluster, nodes, partitions, logs, gateways, credentials } = config;
         let coordinator = CoordinatorId(uuid::Uuid::new_v4().into_bytes());
         let identity = Identity { cluster, coordinator, log: log.identity() };
-        tracing::info!(cluster = %identity.cluster, %coordinator, log = %identity.log, "coordinator of a cluster");
-        let (roster, lanes) = (Roster::new(nodes.min), LaneOwner::new(gateways, credentials));
+        tracing::info!(cluster = %identity.cluster, %coordinator, log = %identity.log, "coordinator identity drawn");
         let (pruning, pruned) = Pruning::new();
         let pruning = Arc::new(pruning);
+        let (roster, lanes) = (Roster::new(nodes.min), LaneOwner::new(gateways, credentials));
         let cluster = Arc::new(Cluster::new(identity, clock, roster, lanes, pruning.clone()));
         // Numbers of ownership grow over restarts of this process without a store that would remember them.
         let number = clock.wall().0.max(1);
@@ -441,6 +441,12 @@ impl Dispatcher {
         let cluster = &self.inner.cluster;
         let totals = cluster.roster.totals(cluster.board.read().owned.as_deref());
         RegistryTotals { pruning_alarms: cluster.pruning_alarms(|_| true), ..totals }
+    }
+
+    /// Whether a node of that name has a session with this coordinator now.
+    #[must_use]
+    pub fn has_session(&self, node: &str) -> bool {
+        crate::owners::NodeName::new(node).is_ok_and(|name| self.inner.cluster.roster.is_connected(&name))
     }
 
     /// All nodes ever heard of, and which are alive.

@@ -14,16 +14,19 @@ use std::{
 
 use clap::Parser;
 use clarion_runtime::{
+    descriptors::{self, Shortage, Wanted},
     drain::{Drain, Signals},
-    health::{self, HealthPort},
-    jwt, probe, telemetry,
+    health::{self, HealthPort, HealthReporter},
+    jwt, lines,
+    listener::Limits,
+    probe, telemetry,
 };
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{net::TcpListener, sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::Admission,
-    api::{Context, Dispatch, incoming::Incoming},
+    api::{Context, Dispatch, ports},
     clock::Clock,
     config::{Args, Config, ConfigError},
     dispatch::{DispatchConfig, Dispatcher},
@@ -49,7 +52,8 @@ pub mod members;
 mod stop;
 
 /// Services whose readiness is told by name.
-const SERVICES: [&str; 3] = ["clarion.v1.AppService", "clarion.v1.AlertService", "clarion.v1.RegistryService"];
+const SERVICES: [&str; 3] = ["clarion.v1.AppService", "clarion.v1.AlertService", REGISTRY];
+const REGISTRY: &str = "clarion.v1.RegistryService";
 /// For threads that still compute when everything else has ended: a cover, at most.
 const THREADS_DEADLINE: Duration = Duration::from_secs(1);
 /// Of the drain deadline, for everything that comes after alerts under way; a quarter of a shorter deadline.
@@ -72,7 +76,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match process(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            lines::last_words(format_args!("error: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -90,9 +94,9 @@ pub enum Failure {
     /// A port, a signal handler, a thread.
     #[error(transparent)]
     System(#[from] io::Error),
-    /// The transport, with its cause.
-    #[error("{}", with_causes(.0))]
-    Transport(#[from] tonic::transport::Error),
+    /// The limit of file descriptors.
+    #[error(transparent)]
+    Descriptors(#[from] Shortage),
     /// The descriptors built into the program: a defect.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -126,6 +130,7 @@ fn announce_addresses(coordinator: &Coordinator) -> io::Result<()> {
     let line = serde_json::json!({
         "listen": coordinator.listen().to_string(),
         "health": coordinator.health_listen().to_string(),
+        "feed": coordinator.feed_listen().to_string(),
     });
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
@@ -137,21 +142,38 @@ fn announce_addresses(coordinator: &Coordinator) -> io::Result<()> {
 pub struct Coordinator {
     context: Arc<Context>,
     dispatcher: Dispatcher,
-    listener: TcpListener,
-    listen: SocketAddr,
+    api: Port,
+    feed: Port,
     health: HealthPort,
 }
 
+/// A gRPC port, bound, with its bounds.
+#[derive(Debug)]
+struct Port {
+    listener: TcpListener,
+    address: SocketAddr,
+    limits: Limits,
+}
+
+impl Port {
+    async fn bind(address: SocketAddr, limits: Limits) -> io::Result<Self> {
+        let listener = health::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address, limits })
+    }
+}
+
 impl Coordinator {
-    /// Binds both ports, then starts the tasks that look for nodes.
+    /// Binds all ports, then starts the tasks that look for nodes.
     ///
     /// # Errors
-    /// A port that cannot be had, by its address.
+    /// A port that cannot be had, by its address; too few file descriptors.
     pub async fn bind(config: Config) -> Result<Self, Failure> {
         jwt::install();
-        let listener = health::bind(config.listen).await?;
-        let listen = listener.local_addr()?;
-        let health = HealthPort::bind(config.health_listen).await?;
+        let shares = connections(&config)?;
+        let api = Port::bind(config.listen, ports::api(&config).with_connections_max(shares.api)).await?;
+        let feed = Port::bind(config.feed_listen, ports::feed().with_connections_max(shares.feed)).await?;
+        let health = HealthPort::bind(config.health_listen).await?.with_connections_max(shares.health);
         let clock = Clock::start();
         let store = Arc::new(MemoryStore::new(config.logs, config.store_bytes_max, clock));
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
@@ -174,13 +196,19 @@ impl Coordinator {
             store,
             log,
         });
-        Ok(Self { context, dispatcher, listener, listen, health })
+        Ok(Self { context, dispatcher, api, feed, health })
     }
 
     /// Where the API is served.
     #[must_use]
     pub fn listen(&self) -> SocketAddr {
-        self.listen
+        self.api.address
+    }
+
+    /// Where nodes follow the logs.
+    #[must_use]
+    pub fn feed_listen(&self) -> SocketAddr {
+        self.feed.address
     }
 
     /// Where health is served.
@@ -195,7 +223,7 @@ impl Coordinator {
     /// # Errors
     /// The transport's.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-        let Self { context, dispatcher, listener, listen, health } = self;
+        let Self { context, dispatcher, api, feed, health } = self;
         let deadline = context.config.drain_deadline;
         let token = context.drain.token();
         let (reporter, health_service) = health::reporter().await;
@@ -209,22 +237,19 @@ impl Coordinator {
         let stopping = CancellationToken::new();
         let (readiness, until) = (stop::tell_readiness(dispatcher.clone(), reporter.clone()), stopping.clone());
         let readiness = context.drain.spawn(async move { until.run_until_cancelled(readiness).await });
-        let api = api::server()
-            .add_routes(api::routes(&context)?)
-            .add_service(health_service.clone())
-            .serve_with_incoming_shutdown(
-                Incoming::new(listener, context.config.connections_max),
-                token.clone().cancelled_owned(),
-            );
-        let health_address = health.address();
-        let health = health.serve(health_service, token.clone().cancelled_owned());
-        tracing::info!(%listen, health = %health_address, "serving");
+        context.drain.spawn(registry_health(reporter.clone(), context.log.has_room(), stopping.clone()));
+        tracing::info!(listen = %api.address, health = %health.address(), feed = %feed.address, "serving");
+        let routes = api::routes(&context)?.add_service(health_service.clone());
+        let stopped = || token.clone().cancelled_owned();
+        let api = ports::serve_api(api.listener, api.limits, routes, stopped());
+        let feed = ports::serve_feed(feed.listener, feed.limits, &context, stopped());
+        let health = health.serve(health_service, stopped());
 
         // One deadline for all of the stop, from the signal on.
         let mut end = None;
-        let mut serving = std::pin::pin!(async { tokio::try_join!(api, health) });
+        let mut serving = std::pin::pin!(async { tokio::join!(api, feed, health) });
         tokio::select! {
-            ended = &mut serving => ended.map(drop)?,
+            _ = &mut serving => {}
             () = stop => {
                 stopping.cancel();
                 // Its last word must not come after ours.
@@ -237,14 +262,13 @@ impl Coordinator {
                 let alerts = stop::let_alerts_finish(&dispatcher, end - STOP_RESERVE.min(deadline / 4));
                 let serving = async {
                     tokio::select! {
-                        ended = &mut serving => return ended.map(drop),
+                        _ = &mut serving => return,
                         () = alerts => token.cancel(),
                     }
-                    serving.await.map(drop)
+                    serving.await;
                 };
-                match tokio::time::timeout_at(end, serving).await {
-                    Ok(ended) => ended?,
-                    Err(_) => tracing::warn!(?deadline, "connections were still open at the deadline"),
+                if tokio::time::timeout_at(end, serving).await.is_err() {
+                    tracing::warn!(?deadline, "connections were still open at the deadline");
                 }
             }
         }
@@ -255,6 +279,21 @@ impl Coordinator {
         dispatcher.shutdown().await;
         Ok(())
     }
+}
+
+/// `RegistryService` is not served while the store takes no registrations; removals and mutes still are.
+async fn registry_health(reporter: HealthReporter, mut room: watch::Receiver<bool>, stop: CancellationToken) {
+    let follow = async {
+        while room.changed().await.is_ok() {
+            let status = match *room.borrow_and_update() {
+                true => tonic_health::ServingStatus::Serving,
+                false => tonic_health::ServingStatus::NotServing,
+            };
+            reporter.set_service_status(REGISTRY, status).await;
+        }
+    };
+    // At a stop nothing is served any more, and nothing is to be told otherwise.
+    let _ = stop.run_until_cancelled(follow).await;
 }
 
 fn dispatch_config(config: &Config) -> DispatchConfig {
@@ -268,8 +307,32 @@ fn dispatch_config(config: &Config) -> DispatchConfig {
     }
 }
 
-/// tonic's own words are `transport error`; what happened stands in the causes.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |e| e.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+/// Connections of each port.
+struct Shares {
+    api: usize,
+    feed: usize,
+    health: usize,
+}
+
+/// Shares out the file descriptors. The process's own: standard streams, the event queue, signals, keys and their watch, the
+/// exporter of traces, name service. It connects to every node, and to token endpoints.
+fn connections(config: &Config) -> Result<Shares, Failure> {
+    const OWN: usize = 32;
+    let wanted = [
+        Wanted {
+            name: "api",
+            min: ports::API_CONNECTIONS_MIN.min(config.connections_max),
+            max: config.connections_max,
+        },
+        Wanted { name: "feed", min: ports::FEED_CONNECTIONS_MIN, max: ports::FEED_CONNECTIONS_MAX },
+        Wanted { name: "health", min: health::CONNECTIONS_MIN, max: health::CONNECTIONS_MAX },
+    ];
+    let limit = descriptors::raise()?;
+    let nodes = config.nodes.addresses.len().max(config.nodes.min);
+    let shares = descriptors::share(limit, OWN, 2 * nodes + 4, &wanted)?;
+    if shares[0] < config.connections_max {
+        let (connections, wanted) = (shares[0], config.connections_max);
+        tracing::warn!(limit, connections, wanted, "file descriptors allow fewer connections to the API");
+    }
+    Ok(Shares { api: shares[0], feed: shares[1], health: shares[2] })
 }

@@ -15,9 +15,23 @@
 //! carry no device and no token. A pruning alarm is told to everybody (`GetRegistryStats`), so it starts at [`TOLD_MIN`]
 //! tokens at least (`lane_owner/feedback/evidence.rs`).
 //!
-//! What these rules do not cover: whoever may ask many times can compare answers: two previews of almost the same
-//! circle, two messages of one watch, the place where a preview turns from refused to told. No rule about one answer can;
-//! that takes a limit on who asks, and how often.
+//! A third rule is about many questions: nearly equal regions are counted as one, and each peer asks so often ([`curiosity`]).
+//!
+//! **What these rules do not cover, until callers have identities:**
+//!
+//! - *Invented devices count.* Whoever may write devices puts two hundred of their own into a street: then it is large enough to be
+//!   addressed and counted, and what is told less two hundred is who else is there. (Nothing is told of whom, or where in it.)
+//! - *Many addresses are many peers.* Rates hold for each of them. That nearly equal regions are one holds for all.
+//! - *Larger differences.* Two regions that differ by more than a twentieth, and by more than 1 km², are two; a union less its parts
+//!   can be one house. Each costs questions, of which a peer has few.
+//! - *Time.* After an hour, or in the rates of one region, the same count is taken again: who came or left is in it. So are two
+//!   messages of one watch.
+//! - *Segments.* An audience and the same less one rare segment are two audiences; each is told by the rules above.
+//!
+//! Against these stand whoever may reach the port, and the log, which names the peer of each question.
+
+pub mod curiosity;
+pub mod sketch;
 
 use h3o::{CellIndex, Resolution};
 

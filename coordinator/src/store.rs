@@ -24,6 +24,7 @@ use tokio::sync::watch;
 pub use crate::alert::{AlertRecord, RequestId};
 
 mod batch;
+mod known;
 pub mod memory;
 
 pub use batch::{Batch, RecordBatch, RecordBatchBuilder};
@@ -53,13 +54,30 @@ pub enum StoreError {
         /// Allowed.
         limit: usize,
     },
-    /// No room. Trying again helps only when somebody made some.
-    #[error("the store holds {held} bytes, at most {limit} fit")]
+    /// No room for registrations and places. Trying again helps only when somebody made some.
+    #[error(
+        "the store holds {held} bytes, registrations and places may fill {limit}; removals and mutes are still taken, in \
+         batches of their own"
+    )]
     Full {
+        /// Bytes held.
+        held: u64,
+        /// Bytes that registrations and places may fill.
+        limit: u64,
+    },
+    /// No room even in what is kept for removals, mutes and feedback.
+    #[error("the store holds {held} bytes, at most {limit} fit: not even removals and mutes are taken any more")]
+    ReserveFull {
         /// Bytes held.
         held: u64,
         /// Bytes allowed.
         limit: u64,
+    },
+    /// The store has no room but what is kept for removals, mutes and feedback, and one device has had its part of that.
+    #[error("the store is full: of one device at most {limit} more removals and mutes are taken")]
+    ReserveShare {
+        /// Records of one device.
+        limit: u8,
     },
     /// As many apps as may be.
     #[error("{limit} apps exist, no more may be")]
@@ -139,7 +157,16 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     /// L, fixed for the cluster's life.
     fn logs(&self) -> u16;
     /// Appends one batch; readable at once under the position returned. An empty batch takes a position too.
+    ///
+    /// The limit of a store degrades in order: a batch with registrations or places is refused first
+    /// ([`StoreError::Full`]). Of one that has none, the records of unknown devices are dropped from then on (they would
+    /// change nothing), and those of known devices are taken until nothing fits at all; if nothing is left of it, the position
+    /// is that of the head.
     async fn append(&self, log: LogId, batch: RecordBatch) -> Result<Position, StoreError>;
+    /// Appends batches of one request, to several logs: all of them, or none for want of room.
+    async fn append_all(&self, batches: Vec<(LogId, RecordBatch)>) -> Result<(), StoreError>;
+    /// False once registrations and places have been refused for want of room, until there is some.
+    fn has_room(&self) -> watch::Receiver<bool>;
     /// The newest position; 0 if there is none.
     async fn head(&self, log: LogId) -> Result<Position, StoreError>;
     /// Batches after a position, in order and without a gap: at least one if there is one, else as many as fit

@@ -2,7 +2,7 @@
 //!
 //! Each is this very program, started again with a hidden subcommand, so that one build makes all of them and each has
 //! its own memory and processor time to be accounted for. Ports are the system's choice. Nodes and coordinator have to
-//! know each other's address before either is up: their ports are claimed first.
+//! know each other's address before either is up: the ports by which they call each other are claimed first.
 //!
 //! Nothing outlives a run: children are asked to end, then killed; they end by themselves if this program is killed.
 
@@ -52,6 +52,8 @@ pub struct ClusterPlan {
     pub nodes: u32,
     /// Of those, the ones that are started later, if at all.
     pub nodes_later: Vec<u32>,
+    /// Of all nodes, the first that the coordinator is told of; none: all.
+    pub nodes_told: Option<u32>,
     /// Threads of each that walk and send.
     pub cores_per_node: usize,
     /// The gateways' part.
@@ -106,6 +108,7 @@ pub struct Cluster {
 struct Nodes {
     plan: ClusterPlan,
     coordinator: Port,
+    feed: Port,
     /// Of a second coordinator.
     second: Port,
     served: Vec<Served>,
@@ -125,6 +128,8 @@ pub struct Started<'a> {
     pub name: Option<&'a str>,
     /// A coordinator's partitions.
     pub partitions: Option<u16>,
+    /// The first nodes, which are all that a coordinator is told of.
+    pub nodes: Option<u32>,
 }
 
 /// Kills or starts a node of a running cluster; heeded by [`Cluster::watch`].
@@ -168,20 +173,21 @@ impl Cluster {
             emulators.push(emulator);
             served.push(serves);
         }
-        let mut ports = ports::claim(2 + plan.nodes as usize).map_err(|e| prepare("ports", e))?;
-        let (at, second) = (ports.remove(0), ports.remove(0));
+        let mut ports = ports::claim(3 + plan.nodes as usize).map_err(|e| prepare("ports", e))?;
+        let [at, feed, second] = [ports.remove(0), ports.remove(0), ports.remove(0)];
 
         // A node keeps its address over all of its processes, as one behind a name of its own does.
         for (n, port) in (0..plan.nodes).zip(&ports) {
             if !plan.nodes_later.contains(&n) {
-                processes.push(start_node(plan, &at, (n, port), Started::default()).await?);
+                processes.push(start_node(plan, &feed, (n, port), Started::default()).await?);
             }
         }
 
         let (to, orders) = mpsc::channel(1);
         let coordinator = format!("http://{}", at.address());
-        let nodes = Nodes { plan: plan.clone(), coordinator: at, second, served, key, ports, orders, to };
-        processes.push(nodes.start_coordinator("coordinator", Started::default()).await?);
+        let nodes = Nodes { plan: plan.clone(), coordinator: at, feed, second, served, key, ports, orders, to };
+        let started = Started { nodes: plan.nodes_told, ..Started::default() };
+        processes.push(nodes.start_coordinator("coordinator", started).await?);
         Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes, nodes: Some(nodes) })
     }
 
@@ -194,7 +200,13 @@ impl Cluster {
     /// host:port of a process's health service; none: it is not there.
     #[must_use]
     pub fn health(&self, name: &str) -> Option<&str> {
-        self.processes.iter().find(|p| p.name == name)?.health.as_deref()
+        self.announced(name)?.health.as_deref()
+    }
+
+    /// What a process said of itself; none: it is not there.
+    #[must_use]
+    pub fn announced(&self, name: &str) -> Option<&Announcement> {
+        self.processes.iter().find(|p| p.name == name)?.announced.as_ref()
     }
 
     /// Ends a process as a power failure would; nothing happens if it is not there.
@@ -220,7 +232,7 @@ impl Cluster {
         let Some(nodes) = &self.nodes else { return Ok(()) };
         let node = name.strip_prefix("shard-").and_then(|n| n.parse::<u32>().ok());
         let process = match node.and_then(|n| Some((n, nodes.ports.get(n as usize)?))) {
-            Some(node) => start_node(&nodes.plan, &nodes.coordinator, node, started).await?,
+            Some(node) => start_node(&nodes.plan, &nodes.feed, node, started).await?,
             None => nodes.start_coordinator(name, started).await?,
         };
         self.processes.push(process);
@@ -287,7 +299,7 @@ impl Cluster {
         match order.action {
             NodeAction::Start => {
                 let node = (order.node, &nodes.ports[order.node as usize]);
-                self.processes.push(start_node(&nodes.plan, &nodes.coordinator, node, Started::default()).await?);
+                self.processes.push(start_node(&nodes.plan, &nodes.feed, node, Started::default()).await?);
             }
             NodeAction::Kill => {
                 self.kill(&node_name(order.node)).await;
@@ -327,10 +339,16 @@ impl Nodes {
 
     /// Either of the two coordinators.
     async fn start_coordinator(&self, name: &str, started: Started<'_>) -> Result<Process, ClusterError> {
-        let port = if name == "coordinator" { &self.coordinator } else { &self.second };
-        let addresses: Vec<_> = self.ports.iter().map(Port::address).collect();
+        // Nodes follow the first one's logs.
+        let (port, feed) = match name {
+            "coordinator" => (&self.coordinator, self.feed.address()),
+            _ => (&self.second, "127.0.0.1:0".to_owned()),
+        };
+        let told = started.nodes.map_or(self.ports.len(), |nodes| nodes as usize);
+        let addresses: Vec<_> = self.ports.iter().map(Port::address).take(told).collect();
         let emulators = (&self.served[..], &self.key);
-        let config = files::coordinator_config(&self.plan, (name, port.address()), &addresses, emulators, started)?;
+        let at = (name, port.address(), feed);
+        let config = files::coordinator_config(&self.plan, at, &addresses, emulators, started)?;
         let arguments = ["coordinator".to_owned(), format!("--config={}", config.display()), "--announce".to_owned()];
         Ok(start(&self.plan, Role::Coordinator, name.to_owned(), &arguments).await?.0)
     }
@@ -344,7 +362,7 @@ pub fn node_name(node: u32) -> String {
 
 async fn start_node(
     plan: &ClusterPlan,
-    coordinator: &Port,
+    feed: &Port,
     (node, port): (u32, &Port),
     started: Started<'_>,
 ) -> Result<Process, ProcessError> {
@@ -354,7 +372,7 @@ async fn start_node(
         format!("--listen={}", port.address()),
         "--health-listen=127.0.0.1:0".to_owned(),
         format!("--name={}", started.name.unwrap_or(&own)),
-        format!("--coordinators={}", coordinator.address()),
+        format!("--coordinators={}", feed.address()),
         format!("--cores={}", plan.cores_per_node),
         "--announce".to_owned(),
     ];

@@ -149,8 +149,8 @@ async fn probe(address: &Value, service: &str) -> (bool, String) {
 
 #[tokio::test]
 async fn city_against_the_overlay_as_processes() {
-    let claimed = ports::claim(2).expect("ports");
-    let [oauth, coordinator_port] = [0, 1].map(|n| claimed[n].number());
+    let claimed = ports::claim(3).expect("ports");
+    let [oauth, coordinator_port, feed_port] = [0, 1, 2].map(|n| claimed[n].number());
     let token_uri = format!("https://localhost:{oauth}/token");
     let dir = manifests(&words(["--server-names=localhost", &format!("--token-uri={token_uri}")])).await;
     let mut running = Vec::new();
@@ -176,14 +176,14 @@ async fn city_against_the_overlay_as_processes() {
     }
     // Started as a run starts its own, so that they end with this test even if it is killed.
     let child_of = format!("--child-of={}", std::process::id());
-    let coordinator = format!("127.0.0.1:{coordinator_port}");
+    let (coordinator, feed) = (format!("127.0.0.1:{coordinator_port}"), format!("127.0.0.1:{feed_port}"));
     let (shard, shard_at) = start(&words([
         &child_of,
         "shard",
         "--listen=127.0.0.1:0",
         "--health-listen=127.0.0.1:0",
         "--name=shard-0",
-        &format!("--coordinators={coordinator}"),
+        &format!("--coordinators={feed}"),
         "--cores=1",
         "--announce",
     ]))
@@ -203,6 +203,7 @@ async fn city_against_the_overlay_as_processes() {
         &format!("--config={}", config.display()),
         &format!("--listen={coordinator}"),
         "--health-listen=127.0.0.1:0",
+        &format!("--feed-listen={feed}"),
         &format!("--nodes={}", shard_at["listen"].as_str().expect("an address")),
         "--announce",
     ]))

@@ -22,8 +22,9 @@ use foreign::{Node, Python, output};
 
 /// The manual's folder for files of one's own.
 const FOLDER: &str = "target/hand";
-/// The manual's ports: of the API, of the coordinator's and the node's health, of the node, the emulator and its orders.
-const PORTS: [&str; 6] = ["7400", "7401", "7500", "7501", "2197", "2190"];
+/// The manual's ports: of the API, of the coordinator's health and feeds, of the node and its health, of the emulator and its
+/// orders.
+const PORTS: [&str; 7] = ["7400", "7401", "7402", "7500", "7501", "2197", "2190"];
 /// What reads the emulator's own count. The manual has `nc` for it, which not every machine has.
 const STATS: &str = "exec 3<>/dev/tcp/127.0.0.1/2190; echo '{\"stats\":true}' >&3; head -n 1 <&3";
 

@@ -1,16 +1,71 @@
 //! `grpc.health.v1` on a port of its own, in plaintext: Kubernetes' gRPC probes speak no TLS.
+//!
+//! A probe is a new connection, a question and an answer, every few seconds. Whoever reaches the port can hold connections and
+//! watch; so when all places are taken the newcomer gets the place of the connection that has asked nothing for the longest,
+//! also if that one watches: a watcher comes again, but a probe that is refused is a restart. See [`crate::listener`].
 
-use std::{future::Future, io, net::SocketAddr};
+use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use tokio::net::TcpListener;
-use tonic::transport::server::TcpIncoming;
+use tonic::service::Routes;
 pub use tonic_health::server::HealthReporter;
+
+use crate::listener::{self, Budget, Limits, Method, WhenBusy};
+
+/// Connections at a time: a kubelet, a few people, a monitoring that watches.
+pub const CONNECTIONS_MAX: usize = 64;
+/// Fewer than this serve no probe while somebody holds the others.
+pub const CONNECTIONS_MIN: usize = 4;
+/// Streams of one connection.
+const STREAMS_MAX: u32 = 8;
+/// A question is the name of a service.
+const MESSAGE_BYTES_MAX: usize = 1_024;
+
+/// The bounds of a health port: at most 18 MiB, `64 × (40 + 4) KiB + 512 × (9 + 4 + 16 + 1) KiB`.
+#[must_use]
+pub fn limits() -> Limits {
+    let streams_max = CONNECTIONS_MAX * STREAMS_MAX as usize;
+    Limits {
+        name: "health",
+        connections_max: CONNECTIONS_MAX,
+        connections_per_peer_max: CONNECTIONS_MAX / 2,
+        when_busy: WhenBusy::Leaves,
+        streams_per_connection_max: STREAMS_MAX,
+        streams_max,
+        requests_per_connection_max: STREAMS_MAX as usize,
+        header_list_bytes_max: 4 << 10,
+        stream_window_bytes: 4 << 10,
+        connection_window_bytes: 65_535,
+        streams_unread_max: streams_max,
+        send_buffer_bytes: 16 << 10,
+        messages: Budget {
+            bytes: 0,
+            peer_bytes_max: 0,
+            free_bytes: MESSAGE_BYTES_MAX,
+            streams_max,
+            waiting_max: 0,
+            message_bytes_max: MESSAGE_BYTES_MAX,
+        },
+        hello_deadline: Duration::from_secs(5),
+        request_deadline: Duration::from_secs(5),
+        idle_deadline: Duration::from_secs(60),
+        keep_alive_every: Duration::from_secs(20),
+        method,
+    }
+}
+
+/// How a method of `grpc.health.v1` uses its stream.
+#[must_use]
+pub fn method(path: &str) -> Method {
+    if path == "/grpc.health.v1.Health/Watch" { Method::Events } else { Method::Answer }
+}
 
 /// A health port, bound and not yet served.
 #[derive(Debug)]
 pub struct HealthPort {
     listener: TcpListener,
     address: SocketAddr,
+    limits: Limits,
 }
 
 impl HealthPort {
@@ -21,7 +76,14 @@ impl HealthPort {
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         let listener = bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(Self { listener, address })
+        Ok(Self { listener, address, limits: limits() })
+    }
+
+    /// Serves at most so many connections at a time.
+    #[must_use]
+    pub fn with_connections_max(mut self, connections_max: usize) -> Self {
+        self.limits = self.limits.with_connections_max(connections_max);
+        self
     }
 
     /// Where it listens.
@@ -30,19 +92,14 @@ impl HealthPort {
         self.address
     }
 
-    /// Serves until `stop` resolves. The service "" is SERVING at once (liveness); readiness is the reporter's.
-    ///
-    /// # Errors
-    /// The transport's.
+    /// Serves until `stop` resolves and the last connection has ended. The service "" is SERVING at once (liveness);
+    /// readiness is the reporter's.
     pub async fn serve(
         self,
         service: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
         stop: impl Future<Output = ()>,
-    ) -> Result<(), tonic::transport::Error> {
-        tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming_shutdown(TcpIncoming::from(self.listener).with_nodelay(Some(true)), stop)
-            .await
+    ) {
+        listener::serve(self.listener, self.limits, Routes::new(service).prepare(), stop).await;
     }
 }
 
@@ -61,7 +118,7 @@ pub async fn reporter()
 -> (HealthReporter, tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>) {
     let (reporter, service) = tonic_health::server::health_reporter();
     reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
-    (reporter, service)
+    (reporter, service.max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
 #[cfg(test)]
@@ -74,6 +131,13 @@ mod tests {
         let address = first.local_addr().unwrap();
         let error = bind(address).await.unwrap_err().to_string();
         assert!(error.starts_with(&format!("cannot listen on {address}: ")), "{error}");
+    }
+
+    #[test]
+    fn its_worst_case_is_arithmetic() {
+        assert_eq!(limits().bytes_max(), (64 * (40 + 4) + 512 * (9 + 16 + 4 + 1)) << 10);
+        let few = limits().with_connections_max(4);
+        assert_eq!((few.connections_max, few.connections_per_peer_max), (4, 2));
     }
 
     #[tokio::test]
@@ -91,6 +155,6 @@ mod tests {
         let answer = HealthClient::new(channel).check(HealthCheckRequest { service: String::new() }).await.unwrap();
         assert_eq!(answer.into_inner().status(), ServingStatus::Serving);
         stop.send(()).unwrap();
-        server.await.unwrap().unwrap();
+        server.await.unwrap();
     }
 }

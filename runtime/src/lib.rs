@@ -1,8 +1,12 @@
 //! What every binary needs around its work, so that start and stop look the same in all of them.
 
+pub mod descriptors;
 pub mod drain;
 pub mod health;
 pub mod jwt;
+pub mod lines;
+pub mod listener;
+pub mod peers;
 pub mod probe;
 pub mod repeated;
 pub mod roots;

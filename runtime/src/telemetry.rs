@@ -1,4 +1,4 @@
-//! Log lines on standard error; traces over OTLP where an endpoint is given.
+//! Log lines on standard error, which nobody need read ([`crate::lines`]); traces over OTLP where an endpoint is given.
 //!
 //! - `CLARION_LOG` filters (`info` unless set; `clarion_shard=debug,info` and so on).
 //! - `OTEL_EXPORTER_OTLP_ENDPOINT` turns traces on; the other `OTEL_…` variables mean what OpenTelemetry says.
@@ -7,7 +7,9 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
 use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// Keeps telemetry alive; on drop what is buffered is sent, for a few seconds at most.
+use crate::lines::{self, Lines};
+
+/// Keeps telemetry alive; on drop what is buffered is sent and written, for a few seconds at most.
 #[derive(Debug)]
 #[must_use = "telemetry ends when the guard is dropped"]
 pub struct Guard {
@@ -39,14 +41,15 @@ pub fn init(service: &'static str) -> Result<Guard, TelemetryError> {
         Ok(endpoint) if !endpoint.is_empty() => Some(provider(service)?),
         _ => None,
     };
+    lines::install_panic_hook();
     let traces = provider.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer(service)).boxed());
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
-    let lines = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+    let written = tracing_subscriber::fmt::layer()
+        .with_writer(|| Lines::stderr().clone())
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(true);
     // Refused where a subscriber is set already: the first one stays.
-    let _ = tracing_subscriber::registry().with(traces).with(filter).with(lines).try_init();
+    let _ = tracing_subscriber::registry().with(traces).with(filter).with(written).try_init();
     Ok(Guard { provider })
 }
 
@@ -93,5 +96,6 @@ impl Drop for Guard {
             // A collector that is away must not keep the process; the SDK gives up after its own time-out.
             let _ = provider.shutdown();
         }
+        Lines::stderr().flush(lines::FLUSH_WITHIN);
     }
 }

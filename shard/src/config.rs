@@ -31,7 +31,7 @@ pub struct Config {
     pub cluster: ClusterName,
     /// Stable over restarts: what a coordinator gives partitions to.
     pub name: String,
-    /// `host:port` each; a name stands for all of its addresses.
+    /// `host:port` of each one's port for feeds; a name stands for all of its addresses.
     pub coordinators: Vec<String>,
     /// Threads that walk and send. At least 1.
     pub cores: usize,
@@ -93,8 +93,8 @@ struct Arguments {
     #[arg(long, env = "CLARION_SHARD_NAME")]
     name: Option<String>,
 
-    /// Coordinators to follow, host:port; a DNS name stands for all of its addresses and is asked again every 5 s
-    /// [default: 127.0.0.1:7400]
+    /// Coordinators to follow, host:port of their --feed-listen; a DNS name stands for all of its addresses and is asked
+    /// again every 5 s [default: 127.0.0.1:7402]
     #[arg(long, value_name = "ADDRESS,…", env = "CLARION_SHARD_COORDINATORS", value_delimiter = ',')]
     coordinators: Option<Vec<String>>,
 
@@ -141,7 +141,7 @@ impl Config {
             coordinators: arguments
                 .coordinators
                 .or(file.coordinators)
-                .unwrap_or_else(|| vec!["127.0.0.1:7400".to_owned()]),
+                .unwrap_or_else(|| vec!["127.0.0.1:7402".to_owned()]),
             cores: arguments.cores.or(file.cores).unwrap_or_else(available_cores),
             announce: arguments.announce.or(file.announce).unwrap_or(false),
         };
@@ -228,7 +228,7 @@ mod tests {
         let config = load(&[]).unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:7500");
         assert_eq!(config.health_listen.to_string(), "127.0.0.1:7501");
-        assert_eq!(config.coordinators, ["127.0.0.1:7400"]);
+        assert_eq!(config.coordinators, ["127.0.0.1:7402"]);
         assert!(config.cores >= 1 && !config.announce && !config.name.is_empty());
     }
 

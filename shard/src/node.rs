@@ -10,14 +10,15 @@ pub mod cores;
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
-use clarion_proto::{
-    ids::BootId,
-    wire::shard_v1::shard_service_server::{SERVICE_NAME, ShardService},
+use clarion_proto::{ids::BootId, wire::shard_v1::shard_service_server::SERVICE_NAME};
+use clarion_runtime::{
+    descriptors::{self, Shortage, Wanted},
+    health::{self, HealthPort},
+    listener::{self, Budget, Limits, Method, WhenBusy},
 };
-use clarion_runtime::health::{self, HealthPort};
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::service::Routes;
 
 use self::{
     control::Driver,
@@ -25,7 +26,7 @@ use self::{
 };
 use crate::{
     config::Config,
-    service::{Now, Service},
+    service::{MESSAGE_BYTES_MAX, Now, Service},
     session::{Control, Identity},
 };
 
@@ -33,11 +34,18 @@ mod control;
 
 /// Sessions that have begun and wait to be taken up; a newer one supersedes the older anyway.
 const SESSIONS: usize = 4;
-/// A coordinator that is gone without a word is noticed after 2 s + 4 s; its grants have run out by then.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(2);
-const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(4);
-/// Streams of one connection. A coordinator needs one; a second is there while a session is superseded.
-const STREAMS_MAX: u32 = 16;
+/// Connections of coordinators. Each has one; a second is there while a session is superseded.
+const CONNECTIONS_MAX: usize = 32;
+/// Fewer would keep the coordinator out while somebody holds the others.
+const CONNECTIONS_MIN: usize = 4;
+/// Streams of one connection. A coordinator needs one.
+const STREAMS_MAX: u32 = 2;
+/// Descriptors of a core: its event queue, its waker, a socket pair.
+const CORE_DESCRIPTORS: usize = 4;
+/// The process's own: standard streams, the control plane's event queue and signals, the exporter of traces, name service.
+const OWN_DESCRIPTORS: usize = 20;
+/// The least that a lane can work with, and the feed: two connections of each platform, the feed's old and new.
+const CONNECTS_MIN: usize = 6;
 /// For servers to end after the sessions have ended.
 const SERVERS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -47,9 +55,9 @@ pub enum NodeError {
     /// A port cannot be bound. The operator's to mend.
     #[error("{0}")]
     Bind(#[from] io::Error),
-    /// A server's transport failed.
-    #[error("serving: {0}")]
-    Serve(#[from] tonic::transport::Error),
+    /// The limit of file descriptors is too low. The operator's to mend.
+    #[error(transparent)]
+    Descriptors(#[from] Shortage),
     /// A core's thread has ended by itself.
     #[error("core {0} has died")]
     CoreDied(usize),
@@ -77,6 +85,7 @@ impl From<CoreFailure> for NodeError {
 pub struct Node {
     listener: TcpListener,
     address: SocketAddr,
+    limits: Limits,
     health: HealthPort,
     config: Config,
     boot: BootId,
@@ -86,12 +95,19 @@ impl Node {
     /// Binds both ports.
     ///
     /// # Errors
-    /// Names the address that cannot be bound.
+    /// Names the address that cannot be bound; too few file descriptors.
     pub async fn bind(config: Config) -> Result<Self, NodeError> {
+        let own = OWN_DESCRIPTORS + CORE_DESCRIPTORS * config.cores;
+        let wanted = [
+            Wanted { name: "session", min: CONNECTIONS_MIN, max: CONNECTIONS_MAX },
+            Wanted { name: "health", min: health::CONNECTIONS_MIN, max: health::CONNECTIONS_MAX },
+        ];
+        let shares = descriptors::share(descriptors::raise()?, own, CONNECTS_MIN, &wanted)?;
+        let limits = limits().with_connections_max(shares[0]);
         let listener = health::bind(config.listen).await?;
         let address = listener.local_addr()?;
-        let health = HealthPort::bind(config.health_listen).await?;
-        Ok(Self { listener, address, health, config, boot: BootId(*uuid::Uuid::new_v4().as_bytes()) })
+        let health = HealthPort::bind(config.health_listen).await?.with_connections_max(shares[1]);
+        Ok(Self { listener, address, limits, health, config, boot: BootId(*uuid::Uuid::new_v4().as_bytes()) })
     }
 
     /// Where coordinators call.
@@ -123,8 +139,8 @@ impl Node {
         reporter.set_service_status(SERVICE_NAME, tonic_health::ServingStatus::NotServing).await;
         let closing = CancellationToken::new();
         let mut servers = JoinSet::new();
-        let service = Service::server(sessions, now.clone());
-        servers.spawn(serve(self.listener, service, closing.clone()));
+        let service = Routes::new(Service::server(sessions, now.clone())).prepare();
+        servers.spawn(listener::serve(self.listener, self.limits, service, closing.clone().cancelled_owned()));
         servers.spawn(self.health.serve(health, closing.clone().cancelled_owned()));
 
         let identity = Identity {
@@ -138,10 +154,7 @@ impl Node {
         let driver = Driver::new(control, ports, now, begun, reporter, &self.config, self.boot);
         let result = tokio::select! {
             result = driver.run(stop, drain_within) => result,
-            ended = servers.join_next() => match ended {
-                Some(Ok(Err(error))) => Err(error.into()),
-                _ => Err(NodeError::Internal("a server has ended by itself")),
-            },
+            _ = servers.join_next() => Err(NodeError::Internal("a server has ended by itself")),
         };
         // Sessions have ended with the driver; what is left are connections without a stream.
         closing.cancel();
@@ -152,18 +165,39 @@ impl Node {
     }
 }
 
-async fn serve(
-    listener: TcpListener,
-    service: clarion_proto::wire::shard_v1::shard_service_server::ShardServiceServer<impl ShardService>,
-    closing: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE_EVERY))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_WITHIN))
-        .max_concurrent_streams(Some(STREAMS_MAX))
-        .add_service(service)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), closing.cancelled_owned())
-        .await
+/// The bounds of the node's port: at most 42 MiB, most of it the one message of up to 32 MiB that may be received at a time,
+/// which is a wave's. A connection that has not begun a session makes room for one that wants to.
+#[must_use]
+pub fn limits() -> Limits {
+    let streams_max = CONNECTIONS_MAX * STREAMS_MAX as usize;
+    Limits {
+        name: "session",
+        connections_max: CONNECTIONS_MAX,
+        connections_per_peer_max: CONNECTIONS_MAX * 3 / 4,
+        when_busy: WhenBusy::Stays,
+        streams_per_connection_max: STREAMS_MAX,
+        streams_max,
+        requests_per_connection_max: STREAMS_MAX as usize,
+        header_list_bytes_max: 8 << 10,
+        stream_window_bytes: 1 << 20,
+        connection_window_bytes: 1 << 20,
+        streams_unread_max: SESSIONS,
+        send_buffer_bytes: 64 << 10,
+        messages: Budget {
+            bytes: MESSAGE_BYTES_MAX,
+            peer_bytes_max: MESSAGE_BYTES_MAX,
+            free_bytes: 8 << 10,
+            streams_max,
+            waiting_max: 8,
+            message_bytes_max: MESSAGE_BYTES_MAX,
+        },
+        hello_deadline: Duration::from_secs(5),
+        request_deadline: Duration::from_secs(5),
+        idle_deadline: Duration::from_secs(30),
+        // A coordinator that is gone without a word is noticed before its grants have run out by more than a moment.
+        keep_alive_every: Duration::from_secs(2),
+        method: |_| Method::Exchange,
+    }
 }
 
 /// Resident memory, from the second number of /proc/self/statm, in pages of 4 KiB (the page size of every platform that

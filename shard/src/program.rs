@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, io, process::ExitCode, sync::Arc, thread::JoinHandle, time::Duration};
 
-use clarion_runtime::{drain, probe, telemetry};
+use clarion_runtime::{drain, lines, probe, telemetry};
 use tokio::time::timeout;
 use tracing::info;
 
@@ -50,7 +50,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("error: {error}");
+            lines::last_words(format_args!("error: {error}"));
             ExitCode::FAILURE
         }
     }

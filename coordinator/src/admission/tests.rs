@@ -92,6 +92,19 @@ fn live_needs_an_identity_or_a_flag() {
 }
 
 #[test]
+fn an_exercise_on_a_live_lane_needs_what_live_needs() {
+    let exercise = spec(wire_alert(wire::Mode::Exercise));
+    let config =
+        |kind, allowed| with_lane(kind, Args { allow_live_without_identity: Some(allowed), ..Args::default() });
+    assert_eq!(admit(&exercise, &[app(LaneKind::Test)], &config("test", false)), Ok(()));
+    for (marked, configured) in [(LaneKind::Live, "test"), (LaneKind::Test, "live"), (LaneKind::Live, "live")] {
+        let refused = admit(&exercise, &[app(marked)], &config(configured, false));
+        assert!(matches!(refused, Err(Refusal::ExerciseWithoutIdentity { .. })), "{marked:?}, {configured}");
+        assert_eq!(admit(&exercise, &[app(marked)], &config(configured, true)), Ok(()));
+    }
+}
+
+#[test]
 fn apps_exist_and_their_lanes_are_configured() {
     let spec = spec(wire_alert(wire::Mode::Test));
     let config = with_lane("test", Args::default());
@@ -249,10 +262,26 @@ fn an_app_whose_lane_became_another_platforms_is_refused() {
 }
 
 #[test]
-fn the_door_has_a_limit_and_nobody_waits() {
-    let admission = Admission::new(2);
-    let turns = (admission.enter().expect("free"), admission.enter().expect("free"));
-    assert_eq!(admission.enter().expect_err("full"), Refusal::Busy { limit: 2 });
-    drop(turns);
-    assert!(admission.enter().is_ok());
+fn the_door_has_a_limit_and_a_share_and_nobody_waits() {
+    let peer = |n| PeerKey::of(std::net::Ipv4Addr::new(10, 0, 0, n).into());
+    let admission = Admission::new(4);
+    let places = (admission.enter(peer(1)).expect("free"), admission.enter(peer(1)).expect("free"));
+    assert_eq!(admission.enter(peer(1)).expect_err("half of them"), Full { total: 4, held: 2 });
+    assert!(admission.enter(peer(2)).is_ok());
+    drop(places);
+    assert!(admission.enter(peer(1)).is_ok());
+}
+
+/// 8 questions may be under way, and each may wait for a node: four of them are always other peers'.
+#[tokio::test]
+async fn one_peer_cannot_keep_all_nodes_busy() {
+    use futures_util::FutureExt;
+    let peer = |n| PeerKey::of(std::net::Ipv4Addr::new(10, 0, 0, n).into());
+    let admission = Admission::new(64);
+    let mut asked = Vec::new();
+    for _ in 0..4 {
+        asked.push(admission.question(peer(1)).await);
+    }
+    assert!(admission.question(peer(1)).now_or_never().is_none());
+    assert!(admission.question(peer(2)).now_or_never().is_some());
 }

@@ -7,14 +7,17 @@ use clarion_proto::{
     ids::AlertName,
     wire::v1::{self as wire, alert_service_server::AlertService},
 };
+use clarion_runtime::peers::{PeerKey, shares::Places};
 use futures_util::stream::BoxStream;
+use parking_lot::Mutex;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use super::{Context, page, status};
+use super::{Context, door, page, status};
 use crate::{
     alert::{AlertRecord, Event, REASON_BYTES_MAX, is_final, keeper},
     dispatch::CancelState,
+    privacy::curiosity::Curiosity,
     store::AlertCursor,
 };
 
@@ -32,22 +35,27 @@ pub(super) use server::AlertsServer;
 pub(super) struct Alerts {
     api: Arc<Context>,
     requests: create::Requests,
+    /// Active alerts by whoever created them; their total is the store's to check.
+    active: Places,
     watchers: Arc<watch::Watchers>,
+    curiosity: Mutex<Curiosity<plan::Cover>>,
 }
 
 impl Alerts {
     pub(super) fn new(api: Arc<Context>) -> Self {
         let watchers = watch::Watchers::new(api.config.watchers_max, api.config.watchers_per_alert_max);
-        Self { api, requests: create::Requests::default(), watchers }
+        let active = Places::new(api.config.alerts_active_max);
+        Self { api, requests: create::Requests::default(), active, watchers, curiosity: Mutex::default() }
     }
 
     /// See [`watch`].
     async fn watch(
         &self,
         request: wire::WatchAlertRequest,
+        peer: PeerKey,
     ) -> Result<BoxStream<'static, Result<bytes::Bytes, Status>>, Status> {
         let alert = self.existing(&request.name).await?;
-        let seat = self.watchers.enter(&alert.name)?;
+        let seat = self.watchers.enter(&alert.name, peer)?;
         let newest = self.api.dispatch.watch(&alert.name);
         Ok(watch::stream(seat, &alert, newest, request.cells, self.api.drain.token()))
     }
@@ -69,7 +77,8 @@ impl AlertService for Alerts {
     type WatchAlertStream = BoxStream<'static, Result<wire::AlertProgress, Status>>;
 
     async fn create_alert(&self, request: Request<wire::CreateAlertRequest>) -> Result<Response<wire::Alert>, Status> {
-        match self.create(request.into_inner()).await? {
+        let peer = door::peer(request.extensions());
+        match self.create(request.into_inner(), peer).await? {
             create::Answer::Recorded(alert) => Ok(Response::new(self.answer(&alert))),
             create::Answer::Valid(alert) => Ok(Response::new(*alert)),
         }
@@ -79,7 +88,8 @@ impl AlertService for Alerts {
         &self,
         request: Request<wire::PreviewAlertRequest>,
     ) -> Result<Response<wire::PreviewAlertResponse>, Status> {
-        self.preview(request.into_inner()).await.map(Response::new)
+        let peer = door::peer(request.extensions());
+        self.preview(request.into_inner(), peer).await.map(Response::new)
     }
 
     async fn get_alert(&self, request: Request<wire::GetAlertRequest>) -> Result<Response<wire::Alert>, Status> {

@@ -3,23 +3,54 @@
 //! A peer chooses how many connections it opens, how many requests it has under way on each, how slowly it sends them
 //! and how large they are. Each of these has a bound, and each bound is told the same way:
 //!
-//! - connections: [`super::incoming`];
-//! - requests under way, of one connection and of all ([`Peer`], [`REQUESTS_MAX`]): RESOURCE_EXHAUSTED with RetryInfo,
-//!   at once, because a queue here would only make everybody late;
-//! - time until the answer begins ([`REQUEST_DEADLINE`]): a request that is sent a byte a minute must not hold a place;
+//! - connections, streams, time until the answer begins: the listener ([`super::ports`]);
+//! - requests under way, of one connection, of one peer and of all ([`Peer`], [`REQUESTS_MAX`]): RESOURCE_EXHAUSTED with
+//!   RetryInfo, at once, because a queue here would only make everybody late;
 //! - size and form: tonic says OUT_OF_RANGE and INTERNAL of a message that is too large or no message; both are the
 //!   caller's fault and are told as INVALID_ARGUMENT.
 //!
-//! A request counts until its answer begins. Streams (watchers, `WriteDevices`) are bounded where they are served.
+//! A request counts until its answer begins. Streams (watchers, `WriteDevices`) are bounded where they are served; those of
+//! methods that are not ours (health, reflection) here: [`FOREIGN_STREAMS_MAX`].
+//!
+//! **Shared limits**, each with a share for one peer ([`clarion_runtime::peers`]: what it leaves free for others, half of
+//! the total if it is alone):
+//!
+//! | what | total | one peer | whoever is refused gets |
+//! |---|---|---|---|
+//! | connections | `connections_max` | three quarters | the place of an idle one, else the connection is closed |
+//! | requests under way | [`REQUESTS_MAX`] | half; 128 on a connection | REQUESTS_BUSY, again after 1 s |
+//! | bytes of messages being received | 24 MiB ([`super::ports::api`]) | half, and its turn | 10 s in line, then MESSAGES_BUSY, after 1 s |
+//! | streams of health and reflection | [`FOREIGN_STREAMS_MAX`] | none | REQUESTS_BUSY, after 1 s |
+//! | streams of `WriteDevices` | [`super::registry::STREAMS_MAX`] | half | WRITE_STREAMS_MAX, after 5 s |
+//! | the same, idle or unread | 60 s, 30 s | the same | DEADLINE_EXCEEDED: WRITE_STREAM_IDLE, ANSWERS_NOT_READ |
+//! | batches worked on | 2 | its turn after one batch of each other peer | nothing: it waits |
+//! | watchers, in all and of one alert | `watchers_max`, `watchers_per_alert_max` | half | WATCHERS_MAX, after 5 s |
+//! | alerts and previews in admission | `admissions_max` | half | ADMISSIONS_BUSY, after 1 s |
+//! | of those: computing, asking nodes | cores, 8 questions | its turn after one of each other peer | nothing: it waits |
+//! | active alerts | `alerts_active_max` | half | ALERTS_ACTIVE, after 5 s |
+//! | previews, refused audiences | as the rates of [`crate::privacy::curiosity`] | the same | PREVIEWS_MAX, when there is one again |
+//! | apps created | 10,000 | 100, then one every 10 s; changes: one every second | APPS_RATE, when there is one again |
+//! | bytes of the logs | `store_bytes_max` | none: see [`crate::store`] | STORE_FULL, after 60 s |
+//! | ended alerts and their `request_id`s | 1,000, or 64 MiB | none | nothing: the oldest are forgotten |
 
 use std::{
+    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use bytes::Bytes;
+use clarion_runtime::{
+    listener::Peer,
+    peers::{
+        PeerKey,
+        shares::{Full, Places},
+    },
+};
 use futures_util::{FutureExt, future::BoxFuture};
-use tokio::sync::Semaphore;
+use hyper::body as http_body;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Code, Status, body::Body};
 
 use super::status;
@@ -29,32 +60,26 @@ use super::status;
 pub const REQUESTS_MAX: usize = 1_024;
 /// Requests under way on one connection: an eighth of all, so that no caller can take all places.
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 128;
-/// From the request's head to the beginning of its answer. The slowest honest one waits 10 s for a node's count.
-pub const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+/// Streams of health and reflection, all connections together: a few tools and monitorings.
+pub const FOREIGN_STREAMS_MAX: usize = 64;
 /// When to come back.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// The connection that a request came by, as tonic hands it to the request.
-#[derive(Debug, Clone)]
-pub struct Peer {
-    requests: Arc<Semaphore>,
-}
-
-impl Default for Peer {
-    fn default() -> Self {
-        Self { requests: Arc::new(Semaphore::new(REQUESTS_PER_CONNECTION_MAX)) }
-    }
+/// For whom the limits of a request count.
+pub(super) fn peer(extensions: &http::Extensions) -> PeerKey {
+    extensions.get::<Peer>().map_or(PeerKey::NONE, |peer| PeerKey::of(peer.address.ip()))
 }
 
 /// Puts the door before a service.
 #[derive(Debug, Clone)]
 pub struct DoorLayer {
-    places: Arc<Semaphore>,
+    places: Places,
+    foreign: Arc<Semaphore>,
 }
 
 impl Default for DoorLayer {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(REQUESTS_MAX)) }
+        Self { places: Places::new(REQUESTS_MAX), foreign: Arc::new(Semaphore::new(FOREIGN_STREAMS_MAX)) }
     }
 }
 
@@ -62,7 +87,7 @@ impl<S> tower::Layer<S> for DoorLayer {
     type Service = Door<S>;
 
     fn layer(&self, inner: S) -> Door<S> {
-        Door { inner, places: Arc::clone(&self.places) }
+        Door { inner, places: self.places.clone(), foreign: Arc::clone(&self.foreign) }
     }
 }
 
@@ -70,7 +95,8 @@ impl<S> tower::Layer<S> for DoorLayer {
 #[derive(Debug, Clone)]
 pub struct Door<S> {
     inner: S,
-    places: Arc<Semaphore>,
+    places: Places,
+    foreign: Arc<Semaphore>,
 }
 
 impl<S> tower::Service<http::Request<Body>> for Door<S>
@@ -91,27 +117,65 @@ where
         let own = request.extensions().get::<Peer>().map(|peer| Arc::clone(&peer.requests).try_acquire_owned());
         let own = match own.transpose() {
             Ok(own) => own,
-            Err(_) => return refuse(REQUESTS_PER_CONNECTION_MAX, "on this connection"),
+            Err(_) => {
+                return refuse(format!("{REQUESTS_PER_CONNECTION_MAX} requests are under way on this connection"));
+            }
         };
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else { return refuse(REQUESTS_MAX, "together") };
+        let peer = peer(request.extensions());
+        let place = match self.places.enter(peer) {
+            Ok(place) => place,
+            Err(Full { held: 0, total }) => return refuse(format!("all {total} requests that may be under way are")),
+            Err(Full { held, .. }) => return refuse(format!("{held} requests of {peer} are under way")),
+        };
         let contract = Contract::of(request.uri().path());
+        let foreign = match contract {
+            Contract::Foreign => match Arc::clone(&self.foreign).try_acquire_owned() {
+                Ok(foreign) => Some(foreign),
+                Err(_) => return refuse(format!("{FOREIGN_STREAMS_MAX} streams of health and reflection are open")),
+            },
+            Contract::Public | Contract::Internal => None,
+        };
         let answer = self.inner.call(request);
         async move {
             let _places = (own, place);
-            match tokio::time::timeout(REQUEST_DEADLINE, answer).await {
-                Ok(answer) => answer.map(|answer| corrected(answer, contract)),
-                Err(_) => {
-                    let words = format!("no answer began within {} s", REQUEST_DEADLINE.as_secs());
-                    Ok(Status::deadline_exceeded(words).into_http())
-                }
-            }
+            let answer = answer.await.map(|answer| corrected(answer, contract))?;
+            Ok(match foreign {
+                Some(foreign) => answer.map(|body| Body::new(Held { body, _place: foreign })),
+                None => answer,
+            })
         }
         .boxed()
     }
 }
 
-fn refuse<E: Send + 'static>(limit: usize, whose: &str) -> BoxFuture<'static, Result<http::Response<Body>, E>> {
-    let status = status::exhausted("REQUESTS_BUSY", format!("{limit} requests are under way {whose}"), RETRY);
+/// An answer that holds a place until its end.
+struct Held {
+    body: Body,
+    _place: OwnedSemaphorePermit,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn refuse<E: Send + 'static>(message: String) -> BoxFuture<'static, Result<http::Response<Body>, E>> {
+    let status = status::exhausted("REQUESTS_BUSY", message, RETRY);
     std::future::ready(Ok(status.into_http())).boxed()
 }
 

@@ -7,6 +7,7 @@ use std::{
     convert::Infallible,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::BufMut;
@@ -28,16 +29,23 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstDecoder};
 
+use self::places::{NoPlace, Places, STRANGERS_MAX};
 use super::{Context as Api, status};
 use crate::{
     feed::{FeedError, Follower},
     store::Batch,
 };
 
+mod places;
+
+/// Largest question: 65,535 partitions and as many logs' positions, as varints.
+pub(super) const REQUEST_BYTES_MAX: usize = 1 << 20;
+
 /// Serves the logs to shard nodes.
 #[derive(Debug, Clone)]
 pub(super) struct FeedServer {
     api: Arc<Api>,
+    places: Arc<Mutex<Places>>,
     refused: Refusals,
 }
 
@@ -48,7 +56,7 @@ impl FeedServer {
     /// Over the context's log.
     #[must_use]
     pub(super) fn new(api: Arc<Api>) -> Self {
-        Self { api, refused: Refusals::default() }
+        Self { api, places: Arc::default(), refused: Refusals::default() }
     }
 }
 
@@ -66,13 +74,14 @@ impl tower::Service<http::Request<Body>> for FeedServer {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let feed = Feed { api: Arc::clone(&self.api), refused: Arc::clone(&self.refused) };
+        let (api, places, refused) = (Arc::clone(&self.api), Arc::clone(&self.places), Arc::clone(&self.refused));
+        let feed = Feed { api, places, refused };
         async move {
             if request.uri().path() != "/clarion.shard.v1.FeedService/Feed" {
                 let unknown = Status::unimplemented("FeedService has the one method Feed");
                 return Ok(unknown.into_http());
             }
-            let mut grpc = Grpc::new(FeedCodec).apply_max_message_size_config(Some(super::REQUEST_BYTES_MAX), None);
+            let mut grpc = Grpc::new(FeedCodec).apply_max_message_size_config(Some(REQUEST_BYTES_MAX), None);
             Ok(grpc.server_streaming(feed, request).await)
         }
         .boxed()
@@ -81,6 +90,7 @@ impl tower::Service<http::Request<Body>> for FeedServer {
 
 struct Feed {
     api: Arc<Api>,
+    places: Arc<Mutex<Places>>,
     refused: Refusals,
 }
 
@@ -90,9 +100,10 @@ impl ServerStreamingService<FeedRequest> for Feed {
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<FeedRequest>) -> Self::Future {
-        let (api, refusals) = (Arc::clone(&self.api), Arc::clone(&self.refused));
+        let (api, places, refusals) = (Arc::clone(&self.api), Arc::clone(&self.places), Arc::clone(&self.refused));
         async move {
             let request = request.into_inner();
+            let place = Place::take(&places, &request.node, api.dispatch.has_session(&request.node))?;
             let (log, partitions) = (Arc::clone(&api.log), api.config.partitions);
             let follower = Follower::open(log, &api.config.cluster, partitions, &request).await;
             let follower = follower.map_err(|error| {
@@ -103,29 +114,64 @@ impl ServerStreamingService<FeedRequest> for Feed {
                 refused(error)
             })?;
             tracing::info!(node = %request.node, partitions = request.partitions.len(), "a node follows its logs");
-            Ok(Response::new(pulled(follower, api.drain.token())))
+            Ok(Response::new(pulled(follower, place, api.drain.token())))
         }
         .boxed()
     }
 }
 
 /// The stream is the follower, polled: no task, no queue.
-fn pulled(follower: Follower, stop: CancellationToken) -> BoxStream<'static, Result<(LogId, Batch), Status>> {
-    Box::pin(futures_util::stream::unfold(Some(follower), move |follower| {
+fn pulled(
+    follower: Follower,
+    place: Place,
+    stop: CancellationToken,
+) -> BoxStream<'static, Result<(LogId, Batch), Status>> {
+    Box::pin(futures_util::stream::unfold(Some((follower, place)), move |feed| {
         let stop = stop.clone();
         async move {
-            let mut follower = follower?;
+            let (mut follower, place) = feed?;
             let next = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Some((Err(status::draining()), None)),
+                () = place.superseded.cancelled() => return Some((Err(superseded()), None)),
                 next = follower.next() => next,
             };
             match next {
-                Ok(item) => Some((Ok(item), Some(follower))),
+                Ok(item) => Some((Ok(item), Some((follower, place)))),
                 Err(error) => Some((Err(status::store(error)), None)),
             }
         }
     }))
+}
+
+/// A feed's place, given back when it is dropped.
+struct Place {
+    places: Arc<Mutex<Places>>,
+    node: String,
+    number: u64,
+    superseded: CancellationToken,
+}
+
+impl Place {
+    fn take(places: &Arc<Mutex<Places>>, node: &str, has_session: bool) -> Result<Self, Status> {
+        let superseded = CancellationToken::new();
+        let taken = places.lock().take(node, has_session, superseded.clone());
+        let number = taken.map_err(|NoPlace| {
+            let message = format!("{STRANGERS_MAX} feeds of nodes without a session are open");
+            status::exhausted("FEEDS_MAX", message, Duration::from_secs(1))
+        })?;
+        Ok(Self { places: Arc::clone(places), node: node.to_owned(), number, superseded })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.lock().give_back(&self.node, self.number);
+    }
+}
+
+fn superseded() -> Status {
+    Status::aborted("a newer feed of this node's name has begun")
 }
 
 fn refused(error: FeedError) -> Status {

@@ -6,6 +6,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use clarion_proto::error::InvalidField;
+use clarion_runtime::peers::{PeerKey, shares::Full};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -71,6 +72,21 @@ pub(super) fn exhausted(reason: &str, message: String, retry: Duration) -> Statu
     again(Code::ResourceExhausted, reason, message, retry)
 }
 
+/// As many as there may be of something, or as many as one peer may have of it; trying again helps when some have ended.
+pub(super) fn share(reason: &str, what: &str, peer: PeerKey, full: Full, retry: Duration) -> Status {
+    let Full { total, held } = full;
+    let message = match held {
+        0 => format!("all {total} {what} are in use"),
+        held => format!("{peer} holds {held} of {total} {what}; the rest is kept for other peers"),
+    };
+    exhausted(reason, message, retry)
+}
+
+/// The caller was too slow. Says what was waited for.
+pub(super) fn late(reason: &str, message: String) -> Status {
+    again(Code::DeadlineExceeded, reason, message, Duration::from_secs(1))
+}
+
 /// The process stops in order; another one, or the next, will answer.
 pub(super) fn draining() -> Status {
     again(Code::Unavailable, "DRAINING", "the coordinator is stopping".to_owned(), Duration::from_secs(1))
@@ -93,7 +109,9 @@ pub(super) fn store(error: StoreError) -> Status {
         StoreError::Missing(name) => not_found(&name),
         StoreError::InUse { .. } => precondition("APP_IN_USE", message),
         StoreError::TooManyActive { .. } => exhausted("ALERTS_ACTIVE", message, Duration::from_secs(5)),
-        StoreError::Full { .. } => exhausted("STORE_FULL", message, SOMEBODY_MUST_ACT),
+        StoreError::Full { .. } | StoreError::ReserveFull { .. } | StoreError::ReserveShare { .. } => {
+            exhausted("STORE_FULL", message, SOMEBODY_MUST_ACT)
+        }
         StoreError::TooManyApps { .. } => exhausted("APPS_MAX", message, SOMEBODY_MUST_ACT),
         StoreError::Away(_) => again(Code::Unavailable, "STORE_AWAY", message, Duration::from_secs(1)),
     }
@@ -106,8 +124,9 @@ pub(super) fn refusal(refusal: Refusal) -> Status {
         Refusal::Invalid(field) => invalid(field),
         Refusal::LaneNotConfigured { .. } => precondition("LANE_NOT_CONFIGURED", message),
         Refusal::TestOnLiveLane { .. } => precondition("TEST_ON_LIVE_LANE", message),
-        Refusal::LiveWithoutIdentity => precondition("IDENTITY_NOT_CONFIGURED", message),
-        Refusal::Busy { .. } => exhausted("ADMISSIONS_BUSY", message, Duration::from_secs(1)),
+        Refusal::LiveWithoutIdentity | Refusal::ExerciseWithoutIdentity { .. } => {
+            precondition("IDENTITY_NOT_CONFIGURED", message)
+        }
     }
 }
 
@@ -140,4 +159,4 @@ fn again(code: Code, reason: &str, message: String, retry: Duration) -> Status {
 }
 
 /// When to try again what does not pass by itself: the operator has to make room.
-const SOMEBODY_MUST_ACT: Duration = Duration::from_secs(60);
+pub(super) const SOMEBODY_MUST_ACT: Duration = Duration::from_secs(60);

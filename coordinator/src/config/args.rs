@@ -24,6 +24,10 @@ pub struct Args {
     /// Where health is served in plaintext [default: 127.0.0.1:7401].
     #[arg(long, env = "CLARION_HEALTH_LISTEN", value_name = "ADDRESS")]
     pub health_listen: Option<SocketAddr>,
+    /// Where shard nodes follow the logs [default: 127.0.0.1:7402]; port 0 lets the system choose. For nodes only: a node
+    /// is told this address with --coordinators.
+    #[arg(long, env = "CLARION_FEED_LISTEN", value_name = "ADDRESS")]
+    pub feed_listen: Option<SocketAddr>,
     /// Name of the cluster: nodes of another cluster refuse this coordinator [default: clarion].
     #[arg(long, env = "CLARION_CLUSTER", value_name = "NAME")]
     pub cluster: Option<String>,
@@ -47,7 +51,8 @@ pub struct Args {
     /// What an EXERCISE says in front of its title [default: "EXERCISE: "].
     #[arg(long, env = "CLARION_EXERCISE_PREFIX", value_name = "TEXT")]
     pub exercise_prefix: Option<String>,
-    /// Take LIVE alerts although no identity is configured: whoever reaches the port can alert real people.
+    /// Take LIVE alerts, and EXERCISE alerts on live lanes, although no identity is configured: whoever reaches the port can
+    /// alert real people.
     #[arg(long, env = "CLARION_ALLOW_LIVE_WITHOUT_IDENTITY", value_name = "BOOL", num_args = 0..=1,
         default_missing_value = "true", value_parser = BoolishValueParser::new())]
     pub allow_live_without_identity: Option<bool>,
@@ -56,13 +61,13 @@ pub struct Args {
     #[arg(long, env = "CLARION_ALLOW_SMALL_AUDIENCES", value_name = "BOOL", num_args = 0..=1,
         default_missing_value = "true", value_parser = BoolishValueParser::new())]
     pub allow_small_audiences: Option<bool>,
-    /// Connections to the API at a time [default: 1024].
+    /// Connections to the API at a time [default: 1024]; fewer where the limit of file descriptors allows no more.
     #[arg(long, env = "CLARION_CONNECTIONS_MAX", value_name = "N")]
     pub connections_max: Option<usize>,
-    /// Streams of WatchAlert at a time [default: 8192].
+    /// Streams of WatchAlert at a time [default: 8192]; of one address at most half of them.
     #[arg(long, env = "CLARION_WATCHERS_MAX", value_name = "N")]
     pub watchers_max: Option<usize>,
-    /// Streams of WatchAlert on one alert at a time [default: 2048].
+    /// Streams of WatchAlert on one alert at a time [default: 2048]; of one address at most half of them.
     #[arg(long, env = "CLARION_WATCHERS_PER_ALERT_MAX", value_name = "N")]
     pub watchers_per_alert_max: Option<usize>,
     /// Outer edges of the first bands [default: 1000,2000,5000,10000,20000].
@@ -71,13 +76,14 @@ pub struct Args {
     /// Width of all further bands [default: 10000].
     #[arg(long, env = "CLARION_BAND_STEP_METERS", value_name = "METERS")]
     pub band_step_meters: Option<f64>,
-    /// Alerts active at once [default: 64].
+    /// Alerts active at once [default: 64]; created by one address at most half of them.
     #[arg(long, env = "CLARION_ALERTS_ACTIVE_MAX", value_name = "N")]
     pub alerts_active_max: Option<usize>,
-    /// Alerts and previews in admission at once [default: 32].
+    /// Alerts and previews in admission at once [default: 32]; of one address at most half of them.
     #[arg(long, env = "CLARION_ADMISSIONS_MAX", value_name = "N")]
     pub admissions_max: Option<usize>,
-    /// Bytes the logs in memory may hold [default: 4294967296].
+    /// Bytes the logs in memory may hold [default: 4294967296]; the last 64 MiB of them (of a small limit an eighth) are kept
+    /// for removals, mutes and what gateways say of dead tokens.
     #[arg(long, env = "CLARION_STORE_BYTES_MAX", value_name = "BYTES")]
     pub store_bytes_max: Option<u64>,
     /// How long a stop in order may take, in milliseconds [default: 10000].

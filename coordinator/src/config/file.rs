@@ -16,6 +16,7 @@ use super::{ConfigError, credentials::CredentialTable, lanes::GatewayTable};
 pub(super) struct File {
     pub(super) listen: Option<SocketAddr>,
     pub(super) health_listen: Option<SocketAddr>,
+    pub(super) feed_listen: Option<SocketAddr>,
     pub(super) cluster: Option<String>,
     pub(super) nodes: Option<Vec<String>>,
     pub(super) nodes_min: Option<usize>,

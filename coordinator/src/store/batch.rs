@@ -28,6 +28,7 @@ const DEVICE_PREFIX: [u8; 2] = [0x0a, 16];
 pub struct RecordBatch {
     records: Bytes,
     count: u32,
+    growing: u32,
 }
 
 impl RecordBatch {
@@ -44,10 +45,37 @@ impl RecordBatch {
         self.count
     }
 
+    /// Of those, registrations and places: what makes the registry larger. The others are removals, mutes and feedback,
+    /// which a store that is nearly full takes longer than these.
+    #[must_use]
+    pub fn growing(&self) -> u32 {
+        self.growing
+    }
+
     /// Bytes of its records.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.records.len()
+    }
+
+    /// The devices of its records, in their order; one may come again.
+    pub(super) fn devices(&self) -> impl Iterator<Item = DeviceId> {
+        let mut rest = &self.records[..];
+        std::iter::from_fn(move || next_record(&mut rest).map(|(_, device)| device))
+    }
+
+    /// Only the records whose device `wanted` says yes to. For batches of which nothing makes the registry larger.
+    pub(super) fn only(&self, mut wanted: impl FnMut(DeviceId) -> bool) -> Self {
+        debug_assert_eq!(self.growing, 0, "what remains of it is not counted");
+        let mut kept = BytesMut::new();
+        let (mut rest, mut count) = (&self.records[..], 0);
+        while let Some((whole, device)) = next_record(&mut rest) {
+            if wanted(device) {
+                kept.extend_from_slice(whole);
+                count += 1;
+            }
+        }
+        Self { records: Bytes::copy_from_slice(&kept), count, growing: 0 }
     }
 
     /// What it becomes when it is appended.
@@ -61,6 +89,7 @@ impl RecordBatch {
 pub struct RecordBatchBuilder {
     buffer: BytesMut,
     count: u32,
+    growing: u32,
 }
 
 impl RecordBatchBuilder {
@@ -73,6 +102,7 @@ impl RecordBatchBuilder {
         encode_varint(length as u64, &mut self.buffer);
         record.encode_raw(&mut self.buffer);
         self.count += 1;
+        self.growing += u32::from(is_growing(record));
     }
 
     /// Bytes so far.
@@ -90,7 +120,15 @@ impl RecordBatchBuilder {
     /// The batch, in memory of its exact size: it may be kept for as long as the cluster lives.
     #[must_use]
     pub fn finish(self) -> RecordBatch {
-        RecordBatch { records: Bytes::copy_from_slice(&self.buffer), count: self.count }
+        RecordBatch { records: Bytes::copy_from_slice(&self.buffer), count: self.count, growing: self.growing }
+    }
+}
+
+fn is_growing(record: &wire::Record) -> bool {
+    use wire::record::Change;
+    match record.change {
+        Some(Change::Registration(_) | Change::Cell(_) | Change::Arrival(_)) => true,
+        Some(Change::Removal(_) | Change::Muted(_) | Change::Feedback(_)) | None => false,
     }
 }
 
@@ -159,6 +197,21 @@ mod tests {
         let decoded = wire::FeedResponse::decode(batch.records.clone()).expect("a message");
         let again: Vec<Record> = decoded.records.into_iter().map(|r| Record::from_wire(r).expect("valid")).collect();
         assert_eq!(again, records);
+    }
+
+    #[test]
+    fn what_makes_the_registry_larger_is_counted() {
+        let place = Record {
+            change: Change::Place(clarion_proto::device::Cell::new(0x89411ca0003ffff).expect("a cell")),
+            ..record(9)
+        };
+        let removal = Record { change: Change::Removal, ..record(7) };
+        let batch = RecordBatch::from_records(&[record(1), place, removal.clone()]);
+        assert_eq!((batch.count(), batch.growing()), (3, 1));
+        assert_eq!(batch.devices().map(|device| device.0[0]).collect::<Vec<_>>(), [1, 9, 7]);
+        let urgent = RecordBatch::from_records(&[record(1), removal.clone(), record(2)]);
+        let only = urgent.only(|device| device.0[0] == 7);
+        assert_eq!((only.count(), only.growing(), only.records), (1, 0, RecordBatch::from_records(&[removal]).records));
     }
 
     #[test]

@@ -1,32 +1,36 @@
 //! The engine in memory: for one coordinator, for tests and for a first look. What it holds ends with the process.
 //!
-//! Memory is bounded by two numbers. The logs hold at most `log_bytes_max`: the engine cannot trim them, because nodes
-//! rebuild themselves from their beginning. Of ended alerts the newest [`ENDED_ALERTS_KEPT`] are remembered: an ended
-//! alert of 120 km keeps some 1,300 cells of 40 bytes, so all together hold some 50 MB.
+//! Memory is bounded by three numbers. The logs hold at most `log_bytes_max`: the engine cannot trim them, because nodes
+//! rebuild themselves from their beginning. What that limit is filled with is ordered: see [`room`]. Of ended alerts the newest
+//! [`ENDED_ALERTS_KEPT`] are remembered (one of 120 km keeps some 1,300 cells of 40 bytes, so all together hold some
+//! 50 MB), and fewer where those are large ([`ALERT_BYTES_MAX`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     ops::Bound,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use clarion_proto::ids::{AlertName, AppName, LogId, LogIdentity, Position, UnixMillis};
+use clarion_proto::ids::{AlertName, AppName, LogId, LogIdentity, Position};
 use parking_lot::{Mutex, RwLock};
+use prost::Message;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use self::{log::Log, room::Room};
 use super::{
     AlertCursor, AlertRecord, AlertStore, AppRecord, Batch, ChangeLog, Created, RecordBatch, RequestId, StoreError,
 };
 use crate::{alert::is_final, clock::Clock};
 
+mod log;
+mod room;
+
 /// Ended alerts remembered; older ones are forgotten together with their `request_id`.
 pub const ENDED_ALERTS_KEPT: usize = 1_000;
+/// Bytes of alerts, above which ended ones are forgotten sooner: a region may be of 4 MB.
+const ALERT_BYTES_MAX: usize = 64 << 20;
 /// Apps of one cluster.
 pub const APPS_MAX: usize = 10_000;
 
@@ -36,25 +40,10 @@ pub struct MemoryStore {
     clock: Clock,
     /// Of this process: what a former one held is gone.
     identity: LogIdentity,
-    log_bytes_max: u64,
-    log_bytes: AtomicU64,
+    room: Room,
     logs: Vec<RwLock<Log>>,
     grown: watch::Sender<u64>,
     tables: Mutex<Tables>,
-}
-
-/// Batches in the order of their positions: the one at index `i` has position `i + 1`.
-#[derive(Debug, Default)]
-struct Log {
-    batches: Vec<Appended>,
-}
-
-#[derive(Debug)]
-struct Appended {
-    at: UnixMillis,
-    records: Bytes,
-    /// Records in the log up to and with this batch.
-    records_until: u64,
 }
 
 #[derive(Debug, Default)]
@@ -67,6 +56,8 @@ struct Tables {
     active: BTreeSet<AlertName>,
     /// In the order of their end.
     ended: std::collections::VecDeque<AlertName>,
+    /// Of all alerts, as [`bytes_of`] counts.
+    bytes: usize,
 }
 
 impl MemoryStore {
@@ -76,8 +67,7 @@ impl MemoryStore {
         Self {
             clock,
             identity: LogIdentity(Uuid::new_v4().into_bytes()),
-            log_bytes_max,
-            log_bytes: AtomicU64::new(0),
+            room: Room::new(log_bytes_max),
             logs: (0..logs).map(|_| RwLock::default()).collect(),
             grown: watch::Sender::new(0),
             tables: Mutex::default(),
@@ -86,16 +76,6 @@ impl MemoryStore {
 
     fn log(&self, log: LogId) -> Result<&RwLock<Log>, StoreError> {
         self.logs.get(usize::from(log.0)).ok_or_else(|| StoreError::Missing(format!("log {log}")))
-    }
-
-    /// Takes room for a batch, or says how much there is.
-    fn reserve(&self, bytes: u64) -> Result<(), StoreError> {
-        let limit = self.log_bytes_max;
-        let fits = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= limit);
-        match self.log_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
-            Ok(_) => Ok(()),
-            Err(held) => Err(StoreError::Full { held, limit }),
-        }
     }
 }
 
@@ -110,59 +90,55 @@ impl ChangeLog for MemoryStore {
     }
 
     async fn append(&self, log: LogId, batch: RecordBatch) -> Result<Position, StoreError> {
-        let log = self.log(log)?;
-        // The fixed part too, so that empty batches cannot grow without bound.
-        self.reserve(batch.bytes() as u64 + size_of::<Appended>() as u64)?;
-        let count = u64::from(batch.count());
         let position = {
-            let mut log = log.write();
-            // Read within the lock, so that the order of times is that of positions; a wall clock may be set back.
-            let (last, until) = log.batches.last().map_or((UnixMillis(0), 0), |b| (b.at, b.records_until));
-            let at = self.clock.wall().max(last);
-            log.batches.push(Appended { at, records: batch.into_records(), records_until: until + count });
-            Position(log.batches.len() as u64)
+            let mut log = self.log(log)?.write();
+            let paid = self.room.take(log::cost(&batch), batch.growing() > 0);
+            match paid {
+                Ok(()) => log.append(batch, self.clock.wall(), &self.room),
+                // What changes nothing is dropped, and the rest may take what is kept for it.
+                Err(_) if batch.growing() == 0 => log.append_from_reserve(&batch, self.clock.wall(), &self.room)?,
+                Err(full) => return Err(full),
+            }
         };
         self.grown.send_modify(|n| *n += 1);
         Ok(position)
     }
 
+    async fn append_all(&self, batches: Vec<(LogId, RecordBatch)>) -> Result<(), StoreError> {
+        if batches.iter().all(|(_, batch)| batch.growing() == 0) {
+            for (log, batch) in batches {
+                self.append(log, batch).await?;
+            }
+            return Ok(());
+        }
+        let logs: Vec<_> = batches.iter().map(|(log, _)| self.log(*log)).collect::<Result<_, _>>()?;
+        self.room.take(batches.iter().map(|(_, batch)| log::cost(batch)).sum(), true)?;
+        for (log, (_, batch)) in logs.into_iter().zip(batches) {
+            log.write().append(batch, self.clock.wall(), &self.room);
+        }
+        self.grown.send_modify(|n| *n += 1);
+        Ok(())
+    }
+
+    fn has_room(&self) -> watch::Receiver<bool> {
+        self.room.watch()
+    }
+
     async fn head(&self, log: LogId) -> Result<Position, StoreError> {
-        Ok(Position(self.log(log)?.read().batches.len() as u64))
+        Ok(self.log(log)?.read().head())
     }
 
     async fn read(&self, log: LogId, after: Position, bytes_max: usize) -> Result<Vec<Batch>, StoreError> {
-        let log = self.log(log)?.read();
-        let mut batches = Vec::new();
-        let mut room = bytes_max;
-        for (position, appended) in (after.0 + 1..).zip(log.batches.iter().skip(index(after))) {
-            let bytes = appended.records.len();
-            if !batches.is_empty() && bytes > room {
-                break;
-            }
-            room = room.saturating_sub(bytes);
-            let (appended, records) = (appended.at, appended.records.clone());
-            batches.push(Batch { position: Position(position), appended, records });
-            if room == 0 {
-                break;
-            }
-        }
-        Ok(batches)
+        Ok(self.log(log)?.read().after(after, bytes_max))
     }
 
     async fn records_until(&self, log: LogId, position: Position) -> Result<u64, StoreError> {
-        let log = self.log(log)?.read();
-        let held = index(position).min(log.batches.len());
-        Ok(held.checked_sub(1).map_or(0, |last| log.batches[last].records_until))
+        Ok(self.log(log)?.read().records_until(position))
     }
 
     fn grown(&self) -> watch::Receiver<u64> {
         self.grown.subscribe()
     }
-}
-
-/// How many batches there are up to and with a position.
-fn index(position: Position) -> usize {
-    usize::try_from(position.0).unwrap_or(usize::MAX)
 }
 
 #[async_trait]
@@ -187,7 +163,8 @@ impl AlertStore for MemoryStore {
         tables.by_request.insert(alert.request_id, alert.name.clone());
         tables.by_age.insert(cursor(&alert));
         tables.active.insert(alert.name.clone());
-        tables.alerts.insert(alert.name.clone(), Arc::clone(&alert));
+        tables.put(&alert);
+        tables.forget_ended();
         Ok(Created::New(alert))
     }
 
@@ -206,14 +183,11 @@ impl AlertStore for MemoryStore {
             return Err(StoreError::Conflict(name.to_string()));
         }
         let alert = Arc::new(alert);
-        tables.alerts.insert(name.clone(), Arc::clone(&alert));
+        tables.put(&alert);
         if is_final(alert.state) && tables.active.remove(&name) {
             tables.ended.push_back(name);
-            while tables.ended.len() > ENDED_ALERTS_KEPT {
-                let oldest = tables.ended.pop_front().expect("not empty");
-                tables.forget(&oldest);
-            }
         }
+        tables.forget_ended();
         Ok(alert)
     }
 
@@ -289,12 +263,35 @@ impl Tables {
         self.by_request.get(&request).map(|name| Arc::clone(&self.alerts[name]))
     }
 
+    /// Records an alert, or its next revision.
+    fn put(&mut self, alert: &Arc<AlertRecord>) {
+        self.bytes += bytes_of(alert);
+        if let Some(former) = self.alerts.insert(alert.name.clone(), Arc::clone(alert)) {
+            self.bytes -= bytes_of(&former);
+        }
+    }
+
+    /// Those that ended first, until the others are few and small enough. The last to end stays however large.
+    fn forget_ended(&mut self) {
+        while self.ended.len() > ENDED_ALERTS_KEPT || (self.ended.len() > 1 && self.bytes > ALERT_BYTES_MAX) {
+            let oldest = self.ended.pop_front().expect("not empty");
+            self.forget(&oldest);
+        }
+    }
+
     fn forget(&mut self, name: &AlertName) {
         if let Some(alert) = self.alerts.remove(name) {
+            self.bytes -= bytes_of(&alert);
             self.by_request.remove(&alert.request_id);
             self.by_age.remove(&cursor(&alert));
         }
     }
+}
+
+/// What a record takes: a region is as large decoded as it is encoded, within a factor of two.
+fn bytes_of(alert: &AlertRecord) -> usize {
+    let snapshot = alert.settled.as_ref().map_or(0, |last| size_of_val(&last.cells[..]) + size_of_val(&last.bands[..]));
+    size_of::<AlertRecord>() + alert.submitted.encoded_len() + snapshot
 }
 
 fn cursor(alert: &AlertRecord) -> AlertCursor {

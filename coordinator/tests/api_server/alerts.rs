@@ -78,30 +78,10 @@ async fn tries_that_run_beside_each_other_make_one_alert() {
 }
 
 #[tokio::test]
-async fn modes_are_held_to_their_lanes() {
+async fn an_exercise_reaches_its_segment_and_says_what_it_is() {
     let server = Server::with_demo().await;
-    let mut live = app("live");
-    let live_app = live.app.as_mut().expect("set");
-    live_app.gateway = "apns-live".into();
-    live_app.environment = wire::Environment::Production.into();
-    live_app.lane_kind = wire::LaneKind::Live.into();
-    soon(server.apps().create_app(live)).await.expect("created");
-
-    let with = |mode: wire::Mode, app: &str| {
-        let mut alert = wire::Alert { mode: mode.into(), ..demo_alert() };
-        alert.audience.as_mut().expect("set").apps = vec![app.to_owned()];
-        create(1, alert)
-    };
-    for (request, expected) in [
-        (with(wire::Mode::Test, "apps/live"), "TEST_ON_LIVE_LANE"),
-        (with(wire::Mode::Live, "apps/live"), "IDENTITY_NOT_CONFIGURED"),
-    ] {
-        let refused = soon(server.alerts().create_alert(request)).await.expect_err(expected);
-        assert_eq!(reason(&refused), (Code::FailedPrecondition, expected.to_owned()));
-    }
-    assert!(server.nodes.started.lock().is_empty());
-
-    soon(server.alerts().create_alert(with(wire::Mode::Exercise, "apps/live"))).await.expect("created");
+    let exercise = wire::Alert { mode: wire::Mode::Exercise.into(), ..demo_alert() };
+    soon(server.alerts().create_alert(create(1, exercise))).await.expect("created");
     let started = Arc::clone(&server.nodes.started.lock()[0]);
     assert_eq!(started.segments.len(), 1, "only the exercise's");
     let body = String::from_utf8(started.apps[0].messages[0].body.to_vec()).expect("JSON");

@@ -10,7 +10,7 @@ use clarion_proto::{
 };
 use tonic::{Code, Streaming};
 
-use crate::support::{Server, soon};
+use crate::support::{Server, busy, soon};
 
 fn record(n: u8) -> Record {
     Record { device: DeviceId([n; 16]), observed: UnixMillis(u64::from(n) + 1), change: Change::Mute(true) }
@@ -25,16 +25,21 @@ async fn append(server: &Server, records: impl IntoIterator<Item = u8>) {
     }
 }
 
-async fn feed(server: &Server, partitions: Vec<u32>, positions: &[(u32, u64)]) -> Streaming<wire::FeedResponse> {
-    let positions = positions.iter().map(|&(log, position)| wire::LogPosition { log, position }).collect();
-    let request = wire::FeedRequest {
-        node: "node-1".into(),
+/// A node's question for everything of these partitions.
+fn request(server: &Server, node: &str, partitions: Vec<u32>) -> wire::FeedRequest {
+    wire::FeedRequest {
+        node: node.into(),
         partitions,
-        positions,
+        positions: vec![],
         cluster: ClusterName::DEFAULT.into(),
         log_identity: server.context.log.identity().to_wire(),
-    };
-    soon(FeedServiceClient::new(server.channel.clone()).feed(request)).await.expect("valid").into_inner()
+    }
+}
+
+async fn feed(server: &Server, partitions: Vec<u32>, positions: &[(u32, u64)]) -> Streaming<wire::FeedResponse> {
+    let positions = positions.iter().map(|&(log, position)| wire::LogPosition { log, position }).collect();
+    let request = wire::FeedRequest { positions, ..request(server, "node-1", partitions) };
+    soon(FeedServiceClient::new(server.feeds().await).feed(request)).await.expect("valid").into_inner()
 }
 
 async fn next(stream: &mut Streaming<wire::FeedResponse>) -> wire::FeedResponse {
@@ -86,20 +91,43 @@ async fn a_reader_goes_on_where_it_was_with_its_own_partitions() {
 async fn what_the_cluster_does_not_have_is_refused() {
     let server = Server::start().await;
     let refused = |partitions: Vec<u32>, positions: Vec<wire::LogPosition>| {
-        let request = wire::FeedRequest {
-            node: "node-1".into(),
-            partitions,
-            positions,
-            cluster: ClusterName::DEFAULT.into(),
-            log_identity: server.context.log.identity().to_wire(),
-        };
-        let mut client = FeedServiceClient::new(server.channel.clone());
-        async move { soon(client.feed(request)).await.expect_err("must be refused") }
+        let request = wire::FeedRequest { positions, ..request(&server, "node-1", partitions) };
+        let server = &server;
+        async move { soon(FeedServiceClient::new(server.feeds().await).feed(request)).await.expect_err("must be refused") }
     };
     let partition = refused(vec![64], vec![]).await;
     assert_eq!(crate::support::field(&partition), "partitions[0]");
     let ahead = refused(vec![0], vec![wire::LogPosition { log: 0, position: 1 }]).await;
     assert_eq!(ahead.code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn a_newer_feed_of_a_node_supersedes_the_older_and_callers_are_served_none() {
+    let server = Server::start().await;
+    let mut older = feed(&server, vec![0], &[]).await;
+    let _newer = feed(&server, vec![0], &[]).await;
+    assert_eq!(soon(older.message()).await.expect_err("superseded").code(), Code::Aborted);
+    let request = request(&server, "node-1", vec![]);
+    let refused = soon(FeedServiceClient::new(server.channel.clone()).feed(request)).await.expect_err("no feed there");
+    assert_eq!(refused.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn strangers_cannot_take_the_places_of_nodes() {
+    let server = Server::start().await;
+    let mut open = Vec::new();
+    let refused = loop {
+        // A connection has few streams.
+        let channel = server.feeds().await;
+        let request = request(&server, &format!("stranger-{}", open.len()), vec![]);
+        match soon(FeedServiceClient::new(channel).feed(request)).await {
+            Ok(stream) => open.push(stream),
+            Err(refused) => break refused,
+        }
+        assert!(open.len() <= 64);
+    };
+    assert_eq!(busy(&refused), (Code::ResourceExhausted, "FEEDS_MAX".to_owned()));
+    feed(&server, vec![0], &[]).await;
 }
 
 #[tokio::test]

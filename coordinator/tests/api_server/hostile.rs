@@ -1,5 +1,5 @@
 //! Hostile input, generated: arbitrary bytes and arbitrary well-formed messages at every method behind the coordinator's
-//! port: the public API, and the feed, which is for nodes but open to whoever reaches the port.
+//! ports: the public API, and the feed, which is for nodes but open to whoever reaches its port.
 //!
 //! Two servers. In this process, with scripted nodes, where a message that slips through all checks would start
 //! something: no thread of its runtime panics. And the program itself, whose memory can be measured and whose log read.
@@ -42,7 +42,7 @@ const ANSWERS: Duration = Duration::from_millis(500);
 const FEED_ANSWERS: Duration = Duration::from_millis(50);
 const FEED: &str = "clarion.shard.v1.FeedService";
 
-/// One method behind the port.
+/// One method behind a port.
 struct Method {
     path: PathAndQuery,
     /// How long a stream is listened to; a call that is none must be answered.
@@ -77,9 +77,21 @@ fn methods() -> Vec<Method> {
     methods
 }
 
+/// The two ports.
+struct Ports {
+    api: Channel,
+    feed: Channel,
+}
+
+impl Ports {
+    fn of(&self, method: &Method) -> Channel {
+        if method.path.path().contains(FEED) { self.feed.clone() } else { self.api.clone() }
+    }
+}
+
 /// Sends one message and takes what comes back, two messages at most.
-async fn call(channel: &Channel, method: &Method, bytes: Bytes) -> Result<(), Status> {
-    let mut grpc = Grpc::new(channel.clone());
+async fn call(ports: &Ports, method: &Method, bytes: Bytes) -> Result<(), Status> {
+    let mut grpc = Grpc::new(ports.of(method));
     soon(grpc.ready()).await.map_err(|e| Status::unknown(e.to_string()))?;
     let one = Request::new(tokio_stream::once(bytes));
     let exchange = async {
@@ -115,10 +127,10 @@ fn is_known(status: &Status) -> bool {
 }
 
 /// Throws so many messages, drawn anew each time, at all methods in turn; every answer is known.
-async fn throw(channel: &Channel, methods: &[Method], runner: &mut TestRunner, calls: usize) {
+async fn throw(ports: &Ports, methods: &[Method], runner: &mut TestRunner, calls: usize) {
     for method in methods.iter().cycle().take(calls) {
         let bytes = method.messages.new_tree(runner).expect("a message").current();
-        if let Err(status) = call(channel, method, bytes.clone()).await {
+        if let Err(status) = call(ports, method, bytes.clone()).await {
             let shown: Vec<u8> = bytes.iter().take(200).copied().collect();
             assert!(is_known(&status), "{}: {status:?} to {} bytes: {shown:02x?}", method.path, bytes.len());
             assert!(status.message().len() < 2_000, "an answer does not grow with its question: {}", method.path);
@@ -163,7 +175,8 @@ fn nothing_that_is_thrown_at_a_method_breaks_it() {
         let server = Server::with_demo().await;
         soon(server.apps().create_app(app("victim"))).await.expect("created");
         let held_before = held(&server.channel).await;
-        throw(&server.channel, &methods(), &mut TestRunner::deterministic(), CALLS).await;
+        let ports = Ports { api: server.channel.clone(), feed: server.feeds().await };
+        throw(&ports, &methods(), &mut TestRunner::deterministic(), CALLS).await;
         not_more(&held(&server.channel).await, &held_before);
         assert!(server.nodes.started.lock().is_empty());
         server.created(1).await;
@@ -180,7 +193,6 @@ async fn the_program_bears_it_all_and_does_not_grow() {
     let mut lines = BufReader::new(running.stdout.take().expect("piped")).lines();
     let line = soon(lines.next_line()).await.expect("readable").expect("announced");
     let announced: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-    let address = announced["listen"].as_str().expect("an address");
     // Read on, so that it never blocks on a full pipe; kept, to be looked at.
     let stderr = running.stderr.take().expect("piped");
     let log = tokio::spawn(async move {
@@ -193,17 +205,22 @@ async fn the_program_bears_it_all_and_does_not_grow() {
         }
         panics
     });
-    let channel = soon(Channel::from_shared(format!("http://{address}")).expect("an address").connect()).await;
-    let channel = channel.expect("listens");
+    let connect = async |port: &str| {
+        let address = announced[port].as_str().expect("an address");
+        let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
+        soon(endpoint.connect()).await.expect("listens")
+    };
+    let (channel, feed) = (connect("listen").await, connect("feed").await);
+    let ports = Ports { api: channel.clone(), feed };
     let mut apps = app_service_client::AppServiceClient::new(channel.clone());
     soon(apps.create_app(demo_app())).await.expect("created");
     soon(apps.create_app(app("victim"))).await.expect("created");
 
     let (methods, mut runner) = (methods(), TestRunner::deterministic());
-    throw(&channel, &methods, &mut runner, WARM_UP).await;
+    throw(&ports, &methods, &mut runner, WARM_UP).await;
     let (pid, held_before) = (running.id().expect("running"), held(&channel).await);
     let steady = resident_bytes(pid);
-    throw(&channel, &methods, &mut runner, CALLS - WARM_UP).await;
+    throw(&ports, &methods, &mut runner, CALLS - WARM_UP).await;
     let growth = resident_bytes(pid).saturating_sub(steady);
     assert!(growth <= GROWTH_BYTES_MAX, "{growth} bytes over {} calls", CALLS - WARM_UP);
     not_more(&held(&channel).await, &held_before);
@@ -212,7 +229,7 @@ async fn the_program_bears_it_all_and_does_not_grow() {
     assert_eq!(good.expect_err("no node").code(), Code::Unavailable);
     let status = tokio::process::Command::new("kill").args(["-s", "TERM", &pid.to_string()]).status();
     assert!(soon(status).await.expect("sent").success());
-    drop((channel, apps));
+    drop((channel, apps, ports));
     assert!(soon(running.wait()).await.expect("ended").success(), "it lived until it was asked to end");
     assert_eq!(soon(log).await.expect("read"), Vec::<String>::new());
 }

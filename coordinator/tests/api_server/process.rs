@@ -15,12 +15,19 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
+use crate::registry::device;
 use crate::support::{config, create, demo_alert, demo_app, reason, soon};
 
 fn any_port() -> Args {
     let port = Some("127.0.0.1:0".parse().expect("an address"));
     // Nobody listens there: nodes are looked for and not found.
-    Args { listen: port, health_listen: port, nodes: Some(vec!["127.0.0.1:9".into()]), ..Args::default() }
+    Args {
+        listen: port,
+        health_listen: port,
+        feed_listen: port,
+        nodes: Some(vec!["127.0.0.1:9".into()]),
+        ..Args::default()
+    }
 }
 
 async fn connect(address: std::net::SocketAddr) -> Channel {
@@ -76,6 +83,49 @@ async fn it_serves_health_on_both_ports_reflection_and_a_whole_alert_up_to_the_m
     soon(running).await.expect("no panic").expect("ended in order");
 }
 
+/// The store is full: the registry says that it is not served, the other services go on, and so do mutes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_store_is_told_to_those_who_look_at_health() {
+    let args = Args { store_bytes_max: Some(20_000), ..any_port() };
+    let coordinator = soon(Coordinator::bind(config(args))).await.expect("bound");
+    let (listen, health) = (coordinator.listen(), coordinator.health_listen());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(coordinator.run(async move {
+        let _ = stopped.await;
+    }));
+    let (api, health) = (connect(listen).await, connect(health).await);
+    let status = |service: &str| {
+        let (mut client, service) = (HealthClient::new(health.clone()), service.to_owned());
+        async move { soon(client.check(HealthCheckRequest { service })).await.expect("served").into_inner().status() }
+    };
+    soon(wire::app_service_client::AppServiceClient::new(api.clone()).create_app(demo_app())).await.expect("created");
+    assert_eq!(status("clarion.v1.RegistryService").await, ServingStatus::Serving);
+    let write = |changes| {
+        let mut client = wire::registry_service_client::RegistryServiceClient::new(api.clone());
+        let batch = wire::WriteDevicesRequest { batch_id: 1, changes };
+        async move {
+            let mut answers = soon(client.write_devices(tokio_stream::once(batch))).await.expect("served").into_inner();
+            soon(answers.message()).await.map(|answer| answer.expect("an answer").written)
+        }
+    };
+    assert_eq!(write(vec![device(1)]).await.expect("room"), 1);
+    let full = write((2..1_000).map(device).collect()).await.expect_err("no room");
+    assert_eq!(reason(&full), (Code::ResourceExhausted, "STORE_FULL".to_owned()));
+    soon(async {
+        while status("clarion.v1.RegistryService").await != ServingStatus::NotServing {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(status("clarion.v1.AppService").await, ServingStatus::Serving);
+    let mute = wire::device_change::Change::Mute(wire::Mute { muted: true });
+    assert_eq!(write(vec![wire::DeviceChange { change: Some(mute), ..device(1) }]).await.expect("kept for it"), 1);
+    write(vec![device(2)]).await.expect_err("no room for small ones either");
+    stop.send(()).expect("running");
+    drop((api, health));
+    soon(running).await.expect("no panic").expect("ended in order");
+}
+
 #[tokio::test]
 async fn a_port_in_use_is_named() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -100,7 +150,8 @@ fn a_wrong_start_ends_with_another_code_than_zero() {
 /// The program itself, on ports of the system's choice; `args` come last.
 pub(crate) fn program(args: &[&str]) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_coordinator"));
-    command.args(["--announce", "--health-listen", "127.0.0.1:0", "--nodes", "127.0.0.1:9"]).args(args);
+    command.args(["--announce", "--health-listen", "127.0.0.1:0", "--feed-listen", "127.0.0.1:0"]);
+    command.args(["--nodes", "127.0.0.1:9"]).args(args);
     command.env_clear().stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
@@ -142,5 +193,56 @@ async fn a_start_that_fails_says_why_in_one_line() {
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.starts_with(&words) && said.lines().count() == 1, "{said}");
         assert!(output.stdout.is_empty(), "nothing was announced");
+    }
+}
+
+/// Who did what, in few lines: the peer and the method, nothing of what was asked, and no probes.
+#[tokio::test]
+async fn the_log_of_requests_names_the_peer_and_nothing_private() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let file = crate::support::config_file(directory.path());
+    let file = file.to_str().expect("UTF-8");
+    let mut running = program(&["--listen", "127.0.0.1:0", "--config", file]).spawn().expect("started");
+    let mut lines = BufReader::new(running.stdout.take().expect("piped")).lines();
+    let line = soon(lines.next_line()).await.expect("readable").expect("announced");
+    let announced: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let api = connect(announced["listen"].as_str().expect("an address").parse().expect("an address")).await;
+    let mut apps = wire::app_service_client::AppServiceClient::new(api.clone());
+    soon(apps.create_app(demo_app())).await.expect("created");
+    let mut alerts = wire::alert_service_client::AlertServiceClient::new(api.clone());
+    for n in 1..=200 {
+        let mut spoiled = demo_alert();
+        spoiled.last_seen = Some(wire::LatLng { latitude: 91.987_654, longitude: 0.0 });
+        soon(alerts.create_alert(create(n, spoiled))).await.expect_err("off the globe");
+        let health = HealthCheckRequest { service: String::new() };
+        soon(HealthClient::new(api.clone()).check(health)).await.expect("served");
+    }
+    let unknown: http::uri::PathAndQuery =
+        format!("/clarion.v1.AlertService/{}", "x".repeat(2_000)).parse().expect("a path");
+    let mut grpc = tonic::client::Grpc::new(api.clone());
+    soon(grpc.ready()).await.expect("open");
+    let codec = tonic_prost::ProstCodec::<wire::GetAlertRequest, wire::Alert>::default();
+    let request = tonic::Request::new(wire::GetAlertRequest::default());
+    soon(grpc.unary(request, unknown, codec)).await.expect_err("no such method");
+    let mut registry = wire::registry_service_client::RegistryServiceClient::new(api.clone());
+    let batch = wire::WriteDevicesRequest { batch_id: 1, changes: vec![device(1)] };
+    let answers = soon(registry.write_devices(tokio_stream::once(batch))).await.expect("served");
+    assert_eq!(soon(answers.into_inner().message()).await.expect("no error").expect("an answer").written, 1);
+    drop((api, apps, alerts, registry, grpc));
+    let pid = running.id().expect("running").to_string();
+    let sent = tokio::process::Command::new("kill").args(["-s", "TERM", &pid]).status();
+    assert!(soon(sent).await.expect("sent").success());
+    let output = soon(running.wait_with_output()).await.expect("ended");
+    let log = String::from_utf8(output.stderr).expect("text");
+    let of = |phrase: &str| log.lines().filter(|line| line.contains(phrase)).collect::<Vec<_>>();
+    let [created] = of("app created")[..] else { panic!("one app: {log}") };
+    assert!(created.contains("peer=127.0.0.1:") && created.contains("AppService/CreateApp"), "{created}");
+    let refused = of("request refused");
+    assert_eq!(refused.len(), 2, "200 of a kind are one line: {log}");
+    assert!(refused.iter().all(|line| line.contains("peer=127.0.0.1:")), "{log}");
+    assert!(refused[0].contains("AlertService/CreateAlert") && refused[0].contains("InvalidArgument"), "{log}");
+    assert!(refused[1].contains("unknown method") && refused[1].contains("Unimplemented"), "{log}");
+    for private in ["91.98", "abab", "22.5", "Health", "xxx"] {
+        assert!(!log.contains(private), "{private} in {log}");
     }
 }

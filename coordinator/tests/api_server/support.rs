@@ -10,7 +10,7 @@ use std::{
 
 use clarion_coordinator::{
     admission::Admission,
-    api::{self, Context, Dispatch, incoming::Incoming},
+    api::{self, Context, Dispatch, ports},
     clock::Clock,
     config::{Args, Config},
     dispatch::{CancelState, CountError, CountPlan, Counts, LaneKey, PlannedAlert, StartError},
@@ -160,6 +160,10 @@ impl Dispatch for Nodes {
     fn registry(&self) -> RegistryTotals {
         self.totals.lock().clone()
     }
+
+    fn has_session(&self, node: &str) -> bool {
+        node.starts_with("node-")
+    }
 }
 
 /// A running server and a channel to it. It ends with the test's runtime.
@@ -168,6 +172,11 @@ pub(crate) struct Server {
     pub(crate) context: Arc<Context>,
     pub(crate) channel: Channel,
     pub(crate) address: SocketAddr,
+    pub(crate) feed_address: SocketAddr,
+}
+
+async fn listener_on_any_port() -> tokio::net::TcpListener {
+    tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port")
 }
 
 /// The gateways `apns` (test) and `apns-live` with the credential `team`, `fcm` (test) with `google`.
@@ -253,14 +262,18 @@ impl Server {
             store,
             config,
         });
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = listener_on_any_port().await;
         let address = listener.local_addr().expect("bound");
         let routes = api::routes(&context).expect("descriptors");
-        let incoming = Incoming::new(listener, context.config.connections_max);
-        tokio::spawn(api::server().add_routes(routes).serve_with_incoming(incoming));
+        tokio::spawn(ports::serve_api(listener, ports::api(&context.config), routes, std::future::pending()));
+        let (feeds, context_of_feeds) = (listener_on_any_port().await, Arc::clone(&context));
+        let feed_address = feeds.local_addr().expect("bound");
+        tokio::spawn(async move {
+            ports::serve_feed(feeds, ports::feed(), &context_of_feeds, std::future::pending()).await;
+        });
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
         let channel = endpoint.connect().await.expect("the server listens");
-        Self { nodes, context, channel, address }
+        Self { nodes, context, channel, address, feed_address }
     }
 
     /// With the app `apps/demo` on the test lane.
@@ -274,6 +287,13 @@ impl Server {
         server
     }
 
+    /// A connection from another address: another peer. All of 127.0.0.0/8 is this machine.
+    pub(crate) async fn from(&self, host: u8) -> Channel {
+        let endpoint = Channel::from_shared(format!("http://{}", self.address)).expect("an address");
+        let local = std::net::Ipv4Addr::new(127, 0, 0, host);
+        soon(endpoint.local_address(Some(local.into())).connect()).await.expect("listens")
+    }
+
     pub(crate) fn apps(&self) -> AppServiceClient<Channel> {
         AppServiceClient::new(self.channel.clone())
     }
@@ -284,6 +304,12 @@ impl Server {
 
     pub(crate) fn registry(&self) -> RegistryServiceClient<Channel> {
         RegistryServiceClient::new(self.channel.clone())
+    }
+
+    /// A node's channel to the feeds.
+    pub(crate) async fn feeds(&self) -> Channel {
+        let endpoint = Channel::from_shared(format!("http://{}", self.feed_address)).expect("an address");
+        soon(endpoint.connect()).await.expect("the server listens")
     }
 
     /// Creates the alert of [`demo_alert`] under a request id.
@@ -312,6 +338,16 @@ pub(crate) fn fcm_app(id: &str) -> wire::CreateAppRequest {
     app.platform = wire::Platform::Fcm.into();
     (app.gateway, app.credential) = ("fcm".into(), "google".into());
     (app.topic, app.project) = (String::new(), "demo-project".into());
+    request
+}
+
+/// On the lane `apns-live/team`, with real people behind it.
+pub(crate) fn live_app(id: &str) -> wire::CreateAppRequest {
+    let mut request = app(id);
+    let app = request.app.as_mut().expect("set");
+    app.gateway = "apns-live".into();
+    app.environment = wire::Environment::Production.into();
+    app.lane_kind = wire::LaneKind::Live.into();
     request
 }
 

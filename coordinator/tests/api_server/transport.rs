@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clarion_coordinator::{
-    api::{door::REQUESTS_PER_CONNECTION_MAX, incoming::HELLO_DEADLINE},
+    api::{door::REQUESTS_PER_CONNECTION_MAX, ports},
     config::Args,
 };
 use clarion_proto::wire::v1::{self as wire, alert_service_client::AlertServiceClient};
@@ -13,7 +13,7 @@ use tokio::{
 };
 use tonic::{Code, transport::Channel};
 
-use crate::support::{PATIENCE, Server, busy, create, demo_alert, soon, violation};
+use crate::support::{Server, busy, create, demo_alert, soon, violation};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -215,7 +215,11 @@ async fn who_says_nothing_or_half_is_sent_away() {
         let _ = stream.read_to_end(&mut told).await;
         assert!(told.len() < 100, "the server's own SETTINGS at most");
     }
-    assert!(begun.elapsed() >= HELLO_DEADLINE - Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(
+        begun.elapsed() >= ports::api(&server.context.config).hello_deadline - Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
     tokio::time::resume();
     answers(&mut stranger(&server).await).await;
 }
@@ -252,32 +256,33 @@ async fn one_connection_cannot_take_all_places() {
     answers(&mut server.alerts()).await;
 }
 
+/// Requests under way by several connections of one address: half of all, and another address is served.
 #[tokio::test]
-async fn streams_of_changes_are_bounded() {
-    let server = Server::with_demo().await;
-    // A stream ends when its sender is dropped.
-    let open = || {
-        let mut client = server.registry();
-        let (sender, batches) = tokio::sync::mpsc::channel(1);
-        let batches = tokio_stream::wrappers::ReceiverStream::new(batches);
-        async move { soon(client.write_devices(batches)).await.map(|answers| (sender, answers)) }
-    };
-    let mut streams = Vec::new();
-    let refused = loop {
-        match open().await {
-            Ok(stream) => streams.push(stream),
-            Err(refused) => break refused,
-        }
-        assert!(streams.len() <= 64);
-    };
-    assert_eq!(streams.len(), 64);
-    assert_eq!(busy(&refused), (Code::ResourceExhausted, "WRITE_STREAMS_MAX".to_owned()));
-    drop(streams);
-    tokio::time::timeout(PATIENCE, async {
-        while open().await.is_err() {
-            tokio::task::yield_now().await;
+async fn one_address_cannot_take_all_places_by_many_connections() {
+    let args = Args { admissions_max: Some(1_024), alerts_active_max: Some(4_096), ..Args::default() };
+    let server = Server::with_demo_and(args).await;
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    *server.nodes.gate.lock() = Some(Arc::clone(&gate));
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(stranger(&server).await);
+    }
+    let mut waiting = tokio::task::JoinSet::new();
+    for n in 1..=600_u128 {
+        let mut client = clients[usize::try_from(n % 5).expect("small")].clone();
+        waiting.spawn(async move { client.create_alert(create(n, demo_alert())).await });
+    }
+    let refused = soon(async {
+        loop {
+            match waiting.join_next().await.expect("more are sent than may be").expect("no panic") {
+                Err(refused) if refused.message().contains("127.0.0.1") => break refused,
+                other => drop(other),
+            }
         }
     })
-    .await
-    .expect("the places are free again");
+    .await;
+    assert_eq!(busy(&refused).0, Code::ResourceExhausted);
+    let mut other = AlertServiceClient::new(server.from(2).await);
+    answers(&mut other).await;
+    gate.add_permits(1_000);
 }

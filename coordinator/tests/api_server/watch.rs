@@ -7,11 +7,11 @@ use clarion_coordinator::{
 };
 use clarion_proto::{
     ids::{AppName, UnixMillis},
-    wire::v1 as wire,
+    wire::v1::{self as wire, alert_service_client::AlertServiceClient},
 };
-use tonic::{Code, Streaming};
+use tonic::{Code, Streaming, transport::Channel};
 
-use crate::support::{Server, busy, name, soon};
+use crate::support::{Server, busy, create, demo_alert, name, soon};
 
 async fn watch(server: &Server, alert: &wire::Alert, cells: bool) -> Streaming<wire::AlertProgress> {
     let request = wire::WatchAlertRequest { name: alert.name.clone(), cells };
@@ -54,6 +54,33 @@ async fn the_state_comes_at_once_then_the_newest_and_the_last_ends_the_stream() 
     server.nodes.publish(&name(&alert), |snapshot| (snapshot.state, snapshot.settled) = (State::Resolved, true));
     assert_eq!(next(&mut stream).await.expect("the last").state(), wire::State::Resolved);
     assert!(next(&mut stream).await.is_none(), "ended");
+}
+
+#[tokio::test]
+async fn a_shutdown_tells_the_end_of_an_alert_that_it_has_waited_for() {
+    let server = Server::with_demo().await;
+    let alert = server.created(1).await;
+    let mut stream = watch(&server, &alert, false).await;
+    next(&mut stream).await.expect("at once");
+    // The next message would be due in 100 ms: the stop comes before.
+    server.nodes.publish(&name(&alert), |snapshot| (snapshot.state, snapshot.settled) = (State::Resolved, true));
+    server.context.drain.token().cancel();
+    assert_eq!(next(&mut stream).await.expect("the last").state(), wire::State::Resolved);
+    assert!(next(&mut stream).await.is_none(), "ended");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_stops_takes_no_new_alert_and_still_answers_for_a_recorded_one() {
+    let server = Server::with_demo().await;
+    let first = create(1, demo_alert());
+    let alert = soon(server.alerts().create_alert(first.clone())).await.expect("created").into_inner();
+    server.context.admission.close();
+    let refused = soon(server.alerts().create_alert(create(2, demo_alert()))).await.expect_err("it stops");
+    assert_eq!(refused.code(), Code::Unavailable);
+    let again = soon(server.alerts().create_alert(first)).await.expect("recorded").into_inner();
+    assert_eq!(again.name, alert.name);
+    // Whoever watches is told how it goes on.
+    assert!(next(&mut watch(&server, &alert, false).await).await.is_some());
 }
 
 #[tokio::test]
@@ -129,27 +156,36 @@ async fn a_stop_in_order_ends_watches_with_unavailable() {
 }
 
 #[tokio::test]
-async fn watchers_are_bounded_by_alert_and_in_all() {
-    let args = Args { watchers_max: Some(3), watchers_per_alert_max: Some(2), ..Args::default() };
+async fn watchers_are_bounded_by_alert_and_in_all_and_one_address_leaves_half() {
+    let args = Args { watchers_max: Some(6), watchers_per_alert_max: Some(4), ..Args::default() };
     let server = Server::with_demo_and(args).await;
     let (a, b) = (server.created(1).await, server.created(2).await);
-    let (first, second) = (watch(&server, &a, false).await, watch(&server, &a, true).await);
-    let refused = |alert: &wire::Alert| {
-        let (mut client, name) = (server.alerts(), alert.name.clone());
-        async move { soon(client.watch_alert(wire::WatchAlertRequest { name, cells: false })).await.expect_err("full") }
+    let here = server.channel.clone();
+    let (there, elsewhere) = (server.from(2).await, server.from(3).await);
+    let watch = |channel: &Channel, alert: &wire::Alert| {
+        let mut client = AlertServiceClient::new(channel.clone());
+        let request = wire::WatchAlertRequest { name: alert.name.clone(), cells: false };
+        async move { soon(client.watch_alert(request)).await.map(tonic::Response::into_inner) }
     };
-    let full = (Code::ResourceExhausted, "WATCHERS_MAX".to_owned());
-    let of_one = refused(&a).await;
-    assert_eq!(busy(&of_one), full);
-    assert!(of_one.message().starts_with("2 are watching alerts/"), "{of_one:?}");
-    let third = watch(&server, &b, false).await;
-    let of_all = refused(&b).await;
-    assert_eq!(busy(&of_all), full);
-    assert!(of_all.message().starts_with("3 are watching"), "{of_all:?}");
-    drop((first, second, third));
+    let full = |status: tonic::Status| {
+        assert_eq!(busy(&status), (Code::ResourceExhausted, "WATCHERS_MAX".to_owned()));
+        status.message().to_owned()
+    };
+    let mut seats = vec![watch(&here, &a).await.expect("free"), watch(&here, &a).await.expect("free")];
+    let of_one = full(watch(&here, &a).await.expect_err("half of the alert's"));
+    assert!(of_one.starts_with("127.0.0.1 holds 2 of 4 watchers of alerts/"), "{of_one}");
+    seats.push(watch(&here, &b).await.expect("another alert"));
+    let of_all = full(watch(&here, &b).await.expect_err("half of all"));
+    assert!(of_all.starts_with("127.0.0.1 holds 3 of 6 watchers of alerts;"), "{of_all}");
+    seats.push(watch(&there, &a).await.expect("another address"));
+    seats.push(watch(&there, &b).await.expect("another address"));
+    full(watch(&there, &b).await.expect_err("one is left"));
+    seats.push(watch(&elsewhere, &a).await.expect("for whoever has none"));
+    let nothing = full(watch(&server.from(4).await, &b).await.expect_err("all are taken"));
+    assert!(nothing.starts_with("all 6 watchers of alerts are in use"), "{nothing}");
+    drop(seats);
     soon(async {
-        let request = || wire::WatchAlertRequest { name: b.name.clone(), cells: false };
-        while server.alerts().watch_alert(request()).await.is_err() {
+        while watch(&here, &b).await.is_err() {
             tokio::task::yield_now().await;
         }
     })

@@ -66,6 +66,7 @@ pub fn service_account(dir: &Path, token_uri: &str) -> Result<PathBuf, ClusterEr
 struct CoordinatorFile<'a> {
     listen: String,
     health_listen: String,
+    feed_listen: String,
     nodes: &'a [String],
     cluster: Option<&'a str>,
     partitions: Option<u16>,
@@ -113,7 +114,7 @@ struct ServiceAccountFile<'a> {
 /// The folder cannot be written to.
 pub fn coordinator_config(
     plan: &ClusterPlan,
-    (name, listen): (&str, String),
+    (name, listen, feed_listen): (&str, String, String),
     nodes: &[String],
     (emulators, key): (&[Served], &SigningKey),
     other: Started<'_>,
@@ -122,6 +123,7 @@ pub fn coordinator_config(
     let file = CoordinatorFile {
         listen,
         health_listen: "127.0.0.1:0".to_owned(),
+        feed_listen,
         nodes,
         cluster: other.cluster,
         partitions: other.partitions,

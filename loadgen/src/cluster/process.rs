@@ -42,8 +42,8 @@ pub struct Process {
     pub name: String,
     /// Its number in the system.
     pub pid: u32,
-    /// host:port of its health service, if it has one.
-    pub health: Option<String>,
+    /// Its first line; none: it is not out yet.
+    pub announced: Option<Announcement>,
     log: PathBuf,
     child: Child,
 }
@@ -71,6 +71,9 @@ pub struct Announcement {
     /// Where it says how it is, if it does.
     #[serde(default)]
     pub health: Option<String>,
+    /// Where nodes follow its logs, if it has any.
+    #[serde(default)]
+    pub feed: Option<String>,
     /// The CA that signed its certificate, if it made one.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
@@ -156,7 +159,7 @@ impl Process {
         let pid = child.id().ok_or_else(|| failed(io::Error::other("it ended at once")))?;
         let stdin = child.stdin.take().expect("it was asked for");
         let mut stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
-        let mut process = Self { role, name, pid, health: None, log, child };
+        let mut process = Self { role, name, pid, announced: None, log, child };
 
         let mut line = String::new();
         // A line of at most 4 KiB: a child that prints without end is no reason to fill memory.
@@ -168,7 +171,7 @@ impl Process {
         }
         let announcement: Announcement = serde_json::from_str(&line)
             .map_err(|e| ProcessError::Announcement { name: process.name.clone(), problem: e.to_string() })?;
-        process.health.clone_from(&announcement.health);
+        process.announced = Some(announcement.clone());
         Ok((process, announcement, Pipes { stdin, stdout }))
     }
 

@@ -13,7 +13,7 @@ use super::{answer::Reason, fcm::quota::Peak};
 
 mod file;
 
-pub use file::{Header, Record, Taken, export, shift, take};
+pub use file::{Header, Record, Taken, export, is_record, shift, take};
 
 /// Entries of one worker: 64 Mi are 2 GiB. What comes beyond is counted as dropped, and a verdict must fail on it.
 const ENTRIES_MAX: u64 = 64 << 20;

@@ -13,10 +13,12 @@ use clarion_proto::{
     audience::SegmentExpr,
     error::{InvalidField, required},
     ids::{AlertName, Epoch, WaveId},
+    time::Time,
     wire::v1 as wire,
 };
+use clarion_runtime::peers::{PeerKey, shares::Place};
 use parking_lot::Mutex;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMutexGuard, watch};
 use tonic::Status;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -30,7 +32,12 @@ use crate::{
     alert::{AlertRecord, Event, RequestId, State, is_final, keeper},
     api::alerts::plan::{self, Cover},
     dispatch::{AppPlan, CancelState, CountError, CountPlan, LaneKey, PlannedAlert},
-    privacy::{self, AUDIENCE_MIN, REGION_KM2_MIN},
+    privacy::{
+        self, AUDIENCE_MIN, REGION_KM2_MIN,
+        curiosity::{Asked, Curiosity},
+        sketch::Sketch,
+    },
+    progress::Snapshot,
     store::{AppRecord, Created},
 };
 
@@ -44,8 +51,8 @@ pub(super) enum Answer {
 
 impl Alerts {
     /// The whole way in.
-    pub(super) async fn create(&self, request: wire::CreateAlertRequest) -> Result<Answer, Status> {
-        let turn = self.api.admission.enter().map_err(status::refusal)?;
+    pub(super) async fn create(&self, request: wire::CreateAlertRequest, peer: PeerKey) -> Result<Answer, Status> {
+        let turn = self.admitted(peer)?;
         let request_id = request_id(&request.request_id).map_err(status::invalid)?;
         let submitted = required(request.alert, "alert").map_err(status::invalid)?;
         let submitted = Arc::new(without_outputs(submitted));
@@ -61,16 +68,26 @@ impl Alerts {
             return Err(status::draining());
         }
         if request.validate_only {
-            let prepared = self.prepare(&spec).await?;
+            let prepared = self.prepare(&spec, peer).await?;
             prepared.render(&self.api, &spec, &longest_name())?;
-            self.large_enough(&spec, &prepared).await?;
+            if let Some(asked) = prepared.asked() {
+                self.curious(|curiosity, now| curiosity.validate(peer, asked, now))
+                    .map_err(|wait| asked_too_often(peer, wait))?;
+            }
+            self.large_enough(&spec, &prepared, peer).await?;
             return Ok(valid(&submitted));
         }
-        let prepared = self.prepare(&spec).await?;
+        let prepared = self.prepare(&spec, peer).await?;
         let id = Uuid::now_v7();
         let name = alert_name(id);
         let rendered = prepared.render(&self.api, &spec, &name)?;
-        self.large_enough(&spec, &prepared).await?;
+        if let Some(sketch) = &prepared.sketch {
+            self.curious(|curiosity, now| curiosity.may_create(peer, sketch, now)).map_err(|wait| {
+                let words = format!("{peer} was refused for too small an audience in nearly this region too often");
+                status::exhausted("REFUSALS_MAX", words, wait)
+            })?;
+        }
+        self.large_enough(&spec, &prepared, peer).await?;
         let record = AlertRecord {
             name,
             request_id,
@@ -86,9 +103,13 @@ impl Alerts {
             cancel_reason: None,
             settled: None,
         };
+        let of_peer = self
+            .active
+            .enter(peer)
+            .map_err(|full| status::share("ALERTS_ACTIVE", "active alerts", peer, full, Duration::from_secs(5)))?;
         let api = Arc::clone(&self.api);
         let launch = async move {
-            let answer = launch(api, record, spec, prepared, rendered).await;
+            let answer = launch(api, record, spec, prepared, rendered, of_peer).await;
             // Held until here, whatever became of the caller.
             drop((one_try, turn));
             answer
@@ -101,8 +122,16 @@ impl Alerts {
         }
     }
 
+    /// A place in admission.
+    pub(super) fn admitted(&self, peer: PeerKey) -> Result<Place, Status> {
+        let busy = |full| {
+            status::share("ADMISSIONS_BUSY", "alerts and previews in admission", peer, full, Duration::from_secs(1))
+        };
+        self.api.admission.enter(peer).map_err(busy)
+    }
+
     /// Admits and plans; changes nothing.
-    pub(super) async fn prepare(&self, spec: &AlertSpec) -> Result<Prepared, Status> {
+    pub(super) async fn prepare(&self, spec: &AlertSpec, peer: PeerKey) -> Result<Prepared, Status> {
         spec.check_time(self.api.clock.wall()).map_err(within_alert)?;
         let mut apps = Vec::with_capacity(spec.audience.apps.len());
         for name in &spec.audience.apps {
@@ -113,22 +142,22 @@ impl Alerts {
             other => status::refusal(other),
         })?;
         let apps = apps.into_iter().flatten().collect();
-        let cover = plan::cover(&self.api, spec).await?;
+        let (cover, sketch) = plan::cover(&self.api, spec, peer).await?;
         if !self.api.config.allow_small_audiences && cover.area_km2 < REGION_KM2_MIN {
             return Err(status::too_small("REGION_TOO_SMALL", "alert.region", &format!("{REGION_KM2_MIN} km²")));
         }
-        Ok(Prepared { apps, cover, segments: admission::segments(spec) })
+        Ok(Prepared { apps, cover: Arc::new(cover), sketch, segments: admission::segments(spec) })
     }
 
     /// Asks the nodes whether the audience is large enough, nearest first: a city is within its first kilometres, for
     /// the price of one round trip; only a sparse region, or a rare segment, is looked at whole. Nodes that are away or
     /// slow do not matter as long as the others have enough; if they have not, nobody knows, and the alert is
     /// refused for the time being rather than sent to a few.
-    async fn large_enough(&self, spec: &AlertSpec, prepared: &Prepared) -> Result<(), Status> {
+    async fn large_enough(&self, spec: &AlertSpec, prepared: &Prepared, peer: PeerKey) -> Result<(), Status> {
         if self.api.config.allow_small_audiences {
             return Ok(());
         }
-        let _question = self.api.admission.question().await;
+        let _question = self.api.admission.question(peer).await;
         let bands = &prepared.cover.bands;
         let near = privacy::nearest(bands);
         for part in if near.len() < bands.len() { vec![near, bands] } else { vec![bands.as_slice()] } {
@@ -145,19 +174,42 @@ impl Alerts {
                 Err(error) => return Err(status::count(&error)),
             }
         }
+        if let Some(asked) = prepared.asked() {
+            self.curious(|curiosity, now| curiosity.refused(peer, asked, now));
+        }
         Err(audience_too_small())
     }
+
+    /// Asks whether a question may be asked.
+    pub(super) fn curious<T>(&self, ask: impl FnOnce(&mut Curiosity<Cover>, Duration) -> T) -> T {
+        ask(&mut self.curiosity.lock(), self.api.clock.now().since(Time(0)))
+    }
+}
+
+/// Previews and validations of a peer, or of one region, come faster than anybody reads them.
+pub(super) fn asked_too_often(peer: PeerKey, wait: Duration) -> Status {
+    let words = format!("{peer} has previewed or validated too often, or nearly the same region too often");
+    status::exhausted("PREVIEWS_MAX", words, wait)
 }
 
 /// Admitted and planned, not recorded.
 pub(super) struct Prepared {
     /// In the order of the audience.
     pub(super) apps: Vec<Arc<AppRecord>>,
-    pub(super) cover: Cover,
+    pub(super) cover: Arc<Cover>,
+    /// `None`: the operator allows small audiences, and nobody is held to limits of questions.
+    pub(super) sketch: Option<Sketch>,
     pub(super) segments: SegmentExpr,
 }
 
 impl Prepared {
+    /// As a question about a region; `None` if nobody is held to limits of questions.
+    pub(super) fn asked(&self) -> Option<Asked<Cover>> {
+        let cells = self.cover.bands.iter().map(|band| band.cells.len()).sum();
+        let sketch = self.sketch.clone()?;
+        Some(Asked { sketch, plan: Arc::clone(&self.cover), cells })
+    }
+
     /// For each app, what its devices are sent.
     fn render(&self, api: &Context, spec: &AlertSpec, name: &AlertName) -> Result<Vec<Rendered>, Status> {
         let (prefix, now) = (&api.config.exercise_prefix, api.clock.wall());
@@ -173,6 +225,7 @@ async fn launch(
     spec: AlertSpec,
     prepared: Prepared,
     rendered: Vec<Rendered>,
+    of_peer: Place,
 ) -> Result<Created<AlertRecord>, Status> {
     // Admitted before the stop began; the stop waits for alerts that have started, not for those about to.
     if api.admission.is_closed() {
@@ -191,10 +244,26 @@ async fn launch(
     }
     tracing::info!(alert = %alert.name, mode = ?spec.mode, severity = ?spec.severity, bands, "alert started");
     if let Some(newest) = api.dispatch.watch(&alert.name) {
-        api.drain.spawn(keeper::keep(Arc::clone(&api), alert.name.clone(), newest));
+        let ended = ended(&api, newest.clone(), of_peer);
+        let keeper = keeper::keep(Arc::clone(&api), alert.name.clone(), newest);
+        api.drain.spawn(async move { tokio::join!(keeper, ended) });
     }
     stopped_meanwhile(&api, &alert).await?;
     Ok(Created::New(alert))
+}
+
+/// Holds the place of a peer's active alert until it is none, or the process stops.
+fn ended(
+    api: &Context,
+    mut newest: watch::Receiver<Arc<Snapshot>>,
+    of_peer: Place,
+) -> impl Future<Output = ()> + Send + 'static {
+    let stop = api.drain.token();
+    async move {
+        let _place = of_peer;
+        // An error means that nobody reports any more; then it has ended, too.
+        let _ = stop.run_until_cancelled(newest.wait_for(|snapshot| is_final(snapshot.state))).await;
+    }
 }
 
 /// Somebody may have found the alert in the list and cancelled it before it ran: dispatch did not know it then.
@@ -229,7 +298,7 @@ fn planned(
         wave: alert.wave,
         epoch: alert.epoch,
         apps: apps.collect(),
-        bands: prepared.cover.bands,
+        bands: Arc::unwrap_or_clone(prepared.cover).bands,
         segments: prepared.segments.to_wire(),
         created,
         expires: created + active,

@@ -1,13 +1,14 @@
 //! `PreviewAlert`: the same way in, and then a question to the nodes instead of a record.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use clarion_proto::{alert::AlertSpec, error::required, wire::v1 as wire};
+use clarion_runtime::peers::PeerKey;
 use tonic::Status;
 
 use super::{
     Alerts,
-    create::{Prepared, audience_too_small},
+    create::{asked_too_often, audience_too_small},
     status,
 };
 use crate::{
@@ -16,19 +17,31 @@ use crate::{
 };
 
 impl Alerts {
-    /// Admits and plans as CreateAlert does, then counts.
+    /// Admits and plans as CreateAlert does, then counts: this region, or the one that it is nearly the same as
+    /// ([`crate::privacy::curiosity`]).
     pub(super) async fn preview(
         &self,
         request: wire::PreviewAlertRequest,
+        peer: PeerKey,
     ) -> Result<wire::PreviewAlertResponse, Status> {
-        let _turn = self.api.admission.enter().map_err(status::refusal)?;
+        let _turn = self.admitted(peer)?;
         let alert = required(request.alert, "alert").map_err(status::invalid)?;
         let spec = AlertSpec::from_wire(alert).map_err(|e| status::invalid(e.within("alert")))?;
-        let Prepared { cover, segments, .. } = self.prepare(&spec).await?;
+        let prepared = self.prepare(&spec, peer).await?;
+        let (cover, of_earlier_region) = match prepared.asked() {
+            Some(asked) => self
+                .curious(|curiosity, now| curiosity.preview(peer, asked, now))
+                .map_err(|wait| asked_too_often(peer, wait))?,
+            None => (Arc::clone(&prepared.cover), false),
+        };
         let distances: Vec<(f64, f64)> = cover.bands.iter().map(|band| (band.from_m, band.to_m)).collect();
-        let plan = CountPlan { bands: cover.bands, apps: spec.audience.apps.clone(), segments: segments.to_wire() };
+        let plan = CountPlan {
+            bands: cover.bands.clone(),
+            apps: spec.audience.apps.clone(),
+            segments: prepared.segments.to_wire(),
+        };
         let counts = {
-            let _question = self.api.admission.question().await;
+            let _question = self.api.admission.question(peer).await;
             self.api.dispatch.count(plan).await.map_err(|e| status::count(&e))?.devices
         };
         let devices: u64 = counts.iter().flatten().sum();
@@ -53,6 +66,7 @@ impl Alerts {
             bands: bands.collect(),
             cover_cells: cover.cells,
             estimated_duration: duration(total, spec.max_rate_per_second),
+            of_earlier_region,
         })
     }
 }

@@ -22,7 +22,7 @@ use tonic::{
 use tonic_prost::{ProstCodec, ProstDecoder};
 
 use super::Alerts;
-use crate::api::REQUEST_BYTES_MAX;
+use crate::api::{REQUEST_BYTES_MAX, door};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -74,7 +74,8 @@ impl ServerStreamingService<WatchAlertRequest> for Watch {
 
     fn call(&mut self, request: Request<WatchAlertRequest>) -> Self::Future {
         let alerts = Arc::clone(&self.0);
-        async move { alerts.watch(request.into_inner()).await.map(Response::new) }.boxed()
+        let peer = door::peer(request.extensions());
+        async move { alerts.watch(request.into_inner(), peer).await.map(Response::new) }.boxed()
     }
 }
 

@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use clarion_proto::ids::AlertName;
+use clarion_runtime::peers::{PeerKey, shares::Shares};
 use futures_util::stream::{self, BoxStream};
 use parking_lot::Mutex;
 use prost::Message;
@@ -26,7 +27,7 @@ use tonic::Status;
 
 use super::{answer, status};
 use crate::{
-    alert::AlertRecord,
+    alert::{AlertRecord, is_final},
     privacy,
     progress::{CellCounts, Snapshot},
 };
@@ -35,7 +36,7 @@ use crate::{
 const PACE: Duration = Duration::from_millis(100);
 /// Watchers that are served at that pace: 2,000 messages a second. A message costs the server and the kernel some 25 µs, so
 /// that is a twentieth of a core; of more watchers each is served less often: of a thousand, each twice a second.
-const AT_FULL_PACE: usize = 200;
+const AT_FULL_PACE: u64 = 200;
 /// Encoded messages kept of one state.
 const KEPT_MAX: usize = 16;
 /// When a refused watcher may come back.
@@ -44,49 +45,45 @@ const RETRY: Duration = Duration::from_secs(5);
 /// All who watch, and what they are shown.
 #[derive(Debug)]
 pub(super) struct Watchers {
-    total_max: usize,
     per_alert_max: usize,
     present: Mutex<Present>,
     /// All look at the same moments, so that they are shown the same state and the transport writes many at once.
     epoch: Instant,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Present {
-    total: usize,
-    views: BTreeMap<AlertName, (usize, Arc<View>)>,
+    total: Shares,
+    views: BTreeMap<AlertName, (Shares, Arc<View>)>,
 }
 
 impl Watchers {
     pub(super) fn new(total_max: usize, per_alert_max: usize) -> Arc<Self> {
-        Arc::new(Self { total_max, per_alert_max, present: Mutex::default(), epoch: Instant::now() })
+        let present = Present { total: Shares::new(total_max as u64), views: BTreeMap::new() };
+        Arc::new(Self { per_alert_max, present: Mutex::new(present), epoch: Instant::now() })
     }
 
     /// When a watcher that has just been served is served next.
     fn next(&self) -> Instant {
-        let total = self.present.lock().total;
+        let total = self.present.lock().total.taken();
         let pace = PACE * u32::try_from(total.div_ceil(AT_FULL_PACE).max(1)).unwrap_or(u32::MAX);
         let rounds = self.epoch.elapsed().as_nanos() / pace.as_nanos() + 1;
         self.epoch + pace.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
     }
 
     /// A place to watch from.
-    pub(super) fn enter(self: &Arc<Self>, alert: &AlertName) -> Result<Seat, Status> {
+    pub(super) fn enter(self: &Arc<Self>, alert: &AlertName, peer: PeerKey) -> Result<Seat, Status> {
         let mut present = self.present.lock();
-        let full = |limit: usize, what: &str| {
-            status::exhausted("WATCHERS_MAX", format!("{limit} are watching {what} already"), RETRY)
-        };
-        if present.total >= self.total_max {
-            return Err(full(self.total_max, "alerts"));
+        let Present { total, views } = &mut *present;
+        let refused = |full, what: &str| status::share("WATCHERS_MAX", what, peer, full, RETRY);
+        total.take(peer, 1).map_err(|full| refused(full, "watchers of alerts"))?;
+        let of_alert = || (Shares::new(self.per_alert_max as u64), Arc::default());
+        let (watching, view) = views.entry(alert.clone()).or_insert_with(of_alert);
+        if let Err(full) = watching.take(peer, 1) {
+            total.give_back(peer, 1);
+            return Err(refused(full, &format!("watchers of {alert}")));
         }
-        let (watching, view) = present.views.entry(alert.clone()).or_default();
-        if *watching >= self.per_alert_max {
-            return Err(full(self.per_alert_max, &alert.name()));
-        }
-        *watching += 1;
-        let view = Arc::clone(view);
-        present.total += 1;
-        Ok(Seat { watchers: Arc::clone(self), alert: alert.clone(), view })
+        Ok(Seat { watchers: Arc::clone(self), alert: alert.clone(), peer, view: Arc::clone(view) })
     }
 }
 
@@ -95,16 +92,17 @@ impl Watchers {
 pub(super) struct Seat {
     watchers: Arc<Watchers>,
     alert: AlertName,
+    peer: PeerKey,
     view: Arc<View>,
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut present = self.watchers.present.lock();
-        present.total -= 1;
+        present.total.give_back(self.peer, 1);
         if let Some((watching, _)) = present.views.get_mut(&self.alert) {
-            *watching -= 1;
-            if *watching == 0 {
+            watching.give_back(self.peer, 1);
+            if watching.taken() == 0 {
                 present.views.remove(&self.alert);
             }
         }
@@ -193,23 +191,35 @@ impl Watch {
     async fn next(mut self) -> Option<(Result<Bytes, Status>, Option<Self>)> {
         loop {
             tokio::select! {
-                () = self.stop.cancelled() => return Some((Err(status::draining()), None)),
+                () = self.stop.cancelled() => return self.at_stop(),
                 () = sleep_until(self.not_before) => {}
             }
             let snapshot = Arc::clone(&self.newest.borrow_and_update());
             if self.sent.is_none_or(|sent| snapshot.version > sent) {
-                let since = self.sent.unwrap_or(0);
-                let message = self.seat.view.message(&snapshot, self.cells.then_some(since));
-                self.sent = Some(snapshot.version);
                 self.not_before = self.seat.watchers.next();
-                return Some((Ok(message), (!snapshot.settled).then_some(self)));
+                return Some(self.send(&snapshot));
             }
             tokio::select! {
-                () = self.stop.cancelled() => return Some((Err(status::draining()), None)),
+                () = self.stop.cancelled() => return self.at_stop(),
                 // Its sender is gone: what was sent was the last.
                 changed = self.newest.changed() => changed.ok()?,
             }
         }
+    }
+
+    fn send(mut self, snapshot: &Snapshot) -> (Result<Bytes, Status>, Option<Self>) {
+        let message = self.seat.view.message(snapshot, self.cells.then_some(self.sent.unwrap_or(0)));
+        self.sent = Some(snapshot.version);
+        (Ok(message), (!snapshot.settled).then_some(self))
+    }
+
+    /// The process stops. The end of an alert is told still, if no message has told it: the stop may have waited for it.
+    fn at_stop(mut self) -> Option<(Result<Bytes, Status>, Option<Self>)> {
+        let snapshot = Arc::clone(&self.newest.borrow_and_update());
+        if is_final(snapshot.state) && self.sent.is_none_or(|sent| snapshot.version > sent) {
+            return Some(self.send(&snapshot));
+        }
+        Some((Err(status::draining()), None))
     }
 }
 
@@ -270,7 +280,7 @@ mod tests {
         let alert = AlertName::from_id("a1").expect("a name");
         let pace = |watchers: &Watchers| watchers.next() - watchers.epoch;
         assert_eq!(pace(&watchers), PACE);
-        let seats: Vec<_> = (0..1_000).map(|_| watchers.enter(&alert).expect("room")).collect();
+        let seats: Vec<_> = (0..1_000).map(|_| watchers.enter(&alert, PeerKey::NONE).expect("room")).collect();
         assert_eq!(pace(&watchers), 5 * PACE);
         tokio::time::advance(PACE * 5).await;
         assert_eq!(pace(&watchers), 10 * PACE, "at the same moments for all");

@@ -104,6 +104,13 @@ impl Record {
     }
 }
 
+/// Whether a file begins as [`export`] and [`take`] write it.
+#[must_use]
+pub fn is_record(path: &Path) -> bool {
+    let mut magic = [0; MAGIC.len()];
+    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *MAGIC
+}
+
 /// Writes what the logs hold now into one file; each log is locked for one chunk (some 0.3 ms) at a time, so that workers
 /// go on meanwhile. Entries pushed after the call began are left out. Returns how many were written.
 ///

@@ -1,0 +1,298 @@
+//! One batch as it came: read item by item, and written as far as the store has room.
+//!
+//! A message of 4 MiB decoded at once may be hundreds of MB: an empty item is two bytes on the wire and some 200 in memory.
+//! So the bytes stay as they came, and one item at a time is decoded, checked and encoded for its log. A batch costs its
+//! own bytes and those of its records, which are fewer.
+//!
+//! **A full store** ([`StoreError::Full`]) takes removals and mutes longer than registrations and places. A batch of which
+//! something can be written is answered: its removals and mutes are written, each other item is an error that says that
+//! there was no room. A batch of which nothing can be written ends its stream.
+
+use std::collections::BTreeMap;
+
+use bytes::{Buf, Bytes};
+use clarion_proto::{
+    app::Platform,
+    device::{Change, Record},
+    error::InvalidField,
+    ids::{AppName, LogId, UnixMillis, log_of, partition_of},
+    wire::v1 as wire,
+};
+use prost::{
+    Message,
+    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
+};
+use tonic::Status;
+
+use super::{Context, change, status};
+use crate::store::{RecordBatch, RecordBatchBuilder, StoreError};
+
+/// Items of one batch.
+const CHANGES_MAX: usize = 10_000;
+/// Largest item, bytes: an honest one has a token of 1 KB and 16 segments of 63 bytes.
+const CHANGE_BYTES_MAX: usize = 16 * 1_024;
+/// Largest batch of a log, bytes: a node takes messages of 4 MiB, and reads ahead by the batch.
+const LOG_BATCH_BYTES_MAX: usize = 1_024 * 1_024;
+/// Items checked at a stretch: under 2 ms.
+const SLICE: usize = 512;
+
+/// A batch that is not decoded, only measured.
+#[derive(Debug)]
+pub(super) struct RawBatch {
+    id: u64,
+    bytes: Bytes,
+}
+
+impl RawBatch {
+    /// Finds the batch's id, and counts its items.
+    pub(super) fn new(bytes: Bytes) -> Result<Self, Status> {
+        let mut batch = Self { id: 0, bytes: bytes.clone() };
+        let mut items = Items(bytes);
+        let mut count = 0;
+        while let Some(field) = items.next_field(&mut batch.id)? {
+            count += usize::from(field.is_some());
+        }
+        if count > CHANGES_MAX {
+            let problem = format!("at most {CHANGES_MAX} in a batch, has {count}");
+            return Err(status::invalid(InvalidField::new("changes", problem)));
+        }
+        Ok(batch)
+    }
+
+    /// Checks and records it.
+    pub(super) async fn write(&self, api: &Context) -> Result<wire::WriteDevicesResponse, Status> {
+        let now = api.clock.wall();
+        let whole = Checked::of(self, api, now, false).await?;
+        let (any_urgent, answer) = (whole.urgent > 0, whole.answer);
+        match api.log.append_all(whole.logs.finish()).await {
+            Ok(()) => return Ok(answer),
+            Err(StoreError::Full { .. }) if any_urgent => {}
+            Err(error) => return Err(status::store(error)),
+        }
+        let urgent = Checked::of(self, api, now, true).await?;
+        api.log.append_all(urgent.logs.finish()).await.map_err(status::store)?;
+        Ok(wire::WriteDevicesResponse { retry_after: status::SOMEBODY_MUST_ACT.try_into().ok(), ..urgent.answer })
+    }
+}
+
+/// What is left to read of a batch.
+struct Items(Bytes);
+
+impl Items {
+    /// The next field: `Some` is an item, not decoded; `None` is any other.
+    fn next_field(&mut self, id: &mut u64) -> Result<Option<Option<Bytes>>, Status> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let unreadable = |error: prost::DecodeError| {
+            status::invalid(InvalidField::new("request", format_args!("cannot be read: {error}")))
+        };
+        let cut = || status::invalid(InvalidField::new("request", "cannot be read: it ends within an item"));
+        let bytes = &mut self.0;
+        match decode_key(bytes).map_err(unreadable)? {
+            (1, WireType::Varint) => *id = decode_varint(bytes).map_err(unreadable)?,
+            (2, WireType::LengthDelimited) => {
+                let length = usize::try_from(decode_varint(bytes).map_err(unreadable)?).unwrap_or(usize::MAX);
+                if length > bytes.remaining() {
+                    return Err(cut());
+                }
+                return Ok(Some(Some(bytes.split_to(length))));
+            }
+            (number @ (1 | 2), kind) => {
+                let problem = format!("cannot be read: field {number} is of wire type {kind:?}");
+                return Err(status::invalid(InvalidField::new("request", problem)));
+            }
+            (number, kind) => {
+                skip_field(kind, number, bytes, DecodeContext::default()).map_err(unreadable)?;
+            }
+        }
+        Ok(Some(None))
+    }
+
+    fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        while let Some(field) = self.next_field(&mut 0)? {
+            if field.is_some() {
+                return Ok(field);
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A batch after its check.
+struct Checked {
+    logs: Logs,
+    /// Items that a full store takes as well.
+    urgent: usize,
+    answer: wire::WriteDevicesResponse,
+}
+
+impl Checked {
+    /// `urgent_only`: items that make the registry larger are refused for want of room.
+    async fn of(batch: &RawBatch, api: &Context, now: UnixMillis, urgent_only: bool) -> Result<Self, Status> {
+        let mut apps = KnownApps { api, known: BTreeMap::new() };
+        let answer = wire::WriteDevicesResponse { batch_id: batch.id, ..Default::default() };
+        let mut checked = Self { logs: Logs::default(), urgent: 0, answer };
+        let mut items = Items(batch.bytes.clone());
+        let mut index = 0;
+        while let Some(item) = items.next()? {
+            if usize::try_from(index).unwrap_or_default() % SLICE == SLICE - 1 {
+                tokio::task::yield_now().await;
+            }
+            let error = match record(&item, &mut apps, now, api).await? {
+                Ok(record) if urgent_only && is_growing(&record.change) => Some(no_room(index)),
+                Ok(record) => {
+                    checked.take(&record, api);
+                    None
+                }
+                Err(InvalidField { field, problem }) => {
+                    Some(wire::DeviceError { index, field, description: problem, no_room: false })
+                }
+            };
+            checked.answer.errors.extend(error);
+            index += 1;
+        }
+        Ok(checked)
+    }
+
+    fn take(&mut self, record: &Record, api: &Context) {
+        let log = log_of(partition_of(record.device, api.config.partitions), api.config.logs);
+        self.urgent += usize::from(!is_growing(&record.change));
+        self.logs.push(log, &record.to_wire());
+        self.answer.written += 1;
+    }
+}
+
+fn is_growing(change: &Change) -> bool {
+    match change {
+        Change::Registration(_) | Change::Place(_) | Change::Arrival(..) => true,
+        Change::Removal | Change::Mute(_) | Change::Feedback { .. } => false,
+    }
+}
+
+fn no_room(index: u32) -> wire::DeviceError {
+    let description = "the store has no room for registrations and places; removals and mutes are written";
+    wire::DeviceError { index, field: "change".to_owned(), description: description.to_owned(), no_room: true }
+}
+
+async fn record(
+    item: &Bytes,
+    apps: &mut KnownApps<'_>,
+    now: UnixMillis,
+    api: &Context,
+) -> Result<Result<Record, InvalidField>, Status> {
+    if item.len() > CHANGE_BYTES_MAX {
+        let problem = format!("at most {CHANGE_BYTES_MAX} bytes, has {}", item.len());
+        return Ok(Err(InvalidField::new("change", problem)));
+    }
+    let change = wire::DeviceChange::decode(&item[..]);
+    let change =
+        change.map_err(|e| status::invalid(InvalidField::new("request", format_args!("cannot be read: {e}"))))?;
+    Ok(apps.of(&change).await?.and_then(|app| change::record(change, app, now, &api.config.device_key)))
+}
+
+/// The records of one request by their log.
+#[derive(Default)]
+struct Logs {
+    open: BTreeMap<LogId, RecordBatchBuilder>,
+    full: Vec<(LogId, RecordBatch)>,
+}
+
+impl Logs {
+    fn push(&mut self, log: LogId, record: &clarion_proto::wire::shard_v1::Record) {
+        let builder = self.open.entry(log).or_default();
+        builder.push(record);
+        if builder.bytes() >= LOG_BATCH_BYTES_MAX {
+            self.full.push((log, std::mem::take(builder).finish()));
+        }
+    }
+
+    /// One batch for each log, or as many as its size makes.
+    fn finish(mut self) -> Vec<(LogId, RecordBatch)> {
+        let open = self.open.into_iter().filter(|(_, builder)| !builder.is_empty());
+        self.full.extend(open.map(|(id, builder)| (id, builder.finish())));
+        self.full
+    }
+}
+
+/// Apps asked for within one batch: most batches are of one or two.
+struct KnownApps<'a> {
+    api: &'a Context,
+    known: BTreeMap<String, Option<(AppName, Platform)>>,
+}
+
+impl KnownApps<'_> {
+    /// The app that a change registers for and its platform; `None` if it registers nothing.
+    async fn of(
+        &mut self,
+        change: &wire::DeviceChange,
+    ) -> Result<Result<Option<(AppName, Platform)>, InvalidField>, Status> {
+        let Some((name, field)) = change::app(change) else { return Ok(Ok(None)) };
+        if let Some(known) = self.known.get(name) {
+            return Ok(known.clone().map(Some).ok_or_else(|| unknown(field)));
+        }
+        let app = match AppName::from_name(name) {
+            Ok(app) => app,
+            Err(problem) => return Ok(Err(problem.within(field))),
+        };
+        let record = self.api.store.app(&app).await.map_err(status::store)?;
+        let app = record.map(|record| (app, record.app.platform));
+        self.known.insert(name.to_owned(), app.clone());
+        Ok(app.map(Some).ok_or_else(|| unknown(field)))
+    }
+}
+
+fn unknown(field: &str) -> InvalidField {
+    InvalidField::new(field, "there is no app of that name")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn items(bytes: &[u8]) -> Result<(u64, Vec<Bytes>), Status> {
+        let batch = RawBatch::new(Bytes::copy_from_slice(bytes))?;
+        let mut items = Items(batch.bytes.clone());
+        let all = std::iter::from_fn(|| items.next().transpose()).collect::<Result<_, _>>()?;
+        Ok((batch.id, all))
+    }
+
+    proptest! {
+        /// What the item-wise reader makes of any bytes is what the whole decoder makes of them.
+        #[test]
+        fn it_reads_what_a_decoder_reads(
+            id in any::<u64>(),
+            devices in proptest::collection::vec("[a-z]{0,40}", 0..20),
+            cut in any::<prop::sample::Index>(),
+            noise in proptest::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let change = |device: String| wire::DeviceChange { device, ..Default::default() };
+            let batch = wire::WriteDevicesRequest { batch_id: id, changes: devices.into_iter().map(change).collect() };
+            let whole = batch.encode_to_vec();
+            for bytes in [&whole[..], &whole[..cut.index(whole.len() + 1)], &noise[..]] {
+                match (items(bytes), wire::WriteDevicesRequest::decode(bytes)) {
+                    (Ok((id, items)), Ok(decoded)) => {
+                        prop_assert_eq!(id, decoded.batch_id);
+                        let again: Vec<_> = items.iter().map(|item| wire::DeviceChange::decode(&item[..]).expect("read")).collect();
+                        prop_assert_eq!(again, decoded.changes);
+                    }
+                    // An item that is none is found when its turn comes.
+                    (Ok((_, items)), Err(_)) => {
+                        prop_assert!(items.iter().any(|item| wire::DeviceChange::decode(&item[..]).is_err()));
+                    }
+                    (Err(_), decoded) => prop_assert!(decoded.is_err()),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn items_are_counted_before_any_is_decoded() {
+        let empty = [0x12, 0].repeat(CHANGES_MAX + 1);
+        let refused = items(&empty).expect_err("one too many");
+        assert!(refused.message().contains("at most 10000 in a batch, has 10001"), "{refused:?}");
+        assert_eq!(items(&empty[2..]).expect("as many as may be").1.len(), CHANGES_MAX);
+    }
+}

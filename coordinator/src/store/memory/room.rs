@@ -1,0 +1,74 @@
+//! How full the logs are, and who may fill what is left.
+//!
+//! ```text
+//! 0 ────────── registrations, places, and all else ──────────▶ limit − reserve ── removals, mutes, feedback ──▶ limit
+//! ```
+//!
+//! Whoever wants to be left alone, or is gone, must not wait for somebody to make room: the last [`RESERVE_BYTES`] are for them.
+//! The first registration that finds no room shuts the door for all of them, small ones too: otherwise whether one is taken
+//! would depend on its size, and what is told of the store ([`Room::watch`]) would change with each.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::watch;
+
+use crate::store::StoreError;
+
+/// Kept for removals, mutes and feedback: a million of them, each some 60 bytes. Of a small store, an eighth.
+pub(super) const RESERVE_BYTES: u64 = 64 << 20;
+
+/// The bytes of all logs together.
+#[derive(Debug)]
+pub(super) struct Room {
+    limit: u64,
+    reserve: u64,
+    held: AtomicU64,
+    open: watch::Sender<bool>,
+}
+
+impl Room {
+    pub(super) fn new(limit: u64) -> Self {
+        let (reserve, open) = (RESERVE_BYTES.min(limit / 8), watch::Sender::new(true));
+        Self { limit, reserve, held: AtomicU64::new(0), open }
+    }
+
+    /// True while registrations and places are taken.
+    pub(super) fn watch(&self) -> watch::Receiver<bool> {
+        self.open.subscribe()
+    }
+
+    /// Takes room outside of the reserve; `growing`: for something that has no other.
+    pub(super) fn take(&self, bytes: u64, growing: bool) -> Result<(), StoreError> {
+        let limit = self.limit - self.reserve;
+        let full = |held| StoreError::Full { held, limit };
+        if !*self.open.borrow() {
+            return Err(full(self.held.load(Ordering::Relaxed)));
+        }
+        self.fill(bytes, limit).map_err(|held| {
+            if growing && self.open.send_replace(false) {
+                tracing::error!(
+                    held,
+                    limit,
+                    reserve = self.reserve,
+                    "store is full; registrations and places are refused"
+                );
+            }
+            full(held)
+        })
+    }
+
+    /// Takes room of the reserve.
+    pub(super) fn take_reserve(&self, bytes: u64) -> Result<(), StoreError> {
+        self.fill(bytes, self.limit).map_err(|held| StoreError::ReserveFull { held, limit: self.limit })
+    }
+
+    pub(super) fn give_back(&self, bytes: u64) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// The bytes held, if there is no room for more.
+    fn fill(&self, bytes: u64, limit: u64) -> Result<(), u64> {
+        let fits = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= limit);
+        self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map(drop)
+    }
+}

@@ -1,0 +1,268 @@
+//! One listener for every gRPC port: what a peer may take of it, and the arithmetic of the worst case.
+//!
+//! A peer chooses how many connections it opens, how many streams it opens on each, how large its messages are, how slowly it
+//! writes and whether it reads. Each of these has a bound in [`Limits`], and each port has limits of its own, so that nothing
+//! that happens on one port takes anything from another:
+//!
+//! | What a peer can do | What bounds it |
+//! |---|---|
+//! | connect and say nothing, or half a preface | `hello_deadline`; until then a connection costs a task and 33 bytes |
+//! | connect again and again | `connections_max`; when all places are taken, [`places`] decides who leaves |
+//! | hold all places from one address | `connections_per_peer_max` |
+//! | send a request's head and not the rest | `request_deadline`; such a connection is the first to make room |
+//! | hold a connection without a request | `idle_deadline`: GOAWAY, then the end; and it is the first to make room |
+//! | go away without a word | pings every `keep_alive_every`, answered within [`PONG_WITHIN`] |
+//! | open streams | `streams_per_connection_max` |
+//! | open streams and reset them (CVE-2023-44487) | [`RESETS_PENDING_MAX`], [`RESETS_LOCAL_MAX`]: ENHANCE_YOUR_CALM |
+//! | send endless heads (CONTINUATION), large heads | `header_list_bytes_max`; h2 counts CONTINUATION frames by it |
+//! | flood PING or SETTINGS | h2 holds one answer of each and reads no further until that is written |
+//! | begin many large messages | [`meter`]: one budget of bytes for the port, deadlines for a message |
+//! | send what nobody reads yet | `stream_window_bytes`, `connection_window_bytes` |
+//! | not read an answer (zero window, full socket) | `send_buffer_bytes` a stream; [`ANSWER_TAKEN_WITHIN`] |
+//!
+//! The HTTP/2 server is hyper's, driven here and not by tonic's `Server`, which can neither bound a stream's send buffer nor
+//! say goodbye to an idle connection. What is served is a tonic service as it is.
+
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    task::{AbortHandle, JoinSet},
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+
+use self::{
+    activity::Activity,
+    places::{Admission, Places},
+};
+pub use self::{
+    connection::Peer,
+    meter::{Budget, Meter, Method},
+    places::WhenBusy,
+};
+use crate::repeated::Repeated;
+
+mod activity;
+mod connection;
+pub mod meter;
+pub mod places;
+
+/// Streams that a peer has reset before the service took them up; one more ends the connection.
+pub const RESETS_PENDING_MAX: usize = 32;
+/// Streams that the server had to reset for the peer's faults; one more ends the connection.
+pub const RESETS_LOCAL_MAX: usize = 256;
+/// From a ping to its answer.
+pub const PONG_WITHIN: Duration = Duration::from_secs(10);
+/// From the beginning of an answer that is no stream of events to its last byte's being with the transport. Who does not read
+/// for so long loses the connection.
+pub const ANSWER_TAKEN_WITHIN: Duration = Duration::from_secs(30);
+/// From GOAWAY to the end of a connection that was idle.
+const GOODBYE_WITHIN: Duration = Duration::from_secs(5);
+/// After an error of `accept`, such as no descriptors left: asking again at once would take a core for nothing.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What one hyper connection takes: 16 KiB to write, 16 KiB to read (a frame), 4 KiB for each HPACK table, a task. Measured by
+/// the attack test: 25 KB.
+const CONNECTION_BYTES: usize = 40 << 10;
+/// What one open stream takes beside its buffers: h2's entry, the task, the method's future. 100,000 of them took 878 MB.
+const STREAM_BYTES: usize = 9 << 10;
+
+/// Connections that were told to leave and have not yet, beside so many that stay: accepting pauses while there are more.
+pub(crate) fn leaving_max(connections: usize) -> usize {
+    (connections / 4).clamp(1, 16)
+}
+
+/// The bounds of one listener. All of them are arithmetic over holders: [`Limits::bytes_max`] adds them up.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// For log lines: `api`, `feed`, `health`, `session`.
+    pub name: &'static str,
+    /// Connections at a time.
+    pub connections_max: usize,
+    /// Connections from one IPv4 address, or from one /64 of IPv6, at a time.
+    pub connections_per_peer_max: usize,
+    /// Whether a connection with open streams may have to leave for a new one.
+    pub when_busy: WhenBusy,
+    /// Streams open on one connection; h2 refuses one more (REFUSED_STREAM), which a client may try again.
+    pub streams_per_connection_max: u32,
+    /// Streams open on all connections together, by the services' own bounds; for the arithmetic only.
+    pub streams_max: usize,
+    /// Requests on one connection whose answer has not begun; see [`Peer::requests`].
+    pub requests_per_connection_max: usize,
+    /// Of one head, decoded.
+    pub header_list_bytes_max: u32,
+    /// What may be under way on a stream and unread by its method.
+    pub stream_window_bytes: u32,
+    /// The same for a connection; at least 65,535.
+    pub connection_window_bytes: u32,
+    /// Streams whose method may stop reading while the peer writes on.
+    pub streams_unread_max: usize,
+    /// Encoded and not yet taken by the peer's window or socket, of one stream.
+    pub send_buffer_bytes: usize,
+    /// Messages that are being received or worked on, all streams together.
+    pub messages: Budget,
+    /// From accept to the preface and the head of a SETTINGS frame.
+    pub hello_deadline: Duration,
+    /// From a request's head to the beginning of its answer.
+    pub request_deadline: Duration,
+    /// Without an open stream.
+    pub idle_deadline: Duration,
+    /// Between two pings.
+    pub keep_alive_every: Duration,
+    /// How a method, by its path, uses its stream; [`Method::Answer`] of what is not known.
+    pub method: fn(path: &str) -> Method,
+}
+
+impl Limits {
+    /// The worst case, bytes: every bound reached at once.
+    #[must_use]
+    pub const fn bytes_max(&self) -> usize {
+        let connections = self.connections_max * (CONNECTION_BYTES + self.header_list_bytes_max as usize);
+        let streams = self.streams_max * (STREAM_BYTES + self.send_buffer_bytes);
+        let unread = self.streams_unread_max * self.stream_window_bytes as usize;
+        connections + streams + unread + self.messages.bytes_max()
+    }
+
+    /// Fewer connections, where the process has descriptors for no more; the share of one peer shrinks with them.
+    #[must_use]
+    pub fn with_connections_max(mut self, connections_max: usize) -> Self {
+        let share = self.connections_per_peer_max * connections_max / self.connections_max.max(1);
+        self.connections_per_peer_max = self.connections_per_peer_max.min(share.max(1)).min(connections_max);
+        self.connections_max = connections_max;
+        self
+    }
+}
+
+/// A service that can be served: a tonic service, behind layers or not.
+pub trait Served: Clone + Send + 'static {
+    /// Answers one request.
+    fn serve(self, request: http::Request<Body>) -> impl Future<Output = http::Response<Body>> + Send + 'static;
+}
+
+impl<S> Served for S
+where
+    S: tower::Service<http::Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+{
+    fn serve(mut self, request: http::Request<Body>) -> impl Future<Output = http::Response<Body>> + Send + 'static {
+        let answer = self.call(request);
+        async move {
+            match answer.await {
+                Ok(answer) => answer,
+                Err(never) => match never {},
+            }
+        }
+    }
+}
+
+/// Serves a port under its limits until `stop` resolves; then no connection is accepted, those that are open are told to end
+/// (GOAWAY), and this returns when the last of them has. Dropped, it ends all of them at once.
+pub async fn serve(listener: TcpListener, limits: Limits, service: impl Served, stop: impl Future<Output = ()>) {
+    let stopping = CancellationToken::new();
+    let mut served = Server::new(limits, service, stopping.clone());
+    let mut stop = pin!(stop);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stop => break,
+            Some(_) = served.connections.join_next() => {}
+            accepted = listener.accept(), if served.has_room() => match accepted {
+                Ok((stream, peer)) => served.admit(stream, peer),
+                Err(error) => {
+                    served.trouble.not_accepted(served.limits.name, &error, served.started.elapsed());
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    // New clients are to be refused by the system at once, not to wait for nobody.
+    drop(listener);
+    stopping.cancel();
+    while served.connections.join_next().await.is_some() {}
+}
+
+struct Server<S> {
+    limits: Arc<Limits>,
+    service: S,
+    meter: Meter,
+    stopping: CancellationToken,
+    places: Places<AbortHandle>,
+    connections: JoinSet<()>,
+    started: Instant,
+    trouble: Trouble,
+}
+
+impl<S: Served> Server<S> {
+    fn new(limits: Limits, service: S, stopping: CancellationToken) -> Self {
+        let places = Places::new(limits.connections_max, limits.connections_per_peer_max, limits.when_busy);
+        let meter = Meter::new(limits.messages.clone());
+        let (started, trouble) = (Instant::now(), Trouble::default());
+        Self {
+            limits: Arc::new(limits),
+            service,
+            meter,
+            stopping,
+            places,
+            connections: JoinSet::new(),
+            started,
+            trouble,
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.connections.len() < self.limits.connections_max + leaving_max(self.limits.connections_max)
+    }
+
+    fn admit(&mut self, stream: tokio::net::TcpStream, peer: SocketAddr) {
+        let now = self.started.elapsed();
+        match self.places.admit(peer.ip()) {
+            Admission::Free => {}
+            Admission::InsteadOf(leaving) => {
+                leaving.abort();
+                self.trouble.crowded(self.limits.name, "connection closed to make room for a new one", peer, now);
+            }
+            Admission::Refused(reason) => {
+                drop(stream);
+                return self.trouble.crowded(self.limits.name, reason, peer, now);
+            }
+        }
+        let activity = Arc::new(Activity::new(self.started));
+        let served = connection::serve(
+            stream,
+            peer,
+            Arc::clone(&activity),
+            Arc::clone(&self.limits),
+            self.meter.clone(),
+            self.service.clone(),
+            self.stopping.clone(),
+        );
+        let task = self.connections.spawn(served);
+        self.places.insert(peer.ip(), activity, task);
+    }
+}
+
+/// What a listener complains of, so that a flood does not become a flood of log lines.
+#[derive(Debug, Default)]
+struct Trouble {
+    crowded: Repeated,
+    accept: Repeated,
+}
+
+impl Trouble {
+    fn crowded(&mut self, listener: &str, reason: &'static str, peer: SocketAddr, now: Duration) {
+        if let Some(times) = self.crowded.note(reason, now) {
+            tracing::warn!(listener, reason, %peer, times, "listener has no free place");
+        }
+    }
+
+    fn not_accepted(&mut self, listener: &str, error: &io::Error, now: Duration) {
+        if let Some(times) = self.accept.note(&error.to_string(), now) {
+            tracing::warn!(listener, %error, times, "connection cannot be accepted; trying again");
+        }
+    }
+}

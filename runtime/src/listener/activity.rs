@@ -1,0 +1,188 @@
+//! What a connection does: how many streams are open, since when, and which answers its peer has not taken yet.
+
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::peers::turns::Turn;
+
+/// Shared by a connection's task, its streams, and the listener that decides who has to leave.
+#[derive(Debug)]
+pub(super) struct Activity {
+    started: Instant,
+    open: AtomicUsize,
+    /// Of these, those with a whole message.
+    working: AtomicUsize,
+    /// When a stream was opened or closed last, ms since `started`.
+    changed_ms: AtomicU64,
+    gone: AtomicBool,
+    next: AtomicU64,
+    /// Answers that have begun and must be taken, by their number: since when.
+    answers: Mutex<BTreeMap<u64, Instant>>,
+}
+
+impl Activity {
+    /// A connection that has just come; `started` is when the listener began.
+    pub(super) fn new(started: Instant) -> Self {
+        let activity = Self {
+            started,
+            open: AtomicUsize::new(0),
+            working: AtomicUsize::new(0),
+            changed_ms: AtomicU64::new(0),
+            gone: AtomicBool::new(false),
+            next: AtomicU64::new(1),
+            answers: Mutex::new(BTreeMap::new()),
+        };
+        activity.touch();
+        activity
+    }
+
+    fn touch(&self) {
+        // 584 million years of milliseconds.
+        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.changed_ms.store(ms, Ordering::Relaxed);
+    }
+
+    /// When a stream was opened or closed last, since the listener began.
+    pub(super) fn changed(&self) -> Duration {
+        Duration::from_millis(self.changed_ms.load(Ordering::Relaxed))
+    }
+
+    /// For how long no stream has been open; zero while one is.
+    pub(super) fn idle(&self) -> Duration {
+        match self.open.load(Ordering::Relaxed) {
+            0 => self.started.elapsed().saturating_sub(self.changed()),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// Whether a stream has had a whole message. One whose peer has not said what it wants is no work that could be lost.
+    pub(super) fn is_working(&self) -> bool {
+        self.working.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// The connection is closed.
+    pub(super) fn end(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+
+    /// Since when the oldest answer waits to be taken.
+    pub(super) fn oldest_answer(&self) -> Option<Instant> {
+        self.answers.lock().values().min().copied()
+    }
+
+    #[cfg(test)]
+    pub(super) fn set(&self, working: usize, changed: Duration) {
+        self.working.store(working, Ordering::Relaxed);
+        self.changed_ms.store(u64::try_from(changed.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    /// A stream begins.
+    pub(super) fn open(self: &Arc<Self>) -> Arc<Stream> {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.touch();
+        let (working, answer) = (AtomicBool::new(false), AtomicU64::new(0));
+        Arc::new(Stream { activity: Arc::clone(self), working, answer, charge: Mutex::new(None) })
+    }
+}
+
+/// An open stream: of its request's body, its answer's, and whoever makes the answer. Closed when all of them have let go.
+#[derive(Debug)]
+pub(super) struct Stream {
+    activity: Arc<Activity>,
+    working: AtomicBool,
+    /// The number of its answer; 0: it has not begun, or need not be taken in time.
+    answer: AtomicU64,
+    /// What it holds of the budget of bytes.
+    charge: Mutex<Option<Turn>>,
+}
+
+impl Stream {
+    /// A message is whole.
+    pub(super) fn works(&self) {
+        if !self.working.swap(true, Ordering::Relaxed) {
+            self.activity.working.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Its answer has begun and must be taken in time.
+    pub(super) fn answered(&self) {
+        let number = self.activity.next.fetch_add(1, Ordering::Relaxed);
+        self.answer.store(number, Ordering::Relaxed);
+        self.activity.answers.lock().insert(number, Instant::now());
+    }
+
+    /// A message has been let in.
+    pub(super) fn charge(&self, turn: Turn) {
+        // The former one is dropped after the lock is.
+        let former = self.charge.lock().replace(turn);
+        drop(former);
+    }
+
+    /// The message has been dealt with.
+    pub(super) fn release(&self) {
+        drop(self.charge.lock().take());
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let answer = *self.answer.get_mut();
+        if answer > 0 {
+            self.activity.answers.lock().remove(&answer);
+        }
+        if *self.working.get_mut() {
+            self.activity.working.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.activity.open.fetch_sub(1, Ordering::Relaxed);
+        self.activity.touch();
+    }
+}
+
+/// An answer's body; its stream is open until the transport has taken all of it.
+#[derive(Debug)]
+pub(super) struct Counted<B> {
+    body: B,
+    _stream: Arc<Stream>,
+}
+
+impl<B> Counted<B> {
+    pub(super) fn new(body: B, stream: Arc<Stream>) -> Self {
+        Self { body, _stream: stream }
+    }
+}
+
+impl<B: Body + Unpin> Body for Counted<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.get_mut().body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,234 @@
+//! One connection, from its first byte to its end.
+//!
+//! ```text
+//! accepted ──33 bytes in time──▶ HTTP/2 ──no stream for idle_deadline, or stop──▶ GOAWAY ──streams done──▶ closed
+//!     │                            │  answer not taken in time, ping not answered, peer at fault            ▲
+//!     └──too late, or no HTTP/2────┴────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The preface is read before there is an HTTP/2 connection, whose buffers are some 25 kB: who says nothing costs a task.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    sync::Semaphore,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
+
+use super::{
+    ANSWER_TAKEN_WITHIN, GOODBYE_WITHIN, Limits, Meter, Method, PONG_WITHIN, RESETS_LOCAL_MAX, RESETS_PENDING_MAX,
+    Served,
+    activity::{Activity, Counted},
+    meter::Metered,
+};
+use crate::peers::PeerKey;
+
+/// RFC 9113, section 3.4.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The preface and the head of the SETTINGS frame that follows it.
+const HELLO_BYTES: usize = 24 + 9;
+
+/// The connection that a request came by; an extension of each request.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Of the other side.
+    pub address: SocketAddr,
+    /// A permit for each request under way on this connection; who wants one for a request takes it here.
+    pub requests: Arc<Semaphore>,
+}
+
+/// Serves one connection until its end.
+pub(super) async fn serve(
+    stream: TcpStream,
+    address: SocketAddr,
+    activity: Arc<Activity>,
+    limits: Arc<Limits>,
+    meter: Meter,
+    service: impl Served,
+    stop: CancellationToken,
+) {
+    let _end = End(Arc::clone(&activity));
+    // A socket that is closed already says so when it is read.
+    let _ = stream.set_nodelay(true);
+    let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(address) };
+    let greeted = timeout(limits.hello_deadline, Greeted::read(stream));
+    let io = match stop.run_until_cancelled(greeted).await {
+        Some(Ok(Ok(io))) => io,
+        Some(Ok(Err(error))) => return tracing::debug!(%address, %error, "connection begins with no HTTP/2"),
+        Some(Err(_)) => return tracing::debug!(%address, "connection said nothing in time"),
+        None => return,
+    };
+    let peer = Peer { address, requests: Arc::new(Semaphore::new(limits.requests_per_connection_max)) };
+    let requests = {
+        let (activity, limits) = (Arc::clone(&activity), Arc::clone(&limits));
+        service_fn(move |request| answer(request, &activity, &limits, &meter, service.clone(), &peer, &info))
+    };
+    let connection = server(&limits).serve_connection(TokioIo::new(io), requests);
+    let mut connection = pin!(connection);
+    let mut leaving: Option<Instant> = None;
+    // Precise to a quarter.
+    let look_every = limits.idle_deadline.min(ANSWER_TAKEN_WITHIN).min(GOODBYE_WITHIN) / 4;
+    loop {
+        tokio::select! {
+            ended = &mut connection => {
+                if let Err(error) = ended {
+                    tracing::debug!(%address, %error, "connection failed");
+                }
+                return;
+            }
+            () = stop.cancelled(), if leaving.is_none() => {
+                leaving = Some(Instant::now());
+                connection.as_mut().graceful_shutdown();
+            }
+            () = sleep(look_every) => {
+                if activity.oldest_answer().is_some_and(|since| since.elapsed() >= ANSWER_TAKEN_WITHIN) {
+                    return tracing::debug!(%address, "connection closed: an answer is not read");
+                }
+                let idle = activity.idle();
+                match leaving {
+                    Some(since) if idle.min(since.elapsed()) >= GOODBYE_WITHIN => return,
+                    None if idle >= limits.idle_deadline => {
+                        leaving = Some(Instant::now());
+                        connection.as_mut().graceful_shutdown();
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+fn server(limits: &Limits) -> http2::Builder<TokioExecutor> {
+    let mut server = http2::Builder::new(TokioExecutor::new());
+    server
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_per_connection_max)
+        .max_header_list_size(limits.header_list_bytes_max)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX)
+        .max_local_error_reset_streams(RESETS_LOCAL_MAX)
+        .initial_stream_window_size(limits.stream_window_bytes)
+        .initial_connection_window_size(limits.connection_window_bytes)
+        .max_send_buf_size(limits.send_buffer_bytes)
+        .keep_alive_interval(limits.keep_alive_every)
+        .keep_alive_timeout(PONG_WITHIN);
+    server
+}
+
+/// One request, counted from its head to its answer's last byte.
+fn answer<S: Served>(
+    request: http::Request<Incoming>,
+    activity: &Arc<Activity>,
+    limits: &Limits,
+    meter: &Meter,
+    service: S,
+    peer: &Peer,
+    info: &TcpConnectInfo,
+) -> impl Future<Output = Result<http::Response<Counted<Body>>, Infallible>> + Send + use<S> {
+    let stream = activity.open();
+    let (method, deadline) = ((limits.method)(request.uri().path()), limits.request_deadline);
+    let from = PeerKey::of(peer.address.ip());
+    let metered = |body| Metered::new(body, method, meter.clone(), from, Arc::clone(&stream));
+    let mut request = request.map(|body| Body::new(metered(body)));
+    request.extensions_mut().insert(peer.clone());
+    request.extensions_mut().insert(info.clone());
+    let answer = service.serve(request);
+    async move {
+        let answer = timeout(deadline, answer).await.unwrap_or_else(|_| {
+            let words = format!("no answer began within {} s", deadline.as_secs());
+            Status::deadline_exceeded(words).into_http()
+        });
+        if !matches!(method, Method::Exchange) {
+            stream.release();
+        }
+        if matches!(method, Method::Answer) {
+            stream.answered();
+        }
+        Ok(answer.map(|body| Counted::new(body, stream)))
+    }
+}
+
+/// Tells the listener that the place is free, however the task ends.
+struct End(Arc<Activity>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+/// A socket whose first bytes have been read and are read again.
+#[derive(Debug)]
+struct Greeted {
+    hello: [u8; HELLO_BYTES],
+    read: usize,
+    stream: TcpStream,
+}
+
+impl Greeted {
+    async fn read(mut stream: TcpStream) -> io::Result<Self> {
+        let mut hello = [0; HELLO_BYTES];
+        let mut filled = 0;
+        while filled < HELLO_BYTES {
+            let n = stream.read(&mut hello[filled..]).await?;
+            filled += n;
+            // At the first wrong byte: a scanner is not to hold a place until the deadline.
+            if n == 0 || !hello[..filled].iter().zip(PREFACE).all(|(is, due)| is == due) {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        }
+        Ok(Self { hello, read: 0, stream })
+    }
+}
+
+impl AsyncRead for Greeted {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.read < HELLO_BYTES {
+            let rest = &this.hello[this.read..];
+            let taken = rest.len().min(buffer.remaining());
+            buffer.put_slice(&rest[..taken]);
+            this.read += taken;
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Greeted {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
