@@ -12,6 +12,8 @@ use clarion_proto::{ids::UnixMillis, time::Time};
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     started: tokio::time::Instant,
+    /// Wall time at the start, where it is made up.
+    wall_at_start: Option<UnixMillis>,
 }
 
 /// A moment on both clocks.
@@ -33,7 +35,13 @@ impl Clock {
     /// Starts at [`Time`] 0.
     #[must_use]
     pub fn start() -> Self {
-        Self { started: tokio::time::Instant::now() }
+        Self { started: tokio::time::Instant::now(), wall_at_start: None }
+    }
+
+    /// The same with a wall time that is made up and passes as tokio's clock does.
+    #[must_use]
+    pub fn start_at(wall: UnixMillis) -> Self {
+        Self { wall_at_start: Some(wall), ..Self::start() }
     }
 
     /// Since the start; never goes back.
@@ -54,6 +62,9 @@ impl Clock {
     #[must_use]
     #[allow(clippy::disallowed_methods)] // the one place that reads it
     pub fn wall(&self) -> UnixMillis {
+        if let Some(UnixMillis(start)) = self.wall_at_start {
+            return UnixMillis(start + self.now().0 / 1_000);
+        }
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }

@@ -3,7 +3,8 @@
 //! A lane is one credential on one gateway. It exists from the moment an app names it, so that nodes connect before the
 //! first alert needs them. Its number is made from its name, so that it stays the same over restarts and whatever else
 //! is configured. One provider token serves a credential in the whole cluster: APNs answers 429 if a key's tokens change
-//! more than once in 20 minutes (`TooManyProviderTokenUpdates`), also when several processes make them.
+//! more than once in 20 minutes (`TooManyProviderTokenUpdates`), also when several processes make them. So the token
+//! of a key is a function of the time ([`apns`]): restarts do not change it.
 //!
 //! A token of APNs is signed here and there at once. One of FCM is given by Google's token endpoint, which may be slow or
 //! away: the lane exists without it, nodes send once it has come, and one credential's trouble holds up no other.
@@ -307,7 +308,7 @@ impl LaneOwner {
         loop {
             for credential in self.begin_due(clock.now()) {
                 match &*credential {
-                    Credential::Apns(key) => self.signed(&key.name, apns::mint(key, clock.wall()), board, clock.now()),
+                    Credential::Apns(key) => self.signed(key, board, clock.moment()),
                     Credential::Fcm(_) => exchanges.push(async move {
                         let Credential::Fcm(account) = &*credential else { unreachable!("matched") };
                         let exchanged = oauth::exchange(account, clock.wall()).await;
@@ -374,10 +375,10 @@ impl LaneOwner {
         Ok(())
     }
 
-    fn signed(&self, name: &str, signed: Result<ProviderToken, apns::MintError>, board: &Board, now: Time) {
-        match signed {
-            Ok(token) => self.took(name, token, apns::REPLACE_AFTER, board, now),
-            Err(error) => self.failed(name, &error, false, |_| apns::AFTER_FAILURE, now),
+    fn signed(&self, key: &ApnsKey, board: &Board, now: Moment) {
+        match apns::mint(key, now.wall) {
+            Ok(token) => self.took(&key.name, token, apns::replace_after(now.wall), board, now.at),
+            Err(error) => self.failed(&key.name, &error, false, |_| apns::AFTER_FAILURE, now.at),
         }
     }
 
@@ -449,7 +450,7 @@ impl Kept {
         };
         let mut refresh = Refresh::new(rules);
         if token.is_some() {
-            refresh.minted(clock.now(), apns::REPLACE_AFTER);
+            refresh.minted(clock.now(), apns::replace_after(clock.wall()));
         }
         Ok(Self { refresh, token, problem: None })
     }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use clarion_proto::outcome::Outcome;
 use clarion_shard::{
     lane::answer,
     outcome::{Answer, Platform, RETRY_AFTER_MAX, Reason, UNKNOWN_CHARS_MAX, Verdict, apns, classify, fcm},
@@ -42,15 +41,19 @@ pub fn run(input: &[u8]) {
 
     let verdict = classify(platform, &answer);
     match status {
-        200 => assert_eq!(verdict, Verdict::Final(Outcome::Accepted)),
+        200 => assert_eq!(verdict, Verdict::Accepted),
         // A device is never forgotten for what a server says of itself, whatever words stand beside it.
-        500..=599 => assert!(
-            !matches!(verdict, Verdict::Final(Outcome::Dead) | Verdict::Final(Outcome::Accepted)),
-            "{verdict:?}"
-        ),
+        500..=599 => assert!(matches!(verdict, Verdict::LaneLater { .. } | Verdict::Unsigned { .. }), "{verdict:?}"),
+        // Whoever redirects is not the gateway.
+        300..=399 => assert!(matches!(verdict, Verdict::Unsigned { .. }), "{verdict:?}"),
         _ => {}
     }
-    if let Verdict::DeviceLater { wait: Some(wait) } | Verdict::LaneLater { wait: Some(wait) } = verdict {
+    // An answer without the provider's words says nothing but that.
+    assert!(answer.reason != Reason::None || status == 200 || matches!(verdict, Verdict::Unsigned { .. }));
+    if let Verdict::DeviceLater { wait: Some(wait) }
+    | Verdict::LaneLater { wait: Some(wait) }
+    | Verdict::Unsigned { wait: Some(wait) } = verdict
+    {
         assert!(wait <= RETRY_AFTER_MAX && !wait.is_zero());
     }
 }

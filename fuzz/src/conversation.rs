@@ -256,7 +256,7 @@ impl Play<'_> {
             assert!(!self.closed, "{event:?} after the end");
             match &event {
                 ConnectionEvent::Answer { ticket, .. }
-                | ConnectionEvent::Unanswered { ticket }
+                | ConnectionEvent::Unanswered { ticket, .. }
                 | ConnectionEvent::Unprocessed { ticket } => {
                     assert!(self.open.remove(ticket), "{ticket} had its event, or was never taken");
                 }

@@ -181,6 +181,23 @@ fn cases_of_trouble_under_alerts_that_never_stop() {
 }
 
 #[test]
+fn one_answer_decides_for_nobody_else_and_nothing_is_silent() {
+    let names = ["one-404", "cut-403", "wrong-environment", "token-updates"];
+    let (code, report) = cases("faults", &names);
+    assert_eq!(code, Some(0), "{report:#}");
+    let figure = |case: &str, name: &str| {
+        let of_case = report["cases"].as_array().unwrap().iter().find(|c| c["name"] == case).expect("it was run");
+        of_case["figures"][name].as_f64().unwrap_or_else(|| panic!("{name} of {case}"))
+    };
+    for case in names {
+        assert!(figure(case, "struck") >= 1.0 && figure(case, "accepted") > 1_000.0, "{report:#}");
+        assert_eq!((figure(case, "missed"), figure(case, "refused")), (0.0, 0.0), "{case}");
+    }
+    assert!(figure("wrong-environment", "alarmed") >= 1.0 && figure("token-updates", "troubled") >= 1.0);
+    assert_eq!((figure("wrong-environment", "lost"), figure("undisturbed", "alarmed")), (0.0, 0.0));
+}
+
+#[test]
 fn a_case_fails_its_series() {
     let scenario = varied("faults", "missed = 0", "missed = { min = 1 }");
     let (code, report) = cases(scenario.to_str().unwrap(), &["undisturbed"]);

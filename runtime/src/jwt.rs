@@ -1,8 +1,12 @@
-//! ring as the crypto provider of `jsonwebtoken`.
+//! The crypto provider of `jsonwebtoken`: ring, and for ES256 signatures p256.
 //!
-//! The crate's own providers are aws-lc-rs, which would be a second TLS provider in the tree, and RustCrypto, whose RSA
-//! has a known timing weakness (RUSTSEC-2023-0071). Its interface for a third is small; ES256 is what APNs asks for, RS256
-//! what Google's token endpoint does.
+//! The crate's own providers are aws-lc-rs, which would be a second TLS provider in the tree, and RustCrypto,
+//! whose RSA has a known timing weakness (RUSTSEC-2023-0071). Its interface for a third is small; ES256 is what
+//! APNs asks for, RS256 what Google's token endpoint does.
+//!
+//! ES256 is signed as RFC 6979 says: the same key and text give the same signature. So a process that starts
+//! again makes the token that it made before, which matters to APNs: it answers 429
+//! (`TooManyProviderTokenUpdates`) to whoever changes tokens too often. ring draws a random number for each.
 
 use std::sync::Once;
 
@@ -11,11 +15,15 @@ use jsonwebtoken::{
     crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils},
     errors::{Error, ErrorKind},
 };
+use p256::{
+    ecdsa::{Signature as Es256Signature, SigningKey, signature::Signer as _},
+    pkcs8::DecodePrivateKey as _,
+};
 use ring::{
     rand::SystemRandom,
     signature::{
-        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, RSA_PKCS1_2048_8192_SHA256,
-        RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey, VerificationAlgorithm,
+        ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
+        VerificationAlgorithm,
     },
 };
 use signature::{Signer, Verifier};
@@ -34,10 +42,8 @@ pub fn install() {
 fn signer_factory(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
     match (algorithm, key.family()) {
         (Algorithm::ES256, AlgorithmFamily::Ec) => {
-            let random = SystemRandom::new();
-            let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.as_bytes(), &random)
-                .map_err(|_| ErrorKind::InvalidEcdsaKey)?;
-            Ok(Box::new(Es256Signer { pair, random }))
+            let key = SigningKey::from_pkcs8_der(key.as_bytes()).map_err(|_| ErrorKind::InvalidEcdsaKey)?;
+            Ok(Box::new(Es256Signer(key)))
         }
         (Algorithm::RS256, AlgorithmFamily::Rsa) => {
             // The library takes the PKCS#1 key out of PKCS#8; ring refuses what is under 2,048 bits.
@@ -60,15 +66,12 @@ fn verifier_factory(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn 
     Ok(Box::new(RingVerifier { algorithm: *algorithm, key }))
 }
 
-struct Es256Signer {
-    pair: EcdsaKeyPair,
-    random: SystemRandom,
-}
+struct Es256Signer(SigningKey);
 
 impl Signer<Vec<u8>> for Es256Signer {
     fn try_sign(&self, message: &[u8]) -> Result<Vec<u8>, signature::Error> {
-        let signature = self.pair.sign(&self.random, message).map_err(|_| signature::Error::new())?;
-        Ok(signature.as_ref().to_vec())
+        let signed: Result<Es256Signature, _> = self.0.try_sign(message);
+        Ok(signed.map_err(|_| signature::Error::new())?.to_bytes().to_vec())
     }
 }
 
@@ -121,7 +124,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use jsonwebtoken::{Header, Validation};
-    use ring::signature::KeyPair;
+    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 
     use super::*;
 
@@ -153,6 +156,18 @@ mod tests {
         let public = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).unwrap();
         let public = DecodingKey::from_ec_der(public.public_key().as_ref());
         round_trip(Algorithm::ES256, &EncodingKey::from_ec_der(pkcs8.as_ref()), &public);
+    }
+
+    #[test]
+    fn es256_signs_the_same_text_the_same_way() {
+        install();
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+        let signed = |iat: u64| {
+            let key = EncodingKey::from_ec_der(pkcs8.as_ref());
+            jsonwebtoken::encode(&Header::new(Algorithm::ES256), &BTreeMap::from([("iat", iat)]), &key).unwrap()
+        };
+        assert_eq!(signed(1_800_000_000), signed(1_800_000_000));
+        assert_ne!(signed(1_800_000_000), signed(1_800_000_001));
     }
 
     #[test]

@@ -310,10 +310,16 @@ pub enum Event {
     LaneState {
         /// Which.
         lane: LaneId,
+        /// When this was so.
+        at: Time,
         /// To what.
         health: LaneHealth,
         /// The gateway's words; never a token.
         detail: String,
+        /// When the trouble began; `None`: there is none.
+        since: Option<Time>,
+        /// When the gateway is asked again, if that is known.
+        next_probe: Option<Time>,
     },
     /// How the connections of a lane are used, every 100 ms while it has work.
     LaneLoad {
@@ -333,12 +339,16 @@ pub enum LaneHealth {
     Ready,
     /// No connection, no answers, or nothing can be sent: tried again with backoff.
     Unreachable,
-    /// The provider token was refused: a new one is needed. One that is called expired is tried again now and then.
+    /// The provider token is refused: single requests try it until it is accepted or another one comes.
     Credential,
     /// The message itself is wrong: no other device can succeed.
     Campaign,
     /// The gateway asks for less.
     Throttled,
+    /// Answers are not the provider's: an outage, a proxy.
+    Unsigned,
+    /// The gateway says that the project is not there.
+    Project,
 }
 
 /// How one core's connections of a lane are used.
@@ -410,8 +420,10 @@ pub struct CoreReport {
     pub retried_requests: u64,
     /// Tokens called dead since the last report.
     pub dead: Vec<DeadToken>,
-    /// What the wave's lanes were answered: totals.
-    pub answers: Vec<(LaneId, LaneAnswers)>,
+    /// What the wave's apps were answered, with the lane of each: totals.
+    pub answers: Vec<(LaneId, AppName, Answers)>,
+    /// Why devices were not accepted at once: all kinds, if any count changed.
+    pub reasons: Vec<ReasonCount>,
     /// Messages that are sent no more: all of them.
     pub refused_messages: Vec<RefusedMessage>,
 }
@@ -427,19 +439,69 @@ pub struct RefusedMessage {
 
 /// A gateway's last words on devices; totals that only grow.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct LaneAnswers {
-    /// Accepted, dead and refused.
-    pub all: u64,
-    /// Of those.
-    pub dead: u64,
+pub struct Answers {
+    /// By [`Outcome`], in the order of [`Outcome::ALL`].
+    pub outcomes: [u64; 5],
+    /// Of the dead: by an answer that may also mean the wrong environment.
+    pub bad_device_tokens: u64,
 }
 
-impl LaneAnswers {
-    /// Counts an outcome, if a gateway's word is behind it.
+impl Answers {
+    /// Counts one outcome.
     pub fn count(&mut self, outcome: Outcome) {
-        self.all += u64::from(matches!(outcome, Outcome::Accepted | Outcome::Dead | Outcome::Refused));
-        self.dead += u64::from(outcome == Outcome::Dead);
+        self.outcomes[outcome as usize] += 1;
     }
+
+    /// How many had this outcome.
+    #[must_use]
+    pub fn of(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize]
+    }
+
+    /// Those with a gateway's word behind them.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.of(Outcome::Accepted) + self.of(Outcome::Dead) + self.of(Outcome::Refused)
+    }
+
+    /// Adds those of another message or core.
+    pub fn add(&mut self, other: &Self) {
+        self.outcomes.iter_mut().zip(other.outcomes).for_each(|(mine, theirs)| *mine += theirs);
+        self.bad_device_tokens += other.bad_device_tokens;
+    }
+}
+
+/// How often one reason was given; totals that only grow.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReasonCount {
+    /// What it is about and what it says.
+    pub kind: ReasonKind,
+    /// How often.
+    pub count: u64,
+}
+
+/// What a reason is about and what it says.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReasonKind {
+    /// What followed for the device.
+    pub then: Consequence,
+    /// Of the device, and the lane that it was sent through; `None`: several kinds, folded together.
+    pub app: Option<(AppName, LaneId)>,
+    /// Of the answer; 0: several kinds, or there was no answer because the request cannot be written.
+    pub status: u16,
+    /// At most [`crate::outcome::UNKNOWN_CHARS_MAX`] characters; empty: the provider did not sign the answer.
+    pub reason: String,
+}
+
+/// What followed from an answer for its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Consequence {
+    /// Its token is dead.
+    Dead,
+    /// It is not told.
+    Refused,
+    /// It is pushed to again.
+    Retried,
 }
 
 /// Devices handed and their outcomes; totals that only grow.
@@ -473,8 +535,12 @@ impl Counts {
 }
 
 /// One dead token, by its hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadToken {
+    /// Whose token it is.
+    pub app: AppName,
+    /// It may be the token of another environment.
+    pub needs_evidence: bool,
     /// Who says so.
     pub lane: LaneId,
     /// Whose.

@@ -33,13 +33,13 @@ pub(crate) mod links;
 pub(crate) mod open;
 pub(crate) mod outlet;
 pub(crate) mod pull;
+pub(crate) mod reasons;
 pub(crate) mod remote;
 pub(crate) mod run;
 pub(crate) mod store;
 pub(crate) mod tally;
 pub(crate) mod templates;
 pub(crate) mod tokens;
-pub(crate) mod trial;
 #[cfg(test)]
 mod tests;
 
@@ -129,6 +129,8 @@ pub struct Core {
     token: Box<TokenBuffer>,
     /// Tickets of one connection on their way from it to [`Core::accepted`]; empty between two calls.
     accepted: Vec<u64>,
+    /// Of the answers that are being taken.
+    batch: Batch,
     templates: TemplateIds,
     counts: VecDeque<CountRun>,
     counted: VecDeque<CountRun>,
@@ -143,6 +145,22 @@ pub struct Core {
     now: Time,
     /// The last turn left something that it could have gone on with.
     more: bool,
+}
+
+/// Answers that came together. Acceptances are taken before all others, so the order of both is lost: where there is a
+/// success among them, no row of refusals ([`crate::lane::evidence`]) may grow by the others.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Batch {
+    pub(crate) number: u64,
+    pub(crate) has_success: bool,
+}
+
+impl Batch {
+    /// The next one.
+    fn begin(&mut self, has_success: bool) {
+        self.number = self.number.wrapping_add(1);
+        self.has_success = has_success;
+    }
 }
 
 /// One lane of this core.
@@ -181,6 +199,7 @@ impl Core {
             letters: VecDeque::new(),
             token: Box::default(),
             accepted: Vec::new(),
+            batch: Batch::default(),
             templates: TemplateIds::default(),
             counts: VecDeque::new(),
             counted: VecDeque::new(),
@@ -330,7 +349,7 @@ impl Core {
         let busy = self.is_busy(lane);
         let connect = self.wants_links(lane).then(|| slot.end.pool.ready_at(busy));
         let send = if busy { slot.end.ready_at(self.now) } else { None };
-        connect.into_iter().chain(send)
+        connect.into_iter().chain(send).chain(slot.end.trust.told_at())
     }
 
     fn lane_has_work(&self, slot: &LaneSlot) -> bool {

@@ -1,18 +1,20 @@
 //! One core's end of a lane: what its answers say about the gateway as a whole, and so what may be sent now.
 //!
-//! Four kinds of trouble look alike to a single request and want different answers:
+//! Several kinds of trouble look alike to a single request and want different answers:
 //!
-//! - **The gateway asks for less** (503, 500, shutdown). One such answer among thousands of good ones is an accident of
-//!   that request; when they are more than about one in ten, the lane stands still for a pause that doubles, with
-//!   jitter, and then asks with one request per connection until a good answer comes. Only what was in flight is sent
-//!   again: the walk has not moved. If the gateway says for how long (`retry-after`, a quota), one such answer is enough,
-//!   and good answers to what was asked before do not end the pause.
+//! - **The gateway asks for less** (503, 500, shutdown, a quota). One such answer among good ones concerns that request. A
+//!   full row of them ([`evidence`]) makes the lane stand still: for as long as all of the row ask for at least
+//!   (`retry-after`, a quota), else for a pause that doubles, with jitter. Then one request per connection asks until a
+//!   good answer comes. Only what was in flight is sent again: the walk has not moved. Good answers to what was asked
+//!   before do not end a pause that the gateway has asked for.
+//! - **Others answer in the gateway's place** (a proxy's pages, redirects, answers that break off). A full row of those is
+//!   an outage, too, with pauses of seconds: whoever answers has not asked for anything.
+//! - **The project is not there**, say all: the same, as somebody may just be mending that.
 //! - **The gateway says nothing.** Requests run into their deadlines with no answer to any of them. Then too one request
 //!   per connection asks until an answer comes: whoever recovers from an outage must not meet a flood of repeats.
 //! - **Nothing can be said to it.** Connections stand, and take no request ([`Mute`]). For people that is the same as if
 //!   there was none, and they are told why.
-//! - **The credential is refused.** Nothing can succeed until a new provider token comes, or the gateway changes its mind
-//!   (`trust`).
+//! - **The credential is refused.** Single requests try it until it is accepted or a new provider token comes ([`trust`]).
 //!
 //! The state here is pure: times come in, decisions come out. Connections are kept by the core.
 
@@ -21,7 +23,9 @@ mod field;
 pub mod apns;
 pub mod fcm;
 pub mod answer;
+pub mod evidence;
 pub mod load;
+pub mod news;
 pub mod pool;
 pub mod pace;
 pub mod retry;
@@ -35,16 +39,27 @@ use rand::Rng;
 
 use crate::command::{LaneHealth, LaneSpec, Platform, Rate};
 use connection::Obstacle;
+use evidence::{Row, Witness};
 use load::Meter;
 use pool::Pool;
 use retry::Backoff;
 use slice::Slice;
 use trust::Trust;
 
-/// What a lane-level refusal weighs against one good answer: 8 make the lane pause at a share of one in nine.
-const REFUSAL_WEIGHT: u32 = 8;
-/// Where it pauses: after eight refusals in a row.
-const REFUSALS_MAX: u32 = 64;
+/// Pauses of a lane whose gateway has not asked for any. Somebody may be waiting: the longest is what a lane may be late by
+/// when its trouble has ended.
+const PROBE: Backoff =
+    Backoff { min: Duration::from_millis(500), max: Duration::from_millis(2_250), floor: Duration::from_millis(250) };
+/// What an answer that is no success says of the lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt {
+    /// The gateway asks for less: for nothing at all for so long, if it says so.
+    Load(Option<Duration>),
+    /// The gateway has not signed it.
+    Unsigned,
+    /// The project is not there.
+    Project,
+}
 
 /// Why a gateway that can be reached is of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,20 +100,32 @@ pub struct LaneEnd {
     pauses: u32,
     /// One request per connection until a good answer.
     probing: bool,
-    throttled: bool,
+    /// By a full row: what keeps it from sending, and in whose words.
+    trouble: Option<LaneHealth>,
     /// Until it was of use again.
     mute: Option<Mute>,
-    refusals: u32,
+    /// Answers by which the gateway asks for less, and the shortest time that they ask for.
+    load: Row,
+    load_wait: Duration,
+    /// Answers that the gateway has not signed.
+    unsigned: Row,
+    /// Answers that call the project unknown.
+    project: Row,
     last_answer: Time,
     /// Its connections idled too long: the next is opened when there is work.
     rests: bool,
-    /// What was told last, and how often its words had changed by then.
-    told: Option<(LaneHealth, Option<Mute>, u32)>,
+    /// What was told last.
+    told: Option<news::Told>,
+    /// When the present trouble was noticed, and which it is.
+    since: Option<(LaneHealth, Time)>,
+    /// Of the trouble, by the answer that filled the row.
     detail: String,
+    /// Of the last refusal of the credential.
+    credential_detail: String,
     /// Why the last attempt to connect came to nothing.
     no_connection: String,
-    /// Counts the reasons.
-    reasons: u32,
+    /// Counts the changes of those words.
+    words: u32,
     campaign: Option<String>,
 }
 
@@ -117,15 +144,20 @@ impl LaneEnd {
             asked_until: Time(0),
             pauses: 0,
             probing: false,
-            throttled: false,
+            trouble: None,
             mute: None,
-            refusals: 0,
+            load: Row::default(),
+            load_wait: Duration::ZERO,
+            unsigned: Row::default(),
+            project: Row::default(),
             last_answer: Time(0),
             rests: false,
             told: None,
+            since: None,
             detail: String::new(),
+            credential_detail: String::new(),
             no_connection: String::new(),
-            reasons: 0,
+            words: 0,
             campaign: None,
         }
     }
@@ -223,13 +255,18 @@ impl LaneEnd {
     /// When the time alone may make [`LaneEnd::room`] grow; `None`: never.
     #[must_use]
     pub fn ready_at(&self, now: Time) -> Option<Time> {
-        let until = self.silent_until().max(self.trust.ready_at(now).unwrap_or_default());
+        let until = self.silent_until();
         if now < until {
             return Some(until);
         }
-        // For a wave that begins, and for the others.
+        // For a wave that begins, and for the others. A token that has its next try later keeps nobody from sending with
+        // another one.
         let (first, others) = (self.slice.ready_at(now, 0), self.slice.ready_at(now, self.slice.reserve()));
-        first.filter(|at| *at > now).or(others)
+        let slice = first.filter(|at| *at > now).or(others);
+        match self.trust.ready_at(now) {
+            Some(at) => Some(slice.filter(|slice| *slice > now).map_or(at, |slice| slice.min(at))),
+            None => slice,
+        }
     }
 
     /// Requests of the slice that are kept free for a wave that begins: so many of it may go before it waits as others do.
@@ -243,15 +280,16 @@ impl LaneEnd {
         self.pause_until.max(self.asked_until)
     }
 
-    /// The gateway answered about so many devices: it works.
-    pub fn answered(&mut self, devices: usize, now: Time) {
+    /// The gateway answered about devices: it works.
+    pub fn answered(&mut self, now: Time) {
         self.heard(now);
-        self.refusals = self.refusals.saturating_sub(u32::try_from(devices).unwrap_or(u32::MAX));
-        if now >= self.asked_until && (self.probing || self.throttled) {
+        self.load.clear();
+        self.unsigned.clear();
+        self.project.clear();
+        if now >= self.asked_until && (self.probing || self.trouble.is_some()) {
             self.probing = false;
-            self.throttled = false;
+            self.trouble = None;
             self.pauses = 0;
-            self.refusals = 0;
             self.pause_until = self.pause_until.min(now);
         }
     }
@@ -282,26 +320,69 @@ impl LaneEnd {
         }
     }
 
-    /// The gateway asked for less: for nothing at all for `wait`, if it says so.
-    pub fn refused(&mut self, now: Time, rng: &mut impl Rng, wait: Option<Duration>, detail: &dyn fmt::Display) {
+    /// An answer that is no success and says something of the lane. `counts`: it is one of those that fill rows.
+    pub fn doubted(
+        &mut self,
+        doubt: Doubt,
+        (by, counts): (Witness, bool),
+        detail: &dyn fmt::Display,
+        now: Time,
+        rng: &mut impl Rng,
+    ) {
         self.heard(now);
-        self.refusals = (self.refusals + REFUSAL_WEIGHT).min(2 * REFUSALS_MAX);
-        if wait.is_none() && !self.probing && self.refusals < REFUSALS_MAX {
+        let (health, mut asked) = match doubt {
+            Doubt::Load(wait) => {
+                let wait = wait.unwrap_or_default();
+                self.load_wait = if self.load.is_empty() { wait } else { self.load_wait.min(wait) };
+                (LaneHealth::Throttled, Some(wait))
+            }
+            Doubt::Unsigned => (LaneHealth::Unsigned, None),
+            Doubt::Project => (LaneHealth::Project, None),
+        };
+        let needed = self.spec.evidence;
+        let row = match doubt {
+            Doubt::Load(_) => &mut self.load,
+            Doubt::Unsigned => &mut self.unsigned,
+            Doubt::Project => &mut self.project,
+        };
+        let full = counts && row.add(by, needed);
+        if doubt != Doubt::Unsigned {
+            self.unsigned.clear();
+        }
+        if !full && !self.probing {
             return;
         }
-        if !self.throttled {
-            self.throttled = true;
-            self.detail = detail.to_string();
+        if self.trouble != Some(health) {
+            self.trouble = Some(health);
+            self.set_detail(detail);
         }
-        match wait {
-            // Each answer speaks for itself: the latest end counts. Without jitter: all that follows is one request for
-            // each connection.
-            Some(wait) => {
-                self.asked_until = self.asked_until.max(now + wait);
+        // Answers that arrive during a pause do not make it longer: they were asked for before it.
+        if now < self.silent_until() {
+            return;
+        }
+        if !self.probing {
+            // No longer than all of them ask for.
+            asked = asked.map(|_| self.load_wait);
+        }
+        match asked {
+            Some(wait) if !wait.is_zero() => {
+                self.asked_until = now + wait;
                 self.probing = true;
             }
-            None => self.pause(now, backoff(&self.spec), rng),
+            Some(_) => self.pause(now, backoff(&self.spec), rng),
+            None => self.pause(now, PROBE, rng),
         }
+    }
+
+    /// Whether the project is held not to be there.
+    #[must_use]
+    pub fn misses_project(&self) -> bool {
+        self.trouble == Some(LaneHealth::Project)
+    }
+
+    fn set_detail(&mut self, detail: &dyn fmt::Display) {
+        self.detail = detail.to_string();
+        self.words = self.words.wrapping_add(1);
     }
 
     /// A request ended without an answer. If nothing at all was answered for as long as a request may take, the lane is
@@ -329,13 +410,17 @@ impl LaneEnd {
     pub fn cannot_connect(&mut self, why: String) {
         if self.no_connection != why {
             self.no_connection = why;
-            self.reasons = self.reasons.wrapping_add(1);
+            self.words = self.words.wrapping_add(1);
         }
     }
 
-    /// The present provider token is held to be refused, in these words.
+    /// A provider token was refused, in these words.
     pub fn credential_refused(&mut self, detail: &dyn fmt::Display) {
-        self.detail = detail.to_string();
+        let detail = detail.to_string();
+        if self.credential_detail != detail {
+            self.credential_detail = detail;
+            self.words = self.words.wrapping_add(1);
+        }
     }
 
     /// The gateway refuses the message of an app, whoever it is for.
@@ -353,49 +438,18 @@ impl LaneEnd {
         }
     }
 
-    /// What to tell the control plane, if it has changed. `connected`: how many connections stand.
-    pub fn take_news(&mut self, connected: usize) -> Option<(LaneHealth, String)> {
-        if let Some(detail) = self.campaign.take() {
-            self.told = Some((LaneHealth::Campaign, None, 0));
-            return Some((LaneHealth::Campaign, detail));
-        }
-        let health = self.health(connected)?;
-        let mute = self.mute.filter(|_| health == LaneHealth::Unreachable);
-        let reason = if health == LaneHealth::Unreachable && mute.is_none() { self.reasons } else { 0 };
-        if self.told == Some((health, mute, reason)) {
-            return None;
-        }
-        self.told = Some((health, mute, reason));
-        let detail = match health {
-            LaneHealth::Credential | LaneHealth::Throttled => self.detail.clone(),
-            LaneHealth::Unreachable => match mute {
-                Some(mute) => mute.to_string(),
-                None if self.no_connection.is_empty() => "no connection".to_owned(),
-                None => format!("no connection: {}", self.no_connection),
-            },
-            LaneHealth::Ready | LaneHealth::Campaign => String::new(),
-        };
-        Some((health, detail))
-    }
-
     /// Forgets what was told, so that it is told again.
     pub fn tell_again(&mut self) {
         self.meter.tell_again();
         self.told = None;
     }
 
-    fn health(&self, connected: usize) -> Option<LaneHealth> {
-        Some(if self.trust.is_refused() {
-            LaneHealth::Credential
-        } else if self.mute.is_some() || (connected == 0 && self.pool.failures() > 0) {
-            LaneHealth::Unreachable
-        } else if self.throttled {
-            LaneHealth::Throttled
-        } else if connected > 0 {
-            LaneHealth::Ready
-        } else {
-            return None; // still connecting for the first time
-        })
+    /// Between tries of one device whose answer says nothing of the gateway's load: the configured pauses, but from a second
+    /// at most.
+    #[must_use]
+    pub fn backoff_elsewhere(&self) -> Backoff {
+        let (min, max) = (self.spec.backoff_min.min(pool::PAUSE_MIN), self.spec.backoff_max);
+        Backoff { min, max, floor: min / 2 }
     }
 
     /// Between tries of one device.

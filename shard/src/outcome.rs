@@ -8,8 +8,6 @@ pub mod fcm;
 
 use std::{fmt, time::Duration};
 
-use clarion_proto::outcome::Outcome;
-
 /// One answer, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -71,35 +69,50 @@ impl From<fcm::Reason> for Reason {
 /// Which provider's rules hold: reasons are only ever judged by those of whoever gave them.
 pub use crate::command::Platform;
 
-/// What to do about an answer.
+/// What one answer says, and about whom. One answer never decides about more than its own device: how many of them do is
+/// [`crate::lane::evidence`]'s to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// This device is done.
-    Final(Outcome),
-    /// The message or the token is wrong, which the other devices tell. `token`: the gateway has not said that it is
+    /// The push was accepted.
+    Accepted,
+    /// The provider did not sign the answer: a status without a reason that belongs to it, a page, a redirect. It says
+    /// something about this request only, which is sent again, elsewhere, after `wait` if that is given.
+    Unsigned {
+        /// As whoever answered asks.
+        wait: Option<Duration>,
+    },
+    /// The token is dead. `sure`: nothing else can be meant; otherwise it may be the token of another environment.
+    Dead {
+        /// Nothing else can be meant.
+        sure: bool,
+    },
+    /// This device is refused, alive as it is: its token belongs to another app or project.
+    Refused,
+    /// The provider's form of a refusal, with a word that is not known here. It concerns this device, which is tried again
+    /// elsewhere before it is refused.
+    Unfamiliar,
+    /// The message is wrong, or the token is, which the other devices tell. `token`: the gateway has not said that it is
     /// something else than the token; otherwise the token is not dead whatever others get.
-    Invalid {
+    Message {
         /// It may be the token.
         token: bool,
     },
+    /// The project is not there, or this token is not: FCM uses the same word for both.
+    Project,
     /// This device later, after `wait` if that is given; others are not concerned.
     DeviceLater {
         /// As the gateway asks or its provider advises.
         wait: Option<Duration>,
     },
-    /// This device again, and less or nothing through this lane for a while: nothing at all for `wait`, if that is given.
+    /// This device later, after `wait` if that is given. The limit or the trouble may be the lane's.
     LaneLater {
         /// As the gateway asks or its provider advises.
         wait: Option<Duration>,
     },
-    /// This device again, once the lane's credential is another (`renew`: a fresh provider token will do; otherwise
-    /// somebody must look at it).
-    Credential {
-        /// A fresh provider token will do.
-        renew: bool,
-    },
-    /// The message or its configuration is wrong: no device can succeed with it.
-    Campaign,
+    /// The request's credential is refused.
+    Credential,
+    /// The provider token has changed too often: the new one is not taken yet.
+    TokenChange,
     /// This device again at once, on another connection.
     ConnectionOnly,
 }
@@ -109,14 +122,24 @@ pub enum Verdict {
 pub fn classify(platform: Platform, answer: &Answer) -> Verdict {
     // Nearly all of them, and whatever else it says: both providers' only word for success.
     if answer.status == 200 {
-        return Verdict::Final(Outcome::Accepted);
+        return Verdict::Accepted;
     }
     let wait = answer.retry_after.filter(|wait| !wait.is_zero());
     match (platform, &answer.reason) {
-        (Platform::Apns, Reason::Apns(reason)) => apns::classify(answer.status, Some(reason), wait),
-        (Platform::Apns, Reason::None | Reason::Fcm(_)) => apns::classify(answer.status, None, wait),
-        (Platform::Fcm, Reason::Fcm(reason)) => fcm::classify(answer.status, Some(reason), wait),
-        (Platform::Fcm, Reason::None | Reason::Apns(_)) => fcm::classify(answer.status, None, wait),
+        (Platform::Apns, Reason::Apns(reason)) => apns::classify(answer.status, reason, wait),
+        (Platform::Fcm, Reason::Fcm(reason)) => fcm::classify(answer.status, reason, wait),
+        (Platform::Apns, Reason::None | Reason::Fcm(_)) | (Platform::Fcm, Reason::None | Reason::Apns(_)) => {
+            Verdict::Unsigned { wait }
+        }
+    }
+}
+
+/// A word that is not known here, in the provider's own form. With these statuses it can only concern the device or the
+/// message; with others (credentials, limits, failures, whatever a proxy may say) nothing follows from it.
+fn unfamiliar(status: u16, word: &str, wait: Option<Duration>) -> Verdict {
+    match status {
+        400 | 404 | 405 | 410 | 413 if !word.is_empty() => Verdict::Unfamiliar,
+        _ => Verdict::Unsigned { wait },
     }
 }
 

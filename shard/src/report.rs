@@ -47,6 +47,7 @@ impl WaveRun {
     /// Whoever listens has forgotten everything.
     pub(crate) fn repeat_all(&mut self) {
         self.tally.repeat_all();
+        self.reasons.repeat_all();
         self.reporting = Reporting { all: true, changed: true, ..Reporting::default() };
     }
 }
@@ -88,7 +89,8 @@ pub(crate) fn build<'a>(run: &mut WaveRun, open: impl Iterator<Item = &'a Open>,
         unanswered_requests: run.unanswered_requests,
         retried_requests: run.retried_requests,
         dead,
-        answers: run.outlets.iter().map(|outlet| (outlet.lane, outlet.answers)).collect(),
+        answers: run.audience.answers().collect(),
+        reasons: run.reasons.take(&run.audience),
         cells,
         refused_messages: run.refused_messages.clone(),
     };

@@ -34,7 +34,7 @@ use clarion_proto::{
     time::Time,
     wire::shard_v1::{self as wire, session_response::Message as Wire},
 };
-use tracing::{info, warn};
+use tracing::warn;
 
 use self::{
     counts::Counts,
@@ -47,7 +47,10 @@ use self::{
     registry::Registry,
     waves::Waves,
 };
-use crate::command::{Command, Event};
+use crate::{
+    command::{Command, Event},
+    lane::news::News,
+};
 
 /// Refusals that wait to be told, and likewise cancels of unknown waves; of more refusals only the number is told.
 pub const REFUSALS_MAX: usize = 64;
@@ -240,9 +243,8 @@ impl Control {
                 self.waves.stopped(core, wave, last_write, written_after);
             }
             Event::Counted { id, devices } => self.counts.counted(core, id, &devices),
-            Event::LaneState { lane, health, detail } => {
-                info!(%lane, core, ?health, detail, "lane");
-                self.lanes.hear(core, lane, health, detail);
+            Event::LaneState { lane, at, health, detail, since, next_probe } => {
+                self.lanes.hear(core, lane, News { health, detail, since, next_probe }, at);
             }
             Event::LaneLoad { lane, load } => self.lanes.load(core, lane, *load),
             Event::Held(stats) => self.registry.hold(core, stats),
@@ -374,7 +376,7 @@ impl Control {
         if let Some(counted) = self.counts.take() {
             return Some(Wire::Counted(counted));
         }
-        self.lanes.take_state().map(Wire::LaneState)
+        self.lanes.take_state(now).map(Wire::LaneState)
     }
 
     /// After everything else: nothing is due any more.

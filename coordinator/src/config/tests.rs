@@ -108,7 +108,8 @@ fn a_platform_has_its_own_defaults() {
     let fcm = gateway("");
     assert_eq!((fcm.platform, fcm.connections.ceiling, fcm.streams_per_connection), (Platform::Fcm, 64, 100));
     let seconds = [fcm.backoff_min, fcm.backoff_max, fcm.request_deadline].map(|d| d.as_secs());
-    assert_eq!((seconds, fcm.quota), ([10, 60, 10], None));
+    assert_eq!((seconds, fcm.quota, fcm.evidence_answers), ([10, 60, 10], None, 32));
+    assert_eq!(gateway("evidence_answers = 1024").evidence_answers, 1_024);
     let limited = gateway("quota_per_minute = 600000\nramp_ms = 60000").quota;
     let ramp = Duration::from_secs(60);
     assert_eq!(limited, Some(Quota { per_minute: 600_000, burst: None, ramp }));
@@ -158,6 +159,10 @@ fn a_problem_is_one_line_with_file_key_and_words() {
         (
             &lane.replace("\n[[cred", "ramp_ms = 1\n\n[[cred"),
             "F: gateways[0].ramp_ms: means nothing without quota_per_minute",
+        ),
+        (
+            &lane.replace("\n[[cred", "evidence_answers = 1\n\n[[cred"),
+            "F: gateways[0].evidence_answers: must be 2 to 1024, is 1",
         ),
         (&lane.replace("\"apns\"\nkey", "\"fcm\"\nkey"), "F: credentials[0].key_file: means nothing with kind \"fcm\""),
         (&lane.replace("team_id = \"TEAM123456\"", ""), "F: credentials[0].team_id: is required with kind \"apns\""),

@@ -1,5 +1,6 @@
 //! Lanes and their tokens, with paused time.
 
+use clarion_proto::ids::UnixMillis;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use secrecy::ExposeSecret;
 
@@ -71,7 +72,8 @@ async fn what_is_not_configured_is_no_lane() {
 
 /// Minutes in which the credential's token changed within two hours; a node complains in the middle of `refused_at`.
 async fn changes(refused_at: &[u64]) -> Vec<u64> {
-    let (owner, board, clock) = (owner(), Board::new(), Clock::start());
+    let clock = Clock::start_at(UnixMillis(1_800_000_000_000));
+    let (owner, board) = (owner(), Board::new());
     let lane = owner.ensure(&key("g", "c"), &board, &clock).unwrap();
     let mut changes = Vec::new();
     let watch = async {
@@ -102,14 +104,28 @@ async fn changes(refused_at: &[u64]) -> Vec<u64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_is_replaced_every_45_minutes() {
-    assert_eq!(changes(&[]).await, [45, 90]);
+async fn a_token_is_replaced_every_24_minutes_whatever_nodes_say() {
+    // 1,800,000,000 s are 1,250,000 slots.
+    for refused_at in [&[][..], &[5, 7, 9], &[30, 31, 40, 41, 59]] {
+        assert_eq!(changes(refused_at).await, [24, 48, 72, 96]);
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn complaints_bring_a_new_token_but_never_two_in_20_minutes() {
-    assert_eq!(changes(&[5, 7, 9]).await, [20, 65, 110]);
-    assert_eq!(changes(&[30, 31, 40]).await, [30, 50, 95]);
+async fn a_coordinator_that_starts_again_makes_the_token_that_is_in_use() {
+    let credential = credential("c");
+    let token = |clock: Clock| {
+        let owner = LaneOwner::new(vec![gateway(None)], vec![credential.clone()]);
+        let board = Board::new();
+        let lane = owner.ensure(&key("g", "c"), &board, &clock).unwrap();
+        authorization(&board, &lane)
+    };
+    let slot = u64::try_from(apns::SLOT.as_millis()).unwrap();
+    let begun = 1_800_000_000_000 / slot * slot;
+    let at = |millis| token(Clock::start_at(UnixMillis(begun + millis)));
+    assert_eq!(at(0), at(slot / 2));
+    assert_eq!(at(0), at(slot - 1));
+    assert_ne!(at(0), at(slot));
 }
 
 #[tokio::test(start_paused = true)]

@@ -93,8 +93,8 @@ mod tests {
 
     use super::*;
 
-    const APNS: Rules = super::super::apns::RULES;
-    const LIFE: Duration = super::super::apns::REPLACE_AFTER;
+    const APNS: Rules = Rules { spacing: Duration::from_mins(20) };
+    const LIFE: Duration = Duration::from_mins(45);
 
     fn minutes(n: u64) -> Time {
         Time(0) + Duration::from_secs(n * 60)

@@ -155,7 +155,7 @@ fn stream_id(n: u64) -> u32 {
 
 fn asked_or_not(n: u64, path: &str) -> Vec<u8> {
     let id = stream_id(n);
-    if n % 2 == 0 { asked(id, path) } else { frame(1, 4, id, &head(path)) }
+    if n.is_multiple_of(2) { asked(id, path) } else { frame(1, 4, id, &head(path)) }
 }
 
 struct Attack {

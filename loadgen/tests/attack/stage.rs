@@ -284,12 +284,12 @@ impl Others {
         let _ = self.stop.send(());
         let (mut times, failures) = self.seen.await.expect("no panic");
         times.sort_unstable();
-        let at = |share: f64| times.get((times.len() as f64 * share) as usize).copied().unwrap_or_default();
+        let at = |percent: usize| times.get(times.len() * percent / 100).copied().unwrap_or_default();
         format!(
             "{} requests, {failures} refused or late, p50 {:.1?}, p99 {:.1?} (target 200 ms)",
             times.len(),
-            at(0.5),
-            at(0.99)
+            at(50),
+            at(99)
         )
     }
 }

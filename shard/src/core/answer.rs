@@ -7,18 +7,20 @@ use clarion_proto::{ids::UnixMillis, outcome::Outcome, time::Time};
 use super::{
     Core,
     guests::ticket_of_guest,
+    link::Link,
     open::Open,
+    reasons::{HEADER, Why},
     run::{Phase, given_up},
-    trial::{Invalid, Trial},
 };
 use crate::{
-    command::{DeadToken, Platform},
+    command::{Consequence, DeadToken},
     lane::{
-        Mute,
+        Doubt, Mute,
         connection::{CloseReason, ConnectionEvent, ErrorCode, PushError},
+        evidence::{Blame, Complaint, TRIES_ELSEWHERE, UNSIGNED_TRIES, Witness},
         pool,
     },
-    outcome::{Answer, Reason, Verdict, apns, classify},
+    outcome::{Answer, Reason, Verdict, classify},
 };
 
 /// A connection that has stood so long without a request was not taken only to be ended again.
@@ -30,6 +32,8 @@ pub(super) enum Later {
     AtOnce,
     /// After so long, or the pause that its tries call for, whichever is longer.
     After(Duration),
+    /// The same, over another connection if there is one; the gateway has not asked for a pause.
+    Elsewhere(Duration),
 }
 
 impl Core {
@@ -39,6 +43,7 @@ impl Core {
         if let Some(connection) = self.connection(link) {
             connection.take_accepted(&mut accepted);
         }
+        self.batch.begin(!accepted.is_empty());
         if !self.guests.is_empty() {
             self.hand_back_accepted(link, &mut accepted, now);
         }
@@ -53,8 +58,14 @@ impl Core {
                 continue;
             }
             match event {
-                ConnectionEvent::Answer { ticket, answer } => self.answered(link, ticket, &answer, now),
-                ConnectionEvent::Unanswered { ticket } => self.unanswered(link, ticket, now),
+                ConnectionEvent::Answer { ticket, answer } => {
+                    let by = self.witness(link);
+                    self.answered(link, ticket, by, &answer, now);
+                }
+                ConnectionEvent::Unanswered { ticket, status } => {
+                    let by = self.witness(link);
+                    self.unanswered(link, ticket, by, status, now);
+                }
                 ConnectionEvent::Unprocessed { ticket } => self.unprocessed(link, ticket, now),
                 ConnectionEvent::Closing { reason } => self.closing(link, &reason, now),
                 ConnectionEvent::Closed => self.close_link(link, false),
@@ -102,7 +113,8 @@ impl Core {
             end.meter.answered(took, now);
         }
         end.settled(tickets.len(), now);
-        end.answered(tickets.len(), now);
+        l.refused_in_row = 0;
+        end.answered(now);
         end.was_of_use(l.answers);
         if before < pool::ANSWERS_FOR_AN_ATTEMPT {
             end.counted(before, l.answers);
@@ -114,14 +126,9 @@ impl Core {
             let with_it = |ticket: &u64| opens.find(*ticket).is_some_and(|slot| opens.get(slot).credential == number);
             proof = tickets.iter().any(with_it).then_some(number);
         }
-        // Only FCM says the same words of a message and of a token.
-        let trials = end.spec.platform == Platform::Fcm;
         for ticket in tickets {
             let Some(open) = opens.take(*ticket) else { continue };
             let Some(run) = waves[usize::from(open.wave)].as_mut() else { continue };
-            if trials {
-                run.audience.app(open.app).message(open.message).trial.accepted();
-            }
             run.ended(&open, Outcome::Accepted);
         }
         if let Some(number) = proof {
@@ -129,113 +136,214 @@ impl Core {
         }
     }
 
-    /// Another answer than that it was accepted.
-    pub(super) fn answered(&mut self, link: u32, ticket: u64, answer: &Answer, now: Time) {
+    /// Who gives the answers of a connection.
+    fn witness(&self, link: u32) -> Witness {
+        self.links[link as usize].link.as_ref().map_or_else(Witness::default, Link::witness)
+    }
+
+    /// A connection has had one more answer.
+    pub(super) fn count_answer(&mut self, link: u32, ticket: u64, now: Time) {
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
         let before = l.answers;
         l.answers = before.saturating_add(1);
-        let at = l.lane;
-        let lane = &mut self.lanes[at].end;
+        let end = &mut self.lanes[l.lane].end;
         if let Some(took) = l.probe.answered(ticket, now) {
-            lane.meter.answered(took, now);
+            end.meter.answered(took, now);
         }
-        lane.settled(1, now);
+        end.counted(before, l.answers);
+    }
+
+    /// Another answer than that it was accepted.
+    pub(super) fn answered(&mut self, link: u32, ticket: u64, by: Witness, answer: &Answer, now: Time) {
+        let Some(at) = self.links[link as usize].link.as_ref().map(|l| l.lane) else { return };
+        self.count_answer(link, ticket, now);
+        self.lanes[at].end.settled(1, now);
         let Some(slot) = self.opens.find(ticket) else { return };
-        lane.counted(before, l.answers);
         let open = *self.opens.get(slot);
-        let verdict = classify(lane.spec.platform, answer);
-        if !matches!(verdict, Verdict::Credential { .. } | Verdict::LaneLater { .. }) {
-            self.token_accepted(at, open.credential);
-        }
-        let lane = &mut self.lanes[at].end;
+        let verdict = self.hear(link, by, open.credential, answer, Some(&open), now);
+        let reason = || Why::Answer(answer.status, answer.reason.clone());
         match verdict {
-            Verdict::Final(outcome) => {
-                lane.answered(1, now);
-                if outcome == Outcome::Dead {
-                    self.note_dead(at, &open, answer);
-                }
-                self.end(slot, outcome);
+            Verdict::Accepted => self.end(slot, Outcome::Accepted),
+            Verdict::Dead { sure } => self.dead(slot, at, !sure, answer),
+            Verdict::Refused => self.refuse(slot, &reason()),
+            Verdict::Message { token } => self.message_refused(slot, link, by, token, answer, now),
+            // While nobody of the project is reached, it is the project and not this device.
+            Verdict::Project if self.lanes[at].end.misses_project() => {
+                self.try_again(slot, now, Later::Elsewhere(Duration::ZERO), &reason());
             }
-            Verdict::Invalid { token } => {
-                lane.answered(1, now);
-                self.invalid(slot, at, token, answer);
-            }
+            Verdict::Project | Verdict::Unfamiliar => self.elsewhere_or_refuse(slot, link, &reason(), now),
             Verdict::DeviceLater { wait } => {
-                lane.answered(1, now);
-                self.try_again(slot, now, Later::After(wait.unwrap_or_default()));
+                self.try_again(slot, now, Later::After(wait.unwrap_or_default()), &reason());
             }
             Verdict::LaneLater { wait } => {
-                self.lane_later(at, open.credential, wait, answer, now);
-                self.try_again(slot, now, Later::After(Duration::ZERO));
+                self.opens.get(slot).avoid = Some(link);
+                self.try_again(slot, now, Later::After(wait.unwrap_or_default()), &reason());
             }
-            Verdict::Credential { renew } => {
-                self.token_refused(link, open.credential, renew, &answer.reason, now);
-                self.try_again(slot, now, Later::AtOnce);
+            Verdict::Unsigned { wait } => self.unsigned(slot, link, answer.status, wait, now),
+            Verdict::TokenChange => self.try_again(slot, now, Later::After(Duration::ZERO), &reason()),
+            Verdict::Credential | Verdict::ConnectionOnly => {
+                self.opens.get(slot).avoid = Some(link);
+                self.try_again(slot, now, Later::AtOnce, &reason());
             }
-            Verdict::Campaign => {
-                lane.heard(now);
-                self.run(open.wave).audience.app(open.app).stopped = true;
-                self.campaign_refused(at, &open, answer);
-                self.end(slot, Outcome::Refused);
+        }
+    }
+
+    /// What an answer says of the lane, the connection and the credential. `open`: whose answer it is, if that is known here.
+    pub(super) fn hear(
+        &mut self,
+        link: u32,
+        by: Witness,
+        credential: u32,
+        answer: &Answer,
+        open: Option<&Open>,
+        now: Time,
+    ) -> Verdict {
+        let Some(at) = self.links[link as usize].link.as_ref().map(|l| l.lane) else {
+            return Verdict::Unsigned { wait: None };
+        };
+        let Self { lanes, rng, .. } = self;
+        let end = &mut lanes[at].end;
+        let verdict = classify(end.spec.platform, answer);
+        let in_row = !self.batch.has_success;
+        let first = in_row && open.is_none_or(|open| open.doubts == 0);
+        match verdict {
+            Verdict::Accepted | Verdict::Dead { .. } | Verdict::Refused | Verdict::DeviceLater { .. } => {
+                end.answered(now);
+                self.in_row(link, false);
+            }
+            Verdict::Message { .. } | Verdict::Unfamiliar => {
+                end.answered(now);
+                self.in_row(link, true);
+            }
+            Verdict::Project => {
+                end.doubted(Doubt::Project, (by, first), &answer.reason, now, rng);
+                self.in_row(link, true);
+            }
+            Verdict::LaneLater { wait } => {
+                end.doubted(Doubt::Load(wait), (by, in_row), &answer.reason, now, rng);
+                self.in_row(link, true);
+                return verdict;
+            }
+            Verdict::Unsigned { .. } => {
+                self.hear_cut(link, by, answer.status, open, now);
+                return verdict;
+            }
+            Verdict::TokenChange => {
+                if end.trust.put_off(credential, now, rng) {
+                    end.heard(now);
+                    end.credential_refused(&answer.reason);
+                } else {
+                    end.doubted(Doubt::Load(None), (by, in_row), &answer.reason, now, rng);
+                    self.in_row(link, true);
+                }
+                return verdict;
+            }
+            Verdict::Credential => {
+                self.token_refused(link, by, credential, &answer.reason, now);
+                self.in_row(link, true);
+                return verdict;
             }
             Verdict::ConnectionOnly => {
-                lane.heard(now);
+                end.heard(now);
                 self.retire(link);
-                self.try_again(slot, now, Later::AtOnce);
             }
+        }
+        self.token_accepted(at, credential);
+        verdict
+    }
+
+    /// What an answer that the provider has not signed, or that broke off behind its head, says of the lane and the
+    /// connection.
+    pub(super) fn hear_cut(&mut self, link: u32, by: Witness, status: u16, open: Option<&Open>, now: Time) {
+        let Some(at) = self.links[link as usize].link.as_ref().map(|l| l.lane) else { return };
+        let counts = !self.batch.has_success && open.is_none_or(|open| open.tries < UNSIGNED_TRIES);
+        let Self { lanes, rng, .. } = self;
+        let detail = format_args!("status {status} without the provider's reason");
+        lanes[at].end.doubted(Doubt::Unsigned, (by, counts), &detail, now, rng);
+        self.in_row(link, true);
+    }
+
+    /// A connection on which a full row of answers is no success gives way to another: what stands behind it may be to blame,
+    /// and a verdict needs a second one, which a lane of a single connection has only so.
+    fn in_row(&mut self, link: u32, refused: bool) {
+        let Self { links, lanes, .. } = self;
+        let Some(l) = links[link as usize].link.as_mut() else { return };
+        l.refused_in_row = if refused && !self.batch.has_success { l.refused_in_row.saturating_add(1) } else { 0 };
+        if l.refused_in_row >= lanes[l.lane].end.spec.evidence && !l.leaving {
+            self.retire(link);
         }
     }
 
-    /// The gateway asks for less.
-    pub(super) fn lane_later(
-        &mut self,
-        lane: usize,
-        credential: u32,
-        wait: Option<Duration>,
-        answer: &Answer,
-        now: Time,
-    ) {
-        let end = &mut self.lanes[lane].end;
-        // Of a token that is just being tried it is no word on the lane: the former goes on.
-        if answer.reason == Reason::Apns(apns::Reason::TooManyProviderTokenUpdates) {
-            end.trust.put_off(credential, now);
-            if end.trust.is_trying() {
-                return end.heard(now);
-            }
-        }
-        end.refused(now, &mut self.rng, wait, &answer.reason);
-    }
-
-    /// The gateway calls the token or the message invalid.
-    fn invalid(&mut self, slot: u32, lane: usize, token: bool, answer: &Answer) {
+    /// The gateway calls the token dead.
+    fn dead(&mut self, slot: u32, lane: usize, needs_evidence: bool, answer: &Answer) {
         let open = *self.opens.get(slot);
-        let outcome = match self.trial(&open).invalid() {
-            Invalid::Token if token => {
-                self.note_dead(lane, &open, answer);
-                Outcome::Dead
-            }
-            Invalid::Token | Invalid::Either => Outcome::Refused,
-            Invalid::Message => {
-                self.campaign_refused(lane, &open, answer);
-                Outcome::Refused
-            }
-        };
-        self.end(slot, outcome);
-    }
-
-    /// What has been heard of the message of a push.
-    fn trial(&mut self, open: &Open) -> &mut Trial {
-        &mut self.run(open.wave).audience.app(open.app).message(open.message).trial
-    }
-
-    fn note_dead(&mut self, lane: usize, open: &Open, answer: &Answer) {
+        let lane = self.lanes[lane].end.spec.id;
+        let run = self.run(open.wave);
         let dead = DeadToken {
-            lane: self.lanes[lane].end.spec.id,
+            app: run.audience.app(open.app).name().clone(),
+            needs_evidence,
+            lane,
             device: open.device,
             token_hash: open.token_hash,
             gateway_time: answer.timestamp_ms.map(UnixMillis),
         };
-        self.run(open.wave).note_dead(dead);
+        run.note_dead(dead);
+        run.message(&open).answers.bad_device_tokens += u64::from(needs_evidence);
+        run.count_reason(Consequence::Dead, open.app, &Why::Answer(answer.status, answer.reason.clone()));
+        self.end(slot, Outcome::Dead);
+    }
+
+    /// The device is refused by its own answer, or by what was said of its message.
+    fn refuse(&mut self, slot: u32, why: &Why) {
+        let open = *self.opens.get(slot);
+        self.run(open.wave).count_reason(Consequence::Refused, open.app, why);
+        self.end(slot, Outcome::Refused);
+    }
+
+    /// The gateway calls the message invalid, or the token.
+    fn message_refused(&mut self, slot: u32, link: u32, by: Witness, token: bool, answer: &Answer, now: Time) {
+        let open = *self.opens.get(slot);
+        let lane = self.run(open.wave).outlets[usize::from(open.outlet)].lane;
+        let Some(at) = self.find_lane(lane) else {
+            return self.refuse(slot, &Why::Answer(answer.status, Reason::None));
+        };
+        let (needed, batch) = (self.lanes[at].end.spec.evidence, self.batch.number);
+        let message = self.run(open.wave).message(&open);
+        let known = message.evidence.refused(&message.answers).is_some();
+        let complaint = Complaint { by, first: open.doubts == 0, token, batch, answer };
+        let blame = message.evidence.refuse(&message.answers, complaint, needed);
+        let why = Why::Answer(answer.status, answer.reason.clone());
+        match blame {
+            // FCM says so with 400, as APNs says of a token of the other environment: it is no surer than that.
+            Blame::Token => self.dead(slot, at, true, answer),
+            Blame::Open => self.elsewhere_or_refuse(slot, link, &why, now),
+            Blame::Message => {
+                if !known {
+                    self.campaign_refused(at, &open, answer);
+                }
+                self.refuse(slot, &why);
+            }
+        }
+    }
+
+    /// Three more tries over other connections, then the device is refused.
+    fn elsewhere_or_refuse(&mut self, slot: u32, link: u32, why: &Why, now: Time) {
+        let open = self.opens.get(slot);
+        if open.doubts >= TRIES_ELSEWHERE {
+            return self.refuse(slot, why);
+        }
+        open.doubts += 1;
+        open.avoid = Some(link);
+        self.try_again(slot, now, Later::Elsewhere(Duration::ZERO), why);
+    }
+
+    /// Nobody signed the answer: the request goes again over another connection. A front end that fails is left alone for as
+    /// long as the provider wants.
+    fn unsigned(&mut self, slot: u32, link: u32, status: u16, wait: Option<Duration>, now: Time) {
+        self.opens.get(slot).avoid = Some(link);
+        let wait = wait.unwrap_or_default();
+        let later = if status >= 500 { Later::After(wait) } else { Later::Elsewhere(wait) };
+        self.try_again(slot, now, later, &Why::Answer(status, Reason::None));
     }
 
     /// Tells people that a message is not sent any more.
@@ -247,17 +355,30 @@ impl Core {
         self.lanes[lane].end.campaign_refused(detail);
     }
 
-    /// Sent, and nothing came back: it may have been delivered all the same.
-    pub(super) fn unanswered(&mut self, link: u32, ticket: u64, now: Time) {
+    /// Sent, and nothing came back but perhaps the head of an answer: it may have been delivered all the same.
+    pub(super) fn unanswered(&mut self, link: u32, ticket: u64, by: Witness, status: Option<u16>, now: Time) {
         if let Some(l) = &self.links[link as usize].link {
             self.lanes[l.lane].end.settled(1, now);
         }
-        self.went_unanswered(link, now);
-        let Some(slot) = self.opens.find(ticket) else { return };
+        let slot = self.opens.find(ticket);
+        match (status, slot) {
+            (None, _) => self.went_unanswered(link, now),
+            (Some(status), Some(slot)) => {
+                let open = *self.opens.get(slot);
+                self.hear_cut(link, by, status, Some(&open), now);
+            }
+            (Some(_), None) => {}
+        }
+        let Some(slot) = slot else { return };
         let open = self.opens.get(slot);
         open.unanswered = true;
-        let wave = open.wave;
-        self.run(wave).unanswered_requests += 1;
+        open.avoid = status.is_some().then_some(link);
+        let (wave, app) = (open.wave, open.app);
+        let run = self.run(wave);
+        run.unanswered_requests += 1;
+        if let Some(status) = status {
+            run.count_reason(Consequence::Retried, app, &Why::Answer(status, Reason::None));
+        }
         self.put_off(slot, now, Later::After(Duration::ZERO));
     }
 
@@ -277,13 +398,17 @@ impl Core {
             self.lanes[l.lane].end.settled(1, now);
         }
         if let Some(slot) = self.opens.find(ticket) {
-            self.try_again(slot, now, Later::AtOnce);
+            let wave = self.opens.get(slot).wave;
+            self.run(wave).retried_requests += 1;
+            self.put_off(slot, now, Later::AtOnce);
         }
     }
 
-    fn try_again(&mut self, slot: u32, now: Time, later: Later) {
-        let wave = self.opens.get(slot).wave;
-        self.run(wave).retried_requests += 1;
+    fn try_again(&mut self, slot: u32, now: Time, later: Later, why: &Why) {
+        let (wave, app) = (self.opens.get(slot).wave, self.opens.get(slot).app);
+        let run = self.run(wave);
+        run.retried_requests += 1;
+        run.count_reason(Consequence::Retried, app, why);
         self.put_off(slot, now, later);
     }
 
@@ -300,9 +425,12 @@ impl Core {
         }
         run.reporting.change();
         let lane = run.outlets[usize::from(open.outlet)].lane;
-        let due = match (later, self.lanes.iter().find(|l| l.end.spec.id == lane)) {
-            (Later::After(wait), Some(lane)) => now + lane.end.backoff().pause(tries, &mut self.rng).max(wait),
-            (Later::After(wait), None) => now + wait,
+        let Self { lanes, rng, .. } = self;
+        let end = lanes.iter().find(|l| l.end.spec.id == lane).map(|l| &l.end);
+        let due = match (later, end) {
+            (Later::After(wait), Some(end)) => now + end.backoff().pause(tries, rng).max(wait),
+            (Later::Elsewhere(wait), Some(end)) => now + end.backoff_elsewhere().pause(tries, rng).max(wait),
+            (Later::After(wait) | Later::Elsewhere(wait), None) => now + wait,
             (Later::AtOnce, _) => now,
         };
         self.run(open.wave).outlets[usize::from(open.outlet)].retry.push(due, slot);
@@ -317,7 +445,7 @@ impl Core {
         if let Some(lane) = self.find_lane(lane) {
             self.lanes[lane].end.campaign_refused(format!("{alert}: {}", PushError::Header(header)));
         }
-        self.end(slot, Outcome::Refused);
+        self.refuse(slot, &Why::Unwritable(HEADER));
     }
 
     fn end(&mut self, slot: u32, outcome: Outcome) {

@@ -3,12 +3,12 @@
 //! A device row names its app, locale and segments by index. What an index means for this wave is worked out the first
 //! time a device has it and remembered, so that the ten-thousandth device costs two loads and no comparison of text.
 
-use clarion_proto::ids::AppName;
+use clarion_proto::ids::{AppName, LaneId};
 
-use super::{templates::TemplateIds, trial::Trial};
+use super::templates::TemplateIds;
 use crate::{
-    command::{AppSpec, MessageSpec, SegmentOp},
-    lane::connection::TemplateSpec,
+    command::{Answers, AppSpec, MessageSpec, SegmentOp},
+    lane::{connection::TemplateSpec, evidence::MessageEvidence},
     partition::{AppIndex, LocaleIndex, Pushable, Vocabulary},
     wave::{Program, ProgramError},
 };
@@ -33,7 +33,7 @@ pub(crate) struct App {
     spec: AppSpec,
     /// Which outlet of the wave.
     pub(crate) outlet: u16,
-    /// The gateway called the message itself wrong: nothing more of it is sent.
+    /// A header that all of its messages share cannot be written: nothing of it is sent.
     pub(crate) stopped: bool,
     messages: Vec<Message>,
     /// By `LocaleIndex`: position in `messages`.
@@ -45,8 +45,10 @@ pub(crate) struct App {
 pub(crate) struct Message {
     pub(crate) template: u32,
     pub(crate) spec: TemplateSpec,
-    /// Of a message that may be what a gateway calls invalid.
-    pub(crate) trial: Trial,
+    /// What became of its devices.
+    pub(crate) answers: Answers,
+    /// What the gateway says against it.
+    pub(crate) evidence: MessageEvidence,
 }
 
 impl Audience {
@@ -89,6 +91,21 @@ impl Audience {
         &mut self.apps[usize::from(app)]
     }
 
+    /// Whose messages an app's are, and which lane takes them.
+    pub(crate) fn name_and_lane(&self, app: u16) -> (AppName, LaneId) {
+        let spec = &self.apps[usize::from(app)].spec;
+        (spec.app.clone(), spec.lane)
+    }
+
+    /// What became of the devices of each app: totals.
+    pub(crate) fn answers(&self) -> impl Iterator<Item = (LaneId, AppName, Answers)> + '_ {
+        self.apps.iter().map(|app| {
+            let mut sum = Answers::default();
+            app.messages.iter().for_each(|message| sum.add(&message.answers));
+            (app.spec.lane, app.spec.app.clone(), sum)
+        })
+    }
+
     /// Every template in use.
     pub(crate) fn templates(&self) -> impl Iterator<Item = u32> + '_ {
         self.apps.iter().flat_map(|app| app.messages.iter().map(|m| m.template))
@@ -104,7 +121,8 @@ impl App {
                 body: message.body.clone(),
                 body_after_token: message.body_after_token.clone(),
             },
-            trial: Trial::default(),
+            answers: Answers::default(),
+            evidence: MessageEvidence::default(),
         };
         let messages = spec.messages.iter().map(message).collect();
         Self { spec: spec.clone(), outlet, stopped: false, messages, message_of: Vec::new() }

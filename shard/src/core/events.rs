@@ -8,7 +8,7 @@ use std::time::Duration;
 use clarion_proto::time::Time;
 
 use super::{Core, run::Phase};
-use crate::{command::Event, report};
+use crate::{command::Event, lane::news::News, report};
 
 /// Between two events on what is held.
 const HELD_EVERY: Duration = Duration::from_millis(100);
@@ -17,7 +17,7 @@ impl Core {
     /// The next thing to tell; `None`: nothing now. To be asked only when there is room for it.
     pub fn poll_event(&mut self, now: Time) -> Option<Event> {
         self.stopped()
-            .or_else(|| self.lane_news())
+            .or_else(|| self.lane_news(now))
             .or_else(|| self.lane_load(now))
             .or_else(|| self.answer_count())
             .or_else(|| self.report(now))
@@ -46,14 +46,15 @@ impl Core {
         })
     }
 
-    fn lane_news(&mut self) -> Option<Event> {
+    fn lane_news(&mut self, now: Time) -> Option<Event> {
         let Self { lanes, links, .. } = self;
         lanes.iter_mut().find_map(|slot| {
             // Those of a host count once something was answered through them: how they are is the host's to say.
             let stands = |link: &super::link::Link| link.is_open() || link.is_remote() && link.answers > 0;
             let open = |link: &&u32| links[**link as usize].link.as_ref().is_some_and(stands);
-            let (health, detail) = slot.end.take_news(slot.links.iter().filter(open).count())?;
-            Some(Event::LaneState { lane: slot.end.spec.id, health, detail })
+            let news = slot.end.take_news(slot.links.iter().filter(open).count(), now)?;
+            let News { health, detail, since, next_probe } = news;
+            Some(Event::LaneState { lane: slot.end.spec.id, at: now, health, detail, since, next_probe })
         })
     }
 

@@ -18,10 +18,7 @@ use super::{
     pull::{FLUSH_BYTES, HEADER_BYTES},
     tokens::Permits,
 };
-use crate::{
-    lane::connection::{ConnectionEvent, PushError},
-    outcome::{Verdict, classify},
-};
+use crate::lane::connection::{ConnectionEvent, PushError};
 
 impl Core {
     /// What a guest asks for.
@@ -143,7 +140,7 @@ impl Core {
     pub(super) fn hand_back_accepted(&mut self, link: u32, tickets: &mut Vec<u64>, now: Time) {
         let Self { guests, links, lanes, .. } = self;
         let Some(l) = links[link as usize].link.as_mut() else { return };
-        let (lane, before, all) = (l.lane, l.answers, tickets.len());
+        let (lane, before, all, by) = (l.lane, l.answers, tickets.len(), l.witness());
         let end = &mut lanes[lane].end;
         let mut newest = 0;
         if let Some(took) = l.probe.among(tickets, now) {
@@ -159,14 +156,15 @@ impl Core {
                 guest.under_way -= 1;
                 let (ticket, credential) = (carried.ticket, carried.credential);
                 newest = newest.max(credential);
-                guest.fates.push(Fate { ticket, credential, what: Became::Accepted });
+                guest.fates.push(Fate { ticket, credential, by, what: Became::Accepted });
             }
             false
         });
         let of_guests = all - tickets.len();
         if of_guests > 0 {
             l.answers = before.saturating_add(u32::try_from(of_guests).unwrap_or(u32::MAX));
-            end.answered(of_guests, now);
+            l.refused_in_row = 0;
+            end.answered(now);
             end.was_of_use(l.answers);
             end.counted(before, l.answers);
             if end.trust.is_in_doubt() {
@@ -178,46 +176,29 @@ impl Core {
     /// What a connection says of a guest's request.
     pub(super) fn hand_back(&mut self, link: u32, ticket: u64, event: ConnectionEvent, now: Time) {
         let Some(carried) = self.guests.carried(ticket) else { return };
+        let by = self.links[link as usize].link.as_ref().map_or_else(Default::default, Link::witness);
         let what = match event {
             ConnectionEvent::Answer { answer, .. } => {
-                self.hear_for_guest(link, ticket, carried.credential, &answer, now);
+                // What an answer says of the lane, the credential and the connection is for us to hear; what it says of the
+                // device and the message, for the guest.
+                self.count_answer(link, ticket, now);
+                self.hear(link, by, carried.credential, &answer, None, now);
                 Became::Answer(answer)
             }
-            ConnectionEvent::Unanswered { .. } => {
-                self.went_unanswered(link, now);
-                Became::Unanswered
+            ConnectionEvent::Unanswered { status, .. } => {
+                match status {
+                    Some(status) => self.hear_cut(link, by, status, None, now),
+                    None => self.went_unanswered(link, now),
+                }
+                Became::Unanswered(status)
             }
             ConnectionEvent::Unprocessed { .. } => Became::Unprocessed,
             ConnectionEvent::Closing { .. } | ConnectionEvent::Closed => return,
         };
         if let Some(guest) = &mut self.guests.all[usize::from(carried.guest)] {
             guest.under_way -= 1;
-            guest.fates.push(Fate { ticket: carried.ticket, credential: carried.credential, what });
+            guest.fates.push(Fate { ticket: carried.ticket, credential: carried.credential, by, what });
         }
-    }
-
-    /// What an answer says of the lane and of the connection is for us to hear; what it says of the device, for the guest.
-    fn hear_for_guest(&mut self, link: u32, ticket: u64, credential: u32, answer: &crate::outcome::Answer, now: Time) {
-        let Some(l) = self.links[link as usize].link.as_mut() else { return };
-        let before = l.answers;
-        l.answers = before.saturating_add(1);
-        let at = l.lane;
-        let end = &mut self.lanes[at].end;
-        if let Some(took) = l.probe.answered(ticket, now) {
-            end.meter.answered(took, now);
-        }
-        end.counted(before, l.answers);
-        match classify(end.spec.platform, answer) {
-            Verdict::Final(_) | Verdict::Invalid { .. } | Verdict::DeviceLater { .. } => end.answered(1, now),
-            Verdict::LaneLater { wait } => return self.lane_later(at, credential, wait, answer, now),
-            Verdict::Credential { renew } => return self.token_refused(link, credential, renew, &answer.reason, now),
-            Verdict::Campaign => end.heard(now),
-            Verdict::ConnectionOnly => {
-                end.heard(now);
-                self.retire(link);
-            }
-        }
-        self.token_accepted(at, credential);
     }
 
     /// A socket has taken what a link had encoded for guests, or was lost with it.

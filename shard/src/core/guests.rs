@@ -9,7 +9,10 @@ use clarion_proto::{
 };
 
 use super::letter::{Became, Entry, Fate, Run};
-use crate::lane::connection::{ConnectionEvent, TemplateSpec};
+use crate::lane::{
+    connection::{ConnectionEvent, TemplateSpec},
+    evidence::Witness,
+};
 
 /// Marks tickets of guests: those of this core's own pushes never have it (see [`super::open`]).
 pub(super) const GUEST: u64 = 1 << 63;
@@ -111,7 +114,7 @@ impl Guests {
 pub(super) fn ticket_of_guest(event: &ConnectionEvent) -> Option<u64> {
     match event {
         ConnectionEvent::Answer { ticket, .. }
-        | ConnectionEvent::Unanswered { ticket }
+        | ConnectionEvent::Unanswered { ticket, .. }
         | ConnectionEvent::Unprocessed { ticket } => Some(*ticket).filter(|ticket| ticket & GUEST != 0),
         ConnectionEvent::Closing { .. } | ConnectionEvent::Closed => None,
     }
@@ -166,7 +169,7 @@ impl Guest {
     /// A request that waits goes back.
     pub(super) fn back(&mut self, entry: &Entry, what: Became) {
         self.waiting -= 1;
-        self.fates.push(Fate { ticket: entry.ticket, credential: 0, what });
+        self.fates.push(Fate { ticket: entry.ticket, credential: 0, by: Witness::default(), what });
     }
 
     /// Those of a wave, or all, go back.
@@ -176,7 +179,12 @@ impl Guest {
             for (entry, void) in left.filter(|(entry, _)| wave.is_none_or(|wave| entry.wave == wave)) {
                 if !std::mem::replace(void, true) {
                     self.waiting -= 1;
-                    self.fates.push(Fate { ticket: entry.ticket, credential: 0, what: Became::Returned });
+                    self.fates.push(Fate {
+                        ticket: entry.ticket,
+                        credential: 0,
+                        by: Witness::default(),
+                        what: Became::Returned,
+                    });
                 }
             }
         }

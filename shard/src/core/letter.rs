@@ -27,7 +27,10 @@ use clarion_proto::{
     time::Time,
 };
 
-use crate::{lane::connection::TemplateSpec, outcome::Answer};
+use crate::{
+    lane::{connection::TemplateSpec, evidence::Witness},
+    outcome::Answer,
+};
 
 /// Requests of one guest on one lane that wait for a connection at its host, and credits that it has not used, together.
 pub(crate) const RUN_MAX: usize = 256;
@@ -138,6 +141,8 @@ pub struct Fate {
     pub(crate) ticket: u64,
     /// The number of the provider token that it went out with.
     pub(crate) credential: u32,
+    /// The connection that said so.
+    pub(crate) by: Witness,
     pub(crate) what: Became,
 }
 
@@ -146,7 +151,8 @@ pub struct Fate {
 pub(crate) enum Became {
     Accepted,
     Answer(Answer),
-    Unanswered,
+    /// With the status of an answer that broke off.
+    Unanswered(Option<u16>),
     Unprocessed,
     /// It was never written: the host has no connection for it, or it was voided, or its time was over.
     Returned,

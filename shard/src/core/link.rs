@@ -12,7 +12,7 @@ use std::time::Duration;
 use clarion_proto::{ids::WaveId, time::Time};
 
 use super::remote::Remote;
-use crate::lane::{connection::Connection, load::Probe};
+use crate::lane::{connection::Connection, evidence::Witness, load::Probe};
 
 /// The longest that room is collected while requests are out.
 pub(crate) const COLLECT: Duration = Duration::from_millis(2);
@@ -76,6 +76,8 @@ pub(crate) struct Link {
     unanswered: Option<(Time, u32)>,
     /// What the gateway answered on it.
     pub(crate) answers: u32,
+    /// Answers on it without a success between that call something else than their device into question.
+    pub(crate) refused_in_row: u32,
     /// How long answers take.
     pub(crate) probe: Probe,
 }
@@ -116,8 +118,14 @@ impl Link {
             stuck_since: None,
             unanswered: None,
             answers: 0,
+            refused_in_row: 0,
             probe: Probe::default(),
         }
+    }
+
+    /// As whom it gives answers.
+    pub(crate) fn witness(&self) -> Witness {
+        Witness(u64::from(self.id.generation) << 32 | u64::from(self.id.slot))
     }
 
     pub(crate) fn connection(&mut self) -> Option<&mut Connection> {

@@ -34,8 +34,12 @@ pub(crate) struct Open {
     pub(crate) credential: u32,
     /// Requests so far that did not end it.
     pub(crate) tries: u8,
+    /// Answers that called its message or project into question, or gave a reason that is not known.
+    pub(crate) doubts: u8,
     /// One of them was never answered: it may have been delivered.
     pub(crate) unanswered: bool,
+    /// The connection that the last try went over, by slot, if the next one is to go over another.
+    pub(crate) avoid: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -153,7 +157,9 @@ mod tests {
             device: DeviceId([0; 16]),
             credential: 0,
             tries: 0,
+            doubts: 0,
             unanswered: false,
+            avoid: None,
         }
     }
 

@@ -14,7 +14,6 @@ use roaring::RoaringBitmap;
 
 use super::{run::Part, store::Store};
 use crate::{
-    command::LaneAnswers,
     lane::retry::RetryLine,
     partition::Tags,
     wave::{Ahead, Cover, Step, Walk},
@@ -27,8 +26,6 @@ pub(crate) struct Outlet {
     pub(crate) retry: RetryLine,
     /// Requests so far, as far as they decide whether it has begun: see [`crate::lane::slice`].
     pub(crate) begun: usize,
-    /// The gateway's last words: totals.
-    pub(crate) answers: LaneAnswers,
     /// By part.
     walks: Vec<Walk>,
     tags: Tags,
@@ -66,7 +63,6 @@ impl Outlet {
             lane,
             retry: RetryLine::default(),
             begun: 0,
-            answers: LaneAnswers::default(),
             walks: Vec::new(),
             tags,
             ready: VecDeque::new(),

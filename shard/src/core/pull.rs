@@ -3,6 +3,8 @@
 //! A connection with room takes runs from the waves of its lane in turn, so that waves share a lane by runs however much
 //! each has to send. Within a wave, those due for another try go first, then those late, then the nearest band.
 
+use std::time::Duration;
+
 use clarion_proto::{device::token_hash, outcome::Outcome, time::Time};
 
 use super::{
@@ -11,11 +13,13 @@ use super::{
     link::{Link, State},
     open::{Open, Opens},
     outlet::{Found, Steps},
+    reasons::{HEADER, TOKEN, Why},
     run::{WaveRun, given_up},
     store::Store,
     tokens::Permits,
 };
 use crate::{
+    command::Consequence,
     lane::{LaneEnd, connection::PushError, retry},
     partition::{Pushable, TokenBuffer},
 };
@@ -28,6 +32,10 @@ pub(super) const FLUSH_BYTES: usize = 32 * 1024;
 /// of them before another one's few are written, and so take ten times its part of the core: both are at their nearest
 /// phones at the same time. Half a millisecond of work, beside which a turn's own cost does not count.
 const LANE_REQUESTS_PER_TURN: usize = 512;
+/// How long a device that is to go over another connection is put off when its turn comes on the same one.
+const DEFERRED: Duration = Duration::from_millis(1);
+/// So many are put off in one turn: in a storm of refusals they must not cost more than what is sent.
+const DEFERRED_MAX: usize = 64;
 /// What a request is reckoned beside its body: 361 bytes with `authorization` indexed, 605 without, the body (257) off.
 pub(super) const HEADER_BYTES: usize = 352;
 
@@ -53,6 +61,10 @@ impl Core {
         // No wave may have all of it: there is always room for one more to begin.
         let of_wave = if waiting < share { share / (outlets.len() + 1) } else { 0 };
         let mut permits = Permits::new(end, of_lane, links);
+        // Whoever is to go over another connection waits for one only where there is one.
+        let stands = |l: &&u32| links[**l as usize].link.as_ref().is_some_and(|link| link.is_open() && !link.leaving);
+        let others = waiting > 0 && of_lane.iter().filter(stands).nth(1).is_some();
+        let mut deferred = 0;
         let mut sent = 0;
         let mut encoded = 0;
         for n in 0..of_lane.len() {
@@ -81,8 +93,8 @@ impl Core {
                     continue;
                 }
                 let alone = config.single;
-                let mut desk = Desk { store, opens, buffers, end, link, run, wave, outlet, alone, now, token };
-                let took = desk.run(most, walk, &mut bytes, steps);
+                let mut desk = Desk { store, opens, buffers, end, link, run, wave, outlet, alone, others, now, token };
+                let took = desk.run(most, walk, &mut bytes, &mut deferred, steps);
                 run.outlets[usize::from(outlet)].begun += took;
                 (room, lane_room, sent) = (room - took, lane_room - took, sent + took);
                 slice_room -= took;
@@ -101,7 +113,7 @@ impl Core {
             }
             encoded += bytes;
         }
-        if sent > 0 {
+        if sent > 0 || deferred > 0 {
             // Not by turns: those that find nothing to send would make a paced wave meet the same connection each time.
             *next_link = (*next_link + 1) % of_lane.len();
         }
@@ -175,6 +187,8 @@ struct Desk<'a> {
     wave: u16,
     outlet: u16,
     alone: bool,
+    /// The lane has another connection.
+    others: bool,
     now: Time,
     /// Where a token that is kept packed is unpacked.
     token: &'a mut TokenBuffer,
@@ -200,7 +214,7 @@ enum NotSent {
 
 impl Desk<'_> {
     /// Sends to at most `most` devices; returns to how many.
-    fn run(&mut self, most: usize, walk: bool, bytes: &mut usize, steps: &mut Steps) -> usize {
+    fn run(&mut self, most: usize, walk: bool, bytes: &mut usize, deferred: &mut usize, steps: &mut Steps) -> usize {
         if !self.run.may_send(self.now) {
             return 0;
         }
@@ -209,6 +223,15 @@ impl Desk<'_> {
         while sent < most {
             let outlet = usize::from(self.outlet);
             let taken = match self.run.outlets[outlet].retry.pop_due(self.now) {
+                Some(slot) if self.others && self.opens.get(slot).avoid == Some(self.link.id.slot) => {
+                    // In another turn, which begins with another connection.
+                    self.run.outlets[outlet].retry.push(self.now + DEFERRED, slot);
+                    *deferred += 1;
+                    if *deferred >= DEFERRED_MAX {
+                        break;
+                    }
+                    continue;
+                }
                 Some(slot) => self.again(slot),
                 None if !walk => break,
                 None => match self.run.next(outlet, self.store, self.alone, steps) {
@@ -253,7 +276,9 @@ impl Desk<'_> {
             device: device.device,
             credential: 0,
             tries: 0,
+            doubts: 0,
             unanswered: false,
+            avoid: None,
         });
         let outlet = usize::from(self.outlet);
         match self.push(slot, app, &device) {
@@ -319,11 +344,14 @@ impl Desk<'_> {
     fn push(&mut self, slot: u32, app: u16, device: &Pushable<'_>) -> Result<usize, NotSent> {
         let app_run = self.run.audience.app(app);
         if app_run.stopped {
+            self.run.count_reason(Consequence::Refused, app, &Why::Unwritable(HEADER));
             return Err(NotSent::Never);
         }
         let number = app_run.message_for(&self.store.words, device.locale);
         let message = app_run.message(number);
-        if message.trial.is_refused() {
+        if let Some(answer) = message.evidence.refused(&message.answers) {
+            let why = Why::Answer(answer.status, answer.reason.clone());
+            self.run.count_reason(Consequence::Refused, app, &why);
             return Err(NotSent::Never);
         }
         let ticket = self.opens.ticket(slot);
@@ -342,9 +370,13 @@ impl Desk<'_> {
         match pushed {
             Ok(()) => {}
             Err(PushError::Full | PushError::Closing) => return Err(NotSent::Full),
-            Err(PushError::Token) => return Err(NotSent::Never),
+            Err(PushError::Token) => {
+                self.run.count_reason(Consequence::Refused, app, &Why::Unwritable(TOKEN));
+                return Err(NotSent::Never);
+            }
             Err(error @ PushError::Header(_)) => {
                 app_run.stopped = true;
+                self.run.count_reason(Consequence::Refused, app, &Why::Unwritable(HEADER));
                 self.run.refuse_message(app, error.to_string());
                 self.end.campaign_refused(format!("{}: {error}", self.run.spec.alert));
                 return Err(NotSent::Never);
@@ -358,7 +390,7 @@ impl Desk<'_> {
         }
         let length = HEADER_BYTES + message.spec.body_bytes(token.len());
         let open = self.opens.get(slot);
-        (open.app, open.message) = (app, number);
+        (open.app, open.message, open.avoid) = (app, number, None);
         open.token_hash = token_hash(token);
         open.credential = self.link.credential;
         self.link.probe.sent(ticket, self.now);

@@ -227,6 +227,7 @@ impl Core {
         if let Some(State::Remote(remote)) = self.links[link as usize].link.as_mut().map(|link| &mut link.state) {
             remote.out = remote.out.saturating_sub(fates.len());
         }
+        self.batch.begin(fates.iter().any(|fate| matches!(fate.what, Became::Accepted)));
         let mut accepted = Vec::with_capacity(fates.len());
         for fate in fates {
             match fate.what {
@@ -240,14 +241,14 @@ impl Core {
     }
 
     /// What became of one request that was handed over.
-    fn fate(&mut self, link: u32, Fate { ticket, credential, what }: Fate, now: Time) {
+    fn fate(&mut self, link: u32, Fate { ticket, credential, by, what }: Fate, now: Time) {
         if let Some(slot) = self.opens.find(ticket) {
             self.opens.get(slot).credential = credential;
         }
         match what {
             Became::Accepted => self.accepted(link, &[ticket], now),
-            Became::Answer(answer) => self.answered(link, ticket, &answer, now),
-            Became::Unanswered => self.unanswered(link, ticket, now),
+            Became::Answer(answer) => self.answered(link, ticket, by, &answer, now),
+            Became::Unanswered(status) => self.unanswered(link, ticket, by, status, now),
             Became::Unprocessed => self.unprocessed(link, ticket, now),
             Became::Returned => {
                 self.settle_unwritten(link, ticket, now);

@@ -9,9 +9,17 @@ use clarion_proto::{
     time::Time,
 };
 
-use super::{audience::Audience, open::Open, outlet::Outlet, store::Store, tally::Tally, templates::TemplateIds};
+use super::{
+    audience::{Audience, Message},
+    open::Open,
+    outlet::Outlet,
+    reasons::{Reasons, Why},
+    store::Store,
+    tally::Tally,
+    templates::TemplateIds,
+};
 use crate::{
-    command::{DeadToken, RefusedMessage, ShardSpec, WaveSpec},
+    command::{Consequence, DeadToken, RefusedMessage, ShardSpec, WaveSpec},
     lane::pace::Pace,
     partition::Tags,
     report::Reporting,
@@ -43,6 +51,8 @@ pub(crate) struct WaveRun {
     pub(crate) unanswered_requests: u64,
     pub(crate) retried_requests: u64,
     pub(crate) dead: VecDeque<DeadToken>,
+    /// Why devices were not accepted at once.
+    pub(crate) reasons: Reasons,
     /// Messages that are sent no more.
     pub(crate) refused_messages: Vec<RefusedMessage>,
     /// Connections that hold requests of this wave which their socket has not taken whole.
@@ -110,6 +120,7 @@ impl WaveRun {
             unanswered_requests: 0,
             retried_requests: 0,
             dead: VecDeque::new(),
+            reasons: Reasons::default(),
             refused_messages: Vec::new(),
             unsent: 0,
             last_write: None,
@@ -243,8 +254,19 @@ impl WaveRun {
     /// Counts the outcome of a push that was open.
     pub(crate) fn ended(&mut self, open: &Open, outcome: Outcome) {
         self.tally.ended(open.band, open.cell, outcome);
-        self.outlets[usize::from(open.outlet)].answers.count(outcome);
+        self.message(open).answers.count(outcome);
         self.open -= 1;
+        self.reporting.change();
+    }
+
+    /// The message that an open push was last sent.
+    pub(crate) fn message(&mut self, open: &Open) -> &mut Message {
+        self.audience.app(open.app).message(open.message)
+    }
+
+    /// Counts why a device was not accepted, or not at once.
+    pub(crate) fn count_reason(&mut self, then: Consequence, app: u16, why: &Why) {
+        self.reasons.count(then, app, why);
         self.reporting.change();
     }
 

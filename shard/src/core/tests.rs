@@ -4,6 +4,7 @@ mod gateway;
 mod world;
 
 mod budget;
+mod evidence;
 mod faults;
 mod fcm;
 mod guests;

@@ -13,7 +13,8 @@ use crate::{
     command::{Authorization, Platform},
     lane::{
         LaneEnd,
-        trust::{Change, Use},
+        evidence::Witness,
+        trust::{Change, Refusal, Use},
     },
 };
 
@@ -40,7 +41,7 @@ impl Permits {
             return link.offer(probing, now);
         }
         if link.is_remote() {
-            return link.offer(probing || end.trust.is_refused(), now);
+            return link.offer(probing || end.trust.is_condemned(), now);
         }
         match end.trust.allows(link.credential, now) {
             Use::Freely => link.offer(probing, now),
@@ -72,14 +73,14 @@ impl Core {
             return;
         }
         if trust.expire_former(now) {
-            match trust.is_refused() {
+            match trust.is_condemned() {
                 true => self.retire_lane(lane),
                 false => self.take_token(lane, |_| true),
             }
-        } else if trust.is_trying() {
+        } else if trust.is_trying(now) {
             let Self { lanes, links, .. } = &*self;
             let trust = &lanes[lane].end.trust;
-            let other_key = trust.is_trying_other_key();
+            let other_key = trust.is_trying_other_key(now);
             let own = lanes[lane].links.iter().filter_map(|l| Some((*l, links[*l as usize].link.as_ref()?)));
             let own = own.filter(|(_, link)| !link.leaving && !link.is_remote());
             // Who connects has the newest token when it stands; where all take it, nobody waits for that.
@@ -129,46 +130,41 @@ impl Core {
         }
     }
 
-    /// A request's token was refused. `renew`: only for its age.
-    pub(super) fn token_refused(&mut self, link: u32, number: u32, renew: bool, words: &dyn Display, now: Time) {
-        let Some(l) = self.links[link as usize].link.as_ref() else { return };
-        let (at, heard_before) = (l.lane, l.leaving);
+    /// A request's token was refused.
+    pub(super) fn token_refused(&mut self, link: u32, by: Witness, number: u32, words: &dyn Display, now: Time) {
+        let Some(at) = self.links[link as usize].link.as_ref().map(|l| l.lane) else { return };
         let Self { lanes, rng, .. } = self;
         let end = &mut lanes[at].end;
         end.heard(now);
-        let news = match end.spec.platform {
-            Platform::Apns if renew && heard_before => false,
-            Platform::Apns if renew => {
-                end.pool.failed(now, rng);
-                end.trust.called_expired(number, now, rng)
-            }
-            Platform::Apns | Platform::Fcm => end.trust.refused(number),
-        };
-        if news {
+        let counts = !self.batch.has_success;
+        let refusal = end.trust.refused(number, (by, counts), end.spec.evidence, now, rng);
+        if refusal != Refusal::Old {
             end.credential_refused(words);
         }
         match end.spec.platform {
             // Connections remember: another try has to go over other ones.
-            Platform::Apns if news => {
-                for slot in self.lanes[at].links.clone() {
-                    if self.links[slot as usize].link.as_ref().is_some_and(|link| link.credential == number) {
-                        self.retire(slot);
+            Platform::Apns => {
+                if refusal == Refusal::OfToken {
+                    for slot in self.lanes[at].links.clone() {
+                        if self.links[slot as usize].link.as_ref().is_some_and(|link| link.credential == number) {
+                            self.retire(slot);
+                        }
                     }
                 }
+                self.retire(link);
             }
-            Platform::Apns => {}
             // Each request stands for itself: whoever tried it goes on with the former, if that is still good.
             Platform::Fcm => {
                 let Some((authorization, best)) = self.lanes[at].end.trust.best(now) else { return };
                 let authorization = authorization.clone();
                 let Some(link) = self.links[link as usize].link.as_mut() else { return };
-                if let State::Open(connection) = &mut link.state {
+                if let State::Open(connection) = &mut link.state
+                    && link.credential != best
+                {
                     connection.set_authorization(authorization);
                     link.credential = best;
                 }
-                return;
             }
         }
-        self.retire(link);
     }
 }

@@ -55,6 +55,7 @@ fn read_error(body: &[u8]) -> Option<fcm::Reason> {
     let error = body.get(0).unwrap_or(&body).get("error")?;
     let mut reason =
         fcm::Reason { status: error.get("status").and_then(Value::as_str).map(Status::parse), ..Default::default() };
+    let mut quota_of_device = None;
     for detail in error.get("details").and_then(Value::as_array).into_iter().flatten() {
         let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
         let list = |name: &str| detail.get(name).and_then(Value::as_array).into_iter().flatten();
@@ -77,11 +78,20 @@ fn read_error(body: &[u8]) -> Option<fcm::Reason> {
                 };
                 let names_device =
                     |v: &Value| ["subject", "description", "quotaMetric", "quotaId"].iter().any(|n| says(v, n));
-                reason.device_quota |= list("violations").any(names_device);
+                if list("violations").next().is_some() {
+                    quota_of_device = Some(quota_of_device == Some(true) || list("violations").any(names_device));
+                }
             }
             _ => {}
         }
     }
+    // Whose quota it was: by the detail that is made for that, else by the error's words, else by its message, which people
+    // wrote for people ("Device message rate exceeded").
+    reason.device_quota = quota_of_device.unwrap_or_else(|| {
+        let says_device = |text: &str| text.to_ascii_lowercase().contains("device");
+        let message = error.get("message").and_then(Value::as_str).unwrap_or_default();
+        says_device(reason.word()) || says_device(message)
+    });
     Some(reason)
 }
 

@@ -1,14 +1,12 @@
 //! What APNs' answers mean. Pure.
 //!
 //! Every reason that APNs documents is named, without a wildcard, so that a new one is a decision and not an accident. A
-//! reason counts only together with the status it belongs to: a proxy's page, or a word not known here, is judged by
-//! its status alone, and more carefully (it never stops a whole alert where only a device may be at fault).
+//! reason counts only together with the status it belongs to: it is the provider's signature. An answer without one (a
+//! proxy's page, a redirect, a reason found somewhere) says nothing about anybody, whatever its status.
 
 use std::{fmt, time::Duration};
 
-use clarion_proto::outcome::Outcome;
-
-use super::{Verdict, unknown_word};
+use super::{Verdict, unfamiliar, unknown_word};
 
 macro_rules! reasons {
     ($($status:literal: $($name:ident)+;)+) => {
@@ -80,10 +78,10 @@ impl fmt::Display for Reason {
 }
 
 /// Judges an answer other than 200. `wait`: its `retry-after`.
-pub(super) fn classify(status: u16, reason: Option<&Reason>, wait: Option<Duration>) -> Verdict {
-    let Some(reason) = reason.filter(|reason| reason.status() == Some(status)) else { return by_status(status, wait) };
+pub(super) fn classify(status: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
     match reason {
-        Reason::Unknown(_) => by_status(status, wait),
+        Reason::Unknown(word) => unfamiliar(status, word, wait),
+        reason if reason.status() != Some(status) => Verdict::Unsigned { wait },
 
         // Said of the message's headers or body, which all devices share.
         Reason::BadCollapseId
@@ -96,35 +94,33 @@ pub(super) fn classify(status: u16, reason: Option<&Reason>, wait: Option<Durati
         | Reason::MissingTopic
         | Reason::PayloadEmpty
         | Reason::PayloadTooLarge
-        | Reason::TopicDisallowed => Verdict::Campaign,
+        | Reason::TopicDisallowed => Verdict::Message { token: false },
 
         // Our own making: the path is the same for all but the token's digits.
-        Reason::BadPath | Reason::MethodNotAllowed | Reason::MissingDeviceToken => Verdict::Campaign,
+        Reason::BadPath | Reason::MethodNotAllowed | Reason::MissingDeviceToken => Verdict::Message { token: false },
 
-        // The token is dead. 410 means it for sure; 400 may also mean the wrong environment, which the share of dead
-        // tokens on a lane shows before anything is pruned.
-        Reason::Unregistered | Reason::ExpiredToken | Reason::BadDeviceToken => Verdict::Final(Outcome::Dead),
+        // The token is dead. 410 means it for sure; 400 is also the answer to every token of the other environment.
+        Reason::Unregistered | Reason::ExpiredToken => Verdict::Dead { sure: true },
+        Reason::BadDeviceToken => Verdict::Dead { sure: false },
 
         // Alive, but of another app: a wrong topic must not cost the registry its devices.
-        Reason::DeviceTokenNotForTopic => Verdict::Final(Outcome::Refused),
+        Reason::DeviceTokenNotForTopic => Verdict::Refused,
 
-        // The provider token's age, which the lane's owner mends by handing out the next.
-        Reason::ExpiredProviderToken => Verdict::Credential { renew: true },
-
-        // The key, team, environment or certificate: another token of the same key would fare no better.
-        Reason::BadCertificate
+        // The provider token's age, the key, the team, the environment, the certificate.
+        Reason::ExpiredProviderToken
+        | Reason::BadCertificate
         | Reason::BadCertificateEnvironment
         | Reason::BadEnvironmentKeyIdInToken
         | Reason::Forbidden
         | Reason::InvalidProviderToken
         | Reason::MissingProviderToken
-        | Reason::UnrelatedKeyIdInToken => Verdict::Credential { renew: false },
+        | Reason::UnrelatedKeyIdInToken => Verdict::Credential,
 
         // "Too many requests were made consecutively to the same device token".
         Reason::TooManyRequests => Verdict::DeviceLater { wait },
 
         // The lane's provider token changed more often than every 20 minutes: keep it and wait.
-        Reason::TooManyProviderTokenUpdates => Verdict::LaneLater { wait },
+        Reason::TooManyProviderTokenUpdates => Verdict::TokenChange,
 
         // The gateway's own trouble, for everybody.
         Reason::InternalServerError | Reason::ServiceUnavailable | Reason::Shutdown => Verdict::LaneLater { wait },
@@ -134,42 +130,27 @@ pub(super) fn classify(status: u16, reason: Option<&Reason>, wait: Option<Durati
     }
 }
 
-/// For answers without a reason that belongs to their status.
-fn by_status(status: u16, wait: Option<Duration>) -> Verdict {
-    match status {
-        // Not documented, but no other reading of success is possible.
-        200..=299 => Verdict::Final(Outcome::Accepted),
-        // Whoever redirects is not the gateway: the endpoint is wrong.
-        300..=399 => Verdict::Campaign,
-        // Documented with a single meaning each: path, method, payload.
-        404 | 405 | 413 => Verdict::Campaign,
-        401 | 403 => Verdict::Credential { renew: false },
-        // Gone, whatever word was used for it.
-        410 => Verdict::Final(Outcome::Dead),
-        408 | 425 => Verdict::DeviceLater { wait },
-        // Of the device or of the lane? The careful reading is the lane.
-        429 => Verdict::LaneLater { wait },
-        // Some new complaint about a token or a message: this device, and nobody else, because of an unknown word.
-        400..=499 => Verdict::Final(Outcome::Refused),
-        500..=599 => Verdict::LaneLater { wait },
-        // No such status exists; whoever says this is in no state to judge a push.
-        _ => Verdict::LaneLater { wait },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::outcome::UNKNOWN_CHARS_MAX;
+    use crate::{
+        command::Platform,
+        lane::answer,
+        outcome::{self, UNKNOWN_CHARS_MAX},
+    };
 
-    const DEVICE_LATER: Verdict = Verdict::DeviceLater { wait: None };
+    const UNSIGNED: Verdict = Verdict::Unsigned { wait: None };
+    const MESSAGE: Verdict = Verdict::Message { token: false };
     const LANE_LATER: Verdict = Verdict::LaneLater { wait: None };
 
     fn judge(status: u16, word: &str) -> Verdict {
-        let reason = (!word.is_empty()).then(|| Reason::parse(word));
-        classify(status, reason.as_ref(), None)
+        judge_body(status, &format!(r#"{{"reason":"{word}"}}"#), None)
+    }
+
+    fn judge_body(status: u16, body: &str, wait: Option<Duration>) -> Verdict {
+        outcome::classify(Platform::Apns, &answer::read(Platform::Apns, status, body.as_bytes(), wait))
     }
 
     #[test]
@@ -177,16 +158,16 @@ mod tests {
         let wait = Some(Duration::from_secs(7));
         for (status, word, verdict) in [
             (503, "ServiceUnavailable", Verdict::LaneLater { wait }),
-            (502, "", Verdict::LaneLater { wait }),
+            (502, "", Verdict::Unsigned { wait }),
             (429, "TooManyRequests", Verdict::DeviceLater { wait }),
         ] {
-            assert_eq!(classify(status, Some(&Reason::parse(word)), wait), verdict);
+            assert_eq!(judge_body(status, &format!(r#"{{"reason":"{word}"}}"#), wait), verdict);
         }
     }
 
     #[test]
     fn the_table_of_the_reference() {
-        let campaign = [
+        let message = [
             "BadCollapseId",
             "BadExpirationDate",
             "BadMessageId",
@@ -199,12 +180,13 @@ mod tests {
             "PayloadEmpty",
             "TopicDisallowed",
         ];
-        for word in campaign {
-            assert_eq!(judge(400, word), Verdict::Campaign, "{word}");
+        for word in message {
+            assert_eq!(judge(400, word), MESSAGE, "{word}");
         }
-        let stopped = [
+        let credential = [
             "BadCertificate",
             "BadCertificateEnvironment",
+            "ExpiredProviderToken",
             "Forbidden",
             "InvalidProviderToken",
             "MissingProviderToken",
@@ -212,21 +194,20 @@ mod tests {
             "BadEnvironmentKeyIdInToken",
             "BadEnvironmentKeyInToken",
         ];
-        for word in stopped {
-            assert_eq!(judge(403, word), Verdict::Credential { renew: false }, "{word}");
+        for word in credential {
+            assert_eq!(judge(403, word), Verdict::Credential, "{word}");
         }
         for (status, word, verdict) in [
-            (400, "BadDeviceToken", Verdict::Final(Outcome::Dead)),
-            (400, "DeviceTokenNotForTopic", Verdict::Final(Outcome::Refused)),
+            (400, "BadDeviceToken", Verdict::Dead { sure: false }),
+            (400, "DeviceTokenNotForTopic", Verdict::Refused),
             (400, "IdleTimeout", Verdict::ConnectionOnly),
-            (403, "ExpiredProviderToken", Verdict::Credential { renew: true }),
-            (404, "BadPath", Verdict::Campaign),
-            (405, "MethodNotAllowed", Verdict::Campaign),
-            (410, "Unregistered", Verdict::Final(Outcome::Dead)),
-            (410, "ExpiredToken", Verdict::Final(Outcome::Dead)),
-            (413, "PayloadTooLarge", Verdict::Campaign),
-            (429, "TooManyRequests", DEVICE_LATER),
-            (429, "TooManyProviderTokenUpdates", LANE_LATER),
+            (404, "BadPath", MESSAGE),
+            (405, "MethodNotAllowed", MESSAGE),
+            (410, "Unregistered", Verdict::Dead { sure: true }),
+            (410, "ExpiredToken", Verdict::Dead { sure: true }),
+            (413, "PayloadTooLarge", MESSAGE),
+            (429, "TooManyRequests", Verdict::DeviceLater { wait: None }),
+            (429, "TooManyProviderTokenUpdates", Verdict::TokenChange),
             (500, "InternalServerError", LANE_LATER),
             (503, "ServiceUnavailable", LANE_LATER),
             (503, "Shutdown", LANE_LATER),
@@ -236,24 +217,32 @@ mod tests {
     }
 
     #[test]
-    fn unknown_words_go_by_the_status() {
-        for (status, verdict) in [
-            (400, Verdict::Final(Outcome::Refused)),
-            (403, Verdict::Credential { renew: false }),
-            (410, Verdict::Final(Outcome::Dead)),
-            (429, LANE_LATER),
-            (502, LANE_LATER),
-        ] {
-            assert_eq!(judge(status, "SomethingNew"), verdict);
-            assert_eq!(judge(status, ""), verdict);
+    fn an_answer_without_a_reason_of_its_status_says_nothing() {
+        for status in [201, 204, 302, 400, 401, 403, 404, 407, 408, 410, 413, 429, 500, 502, 503, 999] {
+            for body in ["", "<html>Not Found</html>", "{}", "[]", r#"{"reason":""}"#, r#"{"reason":"Unreg"#] {
+                assert_eq!(judge_body(status, body, None), UNSIGNED, "{status} {body}");
+            }
         }
+        // A proxy that says 502 with a body found somewhere must not get a token pruned.
+        assert_eq!(judge(502, "Unregistered"), UNSIGNED);
+        assert_eq!(judge(400, "ExpiredProviderToken"), UNSIGNED);
+        assert_eq!(judge(404, "InvalidProviderToken"), UNSIGNED);
     }
 
     #[test]
-    fn a_word_with_a_status_that_is_not_its_own_does_not_count() {
-        // A proxy that says 502 with a body found somewhere must not get a token pruned.
-        assert_eq!(judge(502, "Unregistered"), LANE_LATER);
-        assert_eq!(judge(400, "ExpiredProviderToken"), Verdict::Final(Outcome::Refused));
+    fn a_new_word_concerns_one_device_and_never_a_credential_or_a_lane() {
+        for (status, verdict) in [
+            (400, Verdict::Unfamiliar),
+            (404, Verdict::Unfamiliar),
+            (410, Verdict::Unfamiliar),
+            (413, Verdict::Unfamiliar),
+            (401, UNSIGNED),
+            (403, UNSIGNED),
+            (429, UNSIGNED),
+            (502, UNSIGNED),
+        ] {
+            assert_eq!(judge(status, "SomethingNew"), verdict, "{status}");
+        }
     }
 
     #[test]

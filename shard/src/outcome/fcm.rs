@@ -1,15 +1,14 @@
 //! What FCM's answers mean. Pure.
 //!
-//! FCM says why in three places, from the most to the least exact (Firebase, "FCM error codes"): the `errorCode` of an
-//! `FcmError` among the details, the canonical `status` of the error, and the HTTP status, which may also be all there is,
-//! as the bodies of front ends are HTML. They are asked in that order. Codes are named without a wildcard: a new one is a
-//! decision. A code that is not known here says nothing, and the next place is asked.
+//! FCM says why in two places, the more exact one first (Firebase, "FCM error codes"): the `errorCode` of an `FcmError`
+//! among the details, and the canonical `status` of the error. Either counts only with an HTTP status that it belongs to: it
+//! is the provider's signature. The HTTP status alone may be anybody's, as the bodies of front ends and proxies are HTML, and
+//! says nothing about a device, message, credential or project. Codes are named without a wildcard: a new one is a decision.
+//! A code that is not known here says nothing, and the status is asked.
 
 use std::{fmt, time::Duration};
 
-use clarion_proto::outcome::Outcome;
-
-use super::{Verdict, unknown_word};
+use super::{Verdict, unfamiliar, unknown_word};
 
 /// After a quota was exceeded and no `retry-after` came (Firebase, "Best practices when sending FCM messages at scale").
 pub const QUOTA_PAUSE: Duration = Duration::from_mins(1);
@@ -98,7 +97,8 @@ pub struct Reason {
     pub status: Option<Status>,
     /// A `google.rpc.BadRequest` names this field: at most 64 printable characters.
     pub field: Option<Box<str>>,
-    /// A `google.rpc.QuotaFailure` says that the device's quota is meant, not the project's.
+    /// The device's quota is meant, not the project's: by a `google.rpc.QuotaFailure`, else by the error's words, else by
+    /// its message.
     pub device_quota: bool,
 }
 
@@ -106,6 +106,16 @@ impl Reason {
     /// Keeps the name of a field.
     pub fn name_field(&mut self, field: &str) {
         self.field = Some(unknown_word(field));
+    }
+
+    /// The most exact word that was said; empty: none.
+    #[must_use]
+    pub fn word(&self) -> &str {
+        match (&self.code, &self.status) {
+            (Some(code), _) => code.as_str(),
+            (None, Some(status)) => status.as_str(),
+            (None, None) => "",
+        }
     }
 
     /// Whether nothing says that anything but the token is invalid.
@@ -116,12 +126,7 @@ impl Reason {
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = match (&self.code, &self.status) {
-            (Some(code), _) => code.as_str(),
-            (None, Some(status)) => status.as_str(),
-            (None, None) => "",
-        };
-        f.write_str(word)?;
+        f.write_str(self.word())?;
         match &self.field {
             Some(field) => write!(f, " ({field})"),
             None => Ok(()),
@@ -130,77 +135,74 @@ impl fmt::Display for Reason {
 }
 
 /// Judges an answer other than 200. `wait`: its `retry-after`.
-pub(super) fn classify(status: u16, reason: Option<&Reason>, wait: Option<Duration>) -> Verdict {
-    let Some(reason) = reason else { return by_http(status, wait) };
-    match &reason.code {
-        None | Some(ErrorCode::Unknown(_)) => by_status(status, reason, wait),
+pub(super) fn classify(http: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
+    match (&reason.code, http) {
+        (None | Some(ErrorCode::Unknown(_) | ErrorCode::Unspecified), _) => by_status(http, reason, wait),
 
-        Some(ErrorCode::Unspecified) => by_http(status, wait),
-
-        // The app is gone from the device, or its token has expired.
-        // A front end that fails is no witness of that, whatever it found to say.
-        Some(ErrorCode::Unregistered) if status >= 500 => by_http(status, wait),
-        Some(ErrorCode::Unregistered) => Verdict::Final(Outcome::Dead),
+        // The app is gone from the device, or its token has expired. A front end that fails is no witness of that, whatever
+        // it found to say.
+        (Some(ErrorCode::Unregistered), 400 | 404 | 410) => Verdict::Dead { sure: true },
 
         // A token that is none, or a message that FCM does not take: the other devices tell.
-        Some(ErrorCode::InvalidArgument) => Verdict::Invalid { token: reason.may_be_token() },
+        (Some(ErrorCode::InvalidArgument), 400) => Verdict::Message { token: reason.may_be_token() },
 
         // Alive, but of another project: a wrong credential must not cost the registry its devices.
-        Some(ErrorCode::SenderIdMismatch) => Verdict::Final(Outcome::Refused),
-
-        Some(ErrorCode::QuotaExceeded) => quota(reason, wait),
-
-        // The gateway's own trouble, for everybody.
-        Some(ErrorCode::Unavailable | ErrorCode::Internal) => Verdict::LaneLater { wait },
+        (Some(ErrorCode::SenderIdMismatch), 400 | 403) => Verdict::Refused,
 
         // The project's key for APNs or web push is bad. That says nothing of the lane's credential, though it comes with
         // 401, nor of Android tokens, and nothing that is sent again mends it: these devices are refused, the token is not
         // dead, the lane goes on.
-        Some(ErrorCode::ThirdPartyAuthError) => Verdict::Final(Outcome::Refused),
+        (Some(ErrorCode::ThirdPartyAuthError), 400 | 401 | 403) => Verdict::Refused,
+
+        (Some(ErrorCode::QuotaExceeded), 429) => quota(reason, wait),
+
+        // The gateway's own trouble, for everybody.
+        (Some(ErrorCode::Unavailable | ErrorCode::Internal), 500..=599) => Verdict::LaneLater { wait },
+
+        (
+            Some(
+                ErrorCode::Unregistered
+                | ErrorCode::InvalidArgument
+                | ErrorCode::SenderIdMismatch
+                | ErrorCode::ThirdPartyAuthError
+                | ErrorCode::QuotaExceeded
+                | ErrorCode::Unavailable
+                | ErrorCode::Internal,
+            ),
+            _,
+        ) => Verdict::Unsigned { wait },
     }
 }
 
 /// For errors without a known `FcmError`.
 fn by_status(http: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
-    match &reason.status {
-        None | Some(Status::Unknown(_)) => by_http(http, wait),
+    match (&reason.status, http) {
+        (None | Some(Status::Unknown(_)), _) => unfamiliar(http, reason.word(), wait),
         // A message over 4,096 bytes is refused so.
-        Some(Status::InvalidArgument) => Verdict::Invalid { token: reason.may_be_token() },
-        // The access token is missing, wrong or has expired.
-        Some(Status::Unauthenticated) => Verdict::Credential { renew: true },
-        // The service account may not send, or the project's API is off: a fresh token would fare no better.
-        Some(Status::PermissionDenied) => Verdict::Credential { renew: false },
-        // Not the device, or it would say UNREGISTERED: there is no such project.
-        Some(Status::NotFound) => Verdict::Campaign,
-        Some(Status::ResourceExhausted) => quota(reason, wait),
-        Some(Status::Internal | Status::Unavailable) => Verdict::LaneLater { wait },
+        (Some(Status::InvalidArgument), 400) => Verdict::Message { token: reason.may_be_token() },
+        // The access token is missing, wrong or has expired; the service account may not send, or the project's API is off.
+        (Some(Status::Unauthenticated), 401) | (Some(Status::PermissionDenied), 403) => Verdict::Credential,
+        // One such answer is about a token that is not there (firebase-admin reads it so); all of them, about the project.
+        (Some(Status::NotFound), 404) => Verdict::Project,
+        (Some(Status::ResourceExhausted), 429) => quota(reason, wait),
+        (Some(Status::Internal | Status::Unavailable), 500..=599) => Verdict::LaneLater { wait },
+        (
+            Some(
+                Status::InvalidArgument
+                | Status::Unauthenticated
+                | Status::PermissionDenied
+                | Status::NotFound
+                | Status::ResourceExhausted
+                | Status::Internal
+                | Status::Unavailable,
+            ),
+            _,
+        ) => Verdict::Unsigned { wait },
     }
 }
 
-/// For answers that do not say why.
-fn by_http(http: u16, wait: Option<Duration>) -> Verdict {
-    match http {
-        // Not documented, but no other reading of success is possible.
-        200..=299 => Verdict::Final(Outcome::Accepted),
-        // Whoever redirects is not the gateway: the endpoint is wrong.
-        300..=399 => Verdict::Campaign,
-        // A front end's page. It counts against the message if nobody succeeds, and never against a token.
-        400 => Verdict::Invalid { token: false },
-        401 => Verdict::Credential { renew: true },
-        403 => Verdict::Credential { renew: false },
-        // The path, which holds the project; the method; the size: the same for all.
-        404 | 405 | 413 => Verdict::Campaign,
-        408 | 425 => Verdict::DeviceLater { wait },
-        429 => Verdict::LaneLater { wait: wait.or(Some(QUOTA_PAUSE)) },
-        // Some new complaint: this device, and nobody else.
-        402..=499 => Verdict::Final(Outcome::Refused),
-        500..=599 => Verdict::LaneLater { wait },
-        // No such status exists; whoever says this is in no state to judge a push.
-        _ => Verdict::LaneLater { wait },
-    }
-}
-
-/// Of the project (600,000 a minute unless raised), or of one device (240 a minute, 5,000 an hour).
+/// Of the project (600,000 a minute unless raised), or of one device (240 a minute, 5,000 an hour). Where the answer does not
+/// say which, it is the device's, and the lane's when it recurs: as with the project's, a lane waits when enough say so.
 fn quota(reason: &Reason, wait: Option<Duration>) -> Verdict {
     let wait = wait.or(Some(QUOTA_PAUSE));
     if reason.device_quota { Verdict::DeviceLater { wait } } else { Verdict::LaneLater { wait } }

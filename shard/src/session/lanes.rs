@@ -1,13 +1,13 @@
 //! Lane ends: what the coordinator said of each, divided over the cores, and how the cores say it is.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use clarion_proto::{ids::LaneId, latency::Latencies, time::Time, wire::shard_v1 as wire};
 
 use super::message::Lane;
 use crate::{
     command::{LaneHealth, LaneLoad, LaneSpec, Platform},
-    lane::load::TELL_EVERY,
+    lane::{load::TELL_EVERY, news::News},
 };
 
 /// Lanes of one node: gateways × credentials of a whole cluster. There is no message that removes one, so a bound keeps
@@ -15,14 +15,17 @@ use crate::{
 pub const LANES_MAX: usize = 256;
 /// Longest text of a gateway that is passed on.
 const DETAIL_BYTES_MAX: usize = 512;
+/// Between two log lines about the same trouble of a lane that comes and goes.
+const LOGGED_EVERY: Duration = Duration::from_mins(1);
 
 /// One lane end of the node.
 #[derive(Debug)]
 pub struct LaneEnd {
     lane: Lane,
-    cores: Vec<Option<(LaneHealth, String)>>,
-    told: Option<(LaneHealth, String)>,
+    cores: Vec<Option<News>>,
+    told: Option<News>,
     changed: bool,
+    log: Log,
     /// Of the node, over all its cores.
     connections: usize,
     /// As each core said last.
@@ -30,6 +33,17 @@ pub struct LaneEnd {
     /// There is something new in `loads`.
     load_changed: bool,
     load_told: Option<Time>,
+}
+
+/// What the log says of a lane end.
+#[derive(Debug, Default)]
+struct Log {
+    /// The last line, and when.
+    last: Option<(LaneHealth, String, Time)>,
+    /// The present trouble has a line.
+    open: bool,
+    /// Times the same trouble came again since.
+    repeated: u64,
 }
 
 /// All lane ends.
@@ -80,6 +94,7 @@ impl Lanes {
             cores: vec![None; self.cores],
             told: None,
             changed: false,
+            log: Log::default(),
             connections,
             loads: former.map_or_else(|| vec![LaneLoad::default(); self.cores], |end| end.loads),
             load_changed: false,
@@ -130,13 +145,12 @@ impl Lanes {
     }
 
     /// A core's word on its part.
-    pub fn hear(&mut self, core: usize, lane: LaneId, health: LaneHealth, mut detail: String) {
+    pub fn hear(&mut self, core: usize, lane: LaneId, mut news: News, now: Time) {
         let Some(end) = self.ends.get_mut(&lane) else { return };
-        if detail.len() > DETAIL_BYTES_MAX {
-            detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
-        }
-        end.cores[core] = Some((health, detail));
-        end.changed = end.worst() != end.told.as_ref().map(|(health, detail)| (*health, detail.as_str()));
+        news.detail.truncate(news.detail.floor_char_boundary(DETAIL_BYTES_MAX));
+        end.cores[core] = Some(news);
+        end.changed = end.worst() != end.told.as_ref();
+        end.write_log(now);
     }
 
     /// A new session is told of all.
@@ -177,13 +191,21 @@ impl Lanes {
     }
 
     /// The next lane whose health changed.
-    pub fn take_state(&mut self) -> Option<wire::LaneState> {
+    pub fn take_state(&mut self, now: Time) -> Option<wire::LaneState> {
         let (id, end) = self.ends.iter_mut().find(|(_, end)| end.changed)?;
         end.changed = false;
-        let (health, detail) = end.worst()?;
-        let detail = detail.to_owned();
-        end.told = Some((health, detail.clone()));
-        Some(wire::LaneState { lane: id.0, health: to_wire(health).into(), detail, ..Default::default() })
+        let news = end.worst()?.clone();
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let state = wire::LaneState {
+            lane: id.0,
+            health: to_wire(news.health).into(),
+            detail: news.detail.clone(),
+            // A trouble of less than a millisecond is one all the same.
+            troubled_for_ms: news.since.map_or(0, |since| ms(now.since(since)).max(1)),
+            next_probe_in_ms: news.next_probe.map(|at| ms(at.since(now))),
+        };
+        end.told = Some(news);
+        Some(state)
     }
 }
 
@@ -193,9 +215,36 @@ impl LaneEnd {
     }
 
     /// The node's end is as well as its worst part: a credential refused on one core is refused.
-    fn worst(&self) -> Option<(LaneHealth, &str)> {
+    fn worst(&self) -> Option<&News> {
+        self.cores.iter().flatten().max_by_key(|news| severity(news.health))
+    }
+
+    /// One line at the beginning of a trouble, at each change of its reason and at its end; of a trouble that comes and goes,
+    /// at most one a minute.
+    fn write_log(&mut self, now: Time) {
+        let (lane, id) = (self.lane.terms.name.as_str(), self.lane.terms.id);
         let known = self.cores.iter().flatten();
-        known.max_by_key(|(health, _)| severity(*health)).map(|(health, detail)| (*health, detail.as_str()))
+        let Some(News { health, detail, next_probe, .. }) = known.max_by_key(|news| severity(news.health)) else {
+            return;
+        };
+        let log = &mut self.log;
+        if *health == LaneHealth::Ready {
+            if std::mem::take(&mut log.open) || log.last.is_none() {
+                tracing::info!(lane, id = id.0, "lane ready for pushes");
+                log.last.get_or_insert((LaneHealth::Ready, String::new(), now));
+            }
+            return;
+        }
+        let same = |(of, words, _): &(LaneHealth, String, Time)| of == health && words == detail;
+        if log.last.as_ref().is_some_and(|last| same(last) && now < last.2 + LOGGED_EVERY) {
+            log.repeated += 1;
+            return;
+        }
+        let next_probe_ms = next_probe.map(|at| at.since(now).as_millis());
+        let repeated = std::mem::take(&mut log.repeated);
+        tracing::warn!(lane, id = id.0, ?health, detail, next_probe_ms, repeated, "lane in trouble on this node");
+        log.last = Some((*health, detail.clone(), now));
+        log.open = true;
     }
 }
 
@@ -257,9 +306,11 @@ fn severity(health: LaneHealth) -> u8 {
     match health {
         LaneHealth::Ready => 0,
         LaneHealth::Throttled => 1,
-        LaneHealth::Unreachable => 2,
-        LaneHealth::Credential => 3,
-        LaneHealth::Campaign => 4,
+        LaneHealth::Unsigned => 2,
+        LaneHealth::Unreachable => 3,
+        LaneHealth::Project => 4,
+        LaneHealth::Credential => 5,
+        LaneHealth::Campaign => 6,
     }
 }
 
@@ -270,5 +321,7 @@ fn to_wire(health: LaneHealth) -> wire::LaneHealth {
         LaneHealth::Credential => wire::LaneHealth::Credential,
         LaneHealth::Campaign => wire::LaneHealth::Campaign,
         LaneHealth::Throttled => wire::LaneHealth::Throttled,
+        LaneHealth::Unsigned => wire::LaneHealth::Unsigned,
+        LaneHealth::Project => wire::LaneHealth::Project,
     }
 }

@@ -10,12 +10,16 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use clarion_proto::{
-    ids::{Epoch, LaneId, PartitionId, WaveId},
+    ids::{AppName, Epoch, LaneId, PartitionId, WaveId},
+    outcome::Outcome,
     wire::shard_v1 as wire,
 };
 use roaring::RoaringBitmap;
 
-use crate::command::{CoreReport, Counts, DeadToken, LaneAnswers, RefusedMessage};
+use crate::{
+    command::{Answers, Consequence, CoreReport, Counts, DeadToken, ReasonCount, ReasonKind, RefusedMessage},
+    core::reasons::{OTHER, REPORTED_MAX},
+};
 
 /// Dead tokens that wait to be told. A token dropped here is found dead again by the next wave; the bound, 64 k × 48
 /// bytes = 3 MiB, is what a node may spend on them while no coordinator is there.
@@ -36,6 +40,7 @@ pub struct Merge {
     open_told: BTreeSet<PartitionId>,
     dead: VecDeque<DeadToken>,
     dead_dropped: u64,
+    reasons_changed: bool,
     sequence: u64,
     changed: bool,
 }
@@ -51,7 +56,8 @@ struct CoreTotals {
     cells: BTreeMap<u64, Counts>,
     unanswered_requests: u64,
     retried_requests: u64,
-    answers: BTreeMap<LaneId, LaneAnswers>,
+    answers: BTreeMap<(LaneId, AppName), Answers>,
+    reasons: Vec<ReasonCount>,
     refused_messages: Vec<RefusedMessage>,
 }
 
@@ -68,6 +74,7 @@ impl Merge {
             open_told: BTreeSet::new(),
             dead: VecDeque::new(),
             dead_dropped: 0,
+            reasons_changed: false,
             sequence: 0,
             changed: true,
         };
@@ -100,6 +107,7 @@ impl Merge {
             self.bands_changed.extend(totals.bands.keys());
             self.cells_changed.extend(totals.cells.keys());
         }
+        self.reasons_changed = true;
         self.changed = true;
     }
 
@@ -115,7 +123,11 @@ impl Merge {
         totals.ended = report.ended;
         totals.unanswered_requests = report.unanswered_requests;
         totals.retried_requests = report.retried_requests;
-        totals.answers.extend(report.answers);
+        totals.answers.extend(report.answers.into_iter().map(|(lane, app, answers)| ((lane, app), answers)));
+        if !report.reasons.is_empty() {
+            totals.reasons = report.reasons;
+            self.reasons_changed = true;
+        }
         totals.refused_messages = report.refused_messages;
         self.bands_changed.extend(report.bands.iter().map(|(band, _)| *band));
         totals.bands.extend(report.bands);
@@ -202,7 +214,7 @@ impl Merge {
             dead: self.dead.drain(..self.dead.len().min(DEAD_PER_REPORT)).map(|d| dead(&d)).collect(),
             lanes: self.answers(),
             refused_messages: self.refused_messages(),
-            reasons: Vec::new(),
+            reasons: if std::mem::take(&mut self.reasons_changed) { self.reasons() } else { Vec::new() },
         };
         self.bands_changed.clear();
         self.cells_changed.clear();
@@ -217,20 +229,41 @@ impl Merge {
     }
 
     fn answers(&self) -> Vec<wire::LaneAnswers> {
-        let mut sums: BTreeMap<LaneId, LaneAnswers> = BTreeMap::new();
-        for (lane, answers) in self.cores.values().flat_map(|core| &core.answers) {
-            let sum = sums.entry(*lane).or_default();
-            (sum.all, sum.dead) = (sum.all + answers.all, sum.dead + answers.dead);
+        let mut sums: BTreeMap<&(LaneId, AppName), Answers> = BTreeMap::new();
+        for (of, answers) in self.cores.values().flat_map(|core| &core.answers) {
+            sums.entry(of).or_default().add(answers);
         }
-        let answered = sums.into_iter().filter(|(_, sum)| sum.all > 0);
-        answered
-            .map(|(lane, sum)| wire::LaneAnswers {
-                lane: lane.0,
-                answers: sum.all,
-                dead: sum.dead,
-                ..Default::default()
-            })
-            .collect()
+        let answered = sums.into_iter().filter(|(_, sum)| sum.all() > 0);
+        let to_wire = |((lane, app), sum): (&(LaneId, AppName), Answers)| wire::LaneAnswers {
+            lane: lane.0,
+            answers: sum.all(),
+            dead: sum.of(Outcome::Dead),
+            app: app.name(),
+            accepted: sum.of(Outcome::Accepted),
+            bad_device_tokens: sum.bad_device_tokens,
+        };
+        answered.map(to_wire).collect()
+    }
+
+    /// Those of all cores together; the rarest are folded into `other`.
+    fn reasons(&self) -> Vec<wire::ReasonCount> {
+        let mut sums: BTreeMap<ReasonKind, u64> = BTreeMap::new();
+        for reason in self.cores.values().flat_map(|core| &core.reasons) {
+            *sums.entry(reason.kind.clone()).or_default() += reason.count;
+        }
+        if sums.len() > REPORTED_MAX {
+            let mut by_count: Vec<_> = sums.into_iter().collect();
+            by_count.sort_by(|(kind, count), (other, others)| others.cmp(count).then_with(|| kind.cmp(other)));
+            sums = BTreeMap::new();
+            for (n, (mut kind, count)) in by_count.into_iter().enumerate() {
+                // One place is kept for the rest of each consequence.
+                if n >= REPORTED_MAX - 3 {
+                    kind = ReasonKind { then: kind.then, app: None, status: 0, reason: OTHER.to_owned() };
+                }
+                *sums.entry(kind).or_default() += count;
+            }
+        }
+        sums.into_iter().map(|(kind, count)| reason(kind, count)).collect()
     }
 
     fn refused_messages(&self) -> Vec<wire::RefusedMessage> {
@@ -268,7 +301,24 @@ fn dead(d: &DeadToken) -> wire::DeadToken {
         device: d.device.0.to_vec(),
         token_hash: d.token_hash,
         gateway_time_ms: d.gateway_time.map_or(0, |t| t.0),
-        ..Default::default()
+        app: d.app.name(),
+        needs_evidence: d.needs_evidence,
+    }
+}
+
+fn reason(kind: ReasonKind, count: u64) -> wire::ReasonCount {
+    let outcome = match kind.then {
+        Consequence::Dead => wire::AnswerOutcome::Dead,
+        Consequence::Refused => wire::AnswerOutcome::Refused,
+        Consequence::Retried => wire::AnswerOutcome::Retried,
+    };
+    wire::ReasonCount {
+        app: kind.app.as_ref().map(|(app, _)| app.name()).unwrap_or_default(),
+        lane: kind.app.map_or(0, |(_, lane)| lane.0),
+        outcome: outcome.into(),
+        status: u32::from(kind.status),
+        reason: kind.reason,
+        count,
     }
 }
 

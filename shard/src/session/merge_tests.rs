@@ -1,5 +1,5 @@
 use clarion_proto::{
-    ids::{DeviceId, LaneId},
+    ids::{AppName, DeviceId, LaneId},
     outcome::Outcome,
 };
 use proptest::prelude::*;
@@ -41,6 +41,21 @@ fn set(ordinals: &wire::OrdinalSet) -> (u32, RoaringBitmap) {
     (ordinals.partition, RoaringBitmap::deserialize_from(ordinals.ordinals.as_ref()).unwrap())
 }
 
+fn app() -> AppName {
+    AppName::from_id("demo").unwrap()
+}
+
+fn token_called_dead(token_hash: u64) -> DeadToken {
+    DeadToken {
+        app: app(),
+        needs_evidence: false,
+        lane: LaneId(1),
+        device: DeviceId([0; 16]),
+        token_hash,
+        gateway_time: None,
+    }
+}
+
 proptest! {
     /// Whenever a coordinator reads, and however many core reports were folded into one: the last totals are the sums of
     /// what the cores counted, the union of the sets is what they handed over, the last open list is what they hold.
@@ -72,7 +87,7 @@ proptest! {
             report.open = vec![(partition(step.core), now_open)];
             if step.dead {
                 dead += 1;
-                report.dead = vec![DeadToken { lane: LaneId(1), device: DeviceId([0; 16]), token_hash: dead, gateway_time: None }];
+                report.dead = vec![token_called_dead(dead)];
             }
             merge.add(step.core, report);
             if step.send {
@@ -175,7 +190,7 @@ fn an_open_list_that_empties_is_told_once() {
 #[test]
 fn dead_tokens_wait_within_a_bound_and_go_out_in_portions() {
     let mut merge = Merge::new([0]);
-    let token = DeadToken { lane: LaneId(1), device: DeviceId([0; 16]), token_hash: 0, gateway_time: None };
+    let token = token_called_dead(0);
     merge.add(0, CoreReport { dead: vec![token; DEAD_MAX + 5], ..CoreReport::default() });
     assert_eq!(merge.take_dead_dropped(), 5);
     let mut told = 0;
@@ -191,7 +206,9 @@ fn dead_tokens_wait_within_a_bound_and_go_out_in_portions() {
 fn what_lanes_were_answered_is_summed_over_cores_and_not_over_reports() {
     let mut merge = Merge::new([0, 1]);
     let report = |lane, all, dead| {
-        let answers = vec![(LaneId(lane), LaneAnswers { all, dead }), (LaneId(9), LaneAnswers::default())];
+        let outcomes = [all - dead, dead, 0, 0, 0];
+        let answers = Answers { outcomes, bad_device_tokens: dead };
+        let answers = vec![(LaneId(lane), app(), answers), (LaneId(9), app(), Answers::default())];
         CoreReport { wave: WaveId(1), answers, ..CoreReport::default() }
     };
     merge.add(0, report(1, 10, 1));
@@ -199,6 +216,41 @@ fn what_lanes_were_answered_is_summed_over_cores_and_not_over_reports() {
     merge.add(0, report(2, 5, 5));
     merge.add(1, report(1, 100, 0));
     let lanes = merge.take(WaveId(1), Epoch(1), 1).lanes;
+    assert!(
+        lanes.iter().all(|l| l.app == "apps/demo" && l.answers == l.accepted + l.dead && l.bad_device_tokens == l.dead)
+    );
     let lanes: Vec<_> = lanes.iter().map(|l| (l.lane, l.answers, l.dead)).collect();
     assert_eq!(lanes, [(1, 112, 2), (2, 5, 5)], "a lane without an answer is not named");
+}
+
+#[test]
+fn reasons_are_summed_over_cores_told_when_they_change_and_bounded() {
+    let mut merge = Merge::new([0, 1]);
+    let kind = |status| ReasonKind {
+        then: Consequence::Retried,
+        app: Some((app(), LaneId(1))),
+        status,
+        reason: String::new(),
+    };
+    let report = |counts: &[(u16, u64)]| CoreReport {
+        wave: WaveId(1),
+        reasons: counts.iter().map(|(status, count)| ReasonCount { kind: kind(*status), count: *count }).collect(),
+        ..CoreReport::default()
+    };
+    let told = |merge: &mut Merge| {
+        let told = merge.take(WaveId(1), Epoch(1), 1).reasons;
+        told.into_iter().map(|r| (r.status, r.reason, r.count)).collect::<Vec<_>>()
+    };
+    merge.add(0, report(&[(404, 3)]));
+    merge.add(1, report(&[(302, 1), (404, 2)]));
+    assert_eq!(told(&mut merge), [(302, String::new(), 1), (404, String::new(), 5)]);
+    merge.add(0, CoreReport::default());
+    assert_eq!(told(&mut merge), [], "nothing new");
+    merge.start_over();
+    assert_eq!(told(&mut merge).len(), 2, "a new session is told all");
+    let many: Vec<_> = (300..400).map(|status| (status, u64::from(status))).collect();
+    merge.add(0, report(&many));
+    let told = told(&mut merge);
+    assert_eq!((told.len(), told.iter().map(|(.., count)| count).sum::<u64>()), (62, (300..400).sum::<u64>() + 3));
+    assert!(told.iter().any(|(status, reason, _)| *status == 0 && reason == "other"), "the rarest are folded");
 }

@@ -1,36 +1,38 @@
-//! Which tokens that a gateway calls bad are removed from the registry. Pure.
+//! Evidence that a token is dead before its registration is removed. Pure.
 //!
-//! APNs answers `400 BadDeviceToken` to a dead token, and to every token of the other environment;
+//! APNs answers `400 BadDeviceToken` to a dead token and to every token of the other environment.
 //! FCM's `INVALID_ARGUMENT` is as ambiguous. Such an answer is believed only beside acceptances of
-//! the same app on the same lane. APNs' 410 and FCM's UNREGISTERED mean the token alone; they are
-//! believed at once and are no business of this file.
+//! the same app on the same lane. APNs' 410 and FCM's UNREGISTERED mean one token only; the caller
+//! of this module prunes those tokens without asking.
+//!
+//! Each app on its lane is in one of three standings:
 //!
 //! ```text
 //! Unaccepted ──first acceptance──▶ Settling ──1 s──▶ Accepted
 //! ```
 //!
-//! | standing | a token called bad | its end |
+//! | standing | a token called bad | what becomes of a waiting token |
 //! |---|---|---|
-//! | Unaccepted: nothing was accepted so far | waits | waits for the first acceptance |
-//! | Settling: the first second of acceptances | waits | pruned, unless the waiting ones are 20 or more and over a fifth of what was called bad or accepted: then all are dropped |
-//! | Accepted, share usual | waits 1 to 2 s | pruned |
-//! | Accepted, share unusual (alarm) | dropped | those that wait are dropped when the alarm starts |
+//! | Unaccepted: nothing accepted so far | waits | it waits for the first acceptance |
+//! | Settling: the second after it | waits | at its end all are pruned; or all are dropped, if they are 20 or more and over a fifth of what was called bad or accepted |
+//! | Accepted, usual share | waits | it is pruned after 1 to 2 s |
+//! | Accepted, unusual share (alarm) | is dropped | all were dropped when the alarm started |
 //!
-//! The **share** is that of tokens called bad among those called bad or accepted, of the last 200
-//! to 400 (more where one report has more). It is unusual if it is over a fifth, of 20 tokens at
-//! least. Then there is an alarm; it is also there while nothing was accepted and 20 were called
-//! bad. That is the smallest number, too, that anybody may be told.
+//! The **share** is the tokens called bad among the tokens called bad or accepted, of the last 200
+//! to 400 answers (more where one report has more). A share is unusual if it is over a fifth and at
+//! least 20 tokens were called bad; then the app has an alarm. Without any acceptance 20 bad tokens
+//! are enough for that. 20 is also the smallest count that callers may be told (`privacy.rs`).
 //!
-//! Why tokens wait where the share is usual: when a gateway begins to call everything bad, the
-//! first of these tokens come behind acceptances and look usual. A second later the share tells. At
-//! 200 answers a second and more nobody is lost by such a change; on a slower lane at most a fifth
-//! of the window, 80 devices.
+//! Why tokens wait where the share is usual: when a gateway starts to call everything bad, the first
+//! bad tokens follow acceptances and look usual. One second later the share shows the change. At 200
+//! answers a second and more such a change prunes no device. On a slower lane it prunes at most a
+//! fifth of the window: 80 devices.
 //!
-//! Why a dropped token is not kept for the end of the alarm: the trouble may have been the
-//! gateway's, and the devices are alive. Whoever is dead is called so again by the next alert.
+//! Why an alarm drops tokens and does not keep them: the trouble may be the gateway's and the devices
+//! alive. The next alert finds a dead token again.
 //!
-//! Memory: at most [`WAITING_MAX`] tokens over all apps, some 100 bytes each, 1 MiB; [`APPS_MAX`]
-//! apps of some 300 bytes.
+//! Memory: [`WAITING_MAX`] tokens over all apps at about 100 bytes, 1 MiB; [`APPS_MAX`] apps at about
+//! 300 bytes, 1.2 MiB.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -41,19 +43,19 @@ use clarion_proto::{
 
 use crate::{clock::Moment, lane_owner::repeats::Repeats, privacy::TOLD_MIN, progress::fold::Answers};
 
-/// Tokens that wait, over all apps. A wave of 1,000,000 pushes a second of which 1 % are bad has
-/// 10,000 in a second.
+/// Most tokens that wait, over all apps. A wave of 1,000,000 pushes a second of which 1 % are bad
+/// adds 10,000 in a second.
 pub(crate) const WAITING_MAX: usize = 10_000;
-/// One in so many called bad is the most that is usual.
+/// A usual share is at most one bad token in this many.
 const BAD_USUAL: u64 = 5;
-/// Fewer bad tokens than this are no sign of anything.
+/// Fewer bad tokens than this are never unusual.
 const BAD_MIN: u64 = TOLD_MIN;
-/// Answers in each of the window's two halves. Where 10 % are bad, more than a fifth of 200 is 4.7
-/// standard deviations away.
+/// Answers in each half of the window. If 10 % of all tokens are bad, more than a fifth of 200 is
+/// 4.7 standard deviations away.
 const HALF_MIN: u64 = 200;
-/// How long a token waits at least for what other answers say.
+/// Shortest time that a token waits for the answers to other tokens.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Apps that are watched. More than a cluster has; beyond it, tokens called bad are kept.
+/// Most apps that are watched. Of further apps no token is pruned for being called bad.
 const APPS_MAX: usize = 4_096;
 
 /// An app on the lane that its devices are reached through.
@@ -77,13 +79,13 @@ pub(crate) struct Alarm {
     pub(crate) accepted_any: bool,
 }
 
-/// What is known of all apps.
+/// Answers and waiting tokens of all apps.
 #[derive(Debug, Default)]
 pub(crate) struct Evidence {
     apps: BTreeMap<AppLane, App>,
-    /// Over all apps.
+    /// Number of waiting tokens over all apps.
     waiting: usize,
-    /// Grows with each change of an alarm.
+    /// Number of changes of alarms so far.
     changes: u64,
 }
 
@@ -91,14 +93,14 @@ pub(crate) struct Evidence {
 struct App {
     standing: Standing,
     recent: Window,
-    /// Called bad since the last turn.
+    /// Waiting tokens that were called bad since the last turn, with their hashes.
     young: BTreeMap<DeviceId, u64>,
-    /// Called bad before it.
+    /// Waiting tokens that were called bad before the last turn.
     old: BTreeMap<DeviceId, u64>,
-    /// When those that wait move on.
+    /// Time of the next turn: old tokens are pruned, young tokens become old.
     turn: Option<Time>,
     alarm: Option<UnixMillis>,
-    /// Called bad and not pruned, since the alarm started or would have.
+    /// Tokens called bad and not pruned since the alarm started; without acceptances, since ever.
     withheld: u64,
     said: Repeats,
 }
@@ -107,7 +109,7 @@ struct App {
 enum Standing {
     #[default]
     Unaccepted,
-    /// So many accepted since the first.
+    /// Number accepted so far, from the first acceptance.
     Settling(u64),
     Accepted,
 }
@@ -150,7 +152,7 @@ impl Evidence {
         turned.flatten().collect()
     }
 
-    /// When [`Self::expire`] has something to do.
+    /// The next time at which [`Self::expire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.apps.values().filter_map(|app| app.turn).min()
     }
@@ -164,12 +166,12 @@ impl Evidence {
         })
     }
 
-    /// Another number than before: [`Self::alarms`] are others.
+    /// A counter that has another value whenever [`Self::alarms`] gives other alarms.
     pub(crate) fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// Does something to an app, which is told whether there is room for one more token that waits.
+    /// Changes an app and keeps the totals; `change` is told whether one more token may wait.
     fn of_app<T>(&mut self, of: &AppLane, change: impl FnOnce(&mut App, bool) -> T) -> Option<T> {
         if !self.apps.contains_key(of) {
             if self.apps.len() >= APPS_MAX {
@@ -257,7 +259,7 @@ impl App {
             }
             Standing::Accepted => {
                 if !room {
-                    // Usual so far: whoever has waited longest goes sooner. Without one, the token
+                    // The share is usual: the oldest token is pruned early. Without one, the token
                     // itself.
                     pruned = self.old.pop_first().or_else(|| self.young.pop_first());
                     if pruned.is_none() {
@@ -277,7 +279,7 @@ impl App {
         pruned.map(|(device, token_hash)| BadToken { device, token_hash })
     }
 
-    /// Those that have waited long enough; the others move on.
+    /// Takes the tokens that are to be pruned; young tokens become old.
     fn turn_over(&mut self, now: Time) -> Vec<BadToken> {
         let mut pruned = std::mem::take(&mut self.old);
         let young = std::mem::take(&mut self.young);

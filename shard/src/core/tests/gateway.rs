@@ -26,10 +26,12 @@ pub(super) enum Reply {
     Accept,
     /// An error with its reason.
     Refuse(u16, &'static str),
-    /// An error of FCM: its status, its `FcmError` unless empty, its `retry-after`.
+    /// An error of FCM: its status with the canonical word, its `FcmError` unless empty, its `retry-after`.
     Fcm(u16, &'static str, Option<u64>),
-    /// An error of FCM with this body.
-    FcmBody(u16, &'static str),
+    /// A status with this body: of FCM, or of whatever answers in the gateway's place.
+    Page(u16, &'static str),
+    /// The head of an answer, then RST_STREAM (`true`), or the connection is lost.
+    Cut(u16, bool),
     /// Nothing, ever.
     Silence,
     /// RST_STREAM(REFUSED_STREAM): not processed.
@@ -69,6 +71,8 @@ pub(super) struct Gateway {
     /// Who asked whether it is there.
     pub(super) pings: Vec<(Platform, Time)>,
     pub(super) open_max: usize,
+    /// To be lost as soon as what was said on them has arrived.
+    pub(super) lost: Vec<ConnectionId>,
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -86,6 +90,7 @@ impl Gateway {
             pongs: true,
             pings: Vec::new(),
             open_max: 0,
+            lost: Vec::new(),
         }
     }
 
@@ -265,8 +270,7 @@ impl Gateway {
                 peer.answered += 1;
             }
             Reply::Fcm(status, code, retry_after) => {
-                let mut block = vec![0x08, 3];
-                block.extend_from_slice(status.to_string().as_bytes());
+                let mut block = head(status);
                 if let Some(seconds) = retry_after {
                     let seconds = seconds.to_string();
                     block.extend_from_slice(&[0x0f, 0x26, u8::try_from(seconds.len()).unwrap()]); // entry 53: `retry-after`
@@ -279,24 +283,43 @@ impl Gateway {
                         r#"{{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"{code}"}}"#
                     ),
                 };
-                peer.frame(0, 1, stream, format!(r#"{{"error":{{"code":{status},"details":[{detail}]}}}}"#).as_bytes());
+                let word = match status {
+                    401 => "UNAUTHENTICATED",
+                    403 => "PERMISSION_DENIED",
+                    404 => "NOT_FOUND",
+                    429 => "RESOURCE_EXHAUSTED",
+                    500 => "INTERNAL",
+                    503 => "UNAVAILABLE",
+                    _ => "INVALID_ARGUMENT",
+                };
+                let body =
+                    format!(r#"{{"error":{{"code":{status},"message":"m","status":"{word}","details":[{detail}]}}}}"#);
+                peer.frame(0, 1, stream, body.as_bytes());
             }
-            Reply::FcmBody(status, body) => {
-                let mut block = vec![0x08, 3];
-                block.extend_from_slice(status.to_string().as_bytes());
-                peer.frame(1, 4, stream, &block);
+            Reply::Cut(status, reset) => {
+                peer.frame(1, 4, stream, &head(status));
+                match reset {
+                    true => peer.frame(3, 0, stream, &2u32.to_be_bytes()),
+                    false => self.lost.push(id),
+                }
+            }
+            Reply::Page(status, body) => {
+                peer.frame(1, 4, stream, &head(status));
                 peer.frame(0, 1, stream, body.as_bytes());
             }
             Reply::Refuse(status, reason) => {
-                let mut block = vec![0x08, 3]; // literal without indexing, name `:status`
-                block.extend_from_slice(status.to_string().as_bytes());
-                peer.frame(1, 4, stream, &block);
+                peer.frame(1, 4, stream, &head(status));
                 let timestamp = if status == 410 { ",\"timestamp\":1700000000000" } else { "" };
                 peer.frame(0, 1, stream, format!("{{\"reason\":\"{reason}\"{timestamp}}}").as_bytes());
             }
         }
         peer.under_way.remove(&stream);
     }
+}
+
+/// `:status` as a literal without indexing.
+fn head(status: u16) -> Vec<u8> {
+    [&[0x08, 3], status.to_string().as_bytes()].concat()
 }
 
 impl Peer {

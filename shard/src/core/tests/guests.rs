@@ -242,7 +242,8 @@ fn a_refused_provider_token_stops_both_until_the_next() {
     pair.run_for(Duration::from_secs(2));
     let stuck = pair.worlds[HOST].gateway.requests.len();
     pair.run_for(Duration::from_secs(2));
-    assert_eq!(pair.worlds[HOST].gateway.requests.len(), stuck);
+    let probes = pair.worlds[HOST].gateway.requests.len() - stuck;
+    assert!(probes <= 8, "single requests of both look whether it is still refused: {probes}");
     pair.worlds.iter_mut().for_each(|world| world.tell(provider_token("bearer two")));
     pair.run_for(Duration::from_secs(60));
     assert_eq!([HOST, GUEST].map(|core| pair.accepted(core)), [3_000, 3_000]);

@@ -94,23 +94,28 @@ fn one_that_comes_in_a_quiet_time_is_tried_by_the_first_request_of_the_next_aler
 }
 
 #[test]
-fn one_that_is_refused_costs_one_request_and_the_former_goes_on() {
+fn one_that_is_refused_is_tried_by_single_requests_and_the_former_goes_on() {
     let mut world = world(|request, _| match request.authorization.as_str() {
         "bearer two" => Reply::Refuse(403, "InvalidProviderToken"),
         _ => Reply::Accept,
     });
     world.tell(provider_token("bearer two"));
     world.run_for(Duration::from_secs(20));
-    assert_eq!(with(&world, "bearer two").len(), 1);
+    let tries: Vec<Time> = with(&world, "bearer two").iter().map(|r| r.at).collect();
+    assert!((1..=10).contains(&tries.len()), "tried again seldom while the former goes on: {}", tries.len());
+    assert!(tries.windows(2).all(|w| w[1].since(w[0]) >= Duration::from_secs(1)), "one at a time");
     assert!(world.said.health.contains(&LaneHealth::Credential), "an alarm all the same");
     assert!(world.said.details.contains(&"InvalidProviderToken".to_owned()));
     all_were_pushed_once(&world);
-    // Ten minutes later nobody uses the former any more, and another one is tried when it comes.
+    // Ten minutes later nobody uses the former any more: single requests try this one, and another one when it comes.
     world.run_for(Duration::from_mins(10));
     world.start(2, HOUR);
     let before = world.gateway.requests.len();
     world.run_for(Duration::from_mins(1));
-    assert_eq!(world.gateway.requests.len(), before);
+    let probes = &world.gateway.requests[before..];
+    assert!((10..=120).contains(&probes.len()), "{}", probes.len());
+    assert!(probes.iter().all(|r| r.authorization == "bearer two"));
+    assert!(probes.windows(2).all(|w| w[1].at.since(w[0].at) >= LATENCY), "one at a time");
     world.tell(provider_token("bearer three"));
     world.run_for(Duration::from_mins(1));
     assert_eq!(world.totals(2).outcomes[Outcome::Accepted as usize], 3_000);
@@ -131,7 +136,9 @@ fn fcm_goes_on_with_the_former_on_the_same_connections() {
     let attempts = world.attempts.len();
     world.tell(fcm_token("Bearer two"));
     world.run_for(Duration::from_secs(60));
-    assert_eq!((with(&world, "Bearer two").len(), world.attempts.len()), (1, attempts));
+    let tries = with(&world, "Bearer two").len();
+    assert!((1..=10).contains(&tries), "{tries}");
+    assert_eq!(world.attempts.len(), attempts);
     assert_eq!(accepted(&world), 2_000);
     assert!(world.said.health.contains(&LaneHealth::Credential));
 }
@@ -145,13 +152,18 @@ fn a_change_that_the_gateway_minds_waits_and_nobody_else_does() {
     });
     world.tell(provider_token("bearer two"));
     world.run_for(Duration::from_secs(15));
-    assert_eq!(with(&world, "bearer two").len(), 1);
+    let tries = with(&world, "bearer two").len();
+    assert!((3..=30).contains(&tries), "{tries}");
     all_were_pushed_once(&world);
-    assert!(world.said.health.iter().all(|health| *health == LaneHealth::Ready), "{:?}", world.said.health);
+    let meanwhile = with(&world, "bearer one").iter().filter(|r| r.at > Time(2 * SECOND)).count();
+    assert!(meanwhile > 1_500, "the accepted one goes on: {meanwhile}");
+    assert!(world.said.details.contains(&"TooManyProviderTokenUpdates".to_owned()), "and somebody is told");
+    assert!(!world.said.health.contains(&LaneHealth::Credential), "the key is not in question");
     world.start(2, HOUR);
     world.grant(2, Time::NEVER, Some(Rate { per_second: 100.0, burst: 10.0 }));
     world.run(Time(60 * SECOND));
-    assert!(with(&world, "bearer two").len() > 1, "half a minute later it is tried again");
+    let accepted = with(&world, "bearer two").iter().map(|r| r.at).find(|at| *at >= minds).unwrap();
+    assert!(accepted.since(minds) <= Duration::from_secs(3), "{:?}", accepted.since(minds));
     assert_eq!(world.totals(2).outcomes[Outcome::Accepted as usize], 3_000);
 }
 
@@ -193,13 +205,20 @@ fn all_that_call_it_expired_are_asked_again_until_they_do_not() {
     world.run(to);
     assert_eq!(world.said.health.last(), Some(&LaneHealth::Credential));
     assert_eq!(world.said.health.iter().filter(|h| **h == LaneHealth::Credential).count(), 1, "one alarm");
-    let asked: Vec<Time> = world.gateway.requests.iter().map(|r| r.at).filter(|at| *at >= from + 5 * LATENCY).collect();
-    assert!((5..=40).contains(&asked.len()), "{}", asked.len());
-    assert!(asked.windows(2).all(|w| w[1].since(w[0]) >= Duration::from_secs(1)), "one at a time");
+    // A row is full with what was in flight and the first requests of a few new connections.
+    let told =
+        world.said.states.iter().find(|(_, at, news)| *at >= from && news.health == LaneHealth::Credential).unwrap();
+    assert!(told.1.since(from) < Duration::from_secs(2), "{:?}", told.1.since(from));
+    let refused = world.gateway.requests.iter().filter(|r| r.at >= from && r.at < told.1).count();
+    assert!(refused <= 2 * 32 + 100, "{refused}");
+    let settled = from + Duration::from_secs(40);
+    let asked: Vec<Time> = world.gateway.requests.iter().map(|r| r.at).filter(|at| *at >= settled).collect();
+    assert!((40..=160).contains(&asked.len()), "{}", asked.len());
+    assert!(asked.windows(2).all(|w| w[1].since(w[0]) >= LATENCY), "one at a time");
     world.attempts_are_bounded(3);
     world.run_for(Duration::from_secs(62));
     let back = world.gateway.requests.iter().map(|r| r.at).find(|at| *at >= to).unwrap();
-    assert!(back.since(to) <= Duration::from_secs(61), "{:?}", back.since(to));
+    assert!(back.since(to) <= Duration::from_secs(6), "{:?}", back.since(to));
     world.run_for(Duration::from_secs(20));
     all_were_pushed_once(&world);
     assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
@@ -254,8 +273,9 @@ fn a_wrong_key_costs_a_connection_and_the_former_goes_on() {
     let attempts = world.attempts.len();
     world.tell(of_another_key("bearer two"));
     world.run_for(Duration::from_secs(10));
-    assert_eq!(with(&world, "bearer two").len(), 1);
-    assert_eq!(world.attempts.len(), attempts + 2, "one to try it, one to replace that");
+    let tries = with(&world, "bearer two").len();
+    assert!((1..=6).contains(&tries), "{tries}");
+    assert!(world.attempts.len() <= attempts + 2 * tries, "one for each try, one to replace that");
     assert!(world.said.health.contains(&LaneHealth::Credential), "an alarm all the same");
     all_were_pushed_once(&world);
 }

@@ -18,9 +18,12 @@ use roaring::RoaringBitmap;
 
 use super::gateway::Gateway;
 use crate::{
-    command::{Command, CoreReport, Counts, Event, LaneHealth, LaneLoad, LaneSpec, Platform, Rate},
+    command::{Command, Consequence, CoreReport, Counts, Event, LaneHealth, LaneLoad, LaneSpec, Platform, Rate},
     core::{ConnectionId, Core, CoreConfig, IoRequest},
-    lane::pool::{ANSWERS_FOR_AN_ATTEMPT, ATTEMPTS_PER_MINUTE},
+    lane::{
+        news::News,
+        pool::{ANSWERS_FOR_AN_ATTEMPT, ATTEMPTS_PER_MINUTE},
+    },
 };
 pub(super) use things::*;
 
@@ -65,6 +68,8 @@ pub(super) struct Said {
     pub(super) cells: BTreeMap<u64, Counts>,
     pub(super) handed: BTreeMap<PartitionId, RoaringBitmap>,
     pub(super) stopped: Vec<(WaveId, Option<Time>, u64, Time)>,
+    /// Whatever was said of lanes, and when.
+    pub(super) states: Vec<(LaneId, Time, News)>,
     pub(super) health: Vec<LaneHealth>,
     /// The words with it.
     pub(super) details: Vec<String>,
@@ -212,8 +217,16 @@ impl World {
         }
         let arrives = self.now + self.latency;
         self.on_its_way.extend(self.gateway.take_output().into_iter().map(|(id, bytes)| (arrives, id, bytes)));
+        // Nothing at all: the connection is lost.
+        self.on_its_way.extend(self.gateway.lost.drain(..).map(|id| (arrives, id, Vec::new())));
         while let Some((_, id, bytes)) = self.on_its_way.pop_front_if(|(at, ..)| *at <= self.now) {
             active = true;
+            if bytes.is_empty() {
+                self.gateway.drop(id);
+                self.sockets.remove(&id);
+                self.core.disconnected(id, crate::core::Disconnect::Broken, self.now);
+                continue;
+            }
             self.core.receive(id, &bytes, self.now);
         }
         while let Some(event) = self.core.poll_event(self.now) {
@@ -264,6 +277,13 @@ impl World {
         let mut sum = Counts::default();
         self.said.bands.get(&WaveId(wave)).into_iter().flatten().for_each(|(_, counts)| sum.add(counts));
         sum
+    }
+
+    /// Why devices of a wave were not accepted at once: consequence, status, reason and how often.
+    pub(super) fn reasons(&self, wave: u64) -> Vec<(Consequence, u16, String, u64)> {
+        let all = self.said.reports.iter().rev().find(|r| r.wave == WaveId(wave) && !r.reasons.is_empty());
+        let all = all.into_iter().flat_map(|report| &report.reasons);
+        all.map(|r| (r.kind.then, r.kind.status, r.kind.reason.clone(), r.count)).collect()
     }
 
     pub(super) fn last(&self, wave: u64) -> &CoreReport {
@@ -341,9 +361,14 @@ impl Said {
                 self.stopped.push((wave, last_write, written_after, now));
             }
             Event::Counted { devices, .. } => self.counted.push(devices),
-            Event::LaneState { health, detail, .. } => {
-                self.health.push(health);
-                self.details.push(detail);
+            // The next probe alone is no change of health.
+            Event::LaneState { lane, at, health, detail, since, next_probe } => {
+                let same = self.states.iter().rev().find(|state| state.0 == lane);
+                if same.is_none_or(|(_, _, news)| (news.health, &news.detail) != (health, &detail)) {
+                    self.health.push(health);
+                    self.details.push(detail.clone());
+                }
+                self.states.push((lane, at, News { health, detail, since, next_probe }));
             }
             Event::LaneLoad { lane, load } => self.loads.entry(lane).or_default().push(*load),
             Event::Held(held) => self.devices = held.devices,

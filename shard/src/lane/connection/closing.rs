@@ -48,15 +48,19 @@ impl Connection {
         self.events.push_back(ConnectionEvent::Answer { ticket: slot.ticket, answer });
     }
 
-    /// Nothing more will come for a request. If its status came, that was the gateway's decision, and it would be wrong
-    /// to push again only because the rest of a body was cut off.
+    /// Nothing more will come for a request. If the head of an acceptance came, it would be wrong to push again only because
+    /// the rest of a body that nobody reads was cut off. Any other status says nothing without its reason, which was to
+    /// follow: it may be a proxy's.
     pub(super) fn unanswered(&mut self, slot: &Slot) {
-        match slot.answer {
-            Some(number) => {
-                let status = self.answers.status(number);
-                self.decided(slot, status);
+        let status = slot.answer.map(|number| self.answers.status(number));
+        match status {
+            Some(200) => self.decided(slot, 200),
+            _ => {
+                if let Some(number) = slot.answer {
+                    self.answers.end(number);
+                }
+                self.events.push_back(ConnectionEvent::Unanswered { ticket: slot.ticket, status });
             }
-            None => self.events.push_back(ConnectionEvent::Unanswered { ticket: slot.ticket }),
         }
         self.windows.forget(slot.id);
     }

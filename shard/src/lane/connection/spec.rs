@@ -92,10 +92,12 @@ pub enum ConnectionEvent {
         /// What it said.
         answer: Answer,
     },
-    /// Sent, and no answer came or will come: perhaps processed.
+    /// Sent, and no answer came or will come as a whole: perhaps processed.
     Unanswered {
         /// Of the push.
         ticket: u64,
+        /// The head of an answer came, which broke off behind it. It cannot be said whose answer that was.
+        status: Option<u16>,
     },
     /// Certainly not processed: safe to send again at once.
     Unprocessed {

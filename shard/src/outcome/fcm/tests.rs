@@ -8,7 +8,7 @@ use crate::{
 };
 
 const LANE_LATER: Verdict = Verdict::LaneLater { wait: None };
-const REFUSED: Verdict = Verdict::Final(Outcome::Refused);
+const UNSIGNED: Verdict = Verdict::Unsigned { wait: None };
 const SECONDS_7: Option<Duration> = Some(Duration::from_secs(7));
 
 fn judge(status: u16, body: &str, retry_after: Option<Duration>) -> Verdict {
@@ -27,15 +27,15 @@ fn error(status: &str, code: &str) -> String {
 #[test]
 fn the_table_of_the_reference() {
     for (http, status, code, verdict) in [
-        (400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", Verdict::Invalid { token: true }),
-        (400, "INVALID_ARGUMENT", "", Verdict::Invalid { token: true }),
-        (401, "UNAUTHENTICATED", "", Verdict::Credential { renew: true }),
-        (401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR", REFUSED),
-        (401, "UNAUTHENTICATED", "APNS_AUTH_ERROR", REFUSED),
-        (403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH", REFUSED),
-        (403, "PERMISSION_DENIED", "", Verdict::Credential { renew: false }),
-        (404, "NOT_FOUND", "UNREGISTERED", Verdict::Final(Outcome::Dead)),
-        (404, "NOT_FOUND", "", Verdict::Campaign),
+        (400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", Verdict::Message { token: true }),
+        (400, "INVALID_ARGUMENT", "", Verdict::Message { token: true }),
+        (401, "UNAUTHENTICATED", "", Verdict::Credential),
+        (401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR", Verdict::Refused),
+        (401, "UNAUTHENTICATED", "APNS_AUTH_ERROR", Verdict::Refused),
+        (403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH", Verdict::Refused),
+        (403, "PERMISSION_DENIED", "", Verdict::Credential),
+        (404, "NOT_FOUND", "UNREGISTERED", Verdict::Dead { sure: true }),
+        (404, "NOT_FOUND", "", Verdict::Project),
         (429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", Verdict::LaneLater { wait: Some(QUOTA_PAUSE) }),
         (429, "RESOURCE_EXHAUSTED", "", Verdict::LaneLater { wait: Some(QUOTA_PAUSE) }),
         (500, "INTERNAL", "INTERNAL", LANE_LATER),
@@ -48,66 +48,72 @@ fn the_table_of_the_reference() {
 }
 
 #[test]
-fn pages_of_front_ends_go_by_their_status() {
-    for (http, verdict) in [
-        (302, Verdict::Campaign),
-        (400, Verdict::Invalid { token: false }),
-        (401, Verdict::Credential { renew: true }),
-        (403, Verdict::Credential { renew: false }),
-        (404, Verdict::Campaign),
-        (408, Verdict::DeviceLater { wait: None }),
-        (413, Verdict::Campaign),
-        (418, REFUSED),
-        (429, Verdict::LaneLater { wait: Some(QUOTA_PAUSE) }),
-        (500, LANE_LATER),
-        (502, LANE_LATER),
-        (503, LANE_LATER),
-        (999, LANE_LATER),
-    ] {
+fn an_answer_without_a_word_of_its_status_says_nothing() {
+    for http in [201, 302, 400, 401, 403, 404, 407, 408, 413, 418, 429, 500, 502, 503, 999] {
         for body in ["", "<html><title>Error</title> try again in 30 seconds", "{}", r#"{"error":"x"}"#] {
-            assert_eq!(judge(http, body, None), verdict, "{http} {body}");
+            assert_eq!(judge(http, body, None), UNSIGNED, "{http} {body}");
         }
     }
-    assert_eq!(judge(200, r#"{"name":"projects/p/messages/1"}"#, None), Verdict::Final(Outcome::Accepted));
-    assert_eq!(judge(200, &error("INTERNAL", "INTERNAL"), None), Verdict::Final(Outcome::Accepted));
+    assert_eq!(judge(200, r#"{"name":"projects/p/messages/1"}"#, None), Verdict::Accepted);
+    assert_eq!(judge(200, &error("INTERNAL", "INTERNAL"), None), Verdict::Accepted);
 }
 
 #[test]
-fn the_most_exact_place_that_is_understood_counts() {
-    // The code above the status above HTTP.
-    assert_eq!(judge(400, &error("INVALID_ARGUMENT", "UNREGISTERED"), None), Verdict::Final(Outcome::Dead));
+fn the_more_exact_place_counts_and_only_with_a_status_of_its_own() {
+    // The code above the status.
+    assert_eq!(judge(400, &error("INVALID_ARGUMENT", "UNREGISTERED"), None), Verdict::Dead { sure: true });
     // But whoever fails is no witness: a page found somewhere must not get a token pruned.
-    assert_eq!(judge(502, &error("NOT_FOUND", "UNREGISTERED"), None), Verdict::LaneLater { wait: None });
-    assert_eq!(judge(500, &error("RESOURCE_EXHAUSTED", ""), None), Verdict::LaneLater { wait: Some(QUOTA_PAUSE) });
-    // A code that is not known leaves it to the status, that to HTTP.
-    assert_eq!(judge(503, &error("NOT_FOUND", "SOMETHING_NEW"), None), Verdict::Campaign);
-    assert_eq!(judge(503, &error("SOMETHING_NEW", "SOMETHING_NEW"), None), LANE_LATER);
-    // One that says nothing leaves it to HTTP at once.
-    assert_eq!(judge(503, &error("NOT_FOUND", "UNSPECIFIED_ERROR"), None), LANE_LATER);
-    assert_eq!(
-        judge(403, &error("PERMISSION_DENIED", "UNSPECIFIED_ERROR"), None),
-        Verdict::Credential { renew: false }
-    );
+    assert_eq!(judge(502, &error("NOT_FOUND", "UNREGISTERED"), None), UNSIGNED);
+    assert_eq!(judge(500, &error("RESOURCE_EXHAUSTED", ""), None), UNSIGNED);
+    assert_eq!(judge(404, &error("UNAUTHENTICATED", ""), None), UNSIGNED);
+    // A code that is not known, or says nothing, leaves it to the status.
+    assert_eq!(judge(404, &error("NOT_FOUND", "SOMETHING_NEW"), None), Verdict::Project);
+    assert_eq!(judge(503, &error("NOT_FOUND", "SOMETHING_NEW"), None), UNSIGNED);
+    assert_eq!(judge(503, &error("SOMETHING_NEW", "SOMETHING_NEW"), None), UNSIGNED);
+    assert_eq!(judge(503, &error("UNAVAILABLE", "UNSPECIFIED_ERROR"), None), LANE_LATER);
+    assert_eq!(judge(403, &error("PERMISSION_DENIED", "UNSPECIFIED_ERROR"), None), Verdict::Credential);
+    // New words concern one device, and never a credential.
+    assert_eq!(judge(400, &error("FAILED_PRECONDITION", ""), None), Verdict::Unfamiliar);
+    assert_eq!(judge(403, &error("SOMETHING_NEW", "SOMETHING_NEW"), None), UNSIGNED);
 }
 
 #[test]
 fn what_the_gateway_asks_for_in_time_goes_before_what_is_advised() {
-    for (http, body) in [(429, error("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED")), (503, String::new()), (502, "<".into())]
-    {
-        assert_eq!(judge(http, &body, SECONDS_7), Verdict::LaneLater { wait: SECONDS_7 });
-    }
-    // Nothing at all is no answer to how long.
     let quota = error("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED");
+    assert_eq!(judge(429, &quota, SECONDS_7), Verdict::LaneLater { wait: SECONDS_7 });
+    assert_eq!(judge(503, &error("UNAVAILABLE", ""), SECONDS_7), Verdict::LaneLater { wait: SECONDS_7 });
+    assert_eq!(judge(502, "<", SECONDS_7), Verdict::Unsigned { wait: SECONDS_7 });
+    // Nothing at all is no answer to how long.
     assert_eq!(judge(429, &quota, Some(Duration::ZERO)), Verdict::LaneLater { wait: Some(QUOTA_PAUSE) });
 }
 
 #[test]
 fn the_quota_of_a_device_is_its_own() {
-    let body = r#"{"error":{"code":429,"status":"RESOURCE_EXHAUSTED","details":[
-        {"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"QUOTA_EXCEEDED"},
-        {"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"subject":"device:x"}]}]}}"#;
-    assert_eq!(judge(429, body, None), Verdict::DeviceLater { wait: Some(QUOTA_PAUSE) });
-    assert_eq!(judge(429, body, SECONDS_7), Verdict::DeviceLater { wait: SECONDS_7 });
+    let body = |message: &str, violation: &str| {
+        format!(
+            r#"{{"error":{{"code":429,"message":"{message}","status":"RESOURCE_EXHAUSTED","details":[
+        {{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"QUOTA_EXCEEDED"}},
+        {{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{violation}]}}]}}}}"#
+        )
+    };
+    let of_device = Verdict::DeviceLater { wait: Some(QUOTA_PAUSE) };
+    let of_lane = Verdict::LaneLater { wait: Some(QUOTA_PAUSE) };
+    let (device, project) = (r#"{"subject":"device:x"}"#, r#"{"subject":"project:x"}"#);
+    for (message, violation, verdict) in [
+        ("m", device, of_device),
+        ("Quota exceeded for the project", device, of_device),
+        // The detail goes before the words, and those are asked where there is no detail.
+        ("Device message rate exceeded", project, of_lane),
+        ("Device message rate exceeded", "", of_device),
+        ("DeviceMessageRateExceeded", "", of_device),
+        ("Quota exceeded for quota metric 'Send requests' and limit 'Send requests per minute'", "", of_lane),
+        ("m", "", of_lane),
+    ] {
+        assert_eq!(judge(429, &body(message, violation), None), verdict, "{message} {violation}");
+    }
+    assert_eq!(judge(429, &body("m", device), SECONDS_7), Verdict::DeviceLater { wait: SECONDS_7 });
+    let word = error("RESOURCE_EXHAUSTED", "DEVICE_MESSAGE_RATE_EXCEEDED");
+    assert_eq!(judge(429, &word, None), of_device);
 }
 
 #[test]
@@ -117,7 +123,7 @@ fn a_field_that_is_not_the_token_acquits_it() {
             r#"{{"error":{{"status":"INVALID_ARGUMENT","details":[{{"@type":"type.googleapis.com/google.rpc.BadRequest",
                 "fieldViolations":[{{"field":"{field}","description":"x"}}]}}]}}}}"#
         );
-        assert_eq!(judge(400, &body, None), Verdict::Invalid { token }, "{field}");
+        assert_eq!(judge(400, &body, None), Verdict::Message { token }, "{field}");
     }
 }
 
@@ -154,7 +160,10 @@ proptest! {
         code in proptest::option::of(proptest::sample::select(ErrorCode::DOCUMENTED)),
     ) {
         let verdict = judge(http, &error(status.as_str(), code.as_ref().map_or("", ErrorCode::as_str)), None);
-        prop_assert_eq!(verdict == Verdict::Final(Outcome::Dead), code == Some(ErrorCode::Unregistered) && http < 500);
-        prop_assert_ne!(verdict, Verdict::Final(Outcome::Accepted));
+        let kills = code == Some(ErrorCode::Unregistered) && matches!(http, 400 | 404 | 410);
+        prop_assert_eq!(matches!(verdict, Verdict::Dead { .. }), kills);
+        prop_assert_ne!(verdict, Verdict::Accepted);
+        // Whatever an intermediary may redirect to or fail with, nothing follows from it.
+        prop_assert!(http >= 400 || verdict == UNSIGNED);
     }
 }

@@ -1,6 +1,6 @@
 //! Lane ends: divided over the cores, and one again when they are told.
 
-use clarion_proto::ids::LaneId;
+use clarion_proto::{ids::LaneId, wire::shard_v1::session_request::Message as Say};
 
 use super::{
     super::*,
@@ -107,7 +107,14 @@ fn slices_are_divided_over_all_cores() {
 #[test]
 fn a_lane_is_as_well_as_its_worst_core() {
     let mut bench = running();
-    let state = |health| Event::LaneState { lane: LaneId(1), health, detail: format!("{health:?}") };
+    let said = |bench: &Bench, health, detail: &str| Event::LaneState {
+        lane: LaneId(1),
+        at: bench.now,
+        health,
+        detail: detail.to_owned(),
+        since: (health != LaneHealth::Ready).then(|| bench.now - 3 * SECOND),
+        next_probe: (health == LaneHealth::Credential).then(|| bench.now + 2 * SECOND),
+    };
     let told = |bench: &mut Bench| {
         let told = bench.messages().into_iter().filter_map(|m| match m {
             Wire::LaneState(s) => Some((s.health(), s.detail)),
@@ -115,15 +122,61 @@ fn a_lane_is_as_well_as_its_worst_core() {
         });
         told.collect::<Vec<_>>()
     };
-    bench.control.event(0, state(LaneHealth::Ready));
+    let event = said(&bench, LaneHealth::Ready, "Ready");
+    bench.control.event(0, event);
     assert_eq!(told(&mut bench), [(wire::LaneHealth::Ready, "Ready".to_owned())]);
-    bench.control.event(1, state(LaneHealth::Credential));
+    let event = said(&bench, LaneHealth::Credential, "Credential");
+    bench.control.event(1, event);
     assert_eq!(told(&mut bench), [(wire::LaneHealth::Credential, "Credential".to_owned())]);
-    bench.control.event(0, state(LaneHealth::Throttled));
+    let event = said(&bench, LaneHealth::Throttled, "Throttled");
+    bench.control.event(0, event);
     assert_eq!(told(&mut bench), [], "no better, no worse");
-    let other = Event::LaneState { lane: LaneId(1), health: LaneHealth::Credential, detail: "why".to_owned() };
+    let other = said(&bench, LaneHealth::Credential, "why");
     bench.control.event(1, other);
     assert_eq!(told(&mut bench), [(wire::LaneHealth::Credential, "why".to_owned())], "another reason is news");
     bench.open();
     assert_eq!(told(&mut bench).len(), 1, "a new session is told how it stands");
+}
+
+#[test]
+fn how_many_answers_a_verdict_needs_is_checked_and_passed_on() {
+    let mut bench = Bench::new(1);
+    bench.open();
+    bench.outputs();
+    for (answers, fits) in [(0_u16, false), (1, false), (2, true), (1_024, true), (1_025, false)] {
+        let Say::Lane(mut lane) = lane(u32::from(answers) + 1) else { unreachable!() };
+        lane.limits.as_mut().unwrap().evidence_answers = answers.into();
+        bench.say(Say::Lane(lane));
+        let refusals = bench.refusals();
+        let told = refusals.first().map(|refusal| refusal.reason.as_str()).unwrap_or_default();
+        assert_eq!(fits, told.is_empty(), "{answers}: {told}");
+        assert!(fits || told.contains("lane.limits.evidence_answers: must be 2 to 1024"), "{told}");
+        let made = bench.commands().into_iter().find_map(|(_, c)| match c {
+            Command::Lane(spec) => Some(spec.evidence),
+            _ => None,
+        });
+        assert_eq!(made, fits.then_some(answers.into()));
+    }
+}
+
+#[test]
+fn a_trouble_is_told_with_its_age_and_its_next_probe() {
+    let mut bench = running();
+    bench.now = bench.now + 10 * SECOND;
+    bench.control.event(
+        0,
+        Event::LaneState {
+            lane: LaneId(1),
+            at: bench.now,
+            health: LaneHealth::Unsigned,
+            detail: "status 404 without the provider's reason".to_owned(),
+            since: Some(bench.now - 3 * SECOND),
+            next_probe: Some(bench.now + 2 * SECOND),
+        },
+    );
+    bench.now = bench.now + SECOND;
+    let told = bench.messages().into_iter().find_map(|m| if let Wire::LaneState(s) = m { Some(s) } else { None });
+    let told = told.expect("a state");
+    assert_eq!((told.health(), told.troubled_for_ms), (wire::LaneHealth::Unsigned, 4_000));
+    assert_eq!(told.next_probe_in_ms, Some(1_000));
 }

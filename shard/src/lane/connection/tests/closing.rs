@@ -59,7 +59,11 @@ fn goaway_keeps_its_reason_and_the_rest_may_answer_until_the_drain_deadline() {
     talk.connection.expire(drain);
     assert_eq!(
         talk.events(),
-        [ConnectionEvent::Unanswered { ticket: 1 }, ConnectionEvent::Unanswered { ticket: 2 }, ConnectionEvent::Closed]
+        [
+            ConnectionEvent::Unanswered { ticket: 1, status: None },
+            ConnectionEvent::Unanswered { ticket: 2, status: None },
+            ConnectionEvent::Closed
+        ]
     );
     assert_eq!(talk.say().last(), Some(&Seen::GoAway(0)));
 }
@@ -91,8 +95,8 @@ fn closing_drains() {
 #[test]
 fn a_lost_socket_leaves_nobody_waiting() {
     let mut talk = three_open();
-    // One has its status already: that is an answer.
-    talk.hear(&status(5, "200", false));
+    // One has the head of an acceptance already: nothing else could follow. Any other head says nothing by itself.
+    talk.hear(&[status(5, "200", false), status(7, "403", false), data(7, br#"{"reason":"Invalid"#, false)].concat());
     talk.connection.drop_all();
     talk.connection.drop_all();
     let events = talk.events();
@@ -102,8 +106,8 @@ fn a_lost_socket_leaves_nobody_waiting() {
             [
                 ConnectionEvent::Answer { ticket: 2, .. },
                 ConnectionEvent::Closing { reason: CloseReason::Lost },
-                ConnectionEvent::Unanswered { ticket: 1 },
-                ConnectionEvent::Unanswered { ticket: 3 },
+                ConnectionEvent::Unanswered { ticket: 1, status: None },
+                ConnectionEvent::Unanswered { ticket: 3, status: Some(403) },
                 ConnectionEvent::Closed
             ]
         ),
@@ -123,7 +127,13 @@ fn one_that_is_not_answered_while_others_are_is_reset() {
     talk.connection.expire(talk.now);
     assert_eq!(talk.events().len(), 1, "nothing is due");
     talk.connection.expire(deadline);
-    assert_eq!(talk.events(), [ConnectionEvent::Unanswered { ticket: 1 }, ConnectionEvent::Unanswered { ticket: 3 }]);
+    assert_eq!(
+        talk.events(),
+        [
+            ConnectionEvent::Unanswered { ticket: 1, status: None },
+            ConnectionEvent::Unanswered { ticket: 3, status: None }
+        ]
+    );
     assert_eq!(talk.say(), [Seen::Reset(3, 8), Seen::Reset(7, 8)]);
     assert_eq!(talk.connection.open_streams(), 1);
     // Late ones are ignored.
@@ -140,9 +150,9 @@ fn a_peer_that_says_nothing_at_all_is_given_up() {
         talk.events(),
         [
             ConnectionEvent::Closing { reason: CloseReason::Silent },
-            ConnectionEvent::Unanswered { ticket: 1 },
-            ConnectionEvent::Unanswered { ticket: 2 },
-            ConnectionEvent::Unanswered { ticket: 3 },
+            ConnectionEvent::Unanswered { ticket: 1, status: None },
+            ConnectionEvent::Unanswered { ticket: 2, status: None },
+            ConnectionEvent::Unanswered { ticket: 3, status: None },
             ConnectionEvent::Closed
         ]
     );

@@ -314,7 +314,7 @@ fn a_long_body_is_cut_off() {
 #[test]
 fn resets_by_their_code_and_late_ones_not_at_all() {
     let mut talk = Talk::warm(config(), &[]);
-    for ticket in 1..=4 {
+    for ticket in 1..=5 {
         talk.push(ticket).unwrap();
     }
     talk.hear(
@@ -323,9 +323,11 @@ fn resets_by_their_code_and_late_ones_not_at_all() {
             reset(5, 2),
             headers(7, &[0x88], true),
             reset(7, 0),
-            // The status has come, and that is what counts.
+            // The head of an acceptance has come, and that is what counts; any other says nothing without its reason.
             status(9, "200", false),
             reset(9, 0),
+            status(11, "404", false),
+            reset(11, 2),
         ]
         .concat(),
     );
@@ -335,7 +337,8 @@ fn resets_by_their_code_and_late_ones_not_at_all() {
             answer(3, 200, Reason::None, None),
             answer(4, 200, Reason::None, None),
             ConnectionEvent::Unprocessed { ticket: 1 },
-            ConnectionEvent::Unanswered { ticket: 2 },
+            ConnectionEvent::Unanswered { ticket: 2, status: None },
+            ConnectionEvent::Unanswered { ticket: 5, status: Some(404) },
         ]
     );
     assert_eq!(talk.connection.open_streams(), 0);
@@ -362,7 +365,7 @@ fn an_answer_against_the_rules_ends_its_stream_only() {
     );
     // Seventh: the second status stands in a block that is not read beyond its first byte.
     let mut meant = vec![answer(7, 200, Reason::None, None)];
-    meant.extend((1..=6).map(|ticket| ConnectionEvent::Unanswered { ticket }));
+    meant.extend((1..=6).map(|ticket| ConnectionEvent::Unanswered { ticket, status: None }));
     assert_eq!(talk.events(), meant);
     assert_eq!(talk.say(), [3, 5, 7, 9, 11, 13].map(|id| Seen::Reset(id, 1)));
     assert!(!talk.connection.is_closed());

@@ -25,7 +25,7 @@ fn ends(bytes: &[u8], code: u32) {
         talk.events(),
         [
             ConnectionEvent::Closing { reason: CloseReason::Error(error) },
-            ConnectionEvent::Unanswered { ticket: 1 },
+            ConnectionEvent::Unanswered { ticket: 1, status: None },
             ConnectionEvent::Closed
         ]
     );
@@ -137,7 +137,7 @@ fn the_ordinary_answer_is_decoded_until_the_table_is_known_to_be_empty() {
     // Before it has our SETTINGS a peer may use its table, and what it enters must be there for the next answer.
     talk.hear(&headers(1, &[0x88, 0x48, 3, b'4', b'1', b'0'], false));
     // Two statuses: malformed, but read.
-    assert_eq!(talk.events(), [ConnectionEvent::Unanswered { ticket: 1 }]);
+    assert_eq!(talk.events(), [ConnectionEvent::Unanswered { ticket: 1, status: None }]);
     talk.say();
     talk.push(2).unwrap();
     talk.hear(&headers(3, &[0xbe], true));

@@ -229,7 +229,7 @@ fn accepted_with_a_body_that_nobody_reads() {
     // A second status is against the rules, and the first does not count then.
     push(&mut talk, 5, b"abc").unwrap();
     talk.hear(&[headers(13, &[0x88], false), headers(13, &[0x88], true)].concat());
-    assert_eq!(talk.events(), [ConnectionEvent::Unanswered { ticket: 5 }]);
+    assert_eq!(talk.events(), [ConnectionEvent::Unanswered { ticket: 5, status: None }]);
 }
 
 #[test]

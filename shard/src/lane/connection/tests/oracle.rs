@@ -291,7 +291,7 @@ async fn run(
             while let Some(event) = connection.poll() {
                 match event {
                     ConnectionEvent::Answer { ticket, .. }
-                    | ConnectionEvent::Unanswered { ticket }
+                    | ConnectionEvent::Unanswered { ticket, .. }
                     | ConnectionEvent::Unprocessed { ticket } => {
                         let n = usize::try_from(ticket).unwrap();
                         let fate = fates[n].replace(event);
@@ -347,7 +347,7 @@ fn check(case: &Case, seed: u64) {
             match meant(case.platform, &push.token).unwrap() {
                 Ok(answer) => ConnectionEvent::Answer { ticket, answer },
                 Err(ErrorCode::REFUSED_STREAM) => ConnectionEvent::Unprocessed { ticket },
-                Err(_) => ConnectionEvent::Unanswered { ticket },
+                Err(_) => ConnectionEvent::Unanswered { ticket, status: None },
             }
         );
         let seen = record.remove(&push.token);

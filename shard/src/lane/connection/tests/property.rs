@@ -65,7 +65,7 @@ impl Fates {
             assert_eq!(self.closed, 0, "{event:?} after the end");
             match event {
                 ConnectionEvent::Answer { ticket, .. }
-                | ConnectionEvent::Unanswered { ticket }
+                | ConnectionEvent::Unanswered { ticket, .. }
                 | ConnectionEvent::Unprocessed { ticket } => {
                     assert!(self.open.remove(ticket).is_some(), "{ticket} had its event");
                 }

@@ -116,7 +116,7 @@ fn take(connection: &mut Connection, fates: &mut [Option<Fate>]) {
     while let Some(event) = connection.poll() {
         let (ticket, fate) = match event {
             ConnectionEvent::Answer { ticket, answer } => (ticket, Fate::Answer(answer)),
-            ConnectionEvent::Unanswered { ticket } => (ticket, Fate::Unanswered),
+            ConnectionEvent::Unanswered { ticket, .. } => (ticket, Fate::Unanswered),
             ConnectionEvent::Unprocessed { ticket } => (ticket, Fate::Unprocessed),
             ConnectionEvent::Closing { .. } | ConnectionEvent::Closed => continue,
         };

@@ -122,7 +122,7 @@ fn one(
     }
     connection.drop_all();
     while let Some(event) = connection.poll() {
-        if let ConnectionEvent::Unanswered { ticket } = event {
+        if let ConnectionEvent::Unanswered { ticket, .. } = event {
             waiting.push(pushed[usize::try_from(ticket).unwrap()].clone());
         }
     }

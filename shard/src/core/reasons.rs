@@ -1,0 +1,90 @@
+//! Why devices were not accepted, or not at once: counted by app, consequence, status and reason, so that nothing is silent.
+//!
+//! A wave keeps at most [`KINDS_MAX`] kinds; a gateway that makes up words fills them and no more: what comes later is counted
+//! as `other`. Nothing here is met by a push that is accepted.
+
+use super::audience::Audience;
+use crate::{
+    command::{Consequence, ReasonCount, ReasonKind},
+    outcome::Reason,
+};
+
+/// Kinds that one report may name, as the contract has it.
+pub(crate) const REPORTED_MAX: usize = 64;
+/// Kinds that are counted one by one; three more are `other`, by consequence.
+pub(crate) const KINDS_MAX: usize = REPORTED_MAX - 3;
+/// The reason of what is not counted one by one.
+pub(crate) const OTHER: &str = "other";
+
+/// Why no request can be written: a header holds what no header may hold.
+pub(crate) const HEADER: &str = "header cannot be written";
+/// Why no request can be written: a token that no path or message may hold.
+pub(crate) const TOKEN: &str = "token cannot be written";
+
+/// Who says why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// An answer. `Reason::None`: the provider did not sign it.
+    Answer(u16, Reason),
+    /// No request can be written for the device.
+    Unwritable(&'static str),
+}
+
+/// All counts of one wave on one core.
+#[derive(Debug, Default)]
+pub(crate) struct Reasons {
+    kinds: Vec<(Consequence, u16, Why, u64)>,
+    /// By consequence.
+    others: [u64; 3],
+    changed: bool,
+}
+
+impl Reasons {
+    /// Counts one device, or one more try of a device.
+    pub(crate) fn count(&mut self, then: Consequence, app: u16, why: &Why) {
+        self.changed = true;
+        let known = self.kinds.iter().position(|(t, a, w, _)| (*t, *a) == (then, app) && w == why);
+        match known {
+            Some(at) => self.kinds[at].3 += 1,
+            None if self.kinds.len() < KINDS_MAX => self.kinds.push((then, app, why.clone(), 1)),
+            None => self.others[then as usize] += 1,
+        }
+    }
+
+    /// Everything is to be told again.
+    pub(crate) fn repeat_all(&mut self) {
+        self.changed = true;
+    }
+
+    /// All counts, if any changed since the last call.
+    pub(crate) fn take(&mut self, audience: &Audience) -> Vec<ReasonCount> {
+        if !std::mem::take(&mut self.changed) {
+            return Vec::new();
+        }
+        let kinds = self.kinds.iter().map(|(then, app, why, count)| {
+            let (status, reason) = match why {
+                Why::Answer(status, reason) => (*status, cut(reason.to_string())),
+                Why::Unwritable(what) => (0, (*what).to_owned()),
+            };
+            let app = Some(audience.name_and_lane(*app));
+            ReasonCount { kind: ReasonKind { then: *then, app, status, reason }, count: *count }
+        });
+        let mut all: Vec<_> = kinds.collect();
+        for then in [Consequence::Dead, Consequence::Refused, Consequence::Retried] {
+            let count = self.others[then as usize];
+            if count > 0 {
+                all.push(ReasonCount {
+                    kind: ReasonKind { then, app: None, status: 0, reason: OTHER.to_owned() },
+                    count,
+                });
+            }
+        }
+        all
+    }
+}
+
+/// At most as many bytes as the contract allows.
+fn cut(mut reason: String) -> String {
+    reason.truncate(reason.floor_char_boundary(crate::outcome::UNKNOWN_CHARS_MAX));
+    reason
+}

@@ -1,0 +1,413 @@
+//! One odd answer among good ones, of every kind that was seen in the field: its device is pushed to again, and nobody else
+//! waits or is refused. And many of them: a lane, a credential or a message is in question, and somebody is told.
+
+use std::time::Duration;
+
+use clarion_proto::{outcome::Outcome, time::Time};
+
+use super::{
+    gateway::{Gateway, Reply, Request},
+    world::{LANE, SECOND, World, arrival, home},
+};
+use crate::command::{Consequence, LaneHealth, Platform, Rate};
+
+const HOUR: Time = Time(3_600 * SECOND);
+const DEVICES: u32 = 3_000;
+const HTML: &str = "<html><head><title>404 Not Found</title></head><body>nginx</body></html>";
+/// A wave under way at this rate.
+const RATE: Rate = Rate { per_second: 1_000.0, burst: 10.0 };
+
+fn counted(world: &World, outcome: Outcome) -> u64 {
+    world.totals(1).outcomes[outcome as usize]
+}
+
+/// Half of the devices through APNs, half through FCM, each over two connections; 20 ms to the gateway.
+fn world(script: impl FnMut(&Request, u32) -> Reply + 'static) -> World {
+    let mut world = World::new(Gateway::new(100, script));
+    world.latency = Duration::from_millis(20);
+    world.add_fcm(2);
+    world.populate_both(0..DEVICES);
+    world.start_both(1, HOUR);
+    world.grant(1, Time::NEVER, Some(RATE));
+    world
+}
+
+/// What became of a wave in whose middle one request of a lane was answered oddly.
+fn one_odd(platform: Platform, odd: Reply) -> World {
+    let mut asked = 0;
+    let mut world = world(move |request, _| {
+        asked += u32::from(request.platform == platform);
+        if request.platform == platform && asked == 700 { odd } else { Reply::Accept }
+    });
+    world.run_for(Duration::from_secs(40));
+    world
+}
+
+#[test]
+fn one_odd_answer_among_good_ones_delays_its_own_device_and_nobody_else() {
+    let canonical = r#"{"error":{"code":404,"message":"Requested entity was not found.","status":"NOT_FOUND"}}"#;
+    let forbidden = "<html><title>Error 403 (Forbidden)!!1</title></html>";
+    for (platform, odd, told) in [
+        (Platform::Apns, Reply::Page(404, HTML), (404, "")),
+        (Platform::Fcm, Reply::Page(404, HTML), (404, "")),
+        (Platform::Fcm, Reply::Page(404, canonical), (404, "NOT_FOUND")),
+        (Platform::Apns, Reply::Cut(404, true), (404, "")),
+        (Platform::Fcm, Reply::Cut(404, true), (404, "")),
+        (Platform::Apns, Reply::Cut(403, true), (403, "")),
+        (Platform::Apns, Reply::Page(302, ""), (302, "")),
+        (Platform::Fcm, Reply::Page(302, ""), (302, "")),
+        (Platform::Apns, Reply::Page(413, HTML), (413, "")),
+        (Platform::Fcm, Reply::Page(403, forbidden), (403, "")),
+        (Platform::Apns, Reply::Page(403, r#"{"reason":"InvalidProv"#), (403, "")),
+        (Platform::Apns, Reply::Page(204, ""), (204, "")),
+        (Platform::Apns, Reply::Refuse(400, "SomethingNew"), (400, "SomethingNew")),
+        (Platform::Apns, Reply::Refuse(400, "BadTopic"), (400, "BadTopic")),
+        (Platform::Apns, Reply::Refuse(413, "PayloadTooLarge"), (413, "PayloadTooLarge")),
+        (Platform::Apns, Reply::Refuse(403, "InvalidProviderToken"), (403, "InvalidProviderToken")),
+        (Platform::Apns, Reply::Refuse(403, "ExpiredProviderToken"), (403, "ExpiredProviderToken")),
+        (Platform::Fcm, Reply::Fcm(401, "", None), (401, "UNAUTHENTICATED")),
+        (Platform::Fcm, Reply::Fcm(403, "", None), (403, "PERMISSION_DENIED")),
+    ] {
+        let world = one_odd(platform, odd);
+        assert_eq!(counted(&world, Outcome::Accepted), u64::from(DEVICES), "{odd:?}");
+        assert!(world.last(1).complete, "{odd:?}");
+        assert_eq!(world.last(1).unanswered_requests, u64::from(matches!(odd, Reply::Cut(..))), "{odd:?}");
+        // Answered oddly once, and nothing else was done twice.
+        let tries = world.requests_by_device();
+        assert_eq!(tries.values().filter(|tries| **tries == 2).count(), 1, "{odd:?}");
+        assert!(tries.values().all(|tries| *tries <= 2), "{odd:?}");
+        let (device, _) = tries.iter().find(|(_, tries)| **tries == 2).unwrap();
+        let over: Vec<_> =
+            world.gateway.requests.iter().filter(|r| r.device == *device).map(|r| r.connection).collect();
+        assert_ne!(over[0], over[1], "{odd:?} is asked again over another connection");
+        // The lane goes on at its rate, and nobody is troubled.
+        let last = world.gateway.requests.iter().filter(|r| r.device != *device).map(|r| r.at).max().unwrap();
+        assert!(last < Time(5 * SECOND), "{odd:?}: {last:?}");
+        assert!(world.said.health.iter().all(|h| *h == LaneHealth::Ready), "{odd:?}: {:?}", world.said.health);
+        let (status, reason) = told;
+        assert_eq!(world.reasons(1), [(Consequence::Retried, status, reason.to_owned(), 1)], "{odd:?}");
+    }
+}
+
+#[test]
+fn a_head_whose_connection_is_lost_is_no_outcome() {
+    for platform in [Platform::Apns, Platform::Fcm] {
+        let world = one_odd(platform, Reply::Cut(404, false));
+        assert_eq!(counted(&world, Outcome::Accepted), u64::from(DEVICES), "{platform:?}");
+        let retried = (Consequence::Retried, 404, String::new(), 1);
+        assert_eq!(world.reasons(1), [retried]);
+        // Whatever else was out on that connection got no answer either.
+        assert!((1..=100).contains(&world.last(1).unanswered_requests));
+        let last = world.gateway.requests.iter().map(|r| r.at).max().unwrap();
+        assert!(last < Time(40 * SECOND));
+    }
+}
+
+/// The limit of a device is its own, wherever the answer says so.
+#[test]
+fn one_429_that_speaks_of_a_device_stops_only_that_device() {
+    let body = r#"{"error":{"code":429,"message":"Device message rate exceeded","status":"RESOURCE_EXHAUSTED","details":[
+        {"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"QUOTA_EXCEEDED"}]}}"#;
+    let mut world = one_odd(Platform::Fcm, Reply::Page(429, body));
+    assert_eq!(counted(&world, Outcome::Accepted), u64::from(DEVICES) - 1, "it waits for a minute");
+    world.run_for(Duration::from_mins(2));
+    assert_eq!(counted(&world, Outcome::Accepted), u64::from(DEVICES));
+    assert!(world.said.health.iter().all(|h| *h == LaneHealth::Ready));
+    assert_eq!(world.reasons(1), [(Consequence::Retried, 429, "QUOTA_EXCEEDED".to_owned(), 1)]);
+}
+
+#[test]
+fn every_refusal_is_counted_by_its_reason() {
+    for (platform, odd, told) in [
+        (Platform::Fcm, Reply::Fcm(401, "THIRD_PARTY_AUTH_ERROR", None), (401, "THIRD_PARTY_AUTH_ERROR")),
+        (Platform::Fcm, Reply::Fcm(403, "SENDER_ID_MISMATCH", None), (403, "SENDER_ID_MISMATCH")),
+        (Platform::Apns, Reply::Refuse(400, "DeviceTokenNotForTopic"), (400, "DeviceTokenNotForTopic")),
+    ] {
+        let mut world = world(move |request, _| if request.platform == platform { odd } else { Reply::Accept });
+        world.run_for(Duration::from_secs(30));
+        let half = u64::from(DEVICES / 2);
+        assert_eq!((counted(&world, Outcome::Accepted), counted(&world, Outcome::Refused)), (half, half));
+        assert_eq!(world.reasons(1), [(Consequence::Refused, told.0, told.1.to_owned(), half)]);
+        let app = world.last(1).answers.iter().find(|(.., answers)| answers.of(Outcome::Refused) > 0).unwrap();
+        assert_eq!(app.0 == LANE, platform == Platform::Apns);
+    }
+}
+
+#[test]
+fn what_may_be_the_wrong_environment_is_told_from_what_is_dead() {
+    let mut world = world(|request, _| match (request.platform, request.device % 10) {
+        (Platform::Apns, 0) => Reply::Refuse(400, "BadDeviceToken"),
+        (Platform::Apns, 2) => Reply::Refuse(410, "Unregistered"),
+        (Platform::Fcm, 1) => Reply::Fcm(404, "UNREGISTERED", None),
+        _ => Reply::Accept,
+    });
+    world.run_for(Duration::from_secs(10));
+    let tenth = u64::from(DEVICES / 10);
+    let dead: Vec<_> = world.said.reports.iter().flat_map(|report| &report.dead).collect();
+    assert_eq!(dead.len() as u64, 3 * tenth);
+    assert_eq!(dead.iter().filter(|dead| dead.needs_evidence).count() as u64, tenth);
+    assert!(dead.iter().all(|dead| (dead.app.id() == "demo") == (dead.lane == LANE)));
+    let (.., apns) = world.last(1).answers.iter().find(|(lane, ..)| *lane == LANE).unwrap();
+    assert_eq!((apns.of(Outcome::Accepted), apns.of(Outcome::Dead)), (3 * tenth, 2 * tenth));
+    assert_eq!(apns.bad_device_tokens, tenth);
+}
+
+/// A proxy answers in the gateway's place: a trouble that is told, probes, and everybody is reached when it is gone.
+#[test]
+fn an_outage_of_pages_pauses_the_lane_with_probes_and_refuses_nobody() {
+    let (from, to) = (Time(2 * SECOND), Time(22 * SECOND));
+    for (platform, odd) in [
+        (Platform::Apns, Reply::Page(404, HTML)),
+        (Platform::Fcm, Reply::Page(403, HTML)),
+        (Platform::Apns, Reply::Page(302, "")),
+        (Platform::Apns, Reply::Cut(413, true)),
+    ] {
+        let mut world = world(move |request, _| match request.at {
+            at if request.platform == platform && at >= from && at < to => odd,
+            _ => Reply::Accept,
+        });
+        world.run(to);
+        let of_lane = |world: &World| world.requests_of(platform).iter().map(|r| r.at).collect::<Vec<_>>();
+        let during = of_lane(&world).iter().filter(|at| **at >= from).count();
+        // A row, what was in flight by then, and probes of two connections.
+        assert!(during <= 32 + 200 + 2 * 40, "{odd:?}: {during}");
+        let (_, told_at, news) =
+            world.said.states.iter().find(|(_, _, news)| news.health == LaneHealth::Unsigned).expect("a trouble");
+        let first = of_lane(&world).into_iter().find(|at| *at >= from).unwrap();
+        assert!(told_at.since(first) < Duration::from_millis(200), "{odd:?}");
+        assert!(news.since.is_some() && news.next_probe.is_some_and(|at| at.since(*told_at) < Duration::from_secs(3)));
+        assert!(news.detail.starts_with("status "), "{}", news.detail);
+        world.run_for(Duration::from_mins(2));
+        assert_eq!(counted(&world, Outcome::Accepted), u64::from(DEVICES), "{odd:?}");
+        let back = of_lane(&world).into_iter().find(|at| *at >= to).unwrap();
+        assert!(back.since(to) <= Duration::from_secs(3), "{odd:?}: {:?}", back.since(to));
+        assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
+        // The other lane did not wait.
+        let other = world.gateway.requests.iter().filter(|r| r.platform != platform).map(|r| r.at).max().unwrap();
+        assert!(other < Time(6 * SECOND), "{odd:?}");
+    }
+}
+
+/// One in a hundred answers is a proxy's.
+#[test]
+fn some_pages_among_good_answers_are_no_trouble() {
+    let mut asked = 0;
+    let mut world = world(move |_, _| {
+        asked += 1;
+        match asked % 400 {
+            100 => Reply::Page(502, HTML),
+            200 => Reply::Page(404, HTML),
+            300 => Reply::Page(302, ""),
+            0 => Reply::Cut(403, true),
+            _ => Reply::Accept,
+        }
+    });
+    world.run_for(Duration::from_mins(2));
+    assert_eq!(counted(&world, Outcome::Accepted), u64::from(DEVICES));
+    assert!(world.said.health.iter().all(|h| *h == LaneHealth::Ready), "{:?}", world.said.health);
+    let reasons = world.reasons(1);
+    // Of both apps.
+    assert_eq!(reasons.len(), 2 * 4, "{reasons:?}");
+    assert!(reasons.iter().all(|(then, _, reason, _)| *then == Consequence::Retried && reason.is_empty()));
+    assert!(reasons.iter().map(|(.., count)| count).sum::<u64>() >= 30, "{reasons:?}");
+}
+
+/// A key that was revoked in the middle of a wave: the lane stops, somebody knows, and single requests look whether that is
+/// still so.
+#[test]
+fn a_credential_that_all_refuse_stops_and_is_probed_by_single_requests() {
+    let (from, to) = (Time(2 * SECOND), Time(22 * SECOND));
+    let mut world = world(move |request, _| match request.at {
+        at if request.platform == Platform::Apns && at >= from && at < to => Reply::Refuse(403, "InvalidProviderToken"),
+        _ => Reply::Accept,
+    });
+    world.run(to);
+    let refused: Vec<Time> = world.requests_of(Platform::Apns).iter().map(|r| r.at).filter(|at| *at >= from).collect();
+    let (_, told_at, news) =
+        world.said.states.iter().find(|(_, _, news)| news.health == LaneHealth::Credential).expect("an alarm");
+    assert_eq!(news.detail, "InvalidProviderToken");
+    assert!(told_at.since(from) < Duration::from_secs(2), "{told_at:?}");
+    let probes: Vec<_> = refused.iter().filter(|at| **at > *told_at + Duration::from_secs(3)).collect();
+    assert!((3..=20).contains(&probes.len()), "{}", probes.len());
+    assert!(refused.len() <= 32 + 200 + 20, "{}", refused.len());
+    assert_eq!(counted(&world, Outcome::Refused), 0);
+    world.run_for(Duration::from_secs(20));
+    assert_eq!(counted(&world, Outcome::Accepted), u64::from(DEVICES));
+    let back = world.requests_of(Platform::Apns).iter().map(|r| r.at).find(|at| *at >= to).unwrap();
+    assert!(back.since(to) <= Duration::from_secs(6), "{:?}", back.since(to));
+}
+
+/// After restarts the gateway does not take a token yet, and there is no other: tried within seconds, and told.
+#[test]
+fn a_first_token_that_changed_too_often_is_tried_again_in_seconds_and_told() {
+    let until = Time(12 * SECOND);
+    let mut world = World::new(Gateway::new(100, move |request, _| match request.at {
+        at if at < until => Reply::Refuse(429, "TooManyProviderTokenUpdates"),
+        _ => Reply::Accept,
+    }));
+    world.latency = Duration::from_millis(20);
+    world.populate(0..1_000);
+    world.start(1, HOUR);
+    world.run(until);
+    let asked = world.gateway.requests.len();
+    assert!((5..=30).contains(&asked), "{asked}");
+    let told = world.said.states.iter().find(|(_, _, news)| news.health == LaneHealth::Throttled).expect("a trouble");
+    assert_eq!(told.2.detail, "TooManyProviderTokenUpdates");
+    assert!(told.1 < Time(2 * SECOND) && told.2.next_probe.is_some());
+    world.run_for(Duration::from_secs(5));
+    assert_eq!(counted(&world, Outcome::Accepted), 1_000);
+    let back = world.gateway.requests.iter().map(|r| r.at).find(|at| *at >= until).unwrap();
+    assert!(back.since(until) <= Duration::from_secs(3));
+    assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
+}
+
+/// Fewer devices than a row needs, and a single connection: each is refused by its own answers.
+#[test]
+fn a_message_wrong_for_a_few_ends_with_their_own_answers() {
+    let mut world = World::with(Gateway::new(100, |_, _| Reply::Refuse(400, "BadTopic")), true, 1);
+    world.latency = Duration::from_millis(20);
+    world.populate(0..10);
+    world.start(1, HOUR);
+    world.run_for(Duration::from_secs(60));
+    assert_eq!(counted(&world, Outcome::Refused), 10);
+    assert!(world.last(1).complete);
+    assert!(world.requests_by_device().values().all(|tries| *tries == 4));
+    let reasons = world.reasons(1);
+    assert!(reasons.contains(&(Consequence::Refused, 400, "BadTopic".to_owned(), 10)), "{reasons:?}");
+    assert!(reasons.contains(&(Consequence::Retried, 400, "BadTopic".to_owned(), 30)), "{reasons:?}");
+}
+
+/// One connection whose answers are all bad, among others that are well, is replaced and decides nothing.
+#[test]
+fn one_connection_does_not_decide() {
+    for odd in [
+        Reply::Refuse(400, "BadTopic"),
+        Reply::Refuse(403, "InvalidProviderToken"),
+        Reply::Refuse(503, "ServiceUnavailable"),
+        Reply::Page(404, HTML),
+    ] {
+        let mut first = None;
+        let mut world = World::with(
+            Gateway::new(100, move |request, _| {
+                if *first.get_or_insert(request.connection) == request.connection && request.at > Time(SECOND) {
+                    odd
+                } else {
+                    Reply::Accept
+                }
+            }),
+            true,
+            3,
+        );
+        world.latency = Duration::from_millis(20);
+        world.populate(0..DEVICES);
+        world.start(1, HOUR);
+        world.grant(1, Time::NEVER, Some(RATE));
+        world.run_for(Duration::from_mins(2));
+        assert_eq!(counted(&world, Outcome::Accepted), u64::from(DEVICES), "{odd:?}");
+        assert!(world.last(1).refused_messages.is_empty(), "{odd:?}");
+        assert!(world.said.health.iter().all(|h| *h == LaneHealth::Ready), "{odd:?}: {:?}", world.said.health);
+    }
+}
+
+mod property {
+    use proptest::{prelude::*, sample::select};
+
+    use super::*;
+
+    /// As the tests' lanes have it.
+    const K: usize = 32;
+
+    /// Whatever an APNs lane may hear that is no success, by what it calls into question.
+    fn bad() -> impl Strategy<Value = Reply> {
+        let signed = select(vec![
+            (400, "BadTopic"),
+            (400, "PayloadEmpty"),
+            (404, "BadPath"),
+            (405, "MethodNotAllowed"),
+            (413, "PayloadTooLarge"),
+            (403, "InvalidProviderToken"),
+            (403, "ExpiredProviderToken"),
+            (403, "Forbidden"),
+            (429, "TooManyRequests"),
+            (429, "TooManyProviderTokenUpdates"),
+            (500, "InternalServerError"),
+            (503, "ServiceUnavailable"),
+            (400, "SomethingNew"),
+            (403, "SomethingNew"),
+        ]);
+        let unsigned = select(vec![302, 307, 400, 401, 403, 404, 407, 410, 413, 429, 500, 502, 503]);
+        prop_oneof![
+            3 => signed.prop_map(|(status, reason)| Reply::Refuse(status, reason)),
+            2 => unsigned.clone().prop_map(|status| Reply::Page(status, HTML)),
+            1 => unsigned.prop_map(|status| Reply::Cut(status, true)),
+        ]
+    }
+
+    fn run(connections: usize, latency_ms: u64, script: impl FnMut(&Request, u32) -> Reply + 'static) -> World {
+        let mut world = World::with(Gateway::new(100, script), true, connections);
+        world.latency = Duration::from_millis(latency_ms);
+        // Of one language: each message has a row of its own.
+        world.apply((0..600).filter(|n| n % 5 != 0).map(|n| arrival(n, home(n))).collect());
+        world.start(1, HOUR);
+        world
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+        /// With a success every n < k answers nothing is ever condemned.
+        #[test]
+        fn a_success_in_every_row_acquits(
+            connections in 1usize..=3,
+            latency_ms in 0u64..40,
+            bads in prop::collection::vec(bad(), 1..20),
+            gaps in prop::collection::vec(0..K - 1, 1..20),
+        ) {
+            let (mut gap, mut left, mut n) = (0, 0, 0);
+            let mut world = run(connections, latency_ms, move |_, _| {
+                if left == 0 {
+                    left = gaps[gap % gaps.len()];
+                    gap += 1;
+                    return Reply::Accept;
+                }
+                (left, n) = (left - 1, n + 1);
+                bads[n % bads.len()]
+            });
+            for _ in 0..200 {
+                world.run_for(Duration::from_millis(100));
+                let trust = &world.core.lanes[0].end.trust;
+                prop_assert!(!trust.is_condemned());
+            }
+            // Where connections are refused one after the other, it is told that nothing gets through for a while.
+            let fine = |health: &LaneHealth| matches!(health, LaneHealth::Ready | LaneHealth::Credential);
+            prop_assert!(world.said.health.iter().all(fine), "{:?}", world.said.details);
+            prop_assert!(world.last(1).refused_messages.is_empty());
+        }
+
+        /// From a time on all answers are refusals of one kind: it is condemned by as many as a row has, and what is in
+        /// flight by then.
+        #[test]
+        fn a_row_of_refusals_condemns(connections in 2usize..=3, latency_ms in 0u64..40, odd in bad()) {
+            let from = Time(2 * SECOND);
+            let mut world = run(connections, latency_ms, move |request, _| {
+                if request.at < from { Reply::Accept } else { odd }
+            });
+            world.grant(1, Time::NEVER, Some(Rate { per_second: 100.0, burst: 10.0 }));
+            world.run(Time(5 * SECOND));
+            let condemned = match odd {
+                Reply::Refuse(400 | 404 | 405 | 413, reason) if reason != "SomethingNew" => LaneHealth::Campaign,
+                Reply::Refuse(403, reason) if reason != "SomethingNew" => LaneHealth::Credential,
+                // One device's limits, and words that concern one device.
+                Reply::Refuse(429, "TooManyRequests") | Reply::Refuse(400, _) => return Ok(()),
+                Reply::Refuse(429 | 500..=599, reason) if reason != "SomethingNew" => LaneHealth::Throttled,
+                _ => LaneHealth::Unsigned,
+            };
+            let told = world.said.states.iter().find(|(_, _, news)| news.health == condemned);
+            prop_assert!(told.is_some(), "{:?} {:?}", odd, world.said.details);
+            let at = told.map(|(_, at, _)| *at).unwrap();
+            let asked = world.gateway.requests.iter().filter(|r| r.at >= from && r.at <= at).map(|r| r.device);
+            let devices: std::collections::BTreeSet<_> = asked.collect();
+            prop_assert!(devices.len() <= K + connections * 100, "{} devices", devices.len());
+        }
+    }
+}

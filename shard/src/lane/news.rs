@@ -1,0 +1,108 @@
+//! How a lane end is, in words for people: which trouble it has, since when, and when it asks again.
+//!
+//! Of several troubles the one is told that keeps the others from being noticed: a refused credential, then no connection or
+//! no answers, then what the answers say. Pure.
+
+use std::time::Duration;
+
+use clarion_proto::time::Time;
+
+use super::{LaneEnd, Mute};
+use crate::command::LaneHealth;
+
+/// Between two times that the same trouble is told again only because its next probe is at another time.
+const PROBES_TOLD_EVERY: Duration = Duration::from_secs(1);
+
+/// How a lane end is, as it is told to people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct News {
+    /// In a word.
+    pub health: LaneHealth,
+    /// The gateway's words, or ours; never a token.
+    pub detail: String,
+    /// When the trouble began; `None`: there is none.
+    pub since: Option<Time>,
+    /// When the gateway is asked again, if that is known.
+    pub next_probe: Option<Time>,
+}
+
+/// What was told last, as far as it is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Told {
+    health: LaneHealth,
+    mute: Option<Mute>,
+    words: u32,
+    next_probe: Option<Time>,
+    at: Time,
+}
+
+impl LaneEnd {
+    /// What to tell the control plane, if it has changed. `connected`: how many connections stand.
+    pub fn take_news(&mut self, connected: usize, now: Time) -> Option<News> {
+        if let Some(detail) = self.campaign.take() {
+            // The next state is told again behind it.
+            self.told = None;
+            return Some(News { health: LaneHealth::Campaign, detail, since: Some(now), next_probe: None });
+        }
+        let health = self.health(connected, now)?;
+        if self.since.is_none_or(|(of, _)| of != health) {
+            self.since = Some((health, now));
+        }
+        let next_probe = self.next_probe(health).filter(|at| *at > now);
+        let mute = self.mute.filter(|_| health == LaneHealth::Unreachable);
+        let words = if health == LaneHealth::Ready || mute.is_some() { 0 } else { self.words };
+        let news = Told { health, mute, words, next_probe, at: now };
+        if let Some(told) = self.told {
+            let same = Told { next_probe: told.next_probe, at: told.at, ..news } == told;
+            let same_probe = next_probe.is_none() || next_probe == told.next_probe;
+            if same && (same_probe || now < told.at + PROBES_TOLD_EVERY) {
+                return None;
+            }
+        }
+        self.told = Some(news);
+        let since = self.since.filter(|(of, _)| *of != LaneHealth::Ready).map(|(_, at)| at);
+        Some(News { health, detail: self.detail(health, mute), since, next_probe })
+    }
+
+    fn detail(&self, health: LaneHealth, mute: Option<Mute>) -> String {
+        match health {
+            LaneHealth::Credential => self.credential_detail.clone(),
+            LaneHealth::Throttled if self.trouble != Some(health) => self.credential_detail.clone(),
+            LaneHealth::Throttled | LaneHealth::Unsigned | LaneHealth::Project => self.detail.clone(),
+            LaneHealth::Unreachable => match mute {
+                Some(mute) => mute.to_string(),
+                None if self.no_connection.is_empty() => "no connection".to_owned(),
+                None => format!("no connection: {}", self.no_connection),
+            },
+            LaneHealth::Ready | LaneHealth::Campaign => String::new(),
+        }
+    }
+
+    fn next_probe(&self, health: LaneHealth) -> Option<Time> {
+        match health {
+            LaneHealth::Credential => Some(self.trust.not_before()),
+            LaneHealth::Throttled if self.trouble != Some(health) => Some(self.trust.not_before()),
+            LaneHealth::Unreachable if self.mute.is_none() => Some(self.pool.ready_at(true)),
+            LaneHealth::Throttled | LaneHealth::Unsigned | LaneHealth::Project | LaneHealth::Unreachable => {
+                Some(self.silent_until())
+            }
+            LaneHealth::Ready | LaneHealth::Campaign => None,
+        }
+    }
+
+    fn health(&self, connected: usize, now: Time) -> Option<LaneHealth> {
+        Some(if self.trust.is_refused(now) {
+            LaneHealth::Credential
+        } else if self.mute.is_some() || (connected == 0 && self.pool.failures() > 0) {
+            LaneHealth::Unreachable
+        } else if let Some(trouble) = self.trouble {
+            trouble
+        } else if self.trust.is_put_off() {
+            LaneHealth::Throttled
+        } else if connected > 0 {
+            LaneHealth::Ready
+        } else {
+            return None; // still connecting for the first time
+        })
+    }
+}
