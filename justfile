@@ -45,7 +45,6 @@ soak:
     for s in city shenzhen city-far antimeridian pole polygon-hole slow-gateway silent-gateway failing-gateway cancel motion quota quota-nodes faults; do \
         cargo run --release -- run $s --report target/soak/$s || exit 1; done
     cargo run --release -- run fault-mixtures --seconds 600 --report target/soak/fault-mixtures
-    cargo run --release -- run faults --case unauthorized-pages --report target/soak/faults-slow
     cargo run --release -- run restarts --report target/soak/restarts
     cargo run --release -- run restarts --case rolling-60k --devices 600000 --report target/soak/restarts-rolling
     CLARION_SOAK=1 cargo test --release -p clarion-shard --test foreign -- --nocapture --test-threads=1

@@ -284,10 +284,10 @@ impl Dispatcher {
         let DispatchConfig { cluster, nodes, partitions, logs, gateways, credentials } = config;
         let coordinator = CoordinatorId(uuid::Uuid::new_v4().into_bytes());
         let identity = Identity { cluster, coordinator, log: log.identity() };
-        tracing::info!(cluster = %identity.cluster, %coordinator, log = %identity.log, "coordinator of a cluster");
-        let (roster, lanes) = (Roster::new(nodes.min), LaneOwner::new(gateways, credentials));
+        tracing::info!(cluster = %identity.cluster, %coordinator, log = %identity.log, "coordinator identity drawn");
         let (pruning, pruned) = Pruning::new();
         let pruning = Arc::new(pruning);
+        let (roster, lanes) = (Roster::new(nodes.min), LaneOwner::new(gateways, credentials));
         let cluster = Arc::new(Cluster::new(identity, clock, roster, lanes, pruning.clone()));
         // Numbers of ownership grow over restarts of this process without a store that would remember them.
         let number = clock.wall().0.max(1);

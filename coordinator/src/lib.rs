@@ -234,10 +234,10 @@ impl Coordinator {
             };
             reporter.set_service_status(service, status).await;
         }
-        context.drain.spawn(registry_health(reporter.clone(), context.log.has_room(), token.clone()));
         let stopping = CancellationToken::new();
         let (readiness, until) = (stop::tell_readiness(dispatcher.clone(), reporter.clone()), stopping.clone());
         let readiness = context.drain.spawn(async move { until.run_until_cancelled(readiness).await });
+        context.drain.spawn(registry_health(reporter.clone(), context.log.has_room(), stopping.clone()));
         tracing::info!(listen = %api.address, health = %health.address(), feed = %feed.address, "serving");
         let routes = api::routes(&context)?.add_service(health_service.clone());
         let stopped = || token.clone().cancelled_owned();

@@ -6,7 +6,7 @@
 //! would be alerted twice; so the second is refused for as long as the first is connected.
 //!
 //! **Ownership** is made once (R = 1): when as many nodes as there are addresses have said hello, or [`GATHER`] after
-//! the first, with those that are there. Then it stays. A node that is away keeps its partitions, and what they have to
+//! the first ([`GATHER_COMING`] while a node says that it will take a session soon), with those that are there. Then it stays. A node that is away keeps its partitions, and what they have to
 //! do waits for its return; one that comes later owns nothing, which is logged. Handing partitions on needs a second
 //! owner with the data (R = 2), which is not built yet.
 //!
@@ -39,6 +39,11 @@ pub use addresses::NodesConfig;
 
 /// How long ownership waits for all nodes after the first one has said hello: processes of one start are seconds apart.
 pub const GATHER: Duration = Duration::from_secs(5);
+/// The same while a node says that it will come: it refuses this coordinator for 10 s after its last session with one that
+/// served another log, and is asked again after 2 s at most. Otherwise a node that is new would be given everything.
+pub const GATHER_COMING: Duration = Duration::from_secs(15);
+/// How long such a word holds: longer than the longest pause between two calls.
+const COMING: Duration = Duration::from_secs(4);
 /// Names remembered: nodes that were ever there. A thousand is beyond any cluster; more means that nodes draw random
 /// names, which would each be given a registry to hold.
 pub const NAMES_MAX: usize = 1_024;
@@ -71,6 +76,8 @@ struct Nodes {
     /// Addresses known; `None` before the first resolution.
     addresses: Option<usize>,
     first_hello: Option<Time>,
+    /// A node that is there has asked to be called again until then: it still keeps to a former coordinator.
+    coming_until: Option<Time>,
 }
 
 #[derive(Debug)]
@@ -160,6 +167,11 @@ impl Roster {
         nodes.by_name.values_mut().filter_map(|n| n.memory.as_mut()).for_each(|memory| memory.forget_sets(wave));
     }
 
+    /// A node is there and takes no session *yet*: it is called again within a few seconds.
+    pub(crate) fn coming(&self, now: Time) {
+        self.nodes.lock().coming_until = Some(now + COMING);
+    }
+
     /// A node says what it holds; `None`: nothing of this coordinator's log.
     pub(crate) fn registry(&self, name: &NodeName, state: Option<&wire::RegistryState>) {
         let mut nodes = self.nodes.lock();
@@ -241,7 +253,9 @@ impl Nodes {
             return Gathered::Wait(Time::NEVER);
         }
         let all = self.addresses.is_some_and(|expected| there.len() >= expected);
-        if all || now >= first + GATHER { Gathered::Ready(there) } else { Gathered::Wait(first + GATHER) }
+        let coming = self.coming_until.map_or(first, |until| until.min(first + GATHER_COMING));
+        let until = coming.max(first + GATHER);
+        if all || now >= until { Gathered::Ready(there) } else { Gathered::Wait(until) }
     }
 }
 

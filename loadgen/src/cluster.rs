@@ -52,6 +52,8 @@ pub struct ClusterPlan {
     pub nodes: u32,
     /// Of those, the ones that are started later, if at all.
     pub nodes_later: Vec<u32>,
+    /// Of all nodes, the first that the coordinator is told of; none: all.
+    pub nodes_told: Option<u32>,
     /// Threads of each that walk and send.
     pub cores_per_node: usize,
     /// The gateways' part.
@@ -126,6 +128,8 @@ pub struct Started<'a> {
     pub name: Option<&'a str>,
     /// A coordinator's partitions.
     pub partitions: Option<u16>,
+    /// The first nodes, which are all that a coordinator is told of.
+    pub nodes: Option<u32>,
 }
 
 /// Kills or starts a node of a running cluster; heeded by [`Cluster::watch`].
@@ -182,7 +186,8 @@ impl Cluster {
         let (to, orders) = mpsc::channel(1);
         let coordinator = format!("http://{}", at.address());
         let nodes = Nodes { plan: plan.clone(), coordinator: at, feed, second, served, key, ports, orders, to };
-        processes.push(nodes.start_coordinator("coordinator", Started::default()).await?);
+        let started = Started { nodes: plan.nodes_told, ..Started::default() };
+        processes.push(nodes.start_coordinator("coordinator", started).await?);
         Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes, nodes: Some(nodes) })
     }
 
@@ -339,7 +344,8 @@ impl Nodes {
             "coordinator" => (&self.coordinator, self.feed.address()),
             _ => (&self.second, "127.0.0.1:0".to_owned()),
         };
-        let addresses: Vec<_> = self.ports.iter().map(Port::address).collect();
+        let told = started.nodes.map_or(self.ports.len(), |nodes| nodes as usize);
+        let addresses: Vec<_> = self.ports.iter().map(Port::address).take(told).collect();
         let emulators = (&self.served[..], &self.key);
         let at = (name, port.address(), feed);
         let config = files::coordinator_config(&self.plan, at, &addresses, emulators, started)?;

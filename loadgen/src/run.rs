@@ -171,6 +171,7 @@ impl Stage {
             dir: dir.clone(),
             nodes: scenario.nodes,
             nodes_later: (0..scenario.nodes).filter(|node| scenario.comes_later(*node)).collect(),
+            nodes_told: None,
             cores_per_node: options.cores_per_node,
             gateway: GatewayPlan {
                 dead_share: scenario.gateway.dead_share,

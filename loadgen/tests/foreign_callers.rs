@@ -52,6 +52,7 @@ impl Stage {
             dir: dir.path().to_owned(),
             nodes: 1,
             nodes_later: Vec::new(),
+            nodes_told: None,
             cores_per_node: 1,
             gateway: GatewayPlan {
                 platforms: vec![Platform::Apns],

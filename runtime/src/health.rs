@@ -40,6 +40,7 @@ pub fn limits() -> Limits {
         send_buffer_bytes: 16 << 10,
         messages: Budget {
             bytes: 0,
+            peer_bytes_max: 0,
             free_bytes: MESSAGE_BYTES_MAX,
             streams_max,
             waiting_max: 0,

@@ -185,9 +185,10 @@ pub fn limits() -> Limits {
         send_buffer_bytes: 64 << 10,
         messages: Budget {
             bytes: MESSAGE_BYTES_MAX,
+            peer_bytes_max: MESSAGE_BYTES_MAX,
             free_bytes: 8 << 10,
             streams_max,
-            waiting_max: 4,
+            waiting_max: 8,
             message_bytes_max: MESSAGE_BYTES_MAX,
         },
         hello_deadline: Duration::from_secs(5),

@@ -9,6 +9,7 @@ use clarion_proto::{
 };
 use clarion_runtime::peers::{PeerKey, shares::Places};
 use futures_util::stream::BoxStream;
+use parking_lot::Mutex;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
@@ -16,6 +17,7 @@ use super::{Context, door, page, status};
 use crate::{
     alert::{AlertRecord, Event, REASON_BYTES_MAX, is_final, keeper},
     dispatch::CancelState,
+    privacy::curiosity::Curiosity,
     store::AlertCursor,
 };
 
@@ -36,13 +38,14 @@ pub(super) struct Alerts {
     /// Active alerts by whoever created them; their total is the store's to check.
     active: Places,
     watchers: Arc<watch::Watchers>,
+    curiosity: Mutex<Curiosity<plan::Cover>>,
 }
 
 impl Alerts {
     pub(super) fn new(api: Arc<Context>) -> Self {
         let watchers = watch::Watchers::new(api.config.watchers_max, api.config.watchers_per_alert_max);
         let active = Places::new(api.config.alerts_active_max);
-        Self { api, requests: create::Requests::default(), active, watchers }
+        Self { api, requests: create::Requests::default(), active, watchers, curiosity: Mutex::default() }
     }
 
     /// See [`watch`].

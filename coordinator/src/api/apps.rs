@@ -1,31 +1,47 @@
 //! `AppService`: which application on which platform an alert can reach.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use clarion_proto::{
     alert::timestamp,
     app::App,
     error::{InvalidField, required},
     ids::AppName,
+    time::Time,
     wire::v1::{self as wire, app_service_server::AppService},
 };
+use clarion_runtime::peers::{PeerKey, rates::Rates};
+use parking_lot::Mutex;
 use tonic::{Request, Response, Status};
 
-use super::{Context, page, status};
+use super::{Context, door, page, status};
 use crate::{
     dispatch::LaneKey,
     store::{AppRecord, Created},
 };
 
+/// Apps that one peer creates at once, and then one every so long: of all that there may be it takes more than a day to make as
+/// many.
+const CREATED: (u32, Duration) = (100, Duration::from_secs(10));
+/// The same for changes: each of them is a line in the log.
+const UPDATED: (u32, Duration) = (100, Duration::from_secs(1));
+
 /// The service.
 #[derive(Debug)]
 pub(super) struct Apps {
     api: Arc<Context>,
+    created: Mutex<Rates>,
+    updated: Mutex<Rates>,
 }
 
 impl Apps {
     pub(super) fn new(api: Arc<Context>) -> Self {
-        Self { api }
+        let rates = |(burst, every)| Mutex::new(Rates::new(burst, every));
+        Self { api, created: rates(CREATED), updated: rates(UPDATED) }
+    }
+
+    fn now(&self) -> Duration {
+        self.api.clock.now().since(Time(0))
     }
 
     /// Gateway and credential are configured, and say of themselves what the app says of itself. Its lane is opened, so that
@@ -80,13 +96,17 @@ impl Apps {
 #[tonic::async_trait]
 impl AppService for Apps {
     async fn create_app(&self, request: Request<wire::CreateAppRequest>) -> Result<Response<wire::App>, Status> {
+        let peer = door::peer(request.extensions());
         let request = request.into_inner();
         let app = created(request).map_err(status::invalid)?;
         self.check_lane(&app)?;
         let record = AppRecord { app, created: self.api.clock.wall(), revision: 1 };
         let wanted = record.app.clone();
+        self.created.lock().check(peer, self.now()).map_err(|wait| too_fast(peer, "creates", wait))?;
         match self.api.store.create_app(record).await.map_err(status::store)? {
             Created::New(record) => {
+                // One too many may come in between by its own fault.
+                let _ = self.created.lock().take(peer, self.now());
                 tracing::info!(app = %record.app.name, gateway = %record.app.gateway, "app created");
                 Ok(Response::new(answer(&record)))
             }
@@ -119,6 +139,7 @@ impl AppService for Apps {
     }
 
     async fn update_app(&self, request: Request<wire::UpdateAppRequest>) -> Result<Response<wire::App>, Status> {
+        let peer = door::peer(request.extensions());
         let request = request.into_inner();
         let given = required(request.app, "app").map_err(status::invalid)?;
         let mask = required(request.update_mask, "update_mask").map_err(status::invalid)?;
@@ -129,6 +150,7 @@ impl AppService for Apps {
         }
         let app = updated(&existing.app, &given, &mask.paths)?;
         self.check_lane(&app)?;
+        self.updated.lock().take(peer, self.now()).map_err(|wait| too_fast(peer, "changes", wait))?;
         let record = AppRecord { app, created: existing.created, revision: existing.revision + 1 };
         let record = self.api.store.replace_app(record).await.map_err(status::store)?;
         tracing::info!(app = %record.app.name, fields = ?mask.paths, "app updated");
@@ -141,6 +163,10 @@ impl AppService for Apps {
         tracing::info!(app = %name, "app deleted");
         Ok(Response::new(()))
     }
+}
+
+fn too_fast(peer: PeerKey, what: &str, wait: Duration) -> Status {
+    status::exhausted("APPS_RATE", format!("{peer} {what} apps faster than it may"), wait)
 }
 
 fn name(name: &str) -> Result<AppName, InvalidField> {

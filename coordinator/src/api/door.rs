@@ -20,7 +20,7 @@
 //! |---|---|---|---|
 //! | connections | `connections_max` | three quarters | the place of an idle one, else the connection is closed |
 //! | requests under way | [`REQUESTS_MAX`] | half; 128 on a connection | REQUESTS_BUSY, again after 1 s |
-//! | bytes of messages being received | [`super::ports::api`] | none: 10 s in line | MESSAGES_BUSY, after 1 s |
+//! | bytes of messages being received | 24 MiB ([`super::ports::api`]) | half, and its turn | 10 s in line, then MESSAGES_BUSY, after 1 s |
 //! | streams of health and reflection | [`FOREIGN_STREAMS_MAX`] | none | REQUESTS_BUSY, after 1 s |
 //! | streams of `WriteDevices` | [`super::registry::STREAMS_MAX`] | half | WRITE_STREAMS_MAX, after 5 s |
 //! | the same, idle or unread | 60 s, 30 s | the same | DEADLINE_EXCEEDED: WRITE_STREAM_IDLE, ANSWERS_NOT_READ |
@@ -30,7 +30,7 @@
 //! | of those: computing, asking nodes | cores, 8 questions | its turn after one of each other peer | nothing: it waits |
 //! | active alerts | `alerts_active_max` | half | ALERTS_ACTIVE, after 5 s |
 //! | previews, refused audiences | as the rates of [`crate::privacy::curiosity`] | the same | PREVIEWS_MAX, when there is one again |
-//! | apps | 10,000 | 100, then one every 10 s | APPS_RATE, when there is one again |
+//! | apps created | 10,000 | 100, then one every 10 s; changes: one every second | APPS_RATE, when there is one again |
 //! | bytes of the logs | `store_bytes_max` | none: see [`crate::store`] | STORE_FULL, after 60 s |
 //! | ended alerts and their `request_id`s | 1,000, or 64 MiB | none | nothing: the oldest are forgotten |
 

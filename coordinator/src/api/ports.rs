@@ -31,9 +31,10 @@ pub const API_CONNECTIONS_MIN: usize = 8;
 /// The bounds of the callers' port.
 ///
 /// A connection may have 256 streams open, most of them watchers; how many requests may be under way says [`super::door`].
-/// Batches of `WriteDevices` are up to 4 MiB: 24 MiB hold the two largest with their copies, or twenty of 400 kB. A window of
-/// 128 KiB carries 2.5 MB/s over 50 ms for each stream. One peer's address may have three quarters of the connections: behind
-/// a proxy all callers have one address. A caller that is idle for 5 min is told to connect again when it has something to ask.
+/// Batches of `WriteDevices` are up to 4 MiB: 24 MiB hold the two largest with their copies, or twenty of 400 kB, and one peer
+/// has half of that. A window of 128 KiB carries 2.5 MB/s over 50 ms for each stream. One peer's address may have three
+/// quarters of the connections: behind a proxy all callers have one address. A caller that is idle for 5 min is told to connect
+/// again when it has something to ask.
 #[must_use]
 pub fn api(config: &crate::config::Config) -> Limits {
     let unread = registry::STREAMS_MAX + FOREIGN_STREAMS_MAX + WAITING_MAX;
@@ -52,6 +53,7 @@ pub fn api(config: &crate::config::Config) -> Limits {
         send_buffer_bytes: 16 << 10,
         messages: Budget {
             bytes: 24 << 20,
+            peer_bytes_max: 12 << 20,
             free_bytes: 8 << 10,
             streams_max: REQUESTS_MAX + registry::STREAMS_MAX + FOREIGN_STREAMS_MAX,
             waiting_max: WAITING_MAX,
@@ -100,6 +102,7 @@ pub fn feed() -> Limits {
         send_buffer_bytes: 512 << 10,
         messages: Budget {
             bytes: 8 << 20,
+            peer_bytes_max: 8 << 20,
             free_bytes: 4 << 10,
             streams_max,
             waiting_max: 64,
@@ -127,5 +130,5 @@ pub async fn serve_feed(listener: TcpListener, limits: Limits, context: &Arc<Con
 
 /// Each port has a door of its own: requests under way on one are none on the other.
 fn behind_the_door(routes: Routes) -> Traced<Door<Routes>> {
-    TraceLayer.layer(DoorLayer::default().layer(routes.prepare()))
+    TraceLayer::default().layer(DoorLayer::default().layer(routes.prepare()))
 }

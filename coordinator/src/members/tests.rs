@@ -69,6 +69,31 @@ fn or_with_those_that_are_there_some_seconds_after_the_first() {
 }
 
 #[test]
+fn a_node_that_says_that_it_will_come_is_waited_for() {
+    let roster = Roster::new(1);
+    roster.set_addresses(2);
+    // New, while the other one still keeps to the former coordinator.
+    let _a = claim(&roster, "a", BOOT_1, 1, 3).unwrap();
+    for now in 3..12 {
+        roster.coming(seconds(now));
+        let until = seconds((now + 4).max(8));
+        assert_eq!(gathered(&roster, now), Gathered::Wait(until));
+    }
+    let _b = claim(&roster, "b", BOOT_1, 2, 13).unwrap();
+    assert_eq!(gathered(&roster, 13), Gathered::Ready(vec![node("a"), node("b")]));
+}
+
+#[test]
+fn but_not_for_ever() {
+    let roster = Roster::new(1);
+    roster.set_addresses(2);
+    let _a = claim(&roster, "a", BOOT_1, 1, 3).unwrap();
+    roster.coming(seconds(17));
+    assert_eq!(gathered(&roster, 17), Gathered::Wait(seconds(18)));
+    assert_eq!(gathered(&roster, 18), Gathered::Ready(vec![node("a")]));
+}
+
+#[test]
 fn nobody_is_given_partitions_while_nobody_is_there() {
     let roster = Roster::new(1);
     roster.set_addresses(2);

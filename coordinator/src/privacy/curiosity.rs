@@ -82,14 +82,17 @@ impl<P> Default for Curiosity<P> {
 }
 
 impl<P> Curiosity<P> {
-    /// A preview: the plan of the region that is to be counted, and whether it is one that was asked for earlier.
+    /// A preview: the plan of the region that is to be counted, and whether it is another one, which was asked for earlier.
     ///
     /// # Errors
     /// How long to wait.
-    pub fn preview(&mut self, peer: PeerKey, asked: Asked<P>, now: Duration) -> Result<(Arc<P>, bool), Duration> {
+    pub fn preview(&mut self, peer: PeerKey, asked: Asked<P>, now: Duration) -> Result<(Arc<P>, bool), Duration>
+    where
+        P: PartialEq,
+    {
         let own = Arc::clone(&asked.plan);
         let region = self.ask(peer, asked, Why::Preview, now)?;
-        let earlier = !Arc::ptr_eq(&region.asked.plan, &own);
+        let earlier = region.asked.plan != own;
         Ok((Arc::clone(&region.asked.plan), earlier))
     }
 

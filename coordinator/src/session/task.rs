@@ -121,6 +121,9 @@ pub(crate) async fn keep_session(
             Err(error) => Err(error),
         };
         if let Err(error) = result {
+            if matches!(&error, SessionError::Call(status) if status.code() == tonic::Code::Unavailable) {
+                cluster.roster.coming(cluster.clock.now());
+            }
             let (reason, now) = (error.to_string(), cluster.clock.now().since(Time(0)));
             if let Some(times) = failing.note(&reason, now) {
                 tracing::warn!(%address, reason, times, "session failed; retrying");

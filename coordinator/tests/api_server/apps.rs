@@ -4,7 +4,7 @@ use clarion_proto::wire::v1 as wire;
 use prost_types::FieldMask;
 use tonic::Code;
 
-use crate::support::{Server, app, demo_app, fcm_app, field, reason, soon};
+use crate::support::{Server, app, busy, demo_app, fcm_app, field, reason, soon};
 
 #[tokio::test]
 async fn an_app_is_made_once_and_its_lane_is_opened() {
@@ -120,4 +120,20 @@ async fn apps_are_listed_by_name_in_pages() {
     assert_eq!(names, ["apps/a", "apps/b", "apps/c"]);
     assert!(second.next_page_token.is_empty());
     assert_eq!(field(&list(2, "x".into()).await.expect_err("made up")), "page_token");
+}
+
+#[tokio::test]
+async fn one_address_does_not_take_all_names() {
+    let server = Server::start().await;
+    let mut made = 0;
+    let refused = loop {
+        match soon(server.apps().create_app(app(&format!("a{made}")))).await {
+            Ok(_) => made += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert!((100..=105).contains(&made), "{made}");
+    assert_eq!(busy(&refused), (Code::ResourceExhausted, "APPS_RATE".to_owned()));
+    let mut other = wire::app_service_client::AppServiceClient::new(server.from(2).await);
+    soon(other.create_app(app("other"))).await.expect("another address");
 }

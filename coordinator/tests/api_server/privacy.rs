@@ -1,7 +1,7 @@
 //! Small audiences: refused unless the operator allows them, and told as "fewer than 20".
 
-use clarion_coordinator::config::Args;
-use clarion_proto::wire::v1::{self as wire, device_count::Count};
+use clarion_coordinator::{config::Args, privacy::curiosity};
+use clarion_proto::wire::v1::{self as wire, alert_service_client::AlertServiceClient, device_count::Count};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -119,4 +119,110 @@ async fn a_preview_tells_few_as_few_and_gives_no_difference_away() {
     assert_eq!(count(few.apps[0].devices), Count::FewerThan(20));
     assert!(few.bands.iter().all(|band| count(band.devices) == Count::FewerThan(20)));
     assert!(few.estimated_duration.is_none(), "at one a second it would be the count");
+}
+
+fn total(answer: wire::PreviewAlertResponse) -> (Count, bool) {
+    (answer.devices.and_then(|d| d.count).expect("told"), answer.of_earlier_region)
+}
+
+/// Two circles that differ by one house, as an attacker asks for them: both answers are of the same region.
+#[tokio::test]
+async fn nobody_is_placed_by_two_previews() {
+    let server = Server::with_demo().await;
+    let ask = |from: &tonic::transport::Channel, alert: wire::Alert| {
+        let mut client = AlertServiceClient::new(from.clone());
+        async move { soon(client.preview_alert(preview(alert))).await.map(tonic::Response::into_inner) }
+    };
+    let here = server.channel.clone();
+    *server.nodes.counted.lock() = Some(vec![100, 100, 100, 100, 100, 100]);
+    let first = ask(&here, of_radius(5_000.0)).await.expect("counted");
+    let cells = first.cover_cells;
+    let bands = first.bands.len();
+    assert_eq!(total(first), (Count::Exact(100 * bands as u64), false));
+    assert!(!ask(&here, of_radius(5_000.0)).await.expect("counted").of_earlier_region, "the same again is itself");
+    // One person more in the ring between the two.
+    let moved = |meters: f64| {
+        let mut alert = of_radius(5_000.0);
+        let region = alert.region.as_mut().and_then(|region| region.shape.as_mut());
+        let Some(wire::region::Shape::Circle(circle)) = region else { panic!("a circle") };
+        circle.center.as_mut().expect("set").latitude += meters / 111_000.0;
+        alert
+    };
+    let mut excluded = of_radius(5_000.0);
+    let hole = wire::Circle { center: Some(wire::LatLng { latitude: 22.55, longitude: 114.06 }), radius_meters: 450.0 };
+    let hole = wire::Region { shape: Some(wire::region::Shape::Circle(hole)), exclusions: vec![] };
+    excluded.region.as_mut().expect("set").exclusions.push(hole);
+    // "Nearest" from elsewhere cuts the same region into other bands.
+    let seen_elsewhere =
+        wire::Alert { last_seen: Some(wire::LatLng { latitude: 22.541, longitude: 114.06 }), ..of_radius(5_000.0) };
+    // Another name for everybody.
+    let mut everybody = of_radius(5_010.0);
+    everybody.audience.as_mut().expect("set").segments = "NOT nobody-at-all".into();
+    let there = server.from(2).await;
+    for (what, alert) in [
+        ("wider by 20 m", of_radius(5_020.0)),
+        ("moved by 30 m", moved(30.0)),
+        ("less a house", excluded),
+        ("other bands", seen_elsewhere),
+        ("other words for the same audience", everybody),
+    ] {
+        for from in [&here, &there] {
+            let answer = ask(from, alert.clone()).await.expect(what);
+            assert_eq!((answer.cover_cells, answer.bands.len()), (cells, bands), "{what}: the first region's");
+            assert!(answer.of_earlier_region, "{what}");
+        }
+    }
+    let (_, earlier) = total(ask(&here, of_radius(6_000.0)).await.expect("another region"));
+    assert!(!earlier);
+}
+
+#[tokio::test]
+async fn one_address_asks_so_often_and_others_go_on() {
+    let server = Server::with_demo().await;
+    let mut client = server.alerts();
+    let mut asked = 0;
+    let refused = loop {
+        match soon(client.preview_alert(preview(demo_alert()))).await {
+            Ok(_) => asked += 1,
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(asked, curiosity::REGION_BURST);
+    let too_often = (Code::ResourceExhausted, "PREVIEWS_MAX".to_owned());
+    assert_eq!(busy(&refused), too_often);
+    // Another region, until the peer itself has asked too often.
+    let refused = loop {
+        let radius = 13_000.0 + 2_000.0 * f64::from(asked);
+        match soon(client.preview_alert(preview(of_radius(radius)))).await {
+            Ok(_) => asked += 1,
+            Err(refused) => break refused,
+        }
+        assert!(asked <= curiosity::PEER_BURST + 5, "some of it comes back while the test runs");
+    };
+    assert_eq!(busy(&refused), too_often);
+    let validate = wire::CreateAlertRequest { validate_only: true, ..create(1, demo_alert()) };
+    assert_eq!(busy(&soon(client.create_alert(validate)).await.expect_err("a question, too")), too_often);
+    soon(client.create_alert(create(1, demo_alert()))).await.expect("an alert that is sent is none");
+    let mut other = AlertServiceClient::new(server.from(2).await);
+    soon(other.preview_alert(preview(demo_alert()))).await.expect("another address");
+}
+
+/// The threshold tells one bit: whether a hundredth device is there. It is asked so often and no more.
+#[tokio::test]
+async fn refusals_of_nearly_the_same_region_are_counted() {
+    let server = Server::with_demo().await;
+    *server.nodes.audience.lock() = Some(99);
+    let mut client = server.alerts();
+    for n in 1..=u128::from(curiosity::REGION_BURST) {
+        let refused = soon(client.create_alert(create(n, demo_alert()))).await.expect_err("small");
+        assert_eq!(refused.code(), Code::PermissionDenied);
+    }
+    let asked = server.nodes.questions.lock().len();
+    let refused = soon(client.create_alert(create(99, of_radius(12_010.0)))).await.expect_err("too often");
+    assert_eq!(busy(&refused), (Code::ResourceExhausted, "REFUSALS_MAX".to_owned()));
+    assert_eq!(server.nodes.questions.lock().len(), asked, "the nodes were not asked");
+    *server.nodes.audience.lock() = None;
+    soon(client.create_alert(create(100, of_radius(30_000.0)))).await.expect("a larger region");
+    let mut other = AlertServiceClient::new(server.from(2).await);
+    soon(other.create_alert(create(101, demo_alert()))).await.expect("another address");
 }

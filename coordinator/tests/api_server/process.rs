@@ -220,3 +220,54 @@ async fn a_start_that_fails_says_why_in_one_line() {
         assert!(output.stdout.is_empty(), "nothing was announced");
     }
 }
+
+/// Who did what, in few lines: the peer and the method, nothing of what was asked, and no probes.
+#[tokio::test]
+async fn the_log_of_requests_names_the_peer_and_nothing_private() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let file = crate::support::config_file(directory.path());
+    let file = file.to_str().expect("UTF-8");
+    let mut running = program(&["--listen", "127.0.0.1:0", "--config", file]).spawn().expect("started");
+    let mut lines = BufReader::new(running.stdout.take().expect("piped")).lines();
+    let line = soon(lines.next_line()).await.expect("readable").expect("announced");
+    let announced: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let api = connect(announced["listen"].as_str().expect("an address").parse().expect("an address")).await;
+    let mut apps = wire::app_service_client::AppServiceClient::new(api.clone());
+    soon(apps.create_app(demo_app())).await.expect("created");
+    let mut alerts = wire::alert_service_client::AlertServiceClient::new(api.clone());
+    for n in 1..=200 {
+        let mut spoiled = demo_alert();
+        spoiled.last_seen = Some(wire::LatLng { latitude: 91.987_654, longitude: 0.0 });
+        soon(alerts.create_alert(create(n, spoiled))).await.expect_err("off the globe");
+        let health = HealthCheckRequest { service: String::new() };
+        soon(HealthClient::new(api.clone()).check(health)).await.expect("served");
+    }
+    let unknown: http::uri::PathAndQuery =
+        format!("/clarion.v1.AlertService/{}", "x".repeat(2_000)).parse().expect("a path");
+    let mut grpc = tonic::client::Grpc::new(api.clone());
+    soon(grpc.ready()).await.expect("open");
+    let codec = tonic_prost::ProstCodec::<wire::GetAlertRequest, wire::Alert>::default();
+    let request = tonic::Request::new(wire::GetAlertRequest::default());
+    soon(grpc.unary(request, unknown, codec)).await.expect_err("no such method");
+    let mut registry = wire::registry_service_client::RegistryServiceClient::new(api.clone());
+    let batch = wire::WriteDevicesRequest { batch_id: 1, changes: vec![device(1)] };
+    let answers = soon(registry.write_devices(tokio_stream::once(batch))).await.expect("served");
+    assert_eq!(soon(answers.into_inner().message()).await.expect("no error").expect("an answer").written, 1);
+    drop((api, apps, alerts, registry, grpc));
+    let pid = running.id().expect("running").to_string();
+    let sent = tokio::process::Command::new("kill").args(["-s", "TERM", &pid]).status();
+    assert!(soon(sent).await.expect("sent").success());
+    let output = soon(running.wait_with_output()).await.expect("ended");
+    let log = String::from_utf8(output.stderr).expect("text");
+    let of = |phrase: &str| log.lines().filter(|line| line.contains(phrase)).collect::<Vec<_>>();
+    let [created] = of("app created")[..] else { panic!("one app: {log}") };
+    assert!(created.contains("peer=127.0.0.1:") && created.contains("AppService/CreateApp"), "{created}");
+    let refused = of("request refused");
+    assert_eq!(refused.len(), 2, "200 of a kind are one line: {log}");
+    assert!(refused.iter().all(|line| line.contains("peer=127.0.0.1:")), "{log}");
+    assert!(refused[0].contains("AlertService/CreateAlert") && refused[0].contains("InvalidArgument"), "{log}");
+    assert!(refused[1].contains("unknown method") && refused[1].contains("Unimplemented"), "{log}");
+    for private in ["91.98", "abab", "22.5", "Health", "xxx"] {
+        assert!(!log.contains(private), "{private} in {log}");
+    }
+}

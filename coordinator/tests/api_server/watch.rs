@@ -11,7 +11,7 @@ use clarion_proto::{
 };
 use tonic::{Code, Streaming, transport::Channel};
 
-use crate::support::{Server, busy, name, soon};
+use crate::support::{Server, busy, create, demo_alert, name, soon};
 
 async fn watch(server: &Server, alert: &wire::Alert, cells: bool) -> Streaming<wire::AlertProgress> {
     let request = wire::WatchAlertRequest { name: alert.name.clone(), cells };
@@ -54,6 +54,33 @@ async fn the_state_comes_at_once_then_the_newest_and_the_last_ends_the_stream() 
     server.nodes.publish(&name(&alert), |snapshot| (snapshot.state, snapshot.settled) = (State::Resolved, true));
     assert_eq!(next(&mut stream).await.expect("the last").state(), wire::State::Resolved);
     assert!(next(&mut stream).await.is_none(), "ended");
+}
+
+#[tokio::test]
+async fn a_shutdown_tells_the_end_of_an_alert_that_it_has_waited_for() {
+    let server = Server::with_demo().await;
+    let alert = server.created(1).await;
+    let mut stream = watch(&server, &alert, false).await;
+    next(&mut stream).await.expect("at once");
+    // The next message would be due in 100 ms: the stop comes before.
+    server.nodes.publish(&name(&alert), |snapshot| (snapshot.state, snapshot.settled) = (State::Resolved, true));
+    server.context.drain.token().cancel();
+    assert_eq!(next(&mut stream).await.expect("the last").state(), wire::State::Resolved);
+    assert!(next(&mut stream).await.is_none(), "ended");
+}
+
+#[tokio::test]
+async fn a_coordinator_that_stops_takes_no_new_alert_and_still_answers_for_a_recorded_one() {
+    let server = Server::with_demo().await;
+    let first = create(1, demo_alert());
+    let alert = soon(server.alerts().create_alert(first.clone())).await.expect("created").into_inner();
+    server.context.admission.close();
+    let refused = soon(server.alerts().create_alert(create(2, demo_alert()))).await.expect_err("it stops");
+    assert_eq!(refused.code(), Code::Unavailable);
+    let again = soon(server.alerts().create_alert(first)).await.expect("recorded").into_inner();
+    assert_eq!(again.name, alert.name);
+    // Whoever watches is told how it goes on.
+    assert!(next(&mut watch(&server, &alert, false).await).await.is_some());
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use clarion_proto::wire::v1::Progress;
+use clarion_proto::wire::v1::{self as wire, Progress, alert_service_client::AlertServiceClient};
 use clarion_runtime::probe;
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
@@ -59,7 +59,8 @@ pub async fn run(
         // Each has a folder of its own, so that no log covers another.
         let dir = dir.join(&case.name);
         std::fs::create_dir_all(&dir).map_err(|e| io_error(&dir.display().to_string(), e))?;
-        let plan = ClusterPlan { nodes, nodes_later: case.later.clone(), dir, ..plan.clone() };
+        let plan =
+            ClusterPlan { nodes, nodes_later: case.later.clone(), nodes_told: case.nodes_told, dir, ..plan.clone() };
         let player = async {
             let mut player = Player::start(scenario, spec, plan, show).await?;
             let played = player.case(case).await;
@@ -182,9 +183,13 @@ impl<'a> Player<'a> {
                     self.expected.remove(what);
                     self.terminate(what).await;
                 }
-                Step::Start { what, cluster, name, partitions } => {
-                    let started =
-                        Started { cluster: cluster.as_deref(), name: name.as_deref(), partitions: *partitions };
+                Step::Start { what, cluster, name, partitions, nodes } => {
+                    let started = Started {
+                        cluster: cluster.as_deref(),
+                        name: name.as_deref(),
+                        partitions: *partitions,
+                        nodes: *nodes,
+                    };
                     self.cluster.start_again(what, started).await?;
                     self.expected.insert(what.clone());
                 }
@@ -290,7 +295,15 @@ impl<'a> Player<'a> {
         stepped?;
         let state = match ended {
             Ok(ended) => ended.progress.state().as_str_name().trim_start_matches("STATE_").to_owned(),
-            Err(DriveError::Late { state, .. }) => format!("unfinished: {state}"),
+            Err(DriveError::Late { state, .. }) => {
+                // Or a node that comes back would push it beside the next one. A coordinator that is gone has none.
+                let request =
+                    wire::CancelAlertRequest { name: submitted.name.clone(), reason: "unfinished".to_owned() };
+                if let Ok(channel) = self.connect().await {
+                    drop(AlertServiceClient::new(channel).cancel_alert(request).await);
+                }
+                format!("unfinished: {state}")
+            }
             Err(other) => format!("lost: {other}"),
         };
         self.judge(&submitted.name, state, begun).await

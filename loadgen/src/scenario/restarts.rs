@@ -40,6 +40,9 @@ pub struct RestartCase {
     /// Shard nodes; absent: the scenario's.
     #[serde(default)]
     pub nodes: Option<u32>,
+    /// Of those, the first that the coordinator is told of; absent: all.
+    #[serde(default)]
+    pub nodes_told: Option<u32>,
     /// In their order.
     pub phases: Vec<Phase>,
 }
@@ -115,6 +118,9 @@ pub enum Step {
         /// A coordinator with another count of partitions than the default.
         #[serde(default)]
         partitions: Option<u16>,
+        /// A coordinator that is told of so many nodes, the first ones.
+        #[serde(default)]
+        nodes: Option<u32>,
     },
     /// Lets time pass.
     Wait {

@@ -13,7 +13,9 @@ use std::{
 
 use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::time::Instant;
+
+use crate::peers::turns::Turn;
 
 /// Shared by a connection's task, its streams, and the listener that decides who has to leave.
 #[derive(Debug)]
@@ -107,7 +109,7 @@ pub(super) struct Stream {
     /// The number of its answer; 0: it has not begun, or need not be taken in time.
     answer: AtomicU64,
     /// What it holds of the budget of bytes.
-    charge: Mutex<Option<OwnedSemaphorePermit>>,
+    charge: Mutex<Option<Turn>>,
 }
 
 impl Stream {
@@ -126,8 +128,10 @@ impl Stream {
     }
 
     /// A message has been let in.
-    pub(super) fn charge(&self, permit: OwnedSemaphorePermit) {
-        *self.charge.lock() = Some(permit);
+    pub(super) fn charge(&self, turn: Turn) {
+        // The former one is dropped after the lock is.
+        let former = self.charge.lock().replace(turn);
+        drop(former);
     }
 
     /// The message has been dealt with.

@@ -34,6 +34,7 @@ use super::{
     activity::{Activity, Counted},
     meter::Metered,
 };
+use crate::peers::PeerKey;
 
 /// RFC 9113, section 3.4.
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -138,7 +139,9 @@ fn answer<S: Served>(
 ) -> impl Future<Output = Result<http::Response<Counted<Body>>, Infallible>> + Send + use<S> {
     let stream = activity.open();
     let (method, deadline) = ((limits.method)(request.uri().path()), limits.request_deadline);
-    let mut request = request.map(|body| Body::new(Metered::new(body, method, meter.clone(), Arc::clone(&stream))));
+    let from = PeerKey::of(peer.address.ip());
+    let metered = |body| Metered::new(body, method, meter.clone(), from, Arc::clone(&stream));
+    let mut request = request.map(|body| Body::new(metered(body)));
     request.extensions_mut().insert(peer.clone());
     request.extensions_mut().insert(info.clone());
     let answer = service.serve(request);

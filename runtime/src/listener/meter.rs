@@ -4,6 +4,8 @@
 //! before the message is let in: who finds the budget used up waits in line, for [`WAIT_WITHIN`] at most. So a thousand
 //! messages that were begun and are never finished hold what the budget allows, and not 4 MiB each.
 //!
+//! - The line is a ring of peers, not of messages ([`crate::peers::turns`]): whoever has begun many waits for itself, and one
+//!   peer has [`Budget::peer_bytes_max`] at most.
 //! - The first [`Budget::free_bytes`] of a message are not charged: small requests never wait. What they sum up to is bounded
 //!   by the streams.
 //! - A message that has begun must be whole within [`MESSAGE_WITHIN`], so that nobody holds a charge without working for it.
@@ -20,14 +22,16 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Sleep, sleep, timeout},
-};
+use tokio::time::{Sleep, sleep, timeout};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use super::activity::Stream;
+use crate::peers::{
+    PeerKey,
+    shares::Places,
+    turns::{Turn, Turns},
+};
 
 /// For the budget to have room for a message.
 pub const WAIT_WITHIN: Duration = Duration::from_secs(10);
@@ -54,11 +58,13 @@ pub enum Method {
 pub struct Budget {
     /// Charged at a time.
     pub bytes: usize,
+    /// Of these, to one peer; a message that weighs more counts as all of it.
+    pub peer_bytes_max: usize,
     /// Of each message, not charged.
     pub free_bytes: usize,
     /// Streams that may have a message of up to `free_bytes` at a time; for the arithmetic only.
     pub streams_max: usize,
-    /// Streams that may wait for room; one more is refused at once.
+    /// Streams that may wait for room, of one peer half of them; one more is refused at once.
     pub waiting_max: usize,
     /// Longest message of any method: a longer one is not waited for, because the method refuses it by its head.
     pub message_bytes_max: usize,
@@ -72,11 +78,11 @@ impl Budget {
     }
 
     /// What a message is charged; 0: it is let in as it is.
-    fn weight(&self, length: usize) -> u32 {
+    fn weight(&self, length: usize) -> u64 {
         if length <= self.free_bytes || length > self.message_bytes_max {
             return 0;
         }
-        u32::try_from((length * COPIES).min(self.bytes)).unwrap_or(u32::MAX)
+        (length * COPIES) as u64
     }
 }
 
@@ -84,25 +90,27 @@ impl Budget {
 #[derive(Debug, Clone)]
 pub struct Meter {
     budget: Arc<Budget>,
-    bytes: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
+    bytes: Turns,
+    waiting: Places,
 }
 
 impl Meter {
     /// Nothing is charged.
     #[must_use]
     pub fn new(budget: Budget) -> Self {
-        let (bytes, waiting) = (Semaphore::new(budget.bytes), Semaphore::new(budget.waiting_max));
-        Self { budget: Arc::new(budget), bytes: Arc::new(bytes), waiting: Arc::new(waiting) }
+        let bytes = Turns::new(budget.bytes as u64, budget.peer_bytes_max as u64);
+        let waiting = Places::new(budget.waiting_max);
+        Self { budget: Arc::new(budget), bytes, waiting }
     }
 }
 
-type Waiting = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, Status>> + Send>>;
+type Waiting = Pin<Box<dyn Future<Output = Result<Turn, Status>> + Send>>;
 
 /// The body of a request, let in message by message.
 pub(super) struct Metered<B> {
     body: B,
     meter: Meter,
+    peer: PeerKey,
     stream: Arc<Stream>,
     exchange: bool,
     messages: Messages,
@@ -112,13 +120,13 @@ pub(super) struct Metered<B> {
 }
 
 impl<B> Metered<B> {
-    pub(super) fn new(body: B, method: Method, meter: Meter, stream: Arc<Stream>) -> Self {
+    pub(super) fn new(body: B, method: Method, meter: Meter, peer: PeerKey, stream: Arc<Stream>) -> Self {
         let exchange = method == Method::Exchange;
-        Self { body, meter, stream, exchange, messages: Messages::default(), held: None, deadline: None }
+        Self { body, meter, peer, stream, exchange, messages: Messages::default(), held: None, deadline: None }
     }
 
     /// A frame in; what the message that it begins must be charged.
-    fn take(&mut self, data: &[u8]) -> u32 {
+    fn take(&mut self, data: &[u8]) -> u64 {
         let begun = self.messages.take(data);
         if self.messages.is_whole() {
             self.stream.works();
@@ -129,7 +137,7 @@ impl<B> Metered<B> {
         begun.map_or(0, |length| self.meter.budget.weight(length))
     }
 
-    fn wait_for(&self, weight: u32) -> Result<Waiting, Status> {
+    fn wait_for(&self, weight: u64) -> Result<Waiting, Status> {
         let busy = || {
             let words = format!("{} bytes of messages are being received", self.meter.budget.bytes);
             let mut details = ErrorDetails::with_retry_info(Some(RETRY));
@@ -140,13 +148,11 @@ impl<B> Metered<B> {
             );
             Status::with_error_details(Code::ResourceExhausted, words, details)
         };
-        let place = Arc::clone(&self.meter.waiting).try_acquire_owned().map_err(|_| busy())?;
-        let bytes = Arc::clone(&self.meter.bytes).acquire_many_owned(weight);
-        let refused = busy();
+        let place = self.meter.waiting.enter(self.peer).map_err(|_| busy())?;
+        let (bytes, peer, refused) = (self.meter.bytes.clone(), self.peer, busy());
         Ok(Box::pin(async move {
             let _place = place;
-            // The semaphore is never closed.
-            timeout(WAIT_WITHIN, bytes).await.ok().and_then(Result::ok).ok_or(refused)
+            timeout(WAIT_WITHIN, bytes.enter(peer, weight)).await.map_err(|_| refused)
         }))
     }
 }
@@ -162,11 +168,11 @@ where
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         if let Some((waiting, data)) = &mut this.held {
-            let permit = ready!(waiting.as_mut().poll(context));
+            let turn = ready!(waiting.as_mut().poll(context));
             let data = std::mem::take(data);
             this.held = None;
-            return Poll::Ready(Some(permit.map_err(Into::into).map(|permit| {
-                this.stream.charge(permit);
+            return Poll::Ready(Some(turn.map_err(Into::into).map(|turn| {
+                this.stream.charge(turn);
                 Frame::data(data)
             })));
         }
@@ -194,8 +200,8 @@ where
         }
         // An earlier message of the same frame was whole: it is small, and no reason to wait for itself.
         this.stream.release();
-        if let Ok(permit) = Arc::clone(&this.meter.bytes).try_acquire_many_owned(weight) {
-            this.stream.charge(permit);
+        if let Some(turn) = this.meter.bytes.try_enter(this.peer, weight) {
+            this.stream.charge(turn);
             return Poll::Ready(Some(Ok(frame)));
         }
         match this.wait_for(weight) {

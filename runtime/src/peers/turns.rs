@@ -161,6 +161,23 @@ impl Turns {
         turn
     }
 
+    /// A turn that begins at once; `None` if it would have to wait.
+    #[must_use]
+    pub fn try_enter(&self, peer: PeerKey, cost: u64) -> Option<Turn> {
+        let (wake, mut woken) = oneshot::channel();
+        let mut waiting = self.0.lock();
+        let ticket = waiting.ring.ask(peer, cost);
+        waiting.wake.insert(ticket, wake);
+        waiting.serve();
+        if woken.try_recv().is_err() {
+            waiting.wake.remove(&ticket);
+            waiting.ring.leave(ticket);
+            return None;
+        }
+        drop(waiting);
+        Some(Turn { turns: Arc::clone(&self.0), ticket })
+    }
+
     /// What work under way costs together.
     #[must_use]
     pub fn used(&self) -> u64 {
@@ -248,7 +265,9 @@ mod tests {
         // Granted to the second while it is not looked at, and dropped before it looks.
         drop(second);
         let other = other.now_or_never().expect("its turn");
+        assert!(turns.try_enter(peer(3), 1).is_none(), "it would have to wait");
         drop(other);
+        drop(turns.try_enter(peer(3), 1).expect("free"));
         assert_eq!(turns.used(), 0);
         assert!(turns.0.lock().wake.is_empty());
     }

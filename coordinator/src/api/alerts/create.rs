@@ -13,6 +13,7 @@ use clarion_proto::{
     audience::SegmentExpr,
     error::{InvalidField, required},
     ids::{AlertName, Epoch, WaveId},
+    time::Time,
     wire::v1 as wire,
 };
 use clarion_runtime::peers::{PeerKey, shares::Place};
@@ -31,7 +32,11 @@ use crate::{
     alert::{AlertRecord, Event, RequestId, State, is_final, keeper},
     api::alerts::plan::{self, Cover},
     dispatch::{AppPlan, CancelState, CountError, CountPlan, LaneKey, PlannedAlert},
-    privacy::{self, AUDIENCE_MIN, REGION_KM2_MIN},
+    privacy::{
+        self, AUDIENCE_MIN, REGION_KM2_MIN,
+        curiosity::{Asked, Curiosity},
+        sketch::Sketch,
+    },
     progress::Snapshot,
     store::{AppRecord, Created},
 };
@@ -65,6 +70,10 @@ impl Alerts {
         if request.validate_only {
             let prepared = self.prepare(&spec, peer).await?;
             prepared.render(&self.api, &spec, &longest_name())?;
+            if let Some(asked) = prepared.asked() {
+                self.curious(|curiosity, now| curiosity.validate(peer, asked, now))
+                    .map_err(|wait| asked_too_often(peer, wait))?;
+            }
             self.large_enough(&spec, &prepared, peer).await?;
             return Ok(valid(&submitted));
         }
@@ -72,6 +81,12 @@ impl Alerts {
         let id = Uuid::now_v7();
         let name = alert_name(id);
         let rendered = prepared.render(&self.api, &spec, &name)?;
+        if let Some(sketch) = &prepared.sketch {
+            self.curious(|curiosity, now| curiosity.may_create(peer, sketch, now)).map_err(|wait| {
+                let words = format!("{peer} was refused for too small an audience in nearly this region too often");
+                status::exhausted("REFUSALS_MAX", words, wait)
+            })?;
+        }
         self.large_enough(&spec, &prepared, peer).await?;
         let record = AlertRecord {
             name,
@@ -127,11 +142,11 @@ impl Alerts {
             other => status::refusal(other),
         })?;
         let apps = apps.into_iter().flatten().collect();
-        let cover = plan::cover(&self.api, spec, peer).await?;
+        let (cover, sketch) = plan::cover(&self.api, spec, peer).await?;
         if !self.api.config.allow_small_audiences && cover.area_km2 < REGION_KM2_MIN {
             return Err(status::too_small("REGION_TOO_SMALL", "alert.region", &format!("{REGION_KM2_MIN} km²")));
         }
-        Ok(Prepared { apps, cover, segments: admission::segments(spec) })
+        Ok(Prepared { apps, cover: Arc::new(cover), sketch, segments: admission::segments(spec) })
     }
 
     /// Asks the nodes whether the audience is large enough, nearest first: a city is within its first kilometres, for
@@ -159,19 +174,42 @@ impl Alerts {
                 Err(error) => return Err(status::count(&error)),
             }
         }
+        if let Some(asked) = prepared.asked() {
+            self.curious(|curiosity, now| curiosity.refused(peer, asked, now));
+        }
         Err(audience_too_small())
     }
+
+    /// Asks whether a question may be asked.
+    pub(super) fn curious<T>(&self, ask: impl FnOnce(&mut Curiosity<Cover>, Duration) -> T) -> T {
+        ask(&mut self.curiosity.lock(), self.api.clock.now().since(Time(0)))
+    }
+}
+
+/// Previews and validations of a peer, or of one region, come faster than anybody reads them.
+pub(super) fn asked_too_often(peer: PeerKey, wait: Duration) -> Status {
+    let words = format!("{peer} has previewed or validated too often, or nearly the same region too often");
+    status::exhausted("PREVIEWS_MAX", words, wait)
 }
 
 /// Admitted and planned, not recorded.
 pub(super) struct Prepared {
     /// In the order of the audience.
     pub(super) apps: Vec<Arc<AppRecord>>,
-    pub(super) cover: Cover,
+    pub(super) cover: Arc<Cover>,
+    /// `None`: the operator allows small audiences, and nobody is held to limits of questions.
+    pub(super) sketch: Option<Sketch>,
     pub(super) segments: SegmentExpr,
 }
 
 impl Prepared {
+    /// As a question about a region; `None` if nobody is held to limits of questions.
+    pub(super) fn asked(&self) -> Option<Asked<Cover>> {
+        let cells = self.cover.bands.iter().map(|band| band.cells.len()).sum();
+        let sketch = self.sketch.clone()?;
+        Some(Asked { sketch, plan: Arc::clone(&self.cover), cells })
+    }
+
     /// For each app, what its devices are sent.
     fn render(&self, api: &Context, spec: &AlertSpec, name: &AlertName) -> Result<Vec<Rendered>, Status> {
         let (prefix, now) = (&api.config.exercise_prefix, api.clock.wall());
@@ -260,7 +298,7 @@ fn planned(
         wave: alert.wave,
         epoch: alert.epoch,
         apps: apps.collect(),
-        bands: prepared.cover.bands,
+        bands: Arc::unwrap_or_clone(prepared.cover).bands,
         segments: prepared.segments.to_wire(),
         created,
         expires: created + active,

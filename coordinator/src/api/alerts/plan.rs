@@ -12,9 +12,11 @@ use super::{Context, status};
 use crate::{
     cover::{self, CellBudget},
     plan::{self, Band},
+    privacy::sketch::Sketch,
 };
 
 /// Where an alert goes, nearest first.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Cover {
     /// Together the cover.
     pub(super) bands: Vec<Band>,
@@ -24,8 +26,10 @@ pub(super) struct Cover {
     pub(super) area_km2: f64,
 }
 
-/// Covers the region and cuts it into bands.
-pub(super) async fn cover(api: &Context, spec: &AlertSpec, peer: PeerKey) -> Result<Cover, Status> {
+/// Covers the region and cuts it into bands; where questions about small numbers are held to limits, with what tells nearly
+/// equal regions.
+pub(super) async fn cover(api: &Context, spec: &AlertSpec, peer: PeerKey) -> Result<(Cover, Option<Sketch>), Status> {
+    let limited = !api.config.allow_small_audiences;
     let _core = api.admission.core(peer).await;
     let (region, last_seen, edges) = (spec.region.clone(), spec.last_seen, api.config.bands.clone());
     let span = tracing::info_span!("cover");
@@ -39,7 +43,8 @@ pub(super) async fn cover(api: &Context, spec: &AlertSpec, peer: PeerKey) -> Res
             let last_seen = last_seen.or_else(|| center(&region)).unwrap_or_else(|| plan::middle(&cells));
             let bands = plan::bands(&cells, last_seen, &edges);
             let area_km2 = cover::area_km2(&region, &cells);
-            Ok(Cover { bands, cells: u32::try_from(cells.len()).unwrap_or(u32::MAX), area_km2 })
+            let sketch = limited.then(|| Sketch::of(&cells));
+            Ok((Cover { bands, cells: u32::try_from(cells.len()).unwrap_or(u32::MAX), area_km2 }, sketch))
         })
     });
     planned.await.map_err(|e| status::internal(&e))?.map_err(status::invalid)

@@ -1,6 +1,6 @@
 //! `PreviewAlert`: the same way in, and then a question to the nodes instead of a record.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use clarion_proto::{alert::AlertSpec, error::required, wire::v1 as wire};
 use clarion_runtime::peers::PeerKey;
@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::{
     Alerts,
-    create::{Prepared, audience_too_small},
+    create::{asked_too_often, audience_too_small},
     status,
 };
 use crate::{
@@ -17,7 +17,8 @@ use crate::{
 };
 
 impl Alerts {
-    /// Admits and plans as CreateAlert does, then counts.
+    /// Admits and plans as CreateAlert does, then counts: this region, or the one that it is nearly the same as
+    /// ([`crate::privacy::curiosity`]).
     pub(super) async fn preview(
         &self,
         request: wire::PreviewAlertRequest,
@@ -26,9 +27,19 @@ impl Alerts {
         let _turn = self.admitted(peer)?;
         let alert = required(request.alert, "alert").map_err(status::invalid)?;
         let spec = AlertSpec::from_wire(alert).map_err(|e| status::invalid(e.within("alert")))?;
-        let Prepared { cover, segments, .. } = self.prepare(&spec, peer).await?;
+        let prepared = self.prepare(&spec, peer).await?;
+        let (cover, of_earlier_region) = match prepared.asked() {
+            Some(asked) => self
+                .curious(|curiosity, now| curiosity.preview(peer, asked, now))
+                .map_err(|wait| asked_too_often(peer, wait))?,
+            None => (Arc::clone(&prepared.cover), false),
+        };
         let distances: Vec<(f64, f64)> = cover.bands.iter().map(|band| (band.from_m, band.to_m)).collect();
-        let plan = CountPlan { bands: cover.bands, apps: spec.audience.apps.clone(), segments: segments.to_wire() };
+        let plan = CountPlan {
+            bands: cover.bands.clone(),
+            apps: spec.audience.apps.clone(),
+            segments: prepared.segments.to_wire(),
+        };
         let counts = {
             let _question = self.api.admission.question(peer).await;
             self.api.dispatch.count(plan).await.map_err(|e| status::count(&e))?.devices
@@ -55,6 +66,7 @@ impl Alerts {
             bands: bands.collect(),
             cover_cells: cover.cells,
             estimated_duration: duration(total, spec.max_rate_per_second),
+            of_earlier_region,
         })
     }
 }

@@ -27,7 +27,7 @@ use tonic::Status;
 
 use super::{answer, status};
 use crate::{
-    alert::AlertRecord,
+    alert::{AlertRecord, is_final},
     privacy,
     progress::{CellCounts, Snapshot},
 };
@@ -191,23 +191,35 @@ impl Watch {
     async fn next(mut self) -> Option<(Result<Bytes, Status>, Option<Self>)> {
         loop {
             tokio::select! {
-                () = self.stop.cancelled() => return Some((Err(status::draining()), None)),
+                () = self.stop.cancelled() => return self.at_stop(),
                 () = sleep_until(self.not_before) => {}
             }
             let snapshot = Arc::clone(&self.newest.borrow_and_update());
             if self.sent.is_none_or(|sent| snapshot.version > sent) {
-                let since = self.sent.unwrap_or(0);
-                let message = self.seat.view.message(&snapshot, self.cells.then_some(since));
-                self.sent = Some(snapshot.version);
                 self.not_before = self.seat.watchers.next();
-                return Some((Ok(message), (!snapshot.settled).then_some(self)));
+                return Some(self.send(&snapshot));
             }
             tokio::select! {
-                () = self.stop.cancelled() => return Some((Err(status::draining()), None)),
+                () = self.stop.cancelled() => return self.at_stop(),
                 // Its sender is gone: what was sent was the last.
                 changed = self.newest.changed() => changed.ok()?,
             }
         }
+    }
+
+    fn send(mut self, snapshot: &Snapshot) -> (Result<Bytes, Status>, Option<Self>) {
+        let message = self.seat.view.message(snapshot, self.cells.then_some(self.sent.unwrap_or(0)));
+        self.sent = Some(snapshot.version);
+        (Ok(message), (!snapshot.settled).then_some(self))
+    }
+
+    /// The process stops. The end of an alert is told still, if no message has told it: the stop may have waited for it.
+    fn at_stop(mut self) -> Option<(Result<Bytes, Status>, Option<Self>)> {
+        let snapshot = Arc::clone(&self.newest.borrow_and_update());
+        if is_final(snapshot.state) && self.sent.is_none_or(|sent| snapshot.version > sent) {
+            return Some(self.send(&snapshot));
+        }
+        Some((Err(status::draining()), None))
     }
 }
 

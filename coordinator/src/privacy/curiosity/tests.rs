@@ -28,6 +28,7 @@ fn a_house_is_not_the_difference_of_two_circles() {
     assert_eq!(counted(1, 0, 0), Ok((0, false)));
     assert_eq!(counted(1, 40, 1), Ok((0, true)), "40 m north is the same region");
     assert_eq!(counted(2, 60, 2), Ok((0, true)), "whoever asks");
+    assert_eq!(counted(1, 0, 2), Ok((0, false)), "the region itself again");
     assert_eq!(counted(1, 3_000, 3), Ok((3_000, false)));
     assert_eq!(counted(1, 40, 3_500), Ok((0, true)), "remembered as long as somebody asks");
     assert_eq!(counted(1, 40, 7_200), Ok((40, false)));
@@ -104,8 +105,8 @@ proptest! {
     fn no_two_regions_that_are_counted_are_nearly_the_same(steps in proptest::collection::vec((0_u32..4, 0_u32..3_000, 600.0..3_000.0_f64), 1..40)) {
         let mut curiosity = Curiosity::default();
         let mut counted: Vec<(Arc<u32>, Sketch)> = Vec::new();
-        for (n, north_m, radius_m) in steps {
-            let asked = circle(north_m, radius_m);
+        for (i, (n, north_m, radius_m)) in (0..).zip(steps) {
+            let asked = Asked { plan: Arc::new(i), ..circle(north_m, radius_m) };
             let sketch = asked.sketch.clone();
             if let Ok((plan, false)) = curiosity.preview(peer(n), asked, S) {
                 prop_assert!(counted.iter().all(|(_, other)| !other.is_near(&sketch)));

@@ -211,3 +211,25 @@ fn a_shutdown_closes_in_order_and_waits_for_answers() {
     assert!(world.core.is_finished());
     assert!(world.gateway.connections().is_empty());
 }
+
+#[test]
+fn a_core_that_shuts_down_in_the_middle_reports_every_answer_before_it_ends() {
+    let mut world = World::new(Gateway::new(100, |_, _| Reply::Accept));
+    world.populate(0..4_000);
+    world.start(1, HOUR);
+    world.grant(1, Time::NEVER, SLOWLY);
+    // Between two reports, so that there is something that none has told.
+    world.run_for(Duration::from_millis(307));
+    world.tell(Command::Shutdown);
+    for _ in 0..10_000 {
+        if world.core.is_finished() {
+            break;
+        }
+        world.run_for(Duration::from_millis(1));
+    }
+    assert!(world.core.is_finished());
+    let (told, sent) = (world.totals(1), world.gateway.requests.len() as u64);
+    assert!((1..4_000).contains(&sent), "{sent} of 4,000: it was in the middle");
+    assert_eq!((told.handed, told.outcomes[Outcome::Accepted as usize]), (sent, sent));
+    assert!(world.last(1).open.iter().all(|(_, open)| open.is_empty()));
+}
