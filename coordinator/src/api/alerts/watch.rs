@@ -262,6 +262,7 @@ mod tests {
             cells: vec![cell(0x86411ca07ffffff, 3), cell(0x86411ca0fffffff, 7)],
             refused_messages: vec![],
             lane_troubles: vec![],
+            isolated: Vec::new(),
             reasons: vec![],
             other_reasons: 0,
             pruning_alarms: vec![],
