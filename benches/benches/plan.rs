@@ -14,9 +14,13 @@ fn plans(c: &mut Criterion) {
     for km in [12u32, 120, 500] {
         let region = Region::circle(shenzhen, f64::from(km) * 1_000.0).expect("a circle");
         let cells = cover(&region, CellBudget::default()).expect("within the budget");
-        let planned: usize = bands(&cells, shenzhen, &BandEdges::default()).iter().map(|b| b.cells.len()).sum();
+        let planned: usize = bands(&cells, shenzhen, &BandEdges::default(), usize::MAX)
+            .expect("no limit")
+            .iter()
+            .map(|b| b.cells.len())
+            .sum();
         group.bench_function(format!("bands {km} km, {} to {planned} cells", cells.len()), |b| {
-            b.iter(|| bands(&cells, shenzhen, &BandEdges::default()));
+            b.iter(|| bands(&cells, shenzhen, &BandEdges::default(), usize::MAX));
         });
     }
     group.finish();

@@ -4,7 +4,8 @@
 //! decoded region and its cover (at most 100,000 cells, under 2 MB) and takes some milliseconds of a core, so the number
 //! inside is bounded, and one more is refused at the door with the time to come back instead of being queued: a queue
 //! would only make everybody late, as on the day when many authorities alert at once. One peer has its share of places, and
-//! those inside have the cores and the nodes in turns, peer by peer.
+//! those inside have the cores and the nodes in turns, peer by peer. A cover that was cut into bands takes its
+//! part of the cells that all may have together.
 
 use std::{
     num::NonZeroUsize,
@@ -20,12 +21,14 @@ use clarion_proto::{
     audience::{Segment, SegmentExpr},
     error::InvalidField,
     ids::AppName,
+    limits::CLUSTER_CELLS_MAX,
 };
 use clarion_runtime::peers::{
     PeerKey,
     shares::{Full, Place, Places},
     turns::{Turn, Turns},
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{config::Config, dispatch::QUESTIONS_MAX, store::AppRecord};
 
@@ -72,6 +75,16 @@ pub enum Refusal {
         app: AppName,
         /// `gateway/credential`.
         lane: String,
+    },
+    /// Trying again helps once others have ended.
+    #[error("alert.region: needs {wanted} cells; of {limit} for all alerts and previews under way {free} are free")]
+    CoversFull {
+        /// For all.
+        limit: usize,
+        /// Of those.
+        free: usize,
+        /// For this one.
+        wanted: usize,
     },
 }
 
@@ -126,8 +139,12 @@ pub struct Admission {
     inside: Places,
     cores: Turns,
     questions: Turns,
+    cells: Arc<Semaphore>,
     closed: AtomicBool,
 }
+
+/// Cells are counted by as many as this.
+const CELLS_UNIT: usize = 1_000;
 
 impl Admission {
     /// At most `inside_max` inside, of which one computes on each core.
@@ -137,7 +154,8 @@ impl Admission {
         // A question may wait 10 s for a node: half of them are always other peers'.
         let questions = QUESTIONS_MAX as u64;
         let (cores, questions) = (Turns::new(cores, cores), Turns::new(questions, questions / 2));
-        Self { inside: Places::new(inside_max), cores, questions, closed: AtomicBool::new(false) }
+        let cells = Arc::new(Semaphore::new(CLUSTER_CELLS_MAX / CELLS_UNIT));
+        Self { inside: Places::new(inside_max), cores, questions, cells, closed: AtomicBool::new(false) }
     }
 
     /// A place inside.
@@ -146,6 +164,17 @@ impl Admission {
     /// There is none, or the peer has its share: nobody waits.
     pub fn enter(&self, peer: PeerKey) -> Result<Place, Full> {
         self.inside.enter(peer)
+    }
+
+    /// Room for the cells of a cover, for as long as it is needed: every node holds them, too.
+    ///
+    /// # Errors
+    /// [`Refusal::CoversFull`]: nobody waits.
+    pub fn cells(&self, cells: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+        let full = |free: usize| Refusal::CoversFull { limit: CLUSTER_CELLS_MAX, free, wanted: cells };
+        let units = u32::try_from(cells.div_ceil(CELLS_UNIT)).map_err(|_| full(0))?;
+        let room = Arc::clone(&self.cells).try_acquire_many_owned(units);
+        room.map_err(|_| full(self.cells.available_permits() * CELLS_UNIT))
     }
 
     /// No new alert is taken any more: the process is stopping.

@@ -47,7 +47,7 @@ pub struct CellBudget {
 
 impl Default for CellBudget {
     /// A circle of 120 km takes some 3,900 cells, one of 500 km some 16,400: the rim decides. 100,000 allow a circle of
-    /// 3,000 km, and make a message of 800 kB for each node.
+    /// 3,000 km. Cut into bands it has more: see `clarion_proto::limits::COVER_CELLS_MAX`.
     fn default() -> Self {
         // A circle of 3,000 km takes some 5 million tests. This many are a second of a core, whatever the region is made of:
         // a thousand circles, or ten thousand edges from one end of it to the other.

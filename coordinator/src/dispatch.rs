@@ -38,7 +38,7 @@ use crate::{
         health::LaneStatus,
     },
     members::{NodeStatus, NodesConfig, Roster, addresses::keep_sessions},
-    plan::Band,
+    plan::Bands,
     progress::{RegistryTotals, Snapshot, State},
     store::{ChangeLog, StoreError},
 };
@@ -73,7 +73,7 @@ pub struct PlannedAlert {
     /// Obeyed by nodes if it is the highest they saw for this alert.
     pub epoch: Epoch,
     /// Nearest first; together the cover.
-    pub bands: Vec<Band>,
+    pub bands: Bands,
     /// What is said, per app.
     pub apps: Vec<AppPlan>,
     /// Who: an expression over segments in prefix form; empty: everybody.
@@ -150,7 +150,7 @@ pub struct LaneKey {
 #[derive(Debug)]
 pub struct CountPlan {
     /// Nearest first.
-    pub bands: Vec<Band>,
+    pub bands: Bands,
     /// Counted one by one.
     pub apps: Vec<AppName>,
     /// As in [`PlannedAlert`].
@@ -211,6 +211,16 @@ pub enum CountError {
     Deadline {
         /// The limit.
         seconds: u64,
+    },
+    /// A node cannot take the question.
+    #[error("node {node} cannot count it: {reason}")]
+    Refused {
+        /// Its name.
+        node: String,
+        /// In its words, or how its session broke each time that it was asked.
+        reason: String,
+        /// Trying again helps, later.
+        again: bool,
     },
     /// Too many questions at once.
     #[error("{limit} counts are under way")]

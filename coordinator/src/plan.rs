@@ -7,8 +7,12 @@
 //! With the partitions of a node, bands are its geo-shards: one band for one partition is the unit of dispatch, of
 //! order and of progress. Pure: same input, same plan.
 
+use std::{ops::Deref, sync::Arc};
+
+pub use clarion_proto::limits::BANDS_MAX;
 use clarion_proto::{error::InvalidField, region::LatLng};
 use h3o::{CellIndex, Resolution};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::cover::{CIRCUMRADIUS_M_MAX, MARGIN, Origin, Point, center_of};
 
@@ -18,9 +22,6 @@ pub struct BandEdges {
     edges_m: Vec<f64>,
     step_m: f64,
 }
-
-/// Most bands: 20,000 km in steps of 10 km, and some more.
-pub const BANDS_MAX: usize = 4_096;
 
 /// Half the meridian: nobody is further away, metres.
 const FURTHEST_M: f64 = 20_100_000.0;
@@ -81,6 +82,46 @@ impl Default for BandEdges {
     }
 }
 
+/// The bands of one cover, with their part of the cells that all covers may have together. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Bands(Arc<Held>);
+
+#[derive(Debug)]
+struct Held {
+    bands: Vec<Band>,
+    /// Given back when nobody needs the bands any more.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Bands {
+    /// Bands that hold room until the last clone is dropped.
+    #[must_use]
+    pub fn holding(bands: Vec<Band>, room: OwnedSemaphorePermit) -> Self {
+        Self(Arc::new(Held { bands, _room: Some(room) }))
+    }
+}
+
+impl From<Vec<Band>> for Bands {
+    /// Bands too few to count, such as the nearest ones of others.
+    fn from(bands: Vec<Band>) -> Self {
+        Self(Arc::new(Held { bands, _room: None }))
+    }
+}
+
+impl PartialEq for Bands {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.bands == other.0.bands
+    }
+}
+
+impl Deref for Bands {
+    type Target = [Band];
+
+    fn deref(&self) -> &[Band] {
+        &self.0.bands
+    }
+}
+
 /// The cells of a cover in one interval of distance. Never empty.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Band {
@@ -97,15 +138,36 @@ pub struct Band {
 /// make the plan for 120 km three times as long.
 const STRADDLE_PART: f64 = 0.35;
 
+/// A cover that would have too many cells, cut into bands: the caller's fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("its cover, cut into bands, would need more than {cells_max} cells")]
+pub struct TooManyCells {
+    /// The limit.
+    pub cells_max: usize,
+}
+
 /// Splits a cover into bands, nearest first; bands without cells are left out.
-#[must_use]
-pub fn bands(cells: &[CellIndex], last_seen: LatLng, edges: &BandEdges) -> Vec<Band> {
-    let origin = Origin::new(Point { lat_deg: last_seen.lat_deg(), lng_deg: last_seen.lng_deg() });
-    let mut planner = Planner { origin, edges, cells: Vec::new() };
-    for &cell in cells {
-        planner.place(cell);
+///
+/// A large cell that lies in several bands is cut into smaller ones, so a few cells may become millions: at most
+/// `cells_max`, and the work ends there.
+///
+/// # Errors
+/// [`TooManyCells`].
+pub fn bands(
+    cells: &[CellIndex],
+    last_seen: LatLng,
+    edges: &BandEdges,
+    cells_max: usize,
+) -> Result<Vec<Band>, TooManyCells> {
+    if cells_at_least(cells, edges) > cells_max as u64 {
+        return Err(TooManyCells { cells_max });
     }
-    planner
+    let origin = Origin::new(Point { lat_deg: last_seen.lat_deg(), lng_deg: last_seen.lng_deg() });
+    let mut planner = Planner { origin, edges, cells: Vec::new(), room: cells_max };
+    for &cell in cells {
+        planner.place(cell).ok_or(TooManyCells { cells_max })?;
+    }
+    Ok(planner
         .cells
         .into_iter()
         .enumerate()
@@ -114,17 +176,29 @@ pub fn bands(cells: &[CellIndex], last_seen: LatLng, edges: &BandEdges) -> Vec<B
             let (from_m, to_m) = edges.interval_m(band);
             Band { from_m, to_m, cells }
         })
-        .collect()
+        .collect())
+}
+
+/// No cell is wider than the widest band, so a continent needs no work to be refused.
+fn cells_at_least(cells: &[CellIndex], edges: &BandEdges) -> u64 {
+    let widths = edges.edges_m.windows(2).map(|pair| pair[1] - pair[0]);
+    let widest = widths.chain(edges.edges_m.first().copied()).fold(edges.step_m, f64::max);
+    let fits = |r: &Resolution| 2.0 * MARGIN * CIRCUMRADIUS_M_MAX[usize::from(u8::from(*r))] <= widest;
+    let coarsest = Resolution::range(Resolution::Zero, Resolution::Nine).find(fits).unwrap_or(Resolution::Nine);
+    cells.iter().map(|cell| cell.children_count(coarsest.max(cell.resolution()))).sum()
 }
 
 struct Planner<'a> {
     origin: Origin,
     edges: &'a BandEdges,
     cells: Vec<Vec<CellIndex>>,
+    /// Cells that it may still make.
+    room: usize,
 }
 
 impl Planner<'_> {
-    fn place(&mut self, cell: CellIndex) {
+    /// `None`: there is no room left.
+    fn place(&mut self, cell: CellIndex) -> Option<()> {
         let center = center_of(cell);
         let radius = MARGIN * CIRCUMRADIUS_M_MAX[usize::from(u8::from(cell.resolution()))];
         let (low, high) = self.origin.bounds_m(center);
@@ -135,7 +209,7 @@ impl Planner<'_> {
         match cell.resolution().succ().filter(|&finer| finer <= Resolution::Nine) {
             Some(finer) if nearest != furthest && !fine_enough => {
                 for child in cell.children(finer) {
-                    self.place(child);
+                    self.place(child)?;
                 }
             }
             _ => {
@@ -146,9 +220,11 @@ impl Planner<'_> {
                 if self.cells.len() <= band {
                     self.cells.resize_with(band + 1, Vec::new);
                 }
+                self.room = self.room.checked_sub(1)?;
                 self.cells[band].push(cell);
             }
         }
+        Some(())
     }
 }
 
@@ -201,6 +277,20 @@ mod tests {
         assert_eq!(BandEdges::new(vec![], 1.0).unwrap_err().field, "band_step_meters");
     }
 
+    #[test]
+    fn a_cover_of_too_many_cells_is_refused_and_the_work_ends_there() {
+        let here = LatLng::new(22.54, 114.06).unwrap();
+        let cells = cover(&Region::circle(here, 60_000.0).unwrap(), CellBudget::default()).unwrap();
+        let edges = BandEdges::default();
+        let needed = bands(&cells, here, &edges, usize::MAX).unwrap().iter().map(|b| b.cells.len()).sum();
+        assert!(bands(&cells, here, &edges, needed).is_ok());
+        let refused = TooManyCells { cells_max: needed - 1 };
+        assert_eq!(bands(&cells, here, &edges, needed - 1), Err(refused));
+        let world: Vec<_> = CellIndex::base_cells().collect();
+        assert_eq!(cells_at_least(&world, &edges), Resolution::Six.cell_count());
+        assert!(bands(&world, here, &edges, clarion_proto::limits::COVER_CELLS_MAX).is_err());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
@@ -209,8 +299,9 @@ mod tests {
             let last_seen = LatLng::new((lat + off).min(90.0), lng).unwrap();
             let cells = cover(&Region::circle(center, radius_m).unwrap(), CellBudget::default()).unwrap();
             let edges = BandEdges::default();
-            let bands = bands(&cells, last_seen, &edges);
+            let bands = bands(&cells, last_seen, &edges, usize::MAX).unwrap();
             let count = |cells: &[CellIndex]| cells.iter().map(|c| c.children_count(Resolution::Nine)).sum::<u64>();
+            prop_assert!(cells_at_least(&cells, &edges) <= bands.iter().map(|b| b.cells.len() as u64).sum::<u64>());
             prop_assert_eq!(bands.iter().map(|b| count(&b.cells)).sum::<u64>(), count(&cells));
             prop_assert!(bands.windows(2).all(|w| w[0].to_m <= w[1].from_m));
             for band in &bands {

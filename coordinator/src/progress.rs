@@ -10,7 +10,7 @@ use clarion_proto::{
     time::Time,
 };
 
-use crate::dispatch::LaneKey;
+use crate::{dispatch::LaneKey, owners::NodeName};
 
 pub(crate) mod fold;
 pub(crate) mod registry;
@@ -125,6 +125,8 @@ pub struct Snapshot {
     pub refused_messages: Vec<RefusedMessage>,
     /// What keeps its lanes from sending.
     pub lane_troubles: Vec<LaneTrouble>,
+    /// Nodes that did not take it and are not sent it again, each with its reason.
+    pub isolated: Vec<(NodeName, String)>,
     /// Why devices were not accepted, or not at once: those with the highest counts, highest first.
     pub reasons: Vec<ReasonCount>,
     /// Sum of the counts of all other reasons.

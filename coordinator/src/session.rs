@@ -13,29 +13,35 @@ use std::{
 
 use clarion_proto::{
     ids::{BootId, LaneId, LogIdentity, WaveId},
+    limits::WAVES_MAX,
     time::Time,
     wire::shard_v1::{self as wire, SessionRequest, session_request::Message, session_response},
 };
 
+use self::{delivery::Subject, parts::Parts};
 use crate::{
-    dispatch::standing::{Owned, Phase, Standing, StandingWave},
+    dispatch::standing::{Owned, Phase, Standing},
     lane_owner::{LaneSpec, ProviderToken, budget},
     owners::NodeName,
 };
 pub(crate) use memory::NodeMemory;
 
+mod delivery;
 mod lease;
 mod memory;
 mod message;
+mod offers;
+mod parts;
+mod reconnect;
 pub(crate) mod task;
 
 pub(crate) use lease::LEASE_MS;
 
 /// A Cancel without an answer is sent again after this; a wave refused for its ownership too.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Messages waiting for the stream. A start sends 1 + 2 × lanes + waves + counts; a lease request is answered with
-/// 1 + lanes. More than this means that the node does not read: the session ends and starts anew.
-const OUTBOX_MAX: usize = 4_096;
+/// Messages waiting for the stream, but parts. A start sends 1 + 2 × 256 lanes + 4,608 waves + 8 counts; a lease request is
+/// answered with 1 + 256 lanes. More than this means that the node does not read: the session ends and starts anew.
+const OUTBOX_MAX: usize = 8_192;
 
 /// One session, from the node's Hello to the end of the stream.
 #[derive(Debug)]
@@ -49,7 +55,20 @@ pub(crate) struct Session {
     left: bool,
     sent: Sent,
     outbox: VecDeque<SessionRequest>,
+    /// What follows the heads that are in the outbox.
+    heads: BTreeMap<Subject, Parts>,
+    /// What is sent part by part, in turn.
+    parts: VecDeque<Parts>,
     notes: VecDeque<Note>,
+    opened: Time,
+    /// Of the last input.
+    now: Time,
+    /// It has lived long enough to carry what a former session may have died of.
+    proven: bool,
+    /// What failed before may be sent now.
+    suspects_due: bool,
+    /// What is offered now is the one suspect whose turn it is.
+    alone: bool,
 }
 
 /// What this session has sent.
@@ -68,8 +87,12 @@ struct Sent {
 /// How far this session is with a wave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SentWave {
-    /// The node has it.
+    /// The node has it, or is being sent it.
     Offered,
+    /// It failed before: it is sent when nothing else is.
+    Waiting,
+    /// It failed three times: it is not sent again.
+    Isolated,
     /// Not to be offered: it is over, or the node has no part.
     Passed,
     /// Refused; offered again then.
@@ -90,6 +113,12 @@ pub(crate) enum Note {
     Load(wire::LaneLoad),
     Registry(wire::RegistryState),
     Counted(wire::Counted),
+    /// The node cannot take a count; `again`: later it may.
+    CountFailed {
+        id: u64,
+        reason: String,
+        again: bool,
+    },
     /// A defect of the node, for the log.
     Fault(String),
 }
@@ -105,6 +134,8 @@ pub(crate) enum WaveNote {
     Stopped(wire::Stopped),
     /// The node was given leave to send.
     Granted,
+    /// The node did not take it three times, for this reason, and is not sent it again.
+    Isolated(String),
     /// The stream has ended.
     Gone,
 }
@@ -124,8 +155,24 @@ impl Session {
         now: Time,
     ) -> Self {
         memory.hello(boot);
-        let (sent, outbox, notes) = (Sent::default(), VecDeque::new(), VecDeque::new());
-        let mut session = Self { node, boot, log, memory, standing, left: false, sent, outbox, notes };
+        let mut session = Self {
+            node,
+            boot,
+            log,
+            memory,
+            standing,
+            left: false,
+            sent: Sent::default(),
+            outbox: VecDeque::new(),
+            heads: BTreeMap::new(),
+            parts: VecDeque::new(),
+            notes: VecDeque::new(),
+            opened: now,
+            now,
+            proven: false,
+            suspects_due: false,
+            alone: false,
+        };
         session.send_differences(now);
         session
     }
@@ -141,6 +188,7 @@ impl Session {
     /// What holds has changed.
     pub(crate) fn update(&mut self, standing: Arc<Standing>, now: Time) {
         self.standing = standing;
+        self.pass(now);
         self.send_differences(now);
     }
 
@@ -150,12 +198,16 @@ impl Session {
     /// The node asks and does not read the answers.
     pub(crate) fn receive(&mut self, message: session_response::Message, now: Time) -> Result<(), NotReading> {
         use session_response::Message as Said;
+        self.pass(now);
         match message {
             Said::Hello(_) => self.fault("a second Hello in one session".to_owned()),
             Said::LeaseRequest(request) => self.lease(&request, now),
             Said::Report(report) => self.report(report),
             Said::Stopped(stopped) => self.stopped(stopped),
-            Said::Counted(counted) => self.notes.push_back(Note::Counted(counted)),
+            Said::Counted(counted) => {
+                self.taken(Subject::Count(counted.id));
+                self.notes.push_back(Note::Counted(counted));
+            }
             Said::Refusal(refusal) => self.refused(&refusal, now),
             Said::LaneLoad(load) => {
                 self.sent.connections.entry(LaneId(load.lane)).or_default();
@@ -171,6 +223,7 @@ impl Session {
                 self.outbox.push_back(message::request(Message::Left(wire::Left {})));
             }
         }
+        self.send_due_suspect(now);
         if self.outbox.len() > OUTBOX_MAX { Err(NotReading) } else { Ok(()) }
     }
 
@@ -181,11 +234,6 @@ impl Session {
 
     pub(crate) fn has_message(&self) -> bool {
         !self.outbox.is_empty()
-    }
-
-    /// The next message for the node.
-    pub(crate) fn poll_message(&mut self) -> Option<SessionRequest> {
-        self.outbox.pop_front()
     }
 
     /// The next note for the coordinator.
@@ -199,22 +247,36 @@ impl Session {
             SentWave::Refused(at) | SentWave::Cancelled(at) => Some(*at),
             _ => None,
         };
-        self.sent.waves.values().filter_map(again).min()
+        let again = self.sent.waves.values().filter_map(again).min();
+        let proven = (!self.proven).then_some(self.opened + delivery::PROVEN_AFTER);
+        [again, self.memory.deliveries.deadline(), proven].into_iter().flatten().min()
+    }
+
+    fn pass(&mut self, now: Time) {
+        self.now = now;
+        if !self.proven && now >= self.opened + delivery::PROVEN_AFTER {
+            (self.proven, self.suspects_due) = (true, true);
+        }
     }
 
     /// Sends again what is due.
     pub(crate) fn expire(&mut self, now: Time) {
+        self.pass(now);
+        self.give_up_overdue(now);
         let due = |sent: &SentWave| matches!(sent, SentWave::Refused(at) | SentWave::Cancelled(at) if *at <= now);
         let before = self.sent.waves.len();
         self.sent.waves.retain(|_, sent| !due(sent));
         if self.sent.waves.len() < before {
             self.send_differences(now);
         }
+        self.send_due_suspect(now);
     }
 
-    /// The stream has ended; the node's memory goes on.
-    pub(crate) fn close(self) -> NodeMemory {
-        self.memory
+    /// The stream has ended; the node's memory goes on. `broken`: how, unless one side wanted it; then what was on its way
+    /// may be the reason. The notes say what is never sent again.
+    pub(crate) fn close(mut self, broken: Option<&str>) -> (NodeMemory, Vec<Note>) {
+        let isolated = self.memory.deliveries.session_ended(broken);
+        (self.memory, isolated.into_iter().map(offers::note_of).collect())
     }
 
     fn send_differences(&mut self, now: Time) {
@@ -242,6 +304,7 @@ impl Session {
         }
         self.end_others(&standing);
         self.send_counts(&standing, owned);
+        self.send_suspect(&standing, owned, now);
     }
 
     fn send_connections(&mut self, standing: &Standing, owned: &Owned) {
@@ -255,76 +318,14 @@ impl Session {
         }
     }
 
-    fn send_wave(&mut self, wave: &StandingWave, owned: &Owned, now: Time) {
-        let id = wave.plan.wave;
-        let sent = self.sent.waves.get(&id).copied();
-        if sent.is_none() && owned.share(&self.node) > 0 {
-            self.notes.push_back(Note::Wave(id, WaveNote::Joined));
-        }
-        let next = match (wave.phase, sent) {
-            (_, None) if owned.share(&self.node) == 0 => SentWave::Passed,
-            (Phase::Running, None) if self.memory.has_reported(id) => SentWave::Offered,
-            (Phase::Running, None) => {
-                self.outbox.push_back(message::wave(wave, owned, &self.node, &self.memory, now));
-                self.memory.offer(id);
-                SentWave::Offered
-            }
-            // A process that was never given the wave has nothing to stop.
-            (Phase::Cancelled, None) if !self.memory.was_offered(id) => {
-                let stopped = wire::Stopped { wave: id.0, ..wire::Stopped::default() };
-                self.notes.push_back(Note::Wave(id, WaveNote::Stopped(stopped)));
-                SentWave::Stopped
-            }
-            (Phase::Cancelled, None | Some(SentWave::Offered | SentWave::Refused(_))) => {
-                let cancel = wire::Cancel { wave: id.0, epoch: wave.plan.epoch.0 };
-                self.outbox.push_back(message::request(Message::Cancel(cancel)));
-                SentWave::Cancelled(now + AGAIN)
-            }
-            (Phase::Ended, None) if !self.memory.was_offered(id) => SentWave::Passed,
-            (Phase::Ended, None | Some(SentWave::Offered | SentWave::Refused(_))) => {
-                self.end(id);
-                SentWave::Ended
-            }
-            (Phase::Expired, None) => SentWave::Passed,
-            (_, Some(as_before)) => as_before,
-        };
-        self.sent.waves.insert(id, next);
-    }
-
-    /// Waves that are over everywhere, as far as this node may know them.
-    fn end_others(&mut self, standing: &Standing) {
-        for wave in self.memory.offered() {
-            if !standing.waves.contains_key(&wave) && self.sent.waves.get(&wave) != Some(&SentWave::Ended) {
-                self.end(wave);
-            }
-        }
-        self.sent.waves.retain(|wave, _| standing.waves.contains_key(wave));
-        self.memory.retain(|wave| standing.waves.contains_key(&wave));
-    }
-
-    fn end(&mut self, wave: WaveId) {
-        self.outbox.push_back(message::request(Message::End(wire::End { wave: wave.0 })));
-    }
-
-    fn send_counts(&mut self, standing: &Standing, owned: &Owned) {
-        if owned.share(&self.node) == 0 {
-            return;
-        }
-        for (id, plan) in &standing.counts {
-            if self.sent.counts.insert(*id) {
-                self.outbox.push_back(message::count(*id, plan));
-            }
-        }
-        self.sent.counts.retain(|id| standing.counts.contains_key(id));
-    }
-
     /// Answers with one Grant for all waves that may go on, and a Slice for each lane of which the node has a part now.
     fn lease(&mut self, request: &wire::LeaseRequest, now: Time) {
         let standing = self.standing.clone();
         let Some(owned) = &standing.owned else { return };
         let (mine, all) = (owned.share(&self.node), owned.partition_count);
         let mut grants = Vec::new();
-        for wave in request.waves.iter().map(|id| WaveId(*id)) {
+        for wave in request.waves.iter().take(WAVES_MAX).map(|id| WaveId(*id)) {
+            self.taken(Subject::Wave(wave));
             let running = standing.waves.get(&wave).filter(|w| w.phase == Phase::Running && mine > 0);
             if let Some(running) = running.filter(|w| w.plan.expires > now) {
                 let rate = lease::rate_millis(running.plan.max_rate_per_second, mine, all);
@@ -366,31 +367,17 @@ impl Session {
             self.fault(format!("report {} of wave {wave}: {bad}", report.sequence));
         }
         (report.handed, report.open) = (Vec::new(), Vec::new());
-        if let Some(sent @ SentWave::Refused(_)) = self.sent.waves.get_mut(&wave) {
-            *sent = SentWave::Offered; // it has it after all
-        }
+        self.taken(Subject::Wave(wave));
         self.notes.push_back(Note::Wave(wave, WaveNote::Report(Box::new(report))));
     }
 
     fn stopped(&mut self, stopped: wire::Stopped) {
         let wave = WaveId(stopped.wave);
+        self.taken(Subject::Wave(wave));
         if let Some(sent @ SentWave::Cancelled(_)) = self.sent.waves.get_mut(&wave) {
             *sent = SentWave::Stopped;
         }
         self.notes.push_back(Note::Wave(wave, WaveNote::Stopped(stopped)));
-    }
-
-    /// A wave that was refused is offered again later: the ownership it needed may not have been taken yet. What else
-    /// is refused is a defect of one side, and a person has to know.
-    fn refused(&mut self, refusal: &wire::Refusal, now: Time) {
-        let wire::Refusal { ownership, wave, reason } = refusal;
-        self.fault(format!("refused wave {wave}, holding ownership {ownership}: {reason}"));
-        if self.sent.ownership != Some(*ownership) {
-            self.sent.ownership = None; // sent again, before the wave
-        }
-        if let Some(sent @ SentWave::Offered) = self.sent.waves.get_mut(&WaveId(*wave)) {
-            *sent = SentWave::Refused(now + AGAIN);
-        }
     }
 
     fn fault(&mut self, what: String) {
@@ -400,3 +387,7 @@ impl Session {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod isolation_tests;
+#[cfg(test)]
+mod limits_tests;

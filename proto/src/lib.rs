@@ -11,6 +11,7 @@ pub mod device;
 pub mod error;
 pub mod ids;
 pub mod latency;
+pub mod limits;
 pub mod message;
 pub mod outcome;
 pub mod region;

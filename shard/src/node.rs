@@ -10,7 +10,7 @@ pub mod cores;
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
-use clarion_proto::{ids::BootId, wire::shard_v1::shard_service_server::SERVICE_NAME};
+use clarion_proto::{ids::BootId, limits::REQUEST_BYTES_TAKEN, wire::shard_v1::shard_service_server::SERVICE_NAME};
 use clarion_runtime::{
     descriptors::{self, Shortage, Wanted},
     health::{self, HealthPort},
@@ -26,7 +26,7 @@ use self::{
 };
 use crate::{
     config::Config,
-    service::{MESSAGE_BYTES_MAX, Now, Service},
+    service::{Now, Service},
     session::{Control, Identity},
 };
 
@@ -184,12 +184,12 @@ pub fn limits() -> Limits {
         streams_unread_max: SESSIONS,
         send_buffer_bytes: 64 << 10,
         messages: Budget {
-            bytes: MESSAGE_BYTES_MAX,
-            peer_bytes_max: MESSAGE_BYTES_MAX,
+            bytes: REQUEST_BYTES_TAKEN,
+            peer_bytes_max: REQUEST_BYTES_TAKEN,
             free_bytes: 8 << 10,
             streams_max,
             waiting_max: 8,
-            message_bytes_max: MESSAGE_BYTES_MAX,
+            message_bytes_max: REQUEST_BYTES_TAKEN,
         },
         hello_deadline: Duration::from_secs(5),
         request_deadline: Duration::from_secs(5),

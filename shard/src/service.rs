@@ -11,6 +11,7 @@ use std::{
 };
 
 use clarion_proto::{
+    limits::{DRAINING, REQUEST_BYTES_TAKEN},
     time::Time,
     wire::shard_v1::{
         self as wire, SessionRequest, SessionResponse,
@@ -22,18 +23,18 @@ use tokio::{
     time::timeout,
 };
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Instrument, Span, debug, info_span};
 
-use crate::session::{
-    fence::{Fenced, Opened},
-    message::{Message, Rejected, opened},
+use crate::{
+    session::{
+        assembly::Assembly,
+        fence::{Fenced, Opened},
+        message::{Message, Rejected, opened},
+    },
+    wave::Room,
 };
 
-/// Largest message of a session: a wave. Its cover, 8 bytes a cell, 1 MiB for 131,072 cells (120 km has some 4,000);
-/// its messages, 64 apps × 64 locales × 4,160 bytes = 16.3 MiB; what was handed before, one bit an ordinal and less,
-/// 8 MiB for 64 million devices on one node. Together 25.3 MiB; the rest is margin.
-pub const MESSAGE_BYTES_MAX: usize = 32 << 20;
 /// Messages decoded and not yet taken by the control plane.
 const INBOUND: usize = 16;
 /// Messages made and not yet taken by the transport. Few: what waits here cannot be merged any more.
@@ -81,13 +82,15 @@ pub enum End {
 pub struct Service {
     sessions: mpsc::Sender<Connected>,
     now: Now,
+    room: Room,
 }
 
 impl Service {
     /// `sessions` takes what begins.
     #[must_use]
     pub fn server(sessions: mpsc::Sender<Connected>, now: Now) -> ShardServiceServer<Self> {
-        ShardServiceServer::new(Self { sessions, now }).max_decoding_message_size(MESSAGE_BYTES_MAX)
+        let room = Room::default();
+        ShardServiceServer::new(Self { sessions, now, room }).max_decoding_message_size(REQUEST_BYTES_TAKEN)
     }
 }
 
@@ -110,8 +113,10 @@ impl ShardService for Service {
         self.sessions.try_send(connected).map_err(|_| none())?;
         timeout(ADMIT_WITHIN, admitted).await.map_err(|_| none())?.map_err(|_| none())?.map_err(|f| refused(&f))?;
         // Ends with the stream of requests, or as soon as the control plane has dropped its end of the queue.
-        tokio::spawn(receive(requests, inbound, self.now.clone()).instrument(span));
-        Ok(Response::new(Outbound { messages, ended: Some(ended) }))
+        let (unreadable, broken) = oneshot::channel();
+        let assembly = Assembly::new(self.room.clone());
+        tokio::spawn(receive(requests, assembly, inbound, unreadable, self.now.clone()).instrument(span));
+        Ok(Response::new(Outbound { messages, ended: Some(ended), broken: Some(broken) }))
     }
 }
 
@@ -128,16 +133,34 @@ fn refused(fenced: &Fenced) -> Status {
     Status::new(code, fenced.to_string())
 }
 
-async fn receive(mut requests: Streaming<SessionRequest>, inbound: mpsc::Sender<Result<Message, Rejected>>, now: Now) {
+/// `unreadable` tells the coordinator why it is not heard any more: it sent that message, and must not send it for ever.
+async fn receive(
+    mut requests: Streaming<SessionRequest>,
+    mut assembly: Assembly,
+    inbound: mpsc::Sender<Result<Message, Rejected>>,
+    unreadable: oneshot::Sender<Status>,
+    now: Now,
+) {
     loop {
         let request = tokio::select! {
             request = requests.message() => request,
             () = inbound.closed() => return,
         };
         let message = match request {
-            Ok(Some(request)) => Message::from_wire(request, now()),
+            Ok(Some(request)) => match assembly.take(request, now()) {
+                Some(message) => message,
+                None => continue,
+            },
             Ok(None) => return debug!("the coordinator has ended the session"),
-            Err(status) => return debug!(%status, "the session is lost"),
+            Err(status) => {
+                match status.code() {
+                    Code::OutOfRange | Code::Internal => tracing::warn!(%status, "session ended: unreadable message"),
+                    _ => debug!(%status, "the session is lost"),
+                }
+                // Of a connection that is gone, nobody hears this.
+                let _ = unreadable.send(status);
+                return;
+            }
         };
         match timeout(TAKE_WITHIN, inbound.send(message)).await {
             Ok(Ok(())) => {}
@@ -152,6 +175,8 @@ async fn receive(mut requests: Streaming<SessionRequest>, inbound: mpsc::Sender<
 pub struct Outbound {
     messages: mpsc::Receiver<SessionResponse>,
     ended: Option<oneshot::Receiver<End>>,
+    /// Why nothing can be heard of the coordinator any more.
+    broken: Option<oneshot::Receiver<Status>>,
 }
 
 impl Stream for Outbound {
@@ -167,6 +192,15 @@ impl Stream for Outbound {
                 return Poll::Ready(Some(Err(status(end))));
             }
         }
+        if let Some(broken) = &mut self.broken
+            && let Poll::Ready(status) = Pin::new(broken).poll(context)
+        {
+            self.broken = None;
+            if let Ok(status) = status {
+                self.messages.close();
+                return Poll::Ready(Some(Err(status)));
+            }
+        }
         self.messages.poll_recv(context).map(|message| message.map(Ok))
     }
 }
@@ -175,6 +209,6 @@ fn status(end: End) -> Status {
     match end {
         End::Superseded => Status::aborted("a newer session has taken over"),
         End::NotRead => Status::deadline_exceeded("the session is not read"),
-        End::Draining => Status::unavailable("the node goes down"),
+        End::Draining => Status::unavailable(DRAINING),
     }
 }

@@ -12,9 +12,10 @@
 //! ([`Control::next_message`]): what is not pulled is not queued but merged, so a coordinator that reads slowly gets
 //! fewer and larger reports, and memory stays bounded without a queue to tune.
 //!
-//! Bounds: [`waves::WAVES_MAX`] waves, [`lanes::LANES_MAX`] lanes, [`REFUSALS_MAX`] refusals, 32 counts. Commands are
+//! Bounds: [`WAVES_MAX`](clarion_proto::limits::WAVES_MAX) waves, [`lanes::LANES_MAX`] lanes, [`REFUSALS_MAX`] refusals, 32 counts. Commands are
 //! made by inputs only, a few for each input and core: the driver stops reading messages while its cores are behind.
 
+pub mod assembly;
 pub mod counts;
 pub mod fence;
 pub mod lanes;
@@ -41,7 +42,7 @@ use self::{
     fence::{Admitted, FORMER_LOG_FOR, Fence, Fenced, Opened},
     lanes::Lanes,
     leases::Leases,
-    message::{Message, Rejected},
+    message::{About, Cause, Message, Rejected},
     ownership::{Follows, Ownership},
     readiness::FeedState,
     registry::Registry,
@@ -229,7 +230,7 @@ impl Control {
     /// A message of the present session, or why it is none.
     pub fn message(&mut self, message: Result<Message, Rejected>, now: Time) {
         if let Err(rejected) = message.and_then(|m| self.take(m, now)) {
-            warn!(wave = rejected.wave.map(|w| w.0), reason = %rejected.problem, "refused");
+            warn!(about = ?rejected.about, cause = ?rejected.cause, reason = %rejected.problem, "message refused");
             self.refuse(rejected);
         }
     }
@@ -406,7 +407,18 @@ impl Control {
             reason += &format!(" (and {} more that were not kept)", std::mem::take(&mut session.refusals_dropped));
         }
         let ownership = self.ownership.as_ref().map_or(0, |o| o.number);
-        Some(wire::Refusal { ownership, wave: rejected.wave.map_or(0, |w| w.0), reason })
+        let (wave, count) = match rejected.about {
+            About::Other => (0, 0),
+            About::Wave(wave) => (wave.0, 0),
+            About::Count(id) => (0, id),
+        };
+        let cause = match rejected.cause {
+            Cause::Message => wire::RefusalCause::Message,
+            Cause::Room => wire::RefusalCause::Room,
+            Cause::Superseded => wire::RefusalCause::Superseded,
+            Cause::Draining => wire::RefusalCause::Draining,
+        };
+        Some(wire::Refusal { ownership, wave, reason, count, cause: cause.into() })
     }
 
     /// Whether there is anything to ask leave for.
@@ -441,3 +453,5 @@ fn never_written(wave: WaveId) -> wire::Stopped {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod limits_tests;

@@ -6,13 +6,14 @@
 //! for each ordinal that was handed over. Whoever changes behind the frontier is told to the walk and joins its *late
 //! queue*; whoever changes ahead of it is met anyway.
 //!
-//! - [`cover`]: the bands, as sorted ranges;
+//! - [`cover`]: the bands, as sorted ranges; [`room`]: the memory that all of them may take;
 //! - [`walk`]: frontier, bits and late queue of one wave in one partition;
 //! - [`audience`]: which of those whom the walk meets are addressed.
 
 pub mod audience;
 pub mod bits;
 pub mod cover;
+pub mod room;
 pub mod walk;
 
 #[cfg(test)]
@@ -20,5 +21,6 @@ mod tests;
 
 pub use audience::{Program, ProgramError};
 pub use bits::Bits;
-pub use cover::{Cover, CoverError};
+pub use cover::{Cover, CoverBuilder, CoverError};
+pub use room::{NoRoom, Place, Room};
 pub use walk::{Ahead, Step, Walk};

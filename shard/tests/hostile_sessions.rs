@@ -108,7 +108,7 @@ async fn nothing_that_a_session_is_told_breaks_the_node() {
     after.say_raw(wire::SessionRequest { message: None }).await;
     assert_eq!(after.refusal().await.reason, "message: is required");
     let bands = wave(1, 1, 1, &[]).bands;
-    after.say(Say::Count(wire::Count { id: 77, bands, apps: vec!["demo".to_owned()], segments: vec![] })).await;
+    after.say(Say::Count(wire::Count { id: 77, bands, apps: vec!["demo".to_owned()], ..wire::Count::default() })).await;
     let counted = after.until("a count by the cores", |m| match m {
         Told::Counted(counted) if counted.id == 77 => Some(counted),
         _ => None,

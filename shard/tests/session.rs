@@ -229,3 +229,108 @@ async fn a_core_that_dies_ends_the_node() {
     bench.cores.pop();
     assert_eq!(bench.ended().await.unwrap_err().to_string(), "core 1 has died");
 }
+
+/// A wave of many cells as a coordinator sends it: its head, and parts of so many cells.
+fn wide(id: u64, cells: usize, per_part: usize) -> (wire::Wave, Vec<wire::CoverPart>) {
+    let parent = h3o::LatLng::new(22.54, 114.06).unwrap().to_cell(h3o::Resolution::Two);
+    let all: Vec<u64> = parent.children(h3o::Resolution::Eight).take(cells).map(u64::from).collect();
+    let mut head = wave(id, 1, 1, &[0]);
+    head.bands[0].cells.clear();
+    let messages = std::mem::take(&mut head.apps[0].messages);
+    (head.delivery, head.cover_cells) = (1, cells as u64);
+    let of = || Some(wire::cover_part::Of::Wave(id));
+    let runs = all.chunks(per_part).map(|run| wire::CoverPart {
+        of: of(),
+        delivery: 1,
+        bands: vec![wire::BandCells { band: 0, cells: run.to_vec() }],
+        ..wire::CoverPart::default()
+    });
+    let mut parts: Vec<_> = runs.collect();
+    let apps = vec![wire::AppPart { app: 0, messages }];
+    parts.push(wire::CoverPart { of: of(), delivery: 1, apps, last: true, ..wire::CoverPart::default() });
+    for (number, part) in (0..).zip(&mut parts) {
+        part.number = number;
+    }
+    (head, parts)
+}
+
+#[tokio::test]
+async fn a_wide_wave_comes_in_parts_and_others_are_taken_between_them() {
+    let mut bench = Bench::start(1).await;
+    let session = bench.session().await;
+    session.say(ownership(1, &[0])).await;
+    session.say(lane(1)).await;
+    let (head, mut parts) = wide(5, 100_000, 30_000);
+    session.say(Say::Wave(head)).await;
+    let last = parts.pop().unwrap();
+    for part in parts {
+        session.say(Say::CoverPart(part)).await;
+    }
+    session.say(Say::Wave(wave(6, 1, 1, &[0]))).await;
+    let taken = |c: Command| match c {
+        Command::Wave(spec) => Some(spec),
+        _ => None,
+    };
+    assert_eq!(bench.cores[0].until("the small wave", taken).await.id, WaveId(6));
+    session.say(Say::CoverPart(last)).await;
+    let spec = bench.cores[0].until("the wide wave", taken).await;
+    assert_eq!((spec.id, spec.cover.bands(), spec.apps[0].messages.len()), (WaveId(5), 1, 1));
+}
+
+#[tokio::test]
+async fn a_session_that_is_lost_between_parts_leaves_nothing() {
+    let mut bench = Bench::start(1).await;
+    let (head, parts) = wide(5, 1_000, 300);
+    let stopped = |m| if let Told::Stopped(stopped) = m { Some(stopped.wave) } else { None };
+    for wave in [98, 99] {
+        let mut session = bench.session().await;
+        session.say(ownership(1, &[0])).await;
+        session.say(lane(1)).await;
+        session.say(Say::Wave(head.clone())).await;
+        session.say(Say::CoverPart(parts[0].clone())).await;
+        // Its answer comes after the part was taken.
+        session.say(Say::Cancel(wire::Cancel { wave, epoch: 1 })).await;
+        assert_eq!(session.until("the confirmation", stopped).await, wave);
+    }
+    let mut session = bench.session().await;
+    session.say(Say::CoverPart(parts[1].clone())).await;
+    session.say(Say::Cancel(wire::Cancel { wave: 5, epoch: 1 })).await;
+    assert_eq!(session.until("the confirmation", stopped).await, 5, "as a wave that was never here");
+    session.say(Say::Wave(wave(6, 1, 1, &[0]))).await;
+    let spec = bench.cores[0].until("a wave", |c| if let Command::Wave(spec) = c { Some(spec) } else { None });
+    assert_eq!(spec.await.id, WaveId(6));
+}
+
+#[tokio::test]
+async fn a_refusal_names_its_wave_or_count_and_whose_fault_it_is() {
+    let bench = Bench::start(1).await;
+    let mut session = bench.session().await;
+    session.say(ownership(1, &[0])).await;
+    session.say(lane(1)).await;
+    let (mut head, _) = wide(5, 1, 1);
+    head.cover_cells = 8_000_001;
+    session.say(Say::Wave(head)).await;
+    let refusal = session.refusal().await;
+    assert_eq!((refusal.wave, refusal.count, refusal.cause()), (5, 0, wire::RefusalCause::Message));
+    assert_eq!(refusal.reason, "wave.cover_cells: at most 8000000, are 8000001");
+    let count = wire::Count { id: 9, apps: vec!["demo".to_owned()], ..wire::Count::default() };
+    session.say(Say::Count(count)).await;
+    let refusal = session.refusal().await;
+    assert_eq!((refusal.wave, refusal.count, refusal.cause()), (0, 9, wire::RefusalCause::Message));
+    session.say(Say::Wave(wave(6, 1, 2, &[0]))).await;
+    assert_eq!(session.refusal().await.cause(), wire::RefusalCause::Superseded);
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_ends_its_session_with_the_reason() {
+    let bench = Bench::start(1).await;
+    let mut session = bench.session().await;
+    let mut large = wave(5, 1, 1, &[0]);
+    large.bands[0].cells = vec![0; 600_000]; // 4.8 MB
+    session.say(Say::Wave(large)).await;
+    let status = session.end().await.expect("a reason");
+    assert_eq!(status.code(), Code::OutOfRange);
+    assert!(status.message().contains("4194304"), "{}", status.message());
+    let mut session = bench.session().await;
+    assert!(matches!(session.next().await, Ok(Some(Told::Hello(_)))), "the node goes on");
+}

@@ -285,3 +285,16 @@ async fn one_peer_cannot_keep_all_nodes_busy() {
     assert!(admission.question(peer(1)).now_or_never().is_none());
     assert!(admission.question(peer(2)).now_or_never().is_some());
 }
+
+#[test]
+fn covers_share_room_for_their_cells_and_give_it_back() {
+    let admission = Admission::new(1);
+    let first = admission.cells(15_000_000).expect("room");
+    let refused = admission.cells(1_000_001).expect_err("15 of 16 million are taken");
+    assert_eq!(refused, Refusal::CoversFull { limit: 16_000_000, free: 1_000_000, wanted: 1_000_001 });
+    let small = admission.cells(3_900).expect("a city finds room beside a continent");
+    drop(first);
+    drop(admission.cells(8_000_000).expect("given back"));
+    drop(small);
+    assert!(admission.cells(usize::MAX).is_err());
+}

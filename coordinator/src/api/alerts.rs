@@ -10,6 +10,7 @@ use clarion_proto::{
 use clarion_runtime::peers::{PeerKey, shares::Places};
 use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
@@ -29,6 +30,11 @@ mod server;
 mod watch;
 
 pub(super) use server::AlertsServer;
+
+/// Alerts of one page, bytes: callers take 4 MiB unless they say otherwise, and one alert may have nearly as many.
+const LIST_BYTES_MAX: usize = 3 << 20;
+/// In front of each alert of a page.
+const FRAME_BYTES: usize = 8;
 
 /// The service.
 #[derive(Debug)]
@@ -108,9 +114,11 @@ impl AlertService for Alerts {
         let mut alerts = self.api.store.alerts(after.as_ref(), size + 1).await.map_err(status::store)?;
         let more = alerts.len() > size;
         alerts.truncate(size);
+        let known = alerts.as_slice();
         let cursor = |last: &Arc<AlertRecord>| AlertCursor { created: last.created, name: last.name.clone() };
-        let next = alerts.last().filter(|_| more).map(|last| page::after_alert(&cursor(last)));
-        let alerts = alerts.iter().map(|alert| self.answer(alert)).collect();
+        let (alerts, cut) = within(LIST_BYTES_MAX, known, |alert| self.answer(alert));
+        let last = cut.or_else(|| known.last().filter(|_| more));
+        let next = last.map(|last| page::after_alert(&cursor(last)));
         Ok(Response::new(wire::ListAlertsResponse { alerts, next_page_token: next.unwrap_or_default() }))
     }
 
@@ -137,6 +145,26 @@ impl AlertService for Alerts {
     }
 }
 
+/// As many answers from the front as fit into a message, one at least; and the last of them, if others were left out.
+fn within<'a>(
+    bytes_max: usize,
+    alerts: &'a [Arc<AlertRecord>],
+    answer: impl Fn(&AlertRecord) -> wire::Alert,
+) -> (Vec<wire::Alert>, Option<&'a Arc<AlertRecord>>) {
+    let mut answers: Vec<wire::Alert> = Vec::new();
+    let mut bytes = 0;
+    for alert in alerts {
+        let next = answer(alert);
+        bytes += next.encoded_len() + FRAME_BYTES;
+        if bytes > bytes_max && !answers.is_empty() {
+            let last = alerts.get(answers.len() - 1);
+            return (answers, last);
+        }
+        answers.push(next);
+    }
+    (answers, None)
+}
+
 /// Records the wish, tells the nodes, records what came of it. Changes nothing if the alert has ended.
 async fn cancel(api: &Context, alert: Arc<AlertRecord>, reason: String) -> Result<Arc<AlertRecord>, Status> {
     if is_final(alert.state) {
@@ -156,5 +184,31 @@ async fn cancel(api: &Context, alert: Arc<AlertRecord>, reason: String) -> Resul
         }
         // Recorded and not started yet: its creator finds it CANCELLING and ends it.
         CancelState::Unknown => Ok(alert),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alert::tests::record;
+
+    #[test]
+    fn a_page_ends_before_it_is_too_large_for_its_caller() {
+        let records: Vec<_> = (1..=5).map(|n| Arc::new(record(&format!("a{n}"), n))).collect();
+        // Each says 1,000 bytes.
+        let answer = |alert: &AlertRecord| wire::Alert {
+            name: alert.name.name(),
+            collapse_key: "k".repeat(1_000 - alert.name.name().len() - 5),
+            ..wire::Alert::default()
+        };
+        let page = |bytes_max| {
+            let (answers, cut) = within(bytes_max, &records, answer);
+            (answers.len(), cut.map(|last| last.name.name()))
+        };
+        assert_eq!(page(5_040), (5, None));
+        assert_eq!(page(5_039), (4, Some("alerts/a4".to_owned())));
+        assert_eq!(page(1_008), (1, Some("alerts/a1".to_owned())));
+        assert_eq!(page(10), (1, Some("alerts/a1".to_owned())), "one at least");
+        assert_eq!(within(10, &[], answer).0.len(), 0);
     }
 }

@@ -19,8 +19,15 @@ use crate::{
 /// Domain of all reasons.
 const DOMAIN: &str = "clarion";
 
-/// A field that cannot be taken.
-pub(super) fn invalid(field: InvalidField) -> Status {
+/// Longest field and longest problem of a refusal, bytes. A status travels in headers, of which callers take 8 to 16 KiB,
+/// twice (message and details), each byte of it as three or as four thirds.
+const SHOWN_BYTES_MAX: usize = 512;
+
+/// A field that cannot be taken. What the caller sent is repeated so far as it helps, and no further.
+pub(super) fn invalid(mut field: InvalidField) -> Status {
+    for text in [&mut field.field, &mut field.problem] {
+        text.truncate(text.floor_char_boundary(SHOWN_BYTES_MAX));
+    }
     let message = field.to_string();
     let details = ErrorDetails::with_bad_request_violation(field.field, field.problem);
     Status::with_error_details(Code::InvalidArgument, message, details)
@@ -127,6 +134,7 @@ pub(super) fn refusal(refusal: Refusal) -> Status {
         Refusal::LiveWithoutIdentity | Refusal::ExerciseWithoutIdentity { .. } => {
             precondition("IDENTITY_NOT_CONFIGURED", message)
         }
+        Refusal::CoversFull { .. } => exhausted("COVERS_FULL", message, Duration::from_secs(5)),
     }
 }
 
@@ -149,6 +157,8 @@ pub(super) fn count(error: &CountError) -> Status {
         CountError::Absent { .. } => again(Code::Unavailable, "NODES_ABSENT", message, Duration::from_secs(1)),
         CountError::Deadline { .. } => again(Code::DeadlineExceeded, "COUNT_DEADLINE", message, Duration::from_secs(1)),
         CountError::Busy { .. } => exhausted("COUNTS_BUSY", message, Duration::from_secs(1)),
+        CountError::Refused { again: true, .. } => exhausted("COUNT_REFUSED", message, Duration::from_secs(5)),
+        CountError::Refused { again: false, .. } => precondition("COUNT_REFUSED", message),
     }
 }
 
@@ -160,3 +170,15 @@ fn again(code: Code, reason: &str, message: String, retry: Duration) -> Status {
 
 /// When to try again what does not pass by itself: the operator has to make room.
 pub(super) const SOMEBODY_MUST_ACT: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_does_not_grow_with_what_it_refuses() {
+        let status = invalid(InvalidField::new("name", format_args!("is {:?}", "ü".repeat(10_000))));
+        assert!(status.message().len() <= 2 * SHOWN_BYTES_MAX && status.details().len() <= 4 * SHOWN_BYTES_MAX);
+        assert!(status.message().starts_with("name: is \"üü"));
+    }
+}

@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use clarion_proto::{
     app::{Environment, LaneKind, Platform},
     ids::AppName,
+    limits::CA_PEM_BYTES_MAX,
 };
 use serde::Deserialize;
 
@@ -211,6 +212,9 @@ pub(super) fn ca(path: &std::path::Path) -> Result<String, Problem> {
     let pem = fs::read_to_string(path).map_err(|e| error(format!("cannot be read: {e}")))?;
     if pem.trim().is_empty() {
         return Err(error("is empty".to_owned()));
+    }
+    if pem.len() > CA_PEM_BYTES_MAX {
+        return Err(error(format!("must have at most {CA_PEM_BYTES_MAX} bytes, has {}", pem.len())));
     }
     clarion_runtime::roots::roots(&pem).map_err(|e| error(e.to_string()))?;
     Ok(pem)

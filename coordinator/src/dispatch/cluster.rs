@@ -33,6 +33,17 @@ use crate::{
 /// for a usual one: 13 MB. The record in the store goes on without it.
 const ENDED_KEPT: usize = 256;
 
+/// What one node answers to a question.
+pub(super) type NodeAnswer = Result<wire::Counted, NotCounted>;
+
+/// A question that a node cannot take.
+#[derive(Debug)]
+pub(super) struct NotCounted {
+    pub(super) reason: String,
+    /// Later it may.
+    pub(super) again: bool,
+}
+
 /// Who this coordinator is, to nodes.
 #[derive(Debug, Clone)]
 pub(crate) struct Identity {
@@ -54,7 +65,7 @@ pub(crate) struct Cluster {
     pub(crate) pruning: Arc<Pruning>,
     alerts: Mutex<Alerts>,
     /// Questions under way: where answers go.
-    answers: Mutex<BTreeMap<u64, mpsc::Sender<(NodeName, wire::Counted)>>>,
+    answers: Mutex<BTreeMap<u64, mpsc::Sender<(NodeName, NodeAnswer)>>>,
 }
 
 #[derive(Debug, Default)]
@@ -132,7 +143,7 @@ impl Cluster {
     }
 
     /// A question's answers go there until it is closed.
-    pub(super) fn open_question(&self, id: u64, answers: mpsc::Sender<(NodeName, wire::Counted)>) {
+    pub(super) fn open_question(&self, id: u64, answers: mpsc::Sender<(NodeName, NodeAnswer)>) {
         self.answers.lock().insert(id, answers);
     }
 
@@ -157,14 +168,17 @@ impl Cluster {
                 let of_this_log = LogIdentity::from_wire(&state.log_identity) == Ok(self.identity.log);
                 self.roster.registry(node, of_this_log.then_some(&state));
             }
-            Note::Counted(counted) => {
-                let answers = self.answers.lock().get(&counted.id).cloned();
-                if let Some(answers) = answers {
-                    // Full: the node answered twice, which the question has no use for.
-                    let _ = answers.try_send((node.clone(), counted));
-                }
-            }
+            Note::Counted(counted) => self.answer(node, counted.id, Ok(counted)),
+            Note::CountFailed { id, reason, again } => self.answer(node, id, Err(NotCounted { reason, again })),
             Note::Fault(what) => tracing::warn!(%node, what, "node"),
+        }
+    }
+
+    fn answer(&self, node: &NodeName, question: u64, answer: NodeAnswer) {
+        let answers = self.answers.lock().get(&question).cloned();
+        if let Some(answers) = answers {
+            // Full: the node answered twice, which the question has no use for.
+            let _ = answers.try_send((node.clone(), answer));
         }
     }
 

@@ -9,13 +9,19 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{CountError, CountPlan, Counts, cluster::Cluster, standing::Owned};
+use super::{
+    CountError, CountPlan, Counts,
+    cluster::{Cluster, NodeAnswer, NotCounted},
+    standing::Owned,
+};
 use crate::owners::NodeName;
 
 /// Walking all pages of a million devices takes some 10 ms a core; this is for a node that is busy or comes back.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// For a question that an alert waits for.
 const REACHES_DEADLINE: Duration = Duration::from_secs(2);
+/// On top of either for a wide cover: it has to travel, and nodes put it together, at half a million cells a second at least.
+const CELLS_PER_SECOND: usize = 500_000;
 /// Questions under way: each is a walk over everything at every node.
 pub const QUESTIONS_MAX: usize = 8;
 
@@ -73,7 +79,7 @@ fn away(cluster: &Cluster, owned: &Owned) -> Vec<String> {
 struct Question {
     id: u64,
     cluster: Arc<Cluster>,
-    answers: mpsc::Receiver<(NodeName, Counted)>,
+    answers: mpsc::Receiver<(NodeName, NodeAnswer)>,
     answered: BTreeMap<NodeName, Counted>,
     limit: Duration,
     deadline: Instant,
@@ -90,6 +96,8 @@ impl Question {
         // One answer of each node, and one more of each that starts again meanwhile.
         let (answer, answers) = mpsc::channel(2 * owned.nodes().len().max(1));
         cluster.open_question(id, answer);
+        let cells: usize = plan.bands.iter().map(|band| band.cells.len()).sum();
+        let limit = limit + Duration::from_secs((cells / CELLS_PER_SECOND) as u64);
         let (cluster, deadline) = (cluster.clone(), Instant::now() + limit);
         let question = Self { id, cluster, answers, answered: BTreeMap::new(), limit, deadline };
         let room = question.cluster.board.change(|standing| {
@@ -108,7 +116,12 @@ impl Question {
         let Ok(Some((node, counted))) = answer else {
             return Err(CountError::Deadline { seconds: self.limit.as_secs() });
         };
-        self.answered.insert(node, counted);
+        match counted {
+            Ok(counted) => drop(self.answered.insert(node, counted)),
+            Err(NotCounted { reason, again }) => {
+                return Err(CountError::Refused { node: node.to_string(), reason, again });
+            }
+        }
         Ok(())
     }
 }

@@ -43,7 +43,7 @@ pub(crate) fn alert() -> PlannedAlert {
         name: AlertName::from_id("a").unwrap(),
         wave: WAVE,
         epoch: Epoch(1),
-        bands: vec![band(0.0, 1_000.0), band(1_000.0, 2_000.0)],
+        bands: vec![band(0.0, 1_000.0), band(1_000.0, 2_000.0)].into(),
         apps: vec![AppPlan {
             app: AppName::from_id("demo").unwrap(),
             lane: LaneKey { gateway: "g".to_owned(), credential: "c".to_owned() },

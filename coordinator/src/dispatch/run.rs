@@ -7,6 +7,9 @@
 //!    └──cancel──▶ Cancelling ──all confirmed──▶ Cancelled ▶ Settled (CANCELLED)
 //! ```
 //!
+//! A node that never took the wave ([`WaveNote::Isolated`]) is never complete: such an alert runs until its time is over or
+//! it is cancelled, and says so to those who watch it.
+//!
 //! `Expired` and `Cancelled` are final for callers: nothing more is sent. Answers to what is under way still come in;
 //! `Settled` is when no number will change any more.
 
@@ -66,6 +69,8 @@ struct Node {
     ended: bool,
     stopped: bool,
     granted: Option<Time>,
+    /// It was not taken three times, and is not sent again: why.
+    isolated: Option<String>,
 }
 
 impl Run {
@@ -95,15 +100,19 @@ impl Run {
         match note {
             WaveNote::Joined => {
                 if node.boot != Some(boot) {
-                    *node = Node { boot: Some(boot), granted: node.granted, ..Node::default() };
+                    let (granted, isolated) = (node.granted, node.isolated.take());
+                    *node = Node { boot: Some(boot), granted, isolated, ..Node::default() };
                 }
                 node.connected = true;
             }
             WaveNote::Gone => self.away(name),
-            WaveNote::Granted => node.granted = Some(now),
+            // It asks for leave for it: it has it after all.
+            WaveNote::Granted => (node.granted, node.isolated) = (Some(now), None),
+            WaveNote::Isolated(reason) => node.isolated = Some(reason),
             WaveNote::Stopped(_) => node.stopped = true,
             WaveNote::Report(report) => {
                 added = self.fold.report(name, boot, &report, now);
+                node.isolated = None;
                 node.report(boot, &report);
             }
         }
@@ -215,7 +224,9 @@ impl Run {
     /// For watchers.
     pub(crate) fn snapshot(&mut self) -> Snapshot {
         let state = self.state();
-        self.fold.snapshot(state, self.ended)
+        let isolated = self.nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.isolated.clone()?)));
+        let isolated = isolated.collect();
+        Snapshot { isolated, ..self.fold.snapshot(state, self.ended) }
     }
 }
 

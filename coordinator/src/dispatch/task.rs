@@ -73,7 +73,7 @@ impl AlertTask {
             tokio::select! {
                 input = self.inputs.recv() => match input {
                     Some(Input::Note { node, boot, note }) => {
-                        if matches!(note, WaveNote::Report(_)) {
+                        if matches!(note, WaveNote::Report(_) | WaveNote::Isolated(_)) {
                             publish_at.get_or_insert(clock.now() + PUBLISH);
                         }
                         self.note(&node, boot, note).await;
@@ -134,6 +134,10 @@ impl AlertTask {
             WaveNote::Report(report) => std::mem::take(&mut report.dead),
             WaveNote::Stopped(stopped) => {
                 self.log_stop(node, stopped);
+                Vec::new()
+            }
+            WaveNote::Isolated(reason) => {
+                tracing::error!(alert = %self.alert, %node, reason, "alert isolated on node; its devices are not reached");
                 Vec::new()
             }
             _ => Vec::new(),

@@ -242,6 +242,7 @@ impl Fold {
             cells: self.cells.values().copied().collect(),
             refused_messages: self.refused_messages.iter().cloned().collect(),
             lane_troubles: Vec::new(),
+            isolated: Vec::new(),
             reasons,
             other_reasons,
             pruning_alarms: Vec::new(),

@@ -16,7 +16,7 @@ use clarion_proto::{
 };
 use roaring::RoaringBitmap;
 
-use super::lease::LEASE;
+use super::{delivery::Deliveries, lease::LEASE};
 
 type Sets = BTreeMap<PartitionId, RoaringBitmap>;
 
@@ -29,6 +29,8 @@ pub(crate) struct NodeMemory {
     /// When this process was given one last.
     slice: Option<Time>,
     waves: BTreeMap<WaveId, WaveMemory>,
+    /// Of all its processes: what broke one breaks the next.
+    pub(super) deliveries: Deliveries,
 }
 
 /// One wave at one node.
@@ -110,15 +112,15 @@ impl NodeMemory {
         self.waves.retain(|id, _| keep(*id));
     }
 
-    /// What a new process must not hand over again, as a portable bitmap; empty: nothing.
-    pub(crate) fn done(&self, wave: WaveId, partition: PartitionId) -> Vec<u8> {
-        let set = self.waves.get(&wave).and_then(|w| w.done.get(&partition));
-        let mut bytes = Vec::new();
-        if let Some(set) = set.filter(|s| !s.is_empty()) {
-            bytes.reserve_exact(set.serialized_size());
-            set.serialize_into(&mut bytes).expect("writing to memory does not fail");
-        }
-        bytes
+    /// What a new process must not hand over again; `None`: nothing.
+    pub(crate) fn done(&self, wave: WaveId, partition: PartitionId) -> Option<&RoaringBitmap> {
+        self.waves.get(&wave)?.done.get(&partition).filter(|set| !set.is_empty())
+    }
+
+    /// All of it, as portable bitmaps, bytes.
+    pub(crate) fn done_bytes(&self, wave: WaveId) -> usize {
+        let sets = self.waves.get(&wave).into_iter().flat_map(|w| w.done.values());
+        sets.map(RoaringBitmap::serialized_size).sum()
     }
 
     /// Takes the sets out of a report. An old or repeated one changes nothing.
@@ -197,10 +199,7 @@ mod tests {
     }
 
     fn done(memory: &NodeMemory) -> Vec<u32> {
-        match memory.done(WAVE, P) {
-            bytes if bytes.is_empty() => Vec::new(),
-            bytes => RoaringBitmap::deserialize_from(&bytes[..]).unwrap().iter().collect(),
-        }
+        memory.done(WAVE, P).map(|set| set.iter().collect()).unwrap_or_default()
     }
 
     fn fresh() -> NodeMemory {

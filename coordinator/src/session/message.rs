@@ -8,10 +8,13 @@ use clarion_proto::{
 };
 use secrecy::ExposeSecret;
 
-use super::memory::NodeMemory;
+use super::{
+    memory::NodeMemory,
+    parts::{cells, to_wire},
+};
 use crate::{
     dispatch::{
-        AppPlan, CountPlan, LocaleMessage, PushRequest,
+        AppPlan, CountPlan, PushRequest,
         cluster::Identity,
         standing::{Owned, StandingWave},
     },
@@ -79,58 +82,69 @@ pub(super) fn connections(lane: LaneId, connections: u32) -> SessionRequest {
     request(Message::Connections(wire::Connections { lane: lane.0, connections }))
 }
 
-/// The whole wave, with what former processes of the node have done of it.
+/// The wave, with what former processes of the node have done of it; not 0 as `delivery`: without all that follows in
+/// parts.
 pub(super) fn wave(
     wave: &StandingWave,
     owned: &Owned,
     node: &NodeName,
     memory: &NodeMemory,
+    delivery: u32,
     now: Time,
 ) -> SessionRequest {
     let plan = &*wave.plan;
+    let whole = delivery == 0;
+    let handed = |partition| {
+        let mut bytes = Vec::new();
+        if let Some(set) = memory.done(plan.wave, partition).filter(|_| whole) {
+            bytes.reserve_exact(set.serialized_size());
+            set.serialize_into(&mut bytes).expect("writing to memory does not fail");
+        }
+        bytes
+    };
     let shards = owned.ownership.partitions_of(node).into_iter().map(|partition| wire::ShardWork {
         partition: u32::from(partition.0),
         start_position: wave.heads.get(usize::from(log_of(partition, owned.log_count).0)).map_or(0, |p| p.0),
-        handed: memory.done(plan.wave, partition),
+        handed: handed(partition),
     });
     request(Message::Wave(wire::Wave {
         id: plan.wave.0,
         alert: plan.name.name(),
         epoch: plan.epoch.0,
         ownership: owned.ownership.number,
-        bands: bands(&plan.bands),
+        bands: bands(&plan.bands, whole),
         shards: shards.collect(),
-        apps: plan.apps.iter().zip(&wave.lanes).map(|(app, lane)| app_messages(app, *lane)).collect(),
+        apps: plan.apps.iter().zip(&wave.lanes).map(|(app, lane)| app_messages(app, *lane, whole)).collect(),
         segments: plan.segments.clone(),
         expires_in_ms: u64::from(millis(plan.expires.since(now))),
+        delivery,
+        cover_cells: if whole { 0 } else { cells(&plan.bands) as u64 },
     }))
 }
 
-pub(super) fn count(id: u64, plan: &CountPlan) -> SessionRequest {
+/// As [`wave`].
+pub(super) fn count(id: u64, plan: &CountPlan, delivery: u32) -> SessionRequest {
+    let whole = delivery == 0;
     request(Message::Count(wire::Count {
         id,
-        bands: bands(&plan.bands),
+        bands: bands(&plan.bands, whole),
         apps: plan.apps.iter().map(|app| app.id().to_owned()).collect(),
         segments: plan.segments.clone(),
+        delivery,
+        cover_cells: if whole { 0 } else { cells(&plan.bands) as u64 },
     }))
 }
 
-fn bands(bands: &[Band]) -> Vec<wire::Band> {
+fn bands(bands: &[Band], with_cells: bool) -> Vec<wire::Band> {
     let band = |b: &Band| wire::Band {
         from_meters: b.from_m,
         to_meters: b.to_m,
-        cells: b.cells.iter().map(|cell| u64::from(*cell)).collect(),
+        cells: if with_cells { b.cells.iter().map(|cell| u64::from(*cell)).collect() } else { Vec::new() },
     };
     bands.iter().map(band).collect()
 }
 
-fn app_messages(app: &AppPlan, lane: LaneId) -> wire::AppMessages {
-    // Bodies are shared, not copied.
-    let message = |message: &LocaleMessage| wire::LocaleMessage {
-        locale: message.locale.clone(),
-        body: message.body.clone(),
-        body_after_token: message.body_after_token.clone(),
-    };
+fn app_messages(app: &AppPlan, lane: LaneId, with_messages: bool) -> wire::AppMessages {
     use wire::app_messages::Request;
     let request = match &app.request {
         PushRequest::Apns(apns) => Request::Apns(wire::ApnsRequest {
@@ -146,6 +160,6 @@ fn app_messages(app: &AppPlan, lane: LaneId) -> wire::AppMessages {
         app: app.app.id().to_owned(),
         lane: lane.0,
         request: Some(request),
-        messages: app.messages.iter().map(message).collect(),
+        messages: app.messages.iter().filter(|_| with_messages).map(to_wire).collect(),
     }
 }

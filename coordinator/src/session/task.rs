@@ -4,17 +4,19 @@ use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use clarion_proto::{
     ids::{BootId, ClusterName, LogIdentity},
+    limits::{DRAINING, RESPONSE_BYTES_TAKEN},
     time::Time,
     wire::shard_v1::{self as wire, SessionRequest, session_response, shard_service_client::ShardServiceClient},
 };
 use clarion_runtime::repeated::Repeated;
+use futures_util::stream::{PollNext, select_with_strategy};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Streaming, transport::Channel};
+use tonic::{Code, Streaming, transport::Channel};
 
-use super::{NotReading, Session, message};
+use super::{NotReading, Session, message, reconnect::Reconnect};
 use crate::{
     dispatch::{cluster::Cluster, standing::Standing},
     members::Refused,
@@ -30,12 +32,11 @@ const PING_EVERY: Duration = Duration::from_secs(2);
 const PING_DEADLINE: Duration = Duration::from_secs(3);
 /// Messages between the machine and the stream. HTTP/2 buffers beyond it; the machine's own limit holds behind it.
 const OUTGOING: usize = 64;
-/// The first report of a session is complete: 14 million ordinals of one node are 1.8 MB as dense bitmaps, open ones
-/// and cells beside them less. Far above that somebody sends nonsense.
-const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// Between tries: doubled each time, with full jitter.
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// Parts between the machine and the stream: all other messages overtake them there.
+const PARTS: usize = 1;
+
+/// For a status that is on its way when the stream is found gone.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 type Future<'a, T> = Pin<Box<dyn std::future::Future<Output = T> + Send + 'a>>;
 
@@ -95,6 +96,21 @@ enum SessionError {
     Cluster { theirs: String, ours: ClusterName },
 }
 
+impl SessionError {
+    /// Whether the session may have broken because of what was sent. Not if the node ended it as it wanted: it is shutting
+    /// down, or a newer session has taken over.
+    fn may_be_our_fault(&self) -> bool {
+        match self {
+            Self::Broken(status) => !(status.code() == Code::Aborted || status.message() == DRAINING),
+            Self::Ended => true,
+            Self::Connect(_) | Self::Call(_) | Self::NoHello | Self::Hello(_) | Self::Refused(_) => false,
+            Self::Cluster { .. } => false,
+            // It does not read, whatever it is sent.
+            Self::NotReading(_) => true,
+        }
+    }
+}
+
 /// Keeps a session with the node at an address: until `stop`, and not beyond the present one after `leave`.
 pub(crate) async fn keep_session(
     address: SocketAddr,
@@ -105,7 +121,7 @@ pub(crate) async fn keep_session(
 ) {
     // Tries to many nodes at once must not stay in step: each address draws its own pauses.
     let mut random = StdRng::seed_from_u64(xxhash_rust::xxh3::xxh3_64(address.to_string().as_bytes()));
-    let mut pause = BACKOFF_MIN;
+    let mut reconnect = Reconnect::default();
     let mut failing = Repeated::default();
     while !leave.is_cancelled() {
         let opened = tokio::select! {
@@ -114,9 +130,12 @@ pub(crate) async fn keep_session(
         };
         let result = match opened {
             Ok(opened) => {
-                pause = BACKOFF_MIN;
-                failing = Repeated::default();
-                opened.run(&cluster, address, &stop).await
+                let begun = cluster.clock.now();
+                let result = opened.run(&cluster, address, &stop).await;
+                if reconnect.ended(cluster.clock.now().since(begun)) {
+                    failing = Repeated::default();
+                }
+                result
             }
             Err(error) => Err(error),
         };
@@ -129,8 +148,7 @@ pub(crate) async fn keep_session(
                 tracing::warn!(%address, reason, times, "session failed; retrying");
             }
         }
-        let nap = random.random_range(Duration::ZERO..=pause);
-        pause = (pause * 2).min(BACKOFF_MAX);
+        let nap = random.random_range(Duration::ZERO..=reconnect.pause());
         tokio::select! {
             () = tokio::time::sleep(nap) => {}
             () = leave.cancelled() => {}
@@ -142,6 +160,7 @@ pub(crate) async fn keep_session(
 struct Opened {
     session: Session,
     outgoing: mpsc::Sender<SessionRequest>,
+    parts: mpsc::Sender<SessionRequest>,
     incoming: Streaming<wire::SessionResponse>,
     standing: tokio::sync::watch::Receiver<Arc<Standing>>,
 }
@@ -154,12 +173,17 @@ impl Opened {
             Ok(Err(error)) => return Err(SessionError::Connect(deepest(&error))),
             Err(_) => return Err(SessionError::Connect(format!("{} s passed", CONNECT_DEADLINE.as_secs()))),
         };
-        let mut client = ShardServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut client = ShardServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_TAKEN);
         let (outgoing, requests) = mpsc::channel(OUTGOING);
         // The node decides by it whether it hears anything else.
         outgoing.try_send(message::open(&cluster.identity)).map_err(|_| SessionError::Ended)?;
+        let (parts, cover_parts) = mpsc::channel(PARTS);
+        let requests =
+            select_with_strategy(ReceiverStream::new(requests), ReceiverStream::new(cover_parts), |(): &mut ()| {
+                PollNext::Left
+            });
         let hello = async {
-            let call = client.session(ReceiverStream::new(requests)).await;
+            let call = client.session(requests).await;
             let mut incoming = call.map_err(SessionError::Call)?.into_inner();
             let first = incoming.message().await.map_err(SessionError::Broken)?.ok_or(SessionError::Ended)?;
             Ok::<_, SessionError>((first, incoming))
@@ -187,7 +211,7 @@ impl Opened {
             tracing::warn!(%node, "node owns no partition: partitions were assigned before this node joined");
         }
         let session = Session::open((node, boot), log, memory, holds, now);
-        Ok(Self { session, outgoing, incoming, standing })
+        Ok(Self { session, outgoing, parts, incoming, standing })
     }
 
     /// Says and hears until the stream ends or `stop`; then the node is released.
@@ -204,13 +228,18 @@ impl Opened {
         let (node, boot) = (self.session.node().clone(), self.session.boot());
         let left = self.session.has_left();
         tracing::info!(%node, %address, drained = left, "node disconnected");
-        cluster.roster.release(&node, self.session.close());
+        let broken = result.as_ref().err().filter(|error| !left && error.may_be_our_fault()).map(ToString::to_string);
+        let (memory, notes) = self.session.close(broken.as_deref());
+        cluster.roster.release(&node, memory);
+        for note in notes {
+            cluster.note(&node, boot, note).await;
+        }
         cluster.gone(&node, boot).await;
         if left { Ok(()) } else { result }
     }
 
     async fn exchange(&mut self, cluster: &Cluster) -> Result<(), SessionError> {
-        let Self { session, outgoing, incoming, standing } = self;
+        let Self { session, outgoing, parts, incoming, standing } = self;
         loop {
             while let Some(note) = session.poll_note() {
                 cluster.note(&session.node().clone(), session.boot(), note).await;
@@ -220,7 +249,12 @@ impl Opened {
                 // Reading goes on while the node does not read: it may be waiting for us in the same way.
                 permit = outgoing.reserve(), if session.has_message() => match (permit, session.poll_message()) {
                     (Ok(permit), Some(message)) => permit.send(message),
-                    (Err(_), _) => return Err(SessionError::Ended),
+                    (Err(_), _) => return Err(last_words(incoming).await),
+                    (Ok(_), None) => {}
+                },
+                permit = parts.reserve(), if session.has_part() => match (permit, session.poll_part()) {
+                    (Ok(permit), Some(part)) => permit.send(part),
+                    (Err(_), _) => return Err(last_words(incoming).await),
                     (Ok(_), None) => {}
                 },
                 said = incoming.message() => {
@@ -240,6 +274,20 @@ impl Opened {
             }
         }
     }
+}
+
+/// Why the stream is gone, if the node has said so: it may be the message that it could not take.
+async fn last_words(incoming: &mut Streaming<wire::SessionResponse>) -> SessionError {
+    let words = async {
+        loop {
+            match incoming.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return SessionError::Ended,
+                Err(status) => return SessionError::Broken(status),
+            }
+        }
+    };
+    timeout(LAST_WORDS, words).await.unwrap_or(SessionError::Ended)
 }
 
 async fn sleep_until(at: Option<tokio::time::Instant>) {

@@ -5,7 +5,7 @@ use session_response::Message as Said;
 
 use super::*;
 use crate::{
-    dispatch::{CountPlan, PushRequest, fixtures::*},
+    dispatch::{CountPlan, PushRequest, fixtures::*, standing::StandingWave},
     lane_owner::Quota,
 };
 
@@ -26,6 +26,7 @@ fn kind(message: &Message) -> &'static str {
         Message::End(_) => "end",
         Message::Count(_) => "count",
         Message::Connections(_) => "connections",
+        Message::CoverPart(_) => "part",
         Message::Open(_) => "open",
         Message::Left(_) => "left",
     }
@@ -61,6 +62,11 @@ fn open(boot: BootId, memory: NodeMemory, standing: &Arc<Standing>) -> Session {
     Session::open((node("a"), boot), LOG, memory, standing.clone(), seconds(2))
 }
 
+/// Ended as both sides wanted.
+fn closed(session: Session) -> NodeMemory {
+    session.close(None).0
+}
+
 fn report(sequence: u64, partition: u32, handed: &[u32], open: &[u32]) -> Said {
     let set = |ordinals: &[u32]| {
         let mut bytes = Vec::new();
@@ -93,9 +99,9 @@ fn a_node_that_leaves_is_answered_after_its_last_report_was_applied() {
     assert!(session.has_left());
     assert_eq!(kinds(&mut session), ["left"]);
     // The next process is not given what was answered, and is given what was open.
-    let mut memory = session.close();
+    let mut memory = closed(session);
     memory.hello(BOOT_2);
-    let done = RoaringBitmap::deserialize_from(&memory.done(WAVE, clarion_proto::ids::PartitionId(0))[..]).unwrap();
+    let done = memory.done(WAVE, clarion_proto::ids::PartitionId(0)).expect("two are done");
     assert_eq!(done.iter().collect::<Vec<_>>(), [1, 2]);
 }
 
@@ -163,7 +169,7 @@ fn the_same_process_is_not_sent_what_it_reported_on() {
     let standing = with_wave(Phase::Running);
     let mut first = open(BOOT_1, NodeMemory::default(), &standing);
     first.receive(report(1, 0, &[1, 2], &[2]), seconds(3)).unwrap();
-    let mut second = open(BOOT_1, first.close(), &standing);
+    let mut second = open(BOOT_1, closed(first), &standing);
     assert_eq!(kinds(&mut second), ["ownership", "lane", "token"]);
 }
 
@@ -171,7 +177,7 @@ fn the_same_process_is_not_sent_what_it_reported_on() {
 fn the_same_process_is_sent_again_what_it_may_have_missed() {
     let standing = with_wave(Phase::Running);
     let first = open(BOOT_1, NodeMemory::default(), &standing);
-    let mut second = open(BOOT_1, first.close(), &standing);
+    let mut second = open(BOOT_1, closed(first), &standing);
     assert_eq!(kinds(&mut second), ["ownership", "lane", "token", "wave"]);
 }
 
@@ -181,7 +187,7 @@ fn a_new_process_is_given_what_was_handed_and_not_open() {
     let partition = standing.owned.as_ref().unwrap().ownership.partitions_of(&node("a"))[1];
     let mut first = open(BOOT_1, NodeMemory::default(), &standing);
     first.receive(report(1, u32::from(partition.0), &[1, 2, 3], &[3]), seconds(3)).unwrap();
-    let mut second = open(BOOT_2, first.close(), &standing);
+    let mut second = open(BOOT_2, closed(first), &standing);
     let messages = sent(&mut second);
     let Message::Wave(wave) = &messages[3] else { panic!("{messages:?}") };
     let done: Vec<_> = wave.shards.iter().filter(|s| !s.handed.is_empty()).collect();
@@ -232,10 +238,10 @@ fn a_quota_is_sliced_once_no_former_lease_can_hold_and_a_new_process_begins_smal
     assert_eq!(slice(&mut first, seconds(5)), None, "the coordinator has just started: another may have given slices");
     assert_eq!(slice(&mut first, seconds(6)), Some((rate, 43)));
     assert_eq!(slice(&mut first, seconds(60)), Some((rate, 300)));
-    let mut second = open(BOOT_2, first.close(), &standing);
+    let mut second = open(BOOT_2, closed(first), &standing);
     assert_eq!(slice(&mut second, seconds(65)), None, "its predecessor's lease ends");
     assert_eq!(slice(&mut second, seconds(66)), Some((rate, 43)));
-    let mut again = open(BOOT_2, second.close(), &standing);
+    let mut again = open(BOOT_2, closed(second), &standing);
     assert_eq!(slice(&mut again, seconds(67)), Some((rate, 87)), "the same process: no lease is waited for");
     assert_eq!(slice(&mut again, seconds(72)), Some((rate, 300)));
 }
@@ -330,11 +336,11 @@ fn a_process_that_never_had_the_wave_confirms_its_cancel_without_being_asked() {
 fn a_wave_that_ended_while_the_node_was_away_is_ended_on_its_return() {
     let mut first = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Running));
     first.receive(report(1, 0, &[1], &[1]), seconds(3)).unwrap();
-    let mut memory = first.close();
+    let mut memory = closed(first);
     memory.forget_sets(WAVE);
     let mut second = open(BOOT_1, memory, &Arc::new(standing(None)));
     assert_eq!(kinds(&mut second), ["ownership", "lane", "token", "end"]);
-    let mut third = open(BOOT_1, second.close(), &Arc::new(standing(None)));
+    let mut third = open(BOOT_1, closed(second), &Arc::new(standing(None)));
     assert_eq!(kinds(&mut third), ["ownership", "lane", "token"], "once is enough");
 }
 
@@ -360,7 +366,8 @@ fn a_refused_wave_is_offered_again_with_the_ownership_that_it_needs() {
     let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Running));
     sent(&mut session);
     notes(&mut session);
-    let refusal = wire::Refusal { ownership: 4, wave: WAVE.0, reason: "ownership".to_owned() };
+    let refusal =
+        wire::Refusal { ownership: 4, wave: WAVE.0, reason: "ownership".to_owned(), ..wire::Refusal::default() };
     session.receive(Said::Refusal(refusal), seconds(3)).unwrap();
     assert_eq!(kinds(&mut session), [""; 0], "not at once: no refusal without end");
     assert!(matches!(notes(&mut session)[..], [Note::Fault(_)]));
@@ -378,7 +385,7 @@ fn a_question_is_asked_once_in_each_session() {
     assert_eq!(kinds(&mut session), ["ownership", "lane", "token", "count"]);
     session.update(with_count.clone(), seconds(3));
     assert_eq!(kinds(&mut session), [""; 0]);
-    let mut again = open(BOOT_1, session.close(), &with_count);
+    let mut again = open(BOOT_1, closed(session), &with_count);
     assert_eq!(kinds(&mut again), ["ownership", "lane", "token", "count"]);
 }
 

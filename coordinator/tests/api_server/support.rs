@@ -114,6 +114,7 @@ impl Dispatch for Nodes {
             cells: Vec::new(),
             refused_messages: vec![],
             lane_troubles: vec![],
+            isolated: Vec::new(),
             reasons: vec![],
             other_reasons: 0,
             pruning_alarms: vec![],

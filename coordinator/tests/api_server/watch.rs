@@ -3,6 +3,7 @@
 use clarion_coordinator::{
     config::Args,
     dispatch::LaneKey,
+    owners::NodeName,
     progress::{AnswerOutcome, CellCounts, Counts, LaneTrouble, PruningAlarm, ReasonCount, State, Trouble},
 };
 use clarion_proto::{
@@ -293,4 +294,30 @@ async fn reasons_troubles_and_alarms_reach_whoever_watches() {
         accepted_any: false,
     };
     assert_eq!(told.pruning_alarms, [alarm]);
+}
+
+#[tokio::test]
+async fn nodes_that_do_not_take_an_alert_are_told_to_all_who_ask() {
+    let server = Server::with_demo().await;
+    let alert = server.created(1).await;
+    let get = async || {
+        let request = wire::GetAlertRequest { name: alert.name.clone() };
+        soon(server.alerts().get_alert(request)).await.expect("there").into_inner()
+    };
+    let mut stream = watch(&server, &alert, false).await;
+    assert_eq!((next(&mut stream).await.expect("at once").isolation, get().await.isolation), (None, None));
+    let node = |name: &str| NodeName::new(name).expect("a name");
+    let long = "x".repeat(400);
+    server.nodes.publish(&name(&alert), |snapshot| {
+        snapshot.isolated = vec![(node("a"), long.clone()), (node("b"), "wave.bands: no".to_owned())];
+    });
+    let told = next(&mut stream).await.expect("changed").isolation.expect("two nodes");
+    assert_eq!((told.nodes, told.detail.len()), (2, 256));
+    assert!(told.detail.starts_with("a: xxx"));
+    let list = soon(server.alerts().list_alerts(wire::ListAlertsRequest::default())).await.expect("there").into_inner();
+    assert_eq!((get().await.isolation, &list.alerts[0].isolation), (Some(told.clone()), &Some(told.clone())));
+    assert_eq!(get().await.state(), wire::State::Active, "never as if all had been told");
+    // Also long after its end, from the record.
+    server.nodes.publish(&name(&alert), |snapshot| (snapshot.state, snapshot.settled) = (State::Expired, true));
+    assert_eq!(next(&mut stream).await.expect("the last").isolation, Some(told));
 }

@@ -175,6 +175,11 @@ impl Peer {
         timeout(PATIENCE, self.says.send(Ok(response))).await.expect("room").expect("the coordinator listens");
     }
 
+    /// Ends the session from the node's side.
+    pub async fn fail(&self, status: Status) {
+        timeout(PATIENCE, self.says.send(Err(status))).await.expect("room").expect("the coordinator listens");
+    }
+
     /// What the coordinator says next; `None`: it ended the session.
     pub async fn next(&mut self) -> Option<Message> {
         match timeout(PATIENCE, self.hears.message()).await.expect("a message") {
@@ -303,7 +308,7 @@ impl Coordinator {
             name: AlertName::from_id(id).unwrap(),
             wave: WaveId(11),
             epoch: Epoch(1),
-            bands: vec![band(0.0, 1_000.0), band(1_000.0, 2_000.0)],
+            bands: vec![band(0.0, 1_000.0), band(1_000.0, 2_000.0)].into(),
             apps: vec![AppPlan {
                 app: AppName::from_id("demo").unwrap(),
                 lane: LaneKey { gateway: "g".to_owned(), credential: "c".to_owned() },

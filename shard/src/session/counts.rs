@@ -14,7 +14,7 @@ use crate::command::{Command, CountSpec};
 /// Questions under way. Each may hold a cover of some 100 KB; a preview is a person's click.
 const COUNTS_MAX: usize = 32;
 /// Whoever asked has given up by then.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// All questions under way.
 #[derive(Debug, Default)]

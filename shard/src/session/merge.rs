@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use clarion_proto::{
     ids::{AppName, Epoch, LaneId, PartitionId, WaveId},
+    limits::PART_BYTES_MAX,
     outcome::Outcome,
     wire::shard_v1 as wire,
 };
@@ -26,6 +27,10 @@ use crate::{
 const DEAD_MAX: usize = 65_536;
 /// Dead tokens in one report: 10 k × 40 bytes on the wire = 400 KB, below any limit of message size.
 const DEAD_PER_REPORT: usize = 10_000;
+/// Cells in one report: 8 k × 44 bytes = 360 KB.
+const CELLS_PER_REPORT: usize = 8_192;
+/// Ordinals of one set of a report; a set of that many takes 8 KiB for each 65,536 of them at most.
+const ORDINALS_PER_SET: u32 = (PART_BYTES_MAX / 8_192) as u32 * 65_536;
 /// Refused messages in one report, as the contract has it.
 const REFUSED_MAX: usize = 64;
 
@@ -193,16 +198,22 @@ impl Merge {
     pub fn take(&mut self, wave: WaveId, epoch: Epoch, bands: u32) -> wire::Report {
         self.sequence += 1;
         let open: BTreeMap<PartitionId, RoaringBitmap> = std::mem::take(&mut self.open);
+        let handed = self.take_handed();
+        let dead = self.dead.drain(..self.dead.len().min(DEAD_PER_REPORT)).map(|d| dead(&d)).collect();
+        let later = self.cells_changed.iter().nth(CELLS_PER_REPORT).copied();
+        let cells_later = later.map(|cell| self.cells_changed.split_off(&cell)).unwrap_or_default();
+        // What is too much for this report is told by the next ones; the wave has not ended before.
+        let more = !self.handed.is_empty() || !self.dead.is_empty() || !cells_later.is_empty();
         let report = wire::Report {
             wave: wave.0,
             epoch: epoch.0,
             sequence: self.sequence,
             bands_walked: self.bands_walked(bands),
             complete: self.is_complete(),
-            ended: self.is_ended(),
+            ended: self.is_ended() && !more,
             bands: self.bands_changed.iter().map(|b| band(*b, &self.sum(|c| c.bands.get(b)))).collect(),
             cells: self.cells_changed.iter().map(|c| cell(*c, &self.sum(|core| core.cells.get(c)))).collect(),
-            handed: std::mem::take(&mut self.handed).iter().map(|(p, set)| ordinals(*p, set)).collect(),
+            handed,
             // Every partition with something open, and those that had something open in the last report.
             open: open
                 .iter()
@@ -211,17 +222,45 @@ impl Merge {
                 .collect(),
             unanswered_requests: self.cores.values().map(|c| c.unanswered_requests).sum(),
             retried_requests: self.cores.values().map(|c| c.retried_requests).sum(),
-            dead: self.dead.drain(..self.dead.len().min(DEAD_PER_REPORT)).map(|d| dead(&d)).collect(),
+            dead,
             lanes: self.answers(),
             refused_messages: self.refused_messages(),
             reasons: if std::mem::take(&mut self.reasons_changed) { self.reasons() } else { Vec::new() },
         };
         self.bands_changed.clear();
-        self.cells_changed.clear();
+        self.cells_changed = cells_later;
         self.open = open.into_iter().filter(|(_, set)| !set.is_empty()).collect();
         self.open_told = self.open.keys().copied().collect();
-        self.changed = !self.dead.is_empty();
+        self.changed = more;
         report
+    }
+
+    /// As many of the ordinals handed over as fit into a report. `open` is complete in each: what it names and was not told as
+    /// handed yet is told later, and counts as open until then.
+    fn take_handed(&mut self) -> Vec<wire::OrdinalSet> {
+        let mut sets = Vec::new();
+        let mut bytes = 0;
+        while bytes < PART_BYTES_MAX
+            && let Some((partition, mut set)) = self.handed.pop_first()
+        {
+            if set.serialized_size() > PART_BYTES_MAX
+                && let Some(first) = set.min()
+            {
+                let mut rest = set.clone();
+                let window = first..=first.saturating_add(ORDINALS_PER_SET - 1);
+                rest.remove_range(window.clone());
+                let mut whole = RoaringBitmap::new();
+                whole.insert_range(window);
+                set &= whole;
+                if !rest.is_empty() {
+                    self.handed.insert(partition, rest);
+                }
+            }
+            let set = ordinals(partition, &set);
+            bytes += set.ordinals.len() + 16;
+            sets.push(set);
+        }
+        sets
     }
 
     fn parts(&self) -> impl Iterator<Item = &CoreTotals> {

@@ -9,13 +9,14 @@
 //! a `Refusal`, never the end of the session.
 
 mod lane;
-mod wave;
+pub(super) mod wave;
 
 use std::time::Duration;
 
 use clarion_proto::{
     error::{InvalidField, required},
     ids::{AppName, ClusterName, CoordinatorId, Epoch, LaneId, LogIdentity, PARTITIONS_MAX, PartitionId, WaveId},
+    limits::AUTHORIZATION_BYTES_MAX,
     time::Time,
     wire::shard_v1 as wire,
 };
@@ -33,9 +34,6 @@ use super::{fence::Opened, ownership::Ownership};
 /// Longest lease that is believed, ms. A coordinator gives 5 s; whoever gives a minute has mixed up its units, and a node
 /// cut off would go on sending for all of it.
 pub const LEASE_MS_MAX: u32 = 60_000;
-
-/// Longest value of `authorization`, bytes. An ES256 provider token has some 200, an OAuth access token up to 2,048.
-const AUTHORIZATION_BYTES_MAX: usize = 4_096;
 
 /// One message, ready to be acted on.
 #[derive(Debug)]
@@ -124,20 +122,57 @@ pub struct Count {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rejected {
     /// What it was about.
-    pub wave: Option<WaveId>,
+    pub about: About,
+    /// Whether the same message can ever be taken.
+    pub cause: Cause,
     /// Why not.
     pub problem: InvalidField,
+}
+
+/// What a message is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum About {
+    /// Neither a wave nor a count.
+    Other,
+    /// A wave.
+    Wave(WaveId),
+    /// A count.
+    Count(u64),
+}
+
+/// Whose fault it is that a message was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The message's: it can never be taken.
+    Message,
+    /// The node has no room now.
+    Room,
+    /// It is for other partitions, or another coordinator is obeyed.
+    Superseded,
+    /// The node is shutting down.
+    Draining,
 }
 
 impl Rejected {
     /// About no wave.
     pub fn new(problem: InvalidField) -> Self {
-        Self { wave: None, problem }
+        Self { about: About::Other, cause: Cause::Message, problem }
     }
 
     /// About a wave.
     pub fn of(wave: WaveId, problem: InvalidField) -> Self {
-        Self { wave: Some(wave), problem }
+        Self { about: About::Wave(wave), ..Self::new(problem) }
+    }
+
+    /// About a count.
+    pub fn of_count(id: u64, problem: InvalidField) -> Self {
+        Self { about: About::Count(id), ..Self::new(problem) }
+    }
+
+    /// Not the message's fault.
+    #[must_use]
+    pub fn because(self, cause: Cause) -> Self {
+        Self { cause, ..self }
     }
 }
 
@@ -165,7 +200,16 @@ impl Message {
             Wire::Connections(c) => connections(&c).map_err(|e| Rejected::new(e.within("connections"))),
             Wire::Cancel(c) => Ok(Self::Cancel { wave: WaveId(c.wave), epoch: Epoch(c.epoch) }),
             Wire::End(e) => Ok(Self::End(WaveId(e.wave))),
-            Wire::Count(c) => count(c).map(|c| Self::Count(Box::new(c))).map_err(|e| Rejected::new(e.within("count"))),
+            Wire::Count(mut c) => {
+                let id = c.id;
+                let cover = wave::cover(std::mem::take(&mut c.bands));
+                cover
+                    .and_then(|cover| Count::with_cover(c, cover))
+                    .map(|c| Self::Count(Box::new(c)))
+                    .map_err(|e| Rejected::of_count(id, e.within("count")))
+            }
+            // Parts are put together before messages are checked: `super::assembly`.
+            Wire::CoverPart(_) => Err(Rejected::new(InvalidField::new("cover_part", "is a part, not a message"))),
             Wire::Open(_) => {
                 Err(Rejected::new(InvalidField::new("open", "is the first message of a session, and no other")))
             }
@@ -254,15 +298,17 @@ fn connections(c: &wire::Connections) -> Result<Message, InvalidField> {
     Ok(Message::Connections { lane: LaneId(c.lane), connections: c.connections as usize })
 }
 
-fn count(c: wire::Count) -> Result<Count, InvalidField> {
-    let bands = c.bands.len();
-    let cover = wave::cover(c.bands)?;
-    if !(1..=wave::APPS_MAX).contains(&c.apps.len()) {
-        return Err(out_of("apps", 1, wave::APPS_MAX as u64, c.apps.len() as u64));
+impl Count {
+    /// The question `c` without its bands, which became the cover.
+    pub(super) fn with_cover(c: wire::Count, cover: Cover) -> Result<Self, InvalidField> {
+        if !(1..=wave::APPS_MAX).contains(&c.apps.len()) {
+            return Err(out_of("apps", 1, wave::APPS_MAX as u64, c.apps.len() as u64));
+        }
+        let app = |(i, a): (usize, &String)| AppName::from_id(a).map_err(|e| e.within(&format!("apps[{i}]")));
+        let apps = c.apps.iter().enumerate().map(app).collect::<Result<Vec<_>, _>>()?;
+        let bands = cover.bands() as usize;
+        Ok(Self { id: c.id, cover, bands, apps, segments: wave::segments(&c.segments)? })
     }
-    let apps = c.apps.iter().enumerate().map(|(i, a)| AppName::from_id(a).map_err(|e| e.within(&format!("apps[{i}]"))));
-    let apps = apps.collect::<Result<Vec<_>, _>>()?;
-    Ok(Count { id: c.id, cover, bands, apps, segments: wave::segments(&c.segments)? })
 }
 
 fn lease(ms: u32) -> Result<Duration, InvalidField> {

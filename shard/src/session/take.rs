@@ -10,7 +10,7 @@ use tracing::{debug, info};
 use super::{
     Control, Output, REFUSALS_MAX,
     lanes::{LANES_MAX, Taken},
-    message::{Grant, Lane, Message, Rejected, Slice, Wave},
+    message::{Cause, Grant, Lane, Message, Rejected, Slice, Wave},
     ownership::{Ownership, change},
     readiness::FeedState,
 };
@@ -52,7 +52,9 @@ impl Control {
                 Ok(())
             }
             Message::Count(count) => {
-                self.counts.ask(*count, self.identity.cores, now, &mut self.outputs).map_err(Rejected::new)
+                let id = count.id;
+                let asked = self.counts.ask(*count, self.identity.cores, now, &mut self.outputs);
+                asked.map_err(|problem| Rejected::of_count(id, problem))
             }
         }
     }
@@ -153,12 +155,14 @@ impl Control {
     }
 
     fn wave(&mut self, wave: Wave, now: Time) -> Result<(), Rejected> {
-        let refuse = |field: &str, problem| Err(Rejected::of(wave.id, InvalidField::new(field, problem)));
+        let refuse =
+            |field: &str, problem, cause| Err(Rejected::of(wave.id, InvalidField::new(field, problem)).because(cause));
         if self.draining {
-            return refuse("wave", "comes too late: this node is going down");
+            return refuse("wave", "comes too late: this node is going down", Cause::Draining);
         }
         let Some(owned) = &self.ownership else {
-            return refuse("wave.ownership", "is for partitions that nobody has given to this node");
+            let problem = "is for partitions that nobody has given to this node";
+            return refuse("wave.ownership", problem, Cause::Superseded);
         };
         let platform = |lane| self.lanes.platform(lane);
         self.waves.take(wave, owned, self.identity.cores, platform, now, &mut self.outputs)?;

@@ -17,6 +17,7 @@ use std::{
 use clarion_proto::{
     error::InvalidField,
     ids::{Epoch, LaneId, WaveId, log_of},
+    limits::WAVES_MAX,
     time::Time,
     wire::shard_v1 as wire,
 };
@@ -25,14 +26,11 @@ use tracing::{Span, debug, info, info_span, warn};
 use super::{
     Output, leases,
     merge::Merge,
-    message::{Rejected, Wave},
+    message::{Cause, Rejected, Wave},
     ownership::Ownership,
 };
 use crate::command::{Command, CoreReport, Platform, ShardSpec, WaveSpec};
 
-/// Waves of one node. The coordinator admits alerts; this bounds what a mistaken one can do: 64 covers of some 100 KB
-/// and 64 × 64 × 64 messages at the very worst.
-pub const WAVES_MAX: usize = 64;
 /// Waves that are remembered as over without anything else of them: 1,024 × 16 bytes.
 const OVER_MAX: usize = 1_024;
 /// Least time between two reports on one wave.
@@ -90,14 +88,17 @@ impl Waves {
         let id = wave.id;
         let refuse = |field: &str, problem: String| Err(Rejected::of(id, InvalidField::new(field, problem)));
         if wave.ownership != owned.number {
-            return refuse("wave.ownership", format!("is {}, this node holds {}", wave.ownership, owned.number));
+            let problem = format!("is {}, this node holds {}", wave.ownership, owned.number);
+            return refuse("wave.ownership", problem).map_err(|r| r.because(Cause::Superseded));
         }
         if let Some(epoch) = self.over(id).filter(|epoch| *epoch >= wave.epoch) {
-            return refuse("wave.epoch", format!("is {}, but epoch {epoch} has ended the wave", wave.epoch));
+            let problem = format!("is {}, but epoch {epoch} has ended the wave", wave.epoch);
+            return refuse("wave.epoch", problem).map_err(|r| r.because(Cause::Superseded));
         }
         match self.waves.get(&id) {
             Some(known) if known.epoch > wave.epoch => {
-                return refuse("wave.epoch", format!("is {}, but epoch {} is obeyed", wave.epoch, known.epoch));
+                let problem = format!("is {}, but epoch {} is obeyed", wave.epoch, known.epoch);
+                return refuse("wave.epoch", problem).map_err(|r| r.because(Cause::Superseded));
             }
             Some(known) if (known.epoch, known.ownership) == (wave.epoch, wave.ownership) => return Ok(()),
             _ => {}
@@ -125,7 +126,7 @@ impl Waves {
             });
         }
         if !self.waves.contains_key(&id) && self.waves.len() == WAVES_MAX && !self.evict(now, out) {
-            return refuse("wave", format!("would be more than {WAVES_MAX}"));
+            return refuse("wave", format!("would be more than {WAVES_MAX}")).map_err(|r| r.because(Cause::Room));
         }
         let parts: Vec<usize> = shards.keys().copied().collect();
         let span = info_span!("wave", wave = id.0, alert = %wave.alert, epoch = wave.epoch.0);

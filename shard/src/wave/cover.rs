@@ -8,6 +8,7 @@
 use clarion_proto::device::Cell;
 use h3o::{CellIndex, Resolution};
 
+use super::room;
 use crate::partition::key::{Key, Place};
 
 /// Bands of disjoint cells; one for all cores.
@@ -15,6 +16,14 @@ pub struct Cover {
     bands: Vec<Band>,
     /// All ranges in order, with their band.
     ranges: Vec<(Range, u32)>,
+    /// What it, and all else that is kept for its wave, takes of the node's room.
+    place: Option<room::Place>,
+}
+
+/// A cover whose cells come bit by bit, any number at a time and in any order.
+pub struct CoverBuilder {
+    bands: Vec<Band>,
+    ranges: usize,
 }
 
 struct Band {
@@ -23,6 +32,9 @@ struct Band {
     /// In order, disjoint, as few as can be.
     ranges: Vec<Range>,
 }
+
+/// Memory of one range, bytes: once in its band, once among all of them.
+const RANGE_BYTES: usize = size_of::<Range>() + size_of::<(Range, u32)>();
 
 /// Keys of neighbouring cells, both ends included.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +50,14 @@ pub enum CoverError {
     #[error("too many bands: {bands}")]
     TooManyBands {
         /// How many.
+        bands: usize,
+    },
+    /// Cells of a band that was not announced.
+    #[error("cells of band {band}, but there are {bands} bands")]
+    NoBand {
+        /// Which.
+        band: u32,
+        /// How many there are.
         bands: usize,
     },
     /// Not from near to far.
@@ -78,42 +98,22 @@ impl Cover {
     /// # Errors
     /// See [`CoverError`].
     pub fn new(bands: &[(f64, f64, Vec<u64>)]) -> Result<Self, CoverError> {
-        if u32::try_from(bands.len()).is_err() {
-            return Err(CoverError::TooManyBands { bands: bands.len() });
+        let mut builder = CoverBuilder::new(bands.iter().map(|(from_m, to_m, _)| (*from_m, *to_m)))?;
+        for (number, (_, _, cells)) in (0..).zip(bands) {
+            builder.add(number, cells)?;
         }
-        let mut cover = Self { bands: Vec::with_capacity(bands.len()), ranges: Vec::new() };
-        for (number, (from_m, to_m, cells)) in (0..).zip(bands) {
-            // Written so that a NaN is refused.
-            let behind = cover.bands.last().is_none_or(|nearer| nearer.from_m <= *from_m);
-            if !(behind && from_m.is_finite() && to_m.is_finite() && from_m <= to_m) {
-                return Err(CoverError::Limits { band: number });
-            }
-            let mut ranges = Vec::with_capacity(cells.len());
-            for (at, &index) in cells.iter().enumerate() {
-                ranges.push(range_of(index, number, at)?);
-            }
-            ranges.sort_unstable();
-            if ranges.windows(2).any(|pair| pair[1].first <= pair[0].last) {
-                return Err(CoverError::Overlap { one: number, other: number });
-            }
-            ranges.dedup_by(|next, kept| {
-                let touches = kept.last.next() == next.first;
-                if touches {
-                    kept.last = next.last;
-                }
-                touches
-            });
-            ranges.shrink_to_fit();
-            cover.ranges.extend(ranges.iter().map(|range| (*range, number)));
-            cover.bands.push(Band { from_m: *from_m, to_m: *to_m, ranges });
-        }
-        cover.ranges.sort_unstable();
-        if let Some([(_, a), (_, b)]) =
-            cover.ranges.array_windows().find(|[(lower, _), (upper, _)]| upper.first <= lower.last)
-        {
-            return Err(CoverError::Overlap { one: *a.min(b), other: *a.max(b) });
-        }
-        Ok(cover)
+        builder.finish()
+    }
+
+    /// Memory of its ranges, bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.ranges.len() * RANGE_BYTES
+    }
+
+    /// The place is given back when the last core has dropped the cover.
+    pub fn keep_place(&mut self, place: room::Place) {
+        self.place = Some(place);
     }
 
     /// How many bands there are.
@@ -140,6 +140,97 @@ impl Cover {
     /// The ranges of a band in order; `None`: there is no such band.
     pub(super) fn ranges(&self, band: u32) -> Option<&[Range]> {
         self.bands.get(band as usize).map(|b| b.ranges.as_slice())
+    }
+}
+
+impl CoverBuilder {
+    /// For bands from the nearest, without their cells: (from metres, to metres).
+    ///
+    /// # Errors
+    /// See [`CoverError`].
+    pub fn new(limits: impl IntoIterator<Item = (f64, f64)>) -> Result<Self, CoverError> {
+        let mut bands: Vec<Band> = Vec::new();
+        for (from_m, to_m) in limits {
+            let band = u32::try_from(bands.len()).map_err(|_| CoverError::TooManyBands { bands: bands.len() })?;
+            // Written so that a NaN is refused.
+            let behind = bands.last().is_none_or(|nearer| nearer.from_m <= from_m);
+            if !(behind && from_m.is_finite() && to_m.is_finite() && from_m <= to_m) {
+                return Err(CoverError::Limits { band });
+            }
+            bands.push(Band { from_m, to_m, ranges: Vec::new() });
+        }
+        Ok(Self { bands, ranges: 0 })
+    }
+
+    /// Takes more cells of a band.
+    ///
+    /// # Errors
+    /// See [`CoverError`]; cells are counted from the first of this call. The cover is of no use afterwards.
+    pub fn add(&mut self, band: u32, cells: &[u64]) -> Result<(), CoverError> {
+        let bands = self.bands.len();
+        let Some(into) = self.bands.get_mut(band as usize) else { return Err(CoverError::NoBand { band, bands }) };
+        let mut ranges = Vec::with_capacity(cells.len());
+        for (at, &index) in cells.iter().enumerate() {
+            ranges.push(range_of(index, band, at)?);
+        }
+        join(&mut ranges, band)?;
+        self.ranges += ranges.len();
+        if into.ranges.is_empty() {
+            ranges.shrink_to_fit();
+            into.ranges = ranges;
+        } else {
+            into.ranges.reserve_exact(ranges.len());
+            into.ranges.append(&mut ranges);
+        }
+        Ok(())
+    }
+
+    /// Memory of the cover of all cells so far, bytes; an upper bound.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.ranges * RANGE_BYTES
+    }
+
+    /// The cover of all cells that were added.
+    ///
+    /// # Errors
+    /// [`CoverError::Overlap`].
+    pub fn finish(self) -> Result<Cover, CoverError> {
+        let mut cover = Cover { bands: self.bands, ranges: Vec::with_capacity(self.ranges), place: None };
+        for (number, band) in (0..).zip(&mut cover.bands) {
+            join(&mut band.ranges, number)?;
+            cover.ranges.extend(band.ranges.iter().map(|range| (*range, number)));
+        }
+        cover.ranges.sort_unstable();
+        if let Some([(_, a), (_, b)]) =
+            cover.ranges.array_windows().find(|[(lower, _), (upper, _)]| upper.first <= lower.last)
+        {
+            return Err(CoverError::Overlap { one: *a.min(b), other: *a.max(b) });
+        }
+        Ok(cover)
+    }
+}
+
+/// In order, and those that touch as one.
+fn join(ranges: &mut Vec<Range>, band: u32) -> Result<(), CoverError> {
+    ranges.sort_unstable();
+    if ranges.windows(2).any(|pair| pair[1].first <= pair[0].last) {
+        return Err(CoverError::Overlap { one: band, other: band });
+    }
+    ranges.dedup_by(|next, kept| {
+        let touches = kept.last.next() == next.first;
+        if touches {
+            kept.last = next.last;
+        }
+        touches
+    });
+    Ok(())
+}
+
+/// Tells no place.
+impl std::fmt::Debug for CoverBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CoverBuilder").field("bands", &self.bands.len()).field("ranges", &self.ranges).finish()
     }
 }
 

@@ -348,5 +348,6 @@ pub fn wave(id: u64, epoch: u64, ownership: u64, partitions: &[u32]) -> wire::Wa
         }],
         segments: Vec::new(),
         expires_in_ms: 60_000,
+        ..wire::Wave::default()
     }
 }

@@ -6,6 +6,7 @@ use clarion_proto::{alert::timestamp, outcome::Outcome, wire::v1 as wire};
 
 use crate::{
     alert::{AlertRecord, State, is_final},
+    lane_owner::health::truncated,
     privacy,
     progress::{AnswerOutcome, CellCounts, Counts, LaneTrouble, PruningAlarm, ReasonCount, Snapshot, Trouble},
 };
@@ -19,6 +20,7 @@ pub(super) fn alert(record: &AlertRecord, newest: Option<&Snapshot>) -> wire::Al
         create_time: Some(timestamp(record.created)),
         end_time: record.ended.map(timestamp),
         progress: Some(newest.map(progress).unwrap_or_default()),
+        isolation: newest.and_then(isolation),
         ..wire::Alert::clone(&record.submitted)
     }
 }
@@ -52,6 +54,7 @@ pub(super) fn watched(snapshot: &Snapshot, cells: &[CellCounts], cells_since: Op
             .map(|r| wire::RefusedMessage { app: r.app.name(), detail: r.detail.clone() })
             .collect(),
         lane_troubles: snapshot.lane_troubles.iter().map(lane_trouble).collect(),
+        isolation: isolation(snapshot),
         reasons: snapshot.reasons.iter().map(reason_count).collect(),
         pruning_alarms: snapshot.pruning_alarms.iter().map(pruning_alarm).collect(),
         other_reasons_count: snapshot.other_reasons,
@@ -99,6 +102,13 @@ fn progress(snapshot: &Snapshot) -> wire::Progress {
         first_accepted_after: snapshot.first_accepted_after.and_then(duration),
         last_accepted_after: snapshot.last_accepted_after.and_then(duration),
     }
+}
+
+/// `None`: every node took it.
+fn isolation(snapshot: &Snapshot) -> Option<wire::Isolation> {
+    let (node, reason) = snapshot.isolated.first()?;
+    let detail = truncated(&format!("{node}: {reason}")).to_owned();
+    Some(wire::Isolation { nodes: u32::try_from(snapshot.isolated.len()).unwrap_or(u32::MAX), detail })
 }
 
 fn lane_trouble(trouble: &LaneTrouble) -> wire::LaneTrouble {

@@ -18,6 +18,7 @@ use clarion_proto::{
 };
 use clarion_runtime::peers::{PeerKey, shares::Place};
 use parking_lot::Mutex;
+use prost::Message as _;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tonic::Status;
 use tracing::Instrument;
@@ -30,8 +31,12 @@ use crate::{
         render::{self, Rendered},
     },
     alert::{AlertRecord, Event, RequestId, State, is_final, keeper},
-    api::alerts::plan::{self, Cover},
+    api::{
+        REQUEST_BYTES_MAX,
+        alerts::plan::{self, Cover},
+    },
     dispatch::{AppPlan, CancelState, CountError, CountPlan, LaneKey, PlannedAlert},
+    plan::Bands,
     privacy::{
         self, AUDIENCE_MIN, REGION_KM2_MIN,
         curiosity::{Asked, Curiosity},
@@ -40,6 +45,9 @@ use crate::{
     progress::Snapshot,
     store::{AppRecord, Created},
 };
+
+/// Largest alert, bytes: its answer, which has names, times and progress as well, is smaller than the request may be.
+const ALERT_BYTES_MAX: usize = REQUEST_BYTES_MAX - (64 << 10);
 
 /// What CreateAlert answers.
 pub(super) enum Answer {
@@ -56,6 +64,7 @@ impl Alerts {
         let request_id = request_id(&request.request_id).map_err(status::invalid)?;
         let submitted = required(request.alert, "alert").map_err(status::invalid)?;
         let submitted = Arc::new(without_outputs(submitted));
+        within_answers(&submitted).map_err(status::invalid)?;
         let spec = AlertSpec::from_wire(wire::Alert::clone(&submitted)).map_err(within_alert)?;
         let one_try = self.requests.enter(request_id).await;
         if let Some(existing) = self.api.store.alert_by_request(request_id).await.map_err(status::store)? {
@@ -160,9 +169,10 @@ impl Alerts {
         let _question = self.api.admission.question(peer).await;
         let bands = &prepared.cover.bands;
         let near = privacy::nearest(bands);
-        for part in if near.len() < bands.len() { vec![near, bands] } else { vec![bands.as_slice()] } {
+        let parts = [(near.len() < bands.len()).then(|| Bands::from(near.to_vec())), Some(bands.clone())];
+        for part in parts.into_iter().flatten() {
             let plan = CountPlan {
-                bands: part.to_vec(),
+                bands: part.clone(),
                 apps: spec.audience.apps.clone(),
                 segments: prepared.segments.to_wire(),
             };
@@ -207,7 +217,10 @@ impl Prepared {
     pub(super) fn asked(&self) -> Option<Asked<Cover>> {
         let cells = self.cover.bands.iter().map(|band| band.cells.len()).sum();
         let sketch = self.sketch.clone()?;
-        Some(Asked { sketch, plan: Arc::clone(&self.cover), cells })
+        // A copy without room: what is remembered for an hour must not keep the room that alerts need.
+        let bands = Bands::from(self.cover.bands.to_vec());
+        let plan = Arc::new(Cover { bands, ..*self.cover });
+        Some(Asked { sketch, plan, cells })
     }
 
     /// For each app, what its devices are sent.
@@ -358,7 +371,16 @@ pub(super) fn audience_too_small() -> Status {
 
 /// What the caller said, and nothing that only an answer can say.
 fn without_outputs(alert: wire::Alert) -> wire::Alert {
-    wire::Alert { name: String::new(), state: 0, create_time: None, end_time: None, progress: None, ..alert }
+    let (name, state, isolation) = (String::new(), 0, None);
+    wire::Alert { name, state, create_time: None, end_time: None, progress: None, isolation, ..alert }
+}
+
+/// An answer repeats the alert and adds to it, and callers take 4 MiB unless they say otherwise.
+fn within_answers(alert: &wire::Alert) -> Result<(), InvalidField> {
+    match alert.encoded_len() {
+        ..=ALERT_BYTES_MAX => Ok(()),
+        bytes => Err(InvalidField::new("alert", format_args!("at most {ALERT_BYTES_MAX} bytes, has {bytes}"))),
+    }
 }
 
 fn request_id(text: &str) -> Result<RequestId, InvalidField> {

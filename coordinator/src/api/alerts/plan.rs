@@ -3,6 +3,7 @@
 use clarion_proto::{
     alert::AlertSpec,
     error::InvalidField,
+    limits::COVER_CELLS_MAX,
     region::{LatLng, Region, Shape},
 };
 use clarion_runtime::peers::PeerKey;
@@ -11,7 +12,7 @@ use tonic::Status;
 use super::{Context, status};
 use crate::{
     cover::{self, CellBudget},
-    plan::{self, Band},
+    plan::{self, Bands},
     privacy::sketch::Sketch,
 };
 
@@ -19,7 +20,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Cover {
     /// Together the cover.
-    pub(super) bands: Vec<Band>,
+    pub(super) bands: Bands,
     /// Of the cover, compacted, before it was cut into bands.
     pub(super) cells: u32,
     /// See [`cover::area_km2`].
@@ -41,13 +42,17 @@ pub(super) async fn cover(api: &Context, spec: &AlertSpec, peer: PeerKey) -> Res
                 return Err(InvalidField::new("alert.region", "its exclusions leave nothing of it"));
             }
             let last_seen = last_seen.or_else(|| center(&region)).unwrap_or_else(|| plan::middle(&cells));
-            let bands = plan::bands(&cells, last_seen, &edges);
             let area_km2 = cover::area_km2(&region, &cells);
             let sketch = limited.then(|| Sketch::of(&cells));
-            Ok((Cover { bands, cells: u32::try_from(cells.len()).unwrap_or(u32::MAX), area_km2 }, sketch))
+            let bands = plan::bands(&cells, last_seen, &edges, COVER_CELLS_MAX).map_err(|e| {
+                InvalidField::new("alert.region", format_args!("has {area_km2:.0} km²: {e}; take a smaller region"))
+            })?;
+            Ok((bands, u32::try_from(cells.len()).unwrap_or(u32::MAX), area_km2, sketch))
         })
     });
-    planned.await.map_err(|e| status::internal(&e))?.map_err(status::invalid)
+    let (bands, cells, area_km2, sketch) = planned.await.map_err(|e| status::internal(&e))?.map_err(status::invalid)?;
+    let room = api.admission.cells(bands.iter().map(|band| band.cells.len()).sum()).map_err(status::refusal)?;
+    Ok((Cover { bands: Bands::holding(bands, room), cells, area_km2 }, sketch))
 }
 
 /// The centre of a circle; other shapes have none of their own.

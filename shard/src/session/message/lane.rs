@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clarion_proto::{error::InvalidField, ids::LaneId, wire::shard_v1 as wire};
+use clarion_proto::{error::InvalidField, ids::LaneId, limits::ENDPOINT_BYTES_MAX, wire::shard_v1 as wire};
 use rustls::RootCertStore;
 
 use super::out_of;
@@ -71,13 +71,13 @@ impl Lane {
                 return Err(InvalidField::new("platform", format_args!("must be APNS or FCM, is {}", lane.platform)));
             }
         };
-        let name = text(lane.name, "name")?;
-        let endpoint = text(lane.endpoint, "endpoint")?;
+        let name = text(lane.name, NAME_BYTES_MAX, "name")?;
+        let endpoint = text(lane.endpoint, ENDPOINT_BYTES_MAX, "endpoint")?;
         let port = endpoint.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, p)| p.parse().ok());
         if port.is_none_or(|p: u16| p == 0) {
             return Err(InvalidField::new("endpoint", format_args!("must be host:port, is {endpoint:?}")));
         }
-        let server_name = text(lane.server_name, "server_name")?;
+        let server_name = text(lane.server_name, NAME_BYTES_MAX, "server_name")?;
         if rustls::pki_types::ServerName::try_from(server_name.as_str()).is_err() {
             return Err(InvalidField::new(
                 "server_name",
@@ -116,10 +116,10 @@ impl Lane {
     }
 }
 
-fn text(value: String, field: &str) -> Result<String, InvalidField> {
+fn text(value: String, max: usize, field: &str) -> Result<String, InvalidField> {
     match value.len() {
-        1..=NAME_BYTES_MAX => Ok(value),
-        n => Err(InvalidField::new(field, format_args!("must have 1 to {NAME_BYTES_MAX} bytes, has {n}"))),
+        n if (1..=max).contains(&n) => Ok(value),
+        n => Err(InvalidField::new(field, format_args!("must have 1 to {max} bytes, has {n}"))),
     }
 }
 

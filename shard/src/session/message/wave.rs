@@ -6,6 +6,7 @@ use bytes::Bytes;
 use clarion_proto::{
     error::InvalidField,
     ids::{AppName, Epoch, LaneId, PartitionId, Position, WaveId},
+    limits::BANDS_MAX,
     time::Time,
     wire::shard_v1 as wire,
 };
@@ -17,12 +18,10 @@ use crate::{
     wave::Cover,
 };
 
-/// Bands of one wave. Every 10 km to the largest circle (10,000 km) would be 1,000.
-const BANDS_MAX: usize = 1_024;
 /// Apps of an audience, by the contract of `CreateAlert`.
 pub(super) const APPS_MAX: usize = 64;
 /// Locales of a case, by the contract of `CreateAlert`.
-const MESSAGES_MAX: usize = 64;
+pub(in crate::session) const MESSAGES_MAX: usize = 64;
 /// APNs takes payloads up to 4,096 bytes (5,120 for calls over IP).
 const APNS_BODY_BYTES_MAX: usize = 5_120;
 /// FCM takes payloads up to 4,096 bytes of keys and values (F-err). In JSON one byte of them may need six (`\u0007`), and
@@ -35,7 +34,7 @@ const COLLAPSE_ID_BYTES_MAX: usize = 64;
 /// Steps of an expression: 64 names, 63 operators between them, and a NOT before each of those 127.
 const SEGMENT_OPS_MAX: usize = 254;
 /// An alert is active for at most 30 days; a day more for clocks and mistakes.
-const EXPIRES_MS_MAX: u64 = 31 * 24 * 3_600 * 1_000;
+pub(in crate::session) const EXPIRES_MS_MAX: u64 = 31 * 24 * 3_600 * 1_000;
 
 /// One wave, as the coordinator describes this node's part of it.
 #[derive(Debug)]
@@ -74,23 +73,26 @@ pub struct Shard {
 }
 
 impl Wave {
-    pub(super) fn from_wire(wave: wire::Wave, received: Time) -> Result<Self, InvalidField> {
+    pub(super) fn from_wire(mut wave: wire::Wave, received: Time) -> Result<Self, InvalidField> {
+        let cover = cover(std::mem::take(&mut wave.bands))?;
+        Self::with_cover(wave, cover, received)
+    }
+
+    /// The wave without its bands, which became the cover.
+    pub(in crate::session) fn with_cover(wave: wire::Wave, cover: Cover, received: Time) -> Result<Self, InvalidField> {
         if wave.id == 0 {
             return Err(InvalidField::new("id", "must not be 0"));
         }
         if !(1..=EXPIRES_MS_MAX).contains(&wave.expires_in_ms) {
             return Err(out_of("expires_in_ms", 1, EXPIRES_MS_MAX, wave.expires_in_ms));
         }
-        #[allow(clippy::cast_possible_truncation)] // `cover` refuses more than BANDS_MAX
-        let bands = wave.bands.len() as u32;
-        let cover = Arc::new(cover(wave.bands)?);
         Ok(Self {
             id: WaveId(wave.id),
             alert: wave.alert,
             epoch: Epoch(wave.epoch),
             ownership: wave.ownership,
-            cover,
-            bands,
+            bands: cover.bands(),
+            cover: Arc::new(cover),
             shards: shards(&wave.shards)?,
             apps: apps(wave.apps)?,
             segments: segments(&wave.segments)?,
@@ -100,11 +102,17 @@ impl Wave {
 }
 
 pub(super) fn cover(bands: Vec<wire::Band>) -> Result<Cover, InvalidField> {
-    if !(1..=BANDS_MAX).contains(&bands.len()) {
-        return Err(out_of("bands", 1, BANDS_MAX as u64, bands.len() as u64));
-    }
+    check_bands(bands.len())?;
     let bands: Vec<_> = bands.into_iter().map(|b| (b.from_meters, b.to_meters, b.cells)).collect();
     Cover::new(&bands).map_err(|e| InvalidField::new("bands", e))
+}
+
+/// How many bands a cover may have.
+pub(in crate::session) fn check_bands(bands: usize) -> Result<(), InvalidField> {
+    if (1..=BANDS_MAX).contains(&bands) {
+        return Ok(());
+    }
+    Err(out_of("bands", 1, BANDS_MAX as u64, bands as u64))
 }
 
 fn shards(wire: &[wire::ShardWork]) -> Result<Vec<Shard>, InvalidField> {

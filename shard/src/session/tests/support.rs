@@ -14,13 +14,15 @@ pub(super) const LOG: LogIdentity = LogIdentity([1; 16]);
 pub(super) struct Bench {
     pub(super) control: Control,
     pub(super) now: Time,
+    assembly: assembly::Assembly,
 }
 
 impl Bench {
     pub(super) fn new(cores: usize) -> Self {
         let (node, cluster) = ("node-1".to_owned(), ClusterName::default());
         let identity = Identity { node, boot: BootId([7; 16]), cluster, version: "1.2.3", cores };
-        Self { control: Control::new(identity, || 4_096), now: Time(1_000_000) }
+        let assembly = assembly::Assembly::new(crate::wave::Room::default());
+        Self { control: Control::new(identity, || 4_096), now: Time(1_000_000), assembly }
     }
 
     /// The first coordinator begins a session.
@@ -31,7 +33,9 @@ impl Bench {
     /// A message comes in, through the same door as on a real session.
     pub(super) fn say(&mut self, message: Say) {
         let request = wire::SessionRequest { message: Some(message) };
-        self.control.message(Message::from_wire(request, self.now), self.now);
+        if let Some(message) = self.assembly.take(request, self.now) {
+            self.control.message(message, self.now);
+        }
     }
 
     pub(super) fn outputs(&mut self) -> Vec<Output> {
@@ -119,7 +123,7 @@ pub(super) fn wave_without_messages(id: u64) -> Say {
 
 pub(super) fn count(id: u64, apps: &[&str]) -> Say {
     let apps = apps.iter().map(|a| (*a).to_owned()).collect();
-    Say::Count(wire::Count { id, bands: bands(), apps, segments: Vec::new() })
+    Say::Count(wire::Count { id, bands: bands(), apps, ..wire::Count::default() })
 }
 
 pub(super) fn plan(id: u64, epoch: u64, ownership: u64, partitions: &[u32]) -> wire::Wave {
@@ -150,6 +154,7 @@ pub(super) fn plan(id: u64, epoch: u64, ownership: u64, partitions: &[u32]) -> w
         }],
         segments: Vec::new(),
         expires_in_ms: 60_000,
+        ..wire::Wave::default()
     }
 }
 

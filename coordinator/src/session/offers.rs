@@ -1,0 +1,311 @@
+//! Waves and counts to one node: what is offered, what waits, what is never sent again.
+//!
+//! What is small goes as one message. Otherwise its head goes, and its parts are made as the stream takes them, a part of each
+//! in turn; all other messages overtake them.
+
+use clarion_proto::{
+    ids::WaveId,
+    time::Time,
+    wire::shard_v1::{self as wire, RefusalCause, SessionRequest, session_request::Message},
+};
+
+use super::{
+    AGAIN, Note, SentWave, Session, WaveNote,
+    delivery::{Edition, Isolated, Leave, Subject},
+    message,
+    parts::{self, Parts},
+};
+use crate::dispatch::standing::{Owned, Phase, Standing, StandingWave};
+
+impl Session {
+    pub(super) fn send_wave(&mut self, wave: &StandingWave, owned: &Owned, now: Time) {
+        use SentWave::{Cancelled, Ended, Isolated, Offered, Passed, Refused, Stopped, Waiting};
+        let id = wave.plan.wave;
+        let sent = self.sent.waves.get(&id).copied();
+        if sent.is_none() && owned.share(&self.node) > 0 {
+            self.notes.push_back(Note::Wave(id, WaveNote::Joined));
+        }
+        if wave.phase != Phase::Running {
+            self.withdraw(Subject::Wave(id));
+        }
+        let next = match (wave.phase, sent) {
+            (_, None) if owned.share(&self.node) == 0 => Passed,
+            (Phase::Running, None) if self.memory.has_reported(id) => Offered,
+            (Phase::Running, None | Some(Waiting)) => self.offer_wave(wave, owned, now),
+            // A process that was never given the wave has nothing to stop.
+            (Phase::Cancelled, None | Some(Waiting | Isolated)) if !self.memory.was_offered(id) => {
+                let stopped = wire::Stopped { wave: id.0, ..wire::Stopped::default() };
+                self.notes.push_back(Note::Wave(id, WaveNote::Stopped(stopped)));
+                Stopped
+            }
+            (Phase::Cancelled, None | Some(Waiting | Isolated | Offered | Refused(_))) => {
+                let cancel = wire::Cancel { wave: id.0, epoch: wave.plan.epoch.0 };
+                self.outbox.push_back(message::request(Message::Cancel(cancel)));
+                Cancelled(now + AGAIN)
+            }
+            (Phase::Ended, None | Some(Waiting | Isolated)) if !self.memory.was_offered(id) => Passed,
+            (Phase::Ended, None | Some(Waiting | Isolated | Offered | Refused(_))) => {
+                self.end(id);
+                Ended
+            }
+            (Phase::Expired, None | Some(Waiting)) => Passed,
+            (_, Some(as_before)) => as_before,
+        };
+        self.sent.waves.insert(id, next);
+    }
+
+    /// Waves that are over everywhere, as far as this node may know them.
+    pub(super) fn end_others(&mut self, standing: &Standing) {
+        for wave in self.memory.offered() {
+            if !standing.waves.contains_key(&wave) && self.sent.waves.get(&wave) != Some(&SentWave::Ended) {
+                self.end(wave);
+            }
+        }
+        self.sent.waves.retain(|wave, _| standing.waves.contains_key(wave));
+        self.memory.retain(|wave| standing.waves.contains_key(&wave));
+        let stands = |subject: Subject| match subject {
+            Subject::Wave(wave) => standing.waves.contains_key(&wave),
+            Subject::Count(id) => standing.counts.contains_key(&id),
+        };
+        self.memory.deliveries.retain(stands);
+        self.heads.retain(|subject, _| stands(*subject));
+        self.parts.retain(|parts| stands(parts.subject()));
+    }
+
+    fn end(&mut self, wave: WaveId) {
+        self.outbox.push_back(message::request(Message::End(wire::End { wave: wave.0 })));
+    }
+
+    pub(super) fn send_counts(&mut self, standing: &Standing, owned: &Owned) {
+        if owned.share(&self.node) == 0 {
+            return;
+        }
+        self.sent.counts.retain(|id| standing.counts.contains_key(id));
+        for id in standing.counts.keys() {
+            if !self.sent.counts.contains(id) {
+                self.offer_count(standing, *id);
+            }
+        }
+    }
+
+    /// If it may be the turn of one.
+    pub(super) fn send_due_suspect(&mut self, now: Time) {
+        let standing = self.standing.clone();
+        if std::mem::take(&mut self.suspects_due)
+            && let Some(owned) = &standing.owned
+        {
+            self.send_suspect(&standing, owned, now);
+        }
+    }
+
+    /// One suspect, if there is any and it may be sent now: of those that failed least often.
+    pub(super) fn send_suspect(&mut self, standing: &Standing, owned: &Owned, now: Time) {
+        let waves = standing
+            .waves
+            .values()
+            .filter(|w| w.phase == Phase::Running && self.sent.waves.get(&w.plan.wave) == Some(&SentWave::Waiting));
+        let waves = waves.map(|w| (Subject::Wave(w.plan.wave), edition(w, owned)));
+        let counts = standing.counts.keys().filter(|id| !self.sent.counts.contains(id));
+        let counts = counts.map(|id| (Subject::Count(*id), Edition::default()));
+        let suspects = waves.chain(counts).filter(|_| owned.share(&self.node) > 0);
+        let least =
+            suspects.map(|(subject, edition)| (self.memory.deliveries.failures(subject, edition), subject)).min();
+        let Some((_, subject)) = least else { return };
+        self.alone = true;
+        match subject {
+            Subject::Wave(id) => {
+                if let Some(wave) = standing.waves.get(&id) {
+                    let next = self.offer_wave(wave, owned, now);
+                    self.sent.waves.insert(id, next);
+                }
+            }
+            Subject::Count(id) => self.offer_count(standing, id),
+        }
+        self.alone = false;
+    }
+
+    /// What has failed before waits for [`Session::send_suspect`].
+    fn leave(&mut self, subject: Subject, edition: Edition) -> Leave {
+        match self.memory.deliveries.failures(subject, edition) {
+            1..super::delivery::FAILURES_MAX if !self.alone => Leave::Wait,
+            _ => self.memory.deliveries.queue(subject, edition, self.proven),
+        }
+    }
+
+    fn offer_wave(&mut self, wave: &StandingWave, owned: &Owned, now: Time) -> SentWave {
+        let (plan, id) = (&wave.plan, wave.plan.wave);
+        let subject = Subject::Wave(id);
+        match self.leave(subject, edition(wave, owned)) {
+            Leave::Wait => SentWave::Waiting,
+            Leave::Isolated => {
+                self.note_isolated(subject);
+                SentWave::Isolated
+            }
+            Leave::Send(number) => {
+                let small = parts::is_small(&plan.bands, &plan.apps, self.memory.done_bytes(id));
+                let delivery = if small { 0 } else { number };
+                if !small {
+                    let partitions = owned.ownership.partitions_of(&self.node);
+                    self.heads.insert(subject, Parts::of_wave(delivery, plan.clone(), partitions));
+                }
+                let head = message::wave(wave, owned, &self.node, &self.memory, delivery, now);
+                self.outbox.push_back(head);
+                self.memory.offer(id);
+                SentWave::Offered
+            }
+        }
+    }
+
+    fn offer_count(&mut self, standing: &Standing, id: u64) {
+        let Some(plan) = standing.counts.get(&id) else { return };
+        let subject = Subject::Count(id);
+        match self.leave(subject, Edition::default()) {
+            Leave::Wait => {}
+            Leave::Isolated => {
+                self.sent.counts.insert(id);
+                self.note_isolated(subject);
+            }
+            Leave::Send(number) => {
+                let small = parts::is_small(&plan.bands, &[], 0);
+                let delivery = if small { 0 } else { number };
+                if !small {
+                    self.heads.insert(subject, Parts::of_count(delivery, id, plan.clone()));
+                }
+                self.outbox.push_back(message::count(id, plan, delivery));
+                self.sent.counts.insert(id);
+            }
+        }
+    }
+
+    /// The next message for the node but parts.
+    pub(crate) fn poll_message(&mut self) -> Option<SessionRequest> {
+        let request = self.outbox.pop_front()?;
+        let subject = match &request.message {
+            Some(Message::Wave(wave)) => Subject::Wave(WaveId(wave.id)),
+            Some(Message::Count(count)) => Subject::Count(count.id),
+            _ => return Some(request),
+        };
+        self.memory.deliveries.sent(subject);
+        match self.heads.remove(&subject) {
+            Some(parts) => self.parts.push_back(parts),
+            None => self.memory.deliveries.sent_whole(subject, self.now),
+        }
+        Some(request)
+    }
+
+    pub(crate) fn has_part(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
+    /// The next part for the node. Its head has been polled.
+    pub(crate) fn poll_part(&mut self) -> Option<SessionRequest> {
+        let mut parts = self.parts.pop_front()?;
+        let part = parts.next(&self.memory);
+        if part.last {
+            self.memory.deliveries.sent_whole(parts.subject(), self.now);
+        } else {
+            self.parts.push_back(parts);
+        }
+        Some(message::request(Message::CoverPart(part)))
+    }
+
+    /// The node has it: it said so, or speaks of it.
+    pub(super) fn taken(&mut self, subject: Subject) {
+        let news = self.memory.deliveries.taken(subject);
+        if let Subject::Wave(wave) = subject
+            && let Some(sent @ (SentWave::Refused(_) | SentWave::Isolated | SentWave::Waiting)) =
+                self.sent.waves.get_mut(&wave)
+        {
+            *sent = SentWave::Offered; // it has it after all
+        }
+        self.suspects_due |= news;
+    }
+
+    /// Not to be delivered any more.
+    fn withdraw(&mut self, subject: Subject) {
+        self.memory.deliveries.withdraw(subject);
+        self.drop_parts(subject);
+    }
+
+    fn drop_parts(&mut self, subject: Subject) {
+        self.heads.remove(&subject);
+        self.parts.retain(|parts| parts.subject() != subject);
+    }
+
+    /// A message that was refused is sent again later: the ownership it needed may not have been taken yet, or room is made.
+    /// What is refused for the third time is isolated; what is neither of a wave nor of a count is a defect of one
+    /// side, and a person has to know.
+    pub(super) fn refused(&mut self, refusal: &wire::Refusal, now: Time) {
+        let wire::Refusal { ownership, wave, reason, count, .. } = refusal;
+        let cause = refusal.cause();
+        self.fault(format!("refused wave {wave}, count {count}, holding ownership {ownership}, {cause:?}: {reason}"));
+        if self.sent.ownership != Some(*ownership) {
+            self.sent.ownership = None; // sent again, before the wave
+        }
+        match (*wave, *count) {
+            (0, 0) => {}
+            (0, id) => {
+                self.withdraw(Subject::Count(id));
+                let again = matches!(cause, RefusalCause::Room | RefusalCause::Draining);
+                self.notes.push_back(Note::CountFailed { id, reason: reason.clone(), again });
+            }
+            (wave, _) => {
+                let wave = WaveId(wave);
+                // Of a Cancel, or of a try that was given up.
+                if self.sent.waves.get(&wave) != Some(&SentWave::Offered) {
+                    return;
+                }
+                if cause == RefusalCause::Draining {
+                    self.withdraw(Subject::Wave(wave));
+                    self.sent.waves.insert(wave, SentWave::Refused(now + AGAIN));
+                } else {
+                    self.failed(Subject::Wave(wave), reason, now);
+                }
+            }
+        }
+        self.suspects_due = true;
+    }
+
+    /// No sign that the node took it came in time.
+    pub(super) fn give_up_overdue(&mut self, now: Time) {
+        for subject in self.memory.deliveries.overdue(now) {
+            self.fault(format!("no sign that {subject:?} was taken"));
+            self.failed(subject, "no sign from the node that it was taken", now);
+            self.suspects_due = true;
+        }
+    }
+
+    fn failed(&mut self, subject: Subject, reason: &str, now: Time) {
+        self.drop_parts(subject);
+        let isolated = self.memory.deliveries.failed(subject, reason);
+        match (subject, &isolated) {
+            (Subject::Wave(wave), None) => {
+                // 1 s, then 4 s: what is over on the node needs some seconds to go.
+                let failures = self.memory.deliveries.failures_of(subject).max(1);
+                let pause = AGAIN * 4_u32.saturating_pow(failures - 1);
+                self.sent.waves.insert(wave, SentWave::Refused(now + pause));
+            }
+            (Subject::Wave(wave), Some(_)) => drop(self.sent.waves.insert(wave, SentWave::Isolated)),
+            (Subject::Count(id), None) => drop(self.sent.counts.remove(&id)),
+            (Subject::Count(_), Some(_)) => {}
+        }
+        self.notes.extend(isolated.map(note_of));
+    }
+
+    fn note_isolated(&mut self, subject: Subject) {
+        let isolated = self.memory.deliveries.isolated().find(|isolated| isolated.subject == subject);
+        self.notes.extend(isolated.map(note_of));
+    }
+}
+
+/// What the rest of the coordinator is told of it.
+pub(super) fn note_of(Isolated { subject, reason }: Isolated) -> Note {
+    match subject {
+        Subject::Wave(wave) => Note::Wave(wave, WaveNote::Isolated(reason)),
+        Subject::Count(id) => Note::CountFailed { id, reason, again: false },
+    }
+}
+
+fn edition(wave: &StandingWave, owned: &Owned) -> Edition {
+    Edition { epoch: wave.plan.epoch, ownership: owned.ownership.number }
+}

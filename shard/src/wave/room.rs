@@ -1,0 +1,122 @@
+//! How much memory the plans of waves and counts may take on a node, all together.
+//!
+//! A wide cover takes tens of megabytes, and several may stand at once. So whatever a coordinator sends to be kept takes
+//! its part of one [`Room`] first: [`Place`] rides with the cover for as long as any core holds it, and gives its bytes
+//! back when it is dropped. What finds no room is refused; nothing waits.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use clarion_proto::limits::ROOM_BYTES_MAX;
+
+/// Bytes for all plans of a node. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Room(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    max: usize,
+    taken: AtomicUsize,
+}
+
+/// Bytes taken of a [`Room`]; given back on drop.
+#[derive(Debug)]
+pub struct Place {
+    room: Room,
+    bytes: usize,
+}
+
+/// The room is spent. Trying again helps once other alerts have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this node has room for {max} bytes of covers and messages, {taken} are taken and {wanted} more are needed")]
+pub struct NoRoom {
+    max: usize,
+    taken: usize,
+    wanted: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self::new(ROOM_BYTES_MAX)
+    }
+}
+
+impl Room {
+    /// Of this many bytes.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self(Arc::new(Shared { max, taken: AtomicUsize::new(0) }))
+    }
+
+    /// Bytes taken now.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.0.taken.load(Ordering::Relaxed)
+    }
+
+    /// A place of no bytes, to be resized.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place { room: self.clone(), bytes: 0 }
+    }
+}
+
+impl Place {
+    /// Takes or gives back the difference.
+    ///
+    /// # Errors
+    /// There is not that much room; the place is as before.
+    pub fn resize(&mut self, bytes: usize) -> Result<(), NoRoom> {
+        let Shared { max, taken } = &*self.room.0;
+        let Some(more) = bytes.checked_sub(self.bytes) else {
+            taken.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+            self.bytes = bytes;
+            return Ok(());
+        };
+        let enough = |taken: usize| taken.checked_add(more).filter(|sum| sum <= max);
+        match taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enough) {
+            Ok(_) => {
+                self.bytes = bytes;
+                Ok(())
+            }
+            Err(taken) => Err(NoRoom { max: *max, taken, wanted: more }),
+        }
+    }
+
+    /// Takes more.
+    ///
+    /// # Errors
+    /// As [`Place::resize`].
+    pub fn grow(&mut self, more: usize) -> Result<(), NoRoom> {
+        self.resize(self.bytes.saturating_add(more))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.room.0.taken.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_share_the_room_and_give_it_back() {
+        let room = Room::new(100);
+        let (mut one, mut other) = (room.place(), room.place());
+        one.resize(60).expect("room");
+        assert_eq!(other.grow(41), Err(NoRoom { max: 100, taken: 60, wanted: 41 }));
+        other.grow(40).expect("room");
+        one.resize(10).expect("less");
+        assert_eq!(room.taken(), 50);
+        assert!(one.grow(usize::MAX).is_err(), "no overflow");
+        drop(one);
+        other.grow(60).expect("all of it");
+        drop(other);
+        assert_eq!(room.taken(), 0);
+    }
+}
