@@ -1,5 +1,7 @@
 //! Sessions, as a coordinator sees them.
 
+#![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
+
 mod support;
 
 use clarion_proto::{
