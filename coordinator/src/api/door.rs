@@ -1,20 +1,23 @@
 //! The door: what every request passes before a service sees it.
 //!
-//! A peer chooses how many connections it opens, how many requests it has under way on each, how slowly it sends them
-//! and how large they are. Each of these has a bound, and each bound is told the same way:
+//! A peer chooses how many connections it opens, how many requests it has under way on each, how
+//! slowly it sends them and how large they are. Each of these has a bound, and each bound is told
+//! the same way:
 //!
 //! - connections, streams, time until the answer begins: the listener ([`super::ports`]);
-//! - requests under way, of one connection, of one peer and of all ([`Peer`], [`REQUESTS_MAX`]): RESOURCE_EXHAUSTED with
-//!   RetryInfo, at once, because a queue here would only make everybody late;
-//! - size and form: tonic says OUT_OF_RANGE and INTERNAL of a message that is too large or no message; both are the
-//!   caller's fault and are told as INVALID_ARGUMENT.
+//! - requests under way, of one connection, of one peer and of all ([`Peer`], [`REQUESTS_MAX`]):
+//!   RESOURCE_EXHAUSTED with RetryInfo, at once, because a queue here would only make everybody
+//!   late;
+//! - size and form: tonic says OUT_OF_RANGE and INTERNAL of a message that is too large or no
+//!   message; both are the caller's fault and are told as INVALID_ARGUMENT.
 //!
-//! A request counts until the transport has taken its answer; the listener ends a connection that does not read one for 30 s.
-//! Streams (watchers, `WriteDevices`) count until they begin, and are bounded where they are served; those of methods that
-//! are not ours (health, reflection) here: [`FOREIGN_STREAMS_MAX`].
+//! A request counts until the transport has taken its answer; the listener ends a connection that
+//! does not read one for 30 s. Streams (watchers, `WriteDevices`) count until they begin, and are
+//! bounded where they are served; those of methods that are not ours (health, reflection) here:
+//! [`FOREIGN_STREAMS_MAX`].
 //!
-//! **Shared limits**, each with a share for one peer ([`clarion_runtime::peers`]: what it leaves free for others, half of
-//! the total if it is alone):
+//! **Shared limits**, each with a share for one peer ([`clarion_runtime::peers`]: what it leaves
+//! free for others, half of the total if it is alone):
 //!
 //! | what | total | one peer | whoever is refused gets |
 //! |---|---|---|---|
@@ -56,8 +59,8 @@ use tonic::{Code, Status, body::Body};
 
 use super::{ports, status};
 
-/// Requests under way, all connections together. Those that hold much (a decoded region) are bounded further by
-/// [`crate::admission`]; the others are names and numbers.
+/// Requests under way, all connections together. Those that hold much (a decoded region) are
+/// bounded further by [`crate::admission`]; the others are names and numbers.
 pub const REQUESTS_MAX: usize = 1_024;
 /// Requests under way on one connection: an eighth of all, so that no caller can take all places.
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 128;
@@ -200,7 +203,8 @@ impl Contract {
         }
     }
 
-    /// Whether this status is tonic's word for a message that could not be taken, and not the method's own.
+    /// Whether this status is tonic's word for a message that could not be taken, and not the
+    /// method's own.
     fn leaves_to_the_door(self, told: &Status) -> bool {
         match self {
             Self::Public => true,

@@ -1,21 +1,22 @@
 //! Who may ask how often how many there are, and about which region. Pure: time is handed in.
 //!
-//! One answer says nothing of one person ([`super::Told`]); the difference of two may. Of two circles that differ by one house,
-//! the counts differ by who is in it. So:
+//! One answer says nothing of one person ([`super::Told`]); the difference of two may. Of two
+//! circles that differ by one house, the counts differ by who is in it. So:
 //!
-//! - **Nearly equal regions are one region.** A preview of a region that is nearly the same as one that was previewed in the last
-//!   hour, by whomever, is answered for *that* region ([`Sketch::is_near`]: they share 95 %, or differ by at most
-//!   1 km²). An operator who drags a circle sees the count of where it was first, until it has moved by a twentieth.
-//! - **The same region is asked [`REGION_BURST`] times at once**, then once every [`REGION_EVERY`] by each peer: the difference of
-//!   two moments is who came or left.
+//! - **Nearly equal regions are one region.** A preview of a region that is nearly the same as one
+//!   that was previewed in the last hour, by whomever, is answered for *that* region
+//!   ([`Sketch::is_near`]: they share 95 %, or differ by at most 1 km²). An operator who drags a
+//!   circle sees the count of where it was first, until it has moved by a twentieth.
+//! - **The same region is asked [`REGION_BURST`] times at once**, then once every [`REGION_EVERY`]
+//!   by each peer: the difference of two moments is who came or left.
 //! - **A peer asks [`PEER_BURST`] times at once**, then once every [`PEER_EVERY`].
 //!
-//! Whether an audience is large enough is a question, too. An alert that is sent is never held up by these limits: it is on record
-//! for everybody. One that is only validated counts as a preview does; one that is refused as too small counts against
-//! further alerts to nearly the same region.
+//! Whether an audience is large enough is a question, too. An alert that is sent is never held up
+//! by these limits: it is on record for everybody. One that is only validated counts as a preview
+//! does; one that is refused as too small counts against further alerts to nearly the same region.
 //!
-//! What an operator does on a bad day (a dozen circles, two audiences each, sent twice) stays far below. What remains open to
-//! whoever has time is in [`super`].
+//! What an operator does on a bad day (a dozen circles, two audiences each, sent twice) stays far
+//! below. What remains open to whoever has time is in [`super`].
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,7 +28,8 @@ use super::sketch::Sketch;
 pub const PEER_BURST: u32 = 60;
 /// Then one every so long.
 pub const PEER_EVERY: Duration = Duration::from_secs(5);
-/// Of one region by one peer at once; previews, validations and refusals are counted for themselves.
+/// Of one region by one peer at once; previews, validations and refusals are counted for
+/// themselves.
 pub const REGION_BURST: u32 = 24;
 /// Then one every so long.
 pub const REGION_EVERY: Duration = Duration::from_secs(30);
@@ -82,7 +84,8 @@ impl<P> Default for Curiosity<P> {
 }
 
 impl<P> Curiosity<P> {
-    /// A preview: the plan of the region that is to be counted, and whether it is another one, which was asked for earlier.
+    /// A preview: the plan of the region that is to be counted, and whether it is another one,
+    /// which was asked for earlier.
     ///
     /// # Errors
     /// How long to wait.
@@ -104,7 +107,8 @@ impl<P> Curiosity<P> {
         self.ask(peer, asked, Why::Validate, now).map(drop)
     }
 
-    /// Whether so few alerts of this peer to nearly this region were refused that another one may be tried.
+    /// Whether so few alerts of this peer to nearly this region were refused that another one may
+    /// be tried.
     ///
     /// # Errors
     /// How long to wait.
@@ -118,7 +122,8 @@ impl<P> Curiosity<P> {
     /// An alert was refused because its audience is too small.
     pub fn refused(&mut self, peer: PeerKey, asked: Asked<P>, now: Duration) {
         let at = self.remember(peer, asked, now);
-        // It was checked before the question; if another was refused meanwhile, this one goes beyond by one.
+        // It was checked before the question; if another was refused meanwhile, this one goes
+        // beyond by one.
         let _ = self.regions[at].rates[Why::Refused as usize].take(peer, now);
     }
 
@@ -149,7 +154,8 @@ impl<P> Curiosity<P> {
         self.regions.iter().map(|region| region.asked.cells).sum()
     }
 
-    /// Of the peer that takes the most memory, the region that was asked for least recently, but not the newest of all.
+    /// Of the peer that takes the most memory, the region that was asked for least recently, but
+    /// not the newest of all.
     fn forget_one(&mut self) {
         let mut taken: BTreeMap<PeerKey, usize> = BTreeMap::new();
         for region in &self.regions {

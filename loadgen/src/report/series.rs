@@ -63,7 +63,9 @@ pub const FIGURES: &[&str] = &[
     // Of the worst shard node, over its most in the undisturbed alert right before; and over that in the first case.
     "shard_growth_bytes",
     "shard_grown_bytes",
-    // From the end of the trouble until every alert had ended; and what the undisturbed one took.
+    // From the end of the trouble until half of what it had held up was accepted, and until every alert had ended; and what
+    // the undisturbed one took.
+    "recovery_seconds",
     "calm_seconds",
     "proof_seconds",
     // Acceptances a second while the trouble acted, and how long it did.

@@ -134,13 +134,13 @@ impl Player<'_> {
         let seconds = Duration::from_secs_f64(self.series.seconds);
         let until = begun + if spec.is_undisturbed() { seconds.min(STEADY_MAX) } else { seconds };
         let mut case = Case::new(now_ns(), until - begun);
-        tokio::try_join!(self.flow(until, &mut case), trouble(&scene.emulators, spec, until))?;
+        tokio::try_join!(self.flow(until, spec, &mut case), trouble(&scene.emulators, spec, until))?;
         case.calm = until.elapsed();
 
         // Undisturbed: nothing is left of the trouble.
         let (proving, proving_ns) = (Instant::now(), now_ns());
         case.proof = Some(self.alerts.begin().await?);
-        self.flow(proving, &mut case).await?;
+        self.flow(proving, spec, &mut case).await?;
         case.proving = proving.elapsed();
 
         for emulator in &scene.emulators {
@@ -151,7 +151,7 @@ impl Player<'_> {
             case.protocol_errors += counted.protocol_errors;
             let path = self.scene.dir.join(format!("gateway-{}-record.bin", emulator.platform.as_str()));
             emulator.export(&path).await?;
-            self.read(&path, &mut case)?;
+            self.read(&path, spec.befalls(emulator.platform), &mut case)?;
         }
         self.judge(u64::MAX, &mut case);
         if self.steady_ns.is_empty() {
@@ -169,7 +169,7 @@ impl Player<'_> {
     }
 
     /// Alert after alert until then; comes back when the last of them has ended.
-    async fn flow(&mut self, until: Instant, case: &mut Case) -> Result<(), RunError> {
+    async fn flow(&mut self, until: Instant, spec: &CaseSpec, case: &mut Case) -> Result<(), RunError> {
         let mut ticks = interval(TAKE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -183,7 +183,7 @@ impl Player<'_> {
             }
             tokio::select! {
                 () = self.alerts.changed() => {}
-                _ = ticks.tick() => self.take(case).await?,
+                _ = ticks.tick() => self.take(spec, case).await?,
                 () = sleep_until(until), if goes_on => {}
             }
             self.alerts.collect()?;
@@ -191,20 +191,20 @@ impl Player<'_> {
     }
 
     /// Takes what has settled, and judges the alerts whose record is whole.
-    async fn take(&mut self, case: &mut Case) -> Result<(), RunError> {
+    async fn take(&mut self, spec: &CaseSpec, case: &mut Case) -> Result<(), RunError> {
         let before_us = (clock::monotonic().0).saturating_sub(u64::try_from(SETTLED.as_micros()).unwrap_or(u64::MAX));
         let mut until_us = before_us;
         for emulator in &self.scene.emulators {
             let path = self.scene.dir.join(format!("gateway-{}-part.bin", emulator.platform.as_str()));
             until_us = until_us.min(emulator.take(&path, before_us).await?);
-            self.read(&path, case)?;
+            self.read(&path, spec.befalls(emulator.platform), case)?;
         }
         self.judge(until_us * 1_000, case);
         Ok(())
     }
 
     /// Gives every request of a file to its alert. The file is gone then.
-    fn read(&mut self, path: &Path, case: &mut Case) -> Result<(), RunError> {
+    fn read(&mut self, path: &Path, befallen: bool, case: &mut Case) -> Result<(), RunError> {
         let failed = |problem: String| RunError::Record(format!("{}: {problem}", path.display()));
         let record = Record::load(path).map_err(|e| failed(e.to_string()))?;
         fs::remove_file(path).map_err(|e| failed(e.to_string()))?;
@@ -216,7 +216,7 @@ impl Player<'_> {
             if push.fate == Fate::Dead {
                 self.roll.called_dead(push.token_hash);
             }
-            case.count(&push);
+            case.count(&push, befallen);
             match self.alerts.take(entry.collapse_hash, push) {
                 true => {}
                 false if self.alerts.is_late(entry.collapse_hash) => case.late += 1,

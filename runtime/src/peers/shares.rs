@@ -1,8 +1,9 @@
 //! Places that are had at once or refused, with a share for each peer.
 //!
-//! **The rule**: a peer may hold at most as many places as it leaves free, or one more. A fixed share of a quarter would be exhausted by four peers. By this rule the first peer takes 1/2, the next 1/4, then 1/8: whoever
-//! comes finds something until the last place is taken. A peer that is alone has half of the total, and totals are chosen
-//! with that in mind.
+//! **The rule**: a peer may hold at most as many places as it leaves free, or one more. A fixed
+//! share of a quarter would be exhausted by four peers. By this rule the first peer takes 1/2, the
+//! next 1/4, then 1/8: whoever comes finds something until the last place is taken. A peer that is
+//! alone has half of the total, and totals are chosen with that in mind.
 //!
 //! [`Shares`] decides and is pure; [`Places`] hands out guards that give back what they hold.
 
@@ -75,6 +76,12 @@ impl Shares {
     #[must_use]
     pub fn taken(&self) -> u64 {
         self.taken
+    }
+
+    /// Peers that hold some.
+    #[must_use]
+    pub fn peers(&self) -> u64 {
+        self.held.len() as u64
     }
 }
 
@@ -181,7 +188,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever others do, a peer that holds nothing finds a place as long as one is free, and sums agree.
+        /// Whatever others do, a peer that holds nothing finds a place as long as one is free, and
+        /// sums agree.
         #[test]
         fn a_newcomer_finds_a_place(total in 1_u64..200, steps in proptest::collection::vec((0_u8..6, 0_u64..9, any::<bool>()), 0..200)) {
             let mut shares = Shares::new(total);

@@ -11,7 +11,7 @@
 //! **A refusal of one connection is that connection's word.** It sticks to a connection (jchambers/pushy#783), one host's
 //! clock may be wrong, and a sporadic InvalidProviderToken heals itself (ostinelli/apnotic#109). So that connection goes, and
 //! others go on. Only a full row of refusals ([`super::evidence`]), with nobody accepted in between, condemns the token: an
-//! alarm, and the lane's owner makes another when its spacing of 20 minutes allows. Meanwhile the same token is tried again,
+//! alarm, and the lane's owner makes another when its spacing of 24 minutes allows. Meanwhile the same token is tried again,
 //! by one request over one new connection each time, after pauses that double up to 5 s, or up to a minute while a former
 //! token goes on: 20 minutes are long for whoever looks for a child.
 //!
@@ -47,7 +47,7 @@ const AGAIN_BESIDE_FORMER: Backoff =
 /// Refusals of an accepted token that last so long, without a success between, are told whether they condemn it or not: on
 /// few connections a row takes a while to fill, and nothing else is sent meanwhile.
 const DOUBT_TOLD_AFTER: Duration = Duration::from_secs(1);
-/// How long the former token of APNs is good for beside the new one: it is replaced at 45 minutes and expires at 60.
+/// How long the former token of APNs is good for beside the new one: it is replaced at 24 minutes and expires at 60.
 const FORMER_APNS: Duration = Duration::from_mins(10);
 /// The same of FCM: replaced 5 minutes before its end.
 const FORMER_FCM: Duration = Duration::from_mins(3);

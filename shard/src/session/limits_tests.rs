@@ -1,14 +1,14 @@
 //! The largest message of each kind that a node can make is within what it may send.
 
 use clarion_proto::{
-    ids::{BootId, DeviceId, Epoch, LaneId, PARTITIONS_MAX, PartitionId, WaveId},
+    ids::{AppName, BootId, DeviceId, Epoch, LaneId, PARTITIONS_MAX, PartitionId, WaveId},
     limits::{BANDS_MAX, RESPONSE_BYTES_MAX, WAVES_MAX},
 };
 use prost::Message as _;
 use roaring::RoaringBitmap;
 
 use super::{lanes::LANES_MAX, merge::Merge, *};
-use crate::command::{CoreReport, Counts, DeadToken, LaneAnswers};
+use crate::command::{Answers, CoreReport, Counts, DeadToken};
 
 #[track_caller]
 fn within(what: &str, message: Wire) -> usize {
@@ -55,7 +55,7 @@ fn a_report_of_everything_comes_in_several_and_each_is_within_the_limit() {
         let few = RoaringBitmap::from_lsb0_bytes(0, &[0x01, 0, 0, 0].repeat(each / 4));
         let sets = |of: &RoaringBitmap| (0..partitions).map(|p| (PartitionId(p), of.clone())).collect::<Vec<_>>();
         let counts = Counts { handed: u64::MAX >> 8, outcomes: [u64::MAX >> 8; 5] };
-        let answers = LaneAnswers { all: 1_000, ..LaneAnswers::default() };
+        let answers = Answers { outcomes: [u64::MAX >> 8; 5], bad_device_tokens: u64::MAX >> 8 };
         let mut merge = Merge::new([0]);
         merge.add(
             0,
@@ -69,7 +69,7 @@ fn a_report_of_everything_comes_in_several_and_each_is_within_the_limit() {
                 handed: sets(&every_other),
                 open: sets(&few),
                 dead: (0..30_000_u64).map(dead).collect(),
-                answers: (0..LANES_MAX as u32).map(|lane| (LaneId(lane), answers)).collect(),
+                answers: (0..LANES_MAX as u32).map(|lane| (LaneId(lane), app(), answers)).collect(),
                 ..CoreReport::default()
             },
         );
@@ -97,5 +97,17 @@ fn a_report_of_everything_comes_in_several_and_each_is_within_the_limit() {
 }
 
 fn dead(n: u64) -> DeadToken {
-    DeadToken { lane: LaneId(1), device: DeviceId(u128::from(n).to_le_bytes()), token_hash: n, gateway_time: None }
+    DeadToken {
+        lane: LaneId(1),
+        device: DeviceId(u128::from(n).to_le_bytes()),
+        token_hash: n,
+        gateway_time: None,
+        app: app(),
+        needs_evidence: true,
+    }
+}
+
+/// Of the longest name.
+fn app() -> AppName {
+    AppName::from_id(&"a".repeat(63)).unwrap()
 }

@@ -17,8 +17,8 @@ use crate::{
 };
 
 impl Alerts {
-    /// Admits and plans as CreateAlert does, then counts: this region, or the one that it is nearly the same as
-    /// ([`crate::privacy::curiosity`]).
+    /// Admits and plans as CreateAlert does, then counts: this region, or the one that it is nearly
+    /// the same as ([`crate::privacy::curiosity`]).
     pub(super) async fn preview(
         &self,
         request: wire::PreviewAlertRequest,

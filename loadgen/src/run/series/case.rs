@@ -52,17 +52,42 @@ pub(super) struct Case {
     speechless: u64,
     unexplained: u64,
     accepted_in_trouble: u64,
+    /// By gateways that were in trouble, after its end, by [`BUCKET`].
+    accepted_after: BTreeMap<u128, u64>,
 }
+
+/// How finely the time after a trouble is told apart.
+const BUCKET: Duration = Duration::from_millis(50);
 
 impl Case {
     pub(super) fn new(begun_ns: u64, trouble: Duration) -> Self {
         Self { begun_ns, trouble, ..Self::default() }
     }
 
-    /// One request, whichever alert's.
-    pub(super) fn count(&mut self, push: &Push) {
-        let in_trouble = u128::from(push.at_ns) < u128::from(self.begun_ns) + self.trouble.as_nanos();
-        self.accepted_in_trouble += u64::from(in_trouble && push.fate == Fate::Accepted);
+    /// One request, whichever alert's; `befallen`: to a gateway that was in trouble.
+    pub(super) fn count(&mut self, push: &Push, befallen: bool) {
+        if push.fate != Fate::Accepted {
+            return;
+        }
+        let end = u128::from(self.begun_ns) + self.trouble.as_nanos();
+        match u128::from(push.at_ns).checked_sub(end) {
+            None => self.accepted_in_trouble += 1,
+            Some(after) if befallen => *self.accepted_after.entry(after / BUCKET.as_nanos()).or_default() += 1,
+            Some(_) => {}
+        }
+    }
+
+    /// From the end of the trouble until half of what it had held up was accepted: by then a lane has its rate back. The
+    /// rest are single devices that wait for their next try.
+    fn recovery(&self) -> Duration {
+        let calm = self.accepted_after.range(..=self.calm.as_nanos() / BUCKET.as_nanos());
+        let held_up: u64 = calm.clone().map(|(_, count)| count).sum();
+        let mut sum = 0;
+        let half = calm.map(|(bucket, count)| (bucket, *count)).find(|(_, count)| {
+            sum += count;
+            2 * sum >= held_up
+        });
+        half.map_or(Duration::ZERO, |(bucket, _)| BUCKET * u32::try_from(bucket + 1).unwrap_or(u32::MAX))
     }
 
     /// One alert that has ended, by the cluster's words and by the gateways' records.
@@ -154,6 +179,7 @@ impl Case {
         let measured = [
             ("shard_growth_bytes", self.shard_growth_bytes.map(|bytes| bytes as f64)),
             ("shard_grown_bytes", self.shard_grown_bytes.map(|bytes| bytes as f64)),
+            ("recovery_seconds", Some(self.recovery().as_secs_f64())),
             ("calm_seconds", Some(self.calm.as_secs_f64())),
             ("proof_seconds", Some(self.proving.as_secs_f64())),
             ("rate_per_second", Some(self.accepted_in_trouble as f64 / trouble.max(1e-3))),
@@ -179,7 +205,7 @@ mod tests {
     use clarion_proto::wire::v1::{Outcomes, Progress, ReasonCount};
 
     use super::*;
-    use crate::report::series::FIGURES;
+    use crate::{report::series::FIGURES, verdict::ledger::Answer};
 
     #[test]
     fn every_figure_has_its_value() {
@@ -204,5 +230,22 @@ mod tests {
         assert_eq!(unexplained(&ended(vec![reason(Outcome::Dead, 5), retried.clone()], 0)), 3);
         assert_eq!(unexplained(&ended(vec![reason(Outcome::Dead, 5), retried.clone()], 3)), 0);
         assert_eq!(unexplained(&ended(vec![reason(Outcome::Dead, 6), reason(Outcome::Refused, 3), retried], 0)), 1);
+    }
+
+    #[test]
+    fn recovery_is_when_half_of_what_was_held_up_is_accepted() {
+        let mut case = Case { calm: Duration::from_secs(9), ..Case::new(1_000, Duration::from_secs(1)) };
+        let mut accept = |millis: u64, befallen| {
+            let at_ns = 1_000 + millis * 1_000_000;
+            case.count(&Push { token_hash: 1, at_ns, fate: Fate::Accepted, answer: Answer::Given }, befallen);
+        };
+        accept(999, true);
+        (0..100).for_each(|_| accept(1_010, false));
+        (0..10).for_each(|_| accept(2_210, true));
+        (0..9).for_each(|_| accept(9_900, true));
+        // Of the undisturbed alert at the end.
+        (0..100).for_each(|_| accept(11_000, true));
+        assert_eq!((case.accepted_in_trouble, case.recovery()), (1, Duration::from_millis(1_250)));
+        assert_eq!(Case::default().recovery(), Duration::ZERO);
     }
 }

@@ -13,7 +13,7 @@ use super::{
     world::{LANE, SECOND, World, provider_token},
 };
 use crate::{
-    command::{Command, LaneHealth, Rate},
+    command::{Command, Consequence, LaneHealth, Rate},
     core::letter::RUN_MAX,
 };
 
@@ -245,6 +245,41 @@ fn a_refused_provider_token_stops_both_until_the_next() {
     let probes = pair.worlds[HOST].gateway.requests.len() - stuck;
     assert!(probes <= 8, "single requests of both look whether it is still refused: {probes}");
     pair.worlds.iter_mut().for_each(|world| world.tell(provider_token("bearer two")));
+    pair.run_for(Duration::from_secs(60));
+    assert_eq!([HOST, GUEST].map(|core| pair.accepted(core)), [3_000, 3_000]);
+}
+
+/// The only connection is the host's: it is replaced when a row of its answers is no success, so that both hear of a second one.
+#[test]
+fn a_message_that_is_wrong_for_everybody_ends_on_both_cores() {
+    let mut pair = Pair::new(100, |_, _| Reply::Refuse(400, "BadTopic"));
+    pair.run_for(Duration::from_secs(120));
+    for core in [HOST, GUEST] {
+        let world = &pair.worlds[core];
+        assert_eq!(world.totals(1).outcomes[Outcome::Refused as usize], 3_000);
+        assert_eq!(world.last(1).refused_messages.len(), 1, "told once");
+        assert!(world.last(1).complete);
+        let refused: u64 =
+            world.reasons(1).iter().filter(|(then, ..)| *then == Consequence::Refused).map(|r| r.3).sum();
+        assert_eq!(refused, 3_000);
+    }
+    // Of each core and language at most so many as a row has, each asked four times, and what was in flight.
+    let asked = pair.worlds[HOST].gateway.requests.len();
+    assert!(asked <= 2 * 2 * 4 * 40, "{asked}");
+}
+
+#[test]
+fn pages_in_the_gateways_place_pause_both_and_refuse_nobody() {
+    let outage = Time(SECOND + 300_000)..Time(11 * SECOND);
+    let during = outage.clone();
+    let mut pair = Pair::new(100, move |request, _| match during.contains(&request.at) {
+        true => Reply::Page(404, "<html>no such page</html>"),
+        false => Reply::Accept,
+    });
+    pair.run(outage.end);
+    let asked = pair.worlds[HOST].gateway.requests.iter().filter(|r| outage.contains(&r.at)).count();
+    assert!((9..=260).contains(&asked), "{asked}: what was in flight, then one at a time");
+    assert!(pair.worlds[HOST].said.health.contains(&LaneHealth::Unsigned), "whose connection it is");
     pair.run_for(Duration::from_secs(60));
     assert_eq!([HOST, GUEST].map(|core| pair.accepted(core)), [3_000, 3_000]);
 }
