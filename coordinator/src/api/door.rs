@@ -11,8 +11,9 @@
 //! - size and form: tonic says OUT_OF_RANGE and INTERNAL of a message that is too large or no
 //!   message; both are the caller's fault and are told as INVALID_ARGUMENT.
 //!
-//! A request counts until its answer begins. Streams (watchers, `WriteDevices`) are bounded where
-//! they are served; those of methods that are not ours (health, reflection) here:
+//! A request counts until the transport has taken its answer; the listener ends a connection that
+//! does not read one for 30 s. Streams (watchers, `WriteDevices`) count until they begin, and are
+//! bounded where they are served; those of methods that are not ours (health, reflection) here:
 //! [`FOREIGN_STREAMS_MAX`].
 //!
 //! **Shared limits**, each with a share for one peer ([`clarion_runtime::peers`]: what it leaves
@@ -46,7 +47,7 @@ use std::{
 
 use bytes::Bytes;
 use clarion_runtime::{
-    listener::Peer,
+    listener::{Method, Peer},
     peers::{
         PeerKey,
         shares::{Full, Places},
@@ -54,10 +55,10 @@ use clarion_runtime::{
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use hyper::body as http_body;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tonic::{Code, Status, body::Body};
 
-use super::status;
+use super::{ports, status};
 
 /// Requests under way, all connections together. Those that hold much (a decoded region) are
 /// bounded further by [`crate::admission`]; the others are names and numbers.
@@ -131,7 +132,7 @@ where
             Err(Full { held: 0, total }) => return refuse(format!("all {total} requests that may be under way are")),
             Err(Full { held, .. }) => return refuse(format!("{held} requests of {peer} are under way")),
         };
-        let contract = Contract::of(request.uri().path());
+        let (contract, method) = (Contract::of(request.uri().path()), ports::method(request.uri().path()));
         let foreign = match contract {
             Contract::Foreign => match Arc::clone(&self.foreign).try_acquire_owned() {
                 Ok(foreign) => Some(foreign),
@@ -141,24 +142,25 @@ where
         };
         let answer = self.inner.call(request);
         async move {
-            let _places = (own, place);
             let answer = answer.await.map(|answer| corrected(answer, contract))?;
-            Ok(match foreign {
-                Some(foreign) => answer.map(|body| Body::new(Held { body, _place: foreign })),
-                None => answer,
+            // A thousand answers that nobody reads must not be followed by a thousand more.
+            let held = (method == Method::Answer).then_some((own, place));
+            Ok(match (held, foreign) {
+                (None, None) => answer,
+                places => answer.map(|body| Body::new(Held { body, _places: places })),
             })
         }
         .boxed()
     }
 }
 
-/// An answer that holds a place until its end.
-struct Held {
+/// An answer that holds places until the transport has taken all of it.
+struct Held<P> {
     body: Body,
-    _place: OwnedSemaphorePermit,
+    _places: P,
 }
 
-impl http_body::Body for Held {
+impl<P: Unpin> http_body::Body for Held<P> {
     type Data = Bytes;
     type Error = Status;
 
