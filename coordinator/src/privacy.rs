@@ -31,6 +31,7 @@
 //! - *Larger differences.* Two regions that differ by more than a twentieth, and by more than 1
 //!   km², are two; a union less its parts can be one house. Each costs questions, of which a peer
 //!   has few.
+//! - *Continents.* Regions of more than half a million cells are too large to be compared.
 //! - *Time.* After an hour, or in the rates of one region, the same count is taken again: who came
 //!   or left is in it. So are two messages of one watch.
 //! - *Segments.* An audience and the same less one rare segment are two audiences; each is told by

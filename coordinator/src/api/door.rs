@@ -31,6 +31,7 @@
 //! | watchers, in all and of one alert | `watchers_max`, `watchers_per_alert_max` | half | WATCHERS_MAX, after 5 s |
 //! | alerts and previews in admission | `admissions_max` | half | ADMISSIONS_BUSY, after 1 s |
 //! | of those: computing, asking nodes | cores, 8 questions | its turn after one of each other peer | nothing: it waits |
+//! | cells of covers under way | 16 million | 15 in 16 | COVERS_FULL, after 5 s |
 //! | active alerts | `alerts_active_max` | half | ALERTS_ACTIVE, after 5 s |
 //! | previews, refused audiences | as the rates of [`crate::privacy::curiosity`] | the same | PREVIEWS_MAX, when there is one again |
 //! | apps created | 10,000 | 100, then one every 10 s; changes: one every second | APPS_RATE, when there is one again |

@@ -39,6 +39,9 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(3_600);
 const REGIONS_MAX: usize = 1_024;
 /// Cells of all their plans together: 16 MB. A plan of 120 km has some 2,000.
 const CELLS_MAX: usize = 2_000_000;
+/// Larger regions are not remembered, and none is nearly equal to them: of 200,000 km² and more at
+/// the least, and 4 MB.
+pub const REGION_CELLS_MAX: usize = 500_000;
 /// Peers that a region remembers.
 const PEERS_OF_REGION_MAX: usize = 64;
 
@@ -97,6 +100,14 @@ impl<P> Curiosity<P> {
         let region = self.ask(peer, asked, Why::Preview, now)?;
         let earlier = region.asked.plan != own;
         Ok((Arc::clone(&region.asked.plan), earlier))
+    }
+
+    /// A question about a region that is too large to be remembered.
+    ///
+    /// # Errors
+    /// How long to wait.
+    pub fn at_rate(&mut self, peer: PeerKey, now: Duration) -> Result<(), Duration> {
+        self.peers.take(peer, now)
     }
 
     /// An alert that is only to be validated.

@@ -26,6 +26,8 @@ pub struct Full {
 #[derive(Debug)]
 pub struct Shares {
     total: u64,
+    /// A peer may hold so many times what it leaves.
+    times: u64,
     taken: u64,
     held: BTreeMap<PeerKey, u64>,
 }
@@ -34,7 +36,13 @@ impl Shares {
     /// All free.
     #[must_use]
     pub fn new(total: u64) -> Self {
-        Self { total, taken: 0, held: BTreeMap::new() }
+        Self { total, times: 1, taken: 0, held: BTreeMap::new() }
+    }
+
+    /// The same, but a peer leaves one part in `parts` of what it finds, instead of one in two.
+    #[must_use]
+    pub fn leaving_one_in(self, parts: u64) -> Self {
+        Self { times: parts.saturating_sub(1).max(1), ..self }
     }
 
     /// Takes some places for a peer.
@@ -45,7 +53,7 @@ impl Shares {
         let held = self.held(peer);
         let free = self.total - self.taken;
         // One more than it leaves: the last place of all is for whoever holds none.
-        if places > free || held + places > free - places + 1 {
+        if places > free || held.saturating_add(places) > (free - places).saturating_mul(self.times) + 1 {
             return Err(Full { total: self.total, held });
         }
         if places > 0 {
@@ -94,6 +102,12 @@ impl Places {
     #[must_use]
     pub fn new(total: usize) -> Self {
         Self(Arc::new(Mutex::new(Shares::new(total as u64))))
+    }
+
+    /// As [`Shares::leaving_one_in`].
+    #[must_use]
+    pub fn leaving_one_in(total: usize, parts: u64) -> Self {
+        Self(Arc::new(Mutex::new(Shares::new(total as u64).leaving_one_in(parts))))
     }
 
     /// One place, given back when it is dropped.
@@ -164,6 +178,13 @@ mod tests {
         assert_eq!(shares.take(peer(1), 1), Err(Full { total: 64, held: 32 }));
         shares.give_back(peer(1), 32);
         assert_eq!(all_it_gets(&mut shares, 2), 10, "26 held, 26 left");
+    }
+
+    #[test]
+    fn a_peer_may_leave_less() {
+        let mut shares = Shares::new(64).leaving_one_in(16);
+        assert_eq!([1, 2].map(|n| all_it_gets(&mut shares, n)), [60, 3]);
+        assert_eq!(all_it_gets(&mut shares, 3), 1);
     }
 
     #[test]
