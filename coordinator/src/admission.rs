@@ -28,7 +28,6 @@ use clarion_runtime::peers::{
     shares::{Full, Place, Places},
     turns::{Turn, Turns},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{config::Config, dispatch::QUESTIONS_MAX, store::AppRecord};
 
@@ -77,12 +76,17 @@ pub enum Refusal {
         lane: String,
     },
     /// Trying again helps once others have ended.
-    #[error("alert.region: needs {wanted} cells; of {limit} for all alerts and previews under way {free} are free")]
+    #[error(
+        "alert.region: needs {wanted} cells; of {limit} for all alerts and previews under way {free} are free, and \
+         {held} are held for this caller, who leaves a sixteenth for others"
+    )]
     CoversFull {
         /// For all.
-        limit: usize,
+        limit: u64,
         /// Of those.
-        free: usize,
+        free: u64,
+        /// Of those, for the same peer.
+        held: u64,
         /// For this one.
         wanted: usize,
     },
@@ -139,12 +143,14 @@ pub struct Admission {
     inside: Places,
     cores: Turns,
     questions: Turns,
-    cells: Arc<Semaphore>,
+    cells: Places,
     closed: AtomicBool,
 }
 
 /// Cells are counted by as many as this.
 const CELLS_UNIT: usize = 1_000;
+/// One part in so many of the cells is left by a peer: 250 cities beside two continents.
+const LEFT_FOR_OTHERS: u64 = 16;
 
 impl Admission {
     /// At most `inside_max` inside, of which one computes on each core.
@@ -154,7 +160,7 @@ impl Admission {
         // A question may wait 10 s for a node: half of them are always other peers'.
         let questions = QUESTIONS_MAX as u64;
         let (cores, questions) = (Turns::new(cores, cores), Turns::new(questions, questions / 2));
-        let cells = Arc::new(Semaphore::new(CLUSTER_CELLS_MAX / CELLS_UNIT));
+        let cells = Places::leaving_one_in(CLUSTER_CELLS_MAX / CELLS_UNIT, LEFT_FOR_OTHERS);
         Self { inside: Places::new(inside_max), cores, questions, cells, closed: AtomicBool::new(false) }
     }
 
@@ -170,11 +176,16 @@ impl Admission {
     ///
     /// # Errors
     /// [`Refusal::CoversFull`]: nobody waits.
-    pub fn cells(&self, cells: usize) -> Result<OwnedSemaphorePermit, Refusal> {
-        let full = |free: usize| Refusal::CoversFull { limit: CLUSTER_CELLS_MAX, free, wanted: cells };
-        let units = u32::try_from(cells.div_ceil(CELLS_UNIT)).map_err(|_| full(0))?;
-        let room = Arc::clone(&self.cells).try_acquire_many_owned(units);
-        room.map_err(|_| full(self.cells.available_permits() * CELLS_UNIT))
+    pub fn cells(&self, peer: PeerKey, cells: usize) -> Result<Place, Refusal> {
+        let mut room = self.cells.empty(peer);
+        match room.grow(cells.div_ceil(CELLS_UNIT) as u64) {
+            Ok(()) => Ok(room),
+            Err(Full { total, held }) => {
+                let unit = CELLS_UNIT as u64;
+                let free = (total - self.cells.taken()) * unit;
+                Err(Refusal::CoversFull { limit: total * unit, free, held: held * unit, wanted: cells })
+            }
+        }
     }
 
     /// No new alert is taken any more: the process is stopping.

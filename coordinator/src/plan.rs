@@ -11,8 +11,8 @@ use std::{ops::Deref, sync::Arc};
 
 pub use clarion_proto::limits::BANDS_MAX;
 use clarion_proto::{error::InvalidField, region::LatLng};
+use clarion_runtime::peers::shares::Place;
 use h3o::{CellIndex, Resolution};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::cover::{CIRCUMRADIUS_M_MAX, MARGIN, Origin, Point, center_of};
 
@@ -90,13 +90,13 @@ pub struct Bands(Arc<Held>);
 struct Held {
     bands: Vec<Band>,
     /// Given back when nobody needs the bands any more.
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Place>,
 }
 
 impl Bands {
     /// Bands that hold room until the last clone is dropped.
     #[must_use]
-    pub fn holding(bands: Vec<Band>, room: OwnedSemaphorePermit) -> Self {
+    pub fn holding(bands: Vec<Band>, room: Place) -> Self {
         Self(Arc::new(Held { bands, _room: Some(room) }))
     }
 }

@@ -1,16 +1,22 @@
-//! What a coordinator remembers: apps, alerts, and the logs of changes. One interface, several engines.
+//! What a coordinator remembers: apps, alerts, and the logs of changes. One interface, several
+//! engines.
 //!
-//! The traits are asynchronous because a database is behind them in production, although the engine in [`memory`] never
-//! waits. They say what must be atomic, for that is what an engine has to provide and what callers cannot add:
+//! The traits are asynchronous because a database is behind them in production, although the engine
+//! in [`memory`] never waits. They say what must be atomic, for that is what an engine has to
+//! provide and what callers cannot add:
 //!
-//! - **An alert is recorded once for its `request_id`**, and the limit of active alerts is checked in the same step.
-//! - **Records are replaced, not edited**: a writer names the revision it read, and loses with [`StoreError::Conflict`] to
-//!   whoever was faster. What a transition may be is [`crate::alert`]'s to say.
-//! - **Positions of a log are dense from 1** and given in the step that makes the batch readable, so that no reader can
-//!   step over a batch that appears later. The append time is stamped in the same step and never goes back within a log.
+//! - **An alert is recorded once for its `request_id`**, and the limit of active alerts is checked
+//!   in the same step.
+//! - **Records are replaced, not edited**: a writer names the revision it read, and loses with
+//!   [`StoreError::Conflict`] to whoever was faster. What a transition may be is [`crate::alert`]'s
+//!   to say.
+//! - **Positions of a log are dense from 1** and given in the step that makes the batch readable,
+//!   so that no reader can step over a batch that appears later. The append time is stamped in the
+//!   same step and never goes back within a log.
 //!
-//! What an engine does inside when the outcome of a commit is unknown (reading again by `request_id`, or by a producer's
-//! own sequence in a log) is its own business and not in the interface.
+//! What an engine does inside when the outcome of a commit is unknown (reading again by
+//! `request_id`, or by a producer's own sequence in a log) is its own business and not in the
+//! interface.
 
 use std::{fmt, sync::Arc};
 
@@ -73,7 +79,8 @@ pub enum StoreError {
         /// Bytes allowed.
         limit: u64,
     },
-    /// The store has no room but what is kept for removals, mutes and feedback, and one device has had its part of that.
+    /// The store has no room but what is kept for removals, mutes and feedback, and one device has
+    /// had its part of that.
     #[error("the store is full: of one device at most {limit} more removals and mutes are taken")]
     ReserveShare {
         /// Records of one device.
@@ -122,9 +129,11 @@ pub struct AlertCursor {
 /// Apps and alerts.
 #[async_trait]
 pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
-    /// Records a new alert, unless one with the same `request_id` is there or `active_max` are active.
+    /// Records a new alert, unless one with the same `request_id` is there or `active_max` are
+    /// active.
     async fn create_alert(&self, alert: AlertRecord, active_max: usize) -> Result<Created<AlertRecord>, StoreError>;
-    /// Takes back an alert that was recorded and could not be started. Only its creator may, before it answered.
+    /// Takes back an alert that was recorded and could not be started. Only its creator may, before
+    /// it answered.
     async fn discard_alert(&self, name: &AlertName) -> Result<(), StoreError>;
     /// Replaces the record whose revision is one less than this one's.
     async fn replace_alert(&self, alert: AlertRecord) -> Result<Arc<AlertRecord>, StoreError>;
@@ -152,16 +161,18 @@ pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
 /// The logs of changes: what nodes follow.
 #[async_trait]
 pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
-    /// Which log this is: another one after every loss of what it held. Positions of one mean nothing in another.
+    /// Which log this is: another one after every loss of what it held. Positions of one mean
+    /// nothing in another.
     fn identity(&self) -> LogIdentity;
     /// L, fixed for the cluster's life.
     fn logs(&self) -> u16;
-    /// Appends one batch; readable at once under the position returned. An empty batch takes a position too.
+    /// Appends one batch; readable at once under the position returned. An empty batch takes a
+    /// position too.
     ///
-    /// The limit of a store degrades in order: a batch with registrations or places is refused first
-    /// ([`StoreError::Full`]). Of one that has none, the records of unknown devices are dropped from then on (they would
-    /// change nothing), and those of known devices are taken until nothing fits at all; if nothing is left of it, the position
-    /// is that of the head.
+    /// The limit of a store degrades in order: a batch with registrations or places is refused
+    /// first ([`StoreError::Full`]). Of one that has none, the records of unknown devices are
+    /// dropped from then on (they would change nothing), and those of known devices are taken until
+    /// nothing fits at all; if nothing is left of it, the position is that of the head.
     async fn append(&self, log: LogId, batch: RecordBatch) -> Result<Position, StoreError>;
     /// Appends batches of one request, to several logs: all of them, or none for want of room.
     async fn append_all(&self, batches: Vec<(LogId, RecordBatch)>) -> Result<(), StoreError>;
@@ -169,11 +180,12 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     fn has_room(&self) -> watch::Receiver<bool>;
     /// The newest position; 0 if there is none.
     async fn head(&self, log: LogId) -> Result<Position, StoreError>;
-    /// Batches after a position, in order and without a gap: at least one if there is one, else as many as fit
-    /// `bytes_max`. Nothing after the head is an empty answer.
+    /// Batches after a position, in order and without a gap: at least one if there is one, else as
+    /// many as fit `bytes_max`. Nothing after the head is an empty answer.
     async fn read(&self, log: LogId, after: Position, bytes_max: usize) -> Result<Vec<Batch>, StoreError>;
     /// How many records the log holds up to and with a position (clamped to the head).
     async fn records_until(&self, log: LogId, position: Position) -> Result<u64, StoreError>;
-    /// Changes whenever some log may have grown. One signal for all logs: followers look at the heads they care for.
+    /// Changes whenever some log may have grown. One signal for all logs: followers look at the
+    /// heads they care for.
     fn grown(&self) -> watch::Receiver<u64>;
 }

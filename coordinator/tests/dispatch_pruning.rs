@@ -16,8 +16,8 @@ use dispatch_support::*;
 async fn pruned(coordinator: &Coordinator) -> u64 {
     let mut records = 0;
     for id in (0..PARTITIONS).map(LogId) {
-        let head = coordinator.log.head(id).await.unwrap();
-        records += coordinator.log.records_until(id, head).await.unwrap();
+        let head = coordinator.log.head(id).await.expect("a head");
+        records += coordinator.log.records_until(id, head).await.expect("a count");
     }
     records
 }

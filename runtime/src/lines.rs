@@ -37,15 +37,15 @@ struct Queue {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
     writing: bool,
-    /// Since they were told last.
+    /// Dropped since the last line that told it.
+    untold: u64,
     dropped: u64,
-    dropped_ever: u64,
 }
 
 impl Queue {
     fn drop_line(&mut self) {
+        self.untold += 1;
         self.dropped += 1;
-        self.dropped_ever += 1;
     }
 }
 
@@ -84,7 +84,7 @@ impl Lines {
     /// How many lines were dropped since the start.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.shared.queue.lock().dropped_ever
+        self.shared.queue.lock().dropped
     }
 
     /// Waits until all lines are written, for `within` at most; whether they are.
@@ -108,7 +108,7 @@ impl Shared {
             let mut queue = self.queue.lock();
             let mut notice = None;
             match written {
-                Ok(()) => notice = (queue.dropped > 0).then(|| std::mem::take(&mut queue.dropped)),
+                Ok(()) => notice = (queue.untold > 0).then(|| std::mem::take(&mut queue.untold)),
                 // Closed, or full: nobody is told now.
                 Err(_) => queue.drop_line(),
             }
@@ -118,7 +118,7 @@ impl Shared {
                     writeln!(sink, "WARN log lines dropped because standard error was not read; dropped={dropped}");
                 queue = self.queue.lock();
                 if told.is_err() {
-                    queue.dropped += dropped;
+                    queue.untold += dropped;
                 }
             }
             queue.writing = false;

@@ -1,14 +1,18 @@
 //! Peers: for whom a limit counts, and what one of them may take of it.
 //!
-//! Until callers have identities, a peer is the address that a connection comes from ([`PeerKey`]). Every limit that callers share has
-//! a total and a share: whatever one peer does, others find room.
+//! Until callers have identities, a peer is the address that a connection comes from ([`PeerKey`]).
+//! Every limit that callers share has a total and a share: whatever one peer does, others find
+//! room.
 //!
-//! - [`shares`]: places that are had or refused at once. A peer may hold at most as many as it leaves free: alone half of
-//!   them, beside a peer with half a quarter of all, and so on. Two peers never lock out a third.
+//! - [`shares`]: places that are had or refused at once. A peer may hold at most as many as it
+//!   leaves free: alone half of them, beside a peer with half a quarter of all, and so on. Two
+//!   peers never lock out a third.
 //! - [`rates`]: so many at once and so many an hour.
-//! - [`turns`]: work that waits for its turn. Peers are served one after another, however much one of them asks for.
+//! - [`turns`]: work that waits for its turn. Peers are served one after another, however much one
+//!   of them asks for.
 //!
-//! What this cannot do: callers behind one proxy are one peer, and whoever has many addresses is many.
+//! What this cannot do: callers behind one proxy are one peer, and whoever has many addresses is
+//! many.
 
 use std::{
     fmt,

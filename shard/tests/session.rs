@@ -1,5 +1,7 @@
 //! Sessions, as a coordinator sees them.
 
+#![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
+
 mod support;
 
 use clarion_proto::{
@@ -233,22 +235,6 @@ async fn a_core_that_dies_ends_the_node() {
     assert_eq!(bench.ended().await.unwrap_err().to_string(), "core 1 has died");
 }
 
-#[tokio::test]
-async fn a_peer_that_says_nothing_is_sent_away_and_holds_up_nobody() {
-    let bench = Bench::start(1).await;
-    let mut silent = ShardServiceClient::new(channel(bench.address).await);
-    let (_says, said) = tokio::sync::mpsc::channel(1);
-    let silent = silent.session(tokio_stream::wrappers::ReceiverStream::new(said));
-    let other = async {
-        let mut session = bench.session().await;
-        assert!(matches!(session.next().await, Ok(Some(Told::Hello(_)))));
-    };
-    // Its deadline is 5 s; the other one's is that of every wait here.
-    let (refused, ()) = tokio::join!(within("an answer to silence", silent), other);
-    let refused = refused.err().expect("it is sent away");
-    assert_eq!((refused.code(), refused.message()), (Code::DeadlineExceeded, "no Open within 5 s"));
-}
-
 /// A wave of many cells as a coordinator sends it: its head, and parts of so many cells.
 fn wide(id: u64, cells: usize, per_part: usize) -> (wire::Wave, Vec<wire::CoverPart>) {
     let parent = h3o::LatLng::new(22.54, 114.06).unwrap().to_cell(h3o::Resolution::Two);
@@ -352,4 +338,20 @@ async fn a_message_that_is_too_large_ends_its_session_with_the_reason() {
     assert!(status.message().contains("4194304"), "{}", status.message());
     let mut session = bench.session().await;
     assert!(matches!(session.next().await, Ok(Some(Told::Hello(_)))), "the node goes on");
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_is_sent_away_and_holds_up_nobody() {
+    let bench = Bench::start(1).await;
+    let mut silent = ShardServiceClient::new(channel(bench.address).await);
+    let (_says, said) = tokio::sync::mpsc::channel(1);
+    let silent = silent.session(tokio_stream::wrappers::ReceiverStream::new(said));
+    let other = async {
+        let mut session = bench.session().await;
+        assert!(matches!(session.next().await, Ok(Some(Told::Hello(_)))));
+    };
+    // Its deadline is 5 s; the other one's is that of every wait here.
+    let (refused, ()) = tokio::join!(within("an answer to silence", silent), other);
+    let refused = refused.err().expect("it is sent away");
+    assert_eq!((refused.code(), refused.message()), (Code::DeadlineExceeded, "no Open within 5 s"));
 }

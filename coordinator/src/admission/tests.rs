@@ -288,13 +288,15 @@ async fn one_peer_cannot_keep_all_nodes_busy() {
 
 #[test]
 fn covers_share_room_for_their_cells_and_give_it_back() {
+    let peer = |n| PeerKey::of(std::net::Ipv4Addr::new(10, 0, 0, n).into());
     let admission = Admission::new(1);
-    let first = admission.cells(15_000_000).expect("room");
-    let refused = admission.cells(1_000_001).expect_err("15 of 16 million are taken");
-    assert_eq!(refused, Refusal::CoversFull { limit: 16_000_000, free: 1_000_000, wanted: 1_000_001 });
-    let small = admission.cells(3_900).expect("a city finds room beside a continent");
+    let first = admission.cells(peer(1), 15_000_000).expect("nearly all");
+    let refused = admission.cells(peer(1), 2_000).expect_err("the rest is for others");
+    let (free, held) = (1_000_000, 15_000_000);
+    assert_eq!(refused, Refusal::CoversFull { limit: 16_000_000, free, held, wanted: 2_000 });
+    let small = admission.cells(peer(2), 3_900).expect("a city finds room beside a continent");
     drop(first);
-    drop(admission.cells(8_000_000).expect("given back"));
+    drop(admission.cells(peer(1), 8_000_000).expect("given back"));
     drop(small);
-    assert!(admission.cells(usize::MAX).is_err());
+    assert!(admission.cells(peer(1), usize::MAX).is_err());
 }

@@ -20,8 +20,8 @@ use crate::{
     store::{AppRecord, Created},
 };
 
-/// Apps that one peer creates at once, and then one every so long: of all that there may be it takes more than a day to make as
-/// many.
+/// Apps that one peer creates at once, and then one every so long: of all that there may be it
+/// takes more than a day to make as many.
 const CREATED: (u32, Duration) = (100, Duration::from_secs(10));
 /// The same for changes: each of them is a line in the log.
 const UPDATED: (u32, Duration) = (100, Duration::from_secs(1));
@@ -44,8 +44,8 @@ impl Apps {
         self.api.clock.now().since(Time(0))
     }
 
-    /// Gateway and credential are configured, and say of themselves what the app says of itself. Its lane is opened, so that
-    /// connections are warm when the first alert comes.
+    /// Gateway and credential are configured, and say of themselves what the app says of itself.
+    /// Its lane is opened, so that connections are warm when the first alert comes.
     fn check_lane(&self, app: &App) -> Result<(), Status> {
         let missing = |kind, name: &str| {
             status::precondition(

@@ -1,19 +1,23 @@
 //! The door: what every request passes before a service sees it.
 //!
-//! A peer chooses how many connections it opens, how many requests it has under way on each, how slowly it sends them
-//! and how large they are. Each of these has a bound, and each bound is told the same way:
+//! A peer chooses how many connections it opens, how many requests it has under way on each, how
+//! slowly it sends them and how large they are. Each of these has a bound, and each bound is told
+//! the same way:
 //!
 //! - connections, streams, time until the answer begins: the listener ([`super::ports`]);
-//! - requests under way, of one connection, of one peer and of all ([`Peer`], [`REQUESTS_MAX`]): RESOURCE_EXHAUSTED with
-//!   RetryInfo, at once, because a queue here would only make everybody late;
-//! - size and form: tonic says OUT_OF_RANGE and INTERNAL of a message that is too large or no message; both are the
-//!   caller's fault and are told as INVALID_ARGUMENT.
+//! - requests under way, of one connection, of one peer and of all ([`Peer`], [`REQUESTS_MAX`]):
+//!   RESOURCE_EXHAUSTED with RetryInfo, at once, because a queue here would only make everybody
+//!   late;
+//! - size and form: tonic says OUT_OF_RANGE and INTERNAL of a message that is too large or no
+//!   message; both are the caller's fault and are told as INVALID_ARGUMENT.
 //!
-//! A request counts until its answer begins. Streams (watchers, `WriteDevices`) are bounded where they are served; those of
-//! methods that are not ours (health, reflection) here: [`FOREIGN_STREAMS_MAX`].
+//! A request counts until the transport has taken its answer; the listener ends a connection that
+//! does not read one for 30 s. Streams (watchers, `WriteDevices`) count until they begin, and are
+//! bounded where they are served; those of methods that are not ours (health, reflection) here:
+//! [`FOREIGN_STREAMS_MAX`].
 //!
-//! **Shared limits**, each with a share for one peer ([`clarion_runtime::peers`]: what it leaves free for others, half of
-//! the total if it is alone):
+//! **Shared limits**, each with a share for one peer ([`clarion_runtime::peers`]: what it leaves
+//! free for others, half of the total if it is alone):
 //!
 //! | what | total | one peer | whoever is refused gets |
 //! |---|---|---|---|
@@ -27,6 +31,7 @@
 //! | watchers, in all and of one alert | `watchers_max`, `watchers_per_alert_max` | half | WATCHERS_MAX, after 5 s |
 //! | alerts and previews in admission | `admissions_max` | half | ADMISSIONS_BUSY, after 1 s |
 //! | of those: computing, asking nodes | cores, 8 questions | its turn after one of each other peer | nothing: it waits |
+//! | cells of covers under way | 16 million | 15 in 16 | COVERS_FULL, after 5 s |
 //! | active alerts | `alerts_active_max` | half | ALERTS_ACTIVE, after 5 s |
 //! | previews, refused audiences | as the rates of [`crate::privacy::curiosity`] | the same | PREVIEWS_MAX, when there is one again |
 //! | apps created | 10,000 | 100, then one every 10 s; changes: one every second | APPS_RATE, when there is one again |
@@ -42,7 +47,7 @@ use std::{
 
 use bytes::Bytes;
 use clarion_runtime::{
-    listener::Peer,
+    listener::{Method, Peer},
     peers::{
         PeerKey,
         shares::{Full, Places},
@@ -50,13 +55,13 @@ use clarion_runtime::{
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use hyper::body as http_body;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tonic::{Code, Status, body::Body};
 
-use super::status;
+use super::{ports, status};
 
-/// Requests under way, all connections together. Those that hold much (a decoded region) are bounded further by
-/// [`crate::admission`]; the others are names and numbers.
+/// Requests under way, all connections together. Those that hold much (a decoded region) are
+/// bounded further by [`crate::admission`]; the others are names and numbers.
 pub const REQUESTS_MAX: usize = 1_024;
 /// Requests under way on one connection: an eighth of all, so that no caller can take all places.
 pub const REQUESTS_PER_CONNECTION_MAX: usize = 128;
@@ -127,7 +132,7 @@ where
             Err(Full { held: 0, total }) => return refuse(format!("all {total} requests that may be under way are")),
             Err(Full { held, .. }) => return refuse(format!("{held} requests of {peer} are under way")),
         };
-        let contract = Contract::of(request.uri().path());
+        let (contract, method) = (Contract::of(request.uri().path()), ports::method(request.uri().path()));
         let foreign = match contract {
             Contract::Foreign => match Arc::clone(&self.foreign).try_acquire_owned() {
                 Ok(foreign) => Some(foreign),
@@ -137,24 +142,25 @@ where
         };
         let answer = self.inner.call(request);
         async move {
-            let _places = (own, place);
             let answer = answer.await.map(|answer| corrected(answer, contract))?;
-            Ok(match foreign {
-                Some(foreign) => answer.map(|body| Body::new(Held { body, _place: foreign })),
-                None => answer,
+            // A thousand answers that nobody reads must not be followed by a thousand more.
+            let held = (method == Method::Answer).then_some((own, place));
+            Ok(match (held, foreign) {
+                (None, None) => answer,
+                places => answer.map(|body| Body::new(Held { body, _places: places })),
             })
         }
         .boxed()
     }
 }
 
-/// An answer that holds a place until its end.
-struct Held {
+/// An answer that holds places until the transport has taken all of it.
+struct Held<P> {
     body: Body,
-    _place: OwnedSemaphorePermit,
+    _places: P,
 }
 
-impl http_body::Body for Held {
+impl<P: Unpin> http_body::Body for Held<P> {
     type Data = Bytes;
     type Error = Status;
 
@@ -198,7 +204,8 @@ impl Contract {
         }
     }
 
-    /// Whether this status is tonic's word for a message that could not be taken, and not the method's own.
+    /// Whether this status is tonic's word for a message that could not be taken, and not the
+    /// method's own.
     fn leaves_to_the_door(self, told: &Status) -> bool {
         match self {
             Self::Public => true,

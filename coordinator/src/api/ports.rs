@@ -30,10 +30,11 @@ pub const API_CONNECTIONS_MIN: usize = 8;
 
 /// The bounds of the callers' port.
 ///
-/// A connection may have 512 streams open, most of them watchers; how many requests may be under way says [`super::door`].
+/// A connection may have 256 streams open, most of them watchers; how many requests may be under way says [`super::door`].
 /// Batches of `WriteDevices` are up to 4 MiB: 24 MiB hold the two largest with their copies, or twenty of 400 kB, and one peer
-/// has half of that. A window of 128 KiB carries 2.5 MB/s over 50 ms for each stream. One peer's address may have three quarters of the connections: behind
-/// a proxy all callers have one address. A caller that is idle for 5 min is told to connect again when it has something to ask.
+/// has half of that. A window of 128 KiB carries 2.5 MB/s over 50 ms for each stream. One peer's address may have three
+/// quarters of the connections: behind a proxy all callers have one address. A caller that is idle for 5 min is told to connect
+/// again when it has something to ask.
 #[must_use]
 pub fn api(config: &crate::config::Config) -> Limits {
     let unread = registry::STREAMS_MAX + FOREIGN_STREAMS_MAX + WAITING_MAX;
@@ -42,7 +43,7 @@ pub fn api(config: &crate::config::Config) -> Limits {
         connections_max: config.connections_max,
         connections_per_peer_max: (config.connections_max * 3).div_ceil(4),
         when_busy: WhenBusy::Stays,
-        streams_per_connection_max: 512,
+        streams_per_connection_max: 256,
         streams_max: config.watchers_max + REQUESTS_MAX + registry::STREAMS_MAX + FOREIGN_STREAMS_MAX,
         requests_per_connection_max: REQUESTS_PER_CONNECTION_MAX,
         header_list_bytes_max: 16 << 10,
@@ -70,10 +71,12 @@ pub fn api(config: &crate::config::Config) -> Limits {
 /// Messages that may wait for room in the budget: each has a stream's window filled.
 const WAITING_MAX: usize = 64;
 
-fn method(path: &str) -> Method {
+/// How a method uses its stream.
+pub(super) fn method(path: &str) -> Method {
     match path {
         "/clarion.v1.AlertService/WatchAlert" => Method::Events,
         "/clarion.v1.RegistryService/WriteDevices" => Method::Exchange,
+        "/clarion.shard.v1.FeedService/Feed" => Method::Events,
         _ if path.starts_with("/grpc.reflection.") => Method::Exchange,
         _ => health::method(path),
     }
@@ -110,7 +113,7 @@ pub fn feed() -> Limits {
         idle_deadline: Duration::from_secs(30),
         // A node that is gone without a word must not keep its name's place longer than its successor needs to start.
         keep_alive_every: Duration::from_secs(2),
-        method: |_| Method::Events,
+        method,
     }
 }
 

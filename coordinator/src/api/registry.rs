@@ -1,12 +1,14 @@
 //! `RegistryService`: changes of devices in, counts out.
 //!
-//! One stream is served strictly in order, one batch at a time: check each item, append one batch to each log, answer. Nothing
-//! is queued: a batch that is not read yet stays in HTTP/2's window, and a caller who does not read answers is not read
-//! from. A batch of 10,000 items is some 30 ms of a core; it is checked in slices with a pause between them, so that
-//! progress and sessions on the same threads are not held up.
+//! One stream is served strictly in order, one batch at a time: check each item, append one batch
+//! to each log, answer. Nothing is queued: a batch that is not read yet stays in HTTP/2's window,
+//! and a caller who does not read answers is not read from. A batch of 10,000 items is some 30 ms
+//! of a core; it is checked in slices with a pause between them, so that progress and sessions on
+//! the same threads are not held up.
 //!
-//! No caller takes it from others: [`STREAMS_MAX`] streams are shared by peers, each has deadlines ([`stream`]), and of the
-//! batches that are there the next of each peer has its turn ([`WORK_MAX`] at a time), however many one peer sends.
+//! No caller takes it from others: [`STREAMS_MAX`] streams are shared by peers, each has deadlines
+//! ([`stream`]), and of the batches that are there the next of each peer has its turn ([`WORK_MAX`]
+//! at a time), however many one peer sends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,8 +35,9 @@ pub use stream::{ANSWER_TAKEN_WITHIN, NEXT_BATCH_WITHIN};
 pub(super) const BATCH_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 /// Streams of `WriteDevices` at a time; one peer has half of them at most.
 pub const STREAMS_MAX: usize = 64;
-/// Batches checked and appended at a time. Two keep two cores busy, some 600,000 changes a second; while they are worked on they
-/// cost their own bytes once more, in records that are not yet appended.
+/// Batches checked and appended at a time. Two keep two cores busy, some 600,000 changes a second;
+/// while they are worked on they cost their own bytes once more, in records that are not yet
+/// appended.
 const WORK_MAX: u64 = 2;
 
 /// The service.

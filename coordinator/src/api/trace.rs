@@ -1,4 +1,5 @@
-//! What is kept of a request: a span, child of the caller's (`traceparent`, W3C Trace Context), and log lines that name the peer.
+//! What is kept of a request: a span, child of the caller's (`traceparent`, W3C Trace Context), and
+//! log lines that name the peer.
 //!
 //! | request | line |
 //! |---|---|
@@ -7,9 +8,10 @@
 //! | refused, by the caller's fault or a limit | `request refused`, info |
 //! | failed: nodes or store away, a deadline, a defect | `request failed`, warn; a defect has an error line of its own |
 //!
-//! The last three are told at the first time and then once a minute, by peer, method and code ([`Failures`]): a flood of
-//! requests is no flood of lines. A line has the peer's address, the method, the code and the reason for programs, and
-//! nothing of what the request said: neither place nor token. Health and reflection leave none: probes come every second.
+//! The last three are told at the first time and then once a minute, by peer, method and code
+//! ([`Failures`]): a flood of requests is no flood of lines. A line has the peer's address, the
+//! method, the code and the reason for programs, and nothing of what the request said: neither
+//! place nor token. Health and reflection leave none: probes come every second.
 
 use std::{
     collections::BTreeMap,

@@ -1,21 +1,22 @@
 //! Who may ask how often how many there are, and about which region. Pure: time is handed in.
 //!
-//! One answer says nothing of one person ([`super::Told`]); the difference of two may. Of two circles that differ by one house,
-//! the counts differ by who is in it. So:
+//! One answer says nothing of one person ([`super::Told`]); the difference of two may. Of two
+//! circles that differ by one house, the counts differ by who is in it. So:
 //!
-//! - **Nearly equal regions are one region.** A preview of a region that is nearly the same as one that was previewed in the last
-//!   hour, by whomever, is answered for *that* region ([`Sketch::is_near`]: they share 95 %, or differ by at most
-//!   1 km²). An operator who drags a circle sees the count of where it was first, until it has moved by a twentieth.
-//! - **The same region is asked [`REGION_BURST`] times at once**, then once every [`REGION_EVERY`] by each peer: the difference of
-//!   two moments is who came or left.
+//! - **Nearly equal regions are one region.** A preview of a region that is nearly the same as one
+//!   that was previewed in the last hour, by whomever, is answered for *that* region
+//!   ([`Sketch::is_near`]: they share 95 %, or differ by at most 1 km²). An operator who drags a
+//!   circle sees the count of where it was first, until it has moved by a twentieth.
+//! - **The same region is asked [`REGION_BURST`] times at once**, then once every [`REGION_EVERY`]
+//!   by each peer: the difference of two moments is who came or left.
 //! - **A peer asks [`PEER_BURST`] times at once**, then once every [`PEER_EVERY`].
 //!
-//! Whether an audience is large enough is a question, too. An alert that is sent is never held up by these limits: it is on record
-//! for everybody. One that is only validated counts as a preview does; one that is refused as too small counts against
-//! further alerts to nearly the same region.
+//! Whether an audience is large enough is a question, too. An alert that is sent is never held up
+//! by these limits: it is on record for everybody. One that is only validated counts as a preview
+//! does; one that is refused as too small counts against further alerts to nearly the same region.
 //!
-//! What an operator does on a bad day (a dozen circles, two audiences each, sent twice) stays far below. What remains open to
-//! whoever has time is in [`super`].
+//! What an operator does on a bad day (a dozen circles, two audiences each, sent twice) stays far
+//! below. What remains open to whoever has time is in [`super`].
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,7 +28,8 @@ use super::sketch::Sketch;
 pub const PEER_BURST: u32 = 60;
 /// Then one every so long.
 pub const PEER_EVERY: Duration = Duration::from_secs(5);
-/// Of one region by one peer at once; previews, validations and refusals are counted for themselves.
+/// Of one region by one peer at once; previews, validations and refusals are counted for
+/// themselves.
 pub const REGION_BURST: u32 = 24;
 /// Then one every so long.
 pub const REGION_EVERY: Duration = Duration::from_secs(30);
@@ -37,6 +39,9 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(3_600);
 const REGIONS_MAX: usize = 1_024;
 /// Cells of all their plans together: 16 MB. A plan of 120 km has some 2,000.
 const CELLS_MAX: usize = 2_000_000;
+/// Larger regions are not remembered, and none is nearly equal to them: of 200,000 km² and more at
+/// the least, and 4 MB.
+pub const REGION_CELLS_MAX: usize = 500_000;
 /// Peers that a region remembers.
 const PEERS_OF_REGION_MAX: usize = 64;
 
@@ -82,7 +87,8 @@ impl<P> Default for Curiosity<P> {
 }
 
 impl<P> Curiosity<P> {
-    /// A preview: the plan of the region that is to be counted, and whether it is another one, which was asked for earlier.
+    /// A preview: the plan of the region that is to be counted, and whether it is another one,
+    /// which was asked for earlier.
     ///
     /// # Errors
     /// How long to wait.
@@ -96,6 +102,14 @@ impl<P> Curiosity<P> {
         Ok((Arc::clone(&region.asked.plan), earlier))
     }
 
+    /// A question about a region that is too large to be remembered.
+    ///
+    /// # Errors
+    /// How long to wait.
+    pub fn at_rate(&mut self, peer: PeerKey, now: Duration) -> Result<(), Duration> {
+        self.peers.take(peer, now)
+    }
+
     /// An alert that is only to be validated.
     ///
     /// # Errors
@@ -104,7 +118,8 @@ impl<P> Curiosity<P> {
         self.ask(peer, asked, Why::Validate, now).map(drop)
     }
 
-    /// Whether so few alerts of this peer to nearly this region were refused that another one may be tried.
+    /// Whether so few alerts of this peer to nearly this region were refused that another one may
+    /// be tried.
     ///
     /// # Errors
     /// How long to wait.
@@ -118,7 +133,8 @@ impl<P> Curiosity<P> {
     /// An alert was refused because its audience is too small.
     pub fn refused(&mut self, peer: PeerKey, asked: Asked<P>, now: Duration) {
         let at = self.remember(peer, asked, now);
-        // It was checked before the question; if another was refused meanwhile, this one goes beyond by one.
+        // It was checked before the question; if another was refused meanwhile, this one goes
+        // beyond by one.
         let _ = self.regions[at].rates[Why::Refused as usize].take(peer, now);
     }
 
@@ -149,7 +165,8 @@ impl<P> Curiosity<P> {
         self.regions.iter().map(|region| region.asked.cells).sum()
     }
 
-    /// Of the peer that takes the most memory, the region that was asked for least recently, but not the newest of all.
+    /// Of the peer that takes the most memory, the region that was asked for least recently, but
+    /// not the newest of all.
     fn forget_one(&mut self) {
         let mut taken: BTreeMap<PeerKey, usize> = BTreeMap::new();
         for region in &self.regions {

@@ -1,11 +1,14 @@
-//! What is remembered of a cover to tell whether another is nearly the same: some 2 KB, however large it is.
+//! What is remembered of a cover to tell whether another is nearly the same: some 2 KB, however
+//! large it is.
 //!
-//! Of all cells of a cover at one resolution the [`KEPT`] with the smallest hashes are kept. They are a fair sample of the cover, and the
-//! same cells are in the sample of any other cover that has them: among the smallest of both together, the part that both
-//! have estimates what the covers share (Broder's bottom-k sketch). Polygons, circles and unions are alike to it.
+//! Of all cells of a cover at one resolution the [`KEPT`] with the smallest hashes are kept. They
+//! are a fair sample of the cover, and the same cells are in the sample of any other cover that has
+//! them: among the smallest of both together, the part that both have estimates what the covers
+//! share (Broder's bottom-k sketch). Polygons, circles and unions are alike to it.
 //!
-//! A cover is sampled at the finest resolution at which it has at most [`CELLS_MAX`] cells, and at the next coarser one: two
-//! covers that are nearly the same have one of the two in common, also where one of them has a cell more than the limit.
+//! A cover is sampled at the finest resolution at which it has at most [`CELLS_MAX`] cells, and at
+//! the next coarser one: two covers that are nearly the same have one of the two in common, also
+//! where one of them has a cell more than the limit.
 
 use h3o::{CellIndex, Resolution};
 
@@ -15,8 +18,9 @@ const KEPT: usize = 128;
 const CELLS_MAX: f64 = 50_000.0;
 /// What two covers that are nearly the same share at least.
 const SHARED_MIN: f64 = 0.95;
-/// Covers whose differences are at most so many cells of resolution 9, some 1 km² ([`super::REGION_KM2_MIN`]), are nearly the same,
-/// too: a difference is a region, and none is counted that is smaller.
+/// Covers whose differences are at most so many cells of resolution 9, some 1 km²
+/// ([`super::REGION_KM2_MIN`]), are nearly the same, too: a difference is a region, and none is
+/// counted that is smaller.
 const DIFFERENCE_MAX: f64 = 10.0;
 
 /// A sample of a cover.
@@ -36,7 +40,8 @@ impl Sketch {
     #[must_use]
     pub fn of(cover: &[CellIndex]) -> Self {
         let mut resolution = Resolution::Nine;
-        // How many cells of a resolution have the area of the cover: a child has a seventh of its parent's.
+        // How many cells of a resolution have the area of the cover: a child has a seventh of its
+        // parent's.
         let count = |at: Resolution| {
             let of = |cell: &CellIndex| 7_f64.powi(i32::from(u8::from(at)) - i32::from(u8::from(cell.resolution())));
             cover.iter().map(of).sum::<f64>()
@@ -87,7 +92,8 @@ impl Sample {
                 (None, None) => break,
                 (Some(a), Some(b)) if a == b => {
                     both += 1;
-                    (mine.next(), theirs.next());
+                    mine.next();
+                    theirs.next();
                 }
                 (Some(a), Some(b)) if a < b => drop(mine.next()),
                 (Some(_), None) => drop(mine.next()),
@@ -144,7 +150,8 @@ mod tests {
         }
     }
 
-    /// One more cell of resolution 9 never makes another region, also where the resolution of the sample changes.
+    /// One more cell of resolution 9 never makes another region, also where the resolution of the
+    /// sample changes.
     #[test]
     fn one_cell_more_is_nearly_the_same() {
         for radius_m in [600.0, 2_000.0, 39_800.0, 105_000.0] {

@@ -1,11 +1,13 @@
 //! A batch: records encoded once, when they are accepted, and never again.
 //!
-//! The records of a batch are kept as the bytes of `FeedResponse.records` (field 4, repeated). The rest of that message
-//! (log, position, append time) is known only when the batch is appended; in protobuf the order of fields is free, so the
-//! feed writes those three in front and copies the rest. Feeding ten nodes costs ten copies, not ten encodings, and a
-//! device costs the coordinator some 100 bytes instead of the 600 that decoded records with their strings would take.
+//! The records of a batch are kept as the bytes of `FeedResponse.records` (field 4, repeated). The
+//! rest of that message (log, position, append time) is known only when the batch is appended; in
+//! protobuf the order of fields is free, so the feed writes those three in front and copies the
+//! rest. Feeding ten nodes costs ten copies, not ten encodings, and a device costs the coordinator
+//! some 100 bytes instead of the 600 that decoded records with their strings would take.
 //!
-//! Each record starts with its device (field 1, 16 bytes), which is all that a reader of some partitions needs to know.
+//! Each record starts with its device (field 1, 16 bytes), which is all that a reader of some
+//! partitions needs to know.
 
 use bytes::{Buf, Bytes, BytesMut};
 use clarion_proto::{
@@ -45,8 +47,8 @@ impl RecordBatch {
         self.count
     }
 
-    /// Of those, registrations and places: what makes the registry larger. The others are removals, mutes and feedback,
-    /// which a store that is nearly full takes longer than these.
+    /// Of those, registrations and places: what makes the registry larger. The others are removals,
+    /// mutes and feedback, which a store that is nearly full takes longer than these.
     #[must_use]
     pub fn growing(&self) -> u32 {
         self.growing
@@ -64,7 +66,8 @@ impl RecordBatch {
         std::iter::from_fn(move || next_record(&mut rest).map(|(_, device)| device))
     }
 
-    /// Only the records whose device `wanted` says yes to. For batches of which nothing makes the registry larger.
+    /// Only the records whose device `wanted` says yes to. For batches of which nothing makes the
+    /// registry larger.
     pub(super) fn only(&self, mut wanted: impl FnMut(DeviceId) -> bool) -> Self {
         debug_assert_eq!(self.growing, 0, "what remains of it is not counted");
         let mut kept = BytesMut::new();
@@ -144,8 +147,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Only the records of the partitions that `wanted` says yes to, of `count`. Bytes are copied, nothing is decoded
-    /// but a record's length and device.
+    /// Only the records of the partitions that `wanted` says yes to, of `count`. Bytes are copied,
+    /// nothing is decoded but a record's length and device.
     #[must_use]
     pub fn only(&self, partition_count: u16, wanted: impl Fn(PartitionId) -> bool) -> Self {
         let mut kept = BytesMut::new();
@@ -165,7 +168,8 @@ fn next_record<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], DeviceId)> {
     if start.is_empty() {
         return None;
     }
-    // What is read here was written by `push`: a deviation is a defect of this file, not of a caller.
+    // What is read here was written by `push`: a deviation is a defect of this file, not of a
+    // caller.
     let (field, _) = decode_key(rest).expect("written by push");
     assert_eq!(field, RECORDS_FIELD, "written by push");
     let length = usize::try_from(decode_varint(rest).expect("written by push")).expect("fits memory");

@@ -1,11 +1,14 @@
-//! Which devices a log has heard of: for the question whether the removal of one can change anything.
+//! Which devices a log has heard of: for the question whether the removal of one can change
+//! anything.
 //!
-//! A set of 32-bit fingerprints, nothing else. Two devices of one log may share a fingerprint: then a removal of a device that
-//! never was is kept, which costs its bytes. A device that was registered is always known, because nothing is ever taken out.
+//! A set of 32-bit fingerprints, nothing else. Two devices of one log may share a fingerprint: then
+//! a removal of a device that never was is kept, which costs its bytes. A device that was
+//! registered is always known, because nothing is ever taken out.
 //!
-//! A table has a power of two of places, of which at most 7/8 are taken, and a place is 4 bytes and one of control: 5.7 to
-//! 11.4 bytes for a device ([`BYTES_PER_DEVICE`] is what the store charges). A log of 800,000 devices (50 million in 64
-//! logs) takes one in 5,000 strangers for somebody it knows.
+//! A table has a power of two of places, of which at most 7/8 are taken, and a place is 4 bytes and
+//! one of control: 5.7 to 11.4 bytes for a device ([`BYTES_PER_DEVICE`] is what the store charges).
+//! A log of 800,000 devices (50 million in 64 logs) takes one in 5,000 strangers for somebody it
+//! knows.
 
 use clarion_proto::ids::DeviceId;
 use hashbrown::HashTable;
@@ -75,7 +78,8 @@ mod tests {
     #[test]
     fn a_device_takes_no_more_than_it_is_charged() {
         let mut known = KnownDevices::default();
-        // Just after the table has doubled is the worst moment; the first few hundred devices do not matter.
+        // Just after the table has doubled is the worst moment; the first few hundred devices do
+        // not matter.
         for n in 0..200_000 {
             known.insert(fingerprint(n));
             let bytes = known.0.allocation_size() as u64;

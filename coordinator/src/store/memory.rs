@@ -1,9 +1,11 @@
-//! The engine in memory: for one coordinator, for tests and for a first look. What it holds ends with the process.
+//! The engine in memory: for one coordinator, for tests and for a first look. What it holds ends
+//! with the process.
 //!
-//! Memory is bounded by three numbers. The logs hold at most `log_bytes_max`: the engine cannot trim them, because nodes
-//! rebuild themselves from their beginning. What that limit is filled with is ordered: see [`room`]. Of ended alerts the newest
-//! [`ENDED_ALERTS_KEPT`] are remembered (one of 120 km keeps some 1,300 cells of 40 bytes, so all together hold some
-//! 50 MB), and fewer where those are large ([`ALERT_BYTES_MAX`]).
+//! Memory is bounded by three numbers. The logs hold at most `log_bytes_max`: the engine cannot
+//! trim them, because nodes rebuild themselves from their beginning. What that limit is filled with
+//! is ordered: see [`room`]. Of ended alerts the newest [`ENDED_ALERTS_KEPT`] are remembered (one
+//! of 120 km keeps some 1,300 cells of 40 bytes, so all together hold some 50 MB), and fewer where
+//! those are large ([`ALERT_BYTES_MAX`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -271,7 +273,8 @@ impl Tables {
         }
     }
 
-    /// Those that ended first, until the others are few and small enough. The last to end stays however large.
+    /// Those that ended first, until the others are few and small enough. The last to end stays
+    /// however large.
     fn forget_ended(&mut self) {
         while self.ended.len() > ENDED_ALERTS_KEPT || (self.ended.len() > 1 && self.bytes > ALERT_BYTES_MAX) {
             let oldest = self.ended.pop_front().expect("not empty");

@@ -121,11 +121,12 @@ async fn a_preview_tells_few_as_few_and_gives_no_difference_away() {
     assert!(few.estimated_duration.is_none(), "at one a second it would be the count");
 }
 
-fn total(answer: wire::PreviewAlertResponse) -> (Count, bool) {
+fn total(answer: &wire::PreviewAlertResponse) -> (Count, bool) {
     (answer.devices.and_then(|d| d.count).expect("told"), answer.of_earlier_region)
 }
 
-/// Two circles that differ by one house, as an attacker asks for them: both answers are of the same region.
+/// Two circles that differ by one house, as an attacker asks for them: both answers are of the same
+/// region.
 #[tokio::test]
 async fn nobody_is_placed_by_two_previews() {
     let server = Server::with_demo().await;
@@ -138,7 +139,7 @@ async fn nobody_is_placed_by_two_previews() {
     let first = ask(&here, of_radius(5_000.0)).await.expect("counted");
     let cells = first.cover_cells;
     let bands = first.bands.len();
-    assert_eq!(total(first), (Count::Exact(100 * bands as u64), false));
+    assert_eq!(total(&first), (Count::Exact(100 * bands as u64), false));
     assert!(!ask(&here, of_radius(5_000.0)).await.expect("counted").of_earlier_region, "the same again is itself");
     // One person more in the ring between the two.
     let moved = |meters: f64| {
@@ -172,7 +173,7 @@ async fn nobody_is_placed_by_two_previews() {
             assert!(answer.of_earlier_region, "{what}");
         }
     }
-    let (_, earlier) = total(ask(&here, of_radius(6_000.0)).await.expect("another region"));
+    let (_, earlier) = total(&ask(&here, of_radius(6_000.0)).await.expect("another region"));
     assert!(!earlier);
 }
 
@@ -207,7 +208,8 @@ async fn one_address_asks_so_often_and_others_go_on() {
     soon(other.preview_alert(preview(demo_alert()))).await.expect("another address");
 }
 
-/// The threshold tells one bit: whether a hundredth device is there. It is asked so often and no more.
+/// The threshold tells one bit: whether a hundredth device is there. It is asked so often and no
+/// more.
 #[tokio::test]
 async fn refusals_of_nearly_the_same_region_are_counted() {
     let server = Server::with_demo().await;

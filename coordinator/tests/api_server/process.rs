@@ -7,7 +7,7 @@ use std::{
 
 use clarion_coordinator::{Coordinator, config::Args};
 use clarion_proto::wire::v1 as wire;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tonic::{Code, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
@@ -174,6 +174,31 @@ async fn both_signals_end_the_program_in_order() {
         assert!(soon(running.wait()).await.expect("ended").success(), "{signal}");
         drop(api);
     }
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_holds_nothing_up() {
+    // Every frame is a line: a pipe of 64 KiB is full after some tens of requests.
+    let mut command = program(&["--listen", "127.0.0.1:0"]);
+    let mut running = command.env("CLARION_LOG", "trace").spawn().expect("started");
+    let mut lines = BufReader::new(running.stdout.take().expect("piped")).lines();
+    let line = soon(lines.next_line()).await.expect("readable").expect("announced");
+    let announced: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    let address = announced["health"].as_str().expect("an address").parse().expect("an address");
+    let mut client = HealthClient::new(connect(address).await);
+    for _ in 0..500 {
+        soon(client.check(HealthCheckRequest::default())).await.expect("served");
+    }
+    let pid = running.id().expect("running").to_string();
+    let sent = tokio::process::Command::new("kill").args(["-s", "TERM", &pid]).status();
+    assert!(soon(sent).await.expect("sent").success());
+    drop(client);
+    let unread = running.stderr.take().expect("piped");
+    assert!(soon(running.wait()).await.expect("ended").success());
+    // The pipe is full but for less than a line's room, or this shows nothing.
+    let mut log = Vec::new();
+    soon(BufReader::new(unread).read_to_end(&mut log)).await.expect("readable");
+    assert!(log.len() >= 60 << 10, "{}", log.len());
 }
 
 #[tokio::test]

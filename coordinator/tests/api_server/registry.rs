@@ -257,7 +257,8 @@ async fn a_full_store_refuses_registrations_and_still_takes_removals_and_mutes()
     assert_eq!(stats().await, written + 3);
 }
 
-/// The next batch within a minute, or the place goes to somebody else; the clock runs as soon as nothing else is left to do.
+/// The next batch within a minute, or the place goes to somebody else; the clock runs as soon as
+/// nothing else is left to do.
 #[tokio::test]
 async fn an_idle_stream_is_told_so_and_leaves() {
     let server = Server::with_demo().await;
@@ -330,7 +331,8 @@ async fn streams_are_shared_by_addresses() {
 async fn whoever_does_not_read_answers_loses_the_place() {
     let server = Server::with_demo().await;
     let (sender, answers) = soon(open(&server.from(1).await)).await.expect("free");
-    // 10,000 refused items make an answer of some 400 KB: more than windows and buffers take of a dozen.
+    // 10,000 refused items make an answer of some 400 KB: more than windows and buffers take of a
+    // dozen.
     let bad = wire::DeviceChange { device: "x".repeat(129), ..device(1) };
     let flood = tokio::spawn(async move {
         for n in 0..24 {
@@ -355,8 +357,8 @@ async fn whoever_does_not_read_answers_loses_the_place() {
     drop(answers);
 }
 
-/// An address with thirty streams that all have batches waiting, and one with a single batch: it has its turn after those under
-/// way and one more, not after thirty.
+/// An address with thirty streams that all have batches waiting, and one with a single batch: it
+/// has its turn after those under way and one more, not after thirty.
 #[tokio::test]
 async fn one_batch_does_not_wait_for_all_of_another_address() {
     let server = Server::with_demo().await;

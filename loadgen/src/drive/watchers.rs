@@ -26,7 +26,7 @@ use tonic_prost::{ProstCodec, ProstEncoder};
 use super::DriveError;
 use crate::scenario::WatchersSpec;
 
-/// Watchers on one connection: a coordinator takes 512 streams.
+/// Watchers on one connection: a coordinator takes 256 streams.
 const PER_CONNECTION: u32 = 250;
 /// A slow one reads a message in so long.
 const SLOW: Duration = Duration::from_secs(1);

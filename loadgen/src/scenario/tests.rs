@@ -123,13 +123,20 @@ fn cases_are_chosen_by_name_and_expect_what_the_series_does_unless_they_say_othe
     assert!(series.choose(&["goway".to_owned()]).unwrap_err().contains("`goaway`"));
     let all = series.cases.len();
     series.choose(&[]).unwrap();
+    assert_eq!(series.cases.len(), all, "none takes long");
+    series.cases.last_mut().expect("one").by_name_only = true;
+    series.choose(&[]).unwrap();
     assert_eq!(series.cases.len(), all - 1, "one takes long");
     series.choose(&["wrong-environment".to_owned()]).unwrap();
     let names: Vec<_> = series.cases.iter().map(|c| c.name.as_str()).collect();
     assert_eq!(names, ["undisturbed", "wrong-environment"]);
     let expected = series.expected(&series.cases[1]);
     assert_eq!(expected["missed"], Bound::Exactly(0.0));
-    assert!(expected["lost"].holds(999.0) && !expected["lost"].holds(1_000.0));
+    assert!(expected["alarmed"].holds(1.0) && !expected["alarmed"].holds(0.0), "its own");
+    assert_eq!(series.expected(&series.cases[0])["alarmed"], Bound::Exactly(0.0), "of all");
+    let targets = series.targets(&series.cases[1]);
+    assert!(targets["recovery_seconds"].holds(3.0) && !targets["recovery_seconds"].holds(3.1));
+    assert!(series.targets(&series.cases[0]).is_empty());
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! So many at once and so many an hour, for each peer.
 //!
-//! A bucket of tokens for each peer, kept as one time: when it will be full again. Full buckets are forgotten. If more peers than
-//! [`PEERS_MAX`] have one that is not full, the fullest is forgotten: that peer gains a token or two, and nobody else loses.
+//! A bucket of tokens for each peer, kept as one time: when it will be full again. Full buckets are
+//! forgotten. If more peers than [`PEERS_MAX`] have one that is not full, the fullest is forgotten:
+//! that peer gains a token or two, and nobody else loses.
 
 use std::{collections::BTreeMap, time::Duration};
 

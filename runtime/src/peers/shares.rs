@@ -1,8 +1,9 @@
 //! Places that are had at once or refused, with a share for each peer.
 //!
-//! **The rule**: a peer may hold at most as many places as it leaves free, or one more. A fixed share of a quarter would be exhausted by four peers. By this rule the first peer takes 1/2, the next 1/4, then 1/8: whoever
-//! comes finds something until the last place is taken. A peer that is alone has half of the total, and totals are chosen
-//! with that in mind.
+//! **The rule**: a peer may hold at most as many places as it leaves free, or one more. A fixed
+//! share of a quarter would be exhausted by four peers. By this rule the first peer takes 1/2, the
+//! next 1/4, then 1/8: whoever comes finds something until the last place is taken. A peer that is
+//! alone has half of the total, and totals are chosen with that in mind.
 //!
 //! [`Shares`] decides and is pure; [`Places`] hands out guards that give back what they hold.
 
@@ -25,6 +26,8 @@ pub struct Full {
 #[derive(Debug)]
 pub struct Shares {
     total: u64,
+    /// A peer may hold so many times what it leaves.
+    times: u64,
     taken: u64,
     held: BTreeMap<PeerKey, u64>,
 }
@@ -33,7 +36,13 @@ impl Shares {
     /// All free.
     #[must_use]
     pub fn new(total: u64) -> Self {
-        Self { total, taken: 0, held: BTreeMap::new() }
+        Self { total, times: 1, taken: 0, held: BTreeMap::new() }
+    }
+
+    /// The same, but a peer leaves one part in `parts` of what it finds, instead of one in two.
+    #[must_use]
+    pub fn leaving_one_in(self, parts: u64) -> Self {
+        Self { times: parts.saturating_sub(1).max(1), ..self }
     }
 
     /// Takes some places for a peer.
@@ -44,7 +53,7 @@ impl Shares {
         let held = self.held(peer);
         let free = self.total - self.taken;
         // One more than it leaves: the last place of all is for whoever holds none.
-        if places > free || held + places > free - places + 1 {
+        if places > free || held.saturating_add(places) > (free - places).saturating_mul(self.times) + 1 {
             return Err(Full { total: self.total, held });
         }
         if places > 0 {
@@ -76,6 +85,12 @@ impl Shares {
     pub fn taken(&self) -> u64 {
         self.taken
     }
+
+    /// Peers that hold some.
+    #[must_use]
+    pub fn peers(&self) -> u64 {
+        self.held.len() as u64
+    }
 }
 
 /// Places of one kind, shared by all who hand them out.
@@ -87,6 +102,12 @@ impl Places {
     #[must_use]
     pub fn new(total: usize) -> Self {
         Self(Arc::new(Mutex::new(Shares::new(total as u64))))
+    }
+
+    /// As [`Shares::leaving_one_in`].
+    #[must_use]
+    pub fn leaving_one_in(total: usize, parts: u64) -> Self {
+        Self(Arc::new(Mutex::new(Shares::new(total as u64).leaving_one_in(parts))))
     }
 
     /// One place, given back when it is dropped.
@@ -160,6 +181,13 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_may_leave_less() {
+        let mut shares = Shares::new(64).leaving_one_in(16);
+        assert_eq!([1, 2].map(|n| all_it_gets(&mut shares, n)), [60, 3]);
+        assert_eq!(all_it_gets(&mut shares, 3), 1);
+    }
+
+    #[test]
     fn a_single_place_can_be_had() {
         let mut shares = Shares::new(1);
         assert_eq!(all_it_gets(&mut shares, 1), 1);
@@ -181,7 +209,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever others do, a peer that holds nothing finds a place as long as one is free, and sums agree.
+        /// Whatever others do, a peer that holds nothing finds a place as long as one is free, and
+        /// sums agree.
         #[test]
         fn a_newcomer_finds_a_place(total in 1_u64..200, steps in proptest::collection::vec((0_u8..6, 0_u64..9, any::<bool>()), 0..200)) {
             let mut shares = Shares::new(total);

@@ -1,12 +1,14 @@
 //! Work that waits for its turn: peers are served one after another.
 //!
-//! A queue in order of arrival belongs to whoever fills it. Here each peer has a queue of its own, and the ring of peers
-//! with something waiting goes round: a peer with one batch waits for at most one batch of each other peer, however many
-//! those have. The next in the ring is served when its cost fits; until then nobody passes it, or large work would never have its
-//! turn. Only a peer that holds its share already is passed over: it waits for its own work to end, not for others'.
+//! A queue in order of arrival belongs to whoever fills it. Here each peer has a queue of its own,
+//! and the ring of peers with something waiting goes round: a peer with one batch waits for at most
+//! one batch of each other peer, however many those have. The next in the ring is served when its
+//! cost fits; until then nobody passes it, or large work would never have its turn. Only a peer
+//! that holds its share already is passed over: it waits for its own work to end, not for others'.
 //!
-//! [`Ring`] decides and is pure; [`Turns`] lets tasks wait. What may wait is bounded by those who ask: each of them
-//! holds a place that is counted elsewhere ([`super::shares`]), and gives up its place in the ring when it is dropped.
+//! [`Ring`] decides and is pure; [`Turns`] lets tasks wait. What may wait is bounded by those who
+//! ask: each of them holds a place that is counted elsewhere ([`super::shares`]), and gives up its
+//! place in the ring when it is dropped.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -57,7 +59,8 @@ impl Ring {
         Self { capacity, share: share.min(capacity), used: 0, last: 0, peers, next: VecDeque::new(), work }
     }
 
-    /// Queues work. What costs more than a share counts as a whole share: it has its turn when its peer has nothing else.
+    /// Queues work. What costs more than a share counts as a whole share: it has its turn when its
+    /// peer has nothing else.
     pub fn ask(&mut self, peer: PeerKey, cost: u64) -> Ticket {
         self.last += 1;
         let ticket = Ticket(self.last);
@@ -70,7 +73,8 @@ impl Ring {
         ticket
     }
 
-    /// The next work that may begin; `None` if nothing may for now. It is under way until [`Ring::leave`].
+    /// The next work that may begin; `None` if nothing may for now. It is under way until
+    /// [`Ring::leave`].
     pub fn begin(&mut self) -> Option<Ticket> {
         let free = self.capacity - self.used;
         let (at, ticket, cost) = self.next.iter().enumerate().find_map(|(at, peer)| {
@@ -147,7 +151,8 @@ impl Turns {
         Self(Arc::new(Mutex::new(Waiting { ring: Ring::new(capacity, share), wake: BTreeMap::new() })))
     }
 
-    /// Waits for a turn, which ends when the guard is dropped. Dropping the future gives up its place.
+    /// Waits for a turn, which ends when the guard is dropped. Dropping the future gives up its
+    /// place.
     pub async fn enter(&self, peer: PeerKey, cost: u64) -> Turn {
         let (wake, woken) = oneshot::channel();
         let turn = {
@@ -273,14 +278,15 @@ mod tests {
     }
 
     proptest! {
-        /// Costs stay within capacity and shares, and whoever waits is served before a second turn of any other peer begins
-        /// that asked later.
+        /// Costs stay within capacity and shares, and whoever waits is served before a second turn
+        /// of any other peer begins that asked later.
         #[test]
         fn nobody_is_starved(steps in proptest::collection::vec((0_u8..5, 1_u64..6, any::<bool>()), 1..200)) {
             let (capacity, share) = (8, 4);
             let mut ring = Ring::new(capacity, share);
             let mut under_way: VecDeque<Ticket> = VecDeque::new();
-            // For each waiting first of a peer: how often each other peer was served since it became first.
+            // For each waiting first of a peer: how often each other peer was served since it
+            // became first.
             let mut waited: BTreeMap<PeerKey, u64> = BTreeMap::new();
             for (n, cost, end) in steps {
                 if end {

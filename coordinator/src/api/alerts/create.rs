@@ -39,7 +39,7 @@ use crate::{
     plan::Bands,
     privacy::{
         self, AUDIENCE_MIN, REGION_KM2_MIN,
-        curiosity::{Asked, Curiosity},
+        curiosity::{Asked, Curiosity, REGION_CELLS_MAX},
         sketch::Sketch,
     },
     progress::Snapshot,
@@ -79,10 +79,13 @@ impl Alerts {
         if request.validate_only {
             let prepared = self.prepare(&spec, peer).await?;
             prepared.render(&self.api, &spec, &longest_name())?;
-            if let Some(asked) = prepared.asked() {
-                self.curious(|curiosity, now| curiosity.validate(peer, asked, now))
-                    .map_err(|wait| asked_too_often(peer, wait))?;
-            }
+            let validated = |question| {
+                self.curious(|curiosity, now| match question {
+                    Question::Region(asked) => curiosity.validate(peer, asked, now),
+                    Question::TooLarge => curiosity.at_rate(peer, now),
+                })
+            };
+            prepared.asked().map_or(Ok(()), validated).map_err(|wait| asked_too_often(peer, wait))?;
             self.large_enough(&spec, &prepared, peer).await?;
             return Ok(valid(&submitted));
         }
@@ -184,7 +187,7 @@ impl Alerts {
                 Err(error) => return Err(status::count(&error)),
             }
         }
-        if let Some(asked) = prepared.asked() {
+        if let Some(Question::Region(asked)) = prepared.asked() {
             self.curious(|curiosity, now| curiosity.refused(peer, asked, now));
         }
         Err(audience_too_small())
@@ -202,6 +205,14 @@ pub(super) fn asked_too_often(peer: PeerKey, wait: Duration) -> Status {
     status::exhausted("PREVIEWS_MAX", words, wait)
 }
 
+/// What an alert asks about its region.
+pub(super) enum Question {
+    /// Whatever is nearly the same is one.
+    Region(Asked<Cover>),
+    /// Nothing else is nearly the same.
+    TooLarge,
+}
+
 /// Admitted and planned, not recorded.
 pub(super) struct Prepared {
     /// In the order of the audience.
@@ -214,13 +225,16 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// As a question about a region; `None` if nobody is held to limits of questions.
-    pub(super) fn asked(&self) -> Option<Asked<Cover>> {
-        let cells = self.cover.bands.iter().map(|band| band.cells.len()).sum();
+    pub(super) fn asked(&self) -> Option<Question> {
         let sketch = self.sketch.clone()?;
+        let cells = self.cover.bands.iter().map(|band| band.cells.len()).sum();
+        if cells > REGION_CELLS_MAX {
+            return Some(Question::TooLarge);
+        }
         // A copy without room: what is remembered for an hour must not keep the room that alerts need.
         let bands = Bands::from(self.cover.bands.to_vec());
         let plan = Arc::new(Cover { bands, ..*self.cover });
-        Some(Asked { sketch, plan, cells })
+        Some(Question::Region(Asked { sketch, plan, cells }))
     }
 
     /// For each app, what its devices are sent.

@@ -51,7 +51,7 @@ pub(super) async fn cover(api: &Context, spec: &AlertSpec, peer: PeerKey) -> Res
         })
     });
     let (bands, cells, area_km2, sketch) = planned.await.map_err(|e| status::internal(&e))?.map_err(status::invalid)?;
-    let room = api.admission.cells(bands.iter().map(|band| band.cells.len()).sum()).map_err(status::refusal)?;
+    let room = api.admission.cells(peer, bands.iter().map(|band| band.cells.len()).sum()).map_err(status::refusal)?;
     Ok((Cover { bands: Bands::holding(bands, room), cells, area_km2 }, sketch))
 }
 

@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::{
     Alerts,
-    create::{asked_too_often, audience_too_small},
+    create::{Question, asked_too_often, audience_too_small},
     status,
 };
 use crate::{
@@ -17,8 +17,8 @@ use crate::{
 };
 
 impl Alerts {
-    /// Admits and plans as CreateAlert does, then counts: this region, or the one that it is nearly the same as
-    /// ([`crate::privacy::curiosity`]).
+    /// Admits and plans as CreateAlert does, then counts: this region, or the one that it is nearly
+    /// the same as ([`crate::privacy::curiosity`]).
     pub(super) async fn preview(
         &self,
         request: wire::PreviewAlertRequest,
@@ -28,12 +28,15 @@ impl Alerts {
         let alert = required(request.alert, "alert").map_err(status::invalid)?;
         let spec = AlertSpec::from_wire(alert).map_err(|e| status::invalid(e.within("alert")))?;
         let prepared = self.prepare(&spec, peer).await?;
-        let (cover, of_earlier_region) = match prepared.asked() {
-            Some(asked) => self
-                .curious(|curiosity, now| curiosity.preview(peer, asked, now))
-                .map_err(|wait| asked_too_often(peer, wait))?,
-            None => (Arc::clone(&prepared.cover), false),
+        let own = || (Arc::clone(&prepared.cover), false);
+        let counted = |question| {
+            self.curious(|curiosity, now| match question {
+                Question::Region(asked) => curiosity.preview(peer, asked, now),
+                Question::TooLarge => curiosity.at_rate(peer, now).map(|()| own()),
+            })
         };
+        let (cover, of_earlier_region) =
+            prepared.asked().map_or_else(|| Ok(own()), counted).map_err(|wait| asked_too_often(peer, wait))?;
         let distances: Vec<(f64, f64)> = cover.bands.iter().map(|band| (band.from_m, band.to_m)).collect();
         let plan = CountPlan {
             bands: cover.bands.clone(),

@@ -1,14 +1,18 @@
-//! `WatchAlert`: always the newest state, never a queue of old ones; encoded once for all who watch.
+//! `WatchAlert`: always the newest state, never a queue of old ones; encoded once for all who
+//! watch.
 //!
-//! The stream is pulled by the transport. Whoever reads slowly is given what is newest when they come back; cells are
-//! sent if they changed since *this* stream's last message, so nothing is lost by skipping states in between.
+//! The stream is pulled by the transport. Whoever reads slowly is given what is newest when they
+//! come back; cells are sent if they changed since *this* stream's last message, so nothing is lost
+//! by skipping states in between.
 //!
 //! A thousand may watch one alert, beside a wave that must not notice. What they get is the same
-//! message, so it is made once: [`View`] keeps the newest state as bytes, one for those without cells and one for each
-//! version from which cells are asked for. All watchers look at the same moments, so that is one of each mostly. The generated
-//! server would encode it for each of them, so this method is served by hand, as the feed is ([`super::server`]).
+//! message, so it is made once: [`View`] keeps the newest state as bytes, one for those without
+//! cells and one for each version from which cells are asked for. All watchers look at the same
+//! moments, so that is one of each mostly. The generated server would encode it for each of them,
+//! so this method is served by hand, as the feed is ([`super::server`]).
 //!
-//! A watcher costs its stream and at most one message in the transport's buffer besides what its window lets out.
+//! A watcher costs its stream and at most one message in the transport's buffer besides what its
+//! window lets out.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -34,8 +38,9 @@ use crate::{
 
 /// At most one message in this time to each.
 const PACE: Duration = Duration::from_millis(100);
-/// Watchers that are served at that pace: 2,000 messages a second. A message costs the server and the kernel some 25 µs, so
-/// that is a twentieth of a core; of more watchers each is served less often: of a thousand, each twice a second.
+/// Watchers that are served at that pace: 2,000 messages a second. A message costs the server and
+/// the kernel some 25 µs, so that is a twentieth of a core; of more watchers each is served less
+/// often: of a thousand of one peer, each twice a second.
 const AT_FULL_PACE: u64 = 200;
 /// Encoded messages kept of one state.
 const KEPT_MAX: usize = 16;
@@ -47,7 +52,8 @@ const RETRY: Duration = Duration::from_secs(5);
 pub(super) struct Watchers {
     per_alert_max: usize,
     present: Mutex<Present>,
-    /// All look at the same moments, so that they are shown the same state and the transport writes many at once.
+    /// All look at the same moments, so that they are shown the same state and the transport writes
+    /// many at once.
     epoch: Instant,
 }
 
@@ -63,10 +69,15 @@ impl Watchers {
         Arc::new(Self { per_alert_max, present: Mutex::new(present), epoch: Instant::now() })
     }
 
-    /// When a watcher that has just been served is served next.
-    fn next(&self) -> Instant {
-        let total = self.present.lock().total.taken();
-        let pace = PACE * u32::try_from(total.div_ceil(AT_FULL_PACE).max(1)).unwrap_or(u32::MAX);
+    /// When a watcher that has just been served is served next. Peers have equal parts of the pace:
+    /// one that has thousands of watchers waits for itself, and whoever has one is served as if
+    /// those were not there.
+    fn next(&self, peer: PeerKey) -> Instant {
+        let watchers = {
+            let total = &self.present.lock().total;
+            total.held(peer) * total.peers()
+        };
+        let pace = PACE * u32::try_from(watchers.div_ceil(AT_FULL_PACE).max(1)).unwrap_or(u32::MAX);
         let rounds = self.epoch.elapsed().as_nanos() / pace.as_nanos() + 1;
         self.epoch + pace.saturating_mul(u32::try_from(rounds).unwrap_or(u32::MAX))
     }
@@ -127,7 +138,8 @@ impl View {
     fn message(&self, snapshot: &Snapshot, cells_since: Option<u64>) -> Bytes {
         let mut newest = self.0.lock();
         if snapshot.version < newest.version {
-            // Another watcher was faster by one state: this one is still newer than what its reader has.
+            // Another watcher was faster by one state: this one is still newer than what its reader
+            // has.
             let cells = privacy::cells(&snapshot.cells);
             return answer::watched(snapshot, &cells, cells_since).encode_to_vec().into();
         }
@@ -196,7 +208,7 @@ impl Watch {
             }
             let snapshot = Arc::clone(&self.newest.borrow_and_update());
             if self.sent.is_none_or(|sent| snapshot.version > sent) {
-                self.not_before = self.seat.watchers.next();
+                self.not_before = self.seat.watchers.next(self.seat.peer);
                 return Some(self.send(&snapshot));
             }
             tokio::select! {
@@ -213,7 +225,8 @@ impl Watch {
         (Ok(message), (!snapshot.settled).then_some(self))
     }
 
-    /// The process stops. The end of an alert is told still, if no message has told it: the stop may have waited for it.
+    /// The process stops. The end of an alert is told still, if no message has told it: the stop
+    /// may have waited for it.
     fn at_stop(mut self) -> Option<(Result<Bytes, Status>, Option<Self>)> {
         let snapshot = Arc::clone(&self.newest.borrow_and_update());
         if is_final(snapshot.state) && self.sent.is_none_or(|sent| snapshot.version > sent) {
@@ -279,10 +292,18 @@ mod tests {
     async fn the_more_watch_the_less_often_each_is_served() {
         let watchers = Watchers::new(10_000, 10_000);
         let alert = AlertName::from_id("a1").expect("a name");
-        let pace = |watchers: &Watchers| watchers.next() - watchers.epoch;
+        let pace = |watchers: &Watchers| watchers.next(PeerKey::NONE) - watchers.epoch;
         assert_eq!(pace(&watchers), PACE);
         let seats: Vec<_> = (0..1_000).map(|_| watchers.enter(&alert, PeerKey::NONE).expect("room")).collect();
         assert_eq!(pace(&watchers), 5 * PACE);
+        let other = PeerKey::of([10, 0, 0, 1].into());
+        let seat = watchers.enter(&alert, other).expect("room");
+        assert_eq!(
+            (watchers.next(other) - watchers.epoch, pace(&watchers)),
+            (PACE, 10 * PACE),
+            "who has one waits for one"
+        );
+        drop(seat);
         tokio::time::advance(PACE * 5).await;
         assert_eq!(pace(&watchers), 10 * PACE, "at the same moments for all");
         drop(seats);

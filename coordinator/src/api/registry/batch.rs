@@ -1,12 +1,14 @@
 //! One batch as it came: read item by item, and written as far as the store has room.
 //!
-//! A message of 4 MiB decoded at once may be hundreds of MB: an empty item is two bytes on the wire and some 200 in memory.
-//! So the bytes stay as they came, and one item at a time is decoded, checked and encoded for its log. A batch costs its
-//! own bytes and those of its records, which are fewer.
+//! A message of 4 MiB decoded at once may be hundreds of MB: an empty item is two bytes on the wire
+//! and some 200 in memory. So the bytes stay as they came, and one item at a time is decoded,
+//! checked and encoded for its log. A batch costs its own bytes and those of its records, which are
+//! fewer.
 //!
-//! **A full store** ([`StoreError::Full`]) takes removals and mutes longer than registrations and places. A batch of which
-//! something can be written is answered: its removals and mutes are written, each other item is an error that says that
-//! there was no room. A batch of which nothing can be written ends its stream.
+//! **A full store** ([`StoreError::Full`]) takes removals and mutes longer than registrations and
+//! places. A batch of which something can be written is answered: its removals and mutes are
+//! written, each other item is an error that says that there was no room. A batch of which nothing
+//! can be written ends its stream.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! `RegistryService` as it is served: the generated server for all methods but `WriteDevices`, whose batches are taken as
-//! the bytes they came in ([`super::batch`]).
+//! `RegistryService` as it is served: the generated server for all methods but `WriteDevices`,
+//! whose batches are taken as the bytes they came in ([`super::batch`]).
 
 use std::{
     convert::Infallible,

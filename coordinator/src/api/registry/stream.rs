@@ -1,7 +1,8 @@
 //! One stream of `WriteDevices`: batches in, answers out, in order, each with a deadline.
 //!
-//! The stream is a task, not what the transport pulls: whoever does not read its answers would otherwise hold its place for
-//! as long as it likes. What was begun is finished and answered; between batches is the place to stop.
+//! The stream is a task, not what the transport pulls: whoever does not read its answers would
+//! otherwise hold its place for as long as it likes. What was begun is finished and answered;
+//! between batches is the place to stop.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,8 +19,8 @@ use tracing::Instrument;
 
 use super::{Context, batch::RawBatch, status};
 
-/// From one answer until the next batch is whole. A stream holds a place that others may want: whoever has nothing to write
-/// opens another one later.
+/// From one answer until the next batch is whole. A stream holds a place that others may want:
+/// whoever has nothing to write opens another one later.
 pub const NEXT_BATCH_WITHIN: Duration = Duration::from_secs(60);
 /// For the caller to make room for an answer.
 pub const ANSWER_TAKEN_WITHIN: Duration = Duration::from_secs(30);

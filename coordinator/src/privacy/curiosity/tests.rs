@@ -12,7 +12,8 @@ fn peer(n: u32) -> PeerKey {
     PeerKey::of(Ipv4Addr::from_bits(0x0a00_0000 + n).into())
 }
 
-/// A circle some kilometres north of a place; its plan is that distance, for the tests to know it again.
+/// A circle some kilometres north of a place; its plan is that distance, for the tests to know it
+/// again.
 fn circle(north_m: u32, radius_m: f64) -> Asked<u32> {
     let center = LatLng::new(22.5 + f64::from(north_m) / 111_000.0, 114.0).expect("on the globe");
     let cells = cover(&Shape::circle(center, radius_m).expect("valid"), CellBudget::default()).expect("within budget");
@@ -37,7 +38,8 @@ fn a_house_is_not_the_difference_of_two_circles() {
 #[test]
 fn an_operator_on_a_bad_day_meets_no_limit() {
     let mut curiosity = Curiosity::default();
-    // Within two minutes: a dozen circles dragged about, each previewed for two audiences, validated, refused once and sent.
+    // Within two minutes: a dozen circles dragged about, each previewed for two audiences,
+    // validated, refused once and sent.
     for step in 0..12 {
         let (north_m, now) = (step * 130, step * 10 * S);
         for _ in 0..2 {
@@ -100,7 +102,8 @@ fn memory_is_bounded_and_one_peer_pushes_out_its_own() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
-    /// Whatever is asked in which order within the hour, two plans that were counted are never nearly the same.
+    /// Whatever is asked in which order within the hour, two plans that were counted are never
+    /// nearly the same.
     #[test]
     fn no_two_regions_that_are_counted_are_nearly_the_same(steps in proptest::collection::vec((0_u32..4, 0_u32..3_000, 600.0..3_000.0_f64), 1..40)) {
         let mut curiosity = Curiosity::default();

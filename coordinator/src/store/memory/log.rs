@@ -13,10 +13,11 @@ use super::{
     room::Room,
 };
 
-/// What a batch takes besides its records: its entry in a list that may be half empty, what `Bytes` keeps to be shared, and
-/// two allocations.
+/// What a batch takes besides its records: its entry in a list that may be half empty, what `Bytes`
+/// keeps to be shared, and two allocations.
 const BATCH_BYTES: u64 = 2 * size_of::<Appended>() as u64 + 48;
-/// Records of one device taken from the reserve: a person may change a choice a few times, and nobody may use it up.
+/// Records of one device taken from the reserve: a person may change a choice a few times, and
+/// nobody may use it up.
 const DEVICE_IN_RESERVE_MAX: u8 = 16;
 
 /// Batches in the order of their positions: the one at index `i` has position `i + 1`.
@@ -24,7 +25,8 @@ const DEVICE_IN_RESERVE_MAX: u8 = 16;
 pub(super) struct Log {
     batches: Vec<Appended>,
     known: KnownDevices,
-    /// How many records of a device were taken from the reserve. Those fit the reserve together, and so does this.
+    /// How many records of a device were taken from the reserve. Those fit the reserve together,
+    /// and so does this.
     in_reserve: BTreeMap<Fingerprint, u8>,
 }
 
@@ -50,13 +52,15 @@ impl Log {
             room.give_back(BYTES_PER_DEVICE * before as u64);
         }
         let count = u64::from(batch.count());
-        // Read within the log's lock, so that the order of times is that of positions; a wall clock may be set back.
+        // Read within the log's lock, so that the order of times is that of positions; a wall clock
+        // may be set back.
         let (last, until) = self.batches.last().map_or((UnixMillis(0), 0), |b| (b.at, b.records_until));
         self.batches.push(Appended { at: now.max(last), records: batch.into_records(), records_until: until + count });
         self.head()
     }
 
-    /// Appends what a batch of removals, mutes and feedback changes, from the room that is kept for it.
+    /// Appends what a batch of removals, mutes and feedback changes, from the room that is kept for
+    /// it.
     pub(super) fn append_from_reserve(
         &mut self,
         batch: &RecordBatch,

@@ -4,9 +4,10 @@
 //! 0 ────────── registrations, places, and all else ──────────▶ limit − reserve ── removals, mutes, feedback ──▶ limit
 //! ```
 //!
-//! Whoever wants to be left alone, or is gone, must not wait for somebody to make room: the last [`RESERVE_BYTES`] are for them.
-//! The first registration that finds no room shuts the door for all of them, small ones too: otherwise whether one is taken
-//! would depend on its size, and what is told of the store ([`Room::watch`]) would change with each.
+//! Whoever wants to be left alone, or is gone, must not wait for somebody to make room: the last
+//! [`RESERVE_BYTES`] are for them. The first registration that finds no room shuts the door for all
+//! of them, small ones too: otherwise whether one is taken would depend on its size, and what is
+//! told of the store ([`Room::watch`]) would change with each.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +15,8 @@ use tokio::sync::watch;
 
 use crate::store::StoreError;
 
-/// Kept for removals, mutes and feedback: a million of them, each some 60 bytes. Of a small store, an eighth.
+/// Kept for removals, mutes and feedback: a million of them, each some 60 bytes. Of a small store,
+/// an eighth.
 pub(super) const RESERVE_BYTES: u64 = 64 << 20;
 
 /// The bytes of all logs together.

@@ -36,6 +36,8 @@ use crate::gateway::record;
 const CALLERS_MAX: usize = 8;
 /// From the connection to the end of the first order.
 const FIRST_ORDER_WITHIN: Duration = Duration::from_secs(10);
+/// In a row; a person at a terminal may press the key once too often.
+const BLANK_LINES_MAX: u32 = 16;
 /// Longest order: faults with rules are some kilobytes. Eight callers hold 8 MiB.
 const ORDER_BYTES_MAX: u64 = 1 << 20;
 /// For a caller to take an answer; a record of 32 MB over a slow network takes seconds.
@@ -118,8 +120,9 @@ async fn converse(
 ) -> io::Result<Then> {
     stream.set_nodelay(true)?;
     let mut stream = BufReader::new(stream);
-    let mut within = FIRST_ORDER_WITHIN;
-    loop {
+    let (mut within, mut blank) = (FIRST_ORDER_WITHIN, 0);
+    // Asked here as well: to a caller that never pauses, the next line would always be there first.
+    while blank <= BLANK_LINES_MAX && !caller.leave.is_cancelled() {
         let mut line = Vec::new();
         let mut bounded = (&mut stream).take(ORDER_BYTES_MAX);
         let read = timeout(within, bounded.read_until(b'\n', &mut line));
@@ -134,7 +137,10 @@ async fn converse(
         }
         within = SPEAK_WITHIN;
         *caller.silent_since.lock() = None;
-        if !line.iter().all(u8::is_ascii_whitespace) {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            blank += 1;
+        } else {
+            blank = 0;
             let answer = answer(&line, &gateway, &directory, stream.get_mut());
             if timeout(TAKE_WITHIN, answer).await?? == Then::Stop {
                 return Ok(Then::Stop);
@@ -142,6 +148,7 @@ async fn converse(
         }
         *caller.silent_since.lock() = Some(Instant::now());
     }
+    Ok(Then::GoOn)
 }
 
 async fn answer(line: &[u8], gateway: &Arc<GatewayHandle>, directory: &Path, to: &mut TcpStream) -> io::Result<Then> {
