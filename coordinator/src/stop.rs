@@ -1,10 +1,11 @@
 //! What the health service says of alerts, and what a shutdown does for those under way.
 //!
-//! **Readiness of `AlertService`**: SERVING while partitions are assigned and at least one node that owns some has a session.
-//! Otherwise no alert reaches anybody: nodes are away, belong to another cluster, or refuse this coordinator because they
-//! follow another log. `AppService` and `RegistryService` do not depend on nodes and stay SERVING: the registry can be filled
-//! before the first node comes. Where readiness decides who is reached (a Service of Kubernetes), nodes must reach the feed
-//! whatever it says, or neither would ever become ready: `publishNotReadyAddresses`.
+//! **Readiness of `AlertService`**: SERVING while partitions are assigned and at least one node
+//! that owns some has a session. Otherwise no alert reaches anybody: nodes are away, belong to
+//! another cluster, or refuse this coordinator because they follow another log. `AppService` and
+//! `RegistryService` do not depend on nodes and stay SERVING: the registry can be filled before the
+//! first node comes. Where readiness decides who is reached (a Service of Kubernetes), nodes must
+//! reach the feed whatever it says, or neither would ever become ready: `publishNotReadyAddresses`.
 
 use clarion_runtime::health::HealthReporter;
 use tokio::time::{Instant, timeout_at};
@@ -41,14 +42,20 @@ pub(crate) async fn tell_readiness(dispatcher: Dispatcher, reporter: HealthRepor
     }
 }
 
-/// Names the alerts under way and waits for them, until then at most; names those that are left. Sessions and grants go on
-/// meanwhile. What is left is lost with this process: alerts live in its memory.
+/// Names the alerts under way and waits for them, until then at most; names those that are left.
+/// Sessions and grants go on meanwhile. What is left is lost with this process: alerts live in its
+/// memory.
 pub(crate) async fn let_alerts_finish(dispatcher: &Dispatcher, until: Instant) {
-    for alert in dispatcher.under_way() {
+    let alerts = dispatcher.under_way();
+    if alerts.is_empty() {
+        return;
+    }
+    for alert in alerts {
         let (handed, open) = (alert.totals.handed, alert.totals.open());
         tracing::warn!(alert = %alert.alert, state = ?alert.state, handed, open, "alert under way at shutdown");
     }
     if timeout_at(until, dispatcher.all_ended()).await.is_ok() {
+        tracing::info!("every alert under way at shutdown has ended");
         return;
     }
     for alert in dispatcher.under_way() {

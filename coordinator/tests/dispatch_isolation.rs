@@ -1,5 +1,7 @@
 //! One alert that a node cannot take: it is isolated after three deliveries, and all others go on.
 
+#![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
+
 mod dispatch_support;
 
 use std::sync::Arc;

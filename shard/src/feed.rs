@@ -89,7 +89,7 @@ enum FeedError {
     #[error("{0}: {1}")]
     Connect(SocketAddr, tonic::transport::Error),
     // Without the status's metadata, in which a date makes every failure another one.
-    #[error("{0}: {code}: {message}", code = .1.code(), message = .1.message())]
+    #[error("{0}: {code:?}: {message}", code = .1.code(), message = .1.message())]
     Refused(SocketAddr, Status),
     #[error("{0} does not answer")]
     Silent(SocketAddr),

@@ -55,6 +55,8 @@ const PROBE: Backoff =
 pub enum Doubt {
     /// The gateway asks for less: for nothing at all for so long, if it says so.
     Load(Option<Duration>),
+    /// The provider token has changed too often, though it was accepted before. A probe is no further change.
+    TokenChange,
     /// The gateway has not signed it.
     Unsigned,
     /// The project is not there.
@@ -336,12 +338,13 @@ impl LaneEnd {
                 self.load_wait = if self.load.is_empty() { wait } else { self.load_wait.min(wait) };
                 (LaneHealth::Throttled, Some(wait))
             }
+            Doubt::TokenChange => (LaneHealth::Throttled, None),
             Doubt::Unsigned => (LaneHealth::Unsigned, None),
             Doubt::Project => (LaneHealth::Project, None),
         };
         let needed = self.spec.evidence;
         let row = match doubt {
-            Doubt::Load(_) => &mut self.load,
+            Doubt::Load(_) | Doubt::TokenChange => &mut self.load,
             Doubt::Unsigned => &mut self.unsigned,
             Doubt::Project => &mut self.project,
         };

@@ -1,14 +1,19 @@
 //! Sessions, as a coordinator sees them.
 
+#![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
+
 mod support;
 
 use clarion_proto::{
     ids::{Epoch, LaneId, PartitionId, WaveId},
-    wire::shard_v1::{self as wire, session_request::Message as Say, session_response::Message as Told},
+    wire::shard_v1::{
+        self as wire, session_request::Message as Say, session_response::Message as Told,
+        shard_service_client::ShardServiceClient,
+    },
 };
 use clarion_shard::command::{Command, CoreReport, Counts, Event};
 use roaring::RoaringBitmap;
-use support::{Bench, LOG, Session, lane, open, ownership, wave};
+use support::{Bench, LOG, Session, channel, lane, open, ownership, wave, within};
 use tonic::Code;
 
 #[tokio::test]
@@ -333,4 +338,20 @@ async fn a_message_that_is_too_large_ends_its_session_with_the_reason() {
     assert!(status.message().contains("4194304"), "{}", status.message());
     let mut session = bench.session().await;
     assert!(matches!(session.next().await, Ok(Some(Told::Hello(_)))), "the node goes on");
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_is_sent_away_and_holds_up_nobody() {
+    let bench = Bench::start(1).await;
+    let mut silent = ShardServiceClient::new(channel(bench.address).await);
+    let (_says, said) = tokio::sync::mpsc::channel(1);
+    let silent = silent.session(tokio_stream::wrappers::ReceiverStream::new(said));
+    let other = async {
+        let mut session = bench.session().await;
+        assert!(matches!(session.next().await, Ok(Some(Told::Hello(_)))));
+    };
+    // Its deadline is 5 s; the other one's is that of every wait here.
+    let (refused, ()) = tokio::join!(within("an answer to silence", silent), other);
+    let refused = refused.err().expect("it is sent away");
+    assert_eq!((refused.code(), refused.message()), (Code::DeadlineExceeded, "no Open within 5 s"));
 }

@@ -88,7 +88,7 @@ enum SessionError {
     Refused(#[from] Refused),
     #[error(transparent)]
     NotReading(#[from] NotReading),
-    #[error("the stream broke: {}: {}", .0.code(), .0.message())]
+    #[error("the stream broke: {:?}: {}", .0.code(), .0.message())]
     Broken(tonic::Status),
     #[error("the node ended the stream")]
     Ended,

@@ -358,7 +358,7 @@ impl Worker {
         match end {
             End::Reset => socket.reset(),
             End::Client | End::Protocol | End::Drained | End::Handshake | End::Socket | End::Stopped | End::Cut => {
-                socket.close()
+                socket.close();
             }
         }
         socket.http.lost(now, &mut log);

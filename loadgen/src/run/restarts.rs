@@ -1,7 +1,8 @@
 //! Plays restarts: a cluster for each case, steps, probes, an alert, the verdict.
 //!
-//! After a coordinator has come back, which has forgotten everything, the registry is filled with *another* population: a
-//! node that still holds the former one pushes to devices that are not there any more, and the verdict says so.
+//! After a coordinator has come back, which has forgotten everything, the registry is filled with
+//! *another* population: a node that still holds the former one pushes to devices that are not
+//! there any more, and the verdict says so.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,7 +39,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// For the answer of one probe.
 const PROBE_WITHIN: Duration = Duration::from_secs(2);
-/// An alert on a cluster that does not serve is watched for so long: it may wait for a node that never comes.
+/// An alert on a cluster that does not serve is watched for so long: it may wait for a node that
+/// never comes.
 const LOUD_ALERT: Duration = Duration::from_secs(3);
 
 /// Runs all cases.
@@ -221,7 +223,8 @@ impl<'a> Player<'a> {
         Ok(timeout(within, load).await.map_err(late)??)
     }
 
-    /// Waits until every process serves and the devices are there, or the time for that is over; what the probes say then.
+    /// Waits until every process serves and the devices are there, or the time for that is over;
+    /// what the probes say then.
     async fn settle(&self, within_s: u64) -> Result<BTreeMap<String, String>, RunError> {
         let end = Instant::now() + Duration::from_secs(within_s);
         loop {
@@ -296,7 +299,8 @@ impl<'a> Player<'a> {
         let state = match ended {
             Ok(ended) => ended.progress.state().as_str_name().trim_start_matches("STATE_").to_owned(),
             Err(DriveError::Late { state, .. }) => {
-                // Or a node that comes back would push it beside the next one. A coordinator that is gone has none.
+                // Or a node that comes back would push it beside the next one. A coordinator that
+                // is gone has none.
                 let request =
                     wire::CancelAlertRequest { name: submitted.name.clone(), reason: "unfinished".to_owned() };
                 if let Ok(channel) = self.connect().await {

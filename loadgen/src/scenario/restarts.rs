@@ -1,8 +1,10 @@
-//! Restarts: processes of a cluster end, come back, or come back as something else; then an alert shows what became of it.
+//! Restarts: processes of a cluster end, come back, or come back as something else; then an alert
+//! shows what became of it.
 //!
-//! A case has a cluster of its own. Each of its phases changes something, waits until every process that should be there has
-//! said by its health port what it will say, and then submits an alert. Two outcomes are good: **exact**, everybody inside was
-//! told once and nobody else; or **loud**, a process says NOT_SERVING, or nothing. Green and wrong is never good.
+//! A case has a cluster of its own. Each of its phases changes something, waits until every process
+//! that should be there has said by its health port what it will say, and then submits an alert.
+//! Two outcomes are good: **exact**, everybody inside was told once and nobody else; or **loud**, a
+//! process says NOT_SERVING, or nothing. Green and wrong is never good.
 
 use serde::Deserialize;
 
@@ -12,7 +14,8 @@ use super::{Scenario, check::Checked};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestartsSpec {
-    /// How long the processes may take until all of them serve, seconds; one that does not by then is loud.
+    /// How long the processes may take until all of them serve, seconds; one that does not by then
+    /// is loud.
     #[serde(default = "default_settle_s")]
     pub settle_s: u64,
     /// In their order.
@@ -53,11 +56,12 @@ pub struct RestartCase {
 pub struct Phase {
     /// One after the other.
     pub steps: Vec<Step>,
-    /// Pushes a second of an alert under which the steps are done, and which is judged, too; absent: they are done between
-    /// alerts.
+    /// Pushes a second of an alert under which the steps are done, and which is judged, too;
+    /// absent: they are done between alerts.
     #[serde(default)]
     pub under_alert: Option<u32>,
-    /// A process was killed under the alert: devices that were pushed to just before may be pushed to again.
+    /// A process was killed under the alert: devices that were pushed to just before may be pushed
+    /// to again.
     #[serde(default)]
     pub repeats: bool,
     /// How many times the steps are done, each under an alert of its own.
@@ -82,7 +86,8 @@ pub enum Outcome {
     Exact,
     /// A process does not serve, and says so or is not there.
     Loud,
-    /// All processes serve, and the alert was not exact; or devices were pushed to that are not there.
+    /// All processes serve, and the alert was not exact; or devices were pushed to that are not
+    /// there.
     Wrong,
 }
 

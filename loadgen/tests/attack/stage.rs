@@ -91,6 +91,7 @@ impl Stage {
             dir: dir.path().canonicalize().expect("a folder"),
             nodes,
             nodes_later: Vec::new(),
+            nodes_told: None,
             cores_per_node: 1,
             gateway: GatewayPlan {
                 platforms: population.platforms(),

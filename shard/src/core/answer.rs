@@ -233,7 +233,7 @@ impl Core {
                     end.heard(now);
                     end.credential_refused(&answer.reason);
                 } else {
-                    end.doubted(Doubt::Load(None), (by, in_row), &answer.reason, now, rng);
+                    end.doubted(Doubt::TokenChange, (by, in_row), &answer.reason, now, rng);
                     self.in_row(link, true);
                 }
                 return verdict;

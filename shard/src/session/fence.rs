@@ -1,8 +1,9 @@
 //! Which coordinator may direct this node, and with which log. Pure.
 //!
-//! A node holds partitions that were built from one log. A coordinator that serves another log plans alerts for devices
-//! that this node does not hold, so the two must not be mixed: not after a restart with an empty store, not when a second
-//! coordinator is started by mistake, not when an address points at another cluster.
+//! A node holds partitions that were built from one log. A coordinator that serves another log
+//! plans alerts for devices that this node does not hold, so the two must not be mixed: not after a
+//! restart with an empty store, not when a second coordinator is started by mistake, not when an
+//! address points at another cluster.
 //!
 //! | the coordinator's Open says | a session is open | else |
 //! |---|---|---|
@@ -19,8 +20,9 @@ use clarion_proto::{
     time::Time,
 };
 
-/// How long after the end of a session a coordinator with another log is refused: a coordinator whose connection broke is
-/// back within its longest pause of 2 s, and waves of the former log have no grant any more after 5 s.
+/// How long after the end of a session a coordinator with another log is refused: a coordinator
+/// whose connection broke is back within its longest pause of 2 s, and waves of the former log have
+/// no grant any more after 5 s.
 pub const FORMER_LOG_FOR: Duration = Duration::from_secs(10);
 
 /// What a coordinator says of itself.

@@ -29,8 +29,9 @@ const DEAD_MAX: usize = 65_536;
 const DEAD_PER_REPORT: usize = 10_000;
 /// Cells in one report: 8 k × 44 bytes = 360 KB.
 const CELLS_PER_REPORT: usize = 8_192;
-/// Ordinals of one set of a report; a set of that many takes 8 KiB for each 65,536 of them at most.
-const ORDINALS_PER_SET: u32 = (PART_BYTES_MAX / 8_192) as u32 * 65_536;
+/// Ordinals of one set of a report: 32 containers of 65,536, each of which takes 8 KiB at most.
+const ORDINALS_PER_SET: u32 = 32 * 65_536;
+const _: () = assert!(32 * 8_192 <= PART_BYTES_MAX);
 /// Refused messages in one report, as the contract has it.
 const REFUSED_MAX: usize = 64;
 

@@ -1,7 +1,8 @@
 //! Whether the node can do its work, and if not, why: what the health service says. Pure.
 //!
-//! A node that looks ready and holds the wrong devices, or none, is worse than one that is down: nobody looks for it. So
-//! everything that keeps an alert from its devices is a reason here, and liveness (the service "") is no part of it.
+//! A node that looks ready and holds the wrong devices, or none, is worse than one that is down:
+//! nobody looks for it. So everything that keeps an alert from its devices is a reason here, and
+//! liveness (the service "") is no part of it.
 
 use std::fmt;
 

@@ -261,6 +261,28 @@ fn a_first_token_that_changed_too_often_is_tried_again_in_seconds_and_told() {
     assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
 }
 
+/// The same of a token that was accepted before: the lane pauses, says so, and is back when the trouble is over.
+#[test]
+fn an_accepted_token_that_changed_too_often_pauses_the_lane_with_probes() {
+    let (from, to) = (Time(2 * SECOND), Time(32 * SECOND));
+    let mut world = world(move |request, _| match request.at {
+        at if request.platform == Platform::Apns && at >= from && at < to => {
+            Reply::Refuse(429, "TooManyProviderTokenUpdates")
+        }
+        _ => Reply::Accept,
+    });
+    world.run(to);
+    let told = world.said.states.iter().find(|(_, _, news)| news.health == LaneHealth::Throttled).expect("a trouble");
+    assert_eq!(told.2.detail, "TooManyProviderTokenUpdates");
+    let during = world.requests_of(Platform::Apns).iter().filter(|r| r.at >= from).count();
+    assert!(during <= 32 + 200 + 2 * 60, "{during}");
+    world.run_for(Duration::from_mins(1));
+    assert_eq!(counted(&world, Outcome::Accepted), u64::from(DEVICES));
+    let back = world.requests_of(Platform::Apns).iter().map(|r| r.at).find(|at| *at >= to).unwrap();
+    assert!(back.since(to) <= Duration::from_secs(3), "{:?}", back.since(to));
+    assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
+}
+
 /// Fewer devices than a row needs, and a single connection: each is refused by its own answers.
 #[test]
 fn a_message_wrong_for_a_few_ends_with_their_own_answers() {

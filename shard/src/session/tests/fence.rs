@@ -1,4 +1,5 @@
-//! Who may direct the node, what it does with another log, whether it says that it is ready, and how it leaves.
+//! Who may direct the node, what it does with another log, whether it says that it is ready, and
+//! how it leaves.
 
 use clarion_proto::ids::{ClusterName, LogId, LogIdentity, PartitionId, Position};
 

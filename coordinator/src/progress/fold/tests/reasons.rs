@@ -108,8 +108,8 @@ proptest! {
             prop_assert!(sum >= before, "a count fell");
             before = sum;
         }
-        for kind in 0..5 {
-            let expected = totals[0][kind] + totals[1][kind];
+        for (kind, (a, b)) in totals[0].iter().zip(totals[1]).enumerate() {
+            let expected = a + b;
             let found = told(&mut fold).0.iter().find(|r| r.2 == format!("r{kind}")).map_or(0, |r| r.3);
             prop_assert_eq!(found, expected);
         }
