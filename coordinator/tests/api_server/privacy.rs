@@ -198,11 +198,19 @@ async fn one_address_asks_so_often_and_others_go_on() {
             Ok(_) => asked += 1,
             Err(refused) => break refused,
         }
-        assert!(asked <= curiosity::PEER_BURST + 5, "some of it comes back while the test runs");
+        assert!(asked <= curiosity::PEER_BURST + 20, "some of it comes back while the test runs");
     };
     assert_eq!(busy(&refused), too_often);
+    // One comes back every 5 s, so a slow machine may find some.
     let validate = wire::CreateAlertRequest { validate_only: true, ..create(1, demo_alert()) };
-    assert_eq!(busy(&soon(client.create_alert(validate)).await.expect_err("a question, too")), too_often);
+    let mut refused = Ok(());
+    for _ in 0..20 {
+        refused = soon(client.create_alert(validate.clone())).await.map(drop);
+        if refused.is_err() {
+            break;
+        }
+    }
+    assert_eq!(busy(&refused.expect_err("a question, too")), too_often);
     soon(client.create_alert(create(1, demo_alert()))).await.expect("an alert that is sent is none");
     let mut other = AlertServiceClient::new(server.from(2).await);
     soon(other.preview_alert(preview(demo_alert()))).await.expect("another address");
