@@ -108,7 +108,7 @@ fn a_polygon_with_a_hole() {
 fn an_alert_cancelled_in_its_middle() {
     // Four thousand at a thousand a second: there is a middle to be cancelled in.
     let scenario = varied("cancel", "max_rate_per_second = 20_000", "max_rate_per_second = 1_000");
-    let report = passes(scenario.to_str().unwrap(), 5_000, 2);
+    let report = passes(scenario.to_str().expect("UTF-8"), 5_000, 2);
     assert_eq!(report["state"], "CANCELLED");
     assert_eq!(report["cancel"]["late_after_cancel"], 0);
     assert!(report["missed"].as_u64().unwrap() > 0, "it was cancelled before everybody was reached");
@@ -228,7 +228,7 @@ fn restarts(names: &[&str]) -> Value {
     let text = format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
     let report = fs::read(dir.path().join("report.json"));
     let of_cases =
-        || fs::read_dir(dir.path()).unwrap().flatten().filter(|e| e.path().is_dir()).map(|e| logs(&e.path()));
+        || fs::read_dir(dir.path()).expect("a folder").flatten().filter(|e| e.path().is_dir()).map(|e| logs(&e.path()));
     assert_eq!(output.status.code(), Some(0), "{text}\n{}", of_cases().collect::<String>());
     serde_json::from_slice(&report.expect("a report")).expect("JSON")
 }

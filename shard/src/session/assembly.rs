@@ -255,7 +255,7 @@ impl Partial {
                 Ok(Message::Wave(Box::new(wave)))
             }
             Head::Count(head) => {
-                Count::with_cover(*head, cover).map(|c| Message::Count(Box::new(c))).map_err(|e| refused(about, e))
+                Count::with_cover(&head, cover).map(|c| Message::Count(Box::new(c))).map_err(|e| refused(about, e))
             }
         }
     }

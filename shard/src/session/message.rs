@@ -204,7 +204,7 @@ impl Message {
                 let id = c.id;
                 let cover = wave::cover(std::mem::take(&mut c.bands));
                 cover
-                    .and_then(|cover| Count::with_cover(c, cover))
+                    .and_then(|cover| Count::with_cover(&c, cover))
                     .map(|c| Self::Count(Box::new(c)))
                     .map_err(|e| Rejected::of_count(id, e.within("count")))
             }
@@ -300,7 +300,7 @@ fn connections(c: &wire::Connections) -> Result<Message, InvalidField> {
 
 impl Count {
     /// The question `c` without its bands, which became the cover.
-    pub(super) fn with_cover(c: wire::Count, cover: Cover) -> Result<Self, InvalidField> {
+    pub(super) fn with_cover(c: &wire::Count, cover: Cover) -> Result<Self, InvalidField> {
         if !(1..=wave::APPS_MAX).contains(&c.apps.len()) {
             return Err(out_of("apps", 1, wave::APPS_MAX as u64, c.apps.len() as u64));
         }
