@@ -146,11 +146,11 @@ impl AlertService for Alerts {
 }
 
 /// As many answers from the front as fit into a message, one at least; and the last of them, if others were left out.
-fn within<'a>(
+fn within(
     bytes_max: usize,
-    alerts: &'a [Arc<AlertRecord>],
+    alerts: &[Arc<AlertRecord>],
     answer: impl Fn(&AlertRecord) -> wire::Alert,
-) -> (Vec<wire::Alert>, Option<&'a Arc<AlertRecord>>) {
+) -> (Vec<wire::Alert>, Option<&Arc<AlertRecord>>) {
     let mut answers: Vec<wire::Alert> = Vec::new();
     let mut bytes = 0;
     for alert in alerts {
