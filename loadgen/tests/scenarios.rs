@@ -224,7 +224,7 @@ fn restarts(names: &[&str]) -> Value {
     fs::write(&scenario, text.replace("under_alert = 60_000", "under_alert = 700")).expect("written");
     let names: Vec<&str> = names.iter().flat_map(|name| ["--case", name]).collect();
     let more = ["--devices", "3000", "--report", dir.path().to_str().expect("UTF-8")];
-    let output = loadgen(&[&["run", scenario.to_str().unwrap()], &names[..], &more].concat());
+    let output = loadgen(&[&["run", scenario.to_str().expect("UTF-8")], &names[..], &more].concat());
     let text = format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
     let report = fs::read(dir.path().join("report.json"));
     let of_cases =
