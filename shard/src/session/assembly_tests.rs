@@ -160,7 +160,7 @@ fn cancel_end_a_new_try_and_the_end_of_the_session_drop_what_is_incomplete() {
     assembly.take(say(Wire::CoverPart(former[0].clone())), NOW);
     assembly.take(head(7, 2, 10), NOW);
     assert!(assembly.take(say(Wire::CoverPart(former[1].clone())), NOW).is_none(), "of the former try");
-    let mut taken = parts(7, 2).into_iter().map(|part| assembly.take(say(Wire::CoverPart(part)), NOW)).flatten();
+    let mut taken = parts(7, 2).into_iter().filter_map(|part| assembly.take(say(Wire::CoverPart(part)), NOW));
     assert_whole(&taken.next().unwrap().unwrap(), 7);
     assembly_is_dropped(&room);
 }

@@ -64,12 +64,12 @@ fn a_report_of_everything_comes_in_several_and_each_is_within_the_limit() {
                 all: true,
                 complete: true,
                 ended: true,
-                bands: (0..BANDS_MAX as u32).map(|band| (band, counts)).collect(),
+                bands: (0..number(BANDS_MAX)).map(|band| (band, counts)).collect(),
                 cells: (0..100_000).map(|cell| (0x0860_0000_0000_0000 + cell, counts)).collect(),
                 handed: sets(&every_other),
                 open: sets(&few),
                 dead: (0..30_000_u64).map(dead).collect(),
-                answers: (0..LANES_MAX as u32).map(|lane| (LaneId(lane), app(), answers)).collect(),
+                answers: (0..number(LANES_MAX)).map(|lane| (LaneId(lane), app(), answers)).collect(),
                 ..CoreReport::default()
             },
         );
@@ -77,7 +77,7 @@ fn a_report_of_everything_comes_in_several_and_each_is_within_the_limit() {
         let (mut cells, mut dead, mut reports) = (0, 0, 0);
         loop {
             assert!(merge.is_due(), "there is more");
-            let report = merge.take(WaveId(u64::MAX), Epoch(u64::MAX), BANDS_MAX as u32);
+            let report = merge.take(WaveId(u64::MAX), Epoch(u64::MAX), number(BANDS_MAX));
             reports += 1;
             let set = |set: &wire::OrdinalSet| RoaringBitmap::deserialize_from(&set.ordinals[..]).unwrap().len();
             handed += report.handed.iter().map(set).sum::<u64>();
@@ -110,4 +110,8 @@ fn dead(n: u64) -> DeadToken {
 /// Of the longest name.
 fn app() -> AppName {
     AppName::from_id(&"a".repeat(63)).unwrap()
+}
+
+fn number(bound: usize) -> u32 {
+    u32::try_from(bound).unwrap()
 }
