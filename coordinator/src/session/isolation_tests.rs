@@ -132,7 +132,7 @@ fn what_former_processes_handed_over_travels_in_parts_too() {
 #[test]
 fn a_refusal_or_a_cancel_in_the_middle_ends_the_parts() {
     let wide = plan(1, 100_000);
-    let mut session = open(NodeMemory::default(), &with(&[wide.clone()]), seconds(2));
+    let mut session = open(NodeMemory::default(), &with(std::slice::from_ref(&wide)), seconds(2));
     waves_sent(&mut session);
     session.poll_part().unwrap();
     session.receive(refuses(1, RefusalCause::Room), seconds(3)).unwrap();
