@@ -11,7 +11,7 @@
 //!
 //! The parts: [`credential`] what tokens are made of, [`apns`] and [`oauth`] how, [`token`] when; [`ramp`] how much of a
 //! quota an idle lane begins with; [`budget`] how many connections it has; [`health`] what nodes say of their lane ends; [`feedback`] dead tokens back into the
-//! registry, where there is evidence that the tokens are to blame; [`repeats`] which trouble is worth another log line.
+//! registry, where there is evidence that the tokens are to blame.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -36,7 +36,6 @@ pub(crate) mod feedback;
 pub mod health;
 mod oauth;
 pub(crate) mod ramp;
-pub(crate) mod repeats;
 mod token;
 
 use budget::Budget;

@@ -144,7 +144,7 @@ impl AlertTask {
         };
         let added = self.run.note(node, boot, note, self.cluster.clock.now());
         if !added.answers.is_empty() || !dead.is_empty() {
-            self.cluster.pruning.hear(&added.answers, &dead, &self.cluster.clock).await;
+            self.cluster.pruning.hear(&added.answers, &dead, &self.cluster.clock);
         }
     }
 

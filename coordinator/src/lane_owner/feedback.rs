@@ -13,15 +13,21 @@ use std::{collections::BTreeMap, sync::Arc};
 use clarion_proto::{
     device::{Change, Record},
     ids::{AppName, DeviceId, LaneId, LogId, UnixMillis, log_of, partition_of},
+    time::Time,
     wire::shard_v1 as wire,
 };
+use clarion_runtime::repeated::Repeated;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{
+    Notify,
+    mpsc::{self, error::TrySendError},
+    watch,
+};
 
 use crate::{
     clock::{Clock, Moment},
     progress::fold::Answers,
-    store::{ChangeLog, RecordBatch},
+    store::{ChangeLog, RecordBatch, StoreError},
 };
 use evidence::{Alarm, AppLane, BadToken, Evidence};
 
@@ -44,6 +50,8 @@ pub(crate) struct Pruning {
     waits: Notify,
     /// Counts the changes of alarms.
     alarms: watch::Sender<u64>,
+    /// Reports whose tokens found no room.
+    left_out: Mutex<Repeated>,
 }
 
 /// A token to be pruned.
@@ -62,15 +70,19 @@ impl Pruning {
     pub(crate) fn new() -> (Self, Pruned) {
         let (dead, pruned) = mpsc::channel(REPORTS);
         let evidence = Mutex::default();
-        (Self { evidence, dead, waits: Notify::new(), alarms: watch::Sender::new(0) }, pruned)
+        (
+            Self { evidence, dead, waits: Notify::new(), alarms: watch::Sender::new(0), left_out: Mutex::default() },
+            pruned,
+        )
     }
 
     /// Takes what one report said: new answers, and tokens called dead. A token may be named in a
     /// later report than it is counted in, or again in the first one of a session.
     ///
-    /// Waits while the log is behind. That holds the alert's reports back, and with them the node:
-    /// pruning that cannot keep up slows an alert down rather than growing a queue.
-    pub(crate) async fn hear(&self, answers: &BTreeMap<AppLane, Answers>, tokens: &[wire::DeadToken], clock: &Clock) {
+    /// Never waits: the alert that heard the report has other things to do, a cancel among them.
+    /// Tokens for which the log has no room are left out; their gateway calls them dead again at the
+    /// next alert.
+    pub(crate) fn hear(&self, answers: &BTreeMap<AppLane, Answers>, tokens: &[wire::DeadToken], clock: &Clock) {
         let (mut dead, mut bad) = (Vec::new(), Vec::new());
         for token in tokens {
             let Some(known) = Dead::read(token) else { continue };
@@ -88,9 +100,19 @@ impl Pruning {
             let believed = self.judge(clock, |evidence, now| evidence.hear(answers, bad, now));
             dead.extend(believed);
         }
-        if !dead.is_empty() {
-            // It only fails when the coordinator ends.
-            let _ = self.dead.send(dead).await;
+        self.prune(dead, clock.now());
+    }
+
+    fn prune(&self, dead: Vec<Dead>, now: Time) {
+        if dead.is_empty() {
+            return;
+        }
+        // Closed: the coordinator ends.
+        if let Err(TrySendError::Full(dead)) = self.dead.try_send(dead)
+            && let Some(reports) = self.left_out.lock().note("", now.since(Time(0)))
+        {
+            let tokens = dead.len();
+            tracing::warn!(reports, tokens, "dead tokens left out: the log is behind; gateways name them again");
         }
     }
 
@@ -127,9 +149,7 @@ impl Pruning {
             tokio::select! {
                 () = due => {
                     let dead = self.judge(&clock, Evidence::expire);
-                    if !dead.is_empty() {
-                        let _ = self.dead.send(dead).await;
-                    }
+                    self.prune(dead, clock.now());
                 }
                 () = self.waits.notified() => {}
             }
@@ -173,6 +193,7 @@ pub(crate) async fn run(
     logs: u16,
     clock: Clock,
 ) {
+    let mut failing = Repeated::default();
     let appending = async {
         while let Some(dead) = pruned.recv().await {
             let mut by_log: BTreeMap<LogId, Vec<Record>> = BTreeMap::new();
@@ -181,7 +202,11 @@ pub(crate) async fn run(
                 by_log.entry(id).or_default().push(dead.record(clock.wall()));
             }
             for (id, records) in by_log {
-                append(&*log, id, &records).await;
+                let Err(error) = append(&*log, id, &records).await else { continue };
+                if let Some(times) = failing.note(&error.to_string(), clock.now().since(Time(0))) {
+                    let (log, tokens) = (id.0, records.len());
+                    tracing::error!(log, tokens, %error, times, "dead tokens not recorded; gateways name them again");
+                }
             }
         }
     };
@@ -191,17 +216,16 @@ pub(crate) async fn run(
     }
 }
 
-async fn append(log: &dyn ChangeLog, id: LogId, records: &[Record]) {
+async fn append(log: &dyn ChangeLog, id: LogId, records: &[Record]) -> Result<(), StoreError> {
     let mut pause = std::time::Duration::from_millis(100);
-    for _ in 0..TRIES {
-        match log.append(id, RecordBatch::from_records(records)).await {
-            Ok(_) => return,
-            Err(error) => tracing::warn!(log = id.0, %error, "feedback not recorded yet"),
+    for _ in 1..TRIES {
+        if log.append(id, RecordBatch::from_records(records)).await.is_ok() {
+            return Ok(());
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE_MAX);
     }
-    tracing::error!(log = id.0, tokens = records.len(), "feedback given up: the gateway will say it again");
+    log.append(id, RecordBatch::from_records(records)).await.map(drop)
 }
 
 #[cfg(test)]
@@ -233,7 +257,7 @@ mod tests {
         let pruning = Arc::new(pruning);
         let running = tokio::spawn(run(pruning.clone(), pruned, log.clone(), 8, 1, clock));
         let of = (AppName::from_id("demo").expect("a name"), LaneId(LANE));
-        pruning.hear(&BTreeMap::from([(of, answers)]), tokens, &clock).await;
+        pruning.hear(&BTreeMap::from([(of, answers)]), tokens, &clock);
         tokio::time::sleep(Duration::from_secs(60)).await;
         running.abort();
         let head: Position = log.head(LogId(0)).await.expect("a head");

@@ -7,8 +7,9 @@ use clarion_proto::{
     time::Time,
     wire::shard_v1::{self as wire, LaneHealth},
 };
+use clarion_runtime::repeated::Repeated;
 
-use super::{LaneSpec, repeats::Repeats};
+use super::LaneSpec;
 use crate::{
     clock::Moment,
     owners::NodeName,
@@ -42,7 +43,7 @@ pub(super) struct HealthBook(BTreeMap<(LaneId, NodeName), LaneEnd>);
 #[derive(Debug)]
 struct LaneEnd {
     status: LaneStatus,
-    troubles: Repeats,
+    troubles: Repeated,
     /// The last trouble has its log line; so is its end to have one.
     logged: bool,
 }
@@ -68,7 +69,7 @@ impl HealthBook {
         };
         match self.0.entry((id, node.clone())) {
             Entry::Vacant(entry) => {
-                let end = LaneEnd { status, troubles: Repeats::default(), logged: false };
+                let end = LaneEnd { status, troubles: Repeated::default(), logged: false };
                 entry.insert(end).log(None, now.at);
                 true
             }
@@ -161,15 +162,16 @@ impl LaneEnd {
         if *health == LaneHealth::Unspecified {
             return;
         }
-        let Some(left_out) = self.troubles.occurs(&format!("{health:?} {detail}"), now) else { return };
+        let reason = format!("{health:?} {detail}");
+        let Some(times) = self.troubles.note(&reason, now.since(Time(0))) else { return };
         self.logged = true;
         let (since, next_probe) = (since.map(|at| at.0), next_probe.map(|at| at.0));
         match health {
             // Somebody has to look at these: they do not pass by themselves.
             LaneHealth::Credential | LaneHealth::Project | LaneHealth::Campaign => {
-                tracing::error!(lane, %node, ?health, detail, since, next_probe, left_out, "lane needs an operator");
+                tracing::error!(lane, %node, ?health, detail, since, next_probe, times, "lane needs an operator");
             }
-            _ => tracing::warn!(lane, %node, ?health, detail, since, next_probe, left_out, "lane trouble began"),
+            _ => tracing::warn!(lane, %node, ?health, detail, since, next_probe, times, "lane trouble began"),
         }
     }
 }

@@ -40,8 +40,9 @@ use clarion_proto::{
     ids::{AppName, DeviceId, LaneId, UnixMillis},
     time::Time,
 };
+use clarion_runtime::repeated::Repeated;
 
-use crate::{clock::Moment, lane_owner::repeats::Repeats, privacy::TOLD_MIN, progress::fold::Answers};
+use crate::{clock::Moment, privacy::TOLD_MIN, progress::fold::Answers};
 
 /// Most tokens that wait, over all apps. A wave of 1,000,000 pushes a second of which 1 % are bad
 /// adds 10,000 in a second.
@@ -102,7 +103,7 @@ struct App {
     alarm: Option<UnixMillis>,
     /// Tokens called bad and not pruned since the alarm started; without acceptances, since ever.
     withheld: u64,
-    said: Repeats,
+    said: Repeated,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -221,7 +222,7 @@ impl App {
                     (self.young, self.old, self.turn) = (BTreeMap::new(), BTreeMap::new(), None);
                 }
                 self.alarm = Some(now.wall);
-                if let Some(left_out) = self.said.occurs("", now.at) {
+                if let Some(times) = self.said.note("", now.at.since(Time(0))) {
                     let (app, lane) = (of.0.name(), of.1.0);
                     let Answers { accepted, bad } = self.recent.sum();
                     tracing::error!(
@@ -229,7 +230,7 @@ impl App {
                         lane,
                         bad,
                         accepted,
-                        left_out,
+                        times,
                         "pruning stopped for an app: its gateway calls an unusual share of tokens bad; check environment, \
                          topic or project"
                     );
