@@ -84,12 +84,13 @@ impl Pruning {
     /// next alert.
     pub(crate) fn hear(&self, answers: &BTreeMap<AppLane, Answers>, tokens: &[wire::DeadToken], clock: &Clock) {
         let (mut dead, mut bad) = (Vec::new(), Vec::new());
+        let heard = clock.wall();
         for token in tokens {
             let Some(known) = Dead::read(token) else { continue };
             match (token.needs_evidence, app_name(&token.app)) {
                 (false, _) => dead.push(known),
                 (true, Some(app)) => {
-                    let called = BadToken { device: known.device, token_hash: known.token_hash };
+                    let called = BadToken { device: known.device, token_hash: known.token_hash, heard };
                     bad.push(((app, LaneId(token.lane)), called));
                 }
                 // Nobody can tell of which app others are accepted: the device is kept.
@@ -174,8 +175,8 @@ impl Dead {
 }
 
 impl From<BadToken> for Dead {
-    fn from(BadToken { device, token_hash }: BadToken) -> Self {
-        Self { device, token_hash, gateway_time: None }
+    fn from(BadToken { device, token_hash, heard }: BadToken) -> Self {
+        Self { device, token_hash, gateway_time: Some(heard) }
     }
 }
 

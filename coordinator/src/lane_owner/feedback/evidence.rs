@@ -67,6 +67,15 @@ pub(crate) type AppLane = (AppName, LaneId);
 pub(crate) struct BadToken {
     pub(crate) device: DeviceId,
     pub(crate) token_hash: u64,
+    /// When the gateway said it, as far as the coordinator knows: what a device registered later stays, however
+    /// long the token has waited.
+    pub(crate) heard: UnixMillis,
+}
+
+impl From<(DeviceId, (u64, UnixMillis))> for BadToken {
+    fn from((device, (token_hash, heard)): (DeviceId, (u64, UnixMillis))) -> Self {
+        Self { device, token_hash, heard }
+    }
 }
 
 /// An app whose devices are kept although the gateway calls their tokens bad.
@@ -94,10 +103,10 @@ pub(crate) struct Evidence {
 struct App {
     standing: Standing,
     recent: Window,
-    /// Waiting tokens that were called bad since the last turn, with their hashes.
-    young: BTreeMap<DeviceId, u64>,
+    /// Waiting tokens that were called bad since the last turn, with their hashes and when.
+    young: BTreeMap<DeviceId, (u64, UnixMillis)>,
     /// Waiting tokens that were called bad before the last turn.
-    old: BTreeMap<DeviceId, u64>,
+    old: BTreeMap<DeviceId, (u64, UnixMillis)>,
     /// Time of the next turn: old tokens are pruned, young tokens become old.
     turn: Option<Time>,
     alarm: Option<UnixMillis>,
@@ -276,8 +285,8 @@ impl App {
                 }
             }
         }
-        self.young.insert(token.device, token.token_hash);
-        pruned.map(|(device, token_hash)| BadToken { device, token_hash })
+        self.young.insert(token.device, (token.token_hash, token.heard));
+        pruned.map(BadToken::from)
     }
 
     /// Takes the tokens that are to be pruned; young tokens become old.
@@ -296,7 +305,7 @@ impl App {
         } else if !young.is_empty() {
             (self.old, self.turn) = (young, Some(now + SETTLE));
         }
-        pruned.into_iter().map(|(device, token_hash)| BadToken { device, token_hash }).collect()
+        pruned.into_iter().map(BadToken::from).collect()
     }
 }
 

@@ -18,7 +18,7 @@ fn at(millis: u64) -> Moment {
 fn token(n: u64) -> BadToken {
     let mut device = [0; 16];
     device[..8].copy_from_slice(&n.to_be_bytes());
-    BadToken { device: DeviceId(device), token_hash: n }
+    BadToken { device: DeviceId(device), token_hash: n, heard: UnixMillis(n) }
 }
 
 /// A report: so many accepted, and these called bad.
@@ -134,6 +134,15 @@ fn one_app_does_not_stop_another_nor_hide_it() {
     report(&mut evidence, "small", 0, 0..900, at(0));
     assert_eq!(evidence.alarms().map(|a| a.of).collect::<Vec<_>>(), [of("small")]);
     assert_eq!(settle(&mut evidence, 1_000).len(), 100);
+}
+
+/// A device that registers again while its token waits is not removed with what was said before.
+#[test]
+fn a_token_is_pruned_as_of_when_it_was_called_bad() {
+    let mut evidence = Evidence::default();
+    assert!(report(&mut evidence, "demo", 100, 7..8, at(0)).is_empty());
+    let pruned: Vec<_> = (1..4).flat_map(|second| evidence.expire(at(second * 1_000))).collect();
+    assert_eq!(pruned, [token(7)], "with the time that came with it");
 }
 
 #[test]
