@@ -228,12 +228,18 @@ impl Player<'_> {
 
     /// Judges the alerts that ended before a time, and forgets them.
     fn judge(&mut self, before_ns: u64, case: &mut Case) {
+        let mut proof = Vec::new();
         for alert in self.alerts.ended_before(before_ns) {
+            if case.proof == Some(alert.hash) {
+                proof.clone_from(&alert.pushes);
+            }
             let judged = self.roll.judge(alert.pushes);
             let told = alert.ended.progress.progress.unwrap_or_default().unanswered_requests;
             self.alerts.judged(alert.hash, told.saturating_sub(judged.unanswered));
             case.alert(alert.hash, &alert.ended, judged);
         }
+        // The last alert of its case: after those during which tokens were called dead.
+        self.roll.reached(&proof);
     }
 }
 

@@ -116,6 +116,16 @@ impl Roll {
         }
     }
 
+    /// An undisturbed alert reached these: whatever was said of their tokens before, they are registered and owed
+    /// every alert that follows. Without this, a gateway that called every token bad would end all judgement of them.
+    pub fn reached(&mut self, pushes: &[Push]) {
+        for push in pushes.iter().filter(|push| push.fate == Fate::Accepted) {
+            if let Ok(at) = self.devices.binary_search_by_key(&push.token_hash, |d| d.token_hash) {
+                self.devices[at].dead = false;
+            }
+        }
+    }
+
     /// All devices were registered anew: none of them is taken to be gone.
     pub fn registered_anew(&mut self) {
         self.devices.iter_mut().for_each(|d| d.dead = false);
@@ -276,5 +286,15 @@ mod tests {
         assert_eq!((judged.missed, judged.unsent, judged.unsent_alive), (0, 1, 0));
         roll.registered_anew();
         assert_eq!(roll.judge(all(&inside[1..])).missed, 1);
+    }
+
+    #[test]
+    fn a_token_called_dead_and_accepted_later_is_owed_everything_again() {
+        let (mut roll, inside) = (Roll::new(&population(), &region()), inside());
+        inside.iter().for_each(|device| roll.called_dead(device.token.hash()));
+        assert_eq!(roll.judge(Vec::new()).missed, 0);
+        roll.reached(&all(&inside[..2]));
+        roll.reached(&[push(&inside[2], 1, Fate::Dead, Answer::Given)]);
+        assert_eq!(roll.judge(Vec::new()).missed, 2, "those that were reached");
     }
 }
