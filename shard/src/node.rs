@@ -26,7 +26,7 @@ use self::{
 };
 use crate::{
     config::Config,
-    service::{Now, Service},
+    service::{ADMIT_WITHIN, Now, OPEN_WITHIN, Service},
     session::{Control, Identity},
 };
 
@@ -192,7 +192,8 @@ pub fn limits() -> Limits {
             message_bytes_max: REQUEST_BYTES_TAKEN,
         },
         hello_deadline: Duration::from_secs(5),
-        request_deadline: Duration::from_secs(5),
+        // Behind the session's own deadlines, which say what they waited for.
+        request_deadline: OPEN_WITHIN + ADMIT_WITHIN + Duration::from_secs(1),
         idle_deadline: Duration::from_secs(30),
         // A coordinator that is gone without a word is noticed before its grants have run out by more than a moment.
         keep_alive_every: Duration::from_secs(2),

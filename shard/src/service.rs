@@ -43,9 +43,9 @@ const OUTBOUND: usize = 8;
 /// session, and comes again.
 const TAKE_WITHIN: Duration = Duration::from_secs(10);
 /// For the coordinator's first message, Open.
-const OPEN_WITHIN: Duration = Duration::from_secs(5);
+pub const OPEN_WITHIN: Duration = Duration::from_secs(5);
 /// For the control plane to decide whether the session may begin; it may be held up by its cores.
-const ADMIT_WITHIN: Duration = Duration::from_secs(5);
+pub const ADMIT_WITHIN: Duration = Duration::from_secs(5);
 
 /// The clock of the node, shared with its cores.
 pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;
