@@ -35,7 +35,7 @@ pub const REGION_BURST: u32 = 24;
 pub const REGION_EVERY: Duration = Duration::from_secs(30);
 /// How long a region that nobody asks for is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(3_600);
-/// Regions remembered.
+/// Largest number of regions remembered, over all peers.
 const REGIONS_MAX: usize = 1_024;
 /// Cells of all their plans together: 16 MB. A plan of 120 km has some 2,000.
 const CELLS_MAX: usize = 2_000_000;

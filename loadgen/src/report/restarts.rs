@@ -65,7 +65,7 @@ impl Verdict {
     }
 }
 
-/// One phase.
+/// What one phase of a case showed: the expectation, the probes and the judged alerts.
 #[derive(Debug, Clone, Serialize)]
 pub struct PhaseReport {
     /// Of which case.

@@ -97,22 +97,22 @@ pub enum Outcome {
 pub enum Step {
     /// Ends it as a power failure would (SIGKILL); it should be there.
     Kill {
-        /// Which process.
+        /// Name of the process: `coordinator`, `coordinator-2` or `shard-0` and so on.
         what: String,
     },
     /// Asks it to end (SIGTERM) and waits for that; it should be there.
     Terminate {
-        /// Which process.
+        /// Name of the process: `coordinator`, `coordinator-2` or `shard-0` and so on.
         what: String,
     },
     /// As `terminate`, but it should not be there any more.
     Remove {
-        /// Which process.
+        /// Name of the process: `coordinator`, `coordinator-2` or `shard-0` and so on.
         what: String,
     },
     /// Starts it, in place of a former one or for the first time.
     Start {
-        /// Which process.
+        /// Name of the process: `coordinator`, `coordinator-2` or `shard-0` and so on.
         what: String,
         /// Of another cluster than the others.
         #[serde(default)]

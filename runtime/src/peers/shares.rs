@@ -33,7 +33,7 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// All free.
+    /// A set of places of which every one is free.
     #[must_use]
     pub fn new(total: u64) -> Self {
         Self { total, times: 1, taken: 0, held: BTreeMap::new() }
@@ -98,7 +98,7 @@ impl Shares {
 pub struct Places(Arc<Mutex<Shares>>);
 
 impl Places {
-    /// All free.
+    /// A set of places of which every one is free.
     #[must_use]
     pub fn new(total: usize) -> Self {
         Self(Arc::new(Mutex::new(Shares::new(total as u64))))
