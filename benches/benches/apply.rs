@@ -56,7 +56,11 @@ fn apply(c: &mut Criterion<CpuTime>) {
     let devices = devices();
     let mut node = Node::new();
     for from in (0..devices).step_by(BATCH) {
-        node.apply(&(from..devices.min(from + BATCH as u64)).map(|n| placed(arrival(n))).collect::<Vec<_>>());
+        node.apply(
+            &(from..devices.min(from + BATCH as u64))
+                .map(|n| placed(arrival(n)))
+                .collect::<Vec<_>>(),
+        );
     }
     let mut group = c.benchmark_group("apply");
     group.throughput(Throughput::Elements(BATCH as u64)).sample_size(30);

@@ -25,7 +25,12 @@ fn bench(c: &mut Criterion) {
     let mut group = c.benchmark_group("classify");
     for (name, platform, status, body) in [
         ("accepted", Platform::Apns, 200, &b""[..]),
-        ("unregistered", Platform::Apns, 410, br#"{"reason":"Unregistered","timestamp":1454948015990}"#),
+        (
+            "unregistered",
+            Platform::Apns,
+            410,
+            br#"{"reason":"Unregistered","timestamp":1454948015990}"#,
+        ),
         ("unknown", Platform::Apns, 400, br#"{"reason":"SomethingNew"}"#),
         ("proxy", Platform::Apns, 502, PROXY),
         ("fcm/accepted", Platform::Fcm, 200, b""),
@@ -33,7 +38,12 @@ fn bench(c: &mut Criterion) {
         ("fcm/proxy", Platform::Fcm, 502, PROXY),
     ] {
         group.bench_function(name, |b| {
-            b.iter(|| classify(platform, &answer::read(platform, black_box(status), black_box(body), None)));
+            b.iter(|| {
+                classify(
+                    platform,
+                    &answer::read(platform, black_box(status), black_box(body), None),
+                )
+            });
         });
     }
     group.finish();

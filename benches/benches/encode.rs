@@ -71,7 +71,9 @@ impl Case {
         let token = |n: usize| match self {
             Self::Apns { .. } => (0..32).map(|i| byte(n, i)).collect(),
             // The lengths that there are, mixed.
-            Self::Fcm => (0..[142, 152, 163][n % 3]).map(|i| letters[usize::from(byte(n, i) & 63)]).collect(),
+            Self::Fcm => {
+                (0..[142, 152, 163][n % 3]).map(|i| letters[usize::from(byte(n, i) & 63)]).collect()
+            }
         };
         (0..STREAMS).map(token).collect()
     }
@@ -111,11 +113,24 @@ impl Peer {
         let authorization = Authorization(Arc::new(case.authorization().into()));
         let connection = Connection::new(config, authorization, Time(0));
         let (out, answers) = (Vec::new(), Vec::new());
-        let mut peer = Self { case, connection, spec: case.spec(), tokens: case.tokens(), out, answers, next_id: 1 };
+        let mut peer = Self {
+            case,
+            connection,
+            spec: case.spec(),
+            tokens: case.tokens(),
+            out,
+            answers,
+            next_id: 1,
+        };
         // SETTINGS: 1,000 streams, a large window for each; their acknowledgement of ours; a window for all.
         let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 3, 232];
         peer.receive(
-            &[&settings[..], &[0, 0, 0, 4, 1, 0, 0, 0, 0], &[0, 0, 4, 8, 0, 0, 0, 0, 0, 0x70, 0, 0, 0]].concat(),
+            &[
+                &settings[..],
+                &[0, 0, 0, 4, 1, 0, 0, 0, 0],
+                &[0, 0, 4, 8, 0, 0, 0, 0, 0, 0x70, 0, 0, 0],
+            ]
+            .concat(),
         );
         for _ in 0..3 {
             peer.push(1);
@@ -144,7 +159,13 @@ impl Peer {
         self.answers.clear();
         for _ in 0..count {
             let id = self.next_id.to_be_bytes();
-            self.answers.extend_from_slice(&[0, 0, length(fields), 1, if body.is_empty() { 5 } else { 4 }]);
+            self.answers.extend_from_slice(&[
+                0,
+                0,
+                length(fields),
+                1,
+                if body.is_empty() { 5 } else { 4 },
+            ]);
             self.answers.extend_from_slice(&id);
             self.answers.extend_from_slice(fields);
             if !body.is_empty() {
@@ -169,7 +190,9 @@ impl Peer {
         self.connection.receive(&self.answers, Time(1)).expect("the peer keeps to the protocol");
         let mut accepted = 0;
         while let Some(event) = self.connection.poll() {
-            accepted += usize::from(matches!(event, ConnectionEvent::Answer { answer, .. } if answer.status == 200));
+            accepted += usize::from(
+                matches!(event, ConnectionEvent::Answer { answer, .. } if answer.status == 200),
+            );
         }
         accepted
     }
@@ -211,7 +234,9 @@ fn encode(c: &mut Criterion) {
         let mut peer = Peer::new(case);
         peer.push(STREAMS);
         println!("encode/{name}: {} bytes per push", peer.out.len() / STREAMS);
-        group.bench_function(format!("{name}/push"), |b| b.iter_custom(|rounds| turns(rounds, case, true)));
+        group.bench_function(format!("{name}/push"), |b| {
+            b.iter_custom(|rounds| turns(rounds, case, true))
+        });
     }
     for (name, case) in [("answers", apns(true)), ("fcm/answers", Case::Fcm)] {
         group.bench_function(name, |b| b.iter_custom(|rounds| turns(rounds, case, false)));

@@ -29,8 +29,12 @@ fn snapshot(c: &mut Criterion<CpuTime>) {
             partition.apply(UnixMillis(START_MS), &arrival, &mut words);
         }
         let whole = write(&mut partition, &words);
-        println!("snapshot/{kind}: {:.1} bytes for each device", whole.len() as f64 / DEVICES as f64);
-        group.bench_function(format!("write, {kind}"), |b| b.iter(|| write(&mut partition, &words)));
+        println!(
+            "snapshot/{kind}: {:.1} bytes for each device",
+            whole.len() as f64 / DEVICES as f64
+        );
+        group
+            .bench_function(format!("write, {kind}"), |b| b.iter(|| write(&mut partition, &words)));
         group.bench_function(format!("load, {kind}"), |b| {
             b.iter_with_large_drop(|| load(&whole));
         });

@@ -6,7 +6,9 @@
 
 use std::time::{Duration, Instant};
 
-use clarion_benches::devices::{START_MS, place, record, registration, registration_fcm, resident_bytes};
+use clarion_benches::devices::{
+    START_MS, place, record, registration, registration_fcm, resident_bytes,
+};
 use clarion_proto::{
     device::{Change, Record, Registration},
     ids::{PartitionId, Position, UnixMillis, partition_of},
@@ -57,7 +59,14 @@ impl Weigh {
         let appended = UnixMillis(START_MS + self.now);
         let slot_of = |id: PartitionId| Some(id.0.into());
         let begin = Instant::now();
-        ahead::apply_all(&mut self.partitions, appended, &self.batch, &mut self.words, slot_of, |_, _| {});
+        ahead::apply_all(
+            &mut self.partitions,
+            appended,
+            &self.batch,
+            &mut self.words,
+            slot_of,
+            |_, _| {},
+        );
         self.applying += begin.elapsed();
         self.batch.clear();
     }

@@ -9,12 +9,18 @@ use clarion_coordinator::{
 };
 use clarion_proto::{
     device::{Cell, Change, Record, Registration, Token},
-    ids::{AppName, DeviceId, Epoch, LaneId, LogId, PartitionId, Position, UnixMillis, WaveId, partition_of},
+    ids::{
+        AppName, DeviceId, Epoch, LaneId, LogId, PartitionId, Position, UnixMillis, WaveId,
+        partition_of,
+    },
     region::{LatLng, Region},
     time::Time,
 };
 use clarion_shard::{
-    command::{ApnsHeaders, AppSpec, Command, LaneSpec, MessageSpec, Platform, Request, ShardSpec, WaveSpec},
+    command::{
+        ApnsHeaders, AppSpec, Command, LaneSpec, MessageSpec, Platform, Request, ShardSpec,
+        WaveSpec,
+    },
     wave::Cover,
 };
 use h3o::Resolution;
@@ -69,8 +75,10 @@ fn places() -> Vec<Cell> {
     let part = |n, salt| (mixed(n, salt) >> 11) as f64 / (1u64 << 53) as f64;
     let place = |n| {
         // Denser towards the middle, and all inside the circle.
-        let (radius, angle) = (part(n, 1) * 0.98 * RADIUS_M / 111_200.0, part(n, 2) * std::f64::consts::TAU);
-        let (latitude, longitude) = (radius * angle.sin(), radius * angle.cos() / CENTER.0.to_radians().cos());
+        let (radius, angle) =
+            (part(n, 1) * 0.98 * RADIUS_M / 111_200.0, part(n, 2) * std::f64::consts::TAU);
+        let (latitude, longitude) =
+            (radius * angle.sin(), radius * angle.cos() / CENTER.0.to_radians().cos());
         let place = h3o::LatLng::new(CENTER.0 + latitude, CENTER.1 + longitude).expect("finite");
         Cell::from(place.to_cell(Resolution::Nine))
     };
@@ -91,7 +99,11 @@ fn arrival(n: u64, case: Case, places: &[Cell]) -> Record {
         person: String::new(),
     };
     let place = places[usize::try_from(two % PLACES as u64).expect("below PLACES")];
-    Record { device: DeviceId(id), observed: UnixMillis(START_MS), change: Change::Arrival(registration, place) }
+    Record {
+        device: DeviceId(id),
+        observed: UnixMillis(START_MS),
+        change: Change::Arrival(registration, place),
+    }
 }
 
 /// Of the ordinary lengths: 32 bytes for APNs; 142, 152 or 163 characters for FCM.
@@ -187,14 +199,20 @@ pub fn wave_spec(wave: usize, city: &City, cover: Arc<Cover>) -> WaveSpec {
         },
     };
     let start = Position(city.devices.div_ceil(BATCH));
-    let shard = |n| ShardSpec { partition: PartitionId(n), log: LOG, start, handed: RoaringBitmap::new() };
+    let shard =
+        |n| ShardSpec { partition: PartitionId(n), log: LOG, start, handed: RoaringBitmap::new() };
     WaveSpec {
         id: wave_id(wave),
         alert: format!("alerts/bench-{wave}"),
         epoch: Epoch(1),
         cover,
         shards: (0..city.partitions).map(shard).collect(),
-        apps: vec![AppSpec { app: app(), lane: LANE, request, messages: vec![message("en"), message("zh")] }],
+        apps: vec![AppSpec {
+            app: app(),
+            lane: LANE,
+            request,
+            messages: vec![message("en"), message("zh")],
+        }],
         segments: Vec::new(),
         expires: Time::NEVER,
     }

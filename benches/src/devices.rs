@@ -27,7 +27,8 @@ pub fn mixed(n: u64, salt: u64) -> u64 {
 pub fn cell(n: u64) -> CellIndex {
     let part = |salt| (mixed(n, salt) >> 11) as f64 / (1u64 << 53) as f64;
     let (radius, angle) = (part(1) * 0.55, part(2) * std::f64::consts::TAU);
-    let place = LatLng::new(22.54 + radius * angle.sin(), 114.06 + radius * angle.cos()).expect("finite");
+    let place =
+        LatLng::new(22.54 + radius * angle.sin(), 114.06 + radius * angle.cos()).expect("finite");
     place.to_cell(Resolution::Nine)
 }
 
@@ -43,7 +44,8 @@ pub fn id(n: u64) -> DeviceId {
 /// Its registration with an APNs token of 32 bytes; another one for each `version`.
 #[must_use]
 pub fn registration(n: u64, version: u64) -> Registration {
-    let token: Vec<u8> = (5..9).flat_map(|salt| mixed(n + (version << 40), salt).to_le_bytes()).collect();
+    let token: Vec<u8> =
+        (5..9).flat_map(|salt| mixed(n + (version << 40), salt).to_le_bytes()).collect();
     Registration {
         app: AppName::from_id("demo").expect("well-formed"),
         token: Token::new(Bytes::from(token)).expect("32 bytes"),

@@ -96,7 +96,11 @@ pub enum Refusal {
 ///
 /// # Errors
 /// The first reason not to send it.
-pub fn admit(spec: &AlertSpec, apps: &[Option<Arc<AppRecord>>], config: &Config) -> Result<(), Refusal> {
+pub fn admit(
+    spec: &AlertSpec,
+    apps: &[Option<Arc<AppRecord>>],
+    config: &Config,
+) -> Result<(), Refusal> {
     if spec.mode == Mode::Live && !config.allow_live_without_identity {
         return Err(Refusal::LiveWithoutIdentity);
     }
@@ -107,10 +111,12 @@ pub fn admit(spec: &AlertSpec, apps: &[Option<Arc<AppRecord>>], config: &Config)
             return Err(InvalidField::new(field, format_args!("there is no {name}")).into());
         };
         let lane = || format!("{}/{}", app.gateway, app.credential);
-        let (gateway, credential) = (config.gateway(&app.gateway), config.credential(&app.credential));
+        let (gateway, credential) =
+            (config.gateway(&app.gateway), config.credential(&app.credential));
         let gateway = gateway.filter(|gateway| gateway.gateway.platform == app.platform);
         let credential = credential.filter(|credential| {
-            credential.platform() == app.platform && credential.project().is_none_or(|project| project == app.project)
+            credential.platform() == app.platform
+                && credential.project().is_none_or(|project| project == app.project)
         });
         let (Some(gateway), Some(_)) = (gateway, credential) else {
             return Err(Refusal::LaneNotConfigured { app: name.clone(), lane: lane() });
@@ -161,7 +167,13 @@ impl Admission {
         let questions = QUESTIONS_MAX as u64;
         let (cores, questions) = (Turns::new(cores, cores), Turns::new(questions, questions / 2));
         let cells = Places::leaving_one_in(CLUSTER_CELLS_MAX / CELLS_UNIT, LEFT_FOR_OTHERS);
-        Self { inside: Places::new(inside_max), cores, questions, cells, closed: AtomicBool::new(false) }
+        Self {
+            inside: Places::new(inside_max),
+            cores,
+            questions,
+            cells,
+            closed: AtomicBool::new(false),
+        }
     }
 
     /// A place inside.
@@ -183,7 +195,12 @@ impl Admission {
             Err(Full { total, held }) => {
                 let unit = CELLS_UNIT as u64;
                 let free = (total - self.cells.taken()) * unit;
-                Err(Refusal::CoversFull { limit: total * unit, free, held: held * unit, wanted: cells })
+                Err(Refusal::CoversFull {
+                    limit: total * unit,
+                    free,
+                    held: held * unit,
+                    wanted: cells,
+                })
             }
         }
     }

@@ -111,12 +111,17 @@ impl AlertRecord {
             (_, Event::Cancel { .. }) => return Ok(None),
             (from, Event::End(to)) if from == to => return Ok(None),
             (State::Active, Event::End(to @ (State::Resolved | State::Expired)))
-            | (State::Cancelling, Event::End(to @ (State::Cancelled | State::Resolved | State::Expired))) => {
+            | (
+                State::Cancelling,
+                Event::End(to @ (State::Cancelled | State::Resolved | State::Expired)),
+            ) => {
                 next.state = to;
                 next.ended = Some(now);
             }
             (_, Event::End(to)) => return Err(illegal(to)),
-            (from, Event::Settle(_)) if self.settled.is_some() && is_final(from) => return Ok(None),
+            (from, Event::Settle(_)) if self.settled.is_some() && is_final(from) => {
+                return Ok(None);
+            }
             (from, Event::Settle(snapshot)) if is_final(from) => next.settled = Some(snapshot),
             (_, Event::Settle(snapshot)) => return Err(illegal(snapshot.state)),
         }
@@ -146,7 +151,8 @@ pub(crate) mod tests {
         }
     }
 
-    const ALL: [State; 5] = [State::Active, State::Cancelling, State::Cancelled, State::Resolved, State::Expired];
+    const ALL: [State; 5] =
+        [State::Active, State::Cancelling, State::Cancelled, State::Resolved, State::Expired];
 
     #[test]
     fn only_the_drawn_transitions_are_legal() {
@@ -165,7 +171,10 @@ pub(crate) mod tests {
                     assert!(matches!(after, Ok(None)), "{from:?} → {to:?}");
                 } else if drawn.contains(&(from, to)) {
                     let after = after.expect("legal").expect("new");
-                    assert_eq!((after.state, after.ended, after.revision), (to, Some(UnixMillis(5)), 2));
+                    assert_eq!(
+                        (after.state, after.ended, after.revision),
+                        (to, Some(UnixMillis(5)), 2)
+                    );
                 } else {
                     let illegal = Illegal { name: before.name, from, to };
                     assert_eq!(after.expect_err("not drawn"), illegal);

@@ -16,7 +16,9 @@ use crate::{
     admission::Admission,
     clock::Clock,
     config::Config,
-    dispatch::{CancelState, CountError, CountPlan, Counts, Dispatcher, LaneKey, PlannedAlert, StartError},
+    dispatch::{
+        CancelState, CountError, CountPlan, Counts, Dispatcher, LaneKey, PlannedAlert, StartError,
+    },
     progress::{RegistryTotals, Snapshot},
     store::{AlertStore, ChangeLog},
 };
@@ -130,7 +132,10 @@ pub fn routes(context: &Arc<Context>) -> Result<Routes, tonic_reflection::server
     let context = || Arc::clone(context);
     let mut routes = RoutesBuilder::default();
     routes
-        .add_service(AppServiceServer::new(apps::Apps::new(context())).max_decoding_message_size(REQUEST_BYTES_MAX))
+        .add_service(
+            AppServiceServer::new(apps::Apps::new(context()))
+                .max_decoding_message_size(REQUEST_BYTES_MAX),
+        )
         .add_service(alerts::AlertsServer::new(alerts::Alerts::new(context())))
         .add_service(registry::RegistryServer::new(registry::Registry::new(context())))
         .add_service(reflection().build_v1()?)

@@ -135,15 +135,25 @@ impl Config {
     fn merge(args: Args, file: file::File, path: Option<&Path>) -> Result<Self, ConfigError> {
         let place = Places { path };
         let listen = args.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 7400).into());
-        let health_listen = args.health_listen.or(file.health_listen).unwrap_or(([127, 0, 0, 1], 7401).into());
-        let feed_listen = args.feed_listen.or(file.feed_listen).unwrap_or(([127, 0, 0, 1], 7402).into());
+        let health_listen =
+            args.health_listen.or(file.health_listen).unwrap_or(([127, 0, 0, 1], 7401).into());
+        let feed_listen =
+            args.feed_listen.or(file.feed_listen).unwrap_or(([127, 0, 0, 1], 7402).into());
         let cluster = cluster(&place, args.cluster, file.cluster)?;
-        let nodes_min = place.number("nodes_min", args.nodes_min, file.nodes_min, 1, 1..=NAMES_MAX)?;
-        let nodes = NodesConfig { addresses: nodes(&place, args.nodes, file.nodes)?, min: nodes_min };
-        let partitions = place.number("partitions", args.partitions, file.partitions, 64, 1..=PARTITIONS_MAX)?;
-        let logs = place.number("logs", args.logs, file.logs, partitions.min(64), 1..=partitions)?;
-        let device_key = device_key(&place, args.device_key_file.as_deref(), file.device_key_file.as_deref())?;
-        let exercise_prefix = args.exercise_prefix.or(file.exercise_prefix).unwrap_or_else(|| "EXERCISE: ".to_owned());
+        let nodes_min =
+            place.number("nodes_min", args.nodes_min, file.nodes_min, 1, 1..=NAMES_MAX)?;
+        let nodes =
+            NodesConfig { addresses: nodes(&place, args.nodes, file.nodes)?, min: nodes_min };
+        let partitions =
+            place.number("partitions", args.partitions, file.partitions, 64, 1..=PARTITIONS_MAX)?;
+        let logs =
+            place.number("logs", args.logs, file.logs, partitions.min(64), 1..=partitions)?;
+        let device_key =
+            device_key(&place, args.device_key_file.as_deref(), file.device_key_file.as_deref())?;
+        let exercise_prefix = args
+            .exercise_prefix
+            .or(file.exercise_prefix)
+            .unwrap_or_else(|| "EXERCISE: ".to_owned());
         if exercise_prefix.trim().is_empty() || exercise_prefix.len() > 64 {
             let problem = "must say something, in at most 64 bytes: an exercise is to be told from the real thing";
             return Err(place.own("exercise_prefix", problem));
@@ -155,11 +165,19 @@ impl Config {
         )?;
         let (gateways, in_file) = place.tables("gateways", args.gateways, file.gateways)?;
         let gateways = lanes::gateways(gateways, partitions, &place.of(in_file))?;
-        let credential_files =
-            CredentialFiles { given: args.credentials, path: path.map(Path::to_owned), gateways: gateways.clone() };
+        let credential_files = CredentialFiles {
+            given: args.credentials,
+            path: path.map(Path::to_owned),
+            gateways: gateways.clone(),
+        };
         let credentials = credential_files.check(file.credentials)?;
-        let drain_ms =
-            place.number("drain_deadline_ms", args.drain_deadline_ms, file.drain_deadline_ms, 10_000, 1..=600_000)?;
+        let drain_ms = place.number(
+            "drain_deadline_ms",
+            args.drain_deadline_ms,
+            file.drain_deadline_ms,
+            10_000,
+            1..=600_000,
+        )?;
         Ok(Self {
             listen,
             health_listen,
@@ -174,7 +192,10 @@ impl Config {
                 .allow_live_without_identity
                 .or(file.allow_live_without_identity)
                 .unwrap_or(false),
-            allow_small_audiences: args.allow_small_audiences.or(file.allow_small_audiences).unwrap_or(false),
+            allow_small_audiences: args
+                .allow_small_audiences
+                .or(file.allow_small_audiences)
+                .unwrap_or(false),
             connections_max: place.number(
                 "connections_max",
                 args.connections_max,
@@ -182,7 +203,13 @@ impl Config {
                 1_024,
                 1..=65_536,
             )?,
-            watchers_max: place.number("watchers_max", args.watchers_max, file.watchers_max, 8_192, 1..=65_536)?,
+            watchers_max: place.number(
+                "watchers_max",
+                args.watchers_max,
+                file.watchers_max,
+                8_192,
+                1..=65_536,
+            )?,
             watchers_per_alert_max: place.number(
                 "watchers_per_alert_max",
                 args.watchers_per_alert_max,
@@ -198,7 +225,13 @@ impl Config {
                 64,
                 1..=4_096,
             )?,
-            admissions_max: place.number("admissions_max", args.admissions_max, file.admissions_max, 32, 1..=1_024)?,
+            admissions_max: place.number(
+                "admissions_max",
+                args.admissions_max,
+                file.admissions_max,
+                32,
+                1..=1_024,
+            )?,
             store_bytes_max: place.number(
                 "store_bytes_max",
                 args.store_bytes_max,
@@ -273,7 +306,10 @@ impl Places<'_> {
         file: Option<Vec<T>>,
     ) -> Result<(Vec<T>, bool), ConfigError> {
         match given {
-            Some(text) => Ok((file::array(&text).map_err(|problem| self.of(false).error(key, problem))?, false)),
+            Some(text) => Ok((
+                file::array(&text).map_err(|problem| self.of(false).error(key, problem))?,
+                false,
+            )),
             None => Ok((file.unwrap_or_default(), true)),
         }
     }
@@ -290,25 +326,38 @@ fn nodes(
         return Err(place.of(in_file).error("nodes", "must name one node at least"));
     }
     for (i, address) in addresses.iter().enumerate() {
-        lanes::host_port(address).map_err(|problem| place.of(in_file).error(format!("nodes[{i}]"), problem))?;
+        lanes::host_port(address)
+            .map_err(|problem| place.of(in_file).error(format!("nodes[{i}]"), problem))?;
     }
     Ok(addresses)
 }
 
-fn cluster(place: &Places<'_>, given: Option<String>, file: Option<String>) -> Result<ClusterName, ConfigError> {
+fn cluster(
+    place: &Places<'_>,
+    given: Option<String>,
+    file: Option<String>,
+) -> Result<ClusterName, ConfigError> {
     let in_file = given.is_none();
     let Some(name) = given.or(file) else { return Ok(ClusterName::default()) };
     ClusterName::new(&name).map_err(|e| place.of(in_file).error("cluster", e.problem))
 }
 
-fn device_key(place: &Places<'_>, given: Option<&Path>, file: Option<&Path>) -> Result<DeviceKey, ConfigError> {
+fn device_key(
+    place: &Places<'_>,
+    given: Option<&Path>,
+    file: Option<&Path>,
+) -> Result<DeviceKey, ConfigError> {
     let Some(path) = given.or(file) else { return Ok(DeviceKey::random()) };
     let place = place.of(given.is_none());
     let path = place.resolve(path);
     DeviceKey::read(&path).map_err(|problem| place.error("device_key_file", problem))
 }
 
-fn bands(place: &Places<'_>, edges: Option<Vec<f64>>, step: Option<f64>) -> Result<BandEdges, ConfigError> {
+fn bands(
+    place: &Places<'_>,
+    edges: Option<Vec<f64>>,
+    step: Option<f64>,
+) -> Result<BandEdges, ConfigError> {
     let edges = edges.unwrap_or_else(|| vec![1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0]);
     BandEdges::new(edges, step.unwrap_or(10_000.0)).map_err(|e| {
         let key = if e.field.contains("step") { "band_step_meters" } else { "band_edges_meters" };

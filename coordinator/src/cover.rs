@@ -65,7 +65,9 @@ pub enum CoverError {
         cells_max: usize,
     },
     /// The caller's fault: the region is made of too many shapes, or of too many long edges.
-    #[error("the region is too intricate: its cover would need more than {tests_max} tests of a cell against an edge")]
+    #[error(
+        "the region is too intricate: its cover would need more than {tests_max} tests of a cell against an edge"
+    )]
     Work {
         /// The limit.
         tests_max: u64,
@@ -78,7 +80,8 @@ pub enum CoverError {
 /// The budget is spent; the work until then is bounded by it.
 pub fn cover(region: &Region, budget: CellBudget) -> Result<Vec<CellIndex>, CoverError> {
     let prepared = Prepared::new(region);
-    let mut descent = Descent { region: &prepared, cells: Vec::new(), budget, work: Work::default() };
+    let mut descent =
+        Descent { region: &prepared, cells: Vec::new(), budget, work: Work::default() };
     for base in CellIndex::base_cells() {
         if descent.visit(base)? {
             descent.cells.push(base);
@@ -104,7 +107,8 @@ impl Descent<'_> {
         if !self.region.touches(&disc, &self.work) {
             return Ok(false);
         }
-        let Some(finer) = cell.resolution().succ().filter(|&finer| finer <= Resolution::Nine) else {
+        let Some(finer) = cell.resolution().succ().filter(|&finer| finer <= Resolution::Nine)
+        else {
             return Ok(true);
         };
         if self.region.contains(&disc, &self.work) {

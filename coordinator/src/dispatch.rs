@@ -309,7 +309,9 @@ impl Dispatcher {
             });
         };
         let shared = cluster.clone();
-        until(Box::pin(async move { shared.roster.share_out(&shared.board, (partitions, logs), number, clock).await }));
+        until(Box::pin(async move {
+            shared.roster.share_out(&shared.board, (partitions, logs), number, clock).await
+        }));
         let shared = cluster.clone();
         until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, clock).await }));
         until(Box::pin(feedback::run(pruning, pruned, log.clone(), partitions, logs, clock)));
@@ -334,7 +336,11 @@ impl Dispatcher {
     /// # Errors
     /// [`StartError::Lane`].
     pub fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError> {
-        self.inner.cluster.lanes.ensure(key, &self.inner.cluster.board, &self.inner.cluster.clock).map(drop)
+        self.inner
+            .cluster
+            .lanes
+            .ensure(key, &self.inner.cluster.board, &self.inner.cluster.clock)
+            .map(drop)
     }
 
     /// Credentials as their files tell now; see [`crate::config::CredentialFiles`].
@@ -351,8 +357,13 @@ impl Dispatcher {
     /// See [`StartError`].
     pub async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError> {
         let cluster = &self.inner.cluster;
-        let owned = self.owned().ok_or_else(|| StartError::NoNodes { configured: cluster.roster.addresses() })?;
-        let lanes = alert.apps.iter().map(|app| cluster.lanes.ensure(&app.lane, &cluster.board, &cluster.clock));
+        let owned = self
+            .owned()
+            .ok_or_else(|| StartError::NoNodes { configured: cluster.roster.addresses() })?;
+        let lanes = alert
+            .apps
+            .iter()
+            .map(|app| cluster.lanes.ensure(&app.lane, &cluster.board, &cluster.clock));
         let lanes = lanes.map(|lane| Ok(lane?.id)).collect::<Result<Vec<_>, StartError>>()?;
         let mut heads = Vec::with_capacity(usize::from(owned.log_count));
         for log in (0..owned.log_count).map(LogId) {
@@ -362,10 +373,16 @@ impl Dispatcher {
         self.run(&alert, wave, &owned)
     }
 
-    fn run(&self, alert: &PlannedAlert, wave: StandingWave, owned: &Owned) -> Result<(), StartError> {
+    fn run(
+        &self,
+        alert: &PlannedAlert,
+        wave: StandingWave,
+        owned: &Owned,
+    ) -> Result<(), StartError> {
         let cluster = self.inner.cluster.clone();
         let (inputs, received) = mpsc::channel(INPUTS);
-        let mut run = Run::new(alert, owned.nodes().keys().cloned(), cluster.lanes.request_deadline_max());
+        let mut run =
+            Run::new(alert, owned.nodes().keys().cloned(), cluster.lanes.request_deadline_max());
         let (snapshots, watch) = watch::channel(Arc::new(run.snapshot()));
         if !cluster.enter(&alert.name, alert.wave, AlertHandle { inputs, snapshots: watch }) {
             return Err(StartError::Twice(alert.name.clone()));
@@ -377,8 +394,10 @@ impl Dispatcher {
         let mut ids = wave.lanes.clone();
         ids.sort_unstable();
         ids.dedup();
-        let lanes = ids.iter().filter_map(|id| cluster.board.read().lanes.get(id).cloned()).collect();
-        let apps = alert.apps.iter().map(|app| app.app.clone()).zip(wave.lanes.iter().copied()).collect();
+        let lanes =
+            ids.iter().filter_map(|id| cluster.board.read().lanes.get(id).cloned()).collect();
+        let apps =
+            alert.apps.iter().map(|app| app.app.clone()).zip(wave.lanes.iter().copied()).collect();
         cluster.board.begin(wave, cluster.clock.now());
         let task = AlertTask {
             alert: alert.name.clone(),
@@ -422,7 +441,9 @@ impl Dispatcher {
     /// See [`CountError`].
     pub async fn count(&self, plan: CountPlan) -> Result<Counts, CountError> {
         let cluster = &self.inner.cluster;
-        let owned = self.owned().ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
+        let owned = self
+            .owned()
+            .ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
         let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
         count::ask(id, plan, cluster, &owned).await
     }
@@ -434,7 +455,9 @@ impl Dispatcher {
     /// See [`CountError`].
     pub async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError> {
         let cluster = &self.inner.cluster;
-        let owned = self.owned().ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
+        let owned = self
+            .owned()
+            .ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
         let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
         count::reaches(id, plan, least, cluster, &owned).await
     }
@@ -456,7 +479,8 @@ impl Dispatcher {
     /// Whether a node of that name has a session with this coordinator now.
     #[must_use]
     pub fn has_session(&self, node: &str) -> bool {
-        crate::owners::NodeName::new(node).is_ok_and(|name| self.inner.cluster.roster.is_connected(&name))
+        crate::owners::NodeName::new(node)
+            .is_ok_and(|name| self.inner.cluster.roster.is_connected(&name))
     }
 
     /// All nodes ever heard of, and which are alive.

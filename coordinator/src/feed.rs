@@ -142,7 +142,9 @@ impl Follower {
             let count = self.partition_count;
             self.ready.extend(batches.into_iter().map(|batch| match &cursor.only {
                 None => (cursor.log, batch),
-                Some(only) => (cursor.log, batch.only(count, |partition| only.contains(&partition))),
+                Some(only) => {
+                    (cursor.log, batch.only(count, |partition| only.contains(&partition)))
+                }
             }));
             self.cursors.push_back(cursor);
             return Ok(true);
@@ -163,15 +165,21 @@ fn partitions(
 ) -> Result<BTreeMap<LogId, BTreeSet<PartitionId>>, InvalidField> {
     let mut wanted: BTreeMap<LogId, BTreeSet<PartitionId>> = BTreeMap::new();
     for (i, &number) in asked.iter().enumerate() {
-        let partition = u16::try_from(number).ok().filter(|n| *n < partition_count).map(PartitionId);
-        let problem = || format!("the cluster has {partition_count} partitions from 0, asked for {number}");
-        let partition = partition.ok_or_else(|| InvalidField::new(format!("partitions[{i}]"), problem()))?;
+        let partition =
+            u16::try_from(number).ok().filter(|n| *n < partition_count).map(PartitionId);
+        let problem =
+            || format!("the cluster has {partition_count} partitions from 0, asked for {number}");
+        let partition =
+            partition.ok_or_else(|| InvalidField::new(format!("partitions[{i}]"), problem()))?;
         wanted.entry(log_of(partition, logs)).or_default().insert(partition);
     }
     Ok(wanted)
 }
 
-fn positions(logs: u16, given: &[wire::LogPosition]) -> Result<BTreeMap<LogId, Position>, InvalidField> {
+fn positions(
+    logs: u16,
+    given: &[wire::LogPosition],
+) -> Result<BTreeMap<LogId, Position>, InvalidField> {
     let mut positions = BTreeMap::new();
     for (i, place) in given.iter().enumerate() {
         let field = || format!("positions[{i}].log");

@@ -177,7 +177,10 @@ impl LaneOwner {
         Self {
             gateways: gateways.into_iter().map(|g| (g.name.clone(), Arc::new(g))).collect(),
             table: Mutex::new(Table {
-                credentials: credentials.into_iter().map(|c| (c.name().to_owned(), Arc::new(c))).collect(),
+                credentials: credentials
+                    .into_iter()
+                    .map(|c| (c.name().to_owned(), Arc::new(c)))
+                    .collect(),
                 ..Table::default()
             }),
             changed: Notify::new(),
@@ -190,13 +193,19 @@ impl LaneOwner {
     ///
     /// # Errors
     /// The configuration lacks one of the two, they are of different platforms, or the key makes no token.
-    pub(crate) fn ensure(&self, key: &LaneKey, board: &Board, clock: &Clock) -> Result<Arc<LaneSpec>, StartError> {
+    pub(crate) fn ensure(
+        &self,
+        key: &LaneKey,
+        board: &Board,
+        clock: &Clock,
+    ) -> Result<Arc<LaneSpec>, StartError> {
         let refuse = |problem: String| StartError::Lane {
             gateway: key.gateway.clone(),
             credential: key.credential.clone(),
             problem,
         };
-        let gateway = self.gateways.get(&key.gateway).ok_or_else(|| refuse("no such gateway".to_owned()))?;
+        let gateway =
+            self.gateways.get(&key.gateway).ok_or_else(|| refuse("no such gateway".to_owned()))?;
         // The table is held throughout, so that two first alerts do not make two tokens.
         let mut table = self.table.lock();
         let credential = table.credentials.get(&key.credential).cloned();
@@ -212,7 +221,11 @@ impl LaneOwner {
             table.kept.insert(key.credential.clone(), kept);
         }
         let token = table.kept.get(&key.credential).and_then(|kept| kept.token.clone());
-        let lane = Arc::new(LaneSpec { id: free_id(key, &table), key: key.clone(), gateway: gateway.clone() });
+        let lane = Arc::new(LaneSpec {
+            id: free_id(key, &table),
+            key: key.clone(),
+            gateway: gateway.clone(),
+        });
         table.lanes.insert(key.clone(), lane.clone());
         board.change(|standing| {
             standing.lanes.insert(lane.id, lane.clone());
@@ -226,7 +239,9 @@ impl LaneOwner {
     /// A node says how its end of a lane is.
     pub(crate) fn health_changed(&self, node: &NodeName, state: &wire::LaneState, now: Moment) {
         let mut table = self.table.lock();
-        let Some(lane) = table.lanes.values().find(|lane| lane.id.0 == state.lane).cloned() else { return };
+        let Some(lane) = table.lanes.values().find(|lane| lane.id.0 == state.lane).cloned() else {
+            return;
+        };
         if !table.health.changed(node, lane.id, &lane.name(), state, now) {
             return;
         }
@@ -257,7 +272,8 @@ impl LaneOwner {
         });
         let (limits, streams) = (lane.gateway.connections, lane.gateway.streams_per_connection);
         let mut table = self.table.lock();
-        let budget = table.budgets.entry(lane.id).or_insert_with(|| Budget::new(limits, streams, now));
+        let budget =
+            table.budgets.entry(lane.id).or_insert_with(|| Budget::new(limits, streams, now));
         budget.hear(node, load, granted, nodes, now);
         let connections = budget.connections();
         let before = standing.connections.get(&lane.id).copied();
@@ -309,7 +325,9 @@ impl LaneOwner {
                 match &*credential {
                     Credential::Apns(key) => self.signed(key, board, clock.moment()),
                     Credential::Fcm(_) => exchanges.push(async move {
-                        let Credential::Fcm(account) = &*credential else { unreachable!("matched") };
+                        let Credential::Fcm(account) = &*credential else {
+                            unreachable!("matched")
+                        };
                         let exchanged = oauth::exchange(account, clock.wall()).await;
                         (credential, exchanged)
                     }),
@@ -351,17 +369,23 @@ impl LaneOwner {
         for credential in &credentials {
             let former = table.credentials.get(credential.name());
             let former = former.ok_or_else(|| ReplaceError::Added(credential.name().to_owned()))?;
-            if (former.platform(), former.project()) != (credential.platform(), credential.project()) {
+            if (former.platform(), former.project())
+                != (credential.platform(), credential.project())
+            {
                 return Err(ReplaceError::Other(credential.name().to_owned()));
             }
             if !former.is_same(credential) {
                 changed.push(credential.name().to_owned());
             }
         }
-        if let Some(gone) = table.credentials.keys().find(|name| credentials.iter().all(|c| c.name() != *name)) {
+        if let Some(gone) =
+            table.credentials.keys().find(|name| credentials.iter().all(|c| c.name() != *name))
+        {
             return Err(ReplaceError::Removed(gone.clone()));
         }
-        for credential in credentials.into_iter().filter(|c| changed.iter().any(|name| name == c.name())) {
+        for credential in
+            credentials.into_iter().filter(|c| changed.iter().any(|name| name == c.name()))
+        {
             let name = credential.name().to_owned();
             if let Some(kept) = table.kept.get_mut(&name) {
                 kept.refresh.replaced();
@@ -391,26 +415,50 @@ impl LaneOwner {
     ) {
         let name = credential.name();
         // Replaced meanwhile: the new key's own exchange is under way or due.
-        if !self.table.lock().credentials.get(name).is_some_and(|present| Arc::ptr_eq(present, credential)) {
+        if !self
+            .table
+            .lock()
+            .credentials
+            .get(name)
+            .is_some_and(|present| Arc::ptr_eq(present, credential))
+        {
             return;
         }
         match exchanged {
-            Ok(AccessToken { token, life }) => self.took(name, token, oauth::replace_after(life), board, now),
-            Err(error) => self.failed(name, &error, error.is_passing(), |failures| error.pause(failures, random), now),
+            Ok(AccessToken { token, life }) => {
+                self.took(name, token, oauth::replace_after(life), board, now)
+            }
+            Err(error) => self.failed(
+                name,
+                &error,
+                error.is_passing(),
+                |failures| error.pause(failures, random),
+                now,
+            ),
         }
     }
 
     /// A new token: to all lanes of the credential.
-    fn took(&self, name: &str, token: ProviderToken, replace_after: Duration, board: &Board, now: Time) {
+    fn took(
+        &self,
+        name: &str,
+        token: ProviderToken,
+        replace_after: Duration,
+        board: &Board,
+        now: Time,
+    ) {
         let token = Arc::new(token);
         let mut table = self.table.lock();
         let Some(kept) = table.kept.get_mut(name) else { return };
         kept.refresh.minted(now, replace_after);
         (kept.token, kept.problem) = (Some(token.clone()), None);
-        let lanes: Vec<_> = table.lanes.values().filter(|l| l.key.credential == name).map(|l| l.id).collect();
+        let lanes: Vec<_> =
+            table.lanes.values().filter(|l| l.key.credential == name).map(|l| l.id).collect();
         table.health.forgive(&lanes);
         self.healths.send_modify(|changes| *changes += 1);
-        board.change(|standing| standing.tokens.extend(lanes.into_iter().map(|lane| (lane, token.clone()))));
+        board.change(|standing| {
+            standing.tokens.extend(lanes.into_iter().map(|lane| (lane, token.clone())))
+        });
         tracing::info!(credential = name, "new provider token");
     }
 
@@ -430,9 +478,19 @@ impl LaneOwner {
         if kept.problem.as_ref() != Some(&words) {
             let lanes_stand = kept.token.is_none();
             if is_passing {
-                tracing::warn!(credential = name, lanes_stand, error = words, "no new provider token; tried again");
+                tracing::warn!(
+                    credential = name,
+                    lanes_stand,
+                    error = words,
+                    "no new provider token; tried again"
+                );
             } else {
-                tracing::error!(credential = name, lanes_stand, error = words, "no new provider token");
+                tracing::error!(
+                    credential = name,
+                    lanes_stand,
+                    error = words,
+                    "no new provider token"
+                );
             }
         }
         kept.problem = Some(words);

@@ -105,7 +105,10 @@ pub enum Failure {
 fn process(args: Args) -> Result<(), Failure> {
     let announce = args.announce;
     let config = Config::load(args)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("coordinator").enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("coordinator")
+        .enable_all()
+        .build()?;
     let telemetry = runtime.block_on(async { telemetry::init("coordinator") })?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::listen()?;
@@ -171,18 +174,24 @@ impl Coordinator {
     pub async fn bind(config: Config) -> Result<Self, Failure> {
         jwt::install();
         let shares = connections(&config)?;
-        let api = Port::bind(config.listen, ports::api(&config).with_connections_max(shares.api)).await?;
-        let feed = Port::bind(config.feed_listen, ports::feed().with_connections_max(shares.feed)).await?;
-        let health = HealthPort::bind(config.health_listen).await?.with_connections_max(shares.health);
+        let api =
+            Port::bind(config.listen, ports::api(&config).with_connections_max(shares.api)).await?;
+        let feed =
+            Port::bind(config.feed_listen, ports::feed().with_connections_max(shares.feed)).await?;
+        let health =
+            HealthPort::bind(config.health_listen).await?.with_connections_max(shares.health);
         let clock = Clock::start();
         let store = Arc::new(MemoryStore::new(config.logs, config.store_bytes_max, clock));
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
         let dispatcher = Dispatcher::spawn(dispatch_config(&config), Arc::clone(&log), clock);
         if config.device_key.is_random() {
-            tracing::warn!("no device_key_file: devices that are no UUIDs are strangers after a restart");
+            tracing::warn!(
+                "no device_key_file: devices that are no UUIDs are strangers after a restart"
+            );
         }
         let drain = Drain::new();
-        let (files, lanes, stopped) = (config.credential_files.clone(), dispatcher.clone(), drain.token());
+        let (files, lanes, stopped) =
+            (config.credential_files.clone(), dispatcher.clone(), drain.token());
         drain.spawn(async move {
             let watch = files.watch(move |credentials| lanes.replace_credentials(credentials));
             let _ = stopped.run_until_cancelled(watch).await;
@@ -235,9 +244,15 @@ impl Coordinator {
             reporter.set_service_status(service, status).await;
         }
         let stopping = CancellationToken::new();
-        let (readiness, until) = (stop::tell_readiness(dispatcher.clone(), reporter.clone()), stopping.clone());
-        let readiness = context.drain.spawn(async move { until.run_until_cancelled(readiness).await });
-        context.drain.spawn(registry_health(reporter.clone(), context.log.has_room(), stopping.clone()));
+        let (readiness, until) =
+            (stop::tell_readiness(dispatcher.clone(), reporter.clone()), stopping.clone());
+        let readiness =
+            context.drain.spawn(async move { until.run_until_cancelled(readiness).await });
+        context.drain.spawn(registry_health(
+            reporter.clone(),
+            context.log.has_room(),
+            stopping.clone(),
+        ));
         tracing::info!(listen = %api.address, health = %health.address(), feed = %feed.address, "serving");
         let routes = api::routes(&context)?.add_service(health_service.clone());
         let stopped = || token.clone().cancelled_owned();
@@ -282,7 +297,11 @@ impl Coordinator {
 }
 
 /// `RegistryService` is not served while the store takes no registrations; removals and mutes still are.
-async fn registry_health(reporter: HealthReporter, mut room: watch::Receiver<bool>, stop: CancellationToken) {
+async fn registry_health(
+    reporter: HealthReporter,
+    mut room: watch::Receiver<bool>,
+    stop: CancellationToken,
+) {
     let follow = async {
         while room.changed().await.is_ok() {
             let status = match *room.borrow_and_update() {
@@ -332,7 +351,12 @@ fn connections(config: &Config) -> Result<Shares, Failure> {
     let shares = descriptors::share(limit, OWN, 2 * nodes + 4, &wanted)?;
     if shares[0] < config.connections_max {
         let (connections, wanted) = (shares[0], config.connections_max);
-        tracing::warn!(limit, connections, wanted, "file descriptors allow fewer connections to the API");
+        tracing::warn!(
+            limit,
+            connections,
+            wanted,
+            "file descriptors allow fewer connections to the API"
+        );
     }
     Ok(Shares { api: shares[0], feed: shares[1], health: shares[2] })
 }

@@ -136,7 +136,9 @@ impl Roster {
             }
             Some(node) => {
                 match node.session {
-                    Some((other, same)) if same == boot => return Err(Refused::SameProcess { other }),
+                    Some((other, same)) if same == boot => {
+                        return Err(Refused::SameProcess { other });
+                    }
                     Some((other, _)) => return Err(Refused::SameName { other }),
                     None => node.session = Some((address, boot)),
                 }
@@ -164,7 +166,11 @@ impl Roster {
     /// A wave has ended: what nodes that are away had told of it goes. Those that are connected see to it themselves.
     pub(crate) fn forget(&self, wave: WaveId) {
         let mut nodes = self.nodes.lock();
-        nodes.by_name.values_mut().filter_map(|n| n.memory.as_mut()).for_each(|memory| memory.forget_sets(wave));
+        nodes
+            .by_name
+            .values_mut()
+            .filter_map(|n| n.memory.as_mut())
+            .for_each(|memory| memory.forget_sets(wave));
     }
 
     /// A node is there and takes no session *yet*: it is called again within a few seconds.
@@ -216,14 +222,28 @@ impl Roster {
 
     /// Makes ownership when its time has come, puts it on the board and ends. `number`: higher than that of any ownership
     /// that a node may hold.
-    pub(crate) async fn share_out(&self, board: &Board, (partitions, logs): (u16, u16), number: u64, clock: Clock) {
+    pub(crate) async fn share_out(
+        &self,
+        board: &Board,
+        (partitions, logs): (u16, u16),
+        number: u64,
+        clock: Clock,
+    ) {
         loop {
             let due = match self.nodes.lock().gathered(clock.now()) {
                 Gathered::Ready(names) => {
-                    let names_said = names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                    let names_said =
+                        names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                     let ownership = Ownership::assign(number, partitions, &names);
-                    board.change(|s| s.owned = Some(Arc::new(Owned::new(ownership, partitions, logs))));
-                    tracing::info!(nodes = names_said, partitions, number, "partitions assigned to nodes");
+                    board.change(|s| {
+                        s.owned = Some(Arc::new(Owned::new(ownership, partitions, logs)))
+                    });
+                    tracing::info!(
+                        nodes = names_said,
+                        partitions,
+                        number,
+                        "partitions assigned to nodes"
+                    );
                     self.sessions.send_modify(|n| *n += 1);
                     return;
                 }
@@ -247,7 +267,12 @@ enum Gathered {
 impl Nodes {
     fn gathered(&self, now: Time) -> Gathered {
         let Some(first) = self.first_hello else { return Gathered::Wait(Time::NEVER) };
-        let there: Vec<_> = self.by_name.iter().filter(|(_, n)| n.session.is_some()).map(|(n, _)| n.clone()).collect();
+        let there: Vec<_> = self
+            .by_name
+            .iter()
+            .filter(|(_, n)| n.session.is_some())
+            .map(|(n, _)| n.clone())
+            .collect();
         if there.len() < self.min {
             // Ownership does not change later: better nobody yet than all of it to the first. The next hello asks again.
             return Gathered::Wait(Time::NEVER);

@@ -21,7 +21,10 @@ impl NodeName {
     /// # Errors
     /// Names the limit and the length.
     pub fn new(name: &str) -> Result<Self, InvalidField> {
-        if name.is_empty() || name.len() > 253 || name.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        if name.is_empty()
+            || name.len() > 253
+            || name.chars().any(|c| c.is_control() || c.is_whitespace())
+        {
             let problem = format!("must be 1 to 253 characters without blanks, has {}", name.len());
             return Err(InvalidField::new("node", problem));
         }
@@ -64,8 +67,11 @@ impl Ownership {
             let room = usize::from(partition_count).div_ceil(nodes.len());
             let mut owned = vec![0usize; nodes.len()];
             for partition in 0..partition_count {
-                let score = |i: &usize| xxh3_64_with_seed(nodes[*i].as_str().as_bytes(), u64::from(partition));
-                let owner = (0..nodes.len()).filter(|&i| owned[i] < room).max_by_key(|i| (score(i), *i));
+                let score = |i: &usize| {
+                    xxh3_64_with_seed(nodes[*i].as_str().as_bytes(), u64::from(partition))
+                };
+                let owner =
+                    (0..nodes.len()).filter(|&i| owned[i] < room).max_by_key(|i| (score(i), *i));
                 let owner = owner.expect("n × ⌈P / n⌉ is at least P");
                 owned[owner] += 1;
                 owners.push(u32::try_from(owner).expect("fewer nodes than 2^32"));
@@ -84,7 +90,10 @@ impl Ownership {
     #[must_use]
     pub fn partitions_of(&self, node: &NodeName) -> Vec<PartitionId> {
         let partitions = (0u16..).zip(&self.owners);
-        partitions.filter(|&(_, &i)| self.nodes[i as usize] == *node).map(|(p, _)| PartitionId(p)).collect()
+        partitions
+            .filter(|&(_, &i)| self.nodes[i as usize] == *node)
+            .map(|(p, _)| PartitionId(p))
+            .collect()
     }
 
     /// All nodes, by name.

@@ -33,7 +33,10 @@ impl BandEdges {
     /// Edges that do not ascend from above 0, a step that is none, or more than [`BANDS_MAX`] bands.
     pub fn new(edges_m: Vec<f64>, step_m: f64) -> Result<Self, InvalidField> {
         if !(step_m.is_finite() && step_m > 0.0) {
-            return Err(InvalidField::new("band_step_meters", format_args!("must be more than 0, is {step_m}")));
+            return Err(InvalidField::new(
+                "band_step_meters",
+                format_args!("must be more than 0, is {step_m}"),
+            ));
         }
         let mut previous = 0.0;
         for (i, &edge) in edges_m.iter().enumerate() {
@@ -45,7 +48,8 @@ impl BandEdges {
         }
         let bands = edges_m.len() as f64 + (FURTHEST_M - previous).max(0.0) / step_m;
         if bands > BANDS_MAX as f64 {
-            let problem = format!("makes {bands:.0} bands over half the globe, at most {BANDS_MAX}");
+            let problem =
+                format!("makes {bands:.0} bands over half the globe, at most {BANDS_MAX}");
             return Err(InvalidField::new("band_step_meters", problem));
         }
         Ok(Self { edges_m, step_m })
@@ -69,7 +73,10 @@ impl BandEdges {
         let edge = |i: usize| match i.checked_sub(1) {
             None => 0.0,
             Some(i) if i < self.edges_m.len() => self.edges_m[i],
-            Some(i) => self.edges_m.last().copied().unwrap_or(0.0) + (i + 1 - self.edges_m.len()) as f64 * self.step_m,
+            Some(i) => {
+                self.edges_m.last().copied().unwrap_or(0.0)
+                    + (i + 1 - self.edges_m.len()) as f64 * self.step_m
+            }
         };
         (edge(band), edge(band + 1))
     }
@@ -183,8 +190,11 @@ pub fn bands(
 fn cells_at_least(cells: &[CellIndex], edges: &BandEdges) -> u64 {
     let widths = edges.edges_m.windows(2).map(|pair| pair[1] - pair[0]);
     let widest = widths.chain(edges.edges_m.first().copied()).fold(edges.step_m, f64::max);
-    let fits = |r: &Resolution| 2.0 * MARGIN * CIRCUMRADIUS_M_MAX[usize::from(u8::from(*r))] <= widest;
-    let coarsest = Resolution::range(Resolution::Zero, Resolution::Nine).find(fits).unwrap_or(Resolution::Nine);
+    let fits =
+        |r: &Resolution| 2.0 * MARGIN * CIRCUMRADIUS_M_MAX[usize::from(u8::from(*r))] <= widest;
+    let coarsest = Resolution::range(Resolution::Zero, Resolution::Nine)
+        .find(fits)
+        .unwrap_or(Resolution::Nine);
     cells.iter().map(|cell| cell.children_count(coarsest.max(cell.resolution()))).sum()
 }
 
@@ -272,7 +282,10 @@ mod tests {
         ] {
             assert_eq!((edges.band_of(distance), edges.interval_m(band)), (band, interval));
         }
-        assert_eq!(BandEdges::new(vec![5.0, 5.0], 1_000.0).unwrap_err().field, "band_edges_meters[1]");
+        assert_eq!(
+            BandEdges::new(vec![5.0, 5.0], 1_000.0).unwrap_err().field,
+            "band_edges_meters[1]"
+        );
         assert_eq!(BandEdges::new(vec![], 0.0).unwrap_err().field, "band_step_meters");
         assert_eq!(BandEdges::new(vec![], 1.0).unwrap_err().field, "band_step_meters");
     }
@@ -282,7 +295,8 @@ mod tests {
         let here = LatLng::new(22.54, 114.06).unwrap();
         let cells = cover(&Region::circle(here, 60_000.0).unwrap(), CellBudget::default()).unwrap();
         let edges = BandEdges::default();
-        let needed = bands(&cells, here, &edges, usize::MAX).unwrap().iter().map(|b| b.cells.len()).sum();
+        let needed =
+            bands(&cells, here, &edges, usize::MAX).unwrap().iter().map(|b| b.cells.len()).sum();
         assert!(bands(&cells, here, &edges, needed).is_ok());
         let refused = TooManyCells { cells_max: needed - 1 };
         assert_eq!(bands(&cells, here, &edges, needed - 1), Err(refused));

@@ -145,7 +145,8 @@ pub fn cells(cells: &[CellCounts]) -> Vec<CellCounts> {
     let mut told = Vec::with_capacity(cells.len());
     // One group for each resolution, from 6 upwards: a cell, all that is in it, and what of that is
     // not told yet.
-    let mut groups: Vec<(CellCounts, u64)> = cells.iter().map(|cell| (*cell, cell.handed)).collect();
+    let mut groups: Vec<(CellCounts, u64)> =
+        cells.iter().map(|cell| (*cell, cell.handed)).collect();
     let mut resolution = Resolution::Six;
     loop {
         for (cell, hidden) in &mut groups {
@@ -168,7 +169,9 @@ fn around(groups: Vec<(CellCounts, u64)>, resolution: Resolution) -> Vec<(CellCo
     let mut parents: Vec<(CellCounts, u64)> = Vec::with_capacity(groups.len());
     for (cell, hidden) in groups {
         // What a node reports is checked nowhere else; a number that is no cell is told nowhere.
-        let Some(parent) = CellIndex::try_from(cell.cell).ok().and_then(|c| c.parent(resolution)).map(u64::from) else {
+        let Some(parent) =
+            CellIndex::try_from(cell.cell).ok().and_then(|c| c.parent(resolution)).map(u64::from)
+        else {
             continue;
         };
         match parents.last_mut() {

@@ -196,7 +196,11 @@ impl Session {
     ///
     /// # Errors
     /// The node asks and does not read the answers.
-    pub(crate) fn receive(&mut self, message: session_response::Message, now: Time) -> Result<(), NotReading> {
+    pub(crate) fn receive(
+        &mut self,
+        message: session_response::Message,
+        now: Time,
+    ) -> Result<(), NotReading> {
         use session_response::Message as Said;
         self.pass(now);
         match message {
@@ -326,7 +330,8 @@ impl Session {
         let mut grants = Vec::new();
         for wave in request.waves.iter().take(WAVES_MAX).map(|id| WaveId(*id)) {
             self.taken(Subject::Wave(wave));
-            let running = standing.waves.get(&wave).filter(|w| w.phase == Phase::Running && mine > 0);
+            let running =
+                standing.waves.get(&wave).filter(|w| w.phase == Phase::Running && mine > 0);
             if let Some(running) = running.filter(|w| w.plan.expires > now) {
                 let rate = lease::rate_millis(running.plan.max_rate_per_second, mine, all);
                 grants.push(wire::WaveGrant { wave: wave.0, rate_millis_per_second: rate });
@@ -352,11 +357,18 @@ impl Session {
         }
     }
 
-    fn slice(&mut self, lane: &LaneSpec, partitions: u16, partition_count: u16, now: Time) -> Option<lease::SlicePart> {
+    fn slice(
+        &mut self,
+        lane: &LaneSpec,
+        partitions: u16,
+        partition_count: u16,
+        now: Time,
+    ) -> Option<lease::SlicePart> {
         let Some(quota) = lane.gateway.quota else { return Some(lease::SlicePart::UNLIMITED) };
         let ramp = self.standing.ramps.get(&lane.id).copied().unwrap_or_default();
         let (share, alone_for) = (ramp.share(quota.ramp, now), self.memory.alone_for(now));
-        let part = lease::slice(quota, lease::Claim { partitions, partition_count, share, alone_for })?;
+        let part =
+            lease::slice(quota, lease::Claim { partitions, partition_count, share, alone_for })?;
         self.memory.sliced(now);
         Some(part)
     }

@@ -72,7 +72,9 @@ pub enum StoreError {
         limit: u64,
     },
     /// No room even in what is kept for removals, mutes and feedback.
-    #[error("the store holds {held} bytes, at most {limit} fit: not even removals and mutes are taken any more")]
+    #[error(
+        "the store holds {held} bytes, at most {limit} fit: not even removals and mutes are taken any more"
+    )]
     ReserveFull {
         /// Bytes held.
         held: u64,
@@ -131,7 +133,11 @@ pub struct AlertCursor {
 pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
     /// Records a new alert, unless one with the same `request_id` is there or `active_max` are
     /// active.
-    async fn create_alert(&self, alert: AlertRecord, active_max: usize) -> Result<Created<AlertRecord>, StoreError>;
+    async fn create_alert(
+        &self,
+        alert: AlertRecord,
+        active_max: usize,
+    ) -> Result<Created<AlertRecord>, StoreError>;
     /// Takes back an alert that was recorded and could not be started. Only its creator may, before
     /// it answered.
     async fn discard_alert(&self, name: &AlertName) -> Result<(), StoreError>;
@@ -140,9 +146,16 @@ pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
     /// By name.
     async fn alert(&self, name: &AlertName) -> Result<Option<Arc<AlertRecord>>, StoreError>;
     /// By the request that made it.
-    async fn alert_by_request(&self, request: RequestId) -> Result<Option<Arc<AlertRecord>>, StoreError>;
+    async fn alert_by_request(
+        &self,
+        request: RequestId,
+    ) -> Result<Option<Arc<AlertRecord>>, StoreError>;
     /// At most `limit`, newest first, after `cursor`.
-    async fn alerts(&self, after: Option<&AlertCursor>, limit: usize) -> Result<Vec<Arc<AlertRecord>>, StoreError>;
+    async fn alerts(
+        &self,
+        after: Option<&AlertCursor>,
+        limit: usize,
+    ) -> Result<Vec<Arc<AlertRecord>>, StoreError>;
     /// How many have not ended.
     async fn active_count(&self) -> Result<usize, StoreError>;
 
@@ -155,7 +168,11 @@ pub trait AlertStore: fmt::Debug + Send + Sync + 'static {
     /// By name.
     async fn app(&self, name: &AppName) -> Result<Option<Arc<AppRecord>>, StoreError>;
     /// At most `limit`, by name, after `after`.
-    async fn apps(&self, after: Option<&AppName>, limit: usize) -> Result<Vec<Arc<AppRecord>>, StoreError>;
+    async fn apps(
+        &self,
+        after: Option<&AppName>,
+        limit: usize,
+    ) -> Result<Vec<Arc<AppRecord>>, StoreError>;
 }
 
 /// The logs of changes: what nodes follow.
@@ -182,7 +199,12 @@ pub trait ChangeLog: fmt::Debug + Send + Sync + 'static {
     async fn head(&self, log: LogId) -> Result<Position, StoreError>;
     /// Batches after a position, in order and without a gap: at least one if there is one, else as
     /// many as fit `bytes_max`. Nothing after the head is an empty answer.
-    async fn read(&self, log: LogId, after: Position, bytes_max: usize) -> Result<Vec<Batch>, StoreError>;
+    async fn read(
+        &self,
+        log: LogId,
+        after: Position,
+        bytes_max: usize,
+    ) -> Result<Vec<Batch>, StoreError>;
     /// How many records the log holds up to and with a position (clamped to the head).
     async fn records_until(&self, log: LogId, position: Position) -> Result<u64, StoreError>;
     /// Changes whenever some log may have grown. One signal for all logs: followers look at the

@@ -25,14 +25,18 @@ async fn an_alert_is_carried_out_by_two_nodes_and_resolves_with_exact_totals() {
     let mut progress = coordinator.start(&alert).await;
 
     let (wave_a, wave_b) = (peer_a.wave().await, peer_b.wave().await);
-    let mut partitions: Vec<_> = wave_a.shards.iter().chain(&wave_b.shards).map(|s| s.partition).collect();
+    let mut partitions: Vec<_> =
+        wave_a.shards.iter().chain(&wave_b.shards).map(|s| s.partition).collect();
     partitions.sort_unstable();
     assert_eq!(partitions, (0..u32::from(PARTITIONS)).collect::<Vec<_>>(), "each once");
     let heads: u64 = wave_a.shards.iter().chain(&wave_b.shards).map(|s| s.start_position).sum();
     assert_eq!(heads, 1, "what was acknowledged before is seen: log 3 stands at 1");
     let grants = (peer_a.lease(1, &wave_a).await, peer_b.lease(2, &wave_b).await);
     let rate = |grant: &wire::Grant| grant.waves[0].rate_millis_per_second;
-    assert_eq!((grants.0.nonce, grants.1.nonce, rate(&grants.0) + rate(&grants.1)), (1, 2, 1_000_000));
+    assert_eq!(
+        (grants.0.nonce, grants.1.nonce, rate(&grants.0) + rate(&grants.1)),
+        (1, 2, 1_000_000)
+    );
 
     peer_a.report(report(&wave_a, 1, 60, 40)).await;
     peer_b.report(complete(&wave_b, 1, 30, 30)).await;
@@ -45,10 +49,19 @@ async fn an_alert_is_carried_out_by_two_nodes_and_resolves_with_exact_totals() {
     peer_b.report(ended(&wave_b, 2, 31, 31)).await;
     let last = when(&mut progress, |s| s.settled).await;
     assert_eq!((last.state, last.nodes_walked, last.nodes), (State::Resolved, 2, 2));
-    assert_eq!((last.totals.handed, last.totals.of(Outcome::Accepted), last.totals.open()), (101, 101, 0));
+    assert_eq!(
+        (last.totals.handed, last.totals.of(Outcome::Accepted), last.totals.open()),
+        (101, 101, 0)
+    );
     assert!(last.bands.iter().all(|band| band.walked));
-    assert!(last.first_accepted_after.is_some() && last.first_accepted_after <= last.last_accepted_after);
-    assert!(matches!(coordinator.dispatcher.start(alert).await, Err(StartError::Twice(_))), "a name is used once");
+    assert!(
+        last.first_accepted_after.is_some()
+            && last.first_accepted_after <= last.last_accepted_after
+    );
+    assert!(
+        matches!(coordinator.dispatcher.start(alert).await, Err(StartError::Twice(_))),
+        "a name is used once"
+    );
     coordinator.dispatcher.shutdown().await;
     assert!(peer_a.is_ended().await);
 }
@@ -86,7 +99,10 @@ async fn a_lane_that_is_not_configured_starts_nothing() {
     let mut alert = std::sync::Arc::into_inner(coordinator.alert("bad", 60)).unwrap();
     alert.apps[0].lane.gateway = "elsewhere".to_owned();
     let error = coordinator.dispatcher.start(alert.into()).await.unwrap_err();
-    assert!(matches!(&error, StartError::Lane { gateway, .. } if gateway == "elsewhere"), "{error}");
+    assert!(
+        matches!(&error, StartError::Lane { gateway, .. } if gateway == "elsewhere"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -134,11 +150,17 @@ async fn an_audience_is_large_enough_as_soon_as_some_nodes_say_so() {
     let (mut peer_a, mut peer_b) = (a.hello("a", BOOT_1).await, b.hello("b", BOOT_1).await);
     let alert = coordinator.alert("one", 60);
     coordinator.start(&alert).await;
-    let plan =
-        || CountPlan { bands: alert.bands.clone(), apps: vec![AppName::from_id("demo").unwrap()], segments: vec![] };
+    let plan = || CountPlan {
+        bands: alert.bands.clone(),
+        apps: vec![AppName::from_id("demo").unwrap()],
+        segments: vec![],
+    };
     let question = |m| if let Message::Count(count) = m { Some(count) } else { None };
     let says = |id: u64, devices: u64| {
-        Said::Counted(wire::Counted { id, apps: vec![wire::AppCounted { devices: vec![devices, 1] }] })
+        Said::Counted(wire::Counted {
+            id,
+            apps: vec![wire::AppCounted { devices: vec![devices, 1] }],
+        })
     };
     // b never answers the first question, and is not waited for.
     let nodes = async {
@@ -170,7 +192,9 @@ async fn an_audience_is_large_enough_as_soon_as_some_nodes_say_so() {
         };
         match tokio::join!(coordinator.dispatcher.reaches(plan(), 100), nodes).0 {
             Ok(told) => assert!(told && enough),
-            Err(CountError::Absent { nodes }) => assert!(!enough && nodes == ["b"], "nobody knows what b has"),
+            Err(CountError::Absent { nodes }) => {
+                assert!(!enough && nodes == ["b"], "nobody knows what b has")
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -194,8 +218,13 @@ async fn dead_tokens_come_into_the_log_of_their_partition() {
         })
         .await;
     let device = [7; 16];
-    let dead =
-        wire::DeadToken { lane, device: device.to_vec(), token_hash: 99, gateway_time_ms: 5, ..Default::default() };
+    let dead = wire::DeadToken {
+        lane,
+        device: device.to_vec(),
+        token_hash: 99,
+        gateway_time_ms: 5,
+        ..Default::default()
+    };
     let mut dead_report = report(&wave, 1, 10, 9);
     dead_report.bands[0].dead = 1;
     dead_report.dead.push(dead);
@@ -221,7 +250,9 @@ async fn what_nodes_hold_adds_up() {
     coordinator.start(&coordinator.alert("one", 60)).await;
     let log = || coordinator.log.identity().to_wire();
     for (peer, devices) in [(&peer_a, 10), (&peer_b, 5)] {
-        let positions = (0..u32::from(PARTITIONS)).map(|log| wire::LogPosition { log, position: devices }).collect();
+        let positions = (0..u32::from(PARTITIONS))
+            .map(|log| wire::LogPosition { log, position: devices })
+            .collect();
         let apps = vec![wire::AppDevices { app: "demo".to_owned(), devices }];
         let state = wire::RegistryState {
             positions,

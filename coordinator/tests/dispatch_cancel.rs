@@ -28,7 +28,10 @@ async fn a_cancel_is_answered_when_both_nodes_have_stopped() {
         peer.report(report(wave, 1, 10, 4)).await;
     }
     let nodes = async {
-        assert_eq!((peer_a.cancel().await.wave, peer_b.cancel().await.wave), (wave_a.id, wave_b.id));
+        assert_eq!(
+            (peer_a.cancel().await.wave, peer_b.cancel().await.wave),
+            (wave_a.id, wave_b.id)
+        );
         assert_eq!(peer_a.lease(2, &wave_a).await.waves, [], "no leave to send any more");
         assert_eq!(progress.borrow_and_update().state, State::Cancelling);
         peer_a.stopped(&wave_a).await;
@@ -40,9 +43,16 @@ async fn a_cancel_is_answered_when_both_nodes_have_stopped() {
     peer_a.report(ended(&wave_a, 2, 10, 9)).await;
     peer_b.report(ended(&wave_b, 2, 10, 10)).await;
     let last = when(&mut progress, |s| s.settled).await;
-    assert_eq!((last.state, last.totals.of(Outcome::Accepted), last.totals.open()), (State::Cancelled, 19, 0));
+    assert_eq!(
+        (last.state, last.totals.of(Outcome::Accepted), last.totals.open()),
+        (State::Cancelled, 19, 0)
+    );
     assert_eq!((peer_a.end().await.wave, peer_b.end().await.wave), (wave_a.id, wave_b.id));
-    assert_eq!(coordinator.dispatcher.cancel(&alert.name).await, at(State::Cancelled, &[]), "again: the same");
+    assert_eq!(
+        coordinator.dispatcher.cancel(&alert.name).await,
+        at(State::Cancelled, &[]),
+        "again: the same"
+    );
 }
 
 #[tokio::test]
@@ -77,7 +87,10 @@ async fn a_silent_node_is_cancelled_by_the_end_of_its_grant() {
 
     let cancelled = when(&mut progress, |s| s.state == State::Cancelled).await;
     let after = cancelled.ended.unwrap().since(alert.created);
-    assert!((Duration::from_secs(5)..Duration::from_secs(6)).contains(&after), "5 s from the grant: {after:?}");
+    assert!(
+        (Duration::from_secs(5)..Duration::from_secs(6)).contains(&after),
+        "5 s from the grant: {after:?}"
+    );
     let last = when(&mut progress, |s| s.settled).await;
     assert_eq!((last.totals.of(Outcome::Accepted), last.totals.of(Outcome::Unknown)), (4, 6));
 }

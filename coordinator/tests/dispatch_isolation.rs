@@ -13,7 +13,9 @@ use clarion_coordinator::{
 };
 use clarion_proto::{
     ids::{AppName, WaveId},
-    wire::shard_v1::{self as wire, RefusalCause, session_request::Message, session_response::Message as Said},
+    wire::shard_v1::{
+        self as wire, RefusalCause, session_request::Message, session_response::Message as Said,
+    },
 };
 use dispatch_support::*;
 use h3o::{CellIndex, LatLng, Resolution};
@@ -110,7 +112,9 @@ async fn isolated_and_the_other_resolves(poison: impl AsyncFnMut(&Peer) -> bool,
     // It is not resolved as if everybody had been told; a cancel ends it.
     assert_eq!(bad_progress.borrow_and_update().state, State::Active);
     drop(a);
-    let CancelState::At { state, .. } = coordinator.dispatcher.cancel(&bad.name).await else { panic!() };
+    let CancelState::At { state, .. } = coordinator.dispatcher.cancel(&bad.name).await else {
+        panic!()
+    };
     assert!(matches!(state, State::Cancelling | State::Cancelled), "{state:?}");
     let last = when(&mut bad_progress, |s| s.settled).await;
     assert_eq!((last.state, last.isolated.len()), (State::Cancelled, 1));
@@ -121,7 +125,8 @@ async fn a_node_that_always_refuses_an_alert() {
     let refuse = async |peer: &Peer| {
         let (ownership, reason) = (1, "wave.bands: no".to_owned());
         let cause = RefusalCause::Message.into();
-        peer.say(Said::Refusal(wire::Refusal { ownership, wave: POISON, reason, cause, count: 0 })).await;
+        peer.say(Said::Refusal(wire::Refusal { ownership, wave: POISON, reason, cause, count: 0 }))
+            .await;
         true
     };
     isolated_and_the_other_resolves(refuse, "wave.bands: no").await;
@@ -179,10 +184,14 @@ async fn a_preview_that_a_node_refuses_is_an_error_and_not_a_wait() {
     let mut peer = a.hello("a", BOOT_1).await;
     let good = alert(&coordinator, "good", GOOD, 3);
     coordinator.start(&good).await;
-    let plan =
-        CountPlan { bands: good.bands.clone(), apps: vec![AppName::from_id("demo").unwrap()], segments: Vec::new() };
+    let plan = CountPlan {
+        bands: good.bands.clone(),
+        apps: vec![AppName::from_id("demo").unwrap()],
+        segments: Vec::new(),
+    };
     let node = async {
-        let count = peer.until(|m| if let Message::Count(count) = m { Some(count) } else { None }).await;
+        let count =
+            peer.until(|m| if let Message::Count(count) = m { Some(count) } else { None }).await;
         let refusal = wire::Refusal {
             ownership: 1,
             wave: 0,

@@ -31,7 +31,12 @@ fn dead(lane: u32, n: u64, needs_evidence: bool) -> wire::DeadToken {
 }
 
 /// Totals of a wave: so many accepted, and all up to the last of these called bad, which are named.
-fn answers(wave: &wire::Wave, sequence: u64, accepted: u64, bad: std::ops::Range<u64>) -> wire::Report {
+fn answers(
+    wave: &wire::Wave,
+    sequence: u64,
+    accepted: u64,
+    bad: std::ops::Range<u64>,
+) -> wire::Report {
     let lane = wave.apps[0].lane;
     let so_far = bad.end;
     let mut report = report(wave, sequence, accepted + so_far, accepted);
@@ -58,10 +63,14 @@ async fn a_small_registry_on_the_wrong_environment_prunes_nobody_and_raises_an_a
     let before = coordinator.clock.wall();
     peer.report(answers(&wave, 1, 0, 0..900)).await;
     let told = when(&mut progress, |s| !s.pruning_alarms.is_empty()).await;
-    let [PruningAlarm { app, lane, since, withheld, accepted_any }] = &told.pruning_alarms[..] else {
+    let [PruningAlarm { app, lane, since, withheld, accepted_any }] = &told.pruning_alarms[..]
+    else {
         panic!("one app: {:?}", told.pruning_alarms)
     };
-    assert_eq!((app.name().as_str(), lane.gateway.as_str(), lane.credential.as_str()), ("apps/demo", "g", "c"));
+    assert_eq!(
+        (app.name().as_str(), lane.gateway.as_str(), lane.credential.as_str()),
+        ("apps/demo", "g", "c")
+    );
     assert_eq!((*withheld, *accepted_any), (900, false));
     assert!((before..=coordinator.clock.wall()).contains(since));
     assert_eq!(coordinator.dispatcher.registry().pruning_alarms, told.pruning_alarms);
@@ -92,7 +101,10 @@ async fn few_bad_tokens_wait_for_the_first_acceptance() {
     peer.report(answers(&wave, 1, 0, 0..5)).await;
     when(&mut progress, |s| s.totals.handed == 5).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
-    assert_eq!((pruned(&coordinator).await, coordinator.dispatcher.registry().pruning_alarms.len()), (0, 0));
+    assert_eq!(
+        (pruned(&coordinator).await, coordinator.dispatcher.registry().pruning_alarms.len()),
+        (0, 0)
+    );
     peer.report(answers(&wave, 2, 1, 5..5)).await;
     when(&mut progress, |s| s.totals.handed == 6).await;
     tokio::time::sleep(Duration::from_secs(5)).await;

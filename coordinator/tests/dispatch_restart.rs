@@ -28,11 +28,9 @@ async fn the_same_process_is_not_sent_its_wave_again_and_nothing_is_counted_twic
 
     let mut peer = a.hello("a", BOOT_1).await;
     // The answer to a lease request comes after all that the session starts with.
-    peer.say(clarion_proto::wire::shard_v1::session_response::Message::LeaseRequest(wire::LeaseRequest {
-        nonce: 1,
-        waves: vec![wave.id],
-        lanes: Vec::new(),
-    }))
+    peer.say(clarion_proto::wire::shard_v1::session_response::Message::LeaseRequest(
+        wire::LeaseRequest { nonce: 1, waves: vec![wave.id], lanes: Vec::new() },
+    ))
     .await;
     let mut kinds = Vec::new();
     let grant = peer
@@ -44,7 +42,10 @@ async fn the_same_process_is_not_sent_its_wave_again_and_nothing_is_counted_twic
             }
         })
         .await;
-    assert!(kinds.iter().any(|m| matches!(m, Message::Ownership(_))), "a session starts complete: {kinds:?}");
+    assert!(
+        kinds.iter().any(|m| matches!(m, Message::Ownership(_))),
+        "a session starts complete: {kinds:?}"
+    );
     assert!(!kinds.iter().any(|m| matches!(m, Message::Wave(_))), "but it has the wave");
     assert_eq!(grant.waves.len(), 1);
 
@@ -54,7 +55,10 @@ async fn the_same_process_is_not_sent_its_wave_again_and_nothing_is_counted_twic
     peer.end().await;
     peer.report(ended(&wave, 4, 61, 61)).await;
     let last = when(&mut progress, |s| s.settled).await;
-    assert_eq!((last.state, last.totals.handed, last.totals.of(Outcome::Accepted)), (State::Resolved, 61, 61));
+    assert_eq!(
+        (last.state, last.totals.handed, last.totals.of(Outcome::Accepted)),
+        (State::Resolved, 61, 61)
+    );
 }
 
 #[tokio::test]
@@ -86,18 +90,26 @@ async fn another_process_is_given_what_was_handed_and_had_an_answer() {
         .shards
         .iter()
         .filter(|s| !s.handed.is_empty())
-        .map(|s| (s.partition, RoaringBitmap::deserialize_from(&s.handed[..]).unwrap().iter().collect()))
+        .map(|s| {
+            (s.partition, RoaringBitmap::deserialize_from(&s.handed[..]).unwrap().iter().collect())
+        })
         .collect();
     assert_eq!(done, [(2, vec![1, 2, 4]), (5, vec![9])]);
     let resumed = progress.borrow_and_update().clone();
-    assert_eq!((resumed.totals.handed, resumed.totals.of(Outcome::Accepted), resumed.totals.open()), (6, 4, 2));
+    assert_eq!(
+        (resumed.totals.handed, resumed.totals.of(Outcome::Accepted), resumed.totals.open()),
+        (6, 4, 2)
+    );
 
     // It hands those two again, and one that its predecessor never came to.
     peer.report(complete(&again, 1, 3, 3)).await;
     peer.end().await;
     peer.report(ended(&again, 2, 3, 3)).await;
     let last = when(&mut progress, |s| s.settled).await;
-    assert_eq!((last.state, last.totals.handed, last.totals.of(Outcome::Accepted)), (State::Resolved, 7, 7));
+    assert_eq!(
+        (last.state, last.totals.handed, last.totals.of(Outcome::Accepted)),
+        (State::Resolved, 7, 7)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -142,23 +154,38 @@ async fn the_coordinator_speaks_first_and_a_node_of_another_cluster_gets_nothing
     let again = a.session().await;
     again.say(Said::Hello(hello("a", BOOT_1))).await;
     let mut sessions = coordinator.dispatcher.sessions();
-    tokio::time::timeout(PATIENCE, sessions.wait_for(|_| coordinator.dispatcher.is_ready())).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, sessions.wait_for(|_| coordinator.dispatcher.is_ready()))
+        .await
+        .unwrap()
+        .unwrap();
 }
 
 #[tokio::test]
 async fn what_a_node_holds_of_another_log_counts_for_nothing() {
     let mut a = ScriptedNode::tcp().await;
     let coordinator = Coordinator::over_tcp(&[&a]);
-    let positions = (0..u32::from(PARTITIONS)).map(|log| wire::LogPosition { log, position: 500 }).collect::<Vec<_>>();
+    let positions = (0..u32::from(PARTITIONS))
+        .map(|log| wire::LogPosition { log, position: 500 })
+        .collect::<Vec<_>>();
     let mut peer = a.session().await;
     peer.open().await;
     let other = vec![7; 16];
-    let of_other = wire::Hello { positions: positions.clone(), log_identity: other.clone(), ..hello("a", BOOT_1) };
+    let of_other = wire::Hello {
+        positions: positions.clone(),
+        log_identity: other.clone(),
+        ..hello("a", BOOT_1)
+    };
     peer.say(Said::Hello(of_other)).await;
-    let owned = peer.until(|m| if let Message::Ownership(owned) = m { Some(owned) } else { None }).await;
+    let owned =
+        peer.until(|m| if let Message::Ownership(owned) = m { Some(owned) } else { None }).await;
     assert_eq!(owned.log_identity, coordinator.log.identity().to_wire());
     assert!(owned.number > 1_700_000_000_000, "from a time-ordered source: {}", owned.number);
-    let state = wire::RegistryState { positions, devices: 9, log_identity: other, ..wire::RegistryState::default() };
+    let state = wire::RegistryState {
+        positions,
+        devices: 9,
+        log_identity: other,
+        ..wire::RegistryState::default()
+    };
     peer.say(Said::RegistryState(state.clone())).await;
     // The answer to a lease request comes after what was said before it was heard.
     let ask = wire::LeaseRequest { nonce: 1, waves: vec![1], lanes: Vec::new() };
@@ -181,8 +208,11 @@ async fn a_node_that_drains_is_answered_and_its_next_process_is_given_its_last_r
         async move { dispatcher.all_ended().await }
     });
     let wave = peer.wave().await;
-    let last =
-        wire::Report { handed: vec![ordinals(2, &[1, 2])], open: vec![ordinals(2, &[2])], ..report(&wave, 1, 2, 1) };
+    let last = wire::Report {
+        handed: vec![ordinals(2, &[1, 2])],
+        open: vec![ordinals(2, &[2])],
+        ..report(&wave, 1, 2, 1)
+    };
     peer.report(last).await;
     peer.say(Said::Leaving(wire::Leaving {})).await;
     peer.until(|m| matches!(m, Message::Left(_)).then_some(())).await;
@@ -191,7 +221,8 @@ async fn a_node_that_drains_is_answered_and_its_next_process_is_given_its_last_r
     let mut peer = a.hello("a", BOOT_2).await;
     let again = peer.wave().await;
     let done = again.shards.iter().find(|s| s.partition == 2).unwrap();
-    let done: Vec<u32> = RoaringBitmap::deserialize_from(&done.handed[..]).unwrap().iter().collect();
+    let done: Vec<u32> =
+        RoaringBitmap::deserialize_from(&done.handed[..]).unwrap().iter().collect();
     assert_eq!(done, [1], "what was answered, and not what was open");
     assert!(!over.is_finished());
     peer.report(complete(&again, 1, 1, 1)).await;

@@ -28,7 +28,10 @@ async fn an_alert_expires_and_what_was_not_sent_is_counted() {
     peer.report(report(&wave, 1, 10, 4)).await;
     // Longer than the patience of the tests: the clock goes on by itself when nobody has anything to do.
     let expired = progress.wait_for(|s| s.state == State::Expired).await.unwrap().clone();
-    assert_eq!((expired.ended, expired.settled, expired.totals.open()), (Some(alert.expires), false, 6));
+    assert_eq!(
+        (expired.ended, expired.settled, expired.totals.open()),
+        (Some(alert.expires), false, 6)
+    );
     assert_eq!(peer.lease(2, &wave).await.waves, [], "no leave after the end");
     let mut last = ended(&wave, 2, 10, 5);
     last.complete = false;
@@ -49,8 +52,13 @@ async fn a_node_that_comes_late_owns_nothing_and_one_that_returns_does_its_part(
     let alert = coordinator.alert("one", 600);
     let mut peer = a.hello("a", BOOT_1).await;
     let early = coordinator.dispatcher.start(alert.clone()).await.unwrap_err();
-    assert!(matches!(early, StartError::NoNodes { configured: 2 }), "b may be about to come: {early}");
-    let Some(Message::Ownership(ownership)) = peer.next().await else { panic!("partitions are shared out without b") };
+    assert!(
+        matches!(early, StartError::NoNodes { configured: 2 }),
+        "b may be about to come: {early}"
+    );
+    let Some(Message::Ownership(ownership)) = peer.next().await else {
+        panic!("partitions are shared out without b")
+    };
     assert_eq!(ownership.partitions.len(), usize::from(PARTITIONS));
 
     let mut b = pipes.node(B);

@@ -10,7 +10,9 @@ use clarion_coordinator::{
 };
 use clarion_proto::{
     ids::WaveId,
-    wire::shard_v1::{self as wire, LaneHealth, session_request::Message, session_response::Message as Said},
+    wire::shard_v1::{
+        self as wire, LaneHealth, session_request::Message, session_response::Message as Said,
+    },
 };
 use dispatch_support::*;
 
@@ -20,7 +22,8 @@ async fn a_sick_lane_is_told_while_it_is_sick() {
     let coordinator = Coordinator::over_tcp(&[&a, &b]);
     let (mut peer_a, mut peer_b) = (a.hello("a", BOOT_1).await, b.hello("b", BOOT_1).await);
     let mut progress = coordinator.start(&coordinator.alert("one", 60)).await;
-    let lane = peer_a.until(|m| if let Message::Lane(lane) = m { Some(lane.id) } else { None }).await;
+    let lane =
+        peer_a.until(|m| if let Message::Lane(lane) = m { Some(lane.id) } else { None }).await;
     peer_b.wave().await;
     let say = |health: LaneHealth, detail: &str| {
         Said::LaneState(wire::LaneState {
@@ -33,7 +36,9 @@ async fn a_sick_lane_is_told_while_it_is_sick() {
     peer_a.say(say(LaneHealth::Throttled, "ServiceUnavailable")).await;
     peer_b.say(say(LaneHealth::Throttled, "ServiceUnavailable")).await;
     let both = when(&mut progress, |s| s.lane_troubles.iter().any(|t| t.nodes == 2)).await;
-    let [trouble] = &both.lane_troubles[..] else { panic!("one lane, one reason: {:?}", both.lane_troubles) };
+    let [trouble] = &both.lane_troubles[..] else {
+        panic!("one lane, one reason: {:?}", both.lane_troubles)
+    };
     assert_eq!((trouble.gateway.as_str(), trouble.credential.as_str()), ("g", "c"));
     assert_eq!((trouble.kind, trouble.detail.as_str()), (Trouble::Throttled, "ServiceUnavailable"));
 
@@ -55,12 +60,19 @@ async fn a_refused_message_is_told_once_however_many_nodes_say_it() {
     let (mut peer_a, mut peer_b) = (a.hello("a", BOOT_1).await, b.hello("b", BOOT_1).await);
     let mut progress = coordinator.start(&coordinator.alert("one", 60)).await;
     let (wave_a, wave_b) = (peer_a.wave().await, peer_b.wave().await);
-    let refused = |app: &str, detail: &str| wire::RefusedMessage { app: app.to_owned(), detail: detail.to_owned() };
-    let messages = vec![refused("apps/demo", "400 BadTopic"), refused("no name of an app", "400 BadTopic")];
-    peer_a.report(wire::Report { refused_messages: messages.clone(), ..report(&wave_a, 1, 5, 0) }).await;
+    let refused = |app: &str, detail: &str| wire::RefusedMessage {
+        app: app.to_owned(),
+        detail: detail.to_owned(),
+    };
+    let messages =
+        vec![refused("apps/demo", "400 BadTopic"), refused("no name of an app", "400 BadTopic")];
+    peer_a
+        .report(wire::Report { refused_messages: messages.clone(), ..report(&wave_a, 1, 5, 0) })
+        .await;
     peer_b.report(wire::Report { refused_messages: messages, ..report(&wave_b, 1, 5, 0) }).await;
     let told = when(&mut progress, |s| s.totals.handed == 10).await;
-    let told: Vec<_> = told.refused_messages.iter().map(|r| (r.app.name(), r.detail.as_str())).collect();
+    let told: Vec<_> =
+        told.refused_messages.iter().map(|r| (r.app.name(), r.detail.as_str())).collect();
     assert_eq!(told, [("apps/demo".to_owned(), "400 BadTopic")]);
 }
 
@@ -85,14 +97,18 @@ async fn a_trouble_from_before_the_alert_says_since_when_and_ends_with_its_node(
     when(&mut first, |s| s.settled).await;
 
     // Another alert, begun while the lane is paused: its first watcher is told.
-    let second = PlannedAlert { wave: WaveId(12), ..Arc::into_inner(coordinator.alert("two", 60)).unwrap() };
+    let second =
+        PlannedAlert { wave: WaveId(12), ..Arc::into_inner(coordinator.alert("two", 60)).unwrap() };
     let mut second = coordinator.start(&Arc::new(second)).await;
     let told = when(&mut second, |s| !s.lane_troubles.is_empty()).await;
     let trouble = &told.lane_troubles[0];
     assert_eq!((trouble.kind, trouble.nodes), (Trouble::Intermediary, 1));
     assert_eq!(trouble.detail, "404, not signed by the provider");
     let now = coordinator.clock.wall();
-    assert!((now.0 - 90_000 - 20_000..=now.0 - 90_000).contains(&trouble.since.0), "{trouble:?} at {now:?}");
+    assert!(
+        (now.0 - 90_000 - 20_000..=now.0 - 90_000).contains(&trouble.since.0),
+        "{trouble:?} at {now:?}"
+    );
     assert_eq!(trouble.next_probe.map(|at| at.0), Some(trouble.since.0 + 92_000));
 
     // A node that is gone keeps no lane.
@@ -115,12 +131,19 @@ async fn callers_see_why_devices_were_not_accepted() {
         reason: reason.to_owned(),
         count,
     };
-    let refused = |count| reason(wire::AnswerOutcome::Refused, 400, "DeviceTokenNotForTopic", count);
+    let refused =
+        |count| reason(wire::AnswerOutcome::Refused, 400, "DeviceTokenNotForTopic", count);
     let page = reason(wire::AnswerOutcome::Retried, 404, "", 1);
     peer_a.report(wire::Report { reasons: vec![refused(150)], ..report(&wave_a, 1, 150, 0) }).await;
-    peer_b.report(wire::Report { reasons: vec![refused(150), page], ..report(&wave_b, 1, 151, 0) }).await;
+    peer_b
+        .report(wire::Report { reasons: vec![refused(150), page], ..report(&wave_b, 1, 151, 0) })
+        .await;
     let told = when(&mut progress, |s| s.totals.handed == 301).await;
-    let told: Vec<_> = told.reasons.iter().map(|r| (r.outcome, r.status, r.reason.as_str(), r.count)).collect();
-    let expected = [(AnswerOutcome::Refused, 400, "DeviceTokenNotForTopic", 300), (AnswerOutcome::Retried, 404, "", 1)];
+    let told: Vec<_> =
+        told.reasons.iter().map(|r| (r.outcome, r.status, r.reason.as_str(), r.count)).collect();
+    let expected = [
+        (AnswerOutcome::Refused, 400, "DeviceTokenNotForTopic", 300),
+        (AnswerOutcome::Retried, 404, "", 1),
+    ];
     assert_eq!(told, expected);
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use clarion_shard::{
     lane::answer,
-    outcome::{Answer, Platform, RETRY_AFTER_MAX, Reason, UNKNOWN_CHARS_MAX, Verdict, apns, classify, fcm},
+    outcome::{
+        Answer, Platform, RETRY_AFTER_MAX, Reason, UNKNOWN_CHARS_MAX, Verdict, apns, classify, fcm,
+    },
 };
 use serde_json::Value;
 
@@ -21,11 +23,13 @@ pub fn run(input: &[u8]) {
     let platform = if choice & 1 == 0 { Platform::Apns } else { Platform::Fcm };
     let status = match choice >> 1 {
         choice @ 0..=14 => {
-            [200, 400, 401, 403, 404, 405, 408, 410, 413, 425, 429, 500, 502, 503, 302][usize::from(choice)]
+            [200, 400, 401, 403, 404, 405, 408, 410, 413, 425, 429, 500, 502, 503, 302]
+                [usize::from(choice)]
         }
         _ => 100 + input.short() % 900,
     };
-    let wait = (choice & 0x20 != 0).then(|| Duration::from_secs(u64::from(input.short())).min(RETRY_AFTER_MAX));
+    let wait = (choice & 0x20 != 0)
+        .then(|| Duration::from_secs(u64::from(input.short())).min(RETRY_AFTER_MAX));
     let body = input.0;
     let answer = answer::read(platform, status, body, wait);
     assert_eq!((answer.status, answer.retry_after), (status, wait));
@@ -43,13 +47,20 @@ pub fn run(input: &[u8]) {
     match status {
         200 => assert_eq!(verdict, Verdict::Accepted),
         // A device is never forgotten for what a server says of itself, whatever words stand beside it.
-        500..=599 => assert!(matches!(verdict, Verdict::LaneLater { .. } | Verdict::Unsigned { .. }), "{verdict:?}"),
+        500..=599 => assert!(
+            matches!(verdict, Verdict::LaneLater { .. } | Verdict::Unsigned { .. }),
+            "{verdict:?}"
+        ),
         // Whoever redirects is not the gateway.
         300..=399 => assert!(matches!(verdict, Verdict::Unsigned { .. }), "{verdict:?}"),
         _ => {}
     }
     // An answer without the provider's words says nothing but that.
-    assert!(answer.reason != Reason::None || status == 200 || matches!(verdict, Verdict::Unsigned { .. }));
+    assert!(
+        answer.reason != Reason::None
+            || status == 200
+            || matches!(verdict, Verdict::Unsigned { .. })
+    );
     if let Verdict::DeviceLater { wait: Some(wait) }
     | Verdict::LaneLater { wait: Some(wait) }
     | Verdict::Unsigned { wait: Some(wait) } = verdict
@@ -72,8 +83,11 @@ fn compare(platform: Platform, status: u16, body: &[u8], answer: &Answer) {
         Reason::Apns(reason) => {
             assert_eq!(platform, Platform::Apns);
             assert_ne!(status, 200);
-            let word =
-                whole.as_ref().and_then(|body| body.get("reason")).and_then(Value::as_str).expect("a reason was read");
+            let word = whole
+                .as_ref()
+                .and_then(|body| body.get("reason"))
+                .and_then(Value::as_str)
+                .expect("a reason was read");
             assert_eq!(*reason, apns::Reason::parse(word));
         }
         Reason::Fcm(reason) => {

@@ -20,7 +20,8 @@ const STREAMS_MAX: usize = 8;
 const FRAME_BYTES_MAX: usize = 9 + 16_384;
 /// A partial frame, a block, bodies of all streams, and what waits to be written: a thousand acknowledgements, and eight
 /// requests of 20 kB, in a buffer that doubles.
-const HELD_BYTES_MAX: usize = 2 * (FRAME_BYTES_MAX + 8_192) + STREAMS_MAX * 2 * 4_096 + 2 * (17_000 + 160_000);
+const HELD_BYTES_MAX: usize =
+    2 * (FRAME_BYTES_MAX + 8_192) + STREAMS_MAX * 2 * 4_096 + 2 * (17_000 + 160_000);
 const EXPIRATION: u64 = 1_800_000_000;
 
 /// Plays an input three times.
@@ -160,7 +161,8 @@ impl Play<'_> {
             13 if choice & 0x10 == 0 => self.hear(&frame(6, choice >> 5 & 1, 0, b"8 bytes.")),
             13 => self.hear(&frame(4, 1, 0, &[])),
             14 => {
-                let (last, code, debug) = (self.input.word(), self.input.byte() % 14, self.input.piece());
+                let (last, code, debug) =
+                    (self.input.word(), self.input.byte() % 14, self.input.piece());
                 let last = if choice & 0x10 == 0 { last & 0xff } else { last };
                 let payload = [&last.to_be_bytes()[..], &[0, 0, 0, code], debug].concat();
                 self.hear(&frame(7, 0, 0, &payload));
@@ -273,7 +275,11 @@ impl Play<'_> {
         }
         assert_eq!(self.connection.open_streams(), self.open.len());
         assert!(self.open.len() <= STREAMS_MAX);
-        assert!(self.connection.held_bytes() <= HELD_BYTES_MAX, "{} bytes held", self.connection.held_bytes());
+        assert!(
+            self.connection.held_bytes() <= HELD_BYTES_MAX,
+            "{} bytes held",
+            self.connection.held_bytes()
+        );
         assert_eq!(self.connection.is_closed(), self.closed);
     }
 

@@ -38,7 +38,9 @@ pub fn unpack(target: &str, directory: &Path) -> io::Result<()> {
 /// # Errors
 /// A file cannot be read or written.
 pub fn pack(target: &str, directory: &Path) -> io::Result<()> {
-    let inputs = fs::read_dir(directory)?.map(|entry| fs::read(entry?.path())).collect::<io::Result<BTreeSet<_>>>()?;
+    let inputs = fs::read_dir(directory)?
+        .map(|entry| fs::read(entry?.path()))
+        .collect::<io::Result<BTreeSet<_>>>()?;
     let mut inputs: Vec<_> = inputs.into_iter().filter(|input| !input.is_empty()).collect();
     inputs.sort_by_key(Vec::len);
     let lines: Vec<_> = inputs.iter().map(|input| HEXLOWER.encode(input) + "\n").collect();

@@ -24,18 +24,27 @@ pub fn run(input: &[u8]) {
     let wait = retry_after(&fields);
     assert!(wait.is_none_or(|wait| wait <= RETRY_AFTER_MAX));
 
-    let of =
-        |wanted: &[u8]| fields.iter().filter(|(name, _)| *name == wanted).map(|(_, value)| *value).collect::<Vec<_>>();
+    let of = |wanted: &[u8]| {
+        fields
+            .iter()
+            .filter(|(name, _)| *name == wanted)
+            .map(|(_, value)| *value)
+            .collect::<Vec<_>>()
+    };
     match (&of(b"retry-after")[..], &of(b"date")[..]) {
         ([], _) => assert_eq!(wait, None),
         ([value], _) if !value.is_empty() && value.iter().all(u8::is_ascii_digit) => {
             // More digits than a number holds are a long wait all the same.
-            let seconds = std::str::from_utf8(value).ok().and_then(|text| text.parse::<u64>().ok()).unwrap_or(u64::MAX);
+            let seconds = std::str::from_utf8(value)
+                .ok()
+                .and_then(|text| text.parse::<u64>().ok())
+                .unwrap_or(u64::MAX);
             assert_eq!(wait, Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX)));
         }
         ([at], [date]) => {
             if let (Some(at), Some(date)) = (unix_seconds(at), unix_seconds(date)) {
-                let meant = Duration::from_secs(u64::try_from(at - date).unwrap_or(0)).min(RETRY_AFTER_MAX);
+                let meant =
+                    Duration::from_secs(u64::try_from(at - date).unwrap_or(0)).min(RETRY_AFTER_MAX);
                 assert_eq!(wait, Some(meant));
             }
         }
@@ -50,12 +59,23 @@ fn unix_seconds(text: &[u8]) -> Option<i64> {
     const DAYS: &[u8] = b"ThuFriSatSunMonTueWed";
     let text: &[u8; 29] = text.try_into().ok()?;
     let number = |from: usize, digits: usize| {
-        text[from..from + digits].iter().try_fold(0i64, |n, d| d.is_ascii_digit().then(|| n * 10 + i64::from(d - b'0')))
+        text[from..from + digits]
+            .iter()
+            .try_fold(0i64, |n, d| d.is_ascii_digit().then(|| n * 10 + i64::from(d - b'0')))
     };
     let (day, year) = (number(5, 2)?, number(12, 4)?);
     let month = MONTHS.chunks(3).position(|name| *name == text[8..11])?;
     let (hour, minute, second) = (number(17, 2)?, number(20, 2)?, number(23, 2)?);
-    let marks = [(3, b','), (4, b' '), (7, b' '), (11, b' '), (16, b' '), (19, b':'), (22, b':'), (25, b' ')];
+    let marks = [
+        (3, b','),
+        (4, b' '),
+        (7, b' '),
+        (11, b' '),
+        (16, b' '),
+        (19, b':'),
+        (22, b':'),
+        (25, b' '),
+    ];
     if marks.iter().any(|(at, mark)| text[*at] != *mark) || &text[26..] != b"GMT" {
         return None;
     }
@@ -76,5 +96,6 @@ fn unix_seconds(text: &[u8]) -> Option<i64> {
     let years: i64 = (1970..year).map(|year| 365 + i64::from(leap(year))).sum();
     let days = years + (0..month).map(|month| length(year, month)).sum::<i64>() + day - 1;
     let weekday = usize::try_from(days % 7).ok()? * 3;
-    (text[..3] == DAYS[weekday..weekday + 3]).then_some(((days * 24 + hour) * 60 + minute) * 60 + second)
+    (text[..3] == DAYS[weekday..weekday + 3])
+        .then_some(((days * 24 + hour) * 60 + minute) * 60 + second)
 }

@@ -26,7 +26,10 @@ fn run(name: &str) {
     for n in 0..setting("CLARION_FUZZ_EXECUTIONS", EXECUTIONS) {
         let input = mutate::another(&corpus, &mut rng);
         if std::panic::catch_unwind(|| (target.run)(&input)).is_err() {
-            panic!("{name}: execution {n} of seed {seed} found something: {}", input.escape_ascii());
+            panic!(
+                "{name}: execution {n} of seed {seed} found something: {}",
+                input.escape_ascii()
+            );
         }
     }
 }

@@ -95,7 +95,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     if let Some(answered) = probe::requested(&args) {
         return answered;
     }
-    if let Some(parent) = args.get(1).and_then(|a| a.to_str()).and_then(|a| a.strip_prefix("--child-of=")) {
+    if let Some(parent) =
+        args.get(1).and_then(|a| a.to_str()).and_then(|a| a.strip_prefix("--child-of="))
+    {
         let parent = parent.parse().unwrap_or(0);
         args.remove(1);
         return child(parent, args);
@@ -177,9 +179,20 @@ fn ended(result: io::Result<()>) -> ExitCode {
 
 fn list() -> ExitCode {
     for (name, scenario) in Scenario::named() {
-        println!("{name:<16} {:>9} devices, {} nodes  {}", scenario.devices, scenario.nodes, scenario.description);
-        let troubles = scenario.series.iter().flat_map(|series| &series.cases).map(|case| (&case.name, &case.label));
-        let restarts = scenario.restarts.iter().flat_map(|spec| &spec.cases).map(|case| (&case.name, &case.label));
+        println!(
+            "{name:<16} {:>9} devices, {} nodes  {}",
+            scenario.devices, scenario.nodes, scenario.description
+        );
+        let troubles = scenario
+            .series
+            .iter()
+            .flat_map(|series| &series.cases)
+            .map(|case| (&case.name, &case.label));
+        let restarts = scenario
+            .restarts
+            .iter()
+            .flat_map(|spec| &spec.cases)
+            .map(|case| (&case.name, &case.label));
         for (name, label) in troubles.chain(restarts) {
             println!("  --case {name:<26} {label}");
         }
@@ -203,22 +216,24 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
         program: std::env::current_exe()?,
         cores_per_node: arguments.cores.unwrap_or_else(|| cores_per_node(scenario.nodes)),
         strict: arguments.strict,
-        elsewhere: arguments
-            .cluster
-            .clone()
-            .map(|coordinator| Elsewhere { coordinator, gateways: arguments.gateways.iter().cloned().collect() }),
+        elsewhere: arguments.cluster.clone().map(|coordinator| Elsewhere {
+            coordinator,
+            gateways: arguments.gateways.iter().cloned().collect(),
+        }),
         command: command(&arguments.scenario, &scenario, arguments),
     };
     // One thread: children are tied to the life of the thread that starts them, and driving costs little.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Some(series) = &scenario.series {
-        let report = runtime.block_on(run::series::run(&scenario, series, &options, &Show::new()))?;
+        let report =
+            runtime.block_on(run::series::run(&scenario, series, &options, &Show::new()))?;
         print!("{}", report.summary());
         println!("  {}", options.dir.join("report.json").display());
         return Ok(report.passed);
     }
     if let Some(spec) = &scenario.restarts {
-        let report = runtime.block_on(run::restarts::run(&scenario, spec, &options, &Show::new()))?;
+        let report =
+            runtime.block_on(run::restarts::run(&scenario, spec, &options, &Show::new()))?;
         print!("{}", report.summary());
         println!("  {}", options.dir.join("report.json").display());
         return Ok(report.passed);
@@ -248,24 +263,28 @@ fn choose(scenario: &mut Scenario, arguments: &RunArguments) -> Result<(), Scena
         return spec.choose(&arguments.cases).map_err(|problem| invalid("--case", problem));
     }
     match &mut scenario.series {
-        Some(_) if arguments.cluster.is_some() => {
-            Err(invalid("--cluster", "a series measures the memory of nodes that it has started itself".to_owned()))
-        }
+        Some(_) if arguments.cluster.is_some() => Err(invalid(
+            "--cluster",
+            "a series measures the memory of nodes that it has started itself".to_owned(),
+        )),
         Some(series) => {
             series.seconds = arguments.seconds.unwrap_or(series.seconds);
             series.choose(&arguments.cases).map_err(|problem| invalid("--case", problem))
         }
-        None if !arguments.cases.is_empty() || arguments.seconds.is_some() => {
-            Err(invalid("--case, --seconds", "this scenario is one alert, not a series of cases".to_owned()))
-        }
+        None if !arguments.cases.is_empty() || arguments.seconds.is_some() => Err(invalid(
+            "--case, --seconds",
+            "this scenario is one alert, not a series of cases".to_owned(),
+        )),
         None => Ok(()),
     }
 }
 
 /// The command line of a run with everything said that decides what is drawn.
 fn command(name: &str, scenario: &Scenario, arguments: &RunArguments) -> String {
-    let mut command =
-        format!("cargo run --release -- run {name} --devices {} --seed {}", scenario.devices, scenario.seed);
+    let mut command = format!(
+        "cargo run --release -- run {name} --devices {} --seed {}",
+        scenario.devices, scenario.seed
+    );
     match &arguments.cluster {
         Some(cluster) => {
             command += &format!(" --cluster {cluster}");

@@ -84,8 +84,12 @@ impl Elsewhere {
     /// None is given.
     pub fn control(&self, platform: Platform) -> Result<&str, RunError> {
         let control = self.gateways.get(&platform).map(String::as_str);
-        control
-            .ok_or_else(|| RunError::Gateway(format!("no control port of an emulated {} is given", platform.as_str())))
+        control.ok_or_else(|| {
+            RunError::Gateway(format!(
+                "no control port of an emulated {} is given",
+                platform.as_str()
+            ))
+        })
     }
 }
 
@@ -185,10 +189,26 @@ impl Cluster {
 
         let (to, orders) = mpsc::channel(1);
         let coordinator = format!("http://{}", at.address());
-        let nodes = Nodes { plan: plan.clone(), coordinator: at, feed, second, served, key, ports, orders, to };
+        let nodes = Nodes {
+            plan: plan.clone(),
+            coordinator: at,
+            feed,
+            second,
+            served,
+            key,
+            ports,
+            orders,
+            to,
+        };
         let started = Started { nodes: plan.nodes_told, ..Started::default() };
         processes.push(nodes.start_coordinator("coordinator", started).await?);
-        Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes, nodes: Some(nodes) })
+        Ok(Self {
+            coordinator,
+            emulators,
+            memory: MemoryLog::default(),
+            processes,
+            nodes: Some(nodes),
+        })
     }
 
     /// Where logs and records go; of a cluster that somebody else runs, here.
@@ -228,7 +248,11 @@ impl Cluster {
     ///
     /// # Errors
     /// It does not come up.
-    pub async fn start_again(&mut self, name: &str, started: Started<'_>) -> Result<(), ClusterError> {
+    pub async fn start_again(
+        &mut self,
+        name: &str,
+        started: Started<'_>,
+    ) -> Result<(), ClusterError> {
         let Some(nodes) = &self.nodes else { return Ok(()) };
         let node = name.strip_prefix("shard-").and_then(|n| n.parse::<u32>().ok());
         let process = match node.and_then(|n| Some((n, nodes.ports.get(n as usize)?))) {
@@ -256,8 +280,16 @@ impl Cluster {
         // What comes next tries once.
         let coordinator = there.coordinator.clone();
         let authority = coordinator.trim_start_matches("http://").trim_end_matches('/');
-        orders::reach(authority).await.map_err(|problem| RunError::Coordinator(format!("{authority}: {problem}")))?;
-        Ok(Self { coordinator, emulators, memory: MemoryLog::default(), processes: Vec::new(), nodes: None })
+        orders::reach(authority)
+            .await
+            .map_err(|problem| RunError::Coordinator(format!("{authority}: {problem}")))?;
+        Ok(Self {
+            coordinator,
+            emulators,
+            memory: MemoryLog::default(),
+            processes: Vec::new(),
+            nodes: None,
+        })
     }
 
     /// What can be accounted for.
@@ -299,7 +331,8 @@ impl Cluster {
         match order.action {
             NodeAction::Start => {
                 let node = (order.node, &nodes.ports[order.node as usize]);
-                self.processes.push(start_node(&nodes.plan, &nodes.feed, node, Started::default()).await?);
+                self.processes
+                    .push(start_node(&nodes.plan, &nodes.feed, node, Started::default()).await?);
             }
             NodeAction::Kill => {
                 self.kill(&node_name(order.node)).await;
@@ -338,7 +371,11 @@ impl Nodes {
     }
 
     /// Either of the two coordinators.
-    async fn start_coordinator(&self, name: &str, started: Started<'_>) -> Result<Process, ClusterError> {
+    async fn start_coordinator(
+        &self,
+        name: &str,
+        started: Started<'_>,
+    ) -> Result<Process, ClusterError> {
         // Nodes follow the first one's logs.
         let (port, feed) = match name {
             "coordinator" => (&self.coordinator, self.feed.address()),
@@ -349,7 +386,11 @@ impl Nodes {
         let emulators = (&self.served[..], &self.key);
         let at = (name, port.address(), feed);
         let config = files::coordinator_config(&self.plan, at, &addresses, emulators, started)?;
-        let arguments = ["coordinator".to_owned(), format!("--config={}", config.display()), "--announce".to_owned()];
+        let arguments = [
+            "coordinator".to_owned(),
+            format!("--config={}", config.display()),
+            "--announce".to_owned(),
+        ];
         Ok(start(&self.plan, Role::Coordinator, name.to_owned(), &arguments).await?.0)
     }
 }
@@ -387,7 +428,8 @@ async fn start(
     name: String,
     arguments: &[String],
 ) -> Result<(Process, Announcement), ProcessError> {
-    let (process, announcement, Pipes { stdin, mut stdout }) = start_with_pipes(plan, role, name, arguments).await?;
+    let (process, announcement, Pipes { stdin, mut stdout }) =
+        start_with_pipes(plan, role, name, arguments).await?;
     // Read on, so that it never blocks on a full pipe; the task ends with the child.
     tokio::spawn(async move {
         drop(tokio::io::copy(&mut stdout, &mut tokio::io::sink()).await);
@@ -408,7 +450,8 @@ async fn start_with_pipes(
         .chain(arguments.iter().cloned())
         .map(OsString::from)
         .collect();
-    let spec = Spec { role, name, program: &plan.program, arguments: &arguments, log_dir: &plan.dir };
+    let spec =
+        Spec { role, name, program: &plan.program, arguments: &arguments, log_dir: &plan.dir };
     Process::start(spec, plan.start_deadline).await
 }
 
@@ -419,7 +462,13 @@ fn prepare(what: &str, problem: impl std::fmt::Display) -> ClusterError {
 /// Writes a file that only its owner reads.
 pub(crate) fn write_private(path: &Path, text: &str) -> io::Result<()> {
     use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt};
-    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?.write_all(text.as_bytes())
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?
+        .write_all(text.as_bytes())
 }
 
 #[cfg(test)]

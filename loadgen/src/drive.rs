@@ -64,7 +64,11 @@ impl From<tonic::Status> for DriveError {
 ///
 /// # Errors
 /// Not within `deadline`, or the coordinator refuses.
-pub async fn visible(channel: Channel, devices: u64, deadline: Duration) -> Result<wire::RegistryStats, DriveError> {
+pub async fn visible(
+    channel: Channel,
+    devices: u64,
+    deadline: Duration,
+) -> Result<wire::RegistryStats, DriveError> {
     let mut client = RegistryServiceClient::new(channel);
     let end = Instant::now() + deadline;
     let mut ticks = interval(Duration::from_millis(50));
@@ -79,7 +83,8 @@ pub async fn visible(channel: Channel, devices: u64, deadline: Duration) -> Resu
             ),
         };
         timeout_at(end, ticks.tick()).await.map_err(|_| late(&newest))?;
-        let answer = timeout_at(end, client.get_registry_stats(wire::GetRegistryStatsRequest {})).await;
+        let answer =
+            timeout_at(end, client.get_registry_stats(wire::GetRegistryStatsRequest {})).await;
         newest = answer.map_err(|_| late(&newest))??.into_inner();
         if newest.devices >= devices && newest.changes_applied == newest.changes_written {
             return Ok(newest);

@@ -102,24 +102,31 @@ impl Gateway {
             Some(files) => Identity::load(files)?,
             None => Identity::generate(&config.server_names)?,
         };
-        let (tls, expired, ca_pem) = (identity.server_config()?, identity.expired_config()?, identity.ca_pem);
+        let (tls, expired, ca_pem) =
+            (identity.server_config()?, identity.expired_config()?, identity.ca_pem);
         if config.faults.handshake.expired_certificate && expired.is_none() {
             let what = "faults.handshake.expired_certificate: not with certificates from files";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        let listener = TcpListener::bind(config.listen)
-            .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {}: {e}", config.listen)))?;
+        let listener = TcpListener::bind(config.listen).map_err(|e| {
+            io::Error::new(e.kind(), format!("cannot listen on {}: {e}", config.listen))
+        })?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let started = clock::now();
         let plan = Arc::new(Plan::new(config.faults, started.at, 0));
         let oauth = match policy.fcm() {
             Some(policy) => {
-                let listener = TcpListener::bind(config.oauth_listen)
-                    .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {}: {e}", config.oauth_listen)))?;
-                let uri = config
-                    .token_uri
-                    .map_or_else(|| Ok(format!("https://{}/token", listener.local_addr()?)), io::Result::Ok)?;
+                let listener = TcpListener::bind(config.oauth_listen).map_err(|e| {
+                    io::Error::new(
+                        e.kind(),
+                        format!("cannot listen on {}: {e}", config.oauth_listen),
+                    )
+                })?;
+                let uri = config.token_uri.map_or_else(
+                    || Ok(format!("https://{}/token", listener.local_addr()?)),
+                    io::Result::Ok,
+                )?;
                 let plan = Mutex::new(Arc::clone(&plan));
                 let endpoint = Arc::new(Endpoint { policy: policy.clone(), token_uri: uri, plan });
                 Some((Arc::clone(&endpoint), Running::start(listener, &tls, endpoint)?))
@@ -157,13 +164,17 @@ impl Gateway {
             shared,
             threads: Vec::new(),
         };
-        let mut accepting = Some((mio::net::TcpListener::from_std(listener), handle.inboxes.clone()));
+        let mut accepting =
+            Some((mio::net::TcpListener::from_std(listener), handle.inboxes.clone()));
         for (i, (poll, inbox)) in parts.into_iter().enumerate() {
             let log = Arc::new(Mutex::new(Log::default()));
             let (shared, plan) = (Arc::clone(&handle.shared), Arc::clone(&plan));
-            let worker = Worker::new(poll, inbox, accepting.take(), shared, Arc::clone(&log), plan)?;
+            let worker =
+                Worker::new(poll, inbox, accepting.take(), shared, Arc::clone(&log), plan)?;
             handle.logs.push(log);
-            handle.threads.push(Builder::new().name(format!("gateway-{i}")).spawn(move || worker.run())?);
+            handle
+                .threads
+                .push(Builder::new().name(format!("gateway-{i}")).spawn(move || worker.run())?);
         }
         Ok(handle)
     }
@@ -194,10 +205,11 @@ impl GatewayHandle {
     /// If they ask for what this gateway cannot do, as a reason of another platform (`InvalidInput`): then nothing has changed.
     /// If a worker thread is gone.
     pub fn set_faults(&self, faults: Faults) -> io::Result<()> {
-        faults.check(self.platform).map_err(|what| io::Error::new(io::ErrorKind::InvalidInput, what))?;
+        faults
+            .check(self.platform)
+            .map_err(|what| io::Error::new(io::ErrorKind::InvalidInput, what))?;
         if faults.handshake.expired_certificate && self.shared.expired.is_none() {
-            let what =
-                "handshake.expired_certificate: certificates were given, and there is no CA's key to make one with";
+            let what = "handshake.expired_certificate: certificates were given, and there is no CA's key to make one with";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
@@ -214,7 +226,9 @@ impl GatewayHandle {
         // Nothing is ever sent: that every worker has dropped its sender is the acknowledgement.
         match acknowledged.recv_timeout(HEED) {
             Err(RecvTimeoutError::Disconnected) | Ok(()) => Ok(()),
-            Err(RecvTimeoutError::Timeout) => Err(io::Error::new(io::ErrorKind::TimedOut, "a gateway thread is stuck")),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "a gateway thread is stuck"))
+            }
         }
     }
 

@@ -21,7 +21,12 @@ pub struct Arguments {
     #[arg(long, value_name = "DIRECTORY")]
     directory: PathBuf,
     /// Names by which the emulators are called
-    #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "gateway-apns,gateway-fcm,localhost")]
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        default_value = "gateway-apns,gateway-fcm,localhost"
+    )]
     server_names: Vec<String>,
     /// Where the emulated FCM's access tokens are asked for, as in service-account.json
     #[arg(long, value_name = "URI", default_value = "https://gateway-fcm:7444/token")]
@@ -34,12 +39,15 @@ pub struct Arguments {
 /// The folder cannot be written to, or a name is no DNS name and no address.
 pub fn write(arguments: &Arguments) -> io::Result<()> {
     let directory = &arguments.directory;
-    let named = |path: &PathBuf, e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
+    let named =
+        |path: &PathBuf, e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
     std::fs::create_dir_all(directory).map_err(|e| named(directory, e))?;
     let identity = Identity::generate(&arguments.server_names)?;
-    for (name, pem) in
-        [("ca.pem", &identity.ca_pem), ("server.pem", &identity.certificate_pem), ("server.key", &identity.key_pem)]
-    {
+    for (name, pem) in [
+        ("ca.pem", &identity.ca_pem),
+        ("server.pem", &identity.certificate_pem),
+        ("server.key", &identity.key_pem),
+    ] {
         let path = directory.join(name);
         write_private(&path, pem).map_err(|e| named(&path, e))?;
     }
@@ -68,8 +76,11 @@ mod tests {
         })
         .unwrap();
         let path = |name: &str| directory.join(name);
-        let tls =
-            TlsFiles { certificate_file: path("server.pem"), key_file: path("server.key"), ca_file: path("ca.pem") };
+        let tls = TlsFiles {
+            certificate_file: path("server.pem"),
+            key_file: path("server.key"),
+            ca_file: path("ca.pem"),
+        };
         let config = GatewayConfig { tls: Some(tls.clone()), ..GatewayConfig::default() };
         let gateway = Gateway::start(config.clone()).unwrap();
         assert_eq!(gateway.ca_pem(), std::fs::read_to_string(path("ca.pem")).unwrap());
@@ -83,7 +94,9 @@ mod tests {
         })
         .unwrap();
         std::fs::copy(dir.path().join("other/server.key"), path("server.key")).unwrap();
-        let Err(error) = Gateway::start(config) else { panic!("a key of another certificate was taken") };
+        let Err(error) = Gateway::start(config) else {
+            panic!("a key of another certificate was taken")
+        };
         assert!(error.to_string().starts_with("tls: "), "{error}");
     }
 }

@@ -98,8 +98,7 @@ impl Picture<'_> {
             tables::platforms(out, report)
         })?;
         writeln!(out, r#"</div><div class="column">"#)?;
-        let about =
-            "Acceptances in each interval, by the gateway's record; the line is the share of all reached so far.";
+        let about = "Acceptances in each interval, by the gateway's record; the line is the share of all reached so far.";
         figure(out, "rate", "Pushes per second", about, |out| {
             self.platforms(out)?;
             charts::rate(out, figures)
@@ -107,9 +106,10 @@ impl Picture<'_> {
         let about = "From the acknowledgement of the alert to the acceptance of each phone's push. To the right, each factor of \
                      ten in what is left has the same width.";
         figure(out, "latency", "How long it took", about, |out| charts::latency(out, figures))?;
-        let about =
-            "Targets are rates and times; a miss fails a run only with --strict, because a busy machine is no defect.";
-        figure(out, "checks", "What was expected", about, |out| tables::checks(out, &report.checks, self.strict))?;
+        let about = "Targets are rates and times; a miss fails a run only with --strict, because a busy machine is no defect.";
+        figure(out, "checks", "What was expected", about, |out| {
+            tables::checks(out, &report.checks, self.strict)
+        })?;
         let about = "User and system time over the wave; memory as the kernel counts it.";
         figure(out, "cost", "Cost", about, |out| tables::cost(out, report))?;
         if let Some(motion) = &report.motion {
@@ -137,7 +137,11 @@ impl Picture<'_> {
                 writeln!(out, "<div>")?;
                 if maps.len() > 1 {
                     let class = charts::class(map.platform);
-                    writeln!(out, r#"<h3><i class="key {class}"></i>{}</h3>"#, charts::name(map.platform))?;
+                    writeln!(
+                        out,
+                        r#"<h3><i class="key {class}"></i>{}</h3>"#,
+                        charts::name(map.platform)
+                    )?;
                 }
                 map::write(out, self.scenario, map)?;
                 self.legend(out, map)?;

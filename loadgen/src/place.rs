@@ -80,7 +80,11 @@ impl fmt::Debug for Place {
 /// Brings a longitude, or a difference of two, into -180 to 180.
 #[must_use]
 pub fn wrap(degrees: f64) -> f64 {
-    if (-180.0..=180.0).contains(&degrees) { degrees } else { (degrees + 180.0).rem_euclid(360.0) - 180.0 }
+    if (-180.0..=180.0).contains(&degrees) {
+        degrees
+    } else {
+        (degrees + 180.0).rem_euclid(360.0) - 180.0
+    }
 }
 
 #[cfg(test)]
@@ -89,8 +93,12 @@ mod tests {
 
     #[test]
     fn going_and_measuring_agree() {
-        for start in [Place::new(22.5, 114.0), Place::new(-17.0, 179.9), Place::new(89.99, 10.0), Place::new(90.0, 0.0)]
-        {
+        for start in [
+            Place::new(22.5, 114.0),
+            Place::new(-17.0, 179.9),
+            Place::new(89.99, 10.0),
+            Place::new(90.0, 0.0),
+        ] {
             for step in 0..16 {
                 let bearing = f64::from(step) * std::f64::consts::TAU / 16.0;
                 let end = start.toward(bearing, 50_000.0);
@@ -98,7 +106,10 @@ mod tests {
                 assert!((start.spherical_distance(end) - 50_000.0).abs() < 0.5, "step {step}");
                 // From a pole every direction is the same one.
                 let again = start.toward(start.bearing(end), 50_000.0);
-                assert!(start.latitude == 90.0 || again.spherical_distance(end) < 0.5, "step {step}");
+                assert!(
+                    start.latitude == 90.0 || again.spherical_distance(end) < 0.5,
+                    "step {step}"
+                );
             }
         }
     }

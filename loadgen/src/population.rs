@@ -173,15 +173,22 @@ impl Population {
         if spec.apps.is_empty() {
             return Err(error("apps", "needs at least one"));
         }
-        if let Some((n, app)) =
-            spec.apps.iter().enumerate().find(|(n, a)| spec.apps[..*n].iter().any(|b| b.name == a.name))
+        if let Some((n, app)) = spec
+            .apps
+            .iter()
+            .enumerate()
+            .find(|(n, a)| spec.apps[..*n].iter().any(|b| b.name == a.name))
         {
-            return Err(error(&format!("apps[{n}].name"), format!("{} is the name of another app", app.name)));
+            return Err(error(
+                &format!("apps[{n}].name"),
+                format!("{} is the name of another app", app.name),
+            ));
         }
         let mut weighted: Vec<(f64, Spot)> = Vec::new();
         for (n, area) in spec.areas.iter().enumerate() {
             let before = weighted.len();
-            area.spots(&mut weighted).map_err(|(field, problem)| error(&format!("areas[{n}].{field}"), problem))?;
+            area.spots(&mut weighted)
+                .map_err(|(field, problem)| error(&format!("areas[{n}].{field}"), problem))?;
             if weighted.len() == before {
                 return Err(error(&format!("areas[{n}]"), "has no city in reach"));
             }
@@ -301,8 +308,13 @@ impl Area {
         let locale = "en";
         match self {
             Self::Cities { near, within_meters, .. } => {
-                let reach = within_meters.map(|m| positive("within_meters", m)).transpose()?.unwrap_or(f64::INFINITY);
-                let chosen = CITIES.iter().filter(|c| near.is_none_or(|n| c.center().spherical_distance(n) <= reach));
+                let reach = within_meters
+                    .map(|m| positive("within_meters", m))
+                    .transpose()?
+                    .unwrap_or(f64::INFINITY);
+                let chosen = CITIES
+                    .iter()
+                    .filter(|c| near.is_none_or(|n| c.center().spherical_distance(n) <= reach));
                 let people: f64 = chosen.clone().map(|c| f64::from(c.people_thousands)).sum();
                 out.extend(chosen.map(|c| {
                     let shape = Shape::Town { scale_meters: c.scale_meters() };
@@ -317,8 +329,10 @@ impl Area {
                 out.push((share, Spot { center: valid(*center)?, shape, locale }));
             }
             Self::Disc { center, radius_meters, .. } => {
-                let shape =
-                    Shape::Annulus { inner_meters: 0.0, outer_meters: positive("radius_meters", *radius_meters)? };
+                let shape = Shape::Annulus {
+                    inner_meters: 0.0,
+                    outer_meters: positive("radius_meters", *radius_meters)?,
+                };
                 out.push((share, Spot { center: valid(*center)?, shape, locale }));
             }
             Self::Ring { center, radius_meters, width_meters, .. } => {
@@ -345,11 +359,19 @@ fn segments(draws: &mut Draws) -> &'static [&'static str] {
 }
 
 fn positive(field: &'static str, value: f64) -> Result<f64, (&'static str, String)> {
-    if value.is_finite() && value > 0.0 { Ok(value) } else { Err((field, format!("must be above 0, is {value}"))) }
+    if value.is_finite() && value > 0.0 {
+        Ok(value)
+    } else {
+        Err((field, format!("must be above 0, is {value}")))
+    }
 }
 
 fn valid(center: Place) -> Result<Place, (&'static str, String)> {
-    if center.is_valid() { Ok(center) } else { Err(("center", "is not a place on earth".to_owned())) }
+    if center.is_valid() {
+        Ok(center)
+    } else {
+        Err(("center", "is not a place on earth".to_owned()))
+    }
 }
 
 fn error(field: &str, problem: impl Into<String>) -> PopulationError {

@@ -275,12 +275,17 @@ impl Machine {
             line.trim_start_matches(|c: char| c.is_whitespace() || c == ':').to_owned()
         };
         let memory = field("/proc/meminfo", "MemTotal");
-        let kibibytes: u64 = memory.split_ascii_whitespace().next().and_then(|m| m.parse().ok()).unwrap_or(0);
+        let kibibytes: u64 =
+            memory.split_ascii_whitespace().next().and_then(|m| m.parse().ok()).unwrap_or(0);
         Self {
             processor: field("/proc/cpuinfo", "model name"),
             memory_bytes: kibibytes * 1_024,
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            load_average: load.split_ascii_whitespace().next().and_then(|l| l.parse().ok()).unwrap_or(f64::NAN),
+            load_average: load
+                .split_ascii_whitespace()
+                .next()
+                .and_then(|l| l.parse().ok())
+                .unwrap_or(f64::NAN),
             optimised: !cfg!(debug_assertions),
         }
     }

@@ -16,7 +16,9 @@ use clarion_proto::time::Time;
 use clarion_runtime::drain::Signals;
 
 use crate::{
-    cluster::{Cluster, ClusterError, ClusterPlan, Elsewhere, emulator::GatewayPlan, process::ProcessError},
+    cluster::{
+        Cluster, ClusterError, ClusterPlan, Elsewhere, emulator::GatewayPlan, process::ProcessError,
+    },
     drive::{self, DriveError},
     gateway::clock,
     picture::Picture,
@@ -89,7 +91,8 @@ pub enum RunError {
 /// # Errors
 /// It could not be carried out. A run that was carried out and failed its expectations is a report.
 pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<Report, RunError> {
-    let Stage { begun, mut signals, dir, population, plan } = Stage::prepare(scenario, options, show)?;
+    let Stage { begun, mut signals, dir, population, plan } =
+        Stage::prepare(scenario, options, show)?;
     let mut cluster = tokio::select! {
         cluster = surroundings(&plan, options.elsewhere.as_ref()) => cluster?,
         signal = signals.recv() => return Err(RunError::Interrupted(signal)),
@@ -153,17 +156,25 @@ impl Stage {
         let dir = fs::create_dir_all(&options.dir)
             .and_then(|()| fs::canonicalize(&options.dir))
             .map_err(|e| io_error(&options.dir.display().to_string(), e))?;
-        let population = Arc::new(Population::new(&scenario.population, scenario.seed, scenario.devices)?);
+        let population =
+            Arc::new(Population::new(&scenario.population, scenario.seed, scenario.devices)?);
         let platforms = population.platforms();
         let gateways: Vec<_> = platforms.iter().map(|p| p.as_str()).collect();
         match &options.elsewhere {
             None => show.begin(
                 "start",
-                &format!("{} shard nodes, coordinator, gateway {}", scenario.nodes, gateways.join(" and ")),
+                &format!(
+                    "{} shard nodes, coordinator, gateway {}",
+                    scenario.nodes,
+                    gateways.join(" and ")
+                ),
             ),
             Some(there) => {
                 platforms.iter().try_for_each(|platform| there.control(*platform).map(drop))?;
-                show.begin("reach", &format!("{}, gateway {}", there.coordinator, gateways.join(" and ")));
+                show.begin(
+                    "reach",
+                    &format!("{}, gateway {}", there.coordinator, gateways.join(" and ")),
+                );
             }
         }
         let plan = ClusterPlan {
@@ -180,7 +191,11 @@ impl Stage {
                 seed: scenario.seed,
                 platforms,
                 topics: population.apps().iter().map(|a| drive::alert::topic(&a.name)).collect(),
-                fcm_quota_per_minute: scenario.gateway.fcm.quota_per_minute.unwrap_or(FCM_QUOTA_MAX),
+                fcm_quota_per_minute: scenario
+                    .gateway
+                    .fcm
+                    .quota_per_minute
+                    .unwrap_or(FCM_QUOTA_MAX),
             },
             fcm: scenario.gateway.fcm,
             request_deadline_ms: scenario.gateway.request_deadline_ms,
@@ -192,7 +207,10 @@ impl Stage {
 }
 
 /// Starts everything, or takes part in what runs elsewhere.
-async fn surroundings(plan: &ClusterPlan, elsewhere: Option<&Elsewhere>) -> Result<Cluster, RunError> {
+async fn surroundings(
+    plan: &ClusterPlan,
+    elsewhere: Option<&Elsewhere>,
+) -> Result<Cluster, RunError> {
     match elsewhere {
         None => Ok(Cluster::start(plan).await?),
         Some(there) => Cluster::attach(there, &plan.gateway).await,

@@ -413,8 +413,8 @@ impl Scenario {
             let names = NAMED.iter().map(|(n, _)| format!("`{n}`")).collect::<Vec<_>>().join(", ");
             return Err(ScenarioError::Unknown(name_or_path.to_owned(), names));
         }
-        let text =
-            fs::read_to_string(name_or_path).map_err(|e| ScenarioError::Unreadable(name_or_path.to_owned(), e))?;
+        let text = fs::read_to_string(name_or_path)
+            .map_err(|e| ScenarioError::Unreadable(name_or_path.to_owned(), e))?;
         Self::parse(name_or_path, &text)
     }
 
@@ -423,8 +423,9 @@ impl Scenario {
     /// # Errors
     /// Names line, key and problem.
     pub fn parse(source: &str, text: &str) -> Result<Self, ScenarioError> {
-        let scenario: Self = toml::from_str(text)
-            .map_err(|e| ScenarioError::Malformed(source.to_owned(), e.to_string().trim_end().to_owned()))?;
+        let scenario: Self = toml::from_str(text).map_err(|e| {
+            ScenarioError::Malformed(source.to_owned(), e.to_string().trim_end().to_owned())
+        })?;
         scenario.check().map_err(|(field, problem)| ScenarioError::Invalid {
             scenario: source.to_owned(),
             field: field.to_owned(),
@@ -435,9 +436,9 @@ impl Scenario {
 
     /// The named ones.
     pub fn named() -> impl Iterator<Item = (&'static str, Self)> {
-        NAMED
-            .iter()
-            .map(|(name, text)| (*name, Self::parse(name, text).expect("tested: every named scenario is valid")))
+        NAMED.iter().map(|(name, text)| {
+            (*name, Self::parse(name, text).expect("tested: every named scenario is valid"))
+        })
     }
 
     /// From where "nearest" is counted.
@@ -462,7 +463,12 @@ impl fmt::Display for FaultSpec {
             Self::Silent { .. } => f.write_str(" silent"),
             Self::Scripted { label, .. } => write!(f, ": {label}"),
             Self::Failing { share, delivered, .. } => {
-                write!(f, " answers {} % with 503{}", share * 100.0, if *delivered { ", though delivered" } else { "" })
+                write!(
+                    f,
+                    " answers {} % with 503{}",
+                    share * 100.0,
+                    if *delivered { ", though delivered" } else { "" }
+                )
             }
         }
     }
@@ -480,7 +486,9 @@ impl fmt::Display for RegionSpec {
                     center.longitude
                 )
             }
-            Self::Polygon { outer, holes } => write!(f, "polygon of {} points, {} holes", outer.len(), holes.len()),
+            Self::Polygon { outer, holes } => {
+                write!(f, "polygon of {} points, {} holes", outer.len(), holes.len())
+            }
         }
     }
 }

@@ -111,7 +111,9 @@ impl Bar {
     pub fn finish(&self) {
         match &self.drawn {
             Some(bar) => bar.abandon(),
-            None => eprintln!("{:>7}  {} of {} {}", self.label, self.position(), self.count, self.unit),
+            None => {
+                eprintln!("{:>7}  {} of {} {}", self.label, self.position(), self.count, self.unit)
+            }
         }
     }
 }

@@ -159,7 +159,10 @@ pub fn judge(case: &Case<'_>) -> Judgement {
     whole
 }
 
-fn side_by_side<T: Send>(ranges: impl Iterator<Item = Range<u64>>, work: impl Fn(Range<u64>) -> T + Sync) -> Vec<T> {
+fn side_by_side<T: Send>(
+    ranges: impl Iterator<Item = Range<u64>>,
+    work: impl Fn(Range<u64>) -> T + Sync,
+) -> Vec<T> {
     let work = &work;
     thread::scope(|scope| {
         let workers: Vec<_> = ranges.map(|range| scope.spawn(move || work(range))).collect();
@@ -206,7 +209,9 @@ impl Life {
         let stretches = case.history.stretches(case.population, device.index, device.place);
         let mut pushes = Vec::new();
         let deliveries = case.history.of(device.index);
-        for (generation, token) in history::tokens(case.population, device.index, device.platform, deliveries) {
+        for (generation, token) in
+            history::tokens(case.population, device.index, device.platform, deliveries)
+        {
             pushes.extend(case.ledger.of(token.hash()).iter().map(|push| (*push, generation)));
         }
         pushes.sort_unstable_by_key(|(push, _)| push.at_ns);
@@ -216,7 +221,9 @@ impl Life {
 
     /// Whether anything changed that the wave can have seen.
     fn changed(&self, case: &Case<'_>) -> bool {
-        let during = |s: &Stretch| s.acknowledged_ns + case.settle_ns >= case.begun_ns && s.sent_ns <= case.end_ns;
+        let during = |s: &Stretch| {
+            s.acknowledged_ns + case.settle_ns >= case.begun_ns && s.sent_ns <= case.end_ns
+        };
         self.stretches.iter().any(|s| s.moved && during(s))
     }
 
@@ -258,7 +265,13 @@ impl Judgement {
         let changed = life.changed(case);
         let inside = life.inside_at_end(case);
         let edge = !changed && life.stretches.last().is_some_and(|s| is_edge(case, s));
-        let entered = entrants::arrivals(case, frontier, device.platform, &life.stretches, tally.first_accepted_ns);
+        let entered = entrants::arrivals(
+            case,
+            frontier,
+            device.platform,
+            &life.stretches,
+            tally.first_accepted_ns,
+        );
         let owed = inside || matches!(entered, Arrivals::Untold);
         let missed = owed && !tally.dead && tally.first_accepted_ns.is_none();
         if let Arrivals::Told { after_ns } = entered {
@@ -307,7 +320,10 @@ impl Judgement {
                 Welcome::In(stretch) => {
                     if told_at.is_none() {
                         told_at = life.stretches[stretch].standing.map(|s| s.place);
-                        self.due.push(Due { at_ns: push.at_ns, since_ns: life.due_since_ns(case, stretch) });
+                        self.due.push(Due {
+                            at_ns: push.at_ns,
+                            since_ns: life.due_since_ns(case, stretch),
+                        });
                     }
                 }
                 Welcome::Stale => stale = true,
@@ -329,9 +345,17 @@ impl Judgement {
     }
 
     /// Counts a device where it is.
-    fn addressed(&mut self, case: &Case<'_>, platform: Platform, place: Place, tally: &Tally, missed: bool) {
+    fn addressed(
+        &mut self,
+        case: &Case<'_>,
+        platform: Platform,
+        place: Place,
+        tally: &Tally,
+        missed: bool,
+    ) {
         let spot = Spot::of(place, platform, case.resolution);
-        let count = SpotCount { devices: 1, missed: u64::from(missed), unknown: u64::from(tally.unknown) };
+        let count =
+            SpotCount { devices: 1, missed: u64::from(missed), unknown: u64::from(tally.unknown) };
         self.spots.entry(spot).or_default().add(count);
         if let Some(at_ns) = tally.first_accepted_ns {
             #[allow(clippy::cast_possible_truncation)] // metres in an f32 are good to a metre

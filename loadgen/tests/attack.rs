@@ -48,7 +48,10 @@ async fn every_port_bears_every_nuisance_while_a_lane_keeps_its_pace() {
         let growth = stage::Growth::of(pid);
         let done = nuisance::attack(address, target, pid).await;
         let growth = growth.end().await;
-        report.push(format!("{process} {port}: +{:.1} MiB, {done}", growth as f64 / f64::from(1 << 20)));
+        report.push(format!(
+            "{process} {port}: +{:.1} MiB, {done}",
+            growth as f64 / f64::from(1 << 20)
+        ));
         println!("{}", report.last().expect("pushed"));
         grown = grown.max(growth);
         if port == "health" {
@@ -61,7 +64,10 @@ async fn every_port_bears_every_nuisance_while_a_lane_keeps_its_pace() {
     println!("others: {}", others.end().await);
     assert!(grown <= GROWTH_BYTES_MAX, "{report:#?}");
     // A thirtieth of the quota is its margin.
-    assert!(sent as f64 >= PACE_KEPT * pace * 29.0 / 30.0, "{sent} pushes in {took:?}, {report:#?}");
+    assert!(
+        sent as f64 >= PACE_KEPT * pace * 29.0 / 30.0,
+        "{sent} pushes in {took:?}, {report:#?}"
+    );
 
     // Everything that can be held is held; a node comes back all the same.
     let held = [
@@ -105,8 +111,12 @@ async fn the_control_port_of_an_emulator_bears_it_too() {
     let deadline = Instant::now() + Duration::from_secs(3);
     let lines = nuisance::lines(address, deadline).await;
     let growth = rss(pid).saturating_sub(before);
-    println!("emulator control: +{:.1} MiB, {lines} bytes of nonsense", growth as f64 / f64::from(1 << 20));
+    println!(
+        "emulator control: +{:.1} MiB, {lines} bytes of nonsense",
+        growth as f64 / f64::from(1 << 20)
+    );
     assert!(growth <= GROWTH_BYTES_MAX, "{growth}");
-    let answer = tokio::time::timeout(PATIENCE, nuisance::order(address, r#"{"clock":true}"#)).await;
+    let answer =
+        tokio::time::timeout(PATIENCE, nuisance::order(address, r#"{"clock":true}"#)).await;
     assert!(answer.expect("in time").contains("monotonic_us"));
 }

@@ -21,7 +21,16 @@ fn loadgen() -> Command {
 fn help_and_list_explain_everything() {
     let help = loadgen().args(["run", "--help"]).output().unwrap();
     let text = String::from_utf8(help.stdout).unwrap();
-    for option in ["--devices", "--nodes", "--seed", "--report", "--strict", "--cores", "--cluster", "--gateway"] {
+    for option in [
+        "--devices",
+        "--nodes",
+        "--seed",
+        "--report",
+        "--strict",
+        "--cores",
+        "--cluster",
+        "--gateway",
+    ] {
         assert!(text.contains(option), "{option} is in the help");
     }
     let list = String::from_utf8(loadgen().arg("list").output().unwrap().stdout).unwrap();
@@ -46,9 +55,18 @@ fn refusals_are_one_clear_line_and_exit_code_2() {
         (vec!["run", "nowhere"], "no scenario `nowhere`"),
         (vec!["run", "/nowhere.toml"], "cannot read scenario /nowhere.toml"),
         (vec!["run", "city", "--nodes", "0"], "nodes: must be 1 to 64, is 0"),
-        (vec!["run", "city", "--case", "goaway"], "this scenario is one alert, not a series of cases"),
-        (vec!["run", "faults", "--case", "goway"], "no case `goway`; there are `undisturbed`, `goaway`"),
-        (vec!["run", "faults", "--nodes", "1", "--seconds", "0"], "series.seconds: must be above 0"),
+        (
+            vec!["run", "city", "--case", "goaway"],
+            "this scenario is one alert, not a series of cases",
+        ),
+        (
+            vec!["run", "faults", "--case", "goway"],
+            "no case `goway`; there are `undisturbed`, `goaway`",
+        ),
+        (
+            vec!["run", "faults", "--nodes", "1", "--seconds", "0"],
+            "series.seconds: must be above 0",
+        ),
         (
             vec!["run", "pole", "--cluster", "http://127.0.0.1:1", "--gateway", "fcm=127.0.0.1:1"],
             "no control port of an emulated apns is given",
@@ -59,7 +77,10 @@ fn refusals_are_one_clear_line_and_exit_code_2() {
         let output = loadgen().args(&arguments).output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
-        assert!(text.starts_with("error: ") && text.contains(words) && text.lines().count() == 1, "{text}");
+        assert!(
+            text.starts_with("error: ") && text.contains(words) && text.lines().count() == 1,
+            "{text}"
+        );
     }
 }
 
@@ -77,7 +98,16 @@ fn children(pid: u32) -> Vec<u32> {
 /// A run that has begun to load, what it goes on to say, and handles of the processes that it started.
 fn begun(dir: &Path, devices: &str) -> (Child, impl Iterator<Item = String>, Vec<OwnedFd>) {
     let mut run = loadgen()
-        .args(["run", "city", "--devices", devices, "--nodes", "2", "--report", dir.to_str().expect("UTF-8")])
+        .args([
+            "run",
+            "city",
+            "--devices",
+            devices,
+            "--nodes",
+            "2",
+            "--report",
+            dir.to_str().expect("UTF-8"),
+        ])
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
@@ -137,7 +167,8 @@ fn a_process_that_dies_is_named_with_its_last_words() {
 fn the_folder_of_the_report_may_be_relative() {
     // As it is without --report: `target/loadgen`, from wherever the program was started.
     let dir = tempfile::tempdir().expect("a folder");
-    let arguments = ["run", "city", "--devices", "1000", "--nodes", "1", "--report", "here/and/there"];
+    let arguments =
+        ["run", "city", "--devices", "1000", "--nodes", "1", "--report", "here/and/there"];
     let output = loadgen().args(arguments).current_dir(dir.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(dir.path().join("here/and/there/report.json").is_file());

@@ -108,12 +108,14 @@ fn given() -> Value {
         "region": { "circle": { "center": { "latitude": 22.54, "longitude": 114.06 }, "radius_meters": 30_000.0 } },
         "audience": { "apps": ["apps/foreign"] },
     });
-    let (mut bad, mut small, mut other, mut slow) = (alert.clone(), alert.clone(), alert.clone(), alert.clone());
+    let (mut bad, mut small, mut other, mut slow) =
+        (alert.clone(), alert.clone(), alert.clone(), alert.clone());
     small["region"]["circle"]["radius_meters"] = 300.into();
     bad["region"]["circle"]["center"]["latitude"] = 91.into();
     other["severity"] = "SEVERITY_INFORMATION".into();
     slow["max_rate_per_second"] = SLOW_PER_SECOND.into();
-    let id = |n: u128| uuid::Uuid::from_u128(0x5b2f_8e4e_0f6e_4a0e_9f61_7a0f_3c1f_0000 + n).to_string();
+    let id =
+        |n: u128| uuid::Uuid::from_u128(0x5b2f_8e4e_0f6e_4a0e_9f61_7a0f_3c1f_0000 + n).to_string();
     json!({
         "protos": Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/proto"),
         "app": { "app_id": "foreign", "app": {
@@ -144,10 +146,16 @@ fn judge(told: &Value) {
     assert_eq!(violations.len(), 1, "{violations:?}");
     assert_eq!(violations[0]["field"], "alert.region.circle.center.latitude");
     let description = violations[0]["description"].as_str().expect("words");
-    assert!(["-90", "90", "91"].iter().all(|n| description.contains(n)), "limit and value: {description}");
+    assert!(
+        ["-90", "90", "91"].iter().all(|n| description.contains(n)),
+        "limit and value: {description}"
+    );
     assert_eq!(told["written"], json!([DEVICES]));
     assert_eq!(told["preview"], DEVICES);
-    assert_eq!(told["small"]["code"], "PERMISSION_DENIED", "less than a square kilometre says where somebody is");
+    assert_eq!(
+        told["small"]["code"], "PERMISSION_DENIED",
+        "less than a square kilometre says where somebody is"
+    );
     assert_eq!(told["again"], true, "the same request is the same alert");
     assert_eq!(told["reused"]["code"], "ALREADY_EXISTS");
     assert_eq!(told["whole"], json!({ "state": "STATE_RESOLVED", "accepted": DEVICES }));
@@ -174,7 +182,9 @@ async fn python_by_reflection() {
     let stage = Stage::start().await;
     let told = verdict(python.program("caller.py").arg(stage.dir.path().join("given.json"))).await;
     let services = told["services"].as_array().expect("a list");
-    for service in ["clarion.v1.AlertService", "clarion.v1.AppService", "clarion.v1.RegistryService"] {
+    for service in
+        ["clarion.v1.AlertService", "clarion.v1.AppService", "clarion.v1.RegistryService"]
+    {
         assert!(services.iter().any(|s| s == service), "reflection names {service}: {services:?}");
     }
     judge(&told);
@@ -199,7 +209,14 @@ struct Buf<'a> {
 impl Buf<'_> {
     fn command(&self, method: &str, request: &Value) -> Command {
         let mut command = self.node.binary("buf");
-        command.args(["curl", "--protocol", "grpc", "--http2-prior-knowledge", "--data", &request.to_string()]);
+        command.args([
+            "curl",
+            "--protocol",
+            "grpc",
+            "--http2-prior-knowledge",
+            "--data",
+            &request.to_string(),
+        ]);
         command.arg(format!("{}/clarion.v1.{method}", self.stage.cluster.coordinator));
         // It keeps a cache in the home folder.
         command.env("HOME", self.stage.dir.path()).env_remove("XDG_CACHE_HOME");
@@ -233,7 +250,8 @@ impl Buf<'_> {
                 Some("google.rpc.BadRequest") => {
                     let request = BadRequest::decode(&bytes[..]).expect("a BadRequest");
                     let of = |v: FieldViolation| json!({ "field": v.field, "description": v.description });
-                    told["field_violations"] = request.field_violations.into_iter().map(of).collect();
+                    told["field_violations"] =
+                        request.field_violations.into_iter().map(of).collect();
                 }
                 Some("google.rpc.ResourceInfo") => {
                     let resource = ResourceInfo::decode(&bytes[..]).expect("a ResourceInfo");
@@ -248,10 +266,13 @@ impl Buf<'_> {
     /// Watches; cancels at the first acceptance. The answer to the cancel, and the last state watched.
     async fn cancelled(&self, name: &Value) -> (Value, Value) {
         let mut watching = self.command("AlertService/WatchAlert", &json!({ "name": name }));
-        let mut watching = watching.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts");
+        let mut watching =
+            watching.stdout(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts");
         let mut lines = BufReader::new(watching.stdout.take().expect("piped")).lines();
         let (mut text, mut answer, mut last) = (String::new(), None, Value::Null);
-        while let Some(line) = timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("text") {
+        while let Some(line) =
+            timeout(PATIENCE, lines.next_line()).await.expect("in time").expect("text")
+        {
             text += &line;
             // An update may stand on one line or on many.
             let Ok(update) = serde_json::from_str::<Value>(&text) else { continue };
@@ -262,7 +283,9 @@ impl Buf<'_> {
                 answer = Some(self.answer("AlertService/CancelAlert", &request).await);
             }
         }
-        assert!(timeout(PATIENCE, watching.wait()).await.expect("in time").expect("it ends").success());
+        assert!(
+            timeout(PATIENCE, watching.wait()).await.expect("in time").expect("it ends").success()
+        );
         (answer.expect("something was accepted"), last)
     }
 }
@@ -290,12 +313,17 @@ async fn buf_curl_by_reflection() {
         }
     };
     timeout(PATIENCE, applied).await.expect("applied in time");
-    let preview = buf.answer("AlertService/PreviewAlert", &json!({ "alert": given["whole"]["alert"] })).await;
+    let preview =
+        buf.answer("AlertService/PreviewAlert", &json!({ "alert": given["whole"]["alert"] })).await;
     let small = buf.refused("AlertService/CreateAlert", &given["small"]).await;
     let name = buf.answer("AlertService/CreateAlert", &given["whole"]).await["name"].clone();
     let again = buf.answer("AlertService/CreateAlert", &given["whole"]).await["name"] == name;
     let reused = buf.refused("AlertService/CreateAlert", &given["reused"]).await;
-    let whole = buf.answers("AlertService/WatchAlert", &json!({ "name": name })).await.pop().expect("a last state");
+    let whole = buf
+        .answers("AlertService/WatchAlert", &json!({ "name": name }))
+        .await
+        .pop()
+        .expect("a last state");
     let missing = buf.refused("AlertService/GetAlert", &json!({ "name": "alerts/none" })).await;
     let slow = buf.answer("AlertService/CreateAlert", &given["slow"]).await["name"].clone();
     let (answer, last) = buf.cancelled(&slow).await;

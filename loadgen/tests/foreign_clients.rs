@@ -13,7 +13,8 @@ use std::{
 };
 
 use clarion_loadgen::gateway::{
-    Gateway, GatewayConfig, GatewayHandle, KeyConfig, Platform, ProjectConfig, ServiceAccountConfig,
+    Gateway, GatewayConfig, GatewayHandle, KeyConfig, Platform, ProjectConfig,
+    ServiceAccountConfig,
     answer::Reason,
     config::{TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM, TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM},
     record::{Entry, Record, flag},
@@ -57,7 +58,8 @@ impl Apns {
     fn start(change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).expect("a key");
-        let gone = Scripted { timestamp_ms: Some(GONE_SINCE), ..Scripted::always(Reason::Unregistered) };
+        let gone =
+            Scripted { timestamp_ms: Some(GONE_SINCE), ..Scripted::always(Reason::Unregistered) };
         let script = |kind, answer| (TokenKey(token(kind, 0).to_vec()), vec![answer]);
         let mut config = GatewayConfig {
             keys: vec![KeyConfig {
@@ -68,7 +70,10 @@ impl Apns {
             }],
             topics: vec![TOPIC.to_owned()],
             scripts: Scripts {
-                tokens: BTreeMap::from([script(2, gone), script(3, Scripted::always(Reason::BadDeviceToken))]),
+                tokens: BTreeMap::from([
+                    script(2, gone),
+                    script(3, Scripted::always(Reason::BadDeviceToken)),
+                ]),
                 ..Scripts::default()
             },
             ..GatewayConfig::default()
@@ -127,7 +132,8 @@ impl Recorded {
 
     /// Over how many connections these came.
     fn connections(&self, tokens: impl Iterator<Item = Vec<u8>>) -> usize {
-        let numbers: BTreeSet<u32> = tokens.flat_map(|t| self.entries(&t).to_vec()).map(|e| e.connection).collect();
+        let numbers: BTreeSet<u32> =
+            tokens.flat_map(|t| self.entries(&t).to_vec()).map(|e| e.connection).collect();
         numbers.len()
     }
 }
@@ -135,8 +141,14 @@ impl Recorded {
 /// What both clients must have been told, and the emulator recorded; `late` is each client's own.
 fn judge(told: &Value, recorded: &Recorded) {
     assert_eq!(told["good"], json!({ "status": 200, "apns_id": APNS_ID }));
-    assert_eq!(told["dead"], json!({ "status": 410, "reason": "Unregistered", "timestamp": GONE_SINCE }));
-    assert_eq!((&told["bad"]["status"], &told["bad"]["reason"]), (&json!(400), &json!("BadDeviceToken")));
+    assert_eq!(
+        told["dead"],
+        json!({ "status": 410, "reason": "Unregistered", "timestamp": GONE_SINCE })
+    );
+    assert_eq!(
+        (&told["bad"]["status"], &told["bad"]["reason"]),
+        (&json!(400), &json!("BadDeviceToken"))
+    );
     assert_eq!(told["many"], json!({ "accepted": MANY, "failed": 0 }));
     assert_eq!(
         (&told["stranger"]["status"], &told["stranger"]["reason"]),
@@ -148,7 +160,11 @@ fn judge(told: &Value, recorded: &Recorded) {
     assert_eq!(recorded.answers(&token(2, 0)), [(410, Reason::Unregistered)]);
     assert_eq!(recorded.answers(&token(3, 0)), [(400, Reason::BadDeviceToken)]);
     for i in 0..MANY {
-        assert!(recorded.accepted_once(&token(5, i)), "push {i}: {:?}", recorded.entries(&token(5, i)));
+        assert!(
+            recorded.accepted_once(&token(5, i)),
+            "push {i}: {:?}",
+            recorded.entries(&token(5, i))
+        );
     }
     let collapse = xxhash_rust::xxh3::xxh3_64(b"case-1");
     assert!(recorded.0.values().flatten().all(|e| e.collapse_hash == collapse));
@@ -166,7 +182,11 @@ async fn node_apn_is_convinced() {
     assert_eq!(told["late"]["status"], 200, "{told}");
     let late = [(403, Reason::ExpiredProviderToken), (200, Reason::None)];
     assert_eq!(recorded.answers(&token(4, 0)), late);
-    assert_eq!(recorded.connections((0..MANY).map(|i| token(5, i).to_vec())), 1, "one client, one connection");
+    assert_eq!(
+        recorded.connections((0..MANY).map(|i| token(5, i).to_vec())),
+        1,
+        "one client, one connection"
+    );
 }
 
 #[tokio::test]
@@ -181,7 +201,10 @@ async fn aioapns_is_convinced() {
     let told = verdict(python.program("aioapns_client.py").arg(apns.given())).await;
     let recorded = Recorded::of(&apns.gateway, &apns.dir);
     judge(&told, &recorded);
-    assert_eq!((&told["late"]["status"], &told["late"]["reason"]), (&json!(403), &json!("ExpiredProviderToken")));
+    assert_eq!(
+        (&told["late"]["status"], &told["late"]["reason"]),
+        (&json!(403), &json!("ExpiredProviderToken"))
+    );
     assert_eq!(recorded.answers(&token(4, 0)), [(403, Reason::ExpiredProviderToken)]);
 }
 
@@ -236,28 +259,47 @@ async fn firebase_admin_is_convinced() {
     fs::write(path("given.json"), given.to_string()).expect("written");
     let mut program = python.program("firebase_admin_client.py");
     // The one is read by httpx, the other by requests, on which google-auth stands.
-    program.arg(path("given.json")).env("SSL_CERT_FILE", path("ca.pem")).env("REQUESTS_CA_BUNDLE", path("ca.pem"));
+    program
+        .arg(path("given.json"))
+        .env("SSL_CERT_FILE", path("ca.pem"))
+        .env("REQUESTS_CA_BUNDLE", path("ca.pem"));
     let told = verdict(&mut program).await;
     let recorded = Recorded::of(&gateway, &dir);
 
-    let named =
-        |name: &str| told[name]["name"].as_str().is_some_and(|n| n.starts_with("projects/clarion-foreign/messages/"));
+    let named = |name: &str| {
+        told[name]["name"]
+            .as_str()
+            .is_some_and(|n| n.starts_with("projects/clarion-foreign/messages/"))
+    };
     assert!(named("good") && named("busy") && named("dry"), "{told}");
     let error = |error: &str, code: &str, status: u16| json!({ "error": error, "code": code, "status": status });
     assert_eq!(told["dead"], error("UnregisteredError", "NOT_FOUND", 404));
     assert_eq!(told["mismatch"], error("SenderIdMismatchError", "PERMISSION_DENIED", 403));
     assert_eq!(told["throttled"], error("QuotaExceededError", "RESOURCE_EXHAUSTED", 429));
     assert_eq!(told["many"], json!({ "accepted": MESSAGES, "failed": 0 }));
-    assert!(told["stranger"]["words"].as_str().is_some_and(|w| w.contains("invalid_grant")), "{told}");
+    assert!(
+        told["stranger"]["words"].as_str().is_some_and(|w| w.contains("invalid_grant")),
+        "{told}"
+    );
 
     assert!(recorded.accepted_once(one("good").as_bytes()), "the stranger's never came here");
     assert_eq!(recorded.answers(one("dead").as_bytes()), [(404, Reason::FcmUnregistered)]);
     assert_eq!(recorded.answers(one("mismatch").as_bytes()), [(403, Reason::FcmSenderIdMismatch)]);
     assert_eq!(recorded.answers(one("throttled").as_bytes()), [(429, Reason::FcmQuotaExceeded)]);
-    assert_eq!(recorded.answers(one("busy").as_bytes()), [(503, Reason::FcmUnavailable), (200, Reason::None)]);
-    assert!(recorded.entries(one("dry").as_bytes()).iter().all(|e| !e.accepted()), "a dry run reaches nobody");
+    assert_eq!(
+        recorded.answers(one("busy").as_bytes()),
+        [(503, Reason::FcmUnavailable), (200, Reason::None)]
+    );
+    assert!(
+        recorded.entries(one("dry").as_bytes()).iter().all(|e| !e.accepted()),
+        "a dry run reaches nobody"
+    );
     for i in 0..MESSAGES {
         let token = fcm_token("many", i);
-        assert!(recorded.accepted_once(token.as_bytes()), "message {i}: {:?}", recorded.entries(token.as_bytes()));
+        assert!(
+            recorded.accepted_once(token.as_bytes()),
+            "message {i}: {:?}",
+            recorded.entries(token.as_bytes())
+        );
     }
 }

@@ -59,10 +59,16 @@ fn copy(from: &Path, to: &Path) {
 /// # Errors
 /// There is no kubectl here.
 async fn rendered(dir: &Path, name: &str) -> Result<PathBuf, String> {
-    let version = Command::new("kubectl").args(["version", "--client", "--output=json"]).kill_on_drop(true).output();
-    let version: Value = version.await.ok().and_then(|v| serde_json::from_slice(&v.stdout).ok()).unwrap_or_default();
+    let version = Command::new("kubectl")
+        .args(["version", "--client", "--output=json"])
+        .kill_on_drop(true)
+        .output();
+    let version: Value =
+        version.await.ok().and_then(|v| serde_json::from_slice(&v.stdout).ok()).unwrap_or_default();
     if !version["kustomizeVersion"].as_str().is_some_and(|v| v.starts_with("v5.")) {
-        return Err("no kubectl with Kustomize 5 is installed: the manifests were not rendered".to_owned());
+        return Err(
+            "no kubectl with Kustomize 5 is installed: the manifests were not rendered".to_owned()
+        );
     }
     let mut kustomize = Command::new("kubectl");
     kustomize.arg("kustomize").arg(dir.join("k8s").join(name)).kill_on_drop(true);
@@ -82,7 +88,10 @@ async fn they_render_and_keep_to_the_schemas() {
     let python = or_skip!(Python::installed().await);
     for (files, kinds) in [
         (vec![&base], json!({ "Deployment": 1, "StatefulSet": 1, "Service": 2, "ConfigMap": 1 })),
-        (vec![&local, &city], json!({ "Deployment": 3, "StatefulSet": 1, "Job": 1, "Secret": 2, "Namespace": 1 })),
+        (
+            vec![&local, &city],
+            json!({ "Deployment": 3, "StatefulSet": 1, "Job": 1, "Secret": 2, "Namespace": 1 }),
+        ),
     ] {
         let told = verdict(python.program("manifests.py").args(files)).await;
         assert_eq!(told["problems"], json!([]));
@@ -132,7 +141,8 @@ async fn start(arguments: &[String]) -> (Child, Value) {
     let mut line = String::new();
     let mut stdout = BufReader::new(child.stdout.take().expect("piped"));
     timeout(PATIENCE, stdout.read_line(&mut line)).await.expect("in time").expect("text");
-    let announced = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{arguments:?}: {line:?}: {e}"));
+    let announced =
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{arguments:?}: {line:?}: {e}"));
     (child, announced)
 }
 
@@ -143,8 +153,13 @@ fn words<const N: usize>(words: [&str; N]) -> Vec<String> {
 /// `loadgen probe`, as a container without a shell would be asked.
 async fn probe(address: &Value, service: &str) -> (bool, String) {
     let address = address.as_str().expect("an address");
-    let probed = output(loadgen().args(["probe", address, "--service", service, "--deadline-ms", "20000"])).await;
-    (probed.status.success(), String::from_utf8_lossy(&[probed.stdout, probed.stderr].concat()).into_owned())
+    let probed =
+        output(loadgen().args(["probe", address, "--service", service, "--deadline-ms", "20000"]))
+            .await;
+    (
+        probed.status.success(),
+        String::from_utf8_lossy(&[probed.stdout, probed.stderr].concat()).into_owned(),
+    )
 }
 
 #[tokio::test]
@@ -152,7 +167,8 @@ async fn city_against_the_overlay_as_processes() {
     let claimed = ports::claim(3).expect("ports");
     let [oauth, coordinator_port, feed_port] = [0, 1, 2].map(|n| claimed[n].number());
     let token_uri = format!("https://localhost:{oauth}/token");
-    let dir = manifests(&words(["--server-names=localhost", &format!("--token-uri={token_uri}")])).await;
+    let dir =
+        manifests(&words(["--server-names=localhost", &format!("--token-uri={token_uri}")])).await;
     let mut running = Vec::new();
     let mut addresses = Vec::new();
     for name in ["gateway-apns", "gateway-fcm"] {
@@ -176,7 +192,8 @@ async fn city_against_the_overlay_as_processes() {
     }
     // Started as a run starts its own, so that they end with this test even if it is killed.
     let child_of = format!("--child-of={}", std::process::id());
-    let (coordinator, feed) = (format!("127.0.0.1:{coordinator_port}"), format!("127.0.0.1:{feed_port}"));
+    let (coordinator, feed) =
+        (format!("127.0.0.1:{coordinator_port}"), format!("127.0.0.1:{feed_port}"));
     let (shard, shard_at) = start(&words([
         &child_of,
         "shard",
@@ -193,7 +210,9 @@ async fn city_against_the_overlay_as_processes() {
         !ready && words_of_it.starts_with("NOT_SERVING"),
         "without a coordinator it has no partitions: {words_of_it}"
     );
-    let at = |i: usize, port: &str| addresses[i][port].as_str().expect("an address").replace("127.0.0.1", "localhost");
+    let at = |i: usize, port: &str| {
+        addresses[i][port].as_str().expect("an address").replace("127.0.0.1", "localhost")
+    };
     let (apns, fcm) = (at(0, "listen"), at(1, "listen"));
     let endpoints = [("gateway-apns:7443", &*apns), ("gateway-fcm:7443", &*fcm)];
     let config = here(dir.path(), "coordinator.toml", &endpoints);
@@ -215,16 +234,24 @@ async fn city_against_the_overlay_as_processes() {
         let report = dir.path().join(run);
         let mut city = loadgen();
         city.args(["run", "city", "--devices=5000", &format!("--cluster=http://{coordinator}")]);
-        city.args([format!("--gateway=apns={}", at(0, "control")), format!("--gateway=fcm={}", at(1, "control"))]);
+        city.args([
+            format!("--gateway=apns={}", at(0, "control")),
+            format!("--gateway=fcm={}", at(1, "control")),
+        ]);
         let city = output(city.arg("--report").arg(&report)).await;
         let text = String::from_utf8_lossy(&[city.stdout, city.stderr].concat()).into_owned();
         assert!(city.status.success(), "{run}: {text}");
         let report: Value =
-            serde_json::from_slice(&fs::read(report.join("report.json")).expect("a report")).expect("JSON");
+            serde_json::from_slice(&fs::read(report.join("report.json")).expect("a report"))
+                .expect("JSON");
         assert_eq!((&report["passed"], &report["nodes"]), (&json!(true), &json!(1)));
         assert_eq!(report["cluster"], format!("http://{coordinator}"));
         assert!(report["accepted"].as_u64().is_some_and(|n| n > 500), "{report}");
-        assert_eq!(report["cpu_us_per_push"]["shard"], Value::Null, "of another's processes nothing is known");
+        assert_eq!(
+            report["cpu_us_per_push"]["shard"],
+            Value::Null,
+            "of another's processes nothing is known"
+        );
     }
     let (ready, _) = probe(&shard_at["health"], "clarion.shard.v1.ShardService").await;
     assert!(ready, "its partitions are loaded");

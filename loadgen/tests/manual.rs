@@ -53,12 +53,15 @@ impl Manual {
     }
 
     fn here(&self, text: &str) -> String {
-        self.replaced.iter().fold(text.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
+        self.replaced
+            .iter()
+            .fold(text.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
     }
 
     /// The one block of code with these words, in this test's places.
     fn block(&self, words: &str) -> String {
-        let mut blocks = self.text.split("```").skip(1).step_by(2).filter(|block| block.contains(words));
+        let mut blocks =
+            self.text.split("```").skip(1).step_by(2).filter(|block| block.contains(words));
         let block = blocks.next().unwrap_or_else(|| panic!("no block with {words}"));
         assert!(blocks.next().is_none(), "one block has {words}");
         // The first line is the language.
@@ -88,27 +91,41 @@ async fn the_cluster_by_hand_and_the_first_alert() {
     hand = hand.replace("cargo build --release\n", "");
     for program in ["loadgen gateway", "shard", "coordinator"] {
         let process = program.trim_start_matches("loadgen ");
-        hand = hand.replace(&format!("target/release/{program}"), &format!("'{loadgen}' --child-of=$$ {process}"));
+        hand = hand.replace(
+            &format!("target/release/{program}"),
+            &format!("'{loadgen}' --child-of=$$ {process}"),
+        );
     }
     hand = hand.replace("target/release/loadgen", &format!("'{loadgen}'"));
-    assert!(!hand.contains("target/release") && !hand.contains(FOLDER), "all of it is from here: {hand}");
+    assert!(
+        !hand.contains("target/release") && !hand.contains(FOLDER),
+        "all of it is from here: {hand}"
+    );
     let end = "kill %1 %2 %3";
     assert!(manual.text.contains(&format!("`{end}`")));
 
     // `set -m`: jobs, as a person's shell has them.
-    let mut script = format!("set -em\n{hand}\n'{}' '{}'\n", python.path().display(), first.display());
+    let mut script =
+        format!("set -em\n{hand}\n'{}' '{}'\n", python.path().display(), first.display());
     match Node::installed().await {
         Ok(node) => script += &buf(&manual, &node),
         Err(why) => foreign::skip(&why),
     }
     script += &format!("{}\n{end}\nwait\n", manual.here(STATS));
-    let told = output(Command::new("bash").args(["-c", &script]).current_dir(root()).env("CLARION_LOG", "warn")).await;
+    let told = output(
+        Command::new("bash").args(["-c", &script]).current_dir(root()).env("CLARION_LOG", "warn"),
+    )
+    .await;
     let (out, err) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
     assert!(told.status.success(), "{out}\n{err}");
 
     assert!(out.contains("SERVING") && out.contains("written 200 []"), "{out}\n{err}");
     assert!(out.contains("STATE_RESOLVED accepted: 200"), "{out}\n{err}");
-    let stats = out.lines().rev().find(|line| line.starts_with("{\"stats\"")).expect("the emulator's count");
+    let stats = out
+        .lines()
+        .rev()
+        .find(|line| line.starts_with("{\"stats\""))
+        .expect("the emulator's count");
     let stats: Value = serde_json::from_str(stats).expect("JSON");
     assert!(stats["stats"]["accepted"].as_u64().is_some_and(|n| n >= 200), "{stats}");
 }
@@ -131,14 +148,19 @@ fn buf(manual: &Manual, node: &Node) -> String {
 #[tokio::test]
 async fn the_gateways_of_the_providers_are_well_configured() {
     let manual = Manual::read();
-    let keys =
-        output(Command::new(env!("CARGO_BIN_EXE_loadgen")).args(["keys", "--directory"]).arg(manual.dir.path())).await;
+    let keys = output(
+        Command::new(env!("CARGO_BIN_EXE_loadgen"))
+            .args(["keys", "--directory"])
+            .arg(manual.dir.path()),
+    )
+    .await;
     assert!(keys.status.success());
     let mut text = manual.block("endpoint = \"fcm.googleapis.com:443\"");
     // Keys of the right kinds, instead of those that only their owner has.
-    for (theirs, ours) in
-        [("AuthKey_ABC123DEFG.p8", "provider-key.p8"), ("service-account.json", "service-account.json")]
-    {
+    for (theirs, ours) in [
+        ("AuthKey_ABC123DEFG.p8", "provider-key.p8"),
+        ("service-account.json", "service-account.json"),
+    ] {
         assert!(text.contains(theirs));
         text = text.replace(theirs, &manual.dir.path().join(ours).display().to_string());
     }

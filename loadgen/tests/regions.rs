@@ -10,7 +10,9 @@ use clarion_loadgen::{
     population::Population,
     scenario::Scenario,
 };
-use clarion_proto::wire::v1::{self as wire, alert_service_client::AlertServiceClient, region::Shape};
+use clarion_proto::wire::v1::{
+    self as wire, alert_service_client::AlertServiceClient, region::Shape,
+};
 use tonic::{Code, Status, transport::Channel};
 
 const DEVICES: u64 = 3_000;
@@ -36,8 +38,10 @@ fn union(count: u32) -> wire::Region {
     let mut regions = vec![circle(SCALE * 300_000.0)];
     for n in 0..count - 1 {
         let (row, column) = (f64::from(n / 9), f64::from(n % 9));
-        let center = Some(wire::LatLng { latitude: -60.0 + 20.0 * row, longitude: -170.0 + 40.0 * column });
-        regions.push(region(Shape::Circle(wire::Circle { center, radius_meters: SCALE * 300_000.0 })));
+        let center =
+            Some(wire::LatLng { latitude: -60.0 + 20.0 * row, longitude: -170.0 + 40.0 * column });
+        regions
+            .push(region(Shape::Circle(wire::Circle { center, radius_meters: SCALE * 300_000.0 })));
     }
     region(Shape::Union(wire::RegionUnion { regions }))
 }
@@ -45,8 +49,12 @@ fn union(count: u32) -> wire::Region {
 /// All of the world but its poles.
 fn world() -> wire::Region {
     let longitudes = [-179.0, -90.0, 0.0, 90.0, 179.0];
-    let south = longitudes.iter().map(|longitude| wire::LatLng { latitude: -89.0, longitude: *longitude });
-    let north = longitudes.iter().rev().map(|longitude| wire::LatLng { latitude: 89.0, longitude: *longitude });
+    let south =
+        longitudes.iter().map(|longitude| wire::LatLng { latitude: -89.0, longitude: *longitude });
+    let north = longitudes
+        .iter()
+        .rev()
+        .map(|longitude| wire::LatLng { latitude: 89.0, longitude: *longitude });
     let first = wire::LatLng { latitude: -89.0, longitude: -179.0 };
     let points = south.chain(north).chain([first]).collect();
     region(Shape::Polygon(wire::Polygon { outer: Some(wire::Ring { points }), holes: Vec::new() }))
@@ -60,7 +68,10 @@ async fn create(channel: &Channel, number: u32, alert: wire::Alert) -> Result<St
 }
 
 async fn ends(channel: &Channel, name: &str) -> wire::AlertProgress {
-    drive::alert::watch(channel.clone(), name, None, PATIENCE, |_| {}).await.expect("it ends").progress
+    drive::alert::watch(channel.clone(), name, None, PATIENCE, |_| {})
+        .await
+        .expect("it ends")
+        .progress
 }
 
 fn plan(dir: &Path, scenario: &Scenario, population: &Population) -> ClusterPlan {
@@ -91,18 +102,27 @@ fn plan(dir: &Path, scenario: &Scenario, population: &Population) -> ClusterPlan
 async fn no_region_stops_the_cluster() {
     let mut scenario = Scenario::find("city").expect("it is there");
     scenario.alert.active_s = 3_600;
-    let population = Arc::new(Population::new(&scenario.population, scenario.seed, DEVICES).expect("a population"));
+    let population = Arc::new(
+        Population::new(&scenario.population, scenario.seed, DEVICES).expect("a population"),
+    );
     let dir = tempfile::tempdir().expect("a folder");
-    let mut cluster = Cluster::start(&plan(dir.path(), &scenario, &population)).await.expect("a cluster");
-    let channel =
-        Channel::from_shared(cluster.coordinator.clone()).expect("an address").connect().await.expect("it listens");
+    let mut cluster =
+        Cluster::start(&plan(dir.path(), &scenario, &population)).await.expect("a cluster");
+    let channel = Channel::from_shared(cluster.coordinator.clone())
+        .expect("an address")
+        .connect()
+        .await
+        .expect("it listens");
     let test = async {
         drive::alert::create_apps(channel.clone(), &population).await.expect("apps");
-        drive::load::load(channel.clone(), population.clone(), clock::wall().0, |_| {}).await.expect("devices");
+        drive::load::load(channel.clone(), population.clone(), clock::wall().0, |_| {})
+            .await
+            .expect("devices");
         drive::visible(channel.clone(), DEVICES, PATIENCE).await.expect("visible");
         let ordinary = drive::alert::alert(&scenario, &population);
         let of = |region| wire::Alert { region: Some(region), ..ordinary.clone() };
-        let city = drive::alert::preview(channel.clone(), ordinary.clone()).await.expect("a preview");
+        let city =
+            drive::alert::preview(channel.clone(), ordinary.clone()).await.expect("a preview");
         let paced = wire::Alert { max_rate_per_second: RATE, ..ordinary.clone() };
         let name = create(&channel, 1, paced).await.expect("an ordinary alert");
         let ordinary_ends = ends(&channel, &name);
@@ -112,14 +132,21 @@ async fn no_region_stops_the_cluster() {
                 assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
                 assert!(refused.message().starts_with("alert.region: "), "{}", refused.message());
             }
-            drive::alert::preview(channel.clone(), of(circle(SCALE * 3_000_000.0))).await.expect("a wide preview");
+            drive::alert::preview(channel.clone(), of(circle(SCALE * 3_000_000.0)))
+                .await
+                .expect("a wide preview");
             for (number, region) in [(4, circle(SCALE * 2_800_000.0)), (5, union(8))] {
                 let wide = of(region);
-                let expected = drive::alert::preview(channel.clone(), wide.clone()).await.expect("a wide preview");
+                let expected = drive::alert::preview(channel.clone(), wide.clone())
+                    .await
+                    .expect("a wide preview");
                 let name = create(&channel, number, wide).await.expect("a wide alert");
                 let last = ends(&channel, &name).await;
                 assert_eq!((last.state(), last.isolation), (wire::State::Resolved, None));
-                assert_eq!(last.progress.and_then(|p| p.outcomes).map(|o| o.accepted), Some(expected));
+                assert_eq!(
+                    last.progress.and_then(|p| p.outcomes).map(|o| o.accepted),
+                    Some(expected)
+                );
             }
         };
         let (last, ()) = tokio::join!(ordinary_ends, others);

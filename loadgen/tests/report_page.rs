@@ -19,7 +19,9 @@ const PIXELS_MIN: usize = 1_000;
 fn chromium() -> Option<PathBuf> {
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let path = std::env::var_os("PATH")?;
-    let found = std::env::split_paths(&path).flat_map(|dir| names.map(|name| dir.join(name))).find(|p| p.is_file());
+    let found = std::env::split_paths(&path)
+        .flat_map(|dir| names.map(|name| dir.join(name)))
+        .find(|p| p.is_file());
     if found.is_none() {
         eprintln!("\n!!! SKIPPED: no chromium on PATH: nobody has looked at report.html\n");
     }
@@ -33,7 +35,11 @@ fn run(scenario: &str, devices: u32, dir: &Path) -> Value {
         .args(["run", scenario, "--devices", &devices, "--report", folder])
         .output()
         .expect("loadgen starts");
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stderr),
+        String::from_utf8_lossy(&output.stdout)
+    );
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(text.contains("report.html"), "it says where the page is: {text}");
     serde_json::from_slice(&fs::read(dir.join("report.json")).expect("a report")).expect("JSON")
@@ -46,7 +52,13 @@ fn browse(chromium: &Path, dir: &Path, arguments: &[&str]) -> Output {
     let output = Command::new("timeout")
         .arg(DEADLINE_SECONDS)
         .arg(chromium)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"])
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+        ])
         .arg("--enable-logging=stderr")
         .arg(format!("--user-data-dir={}", profile.path().display()))
         .args(arguments)
@@ -61,7 +73,8 @@ fn browse(chromium: &Path, dir: &Path, arguments: &[&str]) -> Output {
 
 /// Pixels of a screenshot by colour.
 fn colours(file: &Path) -> BTreeMap<[u8; 3], usize> {
-    let decoder = png::Decoder::new(std::io::BufReader::new(fs::File::open(file).expect("a screenshot")));
+    let decoder =
+        png::Decoder::new(std::io::BufReader::new(fs::File::open(file).expect("a screenshot")));
     let mut reader = decoder.read_info().expect("PNG");
     let mut pixels = vec![0; reader.output_buffer_size().expect("fits memory")];
     let info = reader.next_frame(&mut pixels).expect("PNG");
@@ -75,13 +88,17 @@ fn colours(file: &Path) -> BTreeMap<[u8; 3], usize> {
 
 /// The ramp as the page's style declares it: for light pages first, then for dark ones.
 fn ramp(page: &str, dark: bool) -> Vec<[u8; 3]> {
-    let properties =
-        page.split(":root{").filter(|part| part.starts_with("--t0")).nth(usize::from(dark)).expect("a ramp");
+    let properties = page
+        .split(":root{")
+        .filter(|part| part.starts_with("--t0"))
+        .nth(usize::from(dark))
+        .expect("a ramp");
     let hex = |text: &str| {
         let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).expect("hex");
         [byte(0), byte(2), byte(4)]
     };
-    let declared = properties.split('}').next().expect("closed").split(';').filter(|p| !p.is_empty());
+    let declared =
+        properties.split('}').next().expect("closed").split(';').filter(|p| !p.is_empty());
     declared.map(|p| hex(p.split_once('#').expect("a colour").1)).collect()
 }
 
@@ -137,6 +154,9 @@ fn a_map_across_the_antimeridian_and_one_of_the_pole_are_whole() {
         let page = fs::read_to_string(dir.path().join("report.html")).expect("a page");
         assert!(page.contains(label), "{scenario}");
         // Cells that went round the world would leave the map, or cover all of it with one colour.
-        assert!(coloured(&chromium, dir.path(), scenario, &["--window-size=1280,2400"], false) >= 6, "{scenario}");
+        assert!(
+            coloured(&chromium, dir.path(), scenario, &["--window-size=1280,2400"], false) >= 6,
+            "{scenario}"
+        );
     }
 }

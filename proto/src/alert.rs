@@ -94,13 +94,29 @@ impl AlertSpec {
         let case = Case::from_wire(required(alert.case, "case")?).map_err(|e| e.within("case"))?;
         let severity = severity(alert.severity)?;
         let mode = mode(alert.mode)?;
-        let audience = Audience::from_wire(&required(alert.audience, "audience")?).map_err(|e| e.within("audience"))?;
+        let audience = Audience::from_wire(&required(alert.audience, "audience")?)
+            .map_err(|e| e.within("audience"))?;
         let active_until = instant(required(alert.active_until, "active_until")?, "active_until")?;
         let collapse_key = collapse_key(alert.collapse_key)?;
-        let last_seen = alert.last_seen.map(LatLng::from_wire).transpose().map_err(|e| e.within("last_seen"))?;
-        let region = Region::from_wire(required(alert.region, "region")?).map_err(|e| e.within("region"))?;
+        let last_seen = alert
+            .last_seen
+            .map(LatLng::from_wire)
+            .transpose()
+            .map_err(|e| e.within("last_seen"))?;
+        let region =
+            Region::from_wire(required(alert.region, "region")?).map_err(|e| e.within("region"))?;
         let max_rate_per_second = alert.max_rate_per_second;
-        Ok(Self { case, severity, region, last_seen, audience, active_until, mode, max_rate_per_second, collapse_key })
+        Ok(Self {
+            case,
+            severity,
+            region,
+            last_seen,
+            audience,
+            active_until,
+            mode,
+            max_rate_per_second,
+            collapse_key,
+        })
     }
 
     /// Checks the active time against the clock.
@@ -110,11 +126,15 @@ impl AlertSpec {
     pub fn check_time(&self, now: UnixMillis) -> Result<(), InvalidField> {
         if self.active_until <= now {
             let late = now.0 - self.active_until.0;
-            return Err(InvalidField::new("active_until", format_args!("must be in the future, is {late} ms past")));
+            return Err(InvalidField::new(
+                "active_until",
+                format_args!("must be in the future, is {late} ms past"),
+            ));
         }
         let ahead = self.active_until.0 - now.0;
         if ahead > ACTIVE_MS_MAX {
-            let problem = format!("at most 30 days ({ACTIVE_MS_MAX} ms) ahead, is {ahead} ms ahead");
+            let problem =
+                format!("at most 30 days ({ACTIVE_MS_MAX} ms) ahead, is {ahead} ms ahead");
             return Err(InvalidField::new("active_until", problem));
         }
         Ok(())
@@ -133,14 +153,19 @@ impl AlertSpec {
 /// Before 1970, after 9999, or with nanoseconds out of range (protobuf's own limits but for the first).
 pub fn instant(timestamp: prost_types::Timestamp, field: &str) -> Result<UnixMillis, InvalidField> {
     const SECONDS_MAX: i64 = 253_402_300_799; // 9999-12-31T23:59:59Z
-    if !(0..=SECONDS_MAX).contains(&timestamp.seconds) || !(0..1_000_000_000).contains(&timestamp.nanos) {
+    if !(0..=SECONDS_MAX).contains(&timestamp.seconds)
+        || !(0..1_000_000_000).contains(&timestamp.nanos)
+    {
         let problem = format!(
             "must be a time between 1970 and 9999 with nanos of 0 to 999,999,999, is {} s and {} ns",
             timestamp.seconds, timestamp.nanos
         );
         return Err(InvalidField::new(field, problem));
     }
-    Ok(UnixMillis(timestamp.seconds.unsigned_abs() * 1_000 + u64::from(timestamp.nanos.unsigned_abs()) / 1_000_000))
+    Ok(UnixMillis(
+        timestamp.seconds.unsigned_abs() * 1_000
+            + u64::from(timestamp.nanos.unsigned_abs()) / 1_000_000,
+    ))
 }
 
 /// For an answer.

@@ -65,10 +65,12 @@ impl App {
     pub fn from_wire(app: wire::App) -> Result<Self, InvalidField> {
         let platform = platform(app.platform)?;
         if app.display_name.len() > DISPLAY_NAME_BYTES_MAX {
-            let problem = format!("at most {DISPLAY_NAME_BYTES_MAX} bytes, has {}", app.display_name.len());
+            let problem =
+                format!("at most {DISPLAY_NAME_BYTES_MAX} bytes, has {}", app.display_name.len());
             return Err(InvalidField::new("display_name", problem));
         }
-        let (topic_required, project_required) = (platform == Platform::Apns, platform == Platform::Fcm);
+        let (topic_required, project_required) =
+            (platform == Platform::Apns, platform == Platform::Fcm);
         Ok(Self {
             name: AppName::from_name(&app.name).map_err(|e| e.within("name"))?,
             display_name: app.display_name,
@@ -114,11 +116,17 @@ impl App {
 }
 
 /// Checks an enum's number: given, and one that this version knows.
-pub(crate) fn known<E: TryFrom<i32> + Into<i32> + Copy>(number: i32, field: &str) -> Result<E, InvalidField> {
+pub(crate) fn known<E: TryFrom<i32> + Into<i32> + Copy>(
+    number: i32,
+    field: &str,
+) -> Result<E, InvalidField> {
     match E::try_from(number) {
         Ok(_) if number == 0 => Err(InvalidField::new(field, "is required")),
         Ok(value) => Ok(value),
-        Err(_) => Err(InvalidField::new(field, format_args!("must be a value that the contract knows, is {number}"))),
+        Err(_) => Err(InvalidField::new(
+            field,
+            format_args!("must be a value that the contract knows, is {number}"),
+        )),
     }
 }
 
@@ -164,7 +172,10 @@ fn header_value(value: String, field: &str, is_required: bool) -> Result<String,
         return Err(InvalidField::new(field, "belongs to another platform"));
     }
     if value.len() > TOPIC_BYTES_MAX {
-        return Err(InvalidField::new(field, format_args!("at most {TOPIC_BYTES_MAX} bytes, has {}", value.len())));
+        return Err(InvalidField::new(
+            field,
+            format_args!("at most {TOPIC_BYTES_MAX} bytes, has {}", value.len()),
+        ));
     }
     if !value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
         return Err(InvalidField::new(field, "may hold letters, digits, '.', '-' and '_' only"));

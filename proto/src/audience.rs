@@ -41,11 +41,15 @@ impl Segment {
     /// Without a field name; the caller knows where it stood.
     pub fn check(name: &str) -> Result<(), InvalidField> {
         if name.is_empty() || name.len() > SEGMENT_BYTES_MAX {
-            let problem = format!("must be 1 to {SEGMENT_BYTES_MAX} characters, has {}", name.len());
+            let problem =
+                format!("must be 1 to {SEGMENT_BYTES_MAX} characters, has {}", name.len());
             return Err(InvalidField::new("", problem));
         }
         match name.chars().find(|c| !is_segment_char(*c)) {
-            Some(c) => Err(InvalidField::new("", format_args!("may hold a-z, 0-9, '_' and '-', not {c:?}"))),
+            Some(c) => Err(InvalidField::new(
+                "",
+                format_args!("may hold a-z, 0-9, '_' and '-', not {c:?}"),
+            )),
             None => Ok(()),
         }
     }
@@ -211,7 +215,9 @@ impl Audience {
     pub fn from_wire(audience: &wire::v1::Audience) -> Result<Self, InvalidField> {
         match audience.apps.len() {
             0 => return Err(InvalidField::new("apps", "is required: at least one")),
-            n if n > APPS_MAX => return Err(InvalidField::new("apps", format_args!("at most {APPS_MAX}, has {n}"))),
+            n if n > APPS_MAX => {
+                return Err(InvalidField::new("apps", format_args!("at most {APPS_MAX}, has {n}")));
+            }
             _ => {}
         }
         let mut apps = Vec::with_capacity(audience.apps.len());
@@ -220,7 +226,10 @@ impl Audience {
         }
         let mut seen = BTreeSet::new();
         if let Some((i, twice)) = apps.iter().enumerate().find(|(_, app)| !seen.insert(*app)) {
-            return Err(InvalidField::new(format!("apps[{i}]"), format_args!("holds {twice} more than once")));
+            return Err(InvalidField::new(
+                format!("apps[{i}]"),
+                format_args!("holds {twice} more than once"),
+            ));
         }
         let segments = SegmentExpr::parse(&audience.segments).map_err(|e| e.within("segments"))?;
         Ok(Self { apps, segments })

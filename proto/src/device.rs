@@ -30,9 +30,10 @@ impl Token {
     pub fn new(bytes: Bytes) -> Result<Self, InvalidField> {
         match bytes.len() {
             0 => Err(InvalidField::new("token", "is required")),
-            n if n > TOKEN_BYTES_MAX => {
-                Err(InvalidField::new("token", format_args!("at most {TOKEN_BYTES_MAX} bytes, has {n}")))
-            }
+            n if n > TOKEN_BYTES_MAX => Err(InvalidField::new(
+                "token",
+                format_args!("at most {TOKEN_BYTES_MAX} bytes, has {n}"),
+            )),
             _ => Ok(Self(bytes)),
         }
     }
@@ -90,10 +91,14 @@ impl Cell {
     /// # Errors
     /// Says what it is instead; never which one.
     pub fn new(index: u64) -> Result<Self, InvalidField> {
-        let cell = CellIndex::try_from(index).map_err(|_| InvalidField::new("cell", "is not an H3 cell index"))?;
+        let cell = CellIndex::try_from(index)
+            .map_err(|_| InvalidField::new("cell", "is not an H3 cell index"))?;
         match cell.resolution() {
             Resolution::Nine => Ok(Self(index)),
-            other => Err(InvalidField::new("cell", format_args!("must be of resolution 9, is of {other}"))),
+            other => Err(InvalidField::new(
+                "cell",
+                format_args!("must be of resolution 9, is of {other}"),
+            )),
         }
     }
 
@@ -188,17 +193,20 @@ impl Record {
     /// # Errors
     /// Names the field; such a record means a defect of the sender, not of a caller.
     pub fn from_wire(record: wire::Record) -> Result<Self, InvalidField> {
-        let device =
-            DeviceId(record.device.as_slice().try_into().map_err(|_| {
-                InvalidField::new("device", format_args!("must be 16 bytes, has {}", record.device.len()))
-            })?);
+        let device = DeviceId(record.device.as_slice().try_into().map_err(|_| {
+            InvalidField::new(
+                "device",
+                format_args!("must be 16 bytes, has {}", record.device.len()),
+            )
+        })?);
         use wire::record::Change as Wire;
         let change = match required(record.change, "change")? {
             Wire::Registration(r) => Change::Registration(registration(r)?),
             Wire::Cell(c) => Change::Place(Cell::new(c)?),
-            Wire::Arrival(a) => {
-                Change::Arrival(registration(required(a.registration, "registration")?)?, Cell::new(a.cell)?)
-            }
+            Wire::Arrival(a) => Change::Arrival(
+                registration(required(a.registration, "registration")?)?,
+                Cell::new(a.cell)?,
+            ),
             Wire::Removal(_) => Change::Removal,
             Wire::Muted(m) => Change::Mute(m),
             Wire::Feedback(f) => Change::Feedback {
@@ -222,16 +230,22 @@ impl Record {
         let change = match self.change {
             Change::Registration(r) => Wire::Registration(r.into_wire()),
             Change::Place(c) => Wire::Cell(c.index()),
-            Change::Arrival(r, c) => {
-                Wire::Arrival(wire::ArrivalRecord { registration: Some(r.into_wire()), cell: c.index() })
-            }
+            Change::Arrival(r, c) => Wire::Arrival(wire::ArrivalRecord {
+                registration: Some(r.into_wire()),
+                cell: c.index(),
+            }),
             Change::Removal => Wire::Removal(wire::RemovalRecord {}),
             Change::Mute(m) => Wire::Muted(m),
-            Change::Feedback { token_hash, gateway_time } => {
-                Wire::Feedback(wire::FeedbackRecord { token_hash, gateway_time_ms: gateway_time.map_or(0, |t| t.0) })
-            }
+            Change::Feedback { token_hash, gateway_time } => Wire::Feedback(wire::FeedbackRecord {
+                token_hash,
+                gateway_time_ms: gateway_time.map_or(0, |t| t.0),
+            }),
         };
-        wire::Record { device: self.device.0.to_vec(), observe_time_ms: self.observed.0, change: Some(change) }
+        wire::Record {
+            device: self.device.0.to_vec(),
+            observe_time_ms: self.observed.0,
+            change: Some(change),
+        }
     }
 }
 

@@ -21,7 +21,11 @@ impl InvalidField {
     /// The same problem seen from further out: `center.latitude` within `alert.region.circle`.
     #[must_use]
     pub fn within(mut self, outer: &str) -> Self {
-        self.field = if self.field.is_empty() { outer.to_owned() } else { format!("{outer}.{}", self.field) };
+        self.field = if self.field.is_empty() {
+            outer.to_owned()
+        } else {
+            format!("{outer}.{}", self.field)
+        };
         self
     }
 }

@@ -32,10 +32,12 @@ impl Locale {
     /// Without a field name; the caller knows where it stood.
     pub fn new(tag: &str) -> Result<Self, InvalidField> {
         if tag.is_empty() || tag.len() > LOCALE_BYTES_MAX {
-            let problem = format!("must be a BCP 47 tag of 1 to {LOCALE_BYTES_MAX} bytes, has {}", tag.len());
+            let problem =
+                format!("must be a BCP 47 tag of 1 to {LOCALE_BYTES_MAX} bytes, has {}", tag.len());
             return Err(InvalidField::new("", problem));
         }
-        let formed = |s: &str| (1..=8).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric());
+        let formed =
+            |s: &str| (1..=8).contains(&s.len()) && s.bytes().all(|b| b.is_ascii_alphanumeric());
         if !tag.split('-').all(formed) {
             return Err(InvalidField::new(
                 "",
@@ -102,16 +104,23 @@ impl Case {
         let mut messages = messages(case.messages)?;
         messages.sort_by(|a, b| a.0.cmp(&b.0));
         if let Some(pair) = messages.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            let problem = format!("holds {} more than once: locales are compared in lower case", pair[0].0.as_str());
+            let problem = format!(
+                "holds {} more than once: locales are compared in lower case",
+                pair[0].0.as_str()
+            );
             return Err(InvalidField::new("messages", problem));
         }
         if case.fallback_locale.is_empty() {
             return Err(InvalidField::new("fallback_locale", "is required"));
         }
         let wanted = Locale::new(&case.fallback_locale).map_err(|e| e.within("fallback_locale"))?;
-        let fallback = messages
-            .binary_search_by(|(locale, _)| locale.cmp(&wanted))
-            .map_err(|_| InvalidField::new("fallback_locale", format_args!("{} has no message", wanted.as_str())))?;
+        let fallback =
+            messages.binary_search_by(|(locale, _)| locale.cmp(&wanted)).map_err(|_| {
+                InvalidField::new(
+                    "fallback_locale",
+                    format_args!("{} has no message", wanted.as_str()),
+                )
+            })?;
         let image_url = optional_link(case.image_url, "image_url")?;
         if image_url.as_deref().is_some_and(|url| !is_https(url)) {
             return Err(InvalidField::new("image_url", "must begin with https:// and name a host"));
@@ -141,25 +150,32 @@ impl Case {
 
     /// All messages, the fallback first, the others by locale: the order in which nodes get them.
     pub fn messages(&self) -> impl Iterator<Item = (&Locale, &Message)> {
-        let others = self.messages.iter().enumerate().filter(|(i, _)| *i != self.fallback).map(|(_, m)| m);
+        let others =
+            self.messages.iter().enumerate().filter(|(i, _)| *i != self.fallback).map(|(_, m)| m);
         std::iter::once(&self.messages[self.fallback]).chain(others).map(|(l, m)| (l, m))
     }
 
     /// The message for a device's locale (lower case; empty: unknown): the longest prefix there is, else the fallback.
     #[must_use]
     pub fn choose(&self, device_locale: &str) -> &Message {
-        let find = |prefix: &str| self.messages.binary_search_by(|(l, _)| l.as_str().cmp(prefix)).ok();
+        let find =
+            |prefix: &str| self.messages.binary_search_by(|(l, _)| l.as_str().cmp(prefix)).ok();
         let index = longest_prefix(device_locale, find).unwrap_or(self.fallback);
         &self.messages[index].1
     }
 }
 
 /// Checked in the order of their locales, so that the same case is always refused for the same reason.
-fn messages(messages: HashMap<String, wire::Message>) -> Result<Vec<(Locale, Message)>, InvalidField> {
+fn messages(
+    messages: HashMap<String, wire::Message>,
+) -> Result<Vec<(Locale, Message)>, InvalidField> {
     match messages.len() {
         0 => return Err(InvalidField::new("messages", "is required: at least one")),
         n if n > MESSAGES_MAX => {
-            return Err(InvalidField::new("messages", format_args!("at most {MESSAGES_MAX}, has {n}")));
+            return Err(InvalidField::new(
+                "messages",
+                format_args!("at most {MESSAGES_MAX}, has {n}"),
+            ));
         }
         _ => {}
     }
@@ -181,7 +197,10 @@ fn checked(tag: &str, message: wire::Message) -> Result<(Locale, Message), Inval
 fn text(value: String, field: &str, bytes_max: usize) -> Result<String, InvalidField> {
     let value = required((!value.is_empty()).then_some(value), field)?;
     if value.len() > bytes_max {
-        return Err(InvalidField::new(field, format_args!("at most {bytes_max} bytes, has {}", value.len())));
+        return Err(InvalidField::new(
+            field,
+            format_args!("at most {bytes_max} bytes, has {}", value.len()),
+        ));
     }
     Ok(value)
 }
@@ -215,7 +234,10 @@ mod tests {
 
     fn case(locales: &[&str], fallback: &str) -> wire::Case {
         wire::Case {
-            messages: locales.iter().map(|l| ((*l).to_owned(), message(&l.to_ascii_lowercase()))).collect(),
+            messages: locales
+                .iter()
+                .map(|l| ((*l).to_owned(), message(&l.to_ascii_lowercase())))
+                .collect(),
             fallback_locale: fallback.to_owned(),
             ..Default::default()
         }
@@ -248,20 +270,29 @@ mod tests {
     fn names_field_limit_and_value() {
         let mut long = case(&["en"], "en");
         long.messages.get_mut("en").expect("there").title = "x".repeat(257);
-        assert_eq!(refused(long), ("messages[en].title".into(), "at most 256 bytes, has 257".into()));
+        assert_eq!(
+            refused(long),
+            ("messages[en].title".into(), "at most 256 bytes, has 257".into())
+        );
         assert_eq!(refused(case(&[], "en")).0, "messages");
         assert_eq!(refused(case(&["en"], "")), ("fallback_locale".into(), "is required".into()));
-        assert_eq!(refused(case(&["en"], "fr")), ("fallback_locale".into(), "fr has no message".into()));
+        assert_eq!(
+            refused(case(&["en"], "fr")),
+            ("fallback_locale".into(), "fr has no message".into())
+        );
         assert_eq!(refused(case(&["en", "EN"], "en")).0, "messages");
         assert_eq!(refused(case(&["zh_CN"], "zh_CN")).0, "messages[zh_CN]");
-        let http = wire::Case { image_url: "http://example.org/a.jpg".into(), ..case(&["en"], "en") };
+        let http =
+            wire::Case { image_url: "http://example.org/a.jpg".into(), ..case(&["en"], "en") };
         assert_eq!(refused(http).0, "image_url");
-        let link = wire::Case { deep_link: format!("app://{}", "x".repeat(1_024)), ..case(&["en"], "en") };
+        let link =
+            wire::Case { deep_link: format!("app://{}", "x".repeat(1_024)), ..case(&["en"], "en") };
         assert_eq!(refused(link), ("deep_link".into(), "at most 1024 bytes, has 1030".into()));
     }
 
     fn tag() -> impl Strategy<Value = String> {
-        proptest::collection::vec(prop_oneof!["[a-c]{1,2}", "[a-cA-C0-1]{1,8}"], 1..4).prop_map(|s| s.join("-"))
+        proptest::collection::vec(prop_oneof!["[a-c]{1,2}", "[a-cA-C0-1]{1,8}"], 1..4)
+            .prop_map(|s| s.join("-"))
     }
 
     proptest! {

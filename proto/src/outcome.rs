@@ -17,5 +17,6 @@ pub enum Outcome {
 
 impl Outcome {
     /// All, in the order of their counters.
-    pub const ALL: [Self; 5] = [Self::Accepted, Self::Dead, Self::Refused, Self::Unknown, Self::Expired];
+    pub const ALL: [Self; 5] =
+        [Self::Accepted, Self::Dead, Self::Refused, Self::Unknown, Self::Expired];
 }

@@ -46,15 +46,22 @@ impl Room {
 
     fn region(&mut self) -> Result<(), InvalidField> {
         let more = self.regions.checked_sub(1);
-        self.regions = more
-            .ok_or_else(|| InvalidField::new("", format_args!("at most {REGIONS_MAX} regions within one, has more")))?;
+        self.regions = more.ok_or_else(|| {
+            InvalidField::new(
+                "",
+                format_args!("at most {REGIONS_MAX} regions within one, has more"),
+            )
+        })?;
         Ok(())
     }
 
     fn points(&mut self, points: usize) -> Result<(), InvalidField> {
         let more = self.points.checked_sub(points);
         self.points = more.ok_or_else(|| {
-            InvalidField::new("points", format_args!("at most {POINTS_TOTAL_MAX} in all rings together, has more"))
+            InvalidField::new(
+                "points",
+                format_args!("at most {POINTS_TOTAL_MAX} in all rings together, has more"),
+            )
         })?;
         Ok(())
     }
@@ -120,7 +127,10 @@ impl std::fmt::Debug for LatLng {
 fn in_range(field: &str, value: f64, limit: f64) -> Result<(), InvalidField> {
     // A NaN is in no range.
     if value.is_nan() || value.abs() > limit {
-        Err(InvalidField::new(field, format_args!("must be between -{limit} and {limit}, is {value}")))
+        Err(InvalidField::new(
+            field,
+            format_args!("must be between -{limit} and {limit}, is {value}"),
+        ))
     } else {
         Ok(())
     }
@@ -160,7 +170,8 @@ impl Region {
     /// A radius of 0 or less, over the limit, or not a number.
     pub fn circle(center: LatLng, radius_m: f64) -> Result<Self, InvalidField> {
         if !(radius_m > 0.0 && radius_m <= RADIUS_METERS_MAX) {
-            let problem = format!("must be more than 0 and at most {RADIUS_METERS_MAX}, is {radius_m}");
+            let problem =
+                format!("must be more than 0 and at most {RADIUS_METERS_MAX}, is {radius_m}");
             return Err(InvalidField::new("circle.radius_meters", problem));
         }
         Ok(Self { shape: Shape::Circle { center, radius_m }, exclusions: Vec::new() })
@@ -176,22 +187,31 @@ impl Region {
 
     fn nested(region: wire::Region, depth: usize, room: &mut Room) -> Result<Self, InvalidField> {
         if depth == 0 {
-            return Err(InvalidField::new("", format_args!("regions may be nested {DEPTH_MAX} deep, not deeper")));
+            return Err(InvalidField::new(
+                "",
+                format_args!("regions may be nested {DEPTH_MAX} deep, not deeper"),
+            ));
         }
         room.region()?;
         let mut checked = match required(region.shape, "shape")? {
             wire::region::Shape::Circle(c) => {
                 let center = required(c.center, "circle.center")?;
-                Self::circle(LatLng::from_wire(center).map_err(|e| e.within("circle.center"))?, c.radius_meters)?
+                Self::circle(
+                    LatLng::from_wire(center).map_err(|e| e.within("circle.center"))?,
+                    c.radius_meters,
+                )?
             }
-            wire::region::Shape::Polygon(p) => {
-                Self::bare(Shape::Polygon(Polygon::within(p, room).map_err(|e| e.within("polygon"))?))
-            }
+            wire::region::Shape::Polygon(p) => Self::bare(Shape::Polygon(
+                Polygon::within(p, room).map_err(|e| e.within("polygon"))?,
+            )),
             wire::region::Shape::Cells(set) => Self::bare(Shape::Cells(cells(set)?)),
             wire::region::Shape::Union(union) => {
                 at_most("union.regions", union.regions.len(), UNION_MAX)?;
                 if union.regions.is_empty() {
-                    return Err(InvalidField::new("union.regions", format_args!("1 to {UNION_MAX}, has 0")));
+                    return Err(InvalidField::new(
+                        "union.regions",
+                        format_args!("1 to {UNION_MAX}, has 0"),
+                    ));
                 }
                 Self::bare(Shape::Union(nested_all(union.regions, "union.regions", depth, room)?))
             }
@@ -212,12 +232,18 @@ fn nested_all(
     depth: usize,
     room: &mut Room,
 ) -> Result<Vec<Region>, InvalidField> {
-    let nested = |(i, region)| Region::nested(region, depth - 1, room).map_err(|e| e.within(&format!("{field}[{i}]")));
+    let nested = |(i, region)| {
+        Region::nested(region, depth - 1, room).map_err(|e| e.within(&format!("{field}[{i}]")))
+    };
     regions.into_iter().enumerate().map(nested).collect()
 }
 
 pub(crate) fn at_most(field: &str, count: usize, limit: usize) -> Result<(), InvalidField> {
-    if count > limit { Err(InvalidField::new(field, format_args!("at most {limit}, has {count}"))) } else { Ok(()) }
+    if count > limit {
+        Err(InvalidField::new(field, format_args!("at most {limit}, has {count}")))
+    } else {
+        Ok(())
+    }
 }
 
 fn cells(set: wire::CellSet) -> Result<Vec<CellIndex>, InvalidField> {
@@ -228,7 +254,10 @@ fn cells(set: wire::CellSet) -> Result<Vec<CellIndex>, InvalidField> {
     let check = |(i, index): (usize, u64)| {
         let field = || format!("cells.cells[{i}]");
         let cell = CellIndex::try_from(index).map_err(|_| {
-            InvalidField::new(field(), format_args!("must be an H3 cell index of resolution 0 to 9, is {index:#x}"))
+            InvalidField::new(
+                field(),
+                format_args!("must be an H3 cell index of resolution 0 to 9, is {index:#x}"),
+            )
         })?;
         if cell.resolution() > Resolution::Nine {
             let problem = format!("must be of resolution 0 to 9, is of {}", cell.resolution());
@@ -236,7 +265,8 @@ fn cells(set: wire::CellSet) -> Result<Vec<CellIndex>, InvalidField> {
         }
         Ok(cell)
     };
-    let mut cells: Vec<_> = set.cells.into_iter().enumerate().map(check).collect::<Result<_, _>>()?;
+    let mut cells: Vec<_> =
+        set.cells.into_iter().enumerate().map(check).collect::<Result<_, _>>()?;
     cells.sort_unstable();
     cells.dedup();
     Ok(cells)
@@ -267,7 +297,10 @@ mod tests {
         }
         let mut nested = circle(0.0, 0.0, 1.0);
         nested.exclusions = vec![circle(0.0, 0.0, 1.0), circle(0.0, 500.0, 1.0)];
-        assert_eq!(Region::from_wire(nested).unwrap_err().field, "exclusions[1].circle.center.longitude");
+        assert_eq!(
+            Region::from_wire(nested).unwrap_err().field,
+            "exclusions[1].circle.center.longitude"
+        );
     }
 
     #[test]

@@ -60,7 +60,12 @@ pub fn raise() -> io::Result<usize> {
 ///
 /// # Errors
 /// Not everybody can have the least.
-pub fn share(limit: usize, own: usize, connects: usize, wanted: &[Wanted]) -> Result<Vec<usize>, Shortage> {
+pub fn share(
+    limit: usize,
+    own: usize,
+    connects: usize,
+    wanted: &[Wanted],
+) -> Result<Vec<usize>, Shortage> {
     let accepts: usize = wanted.iter().map(|w| descriptors(w.min)).sum();
     let needed = own + connects + accepts;
     if limit < needed {
@@ -85,7 +90,10 @@ fn descriptors(connections: usize) -> usize {
 
 /// The most connections that so many descriptors hold.
 fn connections(held: usize, wanted: &Wanted) -> usize {
-    (wanted.min..=wanted.max.max(wanted.min)).rev().find(|n| descriptors(*n) <= held).unwrap_or(wanted.min)
+    (wanted.min..=wanted.max.max(wanted.min))
+        .rev()
+        .find(|n| descriptors(*n) <= held)
+        .unwrap_or(wanted.min)
 }
 
 #[cfg(test)]

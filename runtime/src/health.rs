@@ -96,7 +96,9 @@ impl HealthPort {
     /// readiness is the reporter's.
     pub async fn serve(
         self,
-        service: tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+        service: tonic_health::pb::health_server::HealthServer<
+            impl tonic_health::pb::health_server::Health,
+        >,
         stop: impl Future<Output = ()>,
     ) {
         listener::serve(self.listener, self.limits, Routes::new(service).prepare(), stop).await;
@@ -108,14 +110,16 @@ impl HealthPort {
 /// # Errors
 /// `cannot listen on 127.0.0.1:7400: Address already in use`.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
+    TcpListener::bind(address).await.map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+    })
 }
 
 /// A reporter and the service that it speaks through; "" is SERVING.
-pub async fn reporter()
--> (HealthReporter, tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>) {
+pub async fn reporter() -> (
+    HealthReporter,
+    tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health>,
+) {
     let (reporter, service) = tonic_health::server::health_reporter();
     reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
     (reporter, service.max_decoding_message_size(MESSAGE_BYTES_MAX))
@@ -142,7 +146,9 @@ mod tests {
 
     #[tokio::test]
     async fn liveness_answers_on_the_health_port() {
-        use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+        use tonic_health::pb::{
+            HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+        };
         let port = HealthPort::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = port.address();
         let (_reporter, service) = reporter().await;
@@ -150,9 +156,15 @@ mod tests {
         let server = tokio::spawn(port.serve(service, async move {
             let _ = stopped.await;
         }));
-        let channel =
-            tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
-        let answer = HealthClient::new(channel).check(HealthCheckRequest { service: String::new() }).await.unwrap();
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        let answer = HealthClient::new(channel)
+            .check(HealthCheckRequest { service: String::new() })
+            .await
+            .unwrap();
         assert_eq!(answer.into_inner().status(), ServingStatus::Serving);
         stop.send(()).unwrap();
         server.await.unwrap();

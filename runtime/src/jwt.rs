@@ -22,8 +22,8 @@ use p256::{
 use ring::{
     rand::SystemRandom,
     signature::{
-        ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, UnparsedPublicKey,
-        VerificationAlgorithm,
+        ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair,
+        UnparsedPublicKey, VerificationAlgorithm,
     },
 };
 use signature::{Signer, Verifier};
@@ -31,8 +31,11 @@ use signature::{Signer, Verifier};
 /// Makes ring the provider of this process. Call before the first token; calling again does nothing.
 pub fn install() {
     static INSTALLED: Once = Once::new();
-    static PROVIDER: CryptoProvider =
-        CryptoProvider { signer_factory, verifier_factory, key_utils: KeyUtils::new_unimplemented() };
+    static PROVIDER: CryptoProvider = CryptoProvider {
+        signer_factory,
+        verifier_factory,
+        key_utils: KeyUtils::new_unimplemented(),
+    };
     INSTALLED.call_once(|| {
         // Refused only if the process has chosen another provider, which then serves as well.
         let _ = PROVIDER.install_default();
@@ -42,12 +45,14 @@ pub fn install() {
 fn signer_factory(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
     match (algorithm, key.family()) {
         (Algorithm::ES256, AlgorithmFamily::Ec) => {
-            let key = SigningKey::from_pkcs8_der(key.as_bytes()).map_err(|_| ErrorKind::InvalidEcdsaKey)?;
+            let key = SigningKey::from_pkcs8_der(key.as_bytes())
+                .map_err(|_| ErrorKind::InvalidEcdsaKey)?;
             Ok(Box::new(Es256Signer(key)))
         }
         (Algorithm::RS256, AlgorithmFamily::Rsa) => {
             // The library takes the PKCS#1 key out of PKCS#8; ring refuses what is under 2,048 bits.
-            let pair = RsaKeyPair::from_der(key.as_bytes()).map_err(|e| ErrorKind::InvalidRsaKey(e.to_string()))?;
+            let pair = RsaKeyPair::from_der(key.as_bytes())
+                .map_err(|e| ErrorKind::InvalidRsaKey(e.to_string()))?;
             Ok(Box::new(Rs256Signer { pair, random: SystemRandom::new() }))
         }
         (Algorithm::ES256 | Algorithm::RS256, _) => Err(ErrorKind::InvalidKeyFormat.into()),
@@ -55,7 +60,10 @@ fn signer_factory(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn Jw
     }
 }
 
-fn verifier_factory(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
+fn verifier_factory(
+    algorithm: &Algorithm,
+    key: &DecodingKey,
+) -> Result<Box<dyn JwtVerifier>, Error> {
     let ring: &'static dyn VerificationAlgorithm = match (algorithm, key.family()) {
         (Algorithm::ES256, AlgorithmFamily::Ec) => &ECDSA_P256_SHA256_FIXED,
         (Algorithm::RS256, AlgorithmFamily::Rsa) => &RSA_PKCS1_2048_8192_SHA256,
@@ -140,7 +148,10 @@ mod tests {
         let mut validation = Validation::new(algorithm);
         validation.required_spec_claims.clear();
         validation.validate_exp = false;
-        assert_eq!(jsonwebtoken::decode::<Claims>(&token, public, &validation).unwrap().claims["iss"], "TEAM123456");
+        assert_eq!(
+            jsonwebtoken::decode::<Claims>(&token, public, &validation).unwrap().claims["iss"],
+            "TEAM123456"
+        );
 
         let mut changed = token.into_bytes();
         let last = changed.len() - 10;
@@ -152,8 +163,11 @@ mod tests {
     #[test]
     fn es256_signs_and_verifies() {
         let random = SystemRandom::new();
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
-        let public = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).unwrap();
+        let pkcs8 =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        let public =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random)
+                .unwrap();
         let public = DecodingKey::from_ec_der(public.public_key().as_ref());
         round_trip(Algorithm::ES256, &EncodingKey::from_ec_der(pkcs8.as_ref()), &public);
     }
@@ -161,10 +175,17 @@ mod tests {
     #[test]
     fn es256_signs_the_same_text_the_same_way() {
         install();
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+        let pkcs8 =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+                .unwrap();
         let signed = |iat: u64| {
             let key = EncodingKey::from_ec_der(pkcs8.as_ref());
-            jsonwebtoken::encode(&Header::new(Algorithm::ES256), &BTreeMap::from([("iat", iat)]), &key).unwrap()
+            jsonwebtoken::encode(
+                &Header::new(Algorithm::ES256),
+                &BTreeMap::from([("iat", iat)]),
+                &key,
+            )
+            .unwrap()
         };
         assert_eq!(signed(1_800_000_000), signed(1_800_000_000));
         assert_ne!(signed(1_800_000_000), signed(1_800_000_001));
@@ -172,7 +193,8 @@ mod tests {
 
     #[test]
     fn rs256_signs_and_verifies() {
-        let private = EncodingKey::from_rsa_pem(include_bytes!("../tests/keys/rsa-2048.pem")).unwrap();
+        let private =
+            EncodingKey::from_rsa_pem(include_bytes!("../tests/keys/rsa-2048.pem")).unwrap();
         let pair = RsaKeyPair::from_der(private.as_bytes()).unwrap();
         let public = DecodingKey::from_rsa_der(pair.public().as_ref());
         round_trip(Algorithm::RS256, &private, &public);

@@ -62,7 +62,9 @@ impl Lines {
     pub fn start(sink: impl Write + Send + 'static) -> Self {
         let shared = Arc::new(Shared::default());
         let writer = Arc::clone(&shared);
-        let started = std::thread::Builder::new().name("log".to_owned()).spawn(move || writer.write_all(sink));
+        let started = std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || writer.write_all(sink));
         if started.is_err() {
             // Then the queue fills and lines are counted; a process without room for a thread has other troubles.
             shared.queue.lock().drop_line();
@@ -114,8 +116,10 @@ impl Shared {
             }
             if let Some(dropped) = notice {
                 drop(queue);
-                let told =
-                    writeln!(sink, "WARN log lines dropped because standard error was not read; dropped={dropped}");
+                let told = writeln!(
+                    sink,
+                    "WARN log lines dropped because standard error was not read; dropped={dropped}"
+                );
                 queue = self.queue.lock();
                 if told.is_err() {
                     queue.untold += dropped;
@@ -202,9 +206,14 @@ mod tests {
         }
         assert!(lines.flush(PATIENCE));
         let taken = taken.lock();
-        let notice = format!("WARN log lines dropped because standard error was not read; dropped={dropped}\n");
+        let notice = format!(
+            "WARN log lines dropped because standard error was not read; dropped={dropped}\n"
+        );
         assert_eq!(taken.concat().matches(&notice).count(), 1);
-        assert_eq!(taken.iter().filter(|line| line.starts_with('x')).count() as u64, 2_000 - dropped);
+        assert_eq!(
+            taken.iter().filter(|line| line.starts_with('x')).count() as u64,
+            2_000 - dropped
+        );
     }
 
     #[test]

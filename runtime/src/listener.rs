@@ -119,7 +119,8 @@ impl Limits {
     /// The worst case, bytes: every bound reached at once.
     #[must_use]
     pub const fn bytes_max(&self) -> usize {
-        let connections = self.connections_max * (CONNECTION_BYTES + self.header_list_bytes_max as usize);
+        let connections =
+            self.connections_max * (CONNECTION_BYTES + self.header_list_bytes_max as usize);
         let streams = self.streams_max * (STREAM_BYTES + self.send_buffer_bytes);
         let unread = self.streams_unread_max * self.stream_window_bytes as usize;
         connections + streams + unread + self.messages.bytes_max()
@@ -129,7 +130,8 @@ impl Limits {
     #[must_use]
     pub fn with_connections_max(mut self, connections_max: usize) -> Self {
         let share = self.connections_per_peer_max * connections_max / self.connections_max.max(1);
-        self.connections_per_peer_max = self.connections_per_peer_max.min(share.max(1)).min(connections_max);
+        self.connections_per_peer_max =
+            self.connections_per_peer_max.min(share.max(1)).min(connections_max);
         self.connections_max = connections_max;
         self
     }
@@ -138,18 +140,27 @@ impl Limits {
 /// A service that can be served: a tonic service, behind layers or not.
 pub trait Served: Clone + Send + 'static {
     /// Answers one request.
-    fn serve(self, request: http::Request<Body>) -> impl Future<Output = http::Response<Body>> + Send + 'static;
+    fn serve(
+        self,
+        request: http::Request<Body>,
+    ) -> impl Future<Output = http::Response<Body>> + Send + 'static;
 }
 
 impl<S> Served for S
 where
-    S: tower::Service<http::Request<Body>, Response = http::Response<Body>, Error = std::convert::Infallible>
-        + Clone
+    S: tower::Service<
+            http::Request<Body>,
+            Response = http::Response<Body>,
+            Error = std::convert::Infallible,
+        > + Clone
         + Send
         + 'static,
     S::Future: Send + 'static,
 {
-    fn serve(mut self, request: http::Request<Body>) -> impl Future<Output = http::Response<Body>> + Send + 'static {
+    fn serve(
+        mut self,
+        request: http::Request<Body>,
+    ) -> impl Future<Output = http::Response<Body>> + Send + 'static {
         let answer = self.call(request);
         async move {
             match answer.await {
@@ -162,7 +173,12 @@ where
 
 /// Serves a port under its limits until `stop` resolves; then no connection is accepted, those that are open are told to end
 /// (GOAWAY), and this returns when the last of them has. Dropped, it ends all of them at once.
-pub async fn serve(listener: TcpListener, limits: Limits, service: impl Served, stop: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    limits: Limits,
+    service: impl Served,
+    stop: impl Future<Output = ()>,
+) {
     let stopping = CancellationToken::new();
     let mut served = Server::new(limits, service, stopping.clone());
     let mut stop = pin!(stop);
@@ -199,7 +215,8 @@ struct Server<S> {
 
 impl<S: Served> Server<S> {
     fn new(limits: Limits, service: S, stopping: CancellationToken) -> Self {
-        let places = Places::new(limits.connections_max, limits.connections_per_peer_max, limits.when_busy);
+        let places =
+            Places::new(limits.connections_max, limits.connections_per_peer_max, limits.when_busy);
         let meter = Meter::new(limits.messages.clone());
         let (started, trouble) = (Instant::now(), Trouble::default());
         Self {
@@ -215,7 +232,8 @@ impl<S: Served> Server<S> {
     }
 
     fn has_room(&self) -> bool {
-        self.connections.len() < self.limits.connections_max + leaving_max(self.limits.connections_max)
+        self.connections.len()
+            < self.limits.connections_max + leaving_max(self.limits.connections_max)
     }
 
     fn admit(&mut self, stream: tokio::net::TcpStream, peer: SocketAddr) {
@@ -224,7 +242,12 @@ impl<S: Served> Server<S> {
             Admission::Free => {}
             Admission::InsteadOf(leaving) => {
                 leaving.abort();
-                self.trouble.crowded(self.limits.name, "connection closed to make room for a new one", peer, now);
+                self.trouble.crowded(
+                    self.limits.name,
+                    "connection closed to make room for a new one",
+                    peer,
+                    now,
+                );
             }
             Admission::Refused(reason) => {
                 drop(stream);

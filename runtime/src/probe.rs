@@ -10,7 +10,9 @@ use tonic::{
     Code,
     transport::{Channel, Endpoint},
 };
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 /// The subcommand's name.
 pub const NAME: &str = "probe";
@@ -92,12 +94,16 @@ pub enum Sick {
 /// # Errors
 /// Whatever is not SERVING within `deadline`.
 pub async fn check(address: SocketAddr, service: &str, deadline: Duration) -> Result<(), Sick> {
-    tokio::time::timeout(deadline, ask(address, service)).await.unwrap_or(Err(Sick::Deadline(deadline)))
+    tokio::time::timeout(deadline, ask(address, service))
+        .await
+        .unwrap_or(Err(Sick::Deadline(deadline)))
 }
 
 async fn ask(address: SocketAddr, service: &str) -> Result<(), Sick> {
-    let unreachable = |error: &dyn Error| Sick::Unreachable(format!("{address}: {}", with_causes(error)));
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|e| unreachable(&e))?;
+    let unreachable =
+        |error: &dyn Error| Sick::Unreachable(format!("{address}: {}", with_causes(error)));
+    let endpoint =
+        Endpoint::from_shared(format!("http://{address}")).map_err(|e| unreachable(&e))?;
     let channel: Channel = endpoint.connect().await.map_err(|e| unreachable(&e))?;
     let request = HealthCheckRequest { service: service.to_owned() };
     match HealthClient::new(channel).check(request).await {
@@ -105,7 +111,9 @@ async fn ask(address: SocketAddr, service: &str) -> Result<(), Sick> {
             ServingStatus::Serving => Ok(()),
             other => Err(Sick::Status(other.as_str_name())),
         },
-        Err(status) if status.code() == Code::NotFound => Err(Sick::UnknownService(service.to_owned())),
+        Err(status) if status.code() == Code::NotFound => {
+            Err(Sick::UnknownService(service.to_owned()))
+        }
         Err(status) => Err(unreachable(&status)),
     }
 }
@@ -113,7 +121,8 @@ async fn ask(address: SocketAddr, service: &str) -> Result<(), Sick> {
 /// A bare port is one of this machine: probes run beside what they probe.
 fn address(text: &str) -> Result<SocketAddr, String> {
     let port = text.parse::<u16>().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    let address = port.or_else(|_| text.parse()).map_err(|_| "must be a port or ADDRESS:PORT".to_owned())?;
+    let address =
+        port.or_else(|_| text.parse()).map_err(|_| "must be a port or ADDRESS:PORT".to_owned())?;
     if address.port() == 0 { Err("the port must not be 0".to_owned()) } else { Ok(address) }
 }
 
@@ -151,7 +160,10 @@ mod tests {
         assert_eq!(check(address, "", PATIENCE).await, Ok(()));
         assert_eq!(check(address, "a.Ready", PATIENCE).await, Ok(()));
         assert_eq!(check(address, "a.Loading", PATIENCE).await, Err(Sick::Status("NOT_SERVING")));
-        assert_eq!(check(address, "a.Other", PATIENCE).await, Err(Sick::UnknownService("a.Other".to_owned())));
+        assert_eq!(
+            check(address, "a.Other", PATIENCE).await,
+            Err(Sick::UnknownService("a.Other".to_owned()))
+        );
         server.abort();
     }
 
@@ -159,7 +171,9 @@ mod tests {
     async fn nobody_there_is_told_at_once_with_the_reason() {
         // A port that was bound and is free again.
         let address = HealthPort::bind(loopback()).await.unwrap().address();
-        let Err(Sick::Unreachable(why)) = check(address, "", PATIENCE).await else { panic!("somebody answered") };
+        let Err(Sick::Unreachable(why)) = check(address, "", PATIENCE).await else {
+            panic!("somebody answered")
+        };
         assert!(why.starts_with(&address.to_string()) && why.contains("refused"), "{why}");
         assert_eq!(why.lines().count(), 1);
     }
@@ -169,7 +183,10 @@ mod tests {
         // Connections are accepted by the system and never served.
         let silent = std::net::TcpListener::bind(loopback()).unwrap();
         let deadline = Duration::from_millis(500);
-        assert_eq!(check(silent.local_addr().unwrap(), "", deadline).await, Err(Sick::Deadline(deadline)));
+        assert_eq!(
+            check(silent.local_addr().unwrap(), "", deadline).await,
+            Err(Sick::Deadline(deadline))
+        );
     }
 
     #[test]
@@ -186,6 +203,8 @@ mod tests {
     fn a_port_alone_is_on_this_machine() {
         assert_eq!(address("7401"), Ok("127.0.0.1:7401".parse().unwrap()));
         assert_eq!(address("[::1]:7401"), Ok("[::1]:7401".parse().unwrap()));
-        assert!(address("0").is_err() && address("localhost:1").is_err() && address("70000").is_err());
+        assert!(
+            address("0").is_err() && address("localhost:1").is_err() && address("70000").is_err()
+        );
     }
 }

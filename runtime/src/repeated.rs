@@ -16,7 +16,10 @@ impl Repeated {
     /// It has happened. `Some`: it is to be logged, and stands for so many times since the last line.
     pub fn note(&mut self, reason: &str, now: Duration) -> Option<u64> {
         self.untold += 1;
-        let told = self.last.as_ref().is_some_and(|(last, at)| last == reason && now.saturating_sub(*at) < AGAIN_AFTER);
+        let told = self
+            .last
+            .as_ref()
+            .is_some_and(|(last, at)| last == reason && now.saturating_sub(*at) < AGAIN_AFTER);
         if told {
             return None;
         }

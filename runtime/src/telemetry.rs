@@ -42,7 +42,9 @@ pub fn init(service: &'static str) -> Result<Guard, TelemetryError> {
         _ => None,
     };
     lines::install_panic_hook();
-    let traces = provider.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer(service)).boxed());
+    let traces = provider
+        .as_ref()
+        .map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer(service)).boxed());
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
     let written = tracing_subscriber::fmt::layer()
         .with_writer(|| Lines::stderr().clone())

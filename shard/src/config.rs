@@ -95,7 +95,12 @@ struct Arguments {
 
     /// Coordinators to follow, host:port of their --feed-listen; a DNS name stands for all of its addresses and is asked
     /// again every 5 s [default: 127.0.0.1:7402]
-    #[arg(long, value_name = "ADDRESS,…", env = "CLARION_SHARD_COORDINATORS", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "ADDRESS,…",
+        env = "CLARION_SHARD_COORDINATORS",
+        value_delimiter = ','
+    )]
     coordinators: Option<Vec<String>>,
 
     /// Threads that walk and send [default: as many as the machine runs at once]
@@ -126,7 +131,11 @@ impl Config {
     /// One line that names the option; or the text that was asked for with `--help`.
     pub fn load(args: impl IntoIterator<Item = OsString>) -> Result<Self, ConfigError> {
         let arguments = Arguments::try_parse_from(args).map_err(|e| {
-            if e.use_stderr() { ConfigError::Arguments(one_line(&e)) } else { ConfigError::Answered(e.to_string()) }
+            if e.use_stderr() {
+                ConfigError::Arguments(one_line(&e))
+            } else {
+                ConfigError::Answered(e.to_string())
+            }
         })?;
         let file = arguments.config.as_deref().map(read).transpose()?.unwrap_or_default();
         Self::merge(arguments, file)
@@ -135,7 +144,10 @@ impl Config {
     fn merge(arguments: Arguments, file: File) -> Result<Self, ConfigError> {
         let config = Self {
             listen: arguments.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 7500).into()),
-            health_listen: arguments.health_listen.or(file.health_listen).unwrap_or(([127, 0, 0, 1], 7501).into()),
+            health_listen: arguments
+                .health_listen
+                .or(file.health_listen)
+                .unwrap_or(([127, 0, 0, 1], 7501).into()),
             cluster: cluster(arguments.cluster.or(file.cluster))?,
             name: arguments.name.or(file.name).unwrap_or_else(host_name),
             coordinators: arguments
@@ -154,17 +166,25 @@ impl Config {
         if !(1..=CORES_MAX).contains(&self.cores) {
             return wrong("cores", format!("must be 1 to {CORES_MAX}, is {}", self.cores));
         }
-        if !(1..=NAME_BYTES_MAX).contains(&self.name.len()) || !self.name.bytes().all(|b| b.is_ascii_graphic()) {
+        if !(1..=NAME_BYTES_MAX).contains(&self.name.len())
+            || !self.name.bytes().all(|b| b.is_ascii_graphic())
+        {
             return wrong(
                 "name",
-                format!("must be 1 to {NAME_BYTES_MAX} visible ASCII characters, is {:?}", self.name),
+                format!(
+                    "must be 1 to {NAME_BYTES_MAX} visible ASCII characters, is {:?}",
+                    self.name
+                ),
             );
         }
         if self.coordinators.is_empty() {
             return wrong("coordinators", "must name at least one".to_owned());
         }
         for address in &self.coordinators {
-            let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, p)| p.parse().ok());
+            let port = address
+                .rsplit_once(':')
+                .filter(|(host, _)| !host.is_empty())
+                .and_then(|(_, p)| p.parse().ok());
             if port.is_none_or(|p: u16| p == 0) {
                 return wrong("coordinators", format!("must be host:port, is {address:?}"));
             }
@@ -175,7 +195,10 @@ impl Config {
 
 fn cluster(name: Option<String>) -> Result<ClusterName, ConfigError> {
     let Some(name) = name else { return Ok(ClusterName::default()) };
-    let wrong = |e: clarion_proto::error::InvalidField| ConfigError::Value { option: "cluster", problem: e.problem };
+    let wrong = |e: clarion_proto::error::InvalidField| ConfigError::Value {
+        option: "cluster",
+        problem: e.problem,
+    };
     ClusterName::new(&name).map_err(wrong)
 }
 
@@ -234,9 +257,12 @@ mod tests {
 
     #[test]
     fn a_flag_beats_the_file_and_the_file_the_default() {
-        let file =
-            file("listen = \"127.0.0.1:1\"\nname = \"from-file\"\ncoordinators = [\"a:1\", \"b:2\"]\ncores = 3\n");
-        let config = load(&["--config", file.path().to_str().unwrap(), "--name", "from-flag", "--announce"]).unwrap();
+        let file = file(
+            "listen = \"127.0.0.1:1\"\nname = \"from-file\"\ncoordinators = [\"a:1\", \"b:2\"]\ncores = 3\n",
+        );
+        let config =
+            load(&["--config", file.path().to_str().unwrap(), "--name", "from-flag", "--announce"])
+                .unwrap();
         assert_eq!(config.listen.to_string(), "127.0.0.1:1");
         assert_eq!((config.name.as_str(), config.cores, config.announce), ("from-flag", 3, true));
         assert_eq!(config.coordinators, ["a:1", "b:2"]);
@@ -269,9 +295,21 @@ mod tests {
     #[test]
     fn help_names_every_option_and_its_variable() {
         let Err(ConfigError::Answered(help)) = load(&["--help"]) else { panic!("no help") };
-        for option in ["CONFIG", "LISTEN", "HEALTH_LISTEN", "CLUSTER", "NAME", "COORDINATORS", "CORES", "ANNOUNCE"] {
+        for option in [
+            "CONFIG",
+            "LISTEN",
+            "HEALTH_LISTEN",
+            "CLUSTER",
+            "NAME",
+            "COORDINATORS",
+            "CORES",
+            "ANNOUNCE",
+        ] {
             let flag = format!("--{}", option.to_lowercase().replace('_', "-"));
-            assert!(help.contains(&flag) && help.contains(&format!("CLARION_SHARD_{option}")), "{option}:\n{help}");
+            assert!(
+                help.contains(&flag) && help.contains(&format!("CLARION_SHARD_{option}")),
+                "{option}:\n{help}"
+            );
         }
     }
 }

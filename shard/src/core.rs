@@ -245,8 +245,11 @@ impl Core {
         for lane in 0..self.lanes.len() {
             let slot = &self.lanes[lane];
             let busy = self.lane_has_work(slot);
-            let mut spent =
-                slot.links.iter().filter_map(|l| self.links[*l as usize].link.as_ref()?.is_spent()).peekable();
+            let mut spent = slot
+                .links
+                .iter()
+                .filter_map(|l| self.links[*l as usize].link.as_ref()?.is_spent())
+                .peekable();
             let starved = busy && !self.more && spent.peek().is_some() && spent.all(|spent| spent);
             let end = &mut self.lanes[lane].end;
             end.meter.rests(busy, starved, end.out(), now);
@@ -261,7 +264,8 @@ impl Core {
         }
         let later = |time: &Time| *time > self.now && *time < Time::NEVER;
         let links = self.links.iter().filter_map(|slot| slot.link.as_ref()?.deadline());
-        let waves = self.waves.iter().flatten().flat_map(|run| self.wave_deadlines(run)).filter(later);
+        let waves =
+            self.waves.iter().flatten().flat_map(|run| self.wave_deadlines(run)).filter(later);
         let lanes = (0..self.lanes.len()).flat_map(|lane| self.lane_deadlines(lane)).filter(later);
         // A report that is due waits for room in the control plane, which wakes nobody: look again in a while.
         let reports = self.report_deadline().map(|at| at.max(self.now + Duration::from_millis(1)));
@@ -278,14 +282,20 @@ impl Core {
     /// without the last reports the next process would push once more to those that were answered since the last but one.
     #[must_use]
     pub fn is_finished(&self) -> bool {
-        let untold = || self.waves.iter().flatten().any(|run| report::due(run, self.config.single).is_some());
-        self.is_closed() && (!untold() || self.shutdown.is_some_and(|by| self.now >= by + LAST_WORDS))
+        let untold = || {
+            self.waves.iter().flatten().any(|run| report::due(run, self.config.single).is_some())
+        };
+        self.is_closed()
+            && (!untold() || self.shutdown.is_some_and(|by| self.now >= by + LAST_WORDS))
     }
 
     /// Whether nothing is sent or heard any more: a report that is made now is the last of its wave.
     fn is_closed(&self) -> bool {
-        let idle =
-            || self.links.iter().all(|slot| slot.link.is_none()) && self.guests.is_empty() && self.letters.is_empty();
+        let idle = || {
+            self.links.iter().all(|slot| slot.link.is_none())
+                && self.guests.is_empty()
+                && self.letters.is_empty()
+        };
         self.shutdown.is_some_and(|by| self.now >= by || idle())
     }
 
@@ -339,7 +349,8 @@ impl Core {
         let expires = running.then_some(run.spec.expires);
         let work = running && run.may_send(self.now) && run.has_work();
         let pace = if work { run.pace.ready_at(self.now) } else { None };
-        let retry = if work { run.outlets.iter().filter_map(|o| o.retry.due()).min() } else { None };
+        let retry =
+            if work { run.outlets.iter().filter_map(|o| o.retry.due()).min() } else { None };
         [expires, pace, retry].into_iter().flatten()
     }
 
@@ -354,9 +365,9 @@ impl Core {
 
     fn lane_has_work(&self, slot: &LaneSlot) -> bool {
         slot.outlets.iter().any(|(wave, outlet)| {
-            self.waves[usize::from(*wave)]
-                .as_ref()
-                .is_some_and(|run| run.phase == Phase::Running && run.outlets[usize::from(*outlet)].has_work())
+            self.waves[usize::from(*wave)].as_ref().is_some_and(|run| {
+                run.phase == Phase::Running && run.outlets[usize::from(*outlet)].has_work()
+            })
         })
     }
 }

@@ -145,7 +145,11 @@ pub fn spawn(cores: usize, clock: Clock) -> io::Result<Vec<CoreHandle>> {
 ///
 /// # Errors
 /// As [`spawn`].
-pub fn spawn_with(cores: usize, clock: Clock, names: &Arc<dyn Names>) -> io::Result<Vec<CoreHandle>> {
+pub fn spawn_with(
+    cores: usize,
+    clock: Clock,
+    names: &Arc<dyn Names>,
+) -> io::Result<Vec<CoreHandle>> {
     let mut polls = Vec::with_capacity(cores);
     for _ in 0..cores {
         let poll = Poll::new()?;
@@ -155,7 +159,9 @@ pub fn spawn_with(cores: usize, clock: Clock, names: &Arc<dyn Names>) -> io::Res
     let mail = mail::between(polls.iter().map(|(_, waker)| Arc::clone(waker)));
     let cores_of = polls.into_iter().zip(mail).enumerate();
     cores_of
-        .map(|(n, ((poll, waker), mail))| spawn_core(n, cores, clock, (poll, waker), mail, Arc::clone(names)))
+        .map(|(n, ((poll, waker), mail))| {
+            spawn_core(n, cores, clock, (poll, waker), mail, Arc::clone(names))
+        })
         .collect()
 }
 

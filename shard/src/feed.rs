@@ -107,8 +107,11 @@ impl Feed {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
-            let mut follower =
-                Follower { coordinators: Coordinators::new(self.coordinators.clone()), splitter, feed: self };
+            let mut follower = Follower {
+                coordinators: Coordinators::new(self.coordinators.clone()),
+                splitter,
+                feed: self,
+            };
             let run = async {
                 join_all(after).await;
                 follower.run().await;
@@ -142,7 +145,8 @@ impl Follower {
             return;
         }
         let mut random = rand_pcg::Pcg64Mcg::seed_from_u64(self.feed.seed);
-        let (mut failures, mut failing, begun) = (0, Repeated::default(), tokio::time::Instant::now());
+        let (mut failures, mut failing, begun) =
+            (0, Repeated::default(), tokio::time::Instant::now());
         loop {
             let mut batches = 0_u64;
             let Err(error) = self.stream(&mut batches).await;
@@ -154,7 +158,9 @@ impl Follower {
                 }
                 // Of another cluster, or with another log: another coordinator may be the right one. Positions of one log
                 // mean nothing in another; whether this node may change its log is decided with the session.
-                FeedError::Refused(_, status) if status.code() == Code::FailedPrecondition => FeedNote::Refused,
+                FeedError::Refused(_, status) if status.code() == Code::FailedPrecondition => {
+                    FeedNote::Refused
+                }
                 // Whoever holds the core's other end says so and ends the process.
                 FeedError::Core(_) => return,
                 _ => FeedNote::Lost,
@@ -196,7 +202,9 @@ impl Follower {
                     }
                 }
             };
-            let batch = batch.map_err(|s| FeedError::Refused(address, s))?.ok_or(FeedError::Ended(address))?;
+            let batch = batch
+                .map_err(|s| FeedError::Refused(address, s))?
+                .ok_or(FeedError::Ended(address))?;
             self.deliver(batch, address).await?;
             if *batches == 0 {
                 self.coordinators.stay();
@@ -205,7 +213,10 @@ impl Follower {
         }
     }
 
-    async fn open(&mut self, address: SocketAddr) -> Result<Streaming<wire::FeedResponse>, FeedError> {
+    async fn open(
+        &mut self,
+        address: SocketAddr,
+    ) -> Result<Streaming<wire::FeedResponse>, FeedError> {
         let channel = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|e| FeedError::Connect(address, e))?
             .connect_timeout(CONNECT_WITHIN)
@@ -220,11 +231,17 @@ impl Follower {
             .map_err(|e| FeedError::Connect(address, e))?;
         let mut client = FeedServiceClient::new(channel).max_decoding_message_size(BATCH_BYTES_MAX);
         let request = self.splitter.request(&self.feed.node, &self.feed.cluster);
-        let answer = timeout(ANSWER_WITHIN, client.feed(request)).await.map_err(|_| FeedError::Silent(address))?;
+        let answer = timeout(ANSWER_WITHIN, client.feed(request))
+            .await
+            .map_err(|_| FeedError::Silent(address))?;
         Ok(answer.map_err(|s| FeedError::Refused(address, s))?.into_inner())
     }
 
-    async fn deliver(&mut self, batch: wire::FeedResponse, address: SocketAddr) -> Result<(), FeedError> {
+    async fn deliver(
+        &mut self,
+        batch: wire::FeedResponse,
+        address: SocketAddr,
+    ) -> Result<(), FeedError> {
         let commands = self.splitter.split(batch).map_err(|e| FeedError::Contract(address, e))?;
         for (core, command) in commands {
             let Command::Apply { log, position, .. } = command else { continue };

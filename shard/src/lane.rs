@@ -48,8 +48,11 @@ use trust::Trust;
 
 /// Pauses of a lane whose gateway has not asked for any. Somebody may be waiting: the longest is what a lane may be late by
 /// when its trouble has ended.
-const PROBE: Backoff =
-    Backoff { min: Duration::from_millis(500), max: Duration::from_millis(2_250), floor: Duration::from_millis(250) };
+const PROBE: Backoff = Backoff {
+    min: Duration::from_millis(500),
+    max: Duration::from_millis(2_250),
+    floor: Duration::from_millis(250),
+};
 /// What an answer that is no success says of the lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Doubt {
@@ -263,7 +266,8 @@ impl LaneEnd {
         }
         // For a wave that begins, and for the others. A token that has its next try later keeps nobody from sending with
         // another one.
-        let (first, others) = (self.slice.ready_at(now, 0), self.slice.ready_at(now, self.slice.reserve()));
+        let (first, others) =
+            (self.slice.ready_at(now, 0), self.slice.ready_at(now, self.slice.reserve()));
         let slice = first.filter(|at| *at > now).or(others);
         match self.trust.ready_at(now) {
             Some(at) => Some(slice.filter(|slice| *slice > now).map_or(at, |slice| slice.min(at))),
@@ -394,7 +398,8 @@ impl LaneEnd {
     pub fn unanswered(&mut self, now: Time, rng: &mut impl Rng) {
         if self.went_mute(Mute::Silent, false, now) {
             let (min, max) = (self.spec.backoff_min.min(pool::PAUSE_MIN), self.spec.backoff_max);
-            let backoff = Backoff { min, max: max.min(pool::BUSY_PAUSE_MAX), floor: Duration::ZERO };
+            let backoff =
+                Backoff { min, max: max.min(pool::BUSY_PAUSE_MAX), floor: Duration::ZERO };
             self.pause(now, backoff, rng);
         }
     }

@@ -10,7 +10,9 @@ pub mod cores;
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
-use clarion_proto::{ids::BootId, limits::REQUEST_BYTES_TAKEN, wire::shard_v1::shard_service_server::SERVICE_NAME};
+use clarion_proto::{
+    ids::BootId, limits::REQUEST_BYTES_TAKEN, wire::shard_v1::shard_service_server::SERVICE_NAME,
+};
 use clarion_runtime::{
     descriptors::{self, Shortage, Wanted},
     health::{self, HealthPort},
@@ -107,7 +109,14 @@ impl Node {
         let listener = health::bind(config.listen).await?;
         let address = listener.local_addr()?;
         let health = HealthPort::bind(config.health_listen).await?.with_connections_max(shares[1]);
-        Ok(Self { listener, address, limits, health, config, boot: BootId(*uuid::Uuid::new_v4().as_bytes()) })
+        Ok(Self {
+            listener,
+            address,
+            limits,
+            health,
+            config,
+            boot: BootId(*uuid::Uuid::new_v4().as_bytes()),
+        })
     }
 
     /// Where coordinators call.
@@ -140,7 +149,12 @@ impl Node {
         let closing = CancellationToken::new();
         let mut servers = JoinSet::new();
         let service = Routes::new(Service::server(sessions, now.clone())).prepare();
-        servers.spawn(listener::serve(self.listener, self.limits, service, closing.clone().cancelled_owned()));
+        servers.spawn(listener::serve(
+            self.listener,
+            self.limits,
+            service,
+            closing.clone().cancelled_owned(),
+        ));
         servers.spawn(self.health.serve(health, closing.clone().cancelled_owned()));
 
         let identity = Identity {
@@ -158,7 +172,10 @@ impl Node {
         };
         // Sessions have ended with the driver; what is left are connections without a stream.
         closing.cancel();
-        if timeout(SERVERS_WITHIN, async { while servers.join_next().await.is_some() {} }).await.is_err() {
+        if timeout(SERVERS_WITHIN, async { while servers.join_next().await.is_some() {} })
+            .await
+            .is_err()
+        {
             servers.abort_all();
         }
         result

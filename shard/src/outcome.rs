@@ -128,9 +128,8 @@ pub fn classify(platform: Platform, answer: &Answer) -> Verdict {
     match (platform, &answer.reason) {
         (Platform::Apns, Reason::Apns(reason)) => apns::classify(answer.status, reason, wait),
         (Platform::Fcm, Reason::Fcm(reason)) => fcm::classify(answer.status, reason, wait),
-        (Platform::Apns, Reason::None | Reason::Fcm(_)) | (Platform::Fcm, Reason::None | Reason::Apns(_)) => {
-            Verdict::Unsigned { wait }
-        }
+        (Platform::Apns, Reason::None | Reason::Fcm(_))
+        | (Platform::Fcm, Reason::None | Reason::Apns(_)) => Verdict::Unsigned { wait },
     }
 }
 

@@ -167,12 +167,23 @@ impl Partition {
     /// Takes one record of the log, in the log's order. `appended` is the append time of its batch.
     ///
     /// A device that would need an ordinal when all 2^26 are given is not taken in.
-    pub fn apply(&mut self, appended: UnixMillis, record: &Record, words: &mut Vocabulary) -> Applied {
+    pub fn apply(
+        &mut self,
+        appended: UnixMillis,
+        record: &Record,
+        words: &mut Vocabulary,
+    ) -> Applied {
         self.apply_found(appended, record, &Found::of(record), words)
     }
 
     /// The same, with what [`ahead`] found of the record.
-    fn apply_found(&mut self, appended: UnixMillis, record: &Record, found: &Found, words: &mut Vocabulary) -> Applied {
+    fn apply_found(
+        &mut self,
+        appended: UnixMillis,
+        record: &Record,
+        found: &Found,
+        words: &mut Vocabulary,
+    ) -> Applied {
         self.now = self.now.max(appended);
         self.drop_due();
         let Some(ordinal) = self.find_or_insert(record, found) else { return Applied::default() };
@@ -184,7 +195,9 @@ impl Partition {
         let before = self.standing(ordinal);
         let observed = Millis40::from(record.observed);
         match &record.change {
-            Change::Registration(registration) => self.register(ordinal, observed, registration, words),
+            Change::Registration(registration) => {
+                self.register(ordinal, observed, registration, words)
+            }
             Change::Place(cell) => self.place(ordinal, observed, *cell),
             Change::Arrival(registration, cell) => {
                 self.register(ordinal, observed, registration, words);
@@ -192,7 +205,9 @@ impl Partition {
             }
             Change::Removal => self.remove(ordinal, record.observed),
             Change::Mute(muted) => self.mute(ordinal, observed, *muted),
-            Change::Feedback { token_hash, gateway_time } => self.feed_back(ordinal, *token_hash, *gateway_time),
+            Change::Feedback { token_hash, gateway_time } => {
+                self.feed_back(ordinal, *token_hash, *gateway_time)
+            }
         }
         self.schedule(ordinal, before);
         self.settle(ordinal, before, found)
@@ -249,7 +264,8 @@ impl Partition {
     /// it is done.
     pub(crate) fn warm(&self, keys: &[Key]) -> u8 {
         let rows = self.warm_rows(keys);
-        let registrations = keys.iter().filter_map(|key| self.rows.get(key.ordinal())?.registration());
+        let registrations =
+            keys.iter().filter_map(|key| self.rows.get(key.ordinal())?.registration());
         registrations.fold(rows, |sum, r| sum ^ self.tokens.touch(r.token))
     }
 
@@ -261,8 +277,13 @@ impl Partition {
     fn find_or_insert(&mut self, record: &Record, found: &Found) -> Option<Ordinal> {
         let feedback = matches!(record.change, Change::Feedback { .. }); // says nothing of a device that is not here
         let hash = found.hash;
-        let is_its = |ordinal: &Ordinal| self.rows.get(*ordinal).is_some_and(|row| row.device() == record.device);
-        let found = found.ordinal.filter(is_its).or_else(|| self.index.find(hash, record.device, &self.rows));
+        let is_its = |ordinal: &Ordinal| {
+            self.rows.get(*ordinal).is_some_and(|row| row.device() == record.device)
+        };
+        let found = found
+            .ordinal
+            .filter(is_its)
+            .or_else(|| self.index.find(hash, record.device, &self.rows));
         if let Some(ordinal) = found {
             self.keep(ordinal);
             let row = self.rows.at_mut(ordinal);
@@ -287,7 +308,13 @@ impl Partition {
     }
 
     /// Most records by far: one who can be pushed to walks on. Nothing changes but place and key. `None`: it is not so.
-    fn go(&mut self, ordinal: Ordinal, observed: Millis40, cell: Cell, found: &Found) -> Option<Applied> {
+    fn go(
+        &mut self,
+        ordinal: Ordinal,
+        observed: Millis40,
+        cell: Cell,
+        found: &Found,
+    ) -> Option<Applied> {
         let from = self.key_of(ordinal)?;
         let row = self.rows.at_mut(ordinal);
         if !row.place_version.yields_to(observed) {
@@ -304,7 +331,13 @@ impl Partition {
         Some(Applied { placed: Some((ordinal, cell)) })
     }
 
-    fn register(&mut self, ordinal: Ordinal, observed: Millis40, new: &Registration, words: &mut Vocabulary) {
+    fn register(
+        &mut self,
+        ordinal: Ordinal,
+        observed: Millis40,
+        new: &Registration,
+        words: &mut Vocabulary,
+    ) {
         let row = self.rows.at_mut(ordinal);
         if !row.registration_version.yields_to(observed) {
             return;
@@ -357,7 +390,8 @@ impl Partition {
 
     fn set_mute_version(&mut self, ordinal: Ordinal, version: Millis40) {
         let row = self.rows.at_mut(ordinal);
-        let as_place = row.place().is_none() && row.place_version == version && version != Millis40::NEVER;
+        let as_place =
+            row.place().is_none() && row.place_version == version && version != Millis40::NEVER;
         if row.place().is_none() {
             row.set_mute_as_place(as_place);
         }
@@ -397,7 +431,8 @@ impl Partition {
         let row = self.rows.at_mut(ordinal);
         let Some(r) = row.registration() else { return };
         let registered = UnixMillis::from(row.registration_version);
-        if self.tokens.get(r.token).hash() != dead || gateway_time.is_some_and(|at| at < registered) {
+        if self.tokens.get(r.token).hash() != dead || gateway_time.is_some_and(|at| at < registered)
+        {
             return;
         }
         // One millisecond more: at a tie the later record wins, and a late copy of this registration must not.
@@ -460,7 +495,9 @@ impl Partition {
         if before.key != after.key {
             self.changes += 1;
             match (before.key, after.key) {
-                (Some(old), Some(new)) => self.pages.replace((old, found.page_from), (new, found.page_to)),
+                (Some(old), Some(new)) => {
+                    self.pages.replace((old, found.page_from), (new, found.page_to))
+                }
                 (Some(old), None) => self.pages.remove(old, found.page_from),
                 (None, Some(new)) => self.pages.insert(new, found.page_to),
                 (None, None) => {}
@@ -476,7 +513,8 @@ impl Partition {
     fn standing_of(&self, row: &Row, ordinal: Ordinal) -> Standing {
         let profile = row.registration().map(|r| self.profiles.get(ordinal, r.profile));
         let registered = profile.map(|profile| (profile.app, profile.segments));
-        let reachable = registered.is_some_and(|(app, _)| app != AppIndex::UNKNOWN) && !row.is_muted();
+        let reachable =
+            registered.is_some_and(|(app, _)| app != AppIndex::UNKNOWN) && !row.is_muted();
         let place = row.place();
         let tag = profile.map_or(Tag::NONE, |profile| profile.tag);
         let key = place.filter(|_| reachable).map(|place| Key::new(place, tag, ordinal));
@@ -487,13 +525,19 @@ impl Partition {
 /// Tells no device.
 impl std::fmt::Debug for Partition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Partition").field("id", &self.id).field("held", &self.held).finish_non_exhaustive()
+        f.debug_struct("Partition")
+            .field("id", &self.id)
+            .field("held", &self.held)
+            .finish_non_exhaustive()
     }
 }
 
 /// Tells neither token nor place.
 impl std::fmt::Debug for Pushable<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pushable").field("device", &self.device).field("app", &self.app).finish_non_exhaustive()
+        f.debug_struct("Pushable")
+            .field("device", &self.device)
+            .field("app", &self.app)
+            .finish_non_exhaustive()
     }
 }

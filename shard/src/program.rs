@@ -64,7 +64,9 @@ fn run(config: Config) -> Result<(), ProgramError> {
         .build()?;
     // As a task of the runtime, beside those that read and write for it: on this thread, each message would wake two.
     let served = runtime.spawn(serve(config));
-    let result = runtime.block_on(served).unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
+    let result = runtime
+        .block_on(served)
+        .unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()));
     runtime.shutdown_timeout(JOIN_WITHIN);
     result
 }
@@ -99,7 +101,9 @@ async fn serve(config: Config) -> Result<(), ProgramError> {
 }
 
 async fn join(threads: Vec<JoinHandle<()>>) -> Result<(), ProgramError> {
-    let all = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok()));
+    let all = tokio::task::spawn_blocking(move || {
+        threads.into_iter().all(|thread| thread.join().is_ok())
+    });
     match timeout(JOIN_WITHIN, all).await {
         Ok(Ok(true)) => Ok(()),
         _ => Err(ProgramError::Join),

@@ -69,7 +69,12 @@ pub(crate) fn due(run: &WaveRun, single: bool) -> Option<Time> {
 }
 
 /// The report that is due, from the open pushes of the wave. `last`: the core has closed, nothing of it waits any more.
-pub(crate) fn build<'a>(run: &mut WaveRun, open: impl Iterator<Item = &'a Open>, last: bool, now: Time) -> CoreReport {
+pub(crate) fn build<'a>(
+    run: &mut WaveRun,
+    open: impl Iterator<Item = &'a Open>,
+    last: bool,
+    now: Time,
+) -> CoreReport {
     let dead = run.dead.drain(..DEAD_MAX.min(run.dead.len())).collect();
     let ended = run.is_ended() && run.dead.is_empty();
     let all = run.reporting.all;

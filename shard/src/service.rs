@@ -90,7 +90,8 @@ impl Service {
     #[must_use]
     pub fn server(sessions: mpsc::Sender<Connected>, now: Now) -> ShardServiceServer<Self> {
         let room = Room::default();
-        ShardServiceServer::new(Self { sessions, now, room }).max_decoding_message_size(REQUEST_BYTES_TAKEN)
+        ShardServiceServer::new(Self { sessions, now, room })
+            .max_decoding_message_size(REQUEST_BYTES_TAKEN)
     }
 }
 
@@ -98,7 +99,10 @@ impl Service {
 impl ShardService for Service {
     type SessionStream = Outbound;
 
-    async fn session(&self, request: Request<Streaming<SessionRequest>>) -> Result<Response<Outbound>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<SessionRequest>>,
+    ) -> Result<Response<Outbound>, Status> {
         let peer = request.remote_addr();
         let span = info_span!("session", peer = peer.map(tracing::field::display));
         clarion_runtime::telemetry::continue_trace(&span, request.metadata());
@@ -108,14 +112,27 @@ impl ShardService for Service {
         let (outbound, messages) = mpsc::channel(OUTBOUND);
         let (end, ended) = oneshot::channel();
         let (admit, admitted) = oneshot::channel();
-        let connected = Connected { opened, admitted: admit, inbound: taken, outbound, end, span: span.clone() };
+        let connected = Connected {
+            opened,
+            admitted: admit,
+            inbound: taken,
+            outbound,
+            end,
+            span: span.clone(),
+        };
         let none = || Status::unavailable("the node takes no session now");
         self.sessions.try_send(connected).map_err(|_| none())?;
-        timeout(ADMIT_WITHIN, admitted).await.map_err(|_| none())?.map_err(|_| none())?.map_err(|f| refused(&f))?;
+        timeout(ADMIT_WITHIN, admitted)
+            .await
+            .map_err(|_| none())?
+            .map_err(|_| none())?
+            .map_err(|f| refused(&f))?;
         // Ends with the stream of requests, or as soon as the control plane has dropped its end of the queue.
         let (unreadable, broken) = oneshot::channel();
         let assembly = Assembly::new(self.room.clone());
-        tokio::spawn(receive(requests, assembly, inbound, unreadable, self.now.clone()).instrument(span));
+        tokio::spawn(
+            receive(requests, assembly, inbound, unreadable, self.now.clone()).instrument(span),
+        );
         Ok(Response::new(Outbound { messages, ended: Some(ended), broken: Some(broken) }))
     }
 }
@@ -124,12 +141,14 @@ impl ShardService for Service {
 async fn open(requests: &mut Streaming<SessionRequest>) -> Result<Opened, Status> {
     let late = |_| Status::deadline_exceeded(format!("no Open within {} s", OPEN_WITHIN.as_secs()));
     let first = timeout(OPEN_WITHIN, requests.message()).await.map_err(late)??;
-    let first = first.ok_or_else(|| Status::invalid_argument("the session ended before its Open"))?;
+    let first =
+        first.ok_or_else(|| Status::invalid_argument("the session ended before its Open"))?;
     opened(first).map_err(|problem| Status::invalid_argument(problem.to_string()))
 }
 
 fn refused(fenced: &Fenced) -> Status {
-    let code = if fenced.passes() { tonic::Code::Unavailable } else { tonic::Code::FailedPrecondition };
+    let code =
+        if fenced.passes() { tonic::Code::Unavailable } else { tonic::Code::FailedPrecondition };
     Status::new(code, fenced.to_string())
 }
 
@@ -154,7 +173,9 @@ async fn receive(
             Ok(None) => return debug!("the coordinator has ended the session"),
             Err(status) => {
                 match status.code() {
-                    Code::OutOfRange | Code::Internal => tracing::warn!(%status, "session ended: unreadable message"),
+                    Code::OutOfRange | Code::Internal => {
+                        tracing::warn!(%status, "session ended: unreadable message")
+                    }
                     _ => debug!(%status, "the session is lost"),
                 }
                 // Of a connection that is gone, nobody hears this.

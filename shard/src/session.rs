@@ -293,7 +293,9 @@ impl Control {
     }
 
     pub(super) fn left(&mut self) {
-        if let Some(session) = self.session.as_mut().filter(|session| session.farewell == Farewell::Told) {
+        if let Some(session) =
+            self.session.as_mut().filter(|session| session.farewell == Farewell::Told)
+        {
             session.farewell = Farewell::Left;
         }
     }
@@ -306,7 +308,10 @@ impl Control {
     /// When [`Control::expire`] has work next.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
-        [self.waves.sweep_due(), self.counts.expire_due(), self.undirected_at].into_iter().flatten().min()
+        [self.waves.sweep_due(), self.counts.expire_due(), self.undirected_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Lets go of what nobody waits for any more.
@@ -355,7 +360,11 @@ impl Control {
                 Some(due) if due > now => None,
                 Some(_) => {
                     let rss_bytes = (self.rss_bytes)();
-                    Some(Wire::RegistryState(self.registry.take(self.ownership.as_ref(), rss_bytes, now)))
+                    Some(Wire::RegistryState(self.registry.take(
+                        self.ownership.as_ref(),
+                        rss_bytes,
+                        now,
+                    )))
                 }
                 None => self.farewell(),
             }
@@ -404,7 +413,10 @@ impl Control {
         let rejected = session.refusals.pop_front()?;
         let mut reason = rejected.problem.to_string();
         if session.refusals.is_empty() && session.refusals_dropped > 0 {
-            reason += &format!(" (and {} more that were not kept)", std::mem::take(&mut session.refusals_dropped));
+            reason += &format!(
+                " (and {} more that were not kept)",
+                std::mem::take(&mut session.refusals_dropped)
+            );
         }
         let ownership = self.ownership.as_ref().map_or(0, |o| o.number);
         let (wave, count) = match rejected.about {

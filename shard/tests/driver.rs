@@ -22,7 +22,9 @@ use tokio_rustls::TlsAcceptor;
 
 mod wave_support;
 
-use wave_support::{BODY, Gateway, PATIENCE, WAVE, certificate, next, prepare, shut_down, tell_all};
+use wave_support::{
+    BODY, Gateway, PATIENCE, WAVE, certificate, next, prepare, shut_down, tell_all,
+};
 
 const CORES: usize = 2;
 const DEVICES: u32 = 4_000;
@@ -101,7 +103,11 @@ async fn a_cancel_is_confirmed_with_the_time_of_the_last_write() {
     let mut total = Counts::default();
     bands.iter().flat_map(BTreeMap::values).for_each(|counts| total.add(counts));
     assert!((20..u64::from(DEVICES)).contains(&total.handed));
-    assert_eq!(total.outcomes[Outcome::Accepted as usize], total.handed, "what was written before was answered");
+    assert_eq!(
+        total.outcomes[Outcome::Accepted as usize],
+        total.handed,
+        "what was written before was answered"
+    );
     shut_down(cores).await;
 }
 
@@ -173,7 +179,8 @@ async fn a_name_that_moves_takes_the_wave_along() {
     impl driver::Names for Moving {
         fn resolve(&self, endpoint: &str) -> std::io::Result<Vec<SocketAddr>> {
             let port: u16 = endpoint.rsplit_once(':').expect("a port").1.parse().expect("a number");
-            let hosts: &[u8] = if self.0.load(std::sync::atomic::Ordering::SeqCst) { &[3, 2] } else { &[1] };
+            let hosts: &[u8] =
+                if self.0.load(std::sync::atomic::Ordering::SeqCst) { &[3, 2] } else { &[1] };
             Ok(hosts.iter().map(|n| ([127, 0, 0, *n], port).into()).collect())
         }
     }
@@ -200,12 +207,17 @@ async fn a_name_that_moves_takes_the_wave_along() {
     shut_down(cores).await;
     let tokens: BTreeSet<_> = all.iter().map(|seen| &seen.path).collect();
     assert_eq!(tokens.len(), DEVICES as usize, "each once");
-    let at =
-        |host: u8| all.iter().filter(move |seen| seen.connection.1.ip() == std::net::Ipv4Addr::new(127, 0, 0, host));
+    let at = |host: u8| {
+        all.iter()
+            .filter(move |seen| seen.connection.1.ip() == std::net::Ipv4Addr::new(127, 0, 0, host))
+    };
     let connections = |host| at(host).map(|seen| seen.connection.0).collect::<BTreeSet<_>>().len();
     assert!((1..=4).contains(&connections(1)) && (1..=8).contains(&connections(2)));
     assert!(at(2).count() > DEVICES as usize / 2, "the rest went there: {}", at(2).count());
-    let last_first = all.iter().rposition(|seen| seen.connection.1.ip().to_string() == "127.0.0.1").expect("some");
+    let last_first = all
+        .iter()
+        .rposition(|seen| seen.connection.1.ip().to_string() == "127.0.0.1")
+        .expect("some");
     assert!(last_first < 3_000, "those who said goodbye got no more: {last_first}");
 }
 
@@ -235,21 +247,26 @@ async fn gateway_at(hosts: &[u8]) -> (Gateway, mpsc::Receiver<Seen>) {
 }
 
 /// The one at the address whose number `leaves` becomes closes its connections in order, and its port.
-async fn gateway_that_leaves(hosts: &[u8], leaves: watch::Receiver<u8>) -> (Gateway, mpsc::Receiver<Seen>) {
+async fn gateway_that_leaves(
+    hosts: &[u8],
+    leaves: watch::Receiver<u8>,
+) -> (Gateway, mpsc::Receiver<Seen>) {
     let (made, roots) = certificate();
     let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key.into())
-        .expect("a key");
+    let mut config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .expect("a key");
     config.alpn_protocols = vec![b"h2".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let (saw, seen) = mpsc::channel(2 * DEVICES as usize);
     let mut port = 0;
     for host in hosts {
-        let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, *host], port))).await.expect("a port");
+        let listener =
+            TcpListener::bind(SocketAddr::from(([127, 0, 0, *host], port))).await.expect("a port");
         let address = listener.local_addr().expect("bound");
         port = address.port();
         let (acceptor, saw, leaves, host) = (acceptor.clone(), saw.clone(), leaves.clone(), *host);
@@ -260,7 +277,13 @@ async fn gateway_that_leaves(hosts: &[u8], leaves: watch::Receiver<u8>) -> (Gate
                     () = told(leaves.clone(), host) => return,
                 };
                 let leave = told(leaves.clone(), host);
-                tokio::spawn(serve(acceptor.clone(), stream, (connection, address), saw.clone(), leave));
+                tokio::spawn(serve(
+                    acceptor.clone(),
+                    stream,
+                    (connection, address),
+                    saw.clone(),
+                    leave,
+                ));
             }
         });
     }
@@ -317,7 +340,11 @@ async fn serve(
                 let _ = body.flow_control().release_capacity(chunk.len());
             }
             assert_eq!(length, BODY.len());
-            let response = http::Response::builder().status(200).header("apns-id", "1").body(()).expect("a response");
+            let response = http::Response::builder()
+                .status(200)
+                .header("apns-id", "1")
+                .body(())
+                .expect("a response");
             if respond.send_response(response, true).is_ok() {
                 let _ = saw.send(Seen { connection, order, path }).await;
             }

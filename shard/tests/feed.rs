@@ -5,7 +5,9 @@ mod support;
 use clarion_proto::wire::shard_v1::shard_service_server::SERVICE_NAME;
 use support::{Bench, batch, channel, ownership, within};
 use tonic::Status;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 #[tokio::test]
 async fn batches_reach_their_cores_in_order() {
@@ -95,12 +97,21 @@ async fn ready_when_it_has_caught_up_with_its_logs() {
         within("health", health.watch(request)).await.unwrap().into_inner()
     };
     let mut alive = watch("").await;
-    assert_eq!(within("health", alive.message()).await.unwrap().unwrap().status(), ServingStatus::Serving);
+    assert_eq!(
+        within("health", alive.message()).await.unwrap().unwrap().status(),
+        ServingStatus::Serving
+    );
     let mut ready = watch(SERVICE_NAME).await;
-    assert_eq!(within("health", ready.message()).await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert_eq!(
+        within("health", ready.message()).await.unwrap().unwrap().status(),
+        ServingStatus::NotServing
+    );
     let session = bench.session().await;
     session.say(ownership(1, &[3])).await;
     let call = bench.feed.call().await;
     call.send(batch(3, 1, 3, &[10])).await;
-    assert_eq!(within("readiness", ready.message()).await.unwrap().unwrap().status(), ServingStatus::Serving);
+    assert_eq!(
+        within("readiness", ready.message()).await.unwrap().unwrap().status(),
+        ServingStatus::Serving
+    );
 }

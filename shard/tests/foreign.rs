@@ -34,7 +34,10 @@ async fn wave_through(kind: Kind, devices: u32, connections: usize) -> Option<Ve
     let begun = clock.now();
     let total = complete(&mut cores).await;
     let seconds = clock.now().since(begun).as_secs_f64();
-    eprintln!("{devices} pushes through {kind:?} in {seconds:.1} s: {:.0}/s", f64::from(devices) / seconds);
+    eprintln!(
+        "{devices} pushes through {kind:?} in {seconds:.1} s: {:.0}/s",
+        f64::from(devices) / seconds
+    );
     assert_eq!(total.handed, u64::from(devices));
     assert_eq!(total.outcomes[Outcome::Accepted as usize], u64::from(devices));
     shut_down(cores).await;
@@ -56,7 +59,9 @@ fn all_once(answers: &[Answered], devices: u32) -> usize {
 #[tokio::test]
 async fn nginx() {
     let devices = devices(100_000, 1_000_000);
-    let Some(answers) = wave_through(Kind::Nginx { requests: 1_000 }, devices, 4).await else { return };
+    let Some(answers) = wave_through(Kind::Nginx { requests: 1_000 }, devices, 4).await else {
+        return;
+    };
     let connections = all_once(&answers, devices);
     assert!(connections >= devices as usize / 1_000, "nginx closes each after 1,000 requests");
 }

@@ -38,12 +38,21 @@ async fn whatever_one_connection_does_the_wave_goes_on() {
         log.lines.lock().clear();
         let (made, roots) = certificate();
         let served = serve_all(&made, vec![attack.dialect]);
-        let gateway = wave_support::Gateway { address: served.address(), roots, connections: 2, hosts: usize::MAX };
+        let gateway = wave_support::Gateway {
+            address: served.address(),
+            roots,
+            connections: 2,
+            hosts: usize::MAX,
+        };
         let mut cores = driver::spawn(1, Clock::start()).expect("a thread");
         prepare(&cores, &gateway, DEVICES, None).await;
         let total = complete_through(&mut cores, |_| {}).await;
         let (name, handed) = (&attack.name, u64::from(DEVICES));
-        assert_eq!((total.handed, total.outcomes[Outcome::Accepted as usize]), (handed, handed), "{name}");
+        assert_eq!(
+            (total.handed, total.outcomes[Outcome::Accepted as usize]),
+            (handed, handed),
+            "{name}"
+        );
         shut_down(cores).await;
         check(name, served, DEVICES);
 
@@ -69,7 +78,10 @@ fn check(name: &str, served: Served, devices: u32) {
     // A reset takes with it the answers that the gateway's system had not sent yet (ten small segments are under way at first,
     // RFC 6928): such a request has no answer for anybody.
     let may_repeat = name == "TCP reset";
-    assert!(may_repeat || seen.answered.values().all(|n| *n == 1), "{name}: answered, and sent again");
+    assert!(
+        may_repeat || seen.answered.values().all(|n| *n == 1),
+        "{name}: answered, and sent again"
+    );
 }
 
 fn attacks() -> Vec<Attack> {
@@ -98,7 +110,9 @@ fn attacks() -> Vec<Attack> {
             attacks.push(Attack { name, dialect, line: flood.ends });
         }
     }
-    let mut add = |name: &str, line, dialect: Dialect| attacks.push(Attack { name: name.to_owned(), dialect, line });
+    let mut add = |name: &str, line, dialect: Dialect| {
+        attacks.push(Attack { name: name.to_owned(), dialect, line })
+    };
 
     add(
         "noise instead of TLS records",
@@ -153,7 +167,12 @@ async fn a_handshake_that_is_nonsense_costs_no_more_than_its_connection(log: &Lo
         let (made, roots) = certificate();
         let nonsense: Dialect = Box::new(|_| unreachable!("TLS never stands"));
         let served = gateway_support::serve_after(&made, pieces, vec![nonsense]);
-        let gateway = wave_support::Gateway { address: served.address(), roots, connections: 2, hosts: usize::MAX };
+        let gateway = wave_support::Gateway {
+            address: served.address(),
+            roots,
+            connections: 2,
+            hosts: usize::MAX,
+        };
         let mut cores = driver::spawn(1, Clock::start()).expect("a thread");
         prepare(&cores, &gateway, DEVICES, None).await;
         let total = complete_through(&mut cores, |_| {}).await;
@@ -176,7 +195,8 @@ impl Log {
     fn catch() -> Self {
         let log = Self { lines: Arc::default() };
         let writer = log.clone();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         tracing::subscriber::set_global_default(subscriber).expect("the first");
         log
     }
@@ -200,7 +220,9 @@ impl io::Write for Log {
 
 /// Used by [`gateway_support`] too.
 pub(crate) fn settings(values: &[(u16, u32)]) -> Vec<u8> {
-    let payload: Vec<u8> =
-        values.iter().flat_map(|(id, v)| [&id.to_be_bytes()[..], &v.to_be_bytes()].concat()).collect();
+    let payload: Vec<u8> = values
+        .iter()
+        .flat_map(|(id, v)| [&id.to_be_bytes()[..], &v.to_be_bytes()].concat())
+        .collect();
     frame(4, 0, 0, &payload)
 }

@@ -22,7 +22,9 @@ mod wave_support;
 
 use floods::{floods, frame};
 use gateway_support::{Dialect, Peer, serve_all};
-use wave_support::{Gateway, LANE, PARTITIONS, app, certificate, cover, lane_spec, next, prepare, shut_down};
+use wave_support::{
+    Gateway, LANE, PARTITIONS, app, certificate, cover, lane_spec, next, prepare, shut_down,
+};
 
 const DEVICES: u32 = 2_000;
 const WELL: LaneId = LaneId(2);
@@ -50,7 +52,8 @@ async fn a_wave_completes_beside_a_lane_under_attack() {
         .collect();
     let sick = serve_all(&made, attackers);
     let well = serve_all(&made, Vec::new());
-    let gateway = |address| Gateway { address, roots: Arc::clone(&roots), connections: 4, hosts: usize::MAX };
+    let gateway =
+        |address| Gateway { address, roots: Arc::clone(&roots), connections: 4, hosts: usize::MAX };
     let mut cores = driver::spawn(1, Clock::start()).expect("a thread");
     prepare(&cores, &gateway(sick.address()), DEVICES, None).await;
     second_lane(&cores, &gateway(well.address())).await;
@@ -67,11 +70,16 @@ async fn a_wave_completes_beside_a_lane_under_attack() {
 async fn second_lane(cores: &[CoreHandle], gateway: &Gateway) {
     let say = async |command| cores[0].commands.send(command).await.expect("the core lives");
     say(Command::Lane(Arc::new(lane_spec(WELL, gateway, gateway.connections)))).await;
-    let authorization = Authorization(Arc::new(secrecy::SecretString::from("bearer token".to_owned())));
+    let authorization =
+        Authorization(Arc::new(secrecy::SecretString::from("bearer token".to_owned())));
     say(Command::ProviderToken { lane: WELL, authorization, signer: 0 }).await;
     say(Command::Slice { lane: WELL, until: Time::NEVER, rate: None }).await;
-    let shard =
-        |n| ShardSpec { partition: PartitionId(n), log: LogId(0), start: Position(1), handed: RoaringBitmap::new() };
+    let shard = |n| ShardSpec {
+        partition: PartitionId(n),
+        log: LogId(0),
+        start: Position(1),
+        handed: RoaringBitmap::new(),
+    };
     say(Command::Wave(Arc::new(WaveSpec {
         id: OTHER_WAVE,
         alert: "alerts/other".to_owned(),
@@ -91,7 +99,10 @@ async fn through_the_second(cores: &mut [CoreHandle]) -> Counts {
     let mut bands = std::collections::BTreeMap::new();
     loop {
         let (_, Event::Report(report)) = next(cores).await else { continue };
-        assert!(!(report.wave == wave_support::WAVE && report.complete), "{LANE:?} is under attack");
+        assert!(
+            !(report.wave == wave_support::WAVE && report.complete),
+            "{LANE:?} is under attack"
+        );
         if report.wave == OTHER_WAVE {
             bands.extend(report.bands);
             if report.complete {
@@ -106,7 +117,9 @@ async fn through_the_second(cores: &mut [CoreHandle]) -> Counts {
 
 /// Used by [`gateway_support`] too.
 pub(crate) fn settings(values: &[(u16, u32)]) -> Vec<u8> {
-    let payload: Vec<u8> =
-        values.iter().flat_map(|(id, v)| [&id.to_be_bytes()[..], &v.to_be_bytes()].concat()).collect();
+    let payload: Vec<u8> = values
+        .iter()
+        .flat_map(|(id, v)| [&id.to_be_bytes()[..], &v.to_be_bytes()].concat())
+        .collect();
     frame(4, 0, 0, &payload)
 }

@@ -41,21 +41,40 @@ const GROWTH_BYTES_MAX: u64 = 32 << 20;
 /// The program on ports of the system's choice; its coordinator is nobody.
 async fn start() -> (Child, std::net::SocketAddr) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shard"));
-    command.args(["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0", "--announce", "--cores", "2"]);
-    command.args(["--coordinators", "127.0.0.1:9"]).env_remove("CLARION_SHARD_CONFIG").env("CLARION_LOG", "error");
-    let mut child =
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("a live child");
+    command.args([
+        "--listen",
+        "127.0.0.1:0",
+        "--health-listen",
+        "127.0.0.1:0",
+        "--announce",
+        "--cores",
+        "2",
+    ]);
+    command
+        .args(["--coordinators", "127.0.0.1:9"])
+        .env_remove("CLARION_SHARD_CONFIG")
+        .env("CLARION_LOG", "error");
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("a live child");
     let mut line = String::new();
     let mut stdout = BufReader::new(child.stdout.take().expect("a live child"));
     within("its addresses", stdout.read_line(&mut line)).await.expect("a live child");
-    let listen = line.strip_prefix("{\"listen\":\"").and_then(|rest| rest.split('"').next()).expect("a live child");
+    let listen = line
+        .strip_prefix("{\"listen\":\"")
+        .and_then(|rest| rest.split('"').next())
+        .expect("a live child");
     (child, listen.parse().expect("a live child"))
 }
 
 /// What goes before: something to hit. Each good message makes others of a session meaningful.
 fn good() -> Vec<Bytes> {
     let held = [open(1, LOG), ownership(1, &[0, 1, 2]), lane(1), Say::Wave(wave(5, 1, 1, &[0, 1]))];
-    held.map(|message| wire::SessionRequest { message: Some(message) }.encode_to_vec().into()).into()
+    held.map(|message| wire::SessionRequest { message: Some(message) }.encode_to_vec().into())
+        .into()
 }
 
 /// One session of the messages; gives when the node has ended it.
@@ -108,7 +127,14 @@ async fn nothing_that_a_session_is_told_breaks_the_node() {
     after.say_raw(wire::SessionRequest { message: None }).await;
     assert_eq!(after.refusal().await.reason, "message: is required");
     let bands = wave(1, 1, 1, &[]).bands;
-    after.say(Say::Count(wire::Count { id: 77, bands, apps: vec!["demo".to_owned()], ..wire::Count::default() })).await;
+    after
+        .say(Say::Count(wire::Count {
+            id: 77,
+            bands,
+            apps: vec!["demo".to_owned()],
+            ..wire::Count::default()
+        }))
+        .await;
     let counted = after.until("a count by the cores", |m| match m {
         Told::Counted(counted) if counted.id == 77 => Some(counted),
         _ => None,

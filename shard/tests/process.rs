@@ -53,7 +53,15 @@ fn help_is_no_failure() {
 #[test]
 fn it_announces_where_it_listens_and_ends_well_at_either_signal() {
     for signal in ["TERM", "INT"] {
-        let args = ["--listen", "127.0.0.1:0", "--health-listen", "127.0.0.1:0", "--announce", "--cores", "2"];
+        let args = [
+            "--listen",
+            "127.0.0.1:0",
+            "--health-listen",
+            "127.0.0.1:0",
+            "--announce",
+            "--cores",
+            "2",
+        ];
         let mut child = shard(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

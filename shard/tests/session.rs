@@ -58,7 +58,10 @@ async fn a_wave_from_plan_to_confirmed_cancel() {
             bands_walked: vec![(LaneId(1), 1)],
             complete: true,
             bands: vec![(0, Counts { handed, outcomes: [handed, 0, 0, 0, 0] })],
-            handed: vec![(PartitionId(partition), RoaringBitmap::from_iter(0..u32::try_from(handed).unwrap()))],
+            handed: vec![(
+                PartitionId(partition),
+                RoaringBitmap::from_iter(0..u32::try_from(handed).unwrap()),
+            )],
             ..CoreReport::default()
         };
         bench.cores[core].tell(Event::Report(Box::new(report))).await;
@@ -72,14 +75,20 @@ async fn a_wave_from_plan_to_confirmed_cancel() {
 
     session.say(Say::Cancel(wire::Cancel { wave: 5, epoch: 2 })).await;
     for core in &mut bench.cores {
-        core.until("the cancel", |c| matches!(c, Command::Cancel { epoch: Epoch(2), .. }).then_some(())).await;
+        core.until("the cancel", |c| {
+            matches!(c, Command::Cancel { epoch: Epoch(2), .. }).then_some(())
+        })
+        .await;
         core.tell(Event::Stopped { wave: WaveId(5), last_write: None, written_after: 1 }).await;
     }
     let stopped = session.until("the confirmation", |m| match m {
         Told::Stopped(s) => Some(s),
         _ => None,
     });
-    assert_eq!(stopped.await, wire::Stopped { wave: 5, last_write_ago_us: None, written_after_cancel: 2 });
+    assert_eq!(
+        stopped.await,
+        wire::Stopped { wave: 5, last_write_ago_us: None, written_after_cancel: 2 }
+    );
 }
 
 #[tokio::test]
@@ -161,7 +170,9 @@ async fn a_drain_lets_the_last_reports_out_and_ends_the_session() {
     // The core's thread ends: its queues are closed.
     bench.cores.clear();
     session
-        .until("the last report", |m| matches!(m, Told::Report(r) if r.unanswered_requests == 77).then_some(()))
+        .until("the last report", |m| {
+            matches!(m, Told::Report(r) if r.unanswered_requests == 77).then_some(())
+        })
         .await;
     session.until("the last word", |m| matches!(m, Told::Leaving(_)).then_some(())).await;
     // Nothing but the coordinator's word ends the node now.
@@ -238,7 +249,8 @@ async fn a_core_that_dies_ends_the_node() {
 /// A wave of many cells as a coordinator sends it: its head, and parts of so many cells.
 fn wide(id: u64, cells: usize, per_part: usize) -> (wire::Wave, Vec<wire::CoverPart>) {
     let parent = h3o::LatLng::new(22.54, 114.06).unwrap().to_cell(h3o::Resolution::Two);
-    let all: Vec<u64> = parent.children(h3o::Resolution::Eight).take(cells).map(u64::from).collect();
+    let all: Vec<u64> =
+        parent.children(h3o::Resolution::Eight).take(cells).map(u64::from).collect();
     let mut head = wave(id, 1, 1, &[0]);
     head.bands[0].cells.clear();
     let messages = std::mem::take(&mut head.apps[0].messages);
@@ -252,7 +264,13 @@ fn wide(id: u64, cells: usize, per_part: usize) -> (wire::Wave, Vec<wire::CoverP
     });
     let mut parts: Vec<_> = runs.collect();
     let apps = vec![wire::AppPart { app: 0, messages }];
-    parts.push(wire::CoverPart { of: of(), delivery: 1, apps, last: true, ..wire::CoverPart::default() });
+    parts.push(wire::CoverPart {
+        of: of(),
+        delivery: 1,
+        apps,
+        last: true,
+        ..wire::CoverPart::default()
+    });
     for (number, part) in (0..).zip(&mut parts) {
         part.number = number;
     }
@@ -300,9 +318,14 @@ async fn a_session_that_is_lost_between_parts_leaves_nothing() {
     let mut session = bench.session().await;
     session.say(Say::CoverPart(parts[1].clone())).await;
     session.say(Say::Cancel(wire::Cancel { wave: 5, epoch: 1 })).await;
-    assert_eq!(session.until("the confirmation", stopped).await, 5, "as a wave that was never here");
+    assert_eq!(
+        session.until("the confirmation", stopped).await,
+        5,
+        "as a wave that was never here"
+    );
     session.say(Say::Wave(wave(6, 1, 1, &[0]))).await;
-    let spec = bench.cores[0].until("a wave", |c| if let Command::Wave(spec) = c { Some(spec) } else { None });
+    let spec = bench.cores[0]
+        .until("a wave", |c| if let Command::Wave(spec) = c { Some(spec) } else { None });
     assert_eq!(spec.await.id, WaveId(6));
 }
 

@@ -56,7 +56,9 @@ impl Requests {
             let (path, body) = match platform {
                 Platform::Apns => (
                     format!("/3/device/{token}"),
-                    format!(r#"{{"aps":{{"alert":{{"title":"Missing","body":"{TEXT}"}},"sound":"default"}}}}"#),
+                    format!(
+                        r#"{{"aps":{{"alert":{{"title":"Missing","body":"{TEXT}"}},"sound":"default"}}}}"#
+                    ),
                 ),
                 Platform::Fcm => (
                     format!("/v1/projects/{PROJECT}/messages:send"),
@@ -164,9 +166,14 @@ pub(crate) struct Client<'a> {
 
 impl<'a> Client<'a> {
     /// Connects, and makes the request that fills the header table.
-    pub(crate) fn connect(address: SocketAddr, ca_pem: &str, requests: &'a Requests) -> io::Result<Self> {
+    pub(crate) fn connect(
+        address: SocketAddr,
+        ca_pem: &str,
+        requests: &'a Requests,
+    ) -> io::Result<Self> {
         let name = "localhost".try_into().map_err(io::Error::other)?;
-        let mut tls = ClientConnection::new(Arc::new(tls_config(ca_pem)?), name).map_err(io::Error::other)?;
+        let mut tls =
+            ClientConnection::new(Arc::new(tls_config(ca_pem)?), name).map_err(io::Error::other)?;
         tls.set_buffer_limit(None);
         let socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
@@ -237,12 +244,15 @@ impl<'a> Client<'a> {
                 Ok(count) => {
                     self.partial.extend_from_slice(&self.incoming[..count]);
                     let mut at = 0;
-                    while let Some(rest) = self.partial.get(at..).filter(|r| r.len() >= HEAD_BYTES) {
+                    while let Some(rest) = self.partial.get(at..).filter(|r| r.len() >= HEAD_BYTES)
+                    {
                         let size = HEAD_BYTES + length(rest);
                         if rest.len() < size {
                             break;
                         }
-                        answers += u64::from(matches!(rest[3], DATA | HEADERS) && rest[4] & END_STREAM != 0);
+                        answers += u64::from(
+                            matches!(rest[3], DATA | HEADERS) && rest[4] & END_STREAM != 0,
+                        );
                         if matches!(rest[3], 3 | 7) {
                             return Err(io::Error::other("a reset, or GOAWAY"));
                         }

@@ -54,7 +54,14 @@ pub(crate) fn configuration(platform: Platform) -> (GatewayConfig, Credential) {
                 public_key_pem: Some(TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM.to_owned()),
                 projects: vec![PROJECT.to_owned()],
             };
-            (GatewayConfig { projects: vec![project], service_accounts: vec![account], ..common }, Credential::Fcm)
+            (
+                GatewayConfig {
+                    projects: vec![project],
+                    service_accounts: vec![account],
+                    ..common
+                },
+                Credential::Fcm,
+            )
         }
     }
 }
@@ -68,7 +75,8 @@ impl Credential {
                 let signed = format!(
                     "{}.{}",
                     BASE64URL_NOPAD.encode(br#"{"alg":"ES256","kid":"BENCH00001"}"#),
-                    BASE64URL_NOPAD.encode(format!(r#"{{"iss":"BENCHTEAM1","iat":{now}}}"#).as_bytes())
+                    BASE64URL_NOPAD
+                        .encode(format!(r#"{{"iss":"BENCHTEAM1","iat":{now}}}"#).as_bytes())
                 );
                 let random = SystemRandom::new();
                 let der = pair.serialize_der();
@@ -95,14 +103,18 @@ fn access_token(gateway: &GatewayHandle, now: u64) -> io::Result<String> {
     let der = der.map_err(io::Error::other)?;
     let key = ring::rsa::KeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(unusable)?;
     let mut signature = vec![0; key.public().modulus_len()];
-    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).map_err(unusable)?;
+    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
+        .map_err(unusable)?;
     let grant = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
-    let body = format!("grant_type={grant}&assertion={signed}.{}", BASE64URL_NOPAD.encode(&signature));
-    let authority = uri.strip_prefix("https://").and_then(|u| u.strip_suffix("/token")).expect("a token URI");
+    let body =
+        format!("grant_type={grant}&assertion={signed}.{}", BASE64URL_NOPAD.encode(&signature));
+    let authority =
+        uri.strip_prefix("https://").and_then(|u| u.strip_suffix("/token")).expect("a token URI");
     let mut config = tls_config(gateway.ca_pem())?;
     config.alpn_protocols.clear();
     let name = "localhost".try_into().map_err(io::Error::other)?;
-    let session = rustls::ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+    let session =
+        rustls::ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
     let mut stream = rustls::StreamOwned::new(session, TcpStream::connect(authority)?);
     write!(
         stream,

@@ -17,7 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clarion_loadgen::gateway::{Faults, Gateway, GatewayConfig, GatewayHandle, Platform, faults::Latency};
+use clarion_loadgen::gateway::{
+    Faults, Gateway, GatewayConfig, GatewayHandle, Platform, faults::Latency,
+};
 
 use self::client::{Client, Requests};
 
@@ -39,7 +41,8 @@ fn main() -> io::Result<()> {
     let asked: Vec<_> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let near = Latency::default();
     let far = Latency { p50_us: 10_000, p99_us: 20_000 };
-    let case = |platform, connections, streams, latency| Case { platform, connections, streams, latency };
+    let case =
+        |platform, connections, streams, latency| Case { platform, connections, streams, latency };
     let cases = [
         case(Platform::Apns, 1, 1_000, near),
         case(Platform::Apns, 4, 1_000, near),
@@ -48,9 +51,13 @@ fn main() -> io::Result<()> {
         case(Platform::Fcm, 10, 100, near),
         case(Platform::Fcm, 4, 10_000, far),
     ];
-    println!("| gateway | connections × streams | latency | CPU µs per answer (spread) | answers/s/core | answers/s |");
+    println!(
+        "| gateway | connections × streams | latency | CPU µs per answer (spread) | answers/s/core | answers/s |"
+    );
     println!("|---|---|---|---|---|---|");
-    for case in cases.iter().filter(|c| asked.is_empty() || asked.iter().any(|a| a == c.platform.as_str())) {
+    for case in
+        cases.iter().filter(|c| asked.is_empty() || asked.iter().any(|a| a == c.platform.as_str()))
+    {
         let mut runs = (0..RUNS).map(|_| case.run()).collect::<io::Result<Vec<_>>>()?;
         runs.sort_by(|a, b| a.cpu_us.total_cmp(&b.cpu_us));
         let middle = &runs[RUNS / 2];
@@ -116,7 +123,10 @@ impl Case {
             answered += client.drain()?;
         }
         check(&gateway, answered + self.connections as u64)?;
-        Ok(Run { cpu_us: used.as_secs_f64() * 1e6 / counted, per_second: counted / wall.as_secs_f64() })
+        Ok(Run {
+            cpu_us: used.as_secs_f64() * 1e6 / counted,
+            per_second: counted / wall.as_secs_f64(),
+        })
     }
 }
 

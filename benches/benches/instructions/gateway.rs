@@ -19,7 +19,8 @@ const HEAD_BYTES: usize = 9;
 /// Fields that APNs answers with: `:status 200` and a literal `apns-id`.
 const APNS_FIELDS: &[u8] = b"\x88\x00\x07apns-id\x24EC1BF194-B3B2-424A-89A9-5A918A6E6B5D";
 /// Fields that FCM answers with.
-const FCM_FIELDS: &[u8] = b"\x88\x0f\x10\x1fapplication/json; charset=UTF-8\x0f\x12\x1dSun, 06 Nov 1994 08:49:37 GMT";
+const FCM_FIELDS: &[u8] =
+    b"\x88\x0f\x10\x1fapplication/json; charset=UTF-8\x0f\x12\x1dSun, 06 Nov 1994 08:49:37 GMT";
 /// The body behind them.
 const FCM_BODY: &[u8] =
     b"{\n  \"name\": \"projects/clarion-example/messages/0:1500415314455276%31bd1c9631bd1c96\"\n}\n";
@@ -77,7 +78,8 @@ impl Peer {
             self.greeted = true;
         }
         while !bytes.is_empty() {
-            let length = usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2]);
+            let length =
+                usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2]);
             let (kind, flags) = (bytes[3], bytes[4]);
             let stream = u32::from_be_bytes([bytes[5], bytes[6], bytes[7], bytes[8]]);
             bytes = &bytes[HEAD_BYTES + length..];
@@ -90,7 +92,10 @@ impl Peer {
             if kind <= 1 && flags & 1 == 1 {
                 self.requests += 1;
                 self.open.push_back((now + LATENCY, stream));
-                assert!(self.open.len() <= self.streams_max as usize, "more streams than SETTINGS allow");
+                assert!(
+                    self.open.len() <= self.streams_max as usize,
+                    "more streams than SETTINGS allow"
+                );
             }
         }
         if self.owed >= WINDOW_BYTES / 2 {
@@ -117,7 +122,12 @@ impl Peer {
             if std::mem::replace(&mut self.answered, true) {
                 self.put(1, if body.is_empty() { 5 } else { 4 }, stream, fields);
             } else {
-                self.put(1, if body.is_empty() { 5 } else { 4 }, stream, &[&[0x20], fields].concat());
+                self.put(
+                    1,
+                    if body.is_empty() { 5 } else { 4 },
+                    stream,
+                    &[&[0x20], fields].concat(),
+                );
             }
             if !body.is_empty() {
                 self.put(0, 1, stream, body);

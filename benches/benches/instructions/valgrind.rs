@@ -70,7 +70,11 @@ pub(crate) fn table(arguments: &Arguments) -> io::Result<()> {
     for &case in &arguments.cases {
         let costs = || rows.iter().filter(|row| row.setting.case == case).map(Row::per_push);
         let (low, high) = (costs().fold(f64::INFINITY, f64::min), costs().fold(0.0, f64::max));
-        println!("{}: {:.1} % between the cheapest and the dearest", case.name(), (high / low - 1.0) * 100.0);
+        println!(
+            "{}: {:.1} % between the cheapest and the dearest",
+            case.name(),
+            (high / low - 1.0) * 100.0
+        );
     }
     match profile {
         Some(file) if arguments.profile => annotate(&file, &rows[0]),
@@ -89,7 +93,12 @@ fn run(arguments: &Arguments, setting: &Setting, file: &Path) -> io::Result<Coun
         .arg(env::current_exe()?)
         .args(["--inner", "--case", setting.case.name()])
         .args(["--devices", &setting.devices.to_string(), "--alerts", &setting.alerts.to_string()])
-        .args(["--partitions", &arguments.partitions.to_string(), "--window", &arguments.window.to_string()])
+        .args([
+            "--partitions",
+            &arguments.partitions.to_string(),
+            "--window",
+            &arguments.window.to_string(),
+        ])
         .env(GO, &go)
         .stdout(Stdio::piped())
         .spawn()?;
@@ -108,7 +117,8 @@ fn run(arguments: &Arguments, setting: &Setting, file: &Path) -> io::Result<Coun
 
 fn converse(child: &mut Child, go: &Path) -> io::Result<Counted> {
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let mut line = || lines.next().unwrap_or_else(|| Err(io::Error::other("the row ended without a word")));
+    let mut line =
+        || lines.next().unwrap_or_else(|| Err(io::Error::other("the row ended without a word")));
     if line()? != READY {
         return Err(io::Error::other("the row did not say that it is ready"));
     }
@@ -179,7 +189,10 @@ fn annotate(file: &Path, row: &Row) -> io::Result<()> {
         ("own, by source file", by(|entry| &entry.file)),
         ("with all that is called", inclusive),
     ] {
-        println!("\n{}, {devices} devices, {alerts} alerts: instructions a push, {title}\n", case.name());
+        println!(
+            "\n{}, {devices} devices, {alerts} alerts: instructions a push, {title}\n",
+            case.name()
+        );
         let mut sums: Vec<_> = sums.into_iter().collect();
         sums.sort_by_key(|(name, count)| (std::cmp::Reverse(*count), *name));
         for (name, count) in sums.into_iter().take(PROFILE_LINES) {
@@ -200,7 +213,9 @@ impl Entry {
     /// Neither this program nor what starts it.
     fn is_of_the_core(&self) -> bool {
         let function = self.function.trim_start_matches('<');
-        ["clarion_", "h3o", "roaring", "rustls", "alloc::", "hashbrown"].iter().any(|of| function.starts_with(of))
+        ["clarion_", "h3o", "roaring", "rustls", "alloc::", "hashbrown"]
+            .iter()
+            .any(|of| function.starts_with(of))
     }
 }
 
@@ -219,6 +234,9 @@ fn entry(line: &str) -> Option<Entry> {
     let (_, name) = rest.split_once("%)")?;
     let (file, function) = name.trim().split(" [").next()?.split_once(':')?;
     // Paths differ by machine: a crate's own begin with its folder.
-    let file = ["/registry/src/", "/library/"].iter().find_map(|at| file.split_once(at)).map_or(file, |(_, file)| file);
+    let file = ["/registry/src/", "/library/"]
+        .iter()
+        .find_map(|at| file.split_once(at))
+        .map_or(file, |(_, file)| file);
     Some(Entry { count, file: file.to_owned(), function: function.to_owned() })
 }

@@ -54,9 +54,11 @@ impl World {
     pub(crate) fn new(setting: Setting) -> Self {
         let core = Core::new(CoreConfig { single: true, cores: 1, seed: 42 });
         let (peers, out) = (Vec::new(), Vec::new());
-        let (accepted, complete) = (vec![BTreeMap::new(); setting.alerts], vec![false; setting.alerts]);
+        let (accepted, complete) =
+            (vec![BTreeMap::new(); setting.alerts], vec![false; setting.alerts]);
         let now = Time(1_000_000);
-        let mut world = Self { setting, core, peers, out, now, counting: false, accepted, complete };
+        let mut world =
+            Self { setting, core, peers, out, now, counting: false, accepted, complete };
         world.tell(Command::Own((0..setting.partitions).map(PartitionId).collect()));
         world.load();
         world.tell(Command::Lane(Arc::new(city::lane_spec(setting.case))));
@@ -96,7 +98,11 @@ impl World {
     /// Unless each wave has reached everybody.
     pub(crate) fn check_everybody_was_reached(&self) {
         for (wave, accepted) in self.accepted.iter().enumerate() {
-            assert_eq!(accepted.values().sum::<u64>(), self.setting.devices, "devices reached by wave {wave}");
+            assert_eq!(
+                accepted.values().sum::<u64>(),
+                self.setting.devices,
+                "devices reached by wave {wave}"
+            );
         }
     }
 
@@ -131,7 +137,9 @@ impl World {
         let mut active = false;
         for slot in 0..self.peers.len() {
             let now = self.now;
-            let Some((id, peer)) = self.peers[slot].as_mut().map(|peer| (peer.id, peer)) else { continue };
+            let Some((id, peer)) = self.peers[slot].as_mut().map(|peer| (peer.id, peer)) else {
+                continue;
+            };
             peer.answer(now);
             let output = std::mem::take(&mut peer.output);
             for record in output.chunks(RECORD_BYTES) {
@@ -171,7 +179,9 @@ impl World {
                 self.peers[slot] = Some(Peer::new(connection, self.setting.case));
                 self.core.connected(connection, self.now);
             }
-            IoRequest::Close { connection, .. } => panic!("the core closed connection {}", connection.slot),
+            IoRequest::Close { connection, .. } => {
+                panic!("the core closed connection {}", connection.slot)
+            }
         }
     }
 
@@ -180,7 +190,8 @@ impl World {
         let wave = usize::try_from(report.wave.0).expect("few") - 1;
         self.complete[wave] = report.complete;
         let accepted = |counts: Counts| counts.outcomes[Outcome::Accepted as usize];
-        self.accepted[wave].extend(report.bands.into_iter().map(|(band, counts)| (band, accepted(counts))));
+        self.accepted[wave]
+            .extend(report.bands.into_iter().map(|(band, counts)| (band, accepted(counts))));
     }
 
     fn tell(&mut self, command: Command) {

@@ -107,7 +107,9 @@ pub(crate) fn roots(client: &Client) -> io::Result<Option<RootCertStore>> {
 pub(crate) fn tls_config(client: &Client) -> io::Result<Option<Arc<ClientConfig>>> {
     let Some(roots) = roots(client)? else { return Ok(None) };
     let mut provider = rustls::crypto::ring::default_provider();
-    provider.cipher_suites.sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?

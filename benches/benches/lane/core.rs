@@ -51,12 +51,16 @@ async fn alert(client: &Client) -> io::Result<Took> {
         tell(&core, batch).await?;
         while core.events.try_recv().is_ok() {}
     }
-    wait_for(&mut core, |event| matches!(event, Event::Held(held) if held.devices == city.devices)).await?;
+    wait_for(&mut core, |event| matches!(event, Event::Held(held) if held.devices == city.devices))
+        .await?;
     tell(&core, Command::Lane(Arc::new(lane))).await?;
     let authorization = Authorization(Arc::new(client.authorization()?.into()));
     tell(&core, Command::ProviderToken { lane: LANE, authorization, signer: 0 }).await?;
     tell(&core, Command::Slice { lane: LANE, until: Time::NEVER, rate: None::<Rate> }).await?;
-    wait_for(&mut core, |event| matches!(event, Event::LaneState { health: LaneHealth::Ready, .. })).await?;
+    wait_for(&mut core, |event| {
+        matches!(event, Event::LaneState { health: LaneHealth::Ready, .. })
+    })
+    .await?;
 
     let mut wave = city::wave_spec(0, &city, city::cover());
     let body = Bytes::from(client.body());
@@ -67,7 +71,8 @@ async fn alert(client: &Client) -> io::Result<Took> {
     let mut accepted = std::collections::BTreeMap::new();
     wait_for(&mut core, |event| {
         let Event::Report(report) = event else { return false };
-        let of = |counts: clarion_shard::command::Counts| counts.outcomes[Outcome::Accepted as usize];
+        let of =
+            |counts: clarion_shard::command::Counts| counts.outcomes[Outcome::Accepted as usize];
         accepted.extend(report.bands.iter().map(|(band, counts)| (*band, of(*counts))));
         report.complete && accepted.values().sum::<u64>() > 0
     })
@@ -75,7 +80,10 @@ async fn alert(client: &Client) -> io::Result<Took> {
     let took = Took { cpu: self::cpu().saturating_sub(cpu), wall: clock.now().since(began) };
     let accepted: u64 = accepted.values().sum();
     if accepted != city.devices {
-        return Err(io::Error::other(format!("{accepted} of {} devices were accepted", city.devices)));
+        return Err(io::Error::other(format!(
+            "{accepted} of {} devices were accepted",
+            city.devices
+        )));
     }
     tell(&core, Command::Shutdown).await?;
     core.join.join().map_err(|_| io::Error::other("the core panicked"))?;

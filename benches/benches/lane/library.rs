@@ -31,13 +31,21 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 struct NoVectors(Box<dyn Stream>);
 
 impl AsyncRead for NoVectors {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for NoVectors {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -85,7 +93,8 @@ impl Work {
         self.next.set(n + 1);
         let [a, b, c, d] = [0, 1, 2, 3].map(|part| mixed(n, part));
         let uri = format!("{}://{HOST}/3/device/{a:016x}{b:016x}{c:016x}{d:016x}", self.scheme);
-        let mut request = Request::builder().method(Method::POST).uri(uri).body(body).expect("well-formed");
+        let mut request =
+            Request::builder().method(Method::POST).uri(uri).body(body).expect("well-formed");
         *request.headers_mut() = self.headers.clone();
         Some(request)
     }
@@ -129,7 +138,12 @@ async fn connect(client: &Client) -> io::Result<Box<dyn Stream>> {
 
 type Tasks = JoinSet<io::Result<()>>;
 
-async fn h2_connection(io: Box<dyn Stream>, client: &Client, work: &Rc<Work>, tasks: &mut Tasks) -> io::Result<()> {
+async fn h2_connection(
+    io: Box<dyn Stream>,
+    client: &Client,
+    work: &Rc<Work>,
+    tasks: &mut Tasks,
+) -> io::Result<()> {
     let (send, connection) = h2::client::handshake(io).await.map_err(io::Error::other)?;
     // Ends with the last sender.
     tokio::task::spawn_local(connection);
@@ -140,7 +154,8 @@ async fn h2_connection(io: Box<dyn Stream>, client: &Client, work: &Rc<Work>, ta
             loop {
                 send = send.ready().await.map_err(io::Error::other)?;
                 let Some(request) = work.request(()) else { return Ok(()) };
-                let (answer, mut body) = send.send_request(request, false).map_err(io::Error::other)?;
+                let (answer, mut body) =
+                    send.send_request(request, false).map_err(io::Error::other)?;
                 body.send_data(work.body.clone(), true).map_err(io::Error::other)?;
                 answer.await.map_err(io::Error::other)?;
             }
@@ -149,7 +164,12 @@ async fn h2_connection(io: Box<dyn Stream>, client: &Client, work: &Rc<Work>, ta
     Ok(())
 }
 
-async fn hyper_connection(io: Box<dyn Stream>, client: &Client, work: &Rc<Work>, tasks: &mut Tasks) -> io::Result<()> {
+async fn hyper_connection(
+    io: Box<dyn Stream>,
+    client: &Client,
+    work: &Rc<Work>,
+    tasks: &mut Tasks,
+) -> io::Result<()> {
     let (send, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .handshake::<_, Full<Bytes>>(TokioIo::new(io))
         .await

@@ -36,7 +36,10 @@ use client::{Client, Kind};
 use servers::{Ask, Server};
 
 #[derive(Debug, Parser)]
-#[command(about = "CPU per push of HTTP/2 clients against one server", args_conflicts_with_subcommands = true)]
+#[command(
+    about = "CPU per push of HTTP/2 clients against one server",
+    args_conflicts_with_subcommands = true
+)]
 struct Arguments {
     #[command(flatten)]
     blocks: table::Blocks,
@@ -85,9 +88,10 @@ fn main() -> ExitCode {
     let done = match arguments.part {
         None => table::run(&arguments.blocks),
         Some(Part::Pairs(pairs)) => pairs::run(&pairs),
-        Some(Part::Serve { server, directory, streams, delay_us, tls }) => {
-            servers::serve(&Ask { server, tls, streams, delay: Duration::from_micros(delay_us) }, &directory)
-        }
+        Some(Part::Serve { server, directory, streams, delay_us, tls }) => servers::serve(
+            &Ask { server, tls, streams, delay: Duration::from_micros(delay_us) },
+            &directory,
+        ),
         Some(Part::Push { kind, client }) => push(kind, &client),
         Some(Part::Measure { command }) => measure::measure(&command),
     };

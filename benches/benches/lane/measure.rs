@@ -28,7 +28,10 @@ pub(crate) struct Usage {
 
 /// A program on one core, if the system has `taskset` and that core.
 pub(crate) fn pinned(core: usize, program: &OsStr) -> Command {
-    let probe = Command::new("taskset").args(["-c", &core.to_string(), "true"]).stderr(Stdio::null()).status();
+    let probe = Command::new("taskset")
+        .args(["-c", &core.to_string(), "true"])
+        .stderr(Stdio::null())
+        .status();
     if !probe.is_ok_and(|status| status.success()) {
         return Command::new(program);
     }
@@ -50,19 +53,24 @@ pub(crate) fn measured(program: &OsStr, arguments: &[String]) -> io::Result<Usag
     if !output.status.success() {
         return Err(io::Error::other(format!("{}: {}", program.display(), said.trim())));
     }
-    let (said, usage) = said.rsplit_once(MARK).ok_or_else(|| io::Error::other("the measuring process said nothing"))?;
+    let (said, usage) = said
+        .rsplit_once(MARK)
+        .ok_or_else(|| io::Error::other("the measuring process said nothing"))?;
     let mut numbers = usage.split_whitespace().map(str::parse::<u64>);
     match (numbers.next(), numbers.next()) {
-        (Some(Ok(cpu_us)), Some(Ok(rss_kib))) => {
-            Ok(Usage { cpu: Duration::from_micros(cpu_us), rss_bytes: rss_kib * 1024, said: said.to_owned() })
-        }
+        (Some(Ok(cpu_us)), Some(Ok(rss_kib))) => Ok(Usage {
+            cpu: Duration::from_micros(cpu_us),
+            rss_bytes: rss_kib * 1024,
+            said: said.to_owned(),
+        }),
         _ => Err(io::Error::other(format!("the measuring process said {usage:?}"))),
     }
 }
 
 /// The measuring process: runs the program, then says what it used.
 pub(crate) fn measure(command: &[String]) -> io::Result<()> {
-    let (program, arguments) = command.split_first().ok_or_else(|| io::Error::other("what is to be measured?"))?;
+    let (program, arguments) =
+        command.split_first().ok_or_else(|| io::Error::other("what is to be measured?"))?;
     let status = Command::new(program).args(arguments).status()?;
     if !status.success() {
         return Err(io::Error::other(format!("{program} ended with {status}")));

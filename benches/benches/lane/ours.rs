@@ -67,7 +67,9 @@ pub(crate) fn run(client: &Client) -> io::Result<()> {
     let tokens: Vec<[u8; 32]> = (0..TOKENS as u64)
         .map(|n| {
             let mut token = [0; 32];
-            (0..4).for_each(|part| token[part * 8..][..8].copy_from_slice(&mixed(n, part as u64).to_le_bytes()));
+            (0..4).for_each(|part| {
+                token[part * 8..][..8].copy_from_slice(&mixed(n, part as u64).to_le_bytes())
+            });
             token
         })
         .collect();
@@ -82,7 +84,9 @@ pub(crate) fn run(client: &Client) -> io::Result<()> {
                     ConnectionEvent::Answer { .. } => answered += 1,
                     // Said and done again elsewhere, as a core would; here it is only sent anew.
                     ConnectionEvent::Unprocessed { .. } => pushed -= 1,
-                    other => return Err(io::Error::other(format!("the connection said {other:?}"))),
+                    other => {
+                        return Err(io::Error::other(format!("the connection said {other:?}")));
+                    }
                 }
             }
             let now = clock.now();
@@ -106,8 +110,11 @@ pub(crate) fn run(client: &Client) -> io::Result<()> {
         if answered >= client.requests {
             break;
         }
-        let ready = links.iter().any(|link| link.readable || (link.is_drained() && link.could_send(clock.now())));
-        let held = links.iter().filter_map(|link| link.room_since).map(|since| since + COLLECT).min();
+        let ready = links
+            .iter()
+            .any(|link| link.readable || (link.is_drained() && link.could_send(clock.now())));
+        let held =
+            links.iter().filter_map(|link| link.room_since).map(|since| since + COLLECT).min();
         let wait = match (ready && pushed < client.requests, held) {
             (true, _) => Some(Duration::ZERO),
             (false, Some(at)) if pushed < client.requests => Some(at.since(clock.now())),
@@ -156,7 +163,16 @@ impl Link {
         let authorization = Authorization(Arc::new(client.authorization()?.into()));
         let connection = Connection::new(config, authorization, now);
         let (plain, room_since) = (Vec::new(), None);
-        Ok(Self { connection, tcp, tls, readable: true, writable: true, plain, taken: 0, room_since })
+        Ok(Self {
+            connection,
+            tcp,
+            tls,
+            readable: true,
+            writable: true,
+            plain,
+            taken: 0,
+            room_since,
+        })
     }
 
     fn is_drained(&self) -> bool {
@@ -167,7 +183,10 @@ impl Link {
     fn could_send(&self, now: Time) -> bool {
         let (room, out) = (self.connection.room(), self.connection.open_streams());
         let worth = BATCH.min(out.saturating_add(room) / 4).max(1);
-        room > 0 && (out == 0 || room >= worth || self.room_since.is_some_and(|since| now >= since + COLLECT))
+        room > 0
+            && (out == 0
+                || room >= worth
+                || self.room_since.is_some_and(|since| now >= since + COLLECT))
     }
 
     fn offer(&mut self, now: Time) -> usize {
@@ -242,7 +261,9 @@ impl Link {
                     *taken += tls.writer().write(&plain[*taken..end])?;
                     continue;
                 }
-                None if *taken < plain.len() => tcp.write(&plain[*taken..]).inspect(|written| *taken += written),
+                None if *taken < plain.len() => {
+                    tcp.write(&plain[*taken..]).inspect(|written| *taken += written)
+                }
                 _ => break,
             };
             match written {

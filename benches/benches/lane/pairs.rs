@@ -77,7 +77,10 @@ fn cluster(pairs: &Pairs, case: Case, directory: &Path) -> io::Result<Run> {
     fs::write(&scenario, text(pairs, case, platform))?;
     let log = fs::File::create(directory.join("loadgen.log"))?;
     // This bench lies in `target/release/deps`.
-    let built = std::env::current_exe()?.parent().and_then(Path::parent).map(|release| release.join("loadgen"));
+    let built = std::env::current_exe()?
+        .parent()
+        .and_then(Path::parent)
+        .map(|release| release.join("loadgen"));
     let loadgen = pairs.loadgen.clone().or(built).unwrap_or_else(|| "loadgen".into());
     let status = Command::new(&loadgen)
         .arg("run")
@@ -91,9 +94,15 @@ fn cluster(pairs: &Pairs, case: Case, directory: &Path) -> io::Result<Run> {
         let said = fs::read_to_string(directory.join("loadgen.log"))?;
         return Err(io::Error::other(format!("loadgen ended with {status}:\n{said}")));
     }
-    let report: serde_json::Value = serde_json::from_slice(&fs::read(directory.join("report.json"))?)?;
-    let number = |value: &serde_json::Value| value.as_f64().ok_or_else(|| io::Error::other("not in report.json"));
-    Ok(Run { shard_us: number(&report["cpu_us_per_push"]["shard"])?, rate: number(&report["rate_per_second"])? })
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(directory.join("report.json"))?)?;
+    let number = |value: &serde_json::Value| {
+        value.as_f64().ok_or_else(|| io::Error::other("not in report.json"))
+    };
+    Ok(Run {
+        shard_us: number(&report["cpu_us_per_push"]["shard"])?,
+        rate: number(&report["rate_per_second"])?,
+    })
 }
 
 fn text(pairs: &Pairs, case: Case, platform: &str) -> String {

@@ -85,7 +85,8 @@ impl Running {
         fs::create_dir_all(directory)?;
         let (certificate, key) = (directory.join("ca.pem"), directory.join("key.pem"));
         let authorization_file = directory.join("authorization");
-        let made = rcgen::generate_simple_self_signed([HOST.to_owned()]).map_err(io::Error::other)?;
+        let made =
+            rcgen::generate_simple_self_signed([HOST.to_owned()]).map_err(io::Error::other)?;
         let CertifiedKey { cert, signing_key } = made;
         fs::write(&certificate, cert.pem())?;
         fs::write(&key, signing_key.serialize_pem())?;
@@ -111,12 +112,23 @@ impl Running {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let (stdin, mut stdout) = (child.stdin.take(), BufReader::new(child.stdout.take().expect("piped")));
+        let (stdin, mut stdout) =
+            (child.stdin.take(), BufReader::new(child.stdout.take().expect("piped")));
         let mut line = String::new();
         stdout.read_line(&mut line)?;
-        let address = line.trim().parse().map_err(|_| io::Error::other(format!("the server said {line:?}")))?;
+        let address = line
+            .trim()
+            .parse()
+            .map_err(|_| io::Error::other(format!("the server said {line:?}")))?;
         let stdout = Some(stdout);
-        Ok(Self { child, stdin, stdout, address, ca_file: None, authorization_file: PathBuf::new() })
+        Ok(Self {
+            child,
+            stdin,
+            stdout,
+            address,
+            ca_file: None,
+            authorization_file: PathBuf::new(),
+        })
     }
 
     fn foreign(command: &Foreign, directory: &Path) -> io::Result<Self> {
@@ -129,8 +141,14 @@ impl Running {
             .spawn()
             .map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", command.program)))?;
         let address = SocketAddr::from(([127, 0, 0, 1], command.port));
-        let running =
-            Self { child, stdin: None, stdout: None, address, ca_file: None, authorization_file: PathBuf::new() };
+        let running = Self {
+            child,
+            stdin: None,
+            stdout: None,
+            address,
+            ca_file: None,
+            authorization_file: PathBuf::new(),
+        };
         // These say nowhere when they listen: knock until they do.
         #[allow(clippy::disallowed_methods)] // a bench may wait by the clock
         let until = std::time::Instant::now() + PATIENCE;
@@ -183,7 +201,9 @@ fn free_port() -> io::Result<u16> {
 fn nginx(ask: &Ask, directory: &Path) -> io::Result<Foreign> {
     let (port, path, streams) = (free_port()?, directory.display(), ask.streams);
     let (ssl, certificates) = match ask.tls {
-        true => ("ssl ", format!("ssl_certificate {path}/ca.pem; ssl_certificate_key {path}/key.pem;")),
+        true => {
+            ("ssl ", format!("ssl_certificate {path}/ca.pem; ssl_certificate_key {path}/key.pem;"))
+        }
         false => ("", String::new()),
     };
     let text = format!(
@@ -196,7 +216,8 @@ server {{ listen 127.0.0.1:{port} {ssl}http2; {certificates} location / {{ retur
     );
     let file = directory.join("nginx.conf");
     fs::write(&file, text)?;
-    let arguments = vec!["-c".to_owned(), file.display().to_string(), "-p".to_owned(), path.to_string()];
+    let arguments =
+        vec!["-c".to_owned(), file.display().to_string(), "-p".to_owned(), path.to_string()];
     Ok(Foreign { program: "nginx".to_owned(), arguments, port })
 }
 
@@ -210,7 +231,11 @@ fn nghttpd(ask: &Ask, directory: &Path) -> io::Result<Foreign> {
         "--address=127.0.0.1".to_owned(),
     ];
     match ask.tls {
-        true => arguments.extend([port.to_string(), format!("{path}/key.pem"), format!("{path}/ca.pem")]),
+        true => arguments.extend([
+            port.to_string(),
+            format!("{path}/key.pem"),
+            format!("{path}/ca.pem"),
+        ]),
         false => arguments.extend(["--no-tls".to_owned(), port.to_string()]),
     }
     Ok(Foreign { program: "nghttpd".to_owned(), arguments, port })
@@ -252,7 +277,8 @@ fn emulate(ask: &Ask, directory: &Path) -> io::Result<()> {
         ..GatewayConfig::default()
     };
     let delay_us = u32::try_from(ask.delay.as_micros()).map_err(io::Error::other)?;
-    (config.faults.latency.p50_us, config.faults.latency.p99_us) = (delay_us.into(), delay_us.into());
+    (config.faults.latency.p50_us, config.faults.latency.p99_us) =
+        (delay_us.into(), delay_us.into());
     let gateway = Gateway::start(config)?;
     fs::write(directory.join("ca.pem"), gateway.ca_pem())?;
     fs::write(directory.join("authorization"), bearer(&key)?)?;
@@ -274,19 +300,23 @@ fn bearer(key: &KeyPair) -> io::Result<String> {
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der, &random)
         .map_err(|error| io::Error::other(error.to_string()))?;
     let signed = format!("{head}.{claims}");
-    let signature = pair.sign(&random, signed.as_bytes()).map_err(|error| io::Error::other(error.to_string()))?;
+    let signature = pair
+        .sign(&random, signed.as_bytes())
+        .map_err(|error| io::Error::other(error.to_string()))?;
     Ok(format!("bearer {signed}.{}", encode(signature.as_ref())))
 }
 
 fn server_config(directory: &Path) -> io::Result<Arc<ServerConfig>> {
-    let certificate = CertificateDer::from_pem_file(directory.join("ca.pem")).map_err(io::Error::other)?;
+    let certificate =
+        CertificateDer::from_pem_file(directory.join("ca.pem")).map_err(io::Error::other)?;
     let key = PrivateKeyDer::from_pem_file(directory.join("key.pem")).map_err(io::Error::other)?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .map_err(io::Error::other)?;
+    let mut config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .map_err(io::Error::other)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
 }

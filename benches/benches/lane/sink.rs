@@ -105,7 +105,13 @@ impl Sink {
     pub(crate) fn serve(mut self) -> io::Result<Served> {
         let mut events = Events::with_capacity(256);
         while !self.stop.load(Ordering::Acquire) {
-            let due = self.peers.iter().flatten().filter_map(|peer| peer.open.front()).map(|(due, _)| *due).min();
+            let due = self
+                .peers
+                .iter()
+                .flatten()
+                .filter_map(|peer| peer.open.front())
+                .map(|(due, _)| *due)
+                .min();
             let wait = due.map(|due| due.since(self.clock.now()));
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -117,7 +123,8 @@ impl Sink {
                     WAKER => {}
                     Token(slot) => {
                         if let Some(peer) = self.peers[slot].as_mut() {
-                            peer.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+                            peer.readable |=
+                                event.is_readable() || event.is_read_closed() || event.is_error();
                             peer.writable |= event.is_writable();
                         }
                     }
@@ -126,7 +133,10 @@ impl Sink {
             for slot in self.peers.iter_mut() {
                 let Some(peer) = slot else { continue };
                 let now = self.clock.now();
-                if !matches!(peer.turn(&mut self.scratch, &mut self.served, now, self.delay), Ok(true)) {
+                if !matches!(
+                    peer.turn(&mut self.scratch, &mut self.served, now, self.delay),
+                    Ok(true)
+                ) {
                     *slot = None;
                 }
             }
@@ -143,9 +153,15 @@ impl Sink {
             };
             tcp.set_nodelay(true)?;
             let token = Token(self.peers.len());
-            self.poll.registry().register(&mut tcp, token, Interest::READABLE | Interest::WRITABLE)?;
+            self.poll.registry().register(
+                &mut tcp,
+                token,
+                Interest::READABLE | Interest::WRITABLE,
+            )?;
             let tls = match &self.tls {
-                Some(config) => Some(Box::new(ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?)),
+                Some(config) => Some(Box::new(
+                    ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?,
+                )),
                 None => None,
             };
             let mut peer = Peer {
@@ -172,7 +188,13 @@ impl Sink {
 
 impl Peer {
     /// Reads, answers and writes what it can. False: the client has gone.
-    fn turn(&mut self, scratch: &mut [u8], served: &mut Served, now: Time, delay: Duration) -> io::Result<bool> {
+    fn turn(
+        &mut self,
+        scratch: &mut [u8],
+        served: &mut Served,
+        now: Time,
+        delay: Duration,
+    ) -> io::Result<bool> {
         while self.readable {
             let length = match self.tcp.read(scratch) {
                 Ok(0) => return Ok(false),
@@ -227,7 +249,8 @@ impl Peer {
             self.greeted = true;
         }
         while self.greeted && bytes.len() >= HEAD_BYTES {
-            let length = usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2]);
+            let length =
+                usize::from(bytes[0]) << 16 | usize::from(bytes[1]) << 8 | usize::from(bytes[2]);
             if bytes.len() < HEAD_BYTES + length {
                 break;
             }
@@ -280,7 +303,9 @@ impl Peer {
                     *taken += tls.writer().write(&out[*taken..end])?;
                     continue;
                 }
-                None if *taken < out.len() => tcp.write(&out[*taken..]).inspect(|written| *taken += written),
+                None if *taken < out.len() => {
+                    tcp.write(&out[*taken..]).inspect(|written| *taken += written)
+                }
                 _ => break,
             };
             match written {

@@ -24,7 +24,11 @@ pub(crate) struct Blocks {
     all: bool,
     #[arg(long, value_delimiter = ',', default_value = "sink")]
     server: Vec<Server>,
-    #[arg(long = "client", value_delimiter = ',', default_value = "h2load,h2,h2-tuned,hyper,lane,core")]
+    #[arg(
+        long = "client",
+        value_delimiter = ',',
+        default_value = "h2load,h2,h2-tuned,hyper,lane,core"
+    )]
     clients: Vec<Kind>,
     #[arg(long, value_delimiter = ',', default_value = "4")]
     connections: Vec<usize>,
@@ -80,7 +84,14 @@ impl Blocks {
                 for connections in [1, 4, 10] {
                     for streams in [1_000, 100] {
                         for body_bytes in [250, 4_096] {
-                            blocks.push(block(Server::Sink, tls, connections, streams, body_bytes, 0));
+                            blocks.push(block(
+                                Server::Sink,
+                                tls,
+                                connections,
+                                streams,
+                                body_bytes,
+                                0,
+                            ));
                         }
                     }
                 }
@@ -99,7 +110,14 @@ impl Blocks {
                 for &streams in &self.streams {
                     for &body_bytes in &self.body_bytes {
                         for &delay_ms in &self.delay_ms {
-                            blocks.push(block(server, !self.cleartext, connections, streams, body_bytes, delay_ms));
+                            blocks.push(block(
+                                server,
+                                !self.cleartext,
+                                connections,
+                                streams,
+                                body_bytes,
+                                delay_ms,
+                            ));
                         }
                     }
                 }
@@ -117,7 +135,9 @@ impl Blocks {
             _ => true,
         };
         let rows = self.clients.iter().filter(can).flat_map(|&kind| {
-            [Row { kind, literal: false }].into_iter().chain(ours(kind).then_some(Row { kind, literal: true }))
+            [Row { kind, literal: false }]
+                .into_iter()
+                .chain(ours(kind).then_some(Row { kind, literal: true }))
         });
         rows.collect()
     }
@@ -134,7 +154,9 @@ pub(crate) fn run(blocks: &Blocks) -> io::Result<()> {
     );
     println!("|---|---|---:|---:|---:|---:|---|---:|---:|---:|---:|---:|");
     for block in blocks.blocks() {
-        if matches!(block.ask.server, Server::Nginx | Server::Nghttpd) && !is_installed(block.ask.server.name()) {
+        if matches!(block.ask.server, Server::Nginx | Server::Nghttpd)
+            && !is_installed(block.ask.server.name())
+        {
             println!("SKIPPED: {} is not installed", block.ask.server.name());
             continue;
         }
@@ -143,7 +165,8 @@ pub(crate) fn run(blocks: &Blocks) -> io::Result<()> {
         let mut failed: Vec<Option<String>> = vec![None; rows.len()];
         for round in 0..blocks.runs {
             for (n, row) in rows.iter().enumerate() {
-                let directory = directory.path().join(format!("{}-{round}-{n}", block.ask.server.name()));
+                let directory =
+                    directory.path().join(format!("{}-{round}-{n}", block.ask.server.name()));
                 match one_run(blocks.requests, &block, *row, &directory) {
                     Ok(cost) => costs[n].push(cost),
                     Err(error) => failed[n] = Some(error.to_string()),
@@ -165,7 +188,12 @@ fn yardstick<'a>(rows: &[Row], costs: &'a [Vec<Cost>]) -> Option<&'a [Cost]> {
 }
 
 /// One client against a server of its own.
-pub(crate) fn one_run(requests: Option<u64>, block: &Block, row: Row, directory: &Path) -> io::Result<Cost> {
+pub(crate) fn one_run(
+    requests: Option<u64>,
+    block: &Block,
+    row: Row,
+    directory: &Path,
+) -> io::Result<Cost> {
     let server = Running::start(&block.ask, directory)?;
     let requests = requests.unwrap_or_else(|| block.requests(row.kind));
     let client = Client {
@@ -190,7 +218,10 @@ pub(crate) fn one_run(requests: Option<u64>, block: &Block, row: Row, directory:
     if let Some(served) = served
         && served.requests < requests
     {
-        return Err(io::Error::other(format!("the server saw {} of {requests} requests", served.requests)));
+        return Err(io::Error::other(format!(
+            "the server saw {} of {requests} requests",
+            served.requests
+        )));
     }
     let (wall, own_cpu) = took(&usage)?;
     let pushes = requests as f64;
@@ -208,10 +239,17 @@ fn took(usage: &Usage) -> io::Result<(Duration, Option<Duration>)> {
     if let Some(numbers) = usage.said.lines().find_map(|line| line.strip_prefix("took: ")) {
         let mut numbers = numbers.split(' ').map(str::parse).map(Result::ok);
         let wall = numbers.next().flatten().ok_or_else(unclear)?;
-        return Ok((Duration::from_micros(wall), numbers.next().flatten().map(Duration::from_micros)));
+        return Ok((
+            Duration::from_micros(wall),
+            numbers.next().flatten().map(Duration::from_micros),
+        ));
     }
     // h2load: `finished in 3.05s, 327868.85 req/s, ...`, seconds or milliseconds.
-    let finished = usage.said.lines().find_map(|line| line.strip_prefix("finished in ")).ok_or_else(unclear)?;
+    let finished = usage
+        .said
+        .lines()
+        .find_map(|line| line.strip_prefix("finished in "))
+        .ok_or_else(unclear)?;
     let (time, _) = finished.split_once(',').ok_or_else(unclear)?;
     let seconds = match (time.strip_suffix("ms"), time.strip_suffix('s')) {
         (Some(ms), _) => ms.parse::<f64>().map_err(|_| unclear())? / 1e3,
@@ -245,7 +283,11 @@ fn h2load(client: &Client, directory: &Path) -> io::Result<Usage> {
     ] {
         arguments.push(format!("--header={name}: {value}"));
     }
-    arguments.push(format!("{scheme}://127.0.0.1:{}/3/device/{}", client.address.port(), "0123456789abcdef".repeat(4)));
+    arguments.push(format!(
+        "{scheme}://127.0.0.1:{}/3/device/{}",
+        client.address.port(),
+        "0123456789abcdef".repeat(4)
+    ));
     measured("h2load".as_ref(), &arguments)
 }
 
@@ -263,7 +305,8 @@ impl Block {
         if self.ask.delay.is_zero() {
             return near;
         }
-        let far = (self.ask.streams * self.connections) as f64 / self.ask.delay.as_secs_f64() * FAR_RUN.as_secs_f64();
+        let far = (self.ask.streams * self.connections) as f64 / self.ask.delay.as_secs_f64()
+            * FAR_RUN.as_secs_f64();
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a few hundred thousand
         let far = far as u64;
         near.min(far)
@@ -273,7 +316,11 @@ impl Block {
         let Self { ask, connections, body_bytes } = self;
         let transport = if ask.tls { "TLS" } else { "cleartext" };
         let delay = ask.delay.as_millis();
-        format!("{} | {transport} | {connections} | {} | {body_bytes} | {delay} ms |", ask.server.name(), ask.streams)
+        format!(
+            "{} | {transport} | {connections} | {} | {body_bytes} | {delay} ms |",
+            ask.server.name(),
+            ask.streams
+        )
     }
 }
 
@@ -290,7 +337,8 @@ fn line(block: &Block, row: Row, costs: &[Cost], yardstick: Option<&[Cost]>) -> 
     let of = |figure: fn(&Cost) -> f64| median(costs.iter().map(figure));
     let ratio = match yardstick.filter(|yardstick| yardstick.len() == costs.len()) {
         Some(yardstick) => {
-            let ratio = median(costs.iter().zip(yardstick).map(|(own, its)| own.cpu_us / its.cpu_us));
+            let ratio =
+                median(costs.iter().zip(yardstick).map(|(own, its)| own.cpu_us / its.cpu_us));
             format!("{ratio:.3} (1/{:.1})", 1.0 / ratio)
         }
         None => String::new(),

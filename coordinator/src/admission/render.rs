@@ -57,7 +57,13 @@ fn title<'a>(spec: &AlertSpec, message: &'a Message, exercise_prefix: &str) -> C
 }
 
 /// Refuses a body that is longer than `limit`. `whose`: "APNs".
-fn fits(bytes: usize, limit: usize, whose: &str, app: &App, locale: &Locale) -> Result<(), InvalidField> {
+fn fits(
+    bytes: usize,
+    limit: usize,
+    whose: &str,
+    app: &App,
+    locale: &Locale,
+) -> Result<(), InvalidField> {
     match bytes.checked_sub(limit) {
         None | Some(0) => Ok(()),
         Some(excess) => {

@@ -12,7 +12,10 @@ use crate::{
 };
 
 fn wire_alert(mode: wire::Mode) -> wire::Alert {
-    let message = wire::Message { title: "Missing \"child\"".into(), body: "Zuletzt gesehen: Bahnhof ❤".into() };
+    let message = wire::Message {
+        title: "Missing \"child\"".into(),
+        body: "Zuletzt gesehen: Bahnhof ❤".into(),
+    };
     let circle = wire::Circle { center: Some(wire::LatLng::default()), radius_meters: 5.0 };
     wire::Alert {
         case: Some(wire::Case {
@@ -21,8 +24,14 @@ fn wire_alert(mode: wire::Mode) -> wire::Alert {
             ..Default::default()
         }),
         severity: wire::Severity::Urgent.into(),
-        region: Some(wire::Region { shape: Some(wire::region::Shape::Circle(circle)), exclusions: vec![] }),
-        audience: Some(wire::Audience { apps: vec!["apps/demo".into()], segments: "a OR b".into() }),
+        region: Some(wire::Region {
+            shape: Some(wire::region::Shape::Circle(circle)),
+            exclusions: vec![],
+        }),
+        audience: Some(wire::Audience {
+            apps: vec!["apps/demo".into()],
+            segments: "a OR b".into(),
+        }),
         active_until: Some(prost_types::Timestamp { seconds: 2_000, nanos: 0 }),
         mode: mode.into(),
         ..Default::default()
@@ -77,7 +86,9 @@ fn a_test_never_opens_a_live_lane() {
     let (test, live) = (with_lane("test", Args::default()), with_lane("live", Args::default()));
     let spec = spec(wire_alert(wire::Mode::Test));
     assert_eq!(admit(&spec, &[app(LaneKind::Test)], &test), Ok(()));
-    for (app, config) in [(app(LaneKind::Live), &test), (app(LaneKind::Test), &live), (app(LaneKind::Live), &live)] {
+    for (app, config) in
+        [(app(LaneKind::Live), &test), (app(LaneKind::Test), &live), (app(LaneKind::Live), &live)]
+    {
         assert!(matches!(admit(&spec, &[app], config), Err(Refusal::TestOnLiveLane { .. })));
     }
 }
@@ -87,19 +98,26 @@ fn live_needs_an_identity_or_a_flag() {
     let spec = spec(wire_alert(wire::Mode::Live));
     let config = with_lane("live", Args::default());
     assert_eq!(admit(&spec, &[app(LaneKind::Live)], &config), Err(Refusal::LiveWithoutIdentity));
-    let allowed = with_lane("live", Args { allow_live_without_identity: Some(true), ..Args::default() });
+    let allowed =
+        with_lane("live", Args { allow_live_without_identity: Some(true), ..Args::default() });
     assert_eq!(admit(&spec, &[app(LaneKind::Live)], &allowed), Ok(()));
 }
 
 #[test]
 fn an_exercise_on_a_live_lane_needs_what_live_needs() {
     let exercise = spec(wire_alert(wire::Mode::Exercise));
-    let config =
-        |kind, allowed| with_lane(kind, Args { allow_live_without_identity: Some(allowed), ..Args::default() });
+    let config = |kind, allowed| {
+        with_lane(kind, Args { allow_live_without_identity: Some(allowed), ..Args::default() })
+    };
     assert_eq!(admit(&exercise, &[app(LaneKind::Test)], &config("test", false)), Ok(()));
-    for (marked, configured) in [(LaneKind::Live, "test"), (LaneKind::Test, "live"), (LaneKind::Live, "live")] {
+    for (marked, configured) in
+        [(LaneKind::Live, "test"), (LaneKind::Test, "live"), (LaneKind::Live, "live")]
+    {
         let refused = admit(&exercise, &[app(marked)], &config(configured, false));
-        assert!(matches!(refused, Err(Refusal::ExerciseWithoutIdentity { .. })), "{marked:?}, {configured}");
+        assert!(
+            matches!(refused, Err(Refusal::ExerciseWithoutIdentity { .. })),
+            "{marked:?}, {configured}"
+        );
         assert_eq!(admit(&exercise, &[app(marked)], &config(configured, true)), Ok(()));
     }
 }
@@ -112,7 +130,10 @@ fn apps_exist_and_their_lanes_are_configured() {
     assert_eq!(admit(&spec, &[None], &config), Err(Refusal::Invalid(unknown)));
     let mut moved = app(LaneKind::Test).expect("made");
     Arc::make_mut(&mut moved).app.gateway = "gone".into();
-    assert!(matches!(admit(&spec, &[Some(moved)], &config), Err(Refusal::LaneNotConfigured { .. })));
+    assert!(matches!(
+        admit(&spec, &[Some(moved)], &config),
+        Err(Refusal::LaneNotConfigured { .. })
+    ));
 }
 
 #[test]
@@ -121,7 +142,11 @@ fn an_exercise_reaches_its_segment_and_says_so() {
     assert_eq!(segments(&exercise).to_string(), "exercise AND (a OR b)");
     assert_eq!(segments(&spec(wire_alert(wire::Mode::Test))).to_string(), "a OR b");
     let bodies = rendered(&exercise, "EXERCISE: ").expect("short");
-    assert_eq!(bodies.iter().map(|m| m.locale.as_str()).collect::<Vec<_>>(), ["en", "de"], "the fallback first");
+    assert_eq!(
+        bodies.iter().map(|m| m.locale.as_str()).collect::<Vec<_>>(),
+        ["en", "de"],
+        "the fallback first"
+    );
     let json: serde_json::Value = serde_json::from_slice(&bodies[0].body).expect("JSON");
     assert_eq!(
         json,
@@ -148,13 +173,22 @@ fn severity_and_photograph_shape_the_body() {
         serde_json::from_slice::<serde_json::Value>(&bodies[0].body).expect("JSON")
     };
     let critical = json(alert.clone());
-    assert_eq!(critical["aps"]["sound"], serde_json::json!({"critical": 1, "name": "default", "volume": 1.0}));
+    assert_eq!(
+        critical["aps"]["sound"],
+        serde_json::json!({"critical": 1, "name": "default", "volume": 1.0})
+    );
     assert_eq!(critical["aps"]["interruption-level"], "critical");
     assert_eq!(critical["aps"]["mutable-content"], 1);
-    assert_eq!((&critical["image"], &critical["link"]), (&"https://example.org/a.jpg".into(), &"app://case/1".into()));
+    assert_eq!(
+        (&critical["image"], &critical["link"]),
+        (&"https://example.org/a.jpg".into(), &"app://case/1".into())
+    );
     alert.severity = wire::Severity::Information.into();
     let quiet = json(alert);
-    assert_eq!((&quiet["aps"]["interruption-level"], quiet["aps"].get("sound")), (&"passive".into(), None));
+    assert_eq!(
+        (&quiet["aps"]["interruption-level"], quiet["aps"].get("sound")),
+        (&"passive".into(), None)
+    );
 }
 
 #[test]
@@ -173,14 +207,20 @@ fn a_body_fits_to_the_byte_or_is_refused_with_the_excess() {
     assert_eq!(rendered(quotes, rest).expect("fits")[1].body.len(), MAX);
     let refused = rendered(quotes, rest + 1).expect_err("one too many");
     assert_eq!(refused.field, "case.messages[de]");
-    assert!(refused.problem.contains("apps/demo") && refused.problem.contains("4097 bytes encoded, 1 more than"));
+    assert!(
+        refused.problem.contains("apps/demo")
+            && refused.problem.contains("4097 bytes encoded, 1 more than")
+    );
 }
 
 #[test]
 fn a_message_of_fcm_shows_itself_replaces_its_like_and_knows_its_end() {
     let rendered = rendered_fcm(wire_alert(wire::Mode::Exercise)).expect("short");
     assert_eq!(rendered.request, PushRequest::Fcm { project: "p".into() });
-    assert_eq!(rendered.messages.iter().map(|m| m.locale.as_str()).collect::<Vec<_>>(), ["en", "de"]);
+    assert_eq!(
+        rendered.messages.iter().map(|m| m.locale.as_str()).collect::<Vec<_>>(),
+        ["en", "de"]
+    );
     assert_eq!(
         request(&rendered.messages[0], "abc:APA91b"),
         serde_json::json!({"message": {
@@ -215,7 +255,8 @@ fn severity_photograph_and_collapse_key_shape_a_message_of_fcm() {
     let case = alert.case.as_mut().expect("set");
     case.image_url = "https://example.org/a.jpg".into();
     case.deep_link = "app://case/1".into();
-    let message = |alert| request(&rendered_fcm(alert).expect("short").messages[0], "t")["message"].clone();
+    let message =
+        |alert| request(&rendered_fcm(alert).expect("short").messages[0], "t")["message"].clone();
     let critical = message(alert.clone());
     assert_eq!(critical["notification"]["image"], "https://example.org/a.jpg");
     assert_eq!(critical["data"]["link"], "app://case/1");
@@ -241,15 +282,19 @@ fn a_message_of_fcm_fits_to_the_byte_or_is_refused_with_the_excess() {
         rendered_fcm(alert)
     };
     const MAX: usize = render::fcm::BODY_BYTES_MAX;
-    let bytes =
-        |rendered: &render::Rendered| rendered.messages[1].body.len() + rendered.messages[1].body_after_token.len();
+    let bytes = |rendered: &render::Rendered| {
+        rendered.messages[1].body.len() + rendered.messages[1].body_after_token.len()
+    };
     let one = bytes(&rendered(1, 0).expect("short"));
     let quotes = (MAX - one) / 2 + 1;
     let rest = MAX - one - (quotes - 1) * 2;
     assert_eq!(bytes(&rendered(quotes, rest).expect("fits")), MAX);
     let refused = rendered(quotes, rest + 1).expect_err("one too many");
     assert_eq!(refused.field, "case.messages[de]");
-    assert!(refused.problem.contains("apps/demo") && refused.problem.contains("4097 bytes encoded, 1 more than"));
+    assert!(
+        refused.problem.contains("apps/demo")
+            && refused.problem.contains("4097 bytes encoded, 1 more than")
+    );
     assert!(refused.problem.ends_with("of FCM"), "{}", refused.problem);
 }
 
@@ -258,7 +303,10 @@ fn an_app_whose_lane_became_another_platforms_is_refused() {
     let spec = spec(wire_alert(wire::Mode::Test));
     let config = with_lane("test", Args::default());
     let record = Arc::new(AppRecord { app: fcm_app(), created: UnixMillis(1), revision: 1 });
-    assert!(matches!(admit(&spec, &[Some(record)], &config), Err(Refusal::LaneNotConfigured { .. })));
+    assert!(matches!(
+        admit(&spec, &[Some(record)], &config),
+        Err(Refusal::LaneNotConfigured { .. })
+    ));
 }
 
 #[test]

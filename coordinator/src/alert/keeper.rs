@@ -22,7 +22,11 @@ const PAUSE: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// The store's.
-pub async fn record(api: &Context, name: &AlertName, event: Event) -> Result<Arc<AlertRecord>, StoreError> {
+pub async fn record(
+    api: &Context,
+    name: &AlertName,
+    event: Event,
+) -> Result<Arc<AlertRecord>, StoreError> {
     record_at(api, name, event, api.clock.wall()).await
 }
 
@@ -33,7 +37,8 @@ async fn record_at(
     at: UnixMillis,
 ) -> Result<Arc<AlertRecord>, StoreError> {
     loop {
-        let existing = api.store.alert(name).await?.ok_or_else(|| StoreError::Missing(name.name()))?;
+        let existing =
+            api.store.alert(name).await?.ok_or_else(|| StoreError::Missing(name.name()))?;
         let next = match existing.after(event.clone(), at) {
             Ok(Some(next)) => next,
             Ok(None) => return Ok(existing),
@@ -78,7 +83,9 @@ async fn recorded(api: &Context, name: &AlertName, event: Event, at: UnixMillis)
     loop {
         match record_at(api, name, event.clone(), at).await {
             Ok(_) => return true,
-            Err(StoreError::Away(problem)) => tracing::warn!(alert = %name, problem, "the end is not recorded yet"),
+            Err(StoreError::Away(problem)) => {
+                tracing::warn!(alert = %name, problem, "the end is not recorded yet")
+            }
             Err(error) => {
                 tracing::error!(alert = %name, %error, "the end cannot be recorded");
                 return false;

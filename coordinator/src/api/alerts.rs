@@ -49,9 +49,16 @@ pub(super) struct Alerts {
 
 impl Alerts {
     pub(super) fn new(api: Arc<Context>) -> Self {
-        let watchers = watch::Watchers::new(api.config.watchers_max, api.config.watchers_per_alert_max);
+        let watchers =
+            watch::Watchers::new(api.config.watchers_max, api.config.watchers_per_alert_max);
         let active = Places::new(api.config.alerts_active_max);
-        Self { api, requests: create::Requests::default(), active, watchers, curiosity: Mutex::default() }
+        Self {
+            api,
+            requests: create::Requests::default(),
+            active,
+            watchers,
+            curiosity: Mutex::default(),
+        }
     }
 
     /// See [`watch`].
@@ -82,7 +89,10 @@ impl Alerts {
 impl AlertService for Alerts {
     type WatchAlertStream = BoxStream<'static, Result<wire::AlertProgress, Status>>;
 
-    async fn create_alert(&self, request: Request<wire::CreateAlertRequest>) -> Result<Response<wire::Alert>, Status> {
+    async fn create_alert(
+        &self,
+        request: Request<wire::CreateAlertRequest>,
+    ) -> Result<Response<wire::Alert>, Status> {
         let peer = door::peer(request.extensions());
         match self.create(request.into_inner(), peer).await? {
             create::Answer::Recorded(alert) => Ok(Response::new(self.answer(&alert))),
@@ -98,7 +108,10 @@ impl AlertService for Alerts {
         self.preview(request.into_inner(), peer).await.map(Response::new)
     }
 
-    async fn get_alert(&self, request: Request<wire::GetAlertRequest>) -> Result<Response<wire::Alert>, Status> {
+    async fn get_alert(
+        &self,
+        request: Request<wire::GetAlertRequest>,
+    ) -> Result<Response<wire::Alert>, Status> {
         let alert = self.existing(&request.into_inner().name).await?;
         Ok(Response::new(self.answer(&alert)))
     }
@@ -111,15 +124,22 @@ impl AlertService for Alerts {
         let size = page::size(request.page_size).map_err(status::invalid)?;
         let after = page::alert(&request.page_token).map_err(status::invalid)?;
         // One more than asked for tells whether there is another page.
-        let mut alerts = self.api.store.alerts(after.as_ref(), size + 1).await.map_err(status::store)?;
+        let mut alerts =
+            self.api.store.alerts(after.as_ref(), size + 1).await.map_err(status::store)?;
         let more = alerts.len() > size;
         alerts.truncate(size);
         let known = alerts.as_slice();
-        let cursor = |last: &Arc<AlertRecord>| AlertCursor { created: last.created, name: last.name.clone() };
+        let cursor = |last: &Arc<AlertRecord>| AlertCursor {
+            created: last.created,
+            name: last.name.clone(),
+        };
         let (alerts, cut) = within(LIST_BYTES_MAX, known, |alert| self.answer(alert));
         let last = cut.or_else(|| known.last().filter(|_| more));
         let next = last.map(|last| page::after_alert(&cursor(last)));
-        Ok(Response::new(wire::ListAlertsResponse { alerts, next_page_token: next.unwrap_or_default() }))
+        Ok(Response::new(wire::ListAlertsResponse {
+            alerts,
+            next_page_token: next.unwrap_or_default(),
+        }))
     }
 
     async fn watch_alert(
@@ -130,7 +150,10 @@ impl AlertService for Alerts {
         Err(status::internal(&"WatchAlert reached the generated server"))
     }
 
-    async fn cancel_alert(&self, request: Request<wire::CancelAlertRequest>) -> Result<Response<wire::Alert>, Status> {
+    async fn cancel_alert(
+        &self,
+        request: Request<wire::CancelAlertRequest>,
+    ) -> Result<Response<wire::Alert>, Status> {
         let request = request.into_inner();
         if request.reason.len() > REASON_BYTES_MAX {
             let problem = format!("at most {REASON_BYTES_MAX} bytes, has {}", request.reason.len());
@@ -139,7 +162,10 @@ impl AlertService for Alerts {
         let alert = self.existing(&request.name).await?;
         let api = Arc::clone(&self.api);
         // A task of its own: a caller who hangs up must not leave an alert half cancelled.
-        let cancel = self.api.drain.spawn(async move { cancel(&api, alert, request.reason).await }.in_current_span());
+        let cancel = self
+            .api
+            .drain
+            .spawn(async move { cancel(&api, alert, request.reason).await }.in_current_span());
         let alert = cancel.await.map_err(|e| status::internal(&e))??;
         Ok(Response::new(self.answer(&alert)))
     }
@@ -166,11 +192,16 @@ fn within(
 }
 
 /// Records the wish, tells the nodes, records what came of it. Changes nothing if the alert has ended.
-async fn cancel(api: &Context, alert: Arc<AlertRecord>, reason: String) -> Result<Arc<AlertRecord>, Status> {
+async fn cancel(
+    api: &Context,
+    alert: Arc<AlertRecord>,
+    reason: String,
+) -> Result<Arc<AlertRecord>, Status> {
     if is_final(alert.state) {
         return Ok(alert);
     }
-    let alert = keeper::record(api, &alert.name, Event::Cancel { reason }).await.map_err(status::store)?;
+    let alert =
+        keeper::record(api, &alert.name, Event::Cancel { reason }).await.map_err(status::store)?;
     if is_final(alert.state) {
         return Ok(alert);
     }

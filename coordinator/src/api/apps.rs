@@ -53,9 +53,16 @@ impl Apps {
                 format!("{kind} {name} is not in the coordinator's configuration"),
             )
         };
-        let gateway = self.api.config.gateway(&app.gateway).ok_or_else(|| missing("gateway", &app.gateway))?;
-        let credential =
-            self.api.config.credential(&app.credential).ok_or_else(|| missing("credential", &app.credential))?;
+        let gateway = self
+            .api
+            .config
+            .gateway(&app.gateway)
+            .ok_or_else(|| missing("gateway", &app.gateway))?;
+        let credential = self
+            .api
+            .config
+            .credential(&app.credential)
+            .ok_or_else(|| missing("credential", &app.credential))?;
         let differs = |field: &str, of: &dyn std::fmt::Debug| {
             let problem = format!("gateway {} is {of:?}: both must agree", app.gateway);
             status::invalid(InvalidField::new(format!("app.{field}"), problem))
@@ -73,8 +80,10 @@ impl Apps {
             return Err(status::invalid(InvalidField::new("app.credential", problem)));
         }
         if let Some(project) = credential.project().filter(|project| *project != app.project) {
-            let problem =
-                format!("must be {project}, the project of credential {}, is {}", app.credential, app.project);
+            let problem = format!(
+                "must be {project}, the project of credential {}, is {}",
+                app.credential, app.project
+            );
             return Err(status::invalid(InvalidField::new("app.project", problem)));
         }
         if gateway.environment != app.environment {
@@ -95,14 +104,20 @@ impl Apps {
 
 #[tonic::async_trait]
 impl AppService for Apps {
-    async fn create_app(&self, request: Request<wire::CreateAppRequest>) -> Result<Response<wire::App>, Status> {
+    async fn create_app(
+        &self,
+        request: Request<wire::CreateAppRequest>,
+    ) -> Result<Response<wire::App>, Status> {
         let peer = door::peer(request.extensions());
         let request = request.into_inner();
         let app = created(request).map_err(status::invalid)?;
         self.check_lane(&app)?;
         let record = AppRecord { app, created: self.api.clock.wall(), revision: 1 };
         let wanted = record.app.clone();
-        self.created.lock().check(peer, self.now()).map_err(|wait| too_fast(peer, "creates", wait))?;
+        self.created
+            .lock()
+            .check(peer, self.now())
+            .map_err(|wait| too_fast(peer, "creates", wait))?;
         match self.api.store.create_app(record).await.map_err(status::store)? {
             Created::New(record) => {
                 // One too many may come in between by its own fault.
@@ -111,13 +126,17 @@ impl AppService for Apps {
                 Ok(Response::new(answer(&record)))
             }
             Created::Existing(record) if record.app == wanted => Ok(Response::new(answer(&record))),
-            Created::Existing(record) => {
-                Err(status::already_exists(format!("{} is the name of a different app", record.app.name)))
-            }
+            Created::Existing(record) => Err(status::already_exists(format!(
+                "{} is the name of a different app",
+                record.app.name
+            ))),
         }
     }
 
-    async fn get_app(&self, request: Request<wire::GetAppRequest>) -> Result<Response<wire::App>, Status> {
+    async fn get_app(
+        &self,
+        request: Request<wire::GetAppRequest>,
+    ) -> Result<Response<wire::App>, Status> {
         let name = name(&request.into_inner().name).map_err(status::invalid)?;
         Ok(Response::new(answer(&*self.existing(&name).await?)))
     }
@@ -130,15 +149,22 @@ impl AppService for Apps {
         let size = page::size(request.page_size).map_err(status::invalid)?;
         let after = page::app(&request.page_token).map_err(status::invalid)?;
         // One more than asked for tells whether there is another page.
-        let mut apps = self.api.store.apps(after.as_ref(), size + 1).await.map_err(status::store)?;
+        let mut apps =
+            self.api.store.apps(after.as_ref(), size + 1).await.map_err(status::store)?;
         let more = apps.len() > size;
         apps.truncate(size);
         let next = apps.last().filter(|_| more).map(|last| page::after_app(&last.app.name));
         let apps = apps.iter().map(|app| answer(app)).collect();
-        Ok(Response::new(wire::ListAppsResponse { apps, next_page_token: next.unwrap_or_default() }))
+        Ok(Response::new(wire::ListAppsResponse {
+            apps,
+            next_page_token: next.unwrap_or_default(),
+        }))
     }
 
-    async fn update_app(&self, request: Request<wire::UpdateAppRequest>) -> Result<Response<wire::App>, Status> {
+    async fn update_app(
+        &self,
+        request: Request<wire::UpdateAppRequest>,
+    ) -> Result<Response<wire::App>, Status> {
         let peer = door::peer(request.extensions());
         let request = request.into_inner();
         let given = required(request.app, "app").map_err(status::invalid)?;
@@ -146,18 +172,26 @@ impl AppService for Apps {
         let name = name(&given.name).map_err(|e| status::invalid(e.within("app")))?;
         let existing = self.existing(&name).await?;
         if !given.etag.is_empty() && given.etag != etag(&existing) {
-            return Err(Status::aborted(format!("{name} was changed by somebody else; read it again")));
+            return Err(Status::aborted(format!(
+                "{name} was changed by somebody else; read it again"
+            )));
         }
         let app = updated(&existing.app, &given, &mask.paths)?;
         self.check_lane(&app)?;
-        self.updated.lock().take(peer, self.now()).map_err(|wait| too_fast(peer, "changes", wait))?;
+        self.updated
+            .lock()
+            .take(peer, self.now())
+            .map_err(|wait| too_fast(peer, "changes", wait))?;
         let record = AppRecord { app, created: existing.created, revision: existing.revision + 1 };
         let record = self.api.store.replace_app(record).await.map_err(status::store)?;
         tracing::info!(app = %record.app.name, fields = ?mask.paths, "app updated");
         Ok(Response::new(answer(&record)))
     }
 
-    async fn delete_app(&self, request: Request<wire::DeleteAppRequest>) -> Result<Response<()>, Status> {
+    async fn delete_app(
+        &self,
+        request: Request<wire::DeleteAppRequest>,
+    ) -> Result<Response<()>, Status> {
         let name = name(&request.into_inner().name).map_err(status::invalid)?;
         self.api.store.delete_app(&name).await.map_err(status::store)?;
         tracing::info!(app = %name, "app deleted");
@@ -180,14 +214,20 @@ fn created(request: wire::CreateAppRequest) -> Result<App, InvalidField> {
         app.name = name.name();
     }
     if app.name != name.name() {
-        return Err(InvalidField::new("app.name", format_args!("is {:?}, but app_id makes it {name}", app.name)));
+        return Err(InvalidField::new(
+            "app.name",
+            format_args!("is {:?}, but app_id makes it {name}", app.name),
+        ));
     }
     App::from_wire(app).map_err(|e| e.within("app"))
 }
 
 fn updated(existing: &App, given: &wire::App, paths: &[String]) -> Result<App, Status> {
     if paths.is_empty() {
-        return Err(status::invalid(InvalidField::new("update_mask", "must name one field at least")));
+        return Err(status::invalid(InvalidField::new(
+            "update_mask",
+            "must name one field at least",
+        )));
     }
     let mut app = existing.to_wire();
     let platform = given.platform;
@@ -202,12 +242,18 @@ fn updated(existing: &App, given: &wire::App, paths: &[String]) -> Result<App, S
             "lane_kind" => app.lane_kind = given.lane_kind,
             "platform" if platform == app.platform => {}
             "platform" => {
-                let message = format!("the platform of {} is fixed: its tokens are of one kind", existing.name);
+                let message = format!(
+                    "the platform of {} is fixed: its tokens are of one kind",
+                    existing.name
+                );
                 return Err(status::precondition("PLATFORM_FIXED", message));
             }
             other => {
                 let field = format!("update_mask.paths[{i}]");
-                return Err(status::invalid(InvalidField::new(field, format_args!("{other:?} cannot be changed"))));
+                return Err(status::invalid(InvalidField::new(
+                    field,
+                    format_args!("{other:?} cannot be changed"),
+                )));
             }
         }
     }
@@ -215,7 +261,11 @@ fn updated(existing: &App, given: &wire::App, paths: &[String]) -> Result<App, S
 }
 
 fn answer(record: &AppRecord) -> wire::App {
-    wire::App { create_time: Some(timestamp(record.created)), etag: etag(record), ..record.app.to_wire() }
+    wire::App {
+        create_time: Some(timestamp(record.created)),
+        etag: etag(record),
+        ..record.app.to_wire()
+    }
 }
 
 fn etag(record: &AppRecord) -> String {

@@ -84,7 +84,10 @@ pub struct DoorLayer {
 
 impl Default for DoorLayer {
     fn default() -> Self {
-        Self { places: Places::new(REQUESTS_MAX), foreign: Arc::new(Semaphore::new(FOREIGN_STREAMS_MAX)) }
+        Self {
+            places: Places::new(REQUESTS_MAX),
+            foreign: Arc::new(Semaphore::new(FOREIGN_STREAMS_MAX)),
+        }
     }
 }
 
@@ -106,7 +109,10 @@ pub struct Door<S> {
 
 impl<S> tower::Service<http::Request<Body>> for Door<S>
 where
-    S: tower::Service<http::Request<Body>, Response = http::Response<Body>> + Clone + Send + 'static,
+    S: tower::Service<http::Request<Body>, Response = http::Response<Body>>
+        + Clone
+        + Send
+        + 'static,
     S::Future: Send,
     S::Error: Send + 'static,
 {
@@ -119,24 +125,38 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let own = request.extensions().get::<Peer>().map(|peer| Arc::clone(&peer.requests).try_acquire_owned());
+        let own = request
+            .extensions()
+            .get::<Peer>()
+            .map(|peer| Arc::clone(&peer.requests).try_acquire_owned());
         let own = match own.transpose() {
             Ok(own) => own,
             Err(_) => {
-                return refuse(format!("{REQUESTS_PER_CONNECTION_MAX} requests are under way on this connection"));
+                return refuse(format!(
+                    "{REQUESTS_PER_CONNECTION_MAX} requests are under way on this connection"
+                ));
             }
         };
         let peer = peer(request.extensions());
         let place = match self.places.enter(peer) {
             Ok(place) => place,
-            Err(Full { held: 0, total }) => return refuse(format!("all {total} requests that may be under way are")),
-            Err(Full { held, .. }) => return refuse(format!("{held} requests of {peer} are under way")),
+            Err(Full { held: 0, total }) => {
+                return refuse(format!("all {total} requests that may be under way are"));
+            }
+            Err(Full { held, .. }) => {
+                return refuse(format!("{held} requests of {peer} are under way"));
+            }
         };
-        let (contract, method) = (Contract::of(request.uri().path()), ports::method(request.uri().path()));
+        let (contract, method) =
+            (Contract::of(request.uri().path()), ports::method(request.uri().path()));
         let foreign = match contract {
             Contract::Foreign => match Arc::clone(&self.foreign).try_acquire_owned() {
                 Ok(foreign) => Some(foreign),
-                Err(_) => return refuse(format!("{FOREIGN_STREAMS_MAX} streams of health and reflection are open")),
+                Err(_) => {
+                    return refuse(format!(
+                        "{FOREIGN_STREAMS_MAX} streams of health and reflection are open"
+                    ));
+                }
             },
             Contract::Public | Contract::Internal => None,
         };
@@ -180,7 +200,9 @@ impl<P: Unpin> http_body::Body for Held<P> {
     }
 }
 
-fn refuse<E: Send + 'static>(message: String) -> BoxFuture<'static, Result<http::Response<Body>, E>> {
+fn refuse<E: Send + 'static>(
+    message: String,
+) -> BoxFuture<'static, Result<http::Response<Body>, E>> {
     let status = status::exhausted("REQUESTS_BUSY", message, RETRY);
     std::future::ready(Ok(status.into_http())).boxed()
 }
@@ -220,7 +242,8 @@ fn corrected(answer: http::Response<Body>, contract: Contract) -> http::Response
     if !answer.headers().contains_key(Status::GRPC_STATUS) {
         return answer;
     }
-    let told = Status::from_header_map(answer.headers()).filter(|told| contract.leaves_to_the_door(told));
+    let told =
+        Status::from_header_map(answer.headers()).filter(|told| contract.leaves_to_the_door(told));
     match told.and_then(|told| status::unreadable(&told)) {
         Some(refused) => refused.into_http(),
         None => answer,

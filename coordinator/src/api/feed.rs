@@ -74,14 +74,16 @@ impl tower::Service<http::Request<Body>> for FeedServer {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let (api, places, refused) = (Arc::clone(&self.api), Arc::clone(&self.places), Arc::clone(&self.refused));
+        let (api, places, refused) =
+            (Arc::clone(&self.api), Arc::clone(&self.places), Arc::clone(&self.refused));
         let feed = Feed { api, places, refused };
         async move {
             if request.uri().path() != "/clarion.shard.v1.FeedService/Feed" {
                 let unknown = Status::unimplemented("FeedService has the one method Feed");
                 return Ok(unknown.into_http());
             }
-            let mut grpc = Grpc::new(FeedCodec).apply_max_message_size_config(Some(REQUEST_BYTES_MAX), None);
+            let mut grpc =
+                Grpc::new(FeedCodec).apply_max_message_size_config(Some(REQUEST_BYTES_MAX), None);
             Ok(grpc.server_streaming(feed, request).await)
         }
         .boxed()
@@ -100,7 +102,8 @@ impl ServerStreamingService<FeedRequest> for Feed {
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<FeedRequest>) -> Self::Future {
-        let (api, places, refusals) = (Arc::clone(&self.api), Arc::clone(&self.places), Arc::clone(&self.refused));
+        let (api, places, refusals) =
+            (Arc::clone(&self.api), Arc::clone(&self.places), Arc::clone(&self.refused));
         async move {
             let request = request.into_inner();
             let place = Place::take(&places, &request.node, api.dispatch.has_session(&request.node))?;
@@ -177,7 +180,9 @@ fn superseded() -> Status {
 fn refused(error: FeedError) -> Status {
     match error {
         FeedError::Invalid(field) => status::invalid(field),
-        FeedError::OtherCluster { .. } | FeedError::OtherLog { .. } => Status::failed_precondition(error.to_string()),
+        FeedError::OtherCluster { .. } | FeedError::OtherLog { .. } => {
+            Status::failed_precondition(error.to_string())
+        }
         FeedError::Ahead { .. } => Status::out_of_range(error.to_string()),
         FeedError::Store(error) => status::store(error),
     }
@@ -208,7 +213,11 @@ impl Encoder for FeedEncoder {
     type Item = (LogId, Batch);
     type Error = Status;
 
-    fn encode(&mut self, (log, batch): Self::Item, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+    fn encode(
+        &mut self,
+        (log, batch): Self::Item,
+        buffer: &mut EncodeBuf<'_>,
+    ) -> Result<(), Status> {
         let front = FeedResponse {
             log: log.0.into(),
             position: batch.position.0,

@@ -25,7 +25,9 @@ pub(super) fn size(asked: i32) -> Result<usize, InvalidField> {
     match asked {
         0 => Ok(SIZE_DEFAULT),
         1..=SIZE_MAX => Ok(usize::try_from(asked).expect("positive")),
-        _ => Err(InvalidField::new("page_size", format_args!("must be 0 to {SIZE_MAX}, is {asked}"))),
+        _ => {
+            Err(InvalidField::new("page_size", format_args!("must be 0 to {SIZE_MAX}, is {asked}")))
+        }
     }
 }
 
@@ -72,7 +74,9 @@ fn open(kind: u8, token: &str) -> Result<Option<Vec<u8>>, InvalidField> {
     let bytes = BASE64URL_NOPAD.decode(token.as_bytes()).map_err(|_| wrong(token))?;
     let (body, sum) = bytes.split_last_chunk::<4>().ok_or_else(|| wrong(token))?;
     match body.split_first() {
-        Some((first, payload)) if *first == kind && *sum == checksum(body) => Ok(Some(payload.to_vec())),
+        Some((first, payload)) if *first == kind && *sum == checksum(body) => {
+            Ok(Some(payload.to_vec()))
+        }
         _ => Err(wrong(token)),
     }
 }

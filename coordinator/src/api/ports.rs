@@ -44,7 +44,10 @@ pub fn api(config: &crate::config::Config) -> Limits {
         connections_per_peer_max: (config.connections_max * 3).div_ceil(4),
         when_busy: WhenBusy::Stays,
         streams_per_connection_max: 256,
-        streams_max: config.watchers_max + REQUESTS_MAX + registry::STREAMS_MAX + FOREIGN_STREAMS_MAX,
+        streams_max: config.watchers_max
+            + REQUESTS_MAX
+            + registry::STREAMS_MAX
+            + FOREIGN_STREAMS_MAX,
         requests_per_connection_max: REQUESTS_PER_CONNECTION_MAX,
         header_list_bytes_max: 16 << 10,
         stream_window_bytes: 128 << 10,
@@ -118,12 +121,22 @@ pub fn feed() -> Limits {
 }
 
 /// Serves callers until `stop` resolves and the last connection has ended.
-pub async fn serve_api(listener: TcpListener, limits: Limits, routes: Routes, stop: impl Future<Output = ()>) {
+pub async fn serve_api(
+    listener: TcpListener,
+    limits: Limits,
+    routes: Routes,
+    stop: impl Future<Output = ()>,
+) {
     listener::serve(listener, limits, behind_the_door(routes), stop).await;
 }
 
 /// Serves nodes until `stop` resolves and the last connection has ended.
-pub async fn serve_feed(listener: TcpListener, limits: Limits, context: &Arc<Context>, stop: impl Future<Output = ()>) {
+pub async fn serve_feed(
+    listener: TcpListener,
+    limits: Limits,
+    context: &Arc<Context>,
+    stop: impl Future<Output = ()>,
+) {
     let routes = Routes::new(feed::FeedServer::new(Arc::clone(context)));
     listener::serve(listener, limits, behind_the_door(routes), stop).await;
 }

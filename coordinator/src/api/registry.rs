@@ -60,9 +60,20 @@ impl Registry {
     ) -> Result<BoxStream<'static, Result<wire::WriteDevicesResponse, Status>>, Status> {
         let peer = door::peer(request.extensions());
         let place = self.streams.enter(peer).map_err(|full| {
-            status::share("WRITE_STREAMS_MAX", "streams of WriteDevices", peer, full, Duration::from_secs(5))
+            status::share(
+                "WRITE_STREAMS_MAX",
+                "streams of WriteDevices",
+                peer,
+                full,
+                Duration::from_secs(5),
+            )
         })?;
-        let writer = stream::Writer { api: Arc::clone(&self.api), peer, work: self.work.clone(), _place: place };
+        let writer = stream::Writer {
+            api: Arc::clone(&self.api),
+            peer,
+            work: self.work.clone(),
+            _place: place,
+        };
         Ok(stream::serve(writer, request.into_inner()))
     }
 }
@@ -92,7 +103,8 @@ impl RegistryService for Registry {
             written += log.records_until(id, head).await.map_err(status::store)?;
             applied += log.records_until(id, position).await.map_err(status::store)?;
         }
-        let apps = totals.apps.iter().map(|(app, &devices)| wire::AppStats { app: app.name(), devices });
+        let apps =
+            totals.apps.iter().map(|(app, &devices)| wire::AppStats { app: app.name(), devices });
         Ok(Response::new(wire::RegistryStats {
             devices: totals.devices,
             placed: totals.placed,

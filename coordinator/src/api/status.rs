@@ -49,10 +49,12 @@ pub(super) fn already_exists(message: String) -> Status {
 /// A region or an audience so small that addressing it, or counting it, singles somebody out. Says the limit, never the
 /// count.
 pub(super) fn too_small(reason: &str, field: &str, limit: &str) -> Status {
-    let metadata = [("field", field), ("limit", limit)].map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let metadata =
+        [("field", field), ("limit", limit)].map(|(key, value)| (key.to_owned(), value.to_owned()));
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::from(metadata));
-    let message =
-        format!("{field}: has less than {limit}; only --allow-small-audiences at the coordinator's start takes it");
+    let message = format!(
+        "{field}: has less than {limit}; only --allow-small-audiences at the coordinator's start takes it"
+    );
     Status::with_error_details(Code::PermissionDenied, message, details)
 }
 
@@ -61,9 +63,10 @@ pub(super) fn too_small(reason: &str, field: &str, limit: &str) -> Status {
 pub(super) fn unreadable(told: &Status) -> Option<Status> {
     match told.code() {
         Code::OutOfRange => Some(invalid(InvalidField::new("request", told.message()))),
-        Code::Internal if told.message() != DEFECT => {
-            Some(invalid(InvalidField::new("request", format_args!("cannot be read: {}", told.message()))))
-        }
+        Code::Internal if told.message() != DEFECT => Some(invalid(InvalidField::new(
+            "request",
+            format_args!("cannot be read: {}", told.message()),
+        ))),
         _ => None,
     }
 }
@@ -80,7 +83,13 @@ pub(super) fn exhausted(reason: &str, message: String, retry: Duration) -> Statu
 }
 
 /// As many as there may be of something, or as many as one peer may have of it; trying again helps when some have ended.
-pub(super) fn share(reason: &str, what: &str, peer: PeerKey, full: Full, retry: Duration) -> Status {
+pub(super) fn share(
+    reason: &str,
+    what: &str,
+    peer: PeerKey,
+    full: Full,
+    retry: Duration,
+) -> Status {
     let Full { total, held } = full;
     let message = match held {
         0 => format!("all {total} {what} are in use"),
@@ -96,7 +105,12 @@ pub(super) fn late(reason: &str, message: String) -> Status {
 
 /// The process stops in order; another one, or the next, will answer.
 pub(super) fn draining() -> Status {
-    again(Code::Unavailable, "DRAINING", "the coordinator is stopping".to_owned(), Duration::from_secs(1))
+    again(
+        Code::Unavailable,
+        "DRAINING",
+        "the coordinator is stopping".to_owned(),
+        Duration::from_secs(1),
+    )
 }
 
 /// A defect: logged here, told without its words.
@@ -115,12 +129,16 @@ pub(super) fn store(error: StoreError) -> Status {
         StoreError::Conflict(_) => Status::aborted(message),
         StoreError::Missing(name) => not_found(&name),
         StoreError::InUse { .. } => precondition("APP_IN_USE", message),
-        StoreError::TooManyActive { .. } => exhausted("ALERTS_ACTIVE", message, Duration::from_secs(5)),
-        StoreError::Full { .. } | StoreError::ReserveFull { .. } | StoreError::ReserveShare { .. } => {
-            exhausted("STORE_FULL", message, SOMEBODY_MUST_ACT)
+        StoreError::TooManyActive { .. } => {
+            exhausted("ALERTS_ACTIVE", message, Duration::from_secs(5))
         }
+        StoreError::Full { .. }
+        | StoreError::ReserveFull { .. }
+        | StoreError::ReserveShare { .. } => exhausted("STORE_FULL", message, SOMEBODY_MUST_ACT),
         StoreError::TooManyApps { .. } => exhausted("APPS_MAX", message, SOMEBODY_MUST_ACT),
-        StoreError::Away(_) => again(Code::Unavailable, "STORE_AWAY", message, Duration::from_secs(1)),
+        StoreError::Away(_) => {
+            again(Code::Unavailable, "STORE_AWAY", message, Duration::from_secs(1))
+        }
     }
 }
 
@@ -142,7 +160,9 @@ pub(super) fn refusal(refusal: Refusal) -> Status {
 pub(super) fn start(error: StartError) -> Status {
     let message = error.to_string();
     match error {
-        StartError::NoNodes { .. } => again(Code::Unavailable, "NO_NODES", message, Duration::from_secs(1)),
+        StartError::NoNodes { .. } => {
+            again(Code::Unavailable, "NO_NODES", message, Duration::from_secs(1))
+        }
         StartError::Lane { .. } => precondition("LANE_NOT_CONFIGURED", message),
         StartError::Twice(_) => internal(&message),
         StartError::Log(error) => store(error),
@@ -153,11 +173,19 @@ pub(super) fn start(error: StartError) -> Status {
 pub(super) fn count(error: &CountError) -> Status {
     let message = error.to_string();
     match error {
-        CountError::NoNodes { .. } => again(Code::Unavailable, "NO_NODES", message, Duration::from_secs(1)),
-        CountError::Absent { .. } => again(Code::Unavailable, "NODES_ABSENT", message, Duration::from_secs(1)),
-        CountError::Deadline { .. } => again(Code::DeadlineExceeded, "COUNT_DEADLINE", message, Duration::from_secs(1)),
+        CountError::NoNodes { .. } => {
+            again(Code::Unavailable, "NO_NODES", message, Duration::from_secs(1))
+        }
+        CountError::Absent { .. } => {
+            again(Code::Unavailable, "NODES_ABSENT", message, Duration::from_secs(1))
+        }
+        CountError::Deadline { .. } => {
+            again(Code::DeadlineExceeded, "COUNT_DEADLINE", message, Duration::from_secs(1))
+        }
         CountError::Busy { .. } => exhausted("COUNTS_BUSY", message, Duration::from_secs(1)),
-        CountError::Refused { again: true, .. } => exhausted("COUNT_REFUSED", message, Duration::from_secs(5)),
+        CountError::Refused { again: true, .. } => {
+            exhausted("COUNT_REFUSED", message, Duration::from_secs(5))
+        }
         CountError::Refused { again: false, .. } => precondition("COUNT_REFUSED", message),
     }
 }
@@ -177,8 +205,12 @@ mod tests {
 
     #[test]
     fn a_refusal_does_not_grow_with_what_it_refuses() {
-        let status = invalid(InvalidField::new("name", format_args!("is {:?}", "ü".repeat(10_000))));
-        assert!(status.message().len() <= 2 * SHOWN_BYTES_MAX && status.details().len() <= 4 * SHOWN_BYTES_MAX);
+        let status =
+            invalid(InvalidField::new("name", format_args!("is {:?}", "ü".repeat(10_000))));
+        assert!(
+            status.message().len() <= 2 * SHOWN_BYTES_MAX
+                && status.details().len() <= 4 * SHOWN_BYTES_MAX
+        );
         assert!(status.message().starts_with("name: is \"üü"));
     }
 }

@@ -112,7 +112,9 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let Some(method) = method(request.uri().path()) else { return self.inner.call(request).boxed() };
+        let Some(method) = method(request.uri().path()) else {
+            return self.inner.call(request).boxed();
+        };
         let address = request.extensions().get::<Peer>().map(|peer| peer.address);
         let span = span(&request, method, address);
         let answer = span.in_scope(|| self.inner.call(request));
@@ -127,11 +129,22 @@ where
 }
 
 /// The span of a request, named by its method.
-fn span<B>(request: &http::Request<B>, method: &'static str, peer: Option<SocketAddr>) -> tracing::Span {
+fn span<B>(
+    request: &http::Request<B>,
+    method: &'static str,
+    peer: Option<SocketAddr>,
+) -> tracing::Span {
     let peer = peer.map(tracing::field::display);
-    let span =
-        tracing::info_span!("request", otel.name = method, otel.kind = "server", rpc.system = "grpc", method, peer);
-    let parent = opentelemetry::global::get_text_map_propagator(|p| p.extract(&Headers(request.headers())));
+    let span = tracing::info_span!(
+        "request",
+        otel.name = method,
+        otel.kind = "server",
+        rpc.system = "grpc",
+        method,
+        peer
+    );
+    let parent =
+        opentelemetry::global::get_text_map_propagator(|p| p.extract(&Headers(request.headers())));
     // Refused only where no layer for traces is installed: then there is nobody to tell.
     let _ = span.set_parent(parent);
     span
@@ -144,17 +157,26 @@ fn status(headers: &http::HeaderMap) -> Option<Status> {
 
 impl TraceLayer {
     // The span has method and peer.
-    fn log(&self, method: &'static str, address: Option<SocketAddr>, status: Option<&Status>, elapsed: Duration) {
+    fn log(
+        &self,
+        method: &'static str,
+        address: Option<SocketAddr>,
+        status: Option<&Status>,
+        elapsed: Duration,
+    ) {
         let elapsed_ms = elapsed.as_millis();
         let code = status.map_or(Code::Ok, Status::code);
         if code == Code::Ok && elapsed < SLOW {
             return tracing::debug!(elapsed_ms, "request answered");
         }
         let peer = address.map_or(PeerKey::NONE, |address| PeerKey::of(address.ip()));
-        let Some((method, times)) = self.failures.lock().note(peer, method, code, self.started.elapsed()) else {
+        let Some((method, times)) =
+            self.failures.lock().note(peer, method, code, self.started.elapsed())
+        else {
             return;
         };
-        let reason = status.and_then(|status| status.get_details_error_info()).map(|info| info.reason);
+        let reason =
+            status.and_then(|status| status.get_details_error_info()).map(|info| info.reason);
         let reason = reason.unwrap_or_default();
         match code {
             Code::Ok => tracing::warn!(of = method, elapsed_ms, times, "request answered slowly"),
@@ -171,7 +193,11 @@ impl TraceLayer {
             | Code::Unauthenticated => {
                 tracing::info!(of = method, ?code, reason, elapsed_ms, times, "request refused");
             }
-            Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Unavailable | Code::DataLoss => {
+            Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss => {
                 tracing::warn!(of = method, ?code, reason, elapsed_ms, times, "request failed");
             }
         }
@@ -188,7 +214,13 @@ struct Failures {
 
 impl Failures {
     /// `Some`: it is to be told, as of this method, and stands for so many since the last line.
-    fn note(&mut self, peer: PeerKey, method: &'static str, code: Code, now: Duration) -> Option<(&'static str, u64)> {
+    fn note(
+        &mut self,
+        peer: PeerKey,
+        method: &'static str,
+        code: Code,
+        now: Duration,
+    ) -> Option<(&'static str, u64)> {
         let kind = (peer, method, i32::from(code));
         if self.kinds.len() >= KINDS_MAX && !self.kinds.contains_key(&kind) {
             self.kinds.retain(|_, (_, last)| now.saturating_sub(*last) < AGAIN_AFTER);
@@ -228,7 +260,9 @@ mod tests {
     #[test]
     fn every_method_has_its_name_and_probes_have_none() {
         let pool = DescriptorPool::decode(DESCRIPTORS).expect("the contract");
-        for service in pool.services().filter(|service| !service.full_name().contains("ShardService")) {
+        for service in
+            pool.services().filter(|service| !service.full_name().contains("ShardService"))
+        {
             for method_of in service.methods() {
                 let path = format!("/{}/{}", service.full_name(), method_of.name());
                 assert_eq!(method(&path), Some(path.as_str()));
@@ -236,7 +270,10 @@ mod tests {
         }
         assert_eq!(method("/clarion.v1.AlertService/../../x"), Some(UNKNOWN));
         assert_eq!(
-            (method("/grpc.health.v1.Health/Check"), method("/grpc.reflection.v1.ServerReflection/x")),
+            (
+                method("/grpc.health.v1.Health/Check"),
+                method("/grpc.reflection.v1.ServerReflection/x")
+            ),
             (None, None)
         );
     }
@@ -253,7 +290,11 @@ mod tests {
         assert_eq!(note(1, Code::NotFound, 60), Some((METHODS[0], 1_001)));
         let told = (10..10_010).filter_map(|n| note(n, Code::NotFound, 60)).count();
         assert!(told <= KINDS_MAX, "{told} lines of 10,000 addresses");
-        assert_eq!(note(20_000, Code::NotFound, 120), Some((METHODS[0], 1)), "those of a minute ago are forgotten");
+        assert_eq!(
+            note(20_000, Code::NotFound, 120),
+            Some((METHODS[0], 1)),
+            "those of a minute ago are forgotten"
+        );
         assert!(failures.kinds.len() <= KINDS_MAX);
     }
 }

@@ -45,7 +45,10 @@ enum Kind {
 }
 
 /// Checks all credentials.
-pub(super) fn credentials(tables: Vec<CredentialTable>, place: &Place<'_>) -> Result<Vec<Credential>, ConfigError> {
+pub(super) fn credentials(
+    tables: Vec<CredentialTable>,
+    place: &Place<'_>,
+) -> Result<Vec<Credential>, ConfigError> {
     let mut credentials: Vec<Credential> = Vec::with_capacity(tables.len());
     for (i, table) in tables.into_iter().enumerate() {
         let credential = credential(table, place)
@@ -66,14 +69,19 @@ pub(super) fn share_no_quota(
     gateways: &[GatewayConfig],
     place: &Place<'_>,
 ) -> Result<(), ConfigError> {
-    let limited = gateways.iter().any(|g| g.gateway.platform == Platform::Fcm && g.gateway.quota.is_some());
+    let limited =
+        gateways.iter().any(|g| g.gateway.platform == Platform::Fcm && g.gateway.quota.is_some());
     for (i, gateway) in gateways.iter().enumerate().filter(|_| limited) {
         let same = |other: &&GatewayConfig| {
-            other.gateway.platform == Platform::Fcm && other.gateway.endpoint == gateway.gateway.endpoint
+            other.gateway.platform == Platform::Fcm
+                && other.gateway.endpoint == gateway.gateway.endpoint
         };
-        if let Some(other) = gateways[..i].iter().filter(|_| gateway.gateway.platform == Platform::Fcm).find(same) {
+        if let Some(other) =
+            gateways[..i].iter().filter(|_| gateway.gateway.platform == Platform::Fcm).find(same)
+        {
             let (endpoint, other) = (&gateway.gateway.endpoint, &other.gateway.name);
-            let problem = format!("is {endpoint}, as {other}'s is: they would share a project's quota");
+            let problem =
+                format!("is {endpoint}, as {other}'s is: they would share a project's quota");
             return Err(place.error(format!("gateways[{i}].endpoint"), problem));
         }
     }
@@ -81,7 +89,10 @@ pub(super) fn share_no_quota(
     for (i, credential) in credentials.iter().enumerate().filter(|_| limited) {
         let Credential::Fcm(account) = credential else { continue };
         if let Some(other) = projects.insert(&account.project_id, &account.name) {
-            let problem = format!("is of project {}, as {other} is: they would share its quota", account.project_id);
+            let problem = format!(
+                "is of project {}, as {other} is: they would share its quota",
+                account.project_id
+            );
             return Err(place.error(format!("credentials[{i}].service_account_file"), problem));
         }
     }
@@ -91,7 +102,15 @@ pub(super) fn share_no_quota(
 fn credential(table: CredentialTable, place: &Place<'_>) -> Result<Credential, Problem> {
     name(&table.name)?;
     let kind = one_of("kind", &table.kind, &[("apns", Kind::Apns), ("fcm", Kind::Fcm)])?;
-    let CredentialTable { name, kind: word, key_file, key_id, team_id, service_account_file, ca_file } = table;
+    let CredentialTable {
+        name,
+        kind: word,
+        key_file,
+        key_id,
+        team_id,
+        service_account_file,
+        ca_file,
+    } = table;
     let foreign = |key, given: bool| match given {
         true => Err((key, format!("means nothing with kind {word:?}"))),
         false => Ok(()),
@@ -110,9 +129,13 @@ fn credential(table: CredentialTable, place: &Place<'_>) -> Result<Credential, P
             foreign("key_file", key_file.is_some())?;
             foreign("key_id", key_id.is_some())?;
             foreign("team_id", team_id.is_some())?;
-            let path = place.resolve(&service_account_file.ok_or_else(|| missing("service_account_file"))?);
-            let ca_pem = ca_file.map(|path| ca(&place.resolve(&path))).transpose()?.unwrap_or_default();
-            let error = |problem: String| ("service_account_file", format!("{}: {problem}", path.display()));
+            let path = place
+                .resolve(&service_account_file.ok_or_else(|| missing("service_account_file"))?);
+            let ca_pem =
+                ca_file.map(|path| ca(&place.resolve(&path))).transpose()?.unwrap_or_default();
+            let error = |problem: String| {
+                ("service_account_file", format!("{}: {problem}", path.display()))
+            };
             let json = read(&path).map_err(error)?;
             service_account(name, json.expose_secret(), ca_pem).map(Credential::Fcm).map_err(error)
         }
@@ -181,7 +204,8 @@ fn service_account(name: String, json: &str, ca_pem: String) -> Result<ServiceAc
     if !client_email.contains('@') {
         return Err("client_email: must be an address".to_owned());
     }
-    let private_key_id = file.private_key_id.map(|given| id("private_key_id", Some(given))).transpose()?;
+    let private_key_id =
+        file.private_key_id.map(|given| id("private_key_id", Some(given))).transpose()?;
     let private_key_pem = file.private_key.ok_or("private_key: is required")?.0;
     check_rsa(&private_key_pem)?;
     let token_endpoint = token_endpoint(&id("token_uri", file.token_uri)?, ca_pem)?;
@@ -196,7 +220,8 @@ fn service_account(name: String, json: &str, ca_pem: String) -> Result<ServiceAc
 }
 
 fn id(key: &str, given: Option<String>) -> Result<String, String> {
-    let given = given.filter(|given| !given.is_empty()).ok_or_else(|| format!("{key}: is required"))?;
+    let given =
+        given.filter(|given| !given.is_empty()).ok_or_else(|| format!("{key}: is required"))?;
     if given.len() > ID_BYTES_MAX {
         return Err(format!("{key}: at most {ID_BYTES_MAX} bytes, has {}", given.len()));
     }
@@ -210,8 +235,9 @@ fn id(key: &str, given: Option<String>) -> Result<String, String> {
 fn check_rsa(pem: &SecretString) -> Result<(), String> {
     let der = PrivatePkcs8KeyDer::from_pem_slice(pem.expose_secret().as_bytes())
         .map_err(|_| "private_key: holds no `PRIVATE KEY` in PEM")?;
-    RsaKeyPair::from_pkcs8(der.secret_pkcs8_der())
-        .map_err(|e| format!("private_key: is not a usable RSA key of 2,048 to 4,096 bits ({e})"))?;
+    RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(|e| {
+        format!("private_key: is not a usable RSA key of 2,048 to 4,096 bits ({e})")
+    })?;
     Ok(())
 }
 
@@ -225,7 +251,11 @@ fn token_endpoint(uri: &str, ca_pem: String) -> Result<TokenEndpoint, String> {
     }
     let host = authority.host().trim_matches(['[', ']']).to_owned();
     rustls_pki_types::ServerName::try_from(host.as_str()).map_err(|_| wrong())?;
-    let port = match authority.as_str().strip_prefix(authority.host()).and_then(|rest| rest.strip_prefix(':')) {
+    let port = match authority
+        .as_str()
+        .strip_prefix(authority.host())
+        .and_then(|rest| rest.strip_prefix(':'))
+    {
         Some(port) => port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?,
         None => 443,
     };

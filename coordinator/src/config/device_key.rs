@@ -40,10 +40,14 @@ impl DeviceKey {
     /// # Errors
     /// What is wrong, naming the file.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let bytes = Zeroizing::new(fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?);
+        let bytes = Zeroizing::new(
+            fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?,
+        );
         if !(KEY_BYTES_MIN..=KEY_BYTES_MAX).contains(&bytes.len()) {
             let (path, has) = (path.display(), bytes.len());
-            return Err(format!("{path} must hold {KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes, has {has}"));
+            return Err(format!(
+                "{path} must hold {KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes, has {has}"
+            ));
         }
         Ok(Self { key: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes)), random: false })
     }
@@ -84,9 +88,15 @@ mod tests {
         assert_ne!(key.id("phone-1"), DeviceKey::random().id("phone-1"));
         assert!(!key.is_random() && DeviceKey::random().is_random());
         fs::write(&path, [7; 31]).expect("written");
-        assert!(DeviceKey::read(&path).expect_err("short").ends_with("must hold 32 to 4096 bytes, has 31"));
+        assert!(
+            DeviceKey::read(&path)
+                .expect_err("short")
+                .ends_with("must hold 32 to 4096 bytes, has 31")
+        );
     }
 
-    const EXPECTED: [u8; 16] =
-        [0x39, 0xc7, 0xa2, 0x0c, 0xaf, 0xaf, 0xc0, 0x1f, 0x0f, 0xfb, 0xdf, 0x32, 0xad, 0xf9, 0x51, 0x12];
+    const EXPECTED: [u8; 16] = [
+        0x39, 0xc7, 0xa2, 0x0c, 0xaf, 0xaf, 0xc0, 0x1f, 0x0f, 0xfb, 0xdf, 0x32, 0xad, 0xf9, 0x51,
+        0x12,
+    ];
 }

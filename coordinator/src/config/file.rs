@@ -43,7 +43,8 @@ pub(super) struct File {
 pub(super) fn read(path: &Path) -> Result<File, ConfigError> {
     let place = path.display().to_string();
     let error = |key: String, problem: String| ConfigError { place: place.clone(), key, problem };
-    let text = fs::read_to_string(path).map_err(|e| error(String::new(), format!("cannot be read: {e}")))?;
+    let text = fs::read_to_string(path)
+        .map_err(|e| error(String::new(), format!("cannot be read: {e}")))?;
     toml::from_str(&text).map_err(|e| {
         let (key, problem) = problem(&text, &e);
         error(key, problem)

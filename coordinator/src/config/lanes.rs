@@ -100,7 +100,11 @@ pub(super) fn host_port(text: &str) -> Result<(&str, u16), String> {
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let port: u16 = port.parse().map_err(|_| wrong())?;
     let bracketed = host.starts_with('[') && host.ends_with(']');
-    if host.is_empty() || port == 0 || host.contains(char::is_whitespace) || (host.contains(':') && !bracketed) {
+    if host.is_empty()
+        || port == 0
+        || host.contains(char::is_whitespace)
+        || (host.contains(':') && !bracketed)
+    {
         return Err(wrong());
     }
     Ok((host, port))
@@ -109,7 +113,11 @@ pub(super) fn host_port(text: &str) -> Result<(&str, u16), String> {
 /// The key at fault and what about it.
 pub(super) type Problem = (&'static str, String);
 
-fn gateway(table: GatewayTable, partitions: u16, place: &Place<'_>) -> Result<GatewayConfig, Problem> {
+fn gateway(
+    table: GatewayTable,
+    partitions: u16,
+    place: &Place<'_>,
+) -> Result<GatewayConfig, Problem> {
     name(&table.name)?;
     let platforms = [("apns", Platform::Apns), ("fcm", Platform::Fcm)];
     let platform = one_of("platform", &table.platform, &platforms)?;
@@ -119,30 +127,45 @@ fn gateway(table: GatewayTable, partitions: u16, place: &Place<'_>) -> Result<Ga
     };
     let environments = [("sandbox", Environment::Sandbox), ("production", Environment::Production)];
     let environment = one_of("environment", &table.environment, &environments)?;
-    let lane_kind = one_of("lane_kind", &table.lane_kind, &[("live", LaneKind::Live), ("test", LaneKind::Test)])?;
+    let lane_kind = one_of(
+        "lane_kind",
+        &table.lane_kind,
+        &[("live", LaneKind::Live), ("test", LaneKind::Test)],
+    )?;
     let indexed = table.hpack_authorization.as_deref().unwrap_or("indexed");
     let indexed = one_of("hpack_authorization", indexed, &[("indexed", true), ("literal", false)])?;
     let (host, _) = host_port(&table.endpoint).map_err(|problem| ("endpoint", problem))?;
     let server_name = table.server_name.unwrap_or_else(|| host.trim_matches(['[', ']']).to_owned());
-    rustls_pki_types::ServerName::try_from(server_name.as_str())
-        .map_err(|_| ("server_name", format!("must be a DNS name or an address, is {server_name:?}")))?;
+    rustls_pki_types::ServerName::try_from(server_name.as_str()).map_err(|_| {
+        ("server_name", format!("must be a DNS name or an address, is {server_name:?}"))
+    })?;
     let number = |key, value: Option<u32>, default, max| {
         let value = value.unwrap_or(default);
         let problem = || (key, format!("must be 1 to {max}, is {value}"));
         (1..=max).contains(&value).then_some(value).ok_or_else(problem)
     };
-    let ms = |key, value, default| number(key, value, default, 600_000).map(|ms| Duration::from_millis(ms.into()));
+    let ms = |key, value, default| {
+        number(key, value, default, 600_000).map(|ms| Duration::from_millis(ms.into()))
+    };
     let backoff_min = ms("backoff_min_ms", table.backoff_min_ms, defaults.backoff_min_ms)?;
     let backoff_max = ms("backoff_max_ms", table.backoff_max_ms, defaults.backoff_max_ms)?;
     if backoff_max < backoff_min {
         return Err(("backoff_max_ms", "must not be less than backoff_min_ms".to_owned()));
     }
-    let floor = number("connections_min", table.connections_min, defaults.connections.floor, CONNECTIONS_MAX)?;
+    let floor = number(
+        "connections_min",
+        table.connections_min,
+        defaults.connections.floor,
+        CONNECTIONS_MAX,
+    )?;
     // Whoever says only how many there are at least need not know how many there are by default at most.
     let ceiling = defaults.connections.ceiling.max(floor);
     let ceiling = number("connections_max", table.connections_max, ceiling, CONNECTIONS_MAX)?;
     if ceiling < floor {
-        return Err(("connections_max", format!("must not be less than connections_min {floor}, is {ceiling}")));
+        return Err((
+            "connections_max",
+            format!("must not be less than connections_min {floor}, is {ceiling}"),
+        ));
     }
     let evidence_answers = table.evidence_answers.unwrap_or(EVIDENCE_ANSWERS);
     if !EVIDENCE_ANSWERS_RANGE.contains(&evidence_answers) {
@@ -154,7 +177,11 @@ fn gateway(table: GatewayTable, partitions: u16, place: &Place<'_>) -> Result<Ga
         platform,
         endpoint: table.endpoint,
         server_name,
-        ca_pem: table.ca_file.map(|path| ca(&place.resolve(&path))).transpose()?.unwrap_or_default(),
+        ca_pem: table
+            .ca_file
+            .map(|path| ca(&place.resolve(&path)))
+            .transpose()?
+            .unwrap_or_default(),
         live: lane_kind == LaneKind::Live,
         connections: Limits { floor, ceiling },
         streams_per_connection: number(
@@ -163,7 +190,11 @@ fn gateway(table: GatewayTable, partitions: u16, place: &Place<'_>) -> Result<Ga
             defaults.streams_per_connection,
             65_535,
         )?,
-        request_deadline: ms("request_deadline_ms", table.request_deadline_ms, defaults.request_deadline_ms)?,
+        request_deadline: ms(
+            "request_deadline_ms",
+            table.request_deadline_ms,
+            defaults.request_deadline_ms,
+        )?,
         connect_deadline: ms("connect_deadline_ms", table.connect_deadline_ms, 5_000)?,
         backoff_min,
         backoff_max,
@@ -191,13 +222,18 @@ fn quota(
     };
     let least = 2 * u32::from(partitions);
     if per_minute < least {
-        let problem = format!("must be at least {least}, two for each of the {partitions} partitions, is {per_minute}");
+        let problem = format!(
+            "must be at least {least}, two for each of the {partitions} partitions, is {per_minute}"
+        );
         return Err(("quota_per_minute", problem));
     }
     // Half of the quota at least is for the rate.
     let burst_max = per_minute / 2;
     if let Some(burst) = burst.filter(|burst| !(1..=burst_max).contains(burst)) {
-        return Err(("burst", format!("must be 1 to {burst_max}, half of quota_per_minute, is {burst}")));
+        return Err((
+            "burst",
+            format!("must be 1 to {burst_max}, half of quota_per_minute, is {burst}"),
+        ));
     }
     let ramp_ms = ramp_ms.unwrap_or(0);
     if ramp_ms > RAMP_MS_MAX {
@@ -214,7 +250,10 @@ pub(super) fn ca(path: &std::path::Path) -> Result<String, Problem> {
         return Err(error("is empty".to_owned()));
     }
     if pem.len() > CA_PEM_BYTES_MAX {
-        return Err(error(format!("must have at most {CA_PEM_BYTES_MAX} bytes, has {}", pem.len())));
+        return Err(error(format!(
+            "must have at most {CA_PEM_BYTES_MAX} bytes, has {}",
+            pem.len()
+        )));
     }
     clarion_runtime::roots::roots(&pem).map_err(|e| error(e.to_string()))?;
     Ok(pem)
@@ -226,7 +265,11 @@ pub(super) fn name(name: &str) -> Result<(), Problem> {
 }
 
 /// A word of a few.
-pub(super) fn one_of<T: Copy>(key: &'static str, given: &str, known: &[(&str, T)]) -> Result<T, Problem> {
+pub(super) fn one_of<T: Copy>(
+    key: &'static str,
+    given: &str,
+    known: &[(&str, T)],
+) -> Result<T, Problem> {
     match known.iter().find(|(word, _)| *word == given) {
         Some((_, value)) => Ok(*value),
         None => {

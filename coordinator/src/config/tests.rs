@@ -59,7 +59,9 @@ fn load_with(text: &str, flags: &[&str]) -> Result<Config, String> {
     let path = path.display().to_string();
     let args = ["coordinator", "--config", &path].into_iter().chain(flags.iter().copied());
     let config = Config::load(Args::try_parse_from(args).expect("flags"));
-    config.map_err(|e| e.to_string().replace(&path, "F").replace(&directory.path().display().to_string(), "D"))
+    config.map_err(|e| {
+        e.to_string().replace(&path, "F").replace(&directory.path().display().to_string(), "D")
+    })
 }
 
 #[test]
@@ -72,14 +74,16 @@ fn nothing_given_is_loopback_and_sixty_four_partitions() {
 
 #[test]
 fn a_flag_beats_the_file() {
-    let text =
-        "partitions = 16\nnodes = [\"a:1\"]\nband_edges_meters = [500, 1000]\nallow_live_without_identity = true";
+    let text = "partitions = 16\nnodes = [\"a:1\"]\nband_edges_meters = [500, 1000]\nallow_live_without_identity = true";
     let config = load(text).expect("valid");
     assert_eq!((config.partitions, config.logs), (16, 16));
     assert!(config.allow_live_without_identity);
     let flags = ["--partitions", "8", "--nodes", "b:2,c:3", "--allow-live-without-identity=false"];
     let config = load_with(text, &flags).expect("valid");
-    assert_eq!((config.partitions, config.nodes.addresses), (8, vec!["b:2".to_owned(), "c:3".to_owned()]));
+    assert_eq!(
+        (config.partitions, config.nodes.addresses),
+        (8, vec!["b:2".to_owned(), "c:3".to_owned()])
+    );
     assert!(!config.allow_live_without_identity);
 }
 
@@ -88,7 +92,10 @@ fn lanes_are_read_and_keys_are_never_shown() {
     let config = load(&lane("test")).expect("valid");
     let gateway = config.gateway("apns").expect("there");
     assert_eq!(
-        ((gateway.gateway.connections.floor, gateway.gateway.connections.ceiling), gateway.gateway.live),
+        (
+            (gateway.gateway.connections.floor, gateway.gateway.connections.ceiling),
+            gateway.gateway.live
+        ),
         ((2, 32), false)
     );
     assert_eq!(gateway.lane_kind, LaneKind::Test);
@@ -106,7 +113,10 @@ fn a_platform_has_its_own_defaults() {
         config.gateway("apns").expect("there").gateway.clone()
     };
     let fcm = gateway("");
-    assert_eq!((fcm.platform, fcm.connections.ceiling, fcm.streams_per_connection), (Platform::Fcm, 64, 100));
+    assert_eq!(
+        (fcm.platform, fcm.connections.ceiling, fcm.streams_per_connection),
+        (Platform::Fcm, 64, 100)
+    );
     let seconds = [fcm.backoff_min, fcm.backoff_max, fcm.request_deadline].map(|d| d.as_secs());
     assert_eq!((seconds, fcm.quota, fcm.evidence_answers), ([10, 60, 10], None, 32));
     assert_eq!(gateway("evidence_answers = 1024").evidence_answers, 1_024);
@@ -140,16 +150,31 @@ fn a_problem_is_one_line_with_file_key_and_words() {
         ),
         ("exercise_prefix = \" \"", "F: exercise_prefix: must say something"),
         ("band_edges_meters = [2, 1]", "F: band_edges_meters: must ascend"),
-        ("partitions = \"many\"", "F: partitions: invalid type: string \"many\", expected u16 (line 1)"),
+        (
+            "partitions = \"many\"",
+            "F: partitions: invalid type: string \"many\", expected u16 (line 1)",
+        ),
         ("\npartition = 1", "F: partition: unknown field `partition`, expected one of"),
         (
             &lane.replace("sandbox", "moon"),
             "F: gateways[0].environment: must be \"sandbox\" or \"production\", is \"moon\"",
         ),
-        (&lane.replace("127.0.0.1:2197", "127.0.0.1"), "F: gateways[0].endpoint: must be host:port, is \"127.0.0.1\""),
-        (&lane.replace("team.p8", "none.p8"), "F: credentials[0].key_file: D/none.p8: cannot be read: No such file"),
-        (&lane.replace("team.p8", "clarion.toml"), "F: credentials[0].key_file: F: holds no `PRIVATE KEY` in PEM"),
-        (&lane.replace("KEY1234567", "KEY"), "F: credentials[0].key_id: must be 10 letters and digits, has 3"),
+        (
+            &lane.replace("127.0.0.1:2197", "127.0.0.1"),
+            "F: gateways[0].endpoint: must be host:port, is \"127.0.0.1\"",
+        ),
+        (
+            &lane.replace("team.p8", "none.p8"),
+            "F: credentials[0].key_file: D/none.p8: cannot be read: No such file",
+        ),
+        (
+            &lane.replace("team.p8", "clarion.toml"),
+            "F: credentials[0].key_file: F: holds no `PRIVATE KEY` in PEM",
+        ),
+        (
+            &lane.replace("KEY1234567", "KEY"),
+            "F: credentials[0].key_id: must be 10 letters and digits, has 3",
+        ),
         (
             &lane.replace("\n[[cred", "quota_per_minute = 127\n\n[[cred"),
             "F: gateways[0].quota_per_minute: must be at least 128, two for each of the 64 partitions, is 127",
@@ -166,8 +191,14 @@ fn a_problem_is_one_line_with_file_key_and_words() {
             &lane.replace("\n[[cred", "evidence_answers = 1\n\n[[cred"),
             "F: gateways[0].evidence_answers: must be 2 to 1024, is 1",
         ),
-        (&lane.replace("\"apns\"\nkey", "\"fcm\"\nkey"), "F: credentials[0].key_file: means nothing with kind \"fcm\""),
-        (&lane.replace("team_id = \"TEAM123456\"", ""), "F: credentials[0].team_id: is required with kind \"apns\""),
+        (
+            &lane.replace("\"apns\"\nkey", "\"fcm\"\nkey"),
+            "F: credentials[0].key_file: means nothing with kind \"fcm\"",
+        ),
+        (
+            &lane.replace("team_id = \"TEAM123456\"", ""),
+            "F: credentials[0].team_id: is required with kind \"apns\"",
+        ),
         (&format!("{lane}{lane}"), "F: gateways[1].name: apns is the name of another gateway"),
         (&lane.replace("lane_kind", "lane"), "F: gateways.lane: unknown field `lane`"),
     ];
@@ -182,7 +213,10 @@ fn a_problem_is_one_line_with_file_key_and_words() {
 fn a_file_that_is_not_there_is_named() {
     let args = Args { config: Some("/nowhere/clarion.toml".into()), ..Args::default() };
     let refused = Config::load(args).expect_err("no file").to_string();
-    assert_eq!(refused, "/nowhere/clarion.toml: cannot be read: No such file or directory (os error 2)");
+    assert_eq!(
+        refused,
+        "/nowhere/clarion.toml: cannot be read: No such file or directory (os error 2)"
+    );
 }
 
 /// A key in its file and its `key_id` in the configuration: both are looked at again; what is half written changes nothing.
@@ -193,7 +227,8 @@ fn credentials_are_read_again_from_their_files() {
     fs::write(&key, key_pem()).expect("written");
     fs::write(&path, lane("test")).expect("written");
     let config =
-        Config::load(Args::parse_from(["coordinator", "--config", &path.display().to_string()])).expect("valid");
+        Config::load(Args::parse_from(["coordinator", "--config", &path.display().to_string()]))
+            .expect("valid");
     let again = || config.credential_files.read();
     assert!(again().expect("unchanged")[0].is_same(&config.credentials[0]));
     fs::write(&key, key_pem()).expect("written");

@@ -59,7 +59,9 @@ impl CredentialFiles {
                 Err(defect) => Some(format!("reading ended: {defect}")),
             };
             // Once for each new reason: a file that is wrong for an hour is one line.
-            if let Some(problem) = problem.as_ref().filter(|problem| said.as_ref() != Some(*problem)) {
+            if let Some(problem) =
+                problem.as_ref().filter(|problem| said.as_ref() != Some(*problem))
+            {
                 tracing::error!(problem, "credentials are kept as they were");
             }
             said = problem;

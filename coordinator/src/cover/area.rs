@@ -42,7 +42,10 @@ fn shape_km2(shape: &Shape) -> f64 {
 /// R² ∮ sin φ dλ over edges that are straight in longitude and latitude: along one, the mean of sin φ is
 /// (cos φ₀ − cos φ₁) / (φ₁ − φ₀), that is sin of the middle × sin h / h with h half the difference.
 fn ring_km2(ring: &Ring) -> f64 {
-    let strip = |(from, to): (clarion_proto::region::UnwrappedPoint, clarion_proto::region::UnwrappedPoint)| {
+    let strip = |(from, to): (
+        clarion_proto::region::UnwrappedPoint,
+        clarion_proto::region::UnwrappedPoint,
+    )| {
         let (south, north) = (from.lat_deg.to_radians(), to.lat_deg.to_radians());
         let half = (north - south) / 2.0;
         let sinc = if half.abs() < 1e-9 { 1.0 } else { half.sin() / half };
@@ -80,9 +83,14 @@ mod tests {
         assert!((of(500.0) - 0.785).abs() < 0.01, "{}", of(500.0));
         assert!((of(120_000.0) / 45_238.0 - 1.0).abs() < 1e-3, "{}", of(120_000.0));
         let point = |(latitude, longitude)| wire::LatLng { latitude, longitude };
-        let ring = |points: &[(f64, f64)]| wire::Ring { points: points.iter().copied().map(point).collect() };
-        let square = |size: f64| ring(&[(0.0, 0.0), (0.0, size), (size, size), (size, 0.0), (0.0, 0.0)]);
-        let polygon = |holes| region(wire::region::Shape::Polygon(wire::Polygon { outer: Some(square(1.0)), holes }));
+        let ring = |points: &[(f64, f64)]| wire::Ring {
+            points: points.iter().copied().map(point).collect(),
+        };
+        let square =
+            |size: f64| ring(&[(0.0, 0.0), (0.0, size), (size, size), (size, 0.0), (0.0, 0.0)]);
+        let polygon = |holes| {
+            region(wire::region::Shape::Polygon(wire::Polygon { outer: Some(square(1.0)), holes }))
+        };
         // One degree is 111.195 km on this sphere.
         assert!((measured(&polygon(vec![])) / 111.195_f64.powi(2) - 1.0).abs() < 1e-3);
         assert!((measured(&polygon(vec![square(0.5)])) / 111.195_f64.powi(2) - 0.75).abs() < 1e-3);

@@ -11,8 +11,18 @@ use super::{
 
 /// Largest distance from a cell's centre to one of its corners, metres, for resolutions 0 to 9: the largest of all cells
 /// (0 to 4) or of some 220,000 spread over all base cells (5 to 9), on WGS-84, and 1 % more.
-pub(crate) const CIRCUMRADIUS_M_MAX: [f64; 10] =
-    [1_402_650.0, 537_400.0, 203_500.0, 76_950.0, 29_080.0, 10_993.0, 4_155.0, 1_571.0, 593.5, 224.4];
+pub(crate) const CIRCUMRADIUS_M_MAX: [f64; 10] = [
+    1_402_650.0,
+    537_400.0,
+    203_500.0,
+    76_950.0,
+    29_080.0,
+    10_993.0,
+    4_155.0,
+    1_571.0,
+    593.5,
+    224.4,
+];
 /// Smallest such distance at resolution 9, measured the same way, and 5 % less.
 const LEAF_CIRCUMRADIUS_M_MIN: f64 = 134.0;
 
@@ -51,7 +61,9 @@ impl Disc {
             return MARGIN * CIRCUMRADIUS_M_MAX[resolution];
         }
         *self.exact_m.get_or_init(|| {
-            let corner = |p: &LatLng| short_distance_m(self.center, Point { lat_deg: p.lat(), lng_deg: p.lng() });
+            let corner = |p: &LatLng| {
+                short_distance_m(self.center, Point { lat_deg: p.lat(), lng_deg: p.lng() })
+            };
             self.cell.boundary().iter().map(corner).fold(0.0, f64::max)
         })
     }

@@ -55,8 +55,10 @@ impl Origin {
         let cos_difference = self.cos_beta * cos_beta + self.sin_beta * sin_beta;
         let sin_difference = sin_beta * self.cos_beta - cos_beta * self.sin_beta;
         // sin²(Δβ/2) = (1 - cos Δβ) / 2, written without cancellation as sin²Δβ / (2 (1 + cos Δβ))
-        let sin2_half_beta = sin_difference * sin_difference / (2.0 * (1.0 + cos_difference)).max(f64::MIN_POSITIVE);
-        let h = (sin2_half_beta + self.cos_beta * cos_beta * sin_half_lng * sin_half_lng).clamp(0.0, 1.0);
+        let sin2_half_beta =
+            sin_difference * sin_difference / (2.0 * (1.0 + cos_difference)).max(f64::MIN_POSITIVE);
+        let h = (sin2_half_beta + self.cos_beta * cos_beta * sin_half_lng * sin_half_lng)
+            .clamp(0.0, 1.0);
         let sigma = 2.0 * h.sqrt().asin();
         if sigma * A > 10_000_000.0 {
             let sphere = sigma * A;

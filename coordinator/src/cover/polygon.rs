@@ -50,14 +50,23 @@ impl Polygon {
     pub(super) fn new(polygon: &region::Polygon) -> Self {
         let point = |p: region::UnwrappedPoint| Point { lat_deg: p.lat_deg, lng_deg: p.lng_deg };
         let rings = std::iter::once(&polygon.outer).chain(&polygon.holes);
-        let edges: Vec<Edge> =
-            rings.flat_map(region::Ring::edges).map(|(a, b)| Edge { from: point(a), to: point(b) }).collect();
+        let edges: Vec<Edge> = rings
+            .flat_map(region::Ring::edges)
+            .map(|(a, b)| Edge { from: point(a), to: point(b) })
+            .collect();
         let (west_deg, east_deg) = polygon.extent_lng_deg();
         let lats = polygon.outer.points().iter().map(|p| p.lat_deg);
         let south_deg = lats.clone().fold(f64::INFINITY, f64::min);
         let north_deg = lats.fold(f64::NEG_INFINITY, f64::max);
         let buckets = (ENTRIES_MAX / edges.len().max(1)).clamp(16, BUCKETS);
-        let mut this = Self { edges, buckets: vec![Vec::new(); buckets], south_deg, north_deg, west_deg, east_deg };
+        let mut this = Self {
+            edges,
+            buckets: vec![Vec::new(); buckets],
+            south_deg,
+            north_deg,
+            west_deg,
+            east_deg,
+        };
         for i in 0..this.edges.len() {
             let Edge { from, to } = this.edges[i];
             let (low, high) = (from.lat_deg.min(to.lat_deg), from.lat_deg.max(to.lat_deg));
@@ -125,10 +134,11 @@ impl Polygon {
         // The meridians that a disc touches: sin Δλ = sin r / cos φ on a sphere; all of them if it holds a pole.
         let angle = radius_m / 6_335_000.0;
         let ratio = angle.sin() / disc.center.lat_deg.to_radians().cos();
-        let dlng = if ratio < 1.0 && angle < 1.5 { ratio.asin().to_degrees() * 1.007 } else { 180.0 };
+        let dlng =
+            if ratio < 1.0 && angle < 1.5 { ratio.asin().to_degrees() * 1.007 } else { 180.0 };
 
-        let local =
-            radius_m <= LOCAL_RADIUS_M_MAX && (disc.is_leaf() || disc.center.lat_deg.abs() <= LOCAL_LAT_DEG_MAX);
+        let local = radius_m <= LOCAL_RADIUS_M_MAX
+            && (disc.is_leaf() || disc.center.lat_deg.abs() <= LOCAL_LAT_DEG_MAX);
         let reach_m = if disc.is_leaf() { radius_m } else { radius_m * LOCAL_METRIC_MARGIN };
         [-360.0, 0.0, 360.0].into_iter().any(|turn| {
             let lng_deg = disc.center.lng_deg + turn;
@@ -136,16 +146,23 @@ impl Polygon {
             if west > self.east_deg || east < self.west_deg {
                 return false;
             }
-            (self.strip(south)..=self.strip(north)).flat_map(|strip| &self.buckets[strip]).any(|&i| {
-                work.add(1);
-                let Edge { from, to } = self.edges[i as usize];
-                let boxes_meet = from.lat_deg.min(to.lat_deg) <= north
-                    && from.lat_deg.max(to.lat_deg) >= south
-                    && from.lng_deg.min(to.lng_deg) <= east
-                    && from.lng_deg.max(to.lng_deg) >= west;
-                let flat = |p: Point| ((p.lng_deg - lng_deg) * per_lng, (p.lat_deg - disc.center.lat_deg) * per_lat);
-                boxes_meet && (!local || distance_from_zero(flat(from), flat(to)) <= reach_m)
-            })
+            (self.strip(south)..=self.strip(north)).flat_map(|strip| &self.buckets[strip]).any(
+                |&i| {
+                    work.add(1);
+                    let Edge { from, to } = self.edges[i as usize];
+                    let boxes_meet = from.lat_deg.min(to.lat_deg) <= north
+                        && from.lat_deg.max(to.lat_deg) >= south
+                        && from.lng_deg.min(to.lng_deg) <= east
+                        && from.lng_deg.max(to.lng_deg) >= west;
+                    let flat = |p: Point| {
+                        (
+                            (p.lng_deg - lng_deg) * per_lng,
+                            (p.lat_deg - disc.center.lat_deg) * per_lat,
+                        )
+                    };
+                    boxes_meet && (!local || distance_from_zero(flat(from), flat(to)) <= reach_m)
+                },
+            )
         })
     }
 }
@@ -154,6 +171,7 @@ impl Polygon {
 fn distance_from_zero(a: (f64, f64), b: (f64, f64)) -> f64 {
     let (dx, dy) = (b.0 - a.0, b.1 - a.1);
     let length2 = dx * dx + dy * dy;
-    let share = if length2 > 0.0 { (-(a.0 * dx + a.1 * dy) / length2).clamp(0.0, 1.0) } else { 0.0 };
+    let share =
+        if length2 > 0.0 { (-(a.0 * dx + a.1 * dy) / length2).clamp(0.0, 1.0) } else { 0.0 };
     (a.0 + share * dx).hypot(a.1 + share * dy)
 }

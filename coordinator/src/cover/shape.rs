@@ -114,11 +114,15 @@ impl Cells {
 
 /// First and last index of the resolution-9 cells within a cell.
 fn leaves(cell: CellIndex) -> (u64, u64) {
-    let end = |position| cell.child_at(position, Resolution::Nine).map_or(u64::from(cell), u64::from);
+    let end =
+        |position| cell.child_at(position, Resolution::Nine).map_or(u64::from(cell), u64::from);
     (end(0), end(cell.children_count(Resolution::Nine) - 1))
 }
 
 /// Whether no cell of resolution 9 lies between two.
 fn follows(previous: u64, next: u64) -> bool {
-    CellIndex::try_from(previous).ok().and_then(CellIndex::succ).is_some_and(|cell| u64::from(cell) == next)
+    CellIndex::try_from(previous)
+        .ok()
+        .and_then(CellIndex::succ)
+        .is_some_and(|cell| u64::from(cell) == next)
 }

@@ -15,11 +15,14 @@ fn circle(lat: f64, lng: f64, radius_m: f64) -> Region {
 
 fn ring(points: &[(f64, f64)]) -> wire::Ring {
     let closed = points.iter().chain(points.first());
-    wire::Ring { points: closed.map(|&(latitude, longitude)| wire::LatLng { latitude, longitude }).collect() }
+    wire::Ring {
+        points: closed.map(|&(latitude, longitude)| wire::LatLng { latitude, longitude }).collect(),
+    }
 }
 
 fn polygon(outer: &[(f64, f64)], holes: &[&[(f64, f64)]]) -> Region {
-    let polygon = wire::Polygon { outer: Some(ring(outer)), holes: holes.iter().map(|h| ring(h)).collect() };
+    let polygon =
+        wire::Polygon { outer: Some(ring(outer)), holes: holes.iter().map(|h| ring(h)).collect() };
     let shape = wire::region::Shape::Polygon(polygon);
     Region::from_wire(wire::Region { shape: Some(shape), exclusions: Vec::new() }).unwrap()
 }
@@ -41,7 +44,9 @@ fn leaves_around(lat: f64, lng: f64, reach_m: f64) -> impl Iterator<Item = CellI
 }
 
 fn holds(cells: &[CellIndex], leaf: CellIndex) -> bool {
-    (0..=9u8).any(|r| cells.binary_search(&leaf.parent(Resolution::try_from(r).unwrap()).unwrap()).is_ok())
+    (0..=9u8).any(|r| {
+        cells.binary_search(&leaf.parent(Resolution::try_from(r).unwrap()).unwrap()).is_ok()
+    })
 }
 
 /// Sorted by index, not by place: `binary_search` wants it so.
@@ -62,14 +67,18 @@ fn cells_given_come_back_merged() {
     let parent = H3LatLng::new(22.5, 114.0).unwrap().to_cell(Resolution::Seven);
     let given: Vec<u64> = parent.children(Resolution::Eight).map(u64::from).collect();
     let shape = wire::region::Shape::Cells(wire::CellSet { cells: given });
-    let region = Region::from_wire(wire::Region { shape: Some(shape), exclusions: Vec::new() }).unwrap();
+    let region =
+        Region::from_wire(wire::Region { shape: Some(shape), exclusions: Vec::new() }).unwrap();
     assert_eq!(covered(&region), vec![parent]);
 }
 
 #[test]
 fn the_budget_refuses_what_is_too_long() {
     let small = CellBudget { cells_max: 1_000, ..CellBudget::default() };
-    assert_eq!(cover(&circle(0.0, 0.0, 500_000.0), small), Err(CoverError::Budget { cells_max: 1_000 }));
+    assert_eq!(
+        cover(&circle(0.0, 0.0, 500_000.0), small),
+        Err(CoverError::Budget { cells_max: 1_000 })
+    );
 }
 
 #[test]
@@ -82,7 +91,10 @@ fn the_budget_refuses_what_is_too_intricate() {
     let mut outline: Vec<_> = (0..100).flat_map(tooth).collect();
     outline.extend([(21.9, 114.0), (21.9, 113.0)]);
     let small = CellBudget { tests_max: 1_000_000, ..CellBudget::default() };
-    assert_eq!(cover(&polygon(&outline, &[]), small), Err(CoverError::Work { tests_max: 1_000_000 }));
+    assert_eq!(
+        cover(&polygon(&outline, &[]), small),
+        Err(CoverError::Work { tests_max: 1_000_000 })
+    );
     assert!(cover(&polygon(&outline, &[]), CellBudget::default()).is_ok());
     assert!(
         cover(&circle(0.0, 0.0, 120_000.0), CellBudget { tests_max: 2_000_000, ..small }).is_ok(),

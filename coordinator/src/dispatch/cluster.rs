@@ -102,7 +102,13 @@ impl Cluster {
         let standing = self.board.read();
         let named = alarms.into_iter().filter(|alarm| wanted(&alarm.of)).filter_map(|alarm| {
             let Alarm { of: (app, lane), since, withheld, accepted_any } = alarm;
-            Some(PruningAlarm { app, lane: standing.lanes.get(&lane)?.key.clone(), since, withheld, accepted_any })
+            Some(PruningAlarm {
+                app,
+                lane: standing.lanes.get(&lane)?.key.clone(),
+                since,
+                withheld,
+                accepted_any,
+            })
         });
         named.collect()
     }
@@ -165,11 +171,14 @@ impl Cluster {
             Note::Lane(state) => self.lanes.health_changed(node, &state, self.clock.moment()),
             Note::Load(load) => self.lanes.loaded(node, load, &self.board, self.clock.now()),
             Note::Registry(state) => {
-                let of_this_log = LogIdentity::from_wire(&state.log_identity) == Ok(self.identity.log);
+                let of_this_log =
+                    LogIdentity::from_wire(&state.log_identity) == Ok(self.identity.log);
                 self.roster.registry(node, of_this_log.then_some(&state));
             }
             Note::Counted(counted) => self.answer(node, counted.id, Ok(counted)),
-            Note::CountFailed { id, reason, again } => self.answer(node, id, Err(NotCounted { reason, again })),
+            Note::CountFailed { id, reason, again } => {
+                self.answer(node, id, Err(NotCounted { reason, again }))
+            }
             Note::Fault(what) => tracing::warn!(%node, what, "node"),
         }
     }
@@ -190,7 +199,8 @@ impl Cluster {
         }
         let inputs: Vec<_> = self.alerts.lock().by_wave.values().cloned().collect();
         for inputs in inputs {
-            let _ = inputs.send(Input::Note { node: node.clone(), boot, note: WaveNote::Gone }).await;
+            let _ =
+                inputs.send(Input::Note { node: node.clone(), boot, note: WaveNote::Gone }).await;
         }
     }
 }

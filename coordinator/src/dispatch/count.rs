@@ -26,7 +26,12 @@ const CELLS_PER_SECOND: usize = 500_000;
 pub const QUESTIONS_MAX: usize = 8;
 
 /// Asks and adds up.
-pub(super) async fn ask(id: u64, plan: CountPlan, cluster: &Arc<Cluster>, owned: &Owned) -> Result<Counts, CountError> {
+pub(super) async fn ask(
+    id: u64,
+    plan: CountPlan,
+    cluster: &Arc<Cluster>,
+    owned: &Owned,
+) -> Result<Counts, CountError> {
     let away = away(cluster, owned);
     if !away.is_empty() {
         return Err(CountError::Absent { nodes: away });

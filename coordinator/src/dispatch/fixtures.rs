@@ -88,7 +88,10 @@ pub(crate) fn gateway(quota: Option<Quota>) -> Gateway {
 }
 
 pub(crate) fn token(authorization: &str) -> Arc<ProviderToken> {
-    Arc::new(ProviderToken { authorization: SecretString::from(authorization.to_owned()), signer: 0 })
+    Arc::new(ProviderToken {
+        authorization: SecretString::from(authorization.to_owned()),
+        signer: 0,
+    })
 }
 
 /// Nodes `a` and `b` with four partitions each, one lane with its token.
@@ -97,7 +100,9 @@ pub(crate) fn standing(quota: Option<Quota>) -> Standing {
     let owned = Some(Arc::new(Owned::new(ownership, PARTITIONS, PARTITIONS)));
     let mut standing = Standing { owned, ..Standing::default() };
     let key = LaneKey { gateway: "g".to_owned(), credential: "c".to_owned() };
-    standing.lanes.insert(LANE, Arc::new(LaneSpec { id: LANE, key, gateway: Arc::new(gateway(quota)) }));
+    standing
+        .lanes
+        .insert(LANE, Arc::new(LaneSpec { id: LANE, key, gateway: Arc::new(gateway(quota)) }));
     standing.tokens.insert(LANE, token("bearer one"));
     standing
 }

@@ -82,8 +82,21 @@ impl Run {
     ) -> Self {
         let node = || Node { connected: true, ..Node::default() };
         let nodes: BTreeMap<_, _> = nodes.into_iter().map(|name| (name, node())).collect();
-        let fold = Fold::new(plan.name.clone(), plan.created, &plan.bands, &plan.apps, nodes.keys().cloned());
-        Self { phase: Phase::Running, expires: plan.expires, request_deadline, nodes, fold, ended: None }
+        let fold = Fold::new(
+            plan.name.clone(),
+            plan.created,
+            &plan.bands,
+            &plan.apps,
+            nodes.keys().cloned(),
+        );
+        Self {
+            phase: Phase::Running,
+            expires: plan.expires,
+            request_deadline,
+            nodes,
+            fold,
+            ended: None,
+        }
     }
 
     /// A node has no session.
@@ -94,7 +107,13 @@ impl Run {
     }
 
     /// A node says something of the wave, or comes, or goes.
-    pub(crate) fn note(&mut self, name: &NodeName, boot: BootId, note: WaveNote, now: Time) -> Added {
+    pub(crate) fn note(
+        &mut self,
+        name: &NodeName,
+        boot: BootId,
+        note: WaveNote,
+        now: Time,
+    ) -> Added {
         let mut added = Added::default();
         let Some(node) = self.nodes.get_mut(name) else { return added };
         match note {
@@ -147,13 +166,17 @@ impl Run {
         // A node that is away may come back with what it knows, for as long as it may have been sending.
         let away = |since: Time| now >= since + GRANT;
         let quiet = |since: Time| {
-            self.nodes.values().all(|n| n.ended || n.granted.is_none() || (!n.connected && away(since)))
+            self.nodes
+                .values()
+                .all(|n| n.ended || n.granted.is_none() || (!n.connected && away(since)))
                 || now >= self.quiet_by(since)
         };
         match self.phase {
             Phase::Running if all(|n| n.complete) => Some(Phase::Ending { since: now }),
             Phase::Running if now >= self.expires => Some(Phase::Expired { since: now }),
-            Phase::Ending { since } if all(|n| n.ended || !n.connected) || now >= since + LAST_REPORTS => {
+            Phase::Ending { since }
+                if all(|n| n.ended || !n.connected) || now >= since + LAST_REPORTS =>
+            {
                 Some(Phase::Settled(State::Resolved))
             }
             Phase::Cancelling { since } if self.nodes.values().all(|n| n.silent(since) <= now) => {
@@ -175,9 +198,13 @@ impl Run {
         match self.phase {
             Phase::Running => Some(self.expires),
             Phase::Ending { since } => Some(since + LAST_REPORTS),
-            Phase::Cancelling { since } => {
-                self.nodes.values().map(|n| n.silent(since)).filter(|at| *at > now).min().or(Some(now))
-            }
+            Phase::Cancelling { since } => self
+                .nodes
+                .values()
+                .map(|n| n.silent(since))
+                .filter(|at| *at > now)
+                .min()
+                .or(Some(now)),
             Phase::Cancelled { since } | Phase::Expired { since } => {
                 Some(since + GRANT).filter(|at| *at > now).or(Some(self.quiet_by(since)))
             }
@@ -224,7 +251,10 @@ impl Run {
     /// For watchers.
     pub(crate) fn snapshot(&mut self) -> Snapshot {
         let state = self.state();
-        let isolated = self.nodes.iter().filter_map(|(name, node)| Some((name.clone(), node.isolated.clone()?)));
+        let isolated = self
+            .nodes
+            .iter()
+            .filter_map(|(name, node)| Some((name.clone(), node.isolated.clone()?)));
         let isolated = isolated.collect();
         Snapshot { isolated, ..self.fold.snapshot(state, self.ended) }
     }

@@ -40,7 +40,9 @@ impl Standing {
     /// Waves have come or gone: lanes become busy or idle.
     fn turn_ramps(&mut self, now: Time) {
         for (id, lane) in &self.lanes {
-            let Some(length) = lane.gateway.quota.map(|quota| quota.ramp).filter(|length| !length.is_zero()) else {
+            let Some(length) =
+                lane.gateway.quota.map(|quota| quota.ramp).filter(|length| !length.is_zero())
+            else {
                 continue;
             };
             let mut running = self.waves.values().filter(|wave| wave.phase == Phase::Running);
@@ -83,8 +85,12 @@ impl Owned {
 
     /// The logs of a node's partitions.
     pub(crate) fn logs_of(&self, node: &NodeName) -> impl Iterator<Item = LogId> + use<> {
-        let mut logs: Vec<_> =
-            self.ownership.partitions_of(node).into_iter().map(|p| log_of(p, self.log_count)).collect();
+        let mut logs: Vec<_> = self
+            .ownership
+            .partitions_of(node)
+            .into_iter()
+            .map(|p| log_of(p, self.log_count))
+            .collect();
         logs.sort_unstable();
         logs.dedup();
         logs.into_iter()

@@ -65,11 +65,13 @@ impl AlertTask {
         let mut healths = self.cluster.lanes.health_changes();
         let mut alarms = self.cluster.pruning.alarm_changes();
         // A lane may have been in trouble before the alert, an app without acceptances.
-        let troubled = !self.cluster.lanes.troubles(&self.lanes).is_empty() || !self.alarms().is_empty();
+        let troubled =
+            !self.cluster.lanes.troubles(&self.lanes).is_empty() || !self.alarms().is_empty();
         let mut publish_at = troubled.then(|| clock.now());
         while !self.run.is_settled() {
             let give_up = waiting.iter().map(|(until, _)| *until).min();
-            let wake = [self.run.deadline(clock.now()), publish_at, give_up].into_iter().flatten().min();
+            let wake =
+                [self.run.deadline(clock.now()), publish_at, give_up].into_iter().flatten().min();
             tokio::select! {
                 input = self.inputs.recv() => match input {
                     Some(Input::Note { node, boot, note }) => {
@@ -118,7 +120,11 @@ impl AlertTask {
     }
 
     fn publish(&mut self) {
-        let lane_troubles = if self.run.is_settled() { Vec::new() } else { self.cluster.lanes.troubles(&self.lanes) };
+        let lane_troubles = if self.run.is_settled() {
+            Vec::new()
+        } else {
+            self.cluster.lanes.troubles(&self.lanes)
+        };
         let pruning_alarms = self.alarms();
         let snapshot = Snapshot { lane_troubles, pruning_alarms, ..self.run.snapshot() };
         self.snapshots.send_replace(Arc::new(snapshot));

@@ -18,11 +18,16 @@ fn store(logs: u16) -> Arc<MemoryStore> {
 }
 
 fn record(n: u8) -> Record {
-    Record { device: DeviceId([n; 16]), observed: UnixMillis(u64::from(n)), change: Change::Removal }
+    Record {
+        device: DeviceId([n; 16]),
+        observed: UnixMillis(u64::from(n)),
+        change: Change::Removal,
+    }
 }
 
 fn request(store: &MemoryStore, partitions: &[u32], positions: &[(u32, u64)]) -> wire::FeedRequest {
-    let positions = positions.iter().map(|&(log, position)| wire::LogPosition { log, position }).collect();
+    let positions =
+        positions.iter().map(|&(log, position)| wire::LogPosition { log, position }).collect();
     wire::FeedRequest {
         node: "n".into(),
         partitions: partitions.to_vec(),
@@ -32,7 +37,10 @@ fn request(store: &MemoryStore, partitions: &[u32], positions: &[(u32, u64)]) ->
     }
 }
 
-async fn open(store: &Arc<MemoryStore>, request: &wire::FeedRequest) -> Result<Follower, FeedError> {
+async fn open(
+    store: &Arc<MemoryStore>,
+    request: &wire::FeedRequest,
+) -> Result<Follower, FeedError> {
     let log: Arc<dyn ChangeLog> = Arc::clone(store) as _;
     Follower::open(log, &ClusterName::default(), PARTITIONS, request).await
 }
@@ -53,12 +61,17 @@ async fn drain(follower: &mut Follower) -> Vec<(LogId, u64, Vec<Record>)> {
 async fn batches_of_a_log_come_dense_and_in_order_from_the_position_asked_for() {
     let store = store(2);
     for n in 0..6 {
-        store.append(LogId(u16::from(n % 2)), RecordBatch::from_records(&[record(n)])).await.expect("room");
+        store
+            .append(LogId(u16::from(n % 2)), RecordBatch::from_records(&[record(n)]))
+            .await
+            .expect("room");
     }
     let all: Vec<u32> = (0..u32::from(PARTITIONS)).collect();
     let mut follower = open(&store, &request(&store, &all, &[(1, 2)])).await.expect("valid");
     let seen = drain(&mut follower).await;
-    let of = |log| seen.iter().filter(|(l, _, _)| *l == LogId(log)).map(|(_, p, _)| *p).collect::<Vec<_>>();
+    let of = |log| {
+        seen.iter().filter(|(l, _, _)| *l == LogId(log)).map(|(_, p, _)| *p).collect::<Vec<_>>()
+    };
     assert_eq!((of(0), of(1)), (vec![1, 2, 3], vec![3]));
     store.append(LogId(1), RecordBatch::from_records(&[record(9)])).await.expect("room");
     assert_eq!(drain(&mut follower).await, [(LogId(1), 4, vec![record(9)])]);
@@ -69,9 +82,14 @@ async fn a_follower_of_some_partitions_gets_only_theirs_and_every_position() {
     // 2 logs of 4 partitions each: partitions 0, 2, 4, 6 write to log 0.
     let store = store(2);
     let records: Vec<Record> = (0..=255).map(record).collect();
-    let of_log = |log| records.iter().filter(move |r| log_of(partition_of(r.device, PARTITIONS), 2) == LogId(log));
+    let of_log = |log| {
+        records.iter().filter(move |r| log_of(partition_of(r.device, PARTITIONS), 2) == LogId(log))
+    };
     for chunk in of_log(0).collect::<Vec<_>>().chunks(5) {
-        store.append(LogId(0), RecordBatch::from_records(chunk.iter().copied())).await.expect("room");
+        store
+            .append(LogId(0), RecordBatch::from_records(chunk.iter().copied()))
+            .await
+            .expect("room");
     }
     store.append(LogId(1), RecordBatch::from_records(of_log(1))).await.expect("room");
     let mut follower = open(&store, &request(&store, &[2, 6], &[])).await.expect("valid");
@@ -106,8 +124,11 @@ async fn logs_are_served_in_turn() {
 async fn what_the_cluster_does_not_have_is_refused() {
     let store = store(2);
     store.append(LogId(0), RecordBatch::default()).await.expect("room");
-    let refused = async |request: wire::FeedRequest| open(&store, &request).await.expect_err("must be refused");
-    let request = |partitions: &[u32], positions: &[(u32, u64)]| request(&store, partitions, positions);
+    let refused = async |request: wire::FeedRequest| {
+        open(&store, &request).await.expect_err("must be refused")
+    };
+    let request =
+        |partitions: &[u32], positions: &[(u32, u64)]| request(&store, partitions, positions);
     let field = |e: FeedError| match e {
         FeedError::Invalid(e) => e.field,
         other => panic!("{other:?}"),

@@ -51,15 +51,27 @@ pub(crate) fn replace_after(now: UnixMillis) -> Duration {
 /// `bearer …`, the token of this slot: the same whenever in it, and by whichever process. About 300 µs.
 pub(crate) fn mint(key: &ApnsKey, now: UnixMillis) -> Result<ProviderToken, MintError> {
     // The library's errors name the format at fault, never the key's bytes.
-    let error = |e: jsonwebtoken::errors::Error| MintError { credential: key.name.clone(), reason: e.to_string() };
+    let error = |e: jsonwebtoken::errors::Error| MintError {
+        credential: key.name.clone(),
+        reason: e.to_string(),
+    };
     clarion_runtime::jwt::install();
-    let key_of_ours = EncodingKey::from_ec_pem(key.key_pem.expose_secret().as_bytes()).map_err(error)?;
+    let key_of_ours =
+        EncodingKey::from_ec_pem(key.key_pem.expose_secret().as_bytes()).map_err(error)?;
     // No `typ`: Apple names `alg` and `kid` only.
-    let header = Header { typ: None, alg: Algorithm::ES256, kid: Some(key.key_id.clone()), ..Header::default() };
+    let header = Header {
+        typ: None,
+        alg: Algorithm::ES256,
+        kid: Some(key.key_id.clone()),
+        ..Header::default()
+    };
     let seconds = now.0 / 1_000;
     let claims = Claims { iss: &key.team_id, iat: seconds - seconds % SLOT.as_secs() };
     let token = jsonwebtoken::encode(&header, &claims, &key_of_ours).map_err(error)?;
-    Ok(ProviderToken { authorization: SecretString::from(format!("bearer {token}")), signer: signer(key) })
+    Ok(ProviderToken {
+        authorization: SecretString::from(format!("bearer {token}")),
+        signer: signer(key),
+    })
 }
 
 /// Apple's names of team and key, hashed: the same in every process, and another with every new key.
@@ -88,6 +100,9 @@ mod tests {
             ),
         };
         let error = mint(&key, UnixMillis(0)).expect_err("no key").to_string();
-        assert!(error.contains("main") && !error.contains("c2VjcmV0") && !error.contains("secret"), "{error}");
+        assert!(
+            error.contains("main") && !error.contains("c2VjcmV0") && !error.contains("secret"),
+            "{error}"
+        );
     }
 }

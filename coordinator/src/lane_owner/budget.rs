@@ -56,7 +56,8 @@ struct Carries {
 
 impl Carries {
     fn at_once(self) -> f64 {
-        let bodies = if self.body_bytes > 0.0 { self.window_bytes / self.body_bytes } else { f64::INFINITY };
+        let bodies =
+            if self.body_bytes > 0.0 { self.window_bytes / self.body_bytes } else { f64::INFINITY };
         self.streams.min(bodies).max(1.0)
     }
 }
@@ -87,7 +88,8 @@ pub(crate) struct Budget {
 impl Budget {
     /// Before anything is known of a lane. `streams`: what its connections may use at most.
     pub(crate) fn new(limits: Limits, streams: u32, now: Time) -> Self {
-        let unknown = Carries { streams: f64::from(streams), window_bytes: f64::INFINITY, body_bytes: 0.0 };
+        let unknown =
+            Carries { streams: f64::from(streams), window_bytes: f64::INFINITY, body_bytes: 0.0 };
         Self {
             limits,
             now: limits.floor,
@@ -143,7 +145,8 @@ impl Budget {
         }
         let out = self.nodes.values().map(|(_, load)| load.requests_out_max).sum::<u64>();
         #[allow(clippy::cast_precision_loss)] // requests that are out
-        let little = !starved && out as f64 <= f64::from(self.standing()) * self.carries.at_once() / 4.0;
+        let little =
+            !starved && out as f64 <= f64::from(self.standing()) * self.carries.at_once() / 4.0;
         if little { now / 2 } else { now }
     }
 
@@ -156,14 +159,18 @@ impl Budget {
     fn measure(&mut self) {
         let loads = || self.nodes.values().map(|(_, load)| load);
         let mut latencies = Latencies::default();
-        loads().filter_map(|load| Latencies::from_wire(&load.latencies)).for_each(|l| latencies.add(&l));
+        loads()
+            .filter_map(|load| Latencies::from_wire(&load.latencies))
+            .for_each(|l| latencies.add(&l));
         let standing = f64::from(self.standing());
         let streams = loads().map(|load| load.streams).sum::<u64>() as f64;
         let window_bytes = loads().map(|load| load.window_bytes).sum::<u64>() as f64;
-        let bodies: Vec<_> = loads().map(|load| load.body_bytes).filter(|bytes| *bytes > 0).map(f64::from).collect();
+        let bodies: Vec<_> =
+            loads().map(|load| load.body_bytes).filter(|bytes| *bytes > 0).map(f64::from).collect();
         self.latency_us = latencies.middle().unwrap_or(self.latency_us);
         if standing > 0.0 {
-            (self.carries.streams, self.carries.window_bytes) = (streams / standing, window_bytes / standing);
+            (self.carries.streams, self.carries.window_bytes) =
+                (streams / standing, window_bytes / standing);
         }
         if !bodies.is_empty() {
             self.carries.body_bytes = bodies.iter().sum::<f64>() / bodies.len() as f64;
@@ -185,12 +192,14 @@ impl Budget {
 /// A node's part of a budget, by its partitions: seat by seat to whom a seat is worth most (Sainte-Laguë), the first of each in
 /// advance. So the parts sum up to the budget exactly, and one that rises takes no connection away from anybody.
 pub(crate) fn share(budget: u32, nodes: &BTreeMap<NodeName, u16>, node: &NodeName) -> u32 {
-    let mut seats: Vec<(&NodeName, u32, u32)> = nodes.iter().map(|(name, p)| (name, u32::from(*p), 1)).collect();
+    let mut seats: Vec<(&NodeName, u32, u32)> =
+        nodes.iter().map(|(name, p)| (name, u32::from(*p), 1)).collect();
     for _ in seats.len()..budget as usize {
         // Of equals the first by name.
         let next = seats.iter_mut().rev().max_by(|a, b| {
             let (a, b) = ((a.1, a.2), (b.1, b.2));
-            (u64::from(a.0) * u64::from(2 * b.1 + 1)).cmp(&(u64::from(b.0) * u64::from(2 * a.1 + 1)))
+            (u64::from(a.0) * u64::from(2 * b.1 + 1))
+                .cmp(&(u64::from(b.0) * u64::from(2 * a.1 + 1)))
         });
         if let Some((_, _, seats)) = next {
             *seats += 1;

@@ -69,11 +69,18 @@ impl Credential {
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Apns(a), Self::Apns(b)) => {
-                (&a.name, &a.key_id, &a.team_id) == (&b.name, &b.key_id, &b.team_id) && same(&a.key_pem, &b.key_pem)
+                (&a.name, &a.key_id, &a.team_id) == (&b.name, &b.key_id, &b.team_id)
+                    && same(&a.key_pem, &b.key_pem)
             }
             (Self::Fcm(a), Self::Fcm(b)) => {
                 (&a.name, &a.project_id, &a.client_email, &a.private_key_id, &a.token_endpoint)
-                    == (&b.name, &b.project_id, &b.client_email, &b.private_key_id, &b.token_endpoint)
+                    == (
+                        &b.name,
+                        &b.project_id,
+                        &b.client_email,
+                        &b.private_key_id,
+                        &b.token_endpoint,
+                    )
                     && same(&a.private_key_pem, &b.private_key_pem)
             }
             (Self::Apns(_), Self::Fcm(_)) | (Self::Fcm(_), Self::Apns(_)) => false,

@@ -71,7 +71,13 @@ impl Pruning {
         let (dead, pruned) = mpsc::channel(REPORTS);
         let evidence = Mutex::default();
         (
-            Self { evidence, dead, waits: Notify::new(), alarms: watch::Sender::new(0), left_out: Mutex::default() },
+            Self {
+                evidence,
+                dead,
+                waits: Notify::new(),
+                alarms: watch::Sender::new(0),
+                left_out: Mutex::default(),
+            },
             pruned,
         )
     }
@@ -82,7 +88,12 @@ impl Pruning {
     /// Never waits: the alert that heard the report has other things to do, a cancel among them.
     /// Tokens for which the log has no room are left out; their gateway calls them dead again at the
     /// next alert.
-    pub(crate) fn hear(&self, answers: &BTreeMap<AppLane, Answers>, tokens: &[wire::DeadToken], clock: &Clock) {
+    pub(crate) fn hear(
+        &self,
+        answers: &BTreeMap<AppLane, Answers>,
+        tokens: &[wire::DeadToken],
+        clock: &Clock,
+    ) {
         let (mut dead, mut bad) = (Vec::new(), Vec::new());
         let heard = clock.wall();
         for token in tokens {
@@ -90,7 +101,8 @@ impl Pruning {
             match (token.needs_evidence, app_name(&token.app)) {
                 (false, _) => dead.push(known),
                 (true, Some(app)) => {
-                    let called = BadToken { device: known.device, token_hash: known.token_hash, heard };
+                    let called =
+                        BadToken { device: known.device, token_hash: known.token_hash, heard };
                     bad.push(((app, LaneId(token.lane)), called));
                 }
                 // Nobody can tell of which app others are accepted: the device is kept.
@@ -113,7 +125,11 @@ impl Pruning {
             && let Some(reports) = self.left_out.lock().note("", now.since(Time(0)))
         {
             let tokens = dead.len();
-            tracing::warn!(reports, tokens, "dead tokens left out: the log is behind; gateways name them again");
+            tracing::warn!(
+                reports,
+                tokens,
+                "dead tokens left out: the log is behind; gateways name them again"
+            );
         }
     }
 
@@ -127,7 +143,11 @@ impl Pruning {
         self.alarms.subscribe()
     }
 
-    fn judge(&self, clock: &Clock, judge: impl FnOnce(&mut Evidence, Moment) -> Vec<BadToken>) -> Vec<Dead> {
+    fn judge(
+        &self,
+        clock: &Clock,
+        judge: impl FnOnce(&mut Evidence, Moment) -> Vec<BadToken>,
+    ) -> Vec<Dead> {
         let mut evidence = self.evidence.lock();
         let believed = judge(&mut evidence, clock.moment());
         let changes = evidence.changes();
@@ -161,15 +181,20 @@ impl Pruning {
 impl Dead {
     fn read(token: &wire::DeadToken) -> Option<Self> {
         let Ok(device) = token.device.as_slice().try_into() else {
-            tracing::warn!(bytes = token.device.len(), "dead token ignored: its device id is not 16 bytes");
+            tracing::warn!(
+                bytes = token.device.len(),
+                "dead token ignored: its device id is not 16 bytes"
+            );
             return None;
         };
-        let gateway_time = (token.gateway_time_ms != 0).then_some(UnixMillis(token.gateway_time_ms));
+        let gateway_time =
+            (token.gateway_time_ms != 0).then_some(UnixMillis(token.gateway_time_ms));
         Some(Self { device: DeviceId(device), token_hash: token.token_hash, gateway_time })
     }
 
     fn record(self, now: UnixMillis) -> Record {
-        let change = Change::Feedback { token_hash: self.token_hash, gateway_time: self.gateway_time };
+        let change =
+            Change::Feedback { token_hash: self.token_hash, gateway_time: self.gateway_time };
         Record { device: self.device, observed: now, change }
     }
 }
@@ -242,7 +267,14 @@ mod tests {
 
     fn dead(device: u8, needs_evidence: bool) -> wire::DeadToken {
         let app = "apps/demo".to_owned();
-        wire::DeadToken { lane: LANE, device: vec![device; 16], token_hash: 1, gateway_time_ms: 0, app, needs_evidence }
+        wire::DeadToken {
+            lane: LANE,
+            device: vec![device; 16],
+            token_hash: 1,
+            gateway_time_ms: 0,
+            app,
+            needs_evidence,
+        }
     }
 
     #[test]

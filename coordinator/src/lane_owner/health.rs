@@ -64,7 +64,8 @@ impl HealthBook {
             node: node.clone(),
             health,
             detail: truncated(&state.detail).to_owned(),
-            since: trouble(health).map(|_| UnixMillis(now.wall.0.saturating_sub(state.troubled_for_ms))),
+            since: trouble(health)
+                .map(|_| UnixMillis(now.wall.0.saturating_sub(state.troubled_for_ms))),
             next_probe: state.next_probe_in_ms.map(|ms| UnixMillis(now.wall.0.saturating_add(ms))),
         };
         match self.0.entry((id, node.clone())) {
@@ -116,12 +117,17 @@ impl HealthBook {
     }
 
     /// What keeps ends of these lanes from sending, by reason.
-    pub(super) fn troubles<'a>(&self, lanes: impl Iterator<Item = &'a LaneSpec>) -> Vec<LaneTrouble> {
+    pub(super) fn troubles<'a>(
+        &self,
+        lanes: impl Iterator<Item = &'a LaneSpec>,
+    ) -> Vec<LaneTrouble> {
         let mut troubles: Vec<LaneTrouble> = Vec::new();
         for lane in lanes {
             let mut by_kind: BTreeMap<Trouble, LaneTrouble> = BTreeMap::new();
             for (_, LaneEnd { status, .. }) in self.0.iter().filter(|((id, _), _)| *id == lane.id) {
-                let (Some(kind), Some(since)) = (trouble(status.health), status.since) else { continue };
+                let (Some(kind), Some(since)) = (trouble(status.health), status.since) else {
+                    continue;
+                };
                 let first = || LaneTrouble {
                     gateway: lane.key.gateway.clone(),
                     credential: lane.key.credential.clone(),
@@ -151,7 +157,8 @@ impl LaneEnd {
     fn log(&mut self, former: Option<LaneHealth>, now: Time) {
         let LaneStatus { lane, node, health, detail, since, next_probe } = &self.status;
         if *health == LaneHealth::Ready {
-            let ended = former.is_some_and(|former| former != LaneHealth::Ready) && std::mem::take(&mut self.logged);
+            let ended = former.is_some_and(|former| former != LaneHealth::Ready)
+                && std::mem::take(&mut self.logged);
             match (former, ended) {
                 (None, _) => tracing::info!(lane, %node, "lane connected for the first time"),
                 (Some(_), true) => tracing::info!(lane, %node, "lane trouble ended"),
@@ -171,7 +178,9 @@ impl LaneEnd {
             LaneHealth::Credential | LaneHealth::Project | LaneHealth::Campaign => {
                 tracing::error!(lane, %node, ?health, detail, since, next_probe, times, "lane needs an operator");
             }
-            _ => tracing::warn!(lane, %node, ?health, detail, since, next_probe, times, "lane trouble began"),
+            _ => {
+                tracing::warn!(lane, %node, ?health, detail, since, next_probe, times, "lane trouble began")
+            }
         }
     }
 }
@@ -288,8 +297,12 @@ mod tests {
         assert_eq!(troubles(&book), [expected]);
         // Another reason is another trouble of the node.
         says(&mut book, "a", &state(LaneHealth::Project, "404 NOT_FOUND"), at(50));
-        let kinds: Vec<_> = troubles(&book).into_iter().map(|t| (t.kind, t.nodes, t.since.0)).collect();
-        assert_eq!(kinds, [(Trouble::Intermediary, 1, 1_000_015), (Trouble::Project, 1, 1_000_050)]);
+        let kinds: Vec<_> =
+            troubles(&book).into_iter().map(|t| (t.kind, t.nodes, t.since.0)).collect();
+        assert_eq!(
+            kinds,
+            [(Trouble::Intermediary, 1, 1_000_015), (Trouble::Project, 1, 1_000_050)]
+        );
     }
 
     #[test]

@@ -125,7 +125,10 @@ pub(crate) fn replace_after(life: Duration) -> Duration {
 }
 
 /// One try.
-pub(crate) async fn exchange(account: &ServiceAccount, now: UnixMillis) -> Result<AccessToken, ExchangeError> {
+pub(crate) async fn exchange(
+    account: &ServiceAccount,
+    now: UnixMillis,
+) -> Result<AccessToken, ExchangeError> {
     let assertion = assertion(account, now)?;
     match tokio::time::timeout(DEADLINE, post(&account.token_endpoint, &assertion)).await {
         Ok(answered) => {
@@ -150,23 +153,33 @@ fn assertion(account: &ServiceAccount, now: UnixMillis) -> Result<SecretString, 
     // The library's errors name the format at fault, never the key's bytes.
     let error = |e: jsonwebtoken::errors::Error| ExchangeError::Sign(e.to_string());
     clarion_runtime::jwt::install();
-    let key = EncodingKey::from_rsa_pem(account.private_key_pem.expose_secret().as_bytes()).map_err(error)?;
+    let key = EncodingKey::from_rsa_pem(account.private_key_pem.expose_secret().as_bytes())
+        .map_err(error)?;
     let kid = Some(account.private_key_id.clone()).filter(|kid| !kid.is_empty());
     let iat = now.0 / 1_000;
     let aud = &account.token_endpoint.uri;
-    let claims = Claims { iss: &account.client_email, scope: SCOPE, aud, iat, exp: iat + LIFE_SECONDS_MAX };
-    let token = jsonwebtoken::encode(&Header { kid, ..Header::new(Algorithm::RS256) }, &claims, &key).map_err(error)?;
+    let claims =
+        Claims { iss: &account.client_email, scope: SCOPE, aud, iat, exp: iat + LIFE_SECONDS_MAX };
+    let token =
+        jsonwebtoken::encode(&Header { kid, ..Header::new(Algorithm::RS256) }, &claims, &key)
+            .map_err(error)?;
     Ok(SecretString::from(token))
 }
 
-async fn post(endpoint: &TokenEndpoint, assertion: &SecretString) -> Result<(u16, Bytes), ExchangeError> {
-    let trust = |e: &dyn std::fmt::Display| ExchangeError::Trust(format!("token_uri or ca_file: {e}"));
+async fn post(
+    endpoint: &TokenEndpoint,
+    assertion: &SecretString,
+) -> Result<(u16, Bytes), ExchangeError> {
+    let trust =
+        |e: &dyn std::fmt::Display| ExchangeError::Trust(format!("token_uri or ca_file: {e}"));
     let roots = clarion_runtime::roots::roots(&endpoint.ca_pem).map_err(|e| trust(&e))?;
-    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| trust(&e))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let mut tls = rustls::ClientConfig::builder_with_provider(Arc::new(
+        rustls::crypto::ring::default_provider(),
+    ))
+    .with_safe_default_protocol_versions()
+    .map_err(|e| trust(&e))?
+    .with_root_certificates(roots)
+    .with_no_client_auth();
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(endpoint.host.clone()).map_err(|e| trust(&e))?;
 
@@ -182,7 +195,10 @@ async fn post(endpoint: &TokenEndpoint, assertion: &SecretString) -> Result<(u16
         .map_err(|e| trust(&e))?;
 
     let tcp = connect(endpoint).await.map_err(ExchangeError::Connect)?;
-    let tls = TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.map_err(ExchangeError::Connect)?;
+    let tls = TlsConnector::from(Arc::new(tls))
+        .connect(name, tcp)
+        .await
+        .map_err(ExchangeError::Connect)?;
     let (mut sender, connection) =
         http1::Builder::new().max_buf_size(ANSWER_BYTES_MAX).handshake(TokioIo::new(tls)).await?;
     let exchange = async {
@@ -191,7 +207,9 @@ async fn post(endpoint: &TokenEndpoint, assertion: &SecretString) -> Result<(u16
         match Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await {
             Ok(body) => Ok((status, body.to_bytes())),
             Err(e) if e.is::<LengthLimitError>() => Err(ExchangeError::TooLong),
-            Err(e) => Err(e.downcast::<hyper::Error>().map_or(ExchangeError::TooLong, |e| ExchangeError::Http(*e))),
+            Err(e) => Err(e
+                .downcast::<hyper::Error>()
+                .map_or(ExchangeError::TooLong, |e| ExchangeError::Http(*e))),
         }
     };
     let (mut exchange, mut connection) = (std::pin::pin!(exchange), std::pin::pin!(connection));
@@ -217,17 +235,23 @@ fn answer(status: u16, body: &[u8]) -> Result<AccessToken, ExchangeError> {
     // The parser's own words may show what it read: they are not passed on.
     let parsed = serde_json::from_slice::<Answer>(body);
     if status != 200 {
-        let (error, description) = parsed.map(|a| (a.error, a.error_description)).unwrap_or_default();
+        let (error, description) =
+            parsed.map(|a| (a.error, a.error_description)).unwrap_or_default();
         let error = error.unwrap_or_default();
         let said = [error.as_str(), description.as_deref().unwrap_or_default()].join(" ");
-        let words = if said.trim().is_empty() { "without a reason in JSON".to_owned() } else { words(&said) };
+        let words = if said.trim().is_empty() {
+            "without a reason in JSON".to_owned()
+        } else {
+            words(&said)
+        };
         return Err(match status {
             400 | 401 if error == "invalid_grant" => ExchangeError::InvalidGrant { status, words },
             408 | 429 | 500.. => ExchangeError::Unavailable { status, words },
             _ => ExchangeError::Refused { status, words },
         });
     }
-    let answer = parsed.map_err(|_| ExchangeError::Unusable("the body is not JSON, or not of a token"))?;
+    let answer =
+        parsed.map_err(|_| ExchangeError::Unusable("the body is not JSON, or not of a token"))?;
     if !answer.token_type.is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")) {
         return Err(ExchangeError::Unusable("token_type is not Bearer"));
     }
@@ -237,8 +261,11 @@ fn answer(status: u16, body: &[u8]) -> Result<AccessToken, ExchangeError> {
     };
     let token = SecretString::from(answer.access_token.unwrap_or_default());
     let bytes = token.expose_secret().as_bytes();
-    if bytes.is_empty() || bytes.len() > TOKEN_BYTES_MAX || !bytes.iter().all(u8::is_ascii_graphic) {
-        return Err(ExchangeError::Unusable("access_token is not 1 to 4,096 visible ASCII characters"));
+    if bytes.is_empty() || bytes.len() > TOKEN_BYTES_MAX || !bytes.iter().all(u8::is_ascii_graphic)
+    {
+        return Err(ExchangeError::Unusable(
+            "access_token is not 1 to 4,096 visible ASCII characters",
+        ));
     }
     let authorization = SecretString::from(format!("Bearer {}", token.expose_secret()));
     Ok(AccessToken { token: ProviderToken { authorization, signer: 0 }, life })
@@ -267,7 +294,8 @@ fn words(said: &str) -> String {
 /// and the system's own patience is longer than the whole exchange may take.
 async fn connect(endpoint: &TokenEndpoint) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-    let addresses: Vec<_> = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await?.collect();
+    let addresses: Vec<_> =
+        tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await?.collect();
     for address in in_turn(&addresses).take(ADDRESSES_MAX) {
         match tokio::time::timeout(CONNECT_DEADLINE, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
@@ -281,7 +309,8 @@ async fn connect(endpoint: &TokenEndpoint) -> io::Result<TcpStream> {
 /// The families by turns, the resolver's first choice first.
 fn in_turn(addresses: &[SocketAddr]) -> impl Iterator<Item = SocketAddr> {
     let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
-    let (mut a, mut b): (Vec<_>, Vec<_>) = addresses.iter().partition(|address| address.is_ipv6() == first);
+    let (mut a, mut b): (Vec<_>, Vec<_>) =
+        addresses.iter().partition(|address| address.is_ipv6() == first);
     a.reverse();
     b.reverse();
     std::iter::from_fn(move || {

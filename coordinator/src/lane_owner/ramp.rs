@@ -38,7 +38,8 @@ impl Ramp {
         if length.is_zero() {
             return SHARE_MAX;
         }
-        let risen = u128::from(SHARE_MAX - SHARE_MIN) * self.warm(length, now).as_micros() / length.as_micros();
+        let risen = u128::from(SHARE_MAX - SHARE_MIN) * self.warm(length, now).as_micros()
+            / length.as_micros();
         SHARE_MIN + u64::try_from(risen).expect("at most the whole")
     }
 

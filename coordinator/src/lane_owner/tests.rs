@@ -38,11 +38,16 @@ async fn a_lane_is_on_the_board_with_its_token_and_keeps_its_number() {
     assert_eq!(owner.ensure(&key("g", "c"), &board, &clock).unwrap().id, lane.id);
     let token = authorization(&board, &lane);
     let parts: Vec<_> = token.strip_prefix("bearer ").unwrap().split('.').collect();
-    let decoded =
-        |part: &str| String::from_utf8(data_encoding::BASE64URL_NOPAD.decode(part.as_bytes()).unwrap()).unwrap();
+    let decoded = |part: &str| {
+        String::from_utf8(data_encoding::BASE64URL_NOPAD.decode(part.as_bytes()).unwrap()).unwrap()
+    };
     assert_eq!(parts.len(), 3);
     assert_eq!(decoded(parts[0]), r#"{"alg":"ES256","kid":"ABCDE12345"}"#);
-    assert!(decoded(parts[1]).starts_with(r#"{"iss":"TEAM123456","iat":1"#), "{}", decoded(parts[1]));
+    assert!(
+        decoded(parts[1]).starts_with(r#"{"iss":"TEAM123456","iat":1"#),
+        "{}",
+        decoded(parts[1])
+    );
     // The same name gives the same number in another process.
     let (elsewhere, board) = (self::owner(), Board::new());
     elsewhere.ensure(&key("h", "d"), &board, &clock).unwrap();
@@ -81,9 +86,15 @@ async fn changes(refused_at: &[u64]) -> Vec<u64> {
         for minute in 0..120 {
             tokio::time::sleep(Duration::from_secs(30)).await;
             if refused_at.contains(&minute) {
-                let ready =
-                    wire::LaneState { lane: lane.id.0, health: wire::LaneHealth::Ready.into(), ..Default::default() };
-                let refused = wire::LaneState { health: wire::LaneHealth::Credential.into(), ..ready.clone() };
+                let ready = wire::LaneState {
+                    lane: lane.id.0,
+                    health: wire::LaneHealth::Ready.into(),
+                    ..Default::default()
+                };
+                let refused = wire::LaneState {
+                    health: wire::LaneHealth::Credential.into(),
+                    ..ready.clone()
+                };
                 owner.health_changed(&node("a"), &ready, clock.moment());
                 owner.health_changed(&node("a"), &refused, clock.moment());
             }
@@ -132,12 +143,16 @@ async fn a_coordinator_that_starts_again_makes_the_token_that_is_in_use() {
 async fn health_is_kept_for_each_end() {
     let (owner, board, clock) = (owner(), Board::new(), Clock::start());
     let lane = owner.ensure(&key("g", "c"), &board, &clock).unwrap();
-    let state =
-        |health: wire::LaneHealth| wire::LaneState { lane: lane.id.0, health: health.into(), ..Default::default() };
+    let state = |health: wire::LaneHealth| wire::LaneState {
+        lane: lane.id.0,
+        health: health.into(),
+        ..Default::default()
+    };
     owner.health_changed(&node("a"), &state(wire::LaneHealth::Ready), clock.moment());
     owner.health_changed(&node("b"), &state(wire::LaneHealth::Unreachable), clock.moment());
     owner.health_changed(&node("a"), &state(wire::LaneHealth::Throttled), clock.moment());
-    let status: Vec<_> = owner.status().into_iter().map(|s| (s.node.to_string(), s.lane, s.health)).collect();
+    let status: Vec<_> =
+        owner.status().into_iter().map(|s| (s.node.to_string(), s.lane, s.health)).collect();
     let expected = [("a", wire::LaneHealth::Throttled), ("b", wire::LaneHealth::Unreachable)];
     assert_eq!(status, expected.map(|(node, health)| (node.to_owned(), "g/c".to_owned(), health)));
 }
@@ -162,7 +177,11 @@ async fn another_key_makes_its_token_at_once_and_is_another_signer() {
         () = owner.keep_fresh(&board, clock) => {}
         () = replaced => {}
     }
-    assert_ne!(authorization(&board, &lane), first, "within the 20 minutes that one key has to keep");
+    assert_ne!(
+        authorization(&board, &lane),
+        first,
+        "within the 20 minutes that one key has to keep"
+    );
     assert_ne!(signer(&board), first_signer);
 }
 
@@ -172,9 +191,10 @@ async fn credentials_that_do_not_fit_replace_nothing() {
     let lane = owner.ensure(&key("g", "c"), &board, &clock).unwrap();
     let before = authorization(&board, &lane);
     let added = vec![credential("c"), credential("d"), credential("e")];
-    for (given, refused) in
-        [(added, ReplaceError::Added("e".to_owned())), (vec![credential("c")], ReplaceError::Removed("d".to_owned()))]
-    {
+    for (given, refused) in [
+        (added, ReplaceError::Added("e".to_owned())),
+        (vec![credential("c")], ReplaceError::Removed("d".to_owned())),
+    ] {
         assert_eq!(owner.replace(given), Err(refused));
     }
     let wait = tokio::time::timeout(Duration::from_secs(60), owner.keep_fresh(&board, clock));

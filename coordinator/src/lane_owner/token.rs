@@ -151,7 +151,11 @@ mod tests {
         refresh.failed(minutes(1), Duration::from_secs(60));
         assert_eq!((refresh.deadline(), refresh.failures()), (minutes(2), 1));
         refresh.minted(minutes(2), LIFE);
-        assert_eq!((refresh.deadline(), refresh.failures()), (minutes(47), 0), "the refusal was of the former one");
+        assert_eq!(
+            (refresh.deadline(), refresh.failures()),
+            (minutes(47), 0),
+            "the refusal was of the former one"
+        );
     }
 
     #[test]

@@ -57,7 +57,13 @@ pub(crate) async fn keep_sessions(
         for address in &wanted {
             tasks.entry(*address).or_insert_with(|| {
                 let leave = stop.child_token();
-                let session = keep_session(*address, cluster.clone(), connect.clone(), leave.clone(), stop.clone());
+                let session = keep_session(
+                    *address,
+                    cluster.clone(),
+                    connect.clone(),
+                    leave.clone(),
+                    stop.clone(),
+                );
                 Task { leave, handle: tokio::spawn(session) }
             });
         }
@@ -88,17 +94,23 @@ struct Found {
 impl Found {
     /// A name server that fails does not make nodes go away: what was found last stays.
     async fn resolve(&mut self, name: &str) {
-        let found = match tokio::time::timeout(RESOLVE_DEADLINE, tokio::net::lookup_host(name)).await {
-            Ok(Ok(found)) => Ok(found.collect::<BTreeSet<_>>()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer within {} s", RESOLVE_DEADLINE.as_secs())),
-        };
+        let found =
+            match tokio::time::timeout(RESOLVE_DEADLINE, tokio::net::lookup_host(name)).await {
+                Ok(Ok(found)) => Ok(found.collect::<BTreeSet<_>>()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(format!("no answer within {} s", RESOLVE_DEADLINE.as_secs())),
+            };
         match found {
             Ok(found) if !found.is_empty() => (self.addresses, self.failing) = (found, false),
             problem => {
                 if !std::mem::replace(&mut self.failing, true) {
                     let problem = problem.err().unwrap_or_else(|| "no address".to_owned());
-                    tracing::warn!(name, problem, kept = self.addresses.len(), "node name not resolved");
+                    tracing::warn!(
+                        name,
+                        problem,
+                        kept = self.addresses.len(),
+                        "node name not resolved"
+                    );
                 }
             }
         }
@@ -106,9 +118,14 @@ impl Found {
 }
 
 fn wanted(names: &BTreeMap<String, Found>) -> BTreeSet<SocketAddr> {
-    let all: BTreeSet<_> = names.values().flat_map(|found| found.addresses.iter().copied()).collect();
+    let all: BTreeSet<_> =
+        names.values().flat_map(|found| found.addresses.iter().copied()).collect();
     if all.len() > ADDRESSES_MAX {
-        tracing::warn!(found = all.len(), kept = ADDRESSES_MAX, "more node addresses than sessions");
+        tracing::warn!(
+            found = all.len(),
+            kept = ADDRESSES_MAX,
+            "more node addresses than sessions"
+        );
     }
     all.into_iter().take(ADDRESSES_MAX).collect()
 }

@@ -7,7 +7,13 @@ fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-fn claim(roster: &Roster, name: &str, boot: BootId, port: u16, now: u64) -> Result<NodeMemory, Refused> {
+fn claim(
+    roster: &Roster,
+    name: &str,
+    boot: BootId,
+    port: u16,
+    now: u64,
+) -> Result<NodeMemory, Refused> {
     roster.claim(&node(name), boot, at(port), &[], seconds(now))
 }
 
@@ -20,7 +26,10 @@ fn a_second_process_of_the_same_name_is_refused_while_the_first_is_there() {
     let roster = Roster::new(1);
     let memory = claim(&roster, "a", BOOT_1, 1, 0).unwrap();
     assert_eq!(claim(&roster, "a", BOOT_2, 2, 1).unwrap_err(), Refused::SameName { other: at(1) });
-    assert_eq!(claim(&roster, "a", BOOT_1, 2, 1).unwrap_err(), Refused::SameProcess { other: at(1) });
+    assert_eq!(
+        claim(&roster, "a", BOOT_1, 2, 1).unwrap_err(),
+        Refused::SameProcess { other: at(1) }
+    );
     roster.release(&node("a"), memory);
     claim(&roster, "a", BOOT_2, 2, 2).unwrap();
 }
@@ -32,7 +41,10 @@ fn a_nodes_memory_outlives_its_session() {
     memory.hello(BOOT_1);
     memory.offer(WaveId(1));
     roster.release(&node("a"), memory);
-    assert!(claim(&roster, "a", BOOT_1, 2, 1).unwrap().was_offered(WaveId(1)), "whatever its address");
+    assert!(
+        claim(&roster, "a", BOOT_1, 2, 1).unwrap().was_offered(WaveId(1)),
+        "whatever its address"
+    );
 }
 
 #[test]
@@ -65,7 +77,11 @@ fn or_with_those_that_are_there_some_seconds_after_the_first() {
     let b = claim(&roster, "b", BOOT_1, 2, 4).unwrap();
     roster.release(&node("b"), b);
     assert_eq!(gathered(&roster, 7), Gathered::Wait(seconds(8)));
-    assert_eq!(gathered(&roster, 8), Gathered::Ready(vec![node("a")]), "the one that left again owns nothing");
+    assert_eq!(
+        gathered(&roster, 8),
+        Gathered::Ready(vec![node("a")]),
+        "the one that left again owns nothing"
+    );
 }
 
 #[test]

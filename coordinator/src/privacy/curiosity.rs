@@ -92,7 +92,12 @@ impl<P> Curiosity<P> {
     ///
     /// # Errors
     /// How long to wait.
-    pub fn preview(&mut self, peer: PeerKey, asked: Asked<P>, now: Duration) -> Result<(Arc<P>, bool), Duration>
+    pub fn preview(
+        &mut self,
+        peer: PeerKey,
+        asked: Asked<P>,
+        now: Duration,
+    ) -> Result<(Arc<P>, bool), Duration>
     where
         P: PartialEq,
     {
@@ -114,7 +119,12 @@ impl<P> Curiosity<P> {
     ///
     /// # Errors
     /// How long to wait.
-    pub fn validate(&mut self, peer: PeerKey, asked: Asked<P>, now: Duration) -> Result<(), Duration> {
+    pub fn validate(
+        &mut self,
+        peer: PeerKey,
+        asked: Asked<P>,
+        now: Duration,
+    ) -> Result<(), Duration> {
         self.ask(peer, asked, Why::Validate, now).map(drop)
     }
 
@@ -123,7 +133,12 @@ impl<P> Curiosity<P> {
     ///
     /// # Errors
     /// How long to wait.
-    pub fn may_create(&self, peer: PeerKey, sketch: &Sketch, now: Duration) -> Result<(), Duration> {
+    pub fn may_create(
+        &self,
+        peer: PeerKey,
+        sketch: &Sketch,
+        now: Duration,
+    ) -> Result<(), Duration> {
         match self.regions.iter().find(|region| region.is_near(sketch, now)) {
             Some(region) => region.rates[Why::Refused as usize].check(peer, now),
             None => Ok(()),
@@ -138,7 +153,13 @@ impl<P> Curiosity<P> {
         let _ = self.regions[at].rates[Why::Refused as usize].take(peer, now);
     }
 
-    fn ask(&mut self, peer: PeerKey, asked: Asked<P>, why: Why, now: Duration) -> Result<&Region<P>, Duration> {
+    fn ask(
+        &mut self,
+        peer: PeerKey,
+        asked: Asked<P>,
+        why: Why,
+        now: Duration,
+    ) -> Result<&Region<P>, Duration> {
         self.peers.check(peer, now)?;
         let at = self.remember(peer, asked, now);
         self.regions[at].rates[why as usize].take(peer, now)?;
@@ -149,13 +170,16 @@ impl<P> Curiosity<P> {
     /// The region that stands for this one: one that is nearly the same, or itself.
     fn remember(&mut self, peer: PeerKey, asked: Asked<P>, now: Duration) -> usize {
         self.regions.retain(|region| now.saturating_sub(region.last) < REMEMBERED_FOR);
-        if let Some(at) = self.regions.iter().position(|region| region.is_near(&asked.sketch, now)) {
+        if let Some(at) = self.regions.iter().position(|region| region.is_near(&asked.sketch, now))
+        {
             self.regions[at].last = now;
             return at;
         }
         let rate = || Rates::new(REGION_BURST, REGION_EVERY).of_peers(PEERS_OF_REGION_MAX);
         self.regions.push(Region { asked, of: peer, last: now, rates: [rate(), rate(), rate()] });
-        while self.regions.len() > 1 && (self.regions.len() > REGIONS_MAX || self.cells() > CELLS_MAX) {
+        while self.regions.len() > 1
+            && (self.regions.len() > REGIONS_MAX || self.cells() > CELLS_MAX)
+        {
             self.forget_one();
         }
         self.regions.len() - 1
@@ -176,8 +200,11 @@ impl<P> Curiosity<P> {
         let old = &self.regions[..self.regions.len() - 1];
         let most = |region: &&Region<P>| taken[&region.of];
         let Some(most) = old.iter().max_by_key(most).map(|region| region.of) else { return };
-        let oldest =
-            old.iter().enumerate().filter(|(_, region)| region.of == most).min_by_key(|(_, region)| region.last);
+        let oldest = old
+            .iter()
+            .enumerate()
+            .filter(|(_, region)| region.of == most)
+            .min_by_key(|(_, region)| region.last);
         if let Some((at, _)) = oldest {
             self.regions.remove(at);
         }

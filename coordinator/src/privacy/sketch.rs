@@ -43,7 +43,9 @@ impl Sketch {
         // How many cells of a resolution have the area of the cover: a child has a seventh of its
         // parent's.
         let count = |at: Resolution| {
-            let of = |cell: &CellIndex| 7_f64.powi(i32::from(u8::from(at)) - i32::from(u8::from(cell.resolution())));
+            let of = |cell: &CellIndex| {
+                7_f64.powi(i32::from(u8::from(at)) - i32::from(u8::from(cell.resolution())))
+            };
             cover.iter().map(of).sum::<f64>()
         };
         while count(resolution) > CELLS_MAX
@@ -52,7 +54,8 @@ impl Sketch {
             resolution = coarser;
         }
         let finer = Sample::of(cover, resolution);
-        let coarser = resolution.pred().map_or_else(|| finer.clone(), |coarser| Sample::of(cover, coarser));
+        let coarser =
+            resolution.pred().map_or_else(|| finer.clone(), |coarser| Sample::of(cover, coarser));
         Self([finer, coarser])
     }
 
@@ -62,7 +65,9 @@ impl Sketch {
         let pairs = self.0.iter().flat_map(|mine| other.0.iter().map(move |theirs| (mine, theirs)));
         // The finest resolution that both have.
         let common = pairs.filter(|(mine, theirs)| mine.resolution == theirs.resolution);
-        common.max_by_key(|(mine, _)| u8::from(mine.resolution)).is_some_and(|(mine, theirs)| mine.is_near(theirs))
+        common
+            .max_by_key(|(mine, _)| u8::from(mine.resolution))
+            .is_some_and(|(mine, theirs)| mine.is_near(theirs))
     }
 }
 
@@ -84,7 +89,8 @@ impl Sample {
     }
 
     fn is_near(&self, other: &Self) -> bool {
-        let (mut mine, mut theirs) = (self.smallest.iter().peekable(), other.smallest.iter().peekable());
+        let (mut mine, mut theirs) =
+            (self.smallest.iter().peekable(), other.smallest.iter().peekable());
         let (mut seen, mut both) = (0_u32, 0_u32);
         // The smallest of both together, as many as are complete in both samples.
         while seen < u32::try_from(KEPT).expect("small") {
@@ -104,7 +110,8 @@ impl Sample {
         let shared = f64::from(both) / f64::from(seen.max(1));
         // |A ∪ B| = (|A| + |B|) / (1 + shared); what is not shared of it is the difference.
         let difference = (1.0 - shared) * (self.cells + other.cells) as f64 / (1.0 + shared);
-        shared >= SHARED_MIN || (self.resolution == Resolution::Nine && shared > 0.0 && difference <= DIFFERENCE_MAX)
+        shared >= SHARED_MIN
+            || (self.resolution == Resolution::Nine && shared > 0.0 && difference <= DIFFERENCE_MAX)
     }
 }
 
@@ -121,7 +128,8 @@ mod tests {
 
     fn circle(lat_deg: f64, lng_deg: f64, radius_m: f64) -> Vec<CellIndex> {
         let center = LatLng::new(lat_deg, lng_deg).expect("on the globe");
-        cover(&Region::circle(center, radius_m).expect("valid"), CellBudget::default()).expect("within budget")
+        cover(&Region::circle(center, radius_m).expect("valid"), CellBudget::default())
+            .expect("within budget")
     }
 
     #[test]
@@ -142,7 +150,11 @@ mod tests {
                 ("three times as wide", circle(22.5, 114.0, radius_m * 3.0)),
                 (
                     "a third further",
-                    circle(22.5 + radius_m.max(2_500.0) / 3.0 / 111_000.0, 114.0, radius_m.max(2_500.0)),
+                    circle(
+                        22.5 + radius_m.max(2_500.0) / 3.0 / 111_000.0,
+                        114.0,
+                        radius_m.max(2_500.0),
+                    ),
                 ),
             ] {
                 assert!(!first.is_near(&Sketch::of(&other)), "{what} than {radius_m} m");

@@ -4,7 +4,12 @@ use super::*;
 use crate::progress::Counts;
 
 fn band(handed: u64) -> BandCounts {
-    BandCounts { from_m: 0.0, to_m: 1.0, walked: true, counts: Counts { handed, outcomes: [handed, 0, 0, 0, 0] } }
+    BandCounts {
+        from_m: 0.0,
+        to_m: 1.0,
+        walked: true,
+        counts: Counts { handed, outcomes: [handed, 0, 0, 0, 0] },
+    }
 }
 
 fn leaf(n: u64) -> u64 {
@@ -23,8 +28,16 @@ fn few_are_told_as_few_and_never_alone() {
     assert_eq!(Told::parts(&[100, 200]), [Exact(100), Exact(200)]);
     assert_eq!(Told::parts(&[3]), [Few]);
     assert_eq!(Told::parts(&[3, 4, 0]), [Few, Few, Few], "their total is not told either");
-    assert_eq!(Told::parts(&[3, 200, 100]), [Few, Exact(200), Withheld], "the smallest other goes with it");
-    assert_eq!(Told::parts(&[3, 21, 22, 500]), [Few, Withheld, Withheld, Withheld], "until it may be any of 0 to 19");
+    assert_eq!(
+        Told::parts(&[3, 200, 100]),
+        [Few, Exact(200), Withheld],
+        "the smallest other goes with it"
+    );
+    assert_eq!(
+        Told::parts(&[3, 21, 22, 500]),
+        [Few, Withheld, Withheld, Withheld],
+        "until it may be any of 0 to 19"
+    );
     assert_eq!(Told::parts(&[19, 19]), [Withheld, Withheld], "38 in two below 20 is 19 twice");
     assert_eq!(Told::parts(&[3, 20]), [Withheld, Withheld]);
 }
@@ -57,7 +70,11 @@ fn cells_are_told_with_those_around_them_until_they_are_enough() {
         told.iter().map(name).collect::<Vec<_>>()
     };
     assert_eq!(told(&[cell(0, 20), cell(1, 30)]), [(6, 20), (6, 30)]);
-    assert_eq!(told(&[cell(0, 25), cell(1, 19), cell(2, 1)]), [(5, 45), (6, 25)], "all that is in it, 20 untold");
+    assert_eq!(
+        told(&[cell(0, 25), cell(1, 19), cell(2, 1)]),
+        [(5, 45), (6, 25)],
+        "all that is in it, 20 untold"
+    );
     assert_eq!(told(&[cell(0, 25), cell(1, 3)]), [(6, 25)], "3 are told nowhere");
     assert_eq!(told(&[cell(0, 25), cell(1, 3), cell(7, 17)]), [(4, 45), (6, 25)]);
     assert_eq!(cells(&[cell(0, 10), cell(6, 10)])[0].version, 7, "the newest of its parts");

@@ -155,9 +155,17 @@ impl Fold {
     }
 
     /// Takes a report of a node's process. Of a node without a part or a former process: changes nothing.
-    pub(crate) fn report(&mut self, name: &NodeName, boot: BootId, report: &wire::Report, now: Time) -> Added {
+    pub(crate) fn report(
+        &mut self,
+        name: &NodeName,
+        boot: BootId,
+        report: &wire::Report,
+        now: Time,
+    ) -> Added {
         let version = self.version + 1;
-        let Some(node) = self.nodes.get_mut(name).filter(|_| !self.settled) else { return Added::default() };
+        let Some(node) = self.nodes.get_mut(name).filter(|_| !self.settled) else {
+            return Added::default();
+        };
         if !node.enter(boot) {
             return Added::default();
         }
@@ -222,9 +230,12 @@ impl Fold {
         let bands: Vec<_> = bands.collect();
         let mut totals = Counts::default();
         bands.iter().for_each(|band| totals.add(&band.counts));
-        let sum = |part: fn(&Tally) -> u64| self.nodes.values().map(|n| part(&n.settled) + part(&n.current)).sum();
+        let sum = |part: fn(&Tally) -> u64| {
+            self.nodes.values().map(|n| part(&n.settled) + part(&n.current)).sum()
+        };
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let (reasons, other_reasons) = top(self.nodes.values().map(|node| &node.reasons), &self.lanes);
+        let (reasons, other_reasons) =
+            top(self.nodes.values().map(|node| &node.reasons), &self.lanes);
         Snapshot {
             alert: self.alert.clone(),
             version: self.version,
@@ -234,7 +245,9 @@ impl Fold {
             totals,
             unanswered_requests: sum(|t| t.unanswered),
             retried_requests: sum(|t| t.retried),
-            nodes_walked: count(self.nodes.values().filter(|n| n.bands_walked as usize >= every).count()),
+            nodes_walked: count(
+                self.nodes.values().filter(|n| n.bands_walked as usize >= every).count(),
+            ),
             nodes: count(self.nodes.len()),
             first_accepted_after: self.after(self.first_accepted),
             last_accepted_after: self.after(self.last_accepted),
@@ -281,7 +294,8 @@ impl Node {
         let index = report.band as usize;
         let Some(current) = self.current.bands.get_mut(index) else { return };
         current.handed = current.handed.max(report.handed);
-        let outcomes = [report.accepted, report.dead, report.refused, report.unknown, report.expired];
+        let outcomes =
+            [report.accepted, report.dead, report.refused, report.unknown, report.expired];
         for (mine, theirs) in current.outcomes.iter_mut().zip(outcomes) {
             *mine = (*mine).max(theirs);
         }
@@ -297,8 +311,10 @@ impl Node {
             return None;
         }
         let known = self.answers.entry(of.clone()).or_default();
-        let next =
-            Answers { accepted: known.accepted.max(report.accepted), bad: known.bad.max(report.bad_device_tokens) };
+        let next = Answers {
+            accepted: known.accepted.max(report.accepted),
+            bad: known.bad.max(report.bad_device_tokens),
+        };
         let more = Answers { accepted: next.accepted - known.accepted, bad: next.bad - known.bad };
         *known = next;
         (more != Answers::default()).then_some((of, more))
@@ -316,7 +332,12 @@ impl Node {
     }
 
     /// Adds what the report changes to the sum over all nodes.
-    fn cell(&mut self, report: &wire::CellReport, cells: &mut BTreeMap<u64, CellCounts>, version: u64) {
+    fn cell(
+        &mut self,
+        report: &wire::CellReport,
+        cells: &mut BTreeMap<u64, CellCounts>,
+        version: u64,
+    ) {
         if !cells.contains_key(&report.cell) && cells.len() >= CELLS_MAX {
             return;
         }
@@ -328,7 +349,10 @@ impl Node {
             failed: current.failed.max(report.failed),
         };
         let peak = self.peak.cells.entry(report.cell).or_default();
-        let handed = peak.handed.max(settled.handed + next.handed).max(settled.handed + next.accepted + next.failed);
+        let handed = peak
+            .handed
+            .max(settled.handed + next.handed)
+            .max(settled.handed + next.accepted + next.failed);
         let more = Cell {
             handed: handed - peak.handed,
             accepted: next.accepted - current.accepted,

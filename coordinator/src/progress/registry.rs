@@ -66,7 +66,8 @@ pub(crate) fn totals<'a>(
     let nodes: BTreeMap<_, _> = nodes.collect();
     for owner in owned.nodes().keys() {
         for log in owned.logs_of(owner) {
-            let reached = nodes.get(owner).and_then(|n| n.positions.get(&log)).copied().unwrap_or_default();
+            let reached =
+                nodes.get(owner).and_then(|n| n.positions.get(&log)).copied().unwrap_or_default();
             let applied = totals.applied.entry(log).or_insert(reached);
             *applied = (*applied).min(reached);
         }
@@ -106,7 +107,9 @@ mod tests {
         let mut a = NodeRegistry::new(&[at(0, 3)]);
         let mut b = NodeRegistry::new(&[]);
         let (an, bn) = (name("a"), name("b"));
-        let both = |a: &NodeRegistry, b: &NodeRegistry| totals([(&an, a), (&bn, b)].into_iter(), Some(&owned));
+        let both = |a: &NodeRegistry, b: &NodeRegistry| {
+            totals([(&an, a), (&bn, b)].into_iter(), Some(&owned))
+        };
         assert_eq!(both(&a, &b).applied[&LogId(0)], Position(0), "b has said nothing");
         a.state(&state(vec![at(0, 9)], 10));
         b.state(&state(vec![at(0, 7)], 5));

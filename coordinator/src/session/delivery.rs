@@ -169,7 +169,8 @@ impl Deliveries {
     /// The session has ended. `broken` says how, unless it ended as either side wanted.
     pub(crate) fn session_ended(&mut self, broken: Option<&str>) -> Vec<Isolated> {
         let in_flight = |d: &Delivery| matches!(d.stage, Stage::InFlight { .. });
-        let suspects: Vec<Subject> = self.0.iter().filter(|(_, d)| in_flight(d)).map(|(s, _)| *s).collect();
+        let suspects: Vec<Subject> =
+            self.0.iter().filter(|(_, d)| in_flight(d)).map(|(s, _)| *s).collect();
         self.0.values_mut().for_each(|d| d.stage = Stage::Away);
         let Some(reason) = broken else { return Vec::new() };
         suspects.into_iter().filter_map(|subject| self.failed(subject, reason)).collect()
@@ -177,7 +178,8 @@ impl Deliveries {
 
     /// Those of which no sign came in time.
     pub(crate) fn overdue(&self, now: Time) -> Vec<Subject> {
-        let late = |d: &Delivery| matches!(d.stage, Stage::InFlight { due: Some(due) } if due <= now);
+        let late =
+            |d: &Delivery| matches!(d.stage, Stage::InFlight { due: Some(due) } if due <= now);
         self.0.iter().filter(|(_, d)| late(d)).map(|(subject, _)| *subject).collect()
     }
 

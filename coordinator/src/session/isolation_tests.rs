@@ -21,9 +21,15 @@ fn plan(id: u64, cells: usize) -> Arc<StandingWave> {
     let mut all: Vec<CellIndex> = parent.children(Resolution::Eight).take(cells).collect();
     assert_eq!(all.len(), cells);
     let far = all.split_off(cells / 3);
-    let bands = vec![Band { from_m: 0.0, to_m: 1e3, cells: all }, Band { from_m: 1e3, to_m: 2e3, cells: far }];
+    let bands = vec![
+        Band { from_m: 0.0, to_m: 1e3, cells: all },
+        Band { from_m: 1e3, to_m: 2e3, cells: far },
+    ];
     let plan = PlannedAlert { wave: WaveId(id), bands: bands.into(), ..alert() };
-    Arc::new(StandingWave { plan: Arc::new(plan), ..Arc::into_inner(wave(Phase::Running)).unwrap() })
+    Arc::new(StandingWave {
+        plan: Arc::new(plan),
+        ..Arc::into_inner(wave(Phase::Running)).unwrap()
+    })
 }
 
 fn with(waves: &[Arc<StandingWave>]) -> Arc<Standing> {
@@ -64,19 +70,28 @@ fn asks(waves: &[u64]) -> Said {
 
 fn refuses(wave: u64, cause: RefusalCause) -> Said {
     let (ownership, reason) = (5, "wave.bands: no".to_owned());
-    Said::Refusal(wire::Refusal { ownership, wave, reason, cause: cause.into(), ..wire::Refusal::default() })
+    Said::Refusal(wire::Refusal {
+        ownership,
+        wave,
+        reason,
+        cause: cause.into(),
+        ..wire::Refusal::default()
+    })
 }
 
 #[test]
 fn a_wide_wave_travels_in_parts_that_others_overtake() {
     let (wide, small) = (plan(1, 100_000), plan(2, 3));
-    let mut session = open(NodeMemory::default(), &with(&[wide.clone(), plan(3, 50_000)]), seconds(2));
+    let mut session =
+        open(NodeMemory::default(), &with(&[wide.clone(), plan(3, 50_000)]), seconds(2));
     assert!(!session.has_part(), "not before its head");
     let heads: Vec<_> = std::iter::from_fn(|| session.poll_message()).collect();
     assert!(heads.iter().all(|m| m.encoded_len() <= REQUEST_BYTES_MAX));
     let Some(Message::Wave(head)) = &heads[3].message else { panic!("{heads:?}") };
     assert_eq!((head.id, head.delivery, head.cover_cells, head.bands.len()), (1, 1, 100_000, 2));
-    assert!(head.bands.iter().all(|band| band.cells.is_empty()) && head.apps[0].messages.is_empty());
+    assert!(
+        head.bands.iter().all(|band| band.cells.is_empty()) && head.apps[0].messages.is_empty()
+    );
 
     let mut cells = [Vec::new(), Vec::new()];
     let mut order = Vec::new();
@@ -98,7 +113,8 @@ fn a_wide_wave_travels_in_parts_that_others_overtake() {
         }
     }
     assert_eq!(order, [1, 3, 1, 3, 1, 1], "in turn");
-    let sent = |band: usize| wide.plan.bands[band].cells.iter().map(|c| u64::from(*c)).collect::<Vec<_>>();
+    let sent =
+        |band: usize| wide.plan.bands[band].cells.iter().map(|c| u64::from(*c)).collect::<Vec<_>>();
     assert_eq!((cells, messages), ([sent(0), sent(1)], 1));
 }
 
@@ -106,16 +122,23 @@ fn a_wide_wave_travels_in_parts_that_others_overtake() {
 fn what_former_processes_handed_over_travels_in_parts_too() {
     let wave = plan(1, 10);
     let standing = with(&[wave]);
-    let partition = u32::from(standing.owned.as_ref().unwrap().ownership.partitions_of(&node("a"))[0].0);
+    let partition =
+        u32::from(standing.owned.as_ref().unwrap().ownership.partitions_of(&node("a"))[0].0);
     let mut session = open(NodeMemory::default(), &standing, seconds(2));
     let handed: roaring::RoaringBitmap = (0..5_000_000).filter(|n| n % 3 != 0).collect();
     let mut ordinals = Vec::new();
     handed.serialize_into(&mut ordinals).unwrap();
     let set = wire::OrdinalSet { partition, ordinals: ordinals.into() };
-    let report = wire::Report { wave: 1, sequence: 1, handed: vec![set], ..wire::Report::default() };
+    let report =
+        wire::Report { wave: 1, sequence: 1, handed: vec![set], ..wire::Report::default() };
     session.receive(Said::Report(report), seconds(3)).unwrap();
-    let mut next =
-        Session::open((node("a"), BOOT_2), LOG, session.close(Some("reset")).0, standing.clone(), seconds(4));
+    let mut next = Session::open(
+        (node("a"), BOOT_2),
+        LOG,
+        session.close(Some("reset")).0,
+        standing.clone(),
+        seconds(4),
+    );
     assert_eq!(waves_sent(&mut next), [1]);
     let mut told = roaring::RoaringBitmap::new();
     while let Some(part) = next.poll_part() {
@@ -142,8 +165,12 @@ fn a_refusal_or_a_cancel_in_the_middle_ends_the_parts() {
     let Some(Message::CoverPart(part)) = session.poll_part().unwrap().message else { panic!() };
     assert_eq!((part.delivery, part.number), (2, 0));
     let mut cancelled = Standing::clone(&with(&[]));
-    let plan =
-        StandingWave { phase: Phase::Cancelled, lanes: vec![LANE], heads: wide.heads.clone(), plan: wide.plan.clone() };
+    let plan = StandingWave {
+        phase: Phase::Cancelled,
+        lanes: vec![LANE],
+        heads: wide.heads.clone(),
+        plan: wide.plan.clone(),
+    };
     cancelled.waves.insert(WaveId(1), Arc::new(plan));
     session.update(Arc::new(cancelled), seconds(5));
     assert!(!session.has_part());
@@ -172,14 +199,23 @@ fn a_node_that_always_refuses_a_wave_is_sent_it_three_times() {
     session.update(standing.clone(), seconds(600));
     assert_eq!(waves_sent(&mut session), [0; 0], "never a fourth time");
     // Nor in the next session, or to the next process; who comes is told so.
-    let mut next =
-        Session::open((node("a"), BOOT_2), LOG, session.close(Some("reset")).0, standing.clone(), seconds(700));
+    let mut next = Session::open(
+        (node("a"), BOOT_2),
+        LOG,
+        session.close(Some("reset")).0,
+        standing.clone(),
+        seconds(700),
+    );
     assert_eq!(waves_sent(&mut next), [2]);
     next.receive(asks(&[2]), seconds(710)).unwrap();
     assert_eq!(waves_sent(&mut next), [0; 0]);
     assert_eq!(isolated(notes(&mut next)), [(1, "wave.bands: no".to_owned())]);
     // The node has it after all: it goes on as if nothing had been.
-    next.receive(Said::Report(wire::Report { wave: 1, sequence: 1, ..wire::Report::default() }), seconds(711)).unwrap();
+    next.receive(
+        Said::Report(wire::Report { wave: 1, sequence: 1, ..wire::Report::default() }),
+        seconds(711),
+    )
+    .unwrap();
     next.update(standing, seconds(712));
     assert!(isolated(notes(&mut next)).is_empty());
 }
@@ -193,8 +229,13 @@ fn what_breaks_every_session_is_isolated_and_all_others_go_on() {
     // Wave 4 breaks the node: each session ends when it arrives, and another process comes.
     for session_number in 0..12_u8 {
         let begin = 10 * u64::from(session_number);
-        let mut session =
-            Session::open((node("a"), BootId([session_number; 16])), LOG, memory, standing.clone(), seconds(begin));
+        let mut session = Session::open(
+            (node("a"), BootId([session_number; 16])),
+            LOG,
+            memory,
+            standing.clone(),
+            seconds(begin),
+        );
         let mut known = Vec::new();
         let mut broken = false;
         for second in 0..9 {
@@ -214,7 +255,10 @@ fn what_breaks_every_session_is_isolated_and_all_others_go_on() {
         told.extend(isolated(last));
     }
     assert_eq!((sends, taken), (3, BTreeSet::from([1, 2, 3, 5, 6])));
-    assert!(told.iter().all(|t| *t == (4, "the stream broke: reset".to_owned())) && !told.is_empty(), "{told:?}");
+    assert!(
+        told.iter().all(|t| *t == (4, "the stream broke: reset".to_owned())) && !told.is_empty(),
+        "{told:?}"
+    );
 }
 
 #[test]
@@ -243,7 +287,8 @@ fn another_ownership_is_another_message() {
     let names = [node("a"), node("b")];
     let ownership = crate::owners::Ownership::assign(6, PARTITIONS, &names);
     next.owned = Some(Arc::new(Owned::new(ownership, PARTITIONS, PARTITIONS)));
-    let mut session = Session::open((node("a"), BOOT_1), LOG, session.close(None).0, Arc::new(next), seconds(60));
+    let mut session =
+        Session::open((node("a"), BOOT_1), LOG, session.close(None).0, Arc::new(next), seconds(60));
     assert_eq!(waves_sent(&mut session), [1]);
 }
 
@@ -259,7 +304,12 @@ fn a_count_that_is_refused_fails_at_once() {
     let mut session = open(NodeMemory::default(), &Arc::new(with_count), seconds(2));
     waves_sent(&mut session);
     session.poll_part().unwrap();
-    let refusal = wire::Refusal { ownership: 5, count: 3, reason: "full".to_owned(), ..wire::Refusal::default() };
+    let refusal = wire::Refusal {
+        ownership: 5,
+        count: 3,
+        reason: "full".to_owned(),
+        ..wire::Refusal::default()
+    };
     let refusal = wire::Refusal { cause: RefusalCause::Room.into(), ..refusal };
     session.receive(Said::Refusal(refusal), seconds(3)).unwrap();
     assert!(!session.has_part());

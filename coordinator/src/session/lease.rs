@@ -80,7 +80,8 @@ pub(crate) fn slice(quota: Quota, claim: Claim) -> Option<SlicePart> {
     let wanted = quota.burst.map_or(per_minute / 60, u64::from).max(u64::from(partition_count));
     let burst_all = wanted.min(per_minute / 2);
     let rate_all = (per_minute - burst_all) * 1_000_000 / WINDOW_MS;
-    let (rate, burst) = (part(rate_all, partitions, partition_count), part(burst_all, partitions, partition_count));
+    let (rate, burst) =
+        (part(rate_all, partitions, partition_count), part(burst_all, partitions, partition_count));
     let least = u64::from(partitions);
     let refilled = u128::from(rate) * alone_for.as_millis() / 1_000_000;
     let refilled = u64::try_from(refilled).unwrap_or(u64::MAX);
@@ -113,7 +114,11 @@ mod tests {
 
     #[test]
     fn a_limit_never_becomes_none() {
-        assert_eq!(rate_millis(1, 1, 4_096), 1, "0.24 thousandths, rounded up to the least there is");
+        assert_eq!(
+            rate_millis(1, 1, 4_096),
+            1,
+            "0.24 thousandths, rounded up to the least there is"
+        );
     }
 
     #[test]
@@ -137,9 +142,11 @@ mod tests {
         /// One tenth of a second; how many requests it sent.
         fn step(&mut self, quota: Quota, all: u16, share: u64, now_ms: u64) -> f64 {
             let alone_for = Duration::from_millis(now_ms.saturating_sub(self.alone_since));
-            let claim = Claim { partitions: self.partitions, partition_count: all, share, alone_for };
+            let claim =
+                Claim { partitions: self.partitions, partition_count: all, share, alone_for };
             if let Some(part) = slice(quota, claim) {
-                let (rate, cores) = (part.rate_millis_per_second as f64 / 1_000.0, f64::from(self.cores));
+                let (rate, cores) =
+                    (part.rate_millis_per_second as f64 / 1_000.0, f64::from(self.cores));
                 let (rate, burst) = (rate / cores, (f64::from(part.burst) / cores).max(1.0));
                 for bucket in &mut self.buckets {
                     let tokens = if self.asked { bucket.0.min(burst) } else { burst };
@@ -217,20 +224,36 @@ mod tests {
     fn a_new_process_begins_with_what_its_predecessors_bucket_would_hold() {
         let quota = Quota { per_minute: 60_000, burst: None, ramp: Duration::ZERO };
         let burst = |ms| all_of(quota, Duration::from_millis(ms)).map(|part| part.burst);
-        assert_eq!([0, 67, 68, 500, 1_051].map(burst), [None, None, Some(64), Some(475), Some(1_000)]);
+        assert_eq!(
+            [0, 67, 68, 500, 1_051].map(burst),
+            [None, None, Some(64), Some(475), Some(1_000)]
+        );
     }
 
     #[test]
     fn a_ramp_takes_its_share_and_leaves_every_core_a_request() {
         let quota = Quota { per_minute: 60_000, burst: None, ramp: Duration::from_secs(60) };
-        let claim = Claim { partitions: 32, partition_count: 64, share: 50, alone_for: Duration::from_secs(60) };
-        assert_eq!(slice(quota, claim), Some(SlicePart { rate_millis_per_second: 23_790, burst: 32 }));
+        let claim = Claim {
+            partitions: 32,
+            partition_count: 64,
+            share: 50,
+            alone_for: Duration::from_secs(60),
+        };
+        assert_eq!(
+            slice(quota, claim),
+            Some(SlicePart { rate_millis_per_second: 23_790, burst: 32 })
+        );
     }
 
     #[test]
     fn a_node_without_partitions_gets_none() {
         let quota = Quota { per_minute: 60_000, burst: None, ramp: Duration::ZERO };
-        let claim = Claim { partitions: 0, partition_count: 64, share: SHARE_MAX, alone_for: Duration::from_secs(60) };
+        let claim = Claim {
+            partitions: 0,
+            partition_count: 64,
+            share: SHARE_MAX,
+            alone_for: Duration::from_secs(60),
+        };
         assert_eq!(slice(quota, claim), None);
     }
 }

@@ -5,8 +5,9 @@ use clarion_proto::{
     audience::{APPS_MAX, EXPRESSION_NAMES_MAX, SEGMENT_BYTES_MAX},
     ids::{AlertName, AppName, PARTITIONS_MAX, Position},
     limits::{
-        AUTHORIZATION_BYTES_MAX, BANDS_MAX, CA_PEM_BYTES_MAX, ENDPOINT_BYTES_MAX, PART_BYTES_MAX, REQUEST_BYTES_MAX,
-        REQUEST_BYTES_TAKEN, RESPONSE_BYTES_MAX, RESPONSE_BYTES_TAKEN, WAVES_MAX,
+        AUTHORIZATION_BYTES_MAX, BANDS_MAX, CA_PEM_BYTES_MAX, ENDPOINT_BYTES_MAX, PART_BYTES_MAX,
+        REQUEST_BYTES_MAX, REQUEST_BYTES_TAKEN, RESPONSE_BYTES_MAX, RESPONSE_BYTES_TAKEN,
+        WAVES_MAX,
     },
     message::MESSAGES_MAX,
 };
@@ -59,7 +60,8 @@ fn largest(cells: usize, message_bytes: usize) -> PlannedAlert {
         }
     });
     let step = |op| wire::SegmentOp { op: Some(op) };
-    let names = std::iter::repeat_n(step(Op::Segment("s".repeat(SEGMENT_BYTES_MAX))), EXPRESSION_NAMES_MAX);
+    let names =
+        std::iter::repeat_n(step(Op::Segment("s".repeat(SEGMENT_BYTES_MAX))), EXPRESSION_NAMES_MAX);
     let operators = std::iter::repeat_n(step(Op::Not(true)), 190);
     PlannedAlert {
         name: AlertName::from_id(&name(0, 63)).unwrap(),
@@ -73,7 +75,12 @@ fn largest(cells: usize, message_bytes: usize) -> PlannedAlert {
 
 fn standing(plan: PlannedAlert) -> StandingWave {
     let heads = vec![Position(u64::MAX); usize::from(PARTITIONS_MAX)];
-    StandingWave { plan: Arc::new(plan), lanes: vec![LaneId(u32::MAX); APPS_MAX], heads, phase: Phase::Running }
+    StandingWave {
+        plan: Arc::new(plan),
+        lanes: vec![LaneId(u32::MAX); APPS_MAX],
+        heads,
+        phase: Phase::Running,
+    }
 }
 
 #[track_caller]
@@ -84,7 +91,12 @@ fn within(what: &str, message: &SessionRequest) {
 
 #[test]
 fn receivers_take_several_times_what_is_sent() {
-    const { assert!(REQUEST_BYTES_TAKEN >= 4 * REQUEST_BYTES_MAX && RESPONSE_BYTES_TAKEN >= 4 * RESPONSE_BYTES_MAX) };
+    const {
+        assert!(
+            REQUEST_BYTES_TAKEN >= 4 * REQUEST_BYTES_MAX
+                && RESPONSE_BYTES_TAKEN >= 4 * RESPONSE_BYTES_MAX
+        )
+    };
     const { assert!(PART_BYTES_MAX * 2 < REQUEST_BYTES_MAX) };
 }
 
@@ -96,15 +108,20 @@ fn every_message_but_waves_is_small() {
     (gateway.name, gateway.ca_pem) = (name(0, 63), "x".repeat(CA_PEM_BYTES_MAX));
     (gateway.endpoint, gateway.server_name) = ("h".repeat(ENDPOINT_BYTES_MAX), "h".repeat(253));
     let key = crate::dispatch::LaneKey { gateway: gateway.name.clone(), credential: name(1, 63) };
-    within("lane", &message::lane(&LaneSpec { id: LaneId(u32::MAX), key, gateway: Arc::new(gateway) }));
+    within(
+        "lane",
+        &message::lane(&LaneSpec { id: LaneId(u32::MAX), key, gateway: Arc::new(gateway) }),
+    );
     let token = token(&"x".repeat(AUTHORIZATION_BYTES_MAX));
     within("provider token", &message::provider_token(LaneId(u32::MAX), &token));
-    let waves = vec![wire::WaveGrant { wave: u64::MAX, rate_millis_per_second: u64::MAX }; WAVES_MAX];
+    let waves =
+        vec![wire::WaveGrant { wave: u64::MAX, rate_millis_per_second: u64::MAX }; WAVES_MAX];
     let grant = wire::Grant { nonce: u64::MAX, lease_ms: u32::MAX, waves };
     within("grant", &message::request(Message::Grant(grant)));
     let plan = largest(0, 1);
     let apps = plan.apps.iter().map(|app| app.app.clone()).collect();
-    let count = Arc::new(CountPlan { bands: plan.bands.clone(), apps, segments: plan.segments.clone() });
+    let count =
+        Arc::new(CountPlan { bands: plan.bands.clone(), apps, segments: plan.segments.clone() });
     within("count", &message::count(u64::MAX, &count, 0));
     within("head of a count", &message::count(u64::MAX, &count, u32::MAX));
     within("last part of a count", &part(Parts::of_count(u32::MAX, u64::MAX, count), &memory));
@@ -119,11 +136,17 @@ fn a_wave_is_small_whole_or_in_parts() {
     let largest_whole = (0..40_000).step_by(256).rev().map(|cells| standing(largest(cells, 1)));
     let largest_whole = largest_whole.into_iter().find(|w| small(&w.plan)).expect("one is small");
     assert!(small(&whole.plan) && largest_whole.plan.bands[0].cells.len() >= 256);
-    within("whole wave", &message::wave(&largest_whole, &owned, &node("a"), &memory, 0, seconds(1)));
+    within(
+        "whole wave",
+        &message::wave(&largest_whole, &owned, &node("a"), &memory, 0, seconds(1)),
+    );
     // In parts: 4,096 messages of 4,096 bytes.
     let wide = standing(largest(100_000, 2_048));
     assert!(!small(&wide.plan));
-    within("head of a wave", &message::wave(&wide, &owned, &node("a"), &memory, u32::MAX, seconds(1)));
+    within(
+        "head of a wave",
+        &message::wave(&wide, &owned, &node("a"), &memory, u32::MAX, seconds(1)),
+    );
     let partitions = owned.ownership.partitions_of(&node("a"));
     let mut parts = Parts::of_wave(u32::MAX, wide.plan.clone(), partitions);
     let (mut bytes, mut count) = (0, 0);

@@ -102,7 +102,9 @@ impl NodeMemory {
     /// The wave has ended while the node was away: its sets go; that the node is to be told stays.
     pub(crate) fn forget_sets(&mut self, wave: WaveId) {
         match self.waves.get_mut(&wave) {
-            Some(memory) if memory.offered => *memory = WaveMemory { offered: true, ..WaveMemory::default() },
+            Some(memory) if memory.offered => {
+                *memory = WaveMemory { offered: true, ..WaveMemory::default() }
+            }
             _ => drop(self.waves.remove(&wave)),
         }
     }
@@ -151,7 +153,9 @@ impl NodeMemory {
         match result {
             Ok(()) => wave.open = open,
             // Too many open at worst repeats devices after a restart; too few would leave some without an answer.
-            Err(_) => open.into_iter().for_each(|(partition, set)| *wave.open.entry(partition).or_default() |= set),
+            Err(_) => open
+                .into_iter()
+                .for_each(|(partition, set)| *wave.open.entry(partition).or_default() |= set),
         }
         result
     }
@@ -216,7 +220,10 @@ mod tests {
         memory.report(&report(2, &[4], &[3, 4])).unwrap();
         assert!(memory.hello(BootId([2; 16])));
         assert_eq!(done(&memory), [1, 2]);
-        assert!(!memory.was_offered(WAVE) && !memory.has_reported(WAVE), "the new process knows nothing");
+        assert!(
+            !memory.was_offered(WAVE) && !memory.has_reported(WAVE),
+            "the new process knows nothing"
+        );
     }
 
     #[test]
@@ -252,7 +259,9 @@ mod tests {
     fn a_report_that_names_no_open_ones_has_none() {
         let mut memory = fresh();
         memory.report(&report(1, &[1, 2], &[2])).unwrap();
-        memory.report(&wire::Report { wave: WAVE.0, sequence: 2, ..wire::Report::default() }).unwrap();
+        memory
+            .report(&wire::Report { wave: WAVE.0, sequence: 2, ..wire::Report::default() })
+            .unwrap();
         memory.hello(BootId([2; 16]));
         assert_eq!(done(&memory), [1, 2]);
     }

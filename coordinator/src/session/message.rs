@@ -42,7 +42,12 @@ pub(super) fn ownership(owned: &Owned, node: &NodeName, log: LogIdentity) -> Ses
         number: owned.ownership.number,
         partition_count: u32::from(owned.partition_count),
         log_count: u32::from(owned.log_count),
-        partitions: owned.ownership.partitions_of(node).into_iter().map(|p| u32::from(p.0)).collect(),
+        partitions: owned
+            .ownership
+            .partitions_of(node)
+            .into_iter()
+            .map(|p| u32::from(p.0))
+            .collect(),
         log_identity: log.to_wire(),
     }))
 }
@@ -75,7 +80,11 @@ pub(super) fn lane(lane: &LaneSpec) -> SessionRequest {
 
 pub(super) fn provider_token(lane: LaneId, token: &ProviderToken) -> SessionRequest {
     let authorization = token.authorization.expose_secret().to_owned();
-    request(Message::ProviderToken(wire::ProviderToken { lane: lane.0, authorization, signer: token.signer }))
+    request(Message::ProviderToken(wire::ProviderToken {
+        lane: lane.0,
+        authorization,
+        signer: token.signer,
+    }))
 }
 
 pub(super) fn connections(lane: LaneId, connections: u32) -> SessionRequest {
@@ -104,7 +113,10 @@ pub(super) fn wave(
     };
     let shards = owned.ownership.partitions_of(node).into_iter().map(|partition| wire::ShardWork {
         partition: u32::from(partition.0),
-        start_position: wave.heads.get(usize::from(log_of(partition, owned.log_count).0)).map_or(0, |p| p.0),
+        start_position: wave
+            .heads
+            .get(usize::from(log_of(partition, owned.log_count).0))
+            .map_or(0, |p| p.0),
         handed: handed(partition),
     });
     request(Message::Wave(wire::Wave {
@@ -114,7 +126,12 @@ pub(super) fn wave(
         ownership: owned.ownership.number,
         bands: bands(&plan.bands, whole),
         shards: shards.collect(),
-        apps: plan.apps.iter().zip(&wave.lanes).map(|(app, lane)| app_messages(app, *lane, whole)).collect(),
+        apps: plan
+            .apps
+            .iter()
+            .zip(&wave.lanes)
+            .map(|(app, lane)| app_messages(app, *lane, whole))
+            .collect(),
         segments: plan.segments.clone(),
         expires_in_ms: u64::from(millis(plan.expires.since(now))),
         delivery,
@@ -139,7 +156,11 @@ fn bands(bands: &[Band], with_cells: bool) -> Vec<wire::Band> {
     let band = |b: &Band| wire::Band {
         from_meters: b.from_m,
         to_meters: b.to_m,
-        cells: if with_cells { b.cells.iter().map(|cell| u64::from(*cell)).collect() } else { Vec::new() },
+        cells: if with_cells {
+            b.cells.iter().map(|cell| u64::from(*cell)).collect()
+        } else {
+            Vec::new()
+        },
     };
     bands.iter().map(band).collect()
 }

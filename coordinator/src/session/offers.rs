@@ -43,7 +43,9 @@ impl Session {
                 self.outbox.push_back(message::request(Message::Cancel(cancel)));
                 Cancelled(now + AGAIN)
             }
-            (Phase::Ended, None | Some(Waiting | Isolated)) if !self.memory.was_offered(id) => Passed,
+            (Phase::Ended, None | Some(Waiting | Isolated)) if !self.memory.was_offered(id) => {
+                Passed
+            }
             (Phase::Ended, None | Some(Waiting | Isolated | Offered | Refused(_))) => {
                 self.end(id);
                 Ended
@@ -57,7 +59,9 @@ impl Session {
     /// Waves that are over everywhere, as far as this node may know them.
     pub(super) fn end_others(&mut self, standing: &Standing) {
         for wave in self.memory.offered() {
-            if !standing.waves.contains_key(&wave) && self.sent.waves.get(&wave) != Some(&SentWave::Ended) {
+            if !standing.waves.contains_key(&wave)
+                && self.sent.waves.get(&wave) != Some(&SentWave::Ended)
+            {
                 self.end(wave);
             }
         }
@@ -100,16 +104,17 @@ impl Session {
 
     /// One suspect, if there is any and it may be sent now: of those that failed least often.
     pub(super) fn send_suspect(&mut self, standing: &Standing, owned: &Owned, now: Time) {
-        let waves = standing
-            .waves
-            .values()
-            .filter(|w| w.phase == Phase::Running && self.sent.waves.get(&w.plan.wave) == Some(&SentWave::Waiting));
+        let waves = standing.waves.values().filter(|w| {
+            w.phase == Phase::Running
+                && self.sent.waves.get(&w.plan.wave) == Some(&SentWave::Waiting)
+        });
         let waves = waves.map(|w| (Subject::Wave(w.plan.wave), edition(w, owned)));
         let counts = standing.counts.keys().filter(|id| !self.sent.counts.contains(id));
         let counts = counts.map(|id| (Subject::Count(*id), Edition::default()));
         let suspects = waves.chain(counts).filter(|_| owned.share(&self.node) > 0);
-        let least =
-            suspects.map(|(subject, edition)| (self.memory.deliveries.failures(subject, edition), subject)).min();
+        let least = suspects
+            .map(|(subject, edition)| (self.memory.deliveries.failures(subject, edition), subject))
+            .min();
         let Some((_, subject)) = least else { return };
         self.alone = true;
         match subject {
@@ -238,7 +243,9 @@ impl Session {
     pub(super) fn refused(&mut self, refusal: &wire::Refusal, now: Time) {
         let wire::Refusal { ownership, wave, reason, count, .. } = refusal;
         let cause = refusal.cause();
-        self.fault(format!("refused wave {wave}, count {count}, holding ownership {ownership}, {cause:?}: {reason}"));
+        self.fault(format!(
+            "refused wave {wave}, count {count}, holding ownership {ownership}, {cause:?}: {reason}"
+        ));
         if self.sent.ownership != Some(*ownership) {
             self.sent.ownership = None; // sent again, before the wave
         }
@@ -285,7 +292,9 @@ impl Session {
                 let pause = AGAIN * 4_u32.saturating_pow(failures - 1);
                 self.sent.waves.insert(wave, SentWave::Refused(now + pause));
             }
-            (Subject::Wave(wave), Some(_)) => drop(self.sent.waves.insert(wave, SentWave::Isolated)),
+            (Subject::Wave(wave), Some(_)) => {
+                drop(self.sent.waves.insert(wave, SentWave::Isolated))
+            }
             (Subject::Count(id), None) => drop(self.sent.counts.remove(&id)),
             (Subject::Count(_), Some(_)) => {}
         }
@@ -293,7 +302,8 @@ impl Session {
     }
 
     fn note_isolated(&mut self, subject: Subject) {
-        let isolated = self.memory.deliveries.isolated().find(|isolated| isolated.subject == subject);
+        let isolated =
+            self.memory.deliveries.isolated().find(|isolated| isolated.subject == subject);
         self.notes.extend(isolated.map(note_of));
     }
 }

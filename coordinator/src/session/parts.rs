@@ -59,13 +59,29 @@ pub(super) fn cells(bands: &[Band]) -> usize {
 }
 
 impl Parts {
-    pub(super) fn of_wave(delivery: u32, plan: Arc<PlannedAlert>, partitions: Vec<PartitionId>) -> Self {
+    pub(super) fn of_wave(
+        delivery: u32,
+        plan: Arc<PlannedAlert>,
+        partitions: Vec<PartitionId>,
+    ) -> Self {
         let subject = Subject::Wave(plan.wave);
-        Self { subject, delivery, number: 0, plan: Plan::Wave { plan, partitions }, next: Next::start() }
+        Self {
+            subject,
+            delivery,
+            number: 0,
+            plan: Plan::Wave { plan, partitions },
+            next: Next::start(),
+        }
     }
 
     pub(super) fn of_count(delivery: u32, id: u64, plan: Arc<CountPlan>) -> Self {
-        Self { subject: Subject::Count(id), delivery, number: 0, plan: Plan::Count(plan), next: Next::start() }
+        Self {
+            subject: Subject::Count(id),
+            delivery,
+            number: 0,
+            plan: Plan::Count(plan),
+            next: Next::start(),
+        }
     }
 
     pub(super) fn subject(&self) -> Subject {
@@ -108,7 +124,11 @@ impl Parts {
                     part.bands.push(wire::BandCells { band: number(band), cells: run });
                 }
                 let ended = end == cells.len();
-                self.next = if ended { Next::Cell { band: band + 1, at: 0 } } else { Next::Cell { band, at: end } };
+                self.next = if ended {
+                    Next::Cell { band: band + 1, at: 0 }
+                } else {
+                    Next::Cell { band, at: end }
+                };
                 (end - at) * size_of::<u64>() + 16
             }
             Next::Message { app, at } => {
@@ -123,7 +143,9 @@ impl Parts {
                 let (bytes, wire) = (message_bytes(message), to_wire(message));
                 match part.apps.last_mut().filter(|last| last.app == number(app)) {
                     Some(last) => last.messages.push(wire),
-                    None => part.apps.push(wire::AppPart { app: number(app), messages: vec![wire] }),
+                    None => {
+                        part.apps.push(wire::AppPart { app: number(app), messages: vec![wire] })
+                    }
                 }
                 self.next = Next::Message { app, at: at + 1 };
                 bytes
@@ -145,7 +167,11 @@ impl Parts {
                 };
                 let handed = slice(done, from);
                 let bytes = handed.len() + 16;
-                part.shards.push(wire::ShardWork { partition: partition.0.into(), start_position: 0, handed });
+                part.shards.push(wire::ShardWork {
+                    partition: partition.0.into(),
+                    start_position: 0,
+                    handed,
+                });
                 self.next = Next::Handed { shard, from: from + ORDINALS };
                 bytes
             }

@@ -6,7 +6,9 @@ use clarion_proto::{
     ids::{BootId, ClusterName, LogIdentity},
     limits::{DRAINING, RESPONSE_BYTES_TAKEN},
     time::Time,
-    wire::shard_v1::{self as wire, SessionRequest, session_response, shard_service_client::ShardServiceClient},
+    wire::shard_v1::{
+        self as wire, SessionRequest, session_response, shard_service_client::ShardServiceClient,
+    },
 };
 use clarion_runtime::repeated::Repeated;
 use futures_util::stream::{PollNext, select_with_strategy};
@@ -60,7 +62,9 @@ impl Connect for Tcp {
 ///
 /// # Errors
 /// Not for an address; the library's constructor can fail for other strings.
-pub fn endpoint(address: SocketAddr) -> Result<tonic::transport::Endpoint, tonic::transport::Error> {
+pub fn endpoint(
+    address: SocketAddr,
+) -> Result<tonic::transport::Endpoint, tonic::transport::Error> {
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))?;
     Ok(endpoint
         .connect_timeout(CONNECT_DEADLINE)
@@ -101,9 +105,15 @@ impl SessionError {
     /// down, or a newer session has taken over.
     fn may_be_our_fault(&self) -> bool {
         match self {
-            Self::Broken(status) => !(status.code() == Code::Aborted || status.message() == DRAINING),
+            Self::Broken(status) => {
+                !(status.code() == Code::Aborted || status.message() == DRAINING)
+            }
             Self::Ended => true,
-            Self::Connect(_) | Self::Call(_) | Self::NoHello | Self::Hello(_) | Self::Refused(_) => false,
+            Self::Connect(_)
+            | Self::Call(_)
+            | Self::NoHello
+            | Self::Hello(_)
+            | Self::Refused(_) => false,
             Self::Cluster { .. } => false,
             // It does not read, whatever it is sent.
             Self::NotReading(_) => true,
@@ -120,7 +130,8 @@ pub(crate) async fn keep_session(
     stop: CancellationToken,
 ) {
     // Tries to many nodes at once must not stay in step: each address draws its own pauses.
-    let mut random = StdRng::seed_from_u64(xxhash_rust::xxh3::xxh3_64(address.to_string().as_bytes()));
+    let mut random =
+        StdRng::seed_from_u64(xxhash_rust::xxh3::xxh3_64(address.to_string().as_bytes()));
     let mut reconnect = Reconnect::default();
     let mut failing = Repeated::default();
     while !leave.is_cancelled() {
@@ -140,7 +151,8 @@ pub(crate) async fn keep_session(
             Err(error) => Err(error),
         };
         if let Err(error) = result {
-            if matches!(&error, SessionError::Call(status) if status.code() == tonic::Code::Unavailable) {
+            if matches!(&error, SessionError::Call(status) if status.code() == tonic::Code::Unavailable)
+            {
                 cluster.roster.coming(cluster.clock.now());
             }
             let (reason, now) = (error.to_string(), cluster.clock.now().since(Time(0)));
@@ -166,34 +178,57 @@ struct Opened {
 }
 
 impl Opened {
-    async fn open(address: SocketAddr, cluster: &Cluster, connect: &dyn Connect) -> Result<Self, SessionError> {
+    async fn open(
+        address: SocketAddr,
+        cluster: &Cluster,
+        connect: &dyn Connect,
+    ) -> Result<Self, SessionError> {
         let connecting = timeout(CONNECT_DEADLINE, connect.connect(address)).await;
         let channel = match connecting {
             Ok(Ok(channel)) => channel,
             Ok(Err(error)) => return Err(SessionError::Connect(deepest(&error))),
-            Err(_) => return Err(SessionError::Connect(format!("{} s passed", CONNECT_DEADLINE.as_secs()))),
+            Err(_) => {
+                return Err(SessionError::Connect(format!(
+                    "{} s passed",
+                    CONNECT_DEADLINE.as_secs()
+                )));
+            }
         };
-        let mut client = ShardServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_TAKEN);
+        let mut client =
+            ShardServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_TAKEN);
         let (outgoing, requests) = mpsc::channel(OUTGOING);
         // The node decides by it whether it hears anything else.
         outgoing.try_send(message::open(&cluster.identity)).map_err(|_| SessionError::Ended)?;
         let (parts, cover_parts) = mpsc::channel(PARTS);
-        let requests =
-            select_with_strategy(ReceiverStream::new(requests), ReceiverStream::new(cover_parts), |(): &mut ()| {
-                PollNext::Left
-            });
+        let requests = select_with_strategy(
+            ReceiverStream::new(requests),
+            ReceiverStream::new(cover_parts),
+            |(): &mut ()| PollNext::Left,
+        );
         let hello = async {
             let call = client.session(requests).await;
             let mut incoming = call.map_err(SessionError::Call)?.into_inner();
-            let first = incoming.message().await.map_err(SessionError::Broken)?.ok_or(SessionError::Ended)?;
+            let first = incoming
+                .message()
+                .await
+                .map_err(SessionError::Broken)?
+                .ok_or(SessionError::Ended)?;
             Ok::<_, SessionError>((first, incoming))
         };
-        let (first, incoming) = timeout(HELLO_DEADLINE, hello).await.map_err(|_| SessionError::NoHello)??;
+        let (first, incoming) =
+            timeout(HELLO_DEADLINE, hello).await.map_err(|_| SessionError::NoHello)??;
         let Some(session_response::Message::Hello(hello)) = first.message else {
             return Err(SessionError::Hello("another message came first"));
         };
-        let boot = BootId(hello.boot_id.as_slice().try_into().map_err(|_| SessionError::Hello("boot_id: 16 bytes"))?);
-        let node = NodeName::new(&hello.node).map_err(|_| SessionError::Hello("node: no name of a node"))?;
+        let boot = BootId(
+            hello
+                .boot_id
+                .as_slice()
+                .try_into()
+                .map_err(|_| SessionError::Hello("boot_id: 16 bytes"))?,
+        );
+        let node = NodeName::new(&hello.node)
+            .map_err(|_| SessionError::Hello("node: no name of a node"))?;
         if hello.cluster != cluster.identity.cluster.as_str() {
             let theirs = hello.cluster.chars().take(63).collect();
             return Err(SessionError::Cluster { theirs, ours: cluster.identity.cluster.clone() });
@@ -228,7 +263,11 @@ impl Opened {
         let (node, boot) = (self.session.node().clone(), self.session.boot());
         let left = self.session.has_left();
         tracing::info!(%node, %address, drained = left, "node disconnected");
-        let broken = result.as_ref().err().filter(|error| !left && error.may_be_our_fault()).map(ToString::to_string);
+        let broken = result
+            .as_ref()
+            .err()
+            .filter(|error| !left && error.may_be_our_fault())
+            .map(ToString::to_string);
         let (memory, notes) = self.session.close(broken.as_deref());
         cluster.roster.release(&node, memory);
         for note in notes {

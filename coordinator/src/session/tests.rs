@@ -119,9 +119,13 @@ fn a_wave_names_the_nodes_partitions_where_their_logs_stood_and_what_is_left_of_
     let messages = sent(&mut session);
     let Message::Wave(wave) = &messages[3] else { panic!("{messages:?}") };
     let owned = standing.owned.as_ref().unwrap();
-    let shards: Vec<_> = wave.shards.iter().map(|s| (s.partition, s.start_position, s.handed.len())).collect();
+    let shards: Vec<_> =
+        wave.shards.iter().map(|s| (s.partition, s.start_position, s.handed.len())).collect();
     let mine = owned.ownership.partitions_of(&node("a"));
-    assert_eq!(shards, mine.iter().map(|p| (u32::from(p.0), 10 + u64::from(p.0), 0)).collect::<Vec<_>>());
+    assert_eq!(
+        shards,
+        mine.iter().map(|p| (u32::from(p.0), 10 + u64::from(p.0), 0)).collect::<Vec<_>>()
+    );
     assert_eq!((wave.ownership, wave.epoch, wave.expires_in_ms), (5, 1, 98_000));
     assert_eq!((wave.apps[0].lane, wave.apps[0].app.as_str()), (LANE.0, "demo"));
     assert_eq!(wave.bands.len(), 2);
@@ -156,12 +160,15 @@ fn nothing_is_sent_before_partitions_are_shared_out() {
 #[test]
 fn a_node_without_partitions_is_given_no_wave() {
     let standing = with_wave(Phase::Running);
-    let mut session = Session::open((node("late"), BOOT_1), LOG, NodeMemory::default(), standing, seconds(2));
+    let mut session =
+        Session::open((node("late"), BOOT_1), LOG, NodeMemory::default(), standing, seconds(2));
     assert_eq!(kinds(&mut session), ["ownership", "lane", "token"]);
     assert!(notes(&mut session).is_empty(), "it has no part, so nobody waits for it");
     session.receive(ask(1), seconds(2)).unwrap();
     let messages = sent(&mut session);
-    assert!(matches!(&messages[..], [Message::Grant(grant), Message::Slice(_)] if grant.waves.is_empty()));
+    assert!(
+        matches!(&messages[..], [Message::Grant(grant), Message::Slice(_)] if grant.waves.is_empty())
+    );
 }
 
 #[test]
@@ -214,7 +221,9 @@ fn a_lease_is_half_of_the_rate_for_half_of_the_partitions() {
     notes(&mut session);
     session.receive(ask(9), seconds(3)).unwrap();
     let messages = sent(&mut session);
-    let [Message::Grant(grant), Message::Slice(slice)] = &messages[..] else { panic!("{messages:?}") };
+    let [Message::Grant(grant), Message::Slice(slice)] = &messages[..] else {
+        panic!("{messages:?}")
+    };
     assert_eq!((grant.nonce, grant.lease_ms), (9, 5_000));
     assert_eq!(grant.waves, [wire::WaveGrant { wave: WAVE.0, rate_millis_per_second: 500_000 }]);
     assert_eq!((slice.nonce, slice.lane, slice.lease_ms), (9, LANE.0, 5_000));
@@ -224,7 +233,9 @@ fn a_lease_is_half_of_the_rate_for_half_of_the_partitions() {
 
 fn slice(session: &mut Session, now: Time) -> Option<(u64, u32)> {
     session.receive(ask(1), now).unwrap();
-    let slices = sent(session).into_iter().filter_map(|m| if let Message::Slice(s) = m { Some(s) } else { None });
+    let slices = sent(session)
+        .into_iter()
+        .filter_map(|m| if let Message::Slice(s) = m { Some(s) } else { None });
     slices.map(|slice| (slice.rate_millis_per_second, slice.burst)).next()
 }
 
@@ -235,14 +246,22 @@ fn a_quota_is_sliced_once_no_former_lease_can_hold_and_a_new_process_begins_smal
     let mut first = open(BOOT_1, NodeMemory::default(), &standing);
     // (6,000 - 600) / 62 s = 87.096 a second, of which half.
     let rate = 43_548;
-    assert_eq!(slice(&mut first, seconds(5)), None, "the coordinator has just started: another may have given slices");
+    assert_eq!(
+        slice(&mut first, seconds(5)),
+        None,
+        "the coordinator has just started: another may have given slices"
+    );
     assert_eq!(slice(&mut first, seconds(6)), Some((rate, 43)));
     assert_eq!(slice(&mut first, seconds(60)), Some((rate, 300)));
     let mut second = open(BOOT_2, closed(first), &standing);
     assert_eq!(slice(&mut second, seconds(65)), None, "its predecessor's lease ends");
     assert_eq!(slice(&mut second, seconds(66)), Some((rate, 43)));
     let mut again = open(BOOT_2, closed(second), &standing);
-    assert_eq!(slice(&mut again, seconds(67)), Some((rate, 87)), "the same process: no lease is waited for");
+    assert_eq!(
+        slice(&mut again, seconds(67)),
+        Some((rate, 87)),
+        "the same process: no lease is waited for"
+    );
     assert_eq!(slice(&mut again, seconds(72)), Some((rate, 300)));
 }
 
@@ -277,7 +296,8 @@ fn a_lane_with_a_ramp_begins_small_when_a_wave_comes_after_a_pause() {
 #[test]
 fn a_lane_of_fcm_and_its_messages_say_so() {
     let mut standing = standing(None);
-    let gateway = crate::lane_owner::Gateway { platform: clarion_proto::app::Platform::Fcm, ..gateway(None) };
+    let gateway =
+        crate::lane_owner::Gateway { platform: clarion_proto::app::Platform::Fcm, ..gateway(None) };
     let key = standing.lanes[&LANE].key.clone();
     standing.lanes.insert(LANE, Arc::new(LaneSpec { id: LANE, key, gateway: Arc::new(gateway) }));
     let mut plan = alert();
@@ -285,10 +305,15 @@ fn a_lane_of_fcm_and_its_messages_say_so() {
     plan.apps[0].messages[0].body_after_token = b"behind".as_slice().into();
     let apns = wave(Phase::Running);
     let (lanes, heads) = (apns.lanes.clone(), apns.heads.clone());
-    standing.waves.insert(WAVE, Arc::new(StandingWave { plan: Arc::new(plan), lanes, heads, phase: Phase::Running }));
+    standing.waves.insert(
+        WAVE,
+        Arc::new(StandingWave { plan: Arc::new(plan), lanes, heads, phase: Phase::Running }),
+    );
     let mut session = open(BOOT_1, NodeMemory::default(), &Arc::new(standing));
     let messages = sent(&mut session);
-    let (Message::Lane(lane), Message::Wave(wave)) = (&messages[1], &messages[3]) else { panic!("{messages:?}") };
+    let (Message::Lane(lane), Message::Wave(wave)) = (&messages[1], &messages[3]) else {
+        panic!("{messages:?}")
+    };
     assert_eq!(lane.platform(), wire::LanePlatform::Fcm);
     let project = wire::app_messages::Request::Fcm(wire::FcmRequest { project: "p".to_owned() });
     assert_eq!(wave.apps[0].request, Some(project));
@@ -302,7 +327,10 @@ fn there_are_no_grants_after_a_cancel_nor_after_the_end_of_the_time() {
         sent(&mut session);
         session.receive(ask(1), seconds(now)).unwrap();
         let messages = sent(&mut session);
-        assert!(matches!(&messages[0], Message::Grant(grant) if grant.waves.is_empty()), "{phase:?}: {messages:?}");
+        assert!(
+            matches!(&messages[0], Message::Grant(grant) if grant.waves.is_empty()),
+            "{phase:?}: {messages:?}"
+        );
     }
 }
 
@@ -316,7 +344,12 @@ fn a_cancel_is_sent_again_until_it_is_confirmed() {
     assert_eq!(session.deadline(), Some(seconds(11)));
     session.expire(seconds(11));
     assert_eq!(kinds(&mut session), ["cancel"]);
-    session.receive(Said::Stopped(wire::Stopped { wave: WAVE.0, ..wire::Stopped::default() }), seconds(11)).unwrap();
+    session
+        .receive(
+            Said::Stopped(wire::Stopped { wave: WAVE.0, ..wire::Stopped::default() }),
+            seconds(11),
+        )
+        .unwrap();
     assert_eq!(session.deadline(), None);
     session.update(without_wave(&running), seconds(12));
     assert_eq!(kinds(&mut session), ["end"]);
@@ -366,8 +399,12 @@ fn a_refused_wave_is_offered_again_with_the_ownership_that_it_needs() {
     let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Running));
     sent(&mut session);
     notes(&mut session);
-    let refusal =
-        wire::Refusal { ownership: 4, wave: WAVE.0, reason: "ownership".to_owned(), ..wire::Refusal::default() };
+    let refusal = wire::Refusal {
+        ownership: 4,
+        wave: WAVE.0,
+        reason: "ownership".to_owned(),
+        ..wire::Refusal::default()
+    };
     session.receive(Said::Refusal(refusal), seconds(3)).unwrap();
     assert_eq!(kinds(&mut session), [""; 0], "not at once: no refusal without end");
     assert!(matches!(notes(&mut session)[..], [Note::Fault(_)]));
@@ -378,7 +415,11 @@ fn a_refused_wave_is_offered_again_with_the_ownership_that_it_needs() {
 #[test]
 fn a_question_is_asked_once_in_each_session() {
     let mut with_count = standing(None);
-    let plan = CountPlan { bands: alert().bands, apps: vec![alert().apps[0].app.clone()], segments: Vec::new() };
+    let plan = CountPlan {
+        bands: alert().bands,
+        apps: vec![alert().apps[0].app.clone()],
+        segments: Vec::new(),
+    };
     with_count.counts.insert(3, Arc::new(plan));
     let with_count = Arc::new(with_count);
     let mut session = open(BOOT_1, NodeMemory::default(), &with_count);
@@ -392,8 +433,12 @@ fn a_question_is_asked_once_in_each_session() {
 #[test]
 fn a_node_that_asks_and_does_not_read_loses_its_session() {
     let mut session = open(BOOT_1, NodeMemory::default(), &with_wave(Phase::Running));
-    let ended = (0..OUTBOX_MAX as u64).find(|nonce| session.receive(ask(*nonce), seconds(3)).is_err());
-    assert!(ended.is_some_and(|at| at < OUTBOX_MAX as u64 / 2 + 1), "two answers for each request: {ended:?}");
+    let ended =
+        (0..OUTBOX_MAX as u64).find(|nonce| session.receive(ask(*nonce), seconds(3)).is_err());
+    assert!(
+        ended.is_some_and(|at| at < OUTBOX_MAX as u64 / 2 + 1),
+        "two answers for each request: {ended:?}"
+    );
 }
 
 #[test]

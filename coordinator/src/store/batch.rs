@@ -17,7 +17,9 @@ use clarion_proto::{
 };
 use prost::{
     Message,
-    encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint},
+    encoding::{
+        WireType, decode_key, decode_varint, encode_key, encode_varint, encoded_len_varint,
+    },
 };
 
 /// Field number of `FeedResponse.records`.
@@ -123,7 +125,11 @@ impl RecordBatchBuilder {
     /// The batch, in memory of its exact size: it may be kept for as long as the cluster lives.
     #[must_use]
     pub fn finish(self) -> RecordBatch {
-        RecordBatch { records: Bytes::copy_from_slice(&self.buffer), count: self.count, growing: self.growing }
+        RecordBatch {
+            records: Bytes::copy_from_slice(&self.buffer),
+            count: self.count,
+            growing: self.growing,
+        }
     }
 }
 
@@ -172,9 +178,13 @@ fn next_record<'a>(rest: &mut &'a [u8]) -> Option<(&'a [u8], DeviceId)> {
     // caller.
     let (field, _) = decode_key(rest).expect("written by push");
     assert_eq!(field, RECORDS_FIELD, "written by push");
-    let length = usize::try_from(decode_varint(rest).expect("written by push")).expect("fits memory");
+    let length =
+        usize::try_from(decode_varint(rest).expect("written by push")).expect("fits memory");
     let record = &rest[..length];
-    let device = record.strip_prefix(&DEVICE_PREFIX).and_then(|r| r.first_chunk::<16>()).expect("written by push");
+    let device = record
+        .strip_prefix(&DEVICE_PREFIX)
+        .and_then(|r| r.first_chunk::<16>())
+        .expect("written by push");
     rest.advance(length);
     Some((&start[..start.len() - rest.len()], DeviceId(*device)))
 }
@@ -199,14 +209,17 @@ mod tests {
         let batch = RecordBatch::from_records(&records);
         assert_eq!(batch.count(), 5);
         let decoded = wire::FeedResponse::decode(batch.records.clone()).expect("a message");
-        let again: Vec<Record> = decoded.records.into_iter().map(|r| Record::from_wire(r).expect("valid")).collect();
+        let again: Vec<Record> =
+            decoded.records.into_iter().map(|r| Record::from_wire(r).expect("valid")).collect();
         assert_eq!(again, records);
     }
 
     #[test]
     fn what_makes_the_registry_larger_is_counted() {
         let place = Record {
-            change: Change::Place(clarion_proto::device::Cell::new(0x89411ca0003ffff).expect("a cell")),
+            change: Change::Place(
+                clarion_proto::device::Cell::new(0x89411ca0003ffff).expect("a cell"),
+            ),
             ..record(9)
         };
         let removal = Record { change: Change::Removal, ..record(7) };
@@ -215,14 +228,18 @@ mod tests {
         assert_eq!(batch.devices().map(|device| device.0[0]).collect::<Vec<_>>(), [1, 9, 7]);
         let urgent = RecordBatch::from_records(&[record(1), removal.clone(), record(2)]);
         let only = urgent.only(|device| device.0[0] == 7);
-        assert_eq!((only.count(), only.growing(), only.records), (1, 0, RecordBatch::from_records(&[removal]).records));
+        assert_eq!(
+            (only.count(), only.growing(), only.records),
+            (1, 0, RecordBatch::from_records(&[removal]).records)
+        );
     }
 
     #[test]
     fn only_keeps_the_partitions_asked_for_in_order() {
         let records: Vec<Record> = (0..=255).map(record).collect();
         let records_encoded = RecordBatch::from_records(&records).into_records();
-        let batch = Batch { position: Position(3), appended: UnixMillis(9), records: records_encoded };
+        let batch =
+            Batch { position: Position(3), appended: UnixMillis(9), records: records_encoded };
         let mut seen = 0;
         for partition in 0..8 {
             let some = batch.only(8, |p| p == PartitionId(partition));
@@ -230,8 +247,11 @@ mod tests {
             let decoded = wire::FeedResponse::decode(some.records).expect("a message");
             let again: Vec<Record> =
                 decoded.records.into_iter().map(|r| Record::from_wire(r).expect("valid")).collect();
-            let expected: Vec<Record> =
-                records.iter().filter(|r| partition_of(r.device, 8) == PartitionId(partition)).cloned().collect();
+            let expected: Vec<Record> = records
+                .iter()
+                .filter(|r| partition_of(r.device, 8) == PartitionId(partition))
+                .cloned()
+                .collect();
             assert_eq!(again, expected);
             seen += again.len();
         }

@@ -39,7 +39,11 @@ pub(super) struct KnownDevices(HashTable<Fingerprint>);
 impl KnownDevices {
     /// True if it was not known before.
     pub(super) fn insert(&mut self, fingerprint: Fingerprint) -> bool {
-        let entry = self.0.entry(fingerprint.spread(), |known| *known == fingerprint, |known| known.spread());
+        let entry = self.0.entry(
+            fingerprint.spread(),
+            |known| *known == fingerprint,
+            |known| known.spread(),
+        );
         match entry {
             hashbrown::hash_table::Entry::Occupied(_) => false,
             hashbrown::hash_table::Entry::Vacant(free) => {
@@ -70,7 +74,9 @@ mod tests {
         let mut known = KnownDevices::default();
         let new = (0..100_000).filter(|&n| known.insert(fingerprint(n))).count();
         assert!(new > 99_990, "{new} of 100,000 have a fingerprint of their own");
-        assert!((0..100_000).all(|n| known.contains(fingerprint(n)) && !known.insert(fingerprint(n))));
+        assert!(
+            (0..100_000).all(|n| known.contains(fingerprint(n)) && !known.insert(fingerprint(n)))
+        );
         let strangers = (100_000..200_000).filter(|&n| known.contains(fingerprint(n))).count();
         assert!(strangers < 20, "{strangers} of 100,000 strangers are taken for known");
     }
@@ -83,7 +89,10 @@ mod tests {
         for n in 0..200_000 {
             known.insert(fingerprint(n));
             let bytes = known.0.allocation_size() as u64;
-            assert!(n < 1_000 || bytes <= BYTES_PER_DEVICE * u64::from(n), "{bytes} bytes for {n} devices");
+            assert!(
+                n < 1_000 || bytes <= BYTES_PER_DEVICE * u64::from(n),
+                "{bytes} bytes for {n} devices"
+            );
         }
     }
 }

@@ -22,7 +22,8 @@ use uuid::Uuid;
 
 use self::{log::Log, room::Room};
 use super::{
-    AlertCursor, AlertRecord, AlertStore, AppRecord, Batch, ChangeLog, Created, RecordBatch, RequestId, StoreError,
+    AlertCursor, AlertRecord, AlertStore, AppRecord, Batch, ChangeLog, Created, RecordBatch,
+    RequestId, StoreError,
 };
 use crate::{alert::is_final, clock::Clock};
 
@@ -98,7 +99,9 @@ impl ChangeLog for MemoryStore {
             match paid {
                 Ok(()) => log.append(batch, self.clock.wall(), &self.room),
                 // What changes nothing is dropped, and the rest may take what is kept for it.
-                Err(_) if batch.growing() == 0 => log.append_from_reserve(&batch, self.clock.wall(), &self.room)?,
+                Err(_) if batch.growing() == 0 => {
+                    log.append_from_reserve(&batch, self.clock.wall(), &self.room)?
+                }
                 Err(full) => return Err(full),
             }
         };
@@ -113,7 +116,8 @@ impl ChangeLog for MemoryStore {
             }
             return Ok(());
         }
-        let logs: Vec<_> = batches.iter().map(|(log, _)| self.log(*log)).collect::<Result<_, _>>()?;
+        let logs: Vec<_> =
+            batches.iter().map(|(log, _)| self.log(*log)).collect::<Result<_, _>>()?;
         self.room.take(batches.iter().map(|(_, batch)| log::cost(batch)).sum(), true)?;
         for (log, (_, batch)) in logs.into_iter().zip(batches) {
             log.write().append(batch, self.clock.wall(), &self.room);
@@ -130,7 +134,12 @@ impl ChangeLog for MemoryStore {
         Ok(self.log(log)?.read().head())
     }
 
-    async fn read(&self, log: LogId, after: Position, bytes_max: usize) -> Result<Vec<Batch>, StoreError> {
+    async fn read(
+        &self,
+        log: LogId,
+        after: Position,
+        bytes_max: usize,
+    ) -> Result<Vec<Batch>, StoreError> {
         Ok(self.log(log)?.read().after(after, bytes_max))
     }
 
@@ -145,7 +154,11 @@ impl ChangeLog for MemoryStore {
 
 #[async_trait]
 impl AlertStore for MemoryStore {
-    async fn create_alert(&self, alert: AlertRecord, active_max: usize) -> Result<Created<AlertRecord>, StoreError> {
+    async fn create_alert(
+        &self,
+        alert: AlertRecord,
+        active_max: usize,
+    ) -> Result<Created<AlertRecord>, StoreError> {
         let mut tables = self.tables.lock();
         if let Some(existing) = tables.request(alert.request_id) {
             return Ok(Created::Existing(existing));
@@ -180,7 +193,8 @@ impl AlertStore for MemoryStore {
     async fn replace_alert(&self, alert: AlertRecord) -> Result<Arc<AlertRecord>, StoreError> {
         let mut tables = self.tables.lock();
         let name = alert.name.clone();
-        let stored = tables.alerts.get(&name).ok_or_else(|| StoreError::Missing(name.to_string()))?;
+        let stored =
+            tables.alerts.get(&name).ok_or_else(|| StoreError::Missing(name.to_string()))?;
         if stored.revision + 1 != alert.revision {
             return Err(StoreError::Conflict(name.to_string()));
         }
@@ -197,11 +211,18 @@ impl AlertStore for MemoryStore {
         Ok(self.tables.lock().alerts.get(name).cloned())
     }
 
-    async fn alert_by_request(&self, request: RequestId) -> Result<Option<Arc<AlertRecord>>, StoreError> {
+    async fn alert_by_request(
+        &self,
+        request: RequestId,
+    ) -> Result<Option<Arc<AlertRecord>>, StoreError> {
         Ok(self.tables.lock().request(request))
     }
 
-    async fn alerts(&self, after: Option<&AlertCursor>, limit: usize) -> Result<Vec<Arc<AlertRecord>>, StoreError> {
+    async fn alerts(
+        &self,
+        after: Option<&AlertCursor>,
+        limit: usize,
+    ) -> Result<Vec<Arc<AlertRecord>>, StoreError> {
         let tables = self.tables.lock();
         let older = (Bound::Unbounded, after.map_or(Bound::Unbounded, Bound::Excluded));
         let names = tables.by_age.range::<AlertCursor, _>(older).rev().take(limit);
@@ -242,7 +263,9 @@ impl AlertStore for MemoryStore {
         if !tables.apps.contains_key(name) {
             return Err(StoreError::Missing(name.to_string()));
         }
-        if let Some(alert) = tables.active.iter().find(|alert| tables.alerts[*alert].apps.contains(name)) {
+        if let Some(alert) =
+            tables.active.iter().find(|alert| tables.alerts[*alert].apps.contains(name))
+        {
             return Err(StoreError::InUse { app: name.clone(), alert: alert.clone() });
         }
         tables.apps.remove(name);
@@ -253,10 +276,19 @@ impl AlertStore for MemoryStore {
         Ok(self.tables.lock().apps.get(name).cloned())
     }
 
-    async fn apps(&self, after: Option<&AppName>, limit: usize) -> Result<Vec<Arc<AppRecord>>, StoreError> {
+    async fn apps(
+        &self,
+        after: Option<&AppName>,
+        limit: usize,
+    ) -> Result<Vec<Arc<AppRecord>>, StoreError> {
         let tables = self.tables.lock();
         let later = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        Ok(tables.apps.range::<AppName, _>(later).take(limit).map(|(_, app)| Arc::clone(app)).collect())
+        Ok(tables
+            .apps
+            .range::<AppName, _>(later)
+            .take(limit)
+            .map(|(_, app)| Arc::clone(app))
+            .collect())
     }
 }
 
@@ -276,7 +308,9 @@ impl Tables {
     /// Those that ended first, until the others are few and small enough. The last to end stays
     /// however large.
     fn forget_ended(&mut self) {
-        while self.ended.len() > ENDED_ALERTS_KEPT || (self.ended.len() > 1 && self.bytes > ALERT_BYTES_MAX) {
+        while self.ended.len() > ENDED_ALERTS_KEPT
+            || (self.ended.len() > 1 && self.bytes > ALERT_BYTES_MAX)
+        {
             let oldest = self.ended.pop_front().expect("not empty");
             self.forget(&oldest);
         }
@@ -293,7 +327,10 @@ impl Tables {
 
 /// What a record takes: a region is as large decoded as it is encoded, within a factor of two.
 fn bytes_of(alert: &AlertRecord) -> usize {
-    let snapshot = alert.settled.as_ref().map_or(0, |last| size_of_val(&last.cells[..]) + size_of_val(&last.bands[..]));
+    let snapshot = alert
+        .settled
+        .as_ref()
+        .map_or(0, |last| size_of_val(&last.cells[..]) + size_of_val(&last.bands[..]));
     size_of::<AlertRecord>() + alert.submitted.encoded_len() + snapshot
 }
 

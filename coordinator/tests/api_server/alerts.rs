@@ -15,7 +15,10 @@ async fn an_alert_is_planned_started_and_read_back() {
     let mut alert = demo_alert();
     alert.audience.as_mut().expect("set").segments = "volunteer AND NOT minor".into();
     alert.max_rate_per_second = 7;
-    let created = soon(server.alerts().create_alert(create(1, alert.clone()))).await.expect("created").into_inner();
+    let created = soon(server.alerts().create_alert(create(1, alert.clone())))
+        .await
+        .expect("created")
+        .into_inner();
     assert_eq!(created.state(), wire::State::Active);
     assert!(created.name.starts_with("alerts/a") && created.create_time.is_some());
 
@@ -24,10 +27,17 @@ async fn an_alert_is_planned_started_and_read_back() {
     assert_eq!(started.max_rate_per_second, 7);
     assert_eq!(started.segments.len(), 4, "AND volunteer NOT minor");
     let bands: Vec<(f64, f64)> = started.bands.iter().map(|b| (b.from_m, b.to_m)).collect();
-    assert_eq!(bands[..3], [(0.0, 1_000.0), (1_000.0, 2_000.0), (2_000.0, 5_000.0)], "nearest first");
+    assert_eq!(
+        bands[..3],
+        [(0.0, 1_000.0), (1_000.0, 2_000.0), (2_000.0, 5_000.0)],
+        "nearest first"
+    );
     let app = &started.apps[0];
     let PushRequest::Apns(request) = &app.request else { panic!("{app:?}") };
-    assert_eq!((app.app.id(), request.topic.as_str(), request.priority), ("demo", "org.example.demo", 10));
+    assert_eq!(
+        (app.app.id(), request.topic.as_str(), request.priority),
+        ("demo", "org.example.demo", 10)
+    );
     assert_eq!((app.lane.gateway.as_str(), app.lane.credential.as_str()), ("apns", "team"));
     assert_eq!(request.expiration, alert.active_until.expect("set").seconds.unsigned_abs());
     assert_eq!(format!("alerts/{}", request.collapse_id), created.name);
@@ -36,7 +46,8 @@ async fn an_alert_is_planned_started_and_read_back() {
     let get = wire::GetAlertRequest { name: created.name.clone() };
     let read = soon(server.alerts().get_alert(get)).await.expect("there").into_inner();
     assert_eq!(read, created);
-    let submitted = wire::Alert { name: String::new(), state: 0, create_time: None, progress: None, ..read };
+    let submitted =
+        wire::Alert { name: String::new(), state: 0, create_time: None, progress: None, ..read };
     assert_eq!(submitted, alert);
 }
 
@@ -47,11 +58,13 @@ async fn the_same_request_gives_the_same_alert_and_another_is_refused() {
     let mut again = demo_alert();
     // What only an answer can say is ignored in a request.
     (again.name, again.state, again.active_until) = ("alerts/x".into(), 4, first.active_until);
-    let again = soon(server.alerts().create_alert(create(1, again))).await.expect("the same").into_inner();
+    let again =
+        soon(server.alerts().create_alert(create(1, again))).await.expect("the same").into_inner();
     assert_eq!(again.name, first.name);
     assert_eq!(server.nodes.started.lock().len(), 1, "started once");
 
-    let other = wire::Alert { max_rate_per_second: 1, active_until: first.active_until, ..demo_alert() };
+    let other =
+        wire::Alert { max_rate_per_second: 1, active_until: first.active_until, ..demo_alert() };
     let refused = soon(server.alerts().create_alert(create(1, other))).await.expect_err("another");
     assert_eq!(refused.code(), Code::AlreadyExists);
     assert_ne!(server.created(2).await.name, first.name);
@@ -110,9 +123,12 @@ async fn one_alert_is_rendered_for_each_platform_of_its_audience() {
     messages.get_mut("en").expect("set").body = "\"".repeat(3_000);
     for app in ["apps/demo", "apps/android"] {
         alert.audience.as_mut().expect("set").apps = vec![app.into()];
-        let refused = soon(server.alerts().create_alert(create(2, alert.clone()))).await.expect_err("too long");
+        let refused = soon(server.alerts().create_alert(create(2, alert.clone())))
+            .await
+            .expect_err("too long");
         assert_eq!(field(&refused), "alert.case.messages[en]");
-        let said = &refused.get_details_bad_request().expect("BadRequest").field_violations[0].description;
+        let said =
+            &refused.get_details_bad_request().expect("BadRequest").field_violations[0].description;
         assert!(said.contains(app) && said.contains("more than the 4096 of"), "{said}");
     }
 }
@@ -129,7 +145,10 @@ async fn live_is_taken_where_the_flag_says_so() {
 async fn validation_alone_records_and_sends_nothing() {
     let server = Server::with_demo().await;
     let request = |alert| wire::CreateAlertRequest { validate_only: true, ..create(1, alert) };
-    let valid = soon(server.alerts().create_alert(request(demo_alert()))).await.expect("valid").into_inner();
+    let valid = soon(server.alerts().create_alert(request(demo_alert())))
+        .await
+        .expect("valid")
+        .into_inner();
     assert_eq!((valid.name.as_str(), valid.state()), ("", wire::State::Unspecified));
     let mut unknown = demo_alert();
     unknown.audience.as_mut().expect("set").apps = vec!["apps/nobody".into()];
@@ -147,10 +166,15 @@ async fn without_nodes_nothing_is_recorded_and_the_same_request_can_be_tried_aga
     let server = Server::with_demo().await;
     *server.nodes.away.lock() = true;
     let alert = demo_alert();
-    let refused = soon(server.alerts().create_alert(create(1, alert.clone()))).await.expect_err("nobody there");
+    let refused = soon(server.alerts().create_alert(create(1, alert.clone())))
+        .await
+        .expect_err("nobody there");
     assert_eq!(reason(&refused), (Code::Unavailable, "NO_NODES".to_owned()));
     assert!(refused.get_details_retry_info().is_some_and(|retry| retry.retry_delay.is_some()));
-    let list = soon(server.alerts().list_alerts(wire::ListAlertsRequest::default())).await.expect("up").into_inner();
+    let list = soon(server.alerts().list_alerts(wire::ListAlertsRequest::default()))
+        .await
+        .expect("up")
+        .into_inner();
     assert!(list.alerts.is_empty());
     *server.nodes.away.lock() = false;
     soon(server.alerts().create_alert(create(1, alert))).await.expect("created");
@@ -158,14 +182,20 @@ async fn without_nodes_nothing_is_recorded_and_the_same_request_can_be_tried_aga
 
 #[tokio::test]
 async fn too_many_active_alerts_are_refused_until_one_ends() {
-    let server = Server::with_demo_and(Args { alerts_active_max: Some(1), ..Args::default() }).await;
+    let server =
+        Server::with_demo_and(Args { alerts_active_max: Some(1), ..Args::default() }).await;
     let first = server.created(1).await;
-    let refused = soon(server.alerts().create_alert(create(2, demo_alert()))).await.expect_err("full");
+    let refused =
+        soon(server.alerts().create_alert(create(2, demo_alert()))).await.expect_err("full");
     assert_eq!(reason(&refused), (Code::ResourceExhausted, "ALERTS_ACTIVE".to_owned()));
     assert!(refused.get_details_retry_info().is_some());
-    soon(server.alerts().cancel_alert(wire::CancelAlertRequest { name: first.name, ..Default::default() }))
-        .await
-        .expect("cancelled");
+    soon(
+        server
+            .alerts()
+            .cancel_alert(wire::CancelAlertRequest { name: first.name, ..Default::default() }),
+    )
+    .await
+    .expect("cancelled");
     server.created(2).await;
 }
 
@@ -184,7 +214,11 @@ async fn pages_are_newest_first_and_their_tokens_are_checked() {
     let (mut seen, mut token, mut pages) = (Vec::new(), String::new(), 0);
     loop {
         let page = list(2, &token).await.expect("a page");
-        seen.extend(page.alerts.into_iter().map(|alert| (alert.create_time.map(|t| (t.seconds, t.nanos)), alert.name)));
+        seen.extend(
+            page.alerts
+                .into_iter()
+                .map(|alert| (alert.create_time.map(|t| (t.seconds, t.nanos)), alert.name)),
+        );
         pages += 1;
         token = page.next_page_token;
         if token.is_empty() {
@@ -201,7 +235,10 @@ async fn pages_are_newest_first_and_their_tokens_are_checked() {
     assert_eq!(field(&list(-1, "").await.expect_err("negative")), "page_size");
     assert_eq!(field(&list(1_001, "").await.expect_err("large")), "page_size");
     assert_eq!(field(&list(1, "AAAA").await.expect_err("made up")), "page_token");
-    let apps = soon(server.apps().list_apps(wire::ListAppsRequest::default())).await.expect("up").into_inner();
+    let apps = soon(server.apps().list_apps(wire::ListAppsRequest::default()))
+        .await
+        .expect("up")
+        .into_inner();
     assert_eq!((apps.apps.len(), apps.next_page_token.as_str()), (1, ""));
 }
 
@@ -210,7 +247,9 @@ async fn what_is_not_there_is_not_found() {
     let server = Server::with_demo().await;
     let get = |name: &str| {
         let (mut client, name) = (server.alerts(), name.to_owned());
-        async move { soon(client.get_alert(wire::GetAlertRequest { name })).await.expect_err("not there") }
+        async move {
+            soon(client.get_alert(wire::GetAlertRequest { name })).await.expect_err("not there")
+        }
     };
     assert_eq!(get("alerts/a1").await.code(), Code::NotFound);
     assert_eq!(field(&get("a1").await), "name");
@@ -223,7 +262,8 @@ async fn a_preview_counts_and_records_nothing() {
     let mut alert = wire::Alert { max_rate_per_second: 10, ..demo_alert() };
     alert.audience.as_mut().expect("set").apps.push("apps/second".into());
     let request = wire::PreviewAlertRequest { alert: Some(alert) };
-    let preview = soon(server.alerts().preview_alert(request.clone())).await.expect("counted").into_inner();
+    let preview =
+        soon(server.alerts().preview_alert(request.clone())).await.expect("counted").into_inner();
     let exact = |count: &Option<wire::DeviceCount>| match count.expect("told").count {
         Some(wire::device_count::Count::Exact(devices)) => devices,
         other => panic!("{other:?}"),

@@ -13,7 +13,8 @@ async fn an_app_is_made_once_and_its_lane_is_opened() {
     assert_eq!(made.name, "apps/demo");
     assert!(made.create_time.is_some() && !made.etag.is_empty());
     assert_eq!(server.nodes.lanes.lock()[0].credential, "team");
-    let again = soon(server.apps().create_app(demo_app())).await.expect("the very same").into_inner();
+    let again =
+        soon(server.apps().create_app(demo_app())).await.expect("the very same").into_inner();
     assert_eq!(again, made);
     let mut other = demo_app();
     other.app.as_mut().expect("set").topic = "org.example.other".into();
@@ -39,14 +40,18 @@ async fn an_app_must_fit_the_configuration() {
     assert_eq!(field(&refused(|a| a.name = "apps/other".into()).await), "app.name");
     assert_eq!(field(&refused(|a| a.gateway = "fcm".into()).await), "app.platform");
     assert_eq!(field(&refused(|a| a.credential = "google".into()).await), "app.credential");
-    let list = soon(server.apps().list_apps(wire::ListAppsRequest::default())).await.expect("up").into_inner();
+    let list = soon(server.apps().list_apps(wire::ListAppsRequest::default()))
+        .await
+        .expect("up")
+        .into_inner();
     assert!(list.apps.is_empty());
 }
 
 #[tokio::test]
 async fn an_app_of_fcm_needs_a_project_and_a_lane_of_fcm() {
     let server = Server::start().await;
-    let made = soon(server.apps().create_app(fcm_app("android"))).await.expect("created").into_inner();
+    let made =
+        soon(server.apps().create_app(fcm_app("android"))).await.expect("created").into_inner();
     assert_eq!((made.platform(), made.project.as_str()), (wire::Platform::Fcm, "demo-project"));
     assert_eq!(server.nodes.lanes.lock()[0].credential, "google");
     let refused = |spoil: fn(&mut wire::App)| {
@@ -70,7 +75,8 @@ async fn an_update_changes_the_fields_named_and_the_first_writer_wins() {
     let made = soon(server.apps().create_app(demo_app())).await.expect("created").into_inner();
     let update = |app: wire::App, paths: &[&str]| {
         let paths = paths.iter().map(|p| (*p).to_owned()).collect();
-        let request = wire::UpdateAppRequest { app: Some(app), update_mask: Some(FieldMask { paths }) };
+        let request =
+            wire::UpdateAppRequest { app: Some(app), update_mask: Some(FieldMask { paths }) };
         let mut client = server.apps();
         async move { soon(client.update_app(request)).await.map(tonic::Response::into_inner) }
     };
@@ -81,12 +87,18 @@ async fn an_update_changes_the_fields_named_and_the_first_writer_wins() {
     assert_eq!(update(wanted, &["display_name"]).await.expect_err("late").code(), Code::Aborted);
 
     let current = wire::App { etag: String::new(), ..updated };
-    assert_eq!(field(&update(current.clone(), &["name"]).await.expect_err("fixed")), "update_mask.paths[0]");
+    assert_eq!(
+        field(&update(current.clone(), &["name"]).await.expect_err("fixed")),
+        "update_mask.paths[0]"
+    );
     assert_eq!(field(&update(current.clone(), &[]).await.expect_err("nothing")), "update_mask");
     let fcm = wire::App { platform: wire::Platform::Fcm.into(), ..current.clone() };
     assert_eq!(reason(&update(fcm, &["platform"]).await.expect_err("fixed")).1, "PLATFORM_FIXED");
     let elsewhere = wire::App { gateway: "none".into(), ..current };
-    assert_eq!(reason(&update(elsewhere, &["gateway"]).await.expect_err("none")).1, "LANE_NOT_CONFIGURED");
+    assert_eq!(
+        reason(&update(elsewhere, &["gateway"]).await.expect_err("none")).1,
+        "LANE_NOT_CONFIGURED"
+    );
 }
 
 #[tokio::test]
@@ -97,7 +109,10 @@ async fn an_app_is_removed_when_no_active_alert_addresses_it() {
         let mut client = server.apps();
         async move { soon(client.delete_app(wire::DeleteAppRequest { name: "apps/demo".into() })).await }
     };
-    assert_eq!(reason(&delete().await.expect_err("in use")), (Code::FailedPrecondition, "APP_IN_USE".to_owned()));
+    assert_eq!(
+        reason(&delete().await.expect_err("in use")),
+        (Code::FailedPrecondition, "APP_IN_USE".to_owned())
+    );
     let cancel = wire::CancelAlertRequest { name: alert.name, ..Default::default() };
     soon(server.alerts().cancel_alert(cancel)).await.expect("cancelled");
     delete().await.expect("removed");

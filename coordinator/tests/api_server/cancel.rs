@@ -28,10 +28,16 @@ async fn read_until(server: &Server, alert: &wire::Alert, state: wire::State) ->
 async fn a_cancel_answers_what_the_nodes_confirmed_and_again_the_same() {
     let server = Server::with_demo().await;
     let alert = server.created(1).await;
-    let cancelled = soon(server.alerts().cancel_alert(cancel(&alert, "found"))).await.expect("done").into_inner();
+    let cancelled = soon(server.alerts().cancel_alert(cancel(&alert, "found")))
+        .await
+        .expect("done")
+        .into_inner();
     assert_eq!(cancelled.state(), wire::State::Cancelled);
     assert!(cancelled.end_time.is_some());
-    let again = soon(server.alerts().cancel_alert(cancel(&alert, "again"))).await.expect("done").into_inner();
+    let again = soon(server.alerts().cancel_alert(cancel(&alert, "again")))
+        .await
+        .expect("done")
+        .into_inner();
     assert_eq!((again.state(), again.end_time), (wire::State::Cancelled, cancelled.end_time));
 }
 
@@ -40,7 +46,10 @@ async fn a_cancel_without_confirmation_says_cancelling_until_the_nodes_speak() {
     let server = Server::with_demo().await;
     let alert = server.created(1).await;
     *server.nodes.deaf.lock() = true;
-    let answer = soon(server.alerts().cancel_alert(cancel(&alert, ""))).await.expect("answered").into_inner();
+    let answer = soon(server.alerts().cancel_alert(cancel(&alert, "")))
+        .await
+        .expect("answered")
+        .into_inner();
     assert_eq!((answer.state(), answer.end_time), (wire::State::Cancelling, None));
     server.nodes.publish(&name(&alert), |snapshot| snapshot.state = State::Cancelled);
     read_until(&server, &alert, wire::State::Cancelled).await;
@@ -60,7 +69,16 @@ async fn an_ended_alert_keeps_its_last_word_when_dispatch_has_forgotten_it() {
     assert_eq!((progress.handed, progress.open), (12, 0));
     // Settled a moment after it ended: its last state is in the record before dispatch may forget it.
     soon(async {
-        while server.context.store.alert(&name(&alert)).await.expect("up").expect("there").settled.is_none() {
+        while server
+            .context
+            .store
+            .alert(&name(&alert))
+            .await
+            .expect("up")
+            .expect("there")
+            .settled
+            .is_none()
+        {
             tokio::task::yield_now().await;
         }
     })
@@ -69,7 +87,10 @@ async fn an_ended_alert_keeps_its_last_word_when_dispatch_has_forgotten_it() {
     let read = read_until(&server, &alert, wire::State::Resolved).await;
     assert_eq!(read.progress.expect("kept").outcomes.expect("kept").accepted, 9);
     // What has ended cannot be cancelled.
-    let answer = soon(server.alerts().cancel_alert(cancel(&alert, ""))).await.expect("answered").into_inner();
+    let answer = soon(server.alerts().cancel_alert(cancel(&alert, "")))
+        .await
+        .expect("answered")
+        .into_inner();
     assert_eq!(answer.state(), wire::State::Resolved);
 }
 
@@ -77,8 +98,12 @@ async fn an_ended_alert_keeps_its_last_word_when_dispatch_has_forgotten_it() {
 async fn a_reason_has_a_limit() {
     let server = Server::with_demo().await;
     let alert = server.created(1).await;
-    let refused = soon(server.alerts().cancel_alert(cancel(&alert, &"x".repeat(513)))).await.expect_err("long");
+    let refused = soon(server.alerts().cancel_alert(cancel(&alert, &"x".repeat(513))))
+        .await
+        .expect_err("long");
     assert_eq!(field(&refused), "reason");
-    let read = soon(server.alerts().get_alert(wire::GetAlertRequest { name: alert.name })).await.expect("there");
+    let read = soon(server.alerts().get_alert(wire::GetAlertRequest { name: alert.name }))
+        .await
+        .expect("there");
     assert_eq!(read.into_inner().state(), wire::State::Active);
 }

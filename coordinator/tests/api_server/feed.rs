@@ -13,7 +13,11 @@ use tonic::{Code, Streaming};
 use crate::support::{Server, busy, soon};
 
 fn record(n: u8) -> Record {
-    Record { device: DeviceId([n; 16]), observed: UnixMillis(u64::from(n) + 1), change: Change::Mute(true) }
+    Record {
+        device: DeviceId([n; 16]),
+        observed: UnixMillis(u64::from(n) + 1),
+        change: Change::Mute(true),
+    }
 }
 
 /// Appends each record to its own log as a batch of its own.
@@ -36,10 +40,18 @@ fn request(server: &Server, node: &str, partitions: Vec<u32>) -> wire::FeedReque
     }
 }
 
-async fn feed(server: &Server, partitions: Vec<u32>, positions: &[(u32, u64)]) -> Streaming<wire::FeedResponse> {
-    let positions = positions.iter().map(|&(log, position)| wire::LogPosition { log, position }).collect();
+async fn feed(
+    server: &Server,
+    partitions: Vec<u32>,
+    positions: &[(u32, u64)],
+) -> Streaming<wire::FeedResponse> {
+    let positions =
+        positions.iter().map(|&(log, position)| wire::LogPosition { log, position }).collect();
     let request = wire::FeedRequest { positions, ..request(server, "node-1", partitions) };
-    soon(FeedServiceClient::new(server.feeds().await).feed(request)).await.expect("valid").into_inner()
+    soon(FeedServiceClient::new(server.feeds().await).feed(request))
+        .await
+        .expect("valid")
+        .into_inner()
 }
 
 async fn next(stream: &mut Streaming<wire::FeedResponse>) -> wire::FeedResponse {
@@ -60,8 +72,11 @@ async fn everything_comes_dense_in_order_and_goes_on() {
         assert_eq!(batch.position, *head + 1, "dense");
         *head = batch.position;
         assert!(batch.append_time_ms > 0);
-        let records: Vec<Record> = batch.records.into_iter().map(|r| Record::from_wire(r).expect("valid")).collect();
-        assert!(records.iter().all(|r| u32::from(log_of(partition_of(r.device, 8), 4).0) == batch.log));
+        let records: Vec<Record> =
+            batch.records.into_iter().map(|r| Record::from_wire(r).expect("valid")).collect();
+        assert!(
+            records.iter().all(|r| u32::from(log_of(partition_of(r.device, 8), 4).0) == batch.log)
+        );
         devices.extend(records);
     }
     devices.sort_by_key(|r| r.device);
@@ -80,7 +95,11 @@ async fn a_reader_goes_on_where_it_was_with_its_own_partitions() {
     let mut stream = feed(&server, vec![4], &[(0, head - 10), (1, 0)]).await;
     for position in head - 9..=head {
         let batch = next(&mut stream).await;
-        assert_eq!((batch.log, batch.position), (0, position), "a position without its records is sent too");
+        assert_eq!(
+            (batch.log, batch.position),
+            (0, position),
+            "a position without its records is sent too"
+        );
         for record in batch.records {
             assert_eq!(partition_of(Record::from_wire(record).expect("valid").device, 8).0, 4);
         }
@@ -93,7 +112,11 @@ async fn what_the_cluster_does_not_have_is_refused() {
     let refused = |partitions: Vec<u32>, positions: Vec<wire::LogPosition>| {
         let request = wire::FeedRequest { positions, ..request(&server, "node-1", partitions) };
         let server = &server;
-        async move { soon(FeedServiceClient::new(server.feeds().await).feed(request)).await.expect_err("must be refused") }
+        async move {
+            soon(FeedServiceClient::new(server.feeds().await).feed(request))
+                .await
+                .expect_err("must be refused")
+        }
     };
     let partition = refused(vec![64], vec![]).await;
     assert_eq!(crate::support::field(&partition), "partitions[0]");
@@ -108,7 +131,9 @@ async fn a_newer_feed_of_a_node_supersedes_the_older_and_callers_are_served_none
     let _newer = feed(&server, vec![0], &[]).await;
     assert_eq!(soon(older.message()).await.expect_err("superseded").code(), Code::Aborted);
     let request = request(&server, "node-1", vec![]);
-    let refused = soon(FeedServiceClient::new(server.channel.clone()).feed(request)).await.expect_err("no feed there");
+    let refused = soon(FeedServiceClient::new(server.channel.clone()).feed(request))
+        .await
+        .expect_err("no feed there");
     assert_eq!(refused.code(), Code::Unimplemented);
 }
 

@@ -17,7 +17,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use clarion_proto::wire::v1::{self as wire, alert_service_client::AlertServiceClient, app_service_client};
+use clarion_proto::wire::v1::{
+    self as wire, alert_service_client::AlertServiceClient, app_service_client,
+};
 use http::uri::PathAndQuery;
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use prost_reflect::{DescriptorPool, ServiceDescriptor};
@@ -52,7 +54,9 @@ struct Method {
 
 fn methods() -> Vec<Method> {
     let pool = DescriptorPool::decode(clarion_proto::wire::DESCRIPTORS).expect("the contract");
-    let here = |service: &ServiceDescriptor| service.package_name() == "clarion.v1" || service.full_name() == FEED;
+    let here = |service: &ServiceDescriptor| {
+        service.package_name() == "clarion.v1" || service.full_name() == FEED
+    };
     let services = pool.services().filter(here);
     let mut methods = Vec::new();
     for service in services {
@@ -73,7 +77,10 @@ fn methods() -> Vec<Method> {
             });
         }
     }
-    assert!(methods.len() >= 14, "all of AppService, AlertService, RegistryService and FeedService");
+    assert!(
+        methods.len() >= 14,
+        "all of AppService, AlertService, RegistryService and FeedService"
+    );
     methods
 }
 
@@ -132,8 +139,17 @@ async fn throw(ports: &Ports, methods: &[Method], runner: &mut TestRunner, calls
         let bytes = method.messages.new_tree(runner).expect("a message").current();
         if let Err(status) = call(ports, method, bytes.clone()).await {
             let shown: Vec<u8> = bytes.iter().take(200).copied().collect();
-            assert!(is_known(&status), "{}: {status:?} to {} bytes: {shown:02x?}", method.path, bytes.len());
-            assert!(status.message().len() < 2_000, "an answer does not grow with its question: {}", method.path);
+            assert!(
+                is_known(&status),
+                "{}: {status:?} to {} bytes: {shown:02x?}",
+                method.path,
+                bytes.len()
+            );
+            assert!(
+                status.message().len() < 2_000,
+                "an answer does not grow with its question: {}",
+                method.path
+            );
         }
     }
 }
@@ -149,12 +165,23 @@ fn not_more(now: &Held, before: &Held) {
 /// What must not grow: alerts, names of apps, changes recorded.
 async fn held(channel: &Channel) -> Held {
     let list = wire::ListAlertsRequest { page_size: 1_000, ..Default::default() };
-    let alerts = soon(AlertServiceClient::new(channel.clone()).list_alerts(list)).await.expect("up").into_inner();
+    let alerts = soon(AlertServiceClient::new(channel.clone()).list_alerts(list))
+        .await
+        .expect("up")
+        .into_inner();
     let mut apps = app_service_client::AppServiceClient::new(channel.clone());
-    let apps = soon(apps.list_apps(wire::ListAppsRequest::default())).await.expect("up").into_inner();
+    let apps =
+        soon(apps.list_apps(wire::ListAppsRequest::default())).await.expect("up").into_inner();
     let mut registry = wire::registry_service_client::RegistryServiceClient::new(channel.clone());
-    let stats = soon(registry.get_registry_stats(wire::GetRegistryStatsRequest {})).await.expect("up").into_inner();
-    (alerts.alerts.len(), apps.apps.into_iter().map(|app| app.name).collect(), stats.changes_written)
+    let stats = soon(registry.get_registry_stats(wire::GetRegistryStatsRequest {}))
+        .await
+        .expect("up")
+        .into_inner();
+    (
+        alerts.alerts.len(),
+        apps.apps.into_iter().map(|app| app.name).collect(),
+        stats.changes_written,
+    )
 }
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
@@ -169,8 +196,11 @@ fn nothing_that_is_thrown_at_a_method_breaks_it() {
         }
         before(panic);
     }));
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name(THREAD).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name(THREAD)
+        .enable_all()
+        .build();
     runtime.expect("threads").block_on(async {
         let server = Server::with_demo().await;
         soon(server.apps().create_app(app("victim"))).await.expect("created");
@@ -189,7 +219,8 @@ async fn the_program_bears_it_all_and_does_not_grow() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let file = crate::support::config_file(directory.path());
     let file = file.to_str().expect("UTF-8");
-    let mut running = program(&["--listen", "127.0.0.1:0", "--config", file]).spawn().expect("started");
+    let mut running =
+        program(&["--listen", "127.0.0.1:0", "--config", file]).spawn().expect("started");
     let mut lines = BufReader::new(running.stdout.take().expect("piped")).lines();
     let line = soon(lines.next_line()).await.expect("readable").expect("announced");
     let announced: serde_json::Value = serde_json::from_str(&line).expect("JSON");
@@ -225,12 +256,17 @@ async fn the_program_bears_it_all_and_does_not_grow() {
     assert!(growth <= GROWTH_BYTES_MAX, "{growth} bytes over {} calls", CALLS - WARM_UP);
     not_more(&held(&channel).await, &held_before);
     // A good call goes as far as it can without a node.
-    let good = soon(AlertServiceClient::new(channel.clone()).create_alert(create(1, demo_alert()))).await;
+    let good =
+        soon(AlertServiceClient::new(channel.clone()).create_alert(create(1, demo_alert()))).await;
     assert_eq!(good.expect_err("no node").code(), Code::Unavailable);
-    let status = tokio::process::Command::new("kill").args(["-s", "TERM", &pid.to_string()]).status();
+    let status =
+        tokio::process::Command::new("kill").args(["-s", "TERM", &pid.to_string()]).status();
     assert!(soon(status).await.expect("sent").success());
     drop((channel, apps, ports));
-    assert!(soon(running.wait()).await.expect("ended").success(), "it lived until it was asked to end");
+    assert!(
+        soon(running.wait()).await.expect("ended").success(),
+        "it lived until it was asked to end"
+    );
     assert_eq!(soon(log).await.expect("read"), Vec::<String>::new());
 }
 

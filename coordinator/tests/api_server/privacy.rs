@@ -1,7 +1,9 @@
 //! Small audiences: refused unless the operator allows them, and told as "fewer than 20".
 
 use clarion_coordinator::{config::Args, privacy::curiosity};
-use clarion_proto::wire::v1::{self as wire, alert_service_client::AlertServiceClient, device_count::Count};
+use clarion_proto::wire::v1::{
+    self as wire, alert_service_client::AlertServiceClient, device_count::Count,
+};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -31,7 +33,8 @@ async fn a_region_under_a_square_kilometre_is_refused_unless_allowed() {
     let server = Server::with_demo().await;
     // 0.9 km².
     let small = || of_radius(535.0);
-    let expected = (Code::PermissionDenied, "REGION_TOO_SMALL".into(), "alert.region".into(), "1 km²".into());
+    let expected =
+        (Code::PermissionDenied, "REGION_TOO_SMALL".into(), "alert.region".into(), "1 km²".into());
     let created = soon(server.alerts().create_alert(create(1, small()))).await.expect_err("small");
     assert_eq!(refused(&created), expected);
     let previewed = soon(server.alerts().preview_alert(preview(small()))).await.expect_err("small");
@@ -40,7 +43,8 @@ async fn a_region_under_a_square_kilometre_is_refused_unless_allowed() {
     // 1.1 km².
     soon(server.alerts().create_alert(create(1, of_radius(592.0)))).await.expect("large enough");
 
-    let server = Server::with_demo_and(Args { allow_small_audiences: Some(true), ..Args::default() }).await;
+    let server =
+        Server::with_demo_and(Args { allow_small_audiences: Some(true), ..Args::default() }).await;
     soon(server.alerts().create_alert(create(1, small()))).await.expect("allowed");
 }
 
@@ -48,9 +52,10 @@ async fn a_region_under_a_square_kilometre_is_refused_unless_allowed() {
 async fn an_audience_under_a_hundred_is_refused_without_its_count_unless_allowed() {
     let server = Server::with_demo().await;
     *server.nodes.audience.lock() = Some(97);
-    for request in
-        [create(1, demo_alert()), wire::CreateAlertRequest { validate_only: true, ..create(1, demo_alert()) }]
-    {
+    for request in [
+        create(1, demo_alert()),
+        wire::CreateAlertRequest { validate_only: true, ..create(1, demo_alert()) },
+    ] {
         let created = soon(server.alerts().create_alert(request)).await.expect_err("few");
         let limit = "100 devices in the region".to_owned();
         assert_eq!(
@@ -61,12 +66,16 @@ async fn an_audience_under_a_hundred_is_refused_without_its_count_unless_allowed
     }
     assert!(server.nodes.started.lock().is_empty());
     *server.nodes.counted.lock() = Some(vec![20, 20, 20, 20, 17]);
-    let previewed = soon(server.alerts().preview_alert(preview(demo_alert()))).await.expect_err("few");
+    let previewed =
+        soon(server.alerts().preview_alert(preview(demo_alert()))).await.expect_err("few");
     assert_eq!(refused(&previewed).1, "AUDIENCE_TOO_SMALL");
     *server.nodes.audience.lock() = Some(100);
-    soon(server.alerts().create_alert(create(1, demo_alert()))).await.expect("enough, and the request id is free");
+    soon(server.alerts().create_alert(create(1, demo_alert())))
+        .await
+        .expect("enough, and the request id is free");
 
-    let server = Server::with_demo_and(Args { allow_small_audiences: Some(true), ..Args::default() }).await;
+    let server =
+        Server::with_demo_and(Args { allow_small_audiences: Some(true), ..Args::default() }).await;
     *server.nodes.audience.lock() = Some(1);
     soon(server.alerts().create_alert(create(1, demo_alert()))).await.expect("allowed");
     assert!(server.nodes.questions.lock().is_empty(), "nobody was asked");
@@ -82,7 +91,9 @@ async fn the_nearest_kilometres_are_asked_first_and_mostly_alone() {
     soon(server.alerts().create_alert(create(2, of_radius(120_000.0)))).await.expect_err("few");
     assert_eq!(server.nodes.questions.lock()[1..], [4, 16], "then all");
     *server.nodes.away.lock() = true;
-    let away = soon(server.alerts().create_alert(create(2, demo_alert()))).await.expect_err("nobody can tell");
+    let away = soon(server.alerts().create_alert(create(2, demo_alert())))
+        .await
+        .expect_err("nobody can tell");
     assert_eq!(busy(&away), (Code::Unavailable, "NO_NODES".to_owned()));
 }
 
@@ -96,12 +107,17 @@ async fn a_preview_tells_few_as_few_and_gives_no_difference_away() {
         async move { soon(client.preview_alert(preview(alert))).await.expect("counted").into_inner() }
     };
     let count = |count: Option<wire::DeviceCount>| count.and_then(|c| c.count).expect("told");
-    let bands = |p: &wire::PreviewAlertResponse| p.bands.iter().map(|b| count(b.devices)).collect::<Vec<_>>();
+    let bands = |p: &wire::PreviewAlertResponse| {
+        p.bands.iter().map(|b| count(b.devices)).collect::<Vec<_>>()
+    };
     let withheld = Count::Withheld(wire::device_count::Withheld {});
 
     let large = told([30, 40, 50, 60, 70]).await;
     assert_eq!(bands(&large), [30, 40, 50, 60, 70].map(Count::Exact));
-    assert_eq!((count(large.devices), large.estimated_duration.expect("told").seconds), (Count::Exact(250), 25));
+    assert_eq!(
+        (count(large.devices), large.estimated_duration.expect("told").seconds),
+        (Count::Exact(250), 25)
+    );
 
     let one_small = told([3, 400, 50, 60, 70]).await;
     assert_eq!(
@@ -111,10 +127,12 @@ async fn a_preview_tells_few_as_few_and_gives_no_difference_away() {
     );
     assert_eq!(count(one_small.devices), Count::Exact(583));
 
-    let server = Server::with_demo_and(Args { allow_small_audiences: Some(true), ..Args::default() }).await;
+    let server =
+        Server::with_demo_and(Args { allow_small_audiences: Some(true), ..Args::default() }).await;
     *server.nodes.counted.lock() = Some(vec![3, 4, 0, 0, 5]);
     let alert = wire::Alert { max_rate_per_second: 1, ..demo_alert() };
-    let few = soon(server.alerts().preview_alert(preview(alert))).await.expect("allowed").into_inner();
+    let few =
+        soon(server.alerts().preview_alert(preview(alert))).await.expect("allowed").into_inner();
     assert_eq!(count(few.devices), Count::FewerThan(20));
     assert_eq!(count(few.apps[0].devices), Count::FewerThan(20));
     assert!(few.bands.iter().all(|band| count(band.devices) == Count::FewerThan(20)));
@@ -140,7 +158,10 @@ async fn nobody_is_placed_by_two_previews() {
     let cells = first.cover_cells;
     let bands = first.bands.len();
     assert_eq!(total(&first), (Count::Exact(100 * bands as u64), false));
-    assert!(!ask(&here, of_radius(5_000.0)).await.expect("counted").of_earlier_region, "the same again is itself");
+    assert!(
+        !ask(&here, of_radius(5_000.0)).await.expect("counted").of_earlier_region,
+        "the same again is itself"
+    );
     // One person more in the ring between the two.
     let moved = |meters: f64| {
         let mut alert = of_radius(5_000.0);
@@ -150,12 +171,17 @@ async fn nobody_is_placed_by_two_previews() {
         alert
     };
     let mut excluded = of_radius(5_000.0);
-    let hole = wire::Circle { center: Some(wire::LatLng { latitude: 22.55, longitude: 114.06 }), radius_meters: 450.0 };
+    let hole = wire::Circle {
+        center: Some(wire::LatLng { latitude: 22.55, longitude: 114.06 }),
+        radius_meters: 450.0,
+    };
     let hole = wire::Region { shape: Some(wire::region::Shape::Circle(hole)), exclusions: vec![] };
     excluded.region.as_mut().expect("set").exclusions.push(hole);
     // "Nearest" from elsewhere cuts the same region into other bands.
-    let seen_elsewhere =
-        wire::Alert { last_seen: Some(wire::LatLng { latitude: 22.541, longitude: 114.06 }), ..of_radius(5_000.0) };
+    let seen_elsewhere = wire::Alert {
+        last_seen: Some(wire::LatLng { latitude: 22.541, longitude: 114.06 }),
+        ..of_radius(5_000.0)
+    };
     // Another name for everybody.
     let mut everybody = of_radius(5_010.0);
     everybody.audience.as_mut().expect("set").segments = "NOT nobody-at-all".into();
@@ -169,7 +195,11 @@ async fn nobody_is_placed_by_two_previews() {
     ] {
         for from in [&here, &there] {
             let answer = ask(from, alert.clone()).await.expect(what);
-            assert_eq!((answer.cover_cells, answer.bands.len()), (cells, bands), "{what}: the first region's");
+            assert_eq!(
+                (answer.cover_cells, answer.bands.len()),
+                (cells, bands),
+                "{what}: the first region's"
+            );
             assert!(answer.of_earlier_region, "{what}");
         }
     }
@@ -211,7 +241,9 @@ async fn one_address_asks_so_often_and_others_go_on() {
         }
     }
     assert_eq!(busy(&refused.expect_err("a question, too")), too_often);
-    soon(client.create_alert(create(1, demo_alert()))).await.expect("an alert that is sent is none");
+    soon(client.create_alert(create(1, demo_alert())))
+        .await
+        .expect("an alert that is sent is none");
     let mut other = AlertServiceClient::new(server.from(2).await);
     soon(other.preview_alert(preview(demo_alert()))).await.expect("another address");
 }
@@ -228,7 +260,8 @@ async fn refusals_of_nearly_the_same_region_are_counted() {
         assert_eq!(refused.code(), Code::PermissionDenied);
     }
     let asked = server.nodes.questions.lock().len();
-    let refused = soon(client.create_alert(create(99, of_radius(12_010.0)))).await.expect_err("too often");
+    let refused =
+        soon(client.create_alert(create(99, of_radius(12_010.0)))).await.expect_err("too often");
     assert_eq!(busy(&refused), (Code::ResourceExhausted, "REFUSALS_MAX".to_owned()));
     assert_eq!(server.nodes.questions.lock().len(), asked, "the nodes were not asked");
     *server.nodes.audience.lock() = None;

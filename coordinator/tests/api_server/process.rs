@@ -9,7 +9,9 @@ use clarion_coordinator::{Coordinator, config::Args};
 use clarion_proto::wire::v1 as wire;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tonic::{Code, transport::Channel};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
@@ -31,7 +33,9 @@ fn any_port() -> Args {
 }
 
 async fn connect(address: std::net::SocketAddr) -> Channel {
-    soon(Channel::from_shared(format!("http://{address}")).expect("an address").connect()).await.expect("listens")
+    soon(Channel::from_shared(format!("http://{address}")).expect("an address").connect())
+        .await
+        .expect("listens")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -51,7 +55,10 @@ async fn it_serves_health_on_both_ports_reflection_and_a_whole_alert_up_to_the_m
             ("clarion.v1.AlertService", ServingStatus::NotServing),
         ] {
             let request = HealthCheckRequest { service: service.into() };
-            let answer = soon(HealthClient::new(channel.clone()).check(request)).await.expect("served").into_inner();
+            let answer = soon(HealthClient::new(channel.clone()).check(request))
+                .await
+                .expect("served")
+                .into_inner();
             assert_eq!(answer.status(), status, "{service}");
         }
     }
@@ -60,17 +67,28 @@ async fn it_serves_health_on_both_ports_reflection_and_a_whole_alert_up_to_the_m
         message_request: Some(MessageRequest::ListServices(String::new())),
     };
     let mut client = ServerReflectionClient::new(api.clone());
-    let mut answers = soon(client.server_reflection_info(tokio_stream::once(list))).await.expect("served").into_inner();
+    let mut answers = soon(client.server_reflection_info(tokio_stream::once(list)))
+        .await
+        .expect("served")
+        .into_inner();
     let answer = soon(answers.message()).await.expect("no error").expect("one").message_response;
-    let Some(MessageResponse::ListServicesResponse(services)) = answer else { panic!("{answer:?}") };
+    let Some(MessageResponse::ListServicesResponse(services)) = answer else {
+        panic!("{answer:?}")
+    };
     let mut names: Vec<String> = services.service.into_iter().map(|s| s.name).collect();
     names.sort();
-    for service in
-        ["clarion.v1.AlertService", "clarion.v1.AppService", "clarion.v1.RegistryService", "grpc.health.v1.Health"]
-    {
+    for service in [
+        "clarion.v1.AlertService",
+        "clarion.v1.AppService",
+        "clarion.v1.RegistryService",
+        "grpc.health.v1.Health",
+    ] {
         assert!(names.iter().any(|n| n == service), "{service} in {names:?}");
     }
-    assert!(names.iter().all(|n| !n.starts_with("clarion.shard")), "the internal contract is no promise: {names:?}");
+    assert!(
+        names.iter().all(|n| !n.starts_with("clarion.shard")),
+        "the internal contract is no promise: {names:?}"
+    );
 
     let mut apps = wire::app_service_client::AppServiceClient::new(api.clone());
     soon(apps.create_app(demo_app())).await.expect("created");
@@ -96,15 +114,26 @@ async fn a_full_store_is_told_to_those_who_look_at_health() {
     let (api, health) = (connect(listen).await, connect(health).await);
     let status = |service: &str| {
         let (mut client, service) = (HealthClient::new(health.clone()), service.to_owned());
-        async move { soon(client.check(HealthCheckRequest { service })).await.expect("served").into_inner().status() }
+        async move {
+            soon(client.check(HealthCheckRequest { service }))
+                .await
+                .expect("served")
+                .into_inner()
+                .status()
+        }
     };
-    soon(wire::app_service_client::AppServiceClient::new(api.clone()).create_app(demo_app())).await.expect("created");
+    soon(wire::app_service_client::AppServiceClient::new(api.clone()).create_app(demo_app()))
+        .await
+        .expect("created");
     assert_eq!(status("clarion.v1.RegistryService").await, ServingStatus::Serving);
     let write = |changes| {
         let mut client = wire::registry_service_client::RegistryServiceClient::new(api.clone());
         let batch = wire::WriteDevicesRequest { batch_id: 1, changes };
         async move {
-            let mut answers = soon(client.write_devices(tokio_stream::once(batch))).await.expect("served").into_inner();
+            let mut answers = soon(client.write_devices(tokio_stream::once(batch)))
+                .await
+                .expect("served")
+                .into_inner();
             soon(answers.message()).await.map(|answer| answer.expect("an answer").written)
         }
     };
@@ -119,7 +148,12 @@ async fn a_full_store_is_told_to_those_who_look_at_health() {
     .await;
     assert_eq!(status("clarion.v1.AppService").await, ServingStatus::Serving);
     let mute = wire::device_change::Change::Mute(wire::Mute { muted: true });
-    assert_eq!(write(vec![wire::DeviceChange { change: Some(mute), ..device(1) }]).await.expect("kept for it"), 1);
+    assert_eq!(
+        write(vec![wire::DeviceChange { change: Some(mute), ..device(1) }])
+            .await
+            .expect("kept for it"),
+        1
+    );
     write(vec![device(2)]).await.expect_err("no room for small ones either");
     stop.send(()).expect("running");
     drop((api, health));
@@ -163,7 +197,8 @@ async fn both_signals_end_the_program_in_order() {
         let mut lines = BufReader::new(running.stdout.take().expect("piped")).lines();
         let line = soon(lines.next_line()).await.expect("readable").expect("announced");
         let announced: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        let address = |key: &str| announced[key].as_str().expect("an address").parse().expect("an address");
+        let address =
+            |key: &str| announced[key].as_str().expect("an address").parse().expect("an address");
         // A client that stays connected must not keep the process.
         let (api, health) = (connect(address("listen")).await, connect(address("health")).await);
         let request = HealthCheckRequest { service: "clarion.v1.AlertService".into() };
@@ -227,11 +262,14 @@ async fn the_log_of_requests_names_the_peer_and_nothing_private() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let file = crate::support::config_file(directory.path());
     let file = file.to_str().expect("UTF-8");
-    let mut running = program(&["--listen", "127.0.0.1:0", "--config", file]).spawn().expect("started");
+    let mut running =
+        program(&["--listen", "127.0.0.1:0", "--config", file]).spawn().expect("started");
     let mut lines = BufReader::new(running.stdout.take().expect("piped")).lines();
     let line = soon(lines.next_line()).await.expect("readable").expect("announced");
     let announced: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-    let api = connect(announced["listen"].as_str().expect("an address").parse().expect("an address")).await;
+    let api =
+        connect(announced["listen"].as_str().expect("an address").parse().expect("an address"))
+            .await;
     let mut apps = wire::app_service_client::AppServiceClient::new(api.clone());
     soon(apps.create_app(demo_app())).await.expect("created");
     let mut alerts = wire::alert_service_client::AlertServiceClient::new(api.clone());
@@ -252,7 +290,10 @@ async fn the_log_of_requests_names_the_peer_and_nothing_private() {
     let mut registry = wire::registry_service_client::RegistryServiceClient::new(api.clone());
     let batch = wire::WriteDevicesRequest { batch_id: 1, changes: vec![device(1)] };
     let answers = soon(registry.write_devices(tokio_stream::once(batch))).await.expect("served");
-    assert_eq!(soon(answers.into_inner().message()).await.expect("no error").expect("an answer").written, 1);
+    assert_eq!(
+        soon(answers.into_inner().message()).await.expect("no error").expect("an answer").written,
+        1
+    );
     drop((api, apps, alerts, registry, grpc));
     let pid = running.id().expect("running").to_string();
     let sent = tokio::process::Command::new("kill").args(["-s", "TERM", &pid]).status();
@@ -261,11 +302,17 @@ async fn the_log_of_requests_names_the_peer_and_nothing_private() {
     let log = String::from_utf8(output.stderr).expect("text");
     let of = |phrase: &str| log.lines().filter(|line| line.contains(phrase)).collect::<Vec<_>>();
     let [created] = of("app created")[..] else { panic!("one app: {log}") };
-    assert!(created.contains("peer=127.0.0.1:") && created.contains("AppService/CreateApp"), "{created}");
+    assert!(
+        created.contains("peer=127.0.0.1:") && created.contains("AppService/CreateApp"),
+        "{created}"
+    );
     let refused = of("request refused");
     assert_eq!(refused.len(), 2, "200 of a kind are one line: {log}");
     assert!(refused.iter().all(|line| line.contains("peer=127.0.0.1:")), "{log}");
-    assert!(refused[0].contains("AlertService/CreateAlert") && refused[0].contains("InvalidArgument"), "{log}");
+    assert!(
+        refused[0].contains("AlertService/CreateAlert") && refused[0].contains("InvalidArgument"),
+        "{log}"
+    );
     assert!(refused[1].contains("unknown method") && refused[1].contains("Unimplemented"), "{log}");
     for private in ["91.98", "abab", "22.5", "Health", "xxx"] {
         assert!(!log.contains(private), "{private} in {log}");

@@ -165,7 +165,8 @@ async fn an_alert_is_refused_by_its_field_and_leaves_nothing() {
         (refusal.spoil)(&mut alert);
         let created = soon(server.alerts().create_alert(create(n, alert.clone()))).await;
         refusal.holds("CreateAlert", created.map(drop));
-        let validated = wire::CreateAlertRequest { validate_only: true, ..create(n, alert.clone()) };
+        let validated =
+            wire::CreateAlertRequest { validate_only: true, ..create(n, alert.clone()) };
         let validated = soon(server.alerts().create_alert(validated)).await;
         refusal.holds("CreateAlert to validate", validated.map(drop));
         if refusal.what.starts_with("a push over 4,096 bytes") {
@@ -213,8 +214,14 @@ async fn an_item_is_refused_by_its_field_and_the_next_is_written() {
         refusal.says(&error.description);
         assert!(!error.description.contains("zz"), "a token is not repeated");
     }
-    let stats = soon(server.registry().get_registry_stats(wire::GetRegistryStatsRequest {})).await.expect("up");
-    assert_eq!(stats.into_inner().changes_written, (CHANGE.len() + FCM_CHANGE.len()) as u64, "the good ones alone");
+    let stats = soon(server.registry().get_registry_stats(wire::GetRegistryStatsRequest {}))
+        .await
+        .expect("up");
+    assert_eq!(
+        stats.into_inner().changes_written,
+        (CHANGE.len() + FCM_CHANGE.len()) as u64,
+        "the good ones alone"
+    );
 }
 
 #[tokio::test]
@@ -222,8 +229,14 @@ async fn pages_names_and_reasons_are_refused_by_their_field() {
     let server = Server::with_demo().await;
     server.created(1).await;
     let mut alerts = server.alerts();
-    let list = |page_size, page_token: &str| wire::ListAlertsRequest { page_size, page_token: page_token.into() };
-    let apps = |page_size, page_token: &str| wire::ListAppsRequest { page_size, page_token: page_token.into() };
+    let list = |page_size, page_token: &str| wire::ListAlertsRequest {
+        page_size,
+        page_token: page_token.into(),
+    };
+    let apps = |page_size, page_token: &str| wire::ListAppsRequest {
+        page_size,
+        page_token: page_token.into(),
+    };
     for (size, token, field, says) in [
         (-1, "", "page_size", ["0 to 1000", "is -1"]),
         (1_001, "", "page_size", ["0 to 1000", "is 1001"]),
@@ -242,7 +255,9 @@ async fn pages_names_and_reasons_are_refused_by_their_field() {
         }
     }
     for name in ["", "alerts/", "apps/demo", "alerts/A", "alerts/a/b"] {
-        let get = soon(alerts.get_alert(wire::GetAlertRequest { name: name.into() })).await.expect_err(name);
+        let get = soon(alerts.get_alert(wire::GetAlertRequest { name: name.into() }))
+            .await
+            .expect_err(name);
         assert_eq!(violation(&get).0, "name");
         let watch = wire::WatchAlertRequest { name: name.into(), cells: true };
         assert_eq!(violation(&soon(alerts.watch_alert(watch)).await.expect_err(name)).0, "name");
@@ -260,13 +275,23 @@ async fn one_request_id_is_one_alert_whoever_tries_it_and_when() {
     let server = Server::with_demo().await;
     let body = demo_alert();
     let other = wire::Alert { max_rate_per_second: 1, ..body.clone() };
-    let validate = |alert: &wire::Alert| wire::CreateAlertRequest { validate_only: true, ..create(1, alert.clone()) };
+    let validate = |alert: &wire::Alert| wire::CreateAlertRequest {
+        validate_only: true,
+        ..create(1, alert.clone())
+    };
     // Validating uses nothing up.
     soon(server.alerts().create_alert(validate(&other))).await.expect("valid");
-    let first = soon(server.alerts().create_alert(create(1, body.clone()))).await.expect("created").into_inner();
-    let again = soon(server.alerts().create_alert(create(1, body.clone()))).await.expect("the same").into_inner();
+    let first = soon(server.alerts().create_alert(create(1, body.clone())))
+        .await
+        .expect("created")
+        .into_inner();
+    let again = soon(server.alerts().create_alert(create(1, body.clone())))
+        .await
+        .expect("the same")
+        .into_inner();
     assert_eq!(again.name, first.name);
-    let valid = soon(server.alerts().create_alert(validate(&body))).await.expect("the same").into_inner();
+    let valid =
+        soon(server.alerts().create_alert(validate(&body))).await.expect("the same").into_inner();
     assert_eq!(valid.name, "", "nothing is recorded by this call");
     for request in [create(1, other.clone()), validate(&other)] {
         let refused = soon(server.alerts().create_alert(request)).await.expect_err("another alert");
@@ -276,7 +301,8 @@ async fn one_request_id_is_one_alert_whoever_tries_it_and_when() {
     }
     // Two bodies at the same moment: one wins, every try of it gets it, every try of the other is refused.
     let tries = (0..8).map(|i| {
-        let (mut client, alert) = (server.alerts(), if i % 2 == 0 { body.clone() } else { other.clone() });
+        let (mut client, alert) =
+            (server.alerts(), if i % 2 == 0 { body.clone() } else { other.clone() });
         tokio::spawn(async move { client.create_alert(create(2, alert)).await })
     });
     let mut names = std::collections::BTreeSet::new();
@@ -302,7 +328,8 @@ async fn a_live_lane_is_reached_by_nobody_without_an_identity() {
     let before = Left::of(&server).await;
     let alert = |mode: wire::Mode, apps: &[&str]| {
         let mut alert = wire::Alert { mode: mode.into(), ..demo_alert() };
-        alert.audience.as_mut().expect("set").apps = apps.iter().map(|app| (*app).to_owned()).collect();
+        alert.audience.as_mut().expect("set").apps =
+            apps.iter().map(|app| (*app).to_owned()).collect();
         alert
     };
     let lacks_identity = "IDENTITY_NOT_CONFIGURED";
@@ -313,14 +340,19 @@ async fn a_live_lane_is_reached_by_nobody_without_an_identity() {
     ] {
         for apps in [&["apps/live"][..], &["apps/demo", "apps/live"], &["apps/live", "apps/demo"]] {
             let alert = alert(mode, apps);
-            let validate = wire::CreateAlertRequest { validate_only: true, ..create(1, alert.clone()) };
+            let validate =
+                wire::CreateAlertRequest { validate_only: true, ..create(1, alert.clone()) };
             let preview = wire::PreviewAlertRequest { alert: Some(alert.clone()) };
             for refused in [
                 soon(server.alerts().create_alert(create(1, alert))).await.expect_err(expected),
                 soon(server.alerts().create_alert(validate)).await.expect_err(expected),
                 soon(server.alerts().preview_alert(preview)).await.expect_err(expected),
             ] {
-                assert_eq!(reason(&refused), (Code::FailedPrecondition, expected.to_owned()), "{mode:?} to {apps:?}");
+                assert_eq!(
+                    reason(&refused),
+                    (Code::FailedPrecondition, expected.to_owned()),
+                    "{mode:?} to {apps:?}"
+                );
             }
         }
     }
@@ -328,14 +360,21 @@ async fn a_live_lane_is_reached_by_nobody_without_an_identity() {
     assert_eq!(Left::of(&server).await, before);
 
     // An app that is moved to a live lane after an alert was admitted takes the next alert with it, not that one.
-    let test = soon(server.alerts().create_alert(create(2, demo_alert()))).await.expect("created").into_inner();
+    let test = soon(server.alerts().create_alert(create(2, demo_alert())))
+        .await
+        .expect("created")
+        .into_inner();
     let mut moved = live_app("demo").app.expect("set");
     moved.name = "apps/demo".into();
     let paths = ["gateway", "environment", "lane_kind"].map(str::to_owned).to_vec();
-    let update = wire::UpdateAppRequest { app: Some(moved), update_mask: Some(prost_types::FieldMask { paths }) };
+    let update = wire::UpdateAppRequest {
+        app: Some(moved),
+        update_mask: Some(prost_types::FieldMask { paths }),
+    };
     soon(server.apps().update_app(update)).await.expect("moved");
     assert_eq!(server.nodes.started.lock()[0].apps[0].lane.gateway, "apns", "{}", test.name);
-    let refused = soon(server.alerts().create_alert(create(3, demo_alert()))).await.expect_err("live now");
+    let refused =
+        soon(server.alerts().create_alert(create(3, demo_alert()))).await.expect_err("live now");
     assert_eq!(reason(&refused).1, "TEST_ON_LIVE_LANE");
 
     let args = Args { allow_live_without_identity: Some(true), ..Args::default() };
@@ -346,7 +385,9 @@ async fn a_live_lane_is_reached_by_nobody_without_an_identity() {
             .await
             .expect("the operator allows it");
     }
-    let test = soon(server.alerts().create_alert(create(3, alert(wire::Mode::Test, &["apps/live"])))).await;
+    let test =
+        soon(server.alerts().create_alert(create(3, alert(wire::Mode::Test, &["apps/live"]))))
+            .await;
     assert_eq!(reason(&test.expect_err("a test never is")).1, "TEST_ON_LIVE_LANE");
 }
 
@@ -361,10 +402,17 @@ struct Left {
 
 impl Left {
     async fn of(server: &Server) -> Self {
-        let alerts =
-            soon(server.alerts().list_alerts(wire::ListAlertsRequest::default())).await.expect("up").into_inner();
-        let apps = soon(server.apps().list_apps(wire::ListAppsRequest::default())).await.expect("up").into_inner();
-        let stats = soon(server.registry().get_registry_stats(wire::GetRegistryStatsRequest {})).await.expect("up");
+        let alerts = soon(server.alerts().list_alerts(wire::ListAlertsRequest::default()))
+            .await
+            .expect("up")
+            .into_inner();
+        let apps = soon(server.apps().list_apps(wire::ListAppsRequest::default()))
+            .await
+            .expect("up")
+            .into_inner();
+        let stats = soon(server.registry().get_registry_stats(wire::GetRegistryStatsRequest {}))
+            .await
+            .expect("up");
         Self {
             alerts: alerts.alerts.into_iter().map(|alert| alert.name).collect(),
             apps: apps.apps.into_iter().map(|app| app.name).collect(),
@@ -420,7 +468,8 @@ fn polygon(outer: Option<wire::Ring>) -> wire::region::Shape {
 }
 
 fn ring(points: &[(f64, f64)]) -> wire::region::Shape {
-    let points = points.iter().map(|&(latitude, longitude)| wire::LatLng { latitude, longitude }).collect();
+    let points =
+        points.iter().map(|&(latitude, longitude)| wire::LatLng { latitude, longitude }).collect();
     polygon(Some(wire::Ring { points }))
 }
 

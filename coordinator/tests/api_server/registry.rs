@@ -46,7 +46,8 @@ pub(crate) async fn write(
     server: &Server,
     batches: Vec<wire::WriteDevicesRequest>,
 ) -> Result<Vec<wire::WriteDevicesResponse>, Status> {
-    let stream = soon(server.registry().write_devices(tokio_stream::iter(batches))).await?.into_inner();
+    let stream =
+        soon(server.registry().write_devices(tokio_stream::iter(batches))).await?.into_inner();
     soon(stream.collect::<Result<Vec<_>, _>>()).await
 }
 
@@ -57,7 +58,10 @@ async fn logged(server: &Server) -> Vec<(LogId, Vec<Record>)> {
     for id in (0..log.logs()).map(LogId) {
         for batch in log.read(id, Position(0), usize::MAX).await.expect("up") {
             let records = shard_v1::FeedResponse::decode(batch.records).expect("records").records;
-            all.push((id, records.into_iter().map(|r| Record::from_wire(r).expect("valid")).collect()));
+            all.push((
+                id,
+                records.into_iter().map(|r| Record::from_wire(r).expect("valid")).collect(),
+            ));
         }
     }
     all
@@ -71,7 +75,10 @@ async fn batches_are_acknowledged_in_order_and_each_record_is_in_its_log() {
         changes: (0..500).map(|i| device(u128::from(b) * 1_000 + i)).collect(),
     });
     let answers = write(&server, batches.collect()).await.expect("acknowledged");
-    assert_eq!(answers.iter().map(|a| (a.batch_id, a.written)).collect::<Vec<_>>(), [(7, 500), (8, 500), (9, 500)]);
+    assert_eq!(
+        answers.iter().map(|a| (a.batch_id, a.written)).collect::<Vec<_>>(),
+        [(7, 500), (8, 500), (9, 500)]
+    );
     let logged = logged(&server).await;
     let config = &server.context.config;
     let mut devices = std::collections::BTreeSet::new();
@@ -89,17 +96,24 @@ async fn batches_are_acknowledged_in_order_and_each_record_is_in_its_log() {
 #[tokio::test]
 async fn a_bad_item_is_a_value_and_the_rest_of_its_batch_is_written() {
     let server = Server::with_demo().await;
-    let registration = |change: &mut wire::DeviceChange, spoil: fn(&mut wire::Registration)| match &mut change.change {
-        Some(wire::device_change::Change::Arrival(a)) => spoil(a.registration.as_mut().expect("set")),
-        other => panic!("{other:?}"),
-    };
+    let registration =
+        |change: &mut wire::DeviceChange, spoil: fn(&mut wire::Registration)| match &mut change
+            .change
+        {
+            Some(wire::device_change::Change::Arrival(a)) => {
+                spoil(a.registration.as_mut().expect("set"))
+            }
+            other => panic!("{other:?}"),
+        };
     let mut changes: Vec<_> = (0..7).map(device).collect();
     registration(&mut changes[1], |r| r.app = "apps/nobody".into());
     registration(&mut changes[2], |r| r.app = "nobody".into());
     registration(&mut changes[3], |r| r.token = "xyz".into());
     changes[4].observe_time = Some(from_now(-25 * 3_600));
     changes[5].device.clear();
-    let answers = write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }]).await.expect("answered");
+    let answers = write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }])
+        .await
+        .expect("answered");
     assert_eq!(answers[0].written, 2);
     let errors: Vec<_> = answers[0].errors.iter().map(|e| (e.index, e.field.as_str())).collect();
     assert_eq!(
@@ -112,7 +126,12 @@ async fn a_bad_item_is_a_value_and_the_rest_of_its_batch_is_written() {
             (5, "device"),
         ]
     );
-    assert!(answers[0].errors.iter().all(|e| !e.description.is_empty() && !e.description.contains("xyz")));
+    assert!(
+        answers[0]
+            .errors
+            .iter()
+            .all(|e| !e.description.is_empty() && !e.description.contains("xyz"))
+    );
     assert_eq!(logged(&server).await.iter().map(|(_, r)| r.len()).sum::<usize>(), 2);
 }
 
@@ -122,7 +141,9 @@ async fn a_token_is_checked_as_its_apps_platform_wants_it() {
     soon(server.apps().create_app(fcm_app("android"))).await.expect("created");
     let with = |n, app: &str, token: &str| {
         let mut change = device(n);
-        let Some(wire::device_change::Change::Arrival(arrival)) = &mut change.change else { panic!("{change:?}") };
+        let Some(wire::device_change::Change::Arrival(arrival)) = &mut change.change else {
+            panic!("{change:?}")
+        };
         let registration = arrival.registration.as_mut().expect("set");
         (registration.app, registration.token) = (app.to_owned(), token.to_owned());
         change
@@ -134,10 +155,17 @@ async fn a_token_is_checked_as_its_apps_platform_wants_it() {
         with(2, "apps/android", "s3cret\""),
         with(3, "apps/android", &"x".repeat(513)),
     ];
-    let answers = write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }]).await.expect("answered");
+    let answers = write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }])
+        .await
+        .expect("answered");
     let errors: Vec<_> = answers[0].errors.iter().map(|e| (e.index, e.field.as_str())).collect();
     assert_eq!(errors, [1, 2, 3].map(|index| (index, "arrival.registration.token")));
-    assert!(answers[0].errors.iter().all(|e| !e.description.contains("s3cret") && !e.description.contains("APA91b")));
+    assert!(
+        answers[0]
+            .errors
+            .iter()
+            .all(|e| !e.description.contains("s3cret") && !e.description.contains("APA91b"))
+    );
     let logged = logged(&server).await;
     let [(_, records)] = &logged[..] else { panic!("one device: {logged:?}") };
     let Change::Arrival(registration, _) = &records[0].change else { panic!("{records:?}") };
@@ -148,7 +176,9 @@ async fn a_token_is_checked_as_its_apps_platform_wants_it() {
 async fn strings_are_hashed_and_locales_folded() {
     let server = Server::with_demo().await;
     let changes = vec![arrival("phone-1"), arrival("phone-1")];
-    write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }]).await.expect("answered");
+    write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }])
+        .await
+        .expect("answered");
     let logged = logged(&server).await;
     let [(_, records)] = &logged[..] else { panic!("one device, one log, one batch: {logged:?}") };
     assert_eq!(records[0].device, records[1].device);
@@ -163,7 +193,10 @@ async fn a_batch_over_the_limits_ends_the_stream() {
     let batch = |changes| wire::WriteDevicesRequest { batch_id: 1, changes };
     let many = write(&server, vec![batch(vec![device(1); 10_001])]).await.expect_err("many");
     let (field, problem) = violation(&many);
-    assert_eq!((field.as_str(), problem.as_str()), ("changes", "at most 10000 in a batch, has 10001"));
+    assert_eq!(
+        (field.as_str(), problem.as_str()),
+        ("changes", "at most 10000 in a batch, has 10001")
+    );
     let mut large = device(1);
     large.device = "x".repeat(4 * 1_024 * 1_024);
     let large = write(&server, vec![batch(vec![large])]).await.expect_err("large");
@@ -176,8 +209,10 @@ async fn a_batch_over_the_limits_ends_the_stream() {
 #[tokio::test]
 async fn streams_run_beside_each_other() {
     let server = Server::with_demo().await;
-    let batch =
-        |first: u128| wire::WriteDevicesRequest { batch_id: 1, changes: (first..first + 1_000).map(device).collect() };
+    let batch = |first: u128| wire::WriteDevicesRequest {
+        batch_id: 1,
+        changes: (first..first + 1_000).map(device).collect(),
+    };
     let (a, b) = tokio::join!(write(&server, vec![batch(0)]), write(&server, vec![batch(1_000)]));
     assert_eq!((a.expect("a")[0].written, b.expect("b")[0].written), (1_000, 1_000));
     assert_eq!(logged(&server).await.iter().map(|(_, r)| r.len()).sum::<usize>(), 2_000);
@@ -233,10 +268,13 @@ async fn a_full_store_refuses_registrations_and_still_takes_removals_and_mutes()
     };
     let written = stats().await;
     // Nothing of it can be written: the stream ends.
-    let place =
-        wire::device_change::Change::Place(wire::Place { place: Some(wire::place::Place::Cell(0x89411ca0003ffff)) });
+    let place = wire::device_change::Change::Place(wire::Place {
+        place: Some(wire::place::Place::Cell(0x89411ca0003ffff)),
+    });
     for changes in [vec![device(1)], vec![of(1, place.clone())]] {
-        let refused = write(&server, vec![batch(1, changes), batch(2, vec![removal(1)])]).await.expect_err("no room");
+        let refused = write(&server, vec![batch(1, changes), batch(2, vec![removal(1)])])
+            .await
+            .expect_err("no room");
         assert_eq!(busy(&refused), (Code::ResourceExhausted, "STORE_FULL".to_owned()));
         assert!(refused.message().contains("removals and mutes are still taken"), "{refused:?}");
     }
@@ -245,7 +283,8 @@ async fn a_full_store_refuses_registrations_and_still_takes_removals_and_mutes()
     let mixed = batch(3, vec![device(2), removal(2), of(3, place), mute(3), arrival("")]);
     let answers = write(&server, vec![mixed, batch(4, vec![removal(4)])]).await.expect("answered");
     assert_eq!((answers[0].batch_id, answers[0].written, answers[1].written), (3, 2, 1));
-    let errors: Vec<_> = answers[0].errors.iter().map(|e| (e.index, e.field.as_str(), e.no_room)).collect();
+    let errors: Vec<_> =
+        answers[0].errors.iter().map(|e| (e.index, e.field.as_str(), e.no_room)).collect();
     assert_eq!(errors, [(0, "change", true), (2, "change", true), (4, "device", false)]);
     assert_eq!(answers[0].retry_after.as_ref().expect("told").seconds, 60);
     assert_eq!(answers[1].retry_after, None);
@@ -265,20 +304,27 @@ async fn an_idle_stream_is_told_so_and_leaves() {
     let (requests, batches) = tokio::sync::mpsc::channel(4);
     requests.try_send(batch(1, vec![device(1)])).expect("room");
     let batches = tokio_stream::wrappers::ReceiverStream::new(batches);
-    let mut answers = soon(server.registry().write_devices(batches)).await.expect("served").into_inner();
+    let mut answers =
+        soon(server.registry().write_devices(batches)).await.expect("served").into_inner();
     assert_eq!(soon(answers.message()).await.expect("no error").expect("an answer").written, 1);
     tokio::time::pause();
     let begun = tokio::time::Instant::now();
     let status = answers.message().await.expect_err("idle");
     assert_eq!(busy(&status), (Code::DeadlineExceeded, "WRITE_STREAM_IDLE".to_owned()));
     let waited = begun.elapsed();
-    assert!(waited >= NEXT_BATCH_WITHIN - Duration::from_secs(1) && waited < 2 * NEXT_BATCH_WITHIN, "{waited:?}");
+    assert!(
+        waited >= NEXT_BATCH_WITHIN - Duration::from_secs(1) && waited < 2 * NEXT_BATCH_WITHIN,
+        "{waited:?}"
+    );
     tokio::time::resume();
     write(&server, vec![batch(2, vec![device(2)])]).await.expect("a new stream is served");
 }
 
 type Opened = Result<
-    (tokio::sync::mpsc::Sender<wire::WriteDevicesRequest>, tonic::Streaming<wire::WriteDevicesResponse>),
+    (
+        tokio::sync::mpsc::Sender<wire::WriteDevicesRequest>,
+        tonic::Streaming<wire::WriteDevicesResponse>,
+    ),
     Status,
 >;
 
@@ -292,13 +338,19 @@ async fn open(channel: &Channel) -> Opened {
 
 async fn all_it_gets(
     channel: &Channel,
-) -> Vec<(tokio::sync::mpsc::Sender<wire::WriteDevicesRequest>, tonic::Streaming<wire::WriteDevicesResponse>)> {
+) -> Vec<(
+    tokio::sync::mpsc::Sender<wire::WriteDevicesRequest>,
+    tonic::Streaming<wire::WriteDevicesResponse>,
+)> {
     let mut streams = Vec::new();
     loop {
         match soon(open(channel)).await {
             Ok(stream) => streams.push(stream),
             Err(refused) => {
-                assert_eq!(busy(&refused), (Code::ResourceExhausted, "WRITE_STREAMS_MAX".to_owned()));
+                assert_eq!(
+                    busy(&refused),
+                    (Code::ResourceExhausted, "WRITE_STREAMS_MAX".to_owned())
+                );
                 return streams;
             }
         }
@@ -352,7 +404,10 @@ async fn whoever_does_not_read_answers_loses_the_place() {
     }
     let waited = begun.elapsed();
     tokio::time::resume();
-    assert!(waited >= ANSWER_TAKEN_WITHIN - Duration::from_secs(2) && waited < NEXT_BATCH_WITHIN, "{waited:?}");
+    assert!(
+        waited >= ANSWER_TAKEN_WITHIN - Duration::from_secs(2) && waited < NEXT_BATCH_WITHIN,
+        "{waited:?}"
+    );
     flood.abort();
     drop(answers);
 }
@@ -371,7 +426,10 @@ async fn one_batch_does_not_wait_for_all_of_another_address() {
             let (sender, mut answers) = open(&channel).await.expect("free");
             for n in 0..3 {
                 let first = stream * 10_000 + n * 1_000;
-                sender.send(batch(0, (first..first + 1_000).map(device).collect())).await.expect("open");
+                sender
+                    .send(batch(0, (first..first + 1_000).map(device).collect()))
+                    .await
+                    .expect("open");
             }
             for _ in 0..3 {
                 answers.message().await.expect("no error").expect("an answer");
@@ -401,10 +459,17 @@ async fn one_batch_does_not_wait_for_all_of_another_address() {
 async fn stats_say_what_is_written_and_what_every_owner_has_applied() {
     let server = Server::with_demo().await;
     let changes = (0..200).map(device).collect();
-    write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }]).await.expect("answered");
+    write(&server, vec![wire::WriteDevicesRequest { batch_id: 1, changes }])
+        .await
+        .expect("answered");
     let stats = || {
         let mut client = server.registry();
-        async move { soon(client.get_registry_stats(wire::GetRegistryStatsRequest {})).await.expect("up").into_inner() }
+        async move {
+            soon(client.get_registry_stats(wire::GetRegistryStatsRequest {}))
+                .await
+                .expect("up")
+                .into_inner()
+        }
     };
     let before = stats().await;
     assert_eq!((before.changes_written, before.changes_applied, before.devices), (200, 0, 0));
@@ -423,7 +488,8 @@ async fn stats_say_what_is_written_and_what_every_owner_has_applied() {
     }
     let after = stats().await;
     assert_eq!((after.changes_written, after.changes_applied, after.devices), (200, 200, 200));
-    let alarms: Vec<_> = after.pruning_alarms.iter().map(|a| (a.app.as_str(), a.withheld, a.accepted_any)).collect();
+    let alarms: Vec<_> =
+        after.pruning_alarms.iter().map(|a| (a.app.as_str(), a.withheld, a.accepted_any)).collect();
     assert_eq!(alarms, [("apps/demo", 900, true)]);
     assert_eq!(after.pruning_alarms[0].since.map(|at| at.seconds), Some(1_800_000_000));
 }

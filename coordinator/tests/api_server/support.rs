@@ -20,8 +20,8 @@ use clarion_coordinator::{
 use clarion_proto::{
     ids::AlertName,
     wire::v1::{
-        self as wire, alert_service_client::AlertServiceClient, app_service_client::AppServiceClient,
-        registry_service_client::RegistryServiceClient,
+        self as wire, alert_service_client::AlertServiceClient,
+        app_service_client::AppServiceClient, registry_service_client::RegistryServiceClient,
     },
 };
 use clarion_runtime::drain::Drain;
@@ -131,7 +131,10 @@ impl Dispatch for Nodes {
         let deaf = *self.deaf.lock();
         let state = if deaf { State::Cancelling } else { State::Cancelled };
         self.publish(alert, |snapshot| snapshot.state = state);
-        CancelState::At { state, unconfirmed: if deaf { vec!["node-1".to_owned()] } else { vec![] } }
+        CancelState::At {
+            state,
+            unconfirmed: if deaf { vec!["node-1".to_owned()] } else { vec![] },
+        }
     }
 
     async fn count(&self, plan: CountPlan) -> Result<Counts, CountError> {
@@ -266,11 +269,17 @@ impl Server {
         let listener = listener_on_any_port().await;
         let address = listener.local_addr().expect("bound");
         let routes = api::routes(&context).expect("descriptors");
-        tokio::spawn(ports::serve_api(listener, ports::api(&context.config), routes, std::future::pending()));
+        tokio::spawn(ports::serve_api(
+            listener,
+            ports::api(&context.config),
+            routes,
+            std::future::pending(),
+        ));
         let (feeds, context_of_feeds) = (listener_on_any_port().await, Arc::clone(&context));
         let feed_address = feeds.local_addr().expect("bound");
         tokio::spawn(async move {
-            ports::serve_feed(feeds, ports::feed(), &context_of_feeds, std::future::pending()).await;
+            ports::serve_feed(feeds, ports::feed(), &context_of_feeds, std::future::pending())
+                .await;
         });
         let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address");
         let channel = endpoint.connect().await.expect("the server listens");
@@ -290,7 +299,8 @@ impl Server {
 
     /// A connection from another address: another peer. All of 127.0.0.0/8 is this machine.
     pub(crate) async fn from(&self, host: u8) -> Channel {
-        let endpoint = Channel::from_shared(format!("http://{}", self.address)).expect("an address");
+        let endpoint =
+            Channel::from_shared(format!("http://{}", self.address)).expect("an address");
         let local = std::net::Ipv4Addr::new(127, 0, 0, host);
         soon(endpoint.local_address(Some(local.into())).connect()).await.expect("listens")
     }
@@ -309,13 +319,17 @@ impl Server {
 
     /// A node's channel to the feeds.
     pub(crate) async fn feeds(&self) -> Channel {
-        let endpoint = Channel::from_shared(format!("http://{}", self.feed_address)).expect("an address");
+        let endpoint =
+            Channel::from_shared(format!("http://{}", self.feed_address)).expect("an address");
         soon(endpoint.connect()).await.expect("the server listens")
     }
 
     /// Creates the alert of [`demo_alert`] under a request id.
     pub(crate) async fn created(&self, request: u128) -> wire::Alert {
-        soon(self.alerts().create_alert(create(request, demo_alert()))).await.expect("created").into_inner()
+        soon(self.alerts().create_alert(create(request, demo_alert())))
+            .await
+            .expect("created")
+            .into_inner()
     }
 }
 
@@ -358,9 +372,12 @@ pub(crate) fn demo_app() -> wire::CreateAppRequest {
 
 /// 12 km around a place in Shenzhen, for ten minutes from now.
 pub(crate) fn demo_alert() -> wire::Alert {
-    let message = wire::Message { title: "Missing child".into(), body: "Last seen at the station.".into() };
-    let circle =
-        wire::Circle { center: Some(wire::LatLng { latitude: 22.54, longitude: 114.06 }), radius_meters: 12_000.0 };
+    let message =
+        wire::Message { title: "Missing child".into(), body: "Last seen at the station.".into() };
+    let circle = wire::Circle {
+        center: Some(wire::LatLng { latitude: 22.54, longitude: 114.06 }),
+        radius_meters: 12_000.0,
+    };
     wire::Alert {
         case: Some(wire::Case {
             messages: [("en".to_owned(), message)].into(),
@@ -368,7 +385,10 @@ pub(crate) fn demo_alert() -> wire::Alert {
             ..Default::default()
         }),
         severity: wire::Severity::Urgent.into(),
-        region: Some(wire::Region { shape: Some(wire::region::Shape::Circle(circle)), exclusions: vec![] }),
+        region: Some(wire::Region {
+            shape: Some(wire::region::Shape::Circle(circle)),
+            exclusions: vec![],
+        }),
         audience: Some(wire::Audience { apps: vec!["apps/demo".into()], segments: String::new() }),
         active_until: Some(from_now(600)),
         mode: wire::Mode::Test.into(),

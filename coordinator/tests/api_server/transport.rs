@@ -86,9 +86,15 @@ async fn malformed_frames_end_their_own_connection_only() {
     let mut other = stranger(&server).await;
     let hello = [PREFACE, SETTINGS].concat();
     let cases: [(&str, Vec<u8>); 7] = [
-        ("no HTTP at all", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on and on and on".to_vec()),
+        (
+            "no HTTP at all",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on and on and on".to_vec(),
+        ),
         ("HTTP/1.1", b"POST / HTTP/1.1\r\nhost: clarion\r\ncontent-length: 0\r\n\r\n".to_vec()),
-        ("a frame larger than agreed", [&hello[..], &[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1]].concat()),
+        (
+            "a frame larger than agreed",
+            [&hello[..], &[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1]].concat(),
+        ),
         ("HEADERS on stream 0", [&hello[..], &frame(1, 4, 0, &head())].concat()),
         ("DATA on a stream that is not open", [&hello[..], &frame(0, 0, 1, b"x")].concat()),
         ("a header block that is none", [&hello[..], &frame(1, 4, 1, &[0xff; 40])].concat()),
@@ -151,16 +157,20 @@ async fn messages_that_are_too_large_or_none_are_the_callers_fault() {
     let (mut client, connection) = h2::client::handshake(tcp).await.expect("HTTP/2");
     tokio::spawn(connection);
     for (what, bytes) in frames {
-        let request = http::Request::post(format!("http://{}/clarion.v1.AlertService/GetAlert", server.address))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
-            .expect("a request");
+        let request = http::Request::post(format!(
+            "http://{}/clarion.v1.AlertService/GetAlert",
+            server.address
+        ))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())
+        .expect("a request");
         client = soon(client.ready()).await.expect("open");
         let (answer, mut body) = client.send_request(request, false).expect("sent");
         body.send_data(bytes.into(), true).expect("sent");
         let answer = soon(answer).await.expect(what);
-        let status = tonic::Status::from_header_map(answer.headers()).expect("nothing but a status");
+        let status =
+            tonic::Status::from_header_map(answer.headers()).expect("nothing but a status");
         assert_eq!(violation(&status).0, "request", "{what}");
     }
     answers(&mut stranger(&server).await).await;
@@ -216,7 +226,8 @@ async fn who_says_nothing_or_half_is_sent_away() {
         assert!(told.len() < 100, "the server's own SETTINGS at most");
     }
     assert!(
-        begun.elapsed() >= ports::api(&server.context.config).hello_deadline - Duration::from_secs(1),
+        begun.elapsed()
+            >= ports::api(&server.context.config).hello_deadline - Duration::from_secs(1),
         "{:?}",
         begun.elapsed()
     );
@@ -238,7 +249,9 @@ async fn one_connection_cannot_take_all_places() {
         .collect();
     let refused = soon(async {
         loop {
-            if let Err(refused) = server.alerts().list_alerts(wire::ListAlertsRequest::default()).await {
+            if let Err(refused) =
+                server.alerts().list_alerts(wire::ListAlertsRequest::default()).await
+            {
                 break refused;
             }
         }
@@ -259,7 +272,8 @@ async fn one_connection_cannot_take_all_places() {
 /// Requests under way by several connections of one address: half of all, and another address is served.
 #[tokio::test]
 async fn one_address_cannot_take_all_places_by_many_connections() {
-    let args = Args { admissions_max: Some(1_024), alerts_active_max: Some(4_096), ..Args::default() };
+    let args =
+        Args { admissions_max: Some(1_024), alerts_active_max: Some(4_096), ..Args::default() };
     let server = Server::with_demo_and(args).await;
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     *server.nodes.gate.lock() = Some(Arc::clone(&gate));

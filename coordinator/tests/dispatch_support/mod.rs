@@ -10,8 +10,8 @@ use bytes::Bytes;
 use clarion_coordinator::{
     clock::Clock,
     dispatch::{
-        ApnsRequest, AppPlan, Connect, DispatchConfig, Dispatcher, LaneKey, LocaleMessage, PlannedAlert, PushRequest,
-        endpoint,
+        ApnsRequest, AppPlan, Connect, DispatchConfig, Dispatcher, LaneKey, LocaleMessage,
+        PlannedAlert, PushRequest, endpoint,
     },
     lane_owner::{ApnsKey, Credential, Gateway, Limits},
     members::NodesConfig,
@@ -89,7 +89,9 @@ impl ScriptedNode {
         let address = listener.local_addr().unwrap();
         let (sender, sessions) = mpsc::channel(4);
         let serve = Server::builder()
-            .add_service(ShardServiceServer::new(Script(sender)).max_decoding_message_size(64 << 20))
+            .add_service(
+                ShardServiceServer::new(Script(sender)).max_decoding_message_size(64 << 20),
+            )
             .serve_with_incoming(TcpListenerStream::new(listener));
         let server = tokio::spawn(async move { serve.await.unwrap() });
         Self { address, sessions, server }
@@ -172,12 +174,18 @@ pub struct Peer {
 impl Peer {
     pub async fn say(&self, message: Said) {
         let response = SessionResponse { message: Some(message) };
-        timeout(PATIENCE, self.says.send(Ok(response))).await.expect("room").expect("the coordinator listens");
+        timeout(PATIENCE, self.says.send(Ok(response)))
+            .await
+            .expect("room")
+            .expect("the coordinator listens");
     }
 
     /// Ends the session from the node's side.
     pub async fn fail(&self, status: Status) {
-        timeout(PATIENCE, self.says.send(Err(status))).await.expect("room").expect("the coordinator listens");
+        timeout(PATIENCE, self.says.send(Err(status)))
+            .await
+            .expect("room")
+            .expect("the coordinator listens");
     }
 
     /// What the coordinator says next; `None`: it ended the session.
@@ -219,7 +227,12 @@ impl Peer {
 
     /// Asks for leave for a wave, and what came of it.
     pub async fn lease(&mut self, nonce: u64, wave: &wire::Wave) -> wire::Grant {
-        self.say(Said::LeaseRequest(wire::LeaseRequest { nonce, waves: vec![wave.id], lanes: Vec::new() })).await;
+        self.say(Said::LeaseRequest(wire::LeaseRequest {
+            nonce,
+            waves: vec![wave.id],
+            lanes: Vec::new(),
+        }))
+        .await;
         self.until(|m| if let Message::Grant(grant) = m { Some(grant) } else { None }).await
     }
 
@@ -228,7 +241,8 @@ impl Peer {
     }
 
     pub async fn stopped(&self, wave: &wire::Wave) {
-        let stopped = wire::Stopped { wave: wave.id, last_write_ago_us: Some(10), written_after_cancel: 0 };
+        let stopped =
+            wire::Stopped { wave: wave.id, last_write_ago_us: Some(10), written_after_cancel: 0 };
         self.say(Said::Stopped(stopped)).await;
     }
 
@@ -286,14 +300,19 @@ impl Coordinator {
         let log = Arc::new(MemoryStore::new(PARTITIONS, 1 << 20, clock));
         let config = DispatchConfig {
             cluster: ClusterName::default(),
-            nodes: NodesConfig { addresses: addresses.iter().map(ToString::to_string).collect(), min: 1 },
+            nodes: NodesConfig {
+                addresses: addresses.iter().map(ToString::to_string).collect(),
+                min: 1,
+            },
             partitions: PARTITIONS,
             logs: PARTITIONS,
             gateways: vec![gateway()],
             credentials: vec![credential()],
         };
         let dispatcher = match pipes {
-            Some(pipes) => Dispatcher::spawn_over(config, log.clone(), clock, Arc::new(pipes.clone())),
+            Some(pipes) => {
+                Dispatcher::spawn_over(config, log.clone(), clock, Arc::new(pipes.clone()))
+            }
             None => Dispatcher::spawn(config, log.clone(), clock),
         };
         Self { dispatcher, log, clock }
@@ -346,7 +365,10 @@ impl Coordinator {
 }
 
 /// The first snapshot for which `is` holds.
-pub async fn when(watch: &mut watch::Receiver<Arc<Snapshot>>, is: impl FnMut(&Arc<Snapshot>) -> bool) -> Arc<Snapshot> {
+pub async fn when(
+    watch: &mut watch::Receiver<Arc<Snapshot>>,
+    is: impl FnMut(&Arc<Snapshot>) -> bool,
+) -> Arc<Snapshot> {
     timeout(PATIENCE, watch.wait_for(is)).await.expect("progress").unwrap().clone()
 }
 

@@ -7,8 +7,12 @@ use clarion_fuzz::{corpus, target};
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["unpack", name, directory] if target(name).is_some() => corpus::unpack(name, Path::new(directory)),
-        ["pack", name, directory] if target(name).is_some() => corpus::pack(name, Path::new(directory)),
+        ["unpack", name, directory] if target(name).is_some() => {
+            corpus::unpack(name, Path::new(directory))
+        }
+        ["pack", name, directory] if target(name).is_some() => {
+            corpus::pack(name, Path::new(directory))
+        }
         _ => {
             eprintln!("corpus unpack|pack TARGET DIRECTORY");
             return ExitCode::FAILURE;

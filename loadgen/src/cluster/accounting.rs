@@ -41,7 +41,8 @@ pub fn cpu_used(role: Role, from: &Cpu, to: &Cpu) -> u64 {
 
 fn cpu_us(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let ticks = cpu_ticks(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/<pid>/stat"))?;
+    let ticks = cpu_ticks(&stat)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/<pid>/stat"))?;
     Ok(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
 }
 
@@ -89,7 +90,11 @@ impl MemoryLog {
         for w in watched {
             // A process that is gone is found by whoever watches for deaths.
             if let Ok((now, _)) = memory(w.pid) {
-                samples.entry(w.name.clone()).or_insert_with(|| (Vec::new(), w.role)).0.push((now_ns, now));
+                samples
+                    .entry(w.name.clone())
+                    .or_insert_with(|| (Vec::new(), w.role))
+                    .0
+                    .push((now_ns, now));
             }
         }
     }
@@ -100,8 +105,10 @@ impl MemoryLog {
     pub fn growth(&self, role: Role, steady: &Range<u64>, since_ns: u64) -> Option<u64> {
         let samples = self.samples.lock();
         let growth = |samples: &[Sample]| {
-            let steady = samples.iter().filter(|(t, _)| steady.contains(t)).map(|(_, rss)| *rss).max()?;
-            let after = samples.iter().filter(|(t, _)| *t >= since_ns).map(|(_, rss)| *rss).max()?;
+            let steady =
+                samples.iter().filter(|(t, _)| steady.contains(t)).map(|(_, rss)| *rss).max()?;
+            let after =
+                samples.iter().filter(|(t, _)| *t >= since_ns).map(|(_, rss)| *rss).max()?;
             Some(after.saturating_sub(steady))
         };
         samples.values().filter(|(_, r)| *r == role).filter_map(|(s, _)| growth(s)).max()
@@ -119,7 +126,10 @@ impl MemoryLog {
     #[must_use]
     pub fn peaks(&self) -> BTreeMap<String, u64> {
         let samples = self.samples.lock();
-        samples.iter().map(|(name, (s, _))| (name.clone(), s.iter().map(|(_, rss)| *rss).max().unwrap_or(0))).collect()
+        samples
+            .iter()
+            .map(|(name, (s, _))| (name.clone(), s.iter().map(|(_, rss)| *rss).max().unwrap_or(0)))
+            .collect()
     }
 }
 
@@ -144,9 +154,14 @@ mod tests {
 
     #[test]
     fn time_is_summed_by_role() {
-        let from: Cpu = [("a".to_owned(), (Role::Shard, 10)), ("g".to_owned(), (Role::Gateway, 5))].into();
-        let to: Cpu = [("a".to_owned(), (Role::Shard, 35)), ("g".to_owned(), (Role::Gateway, 9))].into();
-        assert_eq!((cpu_used(Role::Shard, &from, &to), cpu_used(Role::Gateway, &from, &to)), (25, 4));
+        let from: Cpu =
+            [("a".to_owned(), (Role::Shard, 10)), ("g".to_owned(), (Role::Gateway, 5))].into();
+        let to: Cpu =
+            [("a".to_owned(), (Role::Shard, 35)), ("g".to_owned(), (Role::Gateway, 9))].into();
+        assert_eq!(
+            (cpu_used(Role::Shard, &from, &to), cpu_used(Role::Gateway, &from, &to)),
+            (25, 4)
+        );
     }
 
     #[test]

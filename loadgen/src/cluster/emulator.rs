@@ -21,7 +21,10 @@ use crate::{
         Platform,
         answer::{Reason, RetryAfter},
         apns,
-        config::{GatewayConfig, KeyConfig, ProjectConfig, ServiceAccountConfig, TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM},
+        config::{
+            GatewayConfig, KeyConfig, ProjectConfig, ServiceAccountConfig,
+            TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM,
+        },
         faults::{Action, Credit, Errors, Faults, Latency, Silence, Silent, Slow},
         fcm,
         head::LIST_BYTES_MAX,
@@ -102,16 +105,19 @@ impl Emulator {
         let conditions = conditions(&plan.gateway, platform);
         let name = format!("gateway-{}", platform.as_str());
         let config = plan.dir.join(format!("{name}.toml"));
-        let text = toml::to_string(&configuration(&plan.gateway, platform, conditions.clone(), key))
-            .map_err(|e| prepare("the gateway's configuration", e))?;
+        let text =
+            toml::to_string(&configuration(&plan.gateway, platform, conditions.clone(), key))
+                .map_err(|e| prepare("the gateway's configuration", e))?;
         write_private(&config, &text).map_err(|e| prepare(&config.display().to_string(), e))?;
         let arguments = [
             "gateway".to_owned(),
             format!("--config={}", config.display()),
             format!("--directory={}", plan.dir.join(&name).display()),
         ];
-        let (process, announced, pipes) = start_with_pipes(plan, Role::Gateway, name, &arguments).await?;
-        let ca_file = announced.ca_file.ok_or_else(|| prepare("the gateway's CA", "it was not announced"))?;
+        let (process, announced, pipes) =
+            start_with_pipes(plan, Role::Gateway, name, &arguments).await?;
+        let ca_file =
+            announced.ca_file.ok_or_else(|| prepare("the gateway's CA", "it was not announced"))?;
         let (endpoint, token_uri) = (announced.listen, announced.token_uri);
         if platform == Platform::Fcm && token_uri.is_none() {
             return Err(prepare("the gateway's token endpoint", "it was not announced"));
@@ -124,7 +130,11 @@ impl Emulator {
     ///
     /// # Errors
     /// Nobody answers there.
-    pub async fn attach(platform: Platform, control: &str, plan: &GatewayPlan) -> Result<Self, RunError> {
+    pub async fn attach(
+        platform: Platform,
+        control: &str,
+        plan: &GatewayPlan,
+    ) -> Result<Self, RunError> {
         let orders = Orders::connect(control).await?;
         orders.reset().await?;
         Ok(Self::new(platform, plan, orders))
@@ -149,12 +159,17 @@ impl Emulator {
         let conditions = self.conditions.clone();
         let faults = match fault {
             &FaultSpec::Slow { factor, for_ms, .. } => {
-                let slow = Slow { factor, normal_per_second: NORMAL_PER_SECOND, duration_ms: for_ms };
+                let slow =
+                    Slow { factor, normal_per_second: NORMAL_PER_SECOND, duration_ms: for_ms };
                 Faults { slow: Some(slow), ..conditions }
             }
             &FaultSpec::Silent { for_ms, .. } => {
                 // The hardest silence: what was sent reaches the phones, and the sender never learns it.
-                let silent = Silent { mode: Silence::DropAnswers, connections_ppm: 1_000_000, duration_ms: for_ms };
+                let silent = Silent {
+                    mode: Silence::DropAnswers,
+                    connections_ppm: 1_000_000,
+                    duration_ms: for_ms,
+                };
                 Faults { silent: Some(silent), ..conditions }
             }
             FaultSpec::Scripted { faults, .. } => return self.disturb(faults).await,
@@ -264,12 +279,18 @@ impl Emulator {
 /// What a client feels of a gateway's distance, in the emulator's words.
 fn conditions(plan: &GatewayPlan, platform: Platform) -> Faults {
     let line = plan.distance.of(platform);
-    let latency = line.latency.unwrap_or(Latency { p50_us: plan.latency_us, p99_us: plan.latency_us });
+    let latency =
+        line.latency.unwrap_or(Latency { p50_us: plan.latency_us, p99_us: plan.latency_us });
     let credit = Credit { delay_us: line.credit_delay_us, duration_ms: 0 };
     Faults { latency, credit, seed: plan.seed, ..Faults::default() }
 }
 
-fn configuration(plan: &GatewayPlan, platform: Platform, conditions: Faults, key: &SigningKey) -> GatewayConfig {
+fn configuration(
+    plan: &GatewayPlan,
+    platform: Platform,
+    conditions: Faults,
+    key: &SigningKey,
+) -> GatewayConfig {
     let line = plan.distance.of(platform);
     let ppm = ppm(plan.dead_share);
     // Apple has two words for a token that will never do, half and half; Google one.

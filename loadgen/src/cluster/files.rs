@@ -35,10 +35,13 @@ pub struct SigningKey {
 /// # Errors
 /// The folder cannot be written to.
 pub fn signing_key(dir: &Path) -> Result<SigningKey, ClusterError> {
-    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| prepare("a signing key", e))?;
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
+        .map_err(|e| prepare("a signing key", e))?;
     let (private, public) = (dir.join("provider-key.p8"), dir.join("provider-key.pub.pem"));
-    write_private(&private, &key.serialize_pem()).map_err(|e| prepare(&private.display().to_string(), e))?;
-    write_private(&public, &key.public_key_pem()).map_err(|e| prepare(&public.display().to_string(), e))?;
+    write_private(&private, &key.serialize_pem())
+        .map_err(|e| prepare(&private.display().to_string(), e))?;
+    write_private(&public, &key.public_key_pem())
+        .map_err(|e| prepare(&public.display().to_string(), e))?;
     Ok(SigningKey { private, public, key_id: "CLARION001", team_id: "LOADGEN001" })
 }
 
@@ -56,7 +59,8 @@ pub fn service_account(dir: &Path, token_uri: &str) -> Result<PathBuf, ClusterEr
         client_email: CLIENT_EMAIL,
         token_uri,
     };
-    let text = serde_json::to_string_pretty(&account).map_err(|e| prepare("the service account", e))?;
+    let text =
+        serde_json::to_string_pretty(&account).map_err(|e| prepare("the service account", e))?;
     write_private(&path, &text).map_err(|e| prepare(&path.display().to_string(), e))?;
     Ok(path)
 }
@@ -153,15 +157,29 @@ fn gateway<'a>(plan: &ClusterPlan, emulator: &'a Served) -> GatewayTable<'a> {
     }
 }
 
-fn credential<'a>(dir: &Path, emulator: &'a Served, key: &'a SigningKey) -> Result<CredentialTable<'a>, ClusterError> {
+fn credential<'a>(
+    dir: &Path,
+    emulator: &'a Served,
+    key: &'a SigningKey,
+) -> Result<CredentialTable<'a>, ClusterError> {
     let (name, kind) = (credential_name(emulator.platform), emulator.platform.as_str());
     match emulator.platform {
-        Platform::Apns => {
-            Ok(CredentialTable::Apns { name, kind, key_file: &key.private, key_id: key.key_id, team_id: key.team_id })
-        }
+        Platform::Apns => Ok(CredentialTable::Apns {
+            name,
+            kind,
+            key_file: &key.private,
+            key_id: key.key_id,
+            team_id: key.team_id,
+        }),
         Platform::Fcm => {
-            let service_account_file = service_account(dir, emulator.token_uri.as_deref().unwrap_or_default())?;
-            Ok(CredentialTable::Fcm { name, kind, service_account_file, ca_file: &emulator.ca_file })
+            let service_account_file =
+                service_account(dir, emulator.token_uri.as_deref().unwrap_or_default())?;
+            Ok(CredentialTable::Fcm {
+                name,
+                kind,
+                service_account_file,
+                ca_file: &emulator.ca_file,
+            })
         }
     }
 }

@@ -141,7 +141,8 @@ impl Orders {
         }
         self.fetch(path).await?;
         let offset = self.clock().await?;
-        record::shift(path, offset.add_us).map_err(|e| RunError::Record(format!("{}: {e}", path.display())))
+        record::shift(path, offset.add_us)
+            .map_err(|e| RunError::Record(format!("{}: {e}", path.display())))
     }
 
     /// Has what was decided before `before_us` moved into a file and forgotten, as far as it fills chunks; gives the time
@@ -151,7 +152,9 @@ impl Orders {
     /// The emulator does not answer, or is no child of this program: then there is no file that both see.
     pub async fn take(&self, path: &Path, before_us: u64) -> Result<u64, RunError> {
         if !matches!(*self.link.lock().await, Link::Pipes(_)) {
-            return Err(self.failed("its record cannot be taken piece by piece over a control port"));
+            return Err(
+                self.failed("its record cannot be taken piece by piece over a control port")
+            );
         }
         let reply = self.give(&Order::Take { path, before_us }).await?;
         reply.until_us.ok_or_else(|| self.failed("no time in its answer"))
@@ -162,7 +165,10 @@ impl Orders {
     /// # Errors
     /// The emulator does not answer.
     pub async fn counted(&self) -> Result<Counted, RunError> {
-        self.give(&Order::Stats(true)).await?.stats.ok_or_else(|| self.failed("no statistics in its answer"))
+        self.give(&Order::Stats(true))
+            .await?
+            .stats
+            .ok_or_else(|| self.failed("no statistics in its answer"))
     }
 
     /// How the emulator's clock stands to ours: of several readings the one whose exchange was the quickest, taken to have
@@ -202,7 +208,9 @@ impl Orders {
             let mut link = self.link.lock().await;
             let reply = exchange(&mut link, &Order::Fetch(true)).await?;
             let (Link::Control(stream), Some(bytes)) = (&mut *link, reply.bytes) else {
-                return Err(io::Error::other(reply.error.unwrap_or_else(|| "no record in its answer".to_owned())));
+                return Err(io::Error::other(
+                    reply.error.unwrap_or_else(|| "no record in its answer".to_owned()),
+                ));
             };
             let mut file = tokio::fs::File::create(path).await?;
             let copied = tokio::io::copy(&mut stream.take(bytes), &mut file).await?;
@@ -231,7 +239,9 @@ pub async fn reach(address: &str) -> Result<TcpStream, String> {
         match timeout_at(end, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) if Instant::now() < end => last = error.to_string(),
-            Ok(Err(_)) | Err(_) => return Err(format!("not reached within {REACH_DEADLINE:?}: {last}")),
+            Ok(Err(_)) | Err(_) => {
+                return Err(format!("not reached within {REACH_DEADLINE:?}: {last}"));
+            }
         }
         sleep(REACH_AGAIN).await;
     }
@@ -263,7 +273,10 @@ async fn answer(from: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Reply> {
 fn offset(asked_us: u64, theirs_us: u64, answered_us: u64) -> ClockOffset {
     let half = answered_us.saturating_sub(asked_us) / 2;
     // Microseconds since a start: far below 2^63.
-    ClockOffset { add_us: (asked_us + half).cast_signed().wrapping_sub(theirs_us.cast_signed()), uncertain_us: half }
+    ClockOffset {
+        add_us: (asked_us + half).cast_signed().wrapping_sub(theirs_us.cast_signed()),
+        uncertain_us: half,
+    }
 }
 
 #[cfg(test)]

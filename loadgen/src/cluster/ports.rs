@@ -58,7 +58,10 @@ pub fn claim(count: usize) -> io::Result<Vec<Port>> {
         if found.len() == count {
             break;
         }
-        match Port::claim(PORTS.start + u16::try_from(draws.below(PORTS.len())).expect("below the end of the range")) {
+        match Port::claim(
+            PORTS.start
+                + u16::try_from(draws.below(PORTS.len())).expect("below the end of the range"),
+        ) {
             Ok(port) => found.push(port),
             Err(e) => last = e,
         }
@@ -75,12 +78,15 @@ mod tests {
     #[test]
     fn what_is_claimed_can_be_bound_and_is_given_to_nobody_else() {
         // Threads that look in the same millisecond look in the same places.
-        let claimed: Vec<_> =
-            (0..8).map(|_| std::thread::spawn(|| claim(5).unwrap())).flat_map(|t| t.join().unwrap()).collect();
+        let claimed: Vec<_> = (0..8)
+            .map(|_| std::thread::spawn(|| claim(5).unwrap()))
+            .flat_map(|t| t.join().unwrap())
+            .collect();
         let numbers: BTreeSet<_> = claimed.iter().map(Port::number).collect();
         assert_eq!(numbers.len(), 8 * 5);
         assert!(numbers.iter().all(|n| PORTS.contains(n)));
-        let listening: Vec<_> = claimed.iter().map(|port| TcpListener::bind(port.address()).unwrap()).collect();
+        let listening: Vec<_> =
+            claimed.iter().map(|port| TcpListener::bind(port.address()).unwrap()).collect();
         assert_eq!(listening.len(), 8 * 5);
         assert!(claimed.iter().all(|port| Port::claim(port.number()).is_err()));
     }

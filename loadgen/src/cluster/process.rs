@@ -115,7 +115,9 @@ pub enum ProcessError {
         last: String,
     },
     /// It runs, but says nothing.
-    #[error("{name} did not say where it listens within {seconds} s; its log {log} ends with:\n{last}")]
+    #[error(
+        "{name} did not say where it listens within {seconds} s; its log {log} ends with:\n{last}"
+    )]
     Silent {
         /// Which.
         name: String,
@@ -141,7 +143,10 @@ impl Process {
     ///
     /// # Errors
     /// It cannot be started, ends, or says nothing within `deadline`.
-    pub async fn start(spec: Spec<'_>, deadline: Duration) -> Result<(Self, Announcement, Pipes), ProcessError> {
+    pub async fn start(
+        spec: Spec<'_>,
+        deadline: Duration,
+    ) -> Result<(Self, Announcement, Pipes), ProcessError> {
         let Spec { role, name, program, arguments, log_dir } = spec;
         let log = log_dir.join(format!("{name}.log"));
         let failed = |source| ProcessError::Start { name: name.clone(), source };
@@ -169,8 +174,9 @@ impl Process {
             Ok(Ok(0) | Err(_)) => return Err(process.ended_within(deadline).await),
             Ok(Ok(_)) => {}
         }
-        let announcement: Announcement = serde_json::from_str(&line)
-            .map_err(|e| ProcessError::Announcement { name: process.name.clone(), problem: e.to_string() })?;
+        let announcement: Announcement = serde_json::from_str(&line).map_err(|e| {
+            ProcessError::Announcement { name: process.name.clone(), problem: e.to_string() }
+        })?;
         process.announced = Some(announcement.clone());
         Ok((process, announcement, Pipes { stdin, stdout }))
     }
@@ -218,7 +224,9 @@ impl Process {
 
     fn signal(&self, signal: Signal) {
         // The number cannot belong to another process: the child was not waited for yet.
-        if let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) {
+        if let Some(pid) =
+            self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw)
+        {
             // An error means that it is gone already, which is what was wanted.
             let _ = rustix::process::kill_process(pid, signal);
         }
@@ -250,9 +258,14 @@ impl Process {
     }
 
     fn last_lines(&self) -> String {
-        let text = fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let text = fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(LAST_LINES)..].iter().map(|l| format!("    {l}\n")).collect()
+        lines[lines.len().saturating_sub(LAST_LINES)..]
+            .iter()
+            .map(|l| format!("    {l}\n"))
+            .collect()
     }
 }
 

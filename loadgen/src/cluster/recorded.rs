@@ -49,16 +49,23 @@ impl Recorded {
     ///
     /// # Errors
     /// One is not there, or not whole.
-    pub fn read<'a>(records: impl IntoIterator<Item = (Platform, &'a Path)>) -> Result<Self, RunError> {
+    pub fn read<'a>(
+        records: impl IntoIterator<Item = (Platform, &'a Path)>,
+    ) -> Result<Self, RunError> {
         let (mut pushes, mut gateways) = (Vec::new(), BTreeMap::new());
         for (platform, path) in records {
-            let failed = |problem: String| RunError::Record(format!("{}: {problem}", path.display()));
+            let failed =
+                |problem: String| RunError::Record(format!("{}: {problem}", path.display()));
             let record = Record::load(path).map_err(|e| failed(e.to_string()))?;
             if record.header.dropped > 0 {
-                return Err(failed(format!("{} requests did not fit: it proves nothing", record.header.dropped)));
+                return Err(failed(format!(
+                    "{} requests did not fit: it proves nothing",
+                    record.header.dropped
+                )));
             }
             let counted = requests(&record.entries, &record.connections);
-            gateways.insert(platform, Requests { bytes_received: record.bytes_received(), ..counted });
+            gateways
+                .insert(platform, Requests { bytes_received: record.bytes_received(), ..counted });
             pushes.reserve_exact(record.entries.len());
             pushes.extend(record.entries.iter().map(push));
         }
@@ -78,7 +85,9 @@ fn requests(entries: &[Entry], connections: &[ConnectionRow]) -> Requests {
     let begun = entries.first().map_or(0, |e| e.time_us);
     let ended = entries.last().map_or(0, |e| e.time_us);
     let stood = standing(connections, begun, ended);
-    let with = |status: std::ops::Range<u16>| entries.iter().filter(|e| status.contains(&e.status)).count() as u64;
+    let with = |status: std::ops::Range<u16>| {
+        entries.iter().filter(|e| status.contains(&e.status)).count() as u64
+    };
     let (mut first, mut minute_max) = (0, 0);
     for (last, entry) in entries.iter().enumerate() {
         while entry.time_us - entries[first].time_us >= MINUTE_US {
@@ -161,9 +170,15 @@ mod tests {
 
     #[test]
     fn connections_count_while_there_are_requests_and_they_stand() {
-        let row = |end, opened_us, closed_us| ConnectionRow { end, opened_us, closed_us, ..ConnectionRow::default() };
+        let row = |end, opened_us, closed_us| ConnectionRow {
+            end,
+            opened_us,
+            closed_us,
+            ..ConnectionRow::default()
+        };
         // From before until the middle; its successor, never closed; one that was gone before, one that came too late.
-        let rows = [row(1, 0, 150), row(0, 150, 0), row(1, 10, 90), row(0, 200, 0), row(1, 190, 300)];
+        let rows =
+            [row(1, 0, 150), row(0, 150, 0), row(1, 10, 90), row(0, 200, 0), row(1, 190, 300)];
         let counted = requests(&[entry(100, 200), entry(200, 200)], &rows);
         assert_eq!((counted.busy_us, counted.connections_max), (100, 2));
         assert!((counted.connections_mean - 1.1).abs() < 1e-9, "{counted:?}");
@@ -171,7 +186,10 @@ mod tests {
 
     #[test]
     fn statuses_are_counted() {
-        let counted = requests(&[entry(1, 200), entry(2, 429), entry(3, 503), entry(4, 500), entry(5, 404)], &[]);
+        let counted = requests(
+            &[entry(1, 200), entry(2, 429), entry(3, 503), entry(4, 500), entry(5, 404)],
+            &[],
+        );
         assert_eq!((counted.count, counted.throttled, counted.failed), (5, 1, 2));
     }
 
@@ -185,8 +203,10 @@ mod tests {
         let unread = push(&Entry { flags: flags | flag::DOUBTFUL, ..entry(1, 503) });
         assert_eq!(unread.answer, Answer::Doubtful);
         for reason in [Reason::Unregistered, Reason::FcmUnregistered] {
-            let number = u8::try_from(Reason::ALL.iter().position(|r| *r == reason).unwrap()).unwrap();
-            let dead = push(&Entry { reason: number, flags: flag::ANSWERED, ..entry(1, reason.status()) });
+            let number =
+                u8::try_from(Reason::ALL.iter().position(|r| *r == reason).unwrap()).unwrap();
+            let dead =
+                push(&Entry { reason: number, flags: flag::ANSWERED, ..entry(1, reason.status()) });
             assert_eq!((dead.fate, dead.answer), (Fate::Dead, Answer::Given));
         }
     }

@@ -81,7 +81,8 @@ impl Told {
     fn hear(&mut self, progress: &wire::AlertProgress) {
         self.troubled |= !progress.lane_troubles.is_empty();
         self.alarmed |= !progress.pruning_alarms.is_empty();
-        let speechless = |trouble: &&wire::LaneTrouble| trouble.detail.is_empty() || trouble.since.is_none();
+        let speechless =
+            |trouble: &&wire::LaneTrouble| trouble.detail.is_empty() || trouble.since.is_none();
         self.speechless += progress.lane_troubles.iter().filter(speechless).count() as u64;
     }
 }
@@ -151,7 +152,11 @@ pub fn alert(scenario: &Scenario, population: &Population) -> wire::Alert {
 ///
 /// # Errors
 /// The coordinator refuses.
-pub async fn submit(channel: Channel, alert: wire::Alert, request_id: String) -> Result<Submitted, DriveError> {
+pub async fn submit(
+    channel: Channel,
+    alert: wire::Alert,
+    request_id: String,
+) -> Result<Submitted, DriveError> {
     let mut client = AlertServiceClient::new(channel);
     let request = wire::CreateAlertRequest { alert: Some(alert), request_id, validate_only: false };
     let answer = client.create_alert(request).await?.into_inner();
@@ -164,7 +169,11 @@ pub async fn submit(channel: Channel, alert: wire::Alert, request_id: String) ->
 /// The coordinator refuses.
 pub async fn preview(channel: Channel, alert: wire::Alert) -> Result<u64, DriveError> {
     let mut client = AlertServiceClient::new(channel);
-    let told = client.preview_alert(wire::PreviewAlertRequest { alert: Some(alert) }).await?.into_inner().devices;
+    let told = client
+        .preview_alert(wire::PreviewAlertRequest { alert: Some(alert) })
+        .await?
+        .into_inner()
+        .devices;
     match told.and_then(|devices| devices.count) {
         Some(wire::device_count::Count::Exact(devices)) => Ok(devices),
         // Audiences under 100 are refused before they are too small to be told.
@@ -190,11 +199,14 @@ pub async fn watch(
     let (mut newest, mut cancelled, mut ended_ns) = (wire::AlertProgress::default(), None, None);
     let mut told = Told::default();
     loop {
-        let update = timeout_at(end, updates.message()).await.map_err(|_| late(&newest, deadline))??;
+        let update =
+            timeout_at(end, updates.message()).await.map_err(|_| late(&newest, deadline))??;
         newest = match (update, ended_ns) {
             (Some(update), _) => update,
             // The stream ends after the last state, and only then.
-            (None, Some(seen_ns)) => return Ok(Ended { progress: newest, seen_ns, cancelled, told }),
+            (None, Some(seen_ns)) => {
+                return Ok(Ended { progress: newest, seen_ns, cancelled, told });
+            }
             (None, None) => return Err(DriveError::Ended("WatchAlert")),
         };
         told.hear(&newest);
@@ -211,7 +223,10 @@ pub async fn watch(
     }
 }
 
-async fn cancel(client: &mut AlertServiceClient<Channel>, name: &str) -> Result<Cancelled, DriveError> {
+async fn cancel(
+    client: &mut AlertServiceClient<Channel>,
+    name: &str,
+) -> Result<Cancelled, DriveError> {
     let begun = now_ns();
     let request = wire::CancelAlertRequest { name: name.to_owned(), reason: "found".to_owned() };
     client.cancel_alert(request).await?;
@@ -244,9 +259,16 @@ fn late(newest: &wire::AlertProgress, deadline: Duration) -> DriveError {
 }
 
 fn case() -> wire::Case {
-    let message = |title: &str, body: &str| wire::Message { title: title.to_owned(), body: body.to_owned() };
+    let message =
+        |title: &str, body: &str| wire::Message { title: title.to_owned(), body: body.to_owned() };
     let messages = [
-        ("en", message("Missing child", "A boy of six, red jacket, last seen at the station. Have you seen him?")),
+        (
+            "en",
+            message(
+                "Missing child",
+                "A boy of six, red jacket, last seen at the station. Have you seen him?",
+            ),
+        ),
         ("zh-Hans", message("寻找走失儿童", "六岁男孩，红色外套，最后出现在火车站。您见过他吗？")),
         ("zh-Hant", message("尋找走失兒童", "六歲男孩，紅色外套，最後出現在火車站。您見過他嗎？")),
     ]
@@ -262,12 +284,14 @@ fn case() -> wire::Case {
 fn region(spec: &RegionSpec) -> wire::Region {
     use wire::region::Shape;
     let shape = match spec {
-        RegionSpec::Circle { center, radius_meters } => {
-            Shape::Circle(wire::Circle { center: Some(lat_lng(*center)), radius_meters: *radius_meters })
-        }
-        RegionSpec::Polygon { outer, holes } => {
-            Shape::Polygon(wire::Polygon { outer: Some(ring(outer)), holes: holes.iter().map(|h| ring(h)).collect() })
-        }
+        RegionSpec::Circle { center, radius_meters } => Shape::Circle(wire::Circle {
+            center: Some(lat_lng(*center)),
+            radius_meters: *radius_meters,
+        }),
+        RegionSpec::Polygon { outer, holes } => Shape::Polygon(wire::Polygon {
+            outer: Some(ring(outer)),
+            holes: holes.iter().map(|h| ring(h)).collect(),
+        }),
     };
     wire::Region { shape: Some(shape), exclusions: Vec::new() }
 }

@@ -41,12 +41,16 @@ pub async fn load(
     let mut streams = JoinSet::new();
     for n in 0..STREAMS {
         let range = (n * share).min(count)..((n + 1) * share).min(count);
-        let (client, population) = (RegistryServiceClient::new(channel.clone()), Arc::clone(&population));
-        let batches = range.clone().step_by(usize::try_from(BATCH).expect("fits")).map(move |from| {
-            let upto = (from + BATCH).min(range.end);
-            let changes = (from..upto).map(|i| arrival(&population, &population.device(i), observed_ms)).collect();
-            wire::WriteDevicesRequest { batch_id: from, changes }
-        });
+        let (client, population) =
+            (RegistryServiceClient::new(channel.clone()), Arc::clone(&population));
+        let batches =
+            range.clone().step_by(usize::try_from(BATCH).expect("fits")).map(move |from| {
+                let upto = (from + BATCH).min(range.end);
+                let changes = (from..upto)
+                    .map(|i| arrival(&population, &population.device(i), observed_ms))
+                    .collect();
+                wire::WriteDevicesRequest { batch_id: from, changes }
+            });
         streams.spawn(write(client, batches, written.clone()));
     }
     while let Some(ended) = streams.join_next().await {
@@ -72,11 +76,15 @@ pub async fn write(
     send(&mut batches, &requests, &mut under_way);
     let mut answers = client.write_devices(ReceiverStream::new(receiver)).await?.into_inner();
     while let Some((batch_id, items)) = under_way.pop_front() {
-        let answer =
-            timeout(STALLED, answers.message()).await.map_err(|_| DriveError::Stalled("WriteDevices", STALLED))??;
+        let answer = timeout(STALLED, answers.message())
+            .await
+            .map_err(|_| DriveError::Stalled("WriteDevices", STALLED))??;
         let answer = answer.ok_or(DriveError::Ended("WriteDevices"))?;
         if let Some(error) = answer.errors.first() {
-            return Err(DriveError::ItemRefused { field: error.field.clone(), problem: error.description.clone() });
+            return Err(DriveError::ItemRefused {
+                field: error.field.clone(),
+                problem: error.description.clone(),
+            });
         }
         if answer.batch_id != batch_id || u64::from(answer.written) != items {
             let (id, n) = (answer.batch_id, answer.written);
@@ -117,7 +125,11 @@ fn arrival(population: &Population, device: &Device, observed_ms: u64) -> wire::
 }
 
 /// How a device is reached by a token.
-pub(super) fn registration(population: &Population, device: &Device, token: TokenBytes) -> wire::Registration {
+pub(super) fn registration(
+    population: &Population,
+    device: &Device,
+    token: TokenBytes,
+) -> wire::Registration {
     let token = token.as_slice();
     let token = match device.platform {
         Platform::Apns => HEXLOWER.encode(token),

@@ -126,14 +126,20 @@ async fn answer(
     batch_id: u64,
     items: usize,
 ) -> Result<(), DriveError> {
-    let answer =
-        timeout(STALLED, answers.message()).await.map_err(|_| DriveError::Stalled("WriteDevices", STALLED))??;
+    let answer = timeout(STALLED, answers.message())
+        .await
+        .map_err(|_| DriveError::Stalled("WriteDevices", STALLED))??;
     let answer = answer.ok_or(DriveError::Ended("WriteDevices"))?;
     match answer.errors.first() {
-        Some(error) => Err(DriveError::ItemRefused { field: error.field.clone(), problem: error.description.clone() }),
+        Some(error) => Err(DriveError::ItemRefused {
+            field: error.field.clone(),
+            problem: error.description.clone(),
+        }),
         None if answer.batch_id != batch_id || answer.written as usize != items => {
             let (id, n) = (answer.batch_id, answer.written);
-            Err(DriveError::Broken(format!("batch {batch_id} of {items} was answered as {id} with {n} written")))
+            Err(DriveError::Broken(format!(
+                "batch {batch_id} of {items} was answered as {id} with {n} written"
+            )))
         }
         None => Ok(()),
     }
@@ -143,7 +149,11 @@ fn change(population: &Population, step: &Planned, begun_ms: u64) -> wire::Devic
     use wire::device_change::Change as Wire;
     let device = population.device(step.device);
     let registration = |generation| {
-        load::registration(population, &device, population.token(device.index, device.platform, generation))
+        load::registration(
+            population,
+            &device,
+            population.token(device.index, device.platform, generation),
+        )
     };
     let change = match step.change {
         Change::Place(place) => Wire::Place(super::place(place)),

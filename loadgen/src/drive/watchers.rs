@@ -49,7 +49,12 @@ pub struct Seen {
 ///
 /// # Errors
 /// The coordinator refuses one, or a stream has not ended at `deadline`.
-pub async fn watch(coordinator: &str, alert: &str, spec: WatchersSpec, deadline: Instant) -> Result<Seen, DriveError> {
+pub async fn watch(
+    coordinator: &str,
+    alert: &str,
+    spec: WatchersSpec,
+    deadline: Instant,
+) -> Result<Seen, DriveError> {
     let slow = spec.slow();
     let (over, ended) = tokio::sync::watch::channel(false);
     let mut tasks = JoinSet::new();
@@ -61,18 +66,24 @@ pub async fn watch(coordinator: &str, alert: &str, spec: WatchersSpec, deadline:
                 let stream = open(&channel, alert).await?;
                 let (over, ended) = (over.clone(), ended.clone());
                 tasks.spawn(async move {
-                    if is_slow { read_slowly(stream, ended).await } else { read(stream, over).await }
+                    if is_slow {
+                        read_slowly(stream, ended).await
+                    } else {
+                        read(stream, over).await
+                    }
                 });
             }
         }
     }
     let mut seen = Seen { watchers: spec.count.into(), slow: slow.into(), ..Seen::default() };
     let mut finals = Vec::with_capacity(spec.count as usize);
-    while let Some(one) = timeout_at(deadline, tasks.join_next()).await.map_err(|_| DriveError::Late {
-        what: "the end of every watcher's stream",
-        seconds: 0,
-        state: format!("{} of {} have ended", finals.len(), spec.count),
-    })? {
+    while let Some(one) =
+        timeout_at(deadline, tasks.join_next()).await.map_err(|_| DriveError::Late {
+            what: "the end of every watcher's stream",
+            seconds: 0,
+            state: format!("{} of {} have ended", finals.len(), spec.count),
+        })?
+    {
         let (messages, last) = one.map_err(|e| DriveError::Defect(e.to_string()))?;
         seen.messages += messages;
         finals.push(last);
@@ -89,7 +100,8 @@ fn stale(finals: &[Option<Bytes>]) -> u64 {
         Ok(progress) => super::alert::has_ended(wire::AlertProgress::state(&progress)),
         Err(_) => false,
     };
-    let agreed = counts.into_iter().filter(|(bytes, _)| is_final(bytes)).map(|(_, count)| count).max();
+    let agreed =
+        counts.into_iter().filter(|(bytes, _)| is_final(bytes)).map(|(_, count)| count).max();
     finals.len() as u64 - agreed.unwrap_or(0)
 }
 
@@ -112,7 +124,10 @@ async fn read(mut stream: Streaming<Bytes>, over: tokio::sync::watch::Sender<boo
 }
 
 /// A message, a pause; without pauses once somebody has seen the end, or nobody else is there to see it.
-async fn read_slowly(mut stream: Streaming<Bytes>, mut ended: tokio::sync::watch::Receiver<bool>) -> Read {
+async fn read_slowly(
+    mut stream: Streaming<Bytes>,
+    mut ended: tokio::sync::watch::Receiver<bool>,
+) -> Read {
     let (mut messages, mut last) = (0, None);
     loop {
         match stream.message().await {
@@ -186,7 +201,8 @@ mod tests {
     fn who_did_not_see_the_last_state_is_stale() {
         let of = |state: wire::State, handed| {
             let progress = Some(wire::Progress { handed, ..Default::default() });
-            let message = wire::AlertProgress { state: state.into(), progress, ..Default::default() };
+            let message =
+                wire::AlertProgress { state: state.into(), progress, ..Default::default() };
             Some(Bytes::from(message.encode_to_vec()))
         };
         let (last, before) = (of(wire::State::Resolved, 9), of(wire::State::Resolved, 8));

@@ -168,8 +168,13 @@ pub struct Answer {
 
 impl Answer {
     /// 200.
-    pub const ACCEPTED: Self =
-        Self { status: 200, reason: Reason::None, timestamp_ms: None, retry_after: None, violation: None };
+    pub const ACCEPTED: Self = Self {
+        status: 200,
+        reason: Reason::None,
+        timestamp_ms: None,
+        retry_after: None,
+        violation: None,
+    };
 
     /// A reason with its documented status.
     #[must_use]
@@ -181,7 +186,13 @@ impl Answer {
 /// Begins a HEADERS frame that ends its block; [`end_headers`] fills its length in. Returns where it starts.
 pub fn begin_headers(out: &mut Vec<u8>, stream: u32, ends: bool) -> usize {
     let start = out.len();
-    frame::head(out, 0, kind::HEADERS, flag::END_HEADERS | if ends { flag::END_STREAM } else { 0 }, stream);
+    frame::head(
+        out,
+        0,
+        kind::HEADERS,
+        flag::END_HEADERS | if ends { flag::END_STREAM } else { 0 },
+        stream,
+    );
     start
 }
 
@@ -211,7 +222,13 @@ pub fn put_cut_head(out: &mut Vec<u8>, encoder: &mut Encoder, stream: u32, statu
 }
 
 /// Appends the HEADERS frame of a page that a proxy on the way answers with, and the page to `body`.
-pub fn put_proxy_page(out: &mut Vec<u8>, encoder: &mut Encoder, stream: u32, status: u16, body: &mut Vec<u8>) {
+pub fn put_proxy_page(
+    out: &mut Vec<u8>,
+    encoder: &mut Encoder,
+    stream: u32,
+    status: u16,
+    body: &mut Vec<u8>,
+) {
     let start = begin_headers(out, stream, false);
     encoder.begin(out);
     put_status(out, status);

@@ -11,14 +11,20 @@ use clarion_proto::{ids::UnixMillis, time::Time};
 pub fn monotonic() -> Time {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     // Both parts are non-negative and tv_nsec < 10^9: the clock counts up from the start of the machine.
-    Time(u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(t.tv_nsec).unwrap_or(0) / 1_000)
+    Time(
+        u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000
+            + u64::try_from(t.tv_nsec).unwrap_or(0) / 1_000,
+    )
 }
 
 /// The wall clock.
 #[must_use]
 pub fn wall() -> UnixMillis {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    UnixMillis(u64::try_from(t.tv_sec).unwrap_or(0) * 1_000 + u64::try_from(t.tv_nsec).unwrap_or(0) / 1_000_000)
+    UnixMillis(
+        u64::try_from(t.tv_sec).unwrap_or(0) * 1_000
+            + u64::try_from(t.tv_nsec).unwrap_or(0) / 1_000_000,
+    )
 }
 
 /// Both clocks, read at one moment: what a state machine is told of time.

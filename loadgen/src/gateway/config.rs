@@ -145,8 +145,14 @@ pub struct ServiceAccountConfig {
 
 impl Default for GatewayConfig {
     fn default() -> Self {
-        let names =
-            ["localhost", "127.0.0.1", "::1", "api.push.apple.com", "fcm.googleapis.com", "oauth2.googleapis.com"];
+        let names = [
+            "localhost",
+            "127.0.0.1",
+            "::1",
+            "api.push.apple.com",
+            "fcm.googleapis.com",
+            "oauth2.googleapis.com",
+        ];
         Self {
             platform: Platform::Apns,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -181,7 +187,10 @@ impl Default for GatewayConfig {
 impl GatewayConfig {
     /// Takes the files that it names relatively from a folder.
     pub fn beside(&mut self, folder: &Path) {
-        let tls = self.tls.iter_mut().flat_map(|t| [&mut t.ca_file, &mut t.certificate_file, &mut t.key_file]);
+        let tls = self
+            .tls
+            .iter_mut()
+            .flat_map(|t| [&mut t.ca_file, &mut t.certificate_file, &mut t.key_file]);
         let keys = self.keys.iter_mut().filter_map(|k| k.public_key_file.as_mut());
         let accounts = self.service_accounts.iter_mut().filter_map(|a| a.public_key_file.as_mut());
         for file in tls.chain(keys).chain(accounts) {
@@ -199,7 +208,9 @@ impl GatewayConfig {
         if !(1..=64).contains(&self.threads) {
             return invalid(format!("threads: 1 to 64, is {}", self.threads));
         }
-        for (field, window) in [("connection_window", self.connection_window), ("stream_window", self.stream_window)] {
+        for (field, window) in
+            [("connection_window", self.connection_window), ("stream_window", self.stream_window)]
+        {
             if window > (1 << 31) - 1 {
                 return invalid(format!("{field}: at most 2147483647, is {window}"));
             }
@@ -207,12 +218,23 @@ impl GatewayConfig {
         if self.scripts.rules.iter().map(|r| u64::from(r.ppm)).sum::<u64>() > 1_000_000 {
             return invalid("scripts.rules: together at most 1000000 ppm".to_owned());
         }
-        let scripted = self.scripts.rules.iter().map(|r| &r.answer).chain(self.scripts.tokens.values().flatten());
-        let foreign = scripted.map(|s| s.reason).find(|r| r.platform().is_some_and(|p| p != self.platform));
+        let scripted = self
+            .scripts
+            .rules
+            .iter()
+            .map(|r| &r.answer)
+            .chain(self.scripts.tokens.values().flatten());
+        let foreign =
+            scripted.map(|s| s.reason).find(|r| r.platform().is_some_and(|p| p != self.platform));
         if let Some(reason) = foreign {
-            return invalid(format!("scripts: {} is a reason of another platform", reason.as_str()));
+            return invalid(format!(
+                "scripts: {} is a reason of another platform",
+                reason.as_str()
+            ));
         }
-        self.faults.check(self.platform).map_err(|what| invalid_input(&format!("faults: {what}")))?;
+        self.faults
+            .check(self.platform)
+            .map_err(|what| invalid_input(&format!("faults: {what}")))?;
         let (provider, streams_max) = match self.platform {
             Platform::Apns => (Provider::Apns(self.apns()?), apns::STREAMS_MAX),
             Platform::Fcm => (Provider::Fcm(self.fcm()?), fcm::STREAMS_MAX),
@@ -248,10 +270,14 @@ impl GatewayConfig {
     fn fcm(&self) -> io::Result<fcm::Policy> {
         let ids: BTreeSet<_> = self.projects.iter().map(|p| &p.project).collect();
         let legal = |id: &str| {
-            !id.is_empty() && id.len() <= 128 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+            !id.is_empty()
+                && id.len() <= 128
+                && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
         };
         if ids.len() != self.projects.len() || !ids.iter().all(|id| legal(id)) {
-            return Err(invalid_input("projects: each once, 1 to 128 of letters, digits, '-', '_', '.', ':'"));
+            return Err(invalid_input(
+                "projects: each once, 1 to 128 of letters, digits, '-', '_', '.', ':'",
+            ));
         }
         let names: BTreeSet<_> = self.service_accounts.iter().map(|a| &a.client_email).collect();
         if names.len() != self.service_accounts.len() {
@@ -261,10 +287,15 @@ impl GatewayConfig {
             id: p.project.clone(),
             quota: Arc::new(Mutex::new(Window::new(p.quota_per_minute))),
         });
-        let idle = (self.session_idle_seconds > 0).then(|| Duration::from_secs(self.session_idle_seconds));
+        let idle =
+            (self.session_idle_seconds > 0).then(|| Duration::from_secs(self.session_idle_seconds));
         Ok(fcm::Policy {
             projects: projects.collect(),
-            accounts: self.service_accounts.iter().map(|a| a.load(&self.projects)).collect::<io::Result<_>>()?,
+            accounts: self
+                .service_accounts
+                .iter()
+                .map(|a| a.load(&self.projects))
+                .collect::<io::Result<_>>()?,
             issuer: Issuer::new().map_err(io::Error::other)?,
             clock_skew_seconds: self.clock_skew_seconds,
             access_token: Duration::from_secs(self.access_token_seconds),
@@ -277,8 +308,9 @@ impl ServiceAccountConfig {
     fn load(&self, projects: &[ProjectConfig]) -> io::Result<fcm::Account> {
         let name = format!("service account {}", self.client_email);
         let pem = pem(&name, self.public_key_pem.as_deref(), self.public_key_file.as_deref())?;
-        let public_key = assertion::public_key(&pem)
-            .ok_or_else(|| invalid_input(&format!("{name}: not an RSA public key in PEM (BEGIN PUBLIC KEY)")))?;
+        let public_key = assertion::public_key(&pem).ok_or_else(|| {
+            invalid_input(&format!("{name}: not an RSA public key in PEM (BEGIN PUBLIC KEY)"))
+        })?;
         let number = |id: &String| {
             let at = projects.iter().position(|p| p.project == *id);
             at.ok_or_else(|| invalid_input(&format!("{name}: projects: there is no project {id}")))
@@ -296,7 +328,8 @@ impl KeyConfig {
     fn load(&self) -> io::Result<Key> {
         let name = format!("key {}", self.key_id);
         let pem = pem(&name, self.public_key_pem.as_deref(), self.public_key_file.as_deref())?;
-        Key::from_pem(&self.key_id, &self.team_id, &pem).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))
+        Key::from_pem(&self.key_id, &self.team_id, &pem)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))
     }
 }
 
@@ -304,9 +337,8 @@ impl KeyConfig {
 fn pem(name: &str, pem: Option<&str>, path: Option<&Path>) -> io::Result<Vec<u8>> {
     match (pem, path) {
         (Some(pem), None) => Ok(pem.as_bytes().to_vec()),
-        (None, Some(path)) => {
-            fs::read(path).map_err(|e| io::Error::new(e.kind(), format!("{name}: {}: {e}", path.display())))
-        }
+        (None, Some(path)) => fs::read(path)
+            .map_err(|e| io::Error::new(e.kind(), format!("{name}: {}: {e}", path.display()))),
         _ => Err(invalid_input(&format!("{name}: either public_key_file or public_key_pem"))),
     }
 }

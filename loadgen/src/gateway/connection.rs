@@ -99,7 +99,8 @@ impl Pace {
         let now_ns = now.0.saturating_mul(1_000);
         let next = |free: u64| Some(free.max(now_ns).saturating_add(interval_ns));
         // The function never declines, so there is always a value before it.
-        let free = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(now_ns);
+        let free =
+            self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).unwrap_or(now_ns);
         Time(free.max(now_ns) / 1_000)
     }
 
@@ -180,7 +181,12 @@ impl Connection {
     /// A connection whose first output is the gateway's SETTINGS. `number` is its own in the record, from 1.
     #[must_use]
     pub fn new(number: u32, policy: &Policy) -> Self {
-        let limits = Limits::new(policy.streams_max, policy.first_stream_alone, policy.stream_window, TABLE_BYTES);
+        let limits = Limits::new(
+            policy.streams_max,
+            policy.first_stream_alone,
+            policy.stream_window,
+            TABLE_BYTES,
+        );
         let mut output = Vec::new();
         frame::settings(
             &mut output,
@@ -242,7 +248,11 @@ impl Connection {
                 return self.fail(Code::ProtocolError, b"");
             }
             bytes = &bytes[count..];
-            self.phase = if came + count == PREFACE.len() { Phase::Settings } else { Phase::Preface(came + count) };
+            self.phase = if came + count == PREFACE.len() {
+                Phase::Settings
+            } else {
+                Phase::Preface(came + count)
+            };
         }
         while !bytes.is_empty() && self.phase != Phase::Failed {
             bytes = self.take_frame(bytes, context);
@@ -278,7 +288,13 @@ impl Connection {
         // A silence is not broken by what was due before it; its end is the plan's next change.
         let answer = self.waiting.due().filter(|_| !plan.holds_back(self.number, now));
         let credit = self.credits.front().map(|(due, ..)| *due);
-        answer.into_iter().chain(credit).chain(goaway).chain(self.drain_due).chain(self.idle_due(policy)).min()
+        answer
+            .into_iter()
+            .chain(credit)
+            .chain(goaway)
+            .chain(self.drain_due)
+            .chain(self.idle_due(policy))
+            .min()
     }
 
     /// Writes what is due.

@@ -118,16 +118,21 @@ impl Faults {
             Action::Goaway { reason, .. } => *reason,
             Action::Reset { .. } | Action::StreamsMax { .. } | Action::Settings { .. } => None,
         });
-        let mut reasons =
-            self.errors.iter().map(|e| e.reason).chain(self.rules.iter().map(|r| r.answer.reason)).chain(goaway);
+        let mut reasons = self
+            .errors
+            .iter()
+            .map(|e| e.reason)
+            .chain(self.rules.iter().map(|r| r.answer.reason))
+            .chain(goaway);
         if let Some(reason) = reasons.find(|r| r.platform().is_some_and(|p| p != platform)) {
             return Err(FaultsError::ForeignReason(reason));
         }
         for action in actions() {
             let Action::Settings { initial_window, header_table, .. } = action else { continue };
-            for (field, value, max) in
-                [("initial_window", initial_window, (1 << 31) - 1), ("header_table", header_table, TABLE_BYTES)]
-            {
+            for (field, value, max) in [
+                ("initial_window", initial_window, (1 << 31) - 1),
+                ("header_table", header_table, TABLE_BYTES),
+            ] {
                 if let Some(value) = value.filter(|&value| value > max) {
                     return Err(FaultsError::Setting { field, max, value });
                 }
@@ -264,7 +269,13 @@ pub struct Handshake {
 
 impl Default for Handshake {
     fn default() -> Self {
-        Self { delay_ms: 0, expired_certificate: false, reset: false, connections_ppm: all(), duration_ms: 0 }
+        Self {
+            delay_ms: 0,
+            expired_certificate: false,
+            reset: false,
+            connections_ppm: all(),
+            duration_ms: 0,
+        }
     }
 }
 

@@ -24,7 +24,8 @@ impl Fields {
     pub fn add(&mut self, name: &[u8], value: &[u8]) -> bool {
         let pseudo = name.first() == Some(&b':');
         // RFC 9113, sections 8.2.1 and 8.3: lower case, and pseudo-header fields first.
-        self.malformed |= name.is_empty() || name.iter().any(u8::is_ascii_uppercase) || (pseudo && self.regular);
+        self.malformed |=
+            name.is_empty() || name.iter().any(u8::is_ascii_uppercase) || (pseudo && self.regular);
         self.regular |= !pseudo;
         match name {
             b":scheme" => self.malformed |= std::mem::replace(&mut self.scheme, true),
@@ -35,7 +36,8 @@ impl Fields {
             b"content-length" => self.content_length = Some(value.to_vec()),
             b"authorization" => self.repeated |= first_counts(&mut self.authorization, value),
             // RFC 9113, section 8.2.2: nothing that speaks of the connection.
-            b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" => {
+            b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding"
+            | b"upgrade" => {
                 self.malformed = true;
             }
             b"te" => self.malformed |= value != b"trailers",
@@ -108,7 +110,8 @@ mod tests {
             assert!(fields(&list).is_malformed(), "{bad:?}");
         }
         for missing in 0..4 {
-            let list: Vec<_> = good.iter().enumerate().filter(|(i, _)| *i != missing).map(|(_, f)| *f).collect();
+            let list: Vec<_> =
+                good.iter().enumerate().filter(|(i, _)| *i != missing).map(|(_, f)| *f).collect();
             assert!(fields(&list).is_malformed(), "{missing}");
         }
         let late: Vec<_> = [("a", "b")].into_iter().chain(good).collect();

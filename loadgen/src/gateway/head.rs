@@ -130,7 +130,8 @@ impl Reader {
     fn read_new(&mut self, block: &[u8], policy: &Policy) -> Result<Read, HpackError> {
         self.walk(block)?;
         let mut fields = Fields::default();
-        let (mut apple, mut google) = (AppleFields::default(), fcm::request::GoogleFields::default());
+        let (mut apple, mut google) =
+            (AppleFields::default(), fcm::request::GoogleFields::default());
         self.decoder.decode(block, &self.representations, LIST_BYTES_MAX, |name, value| {
             if !fields.add(name, value) {
                 match &policy.provider {
@@ -146,11 +147,15 @@ impl Reader {
             Provider::Apns(policy) => {
                 let authorization = self.verify(fields.authorization.as_deref(), &policy.keys);
                 let rest = Arc::new(apple.read(&fields, &policy.topics, authorization));
-                (apple.payload_bytes_max(), Ask::Apns(apns::request::Ask { rest, path: Path::read(path) }))
+                (
+                    apple.payload_bytes_max(),
+                    Ask::Apns(apns::request::Ask { rest, path: Path::read(path) }),
+                )
             }
-            Provider::Fcm(policy) => {
-                (fcm::request::BODY_BYTES_MAX, Ask::Fcm(Arc::new(google.read(&fields, path, policy))))
-            }
+            Provider::Fcm(policy) => (
+                fcm::request::BODY_BYTES_MAX,
+                Ask::Fcm(Arc::new(google.read(&fields, path, policy))),
+            ),
         };
         let head = Head { content_length: fields.content_length(), body_bytes_max, ask };
         if !self.representations.iter().any(|r| r.changes_table) {
@@ -175,7 +180,8 @@ impl Reader {
     fn template(&self, block: &[u8]) -> Option<(usize, Option<Representation>)> {
         self.templates.iter().enumerate().find_map(|(i, t)| {
             let Some(after) = &t.after else { return (*block == *t.before).then_some((i, None)) };
-            let path = block.starts_with(&t.before).then(|| hpack::path_at(block, t.before.len()))??;
+            let path =
+                block.starts_with(&t.before).then(|| hpack::path_at(block, t.before.len()))??;
             (block[path.bytes.end..] == **after).then_some((i, Some(path)))
         })
     }
@@ -253,10 +259,17 @@ mod tests {
     fn a_template_gives_what_decoding_gives() {
         let mut reader = Reader::default();
         let authority = literal(0x01, b"host");
-        let of = |path: &[u8]| block(&[&[METHOD_POST, SCHEME_HTTPS], &literal(0x04, path), &authority]);
-        assert_eq!(path_of(reader.read(&of(b"/3/device/ab"), &policy(&[]))), Path::read(b"/3/device/ab"));
+        let of =
+            |path: &[u8]| block(&[&[METHOD_POST, SCHEME_HTTPS], &literal(0x04, path), &authority]);
+        assert_eq!(
+            path_of(reader.read(&of(b"/3/device/ab"), &policy(&[]))),
+            Path::read(b"/3/device/ab")
+        );
         assert_eq!(reader.templates.len(), 1);
-        assert_eq!(path_of(reader.read(&of(b"/3/device/cdef"), &policy(&[]))), Path::read(b"/3/device/cdef"));
+        assert_eq!(
+            path_of(reader.read(&of(b"/3/device/cdef"), &policy(&[]))),
+            Path::read(b"/3/device/cdef")
+        );
         assert_eq!(path_of(reader.read(&of(b"/x"), &policy(&[]))), Path::Bad);
         assert_eq!(reader.templates.len(), 1, "all of them by the first");
     }

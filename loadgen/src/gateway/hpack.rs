@@ -141,7 +141,11 @@ impl Decoder {
     /// With an empty table of [`TABLE_BYTES`].
     #[must_use]
     pub fn new() -> Self {
-        Self { library: Library::with_dynamic_size(TABLE_BYTES), input: Vec::new(), output: Vec::with_capacity(1) }
+        Self {
+            library: Library::with_dynamic_size(TABLE_BYTES),
+            input: Vec::new(),
+            output: Vec::with_capacity(1),
+        }
     }
 
     /// Decodes representations that [`walk`] found in `block`, giving name and value of each field.
@@ -160,7 +164,9 @@ impl Decoder {
             self.input.clear();
             self.input.extend_from_slice(&block[representation.bytes.clone()]);
             self.output.clear();
-            self.library.decode_exact(&mut self.input, &mut self.output).map_err(|_| HpackError::Invalid)?;
+            self.library
+                .decode_exact(&mut self.input, &mut self.output)
+                .map_err(|_| HpackError::Invalid)?;
             for (name, value, _) in &self.output {
                 list_bytes += name.len() + value.len() + 32;
                 if list_bytes > list_bytes_max {
@@ -241,7 +247,10 @@ pub fn put_literal(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 }
 
 /// Appends an integer with a prefix of `bits` behind the `pattern` (RFC 7541, section 5.1).
-#[allow(clippy::cast_possible_truncation, reason = "each value is below 256 by the comparison or the mask before it")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "each value is below 256 by the comparison or the mask before it"
+)]
 fn put_integer(out: &mut Vec<u8>, pattern: u8, bits: u32, value: u32) {
     let prefix_max = (1 << bits) - 1;
     if value < prefix_max {
@@ -307,8 +316,10 @@ mod tests {
     #[test]
     fn the_example_of_the_specification() {
         let mut decoder = Decoder::new();
-        let block =
-            [0x82, 0x86, 0x84, 0x41, 0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff];
+        let block = [
+            0x82, 0x86, 0x84, 0x41, 0x8c, 0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab,
+            0x90, 0xf4, 0xff,
+        ];
         let fields = decode(&mut decoder, &block).expect("well formed");
         assert_eq!(fields[3], (":authority".to_owned(), "www.example.com".to_owned()));
         assert_eq!(decode(&mut decoder, &[0xbe]).expect("in the table")[0].1, "www.example.com");
@@ -316,10 +327,24 @@ mod tests {
 
     #[test]
     fn what_the_library_would_panic_at_is_refused() {
-        for block in [&[0xff][..], &[0x40], &[0x40, 1, b'a'], &[0x00, 0x05, b'a'], &[0x1f], &[0x04, 0x7f, 0x80]] {
-            assert_eq!(decode(&mut Decoder::new(), block), Err(HpackError::Truncated), "{block:02x?}");
+        for block in [
+            &[0xff][..],
+            &[0x40],
+            &[0x40, 1, b'a'],
+            &[0x00, 0x05, b'a'],
+            &[0x1f],
+            &[0x04, 0x7f, 0x80],
+        ] {
+            assert_eq!(
+                decode(&mut Decoder::new(), block),
+                Err(HpackError::Truncated),
+                "{block:02x?}"
+            );
         }
-        assert_eq!(decode(&mut Decoder::new(), &[0xff, 0xff, 0xff, 0xff, 0xff, 0]), Err(HpackError::Integer));
+        assert_eq!(
+            decode(&mut Decoder::new(), &[0xff, 0xff, 0xff, 0xff, 0xff, 0]),
+            Err(HpackError::Integer)
+        );
     }
 
     #[test]
@@ -339,7 +364,8 @@ mod tests {
     #[test]
     fn a_literal_path_is_found() {
         let mut found = Vec::new();
-        walk(&[0x83, 0x04, 2, b'/', b'x', 0x14, 0x81, 0x63], |r| found.push((r.bytes, r.path))).expect("well formed");
+        walk(&[0x83, 0x04, 2, b'/', b'x', 0x14, 0x81, 0x63], |r| found.push((r.bytes, r.path)))
+            .expect("well formed");
         let raw = Some(PathValue::Raw(3..5));
         assert_eq!(found, [(0..1, None), (1..5, raw), (5..8, Some(PathValue::Huffman))]);
     }

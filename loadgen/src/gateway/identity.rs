@@ -4,7 +4,8 @@
 use std::{fs, io, path::PathBuf, sync::Arc};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::{
     ServerConfig,
@@ -61,7 +62,12 @@ impl Identity {
         server.not_before = rcgen::date_time_ymd(2019, 1, 1);
         server.not_after = rcgen::date_time_ymd(2020, 1, 1);
         let expired_pem = server.signed_by(&key, &issuer).map_err(io::Error::other)?.pem();
-        Ok(Self { ca_pem, certificate_pem, key_pem: key.serialize_pem(), expired_pem: Some(expired_pem) })
+        Ok(Self {
+            ca_pem,
+            certificate_pem,
+            key_pem: key.serialize_pem(),
+            expired_pem: Some(expired_pem),
+        })
     }
 
     /// Reads it.
@@ -70,7 +76,8 @@ impl Identity {
     /// A file cannot be read, by its name.
     pub fn load(files: &TlsFiles) -> io::Result<Self> {
         let read = |path: &PathBuf| {
-            fs::read_to_string(path).map_err(|e| io::Error::new(e.kind(), format!("tls: {}: {e}", path.display())))
+            fs::read_to_string(path)
+                .map_err(|e| io::Error::new(e.kind(), format!("tls: {}: {e}", path.display())))
         };
         Ok(Self {
             ca_pem: read(&files.ca_file)?,
@@ -97,10 +104,13 @@ impl Identity {
     }
 
     fn config(&self, certificate_pem: &str) -> io::Result<Arc<ServerConfig>> {
-        let invalid = |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("tls: {what}"));
-        let chain = CertificateDer::pem_slice_iter(certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+        let invalid =
+            |what: String| io::Error::new(io::ErrorKind::InvalidData, format!("tls: {what}"));
+        let chain = CertificateDer::pem_slice_iter(certificate_pem.as_bytes())
+            .collect::<Result<Vec<_>, _>>();
         let chain = chain.map_err(|e| invalid(format!("certificate: {e}")))?;
-        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes()).map_err(|e| invalid(format!("key: {e}")))?;
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes())
+            .map_err(|e| invalid(format!("key: {e}")))?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?

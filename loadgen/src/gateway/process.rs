@@ -131,10 +131,13 @@ fn configuration(arguments: &Arguments) -> io::Result<GatewayConfig> {
             let named = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
             let text = fs::read_to_string(path).map_err(|e| io::Error::new(e.kind(), named(&e)))?;
             // One line: where, and what. The parser's own picture of the place takes four.
-            let at = |e: &toml::de::Error| e.span().map_or(0, |s| text[..s.start].matches('\n').count()) + 1;
-            let wrong = |e: toml::de::Error| named(&format_args!("line {}: {}", at(&e), e.message()));
-            let mut config: GatewayConfig =
-                toml::from_str(&text).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, wrong(e)))?;
+            let at = |e: &toml::de::Error| {
+                e.span().map_or(0, |s| text[..s.start].matches('\n').count()) + 1
+            };
+            let wrong =
+                |e: toml::de::Error| named(&format_args!("line {}: {}", at(&e), e.message()));
+            let mut config: GatewayConfig = toml::from_str(&text)
+                .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, wrong(e)))?;
             config.beside(path.parent().unwrap_or(Path::new("")));
             config
         }
@@ -153,7 +156,8 @@ async fn serve(
     mut announcement: serde_json::Value,
 ) -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     if let Some(address) = arguments.health_listen {
         let port = HealthPort::bind(address).await?;
         announcement["health"] = json!(port.address());
@@ -211,7 +215,9 @@ fn obey(gateway: &GatewayHandle, order: Order) -> (serde_json::Value, bool) {
             Err(error) => (json!({ "error": format!("{}: {error}", path.display()) }), false),
         },
         Order::Take { path, before_us } => match gateway.take(&path, before_us) {
-            Ok(taken) => (json!({ "taken": taken.entries, "until_us": taken.until_us, "path": path }), false),
+            Ok(taken) => {
+                (json!({ "taken": taken.entries, "until_us": taken.until_us, "path": path }), false)
+            }
             Err(error) => (json!({ "error": format!("{}: {error}", path.display()) }), false),
         },
         Order::Fetch(true) => (json!({ "error": "fetch is for --control; here is export" }), false),
@@ -221,7 +227,11 @@ fn obey(gateway: &GatewayHandle, order: Order) -> (serde_json::Value, bool) {
             (done(Ok(())), false)
         }
         Order::Stop(true) => (done(Ok(())), true),
-        Order::Stats(false) | Order::Fetch(false) | Order::Clock(false) | Order::Reset(false) | Order::Stop(false) => {
+        Order::Stats(false)
+        | Order::Fetch(false)
+        | Order::Clock(false)
+        | Order::Reset(false)
+        | Order::Stop(false) => {
             (json!({ "error": "what has no other value is ordered by true" }), false)
         }
     }
@@ -272,13 +282,20 @@ mod tests {
         assert_eq!(answer, json!({ "exported": 0, "path": path }));
         assert!(super::super::Record::load(&path).is_ok());
         let (answer, _) = told(&gateway, r#"{"export":"/nonexistent/record"}"#);
-        assert!(answer["error"].as_str().is_some_and(|e| e.starts_with("/nonexistent/record: ")), "{answer}");
-        let (answer, _) = told(&gateway, &json!({ "take": { "path": path, "before_us": 1 } }).to_string());
+        assert!(
+            answer["error"].as_str().is_some_and(|e| e.starts_with("/nonexistent/record: ")),
+            "{answer}"
+        );
+        let (answer, _) =
+            told(&gateway, &json!({ "take": { "path": path, "before_us": 1 } }).to_string());
         assert!(answer["taken"] == 0 && answer["until_us"].is_u64(), "{answer}");
         assert_eq!(told(&gateway, r#"{"reset":true}"#), (json!({ "ok": true }), false));
         assert!(told(&gateway, r#"{"stop":false}"#).0["error"].is_string());
         assert!(told(&gateway, r#"{"stop":true}"#).1);
-        assert!(serde_json::from_str::<Order>(r#"{"faults":{},"stop":true}"#).is_err(), "one order a line");
+        assert!(
+            serde_json::from_str::<Order>(r#"{"faults":{},"stop":true}"#).is_err(),
+            "one order a line"
+        );
     }
 
     #[test]
@@ -308,8 +325,15 @@ mod tests {
             health_listen: None,
         };
         let config = configuration(&arguments(None)).expect("well formed");
-        assert_eq!((config.threads, config.faults.latency.p99_us, config.scripts.tokens.len()), (3, 90_000, 1));
-        assert_eq!(config.keys[0].public_key_file, Some(directory.path().join("key.pem")), "beside the file");
+        assert_eq!(
+            (config.threads, config.faults.latency.p99_us, config.scripts.tokens.len()),
+            (3, 90_000, 1)
+        );
+        assert_eq!(
+            config.keys[0].public_key_file,
+            Some(directory.path().join("key.pem")),
+            "beside the file"
+        );
         assert_eq!(configuration(&arguments(Some(1))).expect("well formed").threads, 1);
         fs::write(&path, "\nthread = 3").expect("written");
         let error = configuration(&arguments(None)).expect_err("an unknown field").to_string();

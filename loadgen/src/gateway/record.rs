@@ -238,7 +238,12 @@ impl Log {
         self.amend(handle, |e| {
             was = *e;
             // What the quota has counted stays counted.
-            *e = Entry { status: 0, reason: 0, flags: flag::UNPROCESSED | (e.flags & flag::COUNTED), ..*e };
+            *e = Entry {
+                status: 0,
+                reason: 0,
+                flags: flag::UNPROCESSED | (e.flags & flag::COUNTED),
+                ..*e
+            };
         });
         if was != Entry::default() && was.flags & flag::UNPROCESSED == 0 {
             self.totals.accepted -= u64::from(was.accepted());
@@ -270,7 +275,9 @@ impl Log {
     /// Gives away the chunks that are full and hold nothing younger than `before_us`; they are amended no more. Whoever takes
     /// often enough keeps the record of an endless series in bounded memory: what is younger, and a chunk.
     pub fn take(&mut self, before_us: u64) -> Vec<Vec<Entry>> {
-        let old = |chunk: &&Vec<Entry>| chunk.len() == CHUNK && chunk.last().is_some_and(|e| e.time_us < before_us);
+        let old = |chunk: &&Vec<Entry>| {
+            chunk.len() == CHUNK && chunk.last().is_some_and(|e| e.time_us < before_us)
+        };
         let count = self.chunks.iter().take_while(old).count();
         let taken: Vec<_> = self.chunks.drain(..count).collect();
         let entries = (count * CHUNK) as u64;
@@ -288,12 +295,17 @@ impl Log {
     #[must_use]
     pub fn stats(&self) -> Stats {
         let counts = Reason::ALL.iter().zip(self.by_reason.0).filter(|&(_, count)| count > 0);
-        let reasons = counts.map(|(r, count)| (if *r == Reason::None { "None" } else { r.as_str() }, count)).collect();
+        let reasons = counts
+            .map(|(r, count)| (if *r == Reason::None { "None" } else { r.as_str() }, count))
+            .collect();
         Stats { reasons, ..self.totals.clone() }
     }
 
     fn amend(&mut self, handle: Handle, change: impl FnOnce(&mut Entry)) {
-        let Some(at) = handle.0.checked_sub(self.base).and_then(|at| usize::try_from(at).ok()) else { return };
+        let Some(at) = handle.0.checked_sub(self.base).and_then(|at| usize::try_from(at).ok())
+        else {
+            return;
+        };
         if let Some(entry) = self.chunks.get_mut(at / CHUNK).and_then(|c| c.get_mut(at % CHUNK)) {
             change(entry);
         }
@@ -337,7 +349,10 @@ mod tests {
         log.revoke(revoked);
         log.answered(kept);
         let stats = log.stats();
-        assert_eq!((stats.requests, stats.accepted, stats.unprocessed, stats.answered), (2, 1, 1, 1));
+        assert_eq!(
+            (stats.requests, stats.accepted, stats.unprocessed, stats.answered),
+            (2, 1, 1, 1)
+        );
         assert_eq!(stats.reasons, BTreeMap::from([("None", 1)]));
         assert_eq!((entries(&log)[1].status, entries(&log)[1].flags), (0, flag::UNPROCESSED));
     }
@@ -357,17 +372,23 @@ mod tests {
     #[test]
     fn what_is_taken_is_old_and_whole_and_the_rest_is_amended_on() {
         let mut log = Log::default();
-        let handles: Vec<_> =
-            (0..2 * CHUNK as u64 + 3).map(|time_us| log.push(Entry { time_us, ..ACCEPTED })).collect();
+        let handles: Vec<_> = (0..2 * CHUNK as u64 + 3)
+            .map(|time_us| log.push(Entry { time_us, ..ACCEPTED }))
+            .collect();
         assert!(log.take(CHUNK as u64 - 1).is_empty(), "its last one is too young");
         let taken = log.take(CHUNK as u64);
         assert_eq!((taken.len(), taken[0].len(), log.oldest_us()), (1, CHUNK, Some(CHUNK as u64)));
         log.answered(handles[0]);
         log.answered(handles[CHUNK]);
         log.answered(handles[2 * CHUNK + 2]);
-        let answered: Vec<_> = entries(&log).iter().filter(|e| e.settled()).map(|e| e.time_us).collect();
+        let answered: Vec<_> =
+            entries(&log).iter().filter(|e| e.settled()).map(|e| e.time_us).collect();
         assert_eq!(answered, [CHUNK as u64, 2 * CHUNK as u64 + 2]);
-        assert_eq!((log.take(u64::MAX).len(), entries(&log).len()), (1, 3), "a chunk that fills stays");
+        assert_eq!(
+            (log.take(u64::MAX).len(), entries(&log).len()),
+            (1, 3),
+            "a chunk that fills stays"
+        );
         assert_eq!(log.stats().requests, 2 * CHUNK as u64 + 3, "totals go on");
     }
 
@@ -377,7 +398,8 @@ mod tests {
         let handles: Vec<_> = (0..CHUNK + 3).map(|_| log.push(ACCEPTED)).collect();
         log.answered(handles[CHUNK - 1]);
         log.answered(handles[CHUNK + 2]);
-        let answered: Vec<_> = entries(&log).iter().enumerate().filter(|(_, e)| e.settled()).map(|(i, _)| i).collect();
+        let answered: Vec<_> =
+            entries(&log).iter().enumerate().filter(|(_, e)| e.settled()).map(|(i, _)| i).collect();
         assert_eq!(answered, [CHUNK - 1, CHUNK + 2]);
     }
 }

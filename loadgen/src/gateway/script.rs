@@ -133,9 +133,18 @@ impl Scripted {
     #[must_use]
     pub fn answer(&self, wall: UnixMillis) -> Answer {
         let status = self.status.unwrap_or_else(|| self.reason.status());
-        let timestamp = || self.timestamp_ms.unwrap_or_else(|| wall.0.saturating_add_signed(self.timestamp_offset_ms));
+        let timestamp = || {
+            self.timestamp_ms
+                .unwrap_or_else(|| wall.0.saturating_add_signed(self.timestamp_offset_ms))
+        };
         let timestamp_ms = (status == 410).then(timestamp);
-        Answer { status, reason: self.reason, timestamp_ms, retry_after: self.retry_after, violation: None }
+        Answer {
+            status,
+            reason: self.reason,
+            timestamp_ms,
+            retry_after: self.retry_after,
+            violation: None,
+        }
     }
 }
 
@@ -276,9 +285,9 @@ impl<'de> Deserialize<'de> for TokenKey {
             return Ok(Self(text.into_bytes()));
         }
         let bytes = data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes());
-        bytes
-            .map(Self)
-            .map_err(|_| D::Error::custom("a token is an even number of hexadecimal digits, or printable text"))
+        bytes.map(Self).map_err(|_| {
+            D::Error::custom("a token is an even number of hexadecimal digits, or printable text")
+        })
     }
 }
 
@@ -298,8 +307,10 @@ mod tests {
     #[test]
     fn shares_are_as_asked_and_do_not_overlap() {
         let gone = Rule { ppm: 100_000, answer: Scripted::always(Reason::Unregistered) };
-        let busy =
-            Rule { ppm: 50_000, answer: Scripted { times: Some(2), ..Scripted::always(Reason::TooManyRequests) } };
+        let busy = Rule {
+            ppm: 50_000,
+            answer: Scripted { times: Some(2), ..Scripted::always(Reason::TooManyRequests) },
+        };
         let scripts = scripts(vec![gone, busy]);
         let (mut dead, mut counted) = (0, 0);
         for i in 0..100_000_u32 {
@@ -314,12 +325,15 @@ mod tests {
 
     #[test]
     fn first_so_many_times_then_accepted() {
-        let busy =
-            Rule { ppm: 1_000_000, answer: Scripted { times: Some(2), ..Scripted::always(Reason::TooManyRequests) } };
+        let busy = Rule {
+            ppm: 1_000_000,
+            answer: Scripted { times: Some(2), ..Scripted::always(Reason::TooManyRequests) },
+        };
         let scripts = scripts(vec![busy]);
         let (script, attempts) = (answer_for(b"t", &scripts), Attempts::default());
-        let statuses: Vec<_> =
-            (0..3).map(|_| script.at(attempts.next(b"t", 0)).map(|s| s.answer(UnixMillis(0)).status)).collect();
+        let statuses: Vec<_> = (0..3)
+            .map(|_| script.at(attempts.next(b"t", 0)).map(|s| s.answer(UnixMillis(0)).status))
+            .collect();
         assert_eq!(statuses, [Some(429), Some(429), None]);
         assert!(!script.is_dead());
     }

@@ -85,7 +85,13 @@ impl Socket {
     ///
     /// # Errors
     /// If TLS cannot be set up.
-    pub fn new(stream: TcpStream, number: u32, tls: Arc<ServerConfig>, policy: &Policy, now: Time) -> io::Result<Self> {
+    pub fn new(
+        stream: TcpStream,
+        number: u32,
+        tls: Arc<ServerConfig>,
+        policy: &Policy,
+        now: Time,
+    ) -> io::Result<Self> {
         let mut http = Connection::new(number, policy);
         let mut greeting = Vec::new();
         let position = http.take_output(&mut greeting);
@@ -192,7 +198,9 @@ impl Socket {
         buffer[..begun].copy_from_slice(&self.leftover);
         let room = begun + READ_BYTES;
         let count = match self.stream.read(&mut buffer[begun..room]) {
-            Ok(0) => return Err(if self.tls.is_established() { End::Client } else { End::Handshake }),
+            Ok(0) => {
+                return Err(if self.tls.is_established() { End::Client } else { End::Handshake });
+            }
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.readable = false;
@@ -207,7 +215,9 @@ impl Socket {
         context.log.totals.bytes_received += count as u64;
         context.now = clock::now();
         let (http, total) = (&mut self.http, begun + count);
-        let received = self.tls.receive(&mut buffer[..total], &mut self.outgoing, |b| http.receive(b, context));
+        let received = self
+            .tls
+            .receive(&mut buffer[..total], &mut self.outgoing, |b| http.receive(b, context));
         let received = received.map_err(|error| match error {
             rustls::Error::NoApplicationProtocol => End::Handshake,
             _ if self.tls.is_established() => End::Protocol,

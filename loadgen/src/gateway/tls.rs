@@ -7,7 +7,10 @@ use std::sync::Arc;
 use rustls::{
     Error, ServerConfig,
     server::UnbufferedServerConnection,
-    unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic},
+    unbuffered::{
+        ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
+        WriteTraffic,
+    },
 };
 
 /// What a record costs beyond its plaintext, at most (RFC 8446, section 5.2), and how much plaintext it holds.
@@ -80,7 +83,9 @@ impl Session {
                         take(record.payload);
                     }
                 }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => fill(out, 0, |room| data.encode(room))?,
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    fill(out, 0, |room| data.encode(room))?
+                }
                 Ok(ConnectionState::TransmitTlsData(mut transmit)) => {
                     if let Some(mut traffic) = transmit.may_encrypt_app_data() {
                         encrypt(&mut traffic, &std::mem::take(&mut self.greeting), out)?;
@@ -123,13 +128,17 @@ impl Session {
     /// Appends the alert that ends the connection in order; nothing, if TLS is not so far.
     pub fn close(&mut self, out: &mut Vec<u8>) {
         // A connection whose end cannot be said ends without.
-        let _ = self.write(out, |traffic, out| fill(out, 64, |room| traffic.queue_close_notify(room)));
+        let _ =
+            self.write(out, |traffic, out| fill(out, 64, |room| traffic.queue_close_notify(room)));
     }
 
     fn write(
         &mut self,
         out: &mut Vec<u8>,
-        send: impl FnOnce(&mut WriteTraffic<'_, rustls::server::ServerConnectionData>, &mut Vec<u8>) -> Result<(), Error>,
+        send: impl FnOnce(
+            &mut WriteTraffic<'_, rustls::server::ServerConnectionData>,
+            &mut Vec<u8>,
+        ) -> Result<(), Error>,
     ) -> Result<(), Error> {
         for _ in 0..STATES_MAX {
             match self.tls.process_tls_records(&mut []).state? {
@@ -159,7 +168,11 @@ impl Session {
     }
 }
 
-fn encrypt<Data>(traffic: &mut WriteTraffic<'_, Data>, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
+fn encrypt<Data>(
+    traffic: &mut WriteTraffic<'_, Data>,
+    plaintext: &[u8],
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
     if plaintext.is_empty() {
         return Ok(());
     }
@@ -176,7 +189,9 @@ enum Unfilled {
 impl From<EncodeError> for Unfilled {
     fn from(error: EncodeError) -> Self {
         match error {
-            EncodeError::InsufficientSize(InsufficientSizeError { required_size }) => Self::Short(required_size),
+            EncodeError::InsufficientSize(InsufficientSizeError { required_size }) => {
+                Self::Short(required_size)
+            }
             EncodeError::AlreadyEncoded => Self::Broken("a TLS record was encoded twice"),
         }
     }
@@ -185,7 +200,9 @@ impl From<EncodeError> for Unfilled {
 impl From<EncryptError> for Unfilled {
     fn from(error: EncryptError) -> Self {
         match error {
-            EncryptError::InsufficientSize(InsufficientSizeError { required_size }) => Self::Short(required_size),
+            EncryptError::InsufficientSize(InsufficientSizeError { required_size }) => {
+                Self::Short(required_size)
+            }
             EncryptError::EncryptExhausted => Self::Broken("the TLS keys are used up"),
         }
     }

@@ -192,7 +192,11 @@ impl Worker {
         }
         let plan = &*self.plan;
         let first = self.dues.first().map(|(due, _)| *due);
-        let dues = first.into_iter().chain(plan.next_change(now)).chain(plan.next_turn(now)).chain(self.accept_again);
+        let dues = first
+            .into_iter()
+            .chain(plan.next_change(now))
+            .chain(plan.next_turn(now))
+            .chain(self.accept_again);
         Some(dues.min()?.since(now))
     }
 
@@ -245,7 +249,12 @@ impl Worker {
         let registered = self.poll.registry().register(&mut stream, Token(id), both);
         let now = clock::monotonic();
         let fault = self.plan.handshake(number, now);
-        let tls = self.shared.expired.as_ref().filter(|_| fault.expired_certificate).unwrap_or(&self.shared.tls);
+        let tls = self
+            .shared
+            .expired
+            .as_ref()
+            .filter(|_| fault.expired_certificate)
+            .unwrap_or(&self.shared.tls);
         let socket = Socket::new(stream, number, Arc::clone(tls), &self.policy, now);
         let (Ok(()), Ok(mut socket)) = (registered, socket) else {
             self.shared.open.fetch_sub(1, Ordering::Relaxed);
@@ -278,7 +287,9 @@ impl Worker {
     /// Does to the connections what was ordered.
     fn act(&mut self, action: &Action) {
         let many = match action {
-            Action::Goaway { connections, .. } | Action::Reset { connections } => connections.unwrap_or(usize::MAX),
+            Action::Goaway { connections, .. } | Action::Reset { connections } => {
+                connections.unwrap_or(usize::MAX)
+            }
             Action::StreamsMax { streams } => {
                 self.policy.streams_max = *streams;
                 usize::MAX
@@ -335,7 +346,12 @@ impl Worker {
                     if socket.is_hungry() {
                         again.push(id);
                     }
-                    let due = socket.http.deadline(&self.policy, &plan, now).into_iter().chain(socket.deadline()).min();
+                    let due = socket
+                        .http
+                        .deadline(&self.policy, &plan, now)
+                        .into_iter()
+                        .chain(socket.deadline())
+                        .min();
                     if due != socket.due {
                         if let Some(was) = std::mem::replace(&mut socket.due, due) {
                             self.dues.remove(&(was, id));
@@ -357,7 +373,13 @@ impl Worker {
         let mut log = self.log.lock();
         match end {
             End::Reset => socket.reset(),
-            End::Client | End::Protocol | End::Drained | End::Handshake | End::Socket | End::Stopped | End::Cut => {
+            End::Client
+            | End::Protocol
+            | End::Drained
+            | End::Handshake
+            | End::Socket
+            | End::Stopped
+            | End::Cut => {
                 socket.close();
             }
         }
@@ -381,5 +403,12 @@ impl Worker {
 }
 
 fn context<'a>(shared: &'a Shared, plan: &'a Plan, log: &'a mut Log) -> Context<'a> {
-    Context { policy: &shared.policy, plan, pace: &shared.pace, attempts: &shared.attempts, log, now: clock::now() }
+    Context {
+        policy: &shared.policy,
+        plan,
+        pace: &shared.pace,
+        attempts: &shared.attempts,
+        log,
+        now: clock::now(),
+    }
 }

@@ -63,12 +63,18 @@ impl Unit {
     pub(super) fn ticks_between(&self, first: f64, last: f64, most: u32) -> Vec<(f64, String)> {
         let values = ticks(first * self.per_second, last * self.per_second, most);
         let step = values.get(1).map_or(1.0, |second| second - values[0]) / self.per_second;
-        values.into_iter().map(|v| (v / self.per_second, self.label(v / self.per_second, step))).collect()
+        values
+            .into_iter()
+            .map(|v| (v / self.per_second, self.label(v / self.per_second, step)))
+            .collect()
     }
 }
 
 fn open(out: &mut String, height: f64, label: &str) -> fmt::Result {
-    writeln!(out, r#"<svg class="chart" viewBox="0 0 {WIDTH} {height:.0}" role="img" aria-label="{label}">"#)
+    writeln!(
+        out,
+        r#"<svg class="chart" viewBox="0 0 {WIDTH} {height:.0}" role="img" aria-label="{label}">"#
+    )
 }
 
 fn time_axis(out: &mut String, last: f64, x: Linear, (top, bottom): (f64, f64)) -> fmt::Result {
@@ -76,22 +82,42 @@ fn time_axis(out: &mut String, last: f64, x: Linear, (top, bottom): (f64, f64)) 
         let x = x.at(*at);
         let class = if n % 2 == 1 { r#" class="minor""# } else { "" };
         writeln!(out, r#"<path class="grid" d="M{x:.1} {top}V{bottom}"/>"#)?;
-        writeln!(out, r#"<text{class} x="{x:.1}" y="{:.1}" text-anchor="middle">{label}</text>"#, bottom + 18.0)?;
+        writeln!(
+            out,
+            r#"<text{class} x="{x:.1}" y="{:.1}" text-anchor="middle">{label}</text>"#,
+            bottom + 18.0
+        )?;
     }
     Ok(())
 }
 
-fn value_axis(out: &mut String, values: &[f64], y: Linear, label: impl Fn(f64) -> String) -> fmt::Result {
+fn value_axis(
+    out: &mut String,
+    values: &[f64],
+    y: Linear,
+    label: impl Fn(f64) -> String,
+) -> fmt::Result {
     for value in values {
         let y = y.at(*value);
         writeln!(out, r#"<path class="grid" d="M{LEFT} {y:.1}H{RIGHT}"/>"#)?;
         let text = label(*value);
-        writeln!(out, r#"<text x="{:.1}" y="{:.1}" text-anchor="end">{text}</text>"#, LEFT - 7.0, y + 4.0)?;
+        writeln!(
+            out,
+            r#"<text x="{:.1}" y="{:.1}" text-anchor="end">{text}</text>"#,
+            LEFT - 7.0,
+            y + 4.0
+        )?;
     }
     Ok(())
 }
 
-fn marks(out: &mut String, marks: &[Mark], last: f64, x: Linear, (top, bottom): (f64, f64)) -> fmt::Result {
+fn marks(
+    out: &mut String,
+    marks: &[Mark],
+    last: f64,
+    x: Linear,
+    (top, bottom): (f64, f64),
+) -> fmt::Result {
     for mark in marks.iter().filter(|m| m.from <= last) {
         let (from, until) = (x.at(mark.from.max(0.0)), x.at(mark.until.min(last)));
         let label = Escaped(&mark.label);
@@ -110,7 +136,11 @@ fn marks(out: &mut String, marks: &[Mark], last: f64, x: Linear, (top, bottom): 
         } else {
             (from + 4.0, "start")
         };
-        writeln!(out, r#"<text class="mark" x="{at:.1}" y="{:.1}" text-anchor="{anchor}">{label}</text>"#, top + 13.0)?;
+        writeln!(
+            out,
+            r#"<text class="mark" x="{at:.1}" y="{:.1}" text-anchor="{anchor}">{label}</text>"#,
+            top + 13.0
+        )?;
     }
     Ok(())
 }
@@ -131,14 +161,23 @@ pub(super) fn rate(out: &mut String, figures: &Figures) -> fmt::Result {
     time_axis(out, last, x, (TOP, BOTTOM))?;
     for share in [0.0, 0.5, 1.0] {
         let y = BOTTOM + (TOP - BOTTOM) * share;
-        writeln!(out, r#"<text x="{:.1}" y="{:.1}">{:.0} %</text>"#, RIGHT + 5.0, y + 4.0, share * 100.0)?;
+        writeln!(
+            out,
+            r#"<text x="{:.1}" y="{:.1}">{:.0} %</text>"#,
+            RIGHT + 5.0,
+            y + 4.0,
+            share * 100.0
+        )?;
     }
     marks(out, &figures.marks, last, x, (TOP, BOTTOM))?;
     let mut below = vec![0u64; rate.counts.len()];
-    for (n, platform) in PLATFORMS.into_iter().enumerate().filter(|(_, p)| figures.platforms.contains(p)) {
+    for (n, platform) in
+        PLATFORMS.into_iter().enumerate().filter(|(_, p)| figures.platforms.contains(p))
+    {
         let above: Vec<u64> = below.iter().zip(&rate.counts).map(|(b, c)| b + c[n]).collect();
         let step = |at: usize, count: u64| {
-            let (from, until) = (x.at(at as f64 * rate.interval), x.at((at + 1) as f64 * rate.interval));
+            let (from, until) =
+                (x.at(at as f64 * rate.interval), x.at((at + 1) as f64 * rate.interval));
             [(from, y.at(per_second(count))), (until, y.at(per_second(count)))]
         };
         let upper = above.iter().enumerate().flat_map(|(at, count)| step(at, *count));
@@ -182,7 +221,8 @@ const QUANTILES: [(f64, &str); 4] = [(0.5, "p50"), (0.9, "p90"), (0.99, "p99"), 
 /// Time by share of phones, each factor of ten in what is left as wide as the other: the tail is what people die of.
 #[allow(clippy::cast_precision_loss)]
 pub(super) fn latency(out: &mut String, figures: &Figures) -> fmt::Result {
-    let last = figures.latency.iter().filter_map(|l| l.curve.last()).map(|(_, s)| *s).fold(0.01, f64::max);
+    let last =
+        figures.latency.iter().filter_map(|l| l.curve.last()).map(|(_, s)| *s).fold(0.01, f64::max);
     let largest = figures.latency.iter().map(|l| l.count).max().unwrap_or(1).max(10) as f64;
     let decades = largest.log10();
     let x = Linear { from: (0.0, decades), to: (LEFT, RIGHT) };
@@ -192,9 +232,14 @@ pub(super) fn latency(out: &mut String, figures: &Figures) -> fmt::Result {
     let values: Vec<f64> = unit.ticks(last, 5).into_iter().map(|(v, _)| v).collect();
     let step = values.get(1).copied().unwrap_or(1.0);
     value_axis(out, &values, y, |v| unit.label(v, step))?;
-    for (share, label) in
-        [(0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"), (0.9999, "99.99 %"), (0.999_99, "99.999 %")]
-    {
+    for (share, label) in [
+        (0.5, "50 %"),
+        (0.9, "90 %"),
+        (0.99, "99 %"),
+        (0.999, "99.9 %"),
+        (0.9999, "99.99 %"),
+        (0.999_99, "99.999 %"),
+    ] {
         let left = -(1.0f64 - share).log10();
         if left > decades - 0.6 {
             continue;
@@ -202,7 +247,11 @@ pub(super) fn latency(out: &mut String, figures: &Figures) -> fmt::Result {
         let x = x.at(left);
         let class = if share == 0.999 { r#" class="minor""# } else { "" };
         writeln!(out, r#"<path class="grid" d="M{x:.1} {TOP}V{BOTTOM}"/>"#)?;
-        writeln!(out, r#"<text{class} x="{x:.1}" y="{:.1}" text-anchor="middle">{label}</text>"#, BOTTOM + 18.0)?;
+        writeln!(
+            out,
+            r#"<text{class} x="{x:.1}" y="{:.1}" text-anchor="middle">{label}</text>"#,
+            BOTTOM + 18.0
+        )?;
     }
     writeln!(out, r#"<text x="{RIGHT}" y="{:.1}" text-anchor="middle">all</text>"#, BOTTOM + 18.0)?;
     for latency in &figures.latency {
@@ -211,7 +260,11 @@ pub(super) fn latency(out: &mut String, figures: &Figures) -> fmt::Result {
             let left = if share < 1.0 { -(1.0 - share).log10() } else { decades };
             (x.at(left.min(decades)), y.at(seconds.max(0.0)))
         };
-        writeln!(out, r#"<path class="line {class}" d="{}"/>"#, line(latency.curve.iter().copied().map(at)))?;
+        writeln!(
+            out,
+            r#"<path class="line {class}" d="{}"/>"#,
+            line(latency.curve.iter().copied().map(at))
+        )?;
         for (share, _) in QUANTILES {
             let (x, y) = at((share, latency.at(share)));
             writeln!(out, r#"<circle class="point {class}" cx="{x:.1}" cy="{y:.1}" r="3.4"/>"#)?;
@@ -224,7 +277,12 @@ pub(super) fn latency(out: &mut String, figures: &Figures) -> fmt::Result {
     }
     writeln!(out, "</tr></thead><tbody>")?;
     for latency in &figures.latency {
-        write!(out, r#"<tr><th><i class="key {}"></i>{}</th>"#, class(latency.platform), name(latency.platform))?;
+        write!(
+            out,
+            r#"<tr><th><i class="key {}"></i>{}</th>"#,
+            class(latency.platform),
+            name(latency.platform)
+        )?;
         for (share, _) in QUANTILES {
             write!(out, "<td>{}</td>", seconds(latency.at(share)))?;
         }
@@ -236,14 +294,21 @@ pub(super) fn latency(out: &mut String, figures: &Figures) -> fmt::Result {
 impl Latency {
     /// The time of the least share on the curve that is not below this one.
     pub(super) fn at(&self, share: f64) -> f64 {
-        self.curve.iter().find(|(s, _)| *s >= share - 1e-9).map_or(f64::NAN, |(_, seconds)| *seconds)
+        self.curve
+            .iter()
+            .find(|(s, _)| *s >= share - 1e-9)
+            .map_or(f64::NAN, |(_, seconds)| *seconds)
     }
 }
 
 /// When the phones of each distance were reached: half of them in the thick part, nine in ten along the line.
 pub(super) fn nearest(out: &mut String, figures: &Figures) -> fmt::Result {
-    let platforms: Vec<usize> =
-        PLATFORMS.iter().enumerate().filter(|(_, p)| figures.platforms.contains(p)).map(|(n, _)| n).collect();
+    let platforms: Vec<usize> = PLATFORMS
+        .iter()
+        .enumerate()
+        .filter(|(_, p)| figures.platforms.contains(p))
+        .map(|(n, _)| n)
+        .collect();
     let times = figures.rows.iter().flat_map(|r| r.platforms).flatten().map(|(_, times)| times[4]);
     let last = with_moments(times.fold(0.01, f64::max), figures) * 1.02;
     #[allow(clippy::cast_precision_loss)] // one or two
@@ -266,7 +331,10 @@ pub(super) fn nearest(out: &mut String, figures: &Figures) -> fmt::Result {
             top + row_height / 2.0 + 4.0
         )?;
         for (slot, platform) in platforms.iter().enumerate() {
-            let Some((count, times)) = row.platforms[*platform].filter(|(n, _)| *n >= SHOWN_MIN) else { continue };
+            let Some((count, times)) = row.platforms[*platform].filter(|(n, _)| *n >= SHOWN_MIN)
+            else {
+                continue;
+            };
             #[allow(clippy::cast_precision_loss)] // one or two
             let y = top + 4.5 + 10.0 * (slot as f64 + 0.5);
             let [p5, p25, p50, p75, p95] = times.map(|t| x.at(t.max(0.0)));
@@ -317,11 +385,20 @@ mod tests {
 
     #[test]
     fn units_fit_the_time() {
-        let labels = |last| Unit::upto(last).ticks(last, 4).into_iter().map(|(_, l)| l).collect::<Vec<_>>();
+        let labels =
+            |last| Unit::upto(last).ticks(last, 4).into_iter().map(|(_, l)| l).collect::<Vec<_>>();
         assert_eq!(labels(0.9), ["0 ms", "500 ms"]);
-        assert_eq!(labels(1.4), ["0.0 s", "0.5 s", "1.0 s"], "four digits do not fit beside a chart");
+        assert_eq!(
+            labels(1.4),
+            ["0.0 s", "0.5 s", "1.0 s"],
+            "four digits do not fit beside a chart"
+        );
         assert_eq!(labels(5.0), ["0 s", "2 s", "4 s"]);
-        let between = Unit::upto(41.0).ticks_between(21.0, 41.0, 4).into_iter().map(|(_, l)| l).collect::<Vec<_>>();
+        let between = Unit::upto(41.0)
+            .ticks_between(21.0, 41.0, 4)
+            .into_iter()
+            .map(|(_, l)| l)
+            .collect::<Vec<_>>();
         assert_eq!(between, ["25 s", "30 s", "35 s", "40 s"]);
         assert_eq!(labels(600.0), ["0 min", "5 min", "10 min"]);
     }

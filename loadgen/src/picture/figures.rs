@@ -116,7 +116,8 @@ pub(super) struct Shares {
 impl Shares {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // below the length
     fn new(count: u64, shares: &[f64]) -> Self {
-        let rank = |share: &f64| (((count as f64 * share).ceil() as u64).clamp(1, count.max(1)), f64::NAN);
+        let rank =
+            |share: &f64| (((count as f64 * share).ceil() as u64).clamp(1, count.max(1)), f64::NAN);
         Self { ranks: shares.iter().map(rank).collect(), next: 0, seen: 0 }
     }
 
@@ -156,10 +157,13 @@ impl Figures {
         let last = samples.last().map_or(0.0, |s| after(s.at_ns)).max(0.0);
         let mut rate = Rate::upto(last);
         let shares: Vec<Vec<f64>> = counts.iter().map(|n| curve_shares(*n)).collect();
-        let mut curves: Vec<Shares> = counts.iter().zip(&shares).map(|(n, shares)| Shares::new(*n, shares)).collect();
+        let mut curves: Vec<Shares> =
+            counts.iter().zip(&shares).map(|(n, shares)| Shares::new(*n, shares)).collect();
         let mut medians: Vec<Shares> = accepted.iter().map(|n| Shares::new(*n, &[0.5])).collect();
-        let mut in_row: Vec<[Shares; PLATFORMS.len()]> =
-            rows.iter().map(|row| row.platforms.map(|p| Shares::new(p.map_or(0, |(n, _)| n), &ROW_SHARES))).collect();
+        let mut in_row: Vec<[Shares; PLATFORMS.len()]> = rows
+            .iter()
+            .map(|row| row.platforms.map(|p| Shares::new(p.map_or(0, |(n, _)| n), &ROW_SHARES)))
+            .collect();
         for sample in samples {
             let (at, platform) = (after(sample.at_ns), number(sample.spot.platform()));
             rate.add(at, platform);
@@ -171,13 +175,20 @@ impl Figures {
         for (row, found) in rows.iter_mut().zip(&in_row) {
             for (platform, found) in row.platforms.iter_mut().zip(found) {
                 if let Some((_, times)) = platform {
-                    times.iter_mut().zip(&found.ranks).for_each(|(time, (_, value))| *time = *value);
+                    times
+                        .iter_mut()
+                        .zip(&found.ranks)
+                        .for_each(|(time, (_, value))| *time = *value);
                 }
             }
         }
         let curve = |n: usize| {
             let values = curves[n].ranks.iter().map(|(_, seconds)| *seconds);
-            Latency { platform: PLATFORMS[n], count: counts[n], curve: shares[n].iter().copied().zip(values).collect() }
+            Latency {
+                platform: PLATFORMS[n],
+                count: counts[n],
+                curve: shares[n].iter().copied().zip(values).collect(),
+            }
         };
         let present = |n: &usize| counts[*n] > 0;
         Self {
@@ -216,9 +227,14 @@ fn rows(edges: &[f64], by_band: &[[u64; PLATFORMS.len()]]) -> (Vec<Row>, Vec<usi
     for (band, counts) in by_band.iter().enumerate() {
         let inner = if band == 0 { 0.0 } else { edges[band - 1] };
         let outer = edges.get(band).copied().unwrap_or(f64::INFINITY);
-        let full = bands_in_row >= together && rows.last().is_some_and(|row| row.is_enough(present));
+        let full =
+            bands_in_row >= together && rows.last().is_some_and(|row| row.is_enough(present));
         if band < used && (rows.is_empty() || full) {
-            rows.push(Row { from_meters: inner, to_meters: outer, platforms: [None; PLATFORMS.len()] });
+            rows.push(Row {
+                from_meters: inner,
+                to_meters: outer,
+                platforms: [None; PLATFORMS.len()],
+            });
             bands_in_row = 0;
         }
         if let Some(row) = rows.last_mut().filter(|_| band < used) {
@@ -251,7 +267,9 @@ impl Row {
 
     /// Whether the figures of all platforms that there are may be shown.
     fn is_enough(&self, present: [bool; PLATFORMS.len()]) -> bool {
-        let enough = |(p, there): (&Option<(u64, _)>, bool)| !there || p.is_some_and(|(n, _)| n >= SHOWN_MIN);
+        let enough = |(p, there): (&Option<(u64, _)>, bool)| {
+            !there || p.is_some_and(|(n, _)| n >= SHOWN_MIN)
+        };
         self.platforms.iter().zip(present).all(enough)
     }
 }
@@ -298,7 +316,11 @@ mod tests {
             let spot = Spot::of(CENTER.toward(1.0, meters), platform, Resolution::Six);
             spots.entry(spot).or_default().devices += 1;
             #[allow(clippy::cast_possible_truncation)]
-            samples.push(Sample { at_ns: 5_000_000_000 + u64::from(n) * 1_000_000, meters: meters as f32, spot });
+            samples.push(Sample {
+                at_ns: 5_000_000_000 + u64::from(n) * 1_000_000,
+                meters: meters as f32,
+                spot,
+            });
         }
         (samples, spots)
     }
@@ -324,7 +346,8 @@ mod tests {
         assert_eq!(figures.maps.len(), 2);
         let tiles = figures.maps.iter().flat_map(|m| &m.tiles);
         assert_eq!(tiles.map(|(tile, _)| tile.count.devices).sum::<u64>(), 1_000);
-        let in_rows: u64 = figures.rows.iter().flat_map(|r| r.platforms).flatten().map(|(n, _)| n).sum();
+        let in_rows: u64 =
+            figures.rows.iter().flat_map(|r| r.platforms).flatten().map(|(n, _)| n).sum();
         assert_eq!(in_rows, 1_000);
         assert!(figures.rows.iter().all(|r| r.is_enough([true, true])));
     }
@@ -354,8 +377,13 @@ mod tests {
         let (rows, row_of) = rows(&edges, &by_band);
         assert!(rows.len() <= ROWS_MAX && rows.iter().all(|r| r.is_enough([true, true])));
         assert_eq!(row_of.len(), 101);
-        assert!(row_of.windows(2).all(|w| w[0] <= w[1]) && *row_of.last().unwrap() == rows.len() - 1);
-        assert_eq!(rows.iter().flat_map(|r| r.platforms).flatten().map(|(n, _)| n).sum::<u64>(), 2_503);
+        assert!(
+            row_of.windows(2).all(|w| w[0] <= w[1]) && *row_of.last().unwrap() == rows.len() - 1
+        );
+        assert_eq!(
+            rows.iter().flat_map(|r| r.platforms).flatten().map(|(n, _)| n).sum::<u64>(),
+            2_503
+        );
         assert!(rows.last().unwrap().to_meters.is_infinite());
     }
 

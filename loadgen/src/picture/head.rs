@@ -16,7 +16,12 @@ const CALLED_AFTER_METERS: f64 = 25_000.0;
 const ORDERLY: f64 = 0.05;
 
 /// Name, verdict, sentence and key figures.
-pub(super) fn write(out: &mut String, scenario: &Scenario, r: &Report, strict: bool) -> fmt::Result {
+pub(super) fn write(
+    out: &mut String,
+    scenario: &Scenario,
+    r: &Report,
+    strict: bool,
+) -> fmt::Result {
     let (class, verdict) = if r.passed { ("good", "Passed") } else { ("bad", "Failed") };
     writeln!(
         out,
@@ -25,7 +30,8 @@ pub(super) fn write(out: &mut String, scenario: &Scenario, r: &Report, strict: b
         Escaped(&sentence(scenario, r)),
         Escaped(&scenario.description),
     )?;
-    let failed: Vec<_> = r.checks.iter().filter(|c| !c.held && (c.kind == Kind::Exact || strict)).collect();
+    let failed: Vec<_> =
+        r.checks.iter().filter(|c| !c.held && (c.kind == Kind::Exact || strict)).collect();
     if !failed.is_empty() {
         writeln!(out, r#"<ul class="failures">"#)?;
         for check in failed {
@@ -79,7 +85,11 @@ pub(super) fn sentence(scenario: &Scenario, r: &Report) -> String {
         )
     };
     if let Some(cancel) = r.cancel {
-        let _ = write!(text, " The alert was called off with {} of them reached.", per_cent(cancel.reached_share));
+        let _ = write!(
+            text,
+            " The alert was called off with {} of them reached.",
+            per_cent(cancel.reached_share)
+        );
     }
     let wrong = [
         (r.missed, "missed"),
@@ -88,7 +98,8 @@ pub(super) fn sentence(scenario: &Scenario, r: &Report) -> String {
         (r.unknown, "left without an answer"),
     ];
     // A cancelled alert leaves people out; that is no fault of it.
-    let wrong = wrong.into_iter().filter(|(n, what)| *n > 0 && (r.cancel.is_none() || *what != "missed"));
+    let wrong =
+        wrong.into_iter().filter(|(n, what)| *n > 0 && (r.cancel.is_none() || *what != "missed"));
     let wrong: Vec<_> = wrong.map(|(n, what)| format!("{} {what}", thousands(n))).collect();
     if !wrong.is_empty() {
         let _ = write!(text, " {}.", wrong.join(", "));
@@ -107,7 +118,11 @@ fn region(scenario: &Scenario) -> String {
                 1 => " with a hole".to_owned(),
                 n => format!(" with {n} holes"),
             };
-            format!("in a polygon of {} corners{holes} around {}", corners(outer), called(scenario.last_seen()))
+            format!(
+                "in a polygon of {} corners{holes} around {}",
+                corners(outer),
+                called(scenario.last_seen())
+            )
         }
     }
 }
@@ -118,8 +133,10 @@ fn corners(ring: &[Place]) -> usize {
 
 /// A place by the city it is in, or by its coordinates.
 fn called(place: Place) -> String {
-    let nearest =
-        CITIES.iter().map(|c| (c.center().spherical_distance(place), c.name)).min_by(|a, b| a.0.total_cmp(&b.0));
+    let nearest = CITIES
+        .iter()
+        .map(|c| (c.center().spherical_distance(place), c.name))
+        .min_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
         Some((distance, name)) if distance <= CALLED_AFTER_METERS => name.to_owned(),
         _ => {

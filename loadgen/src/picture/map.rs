@@ -48,7 +48,11 @@ pub(super) fn write(out: &mut String, scenario: &Scenario, map: &Map) -> fmt::Re
     graticule(out, &projection, &frame, middle(region))?;
     for (n, ring) in rings.iter().enumerate() {
         let class = if n == 0 { "ring" } else { "ring hole" };
-        writeln!(out, r#"<path class="{class}" d="{}"/>"#, path(ring.iter().map(|p| frame.at(*p)), true))?;
+        writeln!(
+            out,
+            r#"<path class="{class}" d="{}"/>"#,
+            path(ring.iter().map(|p| frame.at(*p)), true)
+        )?;
     }
     let origin = frame.at(projection.project(scenario.last_seen()));
     labels(out, &projection, &frame, origin)?;
@@ -61,13 +65,21 @@ pub(super) fn write(out: &mut String, scenario: &Scenario, map: &Map) -> fmt::Re
     writeln!(out, "</svg>")
 }
 
-fn cells(out: &mut String, map: &Map, projection: &Projection, frame: &Frame, called_off: bool) -> fmt::Result {
+fn cells(
+    out: &mut String,
+    map: &Map,
+    projection: &Projection,
+    frame: &Frame,
+    called_off: bool,
+) -> fmt::Result {
     let (low, high) = map.colour_range().unwrap_or((0.0, 1.0));
     // Patches first: they have no outline of their own, and those of single cells close over theirs.
-    let (patches, single): (Vec<_>, Vec<_>) = map.tiles.iter().partition(|(tile, _)| tile.cells.len() > 1);
+    let (patches, single): (Vec<_>, Vec<_>) =
+        map.tiles.iter().partition(|(tile, _)| tile.cells.len() > 1);
     let mut failed = String::new();
     for (tile, median) in patches.into_iter().chain(single) {
-        let shape: String = tile.cells.iter().map(|cell| boundary(*cell, projection, frame)).collect();
+        let shape: String =
+            tile.cells.iter().map(|cell| boundary(*cell, projection, frame)).collect();
         let colour = match median.filter(|_| tile.is_shown()) {
             Some(median) => format!("t{}", step(median, low, high)),
             None => "none".to_owned(),
@@ -132,23 +144,37 @@ fn path(points: impl Iterator<Item = (f64, f64)>, closed: bool) -> String {
 }
 
 /// Meridians and parallels: they show where north is, and how a pole or the antimeridian lies.
-fn graticule(out: &mut String, projection: &Projection, frame: &Frame, middle: Place) -> fmt::Result {
+fn graticule(
+    out: &mut String,
+    projection: &Projection,
+    frame: &Frame,
+    middle: Place,
+) -> fmt::Result {
     let degrees_high = frame.height / frame.per_meter / 111_000.0;
     let step = round_up(degrees_high / 4.0).min(30.0);
     let reach = degrees_high.max(WIDTH / frame.per_meter / 111_000.0) * 0.75;
-    let (south, north) = ((middle.latitude - reach).max(-90.0), (middle.latitude + reach).min(90.0));
+    let (south, north) =
+        ((middle.latitude - reach).max(-90.0), (middle.latitude + reach).min(90.0));
     let at_pole = north >= 90.0 || south <= -90.0;
     // Farther from the equator meridians come closer; at a pole all of them meet, and twelve are enough.
     let widest = south.abs().max(north.abs()).min(89.0).to_radians().cos();
     let across = if at_pole { 180.0 } else { (reach / widest).min(180.0) };
-    let meridian_step =
-        if at_pole { 30.0 } else { round_up(step / middle.latitude.to_radians().cos() * 0.9).min(30.0) };
+    let meridian_step = if at_pole {
+        30.0
+    } else {
+        round_up(step / middle.latitude.to_radians().cos() * 0.9).min(30.0)
+    };
     out.write_str(r#"<g class="graticule">"#)?;
-    for latitude in ticks(south, north, 40).into_iter().filter(|l| is_multiple(*l, step) && l.abs() < 89.999) {
+    for latitude in
+        ticks(south, north, 40).into_iter().filter(|l| is_multiple(*l, step) && l.abs() < 89.999)
+    {
         let longitude = |n: i32| middle.longitude + across * f64::from(n) / 90.0;
         let line = (-90..=90).map(|n| Place::new(latitude, longitude(n)));
-        let label = format!("{}° {}", degrees(latitude.abs()), if latitude < 0.0 { "S" } else { "N" });
-        draw_line(out, &label, line.map(|p| frame.at(projection.project(p))), frame, |(x, _)| *x < 60.0)?;
+        let label =
+            format!("{}° {}", degrees(latitude.abs()), if latitude < 0.0 { "S" } else { "N" });
+        draw_line(out, &label, line.map(|p| frame.at(projection.project(p))), frame, |(x, _)| {
+            *x < 60.0
+        })?;
     }
     let meridians = ((middle.longitude - across) / meridian_step).ceil() * meridian_step;
     for n in 0..=24 {
@@ -156,7 +182,8 @@ fn graticule(out: &mut String, projection: &Projection, frame: &Frame, middle: P
         if longitude > middle.longitude + across || (at_pole && n >= 12) {
             break;
         }
-        let line = (0..=90).map(|n| Place::new(south + (north - south) * f64::from(n) / 90.0, longitude));
+        let line =
+            (0..=90).map(|n| Place::new(south + (north - south) * f64::from(n) / 90.0, longitude));
         let shown = wrap(longitude);
         let side = match shown {
             s if s.abs() < 1e-9 || (s.abs() - 180.0).abs() < 1e-9 => "",
@@ -164,7 +191,9 @@ fn graticule(out: &mut String, projection: &Projection, frame: &Frame, middle: P
             _ => " E",
         };
         let label = format!("{}°{side}", degrees(shown.abs()));
-        draw_line(out, &label, line.map(|p| frame.at(projection.project(p))), frame, |(_, y)| *y < 32.0)?;
+        draw_line(out, &label, line.map(|p| frame.at(projection.project(p))), frame, |(_, y)| {
+            *y < 32.0
+        })?;
     }
     out.write_str("</g>\n")
 }
@@ -188,7 +217,9 @@ fn draw_line(
 ) -> fmt::Result {
     let points: Vec<_> = line.collect();
     // With a point beyond the edge on either side, or the line would end before it.
-    let near = |n: usize| points[n.saturating_sub(1)..(n + 2).min(points.len())].iter().any(|p| frame.holds(*p, 0.0));
+    let near = |n: usize| {
+        points[n.saturating_sub(1)..(n + 2).min(points.len())].iter().any(|p| frame.holds(*p, 0.0))
+    };
     let mut part = Vec::new();
     for n in 0..=points.len() {
         if n < points.len() && near(n) {
@@ -201,15 +232,26 @@ fn draw_line(
     }
     match points.iter().find(|p| frame.holds(**p, 8.0) && at_side(p)) {
         Some((x, y)) => {
-            writeln!(out, r#"<text class="minor" x="{:.0}" y="{:.0}">{label}</text>"#, x.max(4.0) + 3.0, y - 4.0)
+            writeln!(
+                out,
+                r#"<text class="minor" x="{:.0}" y="{:.0}">{label}</text>"#,
+                x.max(4.0) + 3.0,
+                y - 4.0
+            )
         }
         None => Ok(()),
     }
 }
 
 /// The biggest cities that find room, and the poles.
-fn labels(out: &mut String, projection: &Projection, frame: &Frame, origin: (f64, f64)) -> fmt::Result {
-    let mut cities: Vec<_> = CITIES.iter().map(|c| (c.people_thousands, c.name, c.center())).collect();
+fn labels(
+    out: &mut String,
+    projection: &Projection,
+    frame: &Frame,
+    origin: (f64, f64),
+) -> fmt::Result {
+    let mut cities: Vec<_> =
+        CITIES.iter().map(|c| (c.people_thousands, c.name, c.center())).collect();
     cities.push((u32::MAX, "North Pole", Place::new(90.0, 0.0)));
     cities.push((u32::MAX, "South Pole", Place::new(-90.0, 0.0)));
     cities.sort_by_key(|c| std::cmp::Reverse(c.0));
@@ -256,7 +298,8 @@ fn overlap(a: Area, b: Area) -> bool {
 
 fn scale_bar(out: &mut String, frame: &Frame) -> fmt::Result {
     let across = WIDTH / frame.per_meter;
-    let length = [5.0, 2.0, 1.0].map(|f| f * 10f64.powf((across / 4.0).log10().floor())).into_iter();
+    let length =
+        [5.0, 2.0, 1.0].map(|f| f * 10f64.powf((across / 4.0).log10().floor())).into_iter();
     let length = length.clone().find(|l| *l <= across / 4.0).unwrap_or(across / 4.0);
     let (right, y) = (WIDTH - 14.0, frame.height - 14.0);
     let left = right - length * frame.per_meter;
@@ -274,11 +317,18 @@ pub(super) fn legend(out: &mut String, map: &Map) -> fmt::Result {
     let Some((low, high)) = map.colour_range() else { return Ok(()) };
     #[allow(clippy::cast_precision_loss)] // below STEPS
     let width = 320.0 / STEPS as f64;
-    writeln!(out, r#"<svg class="ramp" viewBox="-26 0 372 34" role="img" aria-label="Scale of colours">"#)?;
+    writeln!(
+        out,
+        r#"<svg class="ramp" viewBox="-26 0 372 34" role="img" aria-label="Scale of colours">"#
+    )?;
     for n in 0..STEPS {
         #[allow(clippy::cast_precision_loss)]
         let x = n as f64 * width;
-        writeln!(out, r#"<rect class="t{n}" x="{x:.1}" y="0" width="{:.1}" height="12"/>"#, width + 0.3)?;
+        writeln!(
+            out,
+            r#"<rect class="t{n}" x="{x:.1}" y="0" width="{:.1}" height="12"/>"#,
+            width + 0.3
+        )?;
     }
     for (tick, label) in Unit::upto(high).ticks_between(low, high, 5) {
         let x = if high > low { (tick - low) / (high - low) * 320.0 } else { 0.0 };

@@ -51,8 +51,11 @@ impl Map {
 
     /// The ends of the scale of colours: the medians of the first and last tile.
     pub(super) fn colour_range(&self) -> Option<(f64, f64)> {
-        let medians = self.tiles.iter().filter(|(tile, _)| tile.is_shown()).filter_map(|(_, median)| *median);
-        medians.fold(None, |range, m| Some(range.map_or((m, m), |(low, high): (f64, f64)| (low.min(m), high.max(m)))))
+        let medians =
+            self.tiles.iter().filter(|(tile, _)| tile.is_shown()).filter_map(|(_, median)| *median);
+        medians.fold(None, |range, m| {
+            Some(range.map_or((m, m), |(low, high): (f64, f64)| (low.min(m), high.max(m))))
+        })
     }
 }
 
@@ -78,7 +81,9 @@ impl Layout {
         for (platform, counts) in by_platform {
             let tiles = tiles_of(case, &counts);
             for (n, tile) in tiles.iter().enumerate() {
-                tile_of.extend(tile.cells.iter().map(|cell| (Spot::new(*cell, platform), numbered + n)));
+                tile_of.extend(
+                    tile.cells.iter().map(|cell| (Spot::new(*cell, platform), numbered + n)),
+                );
             }
             numbered += tiles.len();
             maps.push((platform, tiles));
@@ -101,7 +106,8 @@ impl Layout {
 
     /// With the median of each tile.
     pub(super) fn finish(self, resolution: Resolution, medians: &[Shares]) -> Vec<Map> {
-        let mut medians = medians.iter().map(|m| Some(m.first()).filter(|seconds| seconds.is_finite()));
+        let mut medians =
+            medians.iter().map(|m| Some(m.first()).filter(|seconds| seconds.is_finite()));
         let mut map = |(platform, tiles): (Platform, Vec<Tile>)| {
             let tiles = tiles.into_iter().map(|tile| (tile, medians.next().flatten())).collect();
             Map { platform, resolution, tiles }
@@ -116,6 +122,7 @@ fn tiles_of(case: &Case<'_>, counts: &BTreeMap<CellIndex, SpotCount>) -> Vec<Til
         RegionSpec::Polygon { outer, .. } => outer.clone(),
     };
     let corners = corners.into_iter().chain([middle(case.region)]);
-    let cover = tiles::cover(&Region::new(case.region), corners, counts.keys().copied(), case.resolution);
+    let cover =
+        tiles::cover(&Region::new(case.region), corners, counts.keys().copied(), case.resolution);
     tiles::tiles(&cover, counts)
 }

@@ -71,8 +71,9 @@ impl Frame {
     /// Around points of the plane.
     pub(super) fn around(points: impl Iterator<Item = Plane>) -> Self {
         let none = (f64::INFINITY, f64::NEG_INFINITY);
-        let (x, y) =
-            points.fold((none, none), |(x, y), p| ((x.0.min(p.0), x.1.max(p.0)), (y.0.min(p.1), y.1.max(p.1))));
+        let (x, y) = points.fold((none, none), |(x, y), p| {
+            ((x.0.min(p.0), x.1.max(p.0)), (y.0.min(p.1), y.1.max(p.1)))
+        });
         // Nothing to show is shown as a kilometre of nothing.
         let (x, y) = if x.0 <= x.1 { (x, y) } else { ((-500.0, 500.0), (-500.0, 500.0)) };
         let largest = (x.1 - x.0).max(y.1 - y.0).max(100.0);
@@ -85,7 +86,12 @@ impl Frame {
         let (x, y) = (widen(x, largest * 0.8), widen(y, largest * 0.55));
         let per_meter = WIDTH / (x.1 - x.0);
         let height = (y.1 - y.0) * per_meter;
-        Self { x: Linear { from: x, to: (0.0, WIDTH) }, y: Linear { from: y, to: (height, 0.0) }, per_meter, height }
+        Self {
+            x: Linear { from: x, to: (0.0, WIDTH) },
+            y: Linear { from: y, to: (height, 0.0) },
+            per_meter,
+            height,
+        }
     }
 
     pub(super) fn at(&self, (east, north): Plane) -> (f64, f64) {
@@ -116,7 +122,8 @@ pub(super) fn middle(region: &RegionSpec) -> Place {
 pub(super) fn outline(region: &RegionSpec, projection: &Projection) -> Vec<Vec<Plane>> {
     match region {
         RegionSpec::Circle { radius_meters, .. } => {
-            let ray = |degrees| projection.project(projection.ray(f64::from(degrees), *radius_meters));
+            let ray =
+                |degrees| projection.project(projection.ray(f64::from(degrees), *radius_meters));
             vec![(0..360).step_by(2).map(ray).collect()]
         }
         RegionSpec::Polygon { outer, holes } => {
@@ -129,11 +136,15 @@ fn edges(ring: &[Place], projection: &Projection) -> Vec<Plane> {
     let mut out = Vec::new();
     for (from, to) in ring.iter().zip(ring.iter().cycle().skip(1)) {
         let (lng, lat) = (wrap(to.longitude - from.longitude), to.latitude - from.latitude);
-        let steps = (lng.abs().max(lat.abs()) / EDGE_STEP_DEGREES).ceil().clamp(1.0, EDGE_STEPS_MAX);
+        let steps =
+            (lng.abs().max(lat.abs()) / EDGE_STEP_DEGREES).ceil().clamp(1.0, EDGE_STEPS_MAX);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 1 to EDGE_STEPS_MAX
         for step in 0..steps as u32 {
             let share = f64::from(step) / steps;
-            out.push(projection.project(Place::new(from.latitude + share * lat, from.longitude + share * lng)));
+            out.push(
+                projection
+                    .project(Place::new(from.latitude + share * lat, from.longitude + share * lng)),
+            );
         }
     }
     out
@@ -146,8 +157,12 @@ mod tests {
 
     #[test]
     fn distances_from_the_middle_are_true_everywhere() {
-        for middle in [Place::new(22.5, 114.0), Place::new(-16.8, 179.9), Place::new(89.5, 45.0), Place::new(90.0, 0.0)]
-        {
+        for middle in [
+            Place::new(22.5, 114.0),
+            Place::new(-16.8, 179.9),
+            Place::new(89.5, 45.0),
+            Place::new(90.0, 0.0),
+        ] {
             let projection = Projection::around(middle);
             assert_eq!(projection.project(middle), (0.0, 0.0));
             for degrees in (0..360).step_by(15) {
@@ -164,15 +179,21 @@ mod tests {
     #[test]
     fn the_antimeridian_cuts_nothing() {
         let projection = Projection::around(Place::new(-16.8, 179.9));
-        let (west, east) =
-            (projection.project(Place::new(-16.8, 179.99)), projection.project(Place::new(-16.8, -179.99)));
-        assert!((east.0 - west.0 - 2_131.0).abs() < 3.0, "two hundredths of a degree apart: {west:?} {east:?}");
+        let (west, east) = (
+            projection.project(Place::new(-16.8, 179.99)),
+            projection.project(Place::new(-16.8, -179.99)),
+        );
+        assert!(
+            (east.0 - west.0 - 2_131.0).abs() < 3.0,
+            "two hundredths of a degree apart: {west:?} {east:?}"
+        );
     }
 
     #[test]
     fn north_is_up_and_east_to_the_right() {
         let frame = Frame::around([(-1_000.0, -1_000.0), (1_000.0, 1_000.0)].into_iter());
-        let (middle, north, east) = (frame.at((0.0, 0.0)), frame.at((0.0, 500.0)), frame.at((500.0, 0.0)));
+        let (middle, north, east) =
+            (frame.at((0.0, 0.0)), frame.at((0.0, 500.0)), frame.at((500.0, 0.0)));
         assert!(north.1 < middle.1 && east.0 > middle.0);
         assert!(((east.0 - middle.0) - 500.0 * frame.per_meter).abs() < 1e-9);
         assert!(frame.holds(middle, 10.0) && !frame.holds((-1.0, 5.0), 0.0));

@@ -35,7 +35,10 @@ pub(super) fn round_up(value: f64) -> f64 {
 pub(super) fn ticks(from: f64, to: f64, most: u32) -> Vec<f64> {
     let step = round_up((to - from).max(1e-9) / f64::from(most.max(1)));
     let first = (from / step - 1e-9).ceil();
-    (0..=most).map(|i| (first + f64::from(i)) * step).take_while(|v| *v <= to + step * 1e-9).collect()
+    (0..=most)
+        .map(|i| (first + f64::from(i)) * step)
+        .take_while(|v| *v <= to + step * 1e-9)
+        .collect()
 }
 
 /// Which step of the ramp a value between `from` and `to` has.
@@ -105,7 +108,11 @@ mod tests {
     fn scales_keep_their_ends() {
         let scale = Linear { from: (2.0, 4.0), to: (100.0, 0.0) };
         assert_eq!((scale.at(2.0), scale.at(3.0), scale.at(4.0)), (100.0, 50.0, 0.0));
-        assert_eq!(Linear { from: (1.0, 1.0), to: (5.0, 9.0) }.at(1.0), 5.0, "an interval of nothing");
+        assert_eq!(
+            Linear { from: (1.0, 1.0), to: (5.0, 9.0) }.at(1.0),
+            5.0,
+            "an interval of nothing"
+        );
     }
 
     #[test]
@@ -119,12 +126,16 @@ mod tests {
     #[test]
     fn the_ramp_is_even_in_lightness_and_runs_the_other_way_on_a_dark_page() {
         for dark in [false, true] {
-            let steps: Vec<f64> = (1..STEPS).map(|s| colour(s, dark)[0] - colour(s - 1, dark)[0]).collect();
+            let steps: Vec<f64> =
+                (1..STEPS).map(|s| colour(s, dark)[0] - colour(s - 1, dark)[0]).collect();
             assert!(steps.iter().all(|s| (s - steps[0]).abs() < 1e-12), "{steps:?}");
         }
         assert!(properties(false).starts_with(&format!("--t0:{};", hex(colour(0, false)))));
         assert!(properties(true).starts_with(&format!("--t0:{};", hex(colour(STEPS - 1, true)))));
-        assert_eq!((step(0.0, 0.0, 1.0), step(1.0, 0.0, 1.0), step(5.0, 5.0, 5.0)), (0, STEPS - 1, 0));
+        assert_eq!(
+            (step(0.0, 0.0, 1.0), step(1.0, 0.0, 1.0), step(5.0, 5.0, 5.0)),
+            (0, STEPS - 1, 0)
+        );
     }
 
     #[test]

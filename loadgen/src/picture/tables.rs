@@ -30,16 +30,28 @@ pub(super) fn outcomes(out: &mut String, r: &Report) -> fmt::Result {
         ("reached outside", None, Some(r.outside)),
         ("told twice", None, Some(r.duplicates)),
         ("told again after an error", None, Some(r.repeated)),
-        ("requests without an answer", Some(r.reported.unanswered_requests), Some(r.unanswered_requests)),
+        (
+            "requests without an answer",
+            Some(r.reported.unanswered_requests),
+            Some(r.unanswered_requests),
+        ),
         ("requests put off", Some(r.reported.retried_requests), None),
         ("requests for nobody", None, Some(r.strangers)),
     ];
-    let cell = |value: Option<u64>| value.map_or_else(|| r#"<span class="no">–</span>"#.to_owned(), thousands);
+    let cell = |value: Option<u64>| {
+        value.map_or_else(|| r#"<span class="no">–</span>"#.to_owned(), thousands)
+    };
     for (what, reported, recorded) in both {
         // Answers can come too late for the sender, so only outcomes of devices have to agree.
-        let differ = reported.zip(recorded).is_some_and(|(a, b)| a != b) && !what.starts_with("requests");
+        let differ =
+            reported.zip(recorded).is_some_and(|(a, b)| a != b) && !what.starts_with("requests");
         let class = if differ { r#" class="bad""# } else { "" };
-        writeln!(out, "<tr{class}><th>{what}</th><td>{}</td><td>{}</td></tr>", cell(reported), cell(recorded))?;
+        writeln!(
+            out,
+            "<tr{class}><th>{what}</th><td>{}</td><td>{}</td></tr>",
+            cell(reported),
+            cell(recorded)
+        )?;
     }
     writeln!(out, "</tbody></table>")
 }
@@ -63,7 +75,9 @@ pub(super) fn platforms(out: &mut String, r: &Report) -> fmt::Result {
         ("put off (429)", |p| thousands(p.throttled)),
         ("failed (5xx)", |p| thousands(p.failed_requests)),
         ("pushes per second", |p| decimal(p.rate_per_second, 0)),
-        ("first to last", |p| format!("{} to {}", seconds(p.first_push_seconds), seconds(p.last_push_seconds))),
+        ("first to last", |p| {
+            format!("{} to {}", seconds(p.first_push_seconds), seconds(p.last_push_seconds))
+        }),
         ("bytes per request", |p| format!("{} B", decimal(p.bytes_per_push, 0))),
     ];
     for (what, value) in rows {
@@ -83,14 +97,20 @@ pub(super) fn cost(out: &mut String, r: &Report) -> fmt::Result {
         writeln!(out, "<tr><th>{}</th><td>{value}</td></tr>", Escaped(what))
     };
     let cpu = r.cpu_us_per_push;
-    for (role, value) in
-        [("shard nodes", cpu.shard), ("coordinator", cpu.coordinator), ("gateway emulators", cpu.emulator)]
-    {
+    for (role, value) in [
+        ("shard nodes", cpu.shard),
+        ("coordinator", cpu.coordinator),
+        ("gateway emulators", cpu.emulator),
+    ] {
         row(out, &format!("CPU per push, {role}"), &format!("{} µs", decimal(value, 2)))?;
     }
     row(out, "bytes per push on the wire", &format!("{} B", decimal(r.bytes_per_push, 0)))?;
     row(out, "memory per device, all nodes", &format!("{} B", decimal(r.bytes_per_device, 0)))?;
-    row(out, "memory after the wave, shard nodes", &r.rss_bytes.shard.map_or_else(|| "–".to_owned(), bytes))?;
+    row(
+        out,
+        "memory after the wave, shard nodes",
+        &r.rss_bytes.shard.map_or_else(|| "–".to_owned(), bytes),
+    )?;
     if let Some(growth) = r.shard_growth_bytes {
         row(out, "growth during the trouble, worst node", &bytes(growth))?;
     }
@@ -105,7 +125,9 @@ pub(super) fn cost(out: &mut String, r: &Report) -> fmt::Result {
 /// The wave in motion beside the one over still devices.
 pub(super) fn motion(out: &mut String, m: &Motion) -> fmt::Result {
     writeln!(out, "<table><tbody>")?;
-    let spread = |s: Spread| format!("{} · {} · {} ms", decimal(s.p50, 0), decimal(s.p99, 0), decimal(s.max, 0));
+    let spread = |s: Spread| {
+        format!("{} · {} · {} ms", decimal(s.p50, 0), decimal(s.p99, 0), decimal(s.max, 0))
+    };
     for (what, value) in [
         ("changes a second", decimal(m.changes_per_second, 0)),
         ("devices that changed during the wave", thousands(m.devices)),
@@ -115,8 +137,14 @@ pub(super) fn motion(out: &mut String, m: &Motion) -> fmt::Result {
         ("acknowledged to told, of those: p50 · p99 · most", spread(m.freshness_ms)),
         ("push after its place in the pace: p50 · p99 · most", spread(m.lateness_ms)),
         ("the same over still devices", spread(m.still_lateness_ms)),
-        ("CPU per push, shard nodes, still devices", format!("{} µs", decimal(m.cpu.still_per_push, 2))),
-        ("CPU per push, in motion, less the changes'", format!("{} µs", decimal(m.cpu.moving_per_push, 2))),
+        (
+            "CPU per push, shard nodes, still devices",
+            format!("{} µs", decimal(m.cpu.still_per_push, 2)),
+        ),
+        (
+            "CPU per push, in motion, less the changes'",
+            format!("{} µs", decimal(m.cpu.moving_per_push, 2)),
+        ),
         ("CPU per change, shard nodes", format!("{} µs", decimal(m.cpu.per_change, 2))),
     ] {
         writeln!(out, "<tr><th>{}</th><td>{value}</td></tr>", Escaped(what))?;
@@ -198,7 +226,11 @@ fn meaning(name: &str) -> &str {
 /// How to see the same again, and where this was seen.
 pub(super) fn repeat(out: &mut String, r: &Report, command: &str) -> fmt::Result {
     let m = &r.machine;
-    let built = if m.optimised { "optimised build" } else { "built without optimisation: rates and times say nothing" };
+    let built = if m.optimised {
+        "optimised build"
+    } else {
+        "built without optimisation: rates and times say nothing"
+    };
     writeln!(
         out,
         r#"<p>Everything drawn comes from the seed: the same command addresses the same phones again.</p><pre><code>{}</code></pre><p class="machine">{} · {} cores · {} of memory · load {} at the end · {built}</p>"#,

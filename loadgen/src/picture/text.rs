@@ -10,7 +10,8 @@ pub(super) struct Escaped<'a>(pub(super) &'a str);
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for part in self.0.split_inclusive(['&', '<', '>', '"', '\'']) {
-            let (text, last) = part.split_at(part.len() - part.chars().next_back().map_or(0, char::len_utf8));
+            let (text, last) =
+                part.split_at(part.len() - part.chars().next_back().map_or(0, char::len_utf8));
             f.write_str(text)?;
             f.write_str(match last {
                 "&" => "&amp;",
@@ -43,7 +44,12 @@ pub(super) fn seconds(value: f64) -> String {
     } else {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a time of a run
         let whole = magnitude.round() as u64;
-        format!("{}{} min {} s", if value < 0.0 { "−" } else { "" }, thousands(whole / 60), whole % 60)
+        format!(
+            "{}{} min {} s",
+            if value < 0.0 { "−" } else { "" },
+            thousands(whole / 60),
+            whole % 60
+        )
     }
 }
 
@@ -64,9 +70,11 @@ pub(super) fn decimal(value: f64, places: usize) -> String {
         return "–".to_owned();
     }
     let text = format!("{:.places$}", value.abs());
-    let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
+    let (whole, fraction) =
+        text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
     let whole = whole.parse().map_or_else(|_| whole.to_owned(), thousands);
-    let sign = if value < 0.0 && text.bytes().any(|b| (b'1'..=b'9').contains(&b)) { "−" } else { "" };
+    let sign =
+        if value < 0.0 && text.bytes().any(|b| (b'1'..=b'9').contains(&b)) { "−" } else { "" };
     fraction.map_or_else(|| format!("{sign}{whole}"), |f| format!("{sign}{whole}.{f}"))
 }
 
@@ -88,7 +96,13 @@ pub(super) fn meters(value: f64) -> String {
     if value < 1_000.0 {
         format!("{} m", decimal(value, 0))
     } else {
-        format!("{} km", decimal(value / 1_000.0, if value < 10_000.0 && value % 1_000.0 != 0.0 { 1 } else { 0 }))
+        format!(
+            "{} km",
+            decimal(
+                value / 1_000.0,
+                if value < 10_000.0 && value % 1_000.0 != 0.0 { 1 } else { 0 }
+            )
+        )
     }
 }
 

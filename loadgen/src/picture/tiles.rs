@@ -60,7 +60,11 @@ fn radius_meters(region: &RegionSpec) -> f64 {
         RegionSpec::Circle { radius_meters, .. } => *radius_meters,
         RegionSpec::Polygon { outer, .. } => {
             let projection = Projection::around(middle(region));
-            outer.iter().map(|p| projection.project(*p)).map(|(x, y)| x.hypot(y)).fold(0.0, f64::max)
+            outer
+                .iter()
+                .map(|p| projection.project(*p))
+                .map(|(x, y)| x.hypot(y))
+                .fold(0.0, f64::max)
         }
     }
 }
@@ -73,7 +77,9 @@ pub(super) fn cover(
     resolution: Resolution,
 ) -> BTreeSet<CellIndex> {
     let mut found: BTreeSet<CellIndex> = occupied.collect();
-    let corner = |place: Place| h3o::LatLng::new(place.latitude, place.longitude).ok().map(|l| l.to_cell(resolution));
+    let corner = |place: Place| {
+        h3o::LatLng::new(place.latitude, place.longitude).ok().map(|l| l.to_cell(resolution))
+    };
     found.extend(corners.filter_map(corner));
     // From cell to neighbour: a region is connected.
     let mut open: Vec<CellIndex> = found.iter().copied().collect();
@@ -89,7 +95,10 @@ pub(super) fn cover(
 }
 
 /// Cells into tiles, small ones together.
-pub(super) fn tiles(cover: &BTreeSet<CellIndex>, counts: &BTreeMap<CellIndex, SpotCount>) -> Vec<Tile> {
+pub(super) fn tiles(
+    cover: &BTreeSet<CellIndex>,
+    counts: &BTreeMap<CellIndex, SpotCount>,
+) -> Vec<Tile> {
     let count = |cell: &CellIndex| counts.get(cell).copied().unwrap_or_default();
     let single = |cell: &CellIndex| Tile { cells: vec![*cell], count: count(cell) };
     let mut tiles: Vec<Tile> = cover.iter().map(single).collect();
@@ -184,7 +193,10 @@ mod tests {
         let cells = cells_of(&circle(22.5, 114.0, 60_000.0), Resolution::Six);
         let few = *cells.iter().nth(cells.len() / 2).unwrap();
         let devices = |cell: &CellIndex| if *cell == few { 3 } else { 100 };
-        let counts = cells.iter().map(|c| (*c, SpotCount { devices: devices(c), ..SpotCount::default() })).collect();
+        let counts = cells
+            .iter()
+            .map(|c| (*c, SpotCount { devices: devices(c), ..SpotCount::default() }))
+            .collect();
         let tiles = tiles(&cells, &counts);
         let patch = tiles.iter().find(|t| t.cells.contains(&few)).unwrap();
         assert_eq!((patch.cells.len(), patch.count.devices), (2, 103));
@@ -195,8 +207,15 @@ mod tests {
     #[test]
     fn a_handful_in_all_is_said_to_be_few() {
         let cells = cells_of(&circle(22.5, 114.0, 20_000.0), Resolution::Six);
-        let counts = cells.iter().take(1).map(|c| (*c, SpotCount { devices: 19, ..SpotCount::default() })).collect();
+        let counts = cells
+            .iter()
+            .take(1)
+            .map(|c| (*c, SpotCount { devices: 19, ..SpotCount::default() }))
+            .collect();
         let tiles = tiles(&cells, &counts);
-        assert_eq!((tiles.len(), tiles[0].cells.len(), tiles[0].is_shown()), (1, cells.len(), false));
+        assert_eq!(
+            (tiles.len(), tiles[0].cells.len(), tiles[0].is_shown()),
+            (1, cells.len(), false)
+        );
     }
 }

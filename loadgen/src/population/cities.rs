@@ -37,7 +37,13 @@ impl City {
     }
 }
 
-const fn city(name: &'static str, latitude: f64, longitude: f64, people_thousands: u32, locale: &'static str) -> City {
+const fn city(
+    name: &'static str,
+    latitude: f64,
+    longitude: f64,
+    people_thousands: u32,
+    locale: &'static str,
+) -> City {
     City { name, latitude, longitude, people_thousands, locale }
 }
 
@@ -131,7 +137,8 @@ mod tests {
     #[test]
     fn neighbours_are_where_they_are() {
         let shenzhen = CITIES[0].center();
-        let near = CITIES.iter().filter(|c| c.center().spherical_distance(shenzhen) < 120_000.0).count();
+        let near =
+            CITIES.iter().filter(|c| c.center().spherical_distance(shenzhen) < 120_000.0).count();
         assert!((8..=12).contains(&near), "{near} cities within 120 km of Shenzhen");
     }
 }

@@ -16,7 +16,9 @@ impl Draws {
     #[must_use]
     pub fn new(seed: u64, domain: u64, index: u64) -> Self {
         // Each step mixes before the next is added: neighbours in any of the three share nothing.
-        Self { state: mix(mix(mix(seed).wrapping_add(domain)).wrapping_add(index.wrapping_mul(GOLDEN))) }
+        Self {
+            state: mix(mix(mix(seed).wrapping_add(domain)).wrapping_add(index.wrapping_mul(GOLDEN))),
+        }
     }
 
     /// 64 even bits.

@@ -55,7 +55,8 @@ fn devices_are_shared_among_apps_and_have_the_tokens_of_their_platform() {
         let long = device.token.as_slice().len() > 100;
         assert_eq!((device.platform == Platform::Fcm, device.app), (long, usize::from(long)));
     }
-    let twice = spec("apps = [{ name = 'a' }, { name = 'a' }]\nareas = [{ kind = 'cities', share = 1 }]");
+    let twice =
+        spec("apps = [{ name = 'a' }, { name = 'a' }]\nareas = [{ kind = 'cities', share = 1 }]");
     assert!(Population::new(&twice, 1, 1).is_err_and(|e| e.to_string().contains("apps[1].name")));
 }
 
@@ -72,7 +73,8 @@ fn density_falls_off_from_the_centre() {
     );
     let center = Place::new(10.0, 20.0);
     let population = Population::new(&town, 3, 20_000).unwrap();
-    let within = |m: f64| population.iter().filter(|d| d.place.spherical_distance(center) <= m).count();
+    let within =
+        |m: f64| population.iter().filter(|d| d.place.spherical_distance(center) <= m).count();
     // Gamma(2): 1 - (1 + x) e^-x of all are within x scales: 26.4 % within one, 59.4 % within two, 95.96 % within five.
     let (one, two, five) = (within(10_000.0), within(20_000.0), within(50_000.0));
     assert!((5_000..5_600).contains(&one), "{one}");
@@ -119,7 +121,9 @@ fn rings_and_discs_hold_what_they_say() {
 fn bad_numbers_are_named() {
     let problem = |toml: &str| Population::new(&spec(toml), 1, 1).unwrap_err().to_string();
     assert_eq!(
-        problem("areas = [{ kind = 'disc', share = 0, center = { latitude = 0, longitude = 0 }, radius_meters = 1 }]"),
+        problem(
+            "areas = [{ kind = 'disc', share = 0, center = { latitude = 0, longitude = 0 }, radius_meters = 1 }]"
+        ),
         "population.areas[0].share: must be above 0, is 0"
     );
     assert!(problem("areas = []").contains("needs at least one"));

@@ -57,7 +57,8 @@ impl TokenBytes {
                 bits >>= 6;
             }
         }
-        bytes[INSTALLATION_CHARS..INSTALLATION_CHARS + FCM_PREFIX.len()].copy_from_slice(FCM_PREFIX);
+        bytes[INSTALLATION_CHARS..INSTALLATION_CHARS + FCM_PREFIX.len()]
+            .copy_from_slice(FCM_PREFIX);
         Self { bytes, len }
     }
 
@@ -116,7 +117,8 @@ mod tests {
     fn an_fcm_token_is_made_of_the_characters_of_one() {
         for n in 0..1_000 {
             let token = TokenBytes::draw(Platform::Fcm, &mut Draws::new(1, 3, n));
-            let (installation, rest) = std::str::from_utf8(token.as_slice()).unwrap().split_once(':').unwrap();
+            let (installation, rest) =
+                std::str::from_utf8(token.as_slice()).unwrap().split_once(':').unwrap();
             assert_eq!(installation.len(), INSTALLATION_CHARS);
             assert!(rest.starts_with("APA91b"));
             let url_safe = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';

@@ -46,7 +46,9 @@ impl Arithmetic {
         }));
         // TLS and headers are in the bytes of a request, so its body is less, and the window takes more of them.
         let bytes = requests.bytes_received as f64 / requests.count.max(1) as f64;
-        let bodies = line.connection_window.map_or(f64::INFINITY, |window| f64::from(window) / bytes.max(1.0));
+        let bodies = line
+            .connection_window
+            .map_or(f64::INFINITY, |window| f64::from(window) / bytes.max(1.0));
         // For as long as an answer takes; credit that comes sooner gives the window sooner.
         let of_window = bodies * mean_us / (line.credit_delay_us as f64).max(1.0);
         let at_once = streams.min(of_window);
@@ -78,21 +80,36 @@ mod tests {
     use crate::gateway::faults::Latency;
 
     fn requests(connections_mean: f64, count: u64) -> Requests {
-        Requests { count, bytes_received: 400 * count, busy_us: 10_000_000, connections_mean, ..Requests::default() }
+        Requests {
+            count,
+            bytes_received: 400 * count,
+            busy_us: 10_000_000,
+            connections_mean,
+            ..Requests::default()
+        }
     }
 
     #[test]
     fn a_constant_latency_is_its_own_mean_and_a_spread_one_is_above_its_median() {
         assert!((mean(50_000.0, 50_000.0) - 50_000.0).abs() < 1e-6);
         // exp(σ²/2) with σ = ln 2.4 ÷ 2.326
-        assert!((53_600.0..53_700.0).contains(&mean(50_000.0, 120_000.0)), "{}", mean(50_000.0, 120_000.0));
+        assert!(
+            (53_600.0..53_700.0).contains(&mean(50_000.0, 120_000.0)),
+            "{}",
+            mean(50_000.0, 120_000.0)
+        );
     }
 
     #[test]
     fn streams_bind_or_the_window_does() {
-        let line = LineSpec { latency: Some(Latency { p50_us: 100_000, p99_us: 100_000 }), ..LineSpec::default() };
+        let line = LineSpec {
+            latency: Some(Latency { p50_us: 100_000, p99_us: 100_000 }),
+            ..LineSpec::default()
+        };
         let streams = Arithmetic::of(Platform::Fcm, line, &requests(10.0, 90_000)).expect("far");
-        assert!((streams.rate_per_second - 10_000.0).abs() < 1e-6 && (streams.used - 0.9).abs() < 1e-9);
+        assert!(
+            (streams.rate_per_second - 10_000.0).abs() < 1e-6 && (streams.used - 0.9).abs() < 1e-9
+        );
         let narrow = LineSpec { connection_window: Some(65_536), credit_delay_us: 100_000, ..line };
         let window = Arithmetic::of(Platform::Apns, narrow, &requests(1.0, 1_000)).expect("far");
         assert!((window.at_once - 163.84).abs() < 1e-6, "{window:?}");

@@ -46,7 +46,8 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
     let motion = report.motion.as_ref();
     let (apns, fcm) = (report.platforms.get(&Platform::Apns), report.platforms.get(&Platform::Fcm));
     let of_all = |field: fn(&ByPlatform) -> u64| count(report.platforms.values().map(field).sum());
-    let share_of_time = apns.zip(fcm).map(|(apns, fcm)| apns.last_push_seconds / fcm.last_push_seconds);
+    let share_of_time =
+        apns.zip(fcm).map(|(apns, fcm)| apns.last_push_seconds / fcm.last_push_seconds);
     let exact = [
         ("missed", expect.missed, count(report.missed)),
         ("outside", expect.outside, count(report.outside)),
@@ -74,7 +75,11 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
         ("failed_requests", expect.failed_requests, of_all(|p| p.failed_requests)),
         ("fcm_disorder", expect.fcm_disorder, fcm.map(|f| f.order.disorder)),
         ("apns_share_of_fcm_time", expect.apns_share_of_fcm_time, share_of_time),
-        ("shard_growth_bytes", expect.shard_growth_bytes, report.shard_growth_bytes.map(|b| b as f64)),
+        (
+            "shard_growth_bytes",
+            expect.shard_growth_bytes,
+            report.shard_growth_bytes.map(|b| b as f64),
+        ),
         ("watchers_stale", expect.watchers_stale, report.watchers.map(|w| w.stale as f64)),
         (
             "coordinator_growth_bytes",
@@ -99,15 +104,31 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
     let targets = &expect.targets;
     for (name, bound, value) in [
         ("rate_per_second", targets.rate_per_second, report.rate_per_second),
-        ("fcm_line_use", targets.fcm_line_use, fcm.and_then(|f| f.arithmetic).map_or(f64::NAN, |a| a.used)),
+        (
+            "fcm_line_use",
+            targets.fcm_line_use,
+            fcm.and_then(|f| f.arithmetic).map_or(f64::NAN, |a| a.used),
+        ),
         ("wave_seconds", targets.wave_seconds, report.seconds.last_push),
         ("first_push_seconds", targets.first_push_seconds, report.seconds.first_push),
         ("shard_cpu_us_per_push", targets.shard_cpu_us_per_push, report.cpu_us_per_push.shard),
         ("bytes_per_device", targets.bytes_per_device, report.bytes_per_device),
         ("total_seconds", targets.total_seconds, report.seconds.total),
-        ("lateness_p99_ms", targets.lateness_p99_ms, motion.map_or(f64::NAN, |m| m.lateness_ms.p99)),
-        ("freshness_p99_ms", targets.freshness_p99_ms, motion.map_or(f64::NAN, |m| m.freshness_ms.p99)),
-        ("moving_cpu_share", targets.moving_cpu_share, motion.map_or(f64::NAN, |m| m.cpu.moving_share)),
+        (
+            "lateness_p99_ms",
+            targets.lateness_p99_ms,
+            motion.map_or(f64::NAN, |m| m.lateness_ms.p99),
+        ),
+        (
+            "freshness_p99_ms",
+            targets.freshness_p99_ms,
+            motion.map_or(f64::NAN, |m| m.freshness_ms.p99),
+        ),
+        (
+            "moving_cpu_share",
+            targets.moving_cpu_share,
+            motion.map_or(f64::NAN, |m| m.cpu.moving_share),
+        ),
         ("disorder", targets.disorder, report.worst_order().disorder),
     ] {
         out.extend(bound.map(|bound| check(name, Kind::Target, bound, Some(value))));

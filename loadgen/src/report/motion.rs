@@ -78,7 +78,9 @@ impl Motion {
         measured: bool,
     ) -> Self {
         let rate = f64::from(max_rate_per_second);
-        let lateness = |judged: &Judgement| Spread::of(&pace::lateness(&judged.due, rate), |ns| ns as f64 / 1e6);
+        let lateness = |judged: &Judgement| {
+            Spread::of(&pace::lateness(&judged.due, rate), |ns| ns as f64 / 1e6)
+        };
         let took = |batch: &Batch| batch.acknowledged_ns.saturating_sub(batch.sent_ns);
         let mut acknowledged: Vec<u64> = carried.history.batches().iter().map(took).collect();
         acknowledged.sort_unstable();
@@ -134,7 +136,8 @@ impl Cost {
         let busy = |spent: Spent| spent.cpu_us as f64 - idle_per_second * spent.seconds;
         let per_change = busy(feed) / feed.changes.max(1) as f64;
         let still_per_push = busy(still) / still_pushes.max(1) as f64;
-        let moving_per_push = (busy(moving) - per_change * moving.changes as f64) / moving_pushes.max(1) as f64;
+        let moving_per_push =
+            (busy(moving) - per_change * moving.changes as f64) / moving_pushes.max(1) as f64;
         Self {
             idle_per_second,
             per_change,

@@ -45,7 +45,10 @@ impl Verdict {
     /// Whether everybody was told once, and nobody else.
     #[must_use]
     pub fn is_exact(&self, repeats: bool) -> bool {
-        self.state == "RESOLVED" && self.missed == 0 && self.is_harmless() && (repeats || self.repeated == 0)
+        self.state == "RESOLVED"
+            && self.missed == 0
+            && self.is_harmless()
+            && (repeats || self.repeated == 0)
     }
 
     /// Whether nobody was pushed to who should not be.
@@ -103,7 +106,10 @@ impl PhaseReport {
         );
         let loud = self.probes.iter().filter(|(_, said)| *said != "SERVING");
         let loud: Vec<_> = loud.map(|(name, said)| format!("{name}: {said}")).collect();
-        out += &format!("    probes  {}\n", if loud.is_empty() { "all SERVING".to_owned() } else { loud.join("; ") });
+        out += &format!(
+            "    probes  {}\n",
+            if loud.is_empty() { "all SERVING".to_owned() } else { loud.join("; ") }
+        );
         self.under.iter().for_each(|verdict| out += &format!("    under   {}\n", verdict.line()));
         out += &format!("    after   {}\n", self.after.line());
         if !self.unruly.is_empty() {

@@ -158,7 +158,10 @@ impl CaseReport {
 /// The headings of [`CaseReport::line`].
 #[must_use]
 pub fn headings() -> String {
-    let cells: Vec<_> = COLUMNS.iter().map(|(_, heading)| format!("{heading:>w$}", w = heading.len().max(9))).collect();
+    let cells: Vec<_> = COLUMNS
+        .iter()
+        .map(|(_, heading)| format!("{heading:>w$}", w = heading.len().max(9)))
+        .collect();
     format!("  {:<26} {}", "case", cells.join(" "))
 }
 
@@ -181,7 +184,10 @@ impl SeriesReport {
         }
         for case in self.cases.iter().filter(|c| !c.passed) {
             for check in case.checks.iter().filter(|c| !c.held) {
-                out += &format!("\n✗ {}: {} {}, is {}", case.name, check.name, check.expected, check.measured);
+                out += &format!(
+                    "\n✗ {}: {} {}, is {}",
+                    case.name, check.name, check.expected, check.measured
+                );
                 if let Some(examples) = case.examples.get(check.name) {
                     out += &format!(" (devices {examples:?})");
                 }

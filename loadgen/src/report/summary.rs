@@ -31,12 +31,21 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
     row(
         out,
         "in the region",
-        format!("{} exactly, {} more in its cells", thousands(r.region_devices), thousands(r.edge_devices)),
+        format!(
+            "{} exactly, {} more in its cells",
+            thousands(r.region_devices),
+            thousands(r.edge_devices)
+        ),
     )?;
     row(
         out,
         "accepted",
-        format!("{} ({} dead tokens, {} strangers)", thousands(r.accepted), r.dead_tokens, r.strangers),
+        format!(
+            "{} ({} dead tokens, {} strangers)",
+            thousands(r.accepted),
+            r.dead_tokens,
+            r.strangers
+        ),
     )?;
     row(
         out,
@@ -51,7 +60,10 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             r.reported.expired
         ),
     )?;
-    if r.unanswered_requests > 0 || r.reported.unanswered_requests > 0 || r.reported.retried_requests > 0 {
+    if r.unanswered_requests > 0
+        || r.reported.unanswered_requests > 0
+        || r.reported.retried_requests > 0
+    {
         row(
             out,
             "requests without answer",
@@ -105,7 +117,9 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
     )?;
     row(out, "rate", format!("{} a second", thousands_f64(r.rate_per_second)))?;
     match &r.cluster {
-        Some(cluster) => row(out, "cluster", format!("{cluster}; what its processes cost is not known here"))?,
+        Some(cluster) => {
+            row(out, "cluster", format!("{cluster}; what its processes cost is not known here"))?
+        }
         None => cost(out, r)?,
     }
     row(out, "bytes per push", format!("{:.0}", r.bytes_per_push))?;
@@ -162,7 +176,11 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             ),
         )?;
     }
-    row(out, "", "bands are walked in turn by each node, written side by side: their seams blur".to_owned())?;
+    row(
+        out,
+        "",
+        "bands are walked in turn by each node, written side by side: their seams blur".to_owned(),
+    )?;
     writeln!(out)?;
     for check in &r.checks {
         line(out, check, strict)?;
@@ -204,7 +222,15 @@ fn motion(out: &mut String, m: &Motion) -> fmt::Result {
         "  changes",
         format!(
             "{} commutes, {} rides, {} leaps, {} installs, {} tokens, {} removals, {} mutes; {} late, {} twice",
-            c.commutes, c.rides, c.leaps, c.installs, c.tokens, c.removals, c.mutes, c.late, c.twice
+            c.commutes,
+            c.rides,
+            c.leaps,
+            c.installs,
+            c.tokens,
+            c.removals,
+            c.mutes,
+            c.late,
+            c.twice
         ),
     )?;
     row(
@@ -251,7 +277,12 @@ fn cost(out: &mut String, r: &Report) -> fmt::Result {
     row(
         out,
         "CPU per push",
-        format!("shard {}, coordinator {}, emulator {}", us(cpu.shard), us(cpu.coordinator), us(cpu.emulator)),
+        format!(
+            "shard {}, coordinator {}, emulator {}",
+            us(cpu.shard),
+            us(cpu.coordinator),
+            us(cpu.emulator)
+        ),
     )?;
     let mebibytes = |bytes: Option<u64>| bytes.unwrap_or_default() >> 20;
     row(
@@ -284,7 +315,11 @@ fn line(out: &mut String, check: &Check, strict: bool) -> fmt::Result {
         Kind::Exact => "",
         Kind::Target => " (target)",
     };
-    writeln!(out, "  {mark} {:<24} {:>14}   expected {}{what}", check.name, check.measured, check.expected)
+    writeln!(
+        out,
+        "  {mark} {:<24} {:>14}   expected {}{what}",
+        check.name, check.measured, check.expected
+    )
 }
 
 /// 1234567 as 1,234,567.

@@ -18,11 +18,14 @@ use crate::{
     },
     population::Population,
     report::{
-        Arithmetic, ByPlatform, ByRole, Cancel, Machine, Motion, NodeChanged, Report, Reported, Rss, Seconds, Watchers,
-        quantile,
+        Arithmetic, ByPlatform, ByRole, Cancel, Machine, Motion, NodeChanged, Report, Reported,
+        Rss, Seconds, Watchers, quantile,
     },
     scenario::Scenario,
-    verdict::{self, Case, Judgement, geometry::Region, history::History, ledger::Ledger, order, sample::Sample},
+    verdict::{
+        self, Case, Judgement, geometry::Region, history::History, ledger::Ledger, order,
+        sample::Sample,
+    },
 };
 
 /// Judges a run.
@@ -53,7 +56,13 @@ pub fn assess(
         let still = judge(scenario, population, &moving.still, &still.ledger, &History::default());
         let spent = [moving.idle, moving.still.spent(), moving.feed, seen.spent()];
         let measured = !seen.cpu.1.is_empty();
-        Motion::of(&moving.carried, (&still, &judged), spent, scenario.alert.max_rate_per_second, measured)
+        Motion::of(
+            &moving.carried,
+            (&still, &judged),
+            spent,
+            scenario.alert.max_rate_per_second,
+            measured,
+        )
     });
     let resolution = tiles::resolution(&scenario.alert.region);
     order::sort(&mut judged.samples);
@@ -98,7 +107,11 @@ pub fn assess(
         seed: scenario.seed,
         devices: scenario.devices,
         cluster: None,
-        nodes: if own { scenario.nodes } else { seen.ended.progress.progress.unwrap_or_default().nodes },
+        nodes: if own {
+            scenario.nodes
+        } else {
+            seen.ended.progress.progress.unwrap_or_default().nodes
+        },
         region: scenario.alert.region.to_string(),
         passed: false,
         state: seen.ended.progress.state().as_str_name().trim_start_matches("STATE_").to_owned(),
@@ -122,7 +135,10 @@ pub fn assess(
         node_changes: seen
             .node_changes
             .iter()
-            .map(|(at_ns, change)| NodeChanged { seconds: after_ack(*at_ns), what: change.to_string() })
+            .map(|(at_ns, change)| NodeChanged {
+                seconds: after_ack(*at_ns),
+                what: change.to_string(),
+            })
             .collect(),
         watchers: seen.watchers.map(|watched| Watchers {
             watchers: watched.watchers,
@@ -150,7 +166,11 @@ pub fn assess(
             emulator: per_push(Role::Gateway),
         },
         bytes_per_push: recorded.bytes_received() as f64 / ledger.pushes().len().max(1) as f64,
-        rss_bytes: Rss { shard: own.then_some(seen.rss.0), coordinator: own.then_some(seen.rss.1), peaks: seen.peaks },
+        rss_bytes: Rss {
+            shard: own.then_some(seen.rss.0),
+            coordinator: own.then_some(seen.rss.1),
+            peaks: seen.peaks,
+        },
         bytes_per_device: measured(seen.load_growth_bytes as f64 / scenario.devices as f64),
         shard_growth_bytes: seen.shard_growth_bytes,
         platforms: by_platform(scenario, &judged, &recorded, &edges, ack),
@@ -198,8 +218,10 @@ fn by_platform(
 ) -> BTreeMap<Platform, ByPlatform> {
     let one = |(platform, requests): (&Platform, &Requests)| {
         let count = judged.platforms.get(platform).copied().unwrap_or_default();
-        let samples: Vec<Sample> = judged.samples.iter().filter(|s| s.spot.platform() == *platform).copied().collect();
-        let after_ack = |s: Option<&Sample>| s.map_or(f64::NAN, |s| figures::seconds(acknowledged_ns, s.at_ns));
+        let samples: Vec<Sample> =
+            judged.samples.iter().filter(|s| s.spot.platform() == *platform).copied().collect();
+        let after_ack =
+            |s: Option<&Sample>| s.map_or(f64::NAN, |s| figures::seconds(acknowledged_ns, s.at_ns));
         let (first, last) = (after_ack(samples.first()), after_ack(samples.last()));
         let figures = ByPlatform {
             addressed: count.addressed,
@@ -215,7 +237,11 @@ fn by_platform(
             minute_max: requests.minute_max,
             bytes_per_push: requests.bytes_received as f64 / requests.count.max(1) as f64,
             rate_per_second: count.accepted as f64 / (last - first).max(1e-3),
-            arithmetic: Arithmetic::of(*platform, scenario.gateway.distance.of(*platform), requests),
+            arithmetic: Arithmetic::of(
+                *platform,
+                scenario.gateway.distance.of(*platform),
+                requests,
+            ),
             first_push_seconds: first,
             last_push_seconds: last,
             order: order::measure(&samples, edges),
@@ -256,14 +282,16 @@ fn reported(progress: &wire::AlertProgress, judged: &Judgement) -> Reported {
         expired: outcomes.expired,
         unanswered_requests: totals.unanswered_requests,
         retried_requests: totals.retried_requests,
-        disagreement: outcomes.accepted.abs_diff(judged.accepted) + outcomes.dead.abs_diff(judged.dead_tokens),
+        disagreement: outcomes.accepted.abs_diff(judged.accepted)
+            + outcomes.dead.abs_diff(judged.dead_tokens),
     }
 }
 
 /// The bands that the cluster used, by their outer limits; its defaults if it tells of none. Neighbours with few devices are
 /// told as one, and judged as one.
 fn band_edges(progress: &wire::AlertProgress) -> Vec<f64> {
-    let mut edges: Vec<f64> = progress.bands.iter().map(|b| b.to_meters).filter(|m| m.is_finite()).collect();
+    let mut edges: Vec<f64> =
+        progress.bands.iter().map(|b| b.to_meters).filter(|m| m.is_finite()).collect();
     edges.sort_by(f64::total_cmp);
     edges.dedup();
     if edges.is_empty() { order::default_edges(10_000_000.0) } else { edges }

@@ -77,8 +77,14 @@ impl Scene<'_> {
         let (acknowledged, seen) = watch::channel(0);
         let (stop, changes) = (CancellationToken::new(), || *seen.borrow());
         let moving = async {
-            let carried =
-                motion::carry_out(channel.clone(), self.population, plan, &acknowledged, stop.clone()).await?;
+            let carried = motion::carry_out(
+                channel.clone(),
+                self.population,
+                plan,
+                &acknowledged,
+                stop.clone(),
+            )
+            .await?;
             Ok::<_, RunError>(carried)
         };
         let rest = async {
@@ -112,7 +118,8 @@ impl Observed {
     pub fn spent(&self) -> Spent {
         Spent {
             cpu_us: cpu_used(Role::Shard, &self.cpu.0, &self.cpu.1),
-            seconds: Duration::from_nanos(self.ended.seen_ns.saturating_sub(self.called_ns)).as_secs_f64(),
+            seconds: Duration::from_nanos(self.ended.seen_ns.saturating_sub(self.called_ns))
+                .as_secs_f64(),
             changes: self.changes,
         }
     }

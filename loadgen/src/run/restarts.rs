@@ -56,13 +56,21 @@ pub async fn run(
     let Stage { begun, mut signals, dir, plan, .. } = Stage::prepare(scenario, options, show)?;
     let mut phases = Vec::new();
     for (n, case) in spec.cases.iter().enumerate() {
-        show.begin("case", &format!("{} of {}, {}: {}", n + 1, spec.cases.len(), case.name, case.label));
+        show.begin(
+            "case",
+            &format!("{} of {}, {}: {}", n + 1, spec.cases.len(), case.name, case.label),
+        );
         let nodes = case.nodes.unwrap_or(scenario.nodes);
         // Each has a folder of its own, so that no log covers another.
         let dir = dir.join(&case.name);
         std::fs::create_dir_all(&dir).map_err(|e| io_error(&dir.display().to_string(), e))?;
-        let plan =
-            ClusterPlan { nodes, nodes_later: case.later.clone(), nodes_told: case.nodes_told, dir, ..plan.clone() };
+        let plan = ClusterPlan {
+            nodes,
+            nodes_later: case.later.clone(),
+            nodes_told: case.nodes_told,
+            dir,
+            ..plan.clone()
+        };
         let player = async {
             let mut player = Player::start(scenario, spec, plan, show).await?;
             let played = player.case(case).await;
@@ -113,10 +121,24 @@ impl<'a> Player<'a> {
         show: &'a Show,
     ) -> Result<Self, RunError> {
         let cluster = Cluster::start(&plan).await?;
-        let expected = cluster.watched().into_iter().filter(|p| p.role != Role::Gateway).map(|p| p.name).collect();
+        let expected = cluster
+            .watched()
+            .into_iter()
+            .filter(|p| p.role != Role::Gateway)
+            .map(|p| p.name)
+            .collect();
         let (population, roll) = population(scenario, 0)?;
-        let player =
-            Self { scenario, spec, show, cluster, expected, generation: 0, population, roll, unruly: Vec::new() };
+        let player = Self {
+            scenario,
+            spec,
+            show,
+            cluster,
+            expected,
+            generation: 0,
+            population,
+            roll,
+            unruly: Vec::new(),
+        };
         player.fill().await?;
         player.settle(spec.settle_s).await?;
         Ok(player)
@@ -130,7 +152,12 @@ impl<'a> Player<'a> {
         Ok(reports)
     }
 
-    async fn phase(&mut self, case: &RestartCase, number: usize, phase: &Phase) -> Result<PhaseReport, RunError> {
+    async fn phase(
+        &mut self,
+        case: &RestartCase,
+        number: usize,
+        phase: &Phase,
+    ) -> Result<PhaseReport, RunError> {
         let (begun, mut under) = (Instant::now(), Vec::new());
         match phase.under_alert {
             None => self.steps(&phase.steps).await?,
@@ -150,7 +177,8 @@ impl<'a> Player<'a> {
         let settled_seconds = begun.elapsed().as_secs_f64();
         let green = is_green(&probes);
         let after = self.alert(0, if green { self.deadline() } else { LOUD_ALERT }, &[]).await?;
-        let good = under.iter().all(|verdict| verdict.is_exact(phase.repeats)) && after.is_harmless();
+        let good =
+            under.iter().all(|verdict| verdict.is_exact(phase.repeats)) && after.is_harmless();
         let outcome = match (good, green, after.is_exact(false)) {
             (true, true, true) => Outcome::Exact,
             (true, false, _) => Outcome::Loud,
@@ -203,23 +231,35 @@ impl<'a> Player<'a> {
     }
 
     async fn terminate(&mut self, what: &str) {
-        if !self.cluster.terminate(what, Duration::from_secs(self.scenario.deadlines.stop_s)).await {
+        if !self.cluster.terminate(what, Duration::from_secs(self.scenario.deadlines.stop_s)).await
+        {
             self.unruly.push(what.to_owned());
         }
     }
 
     async fn connect(&self) -> Result<Channel, RunError> {
-        let endpoint = Endpoint::from_shared(self.cluster.coordinator.clone()).map_err(DriveError::from)?;
-        Ok(endpoint.connect_timeout(PROBE_WITHIN).tcp_nodelay(true).connect().await.map_err(DriveError::from)?)
+        let endpoint =
+            Endpoint::from_shared(self.cluster.coordinator.clone()).map_err(DriveError::from)?;
+        Ok(endpoint
+            .connect_timeout(PROBE_WITHIN)
+            .tcp_nodelay(true)
+            .connect()
+            .await
+            .map_err(DriveError::from)?)
     }
 
     /// Creates apps and devices at a coordinator that has none; does not wait for nodes.
     async fn fill(&self) -> Result<(), RunError> {
-        let (channel, within) = (self.connect().await?, Duration::from_secs(self.scenario.deadlines.load_s));
+        let (channel, within) =
+            (self.connect().await?, Duration::from_secs(self.scenario.deadlines.load_s));
         alert::create_apps(channel.clone(), &self.population).await?;
-        let load = drive::load::load(channel, Arc::clone(&self.population), clock::wall().0, |_| {});
-        let late =
-            |_| DriveError::Late { what: "writing all devices", seconds: within.as_secs(), state: String::new() };
+        let load =
+            drive::load::load(channel, Arc::clone(&self.population), clock::wall().0, |_| {});
+        let late = |_| DriveError::Late {
+            what: "writing all devices",
+            seconds: within.as_secs(),
+            state: String::new(),
+        };
         Ok(timeout(within, load).await.map_err(late)??)
     }
 
@@ -245,9 +285,16 @@ impl<'a> Player<'a> {
     async fn probes(&self) -> BTreeMap<String, String> {
         let mut said = BTreeMap::new();
         for name in &self.expected {
-            let service =
-                if name.starts_with("shard-") { "clarion.shard.v1.ShardService" } else { "clarion.v1.AlertService" };
-            let answer = match self.cluster.health(name).and_then(|health| health.parse::<SocketAddr>().ok()) {
+            let service = if name.starts_with("shard-") {
+                "clarion.shard.v1.ShardService"
+            } else {
+                "clarion.v1.AlertService"
+            };
+            let answer = match self
+                .cluster
+                .health(name)
+                .and_then(|health| health.parse::<SocketAddr>().ok())
+            {
                 None => "it is not there".to_owned(),
                 Some(address) => match probe::check(address, service, PROBE_WITHIN).await {
                     Ok(()) => "SERVING".to_owned(),
@@ -260,21 +307,30 @@ impl<'a> Player<'a> {
     }
 
     /// One alert, and steps under it once the first of it was pushed.
-    async fn alert(&mut self, rate: u32, deadline: Duration, steps: &[Step]) -> Result<Verdict, RunError> {
+    async fn alert(
+        &mut self,
+        rate: u32,
+        deadline: Duration,
+        steps: &[Step],
+    ) -> Result<Verdict, RunError> {
         for emulator in &self.cluster.emulators {
             emulator.reset().await?;
         }
         let begun = Instant::now();
         let mut submitted = alert::alert(self.scenario, &self.population);
         submitted.max_rate_per_second = rate;
-        let request_id = uuid::Uuid::from_u64_pair(self.scenario.seed, clock::monotonic().0).to_string();
+        let request_id =
+            uuid::Uuid::from_u64_pair(self.scenario.seed, clock::monotonic().0).to_string();
         let channel = self.connect().await?;
         let submitted = match alert::submit(channel.clone(), submitted, request_id).await {
             Ok(submitted) => submitted,
             // Nothing was sent, and the caller was told so.
             Err(DriveError::Status(status)) => {
                 self.steps(steps).await?;
-                return Ok(Verdict { state: format!("refused: {}", status.message()), ..Verdict::default() });
+                return Ok(Verdict {
+                    state: format!("refused: {}", status.message()),
+                    ..Verdict::default()
+                });
             }
             Err(other) => return Err(other.into()),
         };
@@ -297,12 +353,16 @@ impl<'a> Player<'a> {
         let (ended, stepped) = tokio::join!(watching, stepping);
         stepped?;
         let state = match ended {
-            Ok(ended) => ended.progress.state().as_str_name().trim_start_matches("STATE_").to_owned(),
+            Ok(ended) => {
+                ended.progress.state().as_str_name().trim_start_matches("STATE_").to_owned()
+            }
             Err(DriveError::Late { state, .. }) => {
                 // Or a node that comes back would push it beside the next one. A coordinator that
                 // is gone has none.
-                let request =
-                    wire::CancelAlertRequest { name: submitted.name.clone(), reason: "unfinished".to_owned() };
+                let request = wire::CancelAlertRequest {
+                    name: submitted.name.clone(),
+                    reason: "unfinished".to_owned(),
+                };
                 if let Ok(channel) = self.connect().await {
                     drop(AlertServiceClient::new(channel).cancel_alert(request).await);
                 }
@@ -318,9 +378,13 @@ impl<'a> Player<'a> {
         let hash = xxh3_64(name.trim_start_matches("alerts/").as_bytes());
         let (mut pushes, mut of_others) = (Vec::new(), 0);
         for emulator in &self.cluster.emulators {
-            let path = self.cluster.dir().join(format!("gateway-{}-record.bin", emulator.platform.as_str()));
+            let path = self
+                .cluster
+                .dir()
+                .join(format!("gateway-{}-record.bin", emulator.platform.as_str()));
             emulator.export(&path).await?;
-            let failed = |problem: String| RunError::Record(format!("{}: {problem}", path.display()));
+            let failed =
+                |problem: String| RunError::Record(format!("{}: {problem}", path.display()));
             let record = Record::load(&path).map_err(|e| failed(e.to_string()))?;
             for entry in &record.entries {
                 if entry.collapse_hash == hash {
@@ -341,7 +405,8 @@ fn is_green(probes: &BTreeMap<String, String>) -> bool {
 
 /// Another one each time: whoever holds a former one is found out.
 fn population(scenario: &Scenario, generation: u64) -> Result<(Arc<Population>, Roll), RunError> {
-    let population = Population::new(&scenario.population, scenario.seed + generation, scenario.devices)?;
+    let population =
+        Population::new(&scenario.population, scenario.seed + generation, scenario.devices)?;
     let roll = Roll::new(&population, &Region::new(&scenario.alert.region));
     Ok((Arc::new(population), roll))
 }

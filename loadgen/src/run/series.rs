@@ -46,7 +46,8 @@ pub async fn run(
     options: &Options,
     show: &Show,
 ) -> Result<SeriesReport, RunError> {
-    let Stage { begun, mut signals, dir, population, plan } = Stage::prepare(scenario, options, show)?;
+    let Stage { begun, mut signals, dir, population, plan } =
+        Stage::prepare(scenario, options, show)?;
     let mut cluster = tokio::select! {
         cluster = surroundings(&plan, options.elsewhere.as_ref()) => cluster?,
         signal = signals.recv() => return Err(RunError::Interrupted(signal)),
@@ -92,13 +93,18 @@ pub async fn run(
 }
 
 /// The part that talks to the cluster.
-async fn play(scene: &Scene<'_>, series: &SeriesSpec, strict: bool) -> Result<Vec<CaseReport>, RunError> {
+async fn play(
+    scene: &Scene<'_>,
+    series: &SeriesSpec,
+    strict: bool,
+) -> Result<Vec<CaseReport>, RunError> {
     let channel = scene.connect().await?;
     create_apps(channel.clone(), scene.population).await?;
     scene.load(channel.clone()).await?;
     let roll = Roll::new(scene.population, &Region::new(&scene.scenario.alert.region));
     let alerts = Alerts::new(channel.clone(), scene, series);
-    let mut player = Player { scene, series, channel, roll, alerts, steady_ns: 0..0, calm_ns: None };
+    let mut player =
+        Player { scene, series, channel, roll, alerts, steady_ns: 0..0, calm_ns: None };
     let (mut reports, count) = (Vec::new(), series.cases.len());
     for (n, spec) in series.cases.iter().enumerate() {
         scene.show.begin("case", &format!("{} of {count}, {}: {}", n + 1, spec.name, spec.label));
@@ -134,7 +140,10 @@ impl Player<'_> {
         let seconds = Duration::from_secs_f64(self.series.seconds);
         let until = begun + if spec.is_undisturbed() { seconds.min(STEADY_MAX) } else { seconds };
         let mut case = Case::new(now_ns(), until - begun);
-        tokio::try_join!(self.flow(until, spec, &mut case), trouble(&scene.emulators, spec, until))?;
+        tokio::try_join!(
+            self.flow(until, spec, &mut case),
+            trouble(&scene.emulators, spec, until)
+        )?;
         case.calm = until.elapsed();
 
         // Undisturbed: nothing is left of the trouble.
@@ -149,7 +158,8 @@ impl Player<'_> {
             case.connections_closed += counted.connections_closed;
             case.handshakes_failed += counted.handshakes_failed;
             case.protocol_errors += counted.protocol_errors;
-            let path = self.scene.dir.join(format!("gateway-{}-record.bin", emulator.platform.as_str()));
+            let path =
+                self.scene.dir.join(format!("gateway-{}-record.bin", emulator.platform.as_str()));
             emulator.export(&path).await?;
             self.read(&path, spec.befalls(emulator.platform), &mut case)?;
         }
@@ -169,7 +179,12 @@ impl Player<'_> {
     }
 
     /// Alert after alert until then; comes back when the last of them has ended.
-    async fn flow(&mut self, until: Instant, spec: &CaseSpec, case: &mut Case) -> Result<(), RunError> {
+    async fn flow(
+        &mut self,
+        until: Instant,
+        spec: &CaseSpec,
+        case: &mut Case,
+    ) -> Result<(), RunError> {
         let mut ticks = interval(TAKE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -192,10 +207,12 @@ impl Player<'_> {
 
     /// Takes what has settled, and judges the alerts whose record is whole.
     async fn take(&mut self, spec: &CaseSpec, case: &mut Case) -> Result<(), RunError> {
-        let before_us = (clock::monotonic().0).saturating_sub(u64::try_from(SETTLED.as_micros()).unwrap_or(u64::MAX));
+        let before_us = (clock::monotonic().0)
+            .saturating_sub(u64::try_from(SETTLED.as_micros()).unwrap_or(u64::MAX));
         let mut until_us = before_us;
         for emulator in &self.scene.emulators {
-            let path = self.scene.dir.join(format!("gateway-{}-part.bin", emulator.platform.as_str()));
+            let path =
+                self.scene.dir.join(format!("gateway-{}-part.bin", emulator.platform.as_str()));
             until_us = until_us.min(emulator.take(&path, before_us).await?);
             self.read(&path, spec.befalls(emulator.platform), case)?;
         }
@@ -209,7 +226,10 @@ impl Player<'_> {
         let record = Record::load(path).map_err(|e| failed(e.to_string()))?;
         fs::remove_file(path).map_err(|e| failed(e.to_string()))?;
         if record.header.dropped > 0 {
-            return Err(failed(format!("{} requests did not fit: it proves nothing", record.header.dropped)));
+            return Err(failed(format!(
+                "{} requests did not fit: it proves nothing",
+                record.header.dropped
+            )));
         }
         for entry in &record.entries {
             let push = recorded::push(entry);
@@ -245,7 +265,8 @@ impl Player<'_> {
 
 /// Does what a case's trouble is, until then; and takes it back.
 async fn trouble(emulators: &[Emulator], spec: &CaseSpec, until: Instant) -> Result<(), RunError> {
-    let befallen: Vec<_> = emulators.iter().filter(|emulator| spec.befalls(emulator.platform)).collect();
+    let befallen: Vec<_> =
+        emulators.iter().filter(|emulator| spec.befalls(emulator.platform)).collect();
     if let Some(faults) = &spec.faults {
         for emulator in &befallen {
             emulator.disturb(faults).await?;

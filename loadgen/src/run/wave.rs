@@ -153,7 +153,8 @@ impl Scene<'_> {
     ) -> Result<Observed, RunError> {
         let alert = alert::alert(self.scenario, self.population);
         let preview_devices = alert::preview(channel.clone(), alert.clone()).await?;
-        self.show.begin("alert", &format!("{}, {preview_devices} devices", self.scenario.alert.region));
+        self.show
+            .begin("alert", &format!("{}, {preview_devices} devices", self.scenario.alert.region));
         let (cpu_before, changes_before) = (self.cpu()?, changes());
         let coordinator_before = self.rss(Role::Coordinator);
         let called = clock::monotonic();
@@ -162,7 +163,8 @@ impl Scene<'_> {
         let submitted = alert::submit(channel.clone(), alert, request_id).await?;
         let create = clock::monotonic().since(called);
 
-        let Waved { ended, fault_ns, watchers, node_changes } = self.wave(channel, &submitted, preview_devices).await?;
+        let Waved { ended, fault_ns, watchers, node_changes } =
+            self.wave(channel, &submitted, preview_devices).await?;
         let (cpu_after, changes_after) = (self.cpu()?, changes());
         let rss = (self.rss(Role::Shard), self.rss(Role::Coordinator));
         if ended.cancelled.is_some() {
@@ -170,12 +172,13 @@ impl Scene<'_> {
         }
         let mut records = Vec::new();
         for emulator in &self.emulators {
-            let record = self.dir.join(format!("gateway-{}{part}-record.bin", emulator.platform.as_str()));
+            let record =
+                self.dir.join(format!("gateway-{}{part}-record.bin", emulator.platform.as_str()));
             emulator.export(&record).await?;
             records.push((emulator.platform, record));
         }
-        let shard_growth_bytes =
-            fault_ns.and_then(|at| self.memory.growth(Role::Shard, &(submitted.acknowledged_ns..at), at));
+        let shard_growth_bytes = fault_ns
+            .and_then(|at| self.memory.growth(Role::Shard, &(submitted.acknowledged_ns..at), at));
         let most = self.memory.most(Role::Coordinator, submitted.acknowledged_ns).max(rss.1);
         Ok(Observed {
             start: Duration::ZERO,
@@ -201,7 +204,12 @@ impl Scene<'_> {
 
     pub(super) async fn connect(&self) -> Result<Channel, RunError> {
         let endpoint = Endpoint::from_shared(self.coordinator.clone()).map_err(DriveError::from)?;
-        Ok(endpoint.connect_timeout(CONNECT).tcp_nodelay(true).connect().await.map_err(DriveError::from)?)
+        Ok(endpoint
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true)
+            .connect()
+            .await
+            .map_err(DriveError::from)?)
     }
 
     pub(super) async fn load(&self, channel: Channel) -> Result<(), RunError> {
@@ -209,8 +217,12 @@ impl Scene<'_> {
         let bar = self.show.bar("load", count, "devices");
         let deadline = Duration::from_secs(self.scenario.deadlines.load_s);
         let progress = bar.clone();
-        let load =
-            drive::load::load(channel.clone(), Arc::clone(self.population), clock::wall().0, move |n| progress.inc(n));
+        let load = drive::load::load(
+            channel.clone(),
+            Arc::clone(self.population),
+            clock::wall().0,
+            move |n| progress.inc(n),
+        );
         timeout(deadline, load).await.map_err(|_| DriveError::Late {
             what: "writing all devices",
             seconds: deadline.as_secs(),
@@ -222,7 +234,12 @@ impl Scene<'_> {
     }
 
     /// The alert with everything that happens meanwhile; tells when a fault began.
-    async fn wave(&self, channel: Channel, submitted: &Submitted, expected: u64) -> Result<Waved, RunError> {
+    async fn wave(
+        &self,
+        channel: Channel,
+        submitted: &Submitted,
+        expected: u64,
+    ) -> Result<Waved, RunError> {
         let bar = self.show.bar("push", expected, "phones");
         let (first_push, mut first_pushed) = watch::channel(false);
         let over = CancellationToken::new();
@@ -237,7 +254,8 @@ impl Scene<'_> {
                     first_push.send_replace(true);
                 }
             };
-            let ended = alert::watch(channel.clone(), &submitted.name, cancel_at, deadline, seen).await;
+            let ended =
+                alert::watch(channel.clone(), &submitted.name, cancel_at, deadline, seen).await;
             over.cancel();
             Ok::<_, RunError>(ended?)
         };
@@ -273,7 +291,8 @@ impl Scene<'_> {
             Ok(Some(watchers::watch(&self.coordinator, &submitted.name, spec, end).await?))
         };
         let changing = self.change_nodes(first_push.subscribe(), over.clone());
-        let (ended, fault_ns, watchers, node_changes) = tokio::try_join!(watching, trouble, others, changing)?;
+        let (ended, fault_ns, watchers, node_changes) =
+            tokio::try_join!(watching, trouble, others, changing)?;
         bar.finish();
         Ok(Waved { ended, fault_ns, watchers, node_changes })
     }
@@ -285,7 +304,9 @@ impl Scene<'_> {
         over: CancellationToken,
     ) -> Result<Vec<(u64, NodeChange)>, RunError> {
         let (changes, mut done) = (&self.scenario.node_changes, Vec::new());
-        let Some(orders) = self.node_orders.as_ref().filter(|_| !changes.is_empty()) else { return Ok(done) };
+        let Some(orders) = self.node_orders.as_ref().filter(|_| !changes.is_empty()) else {
+            return Ok(done);
+        };
         let begun = async { first_pushed.wait_for(|pushed| *pushed).await.is_ok() };
         if over.run_until_cancelled(begun).await != Some(true) {
             return Ok(done);
@@ -314,7 +335,8 @@ impl Scene<'_> {
 
     /// Of the processes that stay.
     pub(super) fn cpu(&self) -> Result<Cpu, RunError> {
-        let changed = |w: &Watched| self.scenario.node_changes.iter().any(|c| node_name(c.node) == w.name);
+        let changed =
+            |w: &Watched| self.scenario.node_changes.iter().any(|c| node_name(c.node) == w.name);
         let staying: Vec<_> = self.watched.iter().filter(|w| !changed(w)).cloned().collect();
         accounting::cpu(&staying).map_err(|e| io_error("/proc", e))
     }

@@ -35,9 +35,10 @@ impl Scenario {
         within("alert.active_s", self.alert.active_s, 1, 30 * 86_400)?;
         share("gateway.dead_share", self.gateway.dead_share)?;
         within("gateway.latency_us", self.gateway.latency_us, 0, 10_000_000)?;
-        for (field, line) in
-            [("gateway.distance.apns", self.gateway.distance.apns), ("gateway.distance.fcm", self.gateway.distance.fcm)]
-        {
+        for (field, line) in [
+            ("gateway.distance.apns", self.gateway.distance.apns),
+            ("gateway.distance.fcm", self.gateway.distance.fcm),
+        ] {
             let latency = line.latency.unwrap_or_default();
             within(field, latency.p50_us.max(latency.p99_us), 0, 10_000_000)?;
             within(field, line.credit_delay_us, 0, 10_000_000)?;
@@ -56,7 +57,9 @@ impl Scenario {
                     ));
                 }
             }
-            Some(FaultSpec::Silent { for_ms, .. }) => within("gateway.fault.for_ms", *for_ms, 1, 600_000)?,
+            Some(FaultSpec::Silent { for_ms, .. }) => {
+                within("gateway.fault.for_ms", *for_ms, 1, 600_000)?
+            }
             Some(FaultSpec::Failing { share: of_requests, retry_after_s, for_ms, .. }) => {
                 share("gateway.fault.share", *of_requests)?;
                 within("gateway.fault.retry_after_s", retry_after_s.unwrap_or(1), 1, 3_600)?;
@@ -72,7 +75,12 @@ impl Scenario {
             None => {}
         }
         let fcm = self.gateway.fcm;
-        within("gateway.fcm.quota_per_minute", fcm.quota_per_minute.unwrap_or(1), 1, FCM_QUOTA_MAX)?;
+        within(
+            "gateway.fcm.quota_per_minute",
+            fcm.quota_per_minute.unwrap_or(1),
+            1,
+            FCM_QUOTA_MAX,
+        )?;
         self.check_nodes()?;
         if let Some(series) = &self.series {
             series.check(self)?;
@@ -110,7 +118,8 @@ impl Scenario {
             RegionSpec::Circle { center, radius_meters } => {
                 place("alert.region.center", *center)?;
                 if !(*radius_meters > 0.0 && *radius_meters <= 10_000_000.0) {
-                    let problem = format!("must be above 0 and at most 10,000,000, is {radius_meters}");
+                    let problem =
+                        format!("must be above 0 and at most 10,000,000, is {radius_meters}");
                     return Err(("alert.region.radius_meters", problem));
                 }
             }
@@ -129,8 +138,17 @@ impl Scenario {
     }
 }
 
-fn within<T: PartialOrd + Copy + std::fmt::Display>(field: &'static str, value: T, min: T, max: T) -> Checked {
-    if value >= min && value <= max { Ok(()) } else { Err((field, format!("must be {min} to {max}, is {value}"))) }
+fn within<T: PartialOrd + Copy + std::fmt::Display>(
+    field: &'static str,
+    value: T,
+    min: T,
+    max: T,
+) -> Checked {
+    if value >= min && value <= max {
+        Ok(())
+    } else {
+        Err((field, format!("must be {min} to {max}, is {value}")))
+    }
 }
 
 fn share(field: &'static str, value: f64) -> Checked {

@@ -136,7 +136,9 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exactly(wanted) => write!(f, "= {}", written(*wanted)),
-            Self::Limits { min: Some(min), max: Some(max) } => write!(f, "{} to {}", written(*min), written(*max)),
+            Self::Limits { min: Some(min), max: Some(max) } => {
+                write!(f, "{} to {}", written(*min), written(*max))
+            }
             Self::Limits { min: Some(min), max: None } => write!(f, "≥ {}", written(*min)),
             Self::Limits { min: None, max: Some(max) } => write!(f, "≤ {}", written(*max)),
             Self::Limits { min: None, max: None } => f.write_str("any"),

@@ -119,9 +119,18 @@ fn goaway(platform: Platform, draws: &mut Draws) -> Action {
         (Platform::Apns, 1) => (Some(Reason::Shutdown), None, Code::NoError),
         (Platform::Apns, _) => (Some(Reason::IdleTimeout), None, Code::NoError),
         (Platform::Fcm, 1) => (None, Some("session_timed_out".to_owned()), Code::NoError),
-        (Platform::Fcm, _) => (None, Some("exceeded_max_concurrent_streams".to_owned()), Code::ProtocolError),
+        (Platform::Fcm, _) => {
+            (None, Some("exceeded_max_concurrent_streams".to_owned()), Code::ProtocolError)
+        }
     };
-    Action::Goaway { reason, text, code, two_step_ms: None, refuse_open: false, connections: Some(1) }
+    Action::Goaway {
+        reason,
+        text,
+        code,
+        two_step_ms: None,
+        refuse_open: false,
+        connections: Some(1),
+    }
 }
 
 fn farewell(faults: &mut Faults, draws: &mut Draws, platform: Platform) {
@@ -132,7 +141,8 @@ fn farewell(faults: &mut Faults, draws: &mut Draws, platform: Platform) {
 fn two_step(faults: &mut Faults, draws: &mut Draws, _: Platform) {
     let (two_step_ms, refuse_open) = (Some(between(draws, 1, 50)), draws.below(2) == 0);
     let (reason, text, code) = (None, None, Code::NoError);
-    let action = Action::Goaway { reason, text, code, two_step_ms, refuse_open, connections: Some(1) };
+    let action =
+        Action::Goaway { reason, text, code, two_step_ms, refuse_open, connections: Some(1) };
     faults.repeat.push(repeat(between(draws, 500, 2_000), vec![action]));
 }
 
@@ -142,7 +152,9 @@ fn refused(faults: &mut Faults, draws: &mut Draws, _: Platform) {
 
 fn reset_streams(faults: &mut Faults, draws: &mut Draws, _: Platform) {
     let ppm = ppm(draws, 10, 500);
-    faults.errors.push(Errors { delivered: draws.below(2) == 0, ..errors(Fate::Reset, Reason::None, ppm) });
+    faults
+        .errors
+        .push(Errors { delivered: draws.below(2) == 0, ..errors(Fate::Reset, Reason::None, ppm) });
 }
 
 fn answered_and_reset(faults: &mut Faults, draws: &mut Draws, _: Platform) {
@@ -151,11 +163,15 @@ fn answered_and_reset(faults: &mut Faults, draws: &mut Draws, _: Platform) {
 
 fn stalled(faults: &mut Faults, draws: &mut Draws, _: Platform) {
     let ppm = ppm(draws, 1, 20);
-    faults.errors.push(Errors { delivered: draws.below(2) == 0, ..errors(Fate::Stall, Reason::None, ppm) });
+    faults
+        .errors
+        .push(Errors { delivered: draws.below(2) == 0, ..errors(Fate::Stall, Reason::None, ppm) });
 }
 
 fn tcp_resets(faults: &mut Faults, draws: &mut Draws, _: Platform) {
-    faults.repeat.push(repeat(between(draws, 700, 2_000), vec![Action::Reset { connections: Some(1) }]));
+    faults
+        .repeat
+        .push(repeat(between(draws, 700, 2_000), vec![Action::Reset { connections: Some(1) }]));
 }
 
 fn late_credit(faults: &mut Faults, draws: &mut Draws, _: Platform) {
@@ -216,7 +232,8 @@ fn busy(platform: Platform) -> Reason {
 
 fn unavailable(faults: &mut Faults, draws: &mut Draws, platform: Platform) {
     let (part, duration_ms) = (ppm(draws, 50_000, 500_000), between(draws, 20, 150));
-    let retry_after = (draws.below(4) == 0).then_some(RetryAfter { seconds: 1, date: draws.below(2) == 0 });
+    let retry_after =
+        (draws.below(4) == 0).then_some(RetryAfter { seconds: 1, date: draws.below(2) == 0 });
     let retry_after = retry_after.filter(|_| platform == Platform::Fcm);
     let burst = errors(Fate::Answer, busy(platform), part);
     faults.errors.push(Errors { retry_after, duration_ms, every_ms: 1_500, ..burst });
@@ -250,8 +267,11 @@ fn dead(faults: &mut Faults, draws: &mut Draws, platform: Platform) {
 }
 
 fn slow_handshakes(faults: &mut Faults, draws: &mut Draws, platform: Platform) {
-    faults.handshake =
-        Handshake { delay_ms: between(draws, 50, 400), connections_ppm: 500_000, ..Handshake::default() };
+    faults.handshake = Handshake {
+        delay_ms: between(draws, 50, 400),
+        connections_ppm: 500_000,
+        ..Handshake::default()
+    };
     farewell(faults, draws, platform);
 }
 
@@ -286,6 +306,9 @@ mod tests {
             }
         }
         assert!(seen.len() > 900, "{}", seen.len());
-        assert_ne!(MIXTURE.faults(Platform::Apns, 1), MixtureSpec { seed: 6, ..MIXTURE }.faults(Platform::Apns, 1));
+        assert_ne!(
+            MIXTURE.faults(Platform::Apns, 1),
+            MixtureSpec { seed: 6, ..MIXTURE }.faults(Platform::Apns, 1)
+        );
     }
 }

@@ -47,7 +47,10 @@ impl Scenario {
     /// Whether a node is not there at first: then the first that happens to it is its start.
     #[must_use]
     pub fn comes_later(&self, node: u32) -> bool {
-        self.node_changes.iter().find(|c| c.node == node).is_some_and(|c| c.action == NodeAction::Start)
+        self.node_changes
+            .iter()
+            .find(|c| c.node == node)
+            .is_some_and(|c| c.action == NodeAction::Start)
     }
 
     pub(super) fn check_nodes(&self) -> Checked {
@@ -58,11 +61,17 @@ impl Scenario {
         let mut before_ms = 0;
         for change in &self.node_changes {
             let Some(up) = up.get_mut(change.node as usize) else {
-                return Err(("node_changes", format!("there is no node {} of {}", change.node, self.nodes)));
+                return Err((
+                    "node_changes",
+                    format!("there is no node {} of {}", change.node, self.nodes),
+                ));
             };
             let to = change.action == NodeAction::Start;
             if *up == to || change.after_ms < before_ms {
-                return Err(("node_changes", format!("{change}: must be in order, and change something")));
+                return Err((
+                    "node_changes",
+                    format!("{change}: must be in order, and change something"),
+                ));
             }
             (*up, before_ms) = (to, change.after_ms);
         }

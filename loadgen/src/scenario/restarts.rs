@@ -139,9 +139,10 @@ pub enum Step {
 impl Step {
     fn process(&self) -> Option<&str> {
         match self {
-            Self::Kill { what } | Self::Terminate { what } | Self::Remove { what } | Self::Start { what, .. } => {
-                Some(what)
-            }
+            Self::Kill { what }
+            | Self::Terminate { what }
+            | Self::Remove { what }
+            | Self::Start { what, .. } => Some(what),
             Self::Wait { .. } | Self::Ready {} => None,
         }
     }
@@ -159,8 +160,11 @@ impl RestartsSpec {
     /// # Errors
     /// A name that no case has.
     pub fn choose(&mut self, names: &[String]) -> Result<(), String> {
-        if let Some(unknown) = names.iter().find(|name| self.cases.iter().all(|case| case.name != **name)) {
-            let there = self.cases.iter().map(|c| format!("`{}`", c.name)).collect::<Vec<_>>().join(", ");
+        if let Some(unknown) =
+            names.iter().find(|name| self.cases.iter().all(|case| case.name != **name))
+        {
+            let there =
+                self.cases.iter().map(|c| format!("`{}`", c.name)).collect::<Vec<_>>().join(", ");
             return Err(format!("no case `{unknown}`; there are {there}"));
         }
         let all = names.is_empty();
@@ -172,8 +176,14 @@ impl RestartsSpec {
         if self.cases.is_empty() || !(1..=600).contains(&self.settle_s) {
             return Err(("restarts", "must have a case, and settle_s must be 1 to 600".to_owned()));
         }
-        if scenario.series.is_some() || !scenario.node_changes.is_empty() || scenario.motion.is_some() {
-            return Err(("restarts", "goes with no series, no node_changes and no motion".to_owned()));
+        if scenario.series.is_some()
+            || !scenario.node_changes.is_empty()
+            || scenario.motion.is_some()
+        {
+            return Err((
+                "restarts",
+                "goes with no series, no node_changes and no motion".to_owned(),
+            ));
         }
         for case in &self.cases {
             let nodes = case.nodes.unwrap_or(scenario.nodes);
@@ -181,9 +191,13 @@ impl RestartsSpec {
             for phase in &case.phases {
                 let known = |what: &str| {
                     let node = what.strip_prefix("shard-").and_then(|n| n.parse::<u32>().ok());
-                    what == "coordinator" || what == "coordinator-2" || node.is_some_and(|n| n < nodes)
+                    what == "coordinator"
+                        || what == "coordinator-2"
+                        || node.is_some_and(|n| n < nodes)
                 };
-                if let Some(unknown) = phase.steps.iter().filter_map(Step::process).find(|what| !known(what)) {
+                if let Some(unknown) =
+                    phase.steps.iter().filter_map(Step::process).find(|what| !known(what))
+                {
                     return Err(of_case(format!("there is no process `{unknown}`")));
                 }
                 if phase.rounds == 0 || (phase.rounds > 1 && phase.under_alert.is_none()) {

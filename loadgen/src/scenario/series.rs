@@ -100,24 +100,35 @@ impl SeriesSpec {
     /// # Errors
     /// A name that no case has.
     pub fn choose(&mut self, names: &[String]) -> Result<(), String> {
-        if let Some(unknown) = names.iter().find(|name| self.cases.iter().all(|case| case.name != **name)) {
-            let there = self.cases.iter().map(|c| format!("`{}`", c.name)).collect::<Vec<_>>().join(", ");
+        if let Some(unknown) =
+            names.iter().find(|name| self.cases.iter().all(|case| case.name != **name))
+        {
+            let there =
+                self.cases.iter().map(|c| format!("`{}`", c.name)).collect::<Vec<_>>().join(", ");
             return Err(format!("no case `{unknown}`; there are {there}"));
         }
         let all = names.is_empty();
-        self.cases.retain(|case| case.is_undisturbed() || names.contains(&case.name) || (all && !case.by_name_only));
+        self.cases.retain(|case| {
+            case.is_undisturbed() || names.contains(&case.name) || (all && !case.by_name_only)
+        });
         Ok(())
     }
 
     pub(super) fn check(&self, scenario: &Scenario) -> Checked {
         if !(self.seconds > 0.0 && self.seconds <= 3_600.0) {
-            return Err(("series.seconds", format!("must be above 0 and at most 3,600, is {}", self.seconds)));
+            return Err((
+                "series.seconds",
+                format!("must be above 0 and at most 3,600, is {}", self.seconds),
+            ));
         }
         if !(1..=32).contains(&self.alerts_max) {
             return Err(("series.alerts_max", format!("must be 1 to 32, is {}", self.alerts_max)));
         }
         if !self.cases.first().is_some_and(CaseSpec::is_undisturbed) {
-            return Err(("series.cases", "must begin with one that has neither faults nor a mixture".to_owned()));
+            return Err((
+                "series.cases",
+                "must begin with one that has neither faults nor a mixture".to_owned(),
+            ));
         }
         for (field, used) in [
             ("gateway.fault", scenario.gateway.fault.is_some()),
@@ -141,13 +152,21 @@ impl SeriesSpec {
             case.mixture.iter().try_for_each(|mixture| mixture.check().map_err(of_case))?;
             let platforms = scenario.population.apps.iter().map(|app| app.platform);
             for platform in platforms.filter(|p| case.befalls(*p)) {
-                case.faults.iter().try_for_each(|f| f.check(platform)).map_err(|e| of_case(e.to_string()))?;
+                case.faults
+                    .iter()
+                    .try_for_each(|f| f.check(platform))
+                    .map_err(|e| of_case(e.to_string()))?;
             }
             let of_all = self.expect.keys().chain(self.targets.keys());
-            if let Some(name) =
-                of_all.chain(case.expect.keys()).chain(case.targets.keys()).find(|name| known(name).is_none())
+            if let Some(name) = of_all
+                .chain(case.expect.keys())
+                .chain(case.targets.keys())
+                .find(|name| known(name).is_none())
             {
-                return Err(of_case(format!("`{name}` is no figure of a case; there are {}", FIGURES.join(", "))));
+                return Err(of_case(format!(
+                    "`{name}` is no figure of a case; there are {}",
+                    FIGURES.join(", ")
+                )));
             }
         }
         Ok(())

@@ -23,7 +23,11 @@ fn problem(text: &str) -> String {
 fn every_named_scenario_is_valid_and_named_as_its_file() {
     let names: Vec<_> = Scenario::named().map(|(name, scenario)| (name, scenario.name)).collect();
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
-    assert_eq!(names.len(), std::fs::read_dir(folder).unwrap().count(), "all files of the folder, none twice");
+    assert_eq!(
+        names.len(),
+        std::fs::read_dir(folder).unwrap().count(),
+        "all files of the folder, none twice"
+    );
     for (file, name) in names {
         assert_eq!(file, name);
     }
@@ -49,22 +53,25 @@ fn a_misspelt_key_is_refused_with_its_line() {
 
 #[test]
 fn values_out_of_bounds_are_named_with_limit_and_value() {
-    assert_eq!(problem(&SMALL.replace("nodes = 1", "nodes = 0")), "scenario small.toml: nodes: must be 1 to 64, is 0");
+    assert_eq!(
+        problem(&SMALL.replace("nodes = 1", "nodes = 0")),
+        "scenario small.toml: nodes: must be 1 to 64, is 0"
+    );
     let text = problem(&SMALL.replace("radius_meters = 500", "radius_meters = 2e7"));
     assert!(text.contains("alert.region.radius_meters") && text.contains("20000000"), "{text}");
     let text = problem(&SMALL.replace("[expect]", "[gateway]\ndead_share = 1.5\n[expect]"));
     assert!(text.contains("gateway.dead_share: must be 0 to 1, is 1.5"), "{text}");
-    let text =
-        problem(&SMALL.replace(
-            "[expect]",
-            "[gateway]\nfault = { kind = 'slow', factor = 9, after_ms = 0, for_ms = 1 }\n[expect]",
-        ));
+    let text = problem(&SMALL.replace(
+        "[expect]",
+        "[gateway]\nfault = { kind = 'slow', factor = 9, after_ms = 0, for_ms = 1 }\n[expect]",
+    ));
     assert!(text.contains("gateway.latency_us"), "{text}");
 }
 
 #[test]
 fn a_polygon_needs_a_place_last_seen() {
-    let ring = "outer = [{latitude=0,longitude=0},{latitude=0,longitude=1},{latitude=1,longitude=0}]";
+    let ring =
+        "outer = [{latitude=0,longitude=0},{latitude=0,longitude=1},{latitude=1,longitude=0}]";
     let text = SMALL.replace(
         "kind = \"circle\", center = { latitude = 0, longitude = 0 }, radius_meters = 500",
         &format!("kind = \"polygon\", {ring}"),
@@ -77,7 +84,10 @@ fn an_unknown_name_lists_those_there_are() {
     let text = Scenario::find("town").unwrap_err().to_string();
     assert!(text.contains("`city`") && text.contains("`motion`"), "{text}");
     assert!(
-        Scenario::find("/nowhere/x.toml").unwrap_err().to_string().contains("cannot read scenario /nowhere/x.toml")
+        Scenario::find("/nowhere/x.toml")
+            .unwrap_err()
+            .to_string()
+            .contains("cannot read scenario /nowhere/x.toml")
     );
 }
 
@@ -97,20 +107,35 @@ fn a_scripted_fault_is_checked_against_the_gateways_that_it_befalls() {
              p99_us = 9 }}\n[expect]"
         )
     };
-    let scenario = Scenario::parse("small.toml", &SMALL.replace("[expect]", &fault("Shutdown"))).expect("valid");
-    assert_eq!(scenario.gateway.distance.of(crate::gateway::Platform::Apns).latency.map(|l| l.p99_us), Some(9));
+    let scenario = Scenario::parse("small.toml", &SMALL.replace("[expect]", &fault("Shutdown")))
+        .expect("valid");
+    assert_eq!(
+        scenario.gateway.distance.of(crate::gateway::Platform::Apns).latency.map(|l| l.p99_us),
+        Some(9)
+    );
     let text = problem(&SMALL.replace("[expect]", &fault("UNAVAILABLE")));
-    assert!(text.contains("gateway.fault.faults: UNAVAILABLE is a reason of another platform"), "{text}");
+    assert!(
+        text.contains("gateway.fault.faults: UNAVAILABLE is a reason of another platform"),
+        "{text}"
+    );
 }
 
 #[test]
 fn changes_of_nodes_are_in_order_and_change_something() {
-    let with = |changes: &str| SMALL.replace("nodes = 1", &format!("nodes = 2\nnode_changes = [{changes}]"));
-    let (kill, start) = ("{ after_ms = 5, do = 'kill', node = 1 }", "{ after_ms = 9, do = 'start', node = 1 }");
-    let scenario = Scenario::parse("small.toml", &with(&format!("{kill}, {start}"))).expect("valid");
+    let with = |changes: &str| {
+        SMALL.replace("nodes = 1", &format!("nodes = 2\nnode_changes = [{changes}]"))
+    };
+    let (kill, start) =
+        ("{ after_ms = 5, do = 'kill', node = 1 }", "{ after_ms = 9, do = 'start', node = 1 }");
+    let scenario =
+        Scenario::parse("small.toml", &with(&format!("{kill}, {start}"))).expect("valid");
     assert!(!scenario.comes_later(1));
     assert!(Scenario::parse("small.toml", &with(start)).expect("valid").comes_later(1));
-    for wrong in [format!("{start}, {kill}"), format!("{kill}, {kill}"), kill.replace("node = 1", "node = 2")] {
+    for wrong in [
+        format!("{start}, {kill}"),
+        format!("{kill}, {kill}"),
+        kill.replace("node = 1", "node = 2"),
+    ] {
         assert!(problem(&with(&wrong)).contains("node_changes"), "{wrong}");
     }
     let all = format!("{start}, {}", start.replace("node = 1", "node = 0"));
@@ -143,6 +168,7 @@ fn cases_are_chosen_by_name_and_expect_what_the_series_does_unless_they_say_othe
 fn a_case_expects_figures_that_there_are() {
     let series = "[series]\nseconds = 1\ncases = [{ name = 'a', label = 'a' }]\n[series.expect]\nmised = 0\n[expect]";
     assert!(problem(&SMALL.replace("[expect]", series)).contains("`mised` is no figure of a case"));
-    let series = "[series]\nseconds = 1\ncases = [{ name = 'a', label = 'a', faults = {} }]\n[expect]";
+    let series =
+        "[series]\nseconds = 1\ncases = [{ name = 'a', label = 'a', faults = {} }]\n[expect]";
     assert!(problem(&SMALL.replace("[expect]", series)).contains("must begin with"));
 }

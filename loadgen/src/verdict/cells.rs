@@ -14,7 +14,9 @@ use crate::place::Place;
 /// If the place is not on earth.
 #[must_use]
 pub fn cell_of(place: Place) -> CellIndex {
-    LatLng::new(place.latitude, place.longitude).expect("finite coordinates").to_cell(Resolution::Nine)
+    LatLng::new(place.latitude, place.longitude)
+        .expect("finite coordinates")
+        .to_cell(Resolution::Nine)
 }
 
 /// Whether a cell is in the flat cover of a region.
@@ -25,7 +27,10 @@ pub fn in_cover(region: &Region, cell: CellIndex) -> bool {
 }
 
 fn circumradius_meters(cell: CellIndex, center: Place) -> f64 {
-    cell.boundary().iter().map(|vertex| distance_meters(center, place_of(*vertex))).fold(0.0, f64::max)
+    cell.boundary()
+        .iter()
+        .map(|vertex| distance_meters(center, place_of(*vertex)))
+        .fold(0.0, f64::max)
 }
 
 fn place_of(point: LatLng) -> Place {
@@ -56,8 +61,14 @@ mod tests {
                     .fold(distance_meters(center, middle), f64::min);
                 let covered = in_cover(&region, cell);
                 inside += u32::from(covered);
-                assert!(covered || nearest_vertex > radius_meters, "a cell with a point inside is in the cover");
-                assert!(!covered || nearest_vertex <= radius_meters + 500.0, "nothing is far outside");
+                assert!(
+                    covered || nearest_vertex > radius_meters,
+                    "a cell with a point inside is in the cover"
+                );
+                assert!(
+                    !covered || nearest_vertex <= radius_meters + 500.0,
+                    "nothing is far outside"
+                );
             }
             // 7.07 km² over some 0.1 km² a cell, and the rim.
             assert!((60..140).contains(&inside), "{inside} cells");
@@ -72,7 +83,8 @@ mod tests {
                 .map(|(a, b)| Place::new(22.5 + a, 114.0 + b))
                 .collect::<Vec<_>>()
         };
-        let region = Region::new(&RegionSpec::Polygon { outer: ring(0.1), holes: vec![ring(0.02)] });
+        let region =
+            Region::new(&RegionSpec::Polygon { outer: ring(0.1), holes: vec![ring(0.02)] });
         assert!(!in_cover(&region, cell_of(Place::new(22.5, 114.0))), "the middle of the hole");
         assert!(in_cover(&region, cell_of(Place::new(22.5, 114.0199))), "cut by its edge");
         assert!(in_cover(&region, cell_of(Place::new(22.5, 114.05))), "the region itself");

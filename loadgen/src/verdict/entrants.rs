@@ -31,10 +31,17 @@ impl Frontier {
             let device = case.population.device(index);
             let life = Life::of(case, &device);
             let Some(at_ns) = super::Tally::of(&life.pushes).first_accepted_ns else { continue };
-            let through = |s: &&Stretch| s.acknowledged_ns <= case.begun_ns && s.lasted_ns() >= at_ns;
-            let Some(standing) = life.stretches.iter().find(through).and_then(|s| s.standing) else { continue };
+            let through =
+                |s: &&Stretch| s.acknowledged_ns <= case.begun_ns && s.lasted_ns() >= at_ns;
+            let Some(standing) = life.stretches.iter().find(through).and_then(|s| s.standing)
+            else {
+                continue;
+            };
             if case.region.outside_meters(standing.place) == 0.0 {
-                let bands = frontier.told_ns.entry(device.platform).or_insert_with(|| vec![0; case.edges.len() + 1]);
+                let bands = frontier
+                    .told_ns
+                    .entry(device.platform)
+                    .or_insert_with(|| vec![0; case.edges.len() + 1]);
                 let band = band_of(case, standing.place);
                 bands[band] = bands[band].max(at_ns);
             }
@@ -84,9 +91,13 @@ pub(super) fn arrivals(
     told_ns: Option<u64>,
 ) -> Arrivals {
     let is_behind = |s: &Stretch| {
-        let Some(standing) = s.standing.filter(|_| s.moved && s.sent_ns > case.begun_ns) else { return false };
+        let Some(standing) = s.standing.filter(|_| s.moved && s.sent_ns > case.begun_ns) else {
+            return false;
+        };
         case.region.outside_meters(standing.place) == 0.0
-            && frontier.passed_ns(platform, band_of(case, standing.place)).is_some_and(|passed| passed < s.sent_ns)
+            && frontier
+                .passed_ns(platform, band_of(case, standing.place))
+                .is_some_and(|passed| passed < s.sent_ns)
     };
     // (acknowledged, until) of the stay that goes on.
     let mut came: Option<(u64, u64)> = None;
@@ -102,7 +113,9 @@ pub(super) fn arrivals(
         came = Some((since, stretch.lasted_ns()));
         if stretch.lasted_ns().min(case.end_ns) >= since + case.settle_ns {
             // Told before the acknowledgement was here: at once.
-            return told_ns.map_or(Arrivals::Untold, |at| Arrivals::Told { after_ns: at.saturating_sub(since) });
+            return told_ns.map_or(Arrivals::Untold, |at| Arrivals::Told {
+                after_ns: at.saturating_sub(since),
+            });
         }
     }
     Arrivals::None

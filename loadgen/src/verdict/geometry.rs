@@ -21,7 +21,8 @@ const ECCENTRICITY_SQUARED: f64 = 6.694_379_990_141_317e-3;
 /// Geodesic distance on WGS-84, metres.
 #[must_use]
 pub fn distance_meters(a: Place, b: Place) -> f64 {
-    let (a, b) = (geo::Point::new(a.longitude, a.latitude), geo::Point::new(b.longitude, b.latitude));
+    let (a, b) =
+        (geo::Point::new(a.longitude, a.latitude), geo::Point::new(b.longitude, b.latitude));
     // It fails to converge for nearly antipodal points, and for one point written in two ways (a pole, ±180°).
     a.vincenty_distance(&b).unwrap_or_else(|_| geo::Geodesic.distance(a, b))
 }
@@ -51,9 +52,10 @@ impl Region {
             RegionSpec::Circle { center, radius_meters } => {
                 Shape::Circle { center: *center, radius_meters: *radius_meters }
             }
-            RegionSpec::Polygon { outer, holes } => {
-                Shape::Polygon { outer: Ring::new(outer), holes: holes.iter().map(|h| Ring::new(h)).collect() }
-            }
+            RegionSpec::Polygon { outer, holes } => Shape::Polygon {
+                outer: Ring::new(outer),
+                holes: holes.iter().map(|h| Ring::new(h)).collect(),
+            },
         })
     }
 
@@ -64,12 +66,18 @@ impl Region {
     #[must_use]
     pub fn outside_meters(&self, place: Place) -> f64 {
         match &self.0 {
-            Shape::Circle { center, radius_meters } => (distance_meters(*center, place) - radius_meters).max(0.0),
+            Shape::Circle { center, radius_meters } => {
+                (distance_meters(*center, place) - radius_meters).max(0.0)
+            }
             Shape::Polygon { outer, holes } => {
                 if !outer.contains(place) {
                     return outer.distance_meters(place);
                 }
-                holes.iter().filter(|h| h.contains(place)).map(|h| h.distance_meters(place)).fold(0.0, f64::max)
+                holes
+                    .iter()
+                    .filter(|h| h.contains(place))
+                    .map(|h| h.distance_meters(place))
+                    .fold(0.0, f64::max)
             }
         }
     }
@@ -94,7 +102,8 @@ impl Ring {
     fn new(points: &[Place]) -> Self {
         let mut out: Vec<(f64, f64)> = Vec::with_capacity(points.len() + 1);
         for point in points {
-            let longitude = out.last().map_or(point.longitude, |(last, _)| last + wrap(point.longitude - last));
+            let longitude =
+                out.last().map_or(point.longitude, |(last, _)| last + wrap(point.longitude - last));
             out.push((longitude, point.latitude));
         }
         if let (Some(first), Some(last)) = (out.first().copied(), out.last().copied())
@@ -109,9 +118,9 @@ impl Ring {
     fn contains(&self, place: Place) -> bool {
         [-360.0, 0.0, 360.0].iter().any(|turn| {
             let (x, y) = (place.longitude + turn, place.latitude);
-            let crossings = self
-                .edges()
-                .filter(|((x1, y1), (x2, y2))| (x1 > &x) != (x2 > &x) && y < y1 + (x - x1) / (x2 - x1) * (y2 - y1));
+            let crossings = self.edges().filter(|((x1, y1), (x2, y2))| {
+                (x1 > &x) != (x2 > &x) && y < y1 + (x - x1) / (x2 - x1) * (y2 - y1)
+            });
             crossings.count() % 2 == 1
         })
     }
@@ -121,7 +130,8 @@ impl Ring {
     fn distance_meters(&self, place: Place) -> f64 {
         let (sin, cos) = place.latitude.to_radians().sin_cos();
         let w = 1.0 - ECCENTRICITY_SQUARED * sin * sin;
-        let north = EQUATORIAL_RADIUS_M * (1.0 - ECCENTRICITY_SQUARED) / (w * w.sqrt()) * 1f64.to_radians();
+        let north =
+            EQUATORIAL_RADIUS_M * (1.0 - ECCENTRICITY_SQUARED) / (w * w.sqrt()) * 1f64.to_radians();
         let east = EQUATORIAL_RADIUS_M / w.sqrt() * cos * 1f64.to_radians();
         let nearest = self.edges().map(|((x1, y1), (x2, y2))| {
             // The copy of the edge that is nearest to the place.
@@ -174,9 +184,18 @@ mod tests {
     fn agrees_with_karney_everywhere() {
         let mut draws = crate::population::draws::Draws::new(1, 0, 0);
         for _ in 0..2_000 {
-            let from = Place::new((1.0 - 2.0 * draws.unit()).asin().to_degrees(), draws.unit() * 360.0 - 180.0);
-            let to = from.toward(draws.unit() * std::f64::consts::TAU, draws.unit() * draws.unit() * 10_000_000.0);
-            let (a, b) = (geo::Point::new(from.longitude, from.latitude), geo::Point::new(to.longitude, to.latitude));
+            let from = Place::new(
+                (1.0 - 2.0 * draws.unit()).asin().to_degrees(),
+                draws.unit() * 360.0 - 180.0,
+            );
+            let to = from.toward(
+                draws.unit() * std::f64::consts::TAU,
+                draws.unit() * draws.unit() * 10_000_000.0,
+            );
+            let (a, b) = (
+                geo::Point::new(from.longitude, from.latitude),
+                geo::Point::new(to.longitude, to.latitude),
+            );
             let karney = geo::Geodesic.distance(a, b);
             let ours = distance_meters(from, to);
             assert!((ours - karney).abs() < 0.001, "{ours} and {karney}");
@@ -185,13 +204,21 @@ mod tests {
 
     #[test]
     fn one_point_written_in_two_ways_is_at_no_distance() {
-        assert!(distance_meters(Place::new(10.0, 180.0), Place { latitude: 10.0, longitude: -180.0 }) < 1e-6);
+        assert!(
+            distance_meters(Place::new(10.0, 180.0), Place { latitude: 10.0, longitude: -180.0 })
+                < 1e-6
+        );
         assert!(distance_meters(Place::new(90.0, 0.0), Place::new(90.0, 77.0)) < 1e-6);
     }
 
     fn polygon(outer: &[(f64, f64)], holes: &[&[(f64, f64)]]) -> Region {
-        let ring = |points: &[(f64, f64)]| points.iter().map(|(lat, lng)| Place::new(*lat, *lng)).collect::<Vec<_>>();
-        Region::new(&RegionSpec::Polygon { outer: ring(outer), holes: holes.iter().map(|h| ring(h)).collect() })
+        let ring = |points: &[(f64, f64)]| {
+            points.iter().map(|(lat, lng)| Place::new(*lat, *lng)).collect::<Vec<_>>()
+        };
+        Region::new(&RegionSpec::Polygon {
+            outer: ring(outer),
+            holes: holes.iter().map(|h| ring(h)).collect(),
+        })
     }
 
     #[test]
@@ -218,7 +245,11 @@ mod tests {
     fn polygons_cross_the_antimeridian() {
         let region = polygon(&[(-1.0, 179.0), (-1.0, -179.0), (1.0, -179.0), (1.0, 179.0)], &[]);
         for longitude in [179.5, 180.0, -180.0, -179.5] {
-            assert_eq!(region.outside_meters(Place { latitude: 0.0, longitude }), 0.0, "{longitude}");
+            assert_eq!(
+                region.outside_meters(Place { latitude: 0.0, longitude }),
+                0.0,
+                "{longitude}"
+            );
         }
         for longitude in [178.9, -178.9, 0.0] {
             assert!(region.outside_meters(Place::new(0.0, longitude)) > 10_000.0, "{longitude}");
@@ -229,7 +260,10 @@ mod tests {
 
     #[test]
     fn circles_reach_across_the_pole() {
-        let region = Region::new(&RegionSpec::Circle { center: Place::new(89.5, 45.0), radius_meters: 120_000.0 });
+        let region = Region::new(&RegionSpec::Circle {
+            center: Place::new(89.5, 45.0),
+            radius_meters: 120_000.0,
+        });
         assert_eq!(region.outside_meters(Place::new(90.0, 0.0)), 0.0);
         assert_eq!(region.outside_meters(Place::new(89.5, -135.0)), 0.0);
         assert!(region.outside_meters(Place::new(89.3, -135.0)) > 1_000.0);

@@ -76,7 +76,8 @@ impl History {
     #[must_use]
     pub fn of(&self, device: u64) -> &[Delivery] {
         let from = self.deliveries.partition_point(|d| u64::from(d.device) < device);
-        let count = self.deliveries[from..].iter().take_while(|d| u64::from(d.device) == device).count();
+        let count =
+            self.deliveries[from..].iter().take_while(|d| u64::from(d.device) == device).count();
         &self.deliveries[from..from + count]
     }
 
@@ -102,8 +103,13 @@ impl History {
             registration: (0, registered.then_some(0)),
             mute: (0, false),
         };
-        let mut stretches =
-            vec![Stretch { sent_ns: 0, acknowledged_ns: 0, moved: false, standing: facets.standing(), until: None }];
+        let mut stretches = vec![Stretch {
+            sent_ns: 0,
+            acknowledged_ns: 0,
+            moved: false,
+            standing: facets.standing(),
+            until: None,
+        }];
         for delivery in self.of(device) {
             let batch = self.batches[delivery.batch as usize];
             facets.take(delivery);
@@ -112,7 +118,13 @@ impl History {
             if standing != last.standing {
                 last.until = Some(batch);
                 let Batch { sent_ns, acknowledged_ns } = batch;
-                stretches.push(Stretch { sent_ns, acknowledged_ns, moved: true, standing, until: None });
+                stretches.push(Stretch {
+                    sent_ns,
+                    acknowledged_ns,
+                    moved: true,
+                    standing,
+                    until: None,
+                });
             }
         }
         stretches
@@ -187,7 +199,8 @@ impl Stretch {
     /// Whether a node that is behind by at most `settle_ns` can have seen the device so at some time between two.
     #[must_use]
     pub fn possible(&self, from_ns: u64, until_ns: u64, settle_ns: u64) -> bool {
-        self.sent_ns <= until_ns && self.until.is_none_or(|end| end.acknowledged_ns + settle_ns >= from_ns)
+        self.sent_ns <= until_ns
+            && self.until.is_none_or(|end| end.acknowledged_ns + settle_ns >= from_ns)
     }
 
     /// Until when it certainly lasted.
@@ -214,5 +227,6 @@ pub fn tokens<'a>(
         Change::Arrival(generation, _) | Change::Registration(generation) => Some(generation),
         _ => None,
     });
-    (0..=last.max().unwrap_or(0)).map(move |generation| (generation, population.token(device, platform, generation)))
+    (0..=last.max().unwrap_or(0))
+        .map(move |generation| (generation, population.token(device, platform, generation)))
 }

@@ -120,7 +120,12 @@ mod tests {
         let pushes: Vec<_> = requests
             .iter()
             .zip(1..)
-            .map(|((fate, answer), at_ns)| Push { token_hash: 1, at_ns, fate: *fate, answer: *answer })
+            .map(|((fate, answer), at_ns)| Push {
+                token_hash: 1,
+                at_ns,
+                fate: *fate,
+                answer: *answer,
+            })
             .collect();
         Tally::of(&pushes)
     }
@@ -160,7 +165,12 @@ mod tests {
 
     #[test]
     fn requests_are_found_by_token() {
-        let push = |token_hash, at_ns| Push { token_hash, at_ns, fate: Fate::Accepted, answer: Answer::Given };
+        let push = |token_hash, at_ns| Push {
+            token_hash,
+            at_ns,
+            fate: Fate::Accepted,
+            answer: Answer::Given,
+        };
         let ledger = Ledger::new(vec![push(9, 3), push(5, 2), push(9, 1)]);
         assert_eq!(ledger.of(9), [push(9, 1), push(9, 3)]);
         assert_eq!(ledger.of(5), [push(5, 2)]);

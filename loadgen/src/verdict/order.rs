@@ -86,7 +86,8 @@ fn spearman(samples: &[Sample]) -> f64 {
     let mut by_distance: Vec<usize> = (0..samples.len()).collect();
     by_distance.sort_by(|a, b| samples[*a].meters.total_cmp(&samples[*b].meters));
     let n = samples.len() as f64;
-    let squares: f64 = by_distance.iter().enumerate().map(|(rank, at)| (rank as f64 - *at as f64).powi(2)).sum();
+    let squares: f64 =
+        by_distance.iter().enumerate().map(|(rank, at)| (rank as f64 - *at as f64).powi(2)).sum();
     1.0 - 6.0 * squares / (n * (n * n - 1.0))
 }
 
@@ -109,7 +110,10 @@ mod tests {
     #[test]
     fn a_sorted_wave_is_perfect_and_a_reversed_one_is_not() {
         let sorted = wave((0..1_000).map(|i| i * 100));
-        assert_eq!((sorted.disorder, sorted.behind_p99_meters, sorted.rank_correlation), (0.0, 0.0, 1.0));
+        assert_eq!(
+            (sorted.disorder, sorted.behind_p99_meters, sorted.rank_correlation),
+            (0.0, 0.0, 1.0)
+        );
         let reversed = wave((0..1_000).rev().map(|i| i * 100));
         assert_eq!((reversed.disorder, reversed.rank_correlation), (1.0, -1.0));
         assert!(reversed.behind_p99_meters > 80_000.0);
@@ -131,6 +135,9 @@ mod tests {
 
     #[test]
     fn edges_are_those_of_the_plan() {
-        assert_eq!(default_edges(45_000.0), [1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0, 30_000.0, 40_000.0]);
+        assert_eq!(
+            default_edges(45_000.0),
+            [1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0, 30_000.0, 40_000.0]
+        );
     }
 }

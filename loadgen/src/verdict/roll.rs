@@ -90,19 +90,28 @@ impl Roll {
             let place = if meters == 0.0 {
                 Place::Inside
             } else if meters <= OUTSIDE_METERS
-                || (meters < COVER_REACH_METERS && cells::in_cover(region, cells::cell_of(device.place)))
+                || (meters < COVER_REACH_METERS
+                    && cells::in_cover(region, cells::cell_of(device.place)))
             {
                 Place::Edge
             } else {
                 Place::Outside
             };
-            let index = u32::try_from(index).expect("checked: a scenario has fewer than 2^32 devices");
-            Known { token_hash: device.token.hash(), index, platform: device.platform, place, dead: false }
+            let index =
+                u32::try_from(index).expect("checked: a scenario has fewer than 2^32 devices");
+            Known {
+                token_hash: device.token.hash(),
+                index,
+                platform: device.platform,
+                place,
+                dead: false,
+            }
         };
         let mut devices: Vec<Known> = thread::scope(|scope| {
             let range = |w: u64| (w * share).min(count)..((w + 1) * share).min(count);
-            let workers: Vec<_> =
-                (0..workers).map(|w| scope.spawn(move || range(w).map(known).collect::<Vec<_>>())).collect();
+            let workers: Vec<_> = (0..workers)
+                .map(|w| scope.spawn(move || range(w).map(known).collect::<Vec<_>>()))
+                .collect();
             workers.into_iter().flat_map(|w| w.join().expect("this does not panic")).collect()
         });
         devices.sort_unstable();
@@ -143,8 +152,8 @@ impl Roll {
             let strangers = rest.iter().take_while(|p| p.token_hash < device.token_hash).count();
             sum.strangers += strangers as u64;
             rest = &rest[strangers..];
-            let (of_device, others) =
-                rest.split_at(rest.iter().take_while(|p| p.token_hash == device.token_hash).count());
+            let (of_device, others) = rest
+                .split_at(rest.iter().take_while(|p| p.token_hash == device.token_hash).count());
             rest = others;
             sum.device(device, of_device);
         }
@@ -230,7 +239,10 @@ mod tests {
     }
 
     fn region() -> Region {
-        Region::new(&RegionSpec::Circle { center: Place::new(22.5, 114.0), radius_meters: 10_000.0 })
+        Region::new(&RegionSpec::Circle {
+            center: Place::new(22.5, 114.0),
+            radius_meters: 10_000.0,
+        })
     }
 
     fn push(device: &Device, at_ns: u64, fate: Fate, answer: Answer) -> Push {
@@ -268,8 +280,14 @@ mod tests {
         pushes.push(push(&inside[4], 3, Fate::Accepted, Answer::Given));
         pushes.push(Push { token_hash: 7, at_ns: 1, fate: Fate::Accepted, answer: Answer::Given });
         let judged = roll.judge(pushes);
-        assert_eq!((judged.missed, judged.unsent, judged.unsent_alive, judged.unknown), (3, 1, 1, 1));
-        assert_eq!((judged.outside, judged.duplicates, judged.repeated, judged.strangers), (1, 1, 1, 1));
+        assert_eq!(
+            (judged.missed, judged.unsent, judged.unsent_alive, judged.unknown),
+            (3, 1, 1, 1)
+        );
+        assert_eq!(
+            (judged.outside, judged.duplicates, judged.repeated, judged.strangers),
+            (1, 1, 1, 1)
+        );
         assert_eq!((judged.unanswered, judged.struck), (1, 3));
         assert_eq!(judged.missed_of, BTreeMap::from([(Platform::Apns, 3)]));
         assert_eq!(judged.examples["duplicates"], [inside[3].index]);

@@ -41,8 +41,9 @@ impl Spot {
     /// If the place is not on earth.
     #[must_use]
     pub fn of(place: Place, platform: Platform, resolution: Resolution) -> Self {
-        let cell =
-            LatLng::new(place.latitude, place.longitude).expect("finite coordinates").to_cell(resolution.min(FINEST));
+        let cell = LatLng::new(place.latitude, place.longitude)
+            .expect("finite coordinates")
+            .to_cell(resolution.min(FINEST));
         Self::new(cell, platform)
     }
 
@@ -73,7 +74,10 @@ impl Spot {
         let resolution = u8::from(resolution.min(FINEST));
         let shift = DIGITS_END - 3 * u32::from(resolution);
         let unused = (1u64 << shift) - 1;
-        let bits = MODE_CELL | u64::from(resolution) << RESOLUTION_SHIFT | u64::from(self.0 & !FCM) << shift | unused;
+        let bits = MODE_CELL
+            | u64::from(resolution) << RESOLUTION_SHIFT
+            | u64::from(self.0 & !FCM) << shift
+            | unused;
         CellIndex::try_from(bits).expect("made from a cell of this resolution")
     }
 }
@@ -84,7 +88,9 @@ mod tests {
 
     #[test]
     fn a_cell_comes_back_from_its_spot() {
-        for (lat, lng) in [(22.5, 114.0), (-17.0, 180.0), (90.0, 0.0), (-90.0, 0.0), (0.0, 0.0), (64.7, 10.5)] {
+        for (lat, lng) in
+            [(22.5, 114.0), (-17.0, 180.0), (90.0, 0.0), (-90.0, 0.0), (0.0, 0.0), (64.7, 10.5)]
+        {
             for resolution in Resolution::range(Resolution::Zero, FINEST) {
                 let cell = LatLng::new(lat, lng).unwrap().to_cell(resolution);
                 for platform in [Platform::Apns, Platform::Fcm] {

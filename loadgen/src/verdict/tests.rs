@@ -34,7 +34,12 @@ impl World {
         let pushes = population
             .iter()
             .filter(|d| cells::in_cover(&region, cells::cell_of(d.place)))
-            .map(|d| Push { token_hash: d.token.hash(), at_ns: at(d.place), fate: TAKEN, answer: Answer::Given })
+            .map(|d| Push {
+                token_hash: d.token.hash(),
+                at_ns: at(d.place),
+                fate: TAKEN,
+                answer: Answer::Given,
+            })
             .collect();
         Self { population, region, history: History::default(), pushes }
     }
@@ -73,7 +78,8 @@ impl World {
 
     /// What was told of one device: (sent, acknowledged, observed in milliseconds, what).
     fn tell(&mut self, device: &Device, changes: &[(u64, u64, u64, Change)]) {
-        let batches = changes.iter().map(|c| Batch { sent_ns: c.0, acknowledged_ns: c.1 }).collect();
+        let batches =
+            changes.iter().map(|c| Batch { sent_ns: c.0, acknowledged_ns: c.1 }).collect();
         let deliveries = (0..).zip(changes).map(|(batch, c)| Delivery {
             device: u32::try_from(device.index).unwrap(),
             batch,
@@ -85,8 +91,9 @@ impl World {
 
     /// The same of places, observed in their order.
     fn go(&mut self, device: &Device, steps: &[(u64, u64, Place)]) {
-        let steps =
-            (1..).zip(steps).map(|(n, (sent, acknowledged, place))| (*sent, *acknowledged, n, Change::Place(*place)));
+        let steps = (1..).zip(steps).map(|(n, (sent, acknowledged, place))| {
+            (*sent, *acknowledged, n, Change::Place(*place))
+        });
         self.tell(device, &steps.collect::<Vec<_>>());
     }
 
@@ -238,7 +245,11 @@ fn a_token_is_told_only_while_it_is_the_current_one() {
     {
         world.push_token(&device, generation, at);
         let judged = world.judge();
-        assert_eq!((judged.missed, judged.stale_tokens, judged.strangers), (0, stale, 0), "{generation} at {at}");
+        assert_eq!(
+            (judged.missed, judged.stale_tokens, judged.strangers),
+            (0, stale, 0),
+            "{generation} at {at}"
+        );
         world.pushes.pop();
     }
     // Once on each token is twice on the device.
@@ -266,12 +277,19 @@ fn whoever_was_removed_or_muted_is_neither_owed_nor_told() {
     // Back again before the end, with another token: owed once.
     world.tell(
         &device,
-        &[(500, 510, 1, Change::Removal), (900, 910, 2, Change::Arrival(1, center())), (950, 960, 1, Change::Removal)],
+        &[
+            (500, 510, 1, Change::Removal),
+            (900, 910, 2, Change::Arrival(1, center())),
+            (950, 960, 1, Change::Removal),
+        ],
     );
     assert_eq!(world.judge().missed, 1, "the late copy of the removal changes nothing");
     world.push_token(&device, 1, 1_000);
     let judged = world.judge();
-    assert_eq!((judged.missed, judged.stale_tokens, judged.unwanted, judged.duplicates), (0, 0, 0, 0));
+    assert_eq!(
+        (judged.missed, judged.stale_tokens, judged.unwanted, judged.duplicates),
+        (0, 0, 0, 0)
+    );
 }
 
 #[test]

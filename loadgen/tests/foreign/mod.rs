@@ -65,7 +65,9 @@ impl Node {
             // Versions and hashes are the lock's all the same. Scripts of packages are not run: none is needed.
             run(
                 "npm install",
-                Command::new("npm").args(["install", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(dir),
+                Command::new("npm")
+                    .args(["install", "--ignore-scripts", "--no-audit", "--no-fund"])
+                    .current_dir(dir),
             )
             .await
         })
@@ -105,8 +107,16 @@ impl Python {
         let dir = installed("python", &wanted, async |dir| {
             run("python3 -m venv", Command::new("python3").args(["-m", "venv"]).arg(dir)).await?;
             let mut pip = Command::new(dir.join("bin/python"));
-            pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]);
-            pip.args(["--only-binary", ":all:", "--requirement"]).arg(programs().join("requirements.txt"));
+            pip.args([
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+            ]);
+            pip.args(["--only-binary", ":all:", "--requirement"])
+                .arg(programs().join("requirements.txt"));
             run("pip install", &mut pip).await
         })
         .await?;
@@ -129,7 +139,8 @@ impl Python {
 /// Runs a foreign program to its end and reads the JSON object that it prints last.
 pub(crate) async fn verdict(program: &mut Command) -> Value {
     let output = output(program).await;
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}: {out}\n{err}", output.status);
     let last = out.lines().last().unwrap_or_default();
     serde_json::from_str(last).unwrap_or_else(|e| panic!("no verdict ({e}): {out}\n{err}"))
@@ -168,7 +179,9 @@ async fn installed(
 async fn version_of(program: &str) -> Result<String, String> {
     let output = Command::new(program).arg("--version").kill_on_drop(true).output();
     match timeout(PROGRAM_DEADLINE, output).await {
-        Ok(Ok(output)) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Ok(Ok(output)) if output.status.success() => {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
         _ => Err(format!("{program} is not installed: nothing that is written for it was tried")),
     }
 }
@@ -181,7 +194,8 @@ async fn run(what: &str, command: &mut Command) -> Result<(), String> {
         Ok(Ok(output)) if output.status.success() => Ok(()),
         Ok(Ok(output)) => {
             let text = String::from_utf8_lossy(&output.stderr);
-            let words = text.lines().map(str::trim).filter(|l| l.to_lowercase().contains("error")).take(4);
+            let words =
+                text.lines().map(str::trim).filter(|l| l.to_lowercase().contains("error")).take(4);
             let words = words.collect::<Vec<_>>().join(" | ");
             Err(format!("{what} failed, so nothing that needs it was tried: {words}"))
         }

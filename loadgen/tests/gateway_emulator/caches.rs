@@ -82,13 +82,21 @@ fn cut() -> impl Strategy<Value = Option<usize>> {
 
 /// Few values of everything, so that what was seen before comes again, in part.
 fn of(name: &'static str, values: &'static [&'static str]) -> impl Strategy<Value = Field> {
-    (first(), prop::sample::select(values)).prop_map(move |(f, v)| Field::Literal(f, name, v.to_owned()))
+    (first(), prop::sample::select(values))
+        .prop_map(move |(f, v)| Field::Literal(f, name, v.to_owned()))
 }
 
 fn apns() -> impl Strategy<Value = Push> {
-    let paths =
-        ["/3/device/ab", "/3/device/abcdef01", "/3/device/abcdef02", "/3/device/xyz", "/3/device/", "/4/device/ab"];
-    let path = (first(), prop::sample::select(paths.to_vec())).prop_map(|(f, p)| Field::Path(f, p.to_owned()));
+    let paths = [
+        "/3/device/ab",
+        "/3/device/abcdef01",
+        "/3/device/abcdef02",
+        "/3/device/xyz",
+        "/3/device/",
+        "/4/device/ab",
+    ];
+    let path = (first(), prop::sample::select(paths.to_vec()))
+        .prop_map(|(f, p)| Field::Path(f, p.to_owned()));
     let rest = prop::collection::vec(
         prop_oneof![
             of("apns-topic", &[TOPIC, "com.example.other"]),
@@ -104,7 +112,8 @@ fn apns() -> impl Strategy<Value = Push> {
     let resize = prop_oneof![12 => Just(None), 1 => Just(Some(Field::Resize))];
     (resize, path, first(), bearer, rest, prop::sample::select(bodies.to_vec()), cut()).prop_map(
         |(resize, path, f, bearer, rest, body, cut)| {
-            let mut fields: Vec<_> = resize.into_iter().chain([Field::Indexed(3), Field::Indexed(7), path]).collect();
+            let mut fields: Vec<_> =
+                resize.into_iter().chain([Field::Indexed(3), Field::Indexed(7), path]).collect();
             fields.push(Field::Literal(0x00, "host", "h".to_owned()));
             fields.push(Field::Literal(0x00, "apns-topic", TOPIC.to_owned()));
             fields.push(Field::Literal(f, "authorization", bearer.to_owned()));
@@ -116,22 +125,39 @@ fn apns() -> impl Strategy<Value = Push> {
 
 fn fcm() -> impl Strategy<Value = Push> {
     let token = "[a-c]{40}|[a-c:_-]{32}|[a-c]{31}|[a-c\"\\\\]{40}";
-    let before =
-        [r#"{"message":{"token":""#, r#"{"message":{"data":{"k":"aaaaaaaa"},"token":""#, r#"{"messages":{"token":""#];
-    let after =
-        [r#"","android":{"collapse_key":"c"}}}"#, r#""}}"#, r#""},"validate_only":true}"#, r#"","topic":"t"}}"#];
+    let before = [
+        r#"{"message":{"token":""#,
+        r#"{"message":{"data":{"k":"aaaaaaaa"},"token":""#,
+        r#"{"messages":{"token":""#,
+    ];
+    let after = [
+        r#"","android":{"collapse_key":"c"}}}"#,
+        r#""}}"#,
+        r#""},"validate_only":true}"#,
+        r#"","topic":"t"}}"#,
+    ];
     let body = (prop::sample::select(before.to_vec()), token, prop::sample::select(after.to_vec()));
-    let body = body.prop_map(|(before, token, after)| format!("{before}{token}{after}").into_bytes());
+    let body =
+        body.prop_map(|(before, token, after)| format!("{before}{token}{after}").into_bytes());
     let other = format!("/v1/projects/{PROJECT}x/messages:send");
     let path = prop_oneof![9 => Just(FCM_PATH.to_owned()), 1 => Just(other)];
     let kind = of("content-type", &["application/json", "application/json", "text/plain"]);
     let bearer = prop_oneof![9 => Just("BEARER"), 1 => Just("Bearer x")];
-    (first(), path, first(), bearer, kind, body, cut()).prop_map(|(f, path, g, bearer, kind, body, cut)| {
-        let host = Field::Literal(0x00, "host", "h".to_owned());
-        let authorization = Field::Literal(g, "authorization", bearer.to_owned());
-        let fields = vec![Field::Indexed(3), Field::Indexed(7), Field::Path(f, path), host, authorization, kind];
-        Push { fields, body, cut }
-    })
+    (first(), path, first(), bearer, kind, body, cut()).prop_map(
+        |(f, path, g, bearer, kind, body, cut)| {
+            let host = Field::Literal(0x00, "host", "h".to_owned());
+            let authorization = Field::Literal(g, "authorization", bearer.to_owned());
+            let fields = vec![
+                Field::Indexed(3),
+                Field::Indexed(7),
+                Field::Path(f, path),
+                host,
+                authorization,
+                kind,
+            ];
+            Push { fields, body, cut }
+        },
+    )
 }
 
 /// Tells both the same, and compares what they say and record.

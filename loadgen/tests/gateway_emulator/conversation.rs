@@ -7,7 +7,9 @@ use clarion_loadgen::gateway::{
     record::flag as record,
 };
 
-use super::support::{BODY, Bench, Frame, TOPIC, block, raw, request, settings, settings_ack, split};
+use super::support::{
+    BODY, Bench, Frame, TOPIC, block, raw, request, settings, settings_ack, split,
+};
 
 const OK_THEN_LIMIT: [(u8, u32); 2] = [(kind::HEADERS, 1), (kind::SETTINGS, 0)];
 
@@ -86,7 +88,8 @@ fn back_to_one_stream_after_a_rejection_if_so_told() {
     bench.send(&bench.push(1, "ab"));
     bench.send(&bench.push(3, "zz"));
     bench.send(&bench.push(5, "ab"));
-    let limits: Vec<_> = bench.frames().iter().filter(|f| f.kind == kind::SETTINGS).map(limit).collect();
+    let limits: Vec<_> =
+        bench.frames().iter().filter(|f| f.kind == kind::SETTINGS).map(limit).collect();
     assert_eq!(limits, [Some(1_000), Some(1), Some(1_000)]);
 }
 
@@ -196,7 +199,8 @@ fn malformed_requests_cost_their_stream_and_no_more() {
 
 #[test]
 fn each_breach_of_the_protocol_ends_the_connection_with_its_code() {
-    let headers = |stream| raw(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &block(&[], "/"));
+    let headers =
+        |stream| raw(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, stream, &block(&[], "/"));
     let cases: Vec<(&str, Vec<u8>, u8)> = vec![
         ("an even stream", headers(2), 1),
         ("a stream that went back", [headers(3), headers(1)].concat(), 5),
@@ -207,7 +211,11 @@ fn each_breach_of_the_protocol_ends_the_connection_with_its_code() {
         ("a reset of an idle stream", raw(kind::RST_STREAM, 0, 1, &[0; 4]), 1),
         ("a short ping", raw(kind::PING, 0, 0, &[0; 7]), 6),
         ("a window of nothing", raw(kind::WINDOW_UPDATE, 0, 0, &[0; 4]), 1),
-        ("a window beyond all bounds", raw(kind::WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]), 3),
+        (
+            "a window beyond all bounds",
+            raw(kind::WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]),
+            3,
+        ),
         ("settings on a stream", raw(kind::SETTINGS, 0, 1, &[]), 1),
         ("half a setting", raw(kind::SETTINGS, 0, 0, &[0; 5]), 6),
         ("a large frame", raw(kind::DATA, 0, 1, &[0; 16_385]), 6),

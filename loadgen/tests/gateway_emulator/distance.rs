@@ -18,13 +18,20 @@ fn open() -> Bench {
 
 fn credits(frames: &[Frame]) -> Vec<(u32, u32)> {
     let updates = frames.iter().filter(|f| f.kind == kind::WINDOW_UPDATE);
-    updates.map(|f| (f.stream, u32::from_be_bytes(f.payload[..4].try_into().expect("four")))).collect()
+    updates
+        .map(|f| (f.stream, u32::from_be_bytes(f.payload[..4].try_into().expect("four"))))
+        .collect()
 }
 
 /// HEADERS of a push whose body is still to come.
 fn begin(bench: &Bench, stream: u32) -> Vec<u8> {
     let fields = [("authorization", &*bench.bearer), ("apns-topic", TOPIC)];
-    raw(kind::HEADERS, flag::END_HEADERS, stream, &block(&fields, &format!("/3/device/{stream:04x}")))
+    raw(
+        kind::HEADERS,
+        flag::END_HEADERS,
+        stream,
+        &block(&fields, &format!("/3/device/{stream:04x}")),
+    )
 }
 
 #[test]
@@ -106,7 +113,11 @@ fn who_spends_credit_that_has_not_come_breaks_the_rules() {
     bench.send(&begin(&bench, 9));
     bench.send(&raw(kind::DATA, 0, 9, &full));
     assert_eq!(bench.connection.end(), Some(End::Protocol));
-    assert_eq!(bench.frames().last().map(|f| f.payload[4..8].to_vec()), Some(vec![0, 0, 0, 3]), "FLOW_CONTROL_ERROR");
+    assert_eq!(
+        bench.frames().last().map(|f| f.payload[4..8].to_vec()),
+        Some(vec![0, 0, 0, 3]),
+        "FLOW_CONTROL_ERROR"
+    );
 }
 
 #[test]

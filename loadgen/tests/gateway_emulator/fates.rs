@@ -28,7 +28,9 @@ fn resets(frames: &[Frame]) -> Vec<(u32, u8)> {
 fn a_reset_in_place_of_an_answer_says_nothing_of_delivery() {
     for delivered in [false, true] {
         let mut bench = open();
-        bench.faults(&format!(r#"{{"errors": [{{"fate": "reset", "ppm": 1000000, "delivered": {delivered}}}]}}"#));
+        bench.faults(&format!(
+            r#"{{"errors": [{{"fate": "reset", "ppm": 1000000, "delivered": {delivered}}}]}}"#
+        ));
         bench.send(&bench.push(1, "ab"));
         assert_eq!(resets(&bench.frames()), [(1, 2)], "INTERNAL_ERROR");
         let entry = bench.entries()[0];
@@ -44,10 +46,15 @@ fn a_reset_behind_a_whole_answer_takes_nothing_back() {
     assert_eq!(briefs(&mut bench), [(kind::HEADERS, 1), (kind::RST_STREAM, 1)]);
     assert!(bench.entries()[0].settled());
     let mut bench = Bench::fcm(|_| {});
-    bench.faults(r#"{"errors": [{"fate": "answer_then_reset", "reason": "UNAVAILABLE", "ppm": 1000000}]}"#);
+    bench.faults(
+        r#"{"errors": [{"fate": "answer_then_reset", "reason": "UNAVAILABLE", "ppm": 1000000}]}"#,
+    );
     bench.send(&bench.message(1, &fcm_body(&fcm_token(1))));
     let frames = bench.frames();
-    assert_eq!(frames.iter().map(|f| f.kind).collect::<Vec<_>>(), [kind::HEADERS, kind::DATA, kind::RST_STREAM]);
+    assert_eq!(
+        frames.iter().map(|f| f.kind).collect::<Vec<_>>(),
+        [kind::HEADERS, kind::DATA, kind::RST_STREAM]
+    );
     assert_eq!(resets(&frames), [(1, 0)], "NO_ERROR");
     assert_eq!((bench.entries()[0].accepted(), bench.entries()[0].status), (false, 503));
 }
@@ -75,9 +82,15 @@ fn a_token_is_refused_at_first_and_taken_then() {
     for stream in [1, 3, 5] {
         bench.send(&bench.push(stream, "ab"));
     }
-    assert_eq!(briefs(&mut bench), [(kind::RST_STREAM, 1), (kind::RST_STREAM, 3), (kind::HEADERS, 5)]);
+    assert_eq!(
+        briefs(&mut bench),
+        [(kind::RST_STREAM, 1), (kind::RST_STREAM, 3), (kind::HEADERS, 5)]
+    );
     let flags: Vec<_> = bench.entries().iter().map(|e| e.flags).collect();
-    assert_eq!(flags, [record::UNPROCESSED, record::UNPROCESSED, record::ACCEPTED | record::ANSWERED]);
+    assert_eq!(
+        flags,
+        [record::UNPROCESSED, record::UNPROCESSED, record::ACCEPTED | record::ANSWERED]
+    );
 }
 
 #[test]
@@ -121,7 +134,8 @@ fn a_provider_token_ages_faster_for_a_while() {
         bench.advance(Duration::from_secs(seconds));
         bench.send(&bench.push(2 * u32::try_from(i).expect("few") + 1, "ab"));
     }
-    let reasons: Vec<_> = bench.entries().iter().map(|e| e.reason().expect("a reason").as_str()).collect();
+    let reasons: Vec<_> =
+        bench.entries().iter().map(|e| e.reason().expect("a reason").as_str()).collect();
     assert_eq!(reasons, ["", "ExpiredProviderToken", ""]);
 }
 
@@ -152,11 +166,19 @@ fn a_storm_of_wrong_environment_is_a_rule() {
 #[test]
 fn an_answer_is_cut_behind_its_head() {
     let mut bench = open();
-    bench.faults(r#"{"errors": [{"fate": "head_then_reset", "status": 403, "ppm": 1000000, "times": 1}]}"#);
+    bench.faults(
+        r#"{"errors": [{"fate": "head_then_reset", "status": 403, "ppm": 1000000, "times": 1}]}"#,
+    );
     bench.send(&bench.push(1, "ab"));
     let frames = bench.frames();
-    assert_eq!(frames.iter().map(Frame::brief).collect::<Vec<_>>(), [(kind::HEADERS, 1), (kind::RST_STREAM, 1)]);
-    assert!(frames[0].payload.starts_with(b"\x08\x03403") && frames[0].flags & 1 == 0, "a body is to follow");
+    assert_eq!(
+        frames.iter().map(Frame::brief).collect::<Vec<_>>(),
+        [(kind::HEADERS, 1), (kind::RST_STREAM, 1)]
+    );
+    assert!(
+        frames[0].payload.starts_with(b"\x08\x03403") && frames[0].flags & 1 == 0,
+        "a body is to follow"
+    );
     assert_eq!(resets(&frames), [(1, 2)], "INTERNAL_ERROR");
     let entry = bench.entries()[0];
     assert_eq!((entry.status, entry.reason, entry.flags), (403, 0, 0), "the client has no answer");
@@ -179,7 +201,8 @@ fn an_answer_is_cut_by_the_end_of_its_connection() {
 #[test]
 fn a_proxy_answers_with_pages_of_its_own_before_either_provider() {
     for status in [302, 403, 404, 407, 413] {
-        let faults = format!(r#"{{"errors": [{{"reason": "PAGE", "status": {status}, "ppm": 1000000}}]}}"#);
+        let faults =
+            format!(r#"{{"errors": [{{"reason": "PAGE", "status": {status}, "ppm": 1000000}}]}}"#);
         let mut apns = open();
         apns.faults(&faults);
         apns.send(&apns.push(1, "ab"));
@@ -188,13 +211,23 @@ fn a_proxy_answers_with_pages_of_its_own_before_either_provider() {
         fcm.send(&fcm.message(1, &fcm_body(&fcm_token(1))));
         for bench in [&mut apns, &mut fcm] {
             let frames = bench.frames();
-            assert_eq!(frames.iter().map(|f| f.kind).collect::<Vec<_>>(), [kind::HEADERS, kind::DATA]);
-            let (head, page) = (&frames[0].payload, String::from_utf8_lossy(&frames[1].payload).into_owned());
+            assert_eq!(
+                frames.iter().map(|f| f.kind).collect::<Vec<_>>(),
+                [kind::HEADERS, kind::DATA]
+            );
+            let (head, page) =
+                (&frames[0].payload, String::from_utf8_lossy(&frames[1].payload).into_owned());
             assert!(head.windows(9).any(|w| w == b"text/html"), "{status}");
             assert_eq!(head.windows(8).any(|w| w == b"location"), status == 302);
-            assert!(page.starts_with("<html>") && page.contains(&format!("<h1>{status}</h1>")), "{page}");
+            assert!(
+                page.starts_with("<html>") && page.contains(&format!("<h1>{status}</h1>")),
+                "{page}"
+            );
             let entry = bench.entries()[0];
-            assert_eq!((entry.status, entry.reason(), entry.accepted()), (status, Some(Reason::Page), false));
+            assert_eq!(
+                (entry.status, entry.reason(), entry.accepted()),
+                (status, Some(Reason::Page), false)
+            );
         }
     }
 }
@@ -202,13 +235,15 @@ fn a_proxy_answers_with_pages_of_its_own_before_either_provider() {
 #[test]
 fn a_devices_rate_is_named_by_the_message_alone() {
     let mut bench = Bench::fcm(|_| {});
-    let rule =
-        r#"{"ppm": 1000000, "answer": {"reason": "DEVICE_RATE_EXCEEDED", "times": 1, "retry_after": {"seconds": 1}}}"#;
+    let rule = r#"{"ppm": 1000000, "answer": {"reason": "DEVICE_RATE_EXCEEDED", "times": 1, "retry_after": {"seconds": 1}}}"#;
     bench.faults(&format!(r#"{{"rules": [{rule}]}}"#));
     bench.send(&bench.message(1, &fcm_body(&fcm_token(1))));
     let frames = bench.frames();
     assert!(frames[0].payload.windows(11).any(|w| w == b"retry-after"));
     let body = String::from_utf8(frames[1].payload.clone()).expect("UTF-8");
-    assert!(body.contains("Device message rate exceeded") && body.contains("QUOTA_EXCEEDED"), "{body}");
+    assert!(
+        body.contains("Device message rate exceeded") && body.contains("QUOTA_EXCEEDED"),
+        "{body}"
+    );
     assert!(!body.contains("QuotaFailure") && !body.contains("ErrorInfo"), "{body}");
 }

@@ -64,7 +64,9 @@ fn held_answers_come_at_the_end_and_a_silence_is_not_broken_by_older_ones() {
     let mut bench = open();
     bench.faults(r#"{"latency": {"p50_us": 2000}}"#);
     bench.send(&bench.push(1, "ab"));
-    bench.faults(r#"{"latency": {"p50_us": 2000}, "silent": {"mode": "hold_answers", "duration_ms": 100}}"#);
+    bench.faults(
+        r#"{"latency": {"p50_us": 2000}, "silent": {"mode": "hold_answers", "duration_ms": 100}}"#,
+    );
     bench.send(&bench.push(3, "ac"));
     bench.advance(50 * MS);
     assert_eq!(bench.frames(), []);
@@ -77,7 +79,9 @@ fn held_answers_come_at_the_end_and_a_silence_is_not_broken_by_older_ones() {
 #[test]
 fn errors_strike_by_chance_and_may_deliver_nevertheless() {
     let mut bench = open();
-    bench.faults(r#"{"errors": [{"reason": "ServiceUnavailable", "ppm": 500000, "delivered": true}]}"#);
+    bench.faults(
+        r#"{"errors": [{"reason": "ServiceUnavailable", "ppm": 500000, "delivered": true}]}"#,
+    );
     for i in 0..1_000 {
         bench.send(&bench.push(2 * i + 1, "ab"));
         bench.frames();
@@ -103,7 +107,9 @@ fn refused_streams_are_not_accepted() {
 #[test]
 fn a_rule_throttles_a_token_for_its_first_attempts() {
     let mut bench = open();
-    bench.faults(r#"{"rules": [{"ppm": 1000000, "answer": {"reason": "TooManyRequests", "times": 1}}]}"#);
+    bench.faults(
+        r#"{"rules": [{"ppm": 1000000, "answer": {"reason": "TooManyRequests", "times": 1}}]}"#,
+    );
     bench.send(&bench.push(1, "ab"));
     bench.send(&bench.push(3, "ab"));
     bench.send(&bench.push(5, "ac"));
@@ -116,7 +122,9 @@ fn a_goaway_lets_what_is_open_finish() {
     let mut bench = open();
     bench.faults(r#"{"latency": {"p50_us": 5000}}"#);
     bench.send(&bench.push(1, "ab"));
-    bench.faults(r#"{"latency": {"p50_us": 5000}, "once": [{"do": "goaway", "reason": "Shutdown"}]}"#);
+    bench.faults(
+        r#"{"latency": {"p50_us": 5000}, "once": [{"do": "goaway", "reason": "Shutdown"}]}"#,
+    );
     let frames = bench.frames();
     assert_eq!(frames[0].payload, b"\0\0\0\x01\0\0\0\0{\"reason\":\"Shutdown\"}");
     bench.send(&bench.push(3, "ac"));
@@ -152,7 +160,11 @@ fn a_goaway_below_what_is_open_takes_acceptances_back() {
     bench.advance(5 * MS);
     assert_eq!(bench.frames(), []);
     assert_eq!(bench.connection.end(), Some(End::Drained));
-    let accepted: Vec<_> = bench.entries().iter().map(|e| (e.accepted(), e.flags & record::UNPROCESSED != 0)).collect();
+    let accepted: Vec<_> = bench
+        .entries()
+        .iter()
+        .map(|e| (e.accepted(), e.flags & record::UNPROCESSED != 0))
+        .collect();
     assert_eq!(accepted, [(true, false), (false, true), (false, true)]);
 }
 
@@ -169,7 +181,11 @@ fn a_connection_that_is_lost_casts_doubt_on_its_last_answers() {
     bench.connection.lost(now, &mut bench.log);
     let all = record::ACCEPTED | record::ANSWERED;
     let flags: Vec<_> = bench.entries().iter().map(|e| e.flags).collect();
-    assert_eq!(flags, [all, all | record::DOUBTFUL, record::ACCEPTED], "old, late, and never written");
+    assert_eq!(
+        flags,
+        [all, all | record::DOUBTFUL, record::ACCEPTED],
+        "old, late, and never written"
+    );
 }
 
 #[test]

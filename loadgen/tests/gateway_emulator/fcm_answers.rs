@@ -57,9 +57,11 @@ fn success_names_the_message() {
     let bytes = bench.message(1, &fcm_body(&fcm_token(1)));
     let (head, body) = answer(&mut bench, &bytes);
     assert_eq!(head, b"\x88\x0f\x10\x1fapplication/json; charset=UTF-8");
-    let name = body.strip_prefix("{\n  \"name\": \"projects/missing-children/messages/").expect("a name");
+    let name =
+        body.strip_prefix("{\n  \"name\": \"projects/missing-children/messages/").expect("a name");
     let name = name.strip_suffix("\"\n}\n").expect("its end");
-    let (micros, digits) = name.strip_prefix("0:").and_then(|n| n.split_once('%')).expect("two parts");
+    let (micros, digits) =
+        name.strip_prefix("0:").and_then(|n| n.split_once('%')).expect("two parts");
     assert!(micros.starts_with("1800000000000") && micros.len() == 16, "{name}");
     assert!(digits.len() == 16 && digits.bytes().all(|b| b.is_ascii_hexdigit()), "{name}");
 }
@@ -67,9 +69,27 @@ fn success_names_the_message() {
 #[test]
 fn every_error_code_as_google_writes_it() {
     let cases = [
-        (Reason::FcmUnregistered, 404, "NOT_FOUND", "Requested entity was not found.", "UNREGISTERED"),
-        (Reason::FcmSenderIdMismatch, 403, "PERMISSION_DENIED", "SenderId mismatch", "SENDER_ID_MISMATCH"),
-        (Reason::FcmUnavailable, 503, "UNAVAILABLE", "The service is currently unavailable.", "UNAVAILABLE"),
+        (
+            Reason::FcmUnregistered,
+            404,
+            "NOT_FOUND",
+            "Requested entity was not found.",
+            "UNREGISTERED",
+        ),
+        (
+            Reason::FcmSenderIdMismatch,
+            403,
+            "PERMISSION_DENIED",
+            "SenderId mismatch",
+            "SENDER_ID_MISMATCH",
+        ),
+        (
+            Reason::FcmUnavailable,
+            503,
+            "UNAVAILABLE",
+            "The service is currently unavailable.",
+            "UNAVAILABLE",
+        ),
         (Reason::FcmInternal, 500, "INTERNAL", "Internal error encountered.", "INTERNAL"),
         (
             Reason::FcmInvalidArgument,
@@ -120,7 +140,10 @@ fn a_devices_quota_says_which() {
         ]
       }
     ]"#;
-    assert_eq!(body, error(429, "RESOURCE_EXHAUSTED", "Sending limit exceeded for the message target.", details));
+    assert_eq!(
+        body,
+        error(429, "RESOURCE_EXHAUSTED", "Sending limit exceeded for the message target.", details)
+    );
 }
 
 #[test]
@@ -128,9 +151,15 @@ fn pages_are_no_json() {
     for (reason, code) in [(Reason::FcmBadGateway, 502), (Reason::FcmUnauthorizedPage, 401)] {
         let (head, body) = scripted(Scripted::always(reason));
         assert!(head.ends_with(b"\x0f\x10\x18text/html; charset=UTF-8"), "{reason:?}");
-        assert!(body.starts_with("<!DOCTYPE html>\n") && body.contains(&format!("<title>Error {code} (")), "{body}");
+        assert!(
+            body.starts_with("<!DOCTYPE html>\n")
+                && body.contains(&format!("<title>Error {code} (")),
+            "{body}"
+        );
     }
-    assert!(scripted(Scripted::always(Reason::FcmBadGateway)).1.contains("try again in 30 seconds"));
+    assert!(
+        scripted(Scripted::always(Reason::FcmBadGateway)).1.contains("try again in 30 seconds")
+    );
 }
 
 #[test]
@@ -141,7 +170,8 @@ fn retry_after_is_a_number_or_a_date() {
     };
     let seconds = with(r#"{"reason": "UNAVAILABLE", "retry_after": {"seconds": 17}}"#);
     assert!(seconds.ends_with("\0\u{b}retry-after\u{2}17"), "{seconds:?}");
-    let date = with(r#"{"reason": "QUOTA_EXCEEDED", "retry_after": {"seconds": 60, "date": true}}"#);
+    let date =
+        with(r#"{"reason": "QUOTA_EXCEEDED", "retry_after": {"seconds": 60, "date": true}}"#);
     assert!(date.ends_with("retry-after\u{1d}Fri, 15 Jan 2027 08:01:00 GMT"), "{date:?}");
     assert!(!with(r#"{"reason": "UNAVAILABLE"}"#).contains("retry-after"));
 }
@@ -185,8 +215,15 @@ fn flaws_of_a_message_as_google_writes_them() {
     let body = format!(r#"{{"message":{{"token":"{}","data":{{"a":12}}}}}}"#, fcm_token(1));
     assert_eq!(to_body(&body), error(400, "INVALID_ARGUMENT", wrong, &details));
 
-    let large = format!(r#"{{"message":{{"token":"{}","data":{{"k":"{}"}}}}}}"#, fcm_token(1), "v".repeat(4_096));
-    assert_eq!(to_body(&large), error(400, "INVALID_ARGUMENT", "Request contains an invalid argument.", ""));
+    let large = format!(
+        r#"{{"message":{{"token":"{}","data":{{"k":"{}"}}}}}}"#,
+        fcm_token(1),
+        "v".repeat(4_096)
+    );
+    assert_eq!(
+        to_body(&large),
+        error(400, "INVALID_ARGUMENT", "Request contains an invalid argument.", "")
+    );
     let token = error(
         400,
         "INVALID_ARGUMENT",
@@ -194,13 +231,21 @@ fn flaws_of_a_message_as_google_writes_them() {
         &fcm_error("INVALID_ARGUMENT"),
     );
     assert_eq!(to_body(r#"{"message":{"token":"not a token"}}"#), token);
-    let topic: serde_json::Value = serde_json::from_str(&to_body(r#"{"message":{"topic":"news"}}"#)).expect("JSON");
+    let topic: serde_json::Value =
+        serde_json::from_str(&to_body(r#"{"message":{"topic":"news"}}"#)).expect("JSON");
     assert_eq!(topic["error"]["details"][0]["errorCode"], "INVALID_ARGUMENT");
     assert_eq!(topic["error"]["details"][1]["fieldViolations"][0]["field"], "message.topic");
     // A sender's own words come back quoted, and cut.
-    let quoted: serde_json::Value =
-        serde_json::from_str(&to_body(&format!(r#"{{"message":{{"\"\n{}":1}}}}"#, "x".repeat(500)))).expect("JSON");
-    assert!(quoted["error"]["message"].as_str().is_some_and(|m| m.contains("Unknown name \"\"\n") && m.len() < 200));
+    let quoted: serde_json::Value = serde_json::from_str(&to_body(&format!(
+        r#"{{"message":{{"\"\n{}":1}}}}"#,
+        "x".repeat(500)
+    )))
+    .expect("JSON");
+    assert!(
+        quoted["error"]["message"]
+            .as_str()
+            .is_some_and(|m| m.contains("Unknown name \"\"\n") && m.len() < 200)
+    );
 }
 
 #[test]
@@ -226,16 +271,26 @@ fn who_is_not_known_or_not_allowed() {
     ] {
         let (head, body) = ask(authorization, FCM_PATH);
         let error = &body["error"];
-        assert_eq!((&error["code"], &error["status"]), (&401.into(), &"UNAUTHENTICATED".into()), "{reason}");
+        assert_eq!(
+            (&error["code"], &error["status"]),
+            (&401.into(), &"UNAUTHENTICATED".into()),
+            "{reason}"
+        );
         assert_eq!(error["details"][0]["reason"], reason);
         assert!(String::from_utf8_lossy(&head).contains("www-authenticate"));
     }
     let (_, body) = ask(Some(&good), "/v1/projects/another/messages:send");
-    assert_eq!((&body["error"]["code"], &body["error"]["status"]), (&403.into(), &"PERMISSION_DENIED".into()));
+    assert_eq!(
+        (&body["error"]["code"], &body["error"]["status"]),
+        (&403.into(), &"PERMISSION_DENIED".into())
+    );
     assert_eq!(body["error"]["details"][0]["reason"], "IAM_PERMISSION_DENIED");
     let (_, body) = ask(Some(&good), "/v1/projects/nowhere/messages:send");
     assert!(!body.to_string().contains("FcmError"));
-    assert_eq!((&body["error"]["code"], &body["error"]["status"]), (&404.into(), &"NOT_FOUND".into()));
+    assert_eq!(
+        (&body["error"]["code"], &body["error"]["status"]),
+        (&404.into(), &"NOT_FOUND".into())
+    );
     assert!(bench.entries().iter().all(|e| !e.accepted()));
     assert!(
         bench.entries().iter().all(|e| e.flags == clarion_loadgen::gateway::record::flag::ANSWERED),

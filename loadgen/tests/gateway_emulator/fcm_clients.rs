@@ -12,7 +12,10 @@ use clarion_proto::device::token_hash;
 
 use super::{
     oauth::access_token,
-    support::{FCM_PATH, PATIENCE, PROJECT, ask, connect, fcm_body, fcm_config, fcm_token, read, send, start},
+    support::{
+        FCM_PATH, PATIENCE, PROJECT, ask, connect, fcm_body, fcm_config, fcm_token, read, send,
+        start,
+    },
 };
 
 const COUNT: u32 = 10_000;
@@ -31,7 +34,8 @@ async fn every_message_is_recorded_once_as_its_client_saw_it() {
             let (hash, response) = open.pop_front().expect("some are open");
             seen.insert(hash, read(response).await.expect("answered").status);
         }
-        let request = send(FCM_PATH, &[("authorization", &bearer), ("content-type", "application/json")]);
+        let request =
+            send(FCM_PATH, &[("authorization", &bearer), ("content-type", "application/json")]);
         requests = requests.ready().await.expect("ready");
         let (response, mut body) = requests.send_request(request, false).expect("sent");
         body.send_data(fcm_body(&fcm_token(i)).into(), true).expect("sent");
@@ -47,14 +51,28 @@ async fn every_message_is_recorded_once_as_its_client_saw_it() {
     assert_eq!(gateway.export(&path).expect("written"), u64::from(COUNT));
     let record = Record::load(path).expect("read");
     assert_eq!(record.header.platform, Platform::Fcm);
-    let recorded: BTreeMap<_, _> = record.entries.iter().map(|e| (e.token_hash, e.status)).collect();
+    let recorded: BTreeMap<_, _> =
+        record.entries.iter().map(|e| (e.token_hash, e.status)).collect();
     assert_eq!(recorded, seen);
-    let dead = (0..COUNT).filter(|&i| answer_for(fcm_token(i).as_bytes(), &scripts).is_dead()).count();
-    assert_eq!(record.entries.iter().filter(|e| e.status == 404).count(), dead, "as the verdict computes it");
-    assert!(record.entries.iter().all(|e| e.accepted() == (e.status == 200) && e.flags & flag::COUNTED != 0));
+    let dead =
+        (0..COUNT).filter(|&i| answer_for(fcm_token(i).as_bytes(), &scripts).is_dead()).count();
+    assert_eq!(
+        record.entries.iter().filter(|e| e.status == 404).count(),
+        dead,
+        "as the verdict computes it"
+    );
+    assert!(
+        record
+            .entries
+            .iter()
+            .all(|e| e.accepted() == (e.status == 200) && e.flags & flag::COUNTED != 0)
+    );
     let stats = gateway.stats();
     let peak = stats.quota[PROJECT];
-    assert_eq!((stats.requests, stats.answered, peak.counted, peak.refused), (10_000, 10_000, 10_000, 0));
+    assert_eq!(
+        (stats.requests, stats.answered, peak.counted, peak.refused),
+        (10_000, 10_000, 10_000, 0)
+    );
     gateway.reset();
     assert_eq!(gateway.stats().quota[PROJECT].counted, 0);
     gateway.stop();
@@ -73,12 +91,22 @@ async fn headers_and_faults_as_a_client_sees_them() {
         (200, &"application/json; charset=UTF-8".parse().expect("a value"))
     );
     let set = |faults: &str| gateway.set_faults(serde_json::from_str(faults).expect("faults"));
-    set(r#"{"errors": [{"reason": "UNAVAILABLE", "ppm": 1000000, "retry_after": {"seconds": 3}}]}"#).expect("set");
+    set(
+        r#"{"errors": [{"reason": "UNAVAILABLE", "ppm": 1000000, "retry_after": {"seconds": 3}}]}"#,
+    )
+    .expect("set");
     let seen = ask(&requests, message(), &body).await.expect("answered");
     assert_eq!((seen.status, &seen.headers["retry-after"]), (503, &"3".parse().expect("a value")));
     assert!(set(r#"{"errors": [{"reason": "ServiceUnavailable", "ppm": 1}]}"#).is_err(), "Apple's");
-    assert_eq!(ask(&requests, message(), &body).await.expect("answered").status, 503, "what held, holds");
-    let form = send(FCM_PATH, &[("authorization", &bearer), ("content-type", "application/x-www-form-urlencoded")]);
+    assert_eq!(
+        ask(&requests, message(), &body).await.expect("answered").status,
+        503,
+        "what held, holds"
+    );
+    let form = send(
+        FCM_PATH,
+        &[("authorization", &bearer), ("content-type", "application/x-www-form-urlencoded")],
+    );
     set("{}").expect("set");
     assert_eq!(ask(&requests, form, &body).await.expect("answered").status, 400);
     set(r#"{"once": [{"do": "reset"}]}"#).expect("set");

@@ -10,7 +10,9 @@ use clarion_loadgen::gateway::{
 };
 use clarion_proto::device::token_hash;
 
-use super::support::{Bench, FCM_PATH, Frame, block, fcm_body, fcm_token, raw, request, settings, split};
+use super::support::{
+    Bench, FCM_PATH, Frame, block, fcm_body, fcm_token, raw, request, settings, split,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -55,7 +57,11 @@ fn one_stream_more_ends_the_connection_in_googles_words() {
     }
     assert_eq!(goaway(&bench.frames()), (1, "exceeded_max_concurrent_streams".to_owned()));
     assert_eq!(bench.connection.end(), Some(End::Protocol));
-    assert_eq!(bench.entries().iter().filter(|e| e.accepted() && !e.settled()).count(), 100, "delivered, never told");
+    assert_eq!(
+        bench.entries().iter().filter(|e| e.accepted() && !e.settled()).count(),
+        100,
+        "delivered, never told"
+    );
 }
 
 #[test]
@@ -205,7 +211,11 @@ fn faults_play_on_fcm_too() {
     let counted = record::COUNTED;
     assert_eq!(
         flags,
-        [record::UNPROCESSED, record::ACCEPTED | record::CANCELLED | counted, record::UNPROCESSED | counted]
+        [
+            record::UNPROCESSED,
+            record::ACCEPTED | record::CANCELLED | counted,
+            record::UNPROCESSED | counted
+        ]
     );
     let hashes: Vec<_> = (1..4).map(|i| token_hash(fcm_token(i).as_bytes())).collect();
     assert_eq!(entries.iter().map(|e| e.token_hash).collect::<Vec<_>>(), hashes);
@@ -251,7 +261,12 @@ fn reasons_of_the_other_platform_are_refused() {
 fn a_method_or_path_that_is_none_gets_a_page() {
     let mut bench = Bench::fcm(|_| {});
     let bearer = bench.bearer.clone();
-    bench.send(&request(1, &[("authorization", &bearer)], "/v1/projects/missing-children/messages:batch", b"{}"));
+    bench.send(&request(
+        1,
+        &[("authorization", &bearer)],
+        "/v1/projects/missing-children/messages:batch",
+        b"{}",
+    ));
     let frames = bench.frames();
     assert!(String::from_utf8_lossy(&frames[1].payload).starts_with("<!DOCTYPE html>"));
     assert_eq!(bench.entries()[0].status, 404);

@@ -33,12 +33,15 @@ fn any_body() -> impl Strategy<Value = Vec<u8>> {
     ];
     let fields = prop::collection::vec((name, value), 0..6);
     let object = fields.prop_map(|fields| {
-        let members: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+        let members: Vec<_> =
+            fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
         format!("{{{}}}", members.join(","))
     });
     prop_oneof![
         object.clone().prop_map(|o| format!("{{\"message\":{o}}}").into_bytes()),
-        object.clone().prop_map(|o| format!("{{\"message\":{{\"android\":{o},\"data\":{o}}}}}").into_bytes()),
+        object
+            .clone()
+            .prop_map(|o| format!("{{\"message\":{{\"android\":{o},\"data\":{o}}}}}").into_bytes()),
         object.prop_map(String::into_bytes),
         prop::collection::vec(any::<u8>(), 0..200),
         Just(vec![b'['; 32_768]),

@@ -24,7 +24,10 @@ fn push(bench: &mut Bench, number: u32, body: &[u8]) -> Vec<u8> {
 /// The most that the record shows in any 60 s.
 fn most(entries: &[Entry], counts: impl Fn(&Entry) -> bool) -> usize {
     let times: Vec<_> = entries.iter().filter(|e| counts(e)).map(|e| e.time_us).collect();
-    (0..times.len()).map(|i| times[i..].iter().take_while(|&&t| t < times[i] + 60_000_000).count()).max().unwrap_or(0)
+    (0..times.len())
+        .map(|i| times[i..].iter().take_while(|&&t| t < times[i] + 60_000_000).count())
+        .max()
+        .unwrap_or(0)
 }
 
 #[test]
@@ -73,7 +76,10 @@ fn over_the_quota_is_429_until_a_minute_has_passed() {
     bench.advance(57 * SECOND);
     push(&mut bench, 5, &fcm_body(&fcm_token(5)));
     let entries = bench.entries();
-    assert_eq!(entries.iter().map(|e| e.status).collect::<Vec<_>>(), [200, 200, 200, 429, 429, 200]);
+    assert_eq!(
+        entries.iter().map(|e| e.status).collect::<Vec<_>>(),
+        [200, 200, 200, 429, 429, 200]
+    );
     assert!(entries.iter().all(|e| (e.flags & flag::OVER_QUOTA != 0) == (e.status == 429)));
     assert_eq!(entries[3].reason(), Some(Reason::FcmRateLimitExceeded));
     assert_eq!(most(&entries, |e| e.flags & flag::COUNTED != 0), 3);
@@ -85,12 +91,15 @@ fn over_the_quota_is_429_until_a_minute_has_passed() {
 #[test]
 fn errors_of_the_client_count_and_a_devices_quota_does_not() {
     let mut bench = Bench::fcm(|c| c.projects[0].quota_per_minute = 2);
-    bench.faults(r#"{"rules": [{"ppm": 1000000, "answer": {"reason": "QUOTA_EXCEEDED", "times": 1}}]}"#);
+    bench.faults(
+        r#"{"rules": [{"ppm": 1000000, "answer": {"reason": "QUOTA_EXCEEDED", "times": 1}}]}"#,
+    );
     for i in 0..5 {
         push(&mut bench, 2 * i, &fcm_body(&fcm_token(1)));
         push(&mut bench, 2 * i + 1, b"{}");
     }
-    let seen: Vec<_> = bench.entries().iter().map(|e| (e.status, e.flags & flag::OVER_QUOTA != 0)).collect();
+    let seen: Vec<_> =
+        bench.entries().iter().map(|e| (e.status, e.flags & flag::OVER_QUOTA != 0)).collect();
     assert_eq!(seen[..5], [(429, false), (400, false), (200, false), (429, true), (429, true)]);
 }
 
@@ -102,7 +111,10 @@ fn retry_after_says_when_there_is_room() {
     bench.send(&bench.message(3, &fcm_body(&fcm_token(2))));
     let frames = bench.frames();
     let head = String::from_utf8_lossy(&frames[0].payload).into_owned();
-    assert!(head.ends_with("retry-after\u{2}41"), "forty seconds and the rest of a bucket, rounded up: {head:?}");
+    assert!(
+        head.ends_with("retry-after\u{2}41"),
+        "forty seconds and the rest of a bucket, rounded up: {head:?}"
+    );
 }
 
 #[test]
@@ -115,6 +127,11 @@ fn one_projects_quota_is_not_anothers() {
     push(&mut bench, 1, &fcm_body(&fcm_token(1)));
     let bearer = bench.bearer.clone();
     let path = "/v1/projects/another/messages:send";
-    bench.send(&super::support::request(5, &[("authorization", &bearer)], path, &fcm_body(&fcm_token(1))));
+    bench.send(&super::support::request(
+        5,
+        &[("authorization", &bearer)],
+        path,
+        &fcm_body(&fcm_token(1)),
+    ));
     assert_eq!(bench.entries().iter().map(|e| e.status).collect::<Vec<_>>(), [200, 429, 200]);
 }

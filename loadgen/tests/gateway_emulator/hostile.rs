@@ -17,7 +17,14 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
         Just(vec![0; 8]),
         prop::collection::vec(any::<u8>(), 6..=6),
     ];
-    let stream = prop_oneof![Just(0), Just(1), Just(3), Just(5), Just(7), any::<u32>().prop_map(|s| s & 0x7fff_ffff)];
+    let stream = prop_oneof![
+        Just(0),
+        Just(1),
+        Just(3),
+        Just(5),
+        Just(7),
+        any::<u32>().prop_map(|s| s & 0x7fff_ffff)
+    ];
     (0_u8..11, any::<u8>(), stream, payload)
         .prop_map(|(kind, flags, stream, payload)| raw(kind, flags, stream, &payload))
 }

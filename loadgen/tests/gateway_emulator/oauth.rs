@@ -4,12 +4,17 @@ use clarion_loadgen::gateway::{GatewayHandle, oauth::assertion::GRANT_TYPE};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::support::{
-    FCM_PATH, PATIENCE, ask, assertion, bearer, connect, fcm_body, fcm_config, fcm_token, secure, send, start,
+    FCM_PATH, PATIENCE, ask, assertion, bearer, connect, fcm_body, fcm_config, fcm_token, secure,
+    send, start,
 };
 
 fn address(gateway: &GatewayHandle) -> std::net::SocketAddr {
     let uri = gateway.token_uri().expect("FCM has one");
-    uri.strip_prefix("https://").and_then(|u| u.strip_suffix("/token")).expect("its form").parse().expect("an address")
+    uri.strip_prefix("https://")
+        .and_then(|u| u.strip_suffix("/token"))
+        .expect("its form")
+        .parse()
+        .expect("an address")
 }
 
 fn form(assertion: &str) -> String {
@@ -53,12 +58,18 @@ async fn a_signed_assertion_buys_an_hour() {
     let gateway = start(fcm_config());
     let uri = gateway.token_uri().expect("FCM has one").to_owned();
     let (status, body) = post(&gateway, &form(&assertion(&uri, &[]))).await;
-    assert_eq!((status, &body["token_type"], &body["expires_in"]), (200, &"Bearer".into(), &3_600.into()));
-    assert!(body["access_token"].as_str().is_some_and(|t| t.starts_with("ya29.") && t.len() == 1_024));
+    assert_eq!(
+        (status, &body["token_type"], &body["expires_in"]),
+        (200, &"Bearer".into(), &3_600.into())
+    );
+    assert!(
+        body["access_token"].as_str().is_some_and(|t| t.starts_with("ya29.") && t.len() == 1_024)
+    );
     // The same over HTTP/2, by another implementation.
     let (requests, _driver) = connect(address(&gateway), gateway.ca_pem()).await;
     let request = send("/token", &[("content-type", "application/x-www-form-urlencoded")]);
-    let seen = ask(&requests, request, form(&assertion(&uri, &[])).as_bytes()).await.expect("answered");
+    let seen =
+        ask(&requests, request, form(&assertion(&uri, &[])).as_bytes()).await.expect("answered");
     assert_eq!(seen.status, 200);
     gateway.stop();
 }
@@ -96,7 +107,9 @@ async fn every_other_request_is_refused_in_words() {
 #[tokio::test]
 async fn the_endpoint_fails_on_order() {
     let gateway = start(fcm_config());
-    let set = |faults: &str| gateway.set_faults(serde_json::from_str(faults).expect("faults")).expect("set");
+    let set = |faults: &str| {
+        gateway.set_faults(serde_json::from_str(faults).expect("faults")).expect("set")
+    };
     let form = form(&assertion(gateway.token_uri().expect("FCM has one"), &[]));
     set(r#"{"token_endpoint": {"down": true}}"#);
     assert_eq!(post(&gateway, &form).await.0, 503);
@@ -105,7 +118,9 @@ async fn the_endpoint_fails_on_order() {
     assert_eq!((status, &body["expires_in"]), (200, &0.into()));
     let bearer = format!("Bearer {}", body["access_token"].as_str().expect("a token"));
     let (requests, _driver) = connect(gateway.addr(), gateway.ca_pem()).await;
-    let seen = ask(&requests, send(FCM_PATH, &[("authorization", &bearer)]), &fcm_body(&fcm_token(1))).await;
+    let seen =
+        ask(&requests, send(FCM_PATH, &[("authorization", &bearer)]), &fcm_body(&fcm_token(1)))
+            .await;
     assert_eq!(seen.expect("answered").status, 401, "it ended when it was issued");
     set("{}");
     assert_eq!(post(&gateway, &form).await.1["expires_in"], 3_600);
@@ -134,5 +149,8 @@ fn access_tokens_of_one_gateway_mean_nothing_to_another() {
     let policy = fcm_config().policy().expect("good");
     let token = bearer(&policy, 0, u64::MAX);
     let other = fcm_config().policy().expect("good");
-    assert_eq!(other.fcm().and_then(|p| p.issuer.read(token.trim_start_matches("Bearer ").as_bytes())), None);
+    assert_eq!(
+        other.fcm().and_then(|p| p.issuer.read(token.trim_start_matches("Bearer ").as_bytes())),
+        None
+    );
 }

@@ -7,7 +7,9 @@ use std::{
 
 use clarion_loadgen::gateway::config::TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM;
 
-use super::support::{ACCOUNT, FCM_PATH, ask, assertion, connect, fcm_body, fcm_token, secure, send};
+use super::support::{
+    ACCOUNT, FCM_PATH, ask, assertion, connect, fcm_body, fcm_token, secure, send,
+};
 
 #[tokio::test]
 async fn a_file_makes_it_fcm_from_token_to_record() {
@@ -41,12 +43,15 @@ async fn a_file_makes_it_fcm_from_token_to_record() {
         .expect("started");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     let mut stdin = child.stdin.take().expect("piped");
-    let mut line =
-        || -> serde_json::Value { serde_json::from_str(&lines.next().expect("a line").expect("UTF-8")).expect("JSON") };
+    let mut line = || -> serde_json::Value {
+        serde_json::from_str(&lines.next().expect("a line").expect("UTF-8")).expect("JSON")
+    };
     let told = line();
     let uri = told["token_uri"].as_str().expect("announced").to_owned();
-    let ca_pem = std::fs::read_to_string(told["ca_file"].as_str().expect("announced")).expect("read");
-    let address = uri.trim_start_matches("https://").trim_end_matches("/token").parse().expect("an address");
+    let ca_pem =
+        std::fs::read_to_string(told["ca_file"].as_str().expect("announced")).expect("read");
+    let address =
+        uri.trim_start_matches("https://").trim_end_matches("/token").parse().expect("an address");
     drop(secure(address, &ca_pem, &[b"http/1.1"]).await);
 
     let (requests, _driver) = connect(address, &ca_pem).await;
@@ -61,12 +66,17 @@ async fn a_file_makes_it_fcm_from_token_to_record() {
     let mut statuses = Vec::new();
     for i in 0..3 {
         let request = send(FCM_PATH, &[("authorization", &bearer)]);
-        statuses.push(ask(&requests, request, &fcm_body(&fcm_token(i))).await.expect("answered").status);
+        statuses.push(
+            ask(&requests, request, &fcm_body(&fcm_token(i))).await.expect("answered").status,
+        );
     }
     assert_eq!(statuses, [200, 200, 429]);
     stdin.write_all(b"{\"stats\":true}\n").expect("told");
     let quota = &line()["stats"]["quota"]["missing-children"];
-    assert_eq!((&quota["counted"], &quota["asked"], &quota["refused"]), (&2.into(), &3.into(), &1.into()));
+    assert_eq!(
+        (&quota["counted"], &quota["asked"], &quota["refused"]),
+        (&2.into(), &3.into(), &1.into())
+    );
     stdin.write_all(b"{\"stop\":true}\n").expect("told");
     assert_eq!(line(), serde_json::json!({ "ok": true }));
     assert!(child.wait().expect("ended").success());

@@ -68,11 +68,16 @@ async fn every_push_is_recorded_once_as_its_client_saw_it() {
     let path = directory.path().join("record");
     assert_eq!(gateway.export(&path).expect("written"), 100_000);
     let record = Record::load(path).expect("read");
-    let recorded: BTreeMap<u64, u16> = record.entries.iter().map(|e| (e.token_hash, e.status)).collect();
+    let recorded: BTreeMap<u64, u16> =
+        record.entries.iter().map(|e| (e.token_hash, e.status)).collect();
     assert_eq!(recorded, seen, "the same answer to the same token, none twice");
     let expected = (0..CLIENTS).flat_map(|c| (0..EACH).map(move |i| token(c, i)));
     let dead = expected.filter(|t| answer_for(t, &scripts).is_dead()).count();
-    assert_eq!(record.entries.iter().filter(|e| e.status == 410).count(), dead, "as the verdict computes it");
+    assert_eq!(
+        record.entries.iter().filter(|e| e.status == 410).count(),
+        dead,
+        "as the verdict computes it"
+    );
     assert!(record.entries.iter().all(|e| e.accepted() == (e.status == 200)));
     assert!(record.entries.is_sorted_by_key(|e| e.time_us));
     assert_eq!(record.header.dropped, 0);

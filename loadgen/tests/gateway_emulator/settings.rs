@@ -26,7 +26,9 @@ fn begin(bench: &Bench, stream: u32) -> Vec<u8> {
 #[test]
 fn a_stream_limit_swings_while_requests_are_under_way() {
     let mut bench = open();
-    bench.faults(r#"{"latency": {"p50_us": 5000}, "once": [{"do": "streams_max", "streams": 1500}]}"#);
+    bench.faults(
+        r#"{"latency": {"p50_us": 5000}, "once": [{"do": "streams_max", "streams": 1500}]}"#,
+    );
     assert_eq!(bench.frames()[0].payload, [0, 3, 0, 0, 5, 220]);
     bench.send(&settings_ack());
     for i in 0..1_500 {
@@ -43,7 +45,11 @@ fn a_stream_limit_swings_while_requests_are_under_way() {
     bench.send(&bench.push(1, "ab"));
     bench.send(&bench.push(3, "ab"));
     let frames = bench.frames();
-    assert_eq!(frames.last().map(Frame::brief), Some((kind::RST_STREAM, 3)), "refused: it could not know");
+    assert_eq!(
+        frames.last().map(Frame::brief),
+        Some((kind::RST_STREAM, 3)),
+        "refused: it could not know"
+    );
     bench.send(&settings_ack());
     bench.send(&bench.push(5, "ab"));
     assert_eq!(bench.connection.end(), Some(End::Protocol), "now it knows");
@@ -54,7 +60,9 @@ fn a_window_becomes_negative_and_credit_makes_it_good() {
     let mut bench = open();
     bench.send(&begin(&bench, 1));
     bench.send(&raw(kind::DATA, 0, 1, br#"{"aps":{"alert":"#));
-    bench.faults(r#"{"credit": {"delay_us": 5000}, "once": [{"do": "settings", "initial_window": 4}]}"#);
+    bench.faults(
+        r#"{"credit": {"delay_us": 5000}, "once": [{"do": "settings", "initial_window": 4}]}"#,
+    );
     let frames = bench.frames();
     assert_eq!((frames.len(), &frames[0].payload[..]), (1, &[0, 4, 0, 0, 0, 4][..]));
     bench.send(&settings_ack());
@@ -137,10 +145,15 @@ fn what_http2_forbids_is_not_set() {
     use clarion_loadgen::gateway::{Faults, Platform, faults::FaultsError};
     for (text, field) in [
         (r#"{"once": [{"do": "settings", "initial_window": 2147483648}]}"#, "initial_window"),
-        (r#"{"repeat": [{"every_ms": 5, "turns": [{"do": "settings", "header_table": 4097}]}]}"#, "header_table"),
+        (
+            r#"{"repeat": [{"every_ms": 5, "turns": [{"do": "settings", "header_table": 4097}]}]}"#,
+            "header_table",
+        ),
     ] {
         let faults: Faults = serde_json::from_str(text).expect("well formed");
-        assert!(matches!(faults.check(Platform::Apns), Err(FaultsError::Setting { field: f, .. }) if f == field));
+        assert!(
+            matches!(faults.check(Platform::Apns), Err(FaultsError::Setting { field: f, .. }) if f == field)
+        );
     }
 }
 
@@ -170,6 +183,7 @@ fn the_second_step_of_a_goaway_may_be_below_what_is_under_way() {
     bench.advance(10 * MS);
     assert_eq!(bench.frames()[0].payload[..4], [0, 0, 0, 1], "neither of the two was processed");
     assert_eq!(bench.connection.end(), Some(End::Drained));
-    let accepted: Vec<_> = bench.entries().iter().map(clarion_loadgen::gateway::record::Entry::accepted).collect();
+    let accepted: Vec<_> =
+        bench.entries().iter().map(clarion_loadgen::gateway::record::Entry::accepted).collect();
     assert_eq!(accepted, [true, false, false]);
 }

@@ -4,7 +4,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use clarion_loadgen::gateway::{
-    Faults, Gateway, GatewayConfig, GatewayHandle, KeyConfig, Platform, ProjectConfig, ServiceAccountConfig,
+    Faults, Gateway, GatewayConfig, GatewayHandle, KeyConfig, Platform, ProjectConfig,
+    ServiceAccountConfig,
     clock::Now,
     config::{TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM, TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM},
     connection::{Connection, Context, Pace},
@@ -43,7 +44,8 @@ pub(crate) const ACCOUNT: &str = "sender@missing-children.iam.gserviceaccount.co
 
 /// A gateway of FCM that knows one project and one account for it, and a project that the account may not use.
 pub(crate) fn fcm_config() -> GatewayConfig {
-    let project = |project: &str| ProjectConfig { project: project.to_owned(), quota_per_minute: 600_000 };
+    let project =
+        |project: &str| ProjectConfig { project: project.to_owned(), quota_per_minute: 600_000 };
     GatewayConfig {
         platform: Platform::Fcm,
         projects: vec![project(PROJECT), project("another")],
@@ -61,7 +63,8 @@ pub(crate) fn fcm_config() -> GatewayConfig {
 /// What the token endpoint would give.
 pub(crate) fn bearer(policy: &Policy, account: usize, expires_ms: u64) -> String {
     let issuer = &policy.fcm().expect("a policy of FCM").issuer;
-    let token = issuer.issue(Access { account, expires: UnixMillis(expires_ms) }).expect("randomness");
+    let token =
+        issuer.issue(Access { account, expires: UnixMillis(expires_ms) }).expect("randomness");
     format!("Bearer {token}")
 }
 
@@ -89,11 +92,17 @@ pub(crate) fn assertion(token_uri: &str, over: &[(&str, serde_json::Value)]) -> 
         claims[*name] = value.clone();
     }
     let encode = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
-    let signed = format!("{}.{}", encode(br#"{"alg":"RS256","typ":"JWT"}"#), encode(claims.to_string().as_bytes()));
-    let der = PrivatePkcs8KeyDer::from_pem_slice(TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM.as_bytes()).expect("PKCS#8");
+    let signed = format!(
+        "{}.{}",
+        encode(br#"{"alg":"RS256","typ":"JWT"}"#),
+        encode(claims.to_string().as_bytes())
+    );
+    let der = PrivatePkcs8KeyDer::from_pem_slice(TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM.as_bytes())
+        .expect("PKCS#8");
     let key = ring::rsa::KeyPair::from_pkcs8(der.secret_pkcs8_der()).expect("RSA");
     let mut signature = vec![0; key.public().modulus_len()];
-    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).expect("signed");
+    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
+        .expect("signed");
     format!("{signed}.{}", encode(&signature))
 }
 
@@ -109,7 +118,12 @@ impl Signer {
 
     pub(crate) fn config(&self, key_id: &str, team_id: &str) -> KeyConfig {
         let pem = Some(self.pair.public_key_pem());
-        KeyConfig { key_id: key_id.to_owned(), team_id: team_id.to_owned(), public_key_file: None, public_key_pem: pem }
+        KeyConfig {
+            key_id: key_id.to_owned(),
+            team_id: team_id.to_owned(),
+            public_key_file: None,
+            public_key_pem: pem,
+        }
     }
 
     pub(crate) fn bearer(&self, key_id: &str, team_id: &str, issued_s: u64) -> String {
@@ -118,7 +132,8 @@ impl Signer {
         let claims = encode(format!(r#"{{"iss":"{team_id}","iat":{issued_s}}}"#).as_bytes());
         let random = SystemRandom::new();
         let der = self.pair.serialize_der();
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der, &random).expect("PKCS#8");
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der, &random)
+            .expect("PKCS#8");
         let signature = key.sign(&random, format!("{head}.{claims}").as_bytes()).expect("signed");
         format!("bearer {head}.{claims}.{}", encode(signature.as_ref()))
     }
@@ -126,7 +141,11 @@ impl Signer {
 
 /// A configuration that knows one signer and one topic.
 pub(crate) fn config(signer: &Signer) -> GatewayConfig {
-    GatewayConfig { keys: vec![signer.config(KEY, TEAM)], topics: vec![TOPIC.to_owned()], ..GatewayConfig::default() }
+    GatewayConfig {
+        keys: vec![signer.config(KEY, TEAM)],
+        topics: vec![TOPIC.to_owned()],
+        ..GatewayConfig::default()
+    }
 }
 
 /// A frame as read back.
@@ -270,13 +289,19 @@ impl Bench {
         let path = directory.path().join("record");
         // A copy: the log itself goes on.
         let log = Mutex::new(self.log.clone());
-        clarion_loadgen::gateway::record::export(&[&log], self.now, Platform::Apns, &path).expect("written");
+        clarion_loadgen::gateway::record::export(&[&log], self.now, Platform::Apns, &path)
+            .expect("written");
         Record::load(path).expect("read").entries
     }
 
     /// HEADERS and DATA of a good push.
     pub(crate) fn push(&self, stream: u32, token: &str) -> Vec<u8> {
-        request(stream, &[("authorization", &self.bearer), ("apns-topic", TOPIC)], &format!("/3/device/{token}"), BODY)
+        request(
+            stream,
+            &[("authorization", &self.bearer), ("apns-topic", TOPIC)],
+            &format!("/3/device/{token}"),
+            BODY,
+        )
     }
 
     /// HEADERS and DATA of a request to FCM.
@@ -302,7 +327,12 @@ pub(crate) fn split(mut bytes: &[u8]) -> Vec<Frame> {
     while let Some((head, rest)) = bytes.split_first_chunk::<HEAD_BYTES>() {
         let head = Head::read(head);
         let (payload, rest) = rest.split_at(head.length);
-        frames.push(Frame { kind: head.kind, flags: head.flags, stream: head.stream, payload: payload.to_vec() });
+        frames.push(Frame {
+            kind: head.kind,
+            flags: head.flags,
+            stream: head.stream,
+            payload: payload.to_vec(),
+        });
         bytes = rest;
     }
     assert!(bytes.is_empty(), "half a frame was written");
@@ -336,7 +366,8 @@ pub(crate) fn block(fields: &[(&str, &str)], path: &str) -> Vec<u8> {
         match u16::try_from(text.len()).expect("short") {
             n if n < 127 => block.push(u8::try_from(n).expect("below 127")),
             n => {
-                let [low, high] = [(n - 127) & 0x7f, (n - 127) >> 7].map(|b| u8::try_from(b).expect("seven bits"));
+                let [low, high] = [(n - 127) & 0x7f, (n - 127) >> 7]
+                    .map(|b| u8::try_from(b).expect("seven bits"));
                 block.extend([127, low | 0x80, high]);
             }
         }
@@ -381,7 +412,11 @@ impl Seen {
 }
 
 /// TLS that trusts the gateway's CA alone.
-pub(crate) async fn secure(address: SocketAddr, ca_pem: &str, alpn: &[&[u8]]) -> TlsStream<TcpStream> {
+pub(crate) async fn secure(
+    address: SocketAddr,
+    ca_pem: &str,
+    alpn: &[&[u8]],
+) -> TlsStream<TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).expect("PEM")).expect("a CA");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -397,7 +432,10 @@ pub(crate) async fn secure(address: SocketAddr, ca_pem: &str, alpn: &[&[u8]]) ->
 }
 
 /// A client of the `h2` crate, over TLS.
-pub(crate) async fn connect(address: SocketAddr, ca_pem: &str) -> (SendRequest<Bytes>, tokio::task::JoinHandle<()>) {
+pub(crate) async fn connect(
+    address: SocketAddr,
+    ca_pem: &str,
+) -> (SendRequest<Bytes>, tokio::task::JoinHandle<()>) {
     let socket = secure(address, ca_pem, &[b"h2"]).await;
     let mut builder = h2::client::Builder::new();
     // As a client of APNs must: no second stream before the SETTINGS have come.
@@ -413,13 +451,22 @@ pub(crate) async fn connect(address: SocketAddr, ca_pem: &str) -> (SendRequest<B
 pub(crate) fn post(token: &str, fields: &[(&str, &str)]) -> http::Request<()> {
     let uri = format!("https://localhost/3/device/{token}");
     let request = http::Request::post(uri).version(http::Version::HTTP_2);
-    fields.iter().fold(request, |r, (name, value)| r.header(*name, *value)).body(()).expect("a request")
+    fields
+        .iter()
+        .fold(request, |r, (name, value)| r.header(*name, *value))
+        .body(())
+        .expect("a request")
 }
 
 /// A message to a project of FCM.
 pub(crate) fn send(path: &str, fields: &[(&str, &str)]) -> http::Request<()> {
-    let request = http::Request::post(format!("https://localhost{path}")).version(http::Version::HTTP_2);
-    fields.iter().fold(request, |r, (name, value)| r.header(*name, *value)).body(()).expect("a request")
+    let request =
+        http::Request::post(format!("https://localhost{path}")).version(http::Version::HTTP_2);
+    fields
+        .iter()
+        .fold(request, |r, (name, value)| r.header(*name, *value))
+        .body(())
+        .expect("a request")
 }
 
 /// Sends a request and waits for its answer.
@@ -443,7 +490,10 @@ pub(crate) async fn ask(
 pub(crate) async fn read(response: h2::client::ResponseFuture) -> Result<Seen, h2::Error> {
     let response = response.await?;
     let status = response.status().as_u16();
-    let apns_id = response.headers().get("apns-id").map_or(String::new(), |v| v.to_str().expect("text").to_owned());
+    let apns_id = response
+        .headers()
+        .get("apns-id")
+        .map_or(String::new(), |v| v.to_str().expect("text").to_owned());
     let headers = response.headers().clone();
     let mut stream = response.into_body();
     let mut body = Vec::new();

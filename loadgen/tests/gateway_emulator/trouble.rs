@@ -9,7 +9,9 @@ use tokio::{
     time::timeout,
 };
 
-use super::support::{KEY, PATIENCE, Signer, TEAM, TOPIC, ask, config, connect, post, start, wall_s};
+use super::support::{
+    KEY, PATIENCE, Signer, TEAM, TOPIC, ask, config, connect, post, start, wall_s,
+};
 
 struct Stage {
     gateway: GatewayHandle,
@@ -43,7 +45,9 @@ impl Stage {
         use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
         use tokio_rustls::{TlsConnector, rustls};
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.gateway.ca_pem().as_bytes()).expect("PEM")).expect("a CA");
+        roots
+            .add(CertificateDer::from_pem_slice(self.gateway.ca_pem().as_bytes()).expect("PEM"))
+            .expect("a CA");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -73,7 +77,10 @@ async fn a_slow_handshake_is_slow_and_succeeds() {
     stage.set(r#"{"handshake": {"delay_ms": 300}}"#);
     let begun = clock::monotonic();
     assert_eq!(stage.push().await, Ok(200));
-    assert!(clock::monotonic().since(begun) >= Duration::from_millis(300), "nothing was said before");
+    assert!(
+        clock::monotonic().since(begun) >= Duration::from_millis(300),
+        "nothing was said before"
+    );
 }
 
 #[tokio::test]

@@ -4,9 +4,12 @@ use prost::Message as _;
 use super::*;
 
 fn demo() -> wire::Alert {
-    let message = wire::Message { title: "Missing child".into(), body: "Last seen at the station.".into() };
-    let circle =
-        wire::Circle { center: Some(wire::LatLng { latitude: 22.54, longitude: 114.06 }), radius_meters: 120_000.0 };
+    let message =
+        wire::Message { title: "Missing child".into(), body: "Last seen at the station.".into() };
+    let circle = wire::Circle {
+        center: Some(wire::LatLng { latitude: 22.54, longitude: 114.06 }),
+        radius_meters: 120_000.0,
+    };
     wire::Alert {
         case: Some(wire::Case {
             messages: [("en".to_owned(), message)].into(),
@@ -14,7 +17,10 @@ fn demo() -> wire::Alert {
             ..Default::default()
         }),
         severity: wire::Severity::Urgent.into(),
-        region: Some(wire::Region { exclusions: vec![], shape: Some(wire::region::Shape::Circle(circle)) }),
+        region: Some(wire::Region {
+            exclusions: vec![],
+            shape: Some(wire::region::Shape::Circle(circle)),
+        }),
         audience: Some(wire::Audience { apps: vec!["apps/demo".into()], segments: String::new() }),
         active_until: Some(prost_types::Timestamp { seconds: 2_000, nanos: 0 }),
         mode: wire::Mode::Test.into(),
@@ -40,20 +46,29 @@ fn takes_the_manuals_example() {
 #[test]
 fn names_the_field() {
     assert_eq!(refused(|a| a.case = None), "case");
-    assert_eq!(refused(|a| a.case.as_mut().expect("set").fallback_locale = "fr".into()), "case.fallback_locale");
+    assert_eq!(
+        refused(|a| a.case.as_mut().expect("set").fallback_locale = "fr".into()),
+        "case.fallback_locale"
+    );
     assert_eq!(refused(|a| a.severity = 0), "severity");
     assert_eq!(refused(|a| a.severity = -1), "severity");
     assert_eq!(refused(|a| a.mode = 7), "mode");
     assert_eq!(refused(|a| a.region = None), "region");
     assert_eq!(refused(|a| a.audience = None), "audience");
-    assert_eq!(refused(|a| a.audience.as_mut().expect("set").segments = "a AND".into()), "audience.segments");
+    assert_eq!(
+        refused(|a| a.audience.as_mut().expect("set").segments = "a AND".into()),
+        "audience.segments"
+    );
     assert_eq!(refused(|a| a.active_until = None), "active_until");
     assert_eq!(refused(|a| a.active_until.as_mut().expect("set").nanos = -1), "active_until");
     assert_eq!(refused(|a| a.collapse_key = "x".repeat(65)), "collapse_key");
     assert_eq!(refused(|a| a.collapse_key = "a\nb".into()), "collapse_key");
     let nowhere = Some(wire::LatLng { latitude: 91.0, longitude: 0.0 });
     assert_eq!(refused(|a| a.last_seen = nowhere), "last_seen.latitude");
-    assert_eq!(refused(|a| a.region.as_mut().expect("set").shape = None).split('.').next(), Some("region"));
+    assert_eq!(
+        refused(|a| a.region.as_mut().expect("set").shape = None).split('.').next(),
+        Some("region")
+    );
 }
 
 #[test]
@@ -75,32 +90,39 @@ fn timestamps_round_trip() {
 }
 
 fn point() -> impl Strategy<Value = Option<wire::LatLng>> {
-    let degree = prop_oneof![-200.0..200.0_f64, Just(f64::NAN), Just(f64::INFINITY), Just(90.0), Just(-180.0)];
+    let degree = prop_oneof![
+        -200.0..200.0_f64,
+        Just(f64::NAN),
+        Just(f64::INFINITY),
+        Just(90.0),
+        Just(-180.0)
+    ];
     proptest::option::of(
-        (degree.clone(), degree).prop_map(|(latitude, longitude)| wire::LatLng { latitude, longitude }),
+        (degree.clone(), degree)
+            .prop_map(|(latitude, longitude)| wire::LatLng { latitude, longitude }),
     )
 }
 
 fn region() -> impl Strategy<Value = wire::Region> {
     use wire::region::Shape;
     let radius = prop_oneof![0.0..2e7_f64, Just(f64::NAN), Just(-1.0), Just(1e-9)];
-    let circle = (point(), radius)
-        .prop_map(|(center, radius_meters)| Some(Shape::Circle(wire::Circle { center, radius_meters })));
+    let circle = (point(), radius).prop_map(|(center, radius_meters)| {
+        Some(Shape::Circle(wire::Circle { center, radius_meters }))
+    });
     let ring = || {
         proptest::collection::vec(point(), 0..6)
             .prop_map(|points| wire::Ring { points: points.into_iter().flatten().collect() })
     };
     let polygon = (proptest::option::of(ring()), proptest::collection::vec(ring(), 0..2))
         .prop_map(|(outer, holes)| Some(Shape::Polygon(wire::Polygon { outer, holes })));
-    let cells =
-        proptest::collection::vec(any::<u64>(), 0..3).prop_map(|cells| Some(Shape::Cells(wire::CellSet { cells })));
-    let leaf =
-        prop_oneof![Just(None), circle, polygon, cells].prop_map(|shape| wire::Region { shape, exclusions: vec![] });
+    let cells = proptest::collection::vec(any::<u64>(), 0..3)
+        .prop_map(|cells| Some(Shape::Cells(wire::CellSet { cells })));
+    let leaf = prop_oneof![Just(None), circle, polygon, cells]
+        .prop_map(|shape| wire::Region { shape, exclusions: vec![] });
     leaf.prop_recursive(5, 12, 3, |inner| {
         let many = proptest::collection::vec(inner.clone(), 0..3);
-        (many, proptest::collection::vec(inner, 0..2)).prop_map(|(regions, exclusions)| wire::Region {
-            shape: Some(Shape::Union(wire::RegionUnion { regions })),
-            exclusions,
+        (many, proptest::collection::vec(inner, 0..2)).prop_map(|(regions, exclusions)| {
+            wire::Region { shape: Some(Shape::Union(wire::RegionUnion { regions })), exclusions }
         })
     })
 }

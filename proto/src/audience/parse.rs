@@ -7,13 +7,19 @@
 //! primary = name / "(" or ")"
 //! ```
 
-use super::{EXPRESSION_BYTES_MAX, EXPRESSION_DEPTH_MAX, EXPRESSION_NAMES_MAX, Node, Segment, is_segment_char};
+use super::{
+    EXPRESSION_BYTES_MAX, EXPRESSION_DEPTH_MAX, EXPRESSION_NAMES_MAX, Node, Segment,
+    is_segment_char,
+};
 use crate::error::InvalidField;
 
 /// Parses a whole expression; `None` if there is nothing in it.
 pub(super) fn parse(text: &str) -> Result<Option<Node>, InvalidField> {
     if text.len() > EXPRESSION_BYTES_MAX {
-        return Err(problem(format_args!("at most {EXPRESSION_BYTES_MAX} bytes, has {}", text.len())));
+        return Err(problem(format_args!(
+            "at most {EXPRESSION_BYTES_MAX} bytes, has {}",
+            text.len()
+        )));
     }
     let mut parser = Parser { text, at: 0, names: 0, depth: 0 };
     if parser.peek()? == Token::End {
@@ -82,8 +88,9 @@ impl<'a> Parser<'a> {
         let Token::Name(name) = token else {
             return Err(self.expected("a segment, NOT or '('", token));
         };
-        let segment =
-            Segment::new(name).map_err(|e| problem(format_args!("the name at byte {} {}", self.start(), e.problem)))?;
+        let segment = Segment::new(name).map_err(|e| {
+            problem(format_args!("the name at byte {} {}", self.start(), e.problem))
+        })?;
         self.names += 1;
         if self.names > EXPRESSION_NAMES_MAX {
             return Err(problem(format_args!("at most {EXPRESSION_NAMES_MAX} names, has more")));
@@ -92,10 +99,15 @@ impl<'a> Parser<'a> {
         Ok(Node::Name(segment))
     }
 
-    fn deeper(&mut self, inner: impl FnOnce(&mut Self) -> Result<Node, InvalidField>) -> Result<Node, InvalidField> {
+    fn deeper(
+        &mut self,
+        inner: impl FnOnce(&mut Self) -> Result<Node, InvalidField>,
+    ) -> Result<Node, InvalidField> {
         self.depth += 1;
         if self.depth > EXPRESSION_DEPTH_MAX {
-            let words = format_args!("at most {EXPRESSION_DEPTH_MAX} parentheses and NOTs within each other, has more");
+            let words = format_args!(
+                "at most {EXPRESSION_DEPTH_MAX} parentheses and NOTs within each other, has more"
+            );
             return Err(problem(words));
         }
         let node = inner(self)?;
@@ -132,7 +144,9 @@ impl<'a> Parser<'a> {
         let word = |c: char| c.is_ascii_uppercase() || is_segment_char(c);
         let length = rest.find(|c| !word(c)).unwrap_or(rest.len());
         let token = match &rest[..length] {
-            "" => return Err(problem(format_args!("{first:?} at byte {start} has no meaning here"))),
+            "" => {
+                return Err(problem(format_args!("{first:?} at byte {start} has no meaning here")));
+            }
             "AND" => Token::And,
             "OR" => Token::Or,
             "NOT" => Token::Not,

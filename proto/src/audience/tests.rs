@@ -72,7 +72,10 @@ fn not_binds_tighter_than_and_tighter_than_or() {
     assert_eq!(expr.to_string(), "a OR NOT b AND c");
     assert_ne!(expr, SegmentExpr::parse("(a OR NOT b) AND c").expect("valid"));
     assert_eq!(SegmentExpr::parse("a AND b AND c").expect("valid").to_string(), "a AND b AND c");
-    assert_eq!(SegmentExpr::parse("a AND (b AND c)").expect("valid").to_string(), "a AND (b AND c)");
+    assert_eq!(
+        SegmentExpr::parse("a AND (b AND c)").expect("valid").to_string(),
+        "a AND (b AND c)"
+    );
     // Keywords are capitals: the small words are names.
     assert!(SegmentExpr::parse("and OR or OR not").expect("valid").eval(|name| name == "not"));
 }
@@ -95,14 +98,20 @@ fn says_what_was_expected_and_where() {
 fn length_names_and_depth_are_bounded() {
     let names = |n: usize| vec!["a"; n].join(" OR ");
     assert!(SegmentExpr::parse(&names(64)).is_ok());
-    assert_eq!(SegmentExpr::parse(&names(65)).expect_err("many").problem, "at most 64 names, has more");
+    assert_eq!(
+        SegmentExpr::parse(&names(65)).expect_err("many").problem,
+        "at most 64 names, has more"
+    );
     let nested = |n: usize| format!("{}a{}", "(".repeat(n), ")".repeat(n));
     assert!(SegmentExpr::parse(&nested(32)).is_ok());
     assert!(SegmentExpr::parse(&nested(33)).expect_err("deep").problem.contains("at most 32"));
     assert!(SegmentExpr::parse(&format!("{}a", "NOT ".repeat(33))).is_err());
     // Side by side is not within.
     assert!(SegmentExpr::parse(&vec!["(a)"; 40].join(" AND ")).is_ok());
-    assert_eq!(SegmentExpr::parse(&" ".repeat(1_025)).expect_err("long").problem, "at most 1024 bytes, has 1025");
+    assert_eq!(
+        SegmentExpr::parse(&" ".repeat(1_025)).expect_err("long").problem,
+        "at most 1024 bytes, has 1025"
+    );
 }
 
 #[test]
@@ -126,7 +135,10 @@ fn audience_names_the_field() {
     assert_eq!(audience(&[], "").expect_err("none").field, "apps");
     assert_eq!(audience(&["apps/a", "demo"], "").expect_err("bare").field, "apps[1]");
     let twice = audience(&["apps/a", "apps/b", "apps/a"], "").expect_err("twice");
-    assert_eq!((twice.field.as_str(), twice.problem.as_str()), ("apps[2]", "holds apps/a more than once"));
+    assert_eq!(
+        (twice.field.as_str(), twice.problem.as_str()),
+        ("apps[2]", "holds apps/a more than once")
+    );
     assert_eq!(audience(&["apps/a"], "(").expect_err("open").field, "segments");
     assert_eq!(audience(&["apps/b", "apps/a"], "x").expect("valid").apps[0].id(), "b", "as given");
 }

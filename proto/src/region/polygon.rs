@@ -58,13 +58,20 @@ impl Ring {
         at_most("points", ring.points.len(), POINTS_MAX)?;
         room.points(ring.points.len())?;
         if ring.points.len() < 4 {
-            let problem = format!("at least 4 points, the last equal to the first; has {}", ring.points.len());
+            let problem = format!(
+                "at least 4 points, the last equal to the first; has {}",
+                ring.points.len()
+            );
             return Err(InvalidField::new("points", problem));
         }
         let point = |(i, p)| LatLng::from_wire(p).map_err(|e| e.within(&format!("points[{i}]")));
-        let mut given: Vec<LatLng> = ring.points.into_iter().enumerate().map(point).collect::<Result<_, _>>()?;
+        let mut given: Vec<LatLng> =
+            ring.points.into_iter().enumerate().map(point).collect::<Result<_, _>>()?;
         if given.first() != given.last() {
-            let problem = format!("the ring is open: the last of its {} points must equal the first", given.len());
+            let problem = format!(
+                "the ring is open: the last of its {} points must equal the first",
+                given.len()
+            );
             return Err(InvalidField::new("points", problem));
         }
         given.pop();
@@ -88,11 +95,14 @@ impl Ring {
         }
         let ring = Self { points };
         match ring.crossing(room) {
-            Crossing::At(a, b) => {
-                Err(InvalidField::new("points", format_args!("the ring crosses itself: edge {a} and edge {b}")))
-            }
+            Crossing::At(a, b) => Err(InvalidField::new(
+                "points",
+                format_args!("the ring crosses itself: edge {a} and edge {b}"),
+            )),
             Crossing::Unknown => {
-                let problem = format!("too many edges lie beside each other: more than {PAIRS_MAX} pairs to look at");
+                let problem = format!(
+                    "too many edges lie beside each other: more than {PAIRS_MAX} pairs to look at"
+                );
                 Err(InvalidField::new("points", problem))
             }
             Crossing::None => Ok(ring),
@@ -137,7 +147,8 @@ fn shorter_way(from_deg: f64, to_deg: f64, index: usize) -> Result<f64, InvalidF
     let way = (to_deg - from_deg).rem_euclid(360.0);
     #[allow(clippy::float_cmp)] // exactly half way round: neither way is the shorter one
     if way == 180.0 {
-        let problem = "is exactly 180 degrees of longitude from the point before: no way is the shorter one";
+        let problem =
+            "is exactly 180 degrees of longitude from the point before: no way is the shorter one";
         return Err(InvalidField::new(format!("points[{index}]"), problem));
     }
     Ok(if way > 180.0 { way - 360.0 } else { way })
@@ -153,7 +164,8 @@ fn cross(a: Edge, b: Edge) -> bool {
     };
     let within = |edge: Edge, p: UnwrappedPoint| {
         let between = |x: f64, y: f64, z: f64| x.min(y) <= z && z <= x.max(y);
-        between(edge.0.lng_deg, edge.1.lng_deg, p.lng_deg) && between(edge.0.lat_deg, edge.1.lat_deg, p.lat_deg)
+        between(edge.0.lng_deg, edge.1.lng_deg, p.lng_deg)
+            && between(edge.0.lat_deg, edge.1.lat_deg, p.lat_deg)
     };
     let (s0, s1, s2, s3) = (side(a, b.0), side(a, b.1), side(b, a.0), side(b, a.1));
     if s0 * s1 < 0.0 && s2 * s3 < 0.0 {
@@ -176,11 +188,13 @@ impl Polygon {
 
     pub(super) fn within(polygon: wire::Polygon, room: &mut Room) -> Result<Self, InvalidField> {
         at_most("holes", polygon.holes.len(), HOLES_MAX)?;
-        let outer = Ring::within(required(polygon.outer, "outer")?, room).map_err(|e| e.within("outer"))?;
+        let outer =
+            Ring::within(required(polygon.outer, "outer")?, room).map_err(|e| e.within("outer"))?;
         let (west, east) = extent(&outer);
         let mut holes = Vec::with_capacity(polygon.holes.len());
         for (i, hole) in polygon.holes.into_iter().enumerate() {
-            let mut hole = Ring::within(hole, room).map_err(|e| e.within(&format!("holes[{i}]")))?;
+            let mut hole =
+                Ring::within(hole, room).map_err(|e| e.within(&format!("holes[{i}]")))?;
             // Bring the hole to the same turn of the earth as the rim.
             let (hole_west, hole_east) = extent(&hole);
             let turn = (((west + east) - (hole_west + hole_east)) / 2.0 / 360.0).round() * 360.0;
@@ -200,7 +214,8 @@ impl Polygon {
 }
 
 fn extent(ring: &Ring) -> (f64, f64) {
-    let fold = |(west, east): (f64, f64), p: &UnwrappedPoint| (west.min(p.lng_deg), east.max(p.lng_deg));
+    let fold =
+        |(west, east): (f64, f64), p: &UnwrappedPoint| (west.min(p.lng_deg), east.max(p.lng_deg));
     ring.points.iter().fold((f64::INFINITY, f64::NEG_INFINITY), fold)
 }
 
@@ -219,7 +234,9 @@ mod tests {
 
     #[test]
     fn a_ring_across_the_antimeridian_is_unwrapped() {
-        let p = polygon(&[(0.0, 170.0), (0.0, -170.0), (10.0, -170.0), (10.0, 170.0), (0.0, 170.0)]).unwrap();
+        let p =
+            polygon(&[(0.0, 170.0), (0.0, -170.0), (10.0, -170.0), (10.0, 170.0), (0.0, 170.0)])
+                .unwrap();
         assert_eq!(p.extent_lng_deg(), (170.0, 190.0));
     }
 
@@ -228,9 +245,16 @@ mod tests {
         let problem = |points: &[(f64, f64)]| polygon(points).unwrap_err().problem;
         assert!(problem(&[(0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 0.0)]).contains("open"));
         assert!(problem(&[(0.0, 0.0), (0.0, 1.0), (0.0, 0.0)]).contains("at least 4"));
-        assert!(problem(&[(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)]).contains("crosses itself"));
-        assert!(problem(&[(80.0, 0.0), (80.0, 120.0), (80.0, -120.0), (80.0, 0.0)]).contains("pole"));
-        assert!(problem(&[(0.0, 0.0), (1.0, 180.0), (2.0, 90.0), (0.0, 0.0)]).contains("180 degrees"));
+        assert!(
+            problem(&[(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
+                .contains("crosses itself")
+        );
+        assert!(
+            problem(&[(80.0, 0.0), (80.0, 120.0), (80.0, -120.0), (80.0, 0.0)]).contains("pole")
+        );
+        assert!(
+            problem(&[(0.0, 0.0), (1.0, 180.0), (2.0, 90.0), (0.0, 0.0)]).contains("180 degrees")
+        );
     }
 
     #[test]
@@ -253,14 +277,17 @@ mod tests {
     #[test]
     fn all_rings_together_are_bounded() {
         let round = |n: u32| {
-            let mut points: Vec<_> =
-                (0..n).map(|i| (f64::from(i) / f64::from(n) * std::f64::consts::TAU).sin_cos()).collect();
+            let mut points: Vec<_> = (0..n)
+                .map(|i| (f64::from(i) / f64::from(n) * std::f64::consts::TAU).sin_cos())
+                .collect();
             points.push(points[0]);
             ring(&points)
         };
-        let polygon = |holes| Polygon::from_wire(wire::Polygon { outer: Some(round(9_999)), holes });
+        let polygon =
+            |holes| Polygon::from_wire(wire::Polygon { outer: Some(round(9_999)), holes });
         assert!(polygon(vec![round(9_999); 4]).is_ok());
-        let total = polygon(vec![round(9_999), round(9_999), round(9_999), round(9_999), round(3)]).unwrap_err();
+        let total = polygon(vec![round(9_999), round(9_999), round(9_999), round(9_999), round(3)])
+            .unwrap_err();
         assert_eq!(
             (total.field.as_str(), total.problem.as_str()),
             ("holes[4].points", "at most 50000 in all rings together, has more")
@@ -269,9 +296,11 @@ mod tests {
 
     #[test]
     fn a_hole_is_brought_to_the_turn_of_its_rim() {
-        let outer = ring(&[(0.0, 170.0), (0.0, -170.0), (10.0, -170.0), (10.0, 170.0), (0.0, 170.0)]);
+        let outer =
+            ring(&[(0.0, 170.0), (0.0, -170.0), (10.0, -170.0), (10.0, 170.0), (0.0, 170.0)]);
         let hole = ring(&[(4.0, -178.0), (4.0, -176.0), (6.0, -176.0), (4.0, -178.0)]);
-        let p = Polygon::from_wire(wire::Polygon { outer: Some(outer), holes: vec![hole] }).unwrap();
+        let p =
+            Polygon::from_wire(wire::Polygon { outer: Some(outer), holes: vec![hole] }).unwrap();
         assert!(p.holes[0].points().iter().all(|p| (181.0..185.0).contains(&p.lng_deg)));
     }
 }

@@ -29,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
 
 use super::{
-    ANSWER_TAKEN_WITHIN, GOODBYE_WITHIN, Limits, Meter, Method, PONG_WITHIN, RESETS_LOCAL_MAX, RESETS_PENDING_MAX,
-    Served,
+    ANSWER_TAKEN_WITHIN, GOODBYE_WITHIN, Limits, Meter, Method, PONG_WITHIN, RESETS_LOCAL_MAX,
+    RESETS_PENDING_MAX, Served,
     activity::{Activity, Counted},
     meter::Metered,
 };
@@ -67,14 +67,19 @@ pub(super) async fn serve(
     let greeted = timeout(limits.hello_deadline, Greeted::read(stream));
     let io = match stop.run_until_cancelled(greeted).await {
         Some(Ok(Ok(io))) => io,
-        Some(Ok(Err(error))) => return tracing::debug!(%address, %error, "connection begins with no HTTP/2"),
+        Some(Ok(Err(error))) => {
+            return tracing::debug!(%address, %error, "connection begins with no HTTP/2");
+        }
         Some(Err(_)) => return tracing::debug!(%address, "connection said nothing in time"),
         None => return,
     };
-    let peer = Peer { address, requests: Arc::new(Semaphore::new(limits.requests_per_connection_max)) };
+    let peer =
+        Peer { address, requests: Arc::new(Semaphore::new(limits.requests_per_connection_max)) };
     let requests = {
         let (activity, limits) = (Arc::clone(&activity), Arc::clone(&limits));
-        service_fn(move |request| answer(request, &activity, &limits, &meter, service.clone(), &peer, &info))
+        service_fn(move |request| {
+            answer(request, &activity, &limits, &meter, service.clone(), &peer, &info)
+        })
     };
     let connection = server(&limits).serve_connection(TokioIo::new(io), requests);
     let mut connection = pin!(connection);
@@ -194,7 +199,11 @@ impl Greeted {
 }
 
 impl AsyncRead for Greeted {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.read < HELLO_BYTES {
             let rest = &this.hello[this.read..];
@@ -208,7 +217,11 @@ impl AsyncRead for Greeted {
 }
 
 impl AsyncWrite for Greeted {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
     }
 

@@ -120,9 +120,24 @@ pub(super) struct Metered<B> {
 }
 
 impl<B> Metered<B> {
-    pub(super) fn new(body: B, method: Method, meter: Meter, peer: PeerKey, stream: Arc<Stream>) -> Self {
+    pub(super) fn new(
+        body: B,
+        method: Method,
+        meter: Meter,
+        peer: PeerKey,
+        stream: Arc<Stream>,
+    ) -> Self {
         let exchange = method == Method::Exchange;
-        Self { body, meter, peer, stream, exchange, messages: Messages::default(), held: None, deadline: None }
+        Self {
+            body,
+            meter,
+            peer,
+            stream,
+            exchange,
+            messages: Messages::default(),
+            held: None,
+            deadline: None,
+        }
     }
 
     /// A frame in; what the message that it begins must be charged.
@@ -165,7 +180,10 @@ where
     type Data = Bytes;
     type Error = Box<dyn std::error::Error + Send + Sync>;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         if let Some((waiting, data)) = &mut this.held {
             let turn = ready!(waiting.as_mut().poll(context));
@@ -184,8 +202,12 @@ where
             Poll::Ready(Some(Ok(frame))) => frame,
             Poll::Ready(other) => return Poll::Ready(other.map(|frame| frame.map_err(Into::into))),
             Poll::Pending => {
-                let late = this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready());
-                let words = || format!("a message was not whole within {} s", MESSAGE_WITHIN.as_secs());
+                let late = this
+                    .deadline
+                    .as_mut()
+                    .is_some_and(|deadline| deadline.as_mut().poll(context).is_ready());
+                let words =
+                    || format!("a message was not whole within {} s", MESSAGE_WITHIN.as_secs());
                 return if late {
                     Poll::Ready(Some(Err(Status::deadline_exceeded(words()).into())))
                 } else {
@@ -251,7 +273,9 @@ impl Messages {
             (self.head_bytes, data) = (self.head_bytes + 1, &data[1..]);
             if self.head_bytes == self.head.len() {
                 self.head_bytes = 0;
-                self.left = u32::from_be_bytes([self.head[1], self.head[2], self.head[3], self.head[4]]) as usize;
+                self.left =
+                    u32::from_be_bytes([self.head[1], self.head[2], self.head[3], self.head[4]])
+                        as usize;
                 begun = Some(self.left);
             }
         }

@@ -94,7 +94,9 @@ impl<T> Places<T> {
             of.is_none_or(|peer| held.peer == peer)
                 && (self.when_busy == WhenBusy::Leaves || !held.activity.is_working())
         };
-        let order = |held: &Held<T>| (held.activity.is_working(), Reverse(counts[&held.peer]), held.activity.changed());
+        let order = |held: &Held<T>| {
+            (held.activity.is_working(), Reverse(counts[&held.peer]), held.activity.changed())
+        };
         let candidates = self.held.iter().enumerate().filter(|(_, held)| may_leave(held));
         candidates.min_by_key(|(_, held)| order(held)).map(|(index, _)| index)
     }
@@ -153,7 +155,10 @@ mod tests {
         assert_eq!(places.admit(ip(3)), Admission::InsteadOf(1), "of the peer with two");
         let mut places = Places::new(8, 1, WhenBusy::Stays);
         let _all = crowd(&mut places, &[(1, 1, 0)]);
-        assert_eq!(places.admit(ip(1)), Admission::Refused("all connections of this peer are in use"));
+        assert_eq!(
+            places.admit(ip(1)),
+            Admission::Refused("all connections of this peer are in use")
+        );
     }
 
     #[tokio::test]

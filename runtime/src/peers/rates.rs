@@ -57,7 +57,8 @@ impl Rates {
             self.full_at.retain(|_, at| *at > now);
         }
         if self.full_at.len() > self.peers_max
-            && let Some(fullest) = self.full_at.iter().filter(|(of, _)| **of != peer).min_by_key(|(_, at)| **at)
+            && let Some(fullest) =
+                self.full_at.iter().filter(|(of, _)| **of != peer).min_by_key(|(_, at)| **at)
         {
             let fullest = *fullest.0;
             self.full_at.remove(&fullest);
@@ -76,12 +77,17 @@ mod tests {
     #[test]
     fn a_burst_and_then_one_after_another() {
         let mut rates = Rates::new(3, 10 * S);
-        let taken = |rates: &mut Rates, n, at: u32| (0..9).take_while(|_| rates.take(peer(n), at * S).is_ok()).count();
+        let taken = |rates: &mut Rates, n, at: u32| {
+            (0..9).take_while(|_| rates.take(peer(n), at * S).is_ok()).count()
+        };
         assert_eq!(taken(&mut rates, 1, 100), 3);
         assert_eq!(rates.take(peer(1), 100 * S), Err(10 * S));
         assert_eq!(rates.check(peer(1), 109 * S), Err(S));
         assert_eq!(taken(&mut rates, 2, 100), 3, "another peer has its own");
-        assert_eq!((taken(&mut rates, 1, 109), taken(&mut rates, 1, 110), taken(&mut rates, 1, 135)), (0, 1, 2));
+        assert_eq!(
+            (taken(&mut rates, 1, 109), taken(&mut rates, 1, 110), taken(&mut rates, 1, 135)),
+            (0, 1, 2)
+        );
         assert_eq!(taken(&mut rates, 1, 1_000), 3, "no more than the burst, however long ago");
     }
 
@@ -93,6 +99,9 @@ mod tests {
             rates.take(peer(n), 100 * S).expect("its first");
             assert!(rates.full_at.len() <= 8);
         }
-        assert!(rates.check(peer(0), 100 * S).is_err(), "whoever has used up the most is remembered longest");
+        assert!(
+            rates.check(peer(0), 100 * S).is_err(),
+            "whoever has used up the most is remembered longest"
+        );
     }
 }

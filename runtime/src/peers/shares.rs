@@ -53,7 +53,9 @@ impl Shares {
         let held = self.held(peer);
         let free = self.total - self.taken;
         // One more than it leaves: the last place of all is for whoever holds none.
-        if places > free || held.saturating_add(places) > (free - places).saturating_mul(self.times) + 1 {
+        if places > free
+            || held.saturating_add(places) > (free - places).saturating_mul(self.times) + 1
+        {
             return Err(Full { total: self.total, held });
         }
         if places > 0 {

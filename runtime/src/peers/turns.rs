@@ -56,7 +56,15 @@ impl Ring {
     #[must_use]
     pub fn new(capacity: u64, share: u64) -> Self {
         let (peers, work) = (BTreeMap::new(), BTreeMap::new());
-        Self { capacity, share: share.min(capacity), used: 0, last: 0, peers, next: VecDeque::new(), work }
+        Self {
+            capacity,
+            share: share.min(capacity),
+            used: 0,
+            last: 0,
+            peers,
+            next: VecDeque::new(),
+            work,
+        }
     }
 
     /// Queues work. What costs more than a share counts as a whole share: it has its turn when its
@@ -148,7 +156,10 @@ impl Turns {
     /// As [`Ring::new`].
     #[must_use]
     pub fn new(capacity: u64, share: u64) -> Self {
-        Self(Arc::new(Mutex::new(Waiting { ring: Ring::new(capacity, share), wake: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(Waiting {
+            ring: Ring::new(capacity, share),
+            wake: BTreeMap::new(),
+        })))
     }
 
     /// Waits for a turn, which ends when the guard is dropped. Dropping the future gives up its
@@ -242,14 +253,19 @@ mod tests {
         let (large, tiny) = (ring.ask(peer(3), 9), ring.ask(peer(4), 1));
         assert_eq!(ring.begin(), None);
         ring.leave(held);
-        assert_eq!((ring.begin(), ring.begin()), (Some(more), Some(large)), "as large as a share at most");
+        assert_eq!(
+            (ring.begin(), ring.begin()),
+            (Some(more), Some(large)),
+            "as large as a share at most"
+        );
         assert_eq!((ring.begin(), ring.used()), (Some(tiny), 8));
     }
 
     #[test]
     fn who_gives_up_is_forgotten() {
         let mut ring = Ring::new(1, 1);
-        let (first, second, third) = (ring.ask(peer(1), 1), ring.ask(peer(1), 1), ring.ask(peer(2), 1));
+        let (first, second, third) =
+            (ring.ask(peer(1), 1), ring.ask(peer(1), 1), ring.ask(peer(2), 1));
         assert_eq!(ring.begin(), Some(first));
         ring.leave(second);
         ring.leave(second);

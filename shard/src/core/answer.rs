@@ -123,7 +123,9 @@ impl Core {
         let mut proof = None;
         if end.trust.is_in_doubt() {
             let number = end.trust.number();
-            let with_it = |ticket: &u64| opens.find(*ticket).is_some_and(|slot| opens.get(slot).credential == number);
+            let with_it = |ticket: &u64| {
+                opens.find(*ticket).is_some_and(|slot| opens.get(slot).credential == number)
+            };
             proof = tickets.iter().any(with_it).then_some(number);
         }
         for ticket in tickets {
@@ -154,7 +156,14 @@ impl Core {
     }
 
     /// Another answer than that it was accepted.
-    pub(super) fn answered(&mut self, link: u32, ticket: u64, by: Witness, answer: &Answer, now: Time) {
+    pub(super) fn answered(
+        &mut self,
+        link: u32,
+        ticket: u64,
+        by: Witness,
+        answer: &Answer,
+        now: Time,
+    ) {
         let Some(at) = self.links[link as usize].link.as_ref().map(|l| l.lane) else { return };
         self.count_answer(link, ticket, now);
         self.lanes[at].end.settled(1, now);
@@ -171,7 +180,9 @@ impl Core {
             Verdict::Project if self.lanes[at].end.misses_project() => {
                 self.try_again(slot, now, Later::Elsewhere(Duration::ZERO), &reason());
             }
-            Verdict::Project | Verdict::Unfamiliar => self.elsewhere_or_refuse(slot, link, &reason(), now),
+            Verdict::Project | Verdict::Unfamiliar => {
+                self.elsewhere_or_refuse(slot, link, &reason(), now)
+            }
             Verdict::DeviceLater { wait } => {
                 self.try_again(slot, now, Later::After(wait.unwrap_or_default()), &reason());
             }
@@ -180,7 +191,9 @@ impl Core {
                 self.try_again(slot, now, Later::After(wait.unwrap_or_default()), &reason());
             }
             Verdict::Unsigned { wait } => self.unsigned(slot, link, answer.status, wait, now),
-            Verdict::TokenChange => self.try_again(slot, now, Later::After(Duration::ZERO), &reason()),
+            Verdict::TokenChange => {
+                self.try_again(slot, now, Later::After(Duration::ZERO), &reason())
+            }
             Verdict::Credential | Verdict::ConnectionOnly => {
                 self.opens.get(slot).avoid = Some(link);
                 self.try_again(slot, now, Later::AtOnce, &reason());
@@ -207,7 +220,10 @@ impl Core {
         let in_row = !self.batch.has_success;
         let first = in_row && open.is_none_or(|open| open.doubts == 0);
         match verdict {
-            Verdict::Accepted | Verdict::Dead { .. } | Verdict::Refused | Verdict::DeviceLater { .. } => {
+            Verdict::Accepted
+            | Verdict::Dead { .. }
+            | Verdict::Refused
+            | Verdict::DeviceLater { .. } => {
                 end.answered(now);
                 self.in_row(link, false);
             }
@@ -254,7 +270,14 @@ impl Core {
 
     /// What an answer that the provider has not signed, or that broke off behind its head, says of the lane and the
     /// connection.
-    pub(super) fn hear_cut(&mut self, link: u32, by: Witness, status: u16, open: Option<&Open>, now: Time) {
+    pub(super) fn hear_cut(
+        &mut self,
+        link: u32,
+        by: Witness,
+        status: u16,
+        open: Option<&Open>,
+        now: Time,
+    ) {
         let Some(at) = self.links[link as usize].link.as_ref().map(|l| l.lane) else { return };
         let counts = !self.batch.has_success && open.is_none_or(|open| open.tries < UNSIGNED_TRIES);
         let Self { lanes, rng, .. } = self;
@@ -268,7 +291,8 @@ impl Core {
     fn in_row(&mut self, link: u32, refused: bool) {
         let Self { links, lanes, .. } = self;
         let Some(l) = links[link as usize].link.as_mut() else { return };
-        l.refused_in_row = if refused && !self.batch.has_success { l.refused_in_row.saturating_add(1) } else { 0 };
+        l.refused_in_row =
+            if refused && !self.batch.has_success { l.refused_in_row.saturating_add(1) } else { 0 };
         if l.refused_in_row >= lanes[l.lane].end.spec.evidence && !l.leaving {
             self.retire(link);
         }
@@ -289,7 +313,11 @@ impl Core {
         };
         run.note_dead(dead);
         run.message(&open).answers.bad_device_tokens += u64::from(needs_evidence);
-        run.count_reason(Consequence::Dead, open.app, &Why::Answer(answer.status, answer.reason.clone()));
+        run.count_reason(
+            Consequence::Dead,
+            open.app,
+            &Why::Answer(answer.status, answer.reason.clone()),
+        );
         self.end(slot, Outcome::Dead);
     }
 
@@ -301,7 +329,15 @@ impl Core {
     }
 
     /// The gateway calls the message invalid, or the token.
-    fn message_refused(&mut self, slot: u32, link: u32, by: Witness, token: bool, answer: &Answer, now: Time) {
+    fn message_refused(
+        &mut self,
+        slot: u32,
+        link: u32,
+        by: Witness,
+        token: bool,
+        answer: &Answer,
+        now: Time,
+    ) {
         let open = *self.opens.get(slot);
         let lane = self.run(open.wave).outlets[usize::from(open.outlet)].lane;
         let Some(at) = self.find_lane(lane) else {
@@ -356,7 +392,14 @@ impl Core {
     }
 
     /// Sent, and nothing came back but perhaps the head of an answer: it may have been delivered all the same.
-    pub(super) fn unanswered(&mut self, link: u32, ticket: u64, by: Witness, status: Option<u16>, now: Time) {
+    pub(super) fn unanswered(
+        &mut self,
+        link: u32,
+        ticket: u64,
+        by: Witness,
+        status: Option<u16>,
+        now: Time,
+    ) {
         if let Some(l) = &self.links[link as usize].link {
             self.lanes[l.lane].end.settled(1, now);
         }
@@ -429,7 +472,9 @@ impl Core {
         let end = lanes.iter().find(|l| l.end.spec.id == lane).map(|l| &l.end);
         let due = match (later, end) {
             (Later::After(wait), Some(end)) => now + end.backoff().pause(tries, rng).max(wait),
-            (Later::Elsewhere(wait), Some(end)) => now + end.backoff_elsewhere().pause(tries, rng).max(wait),
+            (Later::Elsewhere(wait), Some(end)) => {
+                now + end.backoff_elsewhere().pause(tries, rng).max(wait)
+            }
             (Later::After(wait) | Later::Elsewhere(wait), None) => now + wait,
             (Later::AtOnce, _) => now,
         };
@@ -443,7 +488,9 @@ impl Core {
         run.audience.app(open.app).stopped = true;
         let (lane, alert) = (run.outlets[usize::from(open.outlet)].lane, run.spec.alert.clone());
         if let Some(lane) = self.find_lane(lane) {
-            self.lanes[lane].end.campaign_refused(format!("{alert}: {}", PushError::Header(header)));
+            self.lanes[lane]
+                .end
+                .campaign_refused(format!("{alert}: {}", PushError::Header(header)));
         }
         self.refuse(slot, &Why::Unwritable(HEADER));
     }
@@ -482,6 +529,9 @@ fn tell_end(lane: &str, reason: &CloseReason) {
         }
         CloseReason::Silent => tracing::warn!(lane, "connection ended: the gateway fell silent"),
         // An error is told where it is met: one may also come while the connection drains.
-        CloseReason::Error(_) | CloseReason::Asked | CloseReason::Lost | CloseReason::StreamIdsSpent => {}
+        CloseReason::Error(_)
+        | CloseReason::Asked
+        | CloseReason::Lost
+        | CloseReason::StreamIdsSpent => {}
     }
 }

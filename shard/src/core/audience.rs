@@ -80,7 +80,9 @@ impl Audience {
             self.app_of.resize(at + 1, NOT_ASKED);
         }
         if self.app_of[at] == NOT_ASKED {
-            let found = words.app(index).and_then(|name| self.apps.iter().position(|a| a.spec.app == *name));
+            let found = words
+                .app(index)
+                .and_then(|name| self.apps.iter().position(|a| a.spec.app == *name));
             self.app_of[at] = found.and_then(|n| u16::try_from(n).ok()).unwrap_or(NOT_ADDRESSED);
         }
         Some(self.app_of[at]).filter(|app| *app != NOT_ADDRESSED)
@@ -158,9 +160,13 @@ impl App {
 /// The position of the longest tag that is a prefix of the locale at a hyphen, else of the first.
 fn choose<'a>(tags: impl Iterator<Item = &'a str>, locale: &str) -> usize {
     let fits = |tag: &str| {
-        !tag.is_empty() && locale.strip_prefix(tag).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        !tag.is_empty()
+            && locale.strip_prefix(tag).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     };
-    tags.enumerate().filter(|(_, tag)| fits(tag)).max_by_key(|(_, tag)| tag.len()).map_or(0, |(n, _)| n)
+    tags.enumerate()
+        .filter(|(_, tag)| fits(tag))
+        .max_by_key(|(_, tag)| tag.len())
+        .map_or(0, |(n, _)| n)
 }
 
 #[cfg(test)]

@@ -28,7 +28,9 @@ impl Core {
     pub fn command(&mut self, command: Command, now: Time) {
         match command {
             Command::Own(partitions) => self.own(&partitions),
-            Command::Apply { log, position, appended, records } => self.store.take(log, position, appended, records),
+            Command::Apply { log, position, appended, records } => {
+                self.store.take(log, position, appended, records)
+            }
             Command::Lane(spec) => self.lane(spec),
             Command::ProviderToken { lane, authorization, signer } => {
                 self.provider_token(lane, authorization, signer, now);
@@ -97,7 +99,8 @@ impl Core {
                 let lane = self.lanes.len() - 1;
                 for (wave, run) in self.waves.iter().enumerate() {
                     let Some(run) = run else { continue };
-                    let here = run.outlets.iter().enumerate().filter(|(_, outlet)| outlet.lane == id);
+                    let here =
+                        run.outlets.iter().enumerate().filter(|(_, outlet)| outlet.lane == id);
                     self.lanes[lane].outlets.extend(here.map(|(outlet, _)| names(wave, outlet)));
                 }
             }
@@ -143,7 +146,8 @@ impl Core {
                 self.unknown_cancelled.pop_first();
             }
             self.unknown_cancelled.insert(wave);
-            if self.cancelled_unknown.len() < UNKNOWN_MAX && !self.cancelled_unknown.contains(&wave) {
+            if self.cancelled_unknown.len() < UNKNOWN_MAX && !self.cancelled_unknown.contains(&wave)
+            {
                 self.cancelled_unknown.push_back(wave);
             }
             return;
@@ -173,10 +177,16 @@ impl Core {
     /// What is encoded of a stopped wave and not taken by its socket must not be written much later.
     fn hurry(&mut self, wave: usize, now: Time) {
         // What another core holds is that core's to hurry, when it hears of it.
-        let own = self.links.iter_mut().filter_map(|slot| slot.link.as_mut()).filter(|link| link.is_open());
+        let own = self
+            .links
+            .iter_mut()
+            .filter_map(|slot| slot.link.as_mut())
+            .filter(|link| link.is_open());
         for link in own {
             if link.unsent.iter().any(|(w, _)| usize::from(*w) == wave) {
-                link.reset_at = Some(link.reset_at.map_or(now + CANCEL_PATIENCE, |at| at.min(now + CANCEL_PATIENCE)));
+                link.reset_at = Some(
+                    link.reset_at.map_or(now + CANCEL_PATIENCE, |at| at.min(now + CANCEL_PATIENCE)),
+                );
             }
         }
     }

@@ -39,13 +39,17 @@ impl CountRun {
     pub(crate) fn step(&mut self, store: &Store, steps: &mut Steps) -> bool {
         for index in self.app_of.len()..usize::from(store.words.apps()) {
             let name = store.words.app(AppIndex(u16::try_from(index).expect("below a u16")));
-            self.app_of.push(name.and_then(|name| self.spec.apps.iter().position(|app| app == name)));
+            self.app_of
+                .push(name.and_then(|name| self.spec.apps.iter().position(|app| app == name)));
         }
         while steps.0 > 0 {
             steps.0 -= 1;
             let Some((id, walk)) = &mut self.at else {
                 let Some(next) = store.next_partition(self.done) else { return true };
-                self.at = Some((next.id(), Walk::new(RoaringBitmap::new(), Tags::of(&self.spec.apps), Ahead::Rows)));
+                self.at = Some((
+                    next.id(),
+                    Walk::new(RoaringBitmap::new(), Tags::of(&self.spec.apps), Ahead::Rows),
+                ));
                 continue;
             };
             let step = match store.slot_of(*id) {
@@ -55,7 +59,9 @@ impl CountRun {
                         Step::Device { ordinal, band, .. } => {
                             let Some(device) = partition.pushable(ordinal) else { continue };
                             let app = self.app_of.get(usize::from(device.app.0)).copied().flatten();
-                            if let Some(app) = app.filter(|_| self.program.matches(&store.words, device.segments)) {
+                            if let Some(app) =
+                                app.filter(|_| self.program.matches(&store.words, device.segments))
+                            {
                                 self.devices[app][band as usize] += 1;
                             }
                             continue;

@@ -29,7 +29,8 @@ impl Core {
         if self.is_closed() {
             return Some(self.now);
         }
-        let reports = self.waves.iter().flatten().filter_map(|run| report::due(run, self.config.single));
+        let reports =
+            self.waves.iter().flatten().filter_map(|run| report::due(run, self.config.single));
         let held = self.store.changed().then(|| self.held_at.map_or(Time(0), |at| at + HELD_EVERY));
         let loads = self.lanes.iter().filter_map(|slot| slot.end.meter.due());
         reports.chain(held).chain(loads).min()
@@ -40,9 +41,14 @@ impl Core {
             return Some(Event::Stopped { wave, last_write: None, written_after: 0 });
         }
         self.waves.iter_mut().flatten().find_map(|run| {
-            let cancel = run.cancel.as_mut().filter(|cancel| !cancel.confirmed && run.unsent == 0)?;
+            let cancel =
+                run.cancel.as_mut().filter(|cancel| !cancel.confirmed && run.unsent == 0)?;
             cancel.confirmed = true;
-            Some(Event::Stopped { wave: run.spec.id, last_write: run.last_write, written_after: cancel.written_after })
+            Some(Event::Stopped {
+                wave: run.spec.id,
+                last_write: run.last_write,
+                written_after: cancel.written_after,
+            })
         })
     }
 
@@ -50,21 +56,33 @@ impl Core {
         let Self { lanes, links, .. } = self;
         lanes.iter_mut().find_map(|slot| {
             // Those of a host count once something was answered through them: how they are is the host's to say.
-            let stands = |link: &super::link::Link| link.is_open() || link.is_remote() && link.answers > 0;
+            let stands =
+                |link: &super::link::Link| link.is_open() || link.is_remote() && link.answers > 0;
             let open = |link: &&u32| links[**link as usize].link.as_ref().is_some_and(stands);
             let news = slot.end.take_news(slot.links.iter().filter(open).count(), now)?;
             let News { health, detail, since, next_probe } = news;
-            Some(Event::LaneState { lane: slot.end.spec.id, at: now, health, detail, since, next_probe })
+            Some(Event::LaneState {
+                lane: slot.end.spec.id,
+                at: now,
+                health,
+                detail,
+                since,
+                next_probe,
+            })
         })
     }
 
     fn lane_load(&mut self, now: Time) -> Option<Event> {
         let Self { lanes, links, .. } = self;
-        let slot = lanes.iter_mut().find(|slot| slot.end.meter.due().is_some_and(|at| at <= now))?;
+        let slot =
+            lanes.iter_mut().find(|slot| slot.end.meter.due().is_some_and(|at| at <= now))?;
         let mut load = Box::new(slot.end.meter.take(now));
         for l in &slot.links {
             let link = links[*l as usize].link.as_mut().filter(|link| !link.leaving);
-            let Some((streams, window_bytes)) = link.and_then(|link| link.connection()?.capacity()) else { continue };
+            let Some((streams, window_bytes)) = link.and_then(|link| link.connection()?.capacity())
+            else {
+                continue;
+            };
             load.connections += 1;
             load.streams += streams as u64;
             load.window_bytes += window_bytes;
@@ -79,11 +97,14 @@ impl Core {
 
     fn report(&mut self, now: Time) -> Option<Event> {
         let (single, last) = (self.config.single, self.is_closed());
-        let due = |run: &super::run::WaveRun| report::due(run, single).is_some_and(|at| last || at <= now);
+        let due = |run: &super::run::WaveRun| {
+            report::due(run, single).is_some_and(|at| last || at <= now)
+        };
         let at = self.waves.iter().position(|run| run.as_ref().is_some_and(due))?;
         let run = self.waves[at].as_mut()?;
         let slot = u16::try_from(at).expect("few waves");
-        let report = report::build(run, self.opens.iter().filter(|open| open.wave == slot), last, now);
+        let report =
+            report::build(run, self.opens.iter().filter(|open| open.wave == slot), last, now);
         if report.ended && run.phase == Phase::Ending {
             self.forget_wave(at);
         }

@@ -26,10 +26,11 @@ impl Core {
         match letter {
             Letter::Want { lane, round } => {
                 if self.guests.find(core, lane).is_none() {
-                    let slot = self.guests.all.iter().position(Option::is_none).unwrap_or_else(|| {
-                        self.guests.all.push(None);
-                        self.guests.all.len() - 1
-                    });
+                    let slot =
+                        self.guests.all.iter().position(Option::is_none).unwrap_or_else(|| {
+                            self.guests.all.push(None);
+                            self.guests.all.len() - 1
+                        });
                     self.guests.all[slot] = Some(Guest::new(core, lane));
                 }
                 if let Some(guest) = self.guests.find(core, lane) {
@@ -48,7 +49,8 @@ impl Core {
                     guest.void(Some(wave));
                 }
                 for link in self.links.iter_mut().filter_map(|slot| slot.link.as_mut()) {
-                    if link.unsent_of_guests.iter().any(|(guest, w, _)| *guest == at && *w == wave) {
+                    if link.unsent_of_guests.iter().any(|(guest, w, _)| *guest == at && *w == wave)
+                    {
                         let by = now + CANCEL_PATIENCE;
                         link.reset_at = Some(link.reset_at.map_or(by, |at| at.min(by)));
                     }
@@ -56,7 +58,9 @@ impl Core {
             }
             Letter::Forget { lane, template } => {
                 let Some(guest) = self.guests.find(core, lane) else { return };
-                if let Some((own, _)) = guest.templates.get_mut(template as usize).and_then(Option::take) {
+                if let Some((own, _)) =
+                    guest.templates.get_mut(template as usize).and_then(Option::take)
+                {
                     self.forget_template(own);
                 }
             }
@@ -102,7 +106,9 @@ impl Core {
         let Self { guests, lanes, links, letters, buffers, .. } = self;
         let slot = &mut lanes[lane];
         slot.reserved = 0;
-        let stays = |l: &u32| links[*l as usize].link.as_ref().is_some_and(|link| link.is_open() && !link.leaving);
+        let stays = |l: &u32| {
+            links[*l as usize].link.as_ref().is_some_and(|link| link.is_open() && !link.leaving)
+        };
         if self.shutdown.is_some() || !slot.end.is_open(now) || !slot.links.iter().any(stays) {
             for guest in guests.all.iter_mut().flatten().filter(|guest| guest.lane == id) {
                 guest.void(None);
@@ -113,7 +119,9 @@ impl Core {
         let mut sent = 0;
         let mut room_left = 0;
         for l in &slot.links {
-            let Some(link) = links[*l as usize].link.as_mut().filter(|link| link.is_open()) else { continue };
+            let Some(link) = links[*l as usize].link.as_mut().filter(|link| link.is_open()) else {
+                continue;
+            };
             let mut room = permits.offer(&slot.end, link, now);
             let mut bytes = 0;
             // One of each guest in turn; whoever has nothing is passed over.
@@ -176,7 +184,8 @@ impl Core {
     /// What a connection says of a guest's request.
     pub(super) fn hand_back(&mut self, link: u32, ticket: u64, event: ConnectionEvent, now: Time) {
         let Some(carried) = self.guests.carried(ticket) else { return };
-        let by = self.links[link as usize].link.as_ref().map_or_else(Default::default, Link::witness);
+        let by =
+            self.links[link as usize].link.as_ref().map_or_else(Default::default, Link::witness);
         let what = match event {
             ConnectionEvent::Answer { answer, .. } => {
                 // What an answer says of the lane, the credential and the connection is for us to hear; what it says of the
@@ -197,7 +206,12 @@ impl Core {
         };
         if let Some(guest) = &mut self.guests.all[usize::from(carried.guest)] {
             guest.under_way -= 1;
-            guest.fates.push(Fate { ticket: carried.ticket, credential: carried.credential, by, what });
+            guest.fates.push(Fate {
+                ticket: carried.ticket,
+                credential: carried.credential,
+                by,
+                what,
+            });
         }
     }
 
@@ -208,7 +222,8 @@ impl Core {
         for (guest, wave, requests) in link.unsent_of_guests.drain(..) {
             if let Some(guest) = &guests.all[usize::from(guest)] {
                 let (lane, at) = (guest.lane, link.last_write);
-                letters.push_back((guest.core, Letter::Written { lane, wave, requests, at, whole }));
+                letters
+                    .push_back((guest.core, Letter::Written { lane, wave, requests, at, whole }));
             }
         }
     }
@@ -223,7 +238,10 @@ impl Core {
                 let (lane, fates) = (guest.lane, std::mem::take(&mut guest.fates));
                 letters.push_back((guest.core, Letter::Fates { lane, fates }));
             }
-            let mut unsent = links.iter().filter_map(|slot| slot.link.as_ref()).flat_map(|l| &l.unsent_of_guests);
+            let mut unsent = links
+                .iter()
+                .filter_map(|slot| slot.link.as_ref())
+                .flat_map(|l| &l.unsent_of_guests);
             let idle = guest.under_way == 0 && !unsent.any(|(guest, ..)| usize::from(*guest) == at);
             if guest.left && idle && guest.waiting == 0 {
                 ended.extend(guest.templates.drain(..).flatten().map(|(own, _)| own));
@@ -238,7 +256,9 @@ impl Core {
 
     fn guest_slot(&self, core: usize, lane: LaneId) -> Option<u16> {
         let mut all = self.guests.all.iter();
-        let at = all.position(|guest| guest.as_ref().is_some_and(|guest| guest.core == core && guest.lane == lane))?;
+        let at = all.position(|guest| {
+            guest.as_ref().is_some_and(|guest| guest.core == core && guest.lane == lane)
+        })?;
         u16::try_from(at).ok()
     }
 }
@@ -264,7 +284,9 @@ fn serve(
     let at = guests.turn;
     let credential = link.credential;
     let name = u16::try_from(at).expect("few cores and lanes");
-    let Some(guest) = guests.all[at].as_mut().filter(|guest| guest.lane == lane) else { return Served::Nothing };
+    let Some(guest) = guests.all[at].as_mut().filter(|guest| guest.lane == lane) else {
+        return Served::Nothing;
+    };
     let Some((entry, ..)) = guest.front(now) else { return Served::Nothing };
     let ticket = guests.carry(Carried { guest: name, ticket: entry.ticket, credential });
     let Some(guest) = guests.all[at].as_mut() else { return Served::Nothing };
@@ -311,7 +333,8 @@ fn promise(
     letters: &mut VecDeque<(usize, Letter)>,
 ) -> usize {
     let Guests { all, turn, .. } = guests;
-    let wanting = all.iter().flatten().filter(|guest| guest.lane == lane && guest.wants.is_some()).count();
+    let wanting =
+        all.iter().flatten().filter(|guest| guest.lane == lane && guest.wants.is_some()).count();
     let sharers = wanting + usize::from(own_work);
     let mut kept = 0;
     if wanting > 0 {

@@ -78,7 +78,10 @@ impl Guests {
     /// When something that waits may not be written any more.
     pub(crate) fn deadline(&self) -> Option<Time> {
         let fronts = self.all.iter().flatten().filter_map(|guest| guest.runs.front());
-        fronts.filter_map(|waiting| waiting.run.entries.get(waiting.next)).map(|entry| entry.until).min()
+        fronts
+            .filter_map(|waiting| waiting.run.entries.get(waiting.next))
+            .map(|entry| entry.until)
+            .min()
     }
 
     pub(super) fn of(&self, lane: LaneId) -> impl Iterator<Item = &Guest> {
@@ -115,7 +118,9 @@ pub(super) fn ticket_of_guest(event: &ConnectionEvent) -> Option<u64> {
     match event {
         ConnectionEvent::Answer { ticket, .. }
         | ConnectionEvent::Unanswered { ticket, .. }
-        | ConnectionEvent::Unprocessed { ticket } => Some(*ticket).filter(|ticket| ticket & GUEST != 0),
+        | ConnectionEvent::Unprocessed { ticket } => {
+            Some(*ticket).filter(|ticket| ticket & GUEST != 0)
+        }
         ConnectionEvent::Closing { .. } | ConnectionEvent::Closed => None,
     }
 }
@@ -153,7 +158,8 @@ impl Guest {
         }
         let waiting = self.runs.front()?;
         let entry = waiting.run.entries[waiting.next];
-        let token = &waiting.run.tokens.0[waiting.token_at..waiting.token_at + usize::from(entry.token_bytes)];
+        let token = &waiting.run.tokens.0
+            [waiting.token_at..waiting.token_at + usize::from(entry.token_bytes)];
         let template = self.templates.get(entry.template as usize)?.as_ref()?;
         Some((entry, token, template))
     }
@@ -176,7 +182,9 @@ impl Guest {
     pub(super) fn void(&mut self, wave: Option<WaveId>) {
         for waiting in &mut self.runs {
             let left = waiting.run.entries.iter().zip(&mut waiting.void).skip(waiting.next);
-            for (entry, void) in left.filter(|(entry, _)| wave.is_none_or(|wave| entry.wave == wave)) {
+            for (entry, void) in
+                left.filter(|(entry, _)| wave.is_none_or(|wave| entry.wave == wave))
+            {
                 if !std::mem::replace(void, true) {
                     self.waiting -= 1;
                     self.fates.push(Fate {

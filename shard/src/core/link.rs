@@ -93,7 +93,13 @@ pub(crate) enum State {
 }
 
 impl Link {
-    pub(crate) fn new(id: ConnectionId, lane: usize, deadline: Time, late_at: Time, retire_at: Time) -> Self {
+    pub(crate) fn new(
+        id: ConnectionId,
+        lane: usize,
+        deadline: Time,
+        late_at: Time,
+        retire_at: Time,
+    ) -> Self {
         Self {
             id,
             lane,
@@ -175,7 +181,9 @@ impl Link {
     /// in between. Something in front of the gateway may still talk HTTP/2; the way to it is dead.
     pub(crate) fn is_dead_end(&mut self, now: Time) -> bool {
         match self.unanswered {
-            Some((since, answers)) if answers == self.answers => now >= since + self.patience && !self.leaving,
+            Some((since, answers)) if answers == self.answers => {
+                now >= since + self.patience && !self.leaving
+            }
             _ => {
                 self.unanswered = Some((now, self.answers));
                 false
@@ -256,7 +264,9 @@ impl Link {
     /// When it has been idle for long enough.
     pub(crate) fn idle_at(&self) -> Option<Time> {
         match &self.state {
-            State::Open(connection) if !self.leaving => Some(connection.idle_since()? + self.idle_max?),
+            State::Open(connection) if !self.leaving => {
+                Some(connection.idle_since()? + self.idle_max?)
+            }
             _ => None,
         }
     }
@@ -271,6 +281,9 @@ impl Link {
         };
         let retire = (!self.leaving).then_some(self.retire_at);
         let stuck = self.stuck_since.filter(|_| !self.leaving).map(|since| since + self.patience);
-        [own, self.held_until, self.reset_at, retire, self.idle_at(), stuck].into_iter().flatten().min()
+        [own, self.held_until, self.reset_at, retire, self.idle_at(), stuck]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }

@@ -62,7 +62,10 @@ impl Core {
         // their distance (pigeon#81, #92: GOAWAY `too_many_pings`): there requests have their deadlines, and an idle
         // connection leaves before anybody forgets it.
         let (ping_after, idle_max) = match spec.platform {
-            Platform::Apns => (Some(spec.request_deadline.clamp(Duration::from_secs(1), Duration::from_mins(1))), None),
+            Platform::Apns => (
+                Some(spec.request_deadline.clamp(Duration::from_secs(1), Duration::from_mins(1))),
+                None,
+            ),
             Platform::Fcm => (None, Some(IDLE_MAX)),
         };
         let config = ConnectionConfig {
@@ -132,7 +135,11 @@ impl Core {
 
     /// The socket has taken `bytes` more (as the driver counts them); `drained`: everything that there was.
     pub fn written(&mut self, id: ConnectionId, bytes: usize, drained: bool, now: Time) {
-        let Some(link) = self.links.get_mut(id.slot as usize).and_then(|s| s.link.as_mut()).filter(|l| l.id == id)
+        let Some(link) = self
+            .links
+            .get_mut(id.slot as usize)
+            .and_then(|s| s.link.as_mut())
+            .filter(|l| l.id == id)
         else {
             return;
         };
@@ -241,7 +248,10 @@ impl Core {
         if self.shutdown.is_some() || !slot.end.may_connect(self.now) {
             return false;
         }
-        let staying = slot.links.iter().filter(|l| self.links[**l as usize].link.as_ref().is_some_and(Link::stays));
+        let staying = slot
+            .links
+            .iter()
+            .filter(|l| self.links[**l as usize].link.as_ref().is_some_and(Link::stays));
         let wanted = match self.is_busy(lane) {
             true => slot.end.connections(),
             false => usize::from(!slot.end.rests()).min(slot.end.connections()),
@@ -280,7 +290,9 @@ impl Core {
         end.wake();
         let spec = end.spec.clone();
         // Spread over a quarter of the age, so that connections opened together do not leave together.
-        let spread = Duration::from_micros(self.rng.next_u64() % (u64::try_from(AGE_MAX.as_micros()).unwrap_or(1) / 4));
+        let spread = Duration::from_micros(
+            self.rng.next_u64() % (u64::try_from(AGE_MAX.as_micros()).unwrap_or(1) / 4),
+        );
         let (deadline, late_at) = (now + spec.connect_deadline, now + LATE_AFTER);
         self.put_link(Link::new(id, lane, deadline, late_at, now + AGE_MAX - spread));
         self.io.push_back(IoRequest::Connect { connection: id, lane: spec });
@@ -294,7 +306,10 @@ impl Core {
         });
         let entry = &mut self.links[slot];
         entry.generation = entry.generation.wrapping_add(1);
-        ConnectionId { slot: u32::try_from(slot).expect("few connections"), generation: entry.generation }
+        ConnectionId {
+            slot: u32::try_from(slot).expect("few connections"),
+            generation: entry.generation,
+        }
     }
 
     pub(super) fn put_link(&mut self, link: Link) {
@@ -364,7 +379,9 @@ impl Core {
     /// Connections that turned out to be of no use give way to others.
     pub(super) fn drop_useless(&mut self, now: Time) {
         for slot in 0..self.links.len() {
-            let Some(link) = self.links[slot].link.as_mut().filter(|link| link.useless && !link.leaving) else {
+            let Some(link) =
+                self.links[slot].link.as_mut().filter(|link| link.useless && !link.leaving)
+            else {
                 continue;
             };
             let slot = link.id.slot;
@@ -377,8 +394,12 @@ impl Core {
     /// So does one that stands and takes no request for as long as it is waited for: whoever waits may do better with
     /// another one, and people have to know.
     fn give_up_if_stuck(&mut self, slot: u32, now: Time) {
-        let Some(link) = self.links[slot as usize].link.as_mut().filter(|link| link.is_stuck(now)) else { return };
-        let (lane, obstacle) = (link.lane, link.connection().map(|connection| connection.obstacle()));
+        let Some(link) = self.links[slot as usize].link.as_mut().filter(|link| link.is_stuck(now))
+        else {
+            return;
+        };
+        let (lane, obstacle) =
+            (link.lane, link.connection().map(|connection| connection.obstacle()));
         link.unstick();
         if let Some(obstacle) = obstacle.filter(|_| self.is_busy(lane)) {
             self.give_up(slot, Mute::Obstacle(obstacle), now);
@@ -387,11 +408,16 @@ impl Core {
 
     /// A connection that stands and is of no use leaves, with one line in the log; the next attempt has its pause.
     pub(super) fn give_up(&mut self, slot: u32, why: Mute, now: Time) {
-        let Some(link) = self.links[slot as usize].link.as_ref().filter(|link| !link.leaving) else { return };
+        let Some(link) = self.links[slot as usize].link.as_ref().filter(|link| !link.leaving)
+        else {
+            return;
+        };
         let lane = link.lane;
         self.retire(slot);
         let Self { lanes, links, rng, .. } = self;
-        let stands = |l: &u32| links[*l as usize].link.as_ref().is_some_and(|link| link.stays() && link.is_open());
+        let stands = |l: &u32| {
+            links[*l as usize].link.as_ref().is_some_and(|link| link.stays() && link.is_open())
+        };
         let alone = !lanes[lane].links.iter().any(stands);
         let end = &mut lanes[lane].end;
         end.pool.failed(now, rng);

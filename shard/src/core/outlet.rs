@@ -180,16 +180,25 @@ impl Outlet {
                 }
                 steps.0 -= 1;
                 let step = match parts[usize::from(part)].slot {
-                    Some(slot) => self.walks[usize::from(part)].step(store.partition(slot), cover, self.bands_open),
+                    Some(slot) => self.walks[usize::from(part)].step(
+                        store.partition(slot),
+                        cover,
+                        self.bands_open,
+                    ),
                     None => Step::Idle,
                 };
                 match step {
-                    Step::Device { ordinal, cell, band } => return Some(Found { part, ordinal, cell, band }),
+                    Step::Device { ordinal, cell, band } => {
+                        return Some(Found { part, ordinal, cell, band });
+                    }
                     Step::More => steps.0 = steps.0.saturating_sub(MORE_COSTS),
                     Step::Waiting | Step::Idle => self.rest(part),
                 }
             }
-            if !own_bands || self.bands_open >= self.bands || self.bands_walked(parts) < self.bands_open {
+            if !own_bands
+                || self.bands_open >= self.bands
+                || self.bands_walked(parts) < self.bands_open
+            {
                 return None;
             }
             self.bands_open += 1;
@@ -200,7 +209,10 @@ impl Outlet {
     /// Bands walked in all parts.
     pub(crate) fn bands_walked(&self, parts: &[Part]) -> u32 {
         let owned = parts.iter().zip(&self.walks).filter(|(part, _)| part.slot.is_some());
-        owned.map(|(part, walk)| if part.started { walk.bands_walked() } else { 0 }).min().unwrap_or(self.bands)
+        owned
+            .map(|(part, walk)| if part.started { walk.bands_walked() } else { 0 })
+            .min()
+            .unwrap_or(self.bands)
     }
 
     /// Nobody is known to be left in the open bands.

@@ -44,8 +44,16 @@ impl Core {
     pub(super) fn pull(&mut self, lane: usize, now: Time, steps: &mut Steps) -> bool {
         let Self { lanes, links, waves, store, opens, buffers, token, config, .. } = self;
         let share = retry::ORDINALS_MAX / config.cores.max(1) / lanes.len().max(1);
-        let LaneSlot { end, links: of_lane, reserved, next_link, outlets, next_outlet, run_left, .. } =
-            &mut lanes[lane];
+        let LaneSlot {
+            end,
+            links: of_lane,
+            reserved,
+            next_link,
+            outlets,
+            next_outlet,
+            run_left,
+            ..
+        } = &mut lanes[lane];
         let mut slice_room = end.room(now);
         let reserve = end.reserve();
         let mut lane_room = slice_room.min(LANE_REQUESTS_PER_TURN);
@@ -62,7 +70,9 @@ impl Core {
         let of_wave = if waiting < share { share / (outlets.len() + 1) } else { 0 };
         let mut permits = Permits::new(end, of_lane, links);
         // Whoever is to go over another connection waits for one only where there is one.
-        let stands = |l: &&u32| links[**l as usize].link.as_ref().is_some_and(|link| link.is_open() && !link.leaving);
+        let stands = |l: &&u32| {
+            links[**l as usize].link.as_ref().is_some_and(|link| link.is_open() && !link.leaving)
+        };
         let others = waiting > 0 && of_lane.iter().filter(stands).nth(1).is_some();
         let mut deferred = 0;
         let mut sent = 0;
@@ -93,7 +103,20 @@ impl Core {
                     continue;
                 }
                 let alone = config.single;
-                let mut desk = Desk { store, opens, buffers, end, link, run, wave, outlet, alone, others, now, token };
+                let mut desk = Desk {
+                    store,
+                    opens,
+                    buffers,
+                    end,
+                    link,
+                    run,
+                    wave,
+                    outlet,
+                    alone,
+                    others,
+                    now,
+                    token,
+                };
                 let took = desk.run(most, walk, &mut bytes, &mut deferred, steps);
                 run.outlets[usize::from(outlet)].begun += took;
                 (room, lane_room, sent) = (room - took, lane_room - took, sent + took);
@@ -120,9 +143,9 @@ impl Core {
         end.meter.sent(sent, encoded - sent * HEADER_BYTES);
         // A pace that has given all it has says by itself when to go on.
         sent > 0
-            && outlets
-                .iter()
-                .any(|(wave, _)| waves[usize::from(*wave)].as_mut().is_some_and(|run| run.pace.room(now) > 0))
+            && outlets.iter().any(|(wave, _)| {
+                waves[usize::from(*wave)].as_mut().is_some_and(|run| run.pace.room(now) > 0)
+            })
     }
 
     /// Counts those whom an expired wave will not reach, within the turn's work.
@@ -151,12 +174,23 @@ struct Addressed<'s> {
 struct NotHere;
 
 impl WaveRun {
-    fn next(&mut self, outlet: usize, store: &Store, alone: bool, steps: &mut Steps) -> Option<Found> {
+    fn next(
+        &mut self,
+        outlet: usize,
+        store: &Store,
+        alone: bool,
+        steps: &mut Steps,
+    ) -> Option<Found> {
         self.outlets[outlet].next(&self.parts, store, &self.spec.cover, alone, steps)
     }
 
     /// Whether a found device is addressed through this outlet and by nobody else yet.
-    fn check<'s>(&mut self, outlet: u16, found: Found, store: &'s Store) -> Result<Addressed<'s>, NotHere> {
+    fn check<'s>(
+        &mut self,
+        outlet: u16,
+        found: Found,
+        store: &'s Store,
+    ) -> Result<Addressed<'s>, NotHere> {
         let slot = self.parts[usize::from(found.part)].slot.ok_or(NotHere)?;
         let device = store.partition(slot).pushable(found.ordinal).ok_or(NotHere)?;
         let app = self.audience.addressed(&store.words, &device).ok_or(NotHere)?;
@@ -214,7 +248,14 @@ enum NotSent {
 
 impl Desk<'_> {
     /// Sends to at most `most` devices; returns to how many.
-    fn run(&mut self, most: usize, walk: bool, bytes: &mut usize, deferred: &mut usize, steps: &mut Steps) -> usize {
+    fn run(
+        &mut self,
+        most: usize,
+        walk: bool,
+        bytes: &mut usize,
+        deferred: &mut usize,
+        steps: &mut Steps,
+    ) -> usize {
         if !self.run.may_send(self.now) {
             return 0;
         }
@@ -223,7 +264,9 @@ impl Desk<'_> {
         while sent < most {
             let outlet = usize::from(self.outlet);
             let taken = match self.run.outlets[outlet].retry.pop_due(self.now) {
-                Some(slot) if self.others && self.opens.get(slot).avoid == Some(self.link.id.slot) => {
+                Some(slot)
+                    if self.others && self.opens.get(slot).avoid == Some(self.link.id.slot) =>
+                {
                     // In another turn, which begins with another connection.
                     self.run.outlets[outlet].retry.push(self.now + DEFERRED, slot);
                     *deferred += 1;
@@ -362,8 +405,15 @@ impl Desk<'_> {
                 connection.push(ticket, message.template, &message.spec, token, self.now)
             }
             State::Remote(remote) => {
-                let until = self.run.grant_until.min(self.run.spec.expires).min(self.end.leased_until());
-                remote.push(ticket, (self.run.spec.id, until), message.template, &message.spec, token)
+                let until =
+                    self.run.grant_until.min(self.run.spec.expires).min(self.end.leased_until());
+                remote.push(
+                    ticket,
+                    (self.run.spec.id, until),
+                    message.template,
+                    &message.spec,
+                    token,
+                )
             }
             State::Connecting(_) => return Err(NotSent::Full),
         };

@@ -120,7 +120,9 @@ impl Core {
     /// Borrows where this core is told to and has no connection of its own, and stops where it has.
     pub(super) fn tend_remote(&mut self, lane: usize) {
         let (mut own, mut remotes) = (false, Vec::new());
-        for link in self.lanes[lane].links.iter().filter_map(|l| self.links[*l as usize].link.as_ref()) {
+        for link in
+            self.lanes[lane].links.iter().filter_map(|l| self.links[*l as usize].link.as_ref())
+        {
             match &link.state {
                 State::Remote(remote) => remotes.push((link.id.slot, remote.host, link.leaving)),
                 State::Open(_) => own |= !link.leaving,
@@ -167,12 +169,18 @@ impl Core {
                 let Some(link) = links[*slot as usize].link.as_mut() else { continue };
                 let State::Remote(remote) = &mut link.state else { continue };
                 if !remote.run.entries.is_empty() {
-                    letters.push_back((remote.host, Letter::Run(std::mem::replace(&mut remote.run, Run::new(id)))));
+                    letters.push_back((
+                        remote.host,
+                        Letter::Run(std::mem::replace(&mut remote.run, Run::new(id))),
+                    ));
                 }
                 match (wants && !link.leaving, remote.wants) {
                     (true, false) => {
                         remote.round = remote.round.wrapping_add(1);
-                        letters.push_back((remote.host, Letter::Want { lane: id, round: remote.round }));
+                        letters.push_back((
+                            remote.host,
+                            Letter::Want { lane: id, round: remote.round },
+                        ));
                     }
                     (false, true) => letters.push_back((remote.host, Letter::Enough { lane: id })),
                     _ => continue,
@@ -224,7 +232,9 @@ impl Core {
 
     /// What became of requests that were handed over; acceptances together.
     fn fates(&mut self, link: u32, fates: Vec<Fate>, now: Time) {
-        if let Some(State::Remote(remote)) = self.links[link as usize].link.as_mut().map(|link| &mut link.state) {
+        if let Some(State::Remote(remote)) =
+            self.links[link as usize].link.as_mut().map(|link| &mut link.state)
+        {
             remote.out = remote.out.saturating_sub(fates.len());
         }
         self.batch.begin(fates.iter().any(|fate| matches!(fate.what, Became::Accepted)));
@@ -280,10 +290,14 @@ impl Core {
     /// The host holds so many requests of a wave less.
     fn left_host(&mut self, link: u32, wave: WaveId, requests: u64, at: Option<Time>, whole: bool) {
         let Some(slot) = self.wave_slot(wave) else { return };
-        let (Some(run), Some(link)) = (self.waves[slot].as_mut(), self.links[link as usize].link.as_mut()) else {
+        let (Some(run), Some(link)) =
+            (self.waves[slot].as_mut(), self.links[link as usize].link.as_mut())
+        else {
             return;
         };
-        let Some(entry) = link.unsent.iter().position(|(w, _)| usize::from(*w) == slot) else { return };
+        let Some(entry) = link.unsent.iter().position(|(w, _)| usize::from(*w) == slot) else {
+            return;
+        };
         link.unsent[entry].1 = link.unsent[entry].1.saturating_sub(requests);
         run.last_write = run.last_write.max(at);
         if let Some(cancel) = run.cancel.as_mut().filter(|_| whole) {
@@ -300,7 +314,11 @@ impl Core {
     fn drop_left(&mut self, slot: u32) {
         let Some(link) = self.links[slot as usize].link.as_ref() else { return };
         let State::Remote(remote) = &link.state else { return };
-        if link.leaving && remote.out == 0 && link.unsent.is_empty() && remote.run.entries.is_empty() {
+        if link.leaving
+            && remote.out == 0
+            && link.unsent.is_empty()
+            && remote.run.entries.is_empty()
+        {
             let lane = link.lane;
             self.links[slot as usize].link = None;
             self.lanes[lane].links.retain(|l| *l != slot);
@@ -309,9 +327,11 @@ impl Core {
 
     fn remote_link(&self, host: usize, lane: clarion_proto::ids::LaneId) -> Option<u32> {
         let of_lane = &self.lanes[self.find_lane(lane)?].links;
-        of_lane.iter().copied().find(|slot| match self.links[*slot as usize].link.as_ref().map(|link| &link.state) {
-            Some(State::Remote(remote)) => remote.host == host,
-            _ => false,
+        of_lane.iter().copied().find(|slot| {
+            match self.links[*slot as usize].link.as_ref().map(|link| &link.state) {
+                Some(State::Remote(remote)) => remote.host == host,
+                _ => false,
+            }
         })
     }
 

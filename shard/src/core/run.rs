@@ -98,14 +98,20 @@ const NO_PART: u16 = u16::MAX;
 impl WaveRun {
     /// # Errors
     /// The audience's expression cannot be taken.
-    pub(crate) fn new(spec: Arc<WaveSpec>, ids: &mut TemplateIds, store: &Store) -> Result<Self, ProgramError> {
+    pub(crate) fn new(
+        spec: Arc<WaveSpec>,
+        ids: &mut TemplateIds,
+        store: &Store,
+    ) -> Result<Self, ProgramError> {
         let mut lanes: Vec<_> = spec.apps.iter().map(|app| app.lane).collect();
         lanes.sort_unstable();
         lanes.dedup();
-        let outlet_of = |lane| u16::try_from(lanes.binary_search(&lane).unwrap_or(0)).expect("few lanes");
+        let outlet_of =
+            |lane| u16::try_from(lanes.binary_search(&lane).unwrap_or(0)).expect("few lanes");
         let audience = Audience::new(&spec.apps, &spec.segments, ids, |app| outlet_of(app.lane))?;
         let bands = spec.cover.bands();
-        let tags = |lane| Tags::of(spec.apps.iter().filter(|app| app.lane == lane).map(|app| &app.app));
+        let tags =
+            |lane| Tags::of(spec.apps.iter().filter(|app| app.lane == lane).map(|app| &app.app));
         let mut run = Self {
             epoch: spec.epoch,
             phase: Phase::Running,
@@ -136,7 +142,9 @@ impl WaveRun {
 
     /// Takes up a partition, unless it has it; then only what others have handed over meanwhile.
     pub(crate) fn add(&mut self, shard: &ShardSpec, store: &Store) {
-        if let Some(part) = self.parts.iter().position(|p| p.partition == shard.partition && p.slot.is_some()) {
+        if let Some(part) =
+            self.parts.iter().position(|p| p.partition == shard.partition && p.slot.is_some())
+        {
             self.outlets.iter_mut().for_each(|outlet| outlet.handed_elsewhere(part, &shard.handed));
             return;
         }
@@ -183,7 +191,9 @@ impl WaveRun {
         if self.phase != Phase::Running {
             return;
         }
-        let Some(part) = self.part_of.get(usize::from(slot)).filter(|p| **p != NO_PART) else { return };
+        let Some(part) = self.part_of.get(usize::from(slot)).filter(|p| **p != NO_PART) else {
+            return;
+        };
         let part = usize::from(*part);
         let inside = self.spec.cover.band_of(cell).is_some();
         for outlet in &mut self.outlets {

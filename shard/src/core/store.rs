@@ -40,8 +40,12 @@ struct Batch {
 impl Store {
     /// Owns exactly these. Returns the slots of those that went.
     pub(crate) fn own(&mut self, wanted: &[PartitionId]) -> Vec<u16> {
-        let gone: Vec<_> =
-            self.slot_of.iter().filter(|(id, _)| !wanted.contains(id)).map(|(id, s)| (*id, *s)).collect();
+        let gone: Vec<_> = self
+            .slot_of
+            .iter()
+            .filter(|(id, _)| !wanted.contains(id))
+            .map(|(id, s)| (*id, *s))
+            .collect();
         for (id, slot) in &gone {
             self.slot_of.remove(id);
             self.slots[usize::from(*slot)] = None;
@@ -87,7 +91,10 @@ impl Store {
     /// The partition with the lowest number above this one.
     pub(crate) fn next_partition(&self, after: Option<PartitionId>) -> Option<&Partition> {
         let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        self.slot_of.range((from, std::ops::Bound::Unbounded)).next().map(|(_, slot)| self.partition(*slot))
+        self.slot_of
+            .range((from, std::ops::Bound::Unbounded))
+            .next()
+            .map(|(_, slot)| self.partition(*slot))
     }
 
     /// How far a log is applied.
@@ -117,7 +124,11 @@ impl Store {
 
     /// Applies at most so many records. `placed` hears of each device that appeared or moved. True: the batch is done and
     /// its log's position has moved.
-    pub(crate) fn apply(&mut self, records: usize, mut placed: impl FnMut(u16, Ordinal, Cell)) -> bool {
+    pub(crate) fn apply(
+        &mut self,
+        records: usize,
+        mut placed: impl FnMut(u16, Ordinal, Cell),
+    ) -> bool {
         let Some(batch) = &mut self.batch else { return false };
         let records = records.min(batch.records.as_slice().len());
         ahead::apply_all(
@@ -171,7 +182,9 @@ impl Store {
         }
         stats.apps = (0..self.words.apps())
             .zip(apps)
-            .filter_map(|(index, devices)| Some((self.words.app(crate::partition::AppIndex(index))?.clone(), devices)))
+            .filter_map(|(index, devices)| {
+                Some((self.words.app(crate::partition::AppIndex(index))?.clone(), devices))
+            })
             .collect();
         stats
     }

@@ -61,7 +61,11 @@ impl Tally {
     /// Cells that changed since the last call.
     pub(crate) fn take_cells(&mut self) -> Vec<(u64, Counts)> {
         let cell_of = &self.cell_of;
-        self.cells.take().into_iter().map(|(slot, counts)| (cell_of[slot as usize], counts)).collect()
+        self.cells
+            .take()
+            .into_iter()
+            .map(|(slot, counts)| (cell_of[slot as usize], counts))
+            .collect()
     }
 
     pub(crate) fn cells_changed(&self) -> bool {
@@ -170,7 +174,10 @@ mod tests {
         tally.handed(2, far);
         tally.ended(0, slot, Outcome::Accepted);
         let bands = tally.take_bands();
-        assert_eq!(bands.iter().map(|(b, c)| (*b, c.handed, c.open())).collect::<Vec<_>>(), [(0, 1, 0), (2, 1, 1)]);
+        assert_eq!(
+            bands.iter().map(|(b, c)| (*b, c.handed, c.open())).collect::<Vec<_>>(),
+            [(0, 1, 0), (2, 1, 1)]
+        );
         assert_eq!(tally.take_cells().len(), 2);
         assert!(tally.take_bands().is_empty() && !tally.cells_changed());
         tally.repeat_all();

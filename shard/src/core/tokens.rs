@@ -29,7 +29,8 @@ impl Permits {
     pub(super) fn new(end: &LaneEnd, of_lane: &[u32], links: &[LinkSlot]) -> Self {
         let settled = end.trust.is_settled();
         let number = end.trust.number();
-        let tries = |link: &Link| !link.leaving && link.credential == number && link.requests_out() > 0;
+        let tries =
+            |link: &Link| !link.leaving && link.credential == number && link.requests_out() > 0;
         let mut of_lane = of_lane.iter().filter_map(|l| links[*l as usize].link.as_ref());
         Self { settled, tried: !settled && of_lane.any(tries) }
     }
@@ -57,7 +58,13 @@ impl Permits {
 
 impl Core {
     /// A provider token came.
-    pub(super) fn provider_token(&mut self, lane: LaneId, authorization: Authorization, signer: u64, now: Time) {
+    pub(super) fn provider_token(
+        &mut self,
+        lane: LaneId,
+        authorization: Authorization,
+        signer: u64,
+        now: Time,
+    ) {
         let Some(lane) = self.find_lane(lane) else { return };
         match self.lanes[lane].end.trust.take(authorization, signer, now) {
             Change::None => {}
@@ -81,7 +88,10 @@ impl Core {
             let Self { lanes, links, .. } = &*self;
             let trust = &lanes[lane].end.trust;
             let other_key = trust.is_trying_other_key(now);
-            let own = lanes[lane].links.iter().filter_map(|l| Some((*l, links[*l as usize].link.as_ref()?)));
+            let own = lanes[lane]
+                .links
+                .iter()
+                .filter_map(|l| Some((*l, links[*l as usize].link.as_ref()?)));
             let own = own.filter(|(_, link)| !link.leaving && !link.is_remote());
             // Who connects has the newest token when it stands; where all take it, nobody waits for that.
             let tries = |link: &Link| match link.is_open() {
@@ -92,7 +102,9 @@ impl Core {
             // The one with the fewest requests out has them answered first.
             let chosen = match soon || own.clone().any(|(_, link)| tries(link)) {
                 true => None,
-                false => own.filter(|(_, link)| link.is_open()).min_by_key(|(_, link)| link.requests_out()),
+                false => own
+                    .filter(|(_, link)| link.is_open())
+                    .min_by_key(|(_, link)| link.requests_out()),
             };
             let chosen = chosen.map(|(slot, _)| slot);
             self.take_token(lane, |slot| chosen == Some(slot));
@@ -131,7 +143,14 @@ impl Core {
     }
 
     /// A request's token was refused.
-    pub(super) fn token_refused(&mut self, link: u32, by: Witness, number: u32, words: &dyn Display, now: Time) {
+    pub(super) fn token_refused(
+        &mut self,
+        link: u32,
+        by: Witness,
+        number: u32,
+        words: &dyn Display,
+        now: Time,
+    ) {
         let Some(at) = self.links[link as usize].link.as_ref().map(|l| l.lane) else { return };
         let Self { lanes, rng, .. } = self;
         let end = &mut lanes[at].end;
@@ -146,7 +165,11 @@ impl Core {
             Platform::Apns => {
                 if refusal == Refusal::OfToken {
                     for slot in self.lanes[at].links.clone() {
-                        if self.links[slot as usize].link.as_ref().is_some_and(|link| link.credential == number) {
+                        if self.links[slot as usize]
+                            .link
+                            .as_ref()
+                            .is_some_and(|link| link.credential == number)
+                        {
                             self.retire(slot);
                         }
                     }
@@ -155,7 +178,9 @@ impl Core {
             }
             // Each request stands for itself: whoever tried it goes on with the former, if that is still good.
             Platform::Fcm => {
-                let Some((authorization, best)) = self.lanes[at].end.trust.best(now) else { return };
+                let Some((authorization, best)) = self.lanes[at].end.trust.best(now) else {
+                    return;
+                };
                 let authorization = authorization.clone();
                 let Some(link) = self.links[link as usize].link.as_mut() else { return };
                 if let State::Open(connection) = &mut link.state

@@ -149,7 +149,11 @@ mod tests {
         assert_eq!(addresses.take(three(), now(22)), Some(address(1)), "it failed first");
         addresses.closed(address(1), true, now(23));
         assert_eq!(addresses.take(three(), now(24)), Some(address(2)));
-        assert_eq!(addresses.take(three(), now(83)), Some(address(1)), "its time is over, and it has the fewest");
+        assert_eq!(
+            addresses.take(three(), now(83)),
+            Some(address(1)),
+            "its time is over, and it has the fewest"
+        );
         addresses.stands(address(1));
         assert_eq!(addresses.take(vec![], now(84)), None);
     }

@@ -72,7 +72,9 @@ impl Resolver {
         };
         match thread.questions.try_send((id, endpoint.to_owned())) {
             Ok(()) => None,
-            Err(_) => Some(Err(io::Error::new(io::ErrorKind::WouldBlock, "too many names to resolve"))),
+            Err(_) => {
+                Some(Err(io::Error::new(io::ErrorKind::WouldBlock, "too many names to resolve")))
+            }
         }
     }
 

@@ -102,9 +102,16 @@ impl Socket {
     }
 
     /// Begins to connect.
-    pub(super) fn connect(&mut self, address: SocketAddr, tls: ClientConnection) -> io::Result<&mut TcpStream> {
-        let raw =
-            RawSocket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    pub(super) fn connect(
+        &mut self,
+        address: SocketAddr,
+        tls: ClientConnection,
+    ) -> io::Result<&mut TcpStream> {
+        let raw = RawSocket::new(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
         raw.set_tcp_nodelay(true)?;
         raw.set_send_buffer_size(SEND_BUFFER_BYTES)?;
         #[cfg(target_os = "linux")]
@@ -122,7 +129,9 @@ impl Socket {
     pub(super) fn stream(&mut self) -> Option<&mut TcpStream> {
         match &mut self.stage {
             Stage::Resolving => None,
-            Stage::Connecting(tcp, _) | Stage::Handshaking(tcp, _) | Stage::Open(tcp, _) => Some(tcp),
+            Stage::Connecting(tcp, _) | Stage::Handshaking(tcp, _) | Stage::Open(tcp, _) => {
+                Some(tcp)
+            }
         }
     }
 
@@ -146,7 +155,9 @@ impl Socket {
             }
             match tcp.peer_addr() {
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(Progress::Waiting),
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => {
+                    return Ok(Progress::Waiting);
+                }
                 Err(error) => return Err(error),
             }
             self.stage = match std::mem::replace(&mut self.stage, Stage::Resolving) {
@@ -165,7 +176,9 @@ impl Socket {
             if !self.readable {
                 return Ok(Progress::Waiting);
             }
-            let Some(n) = read_some(tcp, scratch, &mut self.readable, self.read_closed)? else { continue };
+            let Some(n) = read_some(tcp, scratch, &mut self.readable, self.read_closed)? else {
+                continue;
+            };
             if n == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -186,7 +199,11 @@ impl Socket {
     }
 
     /// Reads what has come, within this turn's budget, and hands on the plaintext.
-    pub(super) fn receive(&mut self, scratch: &mut [u8], mut take: impl FnMut(&[u8])) -> io::Result<Received> {
+    pub(super) fn receive(
+        &mut self,
+        scratch: &mut [u8],
+        mut take: impl FnMut(&[u8]),
+    ) -> io::Result<Received> {
         let Stage::Open(tcp, tls) = &mut self.stage else { return Ok(Received::Drained) };
         // What came together with the end of the handshake.
         let early = std::mem::take(&mut self.early);
@@ -195,7 +212,9 @@ impl Socket {
         }
         let mut left = READ_BUDGET;
         while self.readable {
-            let Some(n) = read_some(tcp, scratch, &mut self.readable, self.read_closed)? else { break };
+            let Some(n) = read_some(tcp, scratch, &mut self.readable, self.read_closed)? else {
+                break;
+            };
             if n == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -266,7 +285,11 @@ const EINPROGRESS: i32 = 115;
 const EINPROGRESS: i32 = 36;
 
 /// Writes ciphertext: how much, and whether all of it.
-fn write_ciphertext(tls: &mut ClientConnection, tcp: &mut TcpStream, writable: &mut bool) -> io::Result<(usize, bool)> {
+fn write_ciphertext(
+    tls: &mut ClientConnection,
+    tcp: &mut TcpStream,
+    writable: &mut bool,
+) -> io::Result<(usize, bool)> {
     let mut written = 0;
     while tls.wants_write() {
         match tls.write_tls(tcp) {
@@ -284,7 +307,12 @@ fn write_ciphertext(tls: &mut ClientConnection, tcp: &mut TcpStream, writable: &
 
 /// One read; `None`: nothing there. A read that does not fill the buffer has emptied the socket (epoll(7), on
 /// edge-triggered use), unless the peer's end of file stands behind it.
-fn read_some(tcp: &mut TcpStream, scratch: &mut [u8], readable: &mut bool, closed: bool) -> io::Result<Option<usize>> {
+fn read_some(
+    tcp: &mut TcpStream,
+    scratch: &mut [u8],
+    readable: &mut bool,
+    closed: bool,
+) -> io::Result<Option<usize>> {
     match tcp.read(scratch) {
         Ok(n) => {
             *readable = n == scratch.len() || (closed && n > 0);
@@ -313,7 +341,11 @@ fn shake_hands<'c>(tls: &mut ClientConnection, mut ciphertext: &'c [u8]) -> io::
 }
 
 /// Ciphertext in, plaintext out. True: the peer said that it is done.
-fn decrypt(tls: &mut ClientConnection, mut ciphertext: &[u8], mut take: impl FnMut(&[u8])) -> io::Result<bool> {
+fn decrypt(
+    tls: &mut ClientConnection,
+    mut ciphertext: &[u8],
+    mut take: impl FnMut(&[u8]),
+) -> io::Result<bool> {
     while !ciphertext.is_empty() {
         if tls.read_tls(&mut ciphertext)? == 0 {
             return Ok(true);

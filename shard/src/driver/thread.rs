@@ -87,8 +87,10 @@ impl CoreThread {
                 Err(error) => panic!("the poller of a core failed: {error}"),
             }
             for event in ready.iter().filter(|event| event.token() != WAKE) {
-                if let Some(socket) = self.sockets.get_mut(event.token().0).and_then(Option::as_mut) {
-                    socket.readable |= event.is_readable() || event.is_error() || event.is_read_closed();
+                if let Some(socket) = self.sockets.get_mut(event.token().0).and_then(Option::as_mut)
+                {
+                    socket.readable |=
+                        event.is_readable() || event.is_error() || event.is_read_closed();
                     socket.writable |= event.is_writable() || event.is_error();
                     socket.read_closed |= event.is_read_closed() || event.is_error();
                 }
@@ -149,7 +151,10 @@ impl CoreThread {
                 match socket.establish(&mut self.scratch) {
                     Ok(Progress::Waiting) => continue,
                     Ok(Progress::Established) => {
-                        socket.address.into_iter().for_each(|address| self.addresses.stands(address));
+                        socket
+                            .address
+                            .into_iter()
+                            .for_each(|address| self.addresses.stands(address));
                         self.core.connected(id, self.clock.now());
                     }
                     Err(error) => {
@@ -182,7 +187,9 @@ impl CoreThread {
 
     /// One flush of a connection; true: the socket has taken it whole, and there may be more.
     fn write_some(&mut self, slot: usize) -> bool {
-        let Some(socket) = self.sockets[slot].as_mut().filter(|socket| socket.is_open()) else { return false };
+        let Some(socket) = self.sockets[slot].as_mut().filter(|socket| socket.is_open()) else {
+            return false;
+        };
         let id = socket.id;
         if socket.is_drained() {
             self.core.transmit(id, &mut socket.plain, self.clock.now());
@@ -214,7 +221,9 @@ impl CoreThread {
         let (core, id, now) = (&mut self.core, socket.id, self.clock.now());
         // The system has said no more of this socket than that it cannot be written to. What it holds is bounded by its buffer.
         (socket.readable, socket.read_closed) = (true, true);
-        while let Ok(Received::More) = socket.receive(&mut self.scratch, |bytes| core.receive(id, bytes, now)) {}
+        while let Ok(Received::More) =
+            socket.receive(&mut self.scratch, |bytes| core.receive(id, bytes, now))
+        {}
     }
 
     fn io(&mut self) {
@@ -226,8 +235,12 @@ impl CoreThread {
                         self.sockets.resize_with(slot + 1, || None);
                     }
                     let answer = self.resolver.ask(connection, &lane.endpoint);
-                    if let Some(former) = self.sockets[slot].replace(Socket::new(connection, lane)) {
-                        former.address.into_iter().for_each(|a| self.addresses.closed(a, false, self.clock.now()));
+                    if let Some(former) = self.sockets[slot].replace(Socket::new(connection, lane))
+                    {
+                        former
+                            .address
+                            .into_iter()
+                            .for_each(|a| self.addresses.closed(a, false, self.clock.now()));
                         former.close(true); // its end has been asked for, but stands later in this queue
                     }
                     if let Some(resolved) = answer {
@@ -238,7 +251,10 @@ impl CoreThread {
                     if let Some(socket) = self.take(connection) {
                         let failed = !socket.is_open();
                         let now = self.clock.now();
-                        socket.address.into_iter().for_each(|address| self.addresses.closed(address, failed, now));
+                        socket
+                            .address
+                            .into_iter()
+                            .for_each(|address| self.addresses.closed(address, failed, now));
                         socket.close(reset);
                     }
                 }
@@ -277,19 +293,27 @@ impl CoreThread {
 
     /// To this address, and to another one if it is refused here and now.
     fn dial(&mut self, id: ConnectionId, address: Option<SocketAddr>) {
-        let Some(socket) = self.sockets.get_mut(id.slot as usize).and_then(Option::as_mut).filter(|s| s.id == id)
+        let Some(socket) =
+            self.sockets.get_mut(id.slot as usize).and_then(Option::as_mut).filter(|s| s.id == id)
         else {
             return;
         };
         let Some(address) = address else {
-            return self.cannot_connect(id, &io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+            return self.cannot_connect(
+                id,
+                &io::Error::new(io::ErrorKind::NotFound, "the name has no address"),
+            );
         };
         socket.address = Some(address);
         socket.others.retain(|other| *other != address);
         let connect = |socket: &mut Socket, poll: &Poll, tls: &mut Tls| {
             let tls = tls.connect(&socket.lane).map_err(io::Error::other)?;
             let stream = socket.connect(address, tls)?;
-            poll.registry().register(stream, Token(id.slot as usize), Interest::READABLE | Interest::WRITABLE)
+            poll.registry().register(
+                stream,
+                Token(id.slot as usize),
+                Interest::READABLE | Interest::WRITABLE,
+            )
         };
         if let Err(error) = connect(socket, &self.poll, &mut self.tls) {
             self.refused(id, &error);
@@ -300,7 +324,9 @@ impl CoreThread {
     fn refused(&mut self, id: ConnectionId, error: &io::Error) {
         let Some(socket) = self.socket(id) else { return };
         socket.dials += 1;
-        if let Some(address) = socket.address.filter(|_| socket.is_dialling() && socket.dials < DIALS_MAX) {
+        if let Some(address) =
+            socket.address.filter(|_| socket.is_dialling() && socket.dials < DIALS_MAX)
+        {
             let others = std::mem::take(&mut socket.others);
             let now = self.clock.now();
             self.addresses.closed(address, true, now);

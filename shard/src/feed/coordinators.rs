@@ -39,7 +39,10 @@ impl Coordinators {
         }
         self.next += 1;
         let turn = (self.next - 1) % self.addresses.len().max(1);
-        self.addresses.get(turn).copied().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no coordinator"))
+        self.addresses
+            .get(turn)
+            .copied()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no coordinator"))
     }
 
     /// Whoever was called last answered well: the next call goes there again.
@@ -54,7 +57,9 @@ impl Coordinators {
             match timeout(RESOLVE_WITHIN, tokio::net::lookup_host(name)).await {
                 Ok(Ok(found)) => addresses.extend(found),
                 Ok(Err(error)) => failed = Some(format!("{name}: {error}")),
-                Err(_) => failed = Some(format!("{name}: no answer in {} s", RESOLVE_WITHIN.as_secs())),
+                Err(_) => {
+                    failed = Some(format!("{name}: no answer in {} s", RESOLVE_WITHIN.as_secs()))
+                }
             }
         }
         addresses.sort_unstable();

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clarion_proto::{
     device::Record,
-    ids::{ClusterName, LogId, LogIdentity, PartitionId, Position, UnixMillis, log_of, partition_of},
+    ids::{
+        ClusterName, LogId, LogIdentity, PartitionId, Position, UnixMillis, log_of, partition_of,
+    },
     wire::shard_v1 as wire,
 };
 use tracing::error;
@@ -38,7 +40,9 @@ pub enum SplitError {
         position: Position,
     },
     /// A record of a partition that is not ours, or not of this log.
-    #[error("log {log}, position {position}: a record of partition {partition}, which does not belong there")]
+    #[error(
+        "log {log}, position {position}: a record of partition {partition}, which does not belong there"
+    )]
     Foreign {
         /// Of the batch.
         log: LogId,
@@ -112,7 +116,9 @@ impl Splitter {
         wire::FeedRequest {
             node: node.to_owned(),
             partitions: self.partitions.iter().map(|p| u32::from(p.0)).collect(),
-            positions: crate::session::registry::to_wire(&self.logs.iter().map(|(l, s)| (*l, s.applied())).collect()),
+            positions: crate::session::registry::to_wire(
+                &self.logs.iter().map(|(l, s)| (*l, s.applied())).collect(),
+            ),
             cluster: cluster.to_string(),
             log_identity: self.log.to_wire(),
         }
@@ -127,7 +133,10 @@ impl Splitter {
     /// What each core has taken.
     #[must_use]
     pub fn positions(&self) -> Positions {
-        self.logs.iter().flat_map(|(l, s)| s.cores.iter().map(|(core, p)| ((*core, *l), *p))).collect()
+        self.logs
+            .iter()
+            .flat_map(|(l, s)| s.cores.iter().map(|(core, p)| ((*core, *l), *p)))
+            .collect()
     }
 
     /// A core has taken its part of a batch.
@@ -143,9 +152,15 @@ impl Splitter {
     ///
     /// # Errors
     /// The batch is not the one that is due, or not ours.
-    pub fn split(&mut self, batch: wire::FeedResponse) -> Result<Vec<(usize, Command)>, SplitError> {
+    pub fn split(
+        &mut self,
+        batch: wire::FeedResponse,
+    ) -> Result<Vec<(usize, Command)>, SplitError> {
         let position = Position(batch.position);
-        let known = u16::try_from(batch.log).ok().map(LogId).and_then(|l| self.logs.get_mut(&l).map(|s| (l, s)));
+        let known = u16::try_from(batch.log)
+            .ok()
+            .map(LogId)
+            .and_then(|l| self.logs.get_mut(&l).map(|s| (l, s)));
         let Some((log, state)) = known else { return Err(SplitError::NotAsked(batch.log)) };
         if state.expected != position {
             return Err(SplitError::NotDense { log, expected: state.expected, position });

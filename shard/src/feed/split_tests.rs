@@ -23,7 +23,12 @@ fn device(partition: u16, n: u32) -> DeviceId {
 }
 
 fn record(partition: u16, n: u32) -> wire::Record {
-    Record { device: device(partition, n), observed: UnixMillis(u64::from(n)), change: Change::Removal }.to_wire()
+    Record {
+        device: device(partition, n),
+        observed: UnixMillis(u64::from(n)),
+        change: Change::Removal,
+    }
+    .to_wire()
 }
 
 fn batch(log: u16, position: u64, records: Vec<wire::Record>) -> wire::FeedResponse {
@@ -46,9 +51,13 @@ fn each_core_gets_its_records_in_order_and_every_position() {
     let request = splitter.request("node-1", &ClusterName::default());
     assert_eq!(request.partitions, [1, 2, 5, 6]);
     assert_eq!((request.cluster.as_str(), &request.log_identity[..]), ("clarion", &[1; 16][..]));
-    assert_eq!(request.positions.iter().map(|p| (p.log, p.position)).collect::<Vec<_>>(), [(1, 0), (2, 0)]);
+    assert_eq!(
+        request.positions.iter().map(|p| (p.log, p.position)).collect::<Vec<_>>(),
+        [(1, 0), (2, 0)]
+    );
 
-    let commands = splitter.split(batch(1, 1, vec![record(1, 0), record(5, 1), record(1, 2)])).unwrap();
+    let commands =
+        splitter.split(batch(1, 1, vec![record(1, 0), record(5, 1), record(1, 2)])).unwrap();
     assert_eq!(parts(&commands), [(0, vec![(1, 0), (5, 1), (1, 2)])]);
     let commands = splitter.split(batch(2, 1, vec![])).unwrap();
     assert_eq!(parts(&commands), [(1, vec![])], "a batch without records moves the position");
@@ -59,7 +68,8 @@ fn a_log_on_two_cores_is_split() {
     // Both partitions are of log 1; 1 is core 0's, 5 is core 1's.
     let mut splitter = Splitter::new(&ownership([1, 5]), 2, &Positions::new());
     splitter.request("node-1", &ClusterName::default());
-    let commands = splitter.split(batch(1, 1, vec![record(5, 0), record(1, 1), record(5, 2)])).unwrap();
+    let commands =
+        splitter.split(batch(1, 1, vec![record(5, 0), record(1, 1), record(5, 2)])).unwrap();
     assert_eq!(parts(&commands), [(0, vec![(1, 1)]), (1, vec![(5, 0), (5, 2)])]);
 }
 
@@ -68,7 +78,11 @@ fn a_gap_and_a_repetition_are_errors_and_change_nothing() {
     let mut splitter = Splitter::new(&ownership([1]), 1, &Positions::new());
     splitter.request("node-1", &ClusterName::default());
     splitter.split(batch(1, 1, vec![])).unwrap();
-    let dense = |position| SplitError::NotDense { log: LogId(1), expected: Position(2), position: Position(position) };
+    let dense = |position| SplitError::NotDense {
+        log: LogId(1),
+        expected: Position(2),
+        position: Position(position),
+    };
     assert_eq!(splitter.split(batch(1, 3, vec![])).unwrap_err(), dense(3));
     assert_eq!(splitter.split(batch(1, 1, vec![])).unwrap_err(), dense(1));
     splitter.split(batch(1, 2, vec![])).unwrap();
@@ -80,7 +94,8 @@ fn what_is_not_ours_is_an_error() {
     splitter.request("node-1", &ClusterName::default());
     assert_eq!(splitter.split(batch(2, 1, vec![])).unwrap_err(), SplitError::NotAsked(2));
     assert_eq!(splitter.split(batch(70, 1, vec![])).unwrap_err(), SplitError::NotAsked(70));
-    let foreign = SplitError::Foreign { log: LogId(1), position: Position(1), partition: PartitionId(5) };
+    let foreign =
+        SplitError::Foreign { log: LogId(1), position: Position(1), partition: PartitionId(5) };
     assert_eq!(splitter.split(batch(1, 1, vec![record(5, 0)])).unwrap_err(), foreign);
 }
 

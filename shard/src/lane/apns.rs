@@ -23,11 +23,24 @@ pub const BODY_BYTES_MAX: usize = 1_024;
 
 /// The fields after the pseudo-fields. Apple's advice on the table (A-send, A-arch), but that `authorization` may enter
 /// it by setting.
-pub(crate) fn fields<'a>(headers: &'a ApnsHeaders, authorization: &'a str, indexed: bool) -> Vec<Field<'a>> {
-    let field = |name, value: Cow<'a, str>, indexing| Field { name, value, indexing, secret: name == "authorization" };
+pub(crate) fn fields<'a>(
+    headers: &'a ApnsHeaders,
+    authorization: &'a str,
+    indexed: bool,
+) -> Vec<Field<'a>> {
+    let field = |name, value: Cow<'a, str>, indexing| Field {
+        name,
+        value,
+        indexing,
+        secret: name == "authorization",
+    };
     let mut fields = vec![
         // First, so that it finds room in a small table: it is by far the longest.
-        field("authorization", authorization.into(), if indexed { Indexing::Value } else { Indexing::Never }),
+        field(
+            "authorization",
+            authorization.into(),
+            if indexed { Indexing::Value } else { Indexing::Never },
+        ),
         field("apns-topic", headers.topic.as_str().into(), Indexing::Value),
         field("apns-push-type", headers.push_type.as_str().into(), Indexing::Value),
         field("apns-priority", headers.priority.to_string().into(), Indexing::Value),
@@ -77,7 +90,12 @@ mod tests {
     use super::*;
 
     fn unregistered(timestamp_ms: Option<u64>) -> Answer {
-        Answer { status: 410, reason: apns::Reason::Unregistered.into(), timestamp_ms, retry_after: None }
+        Answer {
+            status: 410,
+            reason: apns::Reason::Unregistered.into(),
+            timestamp_ms,
+            retry_after: None,
+        }
     }
 
     #[test]
@@ -102,7 +120,8 @@ mod tests {
             r#"{"reason":"Unreg"#,
             r#"["Unregistered"]"#,
         ] {
-            let meant = Answer { status: 502, reason: Reason::None, timestamp_ms: None, retry_after: None };
+            let meant =
+                Answer { status: 502, reason: Reason::None, timestamp_ms: None, retry_after: None };
             assert_eq!(answer(502, body.as_bytes()), meant);
         }
         let nested = "[".repeat(BODY_BYTES_MAX);
@@ -111,7 +130,10 @@ mod tests {
 
     #[test]
     fn a_timestamp_of_another_type_leaves_the_reason() {
-        for body in [r#"{"reason":"Unregistered","timestamp":"now"}"#, r#"{"timestamp":-1,"reason":"Unregistered"}"#] {
+        for body in [
+            r#"{"reason":"Unregistered","timestamp":"now"}"#,
+            r#"{"timestamp":-1,"reason":"Unregistered"}"#,
+        ] {
             assert_eq!(answer(410, body.as_bytes()), unregistered(None));
         }
     }

@@ -42,10 +42,15 @@ use std::collections::VecDeque;
 use clarion_proto::time::Time;
 
 pub(crate) use self::hpack::encode::Indexing;
-use self::{closing::Phase, flow::SendWindows, read::Reader, streams::Streams, template::Templates};
+use self::{
+    closing::Phase, flow::SendWindows, read::Reader, streams::Streams, template::Templates,
+};
 pub use self::{
     frames::ErrorCode,
-    spec::{CloseReason, ConnectionConfig, ConnectionError, ConnectionEvent, Obstacle, PushError, TemplateSpec},
+    spec::{
+        CloseReason, ConnectionConfig, ConnectionError, ConnectionEvent, Obstacle, PushError,
+        TemplateSpec,
+    },
 };
 use crate::{
     command::{Authorization, Platform},
@@ -172,7 +177,8 @@ impl Connection {
         }
         self.last_received = now;
         self.pinged = None;
-        self.read(bytes).inspect_err(|error| self.abandon(CloseReason::Error(*error), Some(error.code)))
+        self.read(bytes)
+            .inspect_err(|error| self.abandon(CloseReason::Error(*error), Some(error.code)))
     }
 
     /// Appends what is to be written: all but bodies that were cut, of which a burst at a time is encoded. To be called when
@@ -208,7 +214,8 @@ impl Connection {
     /// Whether [`Self::transmit`] would append anything.
     #[must_use]
     pub fn has_output(&self) -> bool {
-        !self.out.is_empty() || !self.is_closed() && (self.credit.is_due() || self.windows.has_more())
+        !self.out.is_empty()
+            || !self.is_closed() && (self.credit.is_due() || self.windows.has_more())
     }
 
     /// When [`Self::expire`] has something to do.

@@ -163,7 +163,12 @@ mod tests {
     const K: u32 = 32;
 
     fn bad_topic() -> Answer {
-        Answer { status: 400, reason: Reason::Apns(apns::Reason::BadTopic), timestamp_ms: None, retry_after: None }
+        Answer {
+            status: 400,
+            reason: Reason::Apns(apns::Reason::BadTopic),
+            timestamp_ms: None,
+            retry_after: None,
+        }
     }
 
     #[test]
@@ -180,7 +185,12 @@ mod tests {
     }
 
     /// The answer of device n, over connections 0 and 1 by turns, each in a batch of its own.
-    fn complain(message: &mut MessageEvidence, so_far: &Answers, n: u32, (first, token): (bool, bool)) -> Blame {
+    fn complain(
+        message: &mut MessageEvidence,
+        so_far: &Answers,
+        n: u32,
+        (first, token): (bool, bool),
+    ) -> Blame {
         let (by, answer) = (Witness(u64::from(n % 2)), &bad_topic());
         let batch = message.begun_in + 1;
         message.refuse(so_far, Complaint { by, first, token, batch, answer }, K)
@@ -201,7 +211,9 @@ mod tests {
     fn a_device_that_says_it_again_says_nothing_new() {
         let (mut message, so_far) = (MessageEvidence::default(), Answers::default());
         assert!((0..8).all(|n| complain(&mut message, &so_far, n, (true, false)) == Blame::Open));
-        assert!((0..1_000).all(|n| complain(&mut message, &so_far, n, (false, false)) == Blame::Open));
+        assert!(
+            (0..1_000).all(|n| complain(&mut message, &so_far, n, (false, false)) == Blame::Open)
+        );
     }
 
     #[test]
@@ -209,10 +221,13 @@ mod tests {
         let (mut message, mut so_far) = (MessageEvidence::default(), Answers::default());
         for _ in 0..10 {
             so_far.count(Outcome::Accepted);
-            assert!((1..K).all(|n| complain(&mut message, &so_far, n, (true, false)) == Blame::Open));
+            assert!(
+                (1..K).all(|n| complain(&mut message, &so_far, n, (true, false)) == Blame::Open)
+            );
         }
         // The first of these was still in the batch of the success.
-        let blames: Vec<_> = (0..2).map(|n| complain(&mut message, &so_far, n, (true, false))).collect();
+        let blames: Vec<_> =
+            (0..2).map(|n| complain(&mut message, &so_far, n, (true, false))).collect();
         assert_eq!(blames.last(), Some(&Blame::Message));
         assert_eq!(message.refused(&so_far), Some(&bad_topic()));
     }

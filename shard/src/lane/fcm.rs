@@ -26,7 +26,12 @@ pub(crate) fn fields(authorization: &str, indexed: bool) -> Vec<Field<'_>> {
     let indexing = if indexed { Indexing::Value } else { Indexing::Never };
     vec![
         Field { name: "authorization", value: authorization.into(), indexing, secret: true },
-        Field { name: "content-type", value: "application/json".into(), indexing: Indexing::Value, secret: false },
+        Field {
+            name: "content-type",
+            value: "application/json".into(),
+            indexing: Indexing::Value,
+            secret: false,
+        },
     ]
 }
 
@@ -42,7 +47,12 @@ pub(crate) fn is_safe_token(token: &[u8]) -> bool {
 pub(crate) fn answer(status: u16, body: &[u8]) -> Answer {
     // The body of 200 names the message that was made, which nobody asks for.
     let reason = if status == 200 { None } else { read_error(body) };
-    Answer { status, reason: reason.map_or(Reason::None, Reason::Fcm), timestamp_ms: None, retry_after: None }
+    Answer {
+        status,
+        reason: reason.map_or(Reason::None, Reason::Fcm),
+        timestamp_ms: None,
+        retry_after: None,
+    }
 }
 
 /// `{"error":{"status":…,"details":[…]}}`, with anything else beside; whatever is not that says nothing.
@@ -53,33 +63,43 @@ fn read_error(body: &[u8]) -> Option<fcm::Reason> {
     let body: Value = serde_json::from_slice(body).ok()?;
     // Google's streaming front ends wrap the same object into a list.
     let error = body.get(0).unwrap_or(&body).get("error")?;
-    let mut reason =
-        fcm::Reason { status: error.get("status").and_then(Value::as_str).map(Status::parse), ..Default::default() };
+    let mut reason = fcm::Reason {
+        status: error.get("status").and_then(Value::as_str).map(Status::parse),
+        ..Default::default()
+    };
     let mut quota_of_device = None;
     for detail in error.get("details").and_then(Value::as_array).into_iter().flatten() {
-        let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
+        let text =
+            |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
         let list = |name: &str| detail.get(name).and_then(Value::as_array).into_iter().flatten();
         match detail.get("@type").and_then(Value::as_str).and_then(|t| t.rsplit('/').next()) {
             Some("google.firebase.fcm.v1.FcmError") => {
-                reason.code = text(detail, "errorCode").map(|code| ErrorCode::parse(&code)).or(reason.code);
+                reason.code =
+                    text(detail, "errorCode").map(|code| ErrorCode::parse(&code)).or(reason.code);
             }
             // The first field that is not the token, if there is one: then the token is not to blame.
             Some("google.rpc.BadRequest") => {
-                let mut fields = list("fieldViolations").filter_map(|violation| text(violation, "field"));
+                let mut fields =
+                    list("fieldViolations").filter_map(|violation| text(violation, "field"));
                 if let Some(first) = fields.next() {
-                    let other = std::iter::once(first.clone()).chain(fields).find(|field| field != "message.token");
+                    let other = std::iter::once(first.clone())
+                        .chain(fields)
+                        .find(|field| field != "message.token");
                     reason.name_field(&other.unwrap_or(first));
                 }
             }
             // "An extension of type google.rpc.QuotaFailure is returned to specify which quota was exceeded."
             Some("google.rpc.QuotaFailure") => {
                 let says = |violation: &Value, name| {
-                    text(violation, name).is_some_and(|text| text.to_ascii_lowercase().contains("device"))
+                    text(violation, name)
+                        .is_some_and(|text| text.to_ascii_lowercase().contains("device"))
                 };
-                let names_device =
-                    |v: &Value| ["subject", "description", "quotaMetric", "quotaId"].iter().any(|n| says(v, n));
+                let names_device = |v: &Value| {
+                    ["subject", "description", "quotaMetric", "quotaId"].iter().any(|n| says(v, n))
+                };
                 if list("violations").next().is_some() {
-                    quota_of_device = Some(quota_of_device == Some(true) || list("violations").any(names_device));
+                    quota_of_device =
+                        Some(quota_of_device == Some(true) || list("violations").any(names_device));
                 }
             }
             _ => {}
@@ -111,8 +131,11 @@ mod tests {
             r#"{"error":{"code":404,"message":"Requested entity was not found.","status":"NOT_FOUND","details":[
                 {"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"UNREGISTERED"}]}}"#,
         );
-        let meant =
-            fcm::Reason { code: Some(ErrorCode::Unregistered), status: Some(Status::NotFound), ..Default::default() };
+        let meant = fcm::Reason {
+            code: Some(ErrorCode::Unregistered),
+            status: Some(Status::NotFound),
+            ..Default::default()
+        };
         assert_eq!(reason, meant);
     }
 
@@ -134,7 +157,9 @@ mod tests {
             ))
         };
         assert_eq!(named("message.token").field.as_deref(), Some("message.token"));
-        assert!(named("\\u001b[2Jboo").field.is_some_and(|f| f.bytes().all(|b| b.is_ascii_graphic())));
+        assert!(
+            named("\\u001b[2Jboo").field.is_some_and(|f| f.bytes().all(|b| b.is_ascii_graphic()))
+        );
     }
 
     #[test]
@@ -154,8 +179,14 @@ mod tests {
 
     #[test]
     fn what_is_not_an_error_says_nothing() {
-        for body in ["", "<html>502</html>", "{}", "[]", r#"{"error":"invalid_grant"}"#, r#"{"error":{"status":"NOT_F"#]
-        {
+        for body in [
+            "",
+            "<html>502</html>",
+            "{}",
+            "[]",
+            r#"{"error":"invalid_grant"}"#,
+            r#"{"error":{"status":"NOT_F"#,
+        ] {
             assert_eq!(read(body), fcm::Reason::default(), "{body}");
         }
         assert_eq!(answer(502, b"<html>").reason, Reason::None);

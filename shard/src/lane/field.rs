@@ -16,7 +16,9 @@ pub(crate) struct Field<'a> {
 pub(crate) fn is_field_value(value: &str) -> bool {
     let edge = |c: Option<&u8>| matches!(c, Some(b' ' | b'\t'));
     let bytes = value.as_bytes();
-    !bytes.iter().any(|b| matches!(b, 0 | b'\r' | b'\n')) && !edge(bytes.first()) && !edge(bytes.last())
+    !bytes.iter().any(|b| matches!(b, 0 | b'\r' | b'\n'))
+        && !edge(bytes.first())
+        && !edge(bytes.last())
 }
 
 #[cfg(test)]

@@ -61,7 +61,8 @@ impl Meter {
 
     /// So many requests went out, with so many bytes of bodies.
     pub fn sent(&mut self, requests: usize, body_bytes: usize) {
-        (self.bodies, self.body_bytes) = (self.bodies + requests as u64, self.body_bytes + body_bytes as u64);
+        (self.bodies, self.body_bytes) =
+            (self.bodies + requests as u64, self.body_bytes + body_bytes as u64);
         if self.bodies > BODIES_MAX {
             (self.bodies, self.body_bytes) = (self.bodies / 2, self.body_bytes / 2);
         }
@@ -97,7 +98,8 @@ impl Meter {
             self.woke(now);
             self.starved_since = Some(now);
         }
-        let since = self.told_at.map_or(TELL_EVERY, |told| now.since(told)).max(Duration::from_micros(1));
+        let since =
+            self.told_at.map_or(TELL_EVERY, |told| now.since(told)).max(Duration::from_micros(1));
         let mut latencies = self.latencies;
         latencies.add(&self.former);
         let starved = if self.heard { self.starved } else { Duration::ZERO };

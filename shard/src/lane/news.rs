@@ -42,7 +42,12 @@ impl LaneEnd {
         if let Some(detail) = self.campaign.take() {
             // The next state is told again behind it.
             self.told = None;
-            return Some(News { health: LaneHealth::Campaign, detail, since: Some(now), next_probe: None });
+            return Some(News {
+                health: LaneHealth::Campaign,
+                detail,
+                since: Some(now),
+                next_probe: None,
+            });
         }
         let health = self.health(connected, now)?;
         if self.since.is_none_or(|(of, _)| of != health) {
@@ -68,7 +73,9 @@ impl LaneEnd {
         match health {
             LaneHealth::Credential => self.credential_detail.clone(),
             LaneHealth::Throttled if self.trouble != Some(health) => self.credential_detail.clone(),
-            LaneHealth::Throttled | LaneHealth::Unsigned | LaneHealth::Project => self.detail.clone(),
+            LaneHealth::Throttled | LaneHealth::Unsigned | LaneHealth::Project => {
+                self.detail.clone()
+            }
             LaneHealth::Unreachable => match mute {
                 Some(mute) => mute.to_string(),
                 None if self.no_connection.is_empty() => "no connection".to_owned(),
@@ -83,9 +90,10 @@ impl LaneEnd {
             LaneHealth::Credential => Some(self.trust.not_before()),
             LaneHealth::Throttled if self.trouble != Some(health) => Some(self.trust.not_before()),
             LaneHealth::Unreachable if self.mute.is_none() => Some(self.pool.ready_at(true)),
-            LaneHealth::Throttled | LaneHealth::Unsigned | LaneHealth::Project | LaneHealth::Unreachable => {
-                Some(self.silent_until())
-            }
+            LaneHealth::Throttled
+            | LaneHealth::Unsigned
+            | LaneHealth::Project
+            | LaneHealth::Unreachable => Some(self.silent_until()),
             LaneHealth::Ready | LaneHealth::Campaign => None,
         }
     }

@@ -122,7 +122,8 @@ impl Bucket {
 
     /// For so long an emptied bucket collects: never more than half of what it holds, or time would pass for nothing.
     fn quantum(&self) -> Duration {
-        let fills = Duration::try_from_secs_f64(self.capacity() / 2.0 / self.rate.per_second).unwrap_or(QUANTUM);
+        let fills = Duration::try_from_secs_f64(self.capacity() / 2.0 / self.rate.per_second)
+            .unwrap_or(QUANTUM);
         QUANTUM.min(fills)
     }
 
@@ -141,7 +142,8 @@ impl Bucket {
             return None;
         }
         // A microsecond more than computed: rounding must not wake the core just before the token is whole.
-        let wait = Duration::from_secs_f64((missing / self.rate.per_second).min(3600.0)) + Duration::from_micros(1);
+        let wait = Duration::from_secs_f64((missing / self.rate.per_second).min(3600.0))
+            + Duration::from_micros(1);
         Some((self.at + wait).max(self.collect_until))
     }
 

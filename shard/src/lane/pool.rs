@@ -91,7 +91,11 @@ impl Pool {
     /// When the next attempt may be made. `busy`: somebody waits to be pushed to.
     #[must_use]
     pub fn ready_at(&self, busy: bool) -> Time {
-        let pause = if busy { self.pause.0.max(self.spaced_until) } else { self.pause.1.max(self.spaced_until) };
+        let pause = if busy {
+            self.pause.0.max(self.spaced_until)
+        } else {
+            self.pause.1.max(self.spaced_until)
+        };
         pause.max(Time(self.spent_until.0.saturating_sub((self.at_once - 1) * EVERY)))
     }
 
@@ -221,7 +225,10 @@ mod tests {
         pool.failed(Time(0), &mut rng);
         let now = pool.ready_at(true);
         pool.attempted(now, &mut rng);
-        assert!(pool.ready_at(true).since(now) >= 500 * MS, "it has not failed yet, and is alone all the same");
+        assert!(
+            pool.ready_at(true).since(now) >= 500 * MS,
+            "it has not failed yet, and is alone all the same"
+        );
     }
 
     proptest! {

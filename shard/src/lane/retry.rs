@@ -78,8 +78,11 @@ impl Backoff {
         let max = u64::try_from(self.max.as_micros()).unwrap_or(u64::MAX).max(min);
         let ceiling = min.checked_shl(tries.min(32)).map_or(max, |c| c.clamp(min, max));
         // Multiply and shift: uniform to within 2^-64 of the range, without a division or a loop.
-        #[allow(clippy::cast_possible_truncation)] // the high half of the product is below `ceiling + 1`
-        let jitter = Duration::from_micros(((u128::from(rng.next_u64()) * (u128::from(ceiling) + 1)) >> 64) as u64);
+        #[allow(clippy::cast_possible_truncation)]
+        // the high half of the product is below `ceiling + 1`
+        let jitter = Duration::from_micros(
+            ((u128::from(rng.next_u64()) * (u128::from(ceiling) + 1)) >> 64) as u64,
+        );
         self.floor + jitter
     }
 }
@@ -105,10 +108,15 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_limit_and_spread() {
-        let backoff = Backoff { min: Duration::from_millis(100), max: Duration::from_secs(30), floor: Duration::ZERO };
+        let backoff = Backoff {
+            min: Duration::from_millis(100),
+            max: Duration::from_secs(30),
+            floor: Duration::ZERO,
+        };
         let mut rng = rand_pcg::Pcg64Mcg::seed_from_u64(7);
         for (tries, ceiling_ms) in [(0, 100), (1, 200), (5, 3_200), (9, 30_000), (200, 30_000)] {
-            let pauses: Vec<_> = (0..1000).map(|_| backoff.pause(tries, &mut rng).as_millis()).collect();
+            let pauses: Vec<_> =
+                (0..1000).map(|_| backoff.pause(tries, &mut rng).as_millis()).collect();
             assert!(pauses.iter().all(|p| *p <= ceiling_ms));
             assert!(pauses.iter().any(|p| *p > ceiling_ms * 9 / 10), "{tries}");
             assert!(pauses.iter().any(|p| *p < ceiling_ms / 10), "{tries}");

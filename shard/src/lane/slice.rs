@@ -148,7 +148,10 @@ pub fn share(per_second: f64, burst: f64, parts: usize) -> Rate {
     let parts = parts.max(1) as f64;
     let mine = burst / parts;
     let excess = (1.0 - mine).max(0.0);
-    Rate { per_second: (per_second / parts - excess / WINDOW_SECONDS).max(0.0), burst: mine.max(1.0) }
+    Rate {
+        per_second: (per_second / parts - excess / WINDOW_SECONDS).max(0.0),
+        burst: mine.max(1.0),
+    }
 }
 
 #[cfg(test)]

@@ -39,11 +39,17 @@ use super::{
 use crate::command::{Authorization, Platform};
 
 /// Between tries of a condemned one, while there is no other.
-const AGAIN: Backoff =
-    Backoff { min: Duration::from_secs(1), max: Duration::from_millis(4_500), floor: Duration::from_millis(500) };
+const AGAIN: Backoff = Backoff {
+    min: Duration::from_secs(1),
+    max: Duration::from_millis(4_500),
+    floor: Duration::from_millis(500),
+};
 /// The same while a former one goes on.
-const AGAIN_BESIDE_FORMER: Backoff =
-    Backoff { min: Duration::from_secs(2), max: Duration::from_mins(1), floor: Duration::from_secs(1) };
+const AGAIN_BESIDE_FORMER: Backoff = Backoff {
+    min: Duration::from_secs(2),
+    max: Duration::from_mins(1),
+    floor: Duration::from_secs(1),
+};
 /// Refusals of an accepted token that last so long, without a success between, are told whether they condemn it or not: on
 /// few connections a row takes a while to fill, and nothing else is sent meanwhile.
 const DOUBT_TOLD_AFTER: Duration = Duration::from_secs(1);
@@ -53,8 +59,11 @@ const FORMER_APNS: Duration = Duration::from_mins(10);
 const FORMER_FCM: Duration = Duration::from_mins(3);
 /// When the gateway minds that the token has changed (`TooManyProviderTokenUpdates`), the new one is tried again after so long:
 /// a try is one request with the same token, which is no further change.
-const PUT_OFF: Backoff =
-    Backoff { min: Duration::from_secs(1), max: Duration::from_secs(2), floor: Duration::from_millis(500) };
+const PUT_OFF: Backoff = Backoff {
+    min: Duration::from_secs(1),
+    max: Duration::from_secs(2),
+    floor: Duration::from_millis(500),
+};
 
 /// What may be sent with a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,7 +158,8 @@ impl Trust {
 
     /// A token came.
     pub fn take(&mut self, authorization: Authorization, signer: u64, now: Time) -> Change {
-        let known = |t: &Token| t.authorization.0.expose_secret() == authorization.0.expose_secret();
+        let known =
+            |t: &Token| t.authorization.0.expose_secret() == authorization.0.expose_secret();
         if self.present.as_ref().is_some_and(known) && self.signer == signer {
             // Said again by a new session. If it was refused, somebody may have mended that: it has another try at once.
             if matches!(self.state, State::Untried | State::Good) {
@@ -184,7 +194,8 @@ impl Trust {
     }
 
     fn restart(&mut self) {
-        (self.state, self.doubted_since, self.put_offs, self.not_before) = (State::Untried, None, 0, Time(0));
+        (self.state, self.doubted_since, self.put_offs, self.not_before) =
+            (State::Untried, None, 0, Time(0));
         self.refusals.clear();
     }
 
@@ -239,7 +250,8 @@ impl Trust {
     /// And connections that have the former do not take it.
     #[must_use]
     pub fn is_trying_other_key(&self, now: Time) -> bool {
-        self.is_trying(now) && self.former.as_ref().is_some_and(|(former, _)| !self.takes(former.number))
+        self.is_trying(now)
+            && self.former.as_ref().is_some_and(|(former, _)| !self.takes(former.number))
     }
 
     /// It is tried by single requests, whatever becomes of it.
@@ -331,7 +343,9 @@ impl Trust {
             self.doubted_since.get_or_insert(now);
         }
         let times = match self.state {
-            State::Good if !(counts && self.refusals.add(by, needed)) => return Refusal::OfConnection,
+            State::Good if !(counts && self.refusals.add(by, needed)) => {
+                return Refusal::OfConnection;
+            }
             State::Good | State::Untried => 0,
             State::Condemned(_) if now < self.not_before => return Refusal::Old,
             State::Condemned(times) => times.saturating_add(1),

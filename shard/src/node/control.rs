@@ -70,7 +70,11 @@ impl Driver {
         let (tell, notes) = mpsc::channel(NOTES);
         let (sinks, events): (Vec<Arc<dyn CommandSink>>, Vec<_>) =
             ports.into_iter().map(|p| (p.commands, p.events)).unzip();
-        let outboxes = sinks.iter().enumerate().map(|(core, s)| Outbox::new(core, s.clone(), failed.clone())).collect();
+        let outboxes = sinks
+            .iter()
+            .enumerate()
+            .map(|(core, s)| Outbox::new(core, s.clone(), failed.clone()))
+            .collect();
         let [a, b, c, d, e, f, g, h, ..] = boot.0;
         let feed = Feed {
             node: config.name.clone(),
@@ -100,7 +104,11 @@ impl Driver {
         }
     }
 
-    pub(super) async fn run(mut self, stop: impl Future<Output = ()>, drain_within: Duration) -> Result<(), NodeError> {
+    pub(super) async fn run(
+        mut self,
+        stop: impl Future<Output = ()>,
+        drain_within: Duration,
+    ) -> Result<(), NodeError> {
         tokio::pin!(stop);
         while !self.turn(&mut stop).await? {}
         self.control.drain();
@@ -119,7 +127,10 @@ impl Driver {
         let result = match drained.await {
             Ok(result) => result,
             Err(_) if cores_ended => {
-                warn!(?drain_within, "drain ends without the coordinator's confirmation of the last reports");
+                warn!(
+                    ?drain_within,
+                    "drain ends without the coordinator's confirmation of the last reports"
+                );
                 Ok(())
             }
             Err(_) => Err(NodeError::DrainDeadline(drain_within)),
@@ -146,7 +157,10 @@ impl Driver {
     }
 
     /// Waits for one input, takes it, carries out what comes of it. True: `stop` has resolved.
-    async fn turn(&mut self, stop: &mut (impl Future<Output = ()> + Unpin)) -> Result<bool, NodeError> {
+    async fn turn(
+        &mut self,
+        stop: &mut (impl Future<Output = ()> + Unpin),
+    ) -> Result<bool, NodeError> {
         self.carry_out().await?;
         self.tell_readiness().await;
         let now = (self.now)();
@@ -161,7 +175,10 @@ impl Driver {
             self.end_session(End::NotRead);
             return Ok(false);
         }
-        let wake = [due.filter(|_| !can_send), unread_until, self.control.deadline()].into_iter().flatten().min();
+        let wake = [due.filter(|_| !can_send), unread_until, self.control.deadline()]
+            .into_iter()
+            .flatten()
+            .min();
         let pause = wake.map_or(Duration::MAX, |at| at.since(now));
 
         let (inbound, outbound) = match &mut self.session {
@@ -207,26 +224,31 @@ impl Driver {
         let overrun = |Overrun| NodeError::Internal("more commands than an input can make");
         while let Some(output) = self.control.poll() {
             match output {
-                Output::Command { core, command } => self.outboxes[core].push(command).map_err(overrun)?,
+                Output::Command { core, command } => {
+                    self.outboxes[core].push(command).map_err(overrun)?
+                }
                 Output::Unfollow => {
                     if let Some(following) = self.following.take() {
                         let positions = timeout(FEED_ENDS_WITHIN, following.stop()).await;
-                        self.positions = positions.map_err(|_| NodeError::Internal("the feed does not end"))?;
+                        self.positions =
+                            positions.map_err(|_| NodeError::Internal("the feed does not end"))?;
                         // What waits for a core may be another log's than what the core is given next.
                         let drained = join_all(self.feed.cores.iter().map(|core| core.drained()));
-                        timeout(FEED_ENDS_WITHIN, drained)
-                            .await
-                            .map_err(|_| NodeError::Internal("batches of the feed are not applied"))?;
+                        timeout(FEED_ENDS_WITHIN, drained).await.map_err(|_| {
+                            NodeError::Internal("batches of the feed are not applied")
+                        })?;
                         // Its last words are not about what is followed next.
                         while self.notes.try_recv().is_ok() {}
                     }
                 }
                 Output::Follow { ownership, continues } => {
                     // Only when its partitions are the core's may a batch reach it.
-                    let reached = self.outboxes.iter().map(Outbox::reached).collect::<Result<Vec<_>, _>>();
+                    let reached =
+                        self.outboxes.iter().map(Outbox::reached).collect::<Result<Vec<_>, _>>();
                     let positions = feed::resume(std::mem::take(&mut self.positions), &continues);
                     let splitter = Splitter::new(&ownership, self.outboxes.len(), &positions);
-                    self.following = Some(self.feed.clone().follow(splitter, reached.map_err(overrun)?));
+                    self.following =
+                        Some(self.feed.clone().follow(splitter, reached.map_err(overrun)?));
                 }
             }
         }
@@ -250,7 +272,9 @@ impl Driver {
             former.span.in_scope(|| info!("session superseded by a newer one"));
             let _ = former.end.send(End::Superseded);
         }
-        session.span.in_scope(|| info!(log = %opened.log, version = opened.version, "session with coordinator begun"));
+        session.span.in_scope(
+            || info!(log = %opened.log, version = opened.version, "session with coordinator begun"),
+        );
         let _ = answer.send(Ok(()));
         self.unread_since = None;
         self.session = Some(session);
@@ -282,7 +306,8 @@ impl Driver {
             Err(reason) => info!(%reason, "node is not ready"),
         }
         if self.ready.map(|before| before.is_ok()) != Some(ready.is_ok()) {
-            let status = if ready.is_ok() { ServingStatus::Serving } else { ServingStatus::NotServing };
+            let status =
+                if ready.is_ok() { ServingStatus::Serving } else { ServingStatus::NotServing };
             self.health.set_service_status(SERVICE_NAME, status).await;
         }
         self.ready = Some(ready);

@@ -82,7 +82,11 @@ enum Errand {
 
 impl Outbox {
     /// `failed` hears of it when the core takes no more.
-    pub(super) fn new(core: usize, sink: Arc<dyn CommandSink>, failed: mpsc::Sender<CoreFailure>) -> Self {
+    pub(super) fn new(
+        core: usize,
+        sink: Arc<dyn CommandSink>,
+        failed: mpsc::Sender<CoreFailure>,
+    ) -> Self {
         let (errands, mut queue) = mpsc::channel(OUTBOX);
         let task = tokio::spawn(async move {
             while let Some(errand) = queue.recv().await {
@@ -201,7 +205,10 @@ pub fn scripted(cores: usize) -> (Vec<CorePort>, Vec<ScriptedCore>) {
     let pair = |_| {
         let (commands, taken) = mpsc::channel(64);
         let (tell, events) = mpsc::channel(64);
-        (CorePort { commands: Arc::new(commands), events }, ScriptedCore { commands: taken, events: tell })
+        (
+            CorePort { commands: Arc::new(commands), events },
+            ScriptedCore { commands: taken, events: tell },
+        )
     };
     (0..cores).map(pair).unzip()
 }

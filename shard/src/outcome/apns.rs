@@ -97,7 +97,9 @@ pub(super) fn classify(status: u16, reason: &Reason, wait: Option<Duration>) -> 
         | Reason::TopicDisallowed => Verdict::Message { token: false },
 
         // Our own making: the path is the same for all but the token's digits.
-        Reason::BadPath | Reason::MethodNotAllowed | Reason::MissingDeviceToken => Verdict::Message { token: false },
+        Reason::BadPath | Reason::MethodNotAllowed | Reason::MissingDeviceToken => {
+            Verdict::Message { token: false }
+        }
 
         // The token is dead. 410 means it for sure; 400 is also the answer to every token of the other environment.
         Reason::Unregistered | Reason::ExpiredToken => Verdict::Dead { sure: true },
@@ -123,7 +125,9 @@ pub(super) fn classify(status: u16, reason: &Reason, wait: Option<Duration>) -> 
         Reason::TooManyProviderTokenUpdates => Verdict::TokenChange,
 
         // The gateway's own trouble, for everybody.
-        Reason::InternalServerError | Reason::ServiceUnavailable | Reason::Shutdown => Verdict::LaneLater { wait },
+        Reason::InternalServerError | Reason::ServiceUnavailable | Reason::Shutdown => {
+            Verdict::LaneLater { wait }
+        }
 
         // Said of a connection that idled; the request was merely the next one on it.
         Reason::IdleTimeout => Verdict::ConnectionOnly,
@@ -150,7 +154,10 @@ mod tests {
     }
 
     fn judge_body(status: u16, body: &str, wait: Option<Duration>) -> Verdict {
-        outcome::classify(Platform::Apns, &answer::read(Platform::Apns, status, body.as_bytes(), wait))
+        outcome::classify(
+            Platform::Apns,
+            &answer::read(Platform::Apns, status, body.as_bytes(), wait),
+        )
     }
 
     #[test]
@@ -218,8 +225,17 @@ mod tests {
 
     #[test]
     fn an_answer_without_a_reason_of_its_status_says_nothing() {
-        for status in [201, 204, 302, 400, 401, 403, 404, 407, 408, 410, 413, 429, 500, 502, 503, 999] {
-            for body in ["", "<html>Not Found</html>", "{}", "[]", r#"{"reason":""}"#, r#"{"reason":"Unreg"#] {
+        for status in
+            [201, 204, 302, 400, 401, 403, 404, 407, 408, 410, 413, 429, 500, 502, 503, 999]
+        {
+            for body in [
+                "",
+                "<html>Not Found</html>",
+                "{}",
+                "[]",
+                r#"{"reason":""}"#,
+                r#"{"reason":"Unreg"#,
+            ] {
                 assert_eq!(judge_body(status, body, None), UNSIGNED, "{status} {body}");
             }
         }

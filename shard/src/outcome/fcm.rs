@@ -137,14 +137,18 @@ impl fmt::Display for Reason {
 /// Judges an answer other than 200. `wait`: its `retry-after`.
 pub(super) fn classify(http: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
     match (&reason.code, http) {
-        (None | Some(ErrorCode::Unknown(_) | ErrorCode::Unspecified), _) => by_status(http, reason, wait),
+        (None | Some(ErrorCode::Unknown(_) | ErrorCode::Unspecified), _) => {
+            by_status(http, reason, wait)
+        }
 
         // The app is gone from the device, or its token has expired. A front end that fails is no witness of that, whatever
         // it found to say.
         (Some(ErrorCode::Unregistered), 400 | 404 | 410) => Verdict::Dead { sure: true },
 
         // A token that is none, or a message that FCM does not take: the other devices tell.
-        (Some(ErrorCode::InvalidArgument), 400) => Verdict::Message { token: reason.may_be_token() },
+        (Some(ErrorCode::InvalidArgument), 400) => {
+            Verdict::Message { token: reason.may_be_token() }
+        }
 
         // Alive, but of another project: a wrong credential must not cost the registry its devices.
         (Some(ErrorCode::SenderIdMismatch), 400 | 403) => Verdict::Refused,
@@ -157,7 +161,9 @@ pub(super) fn classify(http: u16, reason: &Reason, wait: Option<Duration>) -> Ve
         (Some(ErrorCode::QuotaExceeded), 429) => quota(reason, wait),
 
         // The gateway's own trouble, for everybody.
-        (Some(ErrorCode::Unavailable | ErrorCode::Internal), 500..=599) => Verdict::LaneLater { wait },
+        (Some(ErrorCode::Unavailable | ErrorCode::Internal), 500..=599) => {
+            Verdict::LaneLater { wait }
+        }
 
         (
             Some(
@@ -181,7 +187,9 @@ fn by_status(http: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
         // A message over 4,096 bytes is refused so.
         (Some(Status::InvalidArgument), 400) => Verdict::Message { token: reason.may_be_token() },
         // The access token is missing, wrong or has expired; the service account may not send, or the project's API is off.
-        (Some(Status::Unauthenticated), 401) | (Some(Status::PermissionDenied), 403) => Verdict::Credential,
+        (Some(Status::Unauthenticated), 401) | (Some(Status::PermissionDenied), 403) => {
+            Verdict::Credential
+        }
         // One such answer is about a token that is not there (firebase-admin reads it so); all of them, about the project.
         (Some(Status::NotFound), 404) => Verdict::Project,
         (Some(Status::ResourceExhausted), 429) => quota(reason, wait),

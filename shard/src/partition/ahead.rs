@@ -65,7 +65,8 @@ pub fn apply_all(
     let mut ring = [(None, Found::default()); RING];
     for turn in 0..records.len() + STAGES * STEP {
         if let Some((id, record)) = records.get(turn) {
-            let slot = slot_of(*id).filter(|slot| partitions.get(*slot).is_some_and(Option::is_some));
+            let slot =
+                slot_of(*id).filter(|slot| partitions.get(*slot).is_some_and(Option::is_some));
             ring[turn % RING] = (slot, Found::default());
             if let Some(partition) = slot.and_then(|slot| partitions[slot].as_ref()) {
                 ring[turn % RING].1 = partition.look_for_bucket(record);
@@ -79,7 +80,9 @@ pub fn apply_all(
             Partition::look_for_keys,
         ];
         for (stage, look) in (1..).zip(looks) {
-            let Some(at) = turn.checked_sub(stage * STEP).filter(|at| *at < records.len()) else { continue };
+            let Some(at) = turn.checked_sub(stage * STEP).filter(|at| *at < records.len()) else {
+                continue;
+            };
             let (slot, found) = &mut ring[at % RING];
             if let Some(partition) = slot.and_then(|slot| partitions[slot].as_ref()) {
                 look(partition, &records[at].1, found);
@@ -87,7 +90,9 @@ pub fn apply_all(
         }
         let Some(at) = turn.checked_sub(STAGES * STEP) else { continue };
         let (slot, found) = &ring[at % RING];
-        if let Some((slot, partition)) = slot.and_then(|slot| Some((slot, partitions[slot].as_mut()?))) {
+        if let Some((slot, partition)) =
+            slot.and_then(|slot| Some((slot, partitions[slot].as_mut()?)))
+        {
             applied(slot, partition.apply_found(appended, &records[at].1, found, words));
         }
     }
@@ -123,7 +128,9 @@ impl Partition {
     /// The row is here: from which page the device will go, to which it will come, and where its token is.
     #[inline]
     fn look_for_fences(&self, record: &Record, found: &mut Found) {
-        let Some((ordinal, row)) = found.ordinal.and_then(|ordinal| Some((ordinal, self.rows.get(ordinal)?))) else {
+        let Some((ordinal, row)) =
+            found.ordinal.and_then(|ordinal| Some((ordinal, self.rows.get(ordinal)?)))
+        else {
             return;
         };
         let stands = self.standing_of(row, ordinal).key;
@@ -141,7 +148,8 @@ impl Partition {
             }
             Change::Removal | Change::Mute(true) | Change::Feedback { .. } => (stands, None),
         };
-        let stays = comes.is_none() && matches!(record.change, Change::Place(_) | Change::Arrival(..));
+        let stays =
+            comes.is_none() && matches!(record.change, Change::Place(_) | Change::Arrival(..));
         found.goes = goes.filter(|_| !stays).map(|key| (key, self.pages.seek_group(key)));
         found.comes = comes;
         if !matches!(record.change, Change::Place(_) | Change::Mute(_)) {

@@ -56,7 +56,8 @@ impl Pool {
         if self.fresh.is_empty() {
             self.fresh = region();
         }
-        let (first, rest) = mem::take(&mut self.fresh).split_first_mut().expect("a region has blocks");
+        let (first, rest) =
+            mem::take(&mut self.fresh).split_first_mut().expect("a region has blocks");
         self.fresh = rest;
         first
     }
@@ -79,7 +80,9 @@ impl<T: Content> Block<T> {
     pub(super) fn new() -> Self {
         const { assert!(size_of::<T>() == BLOCK_BYTES && align_of::<T>() <= align_of::<Bytes>()) };
         let bytes = POOL.lock().take();
-        Self(Some(T::mut_from_bytes(bytes.as_mut_bytes()).expect("as large as a block, and aligned")))
+        Self(Some(
+            T::mut_from_bytes(bytes.as_mut_bytes()).expect("as large as a block, and aligned"),
+        ))
     }
 }
 
@@ -128,7 +131,10 @@ mod tests {
         for round in 1..3 {
             let mut blocks: Vec<Block<Bytes>> = (0..count).map(|_| Block::new()).collect();
             for (n, block) in blocks.iter_mut().enumerate() {
-                assert!([0, 5_000, BLOCK_BYTES - 1].iter().all(|at| block.all[*at] == 0), "round {round}");
+                assert!(
+                    [0, 5_000, BLOCK_BYTES - 1].iter().all(|at| block.all[*at] == 0),
+                    "round {round}"
+                );
                 let mark = n.to_le_bytes();
                 block.all[..8].copy_from_slice(&mark);
                 block.all[BLOCK_BYTES - 8..].copy_from_slice(&mark);

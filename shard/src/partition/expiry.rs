@@ -60,7 +60,9 @@ impl Expiry {
 /// ahead of its append time is kept so much longer, as what it keeps out can come so much later.
 pub(super) fn due(appended: UnixMillis, observed: UnixMillis) -> UnixMillis {
     let ahead = observed.0.saturating_sub(appended.0).min(OBSERVED_AHEAD_MAX_MS);
-    UnixMillis(appended.0.saturating_add(ahead).saturating_add(UNREGISTERED_KEPT_MS).min((1 << 48) - 1))
+    UnixMillis(
+        appended.0.saturating_add(ahead).saturating_add(UNREGISTERED_KEPT_MS).min((1 << 48) - 1),
+    )
 }
 
 fn pack(due: UnixMillis, ordinal: Ordinal) -> [u8; 10] {
@@ -72,5 +74,8 @@ fn pack(due: UnixMillis, ordinal: Ordinal) -> [u8; 10] {
 
 fn unpack(entry: [u8; 10]) -> (UnixMillis, Ordinal) {
     let [a, b, c, d, e, f, w, x, y, z] = entry;
-    (UnixMillis(u64::from_be_bytes([0, 0, a, b, c, d, e, f])), Ordinal(u32::from_be_bytes([w, x, y, z])))
+    (
+        UnixMillis(u64::from_be_bytes([0, 0, a, b, c, d, e, f])),
+        Ordinal(u32::from_be_bytes([w, x, y, z])),
+    )
 }

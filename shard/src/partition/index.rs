@@ -81,10 +81,11 @@ impl Index {
             let of_bucket = &mut dealt[ends[n]..ends[n + 1]];
             of_bucket.sort_unstable();
             let device = |ordinal: Ordinal| rows.at(ordinal).device();
-            if of_bucket
-                .chunk_by(|a, b| a.0 == b.0)
-                .any(|same| same.iter().enumerate().any(|(n, a)| same[..n].iter().any(|b| device(a.1) == device(b.1))))
-            {
+            if of_bucket.chunk_by(|a, b| a.0 == b.0).any(|same| {
+                same.iter()
+                    .enumerate()
+                    .any(|(n, a)| same[..n].iter().any(|b| device(a.1) == device(b.1)))
+            }) {
                 return None;
             }
             let mut bucket = Vec::new();
@@ -175,7 +176,8 @@ impl Index {
         // No entry below this one has the wanted bits, and none from it on has lower ones.
         let least = wanted << self.ordinal_bits;
         let from = self.look_from(bucket.len(), wanted);
-        let below = |look: &[u32]| look.iter().map(|entry| u32::from(*entry < least)).sum::<u32>() as usize;
+        let below =
+            |look: &[u32]| look.iter().map(|entry| u32::from(*entry < least)).sum::<u32>() as usize;
         let look = bucket[from..].first_chunk::<LOOK>();
         let mut at = from + look.map_or_else(|| below(&bucket[from..]), |look| below(look));
         while at > 0 && bucket[at - 1] >= least {
@@ -203,7 +205,10 @@ impl Index {
         let from = buckets - 1 - previous_power(buckets - 1);
         let entries = std::mem::take(&mut self.buckets[from]);
         // Rows stand anywhere: in a pass that does nothing else the waits for them overlap.
-        let hashes: Vec<_> = entries.iter().map(|entry| IdHash::of(rows.at(self.ordinal(*entry)).device())).collect();
+        let hashes: Vec<_> = entries
+            .iter()
+            .map(|entry| IdHash::of(rows.at(self.ordinal(*entry)).device()))
+            .collect();
         let stays = |hash: &IdHash| bucket_of(*hash, buckets) == from;
         let staying = hashes.iter().filter(|hash| stays(hash)).count();
         let (mut stay, mut go) = (Vec::new(), Vec::new());
@@ -337,7 +342,12 @@ mod tests {
     fn each_device_comes_once() {
         let mut rows = Rows::default();
         let devices: Vec<_> = [1, 2, 1]
-            .map(|n| (IdHash::of(device(n)), rows.insert(Row::new(device(n)), UnixMillis(0), |_, _| None).unwrap()))
+            .map(|n| {
+                (
+                    IdHash::of(device(n)),
+                    rows.insert(Row::new(device(n)), UnixMillis(0), |_, _| None).unwrap(),
+                )
+            })
             .to_vec();
         assert!(Index::of(&devices, &rows).is_none());
         assert!(Index::of(&devices[..2], &rows).is_some());

@@ -56,7 +56,9 @@ impl From<Cell> for Place {
 }
 
 /// A device's place in the walk.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 #[repr(transparent)]
 pub(crate) struct Key(u64);
 
@@ -66,7 +68,11 @@ impl Key {
 
     /// Of a device. The ordinal is below [`ORDINALS_MAX`].
     pub(crate) fn new(place: Place, tag: Tag, ordinal: Ordinal) -> Self {
-        Self(place.0 << AT_PLACE_BITS | tag.bits() << ORDINAL_BITS | u64::from(ordinal.0 & (ORDINALS_MAX - 1)))
+        Self(
+            place.0 << AT_PLACE_BITS
+                | tag.bits() << ORDINAL_BITS
+                | u64::from(ordinal.0 & (ORDINALS_MAX - 1)),
+        )
     }
 
     /// Not after any device at this place.

@@ -78,7 +78,10 @@ impl Page {
 impl Pages {
     /// Without keys. Tests choose small pages, to see many splits and merges.
     pub(super) fn new(page_keys_max: usize) -> Self {
-        assert!(page_keys_max >= 4, "a page that is split must leave two that are not merged at once");
+        assert!(
+            page_keys_max >= 4,
+            "a page that is split must leave two that are not merged at once"
+        );
         assert!(page_keys_max <= SLAB_KEYS, "a page stands in one slab");
         let mut new = Self {
             fences: vec![Key::MIN],
@@ -349,8 +352,12 @@ impl Pages {
         places.extend(self.free.iter().map(|at| *at as usize));
         places.sort_unstable();
         let pages = SLAB_KEYS / self.page_keys_max;
-        let of_slab = |slab| (0..pages).map(move |page| slab * SLAB_KEYS + page * self.page_keys_max);
-        assert!(places.into_iter().eq((0..self.slabs.len()).flat_map(of_slab)), "each place is one page's, or free");
+        let of_slab =
+            |slab| (0..pages).map(move |page| slab * SLAB_KEYS + page * self.page_keys_max);
+        assert!(
+            places.into_iter().eq((0..self.slabs.len()).flat_map(of_slab)),
+            "each place is one page's, or free"
+        );
         for n in 0..self.pages.len() {
             let page = self.keys(n);
             assert!(!page.is_empty() || self.pages.len() == 1, "page {n} is empty");
@@ -413,9 +420,16 @@ mod tests {
     #[test]
     fn pages_stay_full() {
         let mut pages = Pages::new(64);
-        let at =
-            |n: u64| Key::new(Place::from_bits(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 31), Tag::NONE, Ordinal(0));
-        let fill = |pages: &Pages| pages.pages.iter().map(|p| p.len()).sum::<usize>() * 100 / (pages.pages.len() * 64);
+        let at = |n: u64| {
+            Key::new(
+                Place::from_bits(n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 31),
+                Tag::NONE,
+                Ordinal(0),
+            )
+        };
+        let fill = |pages: &Pages| {
+            pages.pages.iter().map(|p| p.len()).sum::<usize>() * 100 / (pages.pages.len() * 64)
+        };
         (0..20_000).for_each(|n| pages.insert(at(n), 0));
         assert!(fill(&pages) >= 90, "{}", fill(&pages));
         for n in 0..20_000 {

@@ -44,7 +44,12 @@ pub(super) struct Profiles {
 impl Profiles {
     /// Without any.
     pub(super) fn new() -> Self {
-        Self { known: Vec::new(), table: HashTable::new(), others: BTreeMap::new(), max: PROFILES_MAX }
+        Self {
+            known: Vec::new(),
+            table: HashTable::new(),
+            others: BTreeMap::new(),
+            max: PROFILES_MAX,
+        }
     }
 
     /// With room for fewer numbers; tests choose few, to see the map used.
@@ -56,7 +61,9 @@ impl Profiles {
     /// The number for a device with this combination. What was kept for it before is forgotten.
     pub(super) fn insert(&mut self, ordinal: Ordinal, profile: Profile) -> ProfileIndex {
         self.remove(ordinal);
-        if let Some(&known) = self.table.find(hash(&profile), |&n| self.known[usize::from(n)] == profile) {
+        if let Some(&known) =
+            self.table.find(hash(&profile), |&n| self.known[usize::from(n)] == profile)
+        {
             return ProfileIndex(known);
         }
         if self.known.len() >= self.max {
@@ -88,8 +95,12 @@ impl Profiles {
 
 impl Profile {
     /// Nobody's: never pushed to.
-    const UNKNOWN: Self =
-        Self { app: AppIndex::UNKNOWN, locale: LocaleIndex::UNKNOWN, segments: SegmentsIndex::UNKNOWN, tag: Tag::NONE };
+    const UNKNOWN: Self = Self {
+        app: AppIndex::UNKNOWN,
+        locale: LocaleIndex::UNKNOWN,
+        segments: SegmentsIndex::UNKNOWN,
+        tag: Tag::NONE,
+    };
 }
 
 fn hash(p: &Profile) -> u64 {
@@ -104,12 +115,19 @@ mod tests {
     /// A combination has one number; one that found none left is its device's alone, until that has another.
     #[test]
     fn numbers_run_out() {
-        let of =
-            |n: u16| Profile { app: AppIndex(n), locale: LocaleIndex(0), segments: SegmentsIndex(0), tag: Tag::NONE };
+        let of = |n: u16| Profile {
+            app: AppIndex(n),
+            locale: LocaleIndex(0),
+            segments: SegmentsIndex(0),
+            tag: Tag::NONE,
+        };
         let mut profiles = Profiles::with_max(2);
-        let number: Vec<_> = (0..4).map(|n| profiles.insert(Ordinal(u32::from(n)), of(n))).collect();
+        let number: Vec<_> =
+            (0..4).map(|n| profiles.insert(Ordinal(u32::from(n)), of(n))).collect();
         assert!(profiles.insert(Ordinal(9), of(1)) == number[1]);
-        assert!((0..4).all(|n| profiles.get(Ordinal(u32::from(n)), number[usize::from(n)]) == of(n)));
+        assert!(
+            (0..4).all(|n| profiles.get(Ordinal(u32::from(n)), number[usize::from(n)]) == of(n))
+        );
         profiles.remove(Ordinal(2));
         let again = profiles.insert(Ordinal(3), of(0));
         assert!(profiles.get(Ordinal(3), again) == of(0) && profiles.others.is_empty());

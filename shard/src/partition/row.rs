@@ -145,7 +145,10 @@ impl Row {
 
     /// Forgets everything but the device, that it is scheduled to be looked at, and where it stands.
     pub(super) fn reset(&mut self) {
-        *self = Self { place: to_five(LIVE | self.word() & (SCHEDULED | GUEST)), ..Self::new(self.device()) };
+        *self = Self {
+            place: to_five(LIVE | self.word() & (SCHEDULED | GUEST)),
+            ..Self::new(self.device())
+        };
     }
 
     /// Its first and last byte together: of no meaning, for who wants the whole of it in the cache.
@@ -165,7 +168,11 @@ impl Row {
     /// Nobody's, with its neighbours in a list of vacant slots.
     pub(super) fn link(before: u32, behind: u32) -> Self {
         let [a, b, c, d] = before.to_le_bytes();
-        Self { token: behind.to_le_bytes(), place_version: Millis40([a, b, c, d, 0]), ..Self::VACANT }
+        Self {
+            token: behind.to_le_bytes(),
+            place_version: Millis40([a, b, c, d, 0]),
+            ..Self::VACANT
+        }
     }
 
     /// What [`Row::link`] was told.
@@ -184,7 +191,9 @@ impl Row {
     }
 
     pub(super) fn set_place(&mut self, place: Option<Place>) {
-        self.place = to_five(self.word() & !(PLACE | PLACED) | place.map_or(0, |place| place.bits() | PLACED));
+        self.place = to_five(
+            self.word() & !(PLACE | PLACED) | place.map_or(0, |place| place.bits() | PLACED),
+        );
     }
 
     pub(super) fn is_muted(&self) -> bool {

@@ -99,7 +99,9 @@ impl Rows {
     pub(super) fn get(&self, ordinal: Ordinal) -> Option<&Row> {
         let at = ordinal.0 as usize % CHUNK_ROWS;
         match self.chunks.get(ordinal.0 as usize / CHUNK_ROWS)? {
-            Chunk::Own(slots) => Some(&slots.rows[at]).filter(|row| row.is_live() && !row.is_guest()),
+            Chunk::Own(slots) => {
+                Some(&slots.rows[at]).filter(|row| row.is_live() && !row.is_guest())
+            }
             Chunk::Guests(slots) => (slots[at] != NONE).then(|| self.slot(slots[at])),
         }
     }
@@ -188,7 +190,8 @@ impl Rows {
             self.have_own(chunk);
             self.unlink(ordinal.0);
         }
-        let slot = if matches!(self.chunks[chunk], Chunk::Own(_)) { ordinal.0 } else { self.pop_vacant() };
+        let slot =
+            if matches!(self.chunks[chunk], Chunk::Own(_)) { ordinal.0 } else { self.pop_vacant() };
         if let Chunk::Guests(slots) = &mut self.chunks[chunk] {
             slots[at] = slot;
         }
@@ -197,7 +200,11 @@ impl Rows {
     }
 
     /// The slot of an ordinal that rested, if it has one, is in no list and nobody's afterwards.
-    fn free_own_slot(&mut self, ordinal: Ordinal, who: impl Fn(&Self, DeviceId) -> Option<Ordinal>) {
+    fn free_own_slot(
+        &mut self,
+        ordinal: Ordinal,
+        who: impl Fn(&Self, DeviceId) -> Option<Ordinal>,
+    ) {
         if matches!(self.chunks[ordinal.0 as usize / CHUNK_ROWS], Chunk::Guests(_)) {
             return;
         }
@@ -217,7 +224,9 @@ impl Rows {
 
     /// A chunk of guests gets slots of its own.
     fn have_own(&mut self, chunk: usize) {
-        let Chunk::Guests(guests) = std::mem::replace(&mut self.chunks[chunk], Chunk::Own(Block::new())) else {
+        let Chunk::Guests(guests) =
+            std::mem::replace(&mut self.chunks[chunk], Chunk::Own(Block::new()))
+        else {
             return;
         };
         for (own, slot) in (chunk * CHUNK_ROWS..).zip(guests.iter()) {
@@ -324,10 +333,11 @@ impl Rows {
     /// Those that rest, longest first, each as a snapshot names it: 34 bits of time in units of 1,024 ms since 1970, which
     /// last until the year 2527, above 30 of ordinal.
     pub(super) fn saved_resting(&self) -> impl Iterator<Item = u64> {
-        let since = self.since.iter().flat_map(|(since, n)| std::iter::repeat_n(*since, *n as usize));
-        since
-            .zip(&self.resting)
-            .map(|(since, ordinal)| since << SAVED_SHIFT << SAVED_ORDINAL_BITS | u64::from(ordinal.0))
+        let since =
+            self.since.iter().flat_map(|(since, n)| std::iter::repeat_n(*since, *n as usize));
+        since.zip(&self.resting).map(|(since, ordinal)| {
+            since << SAVED_SHIFT << SAVED_ORDINAL_BITS | u64::from(ordinal.0)
+        })
     }
 
     /// Without rows, and with those that rest of so many ordinals: what a snapshot begins with. `None`: the numbers cannot be.
@@ -373,7 +383,10 @@ impl Rows {
     /// A check of what slots and their list promise each other; the slots that there are.
     fn check(&self) -> usize {
         let mut taken: Vec<u32> = self.iter().map(|(ordinal, _)| self.slot_of(ordinal)).collect();
-        assert!(self.iter().all(|(ordinal, row)| row.is_guest() == (self.slot_of(ordinal) != ordinal.0)));
+        assert!(
+            self.iter()
+                .all(|(ordinal, row)| row.is_guest() == (self.slot_of(ordinal) != ordinal.0))
+        );
         let (mut slot, mut before) = (self.vacant, NONE);
         while slot != NONE {
             let row = self.slot(slot);
@@ -383,7 +396,10 @@ impl Rows {
         }
         taken.sort_unstable();
         let own = |n: &u32| matches!(self.chunks[*n as usize / CHUNK_ROWS], Chunk::Own(_));
-        assert!(taken.into_iter().eq((0..self.unused).filter(own)), "each slot is somebody's, or vacant");
+        assert!(
+            taken.into_iter().eq((0..self.unused).filter(own)),
+            "each slot is somebody's, or vacant"
+        );
         self.chunks.iter().filter(|chunk| matches!(chunk, Chunk::Own(_))).count() * CHUNK_ROWS
     }
 }
@@ -398,8 +414,9 @@ mod tests {
     #[test]
     fn ordinals_rest() {
         let mut rows = Rows::default();
-        let give =
-            |rows: &mut Rows, now| rows.insert(Row::new(DeviceId([1; 16])), UnixMillis(now), |_, _| None).unwrap().0;
+        let give = |rows: &mut Rows, now| {
+            rows.insert(Row::new(DeviceId([1; 16])), UnixMillis(now), |_, _| None).unwrap().0
+        };
         assert_eq!([give(&mut rows, 0), give(&mut rows, 0), give(&mut rows, 0)], [0, 1, 2]);
         rows.remove(Ordinal(1), UnixMillis(10 * REST_UNIT_MS));
         rows.remove(Ordinal(0), UnixMillis(19 * REST_UNIT_MS + 1));

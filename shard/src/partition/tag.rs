@@ -58,7 +58,8 @@ mod tests {
 
     #[test]
     fn a_set_has_the_tags_of_its_apps() {
-        let apps: Vec<_> = ["a", "b", "c", "d"].map(|id| AppName::from_id(id).expect("well-formed")).to_vec();
+        let apps: Vec<_> =
+            ["a", "b", "c", "d"].map(|id| AppName::from_id(id).expect("well-formed")).to_vec();
         let some = Tags::of(&apps[..2]);
         for app in &apps {
             let tag = Tag::of(app);

@@ -59,7 +59,8 @@ pub(crate) fn rest(partition: &Partition) -> Rest {
     let mut expiry: Vec<_> = partition.expiry.iter().collect();
     expiry.sort();
     let versions = partition.rows.iter().map(|(ordinal, row)| {
-        let versions = [row.place_version, row.registration_version, partition.mute_version(ordinal)];
+        let versions =
+            [row.place_version, row.registration_version, partition.mute_version(ordinal)];
         (ordinal, versions.map(Millis40::bits), row.due())
     });
     Rest {
@@ -88,7 +89,8 @@ pub(crate) fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
             let (stored, mut buffer) = (partition.tokens.get(r.token), TokenBuffer::default());
             let (token, person) = (stored.read(&mut buffer), stored.person());
             let r = partition.profiles.get(ordinal, r.profile);
-            let mut segments: Vec<_> = words.segments(r.segments).unwrap().map(str::to_owned).collect();
+            let mut segments: Vec<_> =
+                words.segments(r.segments).unwrap().map(str::to_owned).collect();
             segments.sort();
             let person = std::str::from_utf8(person).unwrap().to_owned();
             assert_eq!(partition.person(ordinal).unwrap_or(""), person);
@@ -96,7 +98,11 @@ pub(crate) fn contents(partition: &Partition, words: &Vocabulary) -> Contents {
             let app = words.app(r.app).unwrap().clone();
             Registration { app, token, locale: words.locale(r.locale).to_owned(), segments, person }
         });
-        let known = Known { place: row.place().map(|p| p.cell().index()), registration, muted: row.is_muted() };
+        let known = Known {
+            place: row.place().map(|p| p.cell().index()),
+            registration,
+            muted: row.is_muted(),
+        };
         let reachable = known.registration.is_some() && known.place.is_some() && !known.muted;
         assert_eq!(partition.pushable(ordinal).is_some(), reachable);
         if known != Known::default() {
@@ -142,7 +148,10 @@ impl Model {
             }
             return;
         }
-        let d = self.devices.entry(n).or_insert_with(|| ModelDevice { due: kept, ..ModelDevice::default() });
+        let d = self
+            .devices
+            .entry(n)
+            .or_insert_with(|| ModelDevice { due: kept, ..ModelDevice::default() });
         let empty = d.registration.1.is_none() && d.place.1.is_none() && !d.mute.1;
         let (new_registration, new_place) = match &record.change {
             Change::Registration(r) => (Some(Some(r.clone())), None),
@@ -179,7 +188,11 @@ impl Model {
             registration: d.registration.1.clone(),
             muted: d.mute.1,
         };
-        self.devices.iter().map(|(n, d)| (device(*n), known(d))).filter(|(_, k)| *k != Known::default()).collect()
+        self.devices
+            .iter()
+            .map(|(n, d)| (device(*n), known(d)))
+            .filter(|(_, k)| *k != Known::default())
+            .collect()
     }
 }
 
@@ -201,8 +214,7 @@ fn change() -> impl Strategy<Value = Change> {
 /// (device, observed, append time passed, change): in a narrow time, so that ties and lateness are common; sometimes
 /// a day passes.
 pub(crate) fn history() -> impl Strategy<Value = Vec<(u8, u64, u64, Change)>> {
-    let passed =
-        prop_oneof![8 => 0u64..3, 1 => Just(9 * HOUR_MS), 1 => Just(30 * HOUR_MS), 1 => Just(34 * 24 * HOUR_MS)];
+    let passed = prop_oneof![8 => 0u64..3, 1 => Just(9 * HOUR_MS), 1 => Just(30 * HOUR_MS), 1 => Just(34 * 24 * HOUR_MS)];
     prop::collection::vec((0u8..12, 0u64..40, passed, change()), 0..200)
 }
 
@@ -340,7 +352,10 @@ fn a_tombstone_keeps_older_observations_out() {
     told.at(0, 20, Change::Removal);
     told.at(23, 19, Change::Arrival(registration(1), cell(1)));
     assert!(!told.pushable());
-    assert_eq!(told.at(23, 21, Change::Arrival(registration(1), cell(2))).placed, Some((Ordinal(0), cell(2))));
+    assert_eq!(
+        told.at(23, 21, Change::Arrival(registration(1), cell(2))).placed,
+        Some((Ordinal(0), cell(2)))
+    );
     // What the removal took stays away although the device is back.
     told.at(23, 30, Change::Removal);
     told.at(23, 31, Change::Registration(registration(1)));
@@ -356,7 +371,12 @@ fn a_dropped_ordinal_rests() {
     told.at(0, 20, Change::Removal);
     let arrive = |told: &mut Told, hour: u64, n: u8| {
         let record = record(n, START_MS, Change::Arrival(registration(1), cell(1)));
-        told.partition.apply(UnixMillis(START_MS + hour * HOUR_MS), &record, &mut told.words).placed.unwrap().0.0
+        told.partition
+            .apply(UnixMillis(START_MS + hour * HOUR_MS), &record, &mut told.words)
+            .placed
+            .unwrap()
+            .0
+            .0
     };
     assert_eq!(arrive(&mut told, 23, 2), 1);
     assert_eq!(told.ordinal(), Some(0));
@@ -424,6 +444,10 @@ fn debug_tells_nothing() {
     let mut told = Told::new();
     told.at(0, 1, Change::Arrival(registration(3), cell(1)));
     let pushable = told.partition.pushable(Ordinal(0)).unwrap();
-    let printed = format!("{:?} {pushable:?} {:?}", told.partition, told.partition.key_of(Ordinal(0)));
-    assert!(!printed.contains("token") && !printed.contains(&cell(1).index().to_string()), "{printed}");
+    let printed =
+        format!("{:?} {pushable:?} {:?}", told.partition, told.partition.key_of(Ordinal(0)));
+    assert!(
+        !printed.contains("token") && !printed.contains(&cell(1).index().to_string()),
+        "{printed}"
+    );
 }

@@ -61,13 +61,15 @@ impl Shape {
         let fits = (1..=TOKEN_BYTES_MAX).contains(&token_bytes)
             && person_bytes <= PERSON_BYTES_MAX
             && colon.is_none_or(|colon| usize::from(colon) < token_bytes);
-        let (token_bytes, person_bytes) = (u16::try_from(token_bytes).ok()?, u8::try_from(person_bytes).ok()?);
+        let (token_bytes, person_bytes) =
+            (u16::try_from(token_bytes).ok()?, u8::try_from(person_bytes).ok()?);
         fits.then_some(Self { token_bytes, colon, person_bytes })
     }
 
     fn of(token: &[u8], person: &str) -> Self {
         let person = if person.len() <= PERSON_BYTES_MAX { person } else { "" };
-        Self::new(token.len(), pack::colon_of(token), person.len()).expect("at most TOKEN_BYTES_MAX, PERSON_BYTES_MAX")
+        Self::new(token.len(), pack::colon_of(token), person.len())
+            .expect("at most TOKEN_BYTES_MAX, PERSON_BYTES_MAX")
     }
 
     pub(super) fn token_bytes(self) -> usize {
@@ -301,7 +303,8 @@ impl Tokens {
         if slots.unused == 0 {
             let most = (BLOCK_BYTES / shape.slot_bytes()).clamp(CHUNK_SLOTS_MIN, CHUNK_SLOTS_MAX);
             let count = (slots.slots / GROWTH_SHARE).clamp(CHUNK_SLOTS_MIN, most);
-            let chunk = u32::try_from(self.chunks.len()).ok().filter(|n| *n < 1 << (u32::BITS - SLOT_BITS));
+            let chunk =
+                u32::try_from(self.chunks.len()).ok().filter(|n| *n < 1 << (u32::BITS - SLOT_BITS));
             slots.chunk = chunk.expect("see the panics of `insert`");
             slots.unused = u32::try_from(count).expect("at most CHUNK_SLOTS_MAX");
             slots.slots += count;
@@ -387,12 +390,16 @@ mod tests {
         let mut tokens = Tokens::default();
         let at = tokens.insert(b"token", &"p".repeat(PERSON_BYTES_MAX + 1));
         let stored = tokens.get(at);
-        assert_eq!((stored.read(&mut TokenBuffer::default()), stored.person()), (&b"token"[..], &b""[..]));
+        assert_eq!(
+            (stored.read(&mut TokenBuffer::default()), stored.person()),
+            (&b"token"[..], &b""[..])
+        );
     }
 
     #[test]
     fn an_fcm_token_takes_six_bits_a_character() {
-        let token = [b"a".repeat(22), b":APA91b".to_vec(), b"-_Z9".repeat(33), b"xy".to_vec()].concat();
+        let token =
+            [b"a".repeat(22), b":APA91b".to_vec(), b"-_Z9".repeat(33), b"xy".to_vec()].concat();
         let mut tokens = Tokens::default();
         let at = tokens.insert(&token, "");
         assert_eq!((token.len(), tokens.get(at).content().len()), (163, 122));

@@ -75,8 +75,13 @@ impl Vocabulary {
     /// Only the empty locale and the empty set of segments.
     #[must_use]
     pub fn new() -> Self {
-        let mut new =
-            Self { apps: Words::new(), locales: Words::new(), segments: Words::new(), sets: Words::new(), refused: 0 };
+        let mut new = Self {
+            apps: Words::new(),
+            locales: Words::new(),
+            segments: Words::new(),
+            sets: Words::new(),
+            refused: 0,
+        };
         new.intern_locale("");
         new.intern_segments(&[]);
         new
@@ -122,7 +127,12 @@ impl Vocabulary {
     /// The index of a locale, made where needed.
     pub fn intern_locale(&mut self, locale: &str) -> LocaleIndex {
         let hash = xxh3_64(locale.as_bytes());
-        let index = self.locales.intern(hash, |l| **l == *locale, || locale.into(), |l| xxh3_64(l.as_bytes()));
+        let index = self.locales.intern(
+            hash,
+            |l| **l == *locale,
+            || locale.into(),
+            |l| xxh3_64(l.as_bytes()),
+        );
         LocaleIndex(self.or_unknown(index))
     }
 
@@ -137,8 +147,12 @@ impl Vocabulary {
         let mut set = Vec::with_capacity(names.len());
         for name in names {
             let hash = xxh3_64(name.as_bytes());
-            let index =
-                self.segments.intern(hash, |s| **s == **name, || name.as_str().into(), |s| xxh3_64(s.as_bytes()));
+            let index = self.segments.intern(
+                hash,
+                |s| **s == **name,
+                || name.as_str().into(),
+                |s| xxh3_64(s.as_bytes()),
+            );
             match index {
                 Some(index) => set.push(index),
                 None => return SegmentsIndex(self.or_unknown(None)),
@@ -147,7 +161,8 @@ impl Vocabulary {
         set.sort_unstable();
         set.dedup();
         let hash = hash_set(&set);
-        let index = self.sets.intern(hash, |s| **s == *set, || set.as_slice().into(), |s| hash_set(s));
+        let index =
+            self.sets.intern(hash, |s| **s == *set, || set.as_slice().into(), |s| hash_set(s));
         SegmentsIndex(self.or_unknown(index))
     }
 
@@ -161,7 +176,8 @@ impl Vocabulary {
         self.apps.get(app.0) == Some(&of.app)
             && self.locales.get(locale.0).is_some_and(|l| **l == *of.locale)
             && self.sets.get(segments.0).is_some_and(|set| {
-                set.len() == of.segments.len() && of.segments.iter().all(|name| set.iter().any(|n| name_is(n, name)))
+                set.len() == of.segments.len()
+                    && of.segments.iter().all(|name| set.iter().any(|n| name_is(n, name)))
             })
     }
 
@@ -249,14 +265,23 @@ mod tests {
 
     fn registration() -> Registration {
         let token = Token::new(Bytes::from_static(b"token")).unwrap();
-        Registration { app: app(1), token, locale: "zh-hans".to_owned(), segments: Vec::new(), person: String::new() }
+        Registration {
+            app: app(1),
+            token,
+            locale: "zh-hans".to_owned(),
+            segments: Vec::new(),
+            person: String::new(),
+        }
     }
 
     /// A word has one index, whoever asks, and the index gives the word back.
     #[test]
     fn words_are_kept_once() {
         let mut words = Vocabulary::new();
-        assert_eq!((words.intern_locale(""), words.intern_segments(&[])), (LocaleIndex::NONE, SegmentsIndex::EMPTY));
+        assert_eq!(
+            (words.intern_locale(""), words.intern_segments(&[])),
+            (LocaleIndex::NONE, SegmentsIndex::EMPTY)
+        );
         let (one, two) = (words.intern_app(&app(1)), words.intern_app(&app(2)));
         assert_eq!([words.intern_app(&app(1)), words.intern_app(&app(2))], [one, two]);
         assert_eq!(
@@ -269,15 +294,26 @@ mod tests {
         let set = words.intern_segments(&names(&["b", "a"]));
         assert_eq!(words.intern_segments(&names(&["a", "b", "a"])), set);
         assert_eq!(words.segments(set).unwrap().collect::<Vec<_>>(), ["b", "a"]);
-        let many = names(&["a"; 3]).into_iter().chain((0..40).map(|n| n.to_string())).collect::<Vec<_>>();
+        let many =
+            names(&["a"; 3]).into_iter().chain((0..40).map(|n| n.to_string())).collect::<Vec<_>>();
         assert_eq!(words.intern_segments(&many), words.intern_segments(&many));
         let says = |segments: &[&str], locale: &str| {
-            let of = Registration { segments: names(segments), locale: locale.to_owned(), ..registration() };
+            let of = Registration {
+                segments: names(segments),
+                locale: locale.to_owned(),
+                ..registration()
+            };
             words.says((one, zh, set), &of)
         };
         assert!(says(&["a", "b"], "zh-hans"));
-        assert!(![says(&["a"], "zh-hans"), says(&["a", "c"], "zh-hans"), says(&["a", "b"], "")].contains(&true));
-        assert!(!words.says((two, zh, set), &Registration { segments: names(&["a", "b"]), ..registration() }));
+        assert!(
+            ![says(&["a"], "zh-hans"), says(&["a", "c"], "zh-hans"), says(&["a", "b"], "")]
+                .contains(&true)
+        );
+        assert!(!words.says(
+            (two, zh, set),
+            &Registration { segments: names(&["a", "b"]), ..registration() }
+        ));
         assert_eq!(words.refused(), 0);
     }
 

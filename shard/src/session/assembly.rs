@@ -20,7 +20,9 @@ use clarion_proto::{
     ids::WaveId,
     limits::COVER_CELLS_MAX,
     time::Time,
-    wire::shard_v1::{self as wire, SessionRequest, cover_part::Of, session_request::Message as Wire},
+    wire::shard_v1::{
+        self as wire, SessionRequest, cover_part::Of, session_request::Message as Wire,
+    },
 };
 use prost::Message as _;
 use roaring::RoaringBitmap;
@@ -70,26 +72,46 @@ impl Assembly {
     }
 
     /// Takes what comes next on the session. `None`: it is a part, and there is nothing to act on yet.
-    pub fn take(&mut self, request: SessionRequest, received: Time) -> Option<Result<Message, Rejected>> {
+    pub fn take(
+        &mut self,
+        request: SessionRequest,
+        received: Time,
+    ) -> Option<Result<Message, Rejected>> {
         let bytes = request.encoded_len();
         self.partial.retain(|_, partial| received < partial.until());
         match request.message {
             Some(Wire::Wave(head)) if head.delivery > 0 => {
-                let (about, delivery, cells) = (About::Wave(WaveId(head.id)), head.delivery, head.cover_cells);
+                let (about, delivery, cells) =
+                    (About::Wave(WaveId(head.id)), head.delivery, head.cover_cells);
                 let limits = limits(&head.bands);
-                self.begin(about, Head::Wave(Box::new(head)), (delivery, cells, bytes), limits, received)
+                self.begin(
+                    about,
+                    Head::Wave(Box::new(head)),
+                    (delivery, cells, bytes),
+                    limits,
+                    received,
+                )
             }
             Some(Wire::Count(head)) if head.delivery > 0 => {
-                let (about, delivery, cells) = (About::Count(head.id), head.delivery, head.cover_cells);
+                let (about, delivery, cells) =
+                    (About::Count(head.id), head.delivery, head.cover_cells);
                 let limits = limits(&head.bands);
-                self.begin(about, Head::Count(Box::new(head)), (delivery, cells, bytes), limits, received)
+                self.begin(
+                    about,
+                    Head::Count(Box::new(head)),
+                    (delivery, cells, bytes),
+                    limits,
+                    received,
+                )
             }
             Some(Wire::CoverPart(part)) => self.part(part, bytes),
             other => {
                 match &other {
                     Some(Wire::Wave(wire::Wave { id: wave, .. }))
                     | Some(Wire::Cancel(wire::Cancel { wave, .. }))
-                    | Some(Wire::End(wire::End { wave })) => drop(self.partial.remove(&About::Wave(WaveId(*wave)))),
+                    | Some(Wire::End(wire::End { wave })) => {
+                        drop(self.partial.remove(&About::Wave(WaveId(*wave))))
+                    }
                     _ => {}
                 }
                 let message = Message::from_wire(SessionRequest { message: other }, received);
@@ -135,10 +157,21 @@ impl Assembly {
                 let problem = format_args!("at most {COVER_CELLS_MAX}, are {cells_announced}");
                 return Err(refused(about, InvalidField::new("cover_cells", problem)));
             }
-            let cover = CoverBuilder::new(limits).map_err(|e| refused(about, InvalidField::new("bands", e)))?;
+            let cover = CoverBuilder::new(limits)
+                .map_err(|e| refused(about, InvalidField::new("bands", e)))?;
             let (handed, payload) = (BTreeMap::new(), bytes);
-            let mut partial =
-                Partial { head, received, delivery, next: 0, cells: 0, cells_announced, cover, handed, payload, place };
+            let mut partial = Partial {
+                head,
+                received,
+                delivery,
+                next: 0,
+                cells: 0,
+                cells_announced,
+                cover,
+                handed,
+                payload,
+                place,
+            };
             partial.take_place(about)?;
             Ok(partial)
         });
@@ -155,7 +188,9 @@ impl Assembly {
         let about = match part.of {
             Some(Of::Wave(wave)) => About::Wave(WaveId(wave)),
             Some(Of::Count(id)) => About::Count(id),
-            None => return Some(Err(Rejected::new(InvalidField::new("cover_part.of", "is required")))),
+            None => {
+                return Some(Err(Rejected::new(InvalidField::new("cover_part.of", "is required"))));
+            }
         };
         let partial = self.partial.get_mut(&about)?;
         if part.delivery != partial.delivery || part.number < partial.next {
@@ -184,7 +219,10 @@ impl Partial {
 
     fn take(&mut self, about: About, part: wire::CoverPart, bytes: usize) -> Result<(), Rejected> {
         let wrong = |field: &str, problem: String| {
-            refused(about, InvalidField::new(field, format_args!("part {}: {problem}", part.number)))
+            refused(
+                about,
+                InvalidField::new(field, format_args!("part {}: {problem}", part.number)),
+            )
         };
         if part.number != self.next {
             return Err(wrong("cover_part.number", format!("part {} is missing", self.next)));
@@ -197,7 +235,9 @@ impl Partial {
             return Err(wrong("cover_part.bands", problem));
         }
         for band in &part.bands {
-            self.cover.add(band.band, &band.cells).map_err(|e| wrong("cover_part.bands", e.to_string()))?;
+            self.cover
+                .add(band.band, &band.cells)
+                .map_err(|e| wrong("cover_part.bands", e.to_string()))?;
         }
         self.payload += bytes.saturating_sub(cells * size_of::<u64>());
         self.take_place(about)?;
@@ -214,13 +254,15 @@ impl Partial {
             })?;
             into.messages.extend(app.messages);
             if into.messages.len() > wave::MESSAGES_MAX {
-                let problem = format_args!("app {} has more than {} messages", app.app, wave::MESSAGES_MAX);
+                let problem =
+                    format_args!("app {} has more than {} messages", app.app, wave::MESSAGES_MAX);
                 return Err(refused(about, InvalidField::new("cover_part.apps", problem)));
             }
         }
         for shard in part.shards {
             let set = RoaringBitmap::deserialize_from(shard.handed.as_slice()).map_err(|e| {
-                let problem = format_args!("part {}: partition {}: {e}", part.number, shard.partition);
+                let problem =
+                    format_args!("part {}: partition {}: {e}", part.number, shard.partition);
                 refused(about, InvalidField::new("cover_part.shards", problem))
             })?;
             *self.handed.entry(shard.partition).or_default() |= set;
@@ -234,29 +276,42 @@ impl Partial {
     }
 
     fn finish(self, about: About) -> Result<Message, Rejected> {
-        let Self { head, received, cells, cells_announced, cover, handed, payload, mut place, .. } = self;
-        let wrong = |field: &str, problem: String| refused(about, InvalidField::new(field, problem));
+        let Self {
+            head, received, cells, cells_announced, cover, handed, payload, mut place, ..
+        } = self;
+        let wrong =
+            |field: &str, problem: String| refused(about, InvalidField::new(field, problem));
         if cells != cells_announced {
-            return Err(wrong("cover_cells", format!("{cells_announced} were announced, {cells} came")));
+            return Err(wrong(
+                "cover_cells",
+                format!("{cells_announced} were announced, {cells} came"),
+            ));
         }
         let mut cover = cover.finish().map_err(|e| wrong("bands", e.to_string()))?;
         place.resize(cover.bytes() + payload).map_err(|full| no_room(about, full))?;
         cover.keep_place(place);
         match head {
             Head::Wave(head) => {
-                let mut wave = Wave::with_cover(*head, cover, received).map_err(|e| refused(about, e))?;
+                let mut wave =
+                    Wave::with_cover(*head, cover, received).map_err(|e| refused(about, e))?;
                 for (partition, set) in handed {
-                    let shard = wave.shards.iter_mut().find(|shard| u32::from(shard.partition.0) == partition);
+                    let shard = wave
+                        .shards
+                        .iter_mut()
+                        .find(|shard| u32::from(shard.partition.0) == partition);
                     let shard = shard.ok_or_else(|| {
-                        wrong("cover_part.shards", format!("partition {partition} is none of the wave's"))
+                        wrong(
+                            "cover_part.shards",
+                            format!("partition {partition} is none of the wave's"),
+                        )
                     })?;
                     shard.handed |= set;
                 }
                 Ok(Message::Wave(Box::new(wave)))
             }
-            Head::Count(head) => {
-                Count::with_cover(&head, cover).map(|c| Message::Count(Box::new(c))).map_err(|e| refused(about, e))
-            }
+            Head::Count(head) => Count::with_cover(&head, cover)
+                .map(|c| Message::Count(Box::new(c)))
+                .map_err(|e| refused(about, e)),
         }
     }
 }
@@ -265,7 +320,10 @@ impl Partial {
 fn limits(bands: &[wire::Band]) -> Result<Vec<(f64, f64)>, InvalidField> {
     wave::check_bands(bands.len())?;
     if let Some(at) = bands.iter().position(|band| !band.cells.is_empty()) {
-        return Err(InvalidField::new(format!("bands[{at}].cells"), "must be empty: cells come in parts"));
+        return Err(InvalidField::new(
+            format!("bands[{at}].cells"),
+            "must be empty: cells come in parts",
+        ));
     }
     Ok(bands.iter().map(|band| (band.from_meters, band.to_meters)).collect())
 }

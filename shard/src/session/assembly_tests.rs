@@ -21,7 +21,11 @@ fn band(from_m: f64) -> wire::Band {
 }
 
 fn body() -> wire::LocaleMessage {
-    wire::LocaleMessage { locale: "en".to_owned(), body: bytes::Bytes::from_static(b"{}"), ..Default::default() }
+    wire::LocaleMessage {
+        locale: "en".to_owned(),
+        body: bytes::Bytes::from_static(b"{}"),
+        ..Default::default()
+    }
 }
 
 fn bitmap(ordinals: impl IntoIterator<Item = u32>) -> Vec<u8> {
@@ -62,7 +66,14 @@ fn head(id: u64, delivery: u32, cover_cells: u64) -> SessionRequest {
 fn count(id: u64, cover_cells: u64) -> SessionRequest {
     let bands = vec![band(0.0), band(1_000.0)];
     let apps = vec!["demo".to_owned()];
-    say(Wire::Count(wire::Count { id, bands, apps, delivery: 1, cover_cells, ..wire::Count::default() }))
+    say(Wire::Count(wire::Count {
+        id,
+        bands,
+        apps,
+        delivery: 1,
+        cover_cells,
+        ..wire::Count::default()
+    }))
 }
 
 fn say(message: Wire) -> SessionRequest {
@@ -83,9 +94,11 @@ fn parts(id: u64, delivery: u32) -> Vec<wire::CoverPart> {
         }
     }
     let apps = vec![wire::AppPart { app: 0, messages: vec![body()] }];
-    let shards = vec![wire::ShardWork { partition: 1, handed: bitmap([1, 2, 70_000]), start_position: 0 }];
+    let shards =
+        vec![wire::ShardWork { partition: 1, handed: bitmap([1, 2, 70_000]), start_position: 0 }];
     parts.push(wire::CoverPart { apps, shards, ..part(Of::Wave(id), delivery, 0) });
-    let shards = vec![wire::ShardWork { partition: 1, handed: bitmap([200_000]), start_position: 0 }];
+    let shards =
+        vec![wire::ShardWork { partition: 1, handed: bitmap([200_000]), start_position: 0 }];
     parts.push(wire::CoverPart { shards, last: true, ..part(Of::Wave(id), delivery, 0) });
     for (number, part) in (0..).zip(&mut parts) {
         part.number = number;
@@ -102,7 +115,8 @@ fn assert_whole(message: &Message, id: u64) {
             assert_eq!(wave.cover.band_of(cell.into()), Some(number));
         }
     }
-    let handed: Vec<_> = wave.shards.iter().map(|s| (s.partition, s.handed.iter().collect::<Vec<_>>())).collect();
+    let handed: Vec<_> =
+        wave.shards.iter().map(|s| (s.partition, s.handed.iter().collect::<Vec<_>>())).collect();
     assert_eq!(handed, [(PartitionId(0), vec![]), (PartitionId(1), vec![1, 2, 70_000, 200_000])]);
 }
 
@@ -120,7 +134,8 @@ fn a_wave_in_parts_is_taken_with_the_last_of_them_and_gives_its_room_back() {
     for part in parts {
         assert!(assembly.take(say(Wire::CoverPart(part)), NOW).is_none());
     }
-    let message = assembly.take(say(Wire::CoverPart(last)), NOW + Duration::from_secs(1)).unwrap().unwrap();
+    let message =
+        assembly.take(say(Wire::CoverPart(last)), NOW + Duration::from_secs(1)).unwrap().unwrap();
     assert_whole(&message, 7);
     let Message::Wave(wave) = message else { unreachable!() };
     assert_eq!(wave.expires, NOW + Duration::from_secs(60), "its time runs from its head");
@@ -145,22 +160,31 @@ fn a_count_in_parts() {
 fn cancel_end_a_new_try_and_the_end_of_the_session_drop_what_is_incomplete() {
     let room = Room::default();
     let cancel = wire::Cancel { wave: 7, epoch: 1 };
-    for (what, message) in [("cancel", say(Wire::Cancel(cancel))), ("end", say(Wire::End(wire::End { wave: 7 })))] {
+    for (what, message) in
+        [("cancel", say(Wire::Cancel(cancel))), ("end", say(Wire::End(wire::End { wave: 7 })))]
+    {
         let mut assembly = Assembly::new(room.clone());
         assembly.take(head(7, 1, 10), NOW);
         let parts = parts(7, 1);
         assembly.take(say(Wire::CoverPart(parts[0].clone())), NOW);
         assert!(matches!(assembly.take(message, NOW), Some(Ok(_))), "{what} goes on");
         assert_eq!((assembly.under_way(), room.taken()), (0, 0), "{what}");
-        assert!(assembly.take(say(Wire::CoverPart(parts[1].clone())), NOW).is_none(), "late parts are ignored");
+        assert!(
+            assembly.take(say(Wire::CoverPart(parts[1].clone())), NOW).is_none(),
+            "late parts are ignored"
+        );
     }
     let mut assembly = Assembly::new(room.clone());
     assembly.take(head(7, 1, 10), NOW);
     let former = parts(7, 1);
     assembly.take(say(Wire::CoverPart(former[0].clone())), NOW);
     assembly.take(head(7, 2, 10), NOW);
-    assert!(assembly.take(say(Wire::CoverPart(former[1].clone())), NOW).is_none(), "of the former try");
-    let mut taken = parts(7, 2).into_iter().filter_map(|part| assembly.take(say(Wire::CoverPart(part)), NOW));
+    assert!(
+        assembly.take(say(Wire::CoverPart(former[1].clone())), NOW).is_none(),
+        "of the former try"
+    );
+    let mut taken =
+        parts(7, 2).into_iter().filter_map(|part| assembly.take(say(Wire::CoverPart(part)), NOW));
     assert_whole(&taken.next().unwrap().unwrap(), 7);
     assembly_is_dropped(&room);
 }
@@ -201,12 +225,21 @@ fn defects_of_parts_are_refused_by_name_and_drop_the_partial() {
         rejected.problem.to_string()
     };
     assert_eq!(bad(|p| p.number = 1), "wave.cover_part.number: part 1: part 0 is missing");
-    assert_eq!(bad(|p| p.bands[0].band = 2), "wave.cover_part.bands: part 0: cells of band 2, but there are 2 bands");
+    assert_eq!(
+        bad(|p| p.bands[0].band = 2),
+        "wave.cover_part.bands: part 0: cells of band 2, but there are 2 bands"
+    );
     assert!(bad(|p| p.bands[0].cells = cells(0, 11)).contains("11 cells, 10 were announced"));
     assert!(bad(|p| p.bands[0].cells[1] = 7).contains("not an H3 cell index"));
     assert!(bad(|p| p.last = true).contains("10 were announced, 2 came"));
-    assert!(bad(|p| p.apps = vec![wire::AppPart { app: 1, messages: vec![body()] }]).contains("app 1 of 1"));
-    assert!(bad(|p| p.apps = vec![wire::AppPart { app: 0, messages: vec![body(); 65] }]).contains("more than 64"));
+    assert!(
+        bad(|p| p.apps = vec![wire::AppPart { app: 1, messages: vec![body()] }])
+            .contains("app 1 of 1")
+    );
+    assert!(
+        bad(|p| p.apps = vec![wire::AppPart { app: 0, messages: vec![body(); 65] }])
+            .contains("more than 64")
+    );
     let handed = |p: &mut wire::CoverPart| {
         p.shards = vec![wire::ShardWork { partition: 0, handed: vec![1, 2, 3], start_position: 0 }];
     };
@@ -221,14 +254,21 @@ fn a_head_says_what_comes_and_too_much_is_refused_before_it_is_sent() {
     assert_eq!(rejected.problem.to_string(), "wave.cover_cells: at most 8000000, are 8000001");
     let Some(Wire::Wave(mut with_cells)) = head(7, 1, 1).message else { unreachable!() };
     with_cells.bands[0].cells = cells(0, 1);
-    assert!(refusal(assembly.take(say(Wire::Wave(with_cells)), NOW)).problem.to_string().contains("come in parts"));
+    assert!(
+        refusal(assembly.take(say(Wire::Wave(with_cells)), NOW))
+            .problem
+            .to_string()
+            .contains("come in parts")
+    );
 
     // Every other cell: no two of them make one range.
     let apart: Vec<u64> = cells(0, 2_000).into_iter().step_by(2).collect();
     assembly.take(head(9, 1, 1_000), NOW);
     let bands = vec![wire::BandCells { band: 0, cells: apart }];
-    let rejected =
-        refusal(assembly.take(say(Wire::CoverPart(wire::CoverPart { bands, ..part(Of::Wave(9), 1, 0) })), NOW));
+    let rejected = refusal(
+        assembly
+            .take(say(Wire::CoverPart(wire::CoverPart { bands, ..part(Of::Wave(9), 1, 0) })), NOW),
+    );
     assert_eq!((rejected.about, rejected.cause), (About::Wave(WaveId(9)), Cause::Room));
     assert!(rejected.problem.to_string().contains("room for 10000 bytes"), "{}", rejected.problem);
     assert_eq!((assembly.under_way(), room.taken()), (0, 0), "a refusal, and nothing stays");

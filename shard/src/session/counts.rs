@@ -44,14 +44,28 @@ impl Counts {
     ) -> Result<(), InvalidField> {
         let id = count.id;
         if self.asked.contains_key(&id) {
-            return Err(InvalidField::new("count.id", format_args!("{id} is being counted already")));
+            return Err(InvalidField::new(
+                "count.id",
+                format_args!("{id} is being counted already"),
+            ));
         }
         if self.asked.len() + self.answers.len() >= COUNTS_MAX {
-            return Err(InvalidField::new("count", format_args!("would be more than {COUNTS_MAX} at once")));
+            return Err(InvalidField::new(
+                "count",
+                format_args!("would be more than {COUNTS_MAX} at once"),
+            ));
         }
         let devices = vec![vec![0; count.bands]; count.apps.len()];
-        self.asked.insert(id, Asked { waiting: (0..cores).collect(), devices, until: now + ANSWER_WITHIN });
-        let spec = CountSpec { id, cover: Arc::new(count.cover), apps: count.apps, segments: count.segments };
+        self.asked.insert(
+            id,
+            Asked { waiting: (0..cores).collect(), devices, until: now + ANSWER_WITHIN },
+        );
+        let spec = CountSpec {
+            id,
+            cover: Arc::new(count.cover),
+            apps: count.apps,
+            segments: count.segments,
+        };
         let spec = Arc::new(spec);
         out.extend((0..cores).map(|core| Output::command(core, Command::Count(spec.clone()))));
         Ok(())

@@ -58,7 +58,9 @@ pub enum Fenced {
         refused: CoordinatorId,
     },
     /// Retrying helps after [`FORMER_LOG_FOR`].
-    #[error("this node follows log {follows}, not {offered}, and had a session with it less than 10 s ago")]
+    #[error(
+        "this node follows log {follows}, not {offered}, and had a session with it less than 10 s ago"
+    )]
     FormerLog {
         /// The log of this node's partitions.
         follows: LogIdentity,
@@ -124,7 +126,10 @@ impl Fence {
     /// Why not; see the table above.
     pub fn admit(&self, opened: &Opened, now: Time) -> Result<Admitted, Fenced> {
         if opened.cluster != self.cluster {
-            return Err(Fenced::Cluster { theirs: opened.cluster.clone(), ours: self.cluster.clone() });
+            return Err(Fenced::Cluster {
+                theirs: opened.cluster.clone(),
+                ours: self.cluster.clone(),
+            });
         }
         if let Some(directs) = self.directs.filter(|directs| *directs != opened.coordinator) {
             return Err(Fenced::Directed { directs, refused: opened.coordinator });
@@ -132,7 +137,8 @@ impl Fence {
         let Some(follows) = self.follows.filter(|follows| *follows != opened.log) else {
             return Ok(Admitted::SameLog);
         };
-        let recent = self.directs.is_some() || self.ended.is_some_and(|ended| now < ended + FORMER_LOG_FOR);
+        let recent =
+            self.directs.is_some() || self.ended.is_some_and(|ended| now < ended + FORMER_LOG_FOR);
         match recent {
             true => Err(Fenced::FormerLog { follows, offered: opened.log }),
             false => Ok(Admitted::OtherLog { former: follows }),
@@ -224,7 +230,10 @@ mod tests {
             let refused = fence.admit(&opened(2, LOG_2), seconds(now)).unwrap_err();
             assert!(matches!(refused, Fenced::FormerLog { .. }) && refused.passes(), "{refused}");
         }
-        assert_eq!(fence.admit(&opened(2, LOG_2), seconds(15)), Ok(Admitted::OtherLog { former: LOG_1 }));
+        assert_eq!(
+            fence.admit(&opened(2, LOG_2), seconds(15)),
+            Ok(Admitted::OtherLog { former: LOG_1 })
+        );
         // The former coordinator is back meanwhile: its log goes on.
         assert_eq!(fence.admit(&opened(1, LOG_1), seconds(20)), Ok(Admitted::SameLog));
     }
@@ -232,7 +241,10 @@ mod tests {
     #[test]
     fn one_process_does_not_change_its_log_while_its_session_is_open() {
         let fence = directed_by(1, LOG_1);
-        assert!(matches!(fence.admit(&opened(1, LOG_2), seconds(60)), Err(Fenced::FormerLog { .. })));
+        assert!(matches!(
+            fence.admit(&opened(1, LOG_2), seconds(60)),
+            Err(Fenced::FormerLog { .. })
+        ));
     }
 
     #[test]

@@ -87,8 +87,9 @@ impl Lanes {
         // What was known of its connections stays true if the same lane has other terms.
         let former = self.ends.remove(&id);
         let connections = former.as_ref().map_or(CONNECTIONS_FIRST, |end| end.connections);
-        let specs =
-            (0..self.cores).map(|core| Arc::new(spec(&lane, part(connections, id, core, self.cores)))).collect();
+        let specs = (0..self.cores)
+            .map(|core| Arc::new(spec(&lane, part(connections, id, core, self.cores))))
+            .collect();
         let end = LaneEnd {
             lane,
             cores: vec![None; self.cores],
@@ -115,7 +116,8 @@ impl Lanes {
     #[must_use]
     pub fn parts(&self, id: LaneId) -> Vec<(usize, Option<usize>)> {
         let connections = self.ends.get(&id).map_or(0, |end| end.connections);
-        let parts: Vec<_> = (0..self.cores).map(|core| part(connections, id, core, self.cores)).collect();
+        let parts: Vec<_> =
+            (0..self.cores).map(|core| part(connections, id, core, self.cores)).collect();
         let hosts: Vec<_> = (0..self.cores).filter(|core| parts[*core] > 0).collect();
         let mut guests = hosts.iter().copied().cycle();
         parts.into_iter().map(|part| (part, if part > 0 { None } else { guests.next() })).collect()
@@ -179,7 +181,8 @@ impl Lanes {
 
     /// The next load that is due.
     pub fn take_load(&mut self, now: Time) -> Option<wire::LaneLoad> {
-        let (id, end) = self.ends.iter_mut().find(|(_, end)| end.load_due().is_some_and(|due| due <= now))?;
+        let (id, end) =
+            self.ends.iter_mut().find(|(_, end)| end.load_due().is_some_and(|due| due <= now))?;
         (end.load_changed, end.load_told) = (false, Some(now));
         Some(load_to_wire(*id, &end.loads))
     }
@@ -224,7 +227,9 @@ impl LaneEnd {
     fn write_log(&mut self, now: Time) {
         let (lane, id) = (self.lane.terms.name.as_str(), self.lane.terms.id);
         let known = self.cores.iter().flatten();
-        let Some(News { health, detail, next_probe, .. }) = known.max_by_key(|news| severity(news.health)) else {
+        let Some(News { health, detail, next_probe, .. }) =
+            known.max_by_key(|news| severity(news.health))
+        else {
             return;
         };
         let log = &mut self.log;
@@ -242,7 +247,15 @@ impl LaneEnd {
         }
         let next_probe_ms = next_probe.map(|at| at.since(now).as_millis());
         let repeated = std::mem::take(&mut log.repeated);
-        tracing::warn!(lane, id = id.0, ?health, detail, next_probe_ms, repeated, "lane in trouble on this node");
+        tracing::warn!(
+            lane,
+            id = id.0,
+            ?health,
+            detail,
+            next_probe_ms,
+            repeated,
+            "lane in trouble on this node"
+        );
         log.last = Some((*health, detail.clone(), now));
         log.open = true;
     }

@@ -18,7 +18,9 @@ fn within(what: &str, message: Wire) -> usize {
 }
 
 fn positions() -> Vec<wire::LogPosition> {
-    (0..u32::from(PARTITIONS_MAX)).map(|log| wire::LogPosition { log, position: u64::MAX }).collect()
+    (0..u32::from(PARTITIONS_MAX))
+        .map(|log| wire::LogPosition { log, position: u64::MAX })
+        .collect()
 }
 
 #[test]
@@ -33,12 +35,19 @@ fn every_message_but_reports_is_small() {
         log_identity: vec![7; 16],
     };
     within("hello", Wire::Hello(hello));
-    let lease =
-        wire::LeaseRequest { nonce: u64::MAX, waves: vec![u64::MAX; WAVES_MAX], lanes: vec![u32::MAX; LANES_MAX] };
+    let lease = wire::LeaseRequest {
+        nonce: u64::MAX,
+        waves: vec![u64::MAX; WAVES_MAX],
+        lanes: vec![u32::MAX; LANES_MAX],
+    };
     within("lease request", Wire::LeaseRequest(lease));
     // As many apps as the registry has, each of the longest name.
     let app = wire::AppDevices { app: "a".repeat(63), devices: u64::MAX };
-    let state = wire::RegistryState { positions: positions(), apps: vec![app; 10_000], ..Default::default() };
+    let state = wire::RegistryState {
+        positions: positions(),
+        apps: vec![app; 10_000],
+        ..Default::default()
+    };
     within("registry state", Wire::RegistryState(state));
     let devices = wire::AppCounted { devices: vec![u64::MAX; BANDS_MAX] };
     within("counted", Wire::Counted(wire::Counted { id: u64::MAX, apps: vec![devices; 64] }));
@@ -53,7 +62,9 @@ fn a_report_of_everything_comes_in_several_and_each_is_within_the_limit() {
         let each = (8 << 20) / usize::from(partitions);
         let every_other = RoaringBitmap::from_lsb0_bytes(0, &vec![0x55; each]);
         let few = RoaringBitmap::from_lsb0_bytes(0, &[0x01, 0, 0, 0].repeat(each / 4));
-        let sets = |of: &RoaringBitmap| (0..partitions).map(|p| (PartitionId(p), of.clone())).collect::<Vec<_>>();
+        let sets = |of: &RoaringBitmap| {
+            (0..partitions).map(|p| (PartitionId(p), of.clone())).collect::<Vec<_>>()
+        };
         let counts = Counts { handed: u64::MAX >> 8, outcomes: [u64::MAX >> 8; 5] };
         let answers = Answers { outcomes: [u64::MAX >> 8; 5], bad_device_tokens: u64::MAX >> 8 };
         let mut merge = Merge::new([0]);
@@ -69,7 +80,9 @@ fn a_report_of_everything_comes_in_several_and_each_is_within_the_limit() {
                 handed: sets(&every_other),
                 open: sets(&few),
                 dead: (0..30_000_u64).map(dead).collect(),
-                answers: (0..number(LANES_MAX)).map(|lane| (LaneId(lane), app(), answers)).collect(),
+                answers: (0..number(LANES_MAX))
+                    .map(|lane| (LaneId(lane), app(), answers))
+                    .collect(),
                 ..CoreReport::default()
             },
         );
@@ -79,10 +92,15 @@ fn a_report_of_everything_comes_in_several_and_each_is_within_the_limit() {
             assert!(merge.is_due(), "there is more");
             let report = merge.take(WaveId(u64::MAX), Epoch(u64::MAX), number(BANDS_MAX));
             reports += 1;
-            let set = |set: &wire::OrdinalSet| RoaringBitmap::deserialize_from(&set.ordinals[..]).unwrap().len();
+            let set = |set: &wire::OrdinalSet| {
+                RoaringBitmap::deserialize_from(&set.ordinals[..]).unwrap().len()
+            };
             handed += report.handed.iter().map(set).sum::<u64>();
             if reports == 1 {
-                assert_eq!(report.open.iter().map(set).sum::<u64>(), few.len() * u64::from(partitions));
+                assert_eq!(
+                    report.open.iter().map(set).sum::<u64>(),
+                    few.len() * u64::from(partitions)
+                );
             }
             (cells, dead) = (cells + report.cells.len(), dead + report.dead.len());
             let ended = report.ended;
@@ -91,7 +109,10 @@ fn a_report_of_everything_comes_in_several_and_each_is_within_the_limit() {
                 break;
             }
         }
-        assert_eq!((handed, cells, dead), (every_other.len() * u64::from(partitions), 100_000, 30_000));
+        assert_eq!(
+            (handed, cells, dead),
+            (every_other.len() * u64::from(partitions), 100_000, 30_000)
+        );
         assert!(!merge.is_changed() && reports > 10, "{reports} reports");
     }
 }

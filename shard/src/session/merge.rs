@@ -18,7 +18,10 @@ use clarion_proto::{
 use roaring::RoaringBitmap;
 
 use crate::{
-    command::{Answers, Consequence, CoreReport, Counts, DeadToken, ReasonCount, ReasonKind, RefusedMessage},
+    command::{
+        Answers, Consequence, CoreReport, Counts, DeadToken, ReasonCount, ReasonKind,
+        RefusedMessage,
+    },
     core::reasons::{OTHER, REPORTED_MAX},
 };
 
@@ -96,8 +99,10 @@ impl Merge {
         for core in cores {
             // What the core says of the new plan counts, not what it said of the former. A core new to the wave has
             // told nothing yet: all that it will tell is complete.
-            let totals =
-                self.cores.entry(core).or_insert_with(|| CoreTotals { told_all: true, ..CoreTotals::default() });
+            let totals = self
+                .cores
+                .entry(core)
+                .or_insert_with(|| CoreTotals { told_all: true, ..CoreTotals::default() });
             (totals.takes_part, totals.complete, totals.ended) = (true, false, false);
             totals.bands_walked.clear();
         }
@@ -129,7 +134,9 @@ impl Merge {
         totals.ended = report.ended;
         totals.unanswered_requests = report.unanswered_requests;
         totals.retried_requests = report.retried_requests;
-        totals.answers.extend(report.answers.into_iter().map(|(lane, app, answers)| ((lane, app), answers)));
+        totals
+            .answers
+            .extend(report.answers.into_iter().map(|(lane, app, answers)| ((lane, app), answers)));
         if !report.reasons.is_empty() {
             totals.reasons = report.reasons;
             self.reasons_changed = true;
@@ -169,7 +176,10 @@ impl Merge {
     /// Bands that all cores have walked for all lanes, of so many.
     #[must_use]
     pub fn bands_walked(&self, bands: u32) -> u32 {
-        self.parts().map(|c| c.bands_walked.values().copied().min().unwrap_or(0)).min().unwrap_or(bands)
+        self.parts()
+            .map(|c| c.bands_walked.values().copied().min().unwrap_or(0))
+            .min()
+            .unwrap_or(bands)
     }
 
     /// Bands that all cores have walked for one lane, of so many.
@@ -200,7 +210,8 @@ impl Merge {
         self.sequence += 1;
         let open: BTreeMap<PartitionId, RoaringBitmap> = std::mem::take(&mut self.open);
         let handed = self.take_handed();
-        let dead = self.dead.drain(..self.dead.len().min(DEAD_PER_REPORT)).map(|d| dead(&d)).collect();
+        let dead =
+            self.dead.drain(..self.dead.len().min(DEAD_PER_REPORT)).map(|d| dead(&d)).collect();
         let later = self.cells_changed.iter().nth(CELLS_PER_REPORT).copied();
         let cells_later = later.map(|cell| self.cells_changed.split_off(&cell)).unwrap_or_default();
         // What is too much for this report is told by the next ones; the wave has not ended before.
@@ -212,8 +223,16 @@ impl Merge {
             bands_walked: self.bands_walked(bands),
             complete: self.is_complete(),
             ended: self.is_ended() && !more,
-            bands: self.bands_changed.iter().map(|b| band(*b, &self.sum(|c| c.bands.get(b)))).collect(),
-            cells: self.cells_changed.iter().map(|c| cell(*c, &self.sum(|core| core.cells.get(c)))).collect(),
+            bands: self
+                .bands_changed
+                .iter()
+                .map(|b| band(*b, &self.sum(|c| c.bands.get(b))))
+                .collect(),
+            cells: self
+                .cells_changed
+                .iter()
+                .map(|c| cell(*c, &self.sum(|core| core.cells.get(c))))
+                .collect(),
             handed,
             // Every partition with something open, and those that had something open in the last report.
             open: open
@@ -226,7 +245,11 @@ impl Merge {
             dead,
             lanes: self.answers(),
             refused_messages: self.refused_messages(),
-            reasons: if std::mem::take(&mut self.reasons_changed) { self.reasons() } else { Vec::new() },
+            reasons: if std::mem::take(&mut self.reasons_changed) {
+                self.reasons()
+            } else {
+                Vec::new()
+            },
         };
         self.bands_changed.clear();
         self.cells_changed = cells_later;
@@ -293,12 +316,19 @@ impl Merge {
         }
         if sums.len() > REPORTED_MAX {
             let mut by_count: Vec<_> = sums.into_iter().collect();
-            by_count.sort_by(|(kind, count), (other, others)| others.cmp(count).then_with(|| kind.cmp(other)));
+            by_count.sort_by(|(kind, count), (other, others)| {
+                others.cmp(count).then_with(|| kind.cmp(other))
+            });
             sums = BTreeMap::new();
             for (n, (mut kind, count)) in by_count.into_iter().enumerate() {
                 // One place is kept for the rest of each consequence.
                 if n >= REPORTED_MAX - 3 {
-                    kind = ReasonKind { then: kind.then, app: None, status: 0, reason: OTHER.to_owned() };
+                    kind = ReasonKind {
+                        then: kind.then,
+                        app: None,
+                        status: 0,
+                        reason: OTHER.to_owned(),
+                    };
                 }
                 *sums.entry(kind).or_default() += count;
             }
@@ -307,7 +337,8 @@ impl Merge {
     }
 
     fn refused_messages(&self) -> Vec<wire::RefusedMessage> {
-        let all: BTreeSet<_> = self.cores.values().flat_map(|core| &core.refused_messages).collect();
+        let all: BTreeSet<_> =
+            self.cores.values().flat_map(|core| &core.refused_messages).collect();
         let told = all.into_iter().take(REFUSED_MAX);
         told.map(|r| wire::RefusedMessage { app: r.app.name(), detail: r.detail.clone() }).collect()
     }

@@ -28,8 +28,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         any::<bool>(),
         any::<bool>(),
     );
-    let step =
-        step.prop_map(|(core, handed, outcomes, open, dead, send)| Step { core, handed, outcomes, open, dead, send });
+    let step = step.prop_map(|(core, handed, outcomes, open, dead, send)| Step {
+        core,
+        handed,
+        outcomes,
+        open,
+        dead,
+        send,
+    });
     prop::collection::vec(step, 1..40)
 }
 
@@ -134,9 +140,15 @@ fn a_node_is_as_far_as_its_last_core() {
         CoreReport { bands_walked, complete, ended, ..CoreReport::default() }
     };
     merge.add(0, report(3, true, true));
-    assert_eq!((merge.bands_walked(BANDS), merge.is_complete(), merge.is_ended()), (0, false, false));
+    assert_eq!(
+        (merge.bands_walked(BANDS), merge.is_complete(), merge.is_ended()),
+        (0, false, false)
+    );
     merge.add(2, report(2, true, false));
-    assert_eq!((merge.bands_walked(BANDS), merge.is_complete(), merge.is_ended()), (2, true, false));
+    assert_eq!(
+        (merge.bands_walked(BANDS), merge.is_complete(), merge.is_ended()),
+        (2, true, false)
+    );
     merge.add(2, report(4, true, true));
     assert_eq!((merge.bands_walked(BANDS), merge.is_complete(), merge.is_ended()), (3, true, true));
     assert_eq!([1, 2, 3].map(|lane| merge.lane_bands_walked(LaneId(lane), BANDS)), [3, 4, 0]);
@@ -177,7 +189,11 @@ fn an_open_list_that_empties_is_told_once() {
     merge.add(0, open(&[5]));
     assert_eq!(merge.take(WaveId(1), Epoch(1), BANDS).open.len(), 1);
     merge.add(0, CoreReport::default());
-    assert_eq!(merge.take(WaveId(1), Epoch(1), BANDS).open.len(), 1, "still open, though its core had nothing new");
+    assert_eq!(
+        merge.take(WaveId(1), Epoch(1), BANDS).open.len(),
+        1,
+        "still open, though its core had nothing new"
+    );
     merge.add(0, open(&[]));
     assert_eq!(
         merge.take(WaveId(1), Epoch(1), BANDS).open.iter().map(set).collect::<Vec<_>>(),
@@ -216,9 +232,9 @@ fn what_lanes_were_answered_is_summed_over_cores_and_not_over_reports() {
     merge.add(0, report(2, 5, 5));
     merge.add(1, report(1, 100, 0));
     let lanes = merge.take(WaveId(1), Epoch(1), 1).lanes;
-    assert!(
-        lanes.iter().all(|l| l.app == "apps/demo" && l.answers == l.accepted + l.dead && l.bad_device_tokens == l.dead)
-    );
+    assert!(lanes.iter().all(|l| l.app == "apps/demo"
+        && l.answers == l.accepted + l.dead
+        && l.bad_device_tokens == l.dead));
     let lanes: Vec<_> = lanes.iter().map(|l| (l.lane, l.answers, l.dead)).collect();
     assert_eq!(lanes, [(1, 112, 2), (2, 5, 5)], "a lane without an answer is not named");
 }
@@ -234,7 +250,10 @@ fn reasons_are_summed_over_cores_told_when_they_change_and_bounded() {
     };
     let report = |counts: &[(u16, u64)]| CoreReport {
         wave: WaveId(1),
-        reasons: counts.iter().map(|(status, count)| ReasonCount { kind: kind(*status), count: *count }).collect(),
+        reasons: counts
+            .iter()
+            .map(|(status, count)| ReasonCount { kind: kind(*status), count: *count })
+            .collect(),
         ..CoreReport::default()
     };
     let told = |merge: &mut Merge| {
@@ -251,6 +270,12 @@ fn reasons_are_summed_over_cores_told_when_they_change_and_bounded() {
     let many: Vec<_> = (300..400).map(|status| (status, u64::from(status))).collect();
     merge.add(0, report(&many));
     let told = told(&mut merge);
-    assert_eq!((told.len(), told.iter().map(|(.., count)| count).sum::<u64>()), (62, (300..400).sum::<u64>() + 3));
-    assert!(told.iter().any(|(status, reason, _)| *status == 0 && reason == "other"), "the rarest are folded");
+    assert_eq!(
+        (told.len(), told.iter().map(|(.., count)| count).sum::<u64>()),
+        (62, (300..400).sum::<u64>() + 3)
+    );
+    assert!(
+        told.iter().any(|(status, reason, _)| *status == 0 && reason == "other"),
+        "the rarest are folded"
+    );
 }

@@ -15,7 +15,10 @@ use std::time::Duration;
 
 use clarion_proto::{
     error::{InvalidField, required},
-    ids::{AppName, ClusterName, CoordinatorId, Epoch, LaneId, LogIdentity, PARTITIONS_MAX, PartitionId, WaveId},
+    ids::{
+        AppName, ClusterName, CoordinatorId, Epoch, LaneId, LogIdentity, PARTITIONS_MAX,
+        PartitionId, WaveId,
+    },
     limits::AUTHORIZATION_BYTES_MAX,
     time::Time,
     wire::shard_v1 as wire,
@@ -184,20 +187,30 @@ impl Message {
     pub fn from_wire(request: wire::SessionRequest, received: Time) -> Result<Self, Rejected> {
         use wire::session_request::Message as Wire;
         match required(request.message, "message").map_err(Rejected::new)? {
-            Wire::Ownership(o) => ownership(&o).map(Self::Ownership).map_err(|e| Rejected::new(e.within("ownership"))),
-            Wire::Lane(l) => {
-                Lane::from_wire(l).map(|l| Self::Lane(Box::new(l))).map_err(|e| Rejected::new(e.within("lane")))
+            Wire::Ownership(o) => {
+                ownership(&o).map(Self::Ownership).map_err(|e| Rejected::new(e.within("ownership")))
             }
-            Wire::ProviderToken(t) => provider_token(t).map_err(|e| Rejected::new(e.within("provider_token"))),
+            Wire::Lane(l) => Lane::from_wire(l)
+                .map(|l| Self::Lane(Box::new(l)))
+                .map_err(|e| Rejected::new(e.within("lane"))),
+            Wire::ProviderToken(t) => {
+                provider_token(t).map_err(|e| Rejected::new(e.within("provider_token")))
+            }
             Wire::Wave(w) => {
                 let id = WaveId(w.id);
                 Wave::from_wire(w, received)
                     .map(|w| Self::Wave(Box::new(w)))
                     .map_err(|e| Rejected::of(id, e.within("wave")))
             }
-            Wire::Grant(g) => grant(&g).map(Self::Grant).map_err(|e| Rejected::new(e.within("grant"))),
-            Wire::Slice(s) => slice(&s).map(Self::Slice).map_err(|e| Rejected::new(e.within("slice"))),
-            Wire::Connections(c) => connections(&c).map_err(|e| Rejected::new(e.within("connections"))),
+            Wire::Grant(g) => {
+                grant(&g).map(Self::Grant).map_err(|e| Rejected::new(e.within("grant")))
+            }
+            Wire::Slice(s) => {
+                slice(&s).map(Self::Slice).map_err(|e| Rejected::new(e.within("slice")))
+            }
+            Wire::Connections(c) => {
+                connections(&c).map_err(|e| Rejected::new(e.within("connections")))
+            }
             Wire::Cancel(c) => Ok(Self::Cancel { wave: WaveId(c.wave), epoch: Epoch(c.epoch) }),
             Wire::End(e) => Ok(Self::End(WaveId(e.wave))),
             Wire::Count(mut c) => {
@@ -209,10 +222,13 @@ impl Message {
                     .map_err(|e| Rejected::of_count(id, e.within("count")))
             }
             // Parts are put together before messages are checked: `super::assembly`.
-            Wire::CoverPart(_) => Err(Rejected::new(InvalidField::new("cover_part", "is a part, not a message"))),
-            Wire::Open(_) => {
-                Err(Rejected::new(InvalidField::new("open", "is the first message of a session, and no other")))
+            Wire::CoverPart(_) => {
+                Err(Rejected::new(InvalidField::new("cover_part", "is a part, not a message")))
             }
+            Wire::Open(_) => Err(Rejected::new(InvalidField::new(
+                "open",
+                "is the first message of a session, and no other",
+            ))),
             Wire::Left(wire::Left {}) => Ok(Self::Left),
         }
     }
@@ -240,11 +256,13 @@ fn ownership(o: &wire::Ownership) -> Result<Ownership, InvalidField> {
     let partition_count = u16::try_from(o.partition_count)
         .ok()
         .filter(|n| (1..=PARTITIONS_MAX).contains(n))
-        .ok_or_else(|| out_of("partition_count", 1, u64::from(PARTITIONS_MAX), u64::from(o.partition_count)))?;
-    let log_count = u16::try_from(o.log_count)
-        .ok()
-        .filter(|n| (1..=partition_count).contains(n))
-        .ok_or_else(|| out_of("log_count", 1, u64::from(partition_count), u64::from(o.log_count)))?;
+        .ok_or_else(|| {
+            out_of("partition_count", 1, u64::from(PARTITIONS_MAX), u64::from(o.partition_count))
+        })?;
+    let log_count =
+        u16::try_from(o.log_count).ok().filter(|n| (1..=partition_count).contains(n)).ok_or_else(
+            || out_of("log_count", 1, u64::from(partition_count), u64::from(o.log_count)),
+        )?;
     let mut partitions = Vec::with_capacity(o.partitions.len().min(usize::from(partition_count)));
     for (i, p) in o.partitions.iter().enumerate() {
         let field = || format!("partitions[{i}]");
@@ -304,7 +322,9 @@ impl Count {
         if !(1..=wave::APPS_MAX).contains(&c.apps.len()) {
             return Err(out_of("apps", 1, wave::APPS_MAX as u64, c.apps.len() as u64));
         }
-        let app = |(i, a): (usize, &String)| AppName::from_id(a).map_err(|e| e.within(&format!("apps[{i}]")));
+        let app = |(i, a): (usize, &String)| {
+            AppName::from_id(a).map_err(|e| e.within(&format!("apps[{i}]")))
+        };
         let apps = c.apps.iter().enumerate().map(app).collect::<Result<Vec<_>, _>>()?;
         let bands = cover.bands() as usize;
         Ok(Self { id: c.id, cover, bands, apps, segments: wave::segments(&c.segments)? })

@@ -121,7 +121,8 @@ mod tests {
     #[test]
     fn what_stays_on_its_core_goes_on() {
         // 9 joins behind: 0 and 2 stay on core 0, 1 on core 1, 9 goes to core 1.
-        let change = change(Some(&ownership(64, 64, &[0, 1, 2])), &ownership(64, 64, &[0, 1, 2, 9]), 2);
+        let change =
+            change(Some(&ownership(64, 64, &[0, 1, 2])), &ownership(64, 64, &[0, 1, 2, 9]), 2);
         assert_eq!(change.keep, ids(&[&[0, 2], &[1]]));
         assert_eq!(change.continues, [(0, LogId(0)), (1, LogId(1)), (0, LogId(2))].into());
     }

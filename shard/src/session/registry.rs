@@ -31,7 +31,12 @@ impl Registry {
     /// Nothing heard yet.
     #[must_use]
     pub fn new(cores: usize) -> Self {
-        Self { cores: vec![HeldStats::default(); cores], owns: 0, changed: false, due: Time::default() }
+        Self {
+            cores: vec![HeldStats::default(); cores],
+            owns: 0,
+            changed: false,
+            due: Time::default(),
+        }
     }
 
     /// A core's newest word. What it said before it had carried out the newest change of ownership is void: its positions
@@ -88,7 +93,12 @@ impl Registry {
     }
 
     /// The message.
-    pub fn take(&mut self, ownership: Option<&Ownership>, rss_bytes: u64, now: Time) -> wire::RegistryState {
+    pub fn take(
+        &mut self,
+        ownership: Option<&Ownership>,
+        rss_bytes: u64,
+        now: Time,
+    ) -> wire::RegistryState {
         self.changed = false;
         self.due = now + TELL_EVERY;
         let mut apps: BTreeMap<&AppName, u64> = BTreeMap::new();
@@ -114,7 +124,10 @@ impl Registry {
 /// Positions as the wire has them, by log.
 #[must_use]
 pub fn to_wire(positions: &BTreeMap<LogId, Position>) -> Vec<wire::LogPosition> {
-    positions.iter().map(|(log, p)| wire::LogPosition { log: u32::from(log.0), position: p.0 }).collect()
+    positions
+        .iter()
+        .map(|(log, p)| wire::LogPosition { log: u32::from(log.0), position: p.0 })
+        .collect()
 }
 
 #[cfg(test)]
@@ -138,16 +151,27 @@ mod tests {
     fn sums_over_cores_and_the_least_position() {
         // Two logs, four partitions, two cores: core 0 has 0 and 2 (log 0), core 1 has 1 and 3 (log 1)...
         let partitions = [0, 1, 2, 3].map(PartitionId).to_vec();
-        let ownership =
-            Ownership { log: LogIdentity([1; 16]), number: 1, partition_count: 4, log_count: 2, partitions };
+        let ownership = Ownership {
+            log: LogIdentity([1; 16]),
+            number: 1,
+            partition_count: 4,
+            log_count: 2,
+            partitions,
+        };
         let mut registry = Registry::new(2);
         registry.hold(0, stats(&[(0, 7)], 10, &[("demo", 10)]));
         let state = registry.take(Some(&ownership), 42, Time(0));
-        assert_eq!(state.positions, to_wire(&[(LogId(0), Position(7)), (LogId(1), Position(0))].into()));
+        assert_eq!(
+            state.positions,
+            to_wire(&[(LogId(0), Position(7)), (LogId(1), Position(0))].into())
+        );
         registry.hold(1, stats(&[(1, 9)], 4, &[("demo", 1), ("other", 3)]));
         let state = registry.take(Some(&ownership), 42, Time(0));
         assert_eq!((state.devices, state.placed, state.muted, state.rss_bytes), (14, 7, 2, 42));
-        assert_eq!(state.positions, to_wire(&[(LogId(0), Position(7)), (LogId(1), Position(9))].into()));
+        assert_eq!(
+            state.positions,
+            to_wire(&[(LogId(0), Position(7)), (LogId(1), Position(9))].into())
+        );
         let apps: Vec<_> = state.apps.iter().map(|a| (a.app.as_str(), a.devices)).collect();
         assert_eq!(apps, [("demo", 11), ("other", 3)]);
     }
@@ -155,8 +179,13 @@ mod tests {
     #[test]
     fn a_log_on_two_cores_is_as_far_as_the_slower_one() {
         let partitions = [0, 1].map(PartitionId).to_vec();
-        let ownership =
-            Ownership { log: LogIdentity([1; 16]), number: 1, partition_count: 2, log_count: 1, partitions };
+        let ownership = Ownership {
+            log: LogIdentity([1; 16]),
+            number: 1,
+            partition_count: 2,
+            log_count: 1,
+            partitions,
+        };
         let mut registry = Registry::new(2);
         registry.hold(0, stats(&[(0, 7)], 0, &[]));
         registry.hold(1, stats(&[(0, 5)], 0, &[]));

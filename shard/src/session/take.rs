@@ -23,7 +23,11 @@ impl Control {
             Message::Lane(lane) => self.lane(*lane),
             Message::ProviderToken { lane, authorization, signer } => {
                 self.check_lane(lane, "provider_token.lane")?;
-                self.tell_all(|| Command::ProviderToken { lane, authorization: authorization.clone(), signer });
+                self.tell_all(|| Command::ProviderToken {
+                    lane,
+                    authorization: authorization.clone(),
+                    signer,
+                });
                 Ok(())
             }
             Message::Wave(wave) => self.wave(*wave, now),
@@ -77,12 +81,14 @@ impl Control {
             return Err(InvalidField::new("ownership.log_identity", problem));
         }
         match &self.ownership {
-            Some(held) if held.number > new.number => {
-                Err(InvalidField::new(field, format_args!("is {}, this node holds {}", new.number, held.number)))
-            }
-            Some(held) if held.number == new.number && held != new => {
-                Err(InvalidField::new(field, format_args!("{} was another list of partitions", new.number)))
-            }
+            Some(held) if held.number > new.number => Err(InvalidField::new(
+                field,
+                format_args!("is {}, this node holds {}", new.number, held.number),
+            )),
+            Some(held) if held.number == new.number && held != new => Err(InvalidField::new(
+                field,
+                format_args!("{} was another list of partitions", new.number),
+            )),
             _ => Ok(()),
         }
     }
@@ -110,16 +116,21 @@ impl Control {
         self.outputs.push_back(Output::Unfollow);
         for owns in [&change.keep, &change.own] {
             let owns = owns.iter().enumerate();
-            self.outputs.extend(owns.map(|(core, owns)| Output::command(core, Command::Own(owns.clone()))));
+            self.outputs
+                .extend(owns.map(|(core, owns)| Output::command(core, Command::Own(owns.clone()))));
             self.registry.owned();
         }
         // A core goes by its position when it lets a wave begin: what is read again stands at its beginning from now on.
         for (core, log) in new.follows(self.identity.cores).difference(&change.continues).copied() {
             let (position, appended) = (Position(0), UnixMillis(0));
-            let from_the_beginning = Command::Apply { log, position, appended, records: Vec::new() };
+            let from_the_beginning =
+                Command::Apply { log, position, appended, records: Vec::new() };
             self.outputs.push_back(Output::command(core, from_the_beginning));
         }
-        self.outputs.push_back(Output::Follow { ownership: new.clone(), continues: change.continues.clone() });
+        self.outputs.push_back(Output::Follow {
+            ownership: new.clone(),
+            continues: change.continues.clone(),
+        });
         self.registry.keep(&change.continues);
         self.ownership = Some(new);
         self.feed = FeedState::Loading;
@@ -132,7 +143,8 @@ impl Control {
             Taken::Made(specs) => {
                 info!(lane = %id, name = specs[0].name, live = specs[0].live, "lane");
                 let specs = specs.into_iter().enumerate();
-                self.outputs.extend(specs.map(|(core, spec)| Output::command(core, Command::Lane(spec))));
+                self.outputs
+                    .extend(specs.map(|(core, spec)| Output::command(core, Command::Lane(spec))));
                 self.tell_connections(id);
                 self.leases.ask_now();
             }
@@ -150,13 +162,15 @@ impl Control {
 
     fn tell_connections(&mut self, lane: LaneId) {
         for (core, (connections, host)) in self.lanes.parts(lane).into_iter().enumerate() {
-            self.outputs.push_back(Output::command(core, Command::Connections { lane, connections, host }));
+            self.outputs
+                .push_back(Output::command(core, Command::Connections { lane, connections, host }));
         }
     }
 
     fn wave(&mut self, wave: Wave, now: Time) -> Result<(), Rejected> {
-        let refuse =
-            |field: &str, problem, cause| Err(Rejected::of(wave.id, InvalidField::new(field, problem)).because(cause));
+        let refuse = |field: &str, problem, cause| {
+            Err(Rejected::of(wave.id, InvalidField::new(field, problem)).because(cause))
+        };
         if self.draining {
             return refuse("wave", "comes too late: this node is going down", Cause::Draining);
         }
@@ -188,7 +202,8 @@ impl Control {
             debug!(nonce = slice.nonce, "slice came too late");
             return Ok(());
         };
-        let rate = slice.rate.map(|(per_second, burst)| share(per_second, burst, self.identity.cores));
+        let rate =
+            slice.rate.map(|(per_second, burst)| share(per_second, burst, self.identity.cores));
         self.tell_all(|| Command::Slice { lane, until, rate });
         Ok(())
     }
@@ -202,9 +217,12 @@ impl Control {
 
     /// A cancel of a wave that is not here is answered at once: nothing will be written of it, which is what was asked.
     fn stopped_unknown(&mut self, wave: WaveId) -> Result<(), Rejected> {
-        let Some(session) = self.session.as_mut().filter(|_| !self.waves.contains(wave)) else { return Ok(()) };
+        let Some(session) = self.session.as_mut().filter(|_| !self.waves.contains(wave)) else {
+            return Ok(());
+        };
         if session.stopped_unknown.len() >= REFUSALS_MAX {
-            let problem = format_args!("more than {REFUSALS_MAX} unanswered cancels of unknown waves");
+            let problem =
+                format_args!("more than {REFUSALS_MAX} unanswered cancels of unknown waves");
             return Err(Rejected::of(wave, InvalidField::new("cancel.wave", problem)));
         }
         session.stopped_unknown.insert(wave);

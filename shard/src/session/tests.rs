@@ -39,7 +39,11 @@ fn cancel(wave: u64, epoch: u64) -> wire::session_request::Message {
 
 fn report(wave: u64, bands_walked: u32) -> Event {
     let bands_walked = vec![(LaneId(1), bands_walked)];
-    Event::Report(Box::new(CoreReport { wave: WaveId(wave), bands_walked, ..CoreReport::default() }))
+    Event::Report(Box::new(CoreReport {
+        wave: WaveId(wave),
+        bands_walked,
+        ..CoreReport::default()
+    }))
 }
 
 #[test]
@@ -56,7 +60,9 @@ fn a_session_starts_with_hello_and_goes_on_with_everything() {
     bench.say(ownership(7, &[3, 1, 2, 0]));
     let outputs = bench.outputs();
     assert!(matches!(outputs.first(), Some(Output::Unfollow)));
-    let Some(Output::Follow { ownership, continues }) = outputs.last() else { panic!("{outputs:?}") };
+    let Some(Output::Follow { ownership, continues }) = outputs.last() else {
+        panic!("{outputs:?}")
+    };
     assert_eq!((ownership.number, ownership.partitions.len(), continues.len()), (7, 4, 0));
     let owned = |core: usize| {
         let mut of_core = outputs.iter().filter_map(move |o| match o {
@@ -117,7 +123,9 @@ fn logs_that_are_read_again_stand_at_their_beginning_before_the_feed_goes_on() {
     // 0 goes: each partition that stays changes its core.
     bench.say(ownership(2, &[1, 2]));
     let again = bench.commands().into_iter().filter_map(|(core, command)| match command {
-        Command::Apply { log, position, records, .. } if records.is_empty() => Some((core, log, position)),
+        Command::Apply { log, position, records, .. } if records.is_empty() => {
+            Some((core, log, position))
+        }
         _ => None,
     });
     let again: Vec<_> = again.collect();
@@ -138,7 +146,9 @@ fn a_log_that_has_lost_something_means_starting_from_nothing() {
     });
     let owns: Vec<_> = owns.collect();
     assert_eq!(owns, [0, 0, 2, 2]);
-    assert!(matches!(outputs.last(), Some(Output::Follow { continues, .. }) if continues.is_empty()));
+    assert!(
+        matches!(outputs.last(), Some(Output::Follow { continues, .. }) if continues.is_empty())
+    );
 }
 
 #[test]
@@ -146,7 +156,9 @@ fn a_wave_becomes_one_part_for_each_core_that_has_partitions_of_it() {
     let mut bench = running();
     bench.say(wave(9, 4, 1, &[0, 1, 2]));
     let commands = bench.commands();
-    let [(0, Command::Wave(first)), (1, Command::Wave(second))] = &commands[..] else { panic!("{commands:?}") };
+    let [(0, Command::Wave(first)), (1, Command::Wave(second))] = &commands[..] else {
+        panic!("{commands:?}")
+    };
     assert_eq!(first.shards.iter().map(|s| s.partition.0).collect::<Vec<_>>(), [0, 2]);
     assert_eq!(second.shards.iter().map(|s| s.partition.0).collect::<Vec<_>>(), [1]);
     assert_eq!((first.shards[1].log, first.shards[1].start), (LogId(2), Position(12)));
@@ -196,7 +208,9 @@ fn leave_runs_from_the_asking_and_is_divided() {
     bench.say(wave(1, 1, 1, &[0, 1]));
     bench.outputs();
     let asked = bench.now;
-    let Some(Wire::LeaseRequest(ask)) = bench.message() else { panic!("a new wave is asked for at once") };
+    let Some(Wire::LeaseRequest(ask)) = bench.message() else {
+        panic!("a new wave is asked for at once")
+    };
     assert_eq!((ask.waves, ask.lanes), (vec![1], vec![1]));
 
     bench.now = asked + 3 * SECOND;
@@ -282,13 +296,18 @@ fn a_cancel_is_confirmed_when_all_cores_have_stopped() {
     bench.outputs();
     bench.say(cancel(1, 2));
     let commands = bench.commands();
-    assert!(matches!(commands[..], [(0, Command::Cancel { epoch: Epoch(2), .. }), (1, Command::Cancel { .. })]));
-    let stopped = |last_write, written_after| Event::Stopped { wave: WaveId(1), last_write, written_after };
+    assert!(matches!(
+        commands[..],
+        [(0, Command::Cancel { epoch: Epoch(2), .. }), (1, Command::Cancel { .. })]
+    ));
+    let stopped =
+        |last_write, written_after| Event::Stopped { wave: WaveId(1), last_write, written_after };
     bench.control.event(0, stopped(Some(bench.now - 30 * MS), 2));
     assert!(!bench.messages().iter().any(|m| matches!(m, Wire::Stopped(_))));
     bench.control.event(1, stopped(Some(bench.now - 40 * MS), 3));
     bench.now = bench.now + 5 * MS;
-    let expected = wire::Stopped { wave: 1, last_write_ago_us: Some(35_000), written_after_cancel: 5 };
+    let expected =
+        wire::Stopped { wave: 1, last_write_ago_us: Some(35_000), written_after_cancel: 5 };
     assert_eq!(bench.message(), Some(Wire::Stopped(expected)));
 
     // No leave for it any more, neither asked nor passed on.
@@ -306,7 +325,12 @@ fn a_cancel_is_confirmed_when_all_cores_have_stopped() {
     assert!(bench.refusals()[0].reason.contains("epoch 2 has ended the wave"));
     // Asked again, answered again.
     bench.say(cancel(1, 2));
-    assert!(bench.messages().iter().any(|m| matches!(m, Wire::Stopped(s) if s.written_after_cancel == 5)));
+    assert!(
+        bench
+            .messages()
+            .iter()
+            .any(|m| matches!(m, Wire::Stopped(s) if s.written_after_cancel == 5))
+    );
 }
 
 #[test]
@@ -318,7 +342,10 @@ fn a_cancel_of_an_unknown_wave_is_confirmed_and_remembered() {
     bench.say(wave(5, 3, 1, &[0]));
     assert_eq!(bench.refusals()[0].wave, 5);
     bench.say(wave(5, 4, 1, &[0]));
-    assert!(matches!(bench.commands()[..], [(0, Command::Wave(_)), ..]), "a higher epoch decides anew");
+    assert!(
+        matches!(bench.commands()[..], [(0, Command::Wave(_)), ..]),
+        "a higher epoch decides anew"
+    );
 }
 
 #[test]
@@ -343,7 +370,12 @@ fn reports_come_every_20_ms_and_merge_while_nobody_reads() {
     let handed = |ordinal: u32, total| {
         let counts = crate::command::Counts { handed: total, ..Default::default() };
         let handed = vec![(PartitionId(0), RoaringBitmap::from_iter([ordinal]))];
-        let report = CoreReport { wave: WaveId(1), bands: vec![(0, counts)], handed, ..CoreReport::default() };
+        let report = CoreReport {
+            wave: WaveId(1),
+            bands: vec![(0, counts)],
+            handed,
+            ..CoreReport::default()
+        };
         Event::Report(Box::new(report))
     };
     let start = bench.now;
@@ -396,7 +428,10 @@ fn counts_are_summed_over_cores() {
     bench.control.event(0, Event::Counted { id: 6, devices: vec![vec![9, 9, 9], vec![9, 9, 9]] });
     assert!(!bench.messages().iter().any(|m| matches!(m, Wire::Counted(_))));
     bench.control.event(1, Event::Counted { id: 6, devices: vec![vec![10, 0, 0], vec![0, 0, 10]] });
-    let apps = vec![wire::AppCounted { devices: vec![11, 2, 3] }, wire::AppCounted { devices: vec![4, 5, 16] }];
+    let apps = vec![
+        wire::AppCounted { devices: vec![11, 2, 3] },
+        wire::AppCounted { devices: vec![4, 5, 16] },
+    ];
     assert_eq!(bench.message(), Some(Wire::Counted(wire::Counted { id: 6, apps })));
 }
 
@@ -406,7 +441,13 @@ fn a_node_that_goes_down_takes_no_wave_and_asks_for_nothing() {
     bench.control.drain();
     let outputs = bench.outputs();
     assert!(matches!(outputs[0], Output::Unfollow));
-    assert_eq!(outputs.iter().filter(|o| matches!(o, Output::Command { command: Command::Shutdown, .. })).count(), 2);
+    assert_eq!(
+        outputs
+            .iter()
+            .filter(|o| matches!(o, Output::Command { command: Command::Shutdown, .. }))
+            .count(),
+        2
+    );
     bench.say(wave(1, 1, 1, &[0]));
     assert!(bench.refusals()[0].reason.contains("going down"));
     bench.now = bench.now + 10 * SECOND;

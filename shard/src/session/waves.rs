@@ -86,7 +86,8 @@ impl Waves {
         out: &mut VecDeque<Output>,
     ) -> Result<(), Rejected> {
         let id = wave.id;
-        let refuse = |field: &str, problem: String| Err(Rejected::of(id, InvalidField::new(field, problem)));
+        let refuse =
+            |field: &str, problem: String| Err(Rejected::of(id, InvalidField::new(field, problem)));
         if wave.ownership != owned.number {
             let problem = format!("is {}, this node holds {}", wave.ownership, owned.number);
             return refuse("wave.ownership", problem).map_err(|r| r.because(Cause::Superseded));
@@ -100,14 +101,25 @@ impl Waves {
                 let problem = format!("is {}, but epoch {} is obeyed", wave.epoch, known.epoch);
                 return refuse("wave.epoch", problem).map_err(|r| r.because(Cause::Superseded));
             }
-            Some(known) if (known.epoch, known.ownership) == (wave.epoch, wave.ownership) => return Ok(()),
+            Some(known) if (known.epoch, known.ownership) == (wave.epoch, wave.ownership) => {
+                return Ok(());
+            }
             _ => {}
         }
         for (i, app) in wave.apps.iter().enumerate() {
             match platform(app.lane) {
-                None => return refuse(&format!("wave.apps[{i}].lane"), format!("no lane {} is known", app.lane)),
+                None => {
+                    return refuse(
+                        &format!("wave.apps[{i}].lane"),
+                        format!("no lane {} is known", app.lane),
+                    );
+                }
                 Some(platform) if platform != app.request.platform() => {
-                    let problem = format!("is for {:?}, lane {} is {platform:?}", app.request.platform(), app.lane);
+                    let problem = format!(
+                        "is for {:?}, lane {} is {platform:?}",
+                        app.request.platform(),
+                        app.lane
+                    );
                     return refuse(&format!("wave.apps[{i}].request"), problem);
                 }
                 Some(_) => {}
@@ -116,7 +128,10 @@ impl Waves {
         let mut shards: BTreeMap<usize, Vec<ShardSpec>> = BTreeMap::new();
         for shard in wave.shards {
             let Some(core) = owned.core_of(shard.partition, cores) else {
-                return refuse("wave.shards", format!("name partition {}, which is not this node's", shard.partition));
+                return refuse(
+                    "wave.shards",
+                    format!("name partition {}, which is not this node's", shard.partition),
+                );
             };
             shards.entry(core).or_default().push(ShardSpec {
                 partition: shard.partition,
@@ -126,7 +141,8 @@ impl Waves {
             });
         }
         if !self.waves.contains_key(&id) && self.waves.len() == WAVES_MAX && !self.evict(now, out) {
-            return refuse("wave", format!("would be more than {WAVES_MAX}")).map_err(|r| r.because(Cause::Room));
+            return refuse("wave", format!("would be more than {WAVES_MAX}"))
+                .map_err(|r| r.because(Cause::Room));
         }
         let parts: Vec<usize> = shards.keys().copied().collect();
         let span = info_span!("wave", wave = id.0, alert = %wave.alert, epoch = wave.epoch.0);
@@ -168,13 +184,20 @@ impl Waves {
 
     /// Waves to ask leave for.
     pub fn active(&self, now: Time) -> impl Iterator<Item = WaveId> {
-        let active =
-            move |s: &State| s.cancel.is_none() && s.ended_until.is_none() && now < s.expires && !s.merge.is_ended();
+        let active = move |s: &State| {
+            s.cancel.is_none() && s.ended_until.is_none() && now < s.expires && !s.merge.is_ended()
+        };
         self.waves.iter().filter(move |(_, s)| active(s)).map(|(id, _)| *id)
     }
 
     /// Passes leave on to the cores, each with its part of the rate. A wave that is no longer there needs none.
-    pub fn grant(&mut self, id: WaveId, per_second: Option<f64>, until: Time, out: &mut VecDeque<Output>) {
+    pub fn grant(
+        &mut self,
+        id: WaveId,
+        per_second: Option<f64>,
+        until: Time,
+        out: &mut VecDeque<Output>,
+    ) {
         let Some(state) = self.waves.get(&id).filter(|s| s.cancel.is_none()) else { return };
         let rate = per_second.map(|r| leases::share(r, leases::burst(r), state.cores.len()));
         state.tell(out, || Command::Grant { wave: id, until, rate });
@@ -184,7 +207,12 @@ impl Waves {
     ///
     /// # Errors
     /// A higher epoch directs it.
-    pub fn cancel(&mut self, id: WaveId, epoch: Epoch, out: &mut VecDeque<Output>) -> Result<(), Rejected> {
+    pub fn cancel(
+        &mut self,
+        id: WaveId,
+        epoch: Epoch,
+        out: &mut VecDeque<Output>,
+    ) -> Result<(), Rejected> {
         if let Some(known) = self.waves.get(&id).filter(|s| s.epoch > epoch) {
             let problem = format_args!("is {epoch}, but epoch {} is obeyed", known.epoch);
             return Err(Rejected::of(id, InvalidField::new("cancel.epoch", problem)));
@@ -212,7 +240,9 @@ impl Waves {
 
     /// A wave has ended everywhere.
     pub fn end(&mut self, id: WaveId, now: Time, out: &mut VecDeque<Output>) {
-        let Some(state) = self.waves.get_mut(&id).filter(|s| s.ended_until.is_none()) else { return };
+        let Some(state) = self.waves.get_mut(&id).filter(|s| s.ended_until.is_none()) else {
+            return;
+        };
         let epoch = state.epoch;
         state.ended_until = Some(now + LAST_WORDS);
         debug!(parent: &state.span, "ended everywhere");
@@ -232,7 +262,13 @@ impl Waves {
 
     /// A core's report. `listening`: a session is there; without one, sets of ordinals are not collected, since the next
     /// session is told everything anyway.
-    pub fn report(&mut self, core: usize, mut report: CoreReport, listening: bool, out: &mut VecDeque<Output>) {
+    pub fn report(
+        &mut self,
+        core: usize,
+        mut report: CoreReport,
+        listening: bool,
+        out: &mut VecDeque<Output>,
+    ) {
         let id = report.wave;
         let Some(state) = self.waves.get_mut(&id) else { return };
         if !listening {
@@ -245,7 +281,11 @@ impl Waves {
         }
         let mut opened = Vec::new();
         for (lane, bands_open) in &mut state.bands_open {
-            let bands = state.merge.lane_bands_walked(*lane, state.bands).saturating_add(1).min(state.bands);
+            let bands = state
+                .merge
+                .lane_bands_walked(*lane, state.bands)
+                .saturating_add(1)
+                .min(state.bands);
             if bands > *bands_open {
                 *bands_open = bands;
                 opened.push((*lane, bands));
@@ -257,7 +297,13 @@ impl Waves {
     }
 
     /// A core writes nothing more.
-    pub fn stopped(&mut self, core: usize, id: WaveId, last_write: Option<Time>, written_after: u64) {
+    pub fn stopped(
+        &mut self,
+        core: usize,
+        id: WaveId,
+        last_write: Option<Time>,
+        written_after: u64,
+    ) {
         let Some(cancel) = self.waves.get_mut(&id).and_then(|s| s.cancel.as_mut()) else { return };
         cancel.answers.insert(core, (last_write, written_after));
     }
@@ -337,8 +383,12 @@ impl Waves {
 
     /// Makes room: first what has ended on all cores, then what has run out and nobody ended.
     fn evict(&mut self, now: Time, out: &mut VecDeque<Output>) -> bool {
-        let gone = |s: &State| s.ended_until.is_some() || s.merge.is_ended() || s.expires + LAST_WORDS < now;
-        let Some(id) = self.waves.iter().find(|(_, s)| gone(s)).map(|(id, _)| *id) else { return false };
+        let gone = |s: &State| {
+            s.ended_until.is_some() || s.merge.is_ended() || s.expires + LAST_WORDS < now
+        };
+        let Some(id) = self.waves.iter().find(|(_, s)| gone(s)).map(|(id, _)| *id) else {
+            return false;
+        };
         if let Some(state) = self.waves.remove(&id) {
             info!(parent: &state.span, "forgotten: it is over, and room is needed");
             state.tell(out, || Command::End(id));
@@ -353,6 +403,8 @@ impl State {
     }
 
     fn has_stopped(&self) -> bool {
-        self.cancel.as_ref().is_some_and(|c| !c.told && self.cores.iter().all(|core| c.answers.contains_key(core)))
+        self.cancel
+            .as_ref()
+            .is_some_and(|c| !c.told && self.cores.iter().all(|core| c.answers.contains_key(core)))
     }
 }

@@ -178,7 +178,11 @@ mod tests {
         (0u8..5).prop_map(Tree::Has).prop_recursive(4, 32, 2, |inner| {
             prop_oneof![
                 inner.clone().prop_map(|a| Tree::Not(a.into())),
-                (any::<bool>(), inner.clone(), inner).prop_map(|(and, a, b)| Tree::Two(and, a.into(), b.into())),
+                (any::<bool>(), inner.clone(), inner).prop_map(|(and, a, b)| Tree::Two(
+                    and,
+                    a.into(),
+                    b.into()
+                )),
             ]
         })
     }
@@ -225,11 +229,15 @@ mod tests {
     #[test]
     fn errors_name_the_place() {
         let error = |ops: &[SegmentOp]| Program::compile(ops).unwrap_err();
-        assert_eq!(error(&[Or, Not, And, has("a"), has("b")]), ProgramError::OperandMissing { at: 0 });
+        assert_eq!(
+            error(&[Or, Not, And, has("a"), has("b")]),
+            ProgramError::OperandMissing { at: 0 }
+        );
         assert_eq!(error(&[has("a"), Not]), ProgramError::OperandMissing { at: 1 });
         assert_eq!(error(&[has("a"), has("b")]), ProgramError::Surplus { surplus: 1 });
         assert_eq!(error(&vec![Not; OPS_MAX + 1]), ProgramError::TooLong { ops: OPS_MAX + 1 });
-        let deep: Vec<_> = (0..DEPTH_MAX).map(|_| And).chain((0..=DEPTH_MAX).map(|_| has("a"))).collect();
+        let deep: Vec<_> =
+            (0..DEPTH_MAX).map(|_| And).chain((0..=DEPTH_MAX).map(|_| has("a"))).collect();
         assert_eq!(error(&deep), ProgramError::TooDeep);
     }
 
@@ -238,6 +246,8 @@ mod tests {
     fn an_unknown_set_gets_what_everybody_gets() {
         let words = Vocabulary::new();
         assert!(Program::compile(&[]).unwrap().matches(&words, SegmentsIndex::UNKNOWN));
-        assert!(!Program::compile(&[Not, has("a")]).unwrap().matches(&words, SegmentsIndex::UNKNOWN));
+        assert!(
+            !Program::compile(&[Not, has("a")]).unwrap().matches(&words, SegmentsIndex::UNKNOWN)
+        );
     }
 }

@@ -98,7 +98,8 @@ impl Cover {
     /// # Errors
     /// See [`CoverError`].
     pub fn new(bands: &[(f64, f64, Vec<u64>)]) -> Result<Self, CoverError> {
-        let mut builder = CoverBuilder::new(bands.iter().map(|(from_m, to_m, _)| (*from_m, *to_m)))?;
+        let mut builder =
+            CoverBuilder::new(bands.iter().map(|(from_m, to_m, _)| (*from_m, *to_m)))?;
         for (number, (_, _, cells)) in (0..).zip(bands) {
             builder.add(number, cells)?;
         }
@@ -151,7 +152,8 @@ impl CoverBuilder {
     pub fn new(limits: impl IntoIterator<Item = (f64, f64)>) -> Result<Self, CoverError> {
         let mut bands: Vec<Band> = Vec::new();
         for (from_m, to_m) in limits {
-            let band = u32::try_from(bands.len()).map_err(|_| CoverError::TooManyBands { bands: bands.len() })?;
+            let band = u32::try_from(bands.len())
+                .map_err(|_| CoverError::TooManyBands { bands: bands.len() })?;
             // Written so that a NaN is refused.
             let behind = bands.last().is_none_or(|nearer| nearer.from_m <= from_m);
             if !(behind && from_m.is_finite() && to_m.is_finite() && from_m <= to_m) {
@@ -168,7 +170,9 @@ impl CoverBuilder {
     /// See [`CoverError`]; cells are counted from the first of this call. The cover is of no use afterwards.
     pub fn add(&mut self, band: u32, cells: &[u64]) -> Result<(), CoverError> {
         let bands = self.bands.len();
-        let Some(into) = self.bands.get_mut(band as usize) else { return Err(CoverError::NoBand { band, bands }) };
+        let Some(into) = self.bands.get_mut(band as usize) else {
+            return Err(CoverError::NoBand { band, bands });
+        };
         let mut ranges = Vec::with_capacity(cells.len());
         for (at, &index) in cells.iter().enumerate() {
             ranges.push(range_of(index, band, at)?);
@@ -196,7 +200,8 @@ impl CoverBuilder {
     /// # Errors
     /// [`CoverError::Overlap`].
     pub fn finish(self) -> Result<Cover, CoverError> {
-        let mut cover = Cover { bands: self.bands, ranges: Vec::with_capacity(self.ranges), place: None };
+        let mut cover =
+            Cover { bands: self.bands, ranges: Vec::with_capacity(self.ranges), place: None };
         for (number, band) in (0..).zip(&mut cover.bands) {
             join(&mut band.ranges, number)?;
             cover.ranges.extend(band.ranges.iter().map(|range| (*range, number)));
@@ -230,14 +235,20 @@ fn join(ranges: &mut Vec<Range>, band: u32) -> Result<(), CoverError> {
 /// Tells no place.
 impl std::fmt::Debug for CoverBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CoverBuilder").field("bands", &self.bands.len()).field("ranges", &self.ranges).finish()
+        f.debug_struct("CoverBuilder")
+            .field("bands", &self.bands.len())
+            .field("ranges", &self.ranges)
+            .finish()
     }
 }
 
 /// Tells no place.
 impl std::fmt::Debug for Cover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cover").field("bands", &self.bands.len()).field("ranges", &self.ranges.len()).finish()
+        f.debug_struct("Cover")
+            .field("bands", &self.bands.len())
+            .field("ranges", &self.ranges.len())
+            .finish()
     }
 }
 
@@ -274,13 +285,19 @@ mod tests {
     #[test]
     fn a_cell_covers_its_descendants() {
         let pentagon = CellIndex::base_cells().find(|c| c.is_pentagon()).expect("there are twelve");
-        for ancestor in [cell(22.5, 114.0, Resolution::Six), pentagon.center_child(Resolution::Five).expect("finer")] {
+        for ancestor in [
+            cell(22.5, 114.0, Resolution::Six),
+            pentagon.center_child(Resolution::Five).expect("finer"),
+        ] {
             let cover = Cover::new(&[band(0.0, 1.0, &[ancestor])]).unwrap();
             for inside in ancestor.children(Resolution::Nine) {
                 assert_eq!(cover.band_of(inside.into()), Some(0));
             }
-            for neighbour in ancestor.grid_disk::<Vec<_>>(1).into_iter().filter(|c| *c != ancestor) {
-                assert!(neighbour.children(Resolution::Nine).all(|c| cover.band_of(c.into()).is_none()));
+            for neighbour in ancestor.grid_disk::<Vec<_>>(1).into_iter().filter(|c| *c != ancestor)
+            {
+                assert!(
+                    neighbour.children(Resolution::Nine).all(|c| cover.band_of(c.into()).is_none())
+                );
             }
         }
     }
@@ -288,7 +305,8 @@ mod tests {
     /// All of the world at resolution 0 takes every cell.
     #[test]
     fn the_whole_world() {
-        let cover = Cover::new(&[band(0.0, 2e7, &CellIndex::base_cells().collect::<Vec<_>>())]).unwrap();
+        let cover =
+            Cover::new(&[band(0.0, 2e7, &CellIndex::base_cells().collect::<Vec<_>>())]).unwrap();
         for (lat, lng) in [(22.5, 114.0), (-89.9, 10.0), (0.0, -180.0), (64.7, 10.5)] {
             assert_eq!(cover.band_of(cell(lat, lng, Resolution::Nine).into()), Some(0));
         }
@@ -317,20 +335,32 @@ mod tests {
         let ten = cell(22.5, 114.0, Resolution::Ten);
         let seven = cell(22.5, 114.0, Resolution::Seven);
         let error = |bands: &[_]| Cover::new(bands).unwrap_err();
-        assert_eq!(error(&[(0.0, 1.0, vec![nine.into(), 7])]), CoverError::NotACell { band: 0, at: 1 });
+        assert_eq!(
+            error(&[(0.0, 1.0, vec![nine.into(), 7])]),
+            CoverError::NotACell { band: 0, at: 1 }
+        );
         assert_eq!(error(&[band(0.0, 1.0, &[ten])]), CoverError::TooFine { band: 0, at: 0 });
-        assert_eq!(error(&[band(0.0, 1.0, &[nine, nine])]), CoverError::Overlap { one: 0, other: 0 });
+        assert_eq!(
+            error(&[band(0.0, 1.0, &[nine, nine])]),
+            CoverError::Overlap { one: 0, other: 0 }
+        );
         let apart = [band(0.0, 1.0, &[nine]), band(1.0, 2.0, &[]), band(2.0, 3.0, &[seven])];
         assert_eq!(error(&apart), CoverError::Overlap { one: 0, other: 2 });
         for (from, to) in [(f64::NAN, 1.0), (0.0, f64::INFINITY), (2.0, 1.0)] {
             assert_eq!(error(&[band(from, to, &[])]), CoverError::Limits { band: 0 });
         }
-        assert_eq!(error(&[band(2.0, 3.0, &[]), band(1.0, 2.0, &[])]), CoverError::Limits { band: 1 });
+        assert_eq!(
+            error(&[band(2.0, 3.0, &[]), band(1.0, 2.0, &[])]),
+            CoverError::Limits { band: 1 }
+        );
     }
 
     #[test]
     fn an_empty_cover_takes_nobody() {
         let cover = Cover::new(&[]).unwrap();
-        assert_eq!((cover.bands(), cover.band_of(cell(0.0, 0.0, Resolution::Nine).into())), (0, None));
+        assert_eq!(
+            (cover.bands(), cover.band_of(cell(0.0, 0.0, Resolution::Nine).into())),
+            (0, None)
+        );
     }
 }

@@ -40,7 +40,8 @@ const BANDS: u32 = 3;
 fn town() -> (Cover, Vec<Cell>) {
     let middle = LatLng::new(22.54, 114.06).expect("finite").to_cell(Resolution::Seven);
     let children: Vec<CellIndex> = middle.children(Resolution::Eight).collect();
-    let around: Vec<CellIndex> = middle.grid_disk::<Vec<_>>(1).into_iter().filter(|c| *c != middle).collect();
+    let around: Vec<CellIndex> =
+        middle.grid_disk::<Vec<_>>(1).into_iter().filter(|c| *c != middle).collect();
     let indices = |cells: &[CellIndex]| cells.iter().map(|c| u64::from(*c)).collect::<Vec<_>>();
     let cover = Cover::new(&[
         (0.0, 1.0, indices(&[&children[..3], &children[5..]].concat())),
@@ -48,7 +49,11 @@ fn town() -> (Cover, Vec<Cell>) {
         (2.0, 3.0, indices(&children[3..4])),
     ]);
     let ancestors = [&children[..], &around[..2]].concat();
-    let places = ancestors.iter().flat_map(|c| c.children(Resolution::Nine).take(3)).map(Cell::from).collect();
+    let places = ancestors
+        .iter()
+        .flat_map(|c| c.children(Resolution::Nine).take(3))
+        .map(Cell::from)
+        .collect();
     (cover.expect("disjoint"), places)
 }
 
@@ -168,8 +173,8 @@ impl Town {
     /// The band of a device, if it is to be pushed to now.
     fn band(&mut self, ordinal: Ordinal) -> Option<u32> {
         let pushable = self.partition.pushable(ordinal)?;
-        let addressed =
-            self.words.app(pushable.app) == Some(&APPS[0]) && self.program.matches(&self.words, pushable.segments);
+        let addressed = self.words.app(pushable.app) == Some(&APPS[0])
+            && self.program.matches(&self.words, pushable.segments);
         self.cover.band_of(pushable.cell).filter(|_| addressed)
     }
 }
@@ -198,9 +203,13 @@ impl Run {
     fn step(&mut self, bands_open: u32) -> Step {
         let walked = self.walk.bands_walked();
         let step = self.walk.step(&self.town.partition, &self.town.cover, bands_open);
-        assert!(walked <= self.walk.bands_walked() && self.walk.bands_walked() <= bands_open.max(walked));
+        assert!(
+            walked <= self.walk.bands_walked()
+                && self.walk.bands_walked() <= bands_open.max(walked)
+        );
         if let Step::Device { ordinal, cell, band } = step {
-            let pushable = self.town.partition.pushable(ordinal).expect("returned only if pushable");
+            let pushable =
+                self.town.partition.pushable(ordinal).expect("returned only if pushable");
             let device = pushable.device;
             assert!(self.town.words.app(pushable.app) != Some(&APPS[1]), "of another tag");
             assert_eq!((pushable.cell, self.town.cover.band_of(cell)), (cell, Some(band)));
@@ -210,7 +219,8 @@ impl Run {
                 assert!(self.walk.hand(ordinal) && !self.walk.hand(ordinal));
                 // Who was gone for a day was forgotten with its ordinal, and counts as another device.
                 let before = self.handed.insert(device, ordinal);
-                let forgotten = before.is_some_and(|o| o != ordinal) && self.town.now >= START_MS + 24 * HOUR_MS;
+                let forgotten = before.is_some_and(|o| o != ordinal)
+                    && self.town.now >= START_MS + 24 * HOUR_MS;
                 assert!(before.is_none() || forgotten, "handed twice");
             } else {
                 self.passed_over.insert(ordinal);
@@ -235,15 +245,22 @@ impl Run {
             Action::Write(sections) => {
                 for _ in 0..sections {
                     let Some((writer, out)) = &mut self.writing else { break };
-                    if !writer.next(&mut self.town.partition, &self.town.words, out).expect("few changes") {
+                    if !writer
+                        .next(&mut self.town.partition, &self.town.words, out)
+                        .expect("few changes")
+                    {
                         self.snapshot = self.writing.take().expect("just seen").1;
                     }
                 }
             }
             Action::TakeOver if self.snapshot.is_empty() => {}
             Action::TakeOver => {
-                let (partition, words) = self.town.replica(&self.snapshot, self.town.log.len() * 31);
-                assert_eq!(contents(&partition, &words), contents(&self.town.partition, &self.town.words));
+                let (partition, words) =
+                    self.town.replica(&self.snapshot, self.town.log.len() * 31);
+                assert_eq!(
+                    contents(&partition, &words),
+                    contents(&self.town.partition, &self.town.words)
+                );
                 assert_eq!(rest(&partition), rest(&self.town.partition));
                 (self.town.partition, self.town.words, self.writing) = (partition, words, None);
                 self.town.program = program();
@@ -267,7 +284,9 @@ impl Run {
             match self.step(BANDS) {
                 Step::Idle => break,
                 Step::Waiting => prop_assert!(false, "all bands are open"),
-                Step::Device { .. } | Step::More => prop_assert!(tries < 100_000, "it does not end"),
+                Step::Device { .. } | Step::More => {
+                    prop_assert!(tries < 100_000, "it does not end")
+                }
             }
         }
         prop_assert_eq!((self.walk.bands_walked(), self.walk.late()), (BANDS, 0));
@@ -380,9 +399,18 @@ fn walks_bands_in_order() {
     let town = town_with(&[far, out, mid, near, near, mid]);
     let mut walk = Walk::new([5].into_iter().collect(), tags(), Ahead::Tokens);
     assert_eq!(next(&mut walk, &town, 0), None);
-    assert_eq!([next(&mut walk, &town, 1), next(&mut walk, &town, 1)], [Some((3, 0)), Some((4, 0))]);
-    assert_eq!((walk.step(&town.partition, &town.cover, 1), walk.bands_walked()), (Step::Waiting, 1));
-    assert_eq!([next(&mut walk, &town, 3), next(&mut walk, &town, 3)], [Some((2, 1)), Some((0, 2))]);
+    assert_eq!(
+        [next(&mut walk, &town, 1), next(&mut walk, &town, 1)],
+        [Some((3, 0)), Some((4, 0))]
+    );
+    assert_eq!(
+        (walk.step(&town.partition, &town.cover, 1), walk.bands_walked()),
+        (Step::Waiting, 1)
+    );
+    assert_eq!(
+        [next(&mut walk, &town, 3), next(&mut walk, &town, 3)],
+        [Some((2, 1)), Some((0, 2))]
+    );
     assert_eq!((walk.step(&town.partition, &town.cover, 3), walk.bands_walked()), (Step::Idle, 3));
     assert_eq!(walk.take_handed(), [0, 2, 3, 4].into_iter().collect());
     assert_eq!((walk.take_handed(), walk.handed().len()), (RoaringBitmap::new(), 5));
@@ -399,7 +427,10 @@ fn late_devices_come_first() {
     move_to(&mut walk, &mut town, 0, 1, mid);
     move_to(&mut walk, &mut town, 1, 1, near);
     assert_eq!(walk.late(), 2);
-    assert_eq!([next(&mut walk, &town, 3), next(&mut walk, &town, 3)], [Some((1, 0)), Some((0, 1))]);
+    assert_eq!(
+        [next(&mut walk, &town, 3), next(&mut walk, &town, 3)],
+        [Some((1, 0)), Some((0, 1))]
+    );
     assert_eq!([next(&mut walk, &town, 3), next(&mut walk, &town, 3)], [Some((3, 2)), None]);
     assert_eq!(walk.step(&town.partition, &town.cover, 3), Step::Idle);
 }
@@ -437,6 +468,7 @@ fn a_full_late_queue_loses_nobody() {
     }
     assert_eq!(walk.bands_walked(), 2);
     handed.extend(std::iter::from_fn(|| next(&mut walk, &town, 3)));
-    let expected = (20..23).map(|n| (n, 0)).chain([(23, 2)]).chain((0..20).map(|n| (n, 0))).chain([(24, 2)]);
+    let expected =
+        (20..23).map(|n| (n, 0)).chain([(23, 2)]).chain((0..20).map(|n| (n, 0))).chain([(24, 2)]);
     assert_eq!(handed, expected.collect::<Vec<_>>());
 }

@@ -110,7 +110,8 @@ impl Walk {
     #[must_use]
     #[allow(clippy::needless_pass_by_value)] // a wave gives it away; the form kept here is another
     pub fn new(handed: RoaringBitmap, tags: Tags, ahead: Ahead) -> Self {
-        let limits = Limits { buffer_keys: BUFFER_KEYS, late_max: LATE_MAX, work_per_step: WORK_PER_STEP };
+        let limits =
+            Limits { buffer_keys: BUFFER_KEYS, late_max: LATE_MAX, work_per_step: WORK_PER_STEP };
         Self { ahead, ..Self::with_limits(&handed, tags, limits) }
     }
 
@@ -150,7 +151,8 @@ impl Walk {
                 return Step::Waiting;
             }
             while let Some(key) = self.buffer.pop() {
-                let stands = partition.changes() == self.buffered_at || partition.key_of(key.ordinal()) == Some(key);
+                let stands = partition.changes() == self.buffered_at
+                    || partition.key_of(key.ordinal()) == Some(key);
                 if stands && self.met.insert(key.ordinal()) {
                     return device(key, self.band);
                 }
@@ -214,7 +216,8 @@ impl Walk {
     /// Those handed since the last call.
     pub fn take_handed(&mut self) -> RoaringBitmap {
         self.unreported.sort_unstable();
-        RoaringBitmap::from_sorted_iter(self.unreported.drain(..)).expect("sorted, and each was handed once")
+        RoaringBitmap::from_sorted_iter(self.unreported.drain(..))
+            .expect("sorted, and each was handed once")
     }
 
     /// All who are handed over, those of earlier holders too.
@@ -236,7 +239,9 @@ impl Walk {
 
     /// A late device, if it is looked for, stands where it was seen and was not met since; it is met now.
     fn meet(&mut self, partition: &Partition, place: Place, ordinal: Ordinal) -> Option<Key> {
-        let key = partition.key_of(ordinal).filter(|key| key.place() == place && self.tags.has(key.tag()))?;
+        let key = partition
+            .key_of(ordinal)
+            .filter(|key| key.place() == place && self.tags.has(key.tag()))?;
         self.met.insert(ordinal).then_some(key)
     }
 

@@ -24,11 +24,26 @@ pub(crate) fn floods(open: u32, ended: u32) -> Vec<Flood> {
     let once = |name, first: Vec<u8>, ends| Flood { name, first, again: Vec::new(), ends };
     let http1 = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".to_vec();
     vec![
-        flood("endless CONTINUATION", frame(1, 0, open, b"\x88"), frame(9, 0, open, &[0; 100]), &[BLOCK]),
-        flood("endless empty CONTINUATION", frame(1, 0, open, b"\x88"), frame(9, 0, open, b""), &[BLOCK]),
+        flood(
+            "endless CONTINUATION",
+            frame(1, 0, open, b"\x88"),
+            frame(9, 0, open, &[0; 100]),
+            &[BLOCK],
+        ),
+        flood(
+            "endless empty CONTINUATION",
+            frame(1, 0, open, b"\x88"),
+            frame(9, 0, open, b""),
+            &[BLOCK],
+        ),
         flood("SETTINGS flood", vec![], frame(4, 0, 0, &[0, 4, 0, 0, 255, 255]), &[CALM, UNREAD]),
         flood("table sizes flood", vec![], [table(0), table(4_096)].concat(), &[CALM, UNREAD]),
-        flood("window sizes flood", vec![], [window(0), window(i32::MAX as u32)].concat(), &[CALM, UNREAD]),
+        flood(
+            "window sizes flood",
+            vec![],
+            [window(0), window(i32::MAX as u32)].concat(),
+            &[CALM, UNREAD],
+        ),
         flood("SETTINGS acknowledgements", vec![], frame(4, 1, 0, b""), &[CALM]),
         flood("PING flood", vec![], frame(6, 0, 0, b"8 bytes."), &[CALM, UNREAD]),
         flood("PONG flood", vec![], frame(6, 1, 0, b"8 bytes."), &[CALM]),
@@ -52,19 +67,60 @@ pub(crate) fn floods(open: u32, ended: u32) -> Vec<Flood> {
             frame(0, 8, open, &[255; 256]),
             &[CALM, "more DATA than the connection window allows"],
         ),
-        flood("table size updates", vec![], frame(1, 5, ended, &[[0x20; 500].as_slice(), b"\x88"].concat()), &[CALM]),
-        once("table size above the announced", frame(1, 5, open, b"\x3f\xe1\x7f\x88"), &["cannot be decoded"]),
-        once("window overflow", frame(8, 0, 0, &[0x7f, 255, 255, 255]), &["connection window above 2^31-1"]),
-        once("initial window overflow", window(1 << 31), &["SETTINGS_INITIAL_WINDOW_SIZE above 2^31-1"]),
-        once("header bomb", frame(1, 5, open, &[0x82; 8_000]), &["header list larger than announced"]),
+        flood(
+            "table size updates",
+            vec![],
+            frame(1, 5, ended, &[[0x20; 500].as_slice(), b"\x88"].concat()),
+            &[CALM],
+        ),
+        once(
+            "table size above the announced",
+            frame(1, 5, open, b"\x3f\xe1\x7f\x88"),
+            &["cannot be decoded"],
+        ),
+        once(
+            "window overflow",
+            frame(8, 0, 0, &[0x7f, 255, 255, 255]),
+            &["connection window above 2^31-1"],
+        ),
+        once(
+            "initial window overflow",
+            window(1 << 31),
+            &["SETTINGS_INITIAL_WINDOW_SIZE above 2^31-1"],
+        ),
+        once(
+            "header bomb",
+            frame(1, 5, open, &[0x82; 8_000]),
+            &["header list larger than announced"],
+        ),
         once("larger header bomb", frame(1, 5, open, &[0x82; 16_000]), &[BLOCK]),
-        once("an answer nobody asked for", frame(1, 5, 0x7fff_fff1, b"\x88"), &["a stream that was never opened"]),
-        once("a stream of the server", frame(1, 5, 2, b"\x88"), &["a stream that was never opened"]),
-        once("giant frame", vec![255, 255, 255, 0, 0, 0, 0, 0, 1], &["frame longer than announced"]),
+        once(
+            "an answer nobody asked for",
+            frame(1, 5, 0x7fff_fff1, b"\x88"),
+            &["a stream that was never opened"],
+        ),
+        once(
+            "a stream of the server",
+            frame(1, 5, 2, b"\x88"),
+            &["a stream that was never opened"],
+        ),
+        once(
+            "giant frame",
+            vec![255, 255, 255, 0, 0, 0, 0, 0, 1],
+            &["frame longer than announced"],
+        ),
         once("HTTP/1.1", http1, &["frame longer than announced"]),
         once("push promise", frame(5, 4, open, b"\x00\x00\x00\x02\x82"), &["PUSH_PROMISE"]),
-        once("broken Huffman", frame(1, 5, open, b"\x08\x84\xff\xff\xff\xff"), &["cannot be decoded"]),
-        once("interrupted block", [frame(1, 0, open, b"\x88"), frame(0, 0, open, b"x")].concat(), &["interrupted"]),
+        once(
+            "broken Huffman",
+            frame(1, 5, open, b"\x08\x84\xff\xff\xff\xff"),
+            &["cannot be decoded"],
+        ),
+        once(
+            "interrupted block",
+            [frame(1, 0, open, b"\x88"), frame(0, 0, open, b"x")].concat(),
+            &["interrupted"],
+        ),
     ]
 }
 

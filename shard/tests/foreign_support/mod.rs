@@ -53,28 +53,45 @@ impl Foreign {
     pub(crate) fn start(kind: Kind, dir: &Path) -> Option<Self> {
         match kind {
             Kind::Nginx { requests } => {
-                let program = find(&["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/bin/nginx"], "nginx")?;
+                let program =
+                    find(&["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/bin/nginx"], "nginx")?;
                 Some(at_a_free_port(|address| {
-                    fs::write(dir.join("nginx.conf"), nginx_config(dir, address, requests)).expect("written");
+                    fs::write(dir.join("nginx.conf"), nginx_config(dir, address, requests))
+                        .expect("written");
                     let mut command = Command::new(program);
-                    command.arg("-p").arg(dir).arg("-c").arg(dir.join("nginx.conf")).stdout(Stdio::null());
+                    command
+                        .arg("-p")
+                        .arg(dir)
+                        .arg("-c")
+                        .arg(dir.join("nginx.conf"))
+                        .stdout(Stdio::null());
                     (command.spawn().expect("nginx starts"), Log::File(dir.join("access.log")))
                 }))
             }
             Kind::Nghttpd => {
-                let program = find(&["/usr/sbin/nghttpd", "/usr/bin/nghttpd", "/usr/local/bin/nghttpd"], "nghttp2")?;
+                let program = find(
+                    &["/usr/sbin/nghttpd", "/usr/bin/nghttpd", "/usr/local/bin/nghttpd"],
+                    "nghttp2",
+                )?;
                 Some(at_a_free_port(|address| {
                     let mut command = Command::new(program);
                     command.args(["-v", "--echo-upload", "--padding=32", "--address=127.0.0.1"]);
-                    command.arg(address.port().to_string()).arg(dir.join("key.pem")).arg(dir.join("cert.pem"));
-                    let mut child =
-                        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("nghttpd starts");
+                    command
+                        .arg(address.port().to_string())
+                        .arg(dir.join("key.pem"))
+                        .arg(dir.join("cert.pem"));
+                    let mut child = command
+                        .stdout(Stdio::piped())
+                        .stderr(Stdio::null())
+                        .spawn()
+                        .expect("nghttpd starts");
                     let told = child.stdout.take().expect("piped");
                     (child, Log::Told(std::thread::spawn(|| listen(told))))
                 }))
             }
             Kind::Node { shrink } => {
-                let mut command = Command::new(find(&["/usr/bin/node", "/usr/local/bin/node"], "nodejs")?);
+                let mut command =
+                    Command::new(find(&["/usr/bin/node", "/usr/local/bin/node"], "nodejs")?);
                 command.arg(script("node.mjs"));
                 Some(at_its_own_port(command, dir, shrink.then_some("shrink")))
             }
@@ -84,7 +101,9 @@ impl Foreign {
                     command.args(["-c", "import h2"]).stdout(Stdio::null()).stderr(Stdio::null());
                     command.status().is_ok_and(|status| status.success())
                 };
-                let Some(python) = ["python3", "/usr/bin/python3", "/usr/local/bin/python3"].into_iter().find(has_h2)
+                let Some(python) = ["python3", "/usr/bin/python3", "/usr/local/bin/python3"]
+                    .into_iter()
+                    .find(has_h2)
                 else {
                     eprintln!(
                         "!!! SKIPPED: no python3 with h2; `apt-get install python3-h2` to prove the lane against it"
@@ -105,7 +124,11 @@ impl Foreign {
         let signal = if quick { "-KILL" } else { "-QUIT" };
         let is_nginx = matches!(&self.log, Log::File(path) if path.ends_with("access.log"));
         let signal = if is_nginx || quick { signal } else { "-TERM" };
-        let sent = Command::new("kill").arg(signal).arg(self.child.id().to_string()).status().expect("kill");
+        let sent = Command::new("kill")
+            .arg(signal)
+            .arg(self.child.id().to_string())
+            .status()
+            .expect("kill");
         assert!(sent.success(), "it had ended before");
         let status = self.child.wait().expect("waited for");
         match self.log {
@@ -126,7 +149,10 @@ fn script(name: &str) -> PathBuf {
 fn find(places: &[&'static str], package: &str) -> Option<&'static str> {
     let found = places.iter().find(|place| Path::new(place).exists());
     if found.is_none() {
-        eprintln!("!!! SKIPPED: {} is missing; `apt-get install {package}` to prove the lane against it", places[0]);
+        eprintln!(
+            "!!! SKIPPED: {} is missing; `apt-get install {package}` to prove the lane against it",
+            places[0]
+        );
     }
     found.copied()
 }
@@ -161,7 +187,9 @@ fn at_its_own_port(mut command: Command, dir: &Path, argument: Option<&str>) -> 
 
 /// `path status connection`.
 fn answered(line: &str) -> Answered {
-    let [path, status, connection] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("a line: {line}") };
+    let [path, status, connection] = line.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("a line: {line}")
+    };
     let connection = connection.parse().expect("a number");
     Answered { path: path.to_owned(), status: status.parse().expect("a status"), connection }
 }
@@ -177,8 +205,13 @@ fn listen(told: impl std::io::Read) -> Vec<Answered> {
             && let Some(at) = line.windows(MARK.len()).position(|window| window == MARK)
         {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-            let connection = text(&line[4..]).split(']').next().and_then(|id| id.parse().ok()).expect("an id");
-            answered.push(Answered { path: text(&line[at + MARK.len()..]), status: 200, connection });
+            let connection =
+                text(&line[4..]).split(']').next().and_then(|id| id.parse().ok()).expect("an id");
+            answered.push(Answered {
+                path: text(&line[at + MARK.len()..]),
+                status: 200,
+                connection,
+            });
         }
         line.clear();
     }

@@ -39,7 +39,10 @@ pub(crate) struct Served {
 }
 
 /// The first connections speak these, all others are honest.
-pub(crate) fn serve_all(made: &rcgen::CertifiedKey<rcgen::KeyPair>, dialects: Vec<Dialect>) -> Served {
+pub(crate) fn serve_all(
+    made: &rcgen::CertifiedKey<rcgen::KeyPair>,
+    dialects: Vec<Dialect>,
+) -> Served {
     serve(made, None, dialects)
 }
 
@@ -58,12 +61,13 @@ fn serve(
     dialects: Vec<Dialect>,
 ) -> Served {
     let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    let mut config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key.into())
-        .expect("a key");
+    let mut config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .expect("a key");
     config.alpn_protocols = vec![b"h2".to_vec()];
     let config = Arc::new(config);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
@@ -97,7 +101,9 @@ fn serve(
                 }
             }));
         }
-        connections.into_iter().for_each(|connection| connection.join().expect("no attacker waits in vain"));
+        connections
+            .into_iter()
+            .for_each(|connection| connection.join().expect("no attacker waits in vain"));
     };
     Served { address, seen, stop, thread: std::thread::spawn(accept) }
 }
@@ -151,12 +157,23 @@ struct Frame {
 }
 
 impl Peer {
-    fn accept(stream: TcpStream, config: Arc<ServerConfig>, seen: Arc<Mutex<Seen>>) -> io::Result<Self> {
+    fn accept(
+        stream: TcpStream,
+        config: Arc<ServerConfig>,
+        seen: Arc<Mutex<Seen>>,
+    ) -> io::Result<Self> {
         let tls = ServerConnection::new(config).map_err(io::Error::other)?;
         let decoder = fluke_hpack::Decoder::new();
         let tls = StreamOwned::new(tls, stream);
-        let mut peer =
-            Self { tls, record_bytes: 16_384, input: Vec::new(), decoder, begun: BTreeMap::new(), waiting: None, seen };
+        let mut peer = Self {
+            tls,
+            record_bytes: 16_384,
+            input: Vec::new(),
+            decoder,
+            begun: BTreeMap::new(),
+            waiting: None,
+            seen,
+        };
         while peer.input.len() < 24 {
             peer.read()?;
         }
@@ -189,7 +206,9 @@ impl Peer {
     fn frame(&mut self) -> io::Result<Frame> {
         loop {
             if let Some(header) = self.input.first_chunk::<9>() {
-                let length = usize::from(header[0]) << 16 | usize::from(header[1]) << 8 | usize::from(header[2]);
+                let length = usize::from(header[0]) << 16
+                    | usize::from(header[1]) << 8
+                    | usize::from(header[2]);
                 let (kind, flags) = (header[3], header[4]);
                 let stream = u32::from_be_bytes([header[5], header[6], header[7], header[8]]);
                 if self.input.len() >= 9 + length {
@@ -208,8 +227,10 @@ impl Peer {
             match frame.kind {
                 1 => {
                     assert_eq!(frame.flags & 4, 4, "a push has a small header");
-                    let fields = self.decoder.decode(&frame.payload).expect("a block that can be read");
-                    let path = fields.into_iter().find(|(name, _)| name == b":path").expect("a path").1;
+                    let fields =
+                        self.decoder.decode(&frame.payload).expect("a block that can be read");
+                    let path =
+                        fields.into_iter().find(|(name, _)| name == b":path").expect("a path").1;
                     self.begun.insert(frame.stream, String::from_utf8(path).expect("text"));
                 }
                 4 if frame.flags & 1 == 0 => self.say(&crate::floods::frame(4, 1, 0, &[]))?,
@@ -294,7 +315,8 @@ impl Peer {
         let result = self.read();
         self.tls.sock.set_nonblocking(false).expect("set");
         self.input.clear();
-        !matches!(result, Ok(())) && !matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        !matches!(result, Ok(()))
+            && !matches!(result, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Reads until the client has gone.

@@ -1,7 +1,11 @@
 //! Both neighbours of a node's control plane, scripted: a coordinator over real gRPC on loopback, and cores that are two
 //! queues each. A test is a conversation; every wait is bounded by [`within`].
 
-#![allow(dead_code, unreachable_pub, reason = "a module of several tests, each of which uses its part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "a module of several tests, each of which uses its part of it"
+)]
 #![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
@@ -38,7 +42,9 @@ pub const PARTITIONS: u16 = 16;
 
 /// Long enough for a machine under load; a test that waits so long has failed.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(30), future).await.unwrap_or_else(|_| panic!("never happened: {what}"))
+    tokio::time::timeout(Duration::from_secs(30), future)
+        .await
+        .unwrap_or_else(|_| panic!("never happened: {what}"))
 }
 
 /// A node whose cores are played by the test.
@@ -78,8 +84,12 @@ impl Bench {
         let clock = Clock::start();
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
-        let running = tokio::spawn(node.run(ports, Arc::new(move || clock.now()), stopped, drain_within));
-        let cores = scripted.into_iter().map(|c| ScriptedCore { commands: c.commands, events: c.events }).collect();
+        let running =
+            tokio::spawn(node.run(ports, Arc::new(move || clock.now()), stopped, drain_within));
+        let cores = scripted
+            .into_iter()
+            .map(|c| ScriptedCore { commands: c.commands, events: c.events })
+            .collect();
         Self { address, health, cores, feed, stop: Some(stop), running }
     }
 
@@ -101,7 +111,8 @@ impl ScriptedCore {
     /// The next command that the test is about; `ReportAll` comes with every session and is passed over.
     pub async fn next(&mut self) -> Command {
         loop {
-            match within("a command", self.commands.recv()).await.expect("the node holds the queue") {
+            match within("a command", self.commands.recv()).await.expect("the node holds the queue")
+            {
                 Command::ReportAll => {}
                 command => return command,
             }
@@ -112,7 +123,9 @@ impl ScriptedCore {
     pub async fn until<T>(&mut self, what: &str, fits: impl Fn(Command) -> Option<T>) -> T {
         within(what, async {
             loop {
-                if let Some(found) = fits(self.commands.recv().await.expect("the node holds the queue")) {
+                if let Some(found) =
+                    fits(self.commands.recv().await.expect("the node holds the queue"))
+                {
                     return found;
                 }
             }
@@ -157,7 +170,8 @@ impl Session {
         let mut client = ShardServiceClient::new(channel(address).await);
         let (say, said) = mpsc::channel(16);
         say.send(wire::SessionRequest { message: Some(first) }).await.unwrap();
-        let told = within("a session", client.session(ReceiverStream::new(said))).await?.into_inner();
+        let told =
+            within("a session", client.session(ReceiverStream::new(said))).await?.into_inner();
         Ok(Self { say, told })
     }
 
@@ -227,7 +241,10 @@ struct FeedScript(mpsc::Sender<Call>);
 impl FeedService for FeedScript {
     type FeedStream = ReceiverStream<Result<wire::FeedResponse, Status>>;
 
-    async fn feed(&self, request: Request<wire::FeedRequest>) -> Result<Response<Self::FeedStream>, Status> {
+    async fn feed(
+        &self,
+        request: Request<wire::FeedRequest>,
+    ) -> Result<Response<Self::FeedStream>, Status> {
         let (batches, stream) = mpsc::channel(1);
         let call = Call { request: request.into_inner(), batches };
         self.0.send(call).await.map_err(|_| Status::unavailable("the script is over"))?;
@@ -240,7 +257,8 @@ impl ScriptedFeed {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (script, calls) = mpsc::channel(4);
-        let server = tonic::transport::Server::builder().add_service(FeedServiceServer::new(FeedScript(script)));
+        let server = tonic::transport::Server::builder()
+            .add_service(FeedServiceServer::new(FeedScript(script)));
         tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
         Self { address, calls }
     }
@@ -268,9 +286,18 @@ impl Call {
 /// A batch of one log with a record for each observation time, of devices of one partition.
 pub fn batch(log: u32, position: u64, partition: u16, observed: &[u64]) -> wire::FeedResponse {
     let device = (0_u64..).map(|i| DeviceId(u128::from(i).to_le_bytes()));
-    let device = device.into_iter().find(|d| partition_of(*d, PARTITIONS) == PartitionId(partition)).unwrap();
-    let record = |t: &u64| Record { device, observed: UnixMillis(*t), change: Change::Removal }.to_wire();
-    wire::FeedResponse { log, position, append_time_ms: 1, records: observed.iter().map(record).collect() }
+    let device = device
+        .into_iter()
+        .find(|d| partition_of(*d, PARTITIONS) == PartitionId(partition))
+        .unwrap();
+    let record =
+        |t: &u64| Record { device, observed: UnixMillis(*t), change: Change::Removal }.to_wire();
+    wire::FeedResponse {
+        log,
+        position,
+        append_time_ms: 1,
+        records: observed.iter().map(record).collect(),
+    }
 }
 
 /// As many logs as partitions.

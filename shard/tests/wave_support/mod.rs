@@ -6,13 +6,16 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use clarion_proto::{
     device::{Cell, Change, Record, Registration, Token},
-    ids::{AppName, DeviceId, Epoch, LaneId, LogId, PartitionId, Position, UnixMillis, WaveId, partition_of},
+    ids::{
+        AppName, DeviceId, Epoch, LaneId, LogId, PartitionId, Position, UnixMillis, WaveId,
+        partition_of,
+    },
     time::Time,
 };
 use clarion_shard::{
     command::{
-        ApnsHeaders, AppSpec, Authorization, Command, Counts, Event, LaneHealth, LaneSpec, MessageSpec, Platform, Rate,
-        Request, ShardSpec, WaveSpec,
+        ApnsHeaders, AppSpec, Authorization, Command, Counts, Event, LaneHealth, LaneSpec,
+        MessageSpec, Platform, Rate, Request, ShardSpec, WaveSpec,
     },
     driver::CoreHandle,
     wave::Cover,
@@ -40,7 +43,8 @@ pub(crate) struct Gateway {
 
 /// A certificate for `localhost`, and the roots that trust it.
 pub(crate) fn certificate() -> (rcgen::CertifiedKey<rcgen::KeyPair>, Arc<RootCertStore>) {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let made =
+        rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
     let mut roots = RootCertStore::empty();
     roots.add(made.cert.der().clone()).expect("a root");
     (made, Arc::new(roots))
@@ -52,7 +56,10 @@ pub(crate) async fn complete(cores: &mut [CoreHandle]) -> Counts {
 }
 
 /// As [`complete`], whatever happens to the lane meanwhile.
-pub(crate) async fn complete_through(cores: &mut [CoreHandle], mut health_is: impl FnMut(LaneHealth)) -> Counts {
+pub(crate) async fn complete_through(
+    cores: &mut [CoreHandle],
+    mut health_is: impl FnMut(LaneHealth),
+) -> Counts {
     let mut bands: Vec<BTreeMap<u32, Counts>> = vec![BTreeMap::new(); cores.len()];
     let (mut walked, mut complete) = (vec![0; cores.len()], vec![false; cores.len()]);
     while !complete.iter().all(|c| *c) {
@@ -60,10 +67,12 @@ pub(crate) async fn complete_through(cores: &mut [CoreHandle], mut health_is: im
         match event {
             Event::Report(report) => {
                 bands[core].extend(report.bands);
-                walked[core] = report.bands_walked.iter().map(|(_, bands)| *bands).min().expect("a lane");
+                walked[core] =
+                    report.bands_walked.iter().map(|(_, bands)| *bands).min().expect("a lane");
                 complete[core] = report.complete;
                 let open = *walked.iter().min().expect("cores") + 1;
-                tell_all(cores, || Command::OpenBands { wave: WAVE, lane: LANE, bands: open }).await;
+                tell_all(cores, || Command::OpenBands { wave: WAVE, lane: LANE, bands: open })
+                    .await;
             }
             Event::LaneState { health, .. } => health_is(health),
             Event::Held(_) | Event::LaneLoad { .. } => {}
@@ -78,11 +87,21 @@ pub(crate) async fn complete_through(cores: &mut [CoreHandle], mut health_is: im
 pub(crate) const BODY: &[u8] = b"{\"aps\":{\"alert\":\"missing child\"}}";
 
 /// Everything that a control plane says before a wave runs.
-pub(crate) async fn prepare(cores: &[CoreHandle], gateway: &Gateway, devices: u32, rate: Option<Rate>) {
-    let spec = |core: usize| lane_spec(LANE, gateway, if core < gateway.hosts { gateway.connections } else { 0 });
-    let authorization = Authorization(Arc::new(secrecy::SecretString::from("bearer token".to_owned())));
+pub(crate) async fn prepare(
+    cores: &[CoreHandle],
+    gateway: &Gateway,
+    devices: u32,
+    rate: Option<Rate>,
+) {
+    let spec = |core: usize| {
+        lane_spec(LANE, gateway, if core < gateway.hosts { gateway.connections } else { 0 })
+    };
+    let authorization =
+        Authorization(Arc::new(secrecy::SecretString::from("bearer token".to_owned())));
     let cover = Arc::new(cover());
-    let mine = |core: usize| (0..PARTITIONS).filter(move |p| usize::from(*p) % cores.len() == core).map(PartitionId);
+    let mine = |core: usize| {
+        (0..PARTITIONS).filter(move |p| usize::from(*p) % cores.len() == core).map(PartitionId)
+    };
     for (core, handle) in cores.iter().enumerate() {
         let say = async |command| handle.commands.send(command).await.expect("the core lives");
         say(Command::Own(mine(core).collect())).await;
@@ -90,15 +109,28 @@ pub(crate) async fn prepare(cores: &[CoreHandle], gateway: &Gateway, devices: u3
         let connections = spec.connections;
         say(Command::Lane(Arc::new(spec))).await;
         say(Command::Connections { lane: LANE, connections, host }).await;
-        say(Command::ProviderToken { lane: LANE, authorization: authorization.clone(), signer: 0 }).await;
+        say(Command::ProviderToken { lane: LANE, authorization: authorization.clone(), signer: 0 })
+            .await;
         say(Command::Slice { lane: LANE, until: Time::NEVER, rate: None }).await;
         let disk = disk();
         let records = (0..devices).map(|n| record(n, disk[n as usize % disk.len()]));
         let records = records.map(|r| (partition_of(r.device, PARTITIONS), r));
-        let records = records.filter(|(partition, _)| usize::from(partition.0) % cores.len() == core).collect();
-        say(Command::Apply { log: LogId(0), position: Position(1), appended: UnixMillis(1), records }).await;
-        let shard =
-            |partition| ShardSpec { partition, log: LogId(0), start: Position(1), handed: RoaringBitmap::new() };
+        let records = records
+            .filter(|(partition, _)| usize::from(partition.0) % cores.len() == core)
+            .collect();
+        say(Command::Apply {
+            log: LogId(0),
+            position: Position(1),
+            appended: UnixMillis(1),
+            records,
+        })
+        .await;
+        let shard = |partition| ShardSpec {
+            partition,
+            log: LogId(0),
+            start: Position(1),
+            handed: RoaringBitmap::new(),
+        };
         say(Command::Wave(Arc::new(WaveSpec {
             id: WAVE,
             alert: "alerts/test".to_owned(),
@@ -145,13 +177,19 @@ pub(crate) fn app() -> AppSpec {
     };
     let (body, body_after_token) = (Bytes::from_static(BODY), Bytes::new());
     let messages = vec![MessageSpec { locale: "en".to_owned(), body, body_after_token }];
-    AppSpec { app: AppName::from_id("demo").expect("a name"), lane: LANE, request: Request::Apns(headers), messages }
+    AppSpec {
+        app: AppName::from_id("demo").expect("a name"),
+        lane: LANE,
+        request: Request::Apns(headers),
+        messages,
+    }
 }
 
 /// Two bands: a disk and the ring around it.
 pub(crate) fn cover() -> Cover {
     let cells = |from, to| {
-        let mut cells: Vec<u64> = (from..=to).flat_map(|k| center().grid_ring::<Vec<_>>(k)).map(u64::from).collect();
+        let mut cells: Vec<u64> =
+            (from..=to).flat_map(|k| center().grid_ring::<Vec<_>>(k)).map(u64::from).collect();
         cells.sort_unstable();
         cells
     };
@@ -190,7 +228,11 @@ fn record(n: u32, cell: h3o::CellIndex) -> Record {
         segments: Vec::new(),
         person: String::new(),
     };
-    Record { device: DeviceId(id), observed: UnixMillis(1), change: Change::Arrival(registration, Cell::from(cell)) }
+    Record {
+        device: DeviceId(id),
+        observed: UnixMillis(1),
+        change: Change::Arrival(registration, Cell::from(cell)),
+    }
 }
 
 pub(crate) async fn tell_all(cores: &[CoreHandle], command: impl Fn() -> Command) {
@@ -201,15 +243,16 @@ pub(crate) async fn tell_all(cores: &[CoreHandle], command: impl Fn() -> Command
 
 /// The next event of any core.
 pub(crate) async fn next(cores: &mut [CoreHandle]) -> (usize, Event) {
-    let events = cores
-        .iter_mut()
-        .enumerate()
-        .map(|(n, core)| Box::pin(async move { (n, core.events.recv().await.expect("the core lives")) }));
+    let events = cores.iter_mut().enumerate().map(|(n, core)| {
+        Box::pin(async move { (n, core.events.recv().await.expect("the core lives")) })
+    });
     timeout(PATIENCE, futures_util::future::select_all(events)).await.expect("an event").0
 }
 
 pub(crate) async fn shut_down(cores: Vec<CoreHandle>) {
     tell_all(&cores, || Command::Shutdown).await;
-    let joined = tokio::task::spawn_blocking(move || cores.into_iter().for_each(|c| c.join.join().expect("no panic")));
+    let joined = tokio::task::spawn_blocking(move || {
+        cores.into_iter().for_each(|c| c.join.join().expect("no panic"))
+    });
     timeout(PATIENCE, joined).await.expect("threads end").expect("joined");
 }

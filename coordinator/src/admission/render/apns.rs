@@ -70,7 +70,8 @@ pub(super) fn render(
             image: spec.case.image_url.as_deref(),
             link: spec.case.deep_link.as_deref(),
         };
-        let body = Bytes::from(serde_json::to_vec(&body).expect("strings and numbers are always JSON"));
+        let body =
+            Bytes::from(serde_json::to_vec(&body).expect("strings and numbers are always JSON"));
         fits(body.len(), BODY_BYTES_MAX, "APNs", app, locale)?;
         let body_after_token = Bytes::new();
         messages.push(LocaleMessage { locale: locale.as_str().to_owned(), body, body_after_token });

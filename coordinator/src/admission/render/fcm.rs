@@ -120,14 +120,19 @@ pub(super) fn render(
     now: UnixMillis,
 ) -> Result<Rendered, InvalidField> {
     let (alert, collapse) = (name.name(), spec.collapse_id(name));
-    let (expires, priority) = (expiration(spec).to_string(), spec.severity.apns_priority().to_string());
+    let (expires, priority) =
+        (expiration(spec).to_string(), spec.severity.apns_priority().to_string());
     let mut messages = Vec::new();
     for (locale, text) in spec.case.messages() {
         let title = title(spec, text, exercise_prefix);
         let image = spec.case.image_url.as_deref();
         let message = Message {
             notification: Notification { title: &title, body: &text.body, image },
-            data: Data { alert: &alert, expires: expires.clone(), link: spec.case.deep_link.as_deref() },
+            data: Data {
+                alert: &alert,
+                expires: expires.clone(),
+                link: spec.case.deep_link.as_deref(),
+            },
             android: android(spec, &collapse, now),
             apns: Apns {
                 headers: BTreeMap::from([
@@ -192,7 +197,9 @@ mod tests {
 
     #[test]
     fn a_ttl_leaves_the_sending_its_time() {
-        let ttl = |seconds: u64| ttl_seconds(UnixMillis(5_000 + seconds * 1_000 + 999), UnixMillis(5_000));
+        let ttl = |seconds: u64| {
+            ttl_seconds(UnixMillis(5_000 + seconds * 1_000 + 999), UnixMillis(5_000))
+        };
         assert_eq!([0, 1, 2, 600, 3_600, 21_600].map(ttl), [0, 0, 1, 300, 1_800, 19_800]);
         assert_eq!(ttl(30 * 86_400), TTL_SECONDS_MAX);
         assert_eq!(ttl_seconds(UnixMillis(5), UnixMillis(10)), 0, "over already");

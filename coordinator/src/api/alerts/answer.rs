@@ -8,7 +8,10 @@ use crate::{
     alert::{AlertRecord, State, is_final},
     lane_owner::health::truncated,
     privacy,
-    progress::{AnswerOutcome, CellCounts, Counts, LaneTrouble, PruningAlarm, ReasonCount, Snapshot, Trouble},
+    progress::{
+        AnswerOutcome, CellCounts, Counts, LaneTrouble, PruningAlarm, ReasonCount, Snapshot,
+        Trouble,
+    },
 };
 
 /// An alert with its newest progress, as far as anybody knows it.
@@ -27,7 +30,11 @@ pub(super) fn alert(record: &AlertRecord, newest: Option<&Snapshot>) -> wire::Al
 
 /// One message of a watch. `cells` are those that may be told; `cells_since`: of them, those changed after that version;
 /// `None`: none.
-pub(super) fn watched(snapshot: &Snapshot, cells: &[CellCounts], cells_since: Option<u64>) -> wire::AlertProgress {
+pub(super) fn watched(
+    snapshot: &Snapshot,
+    cells: &[CellCounts],
+    cells_since: Option<u64>,
+) -> wire::AlertProgress {
     let bands = privacy::bands(&snapshot.bands).into_iter().map(|band| wire::BandProgress {
         from_meters: band.from_m,
         to_meters: band.to_m,
@@ -108,7 +115,10 @@ fn progress(snapshot: &Snapshot) -> wire::Progress {
 fn isolation(snapshot: &Snapshot) -> Option<wire::Isolation> {
     let (node, reason) = snapshot.isolated.first()?;
     let detail = truncated(&format!("{node}: {reason}")).to_owned();
-    Some(wire::Isolation { nodes: u32::try_from(snapshot.isolated.len()).unwrap_or(u32::MAX), detail })
+    Some(wire::Isolation {
+        nodes: u32::try_from(snapshot.isolated.len()).unwrap_or(u32::MAX),
+        detail,
+    })
 }
 
 fn lane_trouble(trouble: &LaneTrouble) -> wire::LaneTrouble {

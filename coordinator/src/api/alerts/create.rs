@@ -59,7 +59,11 @@ pub(super) enum Answer {
 
 impl Alerts {
     /// The whole way in.
-    pub(super) async fn create(&self, request: wire::CreateAlertRequest, peer: PeerKey) -> Result<Answer, Status> {
+    pub(super) async fn create(
+        &self,
+        request: wire::CreateAlertRequest,
+        peer: PeerKey,
+    ) -> Result<Answer, Status> {
         let turn = self.admitted(peer)?;
         let request_id = request_id(&request.request_id).map_err(status::invalid)?;
         let submitted = required(request.alert, "alert").map_err(status::invalid)?;
@@ -67,7 +71,9 @@ impl Alerts {
         within_answers(&submitted).map_err(status::invalid)?;
         let spec = AlertSpec::from_wire(wire::Alert::clone(&submitted)).map_err(within_alert)?;
         let one_try = self.requests.enter(request_id).await;
-        if let Some(existing) = self.api.store.alert_by_request(request_id).await.map_err(status::store)? {
+        if let Some(existing) =
+            self.api.store.alert_by_request(request_id).await.map_err(status::store)?
+        {
             return match same(existing, &submitted)? {
                 Answer::Recorded(_) if request.validate_only => Ok(valid(&submitted)),
                 answer => Ok(answer),
@@ -85,7 +91,10 @@ impl Alerts {
                     Question::TooLarge => curiosity.at_rate(peer, now),
                 })
             };
-            prepared.asked().map_or(Ok(()), validated).map_err(|wait| asked_too_often(peer, wait))?;
+            prepared
+                .asked()
+                .map_or(Ok(()), validated)
+                .map_err(|wait| asked_too_often(peer, wait))?;
             self.large_enough(&spec, &prepared, peer).await?;
             return Ok(valid(&submitted));
         }
@@ -115,10 +124,9 @@ impl Alerts {
             cancel_reason: None,
             settled: None,
         };
-        let of_peer = self
-            .active
-            .enter(peer)
-            .map_err(|full| status::share("ALERTS_ACTIVE", "active alerts", peer, full, Duration::from_secs(5)))?;
+        let of_peer = self.active.enter(peer).map_err(|full| {
+            status::share("ALERTS_ACTIVE", "active alerts", peer, full, Duration::from_secs(5))
+        })?;
         let api = Arc::clone(&self.api);
         let launch = async move {
             let answer = launch(api, record, spec, prepared, rendered, of_peer).await;
@@ -137,13 +145,23 @@ impl Alerts {
     /// A place in admission.
     pub(super) fn admitted(&self, peer: PeerKey) -> Result<Place, Status> {
         let busy = |full| {
-            status::share("ADMISSIONS_BUSY", "alerts and previews in admission", peer, full, Duration::from_secs(1))
+            status::share(
+                "ADMISSIONS_BUSY",
+                "alerts and previews in admission",
+                peer,
+                full,
+                Duration::from_secs(1),
+            )
         };
         self.api.admission.enter(peer).map_err(busy)
     }
 
     /// Admits and plans; changes nothing.
-    pub(super) async fn prepare(&self, spec: &AlertSpec, peer: PeerKey) -> Result<Prepared, Status> {
+    pub(super) async fn prepare(
+        &self,
+        spec: &AlertSpec,
+        peer: PeerKey,
+    ) -> Result<Prepared, Status> {
         spec.check_time(self.api.clock.wall()).map_err(within_alert)?;
         let mut apps = Vec::with_capacity(spec.audience.apps.len());
         for name in &spec.audience.apps {
@@ -156,7 +174,11 @@ impl Alerts {
         let apps = apps.into_iter().flatten().collect();
         let (cover, sketch) = plan::cover(&self.api, spec, peer).await?;
         if !self.api.config.allow_small_audiences && cover.area_km2 < REGION_KM2_MIN {
-            return Err(status::too_small("REGION_TOO_SMALL", "alert.region", &format!("{REGION_KM2_MIN} km²")));
+            return Err(status::too_small(
+                "REGION_TOO_SMALL",
+                "alert.region",
+                &format!("{REGION_KM2_MIN} km²"),
+            ));
         }
         Ok(Prepared { apps, cover: Arc::new(cover), sketch, segments: admission::segments(spec) })
     }
@@ -165,14 +187,20 @@ impl Alerts {
     /// the price of one round trip; only a sparse region, or a rare segment, is looked at whole. Nodes that are away or
     /// slow do not matter as long as the others have enough; if they have not, nobody knows, and the alert is
     /// refused for the time being rather than sent to a few.
-    async fn large_enough(&self, spec: &AlertSpec, prepared: &Prepared, peer: PeerKey) -> Result<(), Status> {
+    async fn large_enough(
+        &self,
+        spec: &AlertSpec,
+        prepared: &Prepared,
+        peer: PeerKey,
+    ) -> Result<(), Status> {
         if self.api.config.allow_small_audiences {
             return Ok(());
         }
         let _question = self.api.admission.question(peer).await;
         let bands = &prepared.cover.bands;
         let near = privacy::nearest(bands);
-        let parts = [(near.len() < bands.len()).then(|| Bands::from(near.to_vec())), Some(bands.clone())];
+        let parts =
+            [(near.len() < bands.len()).then(|| Bands::from(near.to_vec())), Some(bands.clone())];
         for part in parts.into_iter().flatten() {
             let plan = CountPlan {
                 bands: part.clone(),
@@ -183,7 +211,8 @@ impl Alerts {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 // Of the nearest part that does not say anything of the whole.
-                Err(CountError::Absent { .. } | CountError::Deadline { .. }) if part.len() < bands.len() => {}
+                Err(CountError::Absent { .. } | CountError::Deadline { .. })
+                    if part.len() < bands.len() => {}
                 Err(error) => return Err(status::count(&error)),
             }
         }
@@ -201,7 +230,8 @@ impl Alerts {
 
 /// Previews and validations of a peer, or of one region, come faster than anybody reads them.
 pub(super) fn asked_too_often(peer: PeerKey, wait: Duration) -> Status {
-    let words = format!("{peer} has previewed or validated too often, or nearly the same region too often");
+    let words =
+        format!("{peer} has previewed or validated too often, or nearly the same region too often");
     status::exhausted("PREVIEWS_MAX", words, wait)
 }
 
@@ -238,9 +268,15 @@ impl Prepared {
     }
 
     /// For each app, what its devices are sent.
-    fn render(&self, api: &Context, spec: &AlertSpec, name: &AlertName) -> Result<Vec<Rendered>, Status> {
+    fn render(
+        &self,
+        api: &Context,
+        spec: &AlertSpec,
+        name: &AlertName,
+    ) -> Result<Vec<Rendered>, Status> {
         let (prefix, now) = (&api.config.exercise_prefix, api.clock.wall());
-        let rendered = self.apps.iter().map(|app| render::render(spec, name, &app.app, prefix, now));
+        let rendered =
+            self.apps.iter().map(|app| render::render(spec, name, &app.app, prefix, now));
         rendered.collect::<Result<_, _>>().map_err(within_alert)
     }
 }
@@ -289,7 +325,8 @@ fn ended(
     async move {
         let _place = of_peer;
         // An error means that nobody reports any more; then it has ended, too.
-        let _ = stop.run_until_cancelled(newest.wait_for(|snapshot| is_final(snapshot.state))).await;
+        let _ =
+            stop.run_until_cancelled(newest.wait_for(|snapshot| is_final(snapshot.state))).await;
     }
 }
 
@@ -314,12 +351,16 @@ fn planned(
 ) -> PlannedAlert {
     let created = api.clock.now();
     let active = Duration::from_millis(alert.expires.0.saturating_sub(api.clock.wall().0));
-    let apps = prepared.apps.iter().zip(rendered).map(|(app, Rendered { request, messages })| AppPlan {
-        app: app.app.name.clone(),
-        lane: LaneKey { gateway: app.app.gateway.clone(), credential: app.app.credential.clone() },
-        request,
-        messages,
-    });
+    let apps =
+        prepared.apps.iter().zip(rendered).map(|(app, Rendered { request, messages })| AppPlan {
+            app: app.app.name.clone(),
+            lane: LaneKey {
+                gateway: app.app.gateway.clone(),
+                credential: app.app.credential.clone(),
+            },
+            request,
+            messages,
+        });
     PlannedAlert {
         name: alert.name.clone(),
         wave: alert.wave,
@@ -380,20 +421,35 @@ fn valid(submitted: &wire::Alert) -> Answer {
 
 /// Refused without saying how small.
 pub(super) fn audience_too_small() -> Status {
-    status::too_small("AUDIENCE_TOO_SMALL", "alert.audience", &format!("{AUDIENCE_MIN} devices in the region"))
+    status::too_small(
+        "AUDIENCE_TOO_SMALL",
+        "alert.audience",
+        &format!("{AUDIENCE_MIN} devices in the region"),
+    )
 }
 
 /// What the caller said, and nothing that only an answer can say.
 fn without_outputs(alert: wire::Alert) -> wire::Alert {
     let (name, state, isolation) = (String::new(), 0, None);
-    wire::Alert { name, state, create_time: None, end_time: None, progress: None, isolation, ..alert }
+    wire::Alert {
+        name,
+        state,
+        create_time: None,
+        end_time: None,
+        progress: None,
+        isolation,
+        ..alert
+    }
 }
 
 /// An answer repeats the alert and adds to it, and callers take 4 MiB unless they say otherwise.
 fn within_answers(alert: &wire::Alert) -> Result<(), InvalidField> {
     match alert.encoded_len() {
         ..=ALERT_BYTES_MAX => Ok(()),
-        bytes => Err(InvalidField::new("alert", format_args!("at most {ALERT_BYTES_MAX} bytes, has {bytes}"))),
+        bytes => Err(InvalidField::new(
+            "alert",
+            format_args!("at most {ALERT_BYTES_MAX} bytes, has {bytes}"),
+        )),
     }
 }
 
@@ -404,7 +460,10 @@ fn request_id(text: &str) -> Result<RequestId, InvalidField> {
     // Shown cut: an answer should not grow with the nonsense it answers.
     let id = Uuid::try_parse(text).map_err(|_| {
         let shown: String = text.chars().take(36).collect();
-        InvalidField::new("request_id", format_args!("must be a UUID, is {shown:?} of {} bytes", text.len()))
+        InvalidField::new(
+            "request_id",
+            format_args!("must be a UUID, is {shown:?} of {} bytes", text.len()),
+        )
     })?;
     if id.is_nil() {
         return Err(InvalidField::new("request_id", "must not be the nil UUID"));

@@ -29,29 +29,45 @@ pub(super) struct Cover {
 
 /// Covers the region and cuts it into bands; where questions about small numbers are held to limits, with what tells nearly
 /// equal regions.
-pub(super) async fn cover(api: &Context, spec: &AlertSpec, peer: PeerKey) -> Result<(Cover, Option<Sketch>), Status> {
+pub(super) async fn cover(
+    api: &Context,
+    spec: &AlertSpec,
+    peer: PeerKey,
+) -> Result<(Cover, Option<Sketch>), Status> {
     let limited = !api.config.allow_small_audiences;
     let _core = api.admission.core(peer).await;
-    let (region, last_seen, edges) = (spec.region.clone(), spec.last_seen, api.config.bands.clone());
+    let (region, last_seen, edges) =
+        (spec.region.clone(), spec.last_seen, api.config.bands.clone());
     let span = tracing::info_span!("cover");
     let planned = tokio::task::spawn_blocking(move || {
         span.in_scope(|| {
-            let cells =
-                cover::cover(&region, CellBudget::default()).map_err(|e| InvalidField::new("alert.region", e))?;
+            let cells = cover::cover(&region, CellBudget::default())
+                .map_err(|e| InvalidField::new("alert.region", e))?;
             if cells.is_empty() {
-                return Err(InvalidField::new("alert.region", "its exclusions leave nothing of it"));
+                return Err(InvalidField::new(
+                    "alert.region",
+                    "its exclusions leave nothing of it",
+                ));
             }
-            let last_seen = last_seen.or_else(|| center(&region)).unwrap_or_else(|| plan::middle(&cells));
+            let last_seen =
+                last_seen.or_else(|| center(&region)).unwrap_or_else(|| plan::middle(&cells));
             let area_km2 = cover::area_km2(&region, &cells);
             let sketch = limited.then(|| Sketch::of(&cells));
             let bands = plan::bands(&cells, last_seen, &edges, COVER_CELLS_MAX).map_err(|e| {
-                InvalidField::new("alert.region", format_args!("has {area_km2:.0} km²: {e}; take a smaller region"))
+                InvalidField::new(
+                    "alert.region",
+                    format_args!("has {area_km2:.0} km²: {e}; take a smaller region"),
+                )
             })?;
             Ok((bands, u32::try_from(cells.len()).unwrap_or(u32::MAX), area_km2, sketch))
         })
     });
-    let (bands, cells, area_km2, sketch) = planned.await.map_err(|e| status::internal(&e))?.map_err(status::invalid)?;
-    let room = api.admission.cells(peer, bands.iter().map(|band| band.cells.len()).sum()).map_err(status::refusal)?;
+    let (bands, cells, area_km2, sketch) =
+        planned.await.map_err(|e| status::internal(&e))?.map_err(status::invalid)?;
+    let room = api
+        .admission
+        .cells(peer, bands.iter().map(|band| band.cells.len()).sum())
+        .map_err(status::refusal)?;
     Ok((Cover { bands: Bands::holding(bands, room), cells, area_km2 }, sketch))
 }
 

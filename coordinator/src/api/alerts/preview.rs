@@ -35,9 +35,12 @@ impl Alerts {
                 Question::TooLarge => curiosity.at_rate(peer, now).map(|()| own()),
             })
         };
-        let (cover, of_earlier_region) =
-            prepared.asked().map_or_else(|| Ok(own()), counted).map_err(|wait| asked_too_often(peer, wait))?;
-        let distances: Vec<(f64, f64)> = cover.bands.iter().map(|band| (band.from_m, band.to_m)).collect();
+        let (cover, of_earlier_region) = prepared
+            .asked()
+            .map_or_else(|| Ok(own()), counted)
+            .map_err(|wait| asked_too_often(peer, wait))?;
+        let distances: Vec<(f64, f64)> =
+            cover.bands.iter().map(|band| (band.from_m, band.to_m)).collect();
         let plan = CountPlan {
             bands: cover.bands.clone(),
             apps: spec.audience.apps.clone(),
@@ -52,16 +55,19 @@ impl Alerts {
             return Err(audience_too_small());
         }
         let of_app: Vec<u64> = counts.iter().map(|bands| bands.iter().sum()).collect();
-        let of_band = |i: usize| counts.iter().map(|bands| bands.get(i).copied().unwrap_or_default()).sum();
+        let of_band =
+            |i: usize| counts.iter().map(|bands| bands.get(i).copied().unwrap_or_default()).sum();
         let of_band: Vec<u64> = (0..distances.len()).map(of_band).collect();
 
         let apps = spec.audience.apps.iter().zip(Told::parts(&of_app));
-        let mut apps: Vec<_> =
-            apps.map(|(app, told)| wire::AppCount { app: app.name(), devices: Some(count(told)) }).collect();
+        let mut apps: Vec<_> = apps
+            .map(|(app, told)| wire::AppCount { app: app.name(), devices: Some(count(told)) })
+            .collect();
         apps.sort_by(|a, b| a.app.cmp(&b.app));
-        let bands = distances.iter().zip(Told::parts(&of_band)).map(|(&(from_meters, to_meters), told)| {
-            wire::BandCount { from_meters, to_meters, devices: Some(count(told)) }
-        });
+        let bands =
+            distances.iter().zip(Told::parts(&of_band)).map(|(&(from_meters, to_meters), told)| {
+                wire::BandCount { from_meters, to_meters, devices: Some(count(told)) }
+            });
         let total = Told::total(devices);
         Ok(wire::PreviewAlertResponse {
             devices: Some(count(total)),

@@ -34,7 +34,8 @@ pub(in crate::api) struct AlertsServer {
 impl AlertsServer {
     pub(in crate::api) fn new(alerts: Alerts) -> Self {
         let alerts = Arc::new(alerts);
-        let generated = AlertServiceServer::from_arc(Arc::clone(&alerts)).max_decoding_message_size(REQUEST_BYTES_MAX);
+        let generated = AlertServiceServer::from_arc(Arc::clone(&alerts))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
         Self { alerts, generated }
     }
 }
@@ -58,7 +59,8 @@ impl tower::Service<http::Request<Body>> for AlertsServer {
         }
         let alerts = Arc::clone(&self.alerts);
         async move {
-            let mut grpc = Grpc::new(WatchCodec).apply_max_message_size_config(Some(REQUEST_BYTES_MAX), None);
+            let mut grpc =
+                Grpc::new(WatchCodec).apply_max_message_size_config(Some(REQUEST_BYTES_MAX), None);
             Ok(grpc.server_streaming(Watch(alerts), request).await)
         }
         .boxed()

@@ -83,7 +83,11 @@ impl Watchers {
     }
 
     /// A place to watch from.
-    pub(super) fn enter(self: &Arc<Self>, alert: &AlertName, peer: PeerKey) -> Result<Seat, Status> {
+    pub(super) fn enter(
+        self: &Arc<Self>,
+        alert: &AlertName,
+        peer: PeerKey,
+    ) -> Result<Seat, Status> {
         let mut present = self.present.lock();
         let Present { total, views } = &mut *present;
         let refused = |full, what: &str| status::share("WATCHERS_MAX", what, peer, full, RETRY);
@@ -220,7 +224,8 @@ impl Watch {
     }
 
     fn send(mut self, snapshot: &Snapshot) -> (Result<Bytes, Status>, Option<Self>) {
-        let message = self.seat.view.message(snapshot, self.cells.then_some(self.sent.unwrap_or(0)));
+        let message =
+            self.seat.view.message(snapshot, self.cells.then_some(self.sent.unwrap_or(0)));
         self.sent = Some(snapshot.version);
         (Ok(message), (!snapshot.settled).then_some(self))
     }
@@ -244,7 +249,8 @@ mod tests {
     use crate::progress::{Counts, State};
 
     fn snapshot(version: u64) -> Snapshot {
-        let cell = |cell, version| CellCounts { cell, handed: 30, accepted: 30, failed: 0, version };
+        let cell =
+            |cell, version| CellCounts { cell, handed: 30, accepted: 30, failed: 0, version };
         Snapshot {
             alert: AlertName::from_id("a1").expect("a name"),
             version,
@@ -294,7 +300,8 @@ mod tests {
         let alert = AlertName::from_id("a1").expect("a name");
         let pace = |watchers: &Watchers| watchers.next(PeerKey::NONE) - watchers.epoch;
         assert_eq!(pace(&watchers), PACE);
-        let seats: Vec<_> = (0..1_000).map(|_| watchers.enter(&alert, PeerKey::NONE).expect("room")).collect();
+        let seats: Vec<_> =
+            (0..1_000).map(|_| watchers.enter(&alert, PeerKey::NONE).expect("room")).collect();
         assert_eq!(pace(&watchers), 5 * PACE);
         let other = PeerKey::of([10, 0, 0, 1].into());
         let seat = watchers.enter(&alert, other).expect("room");

@@ -33,8 +33,14 @@ struct Feed {
 
 impl Places {
     /// A feed begins; `superseded` is cancelled when a newer one of the name does. Tells the number to give back.
-    pub(super) fn take(&mut self, node: &str, known: bool, superseded: CancellationToken) -> Result<u64, NoPlace> {
-        let strangers = self.feeds.iter().filter(|(name, feed)| !feed.known && *name != node).count();
+    pub(super) fn take(
+        &mut self,
+        node: &str,
+        known: bool,
+        superseded: CancellationToken,
+    ) -> Result<u64, NoPlace> {
+        let strangers =
+            self.feeds.iter().filter(|(name, feed)| !feed.known && *name != node).count();
         if !known && strangers >= STRANGERS_MAX {
             return Err(NoPlace);
         }

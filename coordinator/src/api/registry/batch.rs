@@ -73,7 +73,10 @@ impl RawBatch {
         }
         let urgent = Checked::of(self, api, now, true).await?;
         api.log.append_all(urgent.logs.finish()).await.map_err(status::store)?;
-        Ok(wire::WriteDevicesResponse { retry_after: status::SOMEBODY_MUST_ACT.try_into().ok(), ..urgent.answer })
+        Ok(wire::WriteDevicesResponse {
+            retry_after: status::SOMEBODY_MUST_ACT.try_into().ok(),
+            ..urgent.answer
+        })
     }
 }
 
@@ -89,12 +92,15 @@ impl Items {
         let unreadable = |error: prost::DecodeError| {
             status::invalid(InvalidField::new("request", format_args!("cannot be read: {error}")))
         };
-        let cut = || status::invalid(InvalidField::new("request", "cannot be read: it ends within an item"));
+        let cut = || {
+            status::invalid(InvalidField::new("request", "cannot be read: it ends within an item"))
+        };
         let bytes = &mut self.0;
         match decode_key(bytes).map_err(unreadable)? {
             (1, WireType::Varint) => *id = decode_varint(bytes).map_err(unreadable)?,
             (2, WireType::LengthDelimited) => {
-                let length = usize::try_from(decode_varint(bytes).map_err(unreadable)?).unwrap_or(usize::MAX);
+                let length = usize::try_from(decode_varint(bytes).map_err(unreadable)?)
+                    .unwrap_or(usize::MAX);
                 if length > bytes.remaining() {
                     return Err(cut());
                 }
@@ -131,7 +137,12 @@ struct Checked {
 
 impl Checked {
     /// `urgent_only`: items that make the registry larger are refused for want of room.
-    async fn of(batch: &RawBatch, api: &Context, now: UnixMillis, urgent_only: bool) -> Result<Self, Status> {
+    async fn of(
+        batch: &RawBatch,
+        api: &Context,
+        now: UnixMillis,
+        urgent_only: bool,
+    ) -> Result<Self, Status> {
         let mut apps = KnownApps { api, known: BTreeMap::new() };
         let answer = wire::WriteDevicesResponse { batch_id: batch.id, ..Default::default() };
         let mut checked = Self { logs: Logs::default(), urgent: 0, answer };
@@ -173,8 +184,14 @@ fn is_growing(change: &Change) -> bool {
 }
 
 fn no_room(index: u32) -> wire::DeviceError {
-    let description = "the store has no room for registrations and places; removals and mutes are written";
-    wire::DeviceError { index, field: "change".to_owned(), description: description.to_owned(), no_room: true }
+    let description =
+        "the store has no room for registrations and places; removals and mutes are written";
+    wire::DeviceError {
+        index,
+        field: "change".to_owned(),
+        description: description.to_owned(),
+        no_room: true,
+    }
 }
 
 async fn record(
@@ -188,9 +205,13 @@ async fn record(
         return Ok(Err(InvalidField::new("change", problem)));
     }
     let change = wire::DeviceChange::decode(&item[..]);
-    let change =
-        change.map_err(|e| status::invalid(InvalidField::new("request", format_args!("cannot be read: {e}"))))?;
-    Ok(apps.of(&change).await?.and_then(|app| change::record(change, app, now, &api.config.device_key)))
+    let change = change.map_err(|e| {
+        status::invalid(InvalidField::new("request", format_args!("cannot be read: {e}")))
+    })?;
+    Ok(apps
+        .of(&change)
+        .await?
+        .and_then(|app| change::record(change, app, now, &api.config.device_key)))
 }
 
 /// The records of one request by their log.

@@ -33,8 +33,12 @@ const TOKEN_DIGITS_MAX: usize = 200;
 pub(super) fn app(change: &wire::DeviceChange) -> Option<(&str, &'static str)> {
     match change.change.as_ref()? {
         device_change::Change::Registration(r) => Some((&r.app, "registration.app")),
-        device_change::Change::Arrival(a) => Some((&a.registration.as_ref()?.app, "arrival.registration.app")),
-        device_change::Change::Place(_) | device_change::Change::Removal(_) | device_change::Change::Mute(_) => None,
+        device_change::Change::Arrival(a) => {
+            Some((&a.registration.as_ref()?.app, "arrival.registration.app"))
+        }
+        device_change::Change::Place(_)
+        | device_change::Change::Removal(_)
+        | device_change::Change::Mute(_) => None,
     }
 }
 
@@ -68,11 +72,13 @@ pub(super) fn record(
 fn device(device: &str, key: &DeviceKey) -> Result<DeviceId, InvalidField> {
     match device.len() {
         0 => Err(InvalidField::new("device", "is required")),
-        n if n > NAME_BYTES_MAX => {
-            Err(InvalidField::new("device", format_args!("at most {NAME_BYTES_MAX} bytes, has {n}")))
-        }
+        n if n > NAME_BYTES_MAX => Err(InvalidField::new(
+            "device",
+            format_args!("at most {NAME_BYTES_MAX} bytes, has {n}"),
+        )),
         // The lengths of the two plain forms; braces and `urn:uuid:` are strings like any other.
-        32 | 36 => Ok(uuid::Uuid::try_parse(device).map_or_else(|_| key.id(device), |id| DeviceId(id.into_bytes()))),
+        32 | 36 => Ok(uuid::Uuid::try_parse(device)
+            .map_or_else(|_| key.id(device), |id| DeviceId(id.into_bytes()))),
         _ => Ok(key.id(device)),
     }
 }
@@ -81,7 +87,10 @@ fn observed(time: prost_types::Timestamp, now: UnixMillis) -> Result<UnixMillis,
     let at = instant(time, "observe_time")?;
     let (older, ahead) = (now.0.saturating_sub(at.0), at.0.saturating_sub(now.0));
     if older > OLDER_MS_MAX {
-        return Err(InvalidField::new("observe_time", format_args!("at most 24 h old, is {} s old", older / 1_000)));
+        return Err(InvalidField::new(
+            "observe_time",
+            format_args!("at most 24 h old, is {} s old", older / 1_000),
+        ));
     }
     if ahead > AHEAD_MS_MAX {
         return Err(InvalidField::new(
@@ -129,18 +138,27 @@ fn token(text: String, platform: Platform) -> Result<Token, InvalidField> {
 
 fn apns_token(hex: &str) -> Result<Token, InvalidField> {
     if hex.len() > TOKEN_DIGITS_MAX {
-        return Err(InvalidField::new("token", format_args!("at most {TOKEN_DIGITS_MAX} digits, has {}", hex.len())));
+        return Err(InvalidField::new(
+            "token",
+            format_args!("at most {TOKEN_DIGITS_MAX} digits, has {}", hex.len()),
+        ));
     }
     // The decoder's own words would show a digit of the token.
     let bytes = HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).map_err(|_| {
-        InvalidField::new("token", format_args!("must be pairs of hexadecimal digits, has {}", hex.len()))
+        InvalidField::new(
+            "token",
+            format_args!("must be pairs of hexadecimal digits, has {}", hex.len()),
+        )
     })?;
     Token::new(Bytes::from(bytes))
 }
 
 fn segments(mut names: Vec<String>) -> Result<Vec<String>, InvalidField> {
     if names.len() > SEGMENTS_MAX {
-        return Err(InvalidField::new("segments", format_args!("at most {SEGMENTS_MAX}, has {}", names.len())));
+        return Err(InvalidField::new(
+            "segments",
+            format_args!("at most {SEGMENTS_MAX}, has {}", names.len()),
+        ));
     }
     for (i, name) in names.iter().enumerate() {
         Segment::check(name).map_err(|e| e.within(&format!("segments[{i}]")))?;

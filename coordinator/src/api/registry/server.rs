@@ -34,8 +34,8 @@ pub(in crate::api) struct RegistryServer {
 impl RegistryServer {
     pub(in crate::api) fn new(registry: Registry) -> Self {
         let registry = Arc::new(registry);
-        let generated =
-            RegistryServiceServer::from_arc(Arc::clone(&registry)).max_decoding_message_size(REQUEST_BYTES_MAX);
+        let generated = RegistryServiceServer::from_arc(Arc::clone(&registry))
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
         Self { registry, generated }
     }
 }
@@ -59,7 +59,8 @@ impl tower::Service<http::Request<Body>> for RegistryServer {
         }
         let registry = Arc::clone(&self.registry);
         async move {
-            let mut grpc = Grpc::new(BatchCodec).apply_max_message_size_config(Some(BATCH_BYTES_MAX), None);
+            let mut grpc =
+                Grpc::new(BatchCodec).apply_max_message_size_config(Some(BATCH_BYTES_MAX), None);
             Ok(grpc.streaming(Write(registry), request).await)
         }
         .boxed()

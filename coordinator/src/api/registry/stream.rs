@@ -99,7 +99,9 @@ impl Writer {
 
 fn idle() -> Status {
     let seconds = NEXT_BATCH_WITHIN.as_secs();
-    let words = format!("no batch came within {seconds} s of the last answer; open a new stream when there is one");
+    let words = format!(
+        "no batch came within {seconds} s of the last answer; open a new stream when there is one"
+    );
     status::late("WRITE_STREAM_IDLE", words)
 }
 

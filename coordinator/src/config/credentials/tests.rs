@@ -26,7 +26,8 @@ fn load_all(files: &[(&str, &str)], gateways: &[GatewayConfig]) -> Result<Vec<Cr
     let place = Place { name: "F".to_owned(), directory: Some(directory.path()) };
     let tables = files.iter().map(|(name, content)| {
         fs::write(directory.path().join(format!("{name}.json")), content).expect("written");
-        let text = format!("name = \"{name}\"\nkind = \"fcm\"\nservice_account_file = \"{name}.json\"");
+        let text =
+            format!("name = \"{name}\"\nkind = \"fcm\"\nservice_account_file = \"{name}.json\"");
         toml::from_str(&text).expect("a table")
     });
     let loaded = credentials(tables.collect(), &place)
@@ -47,7 +48,10 @@ fn a_service_account_is_read_and_its_key_is_never_shown() {
     assert_eq!(account.project_id, "demo-project");
     assert_eq!(account.private_key_id, "0123456789abcdef");
     let endpoint = &account.token_endpoint;
-    assert_eq!((endpoint.host.as_str(), endpoint.port, endpoint.ca_pem.as_str()), ("oauth2.googleapis.com", 443, ""));
+    assert_eq!(
+        (endpoint.host.as_str(), endpoint.port, endpoint.ca_pem.as_str()),
+        ("oauth2.googleapis.com", 443, "")
+    );
     let shown = format!("{account:?}");
     assert!(!shown.contains("PRIVATE KEY") && !shown.contains(&RSA[40..60]), "{shown}");
 }
@@ -58,9 +62,15 @@ fn an_endpoint_may_be_anywhere_but_only_over_https() {
     assert_eq!(endpoint("https://localhost:8443/token"), Ok(("localhost".into(), 8443)));
     assert_eq!(endpoint("https://[::1]:8443/token"), Ok(("::1".into(), 8443)));
     assert_eq!(endpoint("https://127.0.0.1"), Ok(("127.0.0.1".into(), 443)));
-    for wrong in
-        ["http://h/token", "/token", "h:443", "https://a:b@h/", "https://h:0/", "https://h:99999/", "https://h/#x"]
-    {
+    for wrong in [
+        "http://h/token",
+        "/token",
+        "h:443",
+        "https://a:b@h/",
+        "https://h:0/",
+        "https://h:99999/",
+        "https://h/#x",
+    ] {
         assert_eq!(endpoint(wrong), Err("token_uri: must be https://host/path".into()), "{wrong}");
     }
 }
@@ -81,18 +91,27 @@ fn a_problem_is_one_line_with_the_key_and_nothing_of_what_was_read() {
     let body = format!("-----BEGIN PRIVATE KEY-----\n{secret}\n-----END PRIVATE KEY-----\n");
     let cases = [
         (RSA.to_owned(), "is not JSON (line 1, column 2)"),
-        (with("private_key", json!([secret])), "is not a service account's key file (line 1, column "),
+        (
+            with("private_key", json!([secret])),
+            "is not a service account's key file (line 1, column ",
+        ),
         (with("type", json!("authorized_user")), "type: must be \"service_account\""),
         (without("type"), "type: must be \"service_account\""),
         (without("project_id"), "project_id: is required"),
         (with("project_id", json!("")), "project_id: is required"),
         (without("client_email"), "client_email: is required"),
         (with("client_email", json!("nobody")), "client_email: must be an address"),
-        (with("client_email", json!("a@b\nc")), "client_email: may hold visible ASCII characters only"),
+        (
+            with("client_email", json!("a@b\nc")),
+            "client_email: may hold visible ASCII characters only",
+        ),
         (with("client_email", json!("x".repeat(513))), "client_email: at most 512 bytes, has 513"),
         (without("private_key"), "private_key: is required"),
         (with("private_key", json!(secret)), "private_key: holds no `PRIVATE KEY` in PEM"),
-        (with("private_key", json!(body)), "private_key: is not a usable RSA key of 2,048 to 4,096 bits ("),
+        (
+            with("private_key", json!(body)),
+            "private_key: is not a usable RSA key of 2,048 to 4,096 bits (",
+        ),
         (
             with("private_key", json!(RSA_SHORT)),
             "private_key: is not a usable RSA key of 2,048 to 4,096 bits (TooSmall)",
@@ -105,7 +124,10 @@ fn a_problem_is_one_line_with_the_key_and_nothing_of_what_was_read() {
         let expected = format!("F: credentials[0].service_account_file: google.json: {words}");
         assert!(refused.starts_with(&expected), "{refused}\n instead of\n{expected}");
         assert!(!refused.contains('\n') && !refused.contains(secret), "{refused}");
-        assert!(!refused.contains(&RSA_SHORT[40..60]) && !refused.contains(&RSA[40..60]), "{refused}");
+        assert!(
+            !refused.contains(&RSA_SHORT[40..60]) && !refused.contains(&RSA[40..60]),
+            "{refused}"
+        );
     }
 }
 
@@ -115,23 +137,31 @@ fn two_accounts_of_one_project_may_not_each_be_given_its_quota() {
     let files = [("one", file.as_str()), ("two", file.as_str())];
     assert_eq!(load_all(&files, &[]).expect("no quota").len(), 2);
     let refused = load_all(&files, &[limited_gateway("google")]).expect_err("twice");
-    let words =
-        "F: credentials[1].service_account_file: is of project demo-project, as one is: they would share its quota";
+    let words = "F: credentials[1].service_account_file: is of project demo-project, as one is: they would share its quota";
     assert_eq!(refused, words);
 }
 
 #[test]
 fn two_gateways_at_one_endpoint_may_not_each_be_given_a_quota() {
     let file = key_file().to_string();
-    let refused = load_all(&[("one", &file)], &[limited_gateway("a"), limited_gateway("b")]).expect_err("twice");
-    assert!(refused.starts_with("F: gateways[1].endpoint: is ") && refused.contains("as a's is"), "{refused}");
+    let refused = load_all(&[("one", &file)], &[limited_gateway("a"), limited_gateway("b")])
+        .expect_err("twice");
+    assert!(
+        refused.starts_with("F: gateways[1].endpoint: is ") && refused.contains("as a's is"),
+        "{refused}"
+    );
 }
 
 fn limited_gateway(name: &str) -> GatewayConfig {
-    let quota = crate::lane_owner::Quota { per_minute: 600, burst: None, ramp: std::time::Duration::ZERO };
+    let quota =
+        crate::lane_owner::Quota { per_minute: 600, burst: None, ramp: std::time::Duration::ZERO };
     let gateway = crate::dispatch::fixtures::gateway(Some(quota));
     GatewayConfig {
-        gateway: crate::lane_owner::Gateway { platform: Platform::Fcm, name: name.to_owned(), ..gateway },
+        gateway: crate::lane_owner::Gateway {
+            platform: Platform::Fcm,
+            name: name.to_owned(),
+            ..gateway
+        },
         environment: clarion_proto::app::Environment::Production,
         lane_kind: clarion_proto::app::LaneKind::Test,
     }

@@ -9,7 +9,10 @@ struct Case {
 }
 
 fn case() -> Case {
-    let mut case = Case { run: Run::new(&alert(), [node("a"), node("b")], Duration::from_secs(10)), sequence: 0 };
+    let mut case = Case {
+        run: Run::new(&alert(), [node("a"), node("b")], Duration::from_secs(10)),
+        sequence: 0,
+    };
     case.say("a", BOOT_1, WaveNote::Joined, 1);
     case.say("b", BOOT_1, WaveNote::Joined, 1);
     case
@@ -20,7 +23,15 @@ impl Case {
         self.run.note(&node(name), boot, note, seconds(at));
     }
 
-    fn report(&mut self, name: &str, boot: BootId, accepted: u64, handed: u64, flags: &str, at: u64) {
+    fn report(
+        &mut self,
+        name: &str,
+        boot: BootId,
+        accepted: u64,
+        handed: u64,
+        flags: &str,
+        at: u64,
+    ) {
         self.sequence += 1;
         let report = wire::Report {
             wave: WAVE.0,
@@ -28,7 +39,12 @@ impl Case {
             bands_walked: if flags.contains("complete") { 2 } else { 0 },
             complete: flags.contains("complete"),
             ended: flags.contains("ended"),
-            bands: vec![wire::BandReport { band: 0, handed, accepted, ..wire::BandReport::default() }],
+            bands: vec![wire::BandReport {
+                band: 0,
+                handed,
+                accepted,
+                ..wire::BandReport::default()
+            }],
             ..wire::Report::default()
         };
         self.say(name, boot, WaveNote::Report(Box::new(report)), at);
@@ -50,7 +66,10 @@ fn resolves_when_all_are_complete_and_have_said_their_last() {
     case.report("a", BOOT_1, 10, 10, "complete", 2);
     assert_eq!(case.run.standing(), Some(standing::Phase::Running));
     case.report("b", BOOT_1, 5, 5, "complete", 3);
-    assert_eq!((case.run.state(), case.run.standing()), (State::Active, Some(standing::Phase::Ended)));
+    assert_eq!(
+        (case.run.state(), case.run.standing()),
+        (State::Active, Some(standing::Phase::Ended))
+    );
     case.report("a", BOOT_1, 10, 10, "complete ended", 3);
     case.report("b", BOOT_1, 6, 6, "complete ended", 3);
     assert_eq!((case.run.state(), case.run.standing()), (State::Resolved, None));
@@ -116,7 +135,10 @@ fn a_node_that_is_away_is_waited_for_until_the_time_is_over() {
     case.run.step(seconds(99));
     assert_eq!(case.run.state(), State::Active);
     case.run.step(seconds(100));
-    assert_eq!((case.run.state(), case.run.standing()), (State::Expired, Some(standing::Phase::Expired)));
+    assert_eq!(
+        (case.run.state(), case.run.standing()),
+        (State::Expired, Some(standing::Phase::Expired))
+    );
     assert!(!case.run.is_settled(), "it may come back with what it knows");
     assert_eq!(case.run.snapshot().totals.open(), 2);
     // Five seconds for the one that is away; node a never had a grant, so it has nothing to add.
@@ -126,7 +148,11 @@ fn a_node_that_is_away_is_waited_for_until_the_time_is_over() {
     let snapshot = case.run.snapshot();
     assert!(snapshot.settled && snapshot.state == State::Expired);
     assert_eq!((snapshot.totals.handed, snapshot.totals.open()), (15, 0));
-    assert_eq!(snapshot.totals.of(clarion_proto::outcome::Outcome::Unknown), 2, "sent, and nobody can answer");
+    assert_eq!(
+        snapshot.totals.of(clarion_proto::outcome::Outcome::Unknown),
+        2,
+        "sent, and nobody can answer"
+    );
 }
 
 #[test]
@@ -150,7 +176,10 @@ fn a_cancel_is_done_when_all_have_stopped_and_settles_with_the_last_answers() {
         case.say(name, BOOT_1, WaveNote::Granted, 2);
     }
     case.run.cancel(seconds(3));
-    assert_eq!((case.run.state(), case.run.standing()), (State::Cancelling, Some(standing::Phase::Cancelled)));
+    assert_eq!(
+        (case.run.state(), case.run.standing()),
+        (State::Cancelling, Some(standing::Phase::Cancelled))
+    );
     assert_eq!(case.unconfirmed(3), (2, 0));
     case.stopped("a", 3);
     assert_eq!(case.unconfirmed(3), (1, 0));
@@ -220,5 +249,8 @@ fn an_alert_for_nobody_resolves() {
     case.report("a", BOOT_1, 0, 0, "complete ended", 2);
     case.report("b", BOOT_1, 0, 0, "complete ended", 2);
     let snapshot = case.run.snapshot();
-    assert_eq!((snapshot.state, snapshot.totals.handed, snapshot.first_accepted_after), (State::Resolved, 0, None));
+    assert_eq!(
+        (snapshot.state, snapshot.totals.handed, snapshot.first_accepted_after),
+        (State::Resolved, 0, None)
+    );
 }

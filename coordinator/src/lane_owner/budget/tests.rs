@@ -51,7 +51,13 @@ fn a_rate_needs_what_arithmetic_says() {
 fn a_quota_is_served_by_what_it_needs_and_follows_the_latency() {
     let mut budget = Budget::new(LIMITS, 100, ms(0));
     let mut say = |us, now| {
-        budget.hear(&node("a"), wire::LaneLoad { latencies: taking(us), ..load(2, 0, 10) }, Some(10_000.0), 1, now);
+        budget.hear(
+            &node("a"),
+            wire::LaneLoad { latencies: taking(us), ..load(2, 0, 10) },
+            Some(10_000.0),
+            1,
+            now,
+        );
         budget.connections()
     };
     let near = say(20_000, ms(0));
@@ -93,7 +99,10 @@ fn it_shrinks_when_little_is_used_or_nothing_is_to_be_sent() {
         say(load(n, 900, 100 * u64::from(n)), ms(60_000 + at));
     }
     assert_eq!(say(load(32, 0, 1_000), ms(60_400)), 32, "31 %: enough");
-    assert!((1..=30).all(|n| say(load(32, 0, 800), second(n)) == 32), "a quarter, but not for long enough");
+    assert!(
+        (1..=30).all(|n| say(load(32, 0, 800), second(n)) == 32),
+        "a quarter, but not for long enough"
+    );
     assert_eq!(say(load(32, 0, 800), second(31)), 16);
     assert_eq!(say(load(16, 0, 800), second(32)), 16, "now it is half of them");
     assert_eq!(say(idle(), second(33)), 16);

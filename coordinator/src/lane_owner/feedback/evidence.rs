@@ -144,14 +144,17 @@ impl Evidence {
             });
         }
         let bad = bad.into_iter();
-        bad.filter_map(|(of, token)| self.of_app(&of, |app, room| app.called_bad(token, room, now.at)).flatten())
-            .collect()
+        bad.filter_map(|(of, token)| {
+            self.of_app(&of, |app, room| app.called_bad(token, room, now.at)).flatten()
+        })
+        .collect()
     }
 
     /// Time has passed: gives the tokens that have waited long enough.
     pub(crate) fn expire(&mut self, now: Moment) -> Vec<BadToken> {
         let due = |app: &App| app.turn.is_some_and(|turn| turn <= now.at);
-        let due: Vec<AppLane> = self.apps.iter().filter(|(_, app)| due(app)).map(|(of, _)| of.clone()).collect();
+        let due: Vec<AppLane> =
+            self.apps.iter().filter(|(_, app)| due(app)).map(|(of, _)| of.clone()).collect();
         let turned = due.iter().filter_map(|of| {
             self.of_app(of, |app, _| {
                 let pruned = app.turn_over(now.at);

@@ -39,7 +39,8 @@ enum Script {
 
 #[test]
 fn addresses_are_tried_by_turns_of_their_families() {
-    let [a, b, c]: [SocketAddr; 3] = ["[::1]:1", "[::2]:1", "[::3]:1"].map(|a| a.parse().expect("an address"));
+    let [a, b, c]: [SocketAddr; 3] =
+        ["[::1]:1", "[::2]:1", "[::3]:1"].map(|a| a.parse().expect("an address"));
     let d: SocketAddr = "127.0.0.1:1".parse().expect("an address");
     assert_eq!(in_turn(&[a, b, c, d]).collect::<Vec<_>>(), [a, d, b, c]);
     assert_eq!(in_turn(&[d, a]).collect::<Vec<_>>(), [d, a]);
@@ -122,7 +123,12 @@ async fn answer_one(
     loop {
         let text = String::from_utf8_lossy(&read).into_owned();
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")).unwrap().parse().unwrap();
+            let length = head
+                .lines()
+                .find_map(|l| l.strip_prefix("content-length: "))
+                .unwrap()
+                .parse()
+                .unwrap();
             if body.len() >= length {
                 // Nobody listens in some tests.
                 let _ = requests.send(text).await;
@@ -135,14 +141,19 @@ async fn answer_one(
     }
     match script {
         Script::Say(status, body) => {
-            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            let answer =
+                format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
             let _ = tls.write_all(answer.as_bytes()).await;
             let _ = tls.shutdown().await;
         }
         Script::Hang => std::future::pending().await,
         Script::Flood => {
             let _ = tls.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
-            while tls.write_all(&[b"1000\r\n".as_slice(), &[b'x'; 4_096], b"\r\n"].concat()).await.is_ok() {}
+            while tls
+                .write_all(&[b"1000\r\n".as_slice(), &[b'x'; 4_096], b"\r\n"].concat())
+                .await
+                .is_ok()
+            {}
         }
     }
 }
@@ -155,7 +166,8 @@ async fn exchanged(script: Script) -> Result<AccessToken, ExchangeError> {
 #[tokio::test]
 async fn a_token_is_asked_for_as_google_wants_it_and_comes_with_its_life() {
     let mut endpoint = Endpoint::start(vec![token("ya29.a-b_c", 3_599)]).await;
-    let made = timeout(PATIENCE, exchange(&endpoint.account(), NOW)).await.expect("in time").unwrap();
+    let made =
+        timeout(PATIENCE, exchange(&endpoint.account(), NOW)).await.expect("in time").unwrap();
     assert_eq!(made.token.authorization.expose_secret(), "Bearer ya29.a-b_c");
     assert_eq!(made.life, Duration::from_secs(3_599));
 
@@ -164,8 +176,13 @@ async fn a_token_is_asked_for_as_google_wants_it_and_comes_with_its_life() {
     assert!(head.starts_with("POST /token HTTP/1.1\r\n"), "{head}");
     let host = format!("host: localhost:{}", endpoint.address.port());
     assert!(head.lines().any(|line| line == host), "{head}");
-    assert!(head.lines().any(|line| line == "content-type: application/x-www-form-urlencoded"), "{head}");
-    let assertion = form.strip_prefix("grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=");
+    assert!(
+        head.lines().any(|line| line == "content-type: application/x-www-form-urlencoded"),
+        "{head}"
+    );
+    let assertion = form.strip_prefix(
+        "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=",
+    );
     let assertion = assertion.expect("the form");
 
     // Checked by ring alone, without the library that made it.
@@ -173,7 +190,8 @@ async fn a_token_is_asked_for_as_google_wants_it_and_comes_with_its_life() {
     let decoded = |part: &str| data_encoding::BASE64URL_NOPAD.decode(part.as_bytes()).unwrap();
     let json = |part: &str| serde_json::from_slice::<serde_json::Value>(&decoded(part)).unwrap();
     assert_eq!(json(parts[0]), serde_json::json!({"typ": "JWT", "alg": "RS256", "kid": "kid-1"}));
-    let (iat, uri) = (NOW.0 / 1_000, format!("https://localhost:{}/token", endpoint.address.port()));
+    let (iat, uri) =
+        (NOW.0 / 1_000, format!("https://localhost:{}/token", endpoint.address.port()));
     let claims = serde_json::json!({
         "iss": "clarion@p.iam.gserviceaccount.com",
         "scope": "https://www.googleapis.com/auth/firebase.messaging",
@@ -185,7 +203,8 @@ async fn a_token_is_asked_for_as_google_wants_it_and_comes_with_its_life() {
     let key = PrivatePkcs8KeyDer::from_pem_slice(RSA.as_bytes()).unwrap();
     let key = RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).unwrap();
     let signed = format!("{}.{}", parts[0], parts[1]);
-    let public = UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key.public().as_ref().to_vec());
+    let public =
+        UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key.public().as_ref().to_vec());
     public.verify(signed.as_bytes(), &decoded(parts[2])).expect("signed by the account's key");
 }
 
@@ -203,12 +222,28 @@ async fn a_refused_grant_says_key_or_clock_and_does_not_go_away() {
 async fn what_goes_away_is_told_from_what_does_not() {
     let html = "<html><title>502</title></html>";
     let cases = [
-        (error("500 Internal Server Error", r#"{"error":"internal_failure"}"#), true, "HTTP 500: internal_failure"),
+        (
+            error("500 Internal Server Error", r#"{"error":"internal_failure"}"#),
+            true,
+            "HTTP 500: internal_failure",
+        ),
         (error("502 Bad Gateway", html), true, "HTTP 502: without a reason in JSON"),
         (error("429 Too Many Requests", "{}"), true, "HTTP 429: without a reason in JSON"),
-        (error("401 Unauthorized", r#"{"error":"invalid_client"}"#), false, "HTTP 401: invalid_client"),
-        (error("302 Found\r\nlocation: https://elsewhere/", ""), false, "HTTP 302: without a reason in JSON"),
-        (error("200 OK", html), false, "HTTP 200 without a usable token: the body is not JSON, or not of a token"),
+        (
+            error("401 Unauthorized", r#"{"error":"invalid_client"}"#),
+            false,
+            "HTTP 401: invalid_client",
+        ),
+        (
+            error("302 Found\r\nlocation: https://elsewhere/", ""),
+            false,
+            "HTTP 302: without a reason in JSON",
+        ),
+        (
+            error("200 OK", html),
+            false,
+            "HTTP 200 without a usable token: the body is not JSON, or not of a token",
+        ),
         (error("200 OK", "{}"), false, "HTTP 200 without a usable token: token_type is not Bearer"),
         (token("a", 0), false, "HTTP 200 without a usable token: expires_in is missing or 0"),
         (
@@ -216,8 +251,16 @@ async fn what_goes_away_is_told_from_what_does_not() {
             false,
             "HTTP 200 without a usable token: access_token is not 1 to 4,096 visible ASCII characters",
         ),
-        (token("a b", 60), false, "HTTP 200 without a usable token: access_token is not 1 to 4,096 visible ASCII"),
-        (token(&"a".repeat(4_097), 60), false, "HTTP 200 without a usable token: access_token is not 1 to 4,096"),
+        (
+            token("a b", 60),
+            false,
+            "HTTP 200 without a usable token: access_token is not 1 to 4,096 visible ASCII",
+        ),
+        (
+            token(&"a".repeat(4_097), 60),
+            false,
+            "HTTP 200 without a usable token: access_token is not 1 to 4,096",
+        ),
         (Script::Flood, false, "an answer of more than 65536 bytes"),
     ];
     for (script, is_passing, words) in cases {
@@ -245,7 +288,10 @@ async fn nobody_else_is_told_what_was_signed() {
     let mut account = endpoint.account();
     account.token_endpoint.ca_pem = String::new();
     let refused = timeout(PATIENCE, exchange(&account, NOW)).await.expect("in time").unwrap_err();
-    assert!(refused.to_string().starts_with("cannot connect: invalid peer certificate"), "{refused}");
+    assert!(
+        refused.to_string().starts_with("cannot connect: invalid peer certificate"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -266,7 +312,8 @@ fn pauses_grow_to_a_minute_and_differ() {
     let mut random = <rand::rngs::StdRng as rand::SeedableRng>::seed_from_u64(1);
     for (failures, longest) in [(0, 1), (1, 2), (5, 32), (6, 60), (4_000_000_000, 60)] {
         let longest = Duration::from_secs(longest);
-        let pauses: Vec<_> = (0..100).map(|_| ExchangeError::Deadline.pause(failures, &mut random)).collect();
+        let pauses: Vec<_> =
+            (0..100).map(|_| ExchangeError::Deadline.pause(failures, &mut random)).collect();
         assert!(pauses.iter().all(|pause| (longest / 2..=longest).contains(pause)), "{failures}");
         assert!(pauses.windows(2).any(|two| two[0] != two[1]));
     }
@@ -284,7 +331,8 @@ struct Owner {
 impl Owner {
     fn start(endpoint: &Endpoint) -> Self {
         let gateway = Gateway { platform: Platform::Fcm, ..gateway(None) };
-        let owner = Arc::new(LaneOwner::new(vec![gateway], vec![Credential::Fcm(endpoint.account())]));
+        let owner =
+            Arc::new(LaneOwner::new(vec![gateway], vec![Credential::Fcm(endpoint.account())]));
         let (board, clock) = (Arc::new(Board::new()), Clock::start());
         let (keeper, shared) = (owner.clone(), board.clone());
         tokio::spawn(async move { keeper.keep_fresh(&shared, clock).await });
@@ -299,8 +347,9 @@ impl Owner {
     /// Waits until nodes are given that token.
     async fn given(&self, authorization: &str) {
         let mut board = self.board.watch();
-        let given = board
-            .wait_for(|holds| holds.tokens.values().any(|token| token.authorization.expose_secret() == authorization));
+        let given = board.wait_for(|holds| {
+            holds.tokens.values().any(|token| token.authorization.expose_secret() == authorization)
+        });
         drop(timeout(PATIENCE, given).await.expect("in time").unwrap());
     }
 
@@ -335,7 +384,9 @@ async fn a_lane_is_there_at_once_and_its_token_when_it_comes() {
 
 #[tokio::test]
 async fn a_node_that_is_refused_gets_another_token_but_not_within_a_minute() {
-    let mut endpoint = Endpoint::start(vec![token("one", 3_600), token("two", 3_600), token("three", 3_600)]).await;
+    let mut endpoint =
+        Endpoint::start(vec![token("one", 3_600), token("two", 3_600), token("three", 3_600)])
+            .await;
     let owner = Owner::start(&endpoint);
     let lane = owner.ensure();
     owner.given("Bearer one").await;
@@ -380,8 +431,12 @@ async fn one_account_in_trouble_holds_up_no_other() {
     let gateway = Gateway { platform: Platform::Fcm, ..gateway(None) };
     let other = ServiceAccount { name: "other".to_owned(), ..good.account() };
     let credentials = vec![Credential::Fcm(silent.account()), Credential::Fcm(other)];
-    let owner = Owner { owner: Arc::new(LaneOwner::new(vec![gateway], credentials)), ..Owner::start(&silent) };
-    let key = |credential: &str| LaneKey { gateway: "g".to_owned(), credential: credential.to_owned() };
+    let owner = Owner {
+        owner: Arc::new(LaneOwner::new(vec![gateway], credentials)),
+        ..Owner::start(&silent)
+    };
+    let key =
+        |credential: &str| LaneKey { gateway: "g".to_owned(), credential: credential.to_owned() };
     for credential in ["google", "other"] {
         owner.owner.ensure(&key(credential), &owner.board, &owner.clock).unwrap();
     }
@@ -389,7 +444,11 @@ async fn one_account_in_trouble_holds_up_no_other() {
         () = owner.owner.keep_fresh(&owner.board, owner.clock) => {}
         () = owner.given("Bearer good") => {}
     }
-    let status: BTreeMap<_, _> =
-        owner.owner.credentials().into_iter().map(|status| (status.credential, status.has_token)).collect();
+    let status: BTreeMap<_, _> = owner
+        .owner
+        .credentials()
+        .into_iter()
+        .map(|status| (status.credential, status.has_token))
+        .collect();
     assert_eq!(status, BTreeMap::from([("google".to_owned(), false), ("other".to_owned(), true)]));
 }

@@ -16,7 +16,8 @@ fn peer(n: u32) -> PeerKey {
 /// again.
 fn circle(north_m: u32, radius_m: f64) -> Asked<u32> {
     let center = LatLng::new(22.5 + f64::from(north_m) / 111_000.0, 114.0).expect("on the globe");
-    let cells = cover(&Shape::circle(center, radius_m).expect("valid"), CellBudget::default()).expect("within budget");
+    let cells = cover(&Shape::circle(center, radius_m).expect("valid"), CellBudget::default())
+        .expect("within budget");
     Asked { sketch: Sketch::of(&cells), plan: Arc::new(north_m), cells: cells.len() }
 }
 
@@ -24,7 +25,9 @@ fn circle(north_m: u32, radius_m: f64) -> Asked<u32> {
 fn a_house_is_not_the_difference_of_two_circles() {
     let mut curiosity = Curiosity::default();
     let mut counted = |n, north_m, at: u32| {
-        curiosity.preview(peer(n), circle(north_m, 3_000.0), at * S).map(|(plan, earlier)| (*plan, earlier))
+        curiosity
+            .preview(peer(n), circle(north_m, 3_000.0), at * S)
+            .map(|(plan, earlier)| (*plan, earlier))
     };
     assert_eq!(counted(1, 0, 0), Ok((0, false)));
     assert_eq!(counted(1, 40, 1), Ok((0, true)), "40 m north is the same region");
@@ -54,7 +57,8 @@ fn an_operator_on_a_bad_day_meets_no_limit() {
 #[test]
 fn one_region_is_asked_so_often_and_a_peer_so_much() {
     let mut curiosity = Curiosity::default();
-    let mut asked = |n: u32, at: u32, north_m: u32| curiosity.preview(peer(n), circle(north_m, 600.0), at * S);
+    let mut asked =
+        |n: u32, at: u32, north_m: u32| curiosity.preview(peer(n), circle(north_m, 600.0), at * S);
     for _ in 0..REGION_BURST {
         asked(1, 0, 0).expect("in the burst");
     }
@@ -76,7 +80,9 @@ fn an_alert_is_held_up_by_refusals_of_nearly_the_same_only() {
         curiosity.preview(peer(1), circle(0, 600.0), S).expect("in the burst");
         curiosity.validate(peer(1), circle(0, 600.0), S).expect("in the burst");
     }
-    let may = |curiosity: &Curiosity<u32>, n, north_m| curiosity.may_create(peer(n), &circle(north_m, 600.0).sketch, S);
+    let may = |curiosity: &Curiosity<u32>, n, north_m| {
+        curiosity.may_create(peer(n), &circle(north_m, 600.0).sketch, S)
+    };
     may(&curiosity, 1, 0).expect("previews do not count");
     for _ in 0..REGION_BURST {
         may(&curiosity, 1, 20).expect("not yet");
@@ -96,7 +102,8 @@ fn memory_is_bounded_and_one_peer_pushes_out_its_own() {
         curiosity.preview(peer(2), large(n), S).expect("in the burst");
         assert!(curiosity.cells() <= CELLS_MAX && curiosity.regions.len() <= REGIONS_MAX);
     }
-    let again = curiosity.preview(peer(1), circle(40, 3_000.0), S).map(|(plan, earlier)| (*plan, earlier));
+    let again =
+        curiosity.preview(peer(1), circle(40, 3_000.0), S).map(|(plan, earlier)| (*plan, earlier));
     assert_eq!(again, Ok((0, true)), "the first one's is still remembered");
 }
 

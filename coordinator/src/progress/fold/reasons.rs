@@ -43,7 +43,11 @@ struct Kind {
 impl NodeReasons {
     /// Takes a total of the present boot. Of an app that the alert does not address: changes
     /// nothing.
-    pub(super) fn report(&mut self, report: &wire::ReasonCount, lanes: &BTreeMap<AppName, LaneKey>) {
+    pub(super) fn report(
+        &mut self,
+        report: &wire::ReasonCount,
+        lanes: &BTreeMap<AppName, LaneKey>,
+    ) {
         let app = match app_name(&report.app) {
             Some(app) if lanes.contains_key(&app) => Some(app),
             None if report.app.is_empty() => None,
@@ -55,7 +59,8 @@ impl NodeReasons {
             wire::AnswerOutcome::Refused => AnswerOutcome::Refused,
             wire::AnswerOutcome::Retried => AnswerOutcome::Retried,
         };
-        let reason = report.reason[..report.reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned();
+        let reason =
+            report.reason[..report.reason.floor_char_boundary(REASON_BYTES_MAX)].to_owned();
         let kind = Kind { app, outcome, status: report.status, reason };
         // A node that tells more than its 64 is in error; its further kinds are not kept.
         if self.current.len() < KINDS_MAX || self.current.contains_key(&kind) {
@@ -68,7 +73,11 @@ impl NodeReasons {
     pub(super) fn settle(&mut self) {
         for (kind, count) in std::mem::take(&mut self.current) {
             let kept = self.settled.len() < KINDS_MAX || self.settled.contains_key(&kind);
-            let kind = if kept { kind } else { Kind { app: None, status: 0, reason: OTHER.to_owned(), ..kind } };
+            let kind = if kept {
+                kind
+            } else {
+                Kind { app: None, status: 0, reason: OTHER.to_owned(), ..kind }
+            };
             *self.settled.entry(kind).or_default() += count;
         }
     }

@@ -37,7 +37,10 @@ fn nodes_and_bands_add_up() {
     fold.report(&node("b"), BOOT_1, &report(1, 0, 7, 7), seconds(4));
     let snapshot = fold.snapshot(State::Active, None);
     assert_eq!(snapshot.bands.iter().map(|b| b.counts.handed).collect::<Vec<_>>(), [17, 5]);
-    assert_eq!((snapshot.totals.handed, snapshot.totals.of(Outcome::Accepted), snapshot.totals.open()), (22, 16, 6));
+    assert_eq!(
+        (snapshot.totals.handed, snapshot.totals.of(Outcome::Accepted), snapshot.totals.open()),
+        (22, 16, 6)
+    );
     assert_eq!(snapshot.first_accepted_after, Some(Duration::from_secs(1)));
     assert_eq!(snapshot.last_accepted_after, Some(Duration::from_secs(3)));
 }
@@ -51,23 +54,30 @@ fn a_repeated_or_old_report_changes_nothing() {
     assert_eq!(fold.report(&node("a"), BOOT_1, &report(1, 0, 10, 4), seconds(9)), Added::default());
     fold.report(&node("a"), BOOT_1, &report(2, 0, 12, 9), seconds(9));
     assert_eq!(totals(&mut fold), before);
-    assert_eq!(fold.snapshot(State::Active, None).last_accepted_after, Some(Duration::from_secs(2)));
+    assert_eq!(
+        fold.snapshot(State::Active, None).last_accepted_after,
+        Some(Duration::from_secs(2))
+    );
 }
 
 #[test]
 fn answers_are_told_app_by_app_once() {
     let mut fold = fold();
     let mut added = |boot, answers: &[(u32, &str, u64, u64)]| {
-        let lanes = answers.iter().map(|&(lane, app, accepted, bad_device_tokens)| wire::LaneAnswers {
-            lane,
-            app: app.to_owned(),
-            accepted,
-            bad_device_tokens,
-            ..Default::default()
-        });
+        let lanes =
+            answers.iter().map(|&(lane, app, accepted, bad_device_tokens)| wire::LaneAnswers {
+                lane,
+                app: app.to_owned(),
+                accepted,
+                bad_device_tokens,
+                ..Default::default()
+            });
         let report = wire::Report { lanes: lanes.collect(), ..wire::Report::default() };
         let added = fold.report(&node("a"), boot, &report, seconds(2)).answers;
-        added.into_iter().map(|((app, lane), new)| (lane.0, app.name(), new.accepted, new.bad)).collect::<Vec<_>>()
+        added
+            .into_iter()
+            .map(|((app, lane), new)| (lane.0, app.name(), new.accepted, new.bad))
+            .collect::<Vec<_>>()
     };
     let (x, y) = ("apps/x", "apps/y");
     let told = |lane, app: &str, accepted, bad| (lane, app.to_owned(), accepted, bad);
@@ -78,7 +88,11 @@ fn answers_are_told_app_by_app_once() {
     );
     assert_eq!(added(BOOT_1, &[(1, x, 97, 3), (1, y, 1, 12)]), [told(1, y, 1, 2)]);
     assert_eq!(added(BOOT_1, &[(1, x, 90, 1)]), [], "an old one");
-    assert_eq!(added(BOOT_2, &[(1, x, 4, 1)]), [told(1, x, 4, 1)], "another process counts from nothing");
+    assert_eq!(
+        added(BOOT_2, &[(1, x, 4, 1)]),
+        [told(1, x, 4, 1)],
+        "another process counts from nothing"
+    );
     assert_eq!(added(BOOT_1, &[(1, x, 500, 0)]), [], "a former one is not listened to");
 }
 
@@ -122,7 +136,12 @@ fn at_the_end_nothing_is_open() {
 fn nodes_without_a_part_and_bands_that_are_none_are_left_out() {
     let mut fold = fold();
     fold.report(&node("c"), BOOT_1, &report(1, 0, 10, 7), seconds(2));
-    fold.report(&node("a"), BOOT_1, &wire::Report { cells: Vec::new(), ..report(1, 9, 10, 7) }, seconds(2));
+    fold.report(
+        &node("a"),
+        BOOT_1,
+        &wire::Report { cells: Vec::new(), ..report(1, 9, 10, 7) },
+        seconds(2),
+    );
     assert_eq!(totals(&mut fold), (0, 0, 0));
 }
 
@@ -143,7 +162,12 @@ fn a_cell_knows_the_snapshot_that_changed_it() {
     fold.report(&node("a"), BOOT_1, &report(1, 0, 1, 1), seconds(2));
     let first = fold.snapshot(State::Active, None);
     assert_eq!(first.cells[0].version, first.version);
-    fold.report(&node("a"), BOOT_1, &wire::Report { cells: Vec::new(), ..report(2, 0, 2, 2) }, seconds(3));
+    fold.report(
+        &node("a"),
+        BOOT_1,
+        &wire::Report { cells: Vec::new(), ..report(2, 0, 2, 2) },
+        seconds(3),
+    );
     let second = fold.snapshot(State::Active, None);
     assert!(second.version > first.version && second.cells[0].version == first.version);
     fold.report(&node("b"), BOOT_1, &report(1, 0, 1, 1), seconds(4));
@@ -170,12 +194,17 @@ struct Doing {
 }
 
 fn doing() -> impl Strategy<Value = Doing> {
-    (0usize..2, 0u64..20, (0u64..20, 0u64..3)).prop_map(|(band, handed, answered)| Doing { band, handed, answered })
+    (0usize..2, 0u64..20, (0u64..20, 0u64..3)).prop_map(|(band, handed, answered)| Doing {
+        band,
+        handed,
+        answered,
+    })
 }
 
 /// All reports of one process, each with the bands that changed, and a last one with everything.
 fn reports(doings: &[Doing]) -> Vec<wire::Report> {
-    let mut bands = [wire::BandReport::default(), wire::BandReport { band: 1, ..wire::BandReport::default() }];
+    let mut bands =
+        [wire::BandReport::default(), wire::BandReport { band: 1, ..wire::BandReport::default() }];
     let mut reports = Vec::new();
     let report = |sequence: usize, bands: Vec<wire::BandReport>| {
         let cells = bands.iter().map(|b| wire::CellReport {
@@ -184,7 +213,12 @@ fn reports(doings: &[Doing]) -> Vec<wire::Report> {
             accepted: b.accepted,
             failed: b.refused,
         });
-        wire::Report { sequence: sequence as u64, cells: cells.collect(), bands, ..wire::Report::default() }
+        wire::Report {
+            sequence: sequence as u64,
+            cells: cells.collect(),
+            bands,
+            ..wire::Report::default()
+        }
     };
     for (i, doing) in doings.iter().enumerate() {
         let band = &mut bands[doing.band];
@@ -204,8 +238,9 @@ fn arrivals() -> impl Strategy<Value = Vec<wire::Report>> {
     (proptest::collection::vec(doing(), 0..12), any::<u64>()).prop_flat_map(|(doings, _)| {
         let all = reports(&doings);
         let last = all.last().cloned().unwrap();
-        proptest::collection::vec(0..all.len(), 0..2 * all.len())
-            .prop_map(move |order| order.iter().map(|i| all[*i].clone()).chain([last.clone()]).collect())
+        proptest::collection::vec(0..all.len(), 0..2 * all.len()).prop_map(move |order| {
+            order.iter().map(|i| all[*i].clone()).chain([last.clone()]).collect()
+        })
     })
 }
 

@@ -33,7 +33,10 @@ fn three_refusals_and_never_again() {
     }
     assert_eq!(send(&mut deliveries, A, true), Leave::Isolated);
     assert_eq!(deliveries.failed(A, "a late word"), None, "told once");
-    assert_eq!(deliveries.isolated().collect::<Vec<_>>(), [Isolated { subject: A, reason: "too large".to_owned() }]);
+    assert_eq!(
+        deliveries.isolated().collect::<Vec<_>>(),
+        [Isolated { subject: A, reason: "too large".to_owned() }]
+    );
     assert_eq!(send(&mut deliveries, B, false), Leave::Send(1), "others go on");
 }
 
@@ -56,7 +59,11 @@ fn all_that_was_in_flight_is_suspected_and_cleared_one_by_one() {
     assert_eq!(send(&mut deliveries, B, true), Leave::Send(3));
     let isolated = deliveries.session_ended(Some("reset"));
     assert_eq!(isolated, [Isolated { subject: B, reason: "reset".to_owned() }]);
-    assert_eq!(deliveries.failures(C, EDITION), 1, "it was not sent again, and is not blamed again");
+    assert_eq!(
+        deliveries.failures(C, EDITION),
+        1,
+        "it was not sent again, and is not blamed again"
+    );
 }
 
 #[test]

@@ -48,14 +48,22 @@ impl Log {
     /// Appends what was paid for by its [`cost`].
     pub(super) fn append(&mut self, batch: RecordBatch, now: UnixMillis, room: &Room) -> Position {
         if batch.growing() > 0 {
-            let before = batch.devices().filter(|&device| !self.known.insert(Fingerprint::of(device))).count();
+            let before = batch
+                .devices()
+                .filter(|&device| !self.known.insert(Fingerprint::of(device)))
+                .count();
             room.give_back(BYTES_PER_DEVICE * before as u64);
         }
         let count = u64::from(batch.count());
         // Read within the log's lock, so that the order of times is that of positions; a wall clock
         // may be set back.
-        let (last, until) = self.batches.last().map_or((UnixMillis(0), 0), |b| (b.at, b.records_until));
-        self.batches.push(Appended { at: now.max(last), records: batch.into_records(), records_until: until + count });
+        let (last, until) =
+            self.batches.last().map_or((UnixMillis(0), 0), |b| (b.at, b.records_until));
+        self.batches.push(Appended {
+            at: now.max(last),
+            records: batch.into_records(),
+            records_until: until + count,
+        });
         self.head()
     }
 

@@ -61,7 +61,8 @@ impl Room {
 
     /// Takes room of the reserve.
     pub(super) fn take_reserve(&self, bytes: u64) -> Result<(), StoreError> {
-        self.fill(bytes, self.limit).map_err(|held| StoreError::ReserveFull { held, limit: self.limit })
+        self.fill(bytes, self.limit)
+            .map_err(|held| StoreError::ReserveFull { held, limit: self.limit })
     }
 
     pub(super) fn give_back(&self, bytes: u64) {

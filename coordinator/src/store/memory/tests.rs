@@ -13,14 +13,18 @@ fn store() -> MemoryStore {
 }
 
 fn batch(records: u8) -> RecordBatch {
-    let record = |d| Record { device: DeviceId([d; 16]), observed: UnixMillis(1), change: Change::Removal };
+    let record =
+        |d| Record { device: DeviceId([d; 16]), observed: UnixMillis(1), change: Change::Removal };
     RecordBatch::from_records(&(0..records).map(record).collect::<Vec<_>>())
 }
 
 fn of(devices: impl IntoIterator<Item = u16>, change: &Change) -> RecordBatch {
     let device = |d: u16| {
         DeviceId(
-            [d.to_le_bytes(), [7; 2], [7; 2], [7; 2], [7; 2], [7; 2], [7; 2], [7; 2]].concat().try_into().expect("16"),
+            [d.to_le_bytes(), [7; 2], [7; 2], [7; 2], [7; 2], [7; 2], [7; 2], [7; 2]]
+                .concat()
+                .try_into()
+                .expect("16"),
         )
     };
     let record = |d| Record { device: device(d), observed: UnixMillis(1), change: change.clone() };
@@ -39,7 +43,10 @@ async fn filled(limit: u64) -> (MemoryStore, u16) {
         match store.append(LogId(0), of(devices..devices + 10, &place())).await {
             Ok(_) => devices += 10,
             Err(StoreError::Full { held, limit: may_fill }) => {
-                assert!(held <= may_fill && may_fill == limit - (limit / 8), "{held} of {may_fill}");
+                assert!(
+                    held <= may_fill && may_fill == limit - (limit / 8),
+                    "{held} of {may_fill}"
+                );
                 return (store, devices);
             }
             Err(other) => panic!("{other:?}"),
@@ -103,7 +110,10 @@ async fn a_full_store_refuses_what_grows_and_takes_removals_of_those_it_knows() 
     assert_eq!(store.append(LogId(0), some).await, Ok(Position(head.0 + 1)));
     let kept = store.read(LogId(0), head, usize::MAX).await.expect("there");
     assert_eq!(kept[0].records, of([3, 5], &Change::Removal).into_records());
-    assert_eq!(store.records_until(LogId(0), Position(head.0 + 1)).await, Ok(u64::from(devices) + 2));
+    assert_eq!(
+        store.records_until(LogId(0), Position(head.0 + 1)).await,
+        Ok(u64::from(devices) + 2)
+    );
 }
 
 #[tokio::test]
@@ -122,7 +132,10 @@ async fn what_is_kept_for_removals_is_bounded_and_no_device_uses_it_up() {
             Err(refused) => break refused,
         }
     };
-    assert!(matches!(refused, StoreError::ReserveFull { held, limit: 200_000 } if held <= 200_000), "{refused:?}");
+    assert!(
+        matches!(refused, StoreError::ReserveFull { held, limit: 200_000 } if held <= 200_000),
+        "{refused:?}"
+    );
     assert!(removed >= 1);
     let strangers = store.append(LogId(0), of([9_000], &Change::Removal)).await;
     assert!(strangers.is_ok(), "those are acknowledged as before");
@@ -145,21 +158,32 @@ async fn what_is_known_is_charged_once() {
 async fn large_alerts_that_ended_are_forgotten_sooner() {
     let store = store();
     store.create_app(app("demo")).await.expect("room");
-    let region = wire::region::Shape::Cells(wire::CellSet { cells: vec![0x89411ca0003ffff; 100_000] });
+    let region =
+        wire::region::Shape::Cells(wire::CellSet { cells: vec![0x89411ca0003ffff; 100_000] });
     let region = wire::Region { shape: Some(region), exclusions: vec![] };
     let submitted = Arc::new(wire::Alert { region: Some(region), ..Default::default() });
     let of_one = submitted.encoded_len();
     assert!(of_one > 800_000);
     for i in 0..200 {
-        let alert = AlertRecord { submitted: Arc::clone(&submitted), ..record(&format!("a{i}"), i) };
+        let alert =
+            AlertRecord { submitted: Arc::clone(&submitted), ..record(&format!("a{i}"), i) };
         store.create_alert(alert.clone(), 1).await.expect("room");
         store
-            .replace_alert(alert.after(Event::End(State::Resolved), UnixMillis(9)).expect("legal").expect("new"))
+            .replace_alert(
+                alert
+                    .after(Event::End(State::Resolved), UnixMillis(9))
+                    .expect("legal")
+                    .expect("new"),
+            )
             .await
             .expect("first");
     }
     let all = store.alerts(None, usize::MAX).await.expect("up");
-    assert!((50..=ALERT_BYTES_MAX / of_one).contains(&all.len()), "{} of {of_one} bytes", all.len());
+    assert!(
+        (50..=ALERT_BYTES_MAX / of_one).contains(&all.len()),
+        "{} of {of_one} bytes",
+        all.len()
+    );
     assert_eq!(all[0].name.id(), "a199", "the newest stay");
     let tables = store.tables.lock();
     assert_eq!(tables.bytes, tables.alerts.values().map(|alert| bytes_of(alert)).sum::<usize>());
@@ -194,7 +218,10 @@ async fn one_alert_for_a_request() {
     let full = store.create_alert(record("d", 4), 2).await.expect_err("full");
     assert_eq!(full, StoreError::TooManyActive { active: 2, limit: 2 });
     store.discard_alert(&first.name).await.expect("there");
-    assert_eq!(store.alert_by_request(first.request_id).await.expect("up").map(|a| a.revision), None);
+    assert_eq!(
+        store.alert_by_request(first.request_id).await.expect("up").map(|a| a.revision),
+        None
+    );
     assert!(matches!(store.create_alert(record("d", 4), 2).await, Ok(Created::New(_))));
 }
 
@@ -217,7 +244,8 @@ async fn pages_are_newest_first_and_miss_nobody() {
     for (name, created) in [("a", 5), ("b", 7), ("c", 6), ("e", 4)] {
         store.create_alert(record(name, created), 99).await.expect("room");
     }
-    let names = |page: &[Arc<AlertRecord>]| page.iter().map(|a| a.name.id().to_owned()).collect::<Vec<_>>();
+    let names =
+        |page: &[Arc<AlertRecord>]| page.iter().map(|a| a.name.id().to_owned()).collect::<Vec<_>>();
     let first = store.alerts(None, 2).await.expect("up");
     assert_eq!(names(&first), ["b", "c"]);
     let second = store.alerts(Some(&cursor(&first[1])), 2).await.expect("up");
@@ -232,12 +260,16 @@ async fn only_so_many_ended_alerts_are_remembered() {
     for i in 0..=ENDED_ALERTS_KEPT as u64 {
         let alert = record(&format!("a{i}"), i);
         store.create_alert(alert.clone(), 1).await.expect("room");
-        let ended = alert.after(Event::End(State::Resolved), UnixMillis(9)).expect("legal").expect("new");
+        let ended =
+            alert.after(Event::End(State::Resolved), UnixMillis(9)).expect("legal").expect("new");
         store.replace_alert(ended).await.expect("first");
     }
     let all = store.alerts(None, usize::MAX).await.expect("up");
     assert_eq!(all.len(), ENDED_ALERTS_KEPT);
-    assert!(store.alert_by_request(record("a0", 0).request_id).await.expect("up").is_none(), "the oldest is gone");
+    assert!(
+        store.alert_by_request(record("a0", 0).request_id).await.expect("up").is_none(),
+        "the oldest is gone"
+    );
 }
 
 #[tokio::test]

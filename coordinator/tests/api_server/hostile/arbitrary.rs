@@ -4,7 +4,9 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 use prost::Message;
-use prost_reflect::{Cardinality, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
+use prost_reflect::{
+    Cardinality, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value,
+};
 
 /// Messages within each other; deeper than the contract allows regions.
 const DEPTH_MAX: usize = 7;
@@ -25,7 +27,8 @@ fn nested(descriptor: &MessageDescriptor, depth: usize) -> BoxedStrategy<Dynamic
     given
         .prop_flat_map(move |given| {
             let present = fields.iter().zip(given).filter(|(_, given)| *given < 7);
-            let values: Vec<_> = present.map(|(field, _)| (Just(field.clone()), values(field, depth))).collect();
+            let values: Vec<_> =
+                present.map(|(field, _)| (Just(field.clone()), values(field, depth))).collect();
             let empty = empty.clone();
             values.prop_map(move |values| {
                 let mut message = empty.clone();
@@ -60,32 +63,47 @@ fn one(kind: &Kind, depth: usize) -> BoxedStrategy<Value> {
         #[allow(clippy::cast_possible_truncation)] // any number will do
         Kind::Float => numbers().prop_map(|n| Value::F32(n as f32)).boxed(),
         Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
-            prop_oneof![Just(0), Just(1), Just(-1), Just(1_000), any::<i32>()].prop_map(Value::I32).boxed()
+            prop_oneof![Just(0), Just(1), Just(-1), Just(1_000), any::<i32>()]
+                .prop_map(Value::I32)
+                .boxed()
         }
         Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => {
             // 2020 to 2060 among them: times.
-            prop_oneof![Just(0), Just(-1), Just(i64::MAX), any::<i64>(), 1_577_836_800_i64..2_840_140_800]
-                .prop_map(Value::I64)
-                .boxed()
+            prop_oneof![
+                Just(0),
+                Just(-1),
+                Just(i64::MAX),
+                any::<i64>(),
+                1_577_836_800_i64..2_840_140_800
+            ]
+            .prop_map(Value::I64)
+            .boxed()
         }
-        Kind::Uint32 | Kind::Fixed32 => prop_oneof![Just(0), Just(1), any::<u32>()].prop_map(Value::U32).boxed(),
+        Kind::Uint32 | Kind::Fixed32 => {
+            prop_oneof![Just(0), Just(1), any::<u32>()].prop_map(Value::U32).boxed()
+        }
         Kind::Uint64 | Kind::Fixed64 => {
             // Cells of resolutions 6, 9 and 10 among them.
             let cells = [0x86411ca07ffffff, 0x89411ca0003ffff, 0x8a411ca00007fff];
-            prop_oneof![Just(0), prop::sample::select(cells.to_vec()), any::<u64>()].prop_map(Value::U64).boxed()
+            prop_oneof![Just(0), prop::sample::select(cells.to_vec()), any::<u64>()]
+                .prop_map(Value::U64)
+                .boxed()
         }
         Kind::Bool => any::<bool>().prop_map(Value::Bool).boxed(),
         Kind::String => words().prop_map(Value::String).boxed(),
-        Kind::Bytes => {
-            proptest::collection::vec(any::<u8>(), 0..100).prop_map(|b| Value::Bytes(Bytes::from(b))).boxed()
+        Kind::Bytes => proptest::collection::vec(any::<u8>(), 0..100)
+            .prop_map(|b| Value::Bytes(Bytes::from(b)))
+            .boxed(),
+        Kind::Enum(_) => {
+            prop_oneof![4 => 0..4, 1 => any::<i32>()].prop_map(Value::EnumNumber).boxed()
         }
-        Kind::Enum(_) => prop_oneof![4 => 0..4, 1 => any::<i32>()].prop_map(Value::EnumNumber).boxed(),
         Kind::Message(descriptor) => nested(descriptor, depth - 1).prop_map(Value::Message).boxed(),
     }
 }
 
 fn numbers() -> BoxedStrategy<f64> {
-    let special = [0.0, -0.0, 22.5, 114.0, 90.0, -90.0, 91.0, 180.0, 12_000.0, 1e7, 1e300, f64::MIN_POSITIVE];
+    let special =
+        [0.0, -0.0, 22.5, 114.0, 90.0, -90.0, 91.0, 180.0, 12_000.0, 1e7, 1e300, f64::MIN_POSITIVE];
     let wild = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
     prop_oneof![
         4 => prop::sample::select(special.to_vec()),

@@ -142,7 +142,11 @@ impl<'a> Plan<'a> {
         let carriage_share = TRAINS / (TRAINS + (1_000.0 - TRAINS) * way::CARRIAGE as f64);
         if carriages > 0 && draws.unit() < carriage_share {
             let carriage = draws.below(usize::try_from(carriages).expect("fits")) as u64;
-            let place = self.ways.at(self.population, way::riders(carriage).next().unwrap_or(0), self.seconds(number));
+            let place = self.ways.at(
+                self.population,
+                way::riders(carriage).next().unwrap_or(0),
+                self.seconds(number),
+            );
             for device in way::riders(carriage) {
                 self.number += 1;
                 if !self.phone(device).gone {
@@ -195,11 +199,19 @@ impl<'a> Plan<'a> {
 
     /// Now, or late, or twice.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // changes of a run
-    fn deliver(&mut self, number: u64, device: u64, change: Change, draws: &mut Draws, out: &mut Vec<Planned>) {
+    fn deliver(
+        &mut self,
+        number: u64,
+        device: u64,
+        change: Change,
+        draws: &mut Draws,
+        out: &mut Vec<Planned>,
+    ) {
         let planned = Planned { device, observed_us: (self.seconds(number) * 1e6) as u64, change };
         let late = draws.unit() < LATE_SHARE;
         let twice = draws.unit() < TWICE_SHARE;
-        let mut later = || number + 1 + (draws.unit().powi(2) * LATE_MAX_SECONDS * self.per_second) as u64;
+        let mut later =
+            || number + 1 + (draws.unit().powi(2) * LATE_MAX_SECONDS * self.per_second) as u64;
         if late {
             self.kinds.late += 1;
             self.postponed.entry(later()).or_default().push(planned);
@@ -237,7 +249,8 @@ mod tests {
         Population::new(&spec.unwrap(), seed, devices).unwrap()
     }
 
-    const WAYS: Ways = Ways { center: Place { latitude: 22.5, longitude: 114.0 }, rim_meters: 20_000.0 };
+    const WAYS: Ways =
+        Ways { center: Place { latitude: 22.5, longitude: 114.0 }, rim_meters: 20_000.0 };
 
     #[test]
     fn a_minute_holds_every_kind_at_the_rate_that_was_asked_for() {
@@ -245,7 +258,8 @@ mod tests {
         let mut plan = Plan::new(&population, WAYS, 1_000);
         let mut all = Vec::new();
         plan.until(60.0, usize::MAX, &mut all);
-        let Kinds { commutes, rides, leaps, installs, tokens, removals, mutes, late, twice } = plan.kinds;
+        let Kinds { commutes, rides, leaps, installs, tokens, removals, mutes, late, twice } =
+            plan.kinds;
         for (count, expected) in [
             (rides, 15_000),
             (leaps, 4_500),

@@ -45,7 +45,9 @@ impl Ways {
     /// Where a device is after so many seconds.
     #[must_use]
     pub fn at(&self, population: &Population, device: u64, seconds: f64) -> Place {
-        if device.is_multiple_of(RIDE_ONE_IN) && device / RIDE_ONE_IN < carriages(population.count()) * CARRIAGE {
+        if device.is_multiple_of(RIDE_ONE_IN)
+            && device / RIDE_ONE_IN < carriages(population.count()) * CARRIAGE
+        {
             return self.train(population.seed(), device / RIDE_ONE_IN / CARRIAGE, seconds);
         }
         let mut draws = Draws::new(population.seed(), DOMAIN_COMMUTER, device);
@@ -63,7 +65,11 @@ impl Ways {
         let bearing = draws.unit() * TAU;
         let inwards = draws.unit() < 0.5;
         let off_rim = (draws.unit() * 2.0 - 1.0) * RIM_METERS;
-        let begins = if draws.unit() < 0.5 { self.rim_meters + off_rim } else { self.rim_meters * draws.unit() };
+        let begins = if draws.unit() < 0.5 {
+            self.rim_meters + off_rim
+        } else {
+            self.rim_meters * draws.unit()
+        };
         let tilt = (draws.unit() * 2.0 - 1.0) * TILT;
         let speed = between(TRAIN_SPEED, draws.unit());
         let start = self.center.toward(bearing, begins.max(0.0));

@@ -23,7 +23,11 @@ pub fn put(
     unique_id: Option<&Uuid>,
     body: &mut Vec<u8>,
 ) {
-    if answer.status == 200 && answer.reason == Reason::None && unique_id.is_none() && encoder.is_settled() {
+    if answer.status == 200
+        && answer.reason == Reason::None
+        && unique_id.is_none()
+        && encoder.is_settled()
+    {
         return put_accepted(out, stream, apns_id);
     }
     let start = begin_headers(out, stream, answer.reason == Reason::None);
@@ -43,7 +47,8 @@ pub fn put(
 
 /// What nearly all are answered, written in one piece: the same bytes as in pieces.
 fn put_accepted(out: &mut Vec<u8>, stream: u32, apns_id: &Uuid) {
-    const FRAME: [u8; 56] = *b"\0\0\x2f\x01\x05\0\0\0\0\x88\0\x07apns-id\x2400000000-0000-0000-0000-000000000000";
+    const FRAME: [u8; 56] =
+        *b"\0\0\x2f\x01\x05\0\0\0\0\x88\0\x07apns-id\x2400000000-0000-0000-0000-000000000000";
     let mut frame = FRAME;
     frame[5..9].copy_from_slice(&stream.to_be_bytes());
     frame[20..].copy_from_slice(&uuid_text(apns_id));
@@ -121,7 +126,10 @@ mod tests {
 
     #[test]
     fn an_error_tells_its_reason_as_json() {
-        let gone = Answer { timestamp_ms: Some(1_700_000_000_000), ..Answer::refused(Reason::Unregistered) };
+        let gone = Answer {
+            timestamp_ms: Some(1_700_000_000_000),
+            ..Answer::refused(Reason::Unregistered)
+        };
         let (out, body) = written(&gone);
         assert_eq!(out[4], 4, "END_HEADERS, without END_STREAM");
         assert_eq!(out[9..14], *b"\x08\x03410");
@@ -134,7 +142,12 @@ mod tests {
     fn only_the_canonical_uuid_is_read() {
         let text = b"123e4567-e89b-12d3-a456-4266554400a0";
         assert_eq!(uuid_text(&uuid_from_text(text).expect("canonical")), *text);
-        for bad in ["123E4567-e89b-12d3-a456-4266554400a0", "123e4567e89b-12d3-a456-4266554400a0-", "x", ""] {
+        for bad in [
+            "123E4567-e89b-12d3-a456-4266554400a0",
+            "123e4567e89b-12d3-a456-4266554400a0-",
+            "x",
+            "",
+        ] {
             assert_eq!(uuid_from_text(bad.as_bytes()), None, "{bad}");
         }
     }

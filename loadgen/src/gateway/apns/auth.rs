@@ -17,8 +17,8 @@ const AGE_SECONDS_MAX: u64 = 3_600;
 const VALUE_BYTES_MAX: usize = 2_048;
 /// DER before the 65 bytes of an uncompressed P-256 point in a SubjectPublicKeyInfo (RFC 5480): always the same.
 const SPKI_PREFIX: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
 /// A public key that signs provider tokens.
@@ -46,9 +46,16 @@ impl Key {
     /// If it is anything but a P-256 public key.
     pub fn from_pem(key_id: &str, team_id: &str, pem: &[u8]) -> Result<Self, KeyError> {
         let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).ok();
-        let point = der.as_ref().and_then(|d| d.strip_prefix(&SPKI_PREFIX)).filter(|p| p.len() == 65 && p[0] == 4);
+        let point = der
+            .as_ref()
+            .and_then(|d| d.strip_prefix(&SPKI_PREFIX))
+            .filter(|p| p.len() == 65 && p[0] == 4);
         match point {
-            Some(point) => Ok(Self { key_id: key_id.to_owned(), team_id: team_id.to_owned(), point: point.to_vec() }),
+            Some(point) => Ok(Self {
+                key_id: key_id.to_owned(),
+                team_id: team_id.to_owned(),
+                point: point.to_vec(),
+            }),
             None => Err(KeyError { key_id: key_id.to_owned() }),
         }
     }
@@ -68,7 +75,12 @@ pub struct Verified {
 impl Verified {
     /// What speaks against the token now, its age alone considered. A fault may make it too old sooner than Apple does.
     #[must_use]
-    pub fn age(&self, wall: UnixMillis, skew_seconds: u64, age_seconds_max: Option<u64>) -> Option<Reason> {
+    pub fn age(
+        &self,
+        wall: UnixMillis,
+        skew_seconds: u64,
+        age_seconds_max: Option<u64>,
+    ) -> Option<Reason> {
         let now = wall.0 / 1_000;
         let age_max = age_seconds_max.unwrap_or(AGE_SECONDS_MAX + skew_seconds);
         if self.issued_s > now + skew_seconds {
@@ -102,15 +114,18 @@ struct Claims<'a> {
 /// The reason that Apple gives.
 pub fn verify(value: &[u8], keys: &[Key]) -> Result<Verified, Reason> {
     let invalid = Reason::InvalidProviderToken;
-    let jwt = value.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+    let jwt =
+        value.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
     let jwt = jwt.map(|(_, jwt)| jwt).filter(|jwt| jwt.len() <= VALUE_BYTES_MAX).ok_or(invalid)?;
     let mut parts = jwt.split(|&b| b == b'.');
-    let (Some(head), Some(claims), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    let (Some(head), Some(claims), Some(signature), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return Err(invalid);
     };
     let decoded = |part| data_encoding::BASE64URL_NOPAD.decode(part).map_err(|_| invalid);
-    let (head_json, claims_json, signature) = (decoded(head)?, decoded(claims)?, decoded(signature)?);
+    let (head_json, claims_json, signature) =
+        (decoded(head)?, decoded(claims)?, decoded(signature)?);
     let jose: JoseHeader<'_> = serde_json::from_slice(&head_json).map_err(|_| invalid)?;
     let claims_read: Claims<'_> = serde_json::from_slice(&claims_json).map_err(|_| invalid)?;
     let named = |k: &Key| k.key_id == jose.kid && k.team_id == claims_read.iss;
@@ -133,7 +148,8 @@ mod tests {
 
     fn pair() -> (KeyPair, Key) {
         let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
-        let key = Key::from_pem("KEY0000001", "TEAM000001", pair.public_key_pem().as_bytes()).expect("P-256");
+        let key = Key::from_pem("KEY0000001", "TEAM000001", pair.public_key_pem().as_bytes())
+            .expect("P-256");
         assert_eq!(key.point, pair.der_bytes());
         (pair, key)
     }
@@ -142,10 +158,15 @@ mod tests {
         let encode = |text: &str| data_encoding::BASE64URL_NOPAD.encode(text.as_bytes());
         let signed = format!("{}.{}", encode(head), encode(claims));
         let random = SystemRandom::new();
-        let signer =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pair.serialize_der(), &random).expect("PKCS#8");
+        let signer = EcdsaKeyPair::from_pkcs8(
+            &ECDSA_P256_SHA256_FIXED_SIGNING,
+            &pair.serialize_der(),
+            &random,
+        )
+        .expect("PKCS#8");
         let signature = signer.sign(&random, signed.as_bytes()).expect("signed");
-        format!("bearer {signed}.{}", data_encoding::BASE64URL_NOPAD.encode(signature.as_ref())).into_bytes()
+        format!("bearer {signed}.{}", data_encoding::BASE64URL_NOPAD.encode(signature.as_ref()))
+            .into_bytes()
     }
 
     const HEAD: &str = r#"{"alg":"ES256","kid":"KEY0000001"}"#;
@@ -155,7 +176,10 @@ mod tests {
     fn a_right_token_is_verified_whatever_the_case_of_its_scheme() {
         let (pair, key) = pair();
         let mut value = token(&pair, HEAD, CLAIMS);
-        assert_eq!(verify(&value, std::slice::from_ref(&key)).map(|v| (v.key, v.issued_s)), Ok((0, 1_000_000)));
+        assert_eq!(
+            verify(&value, std::slice::from_ref(&key)).map(|v| (v.key, v.issued_s)),
+            Ok((0, 1_000_000))
+        );
         value[0] = b'B';
         assert!(verify(&value, &[key]).is_ok());
     }
@@ -192,7 +216,10 @@ mod tests {
         assert_eq!(age(10_000 - 60), None);
         assert_eq!(age(10_000 - 61), Some(Reason::InvalidProviderToken));
         assert_eq!(token.age(UnixMillis(10_005_000), 60, Some(5)), None);
-        assert_eq!(token.age(UnixMillis(10_006_000), 60, Some(5)), Some(Reason::ExpiredProviderToken));
+        assert_eq!(
+            token.age(UnixMillis(10_006_000), 60, Some(5)),
+            Some(Reason::ExpiredProviderToken)
+        );
     }
 
     #[test]

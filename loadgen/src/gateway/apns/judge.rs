@@ -97,7 +97,13 @@ struct Binding {
 
 impl Binding {
     /// What speaks against this token on this connection now.
-    fn check(&mut self, token: Verified, policy: &Policy, age_max: Option<u64>, now: Now) -> Option<Reason> {
+    fn check(
+        &mut self,
+        token: Verified,
+        policy: &Policy,
+        age_max: Option<u64>,
+        now: Now,
+    ) -> Option<Reason> {
         if self.expired {
             return Some(Reason::ExpiredProviderToken);
         }

@@ -93,12 +93,22 @@ impl AppleFields {
 
     /// What all fields together say.
     #[must_use]
-    pub fn read(&self, common: &Fields, topics: &[String], authorization: Result<Verified, Reason>) -> Rest {
+    pub fn read(
+        &self,
+        common: &Fields,
+        topics: &[String],
+        authorization: Result<Verified, Reason>,
+    ) -> Rest {
         Rest {
             // Looked at first.
-            method_fault: (common.method.as_deref() != Some(b"POST")).then_some(Reason::MethodNotAllowed),
+            method_fault: (common.method.as_deref() != Some(b"POST"))
+                .then_some(Reason::MethodNotAllowed),
             authorization,
-            header_fault: if common.repeated { Some(Reason::DuplicateHeaders) } else { self.header_fault(topics) },
+            header_fault: if common.repeated {
+                Some(Reason::DuplicateHeaders)
+            } else {
+                self.header_fault(topics)
+            },
             apns_id: self.apns_id(),
             collapse_hash: self.collapse_id.as_deref().map_or(0, xxhash_rust::xxh3::xxh3_64),
         }
@@ -107,7 +117,11 @@ impl AppleFields {
     /// The largest payload of this push type.
     #[must_use]
     pub fn payload_bytes_max(&self) -> usize {
-        if self.push_type.as_deref() == Some(b"voip") { PAYLOAD_BYTES_MAX_VOIP } else { PAYLOAD_BYTES_MAX }
+        if self.push_type.as_deref() == Some(b"voip") {
+            PAYLOAD_BYTES_MAX_VOIP
+        } else {
+            PAYLOAD_BYTES_MAX
+        }
     }
 
     fn apns_id(&self) -> Option<Uuid> {
@@ -130,7 +144,11 @@ impl AppleFields {
             return Some(reason);
         }
         // 0: one attempt. Seconds since 1970 otherwise; a number that no i64 holds is no date.
-        if self.expiration.as_deref().is_some_and(|v| number(v).is_none_or(|n| i64::try_from(n).is_err())) {
+        if self
+            .expiration
+            .as_deref()
+            .is_some_and(|v| number(v).is_none_or(|n| i64::try_from(n).is_err()))
+        {
             return Some(Reason::BadExpirationDate);
         }
         match (self.priority.as_deref(), push_type) {
@@ -139,7 +157,10 @@ impl AppleFields {
             (Some(b"10"), t) if t != b"background" => {}
             _ => return Some(Reason::BadPriority),
         }
-        self.collapse_id.as_ref().filter(|c| c.len() > COLLAPSE_BYTES_MAX).map(|_| Reason::BadCollapseId)
+        self.collapse_id
+            .as_ref()
+            .filter(|c| c.len() > COLLAPSE_BYTES_MAX)
+            .map(|_| Reason::BadCollapseId)
     }
 
     fn topic_fault(&self, suffix: &str, topics: &[String]) -> Option<Reason> {
@@ -233,7 +254,9 @@ const NIBBLES: [u8; 256] = {
 #[must_use]
 pub fn is_json_object(body: &[u8]) -> bool {
     let starts = body.iter().find(|b| !b.is_ascii_whitespace()) == Some(&b'{');
-    starts && std::str::from_utf8(body).is_ok() && serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
+    starts
+        && std::str::from_utf8(body).is_ok()
+        && serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok()
 }
 
 #[cfg(test)]
@@ -256,7 +279,15 @@ mod tests {
         #[allow(clippy::type_complexity, reason = "a table")]
         let cases: [(&[(&str, &str)], Option<Reason>); 20] = [
             (&[TOPIC], None),
-            (&[TOPIC, ("apns-priority", "10"), ("apns-expiration", "0"), ("apns-push-type", "alert")], None),
+            (
+                &[
+                    TOPIC,
+                    ("apns-priority", "10"),
+                    ("apns-expiration", "0"),
+                    ("apns-push-type", "alert"),
+                ],
+                None,
+            ),
             (&[TOPIC, ("apns-collapse-id", &long[1..])], None),
             (&[TOPIC, ("apns-collapse-id", &long)], Some(Reason::BadCollapseId)),
             (&[], Some(Reason::MissingTopic)),
@@ -268,13 +299,22 @@ mod tests {
             (&[TOPIC, ("apns-push-type", "voip")], Some(Reason::TopicDisallowed)),
             (&[TOPIC, ("apns-push-type", "loud")], Some(Reason::InvalidPushType)),
             (&[TOPIC, ("apns-push-type", "background"), ("apns-priority", "5")], None),
-            (&[TOPIC, ("apns-push-type", "background"), ("apns-priority", "10")], Some(Reason::BadPriority)),
+            (
+                &[TOPIC, ("apns-push-type", "background"), ("apns-priority", "10")],
+                Some(Reason::BadPriority),
+            ),
             (&[TOPIC, ("apns-priority", "7")], Some(Reason::BadPriority)),
             (&[TOPIC, ("apns-expiration", "-1")], Some(Reason::BadExpirationDate)),
-            (&[TOPIC, ("apns-expiration", "99999999999999999999")], Some(Reason::BadExpirationDate)),
+            (
+                &[TOPIC, ("apns-expiration", "99999999999999999999")],
+                Some(Reason::BadExpirationDate),
+            ),
             (&[TOPIC, TOPIC], Some(Reason::DuplicateHeaders)),
             (&[TOPIC, ("apns-id", "123e4567-e89b-12d3-a456-4266554400a0")], None),
-            (&[TOPIC, ("apns-id", "123E4567-E89B-12D3-A456-4266554400A0")], Some(Reason::BadMessageId)),
+            (
+                &[TOPIC, ("apns-id", "123E4567-E89B-12D3-A456-4266554400A0")],
+                Some(Reason::BadMessageId),
+            ),
         ];
         for (list, reason) in cases {
             assert_eq!(header_fault(list), reason, "{list:?}");

@@ -102,7 +102,9 @@ impl Written {
 
     /// The connection is gone.
     pub(super) fn lost(&self, now: Time, log: &mut Log) {
-        for sent in self.sent.iter().take(self.flushed).rev().take_while(|s| now.since(s.at) < DOUBT) {
+        for sent in
+            self.sent.iter().take(self.flushed).rev().take_while(|s| now.since(s.at) < DOUBT)
+        {
             log.mark(sent.handle, flag::DOUBTFUL);
         }
     }

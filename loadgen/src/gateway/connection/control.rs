@@ -35,8 +35,12 @@ impl Connection {
             Action::Goaway { reason, text, code, two_step_ms, refuse_open, .. } => {
                 let debug = match (text, reason) {
                     (Some(text), _) => text.clone().into_bytes(),
-                    (None, Some(reason)) => format!(r#"{{"reason":"{}"}}"#, reason.as_str()).into_bytes(),
-                    (None, None) if context.policy.fcm().is_some() => fcm::SESSION_TIMED_OUT.to_vec(),
+                    (None, Some(reason)) => {
+                        format!(r#"{{"reason":"{}"}}"#, reason.as_str()).into_bytes()
+                    }
+                    (None, None) if context.policy.fcm().is_some() => {
+                        fcm::SESSION_TIMED_OUT.to_vec()
+                    }
                     (None, None) => Vec::new(),
                 };
                 let farewell = Farewell { code: *code, debug, refuse_open: *refuse_open };
@@ -47,7 +51,13 @@ impl Connection {
                 self.announce(limit);
             }
             Action::Settings { initial_window, header_table, header_list, unknown } => {
-                self.change_settings(*initial_window, *header_table, *header_list, *unknown, context);
+                self.change_settings(
+                    *initial_window,
+                    *header_table,
+                    *header_list,
+                    *unknown,
+                    context,
+                );
             }
             Action::Reset { .. } => {}
         }
@@ -145,7 +155,9 @@ impl Connection {
             match u16::from_be_bytes([i, d]) {
                 setting::HEADER_TABLE_SIZE => self.encoder.set_table_size(value),
                 setting::ENABLE_PUSH if value > 1 => return Err(Code::ProtocolError),
-                setting::MAX_FRAME_SIZE if !(16_384..1 << 24).contains(&value) => return Err(Code::ProtocolError),
+                setting::MAX_FRAME_SIZE if !(16_384..1 << 24).contains(&value) => {
+                    return Err(Code::ProtocolError);
+                }
                 setting::INITIAL_WINDOW_SIZE => {
                     let value = i64::from(value);
                     if value > WINDOW_MAX {
@@ -169,7 +181,12 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn window_update(&mut self, head: Head, payload: &[u8], context: &mut Context<'_>) -> Result<(), Code> {
+    pub(super) fn window_update(
+        &mut self,
+        head: Head,
+        payload: &[u8],
+        context: &mut Context<'_>,
+    ) -> Result<(), Code> {
         let &[a, b, c, d] = payload else { return Err(Code::FrameSizeError) };
         let bytes = i64::from(u32::from_be_bytes([a, b, c, d]) & 0x7fff_ffff);
         if head.stream == 0 {
@@ -192,7 +209,12 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn rst_stream(&mut self, head: Head, payload: &[u8], context: &mut Context<'_>) -> Result<(), Code> {
+    pub(super) fn rst_stream(
+        &mut self,
+        head: Head,
+        payload: &[u8],
+        context: &mut Context<'_>,
+    ) -> Result<(), Code> {
         if payload.len() != 4 {
             return Err(Code::FrameSizeError);
         }
@@ -203,7 +225,12 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn ping(&mut self, head: Head, payload: &[u8], context: &Context<'_>) -> Result<(), Code> {
+    pub(super) fn ping(
+        &mut self,
+        head: Head,
+        payload: &[u8],
+        context: &Context<'_>,
+    ) -> Result<(), Code> {
         let opaque = payload.try_into().map_err(|_| Code::FrameSizeError)?;
         if head.stream != 0 {
             return Err(Code::ProtocolError);
@@ -231,7 +258,11 @@ impl Connection {
     pub(super) fn end_of_idleness(&mut self, context: &mut Context<'_>) {
         self.active.get_or_insert(context.now.at);
         if self.idle_due(context.policy).is_some_and(|due| due <= context.now.at) {
-            let farewell = Farewell { code: Code::NoError, debug: fcm::SESSION_TIMED_OUT.to_vec(), refuse_open: false };
+            let farewell = Farewell {
+                code: Code::NoError,
+                debug: fcm::SESSION_TIMED_OUT.to_vec(),
+                refuse_open: false,
+            };
             self.goaway(farewell, None, context);
         }
     }
@@ -246,7 +277,12 @@ impl Connection {
         }
     }
 
-    fn goaway(&mut self, farewell: Farewell, two_step: Option<Duration>, context: &mut Context<'_>) {
+    fn goaway(
+        &mut self,
+        farewell: Farewell,
+        two_step: Option<Duration>,
+        context: &mut Context<'_>,
+    ) {
         if self.phase == Phase::Failed || self.drain_due.is_some() {
             return;
         }
@@ -299,7 +335,8 @@ impl Connection {
     /// Slowness or silence has ended: what waits in its line waits no longer than usual.
     pub(super) fn end_of_slowness(&mut self, context: &mut Context<'_>) {
         let (plan, now) = (context.plan, context.now.at);
-        let (slow, held) = (plan.slow(now).is_some(), plan.silent(self.number, now) == Some(Silence::HoldAnswers));
+        let (slow, held) =
+            (plan.slow(now).is_some(), plan.silent(self.number, now) == Some(Silence::HoldAnswers));
         if !held && (self.was_held || self.was_slow && !slow) {
             self.waiting.hasten(now + plan.latency(128, now));
         }

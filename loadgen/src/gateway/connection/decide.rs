@@ -62,10 +62,19 @@ pub(super) struct Decision {
 
 impl Connection {
     /// The answer, and whether the push reaches the phone.
-    pub(super) fn decide(&mut self, head: &Head, body: &[u8], context: &mut Context<'_>) -> Decision {
+    pub(super) fn decide(
+        &mut self,
+        head: &Head,
+        body: &[u8],
+        context: &mut Context<'_>,
+    ) -> Decision {
         match (&head.ask, &context.policy.provider) {
-            (Ask::Apns(ask), Provider::Apns(policy)) => self.decide_apns(ask, head, body, policy, context),
-            (Ask::Fcm(ask), Provider::Fcm(policy)) => self.decide_fcm(ask, head, body, policy, context),
+            (Ask::Apns(ask), Provider::Apns(policy)) => {
+                self.decide_apns(ask, head, body, policy, context)
+            }
+            (Ask::Fcm(ask), Provider::Fcm(policy)) => {
+                self.decide_fcm(ask, head, body, policy, context)
+            }
             _ => unreachable!("a head is read by its policy's provider"),
         }
     }
@@ -78,13 +87,17 @@ impl Connection {
         policy: &apns::Policy,
         context: &mut Context<'_>,
     ) -> Decision {
-        let Judge::Apns(judge) = &mut self.judge else { unreachable!("a judge is of its policy's provider") };
+        let Judge::Apns(judge) = &mut self.judge else {
+            unreachable!("a judge is of its policy's provider")
+        };
         let age_max = context.plan.provider_token_age_max(context.now.at);
         let judged = judge.judge(ask, body, head.body_bytes_max, policy, age_max, context.now);
         context.log.totals.payload_not_json += std::mem::take(&mut judge.not_json);
         let Verdict { answer, fate, accepted } = match judged {
             Ok(token) => self.scripted(token, context),
-            Err(reason) => Verdict { answer: Answer::refused(reason), fate: Fate::Answer, accepted: false },
+            Err(reason) => {
+                Verdict { answer: Answer::refused(reason), fate: Fate::Answer, accepted: false }
+            }
         };
         let token_hash = match &ask.path {
             apns::request::Path::Device(token) => token_hash(token.as_bytes()),
@@ -109,7 +122,11 @@ impl Connection {
         policy: &fcm::Policy,
         context: &mut Context<'_>,
     ) -> Decision {
-        let subject = fcm::answer::Subject { project: ask.project, dry_run: false, id: self.random.next_u64() };
+        let subject = fcm::answer::Subject {
+            project: ask.project,
+            dry_run: false,
+            id: self.random.next_u64(),
+        };
         let mut decision = Decision {
             answer: Answer::ACCEPTED,
             fate: Fate::Answer,
@@ -119,16 +136,22 @@ impl Connection {
             collapse_hash: 0,
             flags: 0,
         };
-        let Judge::Fcm(judge) = &mut self.judge else { unreachable!("a judge is of its policy's provider") };
+        let Judge::Fcm(judge) = &mut self.judge else {
+            unreachable!("a judge is of its policy's provider")
+        };
         let project = match fcm::judge::admit(ask, policy, context.now) {
             Ok(project) => project,
             Err(answer) => return Decision { answer, ..decision },
         };
         let too_long = body.len() > head.body_bytes_max;
         let read = if too_long {
-            fcm::judge::Body { token: None, meaning: Err(Answer::refused(Reason::FcmPayloadTooLarge)) }
+            fcm::judge::Body {
+                token: None,
+                meaning: Err(Answer::refused(Reason::FcmPayloadTooLarge)),
+            }
         } else if ask.not_json {
-            let what = "Invalid JSON payload received. The body is not of the type application/json.";
+            let what =
+                "Invalid JSON payload received. The body is not of the type application/json.";
             fcm::judge::Body { token: None, meaning: Err(fcm::message::malformed(what)) }
         } else {
             judge.read(body)
@@ -144,7 +167,8 @@ impl Connection {
         let Verdict { answer, fate, accepted } = match read.meaning {
             Ok(meaning) => {
                 decision.collapse_hash = meaning.collapse_hash;
-                decision.subject = Subject::Fcm(fcm::answer::Subject { dry_run: meaning.dry_run, ..subject });
+                decision.subject =
+                    Subject::Fcm(fcm::answer::Subject { dry_run: meaning.dry_run, ..subject });
                 let token = read.token.as_deref().unwrap_or_default();
                 let verdict = self.scripted(token, context);
                 Verdict { accepted: verdict.accepted && !meaning.dry_run, ..verdict }
@@ -170,16 +194,23 @@ impl Connection {
             if script == Script::Accept {
                 continue;
             }
-            let attempt = if script.counts_attempts() { context.attempts.next(token, series) } else { 0 };
+            let attempt =
+                if script.counts_attempts() { context.attempts.next(token, series) } else { 0 };
             if let Some(scripted) = script.at(attempt) {
-                return Verdict::new(scripted.fate, scripted.answer(context.now.wall), scripted.delivered);
+                return Verdict::new(
+                    scripted.fate,
+                    scripted.answer(context.now.wall),
+                    scripted.delivered,
+                );
             }
         }
         if !context.plan.faults.errors.is_empty()
-            && let Some(error) = context.plan.error(self.random.next_u64(), self.number, context.now.at)
+            && let Some(error) =
+                context.plan.error(self.random.next_u64(), self.number, context.now.at)
         {
             let status = error.status.unwrap_or_else(|| error.reason.status());
-            let answer = Answer { status, retry_after: error.retry_after, ..Answer::refused(error.reason) };
+            let answer =
+                Answer { status, retry_after: error.retry_after, ..Answer::refused(error.reason) };
             return Verdict::new(error.fate, answer, error.delivered);
         }
         Verdict { answer: Answer::ACCEPTED, fate: Fate::Answer, accepted: true }
@@ -207,7 +238,11 @@ impl Verdict {
 }
 
 /// The refusal of a project's quota, with how long it takes until there is room.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole seconds of a minute at most")]
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "whole seconds of a minute at most"
+)]
 fn over_quota(policy: &fcm::Policy, project: usize, seconds: f64) -> Answer {
     let limit = policy.projects[project].quota.lock().per_minute().to_string();
     Answer {

@@ -48,7 +48,13 @@ pub(super) struct Limits {
 impl Limits {
     pub(super) fn new(full: u32, alone: bool, window: u32, table: u32) -> Self {
         let first = Values { streams: if alone { 1 } else { full }, window, table };
-        Self { full, open: !alone, advertised: first, acknowledged: first, in_flight: VecDeque::from([first]) }
+        Self {
+            full,
+            open: !alone,
+            advertised: first,
+            acknowledged: first,
+            in_flight: VecDeque::from([first]),
+        }
     }
 
     /// What the last SETTINGS say.
@@ -71,7 +77,13 @@ impl Limits {
         if active < self.advertised.streams {
             return Admission::Admitted;
         }
-        let believed = self.in_flight.iter().map(|v| v.streams).max().unwrap_or(0).max(self.acknowledged.streams);
+        let believed = self
+            .in_flight
+            .iter()
+            .map(|v| v.streams)
+            .max()
+            .unwrap_or(0)
+            .max(self.acknowledged.streams);
         if active < believed { Admission::Refused } else { Admission::Violation }
     }
 
@@ -111,7 +123,11 @@ impl Limits {
     /// Other values for windows and header table, and whatever else stands in the same SETTINGS.
     pub(super) fn set(&mut self, window: Option<u32>, table: Option<u32>) {
         let now = self.advertised;
-        self.advertised = Values { window: window.unwrap_or(now.window), table: table.unwrap_or(now.table), ..now };
+        self.advertised = Values {
+            window: window.unwrap_or(now.window),
+            table: table.unwrap_or(now.table),
+            ..now
+        };
         self.in_flight.push_back(self.advertised);
     }
 
@@ -150,7 +166,10 @@ mod tests {
         assert_eq!((limits.admit(0), limits.admit(1)), (Admission::Admitted, Admission::Violation));
         assert_eq!(limits.succeeded(), Some(1_000));
         assert_eq!(limits.succeeded(), None);
-        assert_eq!((limits.admit(999), limits.admit(1_000)), (Admission::Admitted, Admission::Violation));
+        assert_eq!(
+            (limits.admit(999), limits.admit(1_000)),
+            (Admission::Admitted, Admission::Violation)
+        );
     }
 
     #[test]

@@ -124,7 +124,8 @@ impl Waiting {
             Some(list.remove(at))
         };
         let listed = self.pages.iter_mut().chain(self.later.values_mut()).find_map(take);
-        let found = listed.or_else(|| [&mut self.held, &mut self.never].into_iter().find_map(take))?;
+        let found =
+            listed.or_else(|| [&mut self.held, &mut self.never].into_iter().find_map(take))?;
         self.len -= 1;
         self.later.retain(|_, list| !list.is_empty());
         self.turn();
@@ -134,7 +135,11 @@ impl Waiting {
     /// All of them, oldest stream first.
     pub(super) fn take(&mut self) -> Vec<Pending> {
         let whole = std::mem::take(self);
-        let lists = whole.pages.into_iter().chain(whole.later.into_values()).chain([whole.held, whole.never]);
+        let lists = whole
+            .pages
+            .into_iter()
+            .chain(whole.later.into_values())
+            .chain([whole.held, whole.never]);
         let mut all: Vec<_> = lists.flatten().collect();
         all.sort_by_key(|p| p.stream);
         all

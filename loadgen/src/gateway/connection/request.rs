@@ -33,7 +33,12 @@ pub(super) struct Receiving {
 }
 
 impl Connection {
-    pub(super) fn headers(&mut self, frame: Frame, payload: &[u8], context: &mut Context<'_>) -> Result<(), Code> {
+    pub(super) fn headers(
+        &mut self,
+        frame: Frame,
+        payload: &[u8],
+        context: &mut Context<'_>,
+    ) -> Result<(), Code> {
         let mut block = frame::unpadded(frame, payload)?;
         if frame.stream.is_multiple_of(2) {
             return Err(Code::ProtocolError);
@@ -49,9 +54,16 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn continuation(&mut self, frame: Frame, payload: &[u8], context: &mut Context<'_>) -> Result<(), Code> {
+    pub(super) fn continuation(
+        &mut self,
+        frame: Frame,
+        payload: &[u8],
+        context: &mut Context<'_>,
+    ) -> Result<(), Code> {
         // The caller has seen that a block is being assembled, and of this stream.
-        let Some((stream, ends, mut block)) = self.block.take() else { return Err(Code::ProtocolError) };
+        let Some((stream, ends, mut block)) = self.block.take() else {
+            return Err(Code::ProtocolError);
+        };
         if block.len() + payload.len() > BLOCK_BYTES_MAX {
             return Err(Code::EnhanceYourCalm);
         }
@@ -63,7 +75,12 @@ impl Connection {
         Ok(())
     }
 
-    pub(super) fn data(&mut self, frame: Frame, payload: &[u8], context: &mut Context<'_>) -> Result<(), Code> {
+    pub(super) fn data(
+        &mut self,
+        frame: Frame,
+        payload: &[u8],
+        context: &mut Context<'_>,
+    ) -> Result<(), Code> {
         if frame.stream == 0 || frame.stream > self.highest {
             return Err(Code::ProtocolError);
         }
@@ -76,7 +93,9 @@ impl Connection {
         let window = u64::from(self.limits.window_believed());
         let bytes = frame::unpadded(frame, payload)?;
         // Streams that were refused, reset or answered early may still send: their bytes are counted and dropped.
-        let Some(at) = self.receiving.iter().rposition(|r| r.stream == frame.stream) else { return Ok(()) };
+        let Some(at) = self.receiving.iter().rposition(|r| r.stream == frame.stream) else {
+            return Ok(());
+        };
         let request = &mut self.receiving[at];
         request.received += u64::from(length);
         if request.received > window + request.credited {
@@ -100,11 +119,21 @@ impl Connection {
         Ok(())
     }
 
-    fn header_block(&mut self, stream: u32, ends: bool, block: &[u8], context: &mut Context<'_>) -> Result<(), Code> {
+    fn header_block(
+        &mut self,
+        stream: u32,
+        ends: bool,
+        block: &[u8],
+        context: &mut Context<'_>,
+    ) -> Result<(), Code> {
         if stream <= self.highest {
             // Trailers, or a stream that is over.
-            let at =
-                self.receiving.iter().position(|r| r.stream == stream).filter(|_| ends).ok_or(Code::StreamClosed)?;
+            let at = self
+                .receiving
+                .iter()
+                .position(|r| r.stream == stream)
+                .filter(|_| ends)
+                .ok_or(Code::StreamClosed)?;
             self.reader.skip(block).map_err(|_| Code::CompressionError)?;
             let request = self.receiving.swap_remove(at);
             self.complete(stream, &request.head, &request.body, true, context);
@@ -133,14 +162,27 @@ impl Connection {
             Read::Malformed => frame::rst_stream(&mut self.output, stream, Code::ProtocolError),
             Read::Request(head) if ends => self.complete(stream, &head, &[], true, context),
             Read::Request(head) => {
-                self.receiving.push(Receiving { stream, head, body: Vec::new(), received: 0, credited: 0 });
+                self.receiving.push(Receiving {
+                    stream,
+                    head,
+                    body: Vec::new(),
+                    received: 0,
+                    credited: 0,
+                });
             }
         }
         Ok(())
     }
 
     /// A request came whole, or has become longer than anything that could be accepted: decides it.
-    fn complete(&mut self, stream: u32, head: &Head, body: &[u8], whole: bool, context: &mut Context<'_>) {
+    fn complete(
+        &mut self,
+        stream: u32,
+        head: &Head,
+        body: &[u8],
+        whole: bool,
+        context: &mut Context<'_>,
+    ) {
         self.idle_frames = 0;
         self.requests += 1;
         if whole && head.content_length.is_some_and(|n| n != body.len() as u64) {
@@ -169,9 +211,17 @@ impl Connection {
         });
         let due = if decision.fate == Fate::Stall { Time::NEVER } else { self.due(context) };
         // The client need not send the rest of a request that is answered early (RFC 9113, section 8.1).
-        let reset = matches!(decision.fate, Fate::Reset | Fate::HeadThenReset | Fate::HeadThenClose);
+        let reset =
+            matches!(decision.fate, Fate::Reset | Fate::HeadThenReset | Fate::HeadThenClose);
         let fate = if whole || reset { decision.fate } else { Fate::AnswerThenReset };
-        let pending = Pending { due, stream, answer: decision.answer, subject: decision.subject, handle, fate };
+        let pending = Pending {
+            due,
+            stream,
+            answer: decision.answer,
+            subject: decision.subject,
+            handle,
+            fate,
+        };
         if due <= context.now.at {
             self.write_answer(&pending, context);
         } else {
@@ -212,15 +262,24 @@ impl Connection {
         let unique_id = context.policy.apns().filter(|p| p.sandbox).map(|_| mint(&mut self.random));
         let (out, encoder) = (&mut self.output, &mut self.encoder);
         match (&pending.subject, &context.policy.provider) {
-            _ if answer.reason == Reason::Page => put_proxy_page(out, encoder, stream, answer.status, &mut body),
+            _ if answer.reason == Reason::Page => {
+                put_proxy_page(out, encoder, stream, answer.status, &mut body)
+            }
             (Subject::Fcm(subject), Provider::Fcm(policy)) => {
-                let reply = fcm::answer::Reply { answer, subject: *subject, policy, wall: context.now.wall };
+                let reply = fcm::answer::Reply {
+                    answer,
+                    subject: *subject,
+                    policy,
+                    wall: context.now.wall,
+                };
                 fcm::answer::put(out, encoder, stream, &reply, &mut body);
             }
             (Subject::Apns(id), _) => {
                 apns::answer::put(out, encoder, stream, answer, id, unique_id.as_ref(), &mut body);
             }
-            (Subject::Fcm(_), Provider::Apns(_)) => unreachable!("a decision is of its policy's provider"),
+            (Subject::Fcm(_), Provider::Apns(_)) => {
+                unreachable!("a decision is of its policy's provider")
+            }
         }
         self.active = Some(context.now.at);
         if body.is_empty() {
@@ -293,7 +352,8 @@ impl Connection {
     /// Over a limit that the client may not know yet: not processed.
     fn refuse(&mut self, stream: u32, read: &Read, context: &mut Context<'_>) {
         if let Read::Request(head) = read {
-            let entry = Entry { flags: record::flag::UNPROCESSED, ..self.entry(head, &[], context) };
+            let entry =
+                Entry { flags: record::flag::UNPROCESSED, ..self.entry(head, &[], context) };
             if entry.token_hash == 0 {
                 // FCM's tokens come with bodies, which nobody waits for: an entry that names nobody proves nothing.
                 context.log.totals.requests += 1;
@@ -315,7 +375,13 @@ impl Connection {
             Ask::Fcm(_) if body.is_empty() => (0, 0),
             Ask::Fcm(_) => self.judge.hashes(body),
         };
-        Entry { time_us: context.now.at.0, token_hash, collapse_hash, connection: self.number, ..Entry::default() }
+        Entry {
+            time_us: context.now.at.0,
+            token_hash,
+            collapse_hash,
+            connection: self.number,
+            ..Entry::default()
+        }
     }
 }
 

@@ -11,7 +11,10 @@ use std::{
 use clarion_proto::time::Time;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{super::script::Scripts, Action, Errors, Faults, Handshake, Latency, Silence, Slow, TokenEndpoint};
+use super::{
+    super::script::Scripts, Action, Errors, Faults, Handshake, Latency, Silence, Slow,
+    TokenEndpoint,
+};
 
 /// The faults of one moment, ready to be asked.
 #[derive(Debug, Clone)]
@@ -35,7 +38,8 @@ impl Plan {
     #[must_use]
     pub fn new(faults: Faults, since: Time, generation: u64) -> Self {
         let quantiles = quantiles(faults.latency);
-        let scripts = Scripts { seed: faults.seed, rules: faults.rules.clone(), ..Scripts::default() };
+        let scripts =
+            Scripts { seed: faults.seed, rules: faults.rules.clone(), ..Scripts::default() };
         let struck = faults.errors.iter().map(|_| AtomicU64::new(0)).collect();
         Self { faults, since, generation, scripts, quantiles, struck }
     }
@@ -62,13 +66,18 @@ impl Plan {
     #[must_use]
     pub fn holds_back(&self, connection: u32, now: Time) -> bool {
         self.faults.silent.is_some()
-            && matches!(self.silent(connection, now), Some(Silence::HoldAnswers | Silence::DropAnswers))
+            && matches!(
+                self.silent(connection, now),
+                Some(Silence::HoldAnswers | Silence::DropAnswers)
+            )
     }
 
     /// Whether answers take no time: then chance need not be asked.
     #[must_use]
     pub fn is_instant(&self) -> bool {
-        self.faults.latency == Latency::default() && self.faults.slow.is_none() && self.faults.silent.is_none()
+        self.faults.latency == Latency::default()
+            && self.faults.slow.is_none()
+            && self.faults.silent.is_none()
     }
 
     /// The slowness that holds now.
@@ -80,7 +89,9 @@ impl Plan {
     /// Nanoseconds between two answers while slow.
     #[must_use]
     pub fn pace_ns(&self, now: Time) -> Option<u64> {
-        self.slow(now).map(|s| u64::from(s.factor.max(1)) * 1_000_000_000 / u64::from(s.normal_per_second.max(1)))
+        self.slow(now).map(|s| {
+            u64::from(s.factor.max(1)) * 1_000_000_000 / u64::from(s.normal_per_second.max(1))
+        })
     }
 
     /// The silence that holds on a connection now.
@@ -96,13 +107,16 @@ impl Plan {
         let mut end = 0;
         let errors = self.faults.errors.iter().zip(&*self.struck);
         let holding = errors.filter(|(e, _)| self.holds_again(e.duration_ms, e.every_ms, now));
-        let (error, struck) = holding.filter(|(e, _)| self.befalls(connection, e.connections_ppm)).find(|(e, _)| {
-            end += u64::from(e.ppm);
-            random % 1_000_000 < end
-        })?;
+        let (error, struck) = holding
+            .filter(|(e, _)| self.befalls(connection, e.connections_ppm))
+            .find(|(e, _)| {
+                end += u64::from(e.ppm);
+                random % 1_000_000 < end
+            })?;
         let Some(times) = error.times else { return Some(error) };
         let period = now.since(self.since).as_millis() / u128::from(error.every_ms.max(1));
-        let period = if error.every_ms == 0 { 0 } else { u64::try_from(period).unwrap_or(u64::MAX) << 32 };
+        let period =
+            if error.every_ms == 0 { 0 } else { u64::try_from(period).unwrap_or(u64::MAX) << 32 };
         let count = |was: u64| {
             let (of, so_far) = (was & !u64::from(u32::MAX), was & u64::from(u32::MAX));
             let so_far = if of == period { so_far } else { 0 };
@@ -132,10 +146,12 @@ impl Plan {
     /// The actions whose turn came after `then`, until now; of each [`super::Repeat`], the last one at most.
     pub fn turns(&self, then: Time, now: Time) -> impl Iterator<Item = &Action> {
         self.faults.repeat.iter().filter_map(move |repeat| {
-            let turn = |at: Time| at.since(self.since).as_millis() / u128::from(repeat.every_ms.max(1));
+            let turn =
+                |at: Time| at.since(self.since).as_millis() / u128::from(repeat.every_ms.max(1));
             let last = self.end(repeat.duration_ms).map_or(now, |end| end.min(now));
             let (before, after) = (turn(then), turn(last));
-            let length = u128::try_from(repeat.turns.len()).ok().filter(|&n| n > 0 && after > before)?;
+            let length =
+                u128::try_from(repeat.turns.len()).ok().filter(|&n| n > 0 && after > before)?;
             usize::try_from((after - 1) % length).ok().and_then(|at| repeat.turns.get(at))
         })
     }
@@ -156,7 +172,8 @@ impl Plan {
     #[must_use]
     pub fn next_change(&self, now: Time) -> Option<Time> {
         let slow = self.slow(now).map(|s| s.duration_ms);
-        let silent = self.faults.silent.filter(|s| self.holds(s.duration_ms, now)).map(|s| s.duration_ms);
+        let silent =
+            self.faults.silent.filter(|s| self.holds(s.duration_ms, now)).map(|s| s.duration_ms);
         slow.into_iter().chain(silent).filter_map(|ms| self.end(ms)).min()
     }
 
@@ -191,7 +208,9 @@ impl Plan {
 
     /// Whether a share of the connections includes this one.
     fn befalls(&self, connection: u32, ppm: u32) -> bool {
-        ppm >= 1_000_000 || xxh3_64_with_seed(&connection.to_le_bytes(), self.faults.seed) % 1_000_000 < u64::from(ppm)
+        ppm >= 1_000_000
+            || xxh3_64_with_seed(&connection.to_le_bytes(), self.faults.seed) % 1_000_000
+                < u64::from(ppm)
     }
 }
 
@@ -209,7 +228,9 @@ fn quantiles(latency: Latency) -> Box<[u64]> {
     } else {
         0.0
     };
-    (0..256).map(|i| (p50 * (spread * normal_quantile((f64::from(i) + 0.5) / 256.0)).exp()) as u64).collect()
+    (0..256)
+        .map(|i| (p50 * (spread * normal_quantile((f64::from(i) + 0.5) / 256.0)).exp()) as u64)
+        .collect()
 }
 
 /// The standard normal's quantile, by Hastings' approximation (Abramowitz and Stegun, 26.2.23): error below 4.5e-4.
@@ -293,8 +314,10 @@ mod tests {
     #[test]
     fn an_error_strikes_so_many_times_in_all_or_in_each_period() {
         let start = Time(5_000_000);
-        let struck = |plan: &Plan, at: Time| (0..100).filter(|&c| plan.error(0, c, at).is_some()).count();
-        let twice = plan(r#"{"errors": [{"reason": "PAGE", "status": 404, "ppm": 1000000, "times": 2}]}"#);
+        let struck =
+            |plan: &Plan, at: Time| (0..100).filter(|&c| plan.error(0, c, at).is_some()).count();
+        let twice =
+            plan(r#"{"errors": [{"reason": "PAGE", "status": 404, "ppm": 1000000, "times": 2}]}"#);
         assert_eq!(
             (struck(&twice, start), struck(&twice.clone(), start + 9 * SECOND)),
             (2, 0),

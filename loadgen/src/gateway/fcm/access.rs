@@ -44,7 +44,8 @@ impl Issuer {
     /// # Errors
     /// If the system has no randomness.
     pub fn new() -> Result<Self, NoRandomness> {
-        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map_err(|_| NoRandomness)?;
+        let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new())
+            .map_err(|_| NoRandomness)?;
         Ok(Self { key })
     }
 
@@ -54,7 +55,8 @@ impl Issuer {
     /// If the system has no randomness.
     pub fn issue(&self, access: Access) -> Result<String, NoRandomness> {
         let mut bytes = [0; CLAIM_BYTES];
-        bytes[..4].copy_from_slice(&u32::try_from(access.account).unwrap_or(u32::MAX).to_be_bytes());
+        bytes[..4]
+            .copy_from_slice(&u32::try_from(access.account).unwrap_or(u32::MAX).to_be_bytes());
         bytes[4..12].copy_from_slice(&access.expires.0.to_be_bytes());
         SystemRandom::new().fill(&mut bytes[12..]).map_err(|_| NoRandomness)?;
         let tag = hmac::sign(&self.key, &bytes);
@@ -68,7 +70,8 @@ impl Issuer {
         let told = token.strip_prefix(PREFIX.as_bytes()).filter(|_| token.len() == TOKEN_BYTES)?;
         let end = told.iter().position(|&b| b == b'.').unwrap_or(told.len());
         let bytes = BASE64URL_NOPAD.decode(&told[..end]).ok()?;
-        let (claim, tag) = bytes.split_at_checked(CLAIM_BYTES).filter(|(_, tag)| tag.len() == TAG_BYTES)?;
+        let (claim, tag) =
+            bytes.split_at_checked(CLAIM_BYTES).filter(|(_, tag)| tag.len() == TAG_BYTES)?;
         hmac::verify(&self.key, claim, tag).ok()?;
         let (account, rest) = claim.split_first_chunk::<4>()?;
         let expires = UnixMillis(u64::from_be_bytes(*rest.first_chunk()?));

@@ -43,7 +43,13 @@ pub struct Reply<'a> {
 }
 
 /// Appends the HEADERS frame of an answer to `out`, and to `body` what is to follow as DATA.
-pub fn put(out: &mut Vec<u8>, encoder: &mut Encoder, stream: u32, reply: &Reply<'_>, body: &mut Vec<u8>) {
+pub fn put(
+    out: &mut Vec<u8>,
+    encoder: &mut Encoder,
+    stream: u32,
+    reply: &Reply<'_>,
+    body: &mut Vec<u8>,
+) {
     let &Reply { answer, subject, policy, wall } = reply;
     let start = begin_headers(out, stream, false);
     encoder.begin(out);
@@ -120,7 +126,9 @@ fn put_error(body: &mut Vec<u8>, answer: &Answer, project: &str) {
              'fcm.googleapis.com' for consumer '{}'.",
             consumer(project)
         ),
-        (_, Some(violation)) if answer.reason != Reason::FcmInvalidArgument => violation.description.clone(),
+        (_, Some(violation)) if answer.reason != Reason::FcmInvalidArgument => {
+            violation.description.clone()
+        }
         _ => message.to_owned(),
     };
     let details = details(answer, project);
@@ -142,8 +150,12 @@ fn put_error(body: &mut Vec<u8>, answer: &Answer, project: &str) {
 /// `status` and `message`.
 fn words(reason: Reason) -> (&'static str, &'static str) {
     match reason {
-        Reason::FcmUnregistered | Reason::FcmProjectNotFound => ("NOT_FOUND", "Requested entity was not found."),
-        Reason::FcmInvalidToken => ("INVALID_ARGUMENT", "The registration token is not a valid FCM registration token"),
+        Reason::FcmUnregistered | Reason::FcmProjectNotFound => {
+            ("NOT_FOUND", "Requested entity was not found.")
+        }
+        Reason::FcmInvalidToken => {
+            ("INVALID_ARGUMENT", "The registration token is not a valid FCM registration token")
+        }
         Reason::FcmMissingRecipient => ("INVALID_ARGUMENT", "Recipient of the message is not set."),
         Reason::FcmInvalidJson => ("INVALID_ARGUMENT", "Invalid JSON payload received."),
         Reason::FcmInvalidArgument | Reason::FcmPayloadTooLarge => {
@@ -151,19 +163,29 @@ fn words(reason: Reason) -> (&'static str, &'static str) {
         }
         Reason::FcmSenderIdMismatch => ("PERMISSION_DENIED", "SenderId mismatch"),
         Reason::FcmPermissionDenied => ("PERMISSION_DENIED", "The caller does not have permission"),
-        Reason::FcmQuotaExceeded => ("RESOURCE_EXHAUSTED", "Sending limit exceeded for the message target."),
-        Reason::FcmDeviceRateExceeded => ("RESOURCE_EXHAUSTED", "Device message rate exceeded. Please retry later."),
+        Reason::FcmQuotaExceeded => {
+            ("RESOURCE_EXHAUSTED", "Sending limit exceeded for the message target.")
+        }
+        Reason::FcmDeviceRateExceeded => {
+            ("RESOURCE_EXHAUSTED", "Device message rate exceeded. Please retry later.")
+        }
         Reason::FcmRateLimitExceeded => ("RESOURCE_EXHAUSTED", "Quota exceeded."),
         Reason::FcmUnavailable => ("UNAVAILABLE", "The service is currently unavailable."),
         Reason::FcmInternal => ("INTERNAL", "Internal error encountered."),
-        Reason::FcmThirdPartyAuthError => ("UNAUTHENTICATED", "Auth error from APNS or Web Push Service"),
-        Reason::FcmUnauthenticated => ("UNAUTHENTICATED", "Request had invalid authentication credentials."),
+        Reason::FcmThirdPartyAuthError => {
+            ("UNAUTHENTICATED", "Auth error from APNS or Web Push Service")
+        }
+        Reason::FcmUnauthenticated => {
+            ("UNAUTHENTICATED", "Request had invalid authentication credentials.")
+        }
         Reason::FcmUnspecified => ("UNKNOWN", "An unknown error occurred."),
         Reason::FcmBadGateway => (
             "",
             "The server encountered a temporary error and could not complete your request.<p>Please try again in 30 seconds.",
         ),
-        Reason::FcmUnauthorizedPage => ("", "Your client does not have permission to the requested URL."),
+        Reason::FcmUnauthorizedPage => {
+            ("", "Your client does not have permission to the requested URL.")
+        }
         Reason::FcmPathNotFound => ("", "The requested URL was not found on this server."),
         // Apple's, which a checked configuration does not let in here.
         other => ("UNKNOWN", other.as_str()),
@@ -183,12 +205,19 @@ fn details(answer: &Answer, project: &str) -> Vec<String> {
     });
     match answer.reason {
         Reason::FcmInvalidJson => bad_request.into_iter().collect(),
-        Reason::FcmMissingRecipient => bad_request.into_iter().chain([fcm_error("INVALID_ARGUMENT")]).collect(),
-        Reason::FcmInvalidArgument => [fcm_error("INVALID_ARGUMENT")].into_iter().chain(bad_request).collect(),
+        Reason::FcmMissingRecipient => {
+            bad_request.into_iter().chain([fcm_error("INVALID_ARGUMENT")]).collect()
+        }
+        Reason::FcmInvalidArgument => {
+            [fcm_error("INVALID_ARGUMENT")].into_iter().chain(bad_request).collect()
+        }
         Reason::FcmInvalidToken => vec![fcm_error("INVALID_ARGUMENT")],
         Reason::FcmQuotaExceeded => {
             let fields = [("subject", "device"), ("description", "Device message rate exceeded.")];
-            vec![fcm_error("QUOTA_EXCEEDED"), listed("google.rpc.QuotaFailure", "violations", &fields)]
+            vec![
+                fcm_error("QUOTA_EXCEEDED"),
+                listed("google.rpc.QuotaFailure", "violations", &fields),
+            ]
         }
         Reason::FcmDeviceRateExceeded => vec![fcm_error("QUOTA_EXCEEDED")],
         Reason::FcmUnregistered
@@ -199,14 +228,21 @@ fn details(answer: &Answer, project: &str) -> Vec<String> {
         | Reason::FcmUnspecified => vec![fcm_error(answer.reason.as_str())],
         Reason::FcmUnauthenticated => {
             let reason = violation.map_or("ACCESS_TOKEN_TYPE_UNSUPPORTED", |v| &v.field);
-            let metadata =
-                [("service", "fcm.googleapis.com"), ("method", "google.firebase.fcm.v1.FcmService.SendMessage")];
+            let metadata = [
+                ("service", "fcm.googleapis.com"),
+                ("method", "google.firebase.fcm.v1.FcmService.SendMessage"),
+            ];
             vec![error_info(reason, "googleapis.com", &metadata)]
         }
         Reason::FcmPermissionDenied => {
             let resource = format!("projects/{project}");
-            let metadata = [("permission", "cloudmessaging.messages.create"), ("resource", &resource)];
-            vec![error_info("IAM_PERMISSION_DENIED", "cloudresourcemanager.googleapis.com", &metadata)]
+            let metadata =
+                [("permission", "cloudmessaging.messages.create"), ("resource", &resource)];
+            vec![error_info(
+                "IAM_PERMISSION_DENIED",
+                "cloudresourcemanager.googleapis.com",
+                &metadata,
+            )]
         }
         Reason::FcmRateLimitExceeded => {
             let (limit, consumer) = (violation.map_or("", |v| &v.field), consumer(project));
@@ -261,7 +297,8 @@ fn error_info(reason: &str, domain: &str, metadata: &[(&str, &str)]) -> String {
 }
 
 fn members(fields: &[(&str, &str)], indent: usize) -> String {
-    let member = |(name, value): &(&str, &str)| format!("{:indent$}\"{name}\": {}", "", Value::from(*value));
+    let member =
+        |(name, value): &(&str, &str)| format!("{:indent$}\"{name}\": {}", "", Value::from(*value));
     fields.iter().map(member).collect::<Vec<_>>().join(",\n")
 }
 
@@ -288,7 +325,8 @@ fn retry_after_text(retry_after: RetryAfter, wall: UnixMillis) -> String {
         return retry_after.seconds.to_string();
     }
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
-    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let seconds = wall.0.div_ceil(1_000) + u64::from(retry_after.seconds);
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Civil date from days since 1970 (Hinnant, "chrono-compatible low-level date algorithms"): eras of 400 years that
@@ -299,9 +337,11 @@ fn retry_after_text(retry_after: RetryAfter, wall: UnixMillis) -> String {
     let day = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day + 2) / 153;
     let date = day - (153 * month + 2) / 5 + 1;
-    let (month, year) = if month < 10 { (month + 2, 400 * era + year) } else { (month - 10, 400 * era + year + 1) };
-    let of =
-        |list: &[&'static str], at: u64| usize::try_from(at).ok().and_then(|at| list.get(at).copied()).unwrap_or("");
+    let (month, year) =
+        if month < 10 { (month + 2, 400 * era + year) } else { (month - 10, 400 * era + year + 1) };
+    let of = |list: &[&'static str], at: u64| {
+        usize::try_from(at).ok().and_then(|at| list.get(at).copied()).unwrap_or("")
+    };
     format!(
         "{}, {date:02} {} {year:04} {:02}:{:02}:{:02} GMT",
         of(&DAYS, days % 7),
@@ -328,7 +368,11 @@ mod tests {
     #[test]
     fn dates_of_retry_after() {
         let at = |wall| retry_after_text(RetryAfter { seconds: 30, date: true }, UnixMillis(wall));
-        assert_eq!(at(784_111_777_000 - 30_000), "Sun, 06 Nov 1994 08:49:37 GMT", "the example of RFC 9110");
+        assert_eq!(
+            at(784_111_777_000 - 30_000),
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            "the example of RFC 9110"
+        );
         assert_eq!(at(951_782_400_000 - 30_000), "Tue, 29 Feb 2000 00:00:00 GMT");
         assert_eq!(at(1_798_761_599_500 - 30_000), "Fri, 01 Jan 2027 00:00:00 GMT", "rounded up");
         assert_eq!(retry_after_text(RetryAfter { seconds: 30, date: false }, UnixMillis(0)), "30");

@@ -36,9 +36,15 @@ impl Node {
             let what = match e.classify() {
                 serde_json::error::Category::Eof => "Unexpected end of string",
                 serde_json::error::Category::Data => "A name stands twice in an object",
-                serde_json::error::Category::Syntax | serde_json::error::Category::Io => "Unexpected token",
+                serde_json::error::Category::Syntax | serde_json::error::Category::Io => {
+                    "Unexpected token"
+                }
             };
-            format!("Invalid JSON payload received. {what}, at line {} column {}", e.line(), e.column())
+            format!(
+                "Invalid JSON payload received. {what}, at line {} column {}",
+                e.line(),
+                e.column()
+            )
         })
     }
 }
@@ -66,12 +72,18 @@ impl<'de> Visitor<'de> for Tree {
         Ok(Node::Bool(value))
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "numbers are only told from other things, and shown in errors")]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "numbers are only told from other things, and shown in errors"
+    )]
     fn visit_u64<E>(self, value: u64) -> Result<Node, E> {
         Ok(Node::Number(value as f64))
     }
 
-    #[allow(clippy::cast_precision_loss, reason = "numbers are only told from other things, and shown in errors")]
+    #[allow(
+        clippy::cast_precision_loss,
+        reason = "numbers are only told from other things, and shown in errors"
+    )]
     fn visit_i64<E>(self, value: i64) -> Result<Node, E> {
         Ok(Node::Number(value as f64))
     }
@@ -123,7 +135,10 @@ mod tests {
             (b"1e999999", "Unexpected token"),
         ] {
             let error = Node::read(body).expect_err("wrong");
-            assert!(error.starts_with("Invalid JSON payload received. ") && error.contains(what), "{error}");
+            assert!(
+                error.starts_with("Invalid JSON payload received. ") && error.contains(what),
+                "{error}"
+            );
             assert!(!error.contains("secret"));
         }
         assert!(Node::read("[".repeat(20_000).as_bytes()).is_err(), "depth is bounded");

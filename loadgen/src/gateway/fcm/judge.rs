@@ -75,7 +75,9 @@ impl Judge {
             self.remember(body, token.as_bytes(), *meaning);
         }
         let meaning = match meaning {
-            Ok(_) if !message::is_token(token.as_bytes()) => Err(Answer::refused(Reason::FcmInvalidToken)),
+            Ok(_) if !message::is_token(token.as_bytes()) => {
+                Err(Answer::refused(Reason::FcmInvalidToken))
+            }
             other => other,
         };
         Body { token: Some(token.into_bytes().into()), meaning }
@@ -102,7 +104,9 @@ impl Around {
     fn token(&self, body: &[u8]) -> Option<Range<usize>> {
         let end = body.len().checked_sub(self.after.len())?;
         let token = body.get(self.before.len()..end)?;
-        let same = body.starts_with(&self.before) && body.ends_with(&self.after) && message::is_token(token);
+        let same = body.starts_with(&self.before)
+            && body.ends_with(&self.after)
+            && message::is_token(token);
         same.then_some(self.before.len()..end)
     }
 }
@@ -116,9 +120,10 @@ pub fn admit(ask: &Ask, policy: &Policy, now: Now) -> Result<usize, Answer> {
         return Err(Answer::refused(reason));
     }
     let access = ask.access.map_err(|unknown| match unknown {
-        Unknown::Missing => {
-            unauthenticated("CREDENTIALS_MISSING", "Request is missing required authentication credential.")
-        }
+        Unknown::Missing => unauthenticated(
+            "CREDENTIALS_MISSING",
+            "Request is missing required authentication credential.",
+        ),
         Unknown::Invalid => invalid_credentials("ACCESS_TOKEN_TYPE_UNSUPPORTED"),
     })?;
     if access.expires <= now.wall {
@@ -142,8 +147,10 @@ fn invalid_credentials(reason: &str) -> Answer {
 }
 
 fn unauthenticated(reason: &str, message: &str) -> Answer {
-    let violation =
-        super::super::answer::Violation { field: reason.to_owned(), description: format!("{message} {HELP}") };
+    let violation = super::super::answer::Violation {
+        field: reason.to_owned(),
+        description: format!("{message} {HELP}"),
+    };
     Answer { violation: Some(Box::new(violation)), ..Answer::refused(Reason::FcmUnauthenticated) }
 }
 
@@ -156,7 +163,8 @@ mod tests {
     }
 
     fn body(token: &str, text: &str) -> Vec<u8> {
-        format!(r#"{{"message":{{"token":"{token}","notification":{{"body":"{text}"}}}}}}"#).into_bytes()
+        format!(r#"{{"message":{{"token":"{token}","notification":{{"body":"{text}"}}}}}}"#)
+            .into_bytes()
     }
 
     #[test]
@@ -180,7 +188,8 @@ mod tests {
         // The token is written with an escape, its plain form stands in the text before it.
         let token = token(7);
         let escaped = token.replacen('0', "\\u0030", 1);
-        let body = format!(r#"{{"message":{{"data":{{"x":"{token}"}},"token":"{escaped}"}}}}"#).into_bytes();
+        let body = format!(r#"{{"message":{{"data":{{"x":"{token}"}},"token":"{escaped}"}}}}"#)
+            .into_bytes();
         assert_eq!(judge.read(&body).token.as_deref(), Some(token.as_bytes()));
         assert_eq!(judge.bodies.len(), 0);
     }

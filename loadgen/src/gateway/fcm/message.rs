@@ -31,7 +31,12 @@ pub struct Meaning {
 pub fn read(body: &[u8]) -> (Option<String>, Result<Meaning, Answer>) {
     let tree = match Node::read(body) {
         Ok(tree @ Node::Object(_)) => tree,
-        Ok(_) => return (None, Err(malformed("Invalid JSON payload received. Root element must be a message."))),
+        Ok(_) => {
+            return (
+                None,
+                Err(malformed("Invalid JSON payload received. Root element must be a message.")),
+            );
+        }
         Err(why) => return (None, Err(malformed(&why))),
     };
     let message = field(&tree, "message");
@@ -43,7 +48,8 @@ pub fn read(body: &[u8]) -> (Option<String>, Result<Meaning, Answer>) {
 #[must_use]
 pub fn is_token(token: &[u8]) -> bool {
     // No branch for each character: every request asks this of some 160 of them.
-    TOKEN_BYTES.contains(&token.len()) && token.iter().fold(true, |all, &b| all & IS_TOKEN_BYTE[usize::from(b)])
+    TOKEN_BYTES.contains(&token.len())
+        && token.iter().fold(true, |all, &b| all & IS_TOKEN_BYTE[usize::from(b)])
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "counts to 255")]
@@ -62,14 +68,19 @@ fn meaning(tree: &Node, message: Option<&Node>) -> Result<Meaning, Answer> {
     schema::check(tree, REQUEST, "").map_err(|v| refused(Reason::FcmInvalidJson, v))?;
     let dry_run = field(tree, "validate_only") == Some(&Node::Bool(true));
     let Some(message) = message else { return Err(no_recipient()) };
-    let targets: Vec<_> =
-        ["token", "topic", "condition", "fid"].into_iter().filter(|t| field(message, t).is_some()).collect();
+    let targets: Vec<_> = ["token", "topic", "condition", "fid"]
+        .into_iter()
+        .filter(|t| field(message, t).is_some())
+        .collect();
     match targets[..] {
         ["token"] => {}
         [] => return Err(no_recipient()),
         [other] => {
             let description = format!("This gateway sends to tokens only, not to a {other}.");
-            return Err(refused(Reason::FcmInvalidArgument, violation(&format!("message.{other}"), description)));
+            return Err(refused(
+                Reason::FcmInvalidArgument,
+                violation(&format!("message.{other}"), description),
+            ));
         }
         [first, second, ..] => {
             let description = format!(
@@ -79,9 +90,10 @@ fn meaning(tree: &Node, message: Option<&Node>) -> Result<Meaning, Answer> {
         }
     }
     let android = field(message, "android");
-    for (at, data) in
-        [("message.data", field(message, "data")), ("message.android.data", android.and_then(|a| field(a, "data")))]
-    {
+    for (at, data) in [
+        ("message.data", field(message, "data")),
+        ("message.android.data", android.and_then(|a| field(a, "data"))),
+    ] {
         let Some(Node::Object(fields)) = data else { continue };
         if let Some((key, _)) = fields.iter().find(|(key, _)| is_reserved(key)) {
             let key: String = key.chars().take(64).collect();
@@ -94,12 +106,16 @@ fn meaning(tree: &Node, message: Option<&Node>) -> Result<Meaning, Answer> {
         && (seconds, nanos) > (TTL_SECONDS_MAX, 0)
     {
         let description = "TTL must be between 0 and 2419200 seconds.".to_owned();
-        return Err(refused(Reason::FcmInvalidArgument, violation("message.android.ttl", description)));
+        return Err(refused(
+            Reason::FcmInvalidArgument,
+            violation("message.android.ttl", description),
+        ));
     }
     if payload_bytes(message, android) > PAYLOAD_BYTES_MAX {
         return Err(Answer::refused(Reason::FcmPayloadTooLarge));
     }
-    let collapse_hash = android.and_then(|a| text(a, "collapse_key")).map_or(0, |key| xxh3_64(key.as_bytes()));
+    let collapse_hash =
+        android.and_then(|a| text(a, "collapse_key")).map_or(0, |key| xxh3_64(key.as_bytes()));
     Ok(Meaning { collapse_hash, dry_run })
 }
 
@@ -160,9 +176,15 @@ mod tests {
             (r#"{"token":"t"}"#.to_owned(), None),
             (r#"{"token":"t","data":{"fromage":"x","a":""}}"#.to_owned(), None),
             (r#"{"token":"t","android":{"ttl":"2419200s"}}"#.to_owned(), None),
-            (r#"{"token":"t","android":{"ttl":"2419200.1s"}}"#.to_owned(), Some(Reason::FcmInvalidArgument)),
+            (
+                r#"{"token":"t","android":{"ttl":"2419200.1s"}}"#.to_owned(),
+                Some(Reason::FcmInvalidArgument),
+            ),
             (r#"{"token":"t","data":{"from":"x"}}"#.to_owned(), Some(Reason::FcmInvalidArgument)),
-            (r#"{"token":"t","android":{"data":{"google.x":"x"}}}"#.to_owned(), Some(Reason::FcmInvalidArgument)),
+            (
+                r#"{"token":"t","android":{"data":{"google.x":"x"}}}"#.to_owned(),
+                Some(Reason::FcmInvalidArgument),
+            ),
             (r#"{"token":"t","data":{"gcm":"x"}}"#.to_owned(), Some(Reason::FcmInvalidArgument)),
             (r#"{"data":{"a":"x"}}"#.to_owned(), Some(Reason::FcmMissingRecipient)),
             ("null".to_owned(), Some(Reason::FcmMissingRecipient)),
@@ -189,7 +211,9 @@ mod tests {
     fn tokens() {
         let good = format!("{}:APA91b{}", "c".repeat(22), "-_aZ09".repeat(20));
         assert!(is_token(good.as_bytes()));
-        for bad in ["", "short", &good.replace(':', " "), &good.replace(':', "."), &"a".repeat(4_097)] {
+        for bad in
+            ["", "short", &good.replace(':', " "), &good.replace(':', "."), &"a".repeat(4_097)]
+        {
             assert!(!is_token(bad.as_bytes()), "{bad}");
         }
     }

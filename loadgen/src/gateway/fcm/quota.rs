@@ -74,7 +74,14 @@ impl Window {
     /// With nothing counted.
     #[must_use]
     pub fn new(per_minute: u32) -> Self {
-        Self { per_minute, buckets: VecDeque::new(), counted: 0, refused: 0, latest: Time(0), peak: Peak::default() }
+        Self {
+            per_minute,
+            buckets: VecDeque::new(),
+            counted: 0,
+            refused: 0,
+            latest: Time(0),
+            peak: Peak::default(),
+        }
     }
 
     /// The quota.
@@ -117,7 +124,9 @@ impl Window {
     /// thread may have let one in since; the count is the same.)
     pub fn forgive(&mut self, at: Time) {
         let number = at.0 / BUCKET_US;
-        if let Some(bucket) = self.buckets.iter_mut().rev().find(|b| b.number == number && b.counted > 0) {
+        if let Some(bucket) =
+            self.buckets.iter_mut().rev().find(|b| b.number == number && b.counted > 0)
+        {
             bucket.counted -= 1;
             self.counted -= 1;
         }

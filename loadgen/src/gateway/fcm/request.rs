@@ -92,8 +92,13 @@ mod tests {
     fn paths() {
         assert_eq!(project(b"/v1/projects/p-1/messages:send"), Some(&b"p-1"[..]));
         assert_eq!(project(b"/v1/projects/p-1/messages:send?alt=json"), Some(&b"p-1"[..]));
-        for bad in ["/v1/projects//messages:send", "/v1/projects/a/b/messages:send", "/v1/projects/a/messages", "/", ""]
-        {
+        for bad in [
+            "/v1/projects//messages:send",
+            "/v1/projects/a/b/messages:send",
+            "/v1/projects/a/messages",
+            "/",
+            "",
+        ] {
             assert_eq!(project(bad.as_bytes()), None, "{bad}");
         }
     }

@@ -32,13 +32,22 @@ pub enum Kind {
 use Kind::{Bool, Duration, List, Map, Number, Object, Struct, Text, Word};
 
 const OPTIONS: Kind = Object(&[("analytics_label", Text)]);
-const COLOR: Kind = Object(&[("red", Number), ("green", Number), ("blue", Number), ("alpha", Number)]);
+const COLOR: Kind =
+    Object(&[("red", Number), ("green", Number), ("blue", Number), ("alpha", Number)]);
 const PRIORITY: Kind = Word("AndroidMessagePriority", &["NORMAL", "HIGH"]);
 const NOTIFICATION_PRIORITY: Kind = Word(
     "NotificationPriority",
-    &["PRIORITY_UNSPECIFIED", "PRIORITY_MIN", "PRIORITY_LOW", "PRIORITY_DEFAULT", "PRIORITY_HIGH", "PRIORITY_MAX"],
+    &[
+        "PRIORITY_UNSPECIFIED",
+        "PRIORITY_MIN",
+        "PRIORITY_LOW",
+        "PRIORITY_DEFAULT",
+        "PRIORITY_HIGH",
+        "PRIORITY_MAX",
+    ],
 );
-const VISIBILITY: Kind = Word("Visibility", &["VISIBILITY_UNSPECIFIED", "PRIVATE", "PUBLIC", "SECRET"]);
+const VISIBILITY: Kind =
+    Word("Visibility", &["VISIBILITY_UNSPECIFIED", "PRIVATE", "PUBLIC", "SECRET"]);
 const PROXY: Kind = Word("Proxy", &["PROXY_UNSPECIFIED", "ALLOW", "DENY", "IF_PRIORITY_LOWERED"]);
 
 const ANDROID_NOTIFICATION: Kind = Object(&[
@@ -65,7 +74,14 @@ const ANDROID_NOTIFICATION: Kind = Object(&[
     ("vibrate_timings", List(&Duration)),
     ("visibility", VISIBILITY),
     ("notification_count", Number),
-    ("light_settings", Object(&[("color", COLOR), ("light_on_duration", Duration), ("light_off_duration", Duration)])),
+    (
+        "light_settings",
+        Object(&[
+            ("color", COLOR),
+            ("light_on_duration", Duration),
+            ("light_off_duration", Duration),
+        ]),
+    ),
     ("image", Text),
     ("bypass_proxy_notification", Bool),
     ("proxy", PROXY),
@@ -124,27 +140,41 @@ const QUOTE_CHARS_MAX: usize = 64;
 /// The first place that is not as the schema wants it.
 pub fn check(node: &Node, kind: Kind, at: &str) -> Result<(), Violation> {
     match (kind, node) {
-        (_, Node::Null) | (Text, Node::Text(_)) | (Bool, Node::Bool(_)) | (Number, Node::Number(_)) => Ok(()),
+        (_, Node::Null)
+        | (Text, Node::Text(_))
+        | (Bool, Node::Bool(_))
+        | (Number, Node::Number(_)) => Ok(()),
         (Word(..), Node::Number(_)) | (Struct, Node::Object(_)) => Ok(()),
         (Number, Node::Text(text)) if text.parse::<f64>().is_ok() => Ok(()),
-        (Word(_, words), Node::Text(text)) if words.iter().any(|w| w.eq_ignore_ascii_case(text)) => Ok(()),
+        (Word(_, words), Node::Text(text))
+            if words.iter().any(|w| w.eq_ignore_ascii_case(text)) =>
+        {
+            Ok(())
+        }
         (Duration, Node::Text(text)) => match duration(text) {
             Ok(_) => Ok(()),
             Err(why) => Err(invalid(at, "type.googleapis.com/google.protobuf.Duration", why)),
         },
-        (Map, Node::Object(fields)) => fields.iter().enumerate().try_for_each(|(i, (_, value))| match value {
-            Node::Text(_) => Ok(()),
-            other => Err(invalid(&format!("{at}[{i}].value"), "TYPE_STRING", &shown(other))),
-        }),
-        (List(kind), Node::List(nodes)) => {
-            nodes.iter().enumerate().try_for_each(|(i, node)| check(node, *kind, &format!("{at}[{i}]")))
+        (Map, Node::Object(fields)) => {
+            fields.iter().enumerate().try_for_each(|(i, (_, value))| match value {
+                Node::Text(_) => Ok(()),
+                other => Err(invalid(&format!("{at}[{i}].value"), "TYPE_STRING", &shown(other))),
+            })
         }
+        (List(kind), Node::List(nodes)) => nodes
+            .iter()
+            .enumerate()
+            .try_for_each(|(i, node)| check(node, *kind, &format!("{at}[{i}]"))),
         (Object(known), Node::Object(fields)) => fields.iter().try_for_each(|(name, value)| {
             let snake = snake(name);
             let Some((name, kind)) = known.iter().find(|(known, _)| *known == snake) else {
                 return Err(unknown(name, at));
             };
-            check(value, *kind, &if at.is_empty() { (*name).to_owned() } else { format!("{at}.{name}") })
+            check(
+                value,
+                *kind,
+                &if at.is_empty() { (*name).to_owned() } else { format!("{at}.{name}") },
+            )
         }),
         (kind, other) => Err(invalid(at, type_name(kind), &shown(other))),
     }
@@ -154,7 +184,11 @@ pub fn check(node: &Node, kind: Kind, at: &str) -> Result<(), Violation> {
 #[must_use]
 pub fn field<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
     let Node::Object(fields) = node else { return None };
-    fields.iter().find(|(n, _)| snake(n) == name).map(|(_, value)| value).filter(|v| **v != Node::Null)
+    fields
+        .iter()
+        .find(|(n, _)| snake(n) == name)
+        .map(|(_, value)| value)
+        .filter(|v| **v != Node::Null)
 }
 
 /// A field that is a string.
@@ -186,12 +220,17 @@ pub fn duration(text: &str) -> Result<(u64, u32), &'static str> {
 fn unknown(name: &str, at: &str) -> Violation {
     let name: String = name.chars().take(QUOTE_CHARS_MAX).collect();
     let place = if at.is_empty() { String::new() } else { format!(" at '{at}'") };
-    let description = format!("Invalid JSON payload received. Unknown name \"{name}\"{place}: Cannot find field.");
+    let description = format!(
+        "Invalid JSON payload received. Unknown name \"{name}\"{place}: Cannot find field."
+    );
     Violation { field: at.to_owned(), description }
 }
 
 fn invalid(at: &str, kind: &str, what: &str) -> Violation {
-    Violation { field: at.to_owned(), description: format!("Invalid value at '{at}' ({kind}), {what}") }
+    Violation {
+        field: at.to_owned(),
+        description: format!("Invalid value at '{at}' ({kind}), {what}"),
+    }
 }
 
 fn type_name(kind: Kind) -> &'static str {
@@ -210,7 +249,9 @@ fn shown(node: &Node) -> String {
         Node::Null => "null".to_owned(),
         Node::Bool(value) => value.to_string(),
         Node::Number(value) => value.to_string(),
-        Node::Text(text) => format!("\"{}\"", text.chars().take(QUOTE_CHARS_MAX).collect::<String>()),
+        Node::Text(text) => {
+            format!("\"{}\"", text.chars().take(QUOTE_CHARS_MAX).collect::<String>())
+        }
         Node::List(_) => "Starting a list on a scalar field".to_owned(),
         Node::Object(_) => "Starting an object on a scalar field".to_owned(),
     }
@@ -251,8 +292,14 @@ mod tests {
                 r#"{"message":{"tokn":"t"}}"#,
                 "Invalid JSON payload received. Unknown name \"tokn\" at 'message': Cannot find field.",
             ),
-            (r#"{"to":"t"}"#, "Invalid JSON payload received. Unknown name \"to\": Cannot find field."),
-            (r#"{"message":{"data":{"a":"b","c":12}}}"#, "Invalid value at 'message.data[1].value' (TYPE_STRING), 12"),
+            (
+                r#"{"to":"t"}"#,
+                "Invalid JSON payload received. Unknown name \"to\": Cannot find field.",
+            ),
+            (
+                r#"{"message":{"data":{"a":"b","c":12}}}"#,
+                "Invalid value at 'message.data[1].value' (TYPE_STRING), 12",
+            ),
             (
                 r#"{"message":{"notification":{"title":true}}}"#,
                 "Invalid value at 'message.notification.title' (TYPE_STRING), true",
@@ -275,7 +322,9 @@ mod tests {
     fn durations() {
         assert_eq!(duration("3.5s"), Ok((3, 500_000_000)));
         assert_eq!(duration("0s"), Ok((0, 0)));
-        for bad in ["", "s", "1", "-1s", "1.s", ".5s", "1.0000000001s", "1e3s", "99999999999999999999s"] {
+        for bad in
+            ["", "s", "1", "-1s", "1.s", ".5s", "1.0000000001s", "1e3s", "99999999999999999999s"]
+        {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }

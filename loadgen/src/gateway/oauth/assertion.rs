@@ -14,8 +14,10 @@ use super::super::fcm::Account;
 /// The only grant there is.
 pub const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 /// Scopes that allow sending.
-pub const SCOPES: [&str; 2] =
-    ["https://www.googleapis.com/auth/firebase.messaging", "https://www.googleapis.com/auth/cloud-platform"];
+pub const SCOPES: [&str; 2] = [
+    "https://www.googleapis.com/auth/firebase.messaging",
+    "https://www.googleapis.com/auth/cloud-platform",
+];
 /// What `google-auth` for Python puts into `aud`, wherever it sends the assertion.
 const GOOGLES_TOKEN_URI: &str = "https://oauth2.googleapis.com/token";
 /// Longest life of an assertion.
@@ -75,7 +77,8 @@ pub fn verify(
         return Err(malformed());
     }
     let mut parts = assertion.split('.');
-    let (Some(head), Some(claims), Some(signature), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    let (Some(head), Some(claims), Some(signature), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return Err(malformed());
     };
@@ -92,17 +95,25 @@ pub fn verify(
     }
     let now = wall.0 / 1_000;
     let short = read.exp.checked_sub(read.iat).is_some_and(|life| life <= LIFE_SECONDS_MAX);
-    if !short || read.iat > now.saturating_add(skew_seconds) || read.exp.saturating_add(skew_seconds) < now {
+    if !short
+        || read.iat > now.saturating_add(skew_seconds)
+        || read.exp.saturating_add(skew_seconds) < now
+    {
         return Err(grant(
             "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat \
              and exp values in the JWT claim.",
         ));
     }
     if read.aud != token_uri && read.aud != GOOGLES_TOKEN_URI {
-        return Err(grant(&format!("Invalid JWT: Failed audience check. The right audience is {token_uri}")));
+        return Err(grant(&format!(
+            "Invalid JWT: Failed audience check. The right audience is {token_uri}"
+        )));
     }
     if !read.scope.split(' ').any(|s| SCOPES.contains(&s)) {
-        return Err(Refusal::new("invalid_scope", "Invalid OAuth scope or ID token audience provided."));
+        return Err(Refusal::new(
+            "invalid_scope",
+            "Invalid OAuth scope or ID token audience provided.",
+        ));
     }
     Ok(at)
 }
@@ -143,7 +154,9 @@ mod tests {
     };
 
     use super::*;
-    use crate::gateway::config::{TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM, TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM};
+    use crate::gateway::config::{
+        TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM, TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM,
+    };
 
     const URI: &str = "https://127.0.0.1:1/token";
     const NOW_S: u64 = 1_800_000_000;
@@ -204,7 +217,11 @@ mod tests {
         forged.push_str("AAAA");
         let cases = [
             (with("iss", "nobody@p.example".into()), "invalid_grant", "account not found"),
-            (with("aud", "https://elsewhere/token".into()), "invalid_grant", "Failed audience check"),
+            (
+                with("aud", "https://elsewhere/token".into()),
+                "invalid_grant",
+                "Failed audience check",
+            ),
             (
                 with("scope", "https://www.googleapis.com/auth/userinfo.email".into()),
                 "invalid_scope",
@@ -214,8 +231,16 @@ mod tests {
             (with("exp", (NOW_S - 1).into()), "invalid_grant", "short-lived token"),
             (with("iat", (NOW_S + 61).into()), "invalid_grant", "short-lived token"),
             (with("iat", (NOW_S - 3_600).into()), "invalid_grant", "short-lived token"),
-            (assertion(&HEAD.replace("RS256", "HS256"), &claims()), "invalid_grant", "Invalid JWT Signature."),
-            (assertion(&HEAD.replace("k1", "k2"), &claims()), "invalid_grant", "Invalid JWT Signature."),
+            (
+                assertion(&HEAD.replace("RS256", "HS256"), &claims()),
+                "invalid_grant",
+                "Invalid JWT Signature.",
+            ),
+            (
+                assertion(&HEAD.replace("k1", "k2"), &claims()),
+                "invalid_grant",
+                "Invalid JWT Signature.",
+            ),
             (forged, "invalid_grant", "Invalid JWT Signature."),
             ("a.b".to_owned(), "invalid_grant", "Failed to parse"),
             ("x".repeat(9_000), "invalid_grant", "Failed to parse"),

@@ -58,7 +58,11 @@ impl Running {
     ///
     /// # Errors
     /// If the thread or its runtime cannot be made.
-    pub fn start(listener: TcpListener, tls: &ServerConfig, endpoint: Arc<Endpoint>) -> io::Result<Self> {
+    pub fn start(
+        listener: TcpListener,
+        tls: &ServerConfig,
+        endpoint: Arc<Endpoint>,
+    ) -> io::Result<Self> {
         let mut tls = tls.clone();
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         tls.send_half_rtt_data = false;
@@ -74,7 +78,9 @@ impl Running {
                         // All connections end with the set that owns them.
                         stopped.run_until_cancelled(accept(listener, acceptor, endpoint)).await;
                     }
-                    Err(error) => tracing::error!(%error, "the token endpoint's socket is of no use"),
+                    Err(error) => {
+                        tracing::error!(%error, "the token endpoint's socket is of no use")
+                    }
                 }
             });
         })?;
@@ -118,7 +124,11 @@ async fn serve(stream: TcpStream, acceptor: TlsAcceptor, endpoint: Arc<Endpoint>
     let Ok(Ok(stream)) = time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX).max_header_list_size(16 << 10);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(16 << 10);
     let service = service_fn(move |request| {
         let endpoint = Arc::clone(&endpoint);
         async move { Ok::<_, Infallible>(answer(request, &endpoint).await) }
@@ -143,7 +153,8 @@ async fn answer(request: Request<Incoming>, endpoint: &Endpoint) -> Response<Ful
     if request.method() != Method::POST {
         return said(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "Method Not Allowed" }));
     }
-    let body = time::timeout(PATIENCE, Limited::new(request.into_body(), BODY_BYTES_MAX).collect()).await;
+    let body =
+        time::timeout(PATIENCE, Limited::new(request.into_body(), BODY_BYTES_MAX).collect()).await;
     let Ok(Ok(body)) = body else {
         return refused(&Refusal::new("invalid_request", "The request cannot be read."));
     };
@@ -163,14 +174,17 @@ pub fn granted(
     wall: UnixMillis,
     lifetime_seconds: Option<u64>,
 ) -> Result<serde_json::Value, Refusal> {
-    let missing = |name| Refusal::new("invalid_request", format!("Required parameter is missing: {name}"));
-    let grant_type = form::values(form, "grant_type").next().ok_or_else(|| missing("grant_type"))?;
+    let missing =
+        |name| Refusal::new("invalid_request", format!("Required parameter is missing: {name}"));
+    let grant_type =
+        form::values(form, "grant_type").next().ok_or_else(|| missing("grant_type"))?;
     if grant_type != GRANT_TYPE {
         return Err(Refusal::new("unsupported_grant_type", "Invalid grant_type."));
     }
     let assertion = form::values(form, "assertion").next().ok_or_else(|| missing("assertion"))?;
     let policy = &endpoint.policy;
-    let account = verify(&assertion, &policy.accounts, &endpoint.token_uri, wall, policy.clock_skew_seconds)?;
+    let account =
+        verify(&assertion, &policy.accounts, &endpoint.token_uri, wall, policy.clock_skew_seconds)?;
     let seconds = lifetime_seconds.unwrap_or(policy.access_token.as_secs());
     let expires = UnixMillis(wall.0.saturating_add(seconds.saturating_mul(1_000)));
     let token = policy.issuer.issue(Access { account, expires });
@@ -179,7 +193,10 @@ pub fn granted(
 }
 
 fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
-    said(StatusCode::BAD_REQUEST, &json!({ "error": refusal.error, "error_description": refusal.description }))
+    said(
+        StatusCode::BAD_REQUEST,
+        &json!({ "error": refusal.error, "error_description": refusal.description }),
+    )
 }
 
 fn said(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
@@ -187,6 +204,8 @@ fn said(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
     *response.status_mut() = status;
     let kind = header::HeaderValue::from_static("application/json; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response.headers_mut().insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, no-store"));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, no-store"));
     response
 }

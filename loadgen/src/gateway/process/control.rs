@@ -52,7 +52,11 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// The listener's.
-pub(super) async fn serve(listener: TcpListener, gateway: &Arc<GatewayHandle>, directory: &Path) -> io::Result<()> {
+pub(super) async fn serve(
+    listener: TcpListener,
+    gateway: &Arc<GatewayHandle>,
+    directory: &Path,
+) -> io::Result<()> {
     let mut callers = JoinSet::new();
     // Since when each has been silent; who is being answered is not.
     let mut silent: Vec<Arc<Caller>> = Vec::new();
@@ -99,7 +103,10 @@ impl Default for Caller {
 
 /// Has the caller leave that has been silent for the longest; false: all are being answered.
 fn make_room(callers: &mut Vec<Arc<Caller>>) -> bool {
-    let silent = callers.iter().enumerate().filter_map(|(i, caller)| Some(((*caller.silent_since.lock())?, i)));
+    let silent = callers
+        .iter()
+        .enumerate()
+        .filter_map(|(i, caller)| Some(((*caller.silent_since.lock())?, i)));
     let Some((_, longest)) = silent.min() else { return false };
     callers.swap_remove(longest).leave.cancel();
     true
@@ -126,12 +133,15 @@ async fn converse(
         let mut line = Vec::new();
         let mut bounded = (&mut stream).take(ORDER_BYTES_MAX);
         let read = timeout(within, bounded.read_until(b'\n', &mut line));
-        let Some(read) = caller.leave.run_until_cancelled(read).await else { return Ok(Then::GoOn) };
+        let Some(read) = caller.leave.run_until_cancelled(read).await else {
+            return Ok(Then::GoOn);
+        };
         if read?? == 0 {
             return Ok(Then::GoOn);
         }
         if line.len() as u64 == ORDER_BYTES_MAX && line.last() != Some(&b'\n') {
-            let error = format!("an order has at most {ORDER_BYTES_MAX} bytes; the connection ends");
+            let error =
+                format!("an order has at most {ORDER_BYTES_MAX} bytes; the connection ends");
             timeout(TAKE_WITHIN, say(&json!({ "error": error }), stream.get_mut())).await??;
             return Ok(Then::GoOn);
         }
@@ -151,7 +161,12 @@ async fn converse(
     Ok(Then::GoOn)
 }
 
-async fn answer(line: &[u8], gateway: &Arc<GatewayHandle>, directory: &Path, to: &mut TcpStream) -> io::Result<Then> {
+async fn answer(
+    line: &[u8],
+    gateway: &Arc<GatewayHandle>,
+    directory: &Path,
+    to: &mut TcpStream,
+) -> io::Result<Then> {
     let gateway = Arc::clone(gateway);
     let (said, stop) = match serde_json::from_slice(line) {
         Err(error) => (json!({ "error": error.to_string() }), false),
@@ -177,7 +192,9 @@ async fn answer(line: &[u8], gateway: &Arc<GatewayHandle>, directory: &Path, to:
 fn confined(directory: &Path, order: Order) -> Result<Order, String> {
     Ok(match order {
         Order::Export(path) => Order::Export(within(directory, &path)?),
-        Order::Take { path, before_us } => Order::Take { path: within(directory, &path)?, before_us },
+        Order::Take { path, before_us } => {
+            Order::Take { path: within(directory, &path)?, before_us }
+        }
         other => other,
     })
 }
@@ -188,7 +205,11 @@ fn confined(directory: &Path, order: Order) -> Result<Order, String> {
 /// The path, what it may be, and why it is not.
 fn within(directory: &Path, path: &Path) -> Result<PathBuf, String> {
     let refused = |why: &str| {
-        format!("{}: must be a file name in the emulator's folder {}: {why}", path.display(), directory.display())
+        format!(
+            "{}: must be a file name in the emulator's folder {}: {why}",
+            path.display(),
+            directory.display()
+        )
     };
     let mut components = path.components();
     let (Some(Component::Normal(name)), None) = (components.next(), components.next()) else {
@@ -207,7 +228,10 @@ fn within(directory: &Path, path: &Path) -> Result<PathBuf, String> {
 }
 
 /// The record in a file of its own, which goes when it is dropped.
-async fn fetched(gateway: Arc<GatewayHandle>, directory: PathBuf) -> io::Result<(u64, NamedTempFile)> {
+async fn fetched(
+    gateway: Arc<GatewayHandle>,
+    directory: PathBuf,
+) -> io::Result<(u64, NamedTempFile)> {
     let export = move || {
         let file = tempfile::Builder::new().prefix("record-").tempfile_in(directory)?;
         let entries = gateway.export(file.path())?;
@@ -252,7 +276,8 @@ mod tests {
             let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
             assert!(told(&mut stream, "nonsense").await["error"].is_string());
             let before = clock_now();
-            let there = told(&mut stream, r#"{"clock":true}"#).await["monotonic_us"].as_u64().unwrap();
+            let there =
+                told(&mut stream, r#"{"clock":true}"#).await["monotonic_us"].as_u64().unwrap();
             assert!((before..=clock_now()).contains(&there), "one machine, one clock");
             assert_eq!(told(&mut stream, r#"{"reset":true}"#).await, json!({ "ok": true }));
             let head = told(&mut stream, r#"{"fetch":true}"#).await;
@@ -265,7 +290,11 @@ mod tests {
             std::fs::remove_file(copy).unwrap();
             assert_eq!(told(&mut stream, r#"{"stop":true}"#).await, json!({ "ok": true }));
             // By the next answer the one before has ended.
-            assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left behind");
+            assert_eq!(
+                std::fs::read_dir(directory.path()).unwrap().count(),
+                0,
+                "nothing is left behind"
+            );
         };
         let (ended, ()) = tokio::join!(serve(listener, &gateway, directory.path()), calls);
         ended.unwrap();
@@ -278,7 +307,8 @@ mod tests {
         assert_eq!(inside("record"), Ok(directory.path().join("record")));
         std::fs::write(directory.path().join("ca.pem"), "a certificate").unwrap();
         std::fs::create_dir(directory.path().join("folder")).unwrap();
-        std::os::unix::fs::symlink(elsewhere.path().join("far"), directory.path().join("link")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path().join("far"), directory.path().join("link"))
+            .unwrap();
         let absolute = elsewhere.path().join("record").display().to_string();
         for path in [
             "../record",
@@ -312,11 +342,18 @@ mod tests {
             }
             let mut stream = BufReader::new(TcpStream::connect(address).await.unwrap());
             let refused = told(&mut stream, r#"{"export":"/nowhere/record"}"#).await;
-            assert!(refused["error"].as_str().unwrap().contains("/nowhere/record: must be a file name"), "{refused}");
+            assert!(
+                refused["error"].as_str().unwrap().contains("/nowhere/record: must be a file name"),
+                "{refused}"
+            );
             let exported = told(&mut stream, r#"{"export":"record"}"#).await;
             assert_eq!(exported["exported"], 0);
             assert!(Record::load(directory.path().join("record")).is_ok());
-            assert_eq!(told(&mut stream, r#"{"export":"record"}"#).await["exported"], 0, "once more over its own");
+            assert_eq!(
+                told(&mut stream, r#"{"export":"record"}"#).await["exported"],
+                0,
+                "once more over its own"
+            );
             let endless = vec![b' '; usize::try_from(ORDER_BYTES_MAX).unwrap()];
             let mut other = BufReader::new(TcpStream::connect(address).await.unwrap());
             other.get_mut().write_all(&endless).await.unwrap();

@@ -65,16 +65,21 @@ impl Record {
         let mut from = BufReader::with_capacity(1 << 20, file);
         let mut head = [0; 64];
         from.read_exact(&mut head)?;
-        let word = |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
+        let word =
+            |at: usize| u64::from_le_bytes(head[at..at + 8].try_into().expect("eight bytes"));
         let (entries, connections) = (word(16), word(24));
         let expected = entries
             .checked_mul(Entry::BYTES as u64)
             .zip(connections.checked_mul(ROW_BYTES as u64))
             .and_then(|(e, c)| e.checked_add(c)?.checked_add(HEADER_BYTES));
         if head[..8] != *MAGIC || word(8) != sizes() || expected != Some(bytes) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a whole record of the gateway emulator"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "not a whole record of the gateway emulator",
+            ));
         }
-        let unknown = || io::Error::new(io::ErrorKind::InvalidData, "a record of an unknown platform");
+        let unknown =
+            || io::Error::new(io::ErrorKind::InvalidData, "a record of an unknown platform");
         let header = Header {
             start_monotonic_us: word(32),
             start_wall_ms: word(40),
@@ -116,13 +121,24 @@ pub fn is_record(path: &Path) -> bool {
 ///
 /// # Errors
 /// Of the file system; the file is not there then.
-pub fn export(logs: &[&Mutex<Log>], start: Now, platform: Platform, path: &Path) -> io::Result<u64> {
+pub fn export(
+    logs: &[&Mutex<Log>],
+    start: Now,
+    platform: Platform,
+    path: &Path,
+) -> io::Result<u64> {
     let (mut sources, mut rows, mut dropped) = (Vec::new(), Vec::<ConnectionRow>::new(), 0);
     for log in logs {
         let held = log.lock();
         rows.extend(held.closed.iter().chain(held.open.values()));
         dropped += held.totals.dropped;
-        sources.push(Source { log, base: held.base, length: held.length, next: 0, chunk: Vec::new() });
+        sources.push(Source {
+            log,
+            base: held.base,
+            length: held.length,
+            next: 0,
+            chunk: Vec::new(),
+        });
     }
     rows.sort_by_key(|r| r.number);
     let entries: u64 = sources.iter().map(|s| s.length).sum();
@@ -133,8 +149,10 @@ pub fn export(logs: &[&Mutex<Log>], start: Now, platform: Platform, path: &Path)
     for source in &mut sources {
         source.fill()?;
     }
-    while let Some(source) =
-        sources.iter_mut().filter(|s| s.peek().is_some()).min_by_key(|s| s.peek().map(|e| e.time_us))
+    while let Some(source) = sources
+        .iter_mut()
+        .filter(|s| s.peek().is_some())
+        .min_by_key(|s| s.peek().map(|e| e.time_us))
     {
         let entry = *source.peek().expect("filtered");
         to.write_all(&write_entry(&entry))?;
@@ -243,7 +261,8 @@ impl Source<'_> {
         if log.base != self.base {
             return Err(io::Error::other("the record was reset while it was exported"));
         }
-        let chunk = &log.chunks[usize::try_from(self.next / CHUNK as u64).map_err(io::Error::other)?];
+        let chunk =
+            &log.chunks[usize::try_from(self.next / CHUNK as u64).map_err(io::Error::other)?];
         self.chunk.clear();
         self.chunk.extend_from_slice(chunk);
         Ok(())
@@ -369,7 +388,12 @@ mod tests {
         let record = Record::load(&path).expect("read");
         assert_eq!(
             record.header,
-            Header { start_monotonic_us: 11, start_wall_ms: 12, dropped: 0, platform: Platform::Fcm }
+            Header {
+                start_monotonic_us: 11,
+                start_wall_ms: 12,
+                dropped: 0,
+                platform: Platform::Fcm
+            }
         );
         assert_eq!(record.entries, (0..count).map(entry).collect::<Vec<_>>());
         assert_eq!(record.connections, [row]);
@@ -386,13 +410,15 @@ mod tests {
             logs[usize::from(i % 2 == 0)].lock().push(entry(i));
         }
         let refs: Vec<_> = logs.iter().collect();
-        let taken = take(&refs, START, Platform::Apns, (u64::MAX, 1 << 40), &first).expect("written");
+        let taken =
+            take(&refs, START, Platform::Apns, (u64::MAX, 1 << 40), &first).expect("written");
         assert_eq!(taken, Taken { entries: 2 * CHUNK as u64, until_us: 2 * CHUNK as u64 });
         assert_eq!(export(&refs, START, Platform::Apns, &rest).expect("written"), 10);
         let all = [first, rest].map(|path| Record::load(path).expect("read").entries).concat();
         assert_eq!(all, (0..count).map(entry).collect::<Vec<_>>());
         let empty = Mutex::new(Log::default());
-        let taken = take(&[&empty], START, Platform::Apns, (5, 7), &directory.path().join("none")).expect("written");
+        let taken = take(&[&empty], START, Platform::Apns, (5, 7), &directory.path().join("none"))
+            .expect("written");
         assert_eq!(taken, Taken { entries: 0, until_us: 7 });
     }
 
@@ -403,8 +429,13 @@ mod tests {
         let log = Mutex::new(Log::default());
         log.lock().push(entry(1_000));
         log.lock().push(entry(2_000));
-        let row =
-            |opened_us, closed_us, end| ConnectionRow { number: 3, end, opened_us, closed_us, ..Default::default() };
+        let row = |opened_us, closed_us, end| ConnectionRow {
+            number: 3,
+            end,
+            opened_us,
+            closed_us,
+            ..Default::default()
+        };
         log.lock().connection(ConnectionRow { number: 2, ..row(900, 3_000, 1) });
         log.lock().connection(row(950, 0, 0));
         let start = Now { at: Time(800), wall: UnixMillis(12) };
@@ -416,7 +447,8 @@ mod tests {
         assert_eq!((after.header.start_monotonic_us, after.header.start_wall_ms), (500, 12));
         assert_eq!(times(&after), [700, 1_700]);
         assert_eq!(after.entries[0], Entry { time_us: 700, ..before.entries[0] });
-        let closed = after.connections.iter().map(|c| (c.opened_us, c.closed_us)).collect::<Vec<_>>();
+        let closed =
+            after.connections.iter().map(|c| (c.opened_us, c.closed_us)).collect::<Vec<_>>();
         assert_eq!(closed, [(600, 2_700), (650, 0)]);
         shift(&path, 300).expect("written");
         assert_eq!(Record::load(&path).expect("read"), before);

@@ -64,7 +64,8 @@ impl<'a> Alerts<'a> {
             scene,
             alerts_max: series.alerts_max,
             // It may begin at the start of the trouble, and has so long after its end.
-            deadline: Duration::from_secs_f64(series.seconds) + Duration::from_secs(scene.scenario.deadlines.wave_s),
+            deadline: Duration::from_secs_f64(series.seconds)
+                + Duration::from_secs(scene.scenario.deadlines.wave_s),
             open: BTreeMap::new(),
             unseen: BTreeMap::new(),
             watching: JoinSet::new(),
@@ -87,7 +88,8 @@ impl<'a> Alerts<'a> {
     pub(super) async fn begin(&mut self) -> Result<u64, RunError> {
         let alert = alert::alert(self.scene.scenario, self.scene.population);
         // Made of the time: no two of them are the same, in this run or another against the same cluster.
-        let request_id = uuid::Uuid::from_u64_pair(self.scene.scenario.seed, clock::monotonic().0).to_string();
+        let request_id =
+            uuid::Uuid::from_u64_pair(self.scene.scenario.seed, clock::monotonic().0).to_string();
         let submitted = alert::submit(self.channel.clone(), alert, request_id).await?;
         // An alert without a key of its own collapses by its id.
         let hash = xxh3_64(submitted.name.trim_start_matches("alerts/").as_bytes());
@@ -151,7 +153,8 @@ impl<'a> Alerts<'a> {
     /// Gives away those that ended before a time.
     pub(super) fn ended_before(&mut self, before_ns: u64) -> Vec<Complete> {
         let ended = |open: &Open| open.ended.as_ref().is_some_and(|e| e.seen_ns < before_ns);
-        let hashes: Vec<u64> = self.open.iter().filter(|(_, open)| ended(open)).map(|(hash, _)| *hash).collect();
+        let hashes: Vec<u64> =
+            self.open.iter().filter(|(_, open)| ended(open)).map(|(hash, _)| *hash).collect();
         let complete = |hash| {
             let open = self.open.remove(&hash)?;
             Some(Complete { hash, ended: open.ended?, pushes: open.pushes })

@@ -72,7 +72,9 @@ impl Case {
         let end = u128::from(self.begun_ns) + self.trouble.as_nanos();
         match u128::from(push.at_ns).checked_sub(end) {
             None => self.accepted_in_trouble += 1,
-            Some(after) if befallen => *self.accepted_after.entry(after / BUCKET.as_nanos()).or_default() += 1,
+            Some(after) if befallen => {
+                *self.accepted_after.entry(after / BUCKET.as_nanos()).or_default() += 1
+            }
             Some(_) => {}
         }
     }
@@ -87,7 +89,9 @@ impl Case {
             sum += count;
             2 * sum >= held_up
         });
-        half.map_or(Duration::ZERO, |(bucket, _)| BUCKET * u32::try_from(bucket + 1).unwrap_or(u32::MAX))
+        half.map_or(Duration::ZERO, |(bucket, _)| {
+            BUCKET * u32::try_from(bucket + 1).unwrap_or(u32::MAX)
+        })
     }
 
     /// One alert that has ended, by the cluster's words and by the gateways' records.
@@ -101,7 +105,8 @@ impl Case {
         let causes = progress.unanswered_requests + progress.retried_requests;
         self.repeats_uncounted += judged.repeated.saturating_sub(causes);
         self.unanswered_uncounted += judged.unanswered.saturating_sub(progress.unanswered_requests);
-        self.disagreement += outcomes.accepted.abs_diff(judged.accepted) + outcomes.dead.abs_diff(judged.dead);
+        self.disagreement +=
+            outcomes.accepted.abs_diff(judged.accepted) + outcomes.dead.abs_diff(judged.dead);
         self.refused += outcomes.refused;
         self.expired += outcomes.expired;
         self.retried += progress.retried_requests;
@@ -116,10 +121,18 @@ impl Case {
     }
 
     /// Its report.
-    pub(super) fn report(mut self, spec: &CaseSpec, series: &SeriesSpec, strict: bool) -> CaseReport {
+    pub(super) fn report(
+        mut self,
+        spec: &CaseSpec,
+        series: &SeriesSpec,
+        strict: bool,
+    ) -> CaseReport {
         let figures = self.figures();
         let value = |name: &str| figures.get(name).copied();
-        let exact = series.expected(spec).into_iter().map(|(name, bound)| check(name, Kind::Exact, bound, value(name)));
+        let exact = series
+            .expected(spec)
+            .into_iter()
+            .map(|(name, bound)| check(name, Kind::Exact, bound, value(name)));
         let targets = series.targets(spec).into_iter();
         let target = targets.map(|(name, bound)| check(name, Kind::Target, bound, value(name)));
         let checks: Vec<_> = exact.chain(target).collect();
@@ -186,14 +199,18 @@ impl Case {
             ("seconds", Some(trouble)),
         ];
         let counts = counts.into_iter().map(|(name, count)| (name, count as f64));
-        counts.chain(measured.into_iter().filter_map(|(name, value)| Some((name, value?)))).collect()
+        counts
+            .chain(measured.into_iter().filter_map(|(name, value)| Some((name, value?))))
+            .collect()
     }
 }
 
 /// Devices that ended as dead or refused without a reason that is told, or reasons without such devices.
 fn unexplained(ended: &AlertProgress) -> u64 {
     let outcomes = ended.progress.and_then(|progress| progress.outcomes).unwrap_or_default();
-    let told = |outcome| ended.reasons.iter().filter(|r| r.outcome() == outcome).map(|r| r.count).sum::<u64>();
+    let told = |outcome| {
+        ended.reasons.iter().filter(|r| r.outcome() == outcome).map(|r| r.count).sum::<u64>()
+    };
     let (dead, refused) = (told(Outcome::Dead), told(Outcome::Refused));
     // What is told as a sum may be any of them.
     let difference = outcomes.dead.abs_diff(dead) + outcomes.refused.abs_diff(refused);
@@ -209,7 +226,8 @@ mod tests {
 
     #[test]
     fn every_figure_has_its_value() {
-        let case = Case { shard_growth_bytes: Some(0), shard_grown_bytes: Some(0), ..Case::default() };
+        let case =
+            Case { shard_growth_bytes: Some(0), shard_grown_bytes: Some(0), ..Case::default() };
         let (mut known, figures) = (FIGURES.to_vec(), case.figures());
         known.sort_unstable();
         assert_eq!(figures.keys().copied().collect::<Vec<_>>(), known);
@@ -217,7 +235,11 @@ mod tests {
 
     #[test]
     fn every_refused_and_dead_device_has_a_reason() {
-        let reason = |outcome: Outcome, count| ReasonCount { outcome: outcome.into(), count, ..ReasonCount::default() };
+        let reason = |outcome: Outcome, count| ReasonCount {
+            outcome: outcome.into(),
+            count,
+            ..ReasonCount::default()
+        };
         let outcomes = Outcomes { dead: 5, refused: 3, accepted: 9, ..Outcomes::default() };
         let ended = |reasons, other_reasons_count| AlertProgress {
             progress: Some(Progress { outcomes: Some(outcomes), ..Progress::default() }),
@@ -229,15 +251,25 @@ mod tests {
         assert_eq!(unexplained(&ended(vec![], 0)), 8);
         assert_eq!(unexplained(&ended(vec![reason(Outcome::Dead, 5), retried.clone()], 0)), 3);
         assert_eq!(unexplained(&ended(vec![reason(Outcome::Dead, 5), retried.clone()], 3)), 0);
-        assert_eq!(unexplained(&ended(vec![reason(Outcome::Dead, 6), reason(Outcome::Refused, 3), retried], 0)), 1);
+        assert_eq!(
+            unexplained(&ended(
+                vec![reason(Outcome::Dead, 6), reason(Outcome::Refused, 3), retried],
+                0
+            )),
+            1
+        );
     }
 
     #[test]
     fn recovery_is_when_half_of_what_was_held_up_is_accepted() {
-        let mut case = Case { calm: Duration::from_secs(9), ..Case::new(1_000, Duration::from_secs(1)) };
+        let mut case =
+            Case { calm: Duration::from_secs(9), ..Case::new(1_000, Duration::from_secs(1)) };
         let mut accept = |millis: u64, befallen| {
             let at_ns = 1_000 + millis * 1_000_000;
-            case.count(&Push { token_hash: 1, at_ns, fate: Fate::Accepted, answer: Answer::Given }, befallen);
+            case.count(
+                &Push { token_hash: 1, at_ns, fate: Fate::Accepted, answer: Answer::Given },
+                befallen,
+            );
         };
         accept(999, true);
         (0..100).for_each(|_| accept(1_010, false));

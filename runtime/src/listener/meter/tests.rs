@@ -12,7 +12,10 @@ impl Body for Frames {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.0.pop_front() {
             Some(data) => Poll::Ready(Some(Ok(Frame::data(data)))),
             None => Poll::Pending,
@@ -51,15 +54,27 @@ impl Sent {
         Self::of(peer(1), meter, method, frames)
     }
 
-    fn of(peer: PeerKey, meter: &Meter, method: Method, frames: impl IntoIterator<Item = Bytes>) -> Self {
+    fn of(
+        peer: PeerKey,
+        meter: &Meter,
+        method: Method,
+        frames: impl IntoIterator<Item = Bytes>,
+    ) -> Self {
         let stream = Arc::new(Activity::new(Instant::now())).open();
         let frames = Frames(frames.into_iter().collect());
-        Self { body: Metered::new(frames, method, meter.clone(), peer, Arc::clone(&stream)), stream }
+        Self {
+            body: Metered::new(frames, method, meter.clone(), peer, Arc::clone(&stream)),
+            stream,
+        }
     }
 
     async fn next(&mut self) -> Result<Bytes, Status> {
-        let frame = std::future::poll_fn(|context| Pin::new(&mut self.body).poll_frame(context)).await.unwrap();
-        frame.map(|frame| frame.into_data().unwrap()).map_err(|error| *error.downcast::<Status>().unwrap())
+        let frame = std::future::poll_fn(|context| Pin::new(&mut self.body).poll_frame(context))
+            .await
+            .unwrap();
+        frame
+            .map(|frame| frame.into_data().unwrap())
+            .map_err(|error| *error.downcast::<Status>().unwrap())
     }
 }
 
@@ -101,7 +116,8 @@ async fn a_charge_is_held_until_the_answer_begins_or_the_next_message_is_asked_f
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_is_never_whole_ends_at_the_deadline_and_a_pause_between_messages_does_not() {
+async fn a_message_that_is_never_whole_ends_at_the_deadline_and_a_pause_between_messages_does_not()
+{
     let meter = meter();
     let mut half = Sent::new(&meter, Method::Exchange, [begun(1_000)]);
     half.next().await.unwrap();
@@ -115,11 +131,13 @@ async fn a_message_that_is_never_whole_ends_at_the_deadline_and_a_pause_between_
 /// Whoever begins many large messages has half of the budget; another peer does not wait for it.
 #[tokio::test(start_paused = true)]
 async fn one_peer_does_not_hold_the_whole_budget() {
-    let meter = Meter::new(Budget { peer_bytes_max: 1_500, waiting_max: 8, ..(*meter().budget).clone() });
+    let meter =
+        Meter::new(Budget { peer_bytes_max: 1_500, waiting_max: 8, ..(*meter().budget).clone() });
     let mut first = Sent::new(&meter, Method::Exchange, [begun(1_000)]);
     first.next().await.unwrap();
     assert_eq!(meter.bytes.used(), 1_500, "as much as one peer may have");
-    let mut more: Vec<_> = (0..4).map(|_| Sent::new(&meter, Method::Exchange, [begun(1_000)])).collect();
+    let mut more: Vec<_> =
+        (0..4).map(|_| Sent::new(&meter, Method::Exchange, [begun(1_000)])).collect();
     for waits in &mut more {
         assert!(futures_util::poll!(std::pin::pin!(waits.next())).is_pending());
     }

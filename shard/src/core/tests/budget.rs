@@ -78,7 +78,10 @@ fn connections_follow_the_budget_and_surplus_ones_leave_in_order() {
     assert!(left.len() == 1 && left.is_subset(&before), "{left:?}");
     world.run_for(Duration::from_secs(20));
     assert_eq!(world.requests_by_device().len(), 20_000);
-    assert!(world.requests_by_device().values().all(|times| *times == 1), "what was out was answered before they left");
+    assert!(
+        world.requests_by_device().values().all(|times| *times == 1),
+        "what was out was answered before they left"
+    );
     assert_eq!(world.last(1).unanswered_requests, 0);
     let load = world.said.loads[&LANE].last().expect("said");
     assert!(!load.busy, "the last word is that it is idle");

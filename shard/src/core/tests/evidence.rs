@@ -71,21 +71,45 @@ fn one_odd_answer_among_good_ones_delays_its_own_device_and_nobody_else() {
         let world = one_odd(platform, odd);
         assert_eq!(counted(&world, Outcome::Accepted), u64::from(DEVICES), "{odd:?}");
         assert!(world.last(1).complete, "{odd:?}");
-        assert_eq!(world.last(1).unanswered_requests, u64::from(matches!(odd, Reply::Cut(..))), "{odd:?}");
+        assert_eq!(
+            world.last(1).unanswered_requests,
+            u64::from(matches!(odd, Reply::Cut(..))),
+            "{odd:?}"
+        );
         // Answered oddly once, and nothing else was done twice.
         let tries = world.requests_by_device();
         assert_eq!(tries.values().filter(|tries| **tries == 2).count(), 1, "{odd:?}");
         assert!(tries.values().all(|tries| *tries <= 2), "{odd:?}");
         let (device, _) = tries.iter().find(|(_, tries)| **tries == 2).unwrap();
-        let over: Vec<_> =
-            world.gateway.requests.iter().filter(|r| r.device == *device).map(|r| r.connection).collect();
+        let over: Vec<_> = world
+            .gateway
+            .requests
+            .iter()
+            .filter(|r| r.device == *device)
+            .map(|r| r.connection)
+            .collect();
         assert_ne!(over[0], over[1], "{odd:?} is asked again over another connection");
         // The lane goes on at its rate, and nobody is troubled.
-        let last = world.gateway.requests.iter().filter(|r| r.device != *device).map(|r| r.at).max().unwrap();
+        let last = world
+            .gateway
+            .requests
+            .iter()
+            .filter(|r| r.device != *device)
+            .map(|r| r.at)
+            .max()
+            .unwrap();
         assert!(last < Time(5 * SECOND), "{odd:?}: {last:?}");
-        assert!(world.said.health.iter().all(|h| *h == LaneHealth::Ready), "{odd:?}: {:?}", world.said.health);
+        assert!(
+            world.said.health.iter().all(|h| *h == LaneHealth::Ready),
+            "{odd:?}: {:?}",
+            world.said.health
+        );
         let (status, reason) = told;
-        assert_eq!(world.reasons(1), [(Consequence::Retried, status, reason.to_owned(), 1)], "{odd:?}");
+        assert_eq!(
+            world.reasons(1),
+            [(Consequence::Retried, status, reason.to_owned(), 1)],
+            "{odd:?}"
+        );
     }
 }
 
@@ -119,16 +143,33 @@ fn one_429_that_speaks_of_a_device_stops_only_that_device() {
 #[test]
 fn every_refusal_is_counted_by_its_reason() {
     for (platform, odd, told) in [
-        (Platform::Fcm, Reply::Fcm(401, "THIRD_PARTY_AUTH_ERROR", None), (401, "THIRD_PARTY_AUTH_ERROR")),
+        (
+            Platform::Fcm,
+            Reply::Fcm(401, "THIRD_PARTY_AUTH_ERROR", None),
+            (401, "THIRD_PARTY_AUTH_ERROR"),
+        ),
         (Platform::Fcm, Reply::Fcm(403, "SENDER_ID_MISMATCH", None), (403, "SENDER_ID_MISMATCH")),
-        (Platform::Apns, Reply::Refuse(400, "DeviceTokenNotForTopic"), (400, "DeviceTokenNotForTopic")),
+        (
+            Platform::Apns,
+            Reply::Refuse(400, "DeviceTokenNotForTopic"),
+            (400, "DeviceTokenNotForTopic"),
+        ),
     ] {
-        let mut world = world(move |request, _| if request.platform == platform { odd } else { Reply::Accept });
+        let mut world =
+            world(move |request, _| if request.platform == platform { odd } else { Reply::Accept });
         world.run_for(Duration::from_secs(30));
         let half = u64::from(DEVICES / 2);
-        assert_eq!((counted(&world, Outcome::Accepted), counted(&world, Outcome::Refused)), (half, half));
+        assert_eq!(
+            (counted(&world, Outcome::Accepted), counted(&world, Outcome::Refused)),
+            (half, half)
+        );
         assert_eq!(world.reasons(1), [(Consequence::Refused, told.0, told.1.to_owned(), half)]);
-        let app = world.last(1).answers.iter().find(|(.., answers)| answers.of(Outcome::Refused) > 0).unwrap();
+        let app = world
+            .last(1)
+            .answers
+            .iter()
+            .find(|(.., answers)| answers.of(Outcome::Refused) > 0)
+            .unwrap();
         assert_eq!(app.0 == LANE, platform == Platform::Apns);
     }
 }
@@ -167,15 +208,23 @@ fn an_outage_of_pages_pauses_the_lane_with_probes_and_refuses_nobody() {
             _ => Reply::Accept,
         });
         world.run(to);
-        let of_lane = |world: &World| world.requests_of(platform).iter().map(|r| r.at).collect::<Vec<_>>();
+        let of_lane =
+            |world: &World| world.requests_of(platform).iter().map(|r| r.at).collect::<Vec<_>>();
         let during = of_lane(&world).iter().filter(|at| **at >= from).count();
         // A row, what was in flight by then, and probes of two connections.
         assert!(during <= 32 + 200 + 2 * 40, "{odd:?}: {during}");
-        let (_, told_at, news) =
-            world.said.states.iter().find(|(_, _, news)| news.health == LaneHealth::Unsigned).expect("a trouble");
+        let (_, told_at, news) = world
+            .said
+            .states
+            .iter()
+            .find(|(_, _, news)| news.health == LaneHealth::Unsigned)
+            .expect("a trouble");
         let first = of_lane(&world).into_iter().find(|at| *at >= from).unwrap();
         assert!(told_at.since(first) < Duration::from_millis(200), "{odd:?}");
-        assert!(news.since.is_some() && news.next_probe.is_some_and(|at| at.since(*told_at) < Duration::from_secs(3)));
+        assert!(
+            news.since.is_some()
+                && news.next_probe.is_some_and(|at| at.since(*told_at) < Duration::from_secs(3))
+        );
         assert!(news.detail.starts_with("status "), "{}", news.detail);
         world.run_for(Duration::from_mins(2));
         assert_eq!(counted(&world, Outcome::Accepted), u64::from(DEVICES), "{odd:?}");
@@ -183,7 +232,14 @@ fn an_outage_of_pages_pauses_the_lane_with_probes_and_refuses_nobody() {
         assert!(back.since(to) <= Duration::from_secs(3), "{odd:?}: {:?}", back.since(to));
         assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
         // The other lane did not wait.
-        let other = world.gateway.requests.iter().filter(|r| r.platform != platform).map(|r| r.at).max().unwrap();
+        let other = world
+            .gateway
+            .requests
+            .iter()
+            .filter(|r| r.platform != platform)
+            .map(|r| r.at)
+            .max()
+            .unwrap();
         assert!(other < Time(6 * SECOND), "{odd:?}");
     }
 }
@@ -208,7 +264,11 @@ fn some_pages_among_good_answers_are_no_trouble() {
     let reasons = world.reasons(1);
     // Of both apps.
     assert_eq!(reasons.len(), 2 * 4, "{reasons:?}");
-    assert!(reasons.iter().all(|(then, _, reason, _)| *then == Consequence::Retried && reason.is_empty()));
+    assert!(
+        reasons
+            .iter()
+            .all(|(then, _, reason, _)| *then == Consequence::Retried && reason.is_empty())
+    );
     assert!(reasons.iter().map(|(.., count)| count).sum::<u64>() >= 30, "{reasons:?}");
 }
 
@@ -218,16 +278,24 @@ fn some_pages_among_good_answers_are_no_trouble() {
 fn a_credential_that_all_refuse_stops_and_is_probed_by_single_requests() {
     let (from, to) = (Time(2 * SECOND), Time(22 * SECOND));
     let mut world = world(move |request, _| match request.at {
-        at if request.platform == Platform::Apns && at >= from && at < to => Reply::Refuse(403, "InvalidProviderToken"),
+        at if request.platform == Platform::Apns && at >= from && at < to => {
+            Reply::Refuse(403, "InvalidProviderToken")
+        }
         _ => Reply::Accept,
     });
     world.run(to);
-    let refused: Vec<Time> = world.requests_of(Platform::Apns).iter().map(|r| r.at).filter(|at| *at >= from).collect();
-    let (_, told_at, news) =
-        world.said.states.iter().find(|(_, _, news)| news.health == LaneHealth::Credential).expect("an alarm");
+    let refused: Vec<Time> =
+        world.requests_of(Platform::Apns).iter().map(|r| r.at).filter(|at| *at >= from).collect();
+    let (_, told_at, news) = world
+        .said
+        .states
+        .iter()
+        .find(|(_, _, news)| news.health == LaneHealth::Credential)
+        .expect("an alarm");
     assert_eq!(news.detail, "InvalidProviderToken");
     assert!(told_at.since(from) < Duration::from_secs(2), "{told_at:?}");
-    let probes: Vec<_> = refused.iter().filter(|at| **at > *told_at + Duration::from_secs(3)).collect();
+    let probes: Vec<_> =
+        refused.iter().filter(|at| **at > *told_at + Duration::from_secs(3)).collect();
     assert!((3..=20).contains(&probes.len()), "{}", probes.len());
     assert!(refused.len() <= 32 + 200 + 20, "{}", refused.len());
     assert_eq!(counted(&world, Outcome::Refused), 0);
@@ -251,7 +319,12 @@ fn a_first_token_that_changed_too_often_is_tried_again_in_seconds_and_told() {
     world.run(until);
     let asked = world.gateway.requests.len();
     assert!((5..=30).contains(&asked), "{asked}");
-    let told = world.said.states.iter().find(|(_, _, news)| news.health == LaneHealth::Throttled).expect("a trouble");
+    let told = world
+        .said
+        .states
+        .iter()
+        .find(|(_, _, news)| news.health == LaneHealth::Throttled)
+        .expect("a trouble");
     assert_eq!(told.2.detail, "TooManyProviderTokenUpdates");
     assert!(told.1 < Time(2 * SECOND) && told.2.next_probe.is_some());
     world.run_for(Duration::from_secs(5));
@@ -272,7 +345,12 @@ fn an_accepted_token_that_changed_too_often_pauses_the_lane_with_probes() {
         _ => Reply::Accept,
     });
     world.run(to);
-    let told = world.said.states.iter().find(|(_, _, news)| news.health == LaneHealth::Throttled).expect("a trouble");
+    let told = world
+        .said
+        .states
+        .iter()
+        .find(|(_, _, news)| news.health == LaneHealth::Throttled)
+        .expect("a trouble");
     assert_eq!(told.2.detail, "TooManyProviderTokenUpdates");
     let during = world.requests_of(Platform::Apns).iter().filter(|r| r.at >= from).count();
     assert!(during <= 32 + 200 + 2 * 60, "{during}");
@@ -295,8 +373,14 @@ fn a_message_wrong_for_a_few_ends_with_their_own_answers() {
     assert!(world.last(1).complete);
     assert!(world.requests_by_device().values().all(|tries| *tries == 4));
     let reasons = world.reasons(1);
-    assert!(reasons.contains(&(Consequence::Refused, 400, "BadTopic".to_owned(), 10)), "{reasons:?}");
-    assert!(reasons.contains(&(Consequence::Retried, 400, "BadTopic".to_owned(), 30)), "{reasons:?}");
+    assert!(
+        reasons.contains(&(Consequence::Refused, 400, "BadTopic".to_owned(), 10)),
+        "{reasons:?}"
+    );
+    assert!(
+        reasons.contains(&(Consequence::Retried, 400, "BadTopic".to_owned(), 30)),
+        "{reasons:?}"
+    );
 }
 
 /// One connection whose answers are all bad, among others that are well, is replaced and decides nothing.
@@ -311,7 +395,9 @@ fn one_connection_does_not_decide() {
         let mut first = None;
         let mut world = World::with(
             Gateway::new(100, move |request, _| {
-                if *first.get_or_insert(request.connection) == request.connection && request.at > Time(SECOND) {
+                if *first.get_or_insert(request.connection) == request.connection
+                    && request.at > Time(SECOND)
+                {
                     odd
                 } else {
                     Reply::Accept
@@ -327,7 +413,11 @@ fn one_connection_does_not_decide() {
         world.run_for(Duration::from_mins(2));
         assert_eq!(counted(&world, Outcome::Accepted), u64::from(DEVICES), "{odd:?}");
         assert!(world.last(1).refused_messages.is_empty(), "{odd:?}");
-        assert!(world.said.health.iter().all(|h| *h == LaneHealth::Ready), "{odd:?}: {:?}", world.said.health);
+        assert!(
+            world.said.health.iter().all(|h| *h == LaneHealth::Ready),
+            "{odd:?}: {:?}",
+            world.said.health
+        );
     }
 }
 
@@ -357,7 +447,8 @@ mod property {
             (400, "SomethingNew"),
             (403, "SomethingNew"),
         ]);
-        let unsigned = select(vec![302, 307, 400, 401, 403, 404, 407, 410, 413, 429, 500, 502, 503]);
+        let unsigned =
+            select(vec![302, 307, 400, 401, 403, 404, 407, 410, 413, 429, 500, 502, 503]);
         prop_oneof![
             3 => signed.prop_map(|(status, reason)| Reply::Refuse(status, reason)),
             2 => unsigned.clone().prop_map(|status| Reply::Page(status, HTML)),
@@ -365,7 +456,11 @@ mod property {
         ]
     }
 
-    fn run(connections: usize, latency_ms: u64, script: impl FnMut(&Request, u32) -> Reply + 'static) -> World {
+    fn run(
+        connections: usize,
+        latency_ms: u64,
+        script: impl FnMut(&Request, u32) -> Reply + 'static,
+    ) -> World {
         let mut world = World::with(Gateway::new(100, script), true, connections);
         world.latency = Duration::from_millis(latency_ms);
         // Of one language: each message has a row of its own.

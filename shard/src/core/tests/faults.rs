@@ -74,12 +74,13 @@ fn a_gateway_that_asks_for_less_is_left_alone_and_asked_again() {
 
 #[test]
 fn an_accident_here_and_there_does_not_stop_the_lane() {
-    let mut world = World::new(Gateway::new(100, |request, tries| match (request.device % 50, tries) {
-        (0, 1) => Reply::Refuse(500, "InternalServerError"),
-        (1, 1) => Reply::Refuse(429, "TooManyRequests"),
-        (2, 1) => Reply::NotProcessed,
-        _ => Reply::Accept,
-    }));
+    let mut world =
+        World::new(Gateway::new(100, |request, tries| match (request.device % 50, tries) {
+            (0, 1) => Reply::Refuse(500, "InternalServerError"),
+            (1, 1) => Reply::Refuse(429, "TooManyRequests"),
+            (2, 1) => Reply::NotProcessed,
+            _ => Reply::Accept,
+        }));
     world.populate(0..5_000);
     world.start(1, HOUR);
     let began = world.now;
@@ -165,7 +166,10 @@ fn a_message_that_is_wrong_for_everybody_goes_to_nobody_else() {
         [("apps/demo".to_owned(), "400 BadTopic")]
     );
     let reasons = world.reasons(1);
-    assert!(reasons.contains(&(Consequence::Refused, 400, "BadTopic".to_owned(), 1_000)), "{reasons:?}");
+    assert!(
+        reasons.contains(&(Consequence::Refused, 400, "BadTopic".to_owned(), 1_000)),
+        "{reasons:?}"
+    );
 }
 
 #[test]
@@ -204,12 +208,18 @@ fn two_lanes() -> World {
     let mut world = World::new(Gateway::new(100, |_, _| Reply::Accept));
     let other = LaneId(2);
     world.tell(Command::Lane(Arc::new(LaneSpec { id: other, ..lane_spec(2) })));
-    let authorization = Authorization(Arc::new(secrecy::SecretString::from("bearer other".to_owned())));
+    let authorization =
+        Authorization(Arc::new(secrecy::SecretString::from("bearer other".to_owned())));
     world.tell(Command::ProviderToken { lane: other, authorization, signer: 0 });
     world.tell(Command::Slice { lane: other, until: Time::NEVER, rate: None });
-    world.apply((0..600).map(|n| arrival_of(if n % 2 == 0 { "demo" } else { "other" }, n, home(n))).collect());
+    world.apply(
+        (0..600)
+            .map(|n| arrival_of(if n % 2 == 0 { "demo" } else { "other" }, n, home(n)))
+            .collect(),
+    );
     let mut spec = wave_spec(1, HOUR, 1);
-    let second = AppSpec { app: AppName::from_id("other").unwrap(), lane: other, ..spec.apps[0].clone() };
+    let second =
+        AppSpec { app: AppName::from_id("other").unwrap(), lane: other, ..spec.apps[0].clone() };
     spec.apps.push(second);
     world.tell(Command::Wave(Arc::new(spec)));
     world
@@ -227,7 +237,11 @@ fn a_lane_that_is_down_holds_back_nobody_of_the_other() {
     assert!(requests.keys().all(|device| device % 2 == 1));
     assert!(world.gateway.requests.iter().all(|r| r.authorization == "bearer other"));
     let walked = &world.last(1).bands_walked;
-    assert_eq!(*walked, [(LANE, 0), (LaneId(2), 3)], "each for itself, and not whole while half of it waits");
+    assert_eq!(
+        *walked,
+        [(LANE, 0), (LaneId(2), 3)],
+        "each for itself, and not whole while half of it waits"
+    );
     assert!(!world.last(1).complete);
     world.unreachable_lane = None;
     world.run_for(Duration::from_secs(60));

@@ -61,14 +61,21 @@ fn fcm_is_never_pinged_and_connected_only_on_demand() {
     world.run_for(Duration::from_mins(1));
     assert_eq!(world.gateway.connections_of(Platform::Fcm).len(), 1, "one is warm at first");
     world.run(Time(12 * 3_600 * SECOND));
-    assert_eq!(world.gateway.connections_of(Platform::Fcm).len(), 0, "it left before a NAT could forget it");
+    assert_eq!(
+        world.gateway.connections_of(Platform::Fcm).len(),
+        0,
+        "it left before a NAT could forget it"
+    );
     let attempts = world.attempts.len();
     world.start_both(1, DAY);
     world.run_for(Duration::from_secs(2));
     assert_eq!(counted(&world, Outcome::Accepted), 600);
     assert_eq!(world.gateway.connections_of(Platform::Fcm).len(), 2);
     world.run(Time(20 * 3_600 * SECOND));
-    assert!(world.gateway.pings.iter().any(|(platform, _)| *platform == Platform::Apns), "the others are asked");
+    assert!(
+        world.gateway.pings.iter().any(|(platform, _)| *platform == Platform::Apns),
+        "the others are asked"
+    );
     assert!(world.gateway.pings.iter().all(|(platform, _)| *platform == Platform::Apns));
     // APNs: the second connection, and both anew every six hours at most. FCM: two.
     assert!(world.attempts.len() - attempts <= 9, "{}", world.attempts.len() - attempts);
@@ -83,7 +90,10 @@ fn a_session_that_timed_out_is_opened_again_when_there_is_work() {
     world.gateway.go_away_saying(idle, 0, 0, "session_timed_out");
     let attempts = world.attempts.len();
     world.run_for(Duration::from_mins(10));
-    assert_eq!((world.attempts.len() - attempts, world.gateway.connections_of(Platform::Fcm).len()), (0, 0));
+    assert_eq!(
+        (world.attempts.len() - attempts, world.gateway.connections_of(Platform::Fcm).len()),
+        (0, 0)
+    );
     let began = world.now;
     world.start_both(1, DAY);
     world.run_for(Duration::from_secs(5));
@@ -139,11 +149,17 @@ fn a_token_that_is_none_is_dead_once_the_message_is_known_to_be_good() {
             400,
             r#"{"error":{"status":"INVALID_ARGUMENT","details":[{"@type":"x/google.rpc.BadRequest","fieldViolations":[{"field":"message.data"}]}]}}"#,
         ),
-        9 => Reply::Page(400, "<html>Your client has issued a malformed or illegal request.</html>"),
+        9 => {
+            Reply::Page(400, "<html>Your client has issued a malformed or illegal request.</html>")
+        }
         _ => Reply::Accept,
     });
     // Slowly, so that there are answers before most are asked.
-    world.tell(Command::Slice { lane: FCM, until: Time::NEVER, rate: Some(Rate { per_second: 100.0, burst: 5.0 }) });
+    world.tell(Command::Slice {
+        lane: FCM,
+        until: Time::NEVER,
+        rate: Some(Rate { per_second: 100.0, burst: 5.0 }),
+    });
     world.start_both(1, HOUR);
     world.run_for(Duration::from_secs(60));
     assert_eq!(world.requests_by_device().len(), 600);
@@ -169,22 +185,34 @@ fn what_is_refused_without_a_word_on_the_token_kills_nobody() {
     });
     world.start_both(1, HOUR);
     world.run_for(Duration::from_secs(60));
-    assert_eq!((counted(&world, Outcome::Refused), counted(&world, Outcome::Dead), dead(&world)), (120, 60, 60));
+    assert_eq!(
+        (counted(&world, Outcome::Refused), counted(&world, Outcome::Dead), dead(&world)),
+        (120, 60, 60)
+    );
     assert_eq!(counted(&world, Outcome::Accepted), 420);
-    assert!(!world.said.health.iter().any(|h| matches!(h, LaneHealth::Credential | LaneHealth::Campaign)));
+    assert!(
+        !world
+            .said
+            .health
+            .iter()
+            .any(|h| matches!(h, LaneHealth::Credential | LaneHealth::Campaign))
+    );
 }
 
 /// The longest time without a request to FCM after the first with this number of tries, and when it began.
 fn pause_after(world: &World, from: Time) -> Duration {
-    let times: Vec<Time> = world.requests_of(Platform::Fcm).iter().map(|r| r.at).filter(|at| *at >= from).collect();
+    let times: Vec<Time> =
+        world.requests_of(Platform::Fcm).iter().map(|r| r.at).filter(|at| *at >= from).collect();
     times.windows(2).map(|w| w[1].since(w[0])).max().unwrap_or_default()
 }
 
 #[test]
 fn a_gateway_that_says_how_long_is_left_alone_for_so_long() {
-    for (status, code, retry_after, least) in
-        [(503, "UNAVAILABLE", Some(30), 30), (429, "QUOTA_EXCEEDED", Some(45), 45), (429, "QUOTA_EXCEEDED", None, 60)]
-    {
+    for (status, code, retry_after, least) in [
+        (503, "UNAVAILABLE", Some(30), 30),
+        (429, "QUOTA_EXCEEDED", Some(45), 45),
+        (429, "QUOTA_EXCEEDED", None, 60),
+    ] {
         // Everybody is told so for a while.
         let until = Time(3 * SECOND);
         let mut world = world(move |request, _| match request.at {
@@ -205,7 +233,10 @@ fn a_gateway_that_says_how_long_is_left_alone_for_so_long() {
         let pause = pause_after(&world, Time(0));
         // To the second: then one request asks, and the rest follows.
         assert!(pause >= Duration::from_secs(least), "{code} {pause:?}");
-        assert!(pause <= Duration::from_secs(least) + Duration::from_millis(100), "{code} {pause:?}");
+        assert!(
+            pause <= Duration::from_secs(least) + Duration::from_millis(100),
+            "{code} {pause:?}"
+        );
         assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
         assert!(world.said.health.contains(&LaneHealth::Throttled));
         // The other lane did not wait.
@@ -227,7 +258,14 @@ fn one_answer_that_asks_for_a_pause_stops_only_its_device() {
         assert_eq!(counted(&world, Outcome::Accepted), 600);
         let again = world.gateway.requests.iter().rfind(|r| r.device == 151).unwrap().at;
         assert!(again >= Time(300 * SECOND));
-        assert!(world.gateway.requests.iter().filter(|r| r.device != 151).all(|r| r.at < Time(2 * SECOND)));
+        assert!(
+            world
+                .gateway
+                .requests
+                .iter()
+                .filter(|r| r.device != 151)
+                .all(|r| r.at < Time(2 * SECOND))
+        );
         assert!(!world.said.health.contains(&LaneHealth::Throttled));
     }
 }
@@ -244,11 +282,17 @@ fn trouble_without_a_time_waits_ten_seconds_and_one_answer_stops_only_its_device
     world.run_for(Duration::from_mins(5));
     assert_eq!(counted(&world, Outcome::Accepted), 600);
     for device in [151, 153, 155] {
-        let tries: Vec<_> = world.gateway.requests.iter().filter(|r| r.device == device).map(|r| r.at).collect();
+        let tries: Vec<_> =
+            world.gateway.requests.iter().filter(|r| r.device == device).map(|r| r.at).collect();
         let pause = tries[1].since(tries[0]);
         assert!((Duration::from_secs(10)..=Duration::from_secs(21)).contains(&pause), "{pause:?}");
     }
-    let others = world.gateway.requests.iter().filter(|r| ![151, 153, 155].contains(&r.device)).map(|r| r.at);
+    let others = world
+        .gateway
+        .requests
+        .iter()
+        .filter(|r| ![151, 153, 155].contains(&r.device))
+        .map(|r| r.at);
     assert!(others.max().unwrap() < Time(2 * SECOND), "the lane goes on");
 }
 
@@ -265,7 +309,9 @@ fn the_quota_of_a_device_stops_only_that_device() {
     assert_eq!(counted(&world, Outcome::Accepted), 600);
     let again = world.gateway.requests.iter().rfind(|r| r.device == 151).unwrap().at;
     assert!(again >= Time(61 * SECOND));
-    assert!(world.gateway.requests.iter().filter(|r| r.device != 151).all(|r| r.at < Time(2 * SECOND)));
+    assert!(
+        world.gateway.requests.iter().filter(|r| r.device != 151).all(|r| r.at < Time(2 * SECOND))
+    );
     assert!(!world.said.health.contains(&LaneHealth::Throttled));
 }
 
@@ -291,7 +337,11 @@ fn an_expired_access_token_is_replaced_on_the_same_connections() {
         "Bearer one" if request.at > Time(2 * SECOND) => Reply::Fcm(401, "", None),
         _ => Reply::Accept,
     });
-    world.tell(Command::Slice { lane: FCM, until: Time::NEVER, rate: Some(Rate { per_second: 100.0, burst: 10.0 }) });
+    world.tell(Command::Slice {
+        lane: FCM,
+        until: Time::NEVER,
+        rate: Some(Rate { per_second: 100.0, burst: 10.0 }),
+    });
     world.start_both(1, HOUR);
     world.run(Time(4 * SECOND));
     assert!(world.said.health.contains(&LaneHealth::Credential));
@@ -323,7 +373,8 @@ fn a_project_that_is_not_there_pauses_with_probes_and_ends_nothing() {
     assert_eq!((counted(&world, Outcome::Refused), dead(&world)), (0, 0));
     world.run_for(Duration::from_mins(2));
     assert_eq!(counted(&world, Outcome::Accepted), 600);
-    let back = world.requests_of(Platform::Fcm).iter().map(|r| r.at).find(|at| *at >= until).unwrap();
+    let back =
+        world.requests_of(Platform::Fcm).iter().map(|r| r.at).find(|at| *at >= until).unwrap();
     assert!(back.since(until) <= Duration::from_secs(3));
     assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
 }
@@ -332,10 +383,18 @@ fn a_project_that_is_not_there_pauses_with_probes_and_ends_nothing() {
 fn a_token_of_the_wrong_kind_is_refused_before_it_is_written() {
     let mut world = world(|_, _| Reply::Accept);
     // 32 bytes of an APNs device, registered under the app of the other platform.
-    world.apply((600..610).map(|n| super::world::arrival_of("android", n, super::world::home(n))).collect());
+    world.apply(
+        (600..610).map(|n| super::world::arrival_of("android", n, super::world::home(n))).collect(),
+    );
     world.start_both(1, HOUR);
     world.run_for(Duration::from_secs(5));
-    assert_eq!((counted(&world, Outcome::Accepted), counted(&world, Outcome::Refused), dead(&world)), (600, 10, 0));
-    assert_eq!(world.reasons(1), [(Consequence::Refused, 0, "token cannot be written".to_owned(), 10)]);
+    assert_eq!(
+        (counted(&world, Outcome::Accepted), counted(&world, Outcome::Refused), dead(&world)),
+        (600, 10, 0)
+    );
+    assert_eq!(
+        world.reasons(1),
+        [(Consequence::Refused, 0, "token cannot be written".to_owned(), 10)]
+    );
     assert_eq!(world.gateway.requests.len(), 600);
 }

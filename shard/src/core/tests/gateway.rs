@@ -151,7 +151,8 @@ impl Gateway {
 
     /// Everything that it has to say.
     pub(super) fn take_output(&mut self) -> Vec<(ConnectionId, Vec<u8>)> {
-        let output = |(id, peer): (&ConnectionId, &mut Peer)| (*id, std::mem::take(&mut peer.output));
+        let output =
+            |(id, peer): (&ConnectionId, &mut Peer)| (*id, std::mem::take(&mut peer.output));
         self.peers.iter_mut().map(output).filter(|(_, bytes)| !bytes.is_empty()).collect()
     }
 
@@ -168,8 +169,9 @@ impl Gateway {
         }
         let mut done = Vec::new();
         while peer.input.len() >= 9 {
-            let length =
-                usize::from(peer.input[0]) << 16 | usize::from(peer.input[1]) << 8 | usize::from(peer.input[2]);
+            let length = usize::from(peer.input[0]) << 16
+                | usize::from(peer.input[1]) << 8
+                | usize::from(peer.input[2]);
             if peer.input.len() < 9 + length {
                 break;
             }
@@ -178,7 +180,8 @@ impl Gateway {
             let stream = u32::from_be_bytes([frame[5] & 0x7f, frame[6], frame[7], frame[8]]);
             match kind {
                 0 => {
-                    let (_, body) = peer.under_way.get_mut(&stream).expect("DATA on an open stream");
+                    let (_, body) =
+                        peer.under_way.get_mut(&stream).expect("DATA on an open stream");
                     body.extend_from_slice(payload);
                     if !payload.is_empty() && self.credits {
                         let credit = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -292,8 +295,9 @@ impl Gateway {
                     503 => "UNAVAILABLE",
                     _ => "INVALID_ARGUMENT",
                 };
-                let body =
-                    format!(r#"{{"error":{{"code":{status},"message":"m","status":"{word}","details":[{detail}]}}}}"#);
+                let body = format!(
+                    r#"{{"error":{{"code":{status},"message":"m","status":"{word}","details":[{detail}]}}}}"#
+                );
                 peer.frame(0, 1, stream, body.as_bytes());
             }
             Reply::Cut(status, reset) => {
@@ -310,7 +314,12 @@ impl Gateway {
             Reply::Refuse(status, reason) => {
                 peer.frame(1, 4, stream, &head(status));
                 let timestamp = if status == 410 { ",\"timestamp\":1700000000000" } else { "" };
-                peer.frame(0, 1, stream, format!("{{\"reason\":\"{reason}\"{timestamp}}}").as_bytes());
+                peer.frame(
+                    0,
+                    1,
+                    stream,
+                    format!("{{\"reason\":\"{reason}\"{timestamp}}}").as_bytes(),
+                );
             }
         }
         peer.under_way.remove(&stream);
@@ -324,8 +333,10 @@ fn head(status: u16) -> Vec<u8> {
 
 impl Peer {
     fn settings(&mut self, values: &[(u16, u32)]) {
-        let payload: Vec<u8> =
-            values.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
+        let payload: Vec<u8> = values
+            .iter()
+            .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+            .collect();
         self.frame(4, 0, 0, &payload);
     }
 

@@ -99,7 +99,12 @@ impl Pair {
     }
 
     fn of_guest(&self) -> Vec<&Request> {
-        self.worlds[HOST].gateway.requests.iter().filter(|request| request.device >= 3_000).collect()
+        self.worlds[HOST]
+            .gateway
+            .requests
+            .iter()
+            .filter(|request| request.device >= 3_000)
+            .collect()
     }
 
     fn everybody_once(&self) {
@@ -108,7 +113,9 @@ impl Pair {
         requests.for_each(|request| *times.entry(request.device).or_default() += 1);
         assert_eq!((times.len(), times.values().max()), (6_000, Some(&1)));
         assert_eq!([HOST, GUEST].map(|core| self.accepted(core)), [3_000, 3_000]);
-        assert!(self.worlds.iter().all(|world| world.last(1).complete && world.requests_out() == 0));
+        assert!(
+            self.worlds.iter().all(|world| world.last(1).complete && world.requests_out() == 0)
+        );
     }
 }
 
@@ -123,7 +130,8 @@ fn both_go_through_one_connection_fairly_once_and_nearest_first() {
     let early = requests[..3_000].iter().filter(|request| request.device >= 3_000).count();
     assert!((1_200..=1_800).contains(&early), "{early} of 3,000");
     for core in [0..3_000, 3_000..6_000] {
-        let bands: Vec<_> = requests.iter().filter(|r| core.contains(&r.device)).map(|r| r.device % 3).collect();
+        let bands: Vec<_> =
+            requests.iter().filter(|r| core.contains(&r.device)).map(|r| r.device % 3).collect();
         assert!(bands.is_sorted(), "each core nearest first");
     }
     // 100 streams, 20 ms: 5,000 a second, of which little was lost.
@@ -163,8 +171,14 @@ fn after_a_cancel_nothing_of_a_guest_is_written() {
     let at = pair.worlds[GUEST].now;
     pair.worlds[GUEST].tell(Command::Cancel { wave: WaveId(1), epoch: Epoch(1) });
     pair.run_for(Duration::from_secs(5));
-    let [(_, last_write, written_after, when)] = pair.worlds[GUEST].said.stopped[..] else { panic!("confirmed once") };
-    assert!(when.since(at) <= Duration::from_millis(60) && last_write.is_some(), "{:?}", when.since(at));
+    let [(_, last_write, written_after, when)] = pair.worlds[GUEST].said.stopped[..] else {
+        panic!("confirmed once")
+    };
+    assert!(
+        when.since(at) <= Duration::from_millis(60) && last_write.is_some(),
+        "{:?}",
+        when.since(at)
+    );
     let late = pair.of_guest().iter().filter(|request| request.at > when).count();
     let after = pair.of_guest().iter().filter(|request| request.at > at).count() as u64;
     assert_eq!((late, written_after >= after), (0, true));
@@ -183,7 +197,9 @@ fn a_cancel_voids_what_waits_behind_a_socket_that_takes_nothing() {
     let (sent, at) = (pair.of_guest().len(), pair.worlds[GUEST].now);
     pair.worlds[GUEST].tell(Command::Cancel { wave: WaveId(1), epoch: Epoch(1) });
     pair.run_for(Duration::from_millis(99));
-    let [(_, _, written_after, when)] = pair.worlds[GUEST].said.stopped[..] else { panic!("confirmed in time") };
+    let [(_, _, written_after, when)] = pair.worlds[GUEST].said.stopped[..] else {
+        panic!("confirmed in time")
+    };
     assert!(when.since(at) <= Duration::from_millis(60), "{:?}", when.since(at));
     assert_eq!((written_after, pair.of_guest().len()), (0, sent));
     pair.worlds[HOST].blocked = false;
@@ -224,7 +240,8 @@ fn a_gateway_that_asks_for_less_makes_both_wait_and_ask_with_one() {
         false => Reply::Accept,
     });
     pair.run(trouble.end);
-    let refused = pair.worlds[HOST].gateway.requests.iter().filter(|r| trouble.contains(&r.at)).count();
+    let refused =
+        pair.worlds[HOST].gateway.requests.iter().filter(|r| trouble.contains(&r.at)).count();
     assert!((9..=260).contains(&refused), "{refused}: what was in flight, then one at a time");
     pair.run_for(Duration::from_secs(120));
     for core in [HOST, GUEST] {
@@ -236,7 +253,9 @@ fn a_gateway_that_asks_for_less_makes_both_wait_and_ask_with_one() {
 #[test]
 fn a_refused_provider_token_stops_both_until_the_next() {
     let mut pair = Pair::new(100, |request, _| match &*request.authorization {
-        "bearer one" if request.at >= Time(SECOND + 200_000) => Reply::Refuse(403, "InvalidProviderToken"),
+        "bearer one" if request.at >= Time(SECOND + 200_000) => {
+            Reply::Refuse(403, "InvalidProviderToken")
+        }
         _ => Reply::Accept,
     });
     pair.run_for(Duration::from_secs(2));
@@ -259,8 +278,12 @@ fn a_message_that_is_wrong_for_everybody_ends_on_both_cores() {
         assert_eq!(world.totals(1).outcomes[Outcome::Refused as usize], 3_000);
         assert_eq!(world.last(1).refused_messages.len(), 1, "told once");
         assert!(world.last(1).complete);
-        let refused: u64 =
-            world.reasons(1).iter().filter(|(then, ..)| *then == Consequence::Refused).map(|r| r.3).sum();
+        let refused: u64 = world
+            .reasons(1)
+            .iter()
+            .filter(|(then, ..)| *then == Consequence::Refused)
+            .map(|r| r.3)
+            .sum();
         assert_eq!(refused, 3_000);
     }
     // Of each core and language at most so many as a row has, each asked four times, and what was in flight.
@@ -277,9 +300,13 @@ fn pages_in_the_gateways_place_pause_both_and_refuse_nobody() {
         false => Reply::Accept,
     });
     pair.run(outage.end);
-    let asked = pair.worlds[HOST].gateway.requests.iter().filter(|r| outage.contains(&r.at)).count();
+    let asked =
+        pair.worlds[HOST].gateway.requests.iter().filter(|r| outage.contains(&r.at)).count();
     assert!((9..=260).contains(&asked), "{asked}: what was in flight, then one at a time");
-    assert!(pair.worlds[HOST].said.health.contains(&LaneHealth::Unsigned), "whose connection it is");
+    assert!(
+        pair.worlds[HOST].said.health.contains(&LaneHealth::Unsigned),
+        "whose connection it is"
+    );
     pair.run_for(Duration::from_secs(60));
     assert_eq!([HOST, GUEST].map(|core| pair.accepted(core)), [3_000, 3_000]);
 }
@@ -300,7 +327,10 @@ fn a_guest_keeps_its_slice_and_stops_with_its_lease_and_its_grant() {
     pair.worlds[GUEST].tell(Command::Slice { lane: LANE, until: Time::NEVER, rate: None });
     pair.worlds[GUEST].grant(1, Time(5 * SECOND + 200_000), None);
     pair.run(Time(8 * SECOND));
-    assert!(pair.of_guest().iter().all(|request| request.at < Time(5 * SECOND + 200_000)), "the grant");
+    assert!(
+        pair.of_guest().iter().all(|request| request.at < Time(5 * SECOND + 200_000)),
+        "the grant"
+    );
     assert!(pair.accepted(GUEST) < 3_000);
     pair.worlds[GUEST].grant(1, Time::NEVER, None);
     pair.run(Time(12 * SECOND));
@@ -321,7 +351,10 @@ fn a_run_that_comes_too_late_is_not_written() {
     pair.cut = false;
     pair.run_for(Duration::from_secs(1));
     assert_eq!(pair.of_guest().len(), sent);
-    assert_eq!(pair.worlds[GUEST].totals(1).open(), pair.worlds[GUEST].totals(1).handed - sent as u64);
+    assert_eq!(
+        pair.worlds[GUEST].totals(1).open(),
+        pair.worlds[GUEST].totals(1).handed - sent as u64
+    );
     pair.worlds[GUEST].grant(1, Time::NEVER, None);
     pair.run_for(Duration::from_secs(5));
     pair.everybody_once();
@@ -338,7 +371,10 @@ fn a_budget_that_moves_from_core_to_core_repeats_and_loses_nobody() {
     pair.everybody_once();
     let through_guest = pair.worlds[GUEST].gateway.requests.len();
     assert!(through_guest > 300, "{through_guest}");
-    assert!(pair.worlds[GUEST].gateway.requests.iter().any(|r| r.device < 3_000), "and the host was its guest");
+    assert!(
+        pair.worlds[GUEST].gateway.requests.iter().any(|r| r.device < 3_000),
+        "and the host was its guest"
+    );
     assert_eq!(pair.worlds[HOST].gateway.connections().len(), 1);
     assert_eq!(pair.worlds[GUEST].gateway.connections().len(), 0);
 }

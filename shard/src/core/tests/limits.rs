@@ -67,7 +67,8 @@ fn the_next_alert_begins_beside_one_that_fills_its_part_of_the_line() {
         0..3_000 => Reply::Refuse(429, "TooManyRequests"),
         _ => Reply::Accept,
     });
-    let mut world = World::with_config(gateway, CoreConfig { single: true, cores: 128, seed: 1 }, 2);
+    let mut world =
+        World::with_config(gateway, CoreConfig { single: true, cores: 128, seed: 1 }, 2);
     world.populate(0..3_000);
     world.start(1, HOUR);
     world.run(Time(30 * SECOND));
@@ -97,11 +98,15 @@ fn the_next_alert_begins_with_the_reserve_of_the_slice() {
     // The slice may just be collecting for the first, 20 ms, and gives what has come in meanwhile to either.
     world.run_for(Duration::from_millis(25));
     let begun = world.gateway.requests.len() - first;
-    assert!((62..=62 + 2 * 20).contains(&begun), "a sixteenth of a second at once, and no more: {begun}");
+    assert!(
+        (62..=62 + 2 * 20).contains(&begun),
+        "a sixteenth of a second at once, and no more: {begun}"
+    );
     world.run_for(second);
     let (one, two) = (world.totals(1).handed - first as u64, world.totals(2).handed);
     assert!(two >= one && two - one <= 120, "then both alike: {one} and {two}");
-    let in_it = world.gateway.requests.iter().filter(|r| r.at >= began && r.at < began + second).count();
+    let in_it =
+        world.gateway.requests.iter().filter(|r| r.at >= began && r.at < began + second).count();
     assert!(in_it <= 1_000 + 62 + 2 * 20, "{in_it}");
 }
 

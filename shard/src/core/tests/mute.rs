@@ -59,7 +59,8 @@ fn settings(bad: (u16, u32), good: (u16, u32), words: &str) {
     world.gateway.say_settings(&[good]);
     let sane = world.now;
     world.run_for(BACK);
-    let first = world.gateway.requests.iter().map(|r| r.at).find(|at| *at >= sane).unwrap_or(Time::NEVER);
+    let first =
+        world.gateway.requests.iter().map(|r| r.at).find(|at| *at >= sane).unwrap_or(Time::NEVER);
     assert!(first.since(sane) <= BACK, "{:?}", first.since(sane));
     world.run_for(Duration::from_secs(20));
     assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
@@ -69,12 +70,20 @@ fn settings(bad: (u16, u32), good: (u16, u32), words: &str) {
 
 #[test]
 fn no_stream_for_ever() {
-    settings((MAX_CONCURRENT_STREAMS, 0), (MAX_CONCURRENT_STREAMS, 100), "SETTINGS_MAX_CONCURRENT_STREAMS 0");
+    settings(
+        (MAX_CONCURRENT_STREAMS, 0),
+        (MAX_CONCURRENT_STREAMS, 100),
+        "SETTINGS_MAX_CONCURRENT_STREAMS 0",
+    );
 }
 
 #[test]
 fn header_lists_smaller_than_a_push() {
-    settings((MAX_HEADER_LIST_SIZE, 300), (MAX_HEADER_LIST_SIZE, 8_000), "SETTINGS_MAX_HEADER_LIST_SIZE 300");
+    settings(
+        (MAX_HEADER_LIST_SIZE, 300),
+        (MAX_HEADER_LIST_SIZE, 8_000),
+        "SETTINGS_MAX_HEADER_LIST_SIZE 300",
+    );
 }
 
 #[test]
@@ -86,7 +95,11 @@ fn no_window_for_ever() {
     world.run_for(Duration::from_secs(120));
     assert_eq!(accepted(&world), 7_000, "another connection has another window");
     assert!(world.attempts.len() >= 4, "{}", world.attempts.len());
-    assert!(world.said.details.iter().any(|words| words.contains("no window")), "{:?}", world.said.details);
+    assert!(
+        world.said.details.iter().any(|words| words.contains("no window")),
+        "{:?}",
+        world.said.details
+    );
     // The last request of each connection was cut in two and had to run into its deadline.
     assert!(world.last(1).unanswered_requests <= 6, "{}", world.last(1).unanswered_requests);
 }
@@ -95,10 +108,11 @@ fn no_window_for_ever() {
 #[test]
 fn a_connection_that_talks_and_never_answers() {
     let mut dead = None;
-    let gateway = Gateway::new(100, move |request, _| match *dead.get_or_insert(request.connection) {
-        dead if dead == request.connection && request.at > Time(2 * SECOND) => Reply::Silence,
-        _ => Reply::Accept,
-    });
+    let gateway =
+        Gateway::new(100, move |request, _| match *dead.get_or_insert(request.connection) {
+            dead if dead == request.connection && request.at > Time(2 * SECOND) => Reply::Silence,
+            _ => Reply::Accept,
+        });
     let mut world = world(gateway, 5_000, 2);
     world.grant(1, Time::NEVER, Some(Rate { per_second: 100.0, burst: 20.0 }));
     let attempts = world.attempts.len();
@@ -110,7 +124,10 @@ fn a_connection_that_talks_and_never_answers() {
     let first = world.gateway.requests[0].connection;
     let last = world.gateway.requests.iter().rfind(|r| r.connection == first).unwrap().at;
     assert!(last < Time(24 * SECOND), "two deadlines, and no more: {last:?}");
-    assert!(world.said.health.iter().all(|health| *health == LaneHealth::Ready), "the other was well all the time");
+    assert!(
+        world.said.health.iter().all(|health| *health == LaneHealth::Ready),
+        "the other was well all the time"
+    );
     world.run_for(Duration::from_secs(60));
     assert_eq!(accepted(&world), 5_000);
 }

@@ -17,7 +17,11 @@ fn bound(single: bool) -> World {
     let mut world = World::with(Gateway::new(100, |_, _| Reply::Accept), single, 2);
     world.add_fcm(2);
     world.populate_both(0..3_000);
-    world.tell(Command::Slice { lane: FCM, until: Time::NEVER, rate: Some(Rate { per_second: 20.0, burst: 20.0 }) });
+    world.tell(Command::Slice {
+        lane: FCM,
+        until: Time::NEVER,
+        rate: Some(Rate { per_second: 20.0, burst: 20.0 }),
+    });
     world
 }
 
@@ -61,7 +65,10 @@ fn bands_open_for_each_lane_by_itself() {
         }
         if apns_done.is_none() && world.requests_of(Platform::Apns).len() == 1_500 {
             apns_done = Some(world.now);
-            assert!(bands(&world, Platform::Fcm).iter().all(|band| *band == 0), "the other has just begun");
+            assert!(
+                bands(&world, Platform::Fcm).iter().all(|band| *band == 0),
+                "the other has just begun"
+            );
         }
     }
     assert!(apns_done.is_some_and(|at| at < Time(3 * SECOND)), "{apns_done:?}");
@@ -80,7 +87,10 @@ fn a_band_stays_shut_for_the_lane_that_nobody_opened_it_for() {
     world.tell(Command::OpenBands { wave: WaveId(1), lane: FCM, bands: 3 });
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.last(1).bands_walked, [(LANE, 1), (FCM, 3)]);
-    assert_eq!((world.requests_of(Platform::Apns).len(), world.requests_of(Platform::Fcm).len()), (500, 1_500));
+    assert_eq!(
+        (world.requests_of(Platform::Apns).len(), world.requests_of(Platform::Fcm).len()),
+        (500, 1_500)
+    );
 }
 
 #[test]

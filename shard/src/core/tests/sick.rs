@@ -36,7 +36,9 @@ fn beside(flood: Option<&Flood>) -> (usize, Duration, usize) {
     world.populate_both(0..600);
     let rate = Some(Rate { per_second: 1_000.0, burst: 50.0 });
     world.tell(Command::Slice { lane: FCM, until: Time::NEVER, rate });
-    let again = flood.filter(|flood| !flood.again.is_empty()).map(|f| f.again.repeat(READ_BUDGET / f.again.len()));
+    let again = flood
+        .filter(|flood| !flood.again.is_empty())
+        .map(|f| f.again.repeat(READ_BUDGET / f.again.len()));
     let (began, mut turns, mut heard, mut flooded) = (world.now, 0, 0, BTreeSet::new());
     world.start_both(1, HOUR);
     while world.requests_of(Platform::Fcm).len() < 300 {

@@ -74,7 +74,10 @@ fn a_cancel_holds_though_a_socket_takes_nothing() {
     world.run_for(Duration::from_secs(30));
     assert_eq!(world.totals(2).outcomes[Outcome::Accepted as usize], 2_000);
     assert_eq!(world.totals(1).open(), 0);
-    assert!(ended(&world, Outcome::Unknown) > 0, "encoded and lost with the connection: it may have gone out");
+    assert!(
+        ended(&world, Outcome::Unknown) > 0,
+        "encoded and lost with the connection: it may have gone out"
+    );
     assert!(world.said.reports.iter().any(|r| r.wave == WaveId(1) && r.ended));
 }
 
@@ -101,12 +104,13 @@ fn what_is_in_flight_at_a_cancel_may_still_be_answered_until_its_deadline() {
 
 #[test]
 fn those_who_wait_at_a_cancel_are_expired_or_unknown() {
-    let mut world = World::new(Gateway::new(100, |request, tries| match (request.device % 10, tries) {
-        (1, _) => Reply::Refuse(429, "TooManyRequests"),
-        (2, 1) => Reply::Silence,
-        (2, _) => Reply::Refuse(429, "TooManyRequests"),
-        _ => Reply::Accept,
-    }));
+    let mut world =
+        World::new(Gateway::new(100, |request, tries| match (request.device % 10, tries) {
+            (1, _) => Reply::Refuse(429, "TooManyRequests"),
+            (2, 1) => Reply::Silence,
+            (2, _) => Reply::Refuse(429, "TooManyRequests"),
+            _ => Reply::Accept,
+        }));
     world.populate(0..100);
     world.start(1, HOUR);
     world.run_for(Duration::from_secs(60));
@@ -156,8 +160,12 @@ fn a_cancel_may_come_before_its_wave() {
 fn a_lower_epoch_is_not_obeyed() {
     let mut world = World::new(Gateway::new(100, |_, _| Reply::Accept));
     world.populate(0..100);
-    let spec =
-        |epoch| Command::Wave(Arc::new(crate::command::WaveSpec { epoch: Epoch(epoch), ..wave_spec(1, HOUR, 1) }));
+    let spec = |epoch| {
+        Command::Wave(Arc::new(crate::command::WaveSpec {
+            epoch: Epoch(epoch),
+            ..wave_spec(1, HOUR, 1)
+        }))
+    };
     world.tell(spec(3));
     world.tell(cancel(1));
     world.tell(spec(2));
@@ -176,8 +184,9 @@ fn who_was_handed_over_before_is_not_pushed_again() {
     world.tell(Command::Wave(Arc::new(spec)));
     world.grant(1, Time::NEVER, None);
     world.run_for(Duration::from_secs(1));
-    let others =
-        (0..400).filter(|n| clarion_proto::ids::partition_of(super::world::device(*n), PARTITIONS) != PartitionId(2));
+    let others = (0..400).filter(|n| {
+        clarion_proto::ids::partition_of(super::world::device(*n), PARTITIONS) != PartitionId(2)
+    });
     assert_eq!(world.requests_by_device().len(), others.count());
 }
 
@@ -189,8 +198,10 @@ fn a_partition_that_goes_to_somebody_else_is_walked_no_further() {
     world.grant(1, Time::NEVER, SLOWLY);
     world.run_for(Duration::from_millis(300));
     world.tell(Command::Own((0..PARTITIONS - 1).map(PartitionId).collect()));
-    let gone =
-        |n: u32| clarion_proto::ids::partition_of(super::world::device(n), PARTITIONS) == PartitionId(PARTITIONS - 1);
+    let gone = |n: u32| {
+        clarion_proto::ids::partition_of(super::world::device(n), PARTITIONS)
+            == PartitionId(PARTITIONS - 1)
+    };
     let before = world.gateway.requests.iter().filter(|r| gone(r.device)).count();
     world.run_for(Duration::from_secs(10));
     assert_eq!(world.gateway.requests.iter().filter(|r| gone(r.device)).count(), before);

@@ -43,7 +43,8 @@ fn comes_back(world: &mut World, storm: &str) {
 fn comes_back_within(world: &mut World, back: Duration, storm: &str) {
     let (end, attempts) = (world.now, world.attempts.len());
     world.run_for(back + WHOLE);
-    let first = world.gateway.requests.iter().map(|r| r.at).find(|at| *at >= end).unwrap_or(Time::NEVER);
+    let first =
+        world.gateway.requests.iter().map(|r| r.at).find(|at| *at >= end).unwrap_or(Time::NEVER);
     assert!(first.since(end) <= back, "{storm}: back after {:?}", first.since(end));
     let since = world.attempts.len() - attempts;
     assert_eq!(world.gateway.connections().len(), CONNECTIONS, "{storm}: {since} attempts since");
@@ -66,7 +67,9 @@ fn again_and_again(world: &mut World, mut what: impl FnMut(&mut World)) {
 
 #[test]
 fn after_goaways_in_order_and_out_of_order() {
-    for (code, words) in [(0, ""), (0, "{\"reason\":\"Shutdown\"}"), (11, "too_many_pings"), (7, "")] {
+    for (code, words) in
+        [(0, ""), (0, "{\"reason\":\"Shutdown\"}"), (11, "too_many_pings"), (7, "")]
+    {
         let mut world = world();
         again_and_again(&mut world, |world| {
             for id in world.gateway.connections() {
@@ -97,7 +100,11 @@ fn after_a_minute_and_ten_of_refusing_everybody() {
         assert!(tries as u64 >= seconds / 5, "it goes on trying: {tries}");
         world.refusing = false;
         comes_back(&mut world, "refused");
-        assert!(world.said.details.contains(&"no connection: refused".to_owned()), "{:?}", world.said.details);
+        assert!(
+            world.said.details.contains(&"no connection: refused".to_owned()),
+            "{:?}",
+            world.said.details
+        );
     }
 }
 
@@ -121,7 +128,10 @@ fn after_handshakes_that_take_too_long() {
         world.break_connections();
         world.run_for(Duration::from_secs(12));
         if takes == 3 {
-            assert!(world.gateway.connections().len() == CONNECTIONS, "slow, and they come to stand all the same");
+            assert!(
+                world.gateway.connections().len() == CONNECTIONS,
+                "slow, and they come to stand all the same"
+            );
         }
         world.handshake = 60 * MS;
         // The last of the slow ones has to be late first.

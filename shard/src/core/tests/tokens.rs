@@ -37,7 +37,9 @@ fn with(world: &World, token: &str) -> Vec<Request> {
 }
 
 fn of_another_key(token: &str) -> Command {
-    let Command::ProviderToken { lane, authorization, signer } = provider_token(token) else { unreachable!() };
+    let Command::ProviderToken { lane, authorization, signer } = provider_token(token) else {
+        unreachable!()
+    };
     Command::ProviderToken { lane, authorization, signer: signer + 1 }
 }
 
@@ -59,7 +61,11 @@ fn a_new_one_is_tried_by_one_request_while_the_others_go_on() {
     let meanwhile = old.iter().filter(|r| r.at >= told && r.at < known).count();
     assert!(meanwhile >= 20, "{meanwhile}");
     assert!(old.iter().all(|r| r.at <= known));
-    assert_eq!(new.iter().map(|r| r.connection).collect::<BTreeSet<_>>().len(), 3, "then on all of them");
+    assert_eq!(
+        new.iter().map(|r| r.connection).collect::<BTreeSet<_>>().len(),
+        3,
+        "then on all of them"
+    );
     assert_eq!(world.attempts.len(), attempts, "which stay");
     all_were_pushed_once(&world);
     assert!(world.requests_by_device().values().all(|n| *n == 1));
@@ -102,7 +108,11 @@ fn one_that_is_refused_is_tried_by_single_requests_and_the_former_goes_on() {
     world.tell(provider_token("bearer two"));
     world.run_for(Duration::from_secs(20));
     let tries: Vec<Time> = with(&world, "bearer two").iter().map(|r| r.at).collect();
-    assert!((1..=10).contains(&tries.len()), "tried again seldom while the former goes on: {}", tries.len());
+    assert!(
+        (1..=10).contains(&tries.len()),
+        "tried again seldom while the former goes on: {}",
+        tries.len()
+    );
     assert!(tries.windows(2).all(|w| w[1].since(w[0]) >= Duration::from_secs(1)), "one at a time");
     assert!(world.said.health.contains(&LaneHealth::Credential), "an alarm all the same");
     assert!(world.said.details.contains(&"InvalidProviderToken".to_owned()));
@@ -124,10 +134,11 @@ fn one_that_is_refused_is_tried_by_single_requests_and_the_former_goes_on() {
 
 #[test]
 fn fcm_goes_on_with_the_former_on_the_same_connections() {
-    let mut world = World::new(Gateway::new(100, |request, _| match request.authorization.as_str() {
-        "Bearer two" => Reply::Fcm(401, "", None),
-        _ => Reply::Accept,
-    }));
+    let mut world =
+        World::new(Gateway::new(100, |request, _| match request.authorization.as_str() {
+            "Bearer two" => Reply::Fcm(401, "", None),
+            _ => Reply::Accept,
+        }));
     world.add_fcm(1);
     world.populate_both(0..2_000);
     world.start_both(1, HOUR);
@@ -157,7 +168,10 @@ fn a_change_that_the_gateway_minds_waits_and_nobody_else_does() {
     all_were_pushed_once(&world);
     let meanwhile = with(&world, "bearer one").iter().filter(|r| r.at > Time(2 * SECOND)).count();
     assert!(meanwhile > 1_500, "the accepted one goes on: {meanwhile}");
-    assert!(world.said.details.contains(&"TooManyProviderTokenUpdates".to_owned()), "and somebody is told");
+    assert!(
+        world.said.details.contains(&"TooManyProviderTokenUpdates".to_owned()),
+        "and somebody is told"
+    );
     assert!(!world.said.health.contains(&LaneHealth::Credential), "the key is not in question");
     world.start(2, HOUR);
     world.grant(2, Time::NEVER, Some(Rate { per_second: 100.0, burst: 10.0 }));
@@ -184,7 +198,11 @@ fn one_host_that_calls_it_expired_costs_its_connections_and_no_more() {
     });
     world.run_for(Duration::from_secs(20));
     all_were_pushed_once(&world);
-    assert!(world.said.health.iter().all(|health| *health == LaneHealth::Ready), "{:?}", world.said.health);
+    assert!(
+        world.said.health.iter().all(|health| *health == LaneHealth::Ready),
+        "{:?}",
+        world.said.health
+    );
     let again: usize = world.requests_by_device().values().map(|n| n - 1).sum();
     assert!(
         (1..=150).contains(&again),
@@ -204,15 +222,24 @@ fn all_that_call_it_expired_are_asked_again_until_they_do_not() {
     });
     world.run(to);
     assert_eq!(world.said.health.last(), Some(&LaneHealth::Credential));
-    assert_eq!(world.said.health.iter().filter(|h| **h == LaneHealth::Credential).count(), 1, "one alarm");
+    assert_eq!(
+        world.said.health.iter().filter(|h| **h == LaneHealth::Credential).count(),
+        1,
+        "one alarm"
+    );
     // A row is full with what was in flight and the first requests of a few new connections.
-    let told =
-        world.said.states.iter().find(|(_, at, news)| *at >= from && news.health == LaneHealth::Credential).unwrap();
+    let told = world
+        .said
+        .states
+        .iter()
+        .find(|(_, at, news)| *at >= from && news.health == LaneHealth::Credential)
+        .unwrap();
     assert!(told.1.since(from) < Duration::from_secs(2), "{:?}", told.1.since(from));
     let refused = world.gateway.requests.iter().filter(|r| r.at >= from && r.at < told.1).count();
     assert!(refused <= 2 * 32 + 100, "{refused}");
     let settled = from + Duration::from_secs(40);
-    let asked: Vec<Time> = world.gateway.requests.iter().map(|r| r.at).filter(|at| *at >= settled).collect();
+    let asked: Vec<Time> =
+        world.gateway.requests.iter().map(|r| r.at).filter(|at| *at >= settled).collect();
     assert!((40..=160).contains(&asked.len()), "{}", asked.len());
     assert!(asked.windows(2).all(|w| w[1].since(w[0]) >= LATENCY), "one at a time");
     world.attempts_are_bounded(3);
@@ -257,7 +284,8 @@ fn another_key_is_tried_over_a_connection_of_its_own() {
     assert_eq!(new.iter().filter(|r| r.at < known).count(), 1, "one probe");
     let old = with(&world, "bearer one");
     assert!(old.iter().filter(|r| r.at >= told && r.at < known).count() >= 20);
-    let connections = |requests: &[Request]| requests.iter().map(|r| r.connection).collect::<BTreeSet<_>>();
+    let connections =
+        |requests: &[Request]| requests.iter().map(|r| r.connection).collect::<BTreeSet<_>>();
     assert!(connections(&new).is_disjoint(&connections(&old)), "no connection sees both keys");
     assert_eq!(world.attempts.len(), attempts + 3, "each of the three was replaced once");
     all_were_pushed_once(&world);
@@ -283,7 +311,10 @@ fn a_wrong_key_costs_a_connection_and_the_former_goes_on() {
 #[test]
 fn the_same_token_again_disturbs_nothing() {
     let mut world = world(|_, _| Reply::Accept);
-    let Command::ProviderToken { lane, authorization, signer } = provider_token("bearer one") else { unreachable!() };
+    let Command::ProviderToken { lane, authorization, signer } = provider_token("bearer one")
+    else {
+        unreachable!()
+    };
     for _ in 0..50 {
         world.tell(Command::ProviderToken { lane, authorization: authorization.clone(), signer });
         world.run_for(Duration::from_millis(100));

@@ -122,7 +122,10 @@ fn a_band_with_nobody_in_it_is_reported_as_walked() {
     world.start(1, HOUR);
     for band in 1..=3 {
         world.run_for(Duration::from_secs(1));
-        assert_eq!((world.requests_by_device().len(), &world.last(1).bands_walked), (1, &vec![(LANE, band)]));
+        assert_eq!(
+            (world.requests_by_device().len(), &world.last(1).bands_walked),
+            (1, &vec![(LANE, band)])
+        );
         assert_eq!(world.last(1).complete, band == 3);
         world.tell(Command::OpenBands { wave: WaveId(1), lane: LANE, bands: band + 1 });
     }
@@ -139,7 +142,9 @@ fn who_moves_is_pushed_once_wherever_they_were() {
         world.run_for(Duration::from_millis(100));
         // Everybody moves to another band, to and fro; all are inside at the start and at the end.
         let moved = (0..600).filter(|n| n % 12 == round % 12);
-        world.apply(moved.map(|n| change(n, u64::from(round), Change::Place(home(n + round)))).collect());
+        world.apply(
+            moved.map(|n| change(n, u64::from(round), Change::Place(home(n + round)))).collect(),
+        );
     }
     // New ones appear behind the frontier, and some leave for good before it.
     world.apply((600..650).map(|n| arrival(n, home(3 * n))).collect());
@@ -174,7 +179,12 @@ fn counting_hands_nobody_over() {
     let mut world = World::new(Gateway::new(100, |_, _| Reply::Accept));
     world.populate(0..299);
     let apps = vec![AppName::from_id("other").unwrap(), AppName::from_id("demo").unwrap()];
-    world.tell(Command::Count(Arc::new(CountSpec { id: 5, cover: cover(), apps, segments: Vec::new() })));
+    world.tell(Command::Count(Arc::new(CountSpec {
+        id: 5,
+        cover: cover(),
+        apps,
+        segments: Vec::new(),
+    })));
     world.run_for(Duration::from_secs(1));
     assert_eq!(world.said.counted, [vec![vec![0, 0, 0], vec![100, 100, 99]]]);
     assert!(world.gateway.requests.is_empty());
@@ -201,12 +211,13 @@ fn a_new_session_is_told_everything() {
 #[test]
 fn the_same_seed_tells_the_same_story() {
     let story = || {
-        let mut world = World::new(Gateway::new(50, |request, tries| match (request.device % 7, tries) {
-            (1, 1..=2) => Reply::Refuse(429, "TooManyRequests"),
-            (2, 1) => Reply::Refuse(503, "ServiceUnavailable"),
-            (3, 1) => Reply::NotProcessed,
-            _ => Reply::Accept,
-        }));
+        let mut world =
+            World::new(Gateway::new(50, |request, tries| match (request.device % 7, tries) {
+                (1, 1..=2) => Reply::Refuse(429, "TooManyRequests"),
+                (2, 1) => Reply::Refuse(503, "ServiceUnavailable"),
+                (3, 1) => Reply::NotProcessed,
+                _ => Reply::Accept,
+            }));
         world.populate(0..500);
         world.start(1, HOUR);
         world.run_for(Duration::from_secs(60));

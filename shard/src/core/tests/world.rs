@@ -18,7 +18,10 @@ use roaring::RoaringBitmap;
 
 use super::gateway::Gateway;
 use crate::{
-    command::{Command, Consequence, CoreReport, Counts, Event, LaneHealth, LaneLoad, LaneSpec, Platform, Rate},
+    command::{
+        Command, Consequence, CoreReport, Counts, Event, LaneHealth, LaneLoad, LaneSpec, Platform,
+        Rate,
+    },
     core::{ConnectionId, Core, CoreConfig, IoRequest},
     lane::{
         news::News,
@@ -117,14 +120,20 @@ impl World {
     pub(super) fn add_fcm(&mut self, connections: usize) {
         let spec = LaneSpec { id: FCM, platform: Platform::Fcm, ..lane_spec(connections) };
         let backoff = (Duration::from_secs(10), Duration::from_mins(1));
-        self.tell(Command::Lane(Arc::new(LaneSpec { backoff_min: backoff.0, backoff_max: backoff.1, ..spec })));
+        self.tell(Command::Lane(Arc::new(LaneSpec {
+            backoff_min: backoff.0,
+            backoff_max: backoff.1,
+            ..spec
+        })));
         self.tell(fcm_token("Bearer one"));
         self.tell(Command::Slice { lane: FCM, until: Time::NEVER, rate: None });
     }
 
     /// As [`Self::populate`], but those with odd numbers have the app `android`.
     pub(super) fn populate_both(&mut self, devices: std::ops::Range<u32>) {
-        self.apply(devices.map(|n| if n % 2 == 0 { arrival(n, home(n)) } else { android(n) }).collect());
+        self.apply(
+            devices.map(|n| if n % 2 == 0 { arrival(n, home(n)) } else { android(n) }).collect(),
+        );
     }
 
     /// As [`Self::start`], through both lanes.
@@ -147,8 +156,14 @@ impl World {
     /// One batch, applied.
     pub(super) fn apply(&mut self, records: Vec<Record>) {
         self.position += 1;
-        let records = records.into_iter().map(|r| (partition_of(r.device, PARTITIONS), r)).collect();
-        self.tell(Command::Apply { log: LogId(0), position: Position(self.position), appended: STARTED, records });
+        let records =
+            records.into_iter().map(|r| (partition_of(r.device, PARTITIONS), r)).collect();
+        self.tell(Command::Apply {
+            log: LogId(0),
+            position: Position(self.position),
+            appended: STARTED,
+            records,
+        });
         while !self.core.feed_ready() {
             self.step();
         }
@@ -198,7 +213,11 @@ impl World {
                     if self.refusing {
                         self.core.not_connected(connection, "refused".to_owned(), self.now);
                     } else if !self.unreachable && self.unreachable_lane != Some(lane.id) {
-                        self.shaking_hands.push_back((self.now + self.handshake, connection, lane.platform));
+                        self.shaking_hands.push_back((
+                            self.now + self.handshake,
+                            connection,
+                            lane.platform,
+                        ));
                     }
                 }
                 IoRequest::Close { connection, .. } => {
@@ -216,7 +235,8 @@ impl World {
             self.core.connected(connection, self.now);
         }
         let arrives = self.now + self.latency;
-        self.on_its_way.extend(self.gateway.take_output().into_iter().map(|(id, bytes)| (arrives, id, bytes)));
+        self.on_its_way
+            .extend(self.gateway.take_output().into_iter().map(|(id, bytes)| (arrives, id, bytes)));
         // Nothing at all: the connection is lost.
         self.on_its_way.extend(self.gateway.lost.drain(..).map(|id| (arrives, id, Vec::new())));
         while let Some((_, id, bytes)) = self.on_its_way.pop_front_if(|(at, ..)| *at <= self.now) {
@@ -275,13 +295,23 @@ impl World {
 
     pub(super) fn totals(&self, wave: u64) -> Counts {
         let mut sum = Counts::default();
-        self.said.bands.get(&WaveId(wave)).into_iter().flatten().for_each(|(_, counts)| sum.add(counts));
+        self.said
+            .bands
+            .get(&WaveId(wave))
+            .into_iter()
+            .flatten()
+            .for_each(|(_, counts)| sum.add(counts));
         sum
     }
 
     /// Why devices of a wave were not accepted at once: consequence, status, reason and how often.
     pub(super) fn reasons(&self, wave: u64) -> Vec<(Consequence, u16, String, u64)> {
-        let all = self.said.reports.iter().rev().find(|r| r.wave == WaveId(wave) && !r.reasons.is_empty());
+        let all = self
+            .said
+            .reports
+            .iter()
+            .rev()
+            .find(|r| r.wave == WaveId(wave) && !r.reasons.is_empty());
         let all = all.into_iter().flat_map(|report| &report.reasons);
         all.map(|r| (r.kind.then, r.kind.status, r.kind.reason.clone(), r.count)).collect()
     }
@@ -364,7 +394,8 @@ impl Said {
             // The next probe alone is no change of health.
             Event::LaneState { lane, at, health, detail, since, next_probe } => {
                 let same = self.states.iter().rev().find(|state| state.0 == lane);
-                if same.is_none_or(|(_, _, news)| (news.health, &news.detail) != (health, &detail)) {
+                if same.is_none_or(|(_, _, news)| (news.health, &news.detail) != (health, &detail))
+                {
                     self.health.push(health);
                     self.details.push(detail.clone());
                 }

@@ -66,7 +66,9 @@ pub(crate) fn read_head(decoder: &mut Decoder, block: &[u8]) -> Result<Head, Con
     let field = |name: &[u8], value: &[u8]| {
         head = Some(match (head, name) {
             // The first field, and the only one that begins with a colon.
-            (None, b":status") => status(value).map_or(Head::Malformed, |status| Head::Status(status, None)),
+            (None, b":status") => {
+                status(value).map_or(Head::Malformed, |status| Head::Status(status, None))
+            }
             (_, [b':', ..] | []) => Head::Malformed,
             (None, _) => Head::Trailers,
             (Some(head), _) => {
@@ -82,10 +84,18 @@ pub(crate) fn read_head(decoder: &mut Decoder, block: &[u8]) -> Result<Head, Con
             Some(Head::Status(status, _)) => Head::Status(status, retry_after.wait()),
             head => head.unwrap_or(Head::Trailers),
         }),
-        Err(HpackError::ListTooLarge) => Err(ConnectionError::calm("header list larger than announced")),
-        Err(HpackError::Truncated | HpackError::Index | HpackError::Huffman | HpackError::SizeUpdate) => {
-            Err(ConnectionError::new(super::frames::ErrorCode::COMPRESSION_ERROR, "header block cannot be decoded"))
+        Err(HpackError::ListTooLarge) => {
+            Err(ConnectionError::calm("header list larger than announced"))
         }
+        Err(
+            HpackError::Truncated
+            | HpackError::Index
+            | HpackError::Huffman
+            | HpackError::SizeUpdate,
+        ) => Err(ConnectionError::new(
+            super::frames::ErrorCode::COMPRESSION_ERROR,
+            "header block cannot be decoded",
+        )),
     }
 }
 
@@ -134,7 +144,10 @@ impl Answers {
         let number = self.free.pop().unwrap_or_else(|| {
             self.begun.push(Begun::default());
             // At most STREAMS_MAX (2^14) are open.
-            u16::try_from(self.begun.len()).ok().and_then(NonZeroU16::new).unwrap_or(NonZeroU16::MIN)
+            u16::try_from(self.begun.len())
+                .ok()
+                .and_then(NonZeroU16::new)
+                .unwrap_or(NonZeroU16::MIN)
         });
         let begun = self.get_mut(number);
         (begun.status, begun.retry_after) = (status, retry_after);

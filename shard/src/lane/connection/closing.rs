@@ -43,7 +43,8 @@ impl Connection {
             self.accepted.push_back(slot.ticket);
             return;
         }
-        let (_, body, retry_after) = slot.answer.map_or((status, &[][..], None), |number| self.answers.end(number));
+        let (_, body, retry_after) =
+            slot.answer.map_or((status, &[][..], None), |number| self.answers.end(number));
         let answer = answer::read(self.config.platform, status, body, retry_after);
         self.events.push_back(ConnectionEvent::Answer { ticket: slot.ticket, answer });
     }

@@ -50,7 +50,12 @@ struct Pending {
 
 impl SendWindows {
     pub(crate) fn new() -> Self {
-        Self { connection: WINDOW_DEFAULT, widest: WINDOW_DEFAULT, initial: WINDOW_DEFAULT, pending: VecDeque::new() }
+        Self {
+            connection: WINDOW_DEFAULT,
+            widest: WINDOW_DEFAULT,
+            initial: WINDOW_DEFAULT,
+            pending: VecDeque::new(),
+        }
     }
 
     /// How many bodies of this size may be begun. The last may be cut: then a peer that gives credit only when it sees
@@ -94,7 +99,11 @@ impl SendWindows {
     }
 
     /// Credit for the connection. `true`: a body goes on by it, now or behind the burst that is to be fetched.
-    pub(crate) fn credit(&mut self, out: &mut Vec<u8>, credit: u32) -> Result<bool, ConnectionError> {
+    pub(crate) fn credit(
+        &mut self,
+        out: &mut Vec<u8>,
+        credit: u32,
+    ) -> Result<bool, ConnectionError> {
         if credit == 0 {
             return Err(ConnectionError::protocol("WINDOW_UPDATE of zero for the connection"));
         }
@@ -113,7 +122,12 @@ impl SendWindows {
     ///
     /// # Errors
     /// That stream is in error.
-    pub(crate) fn credit_stream(&mut self, out: &mut Vec<u8>, id: u32, credit: u32) -> Result<bool, StreamError> {
+    pub(crate) fn credit_stream(
+        &mut self,
+        out: &mut Vec<u8>,
+        id: u32,
+        credit: u32,
+    ) -> Result<bool, StreamError> {
         let mut goes_on = false;
         if let Some(at) = self.find(id) {
             let pending = &mut self.pending[at];
@@ -133,7 +147,11 @@ impl SendWindows {
     }
 
     /// SETTINGS_INITIAL_WINDOW_SIZE: changes the windows of open streams by the difference, even below zero.
-    pub(crate) fn set_initial(&mut self, out: &mut Vec<u8>, size: u32) -> Result<(), ConnectionError> {
+    pub(crate) fn set_initial(
+        &mut self,
+        out: &mut Vec<u8>,
+        size: u32,
+    ) -> Result<(), ConnectionError> {
         let size = i64::from(size);
         if size > WINDOW_MAX {
             return Err(ConnectionError::flow_control("SETTINGS_INITIAL_WINDOW_SIZE above 2^31-1"));
@@ -153,7 +171,8 @@ impl SendWindows {
     /// Afterwards there is a burst to fetch, the connection's window is used up, or every cut body waits for its stream's.
     pub(crate) fn flush(&mut self, out: &mut Vec<u8>) {
         if !self.pending.is_empty() {
-            self.pending.retain_mut(|p| out.len() >= BURST_BYTES || !p.send(out, &mut self.connection));
+            self.pending
+                .retain_mut(|p| out.len() >= BURST_BYTES || !p.send(out, &mut self.connection));
             self.shrink();
         }
     }
@@ -233,7 +252,8 @@ impl Credit {
     /// The peer sent so much, padding included.
     pub(crate) fn consume(&mut self, bytes: usize) -> Result<(), ConnectionError> {
         let left = u32::try_from(bytes).ok().and_then(|bytes| self.left.checked_sub(bytes));
-        self.left = left.ok_or(ConnectionError::flow_control("more DATA than the connection window allows"))?;
+        self.left = left
+            .ok_or(ConnectionError::flow_control("more DATA than the connection window allows"))?;
         Ok(())
     }
 

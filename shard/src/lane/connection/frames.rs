@@ -77,8 +77,10 @@ impl<'a> Frame<'a> {
         if !self.has(flag::PADDED) {
             return Ok(self.payload);
         }
-        let (&padding, rest) =
-            self.payload.split_first().ok_or(ConnectionError::frame_size("padded frame without a pad length"))?;
+        let (&padding, rest) = self
+            .payload
+            .split_first()
+            .ok_or(ConnectionError::frame_size("padded frame without a pad length"))?;
         rest.len()
             .checked_sub(usize::from(padding))
             .map(|length| &rest[..length])
@@ -110,7 +112,17 @@ pub(crate) fn parse(bytes: &[u8]) -> Frame<'_> {
 pub(crate) fn header(length: usize, kind: u8, flags: u8, stream: u32) -> [u8; HEADER_BYTES] {
     debug_assert!(length <= PAYLOAD_BYTES_MAX);
     let id = stream.to_be_bytes();
-    [(length >> 16) as u8, (length >> 8) as u8, length as u8, kind, flags, id[0], id[1], id[2], id[3]]
+    [
+        (length >> 16) as u8,
+        (length >> 8) as u8,
+        length as u8,
+        kind,
+        flags,
+        id[0],
+        id[1],
+        id[2],
+        id[3],
+    ]
 }
 
 /// Appends a whole frame.

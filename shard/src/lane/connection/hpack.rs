@@ -143,7 +143,9 @@ mod tests {
     #[test]
     fn integers_of_the_specification() {
         // RFC 7541, C.1: 10 and 1337 with 5 bits, 42 with 8.
-        for (value, bits, bytes) in [(10, 5, &[10u8][..]), (1337, 5, &[31, 154, 10]), (42, 8, &[42])] {
+        for (value, bits, bytes) in
+            [(10, 5, &[10u8][..]), (1337, 5, &[31, 154, 10]), (42, 8, &[42])]
+        {
             let mut out = Vec::new();
             put_integer(&mut out, 0, bits, value);
             assert_eq!(out, bytes);

@@ -37,8 +37,10 @@ impl Patience {
         if self.left == 0 {
             self.refill(now, next_id);
         }
-        self.left =
-            self.left.checked_sub(1).ok_or(ConnectionError::calm("too many frames that no request asked for"))?;
+        self.left = self
+            .left
+            .checked_sub(1)
+            .ok_or(ConnectionError::calm("too many frames that no request asked for"))?;
         Ok(())
     }
 
@@ -47,7 +49,8 @@ impl Patience {
     fn refill(&mut self, now: Time, next_id: u32) {
         let seconds = now.since(self.at).as_secs();
         let requests = u64::from(next_id.saturating_sub(self.next_id)) / 2;
-        self.left = FULL.min(seconds.saturating_mul(PER_SECOND).saturating_add(requests * PER_REQUEST));
+        self.left =
+            FULL.min(seconds.saturating_mul(PER_SECOND).saturating_add(requests * PER_REQUEST));
         (self.at, self.next_id) = (now, next_id);
     }
 }
@@ -68,7 +71,11 @@ mod tests {
         assert_eq!(spend(&mut patience, u64::MAX, second(50), 1), 0);
         assert_eq!(spend(&mut patience, u64::MAX, second(50), 21), 10 * PER_REQUEST);
         assert_eq!(spend(&mut patience, u64::MAX, second(52), 21), 2 * PER_SECOND);
-        assert_eq!(spend(&mut patience, u64::MAX, second(1 << 30), 1 << 30), FULL, "never more than it holds");
+        assert_eq!(
+            spend(&mut patience, u64::MAX, second(1 << 30), 1 << 30),
+            FULL,
+            "never more than it holds"
+        );
     }
 
     #[test]

@@ -77,8 +77,11 @@ impl Connection {
         if self.phase != Phase::Open {
             return 0;
         }
-        let limit =
-            if self.proven { self.peer.streams_max.min(self.config.streams_max) } else { self.peer.streams_max.min(1) };
+        let limit = if self.proven {
+            self.peer.streams_max.min(self.config.streams_max)
+        } else {
+            self.peer.streams_max.min(1)
+        };
         let open = self.streams.open();
         // Events that nobody fetches hold back requests, so that their queue is at most two for each stream.
         let held = open + self.events.len() + self.accepted.len();

@@ -95,7 +95,8 @@ impl Connection {
         const WHOLE: u8 = flag::END_STREAM | flag::END_HEADERS;
         if self.reader.fast
             && frame.kind == kind::HEADERS
-            && (frame.flags == WHOLE || frame.flags == flag::END_HEADERS && self.config.platform == Platform::Fcm)
+            && (frame.flags == WHOLE
+                || frame.flags == flag::END_HEADERS && self.config.platform == Platform::Fcm)
             && frame.payload.first() == Some(&STATUS_200)
             && self.reader.block.stream == 0
         {
@@ -123,7 +124,10 @@ impl Connection {
         if !self.reader.greeted && (frame.kind != kind::SETTINGS || frame.has(flag::ACK)) {
             return Err(ConnectionError::protocol("something came before SETTINGS"));
         }
-        if !matches!(frame.kind, kind::DATA | kind::HEADERS | kind::CONTINUATION | kind::WINDOW_UPDATE) {
+        if !matches!(
+            frame.kind,
+            kind::DATA | kind::HEADERS | kind::CONTINUATION | kind::WINDOW_UPDATE
+        ) {
             self.idle_word()?;
         }
         match frame.kind {
@@ -136,7 +140,9 @@ impl Connection {
             }
             kind::RST_STREAM => self.reset(frame),
             kind::SETTINGS => self.settings(frame),
-            kind::PUSH_PROMISE => Err(ConnectionError::protocol("PUSH_PROMISE, which SETTINGS forbid")),
+            kind::PUSH_PROMISE => {
+                Err(ConnectionError::protocol("PUSH_PROMISE, which SETTINGS forbid"))
+            }
             kind::PING => self.ping(frame),
             kind::GOAWAY => self.goaway(frame),
             kind::WINDOW_UPDATE => self.window_update(frame),
@@ -150,7 +156,9 @@ impl Connection {
         self.on_used_stream(frame)?;
         let mut fragment = frame.unpadded()?;
         if frame.has(flag::PRIORITY) {
-            fragment = fragment.get(5..).ok_or(ConnectionError::frame_size("HEADERS too short for its priority"))?;
+            fragment = fragment
+                .get(5..)
+                .ok_or(ConnectionError::frame_size("HEADERS too short for its priority"))?;
         }
         let end_stream = frame.has(flag::END_STREAM);
         if frame.has(flag::END_HEADERS) {
@@ -176,7 +184,12 @@ impl Connection {
     }
 
     /// A whole block. It is decoded even if nobody waits for it, as long as it may change the table.
-    fn header_block(&mut self, id: u32, end_stream: bool, block: &[u8]) -> Result<(), ConnectionError> {
+    fn header_block(
+        &mut self,
+        id: u32,
+        end_stream: bool,
+        block: &[u8],
+    ) -> Result<(), ConnectionError> {
         let head = read_head(&mut self.reader.decoder, block)?;
         self.reader.fast = self.reader.decoder.is_stateless() && !self.reader.never_fast;
         let Some(slot) = self.streams.get_mut(id) else { return self.idle_word() };
@@ -206,7 +219,8 @@ impl Connection {
             self.malformed(frame.stream);
             return Ok(());
         };
-        slot.body_bytes = slot.body_bytes.saturating_add(u16::try_from(data.len()).unwrap_or(u16::MAX));
+        slot.body_bytes =
+            slot.body_bytes.saturating_add(u16::try_from(data.len()).unwrap_or(u16::MAX));
         let body_bytes = usize::from(slot.body_bytes);
         if data.is_empty() && !frame.has(flag::END_STREAM) {
             self.idle_word()?;
@@ -248,7 +262,9 @@ impl Connection {
             return Ok(());
         }
         if !frame.payload.len().is_multiple_of(6) {
-            return Err(ConnectionError::frame_size("SETTINGS of a length that is not a multiple of 6"));
+            return Err(ConnectionError::frame_size(
+                "SETTINGS of a length that is not a multiple of 6",
+            ));
         }
         if !self.reader.greeted {
             self.reader.greeted = true;
@@ -262,12 +278,15 @@ impl Connection {
             match setting? {
                 Setting::HeaderTableSize(size) => {
                     self.peer.header_table_bytes = bytes(size);
-                    if self.encoder.size_max() != bytes(size).min(super::hpack::TABLE_SIZE_DEFAULT) {
+                    if self.encoder.size_max() != bytes(size).min(super::hpack::TABLE_SIZE_DEFAULT)
+                    {
                         self.encoder.restart(bytes(size));
                     }
                 }
                 Setting::MaxConcurrentStreams(streams) => self.peer.streams_max = bytes(streams),
-                Setting::InitialWindowSize(size) => self.windows.set_initial(&mut self.out, size)?,
+                Setting::InitialWindowSize(size) => {
+                    self.windows.set_initial(&mut self.out, size)?
+                }
                 Setting::MaxHeaderListSize(size) => self.peer.header_list_bytes_max = bytes(size),
             }
         }
@@ -302,7 +321,8 @@ impl Connection {
         } else {
             self.on_used_stream(frame)?;
             let open = self.streams.get_mut(frame.stream).is_some();
-            let of_stream = open.then(|| self.windows.credit_stream(&mut self.out, frame.stream, credit));
+            let of_stream =
+                open.then(|| self.windows.credit_stream(&mut self.out, frame.stream, credit));
             of_stream.unwrap_or(Ok(false)).unwrap_or_else(|StreamError| {
                 self.malformed(frame.stream);
                 true
@@ -337,7 +357,9 @@ impl Connection {
     fn acknowledge(&mut self, kind: u8, payload: &[u8]) -> Result<(), ConnectionError> {
         self.acknowledgements += 1;
         if self.acknowledgements > ACKNOWLEDGEMENTS_MAX {
-            return Err(ConnectionError::calm("PING and SETTINGS faster than their answers are read"));
+            return Err(ConnectionError::calm(
+                "PING and SETTINGS faster than their answers are read",
+            ));
         }
         frames::put(&mut self.out, kind, flag::ACK, 0, payload);
         Ok(())

@@ -19,9 +19,13 @@ pub(super) struct RetryAfter {
 impl RetryAfter {
     /// Hears of every field; of most, their length is all that is looked at.
     pub(super) fn field(&mut self, name: &[u8], value: &[u8]) {
-        let date = || std::str::from_utf8(value).ok().and_then(|text| httpdate::parse_http_date(text).ok());
+        let date = || {
+            std::str::from_utf8(value).ok().and_then(|text| httpdate::parse_http_date(text).ok())
+        };
         match name {
-            b"retry-after" if value.first().is_some_and(u8::is_ascii_digit) => self.seconds = seconds(value),
+            b"retry-after" if value.first().is_some_and(u8::is_ascii_digit) => {
+                self.seconds = seconds(value)
+            }
             b"retry-after" => self.at = date(),
             b"date" => self.date = date(),
             _ => {}
@@ -39,7 +43,9 @@ impl RetryAfter {
 /// Digits only. A number beyond all reason is a long wait, not none.
 fn seconds(value: &[u8]) -> Option<u64> {
     let digits = value.iter().all(u8::is_ascii_digit);
-    digits.then(|| value.iter().fold(0u64, |n, d| n.saturating_mul(10).saturating_add(u64::from(d - b'0'))))
+    digits.then(|| {
+        value.iter().fold(0u64, |n, d| n.saturating_mul(10).saturating_add(u64::from(d - b'0')))
+    })
 }
 
 #[cfg(test)]
@@ -64,7 +70,11 @@ mod tests {
         // In whatever order, and in the two forms of old.
         assert_eq!(wait(&[("retry-after", "Sunday, 06-Nov-94 08:49:47 GMT"), DATE]), Some(10));
         assert_eq!(wait(&[("retry-after", "Sun Nov  6 08:49:47 1994"), DATE]), Some(10));
-        assert_eq!(wait(&[DATE, ("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")]), Some(0), "in the past: at once");
+        assert_eq!(
+            wait(&[DATE, ("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")]),
+            Some(0),
+            "in the past: at once"
+        );
     }
 
     #[test]
@@ -79,7 +89,11 @@ mod tests {
         for value in ["", "soon", "-1", "1.5", "3 s", "Sun, 06 Nov 1994"] {
             assert_eq!(wait(&[DATE, ("retry-after", value)]), None, "{value}");
         }
-        assert_eq!(wait(&[("retry-after", "Sun, 06 Nov 1994 08:51:07 GMT")]), None, "no clock to compare with");
+        assert_eq!(
+            wait(&[("retry-after", "Sun, 06 Nov 1994 08:51:07 GMT")]),
+            None,
+            "no clock to compare with"
+        );
         assert_eq!(wait(&[DATE]), None);
     }
 

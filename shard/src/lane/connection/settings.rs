@@ -60,9 +60,9 @@ pub(crate) fn parse(payload: &[u8]) -> impl Iterator<Item = Result<Setting, Conn
                 Some(Err(ConnectionError::protocol("a server may not set SETTINGS_ENABLE_PUSH")))
             }
             // Ours are never larger than the least that a peer may set, so the value itself is of no interest.
-            id::MAX_FRAME_SIZE if !(16_384..=16_777_215).contains(&value) => {
-                Some(Err(ConnectionError::protocol("SETTINGS_MAX_FRAME_SIZE outside of 2^14 to 2^24-1")))
-            }
+            id::MAX_FRAME_SIZE if !(16_384..=16_777_215).contains(&value) => Some(Err(
+                ConnectionError::protocol("SETTINGS_MAX_FRAME_SIZE outside of 2^14 to 2^24-1"),
+            )),
             _ => None,
         }
     })

@@ -178,7 +178,9 @@ pub enum Obstacle {
     #[error("the gateway opens no window for requests")]
     Window,
     /// `SETTINGS_MAX_HEADER_LIST_SIZE`.
-    #[error("a push's header list is larger than the gateway takes (SETTINGS_MAX_HEADER_LIST_SIZE {0})")]
+    #[error(
+        "a push's header list is larger than the gateway takes (SETTINGS_MAX_HEADER_LIST_SIZE {0})"
+    )]
     HeaderList(usize),
 }
 
@@ -192,7 +194,10 @@ pub enum PushError {
     #[error("the connection takes no more requests")]
     Closing,
     /// The device's fault: no other try can succeed.
-    #[error("a token has 1 to {} bytes, with FCM printable ASCII only", clarion_proto::device::TOKEN_BYTES_MAX)]
+    #[error(
+        "a token has 1 to {} bytes, with FCM printable ASCII only",
+        clarion_proto::device::TOKEN_BYTES_MAX
+    )]
     Token,
     /// The alert's fault: no device can succeed.
     #[error("header {0} holds bytes that no header may hold")]

@@ -27,7 +27,8 @@ pub(crate) struct Slot {
     newer: u32,
 }
 
-const FREE: Slot = Slot { ticket: 0, sent: Time(0), id: 0, answer: None, body_bytes: 0, older: NONE, newer: NONE };
+const FREE: Slot =
+    Slot { ticket: 0, sent: Time(0), id: 0, answer: None, body_bytes: 0, older: NONE, newer: NONE };
 
 /// All open requests of a connection.
 #[derive(Debug)]
@@ -80,8 +81,15 @@ impl Streams {
             if self.slots[at as usize].id != 0 {
                 continue;
             }
-            self.slots[at as usize] =
-                Slot { ticket, sent, id, answer: None, body_bytes: 0, older: self.newest, newer: NONE };
+            self.slots[at as usize] = Slot {
+                ticket,
+                sent,
+                id,
+                answer: None,
+                body_bytes: 0,
+                older: self.newest,
+                newer: NONE,
+            };
             match self.newest {
                 NONE => self.oldest = at,
                 newest => self.slots[newest as usize].newer = at,

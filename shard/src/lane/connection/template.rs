@@ -75,7 +75,8 @@ impl Templates {
 
     pub(crate) fn forget(&mut self, number: u32) {
         self.all.retain(|t| t.number != number);
-        self.body_bytes_max = self.all.iter().map(|t| t.body_bytes(FCM_TOKEN_BYTES)).max().unwrap_or(0);
+        self.body_bytes_max =
+            self.all.iter().map(|t| t.body_bytes(FCM_TOKEN_BYTES)).max().unwrap_or(0);
     }
 }
 
@@ -114,22 +115,35 @@ impl Template {
         header_list_max: usize,
     ) -> Result<Self, PushError> {
         let (path, fields) = match &spec.request {
-            Request::Apns(headers) => {
-                (lane::apns::PATH.into(), lane::apns::fields(headers, authorization, authorization_indexed))
-            }
+            Request::Apns(headers) => (
+                lane::apns::PATH.into(),
+                lane::apns::fields(headers, authorization, authorization_indexed),
+            ),
             Request::Fcm { project } => {
                 (lane::fcm::path(project), lane::fcm::fields(authorization, authorization_indexed))
             }
         };
-        let pseudo = [(":method", "POST"), (":scheme", "https"), (":authority", authority), (":path", &path)];
+        let pseudo = [
+            (":method", "POST"),
+            (":scheme", "https"),
+            (":authority", authority),
+            (":path", &path),
+        ];
         let all = || pseudo.iter().copied().chain(fields.iter().map(|f| (f.name, &*f.value)));
         if let Some((name, _)) = all().find(|(_, value)| !is_field_value(value)) {
             return Err(PushError::Header(name));
         }
-        let header_list_bytes = all().map(|(name, value)| hpack::entry_size(name, value.len())).sum();
+        let header_list_bytes =
+            all().map(|(name, value)| hpack::entry_size(name, value.len())).sum();
         let version = encoder.version();
-        let request = Parts { pseudo: &pseudo, fields: &fields, body: &spec.body, after: &spec.body_after_token };
-        let mut template = Self { number, version: 0, header_list_bytes, form: Form::of(&spec.request) };
+        let request = Parts {
+            pseudo: &pseudo,
+            fields: &fields,
+            body: &spec.body,
+            after: &spec.body_after_token,
+        };
+        let mut template =
+            Self { number, version: 0, header_list_bytes, form: Form::of(&spec.request) };
         if template.header_list_bytes(token_bytes) > header_list_max {
             return Err(PushError::HeaderListTooLarge);
         }

@@ -18,7 +18,10 @@ impl HeaderDecoder {
     /// The kind of what is wrong, by its name in the decoder.
     pub fn decode(&mut self, block: &[u8], list_max: usize) -> Result<Fields, String> {
         let mut fields = Fields::new();
-        match self.0.decode(block, list_max, |name, value| fields.push((name.to_vec(), value.to_vec()))) {
+        match self
+            .0
+            .decode(block, list_max, |name, value| fields.push((name.to_vec(), value.to_vec())))
+        {
             Ok(()) => Ok(fields),
             Err(error) => Err(format!("{error:?}")),
         }

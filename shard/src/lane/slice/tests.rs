@@ -100,13 +100,17 @@ fn no_limit_gives_always_while_leased_and_a_limit_after_it_begins_empty() {
 fn parts_sum_up_to_the_whole_in_any_minute() {
     assert_eq!(share(100.0, 40.0, 4), Rate { per_second: 25.0, burst: 10.0 });
     // Less than a request of burst for each core: the rate pays for it.
-    for (per_second, burst, parts) in [(100.0, 1.0, 4), (1.0, 3.0, 16), (0.5, 1.0, 2), (0.1, 1.0, 4), (0.0, 0.0, 3)] {
+    for (per_second, burst, parts) in
+        [(100.0, 1.0, 4), (1.0, 3.0, 16), (0.5, 1.0, 2), (0.1, 1.0, 4), (0.0, 0.0, 3)]
+    {
         let part = share(per_second, burst, parts);
         #[allow(clippy::cast_precision_loss)]
         let parts = parts as f64;
         assert!(part.burst >= 1.0);
         let whole = burst + 60.0 * per_second;
-        assert!(part.per_second == 0.0 || parts * (part.burst + 60.0 * part.per_second) <= whole + 1e-9);
+        assert!(
+            part.per_second == 0.0 || parts * (part.burst + 60.0 * part.per_second) <= whole + 1e-9
+        );
     }
     // Less than one a minute for each core: nobody sends.
     assert_eq!(share(0.01, 1.0, 4).per_second, 0.0);

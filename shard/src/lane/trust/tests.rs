@@ -52,7 +52,9 @@ fn rng() -> Pcg64Mcg {
 
 /// Refused on connections 1 and 2 by turns.
 fn refuse(trust: &mut Trust, number: u32, times: u64, now: Time) -> Vec<Refusal> {
-    (0..times).map(|n| trust.refused(number, (Witness(1 + n % 2), true), K, now, &mut rng())).collect()
+    (0..times)
+        .map(|n| trust.refused(number, (Witness(1 + n % 2), true), K, now, &mut rng()))
+        .collect()
 }
 
 #[test]
@@ -82,7 +84,10 @@ fn refusals_of_one_connection_or_with_a_success_between_condemn_nothing() {
     let of_one = (0..100).map(|_| trust.refused(1, (Witness(1), true), K, Time(0), &mut rng()));
     assert!(of_one.collect::<Vec<_>>().iter().all(|refusal| *refusal == Refusal::OfConnection));
     assert!(!trust.is_condemned() && !trust.is_refused(Time(0)));
-    assert!(trust.is_refused(Time(0) + DOUBT_TOLD_AFTER), "but it is told when nobody was accepted for a while");
+    assert!(
+        trust.is_refused(Time(0) + DOUBT_TOLD_AFTER),
+        "but it is told when nobody was accepted for a while"
+    );
 }
 
 #[test]
@@ -105,7 +110,11 @@ fn a_condemned_one_is_tried_within_seconds_and_for_ever() {
     while tries.len() < 100 {
         let at = trust.probed_at().unwrap();
         tries.push(at);
-        assert_eq!(trust.refused(1, (Witness(tries.len() as u64), true), K, at, &mut rng), Refusal::Still, "told once");
+        assert_eq!(
+            trust.refused(1, (Witness(tries.len() as u64), true), K, at, &mut rng),
+            Refusal::Still,
+            "told once"
+        );
     }
     let apart = Duration::from_millis(500)..=5 * SECOND;
     assert!(tries.windows(2).all(|w| apart.contains(&w[1].since(w[0]))));

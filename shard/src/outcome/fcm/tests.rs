@@ -12,14 +12,19 @@ const UNSIGNED: Verdict = Verdict::Unsigned { wait: None };
 const SECONDS_7: Option<Duration> = Some(Duration::from_secs(7));
 
 fn judge(status: u16, body: &str, retry_after: Option<Duration>) -> Verdict {
-    outcome::classify(Platform::Fcm, &answer::read(Platform::Fcm, status, body.as_bytes(), retry_after))
+    outcome::classify(
+        Platform::Fcm,
+        &answer::read(Platform::Fcm, status, body.as_bytes(), retry_after),
+    )
 }
 
 /// An error with a canonical status and, unless empty, an FcmError.
 fn error(status: &str, code: &str) -> String {
     let detail = match code {
         "" => String::new(),
-        code => format!(r#"{{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"{code}"}}"#),
+        code => format!(
+            r#"{{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"{code}"}}"#
+        ),
     };
     format!(r#"{{"error":{{"code":400,"message":"m","status":"{status}","details":[{detail}]}}}}"#)
 }
@@ -36,7 +41,12 @@ fn the_table_of_the_reference() {
         (403, "PERMISSION_DENIED", "", Verdict::Credential),
         (404, "NOT_FOUND", "UNREGISTERED", Verdict::Dead { sure: true }),
         (404, "NOT_FOUND", "", Verdict::Project),
-        (429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", Verdict::LaneLater { wait: Some(QUOTA_PAUSE) }),
+        (
+            429,
+            "RESOURCE_EXHAUSTED",
+            "QUOTA_EXCEEDED",
+            Verdict::LaneLater { wait: Some(QUOTA_PAUSE) },
+        ),
         (429, "RESOURCE_EXHAUSTED", "", Verdict::LaneLater { wait: Some(QUOTA_PAUSE) }),
         (500, "INTERNAL", "INTERNAL", LANE_LATER),
         (500, "INTERNAL", "", LANE_LATER),
@@ -50,7 +60,9 @@ fn the_table_of_the_reference() {
 #[test]
 fn an_answer_without_a_word_of_its_status_says_nothing() {
     for http in [201, 302, 400, 401, 403, 404, 407, 408, 413, 418, 429, 500, 502, 503, 999] {
-        for body in ["", "<html><title>Error</title> try again in 30 seconds", "{}", r#"{"error":"x"}"#] {
+        for body in
+            ["", "<html><title>Error</title> try again in 30 seconds", "{}", r#"{"error":"x"}"#]
+        {
             assert_eq!(judge(http, body, None), UNSIGNED, "{http} {body}");
         }
     }
@@ -61,7 +73,10 @@ fn an_answer_without_a_word_of_its_status_says_nothing() {
 #[test]
 fn the_more_exact_place_counts_and_only_with_a_status_of_its_own() {
     // The code above the status.
-    assert_eq!(judge(400, &error("INVALID_ARGUMENT", "UNREGISTERED"), None), Verdict::Dead { sure: true });
+    assert_eq!(
+        judge(400, &error("INVALID_ARGUMENT", "UNREGISTERED"), None),
+        Verdict::Dead { sure: true }
+    );
     // But whoever fails is no witness: a page found somewhere must not get a token pruned.
     assert_eq!(judge(502, &error("NOT_FOUND", "UNREGISTERED"), None), UNSIGNED);
     assert_eq!(judge(500, &error("RESOURCE_EXHAUSTED", ""), None), UNSIGNED);
@@ -71,7 +86,10 @@ fn the_more_exact_place_counts_and_only_with_a_status_of_its_own() {
     assert_eq!(judge(503, &error("NOT_FOUND", "SOMETHING_NEW"), None), UNSIGNED);
     assert_eq!(judge(503, &error("SOMETHING_NEW", "SOMETHING_NEW"), None), UNSIGNED);
     assert_eq!(judge(503, &error("UNAVAILABLE", "UNSPECIFIED_ERROR"), None), LANE_LATER);
-    assert_eq!(judge(403, &error("PERMISSION_DENIED", "UNSPECIFIED_ERROR"), None), Verdict::Credential);
+    assert_eq!(
+        judge(403, &error("PERMISSION_DENIED", "UNSPECIFIED_ERROR"), None),
+        Verdict::Credential
+    );
     // New words concern one device, and never a credential.
     assert_eq!(judge(400, &error("FAILED_PRECONDITION", ""), None), Verdict::Unfamiliar);
     assert_eq!(judge(403, &error("SOMETHING_NEW", "SOMETHING_NEW"), None), UNSIGNED);
@@ -81,10 +99,16 @@ fn the_more_exact_place_counts_and_only_with_a_status_of_its_own() {
 fn what_the_gateway_asks_for_in_time_goes_before_what_is_advised() {
     let quota = error("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED");
     assert_eq!(judge(429, &quota, SECONDS_7), Verdict::LaneLater { wait: SECONDS_7 });
-    assert_eq!(judge(503, &error("UNAVAILABLE", ""), SECONDS_7), Verdict::LaneLater { wait: SECONDS_7 });
+    assert_eq!(
+        judge(503, &error("UNAVAILABLE", ""), SECONDS_7),
+        Verdict::LaneLater { wait: SECONDS_7 }
+    );
     assert_eq!(judge(502, "<", SECONDS_7), Verdict::Unsigned { wait: SECONDS_7 });
     // Nothing at all is no answer to how long.
-    assert_eq!(judge(429, &quota, Some(Duration::ZERO)), Verdict::LaneLater { wait: Some(QUOTA_PAUSE) });
+    assert_eq!(
+        judge(429, &quota, Some(Duration::ZERO)),
+        Verdict::LaneLater { wait: Some(QUOTA_PAUSE) }
+    );
 }
 
 #[test]
@@ -106,7 +130,11 @@ fn the_quota_of_a_device_is_its_own() {
         ("Device message rate exceeded", project, of_lane),
         ("Device message rate exceeded", "", of_device),
         ("DeviceMessageRateExceeded", "", of_device),
-        ("Quota exceeded for quota metric 'Send requests' and limit 'Send requests per minute'", "", of_lane),
+        (
+            "Quota exceeded for quota metric 'Send requests' and limit 'Send requests per minute'",
+            "",
+            of_lane,
+        ),
         ("m", "", of_lane),
     ] {
         assert_eq!(judge(429, &body(message, violation), None), verdict, "{message} {violation}");
@@ -118,7 +146,9 @@ fn the_quota_of_a_device_is_its_own() {
 
 #[test]
 fn a_field_that_is_not_the_token_acquits_it() {
-    for (field, token) in [("message.token", true), ("message.android.ttl", false), ("message.data", false)] {
+    for (field, token) in
+        [("message.token", true), ("message.android.ttl", false), ("message.data", false)]
+    {
         let body = format!(
             r#"{{"error":{{"status":"INVALID_ARGUMENT","details":[{{"@type":"type.googleapis.com/google.rpc.BadRequest",
                 "fieldViolations":[{{"field":"{field}","description":"x"}}]}}]}}}}"#
@@ -130,16 +160,26 @@ fn a_field_that_is_not_the_token_acquits_it() {
 #[test]
 fn every_documented_word_reads_back() {
     assert_eq!((ErrorCode::DOCUMENTED.len(), Status::DOCUMENTED.len()), (8, 7));
-    ErrorCode::DOCUMENTED.iter().for_each(|code| assert_eq!(ErrorCode::parse(code.as_str()), *code));
-    Status::DOCUMENTED.iter().for_each(|status| assert_eq!(Status::parse(status.as_str()), *status));
+    ErrorCode::DOCUMENTED
+        .iter()
+        .for_each(|code| assert_eq!(ErrorCode::parse(code.as_str()), *code));
+    Status::DOCUMENTED
+        .iter()
+        .for_each(|status| assert_eq!(Status::parse(status.as_str()), *status));
 }
 
 #[test]
 fn people_are_told_the_words_and_the_field() {
-    let reason =
-        Reason { code: Some(ErrorCode::InvalidArgument), field: Some("message.data".into()), ..Reason::default() };
+    let reason = Reason {
+        code: Some(ErrorCode::InvalidArgument),
+        field: Some("message.data".into()),
+        ..Reason::default()
+    };
     assert_eq!(reason.to_string(), "INVALID_ARGUMENT (message.data)");
-    assert_eq!(Reason { status: Some(Status::NotFound), ..Reason::default() }.to_string(), "NOT_FOUND");
+    assert_eq!(
+        Reason { status: Some(Status::NotFound), ..Reason::default() }.to_string(),
+        "NOT_FOUND"
+    );
 }
 
 proptest! {

@@ -96,8 +96,10 @@ impl Columns {
                     u16::try_from(self.profiles.len() - 1).expect("at most ROWS_PER_SECTION")
                 });
                 self.profile_numbers.extend_from_slice(&number.to_le_bytes());
-                let [token, colon] =
-                    [u16::try_from(shape.token_bytes()).unwrap_or(NONE), shape.colon().map_or(NONE, u16::from)];
+                let [token, colon] = [
+                    u16::try_from(shape.token_bytes()).unwrap_or(NONE),
+                    shape.colon().map_or(NONE, u16::from),
+                ];
                 self.shapes.extend_from_slice(&token.to_le_bytes());
                 self.shapes.extend_from_slice(&colon.to_le_bytes());
                 self.shapes.push(u8::try_from(shape.person_bytes()).unwrap_or(u8::MAX));
@@ -112,7 +114,10 @@ impl Columns {
         let mut profiles = Vec::new();
         for profile in &self.profiles {
             spell(words.app(profile.app).map(AppName::id), &mut profiles);
-            spell((profile.locale != LocaleIndex::UNKNOWN).then(|| words.locale(profile.locale)), &mut profiles);
+            spell(
+                (profile.locale != LocaleIndex::UNKNOWN).then(|| words.locale(profile.locale)),
+                &mut profiles,
+            );
             match words.segments(profile.segments) {
                 None => profiles.extend_from_slice(&NONE.to_le_bytes()),
                 Some(names) => {
@@ -147,7 +152,8 @@ impl Columns {
 
 fn spell(word: Option<&str>, to: &mut Vec<u8>) {
     // No word is that long: apps have 63 bytes, and all that a caller says is bounded where it comes in.
-    let bytes = word.and_then(|word| Some((u16::try_from(word.len()).ok().filter(|n| *n != NONE)?, word)));
+    let bytes =
+        word.and_then(|word| Some((u16::try_from(word.len()).ok().filter(|n| *n != NONE)?, word)));
     to.extend_from_slice(&bytes.map_or(NONE, |(length, _)| length).to_le_bytes());
     to.extend_from_slice(bytes.map_or("", |(_, word)| word).as_bytes());
 }
@@ -173,7 +179,8 @@ pub(super) fn read(
     let registration_versions = content.column::<5>(rows)?;
     let mut mute_versions = content.column::<5>(having(MUTE_VERSION))?.iter();
     let mut dues = content.column::<6>(rows - registered)?.iter();
-    let profiles = (0..profiles).map(|_| read_profile(&mut content, words)).collect::<Result<Vec<_>, _>>()?;
+    let profiles =
+        (0..profiles).map(|_| read_profile(&mut content, words)).collect::<Result<Vec<_>, _>>()?;
     let mut profile_numbers = content.column::<2>(registered)?.iter();
     let mut shapes = content.column::<5>(registered)?.iter();
 
@@ -186,16 +193,24 @@ pub(super) fn read(
         }
         next_ordinal = u32::from(offset) + 1;
         let has = |flag: u8| flags[row] & flag != 0;
-        let place = if has(PLACED) { Some(read_place(places.next().ok_or(short.clone())?)?) } else { None };
-        let mute_version =
-            if has(MUTE_VERSION) { version(mute_versions.next().ok_or(short.clone())?) } else { Millis40::NEVER };
+        let place =
+            if has(PLACED) { Some(read_place(places.next().ok_or(short.clone())?)?) } else { None };
+        let mute_version = if has(MUTE_VERSION) {
+            version(mute_versions.next().ok_or(short.clone())?)
+        } else {
+            Millis40::NEVER
+        };
         let registration = if has(REGISTERED) {
             let number = u16::from_le_bytes(*profile_numbers.next().ok_or(short.clone())?);
-            let profile = *profiles.get(usize::from(number)).ok_or(Problem::Content("there is no such profile"))?;
+            let profile = *profiles
+                .get(usize::from(number))
+                .ok_or(Problem::Content("there is no such profile"))?;
             let [a, b, c, d, person] = *shapes.next().ok_or(short.clone())?;
             let colon = match u16::from_le_bytes([c, d]) {
                 NONE => None,
-                colon => Some(u8::try_from(colon).map_err(|_| Problem::Content("there is no such token"))?),
+                colon => Some(
+                    u8::try_from(colon).map_err(|_| Problem::Content("there is no such token"))?,
+                ),
             };
             let shape = Shape::new(u16::from_le_bytes([a, b]).into(), colon, person.into())
                 .ok_or(Problem::Content("there is no such token"))?;
@@ -204,7 +219,8 @@ pub(super) fn read(
             let [a, b, c, d, e, f] = *dues.next().ok_or(short.clone())?;
             Err(UnixMillis(u64::from_le_bytes([a, b, c, d, e, f, 0, 0])))
         };
-        let ordinal = first.checked_add(offset.into()).ok_or(Problem::Content("there is no such ordinal"))?;
+        let ordinal =
+            first.checked_add(offset.into()).ok_or(Problem::Content("there is no such ordinal"))?;
         let entry = Entry {
             device: DeviceId(devices[row]),
             place,
@@ -221,26 +237,32 @@ pub(super) fn read(
 }
 
 fn version(b: &[u8; 5]) -> Millis40 {
-    Millis40::from_bits(u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], 0, 0, 0])).unwrap_or(Millis40::NEVER)
+    Millis40::from_bits(u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], 0, 0, 0]))
+        .unwrap_or(Millis40::NEVER)
 }
 
 /// The checksum has said already that these are the bytes that were written; this is a check of the writer, and cheap:
 /// the bits that all cells of resolution 9 share, and the base cell.
 fn read_place(index: &[u8; 8]) -> Result<Place, Problem> {
-    Cell::new(u64::from_le_bytes(*index)).map(Place::from).map_err(|_| Problem::Content("a place is no cell"))
+    Cell::new(u64::from_le_bytes(*index))
+        .map(Place::from)
+        .map_err(|_| Problem::Content("a place is no cell"))
 }
 
 fn read_profile(content: &mut Content<'_>, words: &mut Vocabulary) -> Result<Profile, Problem> {
     let app = match read_word(content)? {
         None => AppIndex::UNKNOWN,
-        Some(app) => {
-            words.intern_app(&AppName::from_id(app).map_err(|_| Problem::Content("an app has no proper name"))?)
-        }
+        Some(app) => words.intern_app(
+            &AppName::from_id(app).map_err(|_| Problem::Content("an app has no proper name"))?,
+        ),
     };
-    let locale = read_word(content)?.map_or(LocaleIndex::UNKNOWN, |locale| words.intern_locale(locale));
+    let locale =
+        read_word(content)?.map_or(LocaleIndex::UNKNOWN, |locale| words.intern_locale(locale));
     let segments = match content.u16()? {
         NONE => SegmentsIndex::UNKNOWN,
-        count if usize::from(count) > SEGMENTS_MAX => return Err(Problem::Content("a device has too many segments")),
+        count if usize::from(count) > SEGMENTS_MAX => {
+            return Err(Problem::Content("a device has too many segments"));
+        }
         count => {
             let names = (0..count).map(|_| Ok(read_word(content)?.unwrap_or_default().to_owned()));
             words.intern_segments(&names.collect::<Result<Vec<_>, Problem>>()?)

@@ -22,7 +22,9 @@ pub(super) enum Kind {
 
 impl Kind {
     fn of(byte: u8) -> Option<Self> {
-        [Self::State, Self::Resting, Self::Expiry, Self::Rows, Self::End].into_iter().find(|kind| *kind as u8 == byte)
+        [Self::State, Self::Resting, Self::Expiry, Self::Rows, Self::End]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -86,10 +88,13 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) fn read(head: &[u8; SECTION_HEAD_BYTES]) -> Result<Self, Problem> {
-        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let word =
+            |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let (content_bytes, stored_bytes) = (word(8) as usize, word(12) as usize);
         // What does not compress grows by less than this.
-        if content_bytes > SECTION_BYTES_MAX || stored_bytes > SECTION_BYTES_MAX + (SECTION_BYTES_MAX >> 8) + 64 {
+        if content_bytes > SECTION_BYTES_MAX
+            || stored_bytes > SECTION_BYTES_MAX + (SECTION_BYTES_MAX >> 8) + 64
+        {
             return Err(Problem::Content("a section is larger than any can be"));
         }
         if head[1..4] != [0; 3] {
@@ -119,7 +124,9 @@ impl Head {
             return Err(Problem::Content("a section is missing, or comes twice"));
         }
         content.resize(self.content_bytes, 0); // what was in it is overwritten, or the section is refused
-        match decompressor.decompress_to_buffer(&checked[SECTION_HEAD_BYTES..], content.as_mut_slice()) {
+        match decompressor
+            .decompress_to_buffer(&checked[SECTION_HEAD_BYTES..], content.as_mut_slice())
+        {
             Ok(bytes) if bytes == self.content_bytes => {}
             _ => return Err(Problem::Content("the content cannot be decompressed")),
         }
@@ -132,13 +139,17 @@ pub(super) struct Content<'a>(pub(super) &'a [u8]);
 
 impl<'a> Content<'a> {
     pub(super) fn take(&mut self, bytes: usize) -> Result<&'a [u8], Problem> {
-        let (taken, rest) = self.0.split_at_checked(bytes).ok_or(Problem::Content("a section is too short"))?;
+        let (taken, rest) =
+            self.0.split_at_checked(bytes).ok_or(Problem::Content("a section is too short"))?;
         self.0 = rest;
         Ok(taken)
     }
 
     /// So many items of `N` bytes.
-    pub(super) fn column<const N: usize>(&mut self, items: usize) -> Result<&'a [[u8; N]], Problem> {
+    pub(super) fn column<const N: usize>(
+        &mut self,
+        items: usize,
+    ) -> Result<&'a [[u8; N]], Problem> {
         Ok(self.take(items * N)?.as_chunks().0)
     }
 

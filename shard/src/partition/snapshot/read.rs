@@ -156,13 +156,20 @@ impl SnapshotReader {
     /// Something is missing.
     pub fn finish(mut self) -> Result<Restored, SnapshotError> {
         match self.built.take() {
-            Some(built) if self.ended => Ok(Restored { partition: built.partition, position: built.position }),
+            Some(built) if self.ended => {
+                Ok(Restored { partition: built.partition, position: built.position })
+            }
             _ => Err(self.error(Problem::Truncated)),
         }
     }
 
     /// Takes the head or one section from the front; how many bytes that were. 0: not all of it is there.
-    fn step(&mut self, bytes: &[u8], content: &mut Vec<u8>, words: &mut Vocabulary) -> Result<usize, Problem> {
+    fn step(
+        &mut self,
+        bytes: &[u8],
+        content: &mut Vec<u8>,
+        words: &mut Vocabulary,
+    ) -> Result<usize, Problem> {
         if self.ended {
             return if bytes.is_empty() { Ok(0) } else { Err(Problem::Surplus) };
         }
@@ -239,12 +246,20 @@ impl SnapshotReader {
 }
 
 impl Built {
-    fn new(id: PartitionId, page_keys_max: usize, content: &mut Content<'_>) -> Result<Self, Problem> {
+    fn new(
+        id: PartitionId,
+        page_keys_max: usize,
+        content: &mut Content<'_>,
+    ) -> Result<Self, Problem> {
         let mut partition = Partition::with_pages(id, page_keys_max);
         let position = Position(content.u64()?);
         partition.now = UnixMillis(content.u64()?);
-        let expected =
-            Expected { unused: content.u32()?, resting: content.u32()?, expiry: content.u32()?, rows: content.u32()? };
+        let expected = Expected {
+            unused: content.u32()?,
+            resting: content.u32()?,
+            expiry: content.u32()?,
+            rows: content.u32()?,
+        };
         if expected.resting.checked_add(expected.rows) != Some(expected.unused) {
             return Err(Problem::Content("the counts of ordinals do not add up"));
         }
@@ -264,10 +279,13 @@ impl Built {
     fn begin_rows(&mut self) -> Result<(), Problem> {
         let resting = mem::take(&mut self.resting);
         let Expected { unused, resting: of_resting, expiry, .. } = self.expected;
-        if resting.len() != of_resting as usize || self.partition.expiry.iter().count() != expiry as usize {
+        if resting.len() != of_resting as usize
+            || self.partition.expiry.iter().count() != expiry as usize
+        {
             return Err(Problem::Content("the queues have other lengths than announced"));
         }
-        self.partition.rows = Rows::vacant(unused, &resting).ok_or(Problem::Content("ordinals rest that cannot"))?;
+        self.partition.rows =
+            Rows::vacant(unused, &resting).ok_or(Problem::Content("ordinals rest that cannot"))?;
         Ok(())
     }
 
@@ -278,7 +296,8 @@ impl Built {
         }
         self.next_ordinal = ordinal.0 + 1;
         let mut row = Row::new(entry.device);
-        (row.place_version, row.registration_version) = (entry.place_version, entry.registration_version);
+        (row.place_version, row.registration_version) =
+            (entry.place_version, entry.registration_version);
         row.set_place(entry.place);
         row.set_muted(entry.muted);
         row.set_scheduled(entry.scheduled);
@@ -319,14 +338,19 @@ impl Built {
             return Err(Problem::Content("an ordinal rests that is somebody's"));
         }
         let mut seen = Bits::default();
-        let is_named = |ordinal| partition.rows.get(ordinal).is_some_and(Row::is_scheduled) && seen.insert(ordinal);
-        if !partition.expiry.iter().map(|(_, ordinal)| ordinal).all(is_named) || seen.len() != self.scheduled {
+        let is_named = |ordinal| {
+            partition.rows.get(ordinal).is_some_and(Row::is_scheduled) && seen.insert(ordinal)
+        };
+        if !partition.expiry.iter().map(|(_, ordinal)| ordinal).all(is_named)
+            || seen.len() != self.scheduled
+        {
             return Err(Problem::Content("the expiry queue does not fit the rows"));
         }
-        partition.index =
-            Index::of(&mem::take(&mut self.hashes), &partition.rows).ok_or(Problem::Content("a device comes twice"))?;
+        partition.index = Index::of(&mem::take(&mut self.hashes), &partition.rows)
+            .ok_or(Problem::Content("a device comes twice"))?;
         self.keys.sort_unstable();
-        partition.pages = Pages::of_sorted(partition.pages.page_keys_max(), &mem::take(&mut self.keys));
+        partition.pages =
+            Pages::of_sorted(partition.pages.page_keys_max(), &mem::take(&mut self.keys));
         Ok(())
     }
 }

@@ -51,8 +51,10 @@ fn example_log() -> Vec<(u64, Record)> {
     }
     log.push((32, record(60, START_MS + 5, Change::Registration(registration(60)))));
     let mut fcm = registration(61);
-    fcm.token =
-        clarion_proto::device::Token::new(format!("{}:APA91b{}", "x".repeat(22), "Yz-_".repeat(33)).into()).unwrap();
+    fcm.token = clarion_proto::device::Token::new(
+        format!("{}:APA91b{}", "x".repeat(22), "Yz-_".repeat(33)).into(),
+    )
+    .unwrap();
     log.push((32, record(61, START_MS + 5, Change::Arrival(fcm, cell(3)))));
     log
 }
@@ -126,13 +128,16 @@ fn nonsense_with_a_checksum_is_an_error_or_a_table() {
     let mut out = Vec::new();
     let mut writer = partition.begin_snapshot(Position(9), &mut out);
     let (mut sections, mut at) = (Vec::new(), frame::FILE_HEAD_BYTES);
-    let (mut decompressor, mut compressor) = (zstd::bulk::Decompressor::new().unwrap(), frame::compressor());
+    let (mut decompressor, mut compressor) =
+        (zstd::bulk::Decompressor::new().unwrap(), frame::compressor());
     while writer.next(&mut partition, &words, &mut out).unwrap() {}
     while at < out.len() {
         let head = frame::Head::read(out[at..].first_chunk().unwrap()).unwrap();
         let mut content = Vec::new();
         let number = u32::try_from(sections.len()).unwrap();
-        let kind = head.open(&out[at..at + head.section_bytes()], number, &mut decompressor, &mut content).unwrap();
+        let kind = head
+            .open(&out[at..at + head.section_bytes()], number, &mut decompressor, &mut content)
+            .unwrap();
         sections.push((kind, content));
         at += head.section_bytes();
     }
@@ -155,7 +160,9 @@ fn nonsense_with_a_checksum_is_an_error_or_a_table() {
                 let mut words = Vocabulary::new();
                 if let Ok(restored) = read(&bytes, &mut words) {
                     accepted += 1;
-                    let held = (0..100).filter(|n| restored.partition.pushable(Ordinal(*n)).is_some()).count() as u64;
+                    let held = (0..100)
+                        .filter(|n| restored.partition.pushable(Ordinal(*n)).is_some())
+                        .count() as u64;
                     assert!(held <= restored.partition.held().placed);
                     rest(&restored.partition);
                 }
@@ -183,9 +190,11 @@ fn errors_name_partition_section_and_offset() {
     let first = 16 + frame::Head::read(whole[16..].first_chunk().unwrap()).unwrap().section_bytes();
     let mut flipped = whole.clone();
     flipped[first + 20] ^= 1;
-    let expected = format!("snapshot of partition 77: section 1 at byte {first}: the checksum is wrong");
+    let expected =
+        format!("snapshot of partition 77: section 1 at byte {first}: the checksum is wrong");
     assert_eq!(error(&flipped).to_string(), expected);
-    let expected = format!("snapshot of partition 77: section 1 at byte {first}: the end is missing");
+    let expected =
+        format!("snapshot of partition 77: section 1 at byte {first}: the end is missing");
     assert_eq!(error(&whole[..first + 20]).to_string(), expected);
     assert_eq!(error(b"something else entirely").problem, Problem::Magic);
 }
@@ -214,7 +223,8 @@ fn too_many_changes_end_a_snapshot() {
 #[test]
 fn version_1_is_read() {
     let mut words = Vocabulary::new();
-    let restored = read(include_bytes!("../../../tests/snapshots/version-1.snapshot"), &mut words).unwrap();
+    let restored =
+        read(include_bytes!("../../../tests/snapshots/version-1.snapshot"), &mut words).unwrap();
     let (partition, example_words) = example();
     assert_eq!((restored.position, restored.partition.id()), (Position(9), PartitionId(77)));
     assert_eq!(contents(&restored.partition, &words), contents(&partition, &example_words));

@@ -6,7 +6,10 @@ use clarion_proto::ids::{DeviceId, Ordinal, Position, UnixMillis};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    super::{Partition, key::Place, profile::Profile, row::Millis40, token::Shape, vocabulary::Vocabulary},
+    super::{
+        Partition, key::Place, profile::Profile, row::Millis40, token::Shape,
+        vocabulary::Vocabulary,
+    },
     COPIES_MAX, ROWS_PER_SECTION,
     columns::Columns,
     frame::{self, Kind},
@@ -110,12 +113,25 @@ impl Partition {
     ) -> SnapshotWriter {
         let number = self.saving.as_ref().map_or(0, |saving| saving.number) + 1;
         let end = self.rows.unused();
-        self.saving =
-            Some(Box::new(Saving { number, next: 0, end, copies: BTreeMap::new(), copies_max, overrun: false }));
+        self.saving = Some(Box::new(Saving {
+            number,
+            next: 0,
+            end,
+            copies: BTreeMap::new(),
+            copies_max,
+            overrun: false,
+        }));
         let hash = Xxh3::new();
         let compressor = frame::compressor();
-        let mut writer =
-            SnapshotWriter { number, rows_per_section, section: 0, rows: 0, hash, compressor, is_done: false };
+        let mut writer = SnapshotWriter {
+            number,
+            rows_per_section,
+            section: 0,
+            rows: 0,
+            hash,
+            compressor,
+            is_done: false,
+        };
         let head = frame::file_head(self.id);
         writer.hash.update(&head);
         out.extend_from_slice(&head);
@@ -123,7 +139,8 @@ impl Partition {
         let resting: Vec<u64> = self.rows.saved_resting().collect();
         let mut expiry: Vec<_> = self.expiry.iter().collect();
         expiry.sort_unstable();
-        let count = |n: usize| u32::try_from(n).expect("at most one for each ordinal").to_le_bytes();
+        let count =
+            |n: usize| u32::try_from(n).expect("at most one for each ordinal").to_le_bytes();
         let mut state = Vec::new();
         state.extend_from_slice(&position.0.to_le_bytes());
         state.extend_from_slice(&self.now.0.to_le_bytes());
@@ -197,7 +214,9 @@ impl Partition {
 
 impl Saving {
     fn wants(&self, ordinal: Ordinal) -> bool {
-        (self.next..self.end).contains(&ordinal.0) && !self.overrun && !self.copies.contains_key(&ordinal.0)
+        (self.next..self.end).contains(&ordinal.0)
+            && !self.overrun
+            && !self.copies.contains_key(&ordinal.0)
     }
 }
 

@@ -27,7 +27,8 @@ const PAIRS: [[u8; 2]; 4_096] = {
 /// Where the colon is, if the token can be packed: exactly one colon, and base64url else.
 pub(super) fn colon_of(token: &[u8]) -> Option<u8> {
     let colon = token.iter().position(|b| *b == b':')?;
-    let packable = token.iter().enumerate().all(|(n, b)| n == colon || VALUES[usize::from(*b)] < 64);
+    let packable =
+        token.iter().enumerate().all(|(n, b)| n == colon || VALUES[usize::from(*b)] < 64);
     // A token of a colon alone would take no byte at all.
     if packable && token.len() > 1 { u8::try_from(colon).ok() } else { None }
 }
@@ -71,7 +72,8 @@ pub(super) fn unpack(packed: &[u8], colon: usize, token: &mut [u8]) {
     }
     // Three characters are left in three bytes, two in two, or one in one.
     let rest = &packed[characters / 4 * 3..];
-    let bits = rest.iter().fold(0usize, |bits, byte| bits << 8 | usize::from(*byte)) << (8 * (3 - rest.len()));
+    let bits = rest.iter().fold(0usize, |bits, byte| bits << 8 | usize::from(*byte))
+        << (8 * (3 - rest.len()));
     for (n, to) in fours.into_remainder().iter_mut().enumerate() {
         *to = CHARACTERS[bits >> (18 - 6 * n) & 63];
     }

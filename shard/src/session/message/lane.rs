@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clarion_proto::{error::InvalidField, ids::LaneId, limits::ENDPOINT_BYTES_MAX, wire::shard_v1 as wire};
+use clarion_proto::{
+    error::InvalidField, ids::LaneId, limits::ENDPOINT_BYTES_MAX, wire::shard_v1 as wire,
+};
 use rustls::RootCertStore;
 
 use super::out_of;
@@ -68,14 +70,23 @@ impl Lane {
             Ok(wire::LanePlatform::Apns) => Platform::Apns,
             Ok(wire::LanePlatform::Fcm) => Platform::Fcm,
             Ok(wire::LanePlatform::Unspecified) | Err(_) => {
-                return Err(InvalidField::new("platform", format_args!("must be APNS or FCM, is {}", lane.platform)));
+                return Err(InvalidField::new(
+                    "platform",
+                    format_args!("must be APNS or FCM, is {}", lane.platform),
+                ));
             }
         };
         let name = text(lane.name, NAME_BYTES_MAX, "name")?;
         let endpoint = text(lane.endpoint, ENDPOINT_BYTES_MAX, "endpoint")?;
-        let port = endpoint.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, p)| p.parse().ok());
+        let port = endpoint
+            .rsplit_once(':')
+            .filter(|(host, _)| !host.is_empty())
+            .and_then(|(_, p)| p.parse().ok());
         if port.is_none_or(|p: u16| p == 0) {
-            return Err(InvalidField::new("endpoint", format_args!("must be host:port, is {endpoint:?}")));
+            return Err(InvalidField::new(
+                "endpoint",
+                format_args!("must be host:port, is {endpoint:?}"),
+            ));
         }
         let server_name = text(lane.server_name, NAME_BYTES_MAX, "server_name")?;
         if rustls::pki_types::ServerName::try_from(server_name.as_str()).is_err() {
@@ -84,7 +95,8 @@ impl Lane {
                 format_args!("must be a DNS name or an IP address, is {server_name:?}"),
             ));
         }
-        let roots = clarion_runtime::roots::roots(&lane.ca_pem).map_err(|e| InvalidField::new("ca_pem", e))?;
+        let roots = clarion_runtime::roots::roots(&lane.ca_pem)
+            .map_err(|e| InvalidField::new("ca_pem", e))?;
         let limits = clarion_proto::error::required(lane.limits, "limits")?;
         let within = |e: InvalidField| e.within("limits");
         let backoff_min = ms(limits.backoff_min_ms, "backoff_min_ms").map_err(within)?;
@@ -92,7 +104,10 @@ impl Lane {
         if backoff_max < backoff_min {
             return Err(within(InvalidField::new(
                 "backoff_max_ms",
-                format_args!("must be at least backoff_min_ms {}, is {}", limits.backoff_min_ms, limits.backoff_max_ms),
+                format_args!(
+                    "must be at least backoff_min_ms {}, is {}",
+                    limits.backoff_min_ms, limits.backoff_max_ms
+                ),
             )));
         }
         let terms = Terms {
@@ -103,10 +118,16 @@ impl Lane {
             server_name,
             ca_pem: lane.ca_pem,
             live: lane.live,
-            streams_per_connection: number(limits.streams_per_connection, STREAMS_MAX, "streams_per_connection")
+            streams_per_connection: number(
+                limits.streams_per_connection,
+                STREAMS_MAX,
+                "streams_per_connection",
+            )
+            .map_err(within)?,
+            request_deadline: ms(limits.request_deadline_ms, "request_deadline_ms")
                 .map_err(within)?,
-            request_deadline: ms(limits.request_deadline_ms, "request_deadline_ms").map_err(within)?,
-            connect_deadline: ms(limits.connect_deadline_ms, "connect_deadline_ms").map_err(within)?,
+            connect_deadline: ms(limits.connect_deadline_ms, "connect_deadline_ms")
+                .map_err(within)?,
             backoff_min,
             backoff_max,
             authorization_indexed: limits.hpack_authorization_indexed,
@@ -132,7 +153,12 @@ fn number(value: u32, max: u32, field: &str) -> Result<usize, InvalidField> {
 
 fn evidence(answers: u32) -> Result<u32, InvalidField> {
     if !(EVIDENCE_MIN..=EVIDENCE_MAX).contains(&answers) {
-        return Err(out_of("evidence_answers", u64::from(EVIDENCE_MIN), u64::from(EVIDENCE_MAX), u64::from(answers)));
+        return Err(out_of(
+            "evidence_answers",
+            u64::from(EVIDENCE_MIN),
+            u64::from(EVIDENCE_MAX),
+            u64::from(answers),
+        ));
     }
     Ok(answers)
 }

@@ -79,7 +79,11 @@ impl Wave {
     }
 
     /// The wave without its bands, which became the cover.
-    pub(in crate::session) fn with_cover(wave: wire::Wave, cover: Cover, received: Time) -> Result<Self, InvalidField> {
+    pub(in crate::session) fn with_cover(
+        wave: wire::Wave,
+        cover: Cover,
+        received: Time,
+    ) -> Result<Self, InvalidField> {
         if wave.id == 0 {
             return Err(InvalidField::new("id", "must not be 0"));
         }
@@ -116,21 +120,26 @@ pub(in crate::session) fn check_bands(bands: usize) -> Result<(), InvalidField> 
 }
 
 fn shards(wire: &[wire::ShardWork]) -> Result<Vec<Shard>, InvalidField> {
-    let mut shards = Vec::with_capacity(wire.len().min(usize::from(clarion_proto::ids::PARTITIONS_MAX)));
+    let mut shards =
+        Vec::with_capacity(wire.len().min(usize::from(clarion_proto::ids::PARTITIONS_MAX)));
     for (i, s) in wire.iter().enumerate() {
         let within = |e: InvalidField| e.within(&format!("shards[{i}]"));
         let handed = if s.handed.is_empty() {
             RoaringBitmap::new()
         } else {
-            RoaringBitmap::deserialize_from(s.handed.as_slice())
-                .map_err(|e| within(InvalidField::new("handed", format_args!("is not a roaring bitmap: {e}"))))?
+            RoaringBitmap::deserialize_from(s.handed.as_slice()).map_err(|e| {
+                within(InvalidField::new("handed", format_args!("is not a roaring bitmap: {e}")))
+            })?
         };
         let partition = partition(s.partition).map_err(|e| within(e.within("partition")))?;
         shards.push(Shard { partition, start: Position(s.start_position), handed });
     }
     shards.sort_by_key(|s| s.partition);
     if let Some(pair) = shards.windows(2).find(|w| w[0].partition == w[1].partition) {
-        return Err(InvalidField::new("shards", format_args!("name partition {} twice", pair[0].partition)));
+        return Err(InvalidField::new(
+            "shards",
+            format_args!("name partition {} twice", pair[0].partition),
+        ));
     }
     Ok(shards)
 }
@@ -153,7 +162,9 @@ fn apps(wire: Vec<wire::AppMessages>) -> Result<Vec<AppSpec>, InvalidField> {
 fn app(a: wire::AppMessages) -> Result<AppSpec, InvalidField> {
     let app = AppName::from_id(&a.app).map_err(|e| e.within("app"))?;
     let request = match clarion_proto::error::required(a.request, "request")? {
-        wire::app_messages::Request::Apns(request) => Request::Apns(apns(request).map_err(|e| e.within("apns"))?),
+        wire::app_messages::Request::Apns(request) => {
+            Request::Apns(apns(request).map_err(|e| e.within("apns"))?)
+        }
         wire::app_messages::Request::Fcm(request) => fcm(request).map_err(|e| e.within("fcm"))?,
     };
     if !(1..=MESSAGES_MAX).contains(&a.messages.len()) {
@@ -167,7 +178,11 @@ fn app(a: wire::AppMessages) -> Result<AppSpec, InvalidField> {
         .map_err(|e| e.within(&format!("messages[{i}]")))?;
         // Copies: a body must not keep the whole message's buffer (megabytes of handed sets) alive for the wave.
         let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
-        Ok(MessageSpec { body: copy(&m.body), body_after_token: copy(&m.body_after_token), locale: m.locale })
+        Ok(MessageSpec {
+            body: copy(&m.body),
+            body_after_token: copy(&m.body_after_token),
+            locale: m.locale,
+        })
     });
     let messages = messages.collect::<Result<Vec<_>, InvalidField>>()?;
     Ok(AppSpec { app, lane: LaneId(a.lane), request, messages })
@@ -189,13 +204,18 @@ fn fcm_body(m: &wire::LocaleMessage) -> Result<(), InvalidField> {
         return Err(InvalidField::new("body", "must end with the quote that opens the token"));
     }
     if m.body_after_token.first() != Some(&b'"') {
-        return Err(InvalidField::new("body_after_token", "must begin with the quote that closes the token"));
+        return Err(InvalidField::new(
+            "body_after_token",
+            "must begin with the quote that closes the token",
+        ));
     }
     match m.body.len() + m.body_after_token.len() {
         ..=FCM_BODY_BYTES_MAX => Ok(()),
         n => Err(InvalidField::new(
             "body",
-            format_args!("and body_after_token must have at most {FCM_BODY_BYTES_MAX} bytes together, have {n}"),
+            format_args!(
+                "and body_after_token must have at most {FCM_BODY_BYTES_MAX} bytes together, have {n}"
+            ),
         )),
     }
 }
@@ -205,7 +225,10 @@ fn fcm(request: wire::FcmRequest) -> Result<Request, InvalidField> {
     let project = header(request.project, PROJECT_BYTES_MAX, "project")?;
     let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b':');
     if !project.bytes().all(safe) || matches!(project.as_str(), "." | "..") {
-        return Err(InvalidField::new("project", "may hold letters, digits and -._~: only, and be no dot segment"));
+        return Err(InvalidField::new(
+            "project",
+            "may hold letters, digits and -._~: only, and be no dot segment",
+        ));
     }
     Ok(Request::Fcm { project })
 }
@@ -214,7 +237,12 @@ fn apns(request: wire::ApnsRequest) -> Result<ApnsHeaders, InvalidField> {
     let priority = u8::try_from(request.priority)
         .ok()
         .filter(|p| matches!(p, 10 | 5 | 1))
-        .ok_or_else(|| InvalidField::new("priority", format_args!("must be 10, 5 or 1, is {}", request.priority)))?;
+        .ok_or_else(|| {
+            InvalidField::new(
+                "priority",
+                format_args!("must be 10, 5 or 1, is {}", request.priority),
+            )
+        })?;
     Ok(ApnsHeaders {
         topic: header(request.topic, 255, "topic")?,
         push_type: header(request.push_type, 32, "push_type")?,
@@ -227,7 +255,10 @@ fn apns(request: wire::ApnsRequest) -> Result<ApnsHeaders, InvalidField> {
 /// A header's value: printable ASCII, not empty. Anything else would break the frames of every device.
 fn header(value: String, max: usize, field: &str) -> Result<String, InvalidField> {
     if !(1..=max).contains(&value.len()) {
-        return Err(InvalidField::new(field, format_args!("must have 1 to {max} bytes, has {}", value.len())));
+        return Err(InvalidField::new(
+            field,
+            format_args!("must have 1 to {max} bytes, has {}", value.len()),
+        ));
     }
     if !value.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(InvalidField::new(field, "may hold printable ASCII without spaces only"));
@@ -255,7 +286,10 @@ pub(super) fn segments(wire: &[wire::SegmentOp]) -> Result<Vec<SegmentOp>, Inval
                 SegmentOp::Has(name.clone())
             }
             Some(Op::Segment(name)) => {
-                return Err(InvalidField::new(field(), format_args!("must have 1 to 63 bytes, has {}", name.len())));
+                return Err(InvalidField::new(
+                    field(),
+                    format_args!("must have 1 to 63 bytes, has {}", name.len()),
+                ));
             }
             Some(Op::Binary(op)) => {
                 missing += 1;
@@ -263,7 +297,10 @@ pub(super) fn segments(wire: &[wire::SegmentOp]) -> Result<Vec<SegmentOp>, Inval
                     Ok(wire::BinaryOp::And) => SegmentOp::And,
                     Ok(wire::BinaryOp::Or) => SegmentOp::Or,
                     Ok(wire::BinaryOp::Unspecified) | Err(_) => {
-                        return Err(InvalidField::new(field(), format_args!("must be AND or OR, is {op}")));
+                        return Err(InvalidField::new(
+                            field(),
+                            format_args!("must be AND or OR, is {op}"),
+                        ));
                     }
                 }
             }
@@ -272,7 +309,10 @@ pub(super) fn segments(wire: &[wire::SegmentOp]) -> Result<Vec<SegmentOp>, Inval
         });
     }
     if missing != 0 {
-        return Err(InvalidField::new("segments", format_args!("lack {missing} operands at the end")));
+        return Err(InvalidField::new(
+            "segments",
+            format_args!("lack {missing} operands at the end"),
+        ));
     }
     Ok(steps)
 }

@@ -23,9 +23,18 @@ fn ready() -> Bench {
     bench
 }
 
-fn ownership_of(log: LogIdentity, number: u64, partitions: &[u32]) -> wire::session_request::Message {
-    let wire::session_request::Message::Ownership(owned) = ownership(number, partitions) else { panic!() };
-    wire::session_request::Message::Ownership(wire::Ownership { log_identity: log.to_wire(), ..owned })
+fn ownership_of(
+    log: LogIdentity,
+    number: u64,
+    partitions: &[u32],
+) -> wire::session_request::Message {
+    let wire::session_request::Message::Ownership(owned) = ownership(number, partitions) else {
+        panic!()
+    };
+    wire::session_request::Message::Ownership(wire::Ownership {
+        log_identity: log.to_wire(),
+        ..owned
+    })
 }
 
 #[test]
@@ -45,11 +54,19 @@ fn a_second_coordinator_changes_nothing() {
 fn another_log_means_that_everything_of_the_former_goes() {
     let mut bench = ready();
     bench.say(wave(1, 1, 1, &[0, 1]));
-    let stats = HeldStats { owns: 2, positions: vec![(LogId(0), Position(500))], devices: 9, ..HeldStats::default() };
+    let stats = HeldStats {
+        owns: 2,
+        positions: vec![(LogId(0), Position(500))],
+        devices: 9,
+        ..HeldStats::default()
+    };
     bench.control.event(0, Event::Held(stats.clone()));
     bench.outputs();
     bench.control.close(bench.now);
-    assert!(matches!(bench.control.open(&opened(2, OTHER), bench.now), Err(Fenced::FormerLog { .. })));
+    assert!(matches!(
+        bench.control.open(&opened(2, OTHER), bench.now),
+        Err(Fenced::FormerLog { .. })
+    ));
     assert_eq!(readiness(&bench), Ok(()), "it may still be the former coordinator that comes back");
 
     bench.now = bench.now + 10 * SECOND;
@@ -58,9 +75,18 @@ fn another_log_means_that_everything_of_the_former_goes() {
     assert_eq!(readiness(&bench), Err(NotReady::NoPartitions));
     let outputs = bench.outputs();
     let ends = |o: &Output| matches!(o, Output::Command { command: Command::End(WaveId(1)), .. });
-    let owns_nothing = |o: &Output| matches!(o, Output::Command { command: Command::Own(p), .. } if p.is_empty());
-    assert_eq!(outputs.iter().filter(|o| ends(o)).count(), 2, "the wave of the former log ends: {outputs:?}");
-    assert_eq!(outputs.iter().filter(|o| owns_nothing(o)).count(), 2, "the cores let go of all: {outputs:?}");
+    let owns_nothing =
+        |o: &Output| matches!(o, Output::Command { command: Command::Own(p), .. } if p.is_empty());
+    assert_eq!(
+        outputs.iter().filter(|o| ends(o)).count(),
+        2,
+        "the wave of the former log ends: {outputs:?}"
+    );
+    assert_eq!(
+        outputs.iter().filter(|o| owns_nothing(o)).count(),
+        2,
+        "the cores let go of all: {outputs:?}"
+    );
     assert!(outputs.iter().any(|o| matches!(o, Output::Unfollow)));
 
     let Some(Wire::Hello(hello)) = bench.message() else { panic!() };
@@ -71,7 +97,9 @@ fn another_log_means_that_everything_of_the_former_goes() {
     bench.say(ownership_of(OTHER, 1, &[0, 1]));
     assert!(bench.refusals().is_empty());
     let outputs = bench.outputs();
-    let Some(Output::Follow { ownership, continues }) = outputs.last() else { panic!("{outputs:?}") };
+    let Some(Output::Follow { ownership, continues }) = outputs.last() else {
+        panic!("{outputs:?}")
+    };
     assert_eq!((ownership.log, continues.len()), (OTHER, 0));
     bench.now = bench.now + SECOND;
     let states = bench.messages().into_iter().filter_map(|m| match m {
@@ -144,7 +172,8 @@ fn a_node_that_drains_leaves_after_its_last_report_and_waits_for_the_answer() {
     bench.now = bench.now + 200 * MS;
     let messages = bench.messages();
     let at = |is: fn(&Wire) -> bool| messages.iter().position(is).unwrap();
-    let (report, leaving) = (at(|m| matches!(m, Wire::Report(_))), at(|m| matches!(m, Wire::Leaving(_))));
+    let (report, leaving) =
+        (at(|m| matches!(m, Wire::Report(_))), at(|m| matches!(m, Wire::Leaving(_))));
     assert!(report < leaving && leaving == messages.len() - 1, "{messages:?}");
     assert!(!bench.control.has_left());
     bench.say(wire::session_request::Message::Left(wire::Left {}));

@@ -16,12 +16,20 @@ fn connections_are_divided_over_the_cores() {
     bench.outputs();
     bench.say(lane(1));
     let commands = bench.commands();
-    let [(0, Command::Lane(first)), (1, Command::Lane(second)), ..] = &commands[..] else { panic!("{commands:?}") };
+    let [(0, Command::Lane(first)), (1, Command::Lane(second)), ..] = &commands[..] else {
+        panic!("{commands:?}")
+    };
     assert_eq!((first.connections, second.connections), (0, 1));
     let host_is = |core| move |c: &(usize, Command)| matches!(c.1, Command::Connections { host, .. } if host == core);
-    assert!(host_is(Some(1))(&commands[2]) && host_is(None)(&commands[3]), "one for both: {commands:?}");
+    assert!(
+        host_is(Some(1))(&commands[2]) && host_is(None)(&commands[3]),
+        "one for both: {commands:?}"
+    );
     for (connections, expected) in [(5, [2, 3]), (5, [0, 0]), (8, [4, 4]), (1, [0, 1])] {
-        bench.say(wire::session_request::Message::Connections(wire::Connections { lane: 1, connections }));
+        bench.say(wire::session_request::Message::Connections(wire::Connections {
+            lane: 1,
+            connections,
+        }));
         let got: Vec<_> = bench
             .commands()
             .into_iter()
@@ -37,9 +45,15 @@ fn connections_are_divided_over_the_cores() {
         assert_eq!(got, if said_again { vec![] } else { expected.to_vec() });
     }
     for connections in [0, 1_025] {
-        bench.say(wire::session_request::Message::Connections(wire::Connections { lane: 1, connections }));
+        bench.say(wire::session_request::Message::Connections(wire::Connections {
+            lane: 1,
+            connections,
+        }));
     }
-    bench.say(wire::session_request::Message::Connections(wire::Connections { lane: 9, connections: 1 }));
+    bench.say(wire::session_request::Message::Connections(wire::Connections {
+        lane: 9,
+        connections: 1,
+    }));
     assert!(bench.commands().is_empty());
     assert_eq!(bench.refusals().len(), 3);
 }
@@ -88,7 +102,8 @@ fn slices_are_divided_over_all_cores() {
     let Some(Wire::LeaseRequest(ask)) = bench.message() else { panic!() };
     let asked = bench.now;
     let slice = |lane, rate_millis_per_second, burst| {
-        let slice = wire::Slice { nonce: ask.nonce, lease_ms: 1_000, lane, rate_millis_per_second, burst };
+        let slice =
+            wire::Slice { nonce: ask.nonce, lease_ms: 1_000, lane, rate_millis_per_second, burst };
         wire::session_request::Message::Slice(slice)
     };
     bench.say(slice(1, 9_000, 30));
@@ -133,7 +148,11 @@ fn a_lane_is_as_well_as_its_worst_core() {
     assert_eq!(told(&mut bench), [], "no better, no worse");
     let other = said(&bench, LaneHealth::Credential, "why");
     bench.control.event(1, other);
-    assert_eq!(told(&mut bench), [(wire::LaneHealth::Credential, "why".to_owned())], "another reason is news");
+    assert_eq!(
+        told(&mut bench),
+        [(wire::LaneHealth::Credential, "why".to_owned())],
+        "another reason is news"
+    );
     bench.open();
     assert_eq!(told(&mut bench).len(), 1, "a new session is told how it stands");
 }
@@ -175,7 +194,10 @@ fn a_trouble_is_told_with_its_age_and_its_next_probe() {
         },
     );
     bench.now = bench.now + SECOND;
-    let told = bench.messages().into_iter().find_map(|m| if let Wire::LaneState(s) = m { Some(s) } else { None });
+    let told = bench
+        .messages()
+        .into_iter()
+        .find_map(|m| if let Wire::LaneState(s) = m { Some(s) } else { None });
     let told = told.expect("a state");
     assert_eq!((told.health(), told.troubled_for_ms), (wire::LaneHealth::Unsigned, 4_000));
     assert_eq!(told.next_probe_in_ms, Some(1_000));

@@ -25,7 +25,11 @@ fn both() -> Bench {
 
 fn fcm_app(project: &str, body: &str, after: &str) -> wire::AppMessages {
     let bytes = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-    let message = wire::LocaleMessage { locale: "en".to_owned(), body: bytes(body), body_after_token: bytes(after) };
+    let message = wire::LocaleMessage {
+        locale: "en".to_owned(),
+        body: bytes(body),
+        body_after_token: bytes(after),
+    };
     wire::AppMessages {
         app: "android".to_owned(),
         lane: FCM_LANE,
@@ -48,10 +52,15 @@ fn a_wave_over_both_platforms_is_taken() {
     let mut bench = both();
     bench.say(Say::Wave(wave_with(fcm_app("demo-1", BEFORE, AFTER))));
     let commands = bench.commands();
-    let [(0, Command::Wave(spec)), (1, Command::Wave(_))] = &commands[..] else { panic!("{commands:?}") };
+    let [(0, Command::Wave(spec)), (1, Command::Wave(_))] = &commands[..] else {
+        panic!("{commands:?}")
+    };
     assert_eq!(spec.apps[1].request, Request::Fcm { project: "demo-1".to_owned() });
     let message = &spec.apps[1].messages[0];
-    assert_eq!((&message.body[..], &message.body_after_token[..]), (BEFORE.as_bytes(), AFTER.as_bytes()));
+    assert_eq!(
+        (&message.body[..], &message.body_after_token[..]),
+        (BEFORE.as_bytes(), AFTER.as_bytes())
+    );
 }
 
 #[test]
@@ -87,17 +96,38 @@ fn what_does_not_fit_is_refused_by_its_field() {
         (apns_on_fcm, "wave.apps[0].request: is for Apns, lane 2 is Fcm"),
         (two_parts, "wave.apps[0].messages[0].body_after_token: must be 0 to 0, is 1"),
         (wave_with(nothing), "wave.apps[1].request: is required"),
-        (wave_with(fcm_app("", BEFORE, AFTER)), "wave.apps[1].fcm.project: must have 1 to 128 bytes"),
+        (
+            wave_with(fcm_app("", BEFORE, AFTER)),
+            "wave.apps[1].fcm.project: must have 1 to 128 bytes",
+        ),
         (wave_with(fcm_app("a/../b", BEFORE, AFTER)), "wave.apps[1].fcm.project: may hold letters"),
         (wave_with(fcm_app("..", BEFORE, AFTER)), "wave.apps[1].fcm.project: may hold letters"),
         (wave_with(fcm_app("a?b", BEFORE, AFTER)), "wave.apps[1].fcm.project: may hold letters"),
         (wave_with(fcm_app("a%2fb", BEFORE, AFTER)), "wave.apps[1].fcm.project: may hold letters"),
-        (wave_with(fcm_app("a b", BEFORE, AFTER)), "wave.apps[1].fcm.project: may hold printable ASCII"),
-        (wave_with(fcm_app("demo-1", "", AFTER)), "wave.apps[1].messages[0].body: must end with the quote"),
-        (wave_with(fcm_app("demo-1", "{", AFTER)), "wave.apps[1].messages[0].body: must end with the quote"),
-        (wave_with(fcm_app("demo-1", BEFORE, "")), "wave.apps[1].messages[0].body_after_token: must begin with"),
-        (wave_with(fcm_app("demo-1", BEFORE, "}")), "wave.apps[1].messages[0].body_after_token: must begin with"),
-        (wave_with(fcm_app("demo-1", &large, AFTER)), "must have at most 25600 bytes together, have 25601"),
+        (
+            wave_with(fcm_app("a b", BEFORE, AFTER)),
+            "wave.apps[1].fcm.project: may hold printable ASCII",
+        ),
+        (
+            wave_with(fcm_app("demo-1", "", AFTER)),
+            "wave.apps[1].messages[0].body: must end with the quote",
+        ),
+        (
+            wave_with(fcm_app("demo-1", "{", AFTER)),
+            "wave.apps[1].messages[0].body: must end with the quote",
+        ),
+        (
+            wave_with(fcm_app("demo-1", BEFORE, "")),
+            "wave.apps[1].messages[0].body_after_token: must begin with",
+        ),
+        (
+            wave_with(fcm_app("demo-1", BEFORE, "}")),
+            "wave.apps[1].messages[0].body_after_token: must begin with",
+        ),
+        (
+            wave_with(fcm_app("demo-1", &large, AFTER)),
+            "must have at most 25600 bytes together, have 25601",
+        ),
     ] {
         bench.say(Say::Wave(wave));
         let refusals = bench.refusals();
@@ -145,7 +175,9 @@ fn each_lane_has_its_own_gate() {
             ..Default::default()
         })),
     );
-    let told =
-        bench.messages().into_iter().find_map(|m| if let Wire::Report(r) = m { Some(r.bands_walked) } else { None });
+    let told = bench
+        .messages()
+        .into_iter()
+        .find_map(|m| if let Wire::Report(r) = m { Some(r.bands_walked) } else { None });
     assert_eq!(told, Some(1));
 }

@@ -70,7 +70,13 @@ impl Bench {
 pub(super) fn ownership(number: u64, partitions: &[u32]) -> Say {
     let partitions = partitions.to_vec();
     let log_identity = LOG.to_wire();
-    Say::Ownership(wire::Ownership { number, partition_count: 16, log_count: 16, partitions, log_identity })
+    Say::Ownership(wire::Ownership {
+        number,
+        partition_count: 16,
+        log_count: 16,
+        partitions,
+        log_identity,
+    })
 }
 
 /// What a coordinator says first.
@@ -150,7 +156,11 @@ pub(super) fn plan(id: u64, epoch: u64, ownership: u64, partitions: &[u32]) -> w
                 expiration: 1_800_000_000,
                 collapse_id: format!("a{id}"),
             })),
-            messages: vec![wire::LocaleMessage { locale: "en".to_owned(), body, ..Default::default() }],
+            messages: vec![wire::LocaleMessage {
+                locale: "en".to_owned(),
+                body,
+                ..Default::default()
+            }],
         }],
         segments: Vec::new(),
         expires_in_ms: 60_000,
@@ -163,6 +173,10 @@ fn bands() -> Vec<wire::Band> {
     let center = h3o::LatLng::new(22.54, 114.06).unwrap().to_cell(h3o::Resolution::Nine);
     let ring = |k: u32| center.grid_ring_fast(k).flatten().map(u64::from).collect();
     (0..3_u32)
-        .map(|k| wire::Band { from_meters: f64::from(k) * 1e3, to_meters: f64::from(k + 1) * 1e3, cells: ring(k) })
+        .map(|k| wire::Band {
+            from_meters: f64::from(k) * 1e3,
+            to_meters: f64::from(k + 1) * 1e3,
+            cells: ring(k),
+        })
         .collect()
 }

@@ -49,7 +49,10 @@ fn a_registration_becomes_its_record() {
     let record = checked(registered(|_| ())).expect("valid");
     let Change::Registration(registration) = record.change else { panic!("{record:?}") };
     assert_eq!(registration.token.as_bytes(), [0x00, 0xff, 0xab]);
-    assert_eq!((registration.locale.as_str(), registration.segments), ("zh-hans-cn", vec!["a".to_owned(), "b".into()]));
+    assert_eq!(
+        (registration.locale.as_str(), registration.segments),
+        ("zh-hans-cn", vec!["a".to_owned(), "b".into()])
+    );
     assert_eq!(record.observed, NOW);
 }
 
@@ -76,7 +79,10 @@ fn observations_have_a_window() {
     let (oldest, newest) = (NOW.0 - OLDER_MS_MAX, NOW.0 + AHEAD_MS_MAX);
     assert_eq!((observed(oldest), observed(newest)), (Ok(oldest), Ok(newest)));
     assert_eq!(observed(oldest - 1).expect_err("old").problem, "at most 24 h old, is 86400 s old");
-    assert_eq!(observed(newest + 1_000).expect_err("ahead").problem, "at most 60 s ahead, is 61 s ahead");
+    assert_eq!(
+        observed(newest + 1_000).expect_err("ahead").problem,
+        "at most 60 s ahead, is 61 s ahead"
+    );
 }
 
 #[test]
@@ -85,7 +91,10 @@ fn a_point_becomes_its_cell_and_a_cell_must_be_of_resolution_nine() {
     let expected = h3o::LatLng::new(22.54, 114.06).expect("valid").to_cell(Resolution::Nine);
     let record = checked(placed(place::Place::Point(point))).expect("valid");
     assert_eq!(record.change, Change::Place(Cell::from(expected)));
-    assert_eq!(checked(placed(place::Place::Cell(expected.into()))).expect("valid").change, record.change);
+    assert_eq!(
+        checked(placed(place::Place::Cell(expected.into()))).expect("valid").change,
+        record.change
+    );
     let coarse = expected.parent(Resolution::Eight).expect("coarser");
     assert_eq!(refused(placed(place::Place::Cell(coarse.into()))), "place.cell");
     assert_eq!(refused(placed(place::Place::Cell(7))), "place.cell");
@@ -105,11 +114,19 @@ fn the_field_at_fault_is_named_and_no_token_is_shown() {
     assert_eq!(refused(registered(|r| r.segments = vec!["a".into(); 17])), "registration.segments");
     assert_eq!(refused(registered(|r| r.person = "x".repeat(129))), "registration.person");
     assert_eq!(refused(wire::DeviceChange { change: None, ..registered(|_| ()) }), "change");
-    assert_eq!(refused(wire::DeviceChange { observe_time: None, ..registered(|_| ()) }), "observe_time");
-    let arrival = |registration, place| change(device_change::Change::Arrival(wire::Arrival { registration, place }));
+    assert_eq!(
+        refused(wire::DeviceChange { observe_time: None, ..registered(|_| ()) }),
+        "observe_time"
+    );
+    let arrival = |registration, place| {
+        change(device_change::Change::Arrival(wire::Arrival { registration, place }))
+    };
     assert_eq!(refused(arrival(None, None)), "arrival.registration");
     assert_eq!(refused(arrival(Some(registration()), None)), "arrival.place");
-    assert_eq!(refused(arrival(Some(registration()), Some(wire::Place { place: None }))), "arrival.place.place");
+    assert_eq!(
+        refused(arrival(Some(registration()), Some(wire::Place { place: None }))),
+        "arrival.place.place"
+    );
 }
 
 #[test]
@@ -127,7 +144,8 @@ fn a_token_of_fcm_is_taken_as_it_is_and_must_fit_into_a_string() {
     }
     let secret = "s3cret";
     for bad in ["", " ", "\"", "\\", "\u{7f}", "\n", "é", &"x".repeat(513)] {
-        let refused = checked(&format!("{}{bad}", if bad.is_empty() { "" } else { secret })).expect_err("no token");
+        let refused = checked(&format!("{}{bad}", if bad.is_empty() { "" } else { secret }))
+            .expect_err("no token");
         assert_eq!(refused.field, "registration.token");
         assert!(!refused.problem.contains(secret), "{}", refused.problem);
     }

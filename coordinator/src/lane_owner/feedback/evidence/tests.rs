@@ -22,7 +22,13 @@ fn token(n: u64) -> BadToken {
 }
 
 /// A report: so many accepted, and these called bad.
-fn report(evidence: &mut Evidence, app: &str, accepted: u64, bad: std::ops::Range<u64>, now: Moment) -> Vec<BadToken> {
+fn report(
+    evidence: &mut Evidence,
+    app: &str,
+    accepted: u64,
+    bad: std::ops::Range<u64>,
+    now: Moment,
+) -> Vec<BadToken> {
     let answers = BTreeMap::from([(of(app), Answers { accepted, bad: bad.end - bad.start })]);
     evidence.hear(&answers, bad.map(|n| (of(app), token(n))), now)
 }
@@ -51,7 +57,8 @@ fn a_small_registry_on_the_wrong_environment_loses_nobody_and_there_is_an_alarm(
     assert!(report(&mut evidence, "demo", 0, 19..900, at(20)).is_empty());
     assert_eq!(settle(&mut evidence, 3_600_000), [0; 0], "however long they wait");
     let alarms: Vec<_> = evidence.alarms().collect();
-    let alarm = Alarm { of: of("demo"), since: UnixMillis(1_000_020), withheld: 900, accepted_any: false };
+    let alarm =
+        Alarm { of: of("demo"), since: UnixMillis(1_000_020), withheld: 900, accepted_any: false };
     assert_eq!(alarms, [alarm]);
 }
 

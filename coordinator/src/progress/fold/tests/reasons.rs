@@ -3,7 +3,12 @@
 use super::*;
 use crate::progress::{AnswerOutcome as Followed, ReasonCount};
 
-fn reason(outcome: wire::AnswerOutcome, status: u32, reason: &str, count: u64) -> wire::ReasonCount {
+fn reason(
+    outcome: wire::AnswerOutcome,
+    status: u32,
+    reason: &str,
+    count: u64,
+) -> wire::ReasonCount {
     let (app, reason) = ("apps/demo".to_owned(), reason.to_owned());
     wire::ReasonCount { app, lane: 3, outcome: outcome.into(), status, reason, count }
 }
@@ -44,10 +49,15 @@ fn reasons_add_up_over_nodes_and_boots_and_the_highest_come_first() {
         (Followed::Refused, 400, "DeviceTokenNotForTopic".to_owned(), 3),
     ];
     assert_eq!(told(&mut fold), (all.to_vec(), 0));
-    let ReasonCount { of: Some((app, lane)), .. } = fold.snapshot(State::Active, None).reasons.remove(0) else {
+    let ReasonCount { of: Some((app, lane)), .. } =
+        fold.snapshot(State::Active, None).reasons.remove(0)
+    else {
         panic!("an app")
     };
-    assert_eq!((app.name().as_str(), lane.gateway.as_str(), lane.credential.as_str()), ("apps/demo", "g", "c"));
+    assert_eq!(
+        (app.name().as_str(), lane.gateway.as_str(), lane.credential.as_str()),
+        ("apps/demo", "g", "c")
+    );
 }
 
 #[test]
@@ -57,7 +67,12 @@ fn what_a_node_counted_together_has_no_app_and_foreign_apps_are_left_out() {
         app: app.to_owned(),
         ..reason(wire::AnswerOutcome::Retried, 0, "other", count)
     };
-    fold.report(&node("a"), BOOT_1, &telling(vec![of("", 9), of("apps/foreign", 5), of("no name", 5)]), seconds(2));
+    fold.report(
+        &node("a"),
+        BOOT_1,
+        &telling(vec![of("", 9), of("apps/foreign", 5), of("no name", 5)]),
+        seconds(2),
+    );
     let snapshot = fold.snapshot(State::Active, None);
     assert_eq!(snapshot.reasons.len(), 1);
     assert_eq!((snapshot.reasons[0].of.clone(), snapshot.reasons[0].count), (None, 9));
@@ -66,8 +81,10 @@ fn what_a_node_counted_together_has_no_app_and_foreign_apps_are_left_out() {
 #[test]
 fn thirty_two_reasons_are_told_and_the_rest_is_counted() {
     let mut fold = fold();
-    let many =
-        |boot: u64| (0..300).map(move |i| reason(wire::AnswerOutcome::Retried, 400, &format!("r{boot}-{i}"), i + 1));
+    let many = |boot: u64| {
+        (0..300)
+            .map(move |i| reason(wire::AnswerOutcome::Retried, 400, &format!("r{boot}-{i}"), i + 1))
+    };
     fold.report(&node("a"), BOOT_1, &telling(many(1).collect()), seconds(2));
     let (top, others) = told(&mut fold);
     assert_eq!((top.len(), top[0].3, top[31].3), (32, 256, 225), "of one node 256 are kept");

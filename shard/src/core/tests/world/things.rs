@@ -14,7 +14,8 @@ use roaring::RoaringBitmap;
 use super::{FCM, LANE, PARTITIONS, STARTED};
 use crate::{
     command::{
-        ApnsHeaders, AppSpec, Authorization, Command, LaneSpec, MessageSpec, Platform, Request, ShardSpec, WaveSpec,
+        ApnsHeaders, AppSpec, Authorization, Command, LaneSpec, MessageSpec, Platform, Request,
+        ShardSpec, WaveSpec,
     },
     wave::Cover,
 };
@@ -34,7 +35,8 @@ pub(in crate::core::tests) fn far_away() -> Cell {
 /// Rings around a place: 0 to 3, 4 to 7, 8 to 11.
 fn band_cells() -> [Vec<CellIndex>; 3] {
     let center = LatLng::new(22.54, 114.06).unwrap().to_cell(Resolution::Nine);
-    let ring = |from: u32, to: u32| (from..=to).flat_map(|k| center.grid_ring::<Vec<_>>(k)).collect();
+    let ring =
+        |from: u32, to: u32| (from..=to).flat_map(|k| center.grid_ring::<Vec<_>>(k)).collect();
     [ring(0, 3), ring(4, 7), ring(8, 11)]
 }
 
@@ -105,7 +107,9 @@ pub(in crate::core::tests) fn fcm_token(value: &str) -> Command {
 pub(in crate::core::tests) fn fcm_app() -> AppSpec {
     let message = |locale: &str, title: &str| MessageSpec {
         locale: locale.to_owned(),
-        body: Bytes::from(format!(r#"{{"message":{{"notification":{{"title":"{title}"}},"token":""#)),
+        body: Bytes::from(format!(
+            r#"{{"message":{{"notification":{{"title":"{title}"}},"token":""#
+        )),
         body_after_token: Bytes::from_static(br#""}}"#),
     };
     AppSpec {

@@ -237,7 +237,8 @@ mod tests {
             Just(b"date".to_vec()),
             proptest::collection::vec(any::<u8>(), 1..20)
         ];
-        let value = prop_oneof![Just(b"200".to_vec()), proptest::collection::vec(any::<u8>(), 0..200)];
+        let value =
+            prop_oneof![Just(b"200".to_vec()), proptest::collection::vec(any::<u8>(), 0..200)];
         proptest::collection::vec((name, value), 0..20)
     }
 

@@ -39,7 +39,13 @@ struct Entry {
 
 impl Encoder {
     pub(crate) fn new() -> Self {
-        Self { entries: Vec::new(), size: 0, size_max: TABLE_SIZE_DEFAULT, announce: false, version: 1 }
+        Self {
+            entries: Vec::new(),
+            size: 0,
+            size_max: TABLE_SIZE_DEFAULT,
+            announce: false,
+            version: 1,
+        }
     }
 
     /// Changes whenever blocks written earlier may not be repeated. Never 0.

@@ -69,9 +69,13 @@ pub(crate) fn decode(input: &[u8], out: &mut Vec<u8>) -> Result<(), BadHuffman> 
             have += 8;
         }
         // The next 32 bits, filled up with ones, as padding is.
-        let window =
-            if have >= 32 { (bits >> (have - 32)) as u32 } else { (bits << (32 - have)) as u32 | u32::MAX >> have };
-        let Some(length) = (SHORTEST..=LONGEST).find(|&l| u64::from(window) < TABLE.bounds[l]) else {
+        let window = if have >= 32 {
+            (bits >> (have - 32)) as u32
+        } else {
+            (bits << (32 - have)) as u32 | u32::MAX >> have
+        };
+        let Some(length) = (SHORTEST..=LONGEST).find(|&l| u64::from(window) < TABLE.bounds[l])
+        else {
             return Err(BadHuffman);
         };
         if length > have {
@@ -140,7 +144,10 @@ mod tests {
     fn the_examples_of_the_specification() {
         // RFC 7541, C.4.1 and C.6.1.
         for (text, bytes) in [
-            ("www.example.com", &[0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff][..]),
+            (
+                "www.example.com",
+                &[0xf1, 0xe3, 0xc2, 0xe5, 0xf2, 0x3a, 0x6b, 0xa0, 0xab, 0x90, 0xf4, 0xff][..],
+            ),
             ("302", &[0x64, 0x02]),
             ("private", &[0xae, 0xc3, 0x77, 0x1a, 0x4b]),
         ] {

@@ -33,7 +33,12 @@ impl Form {
         self.data = head.len();
         // Blocks beyond a frame go out in pieces, and then this header is not used.
         let length = (self.data - HEADER_BYTES).min(PAYLOAD_BYTES_MAX);
-        head[..HEADER_BYTES].copy_from_slice(&frames::header(length, kind::HEADERS, flag::END_HEADERS, 0));
+        head[..HEADER_BYTES].copy_from_slice(&frames::header(
+            length,
+            kind::HEADERS,
+            flag::END_HEADERS,
+            0,
+        ));
         head.extend_from_slice(&frames::header(0, kind::DATA, flag::END_STREAM, 0));
         head.extend_from_slice(request.body);
         self.head = Zeroizing::new(head.as_slice().to_vec());
@@ -49,7 +54,8 @@ impl Form {
     /// Appends a whole request: the hot path.
     pub(super) fn put(&self, out: &mut Vec<u8>, id: u32, token: &[u8]) {
         let id = id.to_be_bytes();
-        #[allow(clippy::cast_possible_truncation)] // three bytes: at most a frame, which the caller has checked
+        #[allow(clippy::cast_possible_truncation)]
+        // three bytes: at most a frame, which the caller has checked
         let [_, length @ ..] = ((self.body_bytes + token.len()) as u32).to_be_bytes();
         let (at, data) = (out.len(), out.len() + self.data);
         out.reserve(self.head.len() + token.len() + self.tail.len());

@@ -35,7 +35,11 @@ fn goaway_in_two_steps() {
     let events = talk.events();
     assert!(matches!(
         events[..],
-        [ConnectionEvent::Answer { ticket: 1, .. }, ConnectionEvent::Answer { ticket: 2, .. }, ConnectionEvent::Closed]
+        [
+            ConnectionEvent::Answer { ticket: 1, .. },
+            ConnectionEvent::Answer { ticket: 2, .. },
+            ConnectionEvent::Closed
+        ]
     ));
     assert!(talk.connection.is_closed());
     assert_eq!(talk.say(), [Seen::GoAway(0)]);
@@ -72,7 +76,10 @@ fn goaway_keeps_its_reason_and_the_rest_may_answer_until_the_drain_deadline() {
 fn goaway_without_open_requests_closes_at_once() {
     let mut talk = Talk::warm(config(), &[]);
     talk.hear(&goaway(1, 7, b"Maximum active streams violated for this endpoint."));
-    assert_eq!(talk.events(), [closing(ErrorCode::REFUSED_STREAM, Reason::None), ConnectionEvent::Closed]);
+    assert_eq!(
+        talk.events(),
+        [closing(ErrorCode::REFUSED_STREAM, Reason::None), ConnectionEvent::Closed]
+    );
     // Whatever follows is of no interest.
     talk.hear(b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff");
     assert_eq!(talk.events(), []);
@@ -96,7 +103,14 @@ fn closing_drains() {
 fn a_lost_socket_leaves_nobody_waiting() {
     let mut talk = three_open();
     // One has the head of an acceptance already: nothing else could follow. Any other head says nothing by itself.
-    talk.hear(&[status(5, "200", false), status(7, "403", false), data(7, br#"{"reason":"Invalid"#, false)].concat());
+    talk.hear(
+        &[
+            status(5, "200", false),
+            status(7, "403", false),
+            data(7, br#"{"reason":"Invalid"#, false),
+        ]
+        .concat(),
+    );
     talk.connection.drop_all();
     talk.connection.drop_all();
     let events = talk.events();
@@ -175,7 +189,10 @@ fn an_idle_connection_is_asked_whether_it_lives() {
     let due = talk.now + Duration::from_secs(60);
     talk.connection.expire(due);
     talk.connection.expire(due + config.ping_deadline);
-    assert_eq!(talk.events(), [ConnectionEvent::Closing { reason: CloseReason::Silent }, ConnectionEvent::Closed]);
+    assert_eq!(
+        talk.events(),
+        [ConnectionEvent::Closing { reason: CloseReason::Silent }, ConnectionEvent::Closed]
+    );
 }
 
 #[test]

@@ -15,7 +15,12 @@ use crate::{
     outcome::{Answer, Reason, apns},
 };
 
-fn answer(ticket: u64, status: u16, reason: impl Into<Reason>, timestamp_ms: Option<u64>) -> ConnectionEvent {
+fn answer(
+    ticket: u64,
+    status: u16,
+    reason: impl Into<Reason>,
+    timestamp_ms: Option<u64>,
+) -> ConnectionEvent {
     let answer = Answer { status, reason: reason.into(), timestamp_ms, retry_after: None };
     ConnectionEvent::Answer { ticket, answer }
 }
@@ -26,7 +31,10 @@ fn the_first_words() {
     let seen = talk.say();
     assert_eq!(
         seen,
-        [Seen::Settings(vec![(1, 0), (2, 0), (4, 16_384), (6, 8_192)]), Seen::Credit((1 << 20) - 65_535),]
+        [
+            Seen::Settings(vec![(1, 0), (2, 0), (4, 16_384), (6, 8_192)]),
+            Seen::Credit((1 << 20) - 65_535),
+        ]
     );
     assert_eq!(talk.connection.deadline(), None);
 }
@@ -43,7 +51,11 @@ fn one_stream_until_the_first_answer_then_what_settings_allow() {
     assert_eq!(talk.push(2), Err(PushError::Full));
     assert_eq!(
         talk.say(),
-        [Seen::SettingsAck, Seen::Headers(1, fields(&token(1), BEARER)), Seen::End(1, b"{}".to_vec())]
+        [
+            Seen::SettingsAck,
+            Seen::Headers(1, fields(&token(1), BEARER)),
+            Seen::End(1, b"{}".to_vec())
+        ]
     );
     talk.hear(&headers(1, &[0x88], true));
     assert_eq!(talk.events(), [answer(1, 200, Reason::None, None)]);
@@ -60,7 +72,9 @@ fn a_refused_credential_leaves_the_limit_at_one() {
     let mut talk = Talk::new(config());
     talk.hear(&settings(&[(STREAMS, 100)]));
     talk.push(1).unwrap();
-    talk.hear(&[status(1, "403", false), data(1, br#"{"reason":"ExpiredProviderToken"}"#, true)].concat());
+    talk.hear(
+        &[status(1, "403", false), data(1, br#"{"reason":"ExpiredProviderToken"}"#, true)].concat(),
+    );
     assert_eq!(talk.events(), [answer(1, 403, apns::Reason::ExpiredProviderToken, None)]);
     talk.say();
     assert_eq!(talk.connection.room(), 1);
@@ -127,7 +141,10 @@ fn a_literal_credential_never_enters_a_table() {
     for ticket in 1..4 {
         talk.push(ticket).unwrap();
         let seen = talk.say();
-        assert_eq!(seen[0], Seen::Headers(u32::try_from(2 * ticket + 1).unwrap(), fields(&token(ticket), BEARER)));
+        assert_eq!(
+            seen[0],
+            Seen::Headers(u32::try_from(2 * ticket + 1).unwrap(), fields(&token(ticket), BEARER))
+        );
         sizes.push(talk.block_bytes);
     }
     // Huffman coding makes it shorter, but it is there each time.
@@ -142,7 +159,8 @@ fn a_new_credential_is_used_from_now_on() {
         talk.connection.set_authorization(authorization("bearer new"));
         talk.push(2).unwrap();
         talk.push(3).unwrap();
-        let seen: Vec<_> = talk.say().into_iter().filter(|s| matches!(s, Seen::Headers(..))).collect();
+        let seen: Vec<_> =
+            talk.say().into_iter().filter(|s| matches!(s, Seen::Headers(..))).collect();
         assert_eq!(
             seen,
             [
@@ -169,7 +187,10 @@ fn the_peers_table_size_is_obeyed() {
         for ticket in 1..5 {
             talk.push(ticket).unwrap();
             let id = u32::try_from(2 * ticket + 1).unwrap();
-            assert!(talk.say().contains(&Seen::Headers(id, fields(&token(ticket), BEARER))), "{bytes}");
+            assert!(
+                talk.say().contains(&Seen::Headers(id, fields(&token(ticket), BEARER))),
+                "{bytes}"
+            );
         }
     }
 }
@@ -177,7 +198,11 @@ fn the_peers_table_size_is_obeyed() {
 #[test]
 fn several_messages_share_a_table() {
     let mut talk = Talk::warm(config(), &[]);
-    let second = ApnsHeaders { topic: "org.example.second".into(), collapse_id: String::new(), ..headers_of_spec() };
+    let second = ApnsHeaders {
+        topic: "org.example.second".into(),
+        collapse_id: String::new(),
+        ..headers_of_spec()
+    };
     let other = spec_of(second, "other");
     let other_fields = |token: &[u8]| {
         let mut fields = fields(token, BEARER);
@@ -208,11 +233,16 @@ fn several_messages_share_a_table() {
 #[test]
 fn tokens_of_every_length() {
     let mut talk = Talk::warm(config(), &[]);
-    for (i, length) in [1, 32, 58, 59, 60, 100, 122, 123, 32, TOKEN_BYTES_MAX].into_iter().enumerate() {
+    for (i, length) in
+        [1, 32, 58, 59, 60, 100, 122, 123, 32, TOKEN_BYTES_MAX].into_iter().enumerate()
+    {
         let token = vec![0x5a; length];
         talk.connection.push(1, 7, &spec("{}"), &token, talk.now).unwrap();
         let id = u32::try_from(2 * i + 3).unwrap();
-        assert_eq!(talk.say(), [Seen::Headers(id, fields(&token, BEARER)), Seen::End(id, b"{}".to_vec())]);
+        assert_eq!(
+            talk.say(),
+            [Seen::Headers(id, fields(&token, BEARER)), Seen::End(id, b"{}".to_vec())]
+        );
     }
     for token in [&[][..], &[0; TOKEN_BYTES_MAX + 1]] {
         assert_eq!(talk.connection.push(1, 7, &spec("{}"), token, talk.now), Err(PushError::Token));
@@ -224,14 +254,26 @@ fn what_cannot_be_a_header_is_refused_and_changes_nothing() {
     let mut talk = Talk::warm(config(), &[(LIST, 800)]);
     let topic = |topic: String| spec_of(ApnsHeaders { topic, ..headers_of_spec() }, "{}");
     let bad = topic("a\r\nb".into());
-    assert_eq!(talk.connection.push(1, 8, &bad, &[1; 8], talk.now), Err(PushError::Header("apns-topic")));
+    assert_eq!(
+        talk.connection.push(1, 8, &bad, &[1; 8], talk.now),
+        Err(PushError::Header("apns-topic"))
+    );
     let bad = topic("t".repeat(400));
-    assert_eq!(talk.connection.push(1, 8, &bad, &[1; 8], talk.now), Err(PushError::HeaderListTooLarge));
-    assert_eq!(talk.connection.push(1, 7, &spec("{}"), &[1; 400], talk.now), Err(PushError::HeaderListTooLarge));
+    assert_eq!(
+        talk.connection.push(1, 8, &bad, &[1; 8], talk.now),
+        Err(PushError::HeaderListTooLarge)
+    );
+    assert_eq!(
+        talk.connection.push(1, 7, &spec("{}"), &[1; 400], talk.now),
+        Err(PushError::HeaderListTooLarge)
+    );
     assert_eq!(talk.connection.open_streams(), 0);
     talk.push(2).unwrap();
     // The ids of the refused ones are passed over.
-    assert_eq!(talk.say(), [Seen::Headers(9, fields(&token(2), BEARER)), Seen::End(9, b"{}".to_vec())]);
+    assert_eq!(
+        talk.say(),
+        [Seen::Headers(9, fields(&token(2), BEARER)), Seen::End(9, b"{}".to_vec())]
+    );
 }
 
 #[test]
@@ -254,7 +296,8 @@ fn errors_come_with_a_body_in_pieces_and_padded() {
     let mut talk = Talk::warm(config(), &[]);
     talk.push(1).unwrap();
     talk.push(2).unwrap();
-    let padded = frame(kind::DATA, flag::PADDED | flag::END_STREAM, 5, b"\x03\"Unregistered\"}\0\0\0");
+    let padded =
+        frame(kind::DATA, flag::PADDED | flag::END_STREAM, 5, b"\x03\"Unregistered\"}\0\0\0");
     talk.hear(
         &[
             status(3, "410", false),
@@ -268,7 +311,10 @@ fn errors_come_with_a_body_in_pieces_and_padded() {
     );
     assert_eq!(
         talk.events(),
-        [answer(1, 410, apns::Reason::ExpiredToken, None), answer(2, 410, apns::Reason::Unregistered, Some(17))]
+        [
+            answer(1, 410, apns::Reason::ExpiredToken, None),
+            answer(2, 410, apns::Reason::Unregistered, Some(17))
+        ]
     );
 }
 
@@ -293,7 +339,10 @@ fn blocks_in_pieces_interim_answers_and_trailers() {
         ]
         .concat(),
     );
-    assert_eq!(talk.events(), [answer(2, 200, Reason::None, None), answer(1, 400, apns::Reason::BadTopic, None)]);
+    assert_eq!(
+        talk.events(),
+        [answer(2, 200, Reason::None, None), answer(1, 400, apns::Reason::BadTopic, None)]
+    );
 }
 
 #[test]
@@ -301,9 +350,15 @@ fn a_long_body_is_cut_off() {
     let mut talk = Talk::warm(config(), &[]);
     talk.push(1).unwrap();
     talk.push(2).unwrap();
-    talk.hear(&[status(3, "502", false), data(3, &[b'x'; 1_000], false), data(3, &[b'x'; 1_000], false)].concat());
+    talk.hear(
+        &[status(3, "502", false), data(3, &[b'x'; 1_000], false), data(3, &[b'x'; 1_000], false)]
+            .concat(),
+    );
     talk.hear(&[status(5, "502", false), data(5, &[b'x'; 10_000], true)].concat());
-    assert_eq!(talk.events(), [answer(1, 502, Reason::None, None), answer(2, 502, Reason::None, None)]);
+    assert_eq!(
+        talk.events(),
+        [answer(1, 502, Reason::None, None), answer(2, 502, Reason::None, None)]
+    );
     let resets: Vec<_> = talk.say().into_iter().filter(|s| matches!(s, Seen::Reset(..))).collect();
     assert_eq!(resets, [Seen::Reset(3, 8)]);
     // What was on its way is of no interest.

@@ -96,8 +96,15 @@ fn windows_out_of_bounds() {
 
 #[test]
 fn blocks_that_cannot_be_read() {
-    for block in [&[0x3f][..], &[0x80], &[0xbe], &[0x88, 0x20], &[0x3f, 0x01], &[0x08, 0x83, 0xff], &[0x08, 0x05, b'2']]
-    {
+    for block in [
+        &[0x3f][..],
+        &[0x80],
+        &[0xbe],
+        &[0x88, 0x20],
+        &[0x3f, 0x01],
+        &[0x08, 0x83, 0xff],
+        &[0x08, 0x05, b'2'],
+    ] {
         // Not the ordinary answer, so it is decoded.
         ends(&headers(3, block, false), COMPRESSION);
     }
@@ -141,7 +148,9 @@ fn the_ordinary_answer_is_decoded_until_the_table_is_known_to_be_empty() {
     talk.say();
     talk.push(2).unwrap();
     talk.hear(&headers(3, &[0xbe], true));
-    assert!(matches!(&talk.events()[..], [ConnectionEvent::Answer { ticket: 2, answer }] if answer.status == 410));
+    assert!(
+        matches!(&talk.events()[..], [ConnectionEvent::Answer { ticket: 2, answer }] if answer.status == 410)
+    );
     // With the acknowledgement the table is gone.
     talk.hear(&settings_ack());
     talk.push(3).unwrap();

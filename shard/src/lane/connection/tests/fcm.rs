@@ -16,7 +16,11 @@ const AFTER: &str = r#""}}"#;
 
 /// Letters, digits, `-`, `_` and `:`, as FCM makes them.
 fn fcm_token(ticket: u64, length: usize) -> Vec<u8> {
-    format!("{ticket:022x}:").bytes().chain(b"APA91b-_Zz09".iter().copied().cycle()).take(length).collect()
+    format!("{ticket:022x}:")
+        .bytes()
+        .chain(b"APA91b-_Zz09".iter().copied().cycle())
+        .take(length)
+        .collect()
 }
 
 fn body(token: &[u8]) -> Vec<u8> {
@@ -40,7 +44,12 @@ fn warm(config: ConnectionConfig, more: &[(u16, u32)]) -> Talk {
     talk
 }
 
-fn answer(ticket: u64, status: u16, reason: impl Into<Reason>, retry_after_s: Option<u64>) -> ConnectionEvent {
+fn answer(
+    ticket: u64,
+    status: u16,
+    reason: impl Into<Reason>,
+    retry_after_s: Option<u64>,
+) -> ConnectionEvent {
     let retry_after = retry_after_s.map(Duration::from_secs);
     ConnectionEvent::Answer {
         ticket,
@@ -55,7 +64,11 @@ fn the_block_is_constant_and_the_token_stands_in_the_body() {
         let token = fcm_token(n as u64, length);
         push(&mut talk, 1, &token).unwrap();
         let id = u32::try_from(2 * n + 5).unwrap();
-        assert_eq!(talk.say(), [Seen::Headers(id, fcm_fields(BEARER)), Seen::End(id, body(&token))], "{length}");
+        assert_eq!(
+            talk.say(),
+            [Seen::Headers(id, fcm_fields(BEARER)), Seen::End(id, body(&token))],
+            "{length}"
+        );
         // Method, scheme and four entries of the table: nothing else is sent, whatever the token.
         assert_eq!(talk.block_bytes, 6);
     }
@@ -64,7 +77,8 @@ fn the_block_is_constant_and_the_token_stands_in_the_body() {
 #[test]
 fn a_literal_credential_and_small_tables_say_the_same() {
     for (indexed, table) in [(false, 4_096), (true, 0), (true, 100), (false, 64)] {
-        let mut talk = warm(ConnectionConfig { authorization_indexed: indexed, ..fcm_config() }, &[]);
+        let mut talk =
+            warm(ConnectionConfig { authorization_indexed: indexed, ..fcm_config() }, &[]);
         talk.hear(&settings(&[(TABLE, table)]));
         talk.allow_table(table as usize);
         for n in 0..3u64 {
@@ -84,7 +98,10 @@ fn a_new_access_token_is_used_from_now_on() {
     talk.connection.set_authorization(authorization("Bearer ya29.new"));
     for id in [5, 7, 9] {
         push(&mut talk, 1, b"abc").unwrap();
-        assert_eq!(talk.say(), [Seen::Headers(id, fcm_fields("Bearer ya29.new")), Seen::End(id, body(b"abc"))]);
+        assert_eq!(
+            talk.say(),
+            [Seen::Headers(id, fcm_fields("Bearer ya29.new")), Seen::End(id, body(b"abc"))]
+        );
     }
     assert_eq!(talk.block_bytes, 6);
 }
@@ -92,9 +109,17 @@ fn a_new_access_token_is_used_from_now_on() {
 #[test]
 fn a_token_that_could_leave_its_string_is_refused_and_changes_nothing() {
     let mut talk = warm(fcm_config(), &[]);
-    for bad in
-        [&b"a\"b"[..], b"a\\b", b"a b", b"a\nb", b"a\0", b"\xc3\xa9", b"a\x7f", b"", &[b'a'; TOKEN_BYTES_MAX + 1]]
-    {
+    for bad in [
+        &b"a\"b"[..],
+        b"a\\b",
+        b"a b",
+        b"a\nb",
+        b"a\0",
+        b"\xc3\xa9",
+        b"a\x7f",
+        b"",
+        &[b'a'; TOKEN_BYTES_MAX + 1],
+    ] {
         assert_eq!(push(&mut talk, 1, bad), Err(PushError::Token));
     }
     assert_eq!((talk.connection.open_streams(), talk.say()), (0, vec![]));
@@ -124,7 +149,9 @@ fn streams_as_settings_say_and_one_before_they_came() {
 
 /// Bytes of DATA that went out.
 fn sent(seen: &[Seen]) -> usize {
-    seen.iter().map(|s| if let Seen::Data(_, bytes) | Seen::End(_, bytes) = s { bytes.len() } else { 0 }).sum()
+    seen.iter()
+        .map(|s| if let Seen::Data(_, bytes) | Seen::End(_, bytes) = s { bytes.len() } else { 0 })
+        .sum()
 }
 
 #[test]
@@ -141,8 +168,13 @@ fn windows_are_reckoned_with_the_token() {
             bytes += sent(&talk.say());
             if pushed < 100 && pushed.is_multiple_of(50) {
                 // Streams are not what this is about.
-                (0..50)
-                    .for_each(|n| talk.hear(&headers(5 + 2 * u32::try_from(pushed - 50 + n).unwrap(), &[0x88], true)));
+                (0..50).for_each(|n| {
+                    talk.hear(&headers(
+                        5 + 2 * u32::try_from(pushed - 50 + n).unwrap(),
+                        &[0x88],
+                        true,
+                    ))
+                });
             }
             assert!(bytes <= left);
         }
@@ -201,7 +233,9 @@ fn bodies_larger_than_a_frame_by_their_token_only() {
         let seen = talk.say();
         let pieces: Vec<_> = seen
             .iter()
-            .filter_map(|s| if let Seen::Data(_, b) | Seen::End(_, b) = s { Some(&b[..]) } else { None })
+            .filter_map(|s| {
+                if let Seen::Data(_, b) | Seen::End(_, b) = s { Some(&b[..]) } else { None }
+            })
             .collect();
         assert_eq!(pieces.len(), frames, "{id}");
         assert_eq!(pieces.concat(), [before.as_bytes(), token, AFTER.as_bytes()].concat());
@@ -218,9 +252,17 @@ fn accepted_with_a_body_that_nobody_reads() {
     let name = br#"{"name":"projects/demo-1/messages/0:1500415314455276%31bd1c9631bd1c96"}"#;
     // In any pieces; trailers behind it; and one that breaks off after its status.
     talk.hear(&[headers(5, &[0x88], false), data(5, name, true)].concat());
-    talk.hear(&[headers(7, &[0x88], false), headers(9, &[0x88], false), data(9, &name[..10], false)].concat());
     talk.hear(
-        &[data(7, name, false), data(9, &name[10..], true), headers(7, &[0x00, 1, b'x', 1, b'y'], true)].concat(),
+        &[headers(7, &[0x88], false), headers(9, &[0x88], false), data(9, &name[..10], false)]
+            .concat(),
+    );
+    talk.hear(
+        &[
+            data(7, name, false),
+            data(9, &name[10..], true),
+            headers(7, &[0x00, 1, b'x', 1, b'y'], true),
+        ]
+        .concat(),
     );
     talk.hear(&[headers(11, &[0x88], false), reset(11, 2)].concat());
     let accepted = |ticket| answer(ticket, 200, Reason::None, None);
@@ -243,7 +285,9 @@ fn errors_say_why_and_for_how_long() {
         [&[0x00, length(name)], name.as_bytes(), &[length(value)], value.as_bytes()].concat()
     };
     let date = literal("date", "Sun, 06 Nov 1994 08:49:37 GMT");
-    let head = |status: &str, fields: &[Vec<u8>]| [&[0x08, 3], status.as_bytes(), &fields.concat()].concat();
+    let head = |status: &str, fields: &[Vec<u8>]| {
+        [&[0x08, 3], status.as_bytes(), &fields.concat()].concat()
+    };
     let quota = br#"{"error":{"status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.firebase.fcm.v1.FcmError","errorCode":"QUOTA_EXCEEDED"}]}}"#;
     talk.hear(&headers(
         5,
@@ -251,8 +295,18 @@ fn errors_say_why_and_for_how_long() {
         false,
     ));
     talk.hear(&data(5, quota, true));
-    talk.hear(&headers(7, &head("503", &[literal("retry-after", "Sun, 06 Nov 1994 08:49:57 GMT"), date]), true));
-    talk.hear(&[headers(9, &head("502", &[]), false), data(9, b"<html>try again in 30 seconds</html>", true)].concat());
+    talk.hear(&headers(
+        7,
+        &head("503", &[literal("retry-after", "Sun, 06 Nov 1994 08:49:57 GMT"), date]),
+        true,
+    ));
+    talk.hear(
+        &[
+            headers(9, &head("502", &[]), false),
+            data(9, b"<html>try again in 30 seconds</html>", true),
+        ]
+        .concat(),
+    );
     // Of 200 it is not even read.
     talk.hear(&headers(11, &[vec![0x88], literal("retry-after", "5")].concat(), true));
     let exceeded = fcm::Reason {
@@ -298,7 +352,9 @@ fn no_ping_however_long_it_idles_or_waits() {
 
 #[test]
 fn goaways_as_fcm_says_them() {
-    for (code, debug) in [(0, "session_timed_out"), (11, "too_many_pings"), (1, "exceeded_max_concurrent_streams")] {
+    for (code, debug) in
+        [(0, "session_timed_out"), (11, "too_many_pings"), (1, "exceeded_max_concurrent_streams")]
+    {
         let mut talk = warm(fcm_config(), &[]);
         talk.hear(&goaway(3, code, debug.as_bytes()));
         let reason = CloseReason::GoAway { code: ErrorCode(code), reason: Reason::None };

@@ -24,26 +24,41 @@ fn every_flood_ends_its_connection_and_little_is_held() {
                 result = talk.connection.receive(&flood.again, talk.now);
                 heard += 1;
                 assert!(heard < FRAMES_MAX, "{}: never ends", flood.name);
-                assert!(talk.connection.held_bytes() < HELD_BYTES_MAX, "{}: holds too much", flood.name);
+                assert!(
+                    talk.connection.held_bytes() < HELD_BYTES_MAX,
+                    "{}: holds too much",
+                    flood.name
+                );
                 if fetched {
                     out.clear();
                     talk.connection.transmit(&mut out, talk.now);
                     written += out.len();
-                    assert!(written < FRAMES_MAX * 20 + (1 << 16), "{}: makes us write too much", flood.name);
+                    assert!(
+                        written < FRAMES_MAX * 20 + (1 << 16),
+                        "{}: makes us write too much",
+                        flood.name
+                    );
                 }
             }
             // Once all that it was for has ended, a connection that was told to go away just goes.
             let went = flood.name == "GOAWAY storm";
             match result {
                 Err(error) => {
-                    assert!(flood.ends.iter().any(|end| error.what.contains(end)), "{}: {error}", flood.name);
+                    assert!(
+                        flood.ends.iter().any(|end| error.what.contains(end)),
+                        "{}: {error}",
+                        flood.name
+                    );
                 }
                 Ok(()) => panic!("{}: nothing was wrong with it", flood.name),
             }
             let events = talk.events();
             assert_eq!(events.last(), Some(&ConnectionEvent::Closed), "{}", flood.name);
             assert!(
-                went || events.iter().any(|e| matches!(e, ConnectionEvent::Closing { reason: CloseReason::Error(_) }))
+                went || events.iter().any(|e| matches!(
+                    e,
+                    ConnectionEvent::Closing { reason: CloseReason::Error(_) }
+                ))
             );
             assert_eq!(talk.connection.open_streams(), 0);
         }

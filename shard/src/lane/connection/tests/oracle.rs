@@ -80,7 +80,10 @@ fn pushes(case: &Case, rng: &mut Pcg64Mcg) -> (Vec<TemplateSpec>, Vec<Push>) {
             match case.platform {
                 Platform::Apns => spec_of(headers, &body),
                 Platform::Fcm => {
-                    let mut spec = fcm_spec(&format!("{{{body}\""), &format!("\"{}}}", &body[..body.len() / 3]));
+                    let mut spec = fcm_spec(
+                        &format!("{{{body}\""),
+                        &format!("\"{}}}", &body[..body.len() / 3]),
+                    );
                     spec.request = command::Request::Fcm { project: format!("demo-{}", n % 4) };
                     spec
                 }
@@ -95,12 +98,19 @@ fn pushes(case: &Case, rng: &mut Pcg64Mcg) -> (Vec<TemplateSpec>, Vec<Push>) {
             token[..8].copy_from_slice(&n.to_be_bytes());
             if case.platform == Platform::Fcm {
                 // Any that may stand in JSON: printable, but for quote and backslash.
-                token = token.iter().map(|b| b"0123456789abcdefABCDEF:_-!#~"[usize::from(b % 28)]).collect();
+                token = token
+                    .iter()
+                    .map(|b| b"0123456789abcdefABCDEF:_-!#~"[usize::from(b % 28)])
+                    .collect();
                 token.splice(..8, format!("{n:08}").into_bytes());
                 token.resize([142, 152, 163][usize::try_from(n % 3).unwrap()], b'x');
             }
             // In runs, as a wave sends them, and now and then another; a new credential every thousand.
-            let template = if n % 11 == 0 { rng.random_range(0..6) } else { u32::try_from(n / 500 % 6).unwrap() };
+            let template = if n % 11 == 0 {
+                rng.random_range(0..6)
+            } else {
+                u32::try_from(n / 500 % 6).unwrap()
+            };
             Push { token, template, authorization: format!("bearer e30.{}.abc", n / 1_000) }
         })
         .collect();
@@ -120,7 +130,8 @@ fn meant_by_fcm(token: &[u8]) -> Option<Result<Answer, ErrorCode>> {
         let retry_after = retry_after.map(Duration::from_secs);
         Some(Ok(Answer { status, reason, timestamp_ms: None, retry_after }))
     };
-    let unregistered = fcm::Reason { code: Some(fcm::ErrorCode::Unregistered), ..fcm::Reason::default() };
+    let unregistered =
+        fcm::Reason { code: Some(fcm::ErrorCode::Unregistered), ..fcm::Reason::default() };
     match token[8] % 16 {
         9 | 10 => answer(404, unregistered.into(), None),
         11 => answer(503, Reason::None, Some(120)),
@@ -132,7 +143,9 @@ fn meant_by_fcm(token: &[u8]) -> Option<Result<Answer, ErrorCode>> {
 }
 
 fn meant_by_apns(token: &[u8]) -> Option<Result<Answer, ErrorCode>> {
-    let answer = |status, reason, timestamp_ms| Some(Ok(Answer { status, reason, timestamp_ms, retry_after: None }));
+    let answer = |status, reason, timestamp_ms| {
+        Some(Ok(Answer { status, reason, timestamp_ms, retry_after: None }))
+    };
     match token[8] % 16 {
         0..9 => answer(200, Reason::None, None),
         9 => answer(400, apns::Reason::BadDeviceToken.into(), None),
@@ -185,9 +198,12 @@ async fn answer(
     assert_eq!((head.method.as_str(), head.uri.scheme_str()), ("POST", Some("https")));
     assert_eq!(head.uri.authority().unwrap(), "api.push.example");
     let path = head.uri.path().to_owned();
-    let mut lines: Vec<_> = head.headers.iter().map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_owned())).collect();
+    let mut lines: Vec<_> =
+        head.headers.iter().map(|(n, v)| (n.to_string(), v.to_str().unwrap().to_owned())).collect();
     let token = match platform {
-        Platform::Apns => data_encoding::HEXLOWER.decode(path.strip_prefix("/3/device/").unwrap().as_bytes()).unwrap(),
+        Platform::Apns => data_encoding::HEXLOWER
+            .decode(path.strip_prefix("/3/device/").unwrap().as_bytes())
+            .unwrap(),
         Platform::Fcm => {
             lines.insert(0, ("path".to_owned(), path));
             bytes.split(|b| *b == b'"').nth(1).unwrap().to_vec()
@@ -210,9 +226,15 @@ async fn answer(
         .unwrap()
     };
     let mut say = |status, pieces: &[&'static str], trailers: bool| {
-        let Ok(mut stream) = respond.send_response(response(status), pieces.is_empty() && !trailers) else { return };
+        let Ok(mut stream) =
+            respond.send_response(response(status), pieces.is_empty() && !trailers)
+        else {
+            return;
+        };
         for (n, piece) in pieces.iter().enumerate() {
-            stream.send_data(Bytes::from_static(piece.as_bytes()), !trailers && n + 1 == pieces.len()).unwrap();
+            stream
+                .send_data(Bytes::from_static(piece.as_bytes()), !trailers && n + 1 == pieces.len())
+                .unwrap();
         }
         if trailers {
             stream.send_trailers(HeaderMap::new()).unwrap();
@@ -252,7 +274,11 @@ async fn run(
     while !waiting.is_empty() {
         connections += 1;
         assert!(connections <= 2, "only a server that goes away is replaced");
-        let case = if connections == 1 { case.clone() } else { Case { graceful_after: None, ..case.clone() } };
+        let case = if connections == 1 {
+            case.clone()
+        } else {
+            Case { graceful_after: None, ..case.clone() }
+        };
         let (near, far) = duplex(case.pipe_bytes);
         let server = tokio::spawn(serve(far, case.clone(), Arc::clone(record)));
         let config = ConnectionConfig {
@@ -297,8 +323,11 @@ async fn run(
                         let fate = fates[n].replace(event);
                         assert!(fate.is_none(), "one event for each ticket");
                     }
-                    ConnectionEvent::Closing { reason: CloseReason::Asked } | ConnectionEvent::Closed => {}
-                    ConnectionEvent::Closing { reason: CloseReason::GoAway { code: ErrorCode::NO_ERROR, .. } } => {
+                    ConnectionEvent::Closing { reason: CloseReason::Asked }
+                    | ConnectionEvent::Closed => {}
+                    ConnectionEvent::Closing {
+                        reason: CloseReason::GoAway { code: ErrorCode::NO_ERROR, .. },
+                    } => {
                         assert!(case.graceful_after.is_some());
                     }
                     ConnectionEvent::Closing { reason } => panic!("{reason:?}"),
@@ -321,7 +350,8 @@ async fn run(
         tokio::time::timeout(Duration::from_secs(60), server).await.unwrap().unwrap();
         // What the server did not look at goes to the next connection; a stream it refused by itself looks the same.
         for n in (0..pushes.len()).rev() {
-            let refused = meant(case.platform, &pushes[n].token) == Some(Err(ErrorCode::REFUSED_STREAM));
+            let refused =
+                meant(case.platform, &pushes[n].token) == Some(Err(ErrorCode::REFUSED_STREAM));
             if matches!(fates[n], Some(ConnectionEvent::Unprocessed { .. })) && !refused {
                 assert!(case.graceful_after.is_some());
                 fates[n] = None;
@@ -336,7 +366,10 @@ fn check(case: &Case, seed: u64) {
     let (templates, pushes) = pushes(case, &mut Pcg64Mcg::seed_from_u64(seed));
     let record = Arc::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let all = async { tokio::time::timeout(Duration::from_secs(120), run(case, &templates, &pushes, &record)).await };
+    let all = async {
+        tokio::time::timeout(Duration::from_secs(120), run(case, &templates, &pushes, &record))
+            .await
+    };
     let fates = runtime.block_on(all).expect("it ends");
 
     let mut record = record.lock();
@@ -405,7 +438,10 @@ fn header_tables_of_other_sizes() {
 #[test]
 fn small_windows() {
     check(&Case { window: 100, requests: 1_500, body_bytes: 4_000, ..ORDINARY }, 3);
-    check(&Case { window: 0x7fff_ffff, connection_window: 1 << 20, body_bytes: 4_000, ..ORDINARY }, 4);
+    check(
+        &Case { window: 0x7fff_ffff, connection_window: 1 << 20, body_bytes: 4_000, ..ORDINARY },
+        4,
+    );
 }
 
 #[test]

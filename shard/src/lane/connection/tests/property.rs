@@ -24,7 +24,8 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
         2 => "(200|400|410|429|503)".prop_map(|s| [&[0x08, 3], s.as_bytes()].concat()),
         1 => vec(any::<u8>(), 0..20),
     ];
-    let body = prop_oneof![Just(br#"{"reason":"BadDeviceToken"}"#.to_vec()), vec(any::<u8>(), 0..600)];
+    let body =
+        prop_oneof![Just(br#"{"reason":"BadDeviceToken"}"#.to_vec()), vec(any::<u8>(), 0..600)];
     prop_oneof![
         8 => (id.clone(), block, any::<bool>()).prop_map(|(id, block, end)| headers(id, &block, end)),
         4 => (id.clone(), body.clone(), any::<bool>()).prop_map(|(id, body, end)| data(id, &body, end)),

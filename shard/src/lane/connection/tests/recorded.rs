@@ -82,7 +82,9 @@ fn replay(conversation: &Conversation, cut: Cut, fast: bool) -> Vec<Fate> {
         now = now + Duration::from_micros(10);
         match step {
             Step::Push(token) => {
-                connection.push(fates.len() as u64, 7, &spec, token, now).expect("as it was recorded");
+                connection
+                    .push(fates.len() as u64, 7, &spec, token, now)
+                    .expect("as it was recorded");
                 fates.push(None);
             }
             Step::Hear(bytes) => {
@@ -94,8 +96,9 @@ fn replay(conversation: &Conversation, cut: Cut, fast: bool) -> Vec<Fate> {
                         Cut::AsRecorded => rest.len(),
                         Cut::Bytes(size) => size,
                         Cut::Random(_) => {
-                            random =
-                                random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                            random = random
+                                .wrapping_mul(6_364_136_223_846_793_005)
+                                .wrapping_add(1_442_695_040_888_963_407);
                             usize::try_from(random >> 33).unwrap() % 40 + 1
                         }
                     };
@@ -128,7 +131,14 @@ fn take(connection: &mut Connection, fates: &mut [Option<Fate>]) {
 /// All ways of reading agree; what they heard.
 fn agree(name: &str, conversation: &Conversation) -> Vec<Fate> {
     let meant = replay(conversation, Cut::AsRecorded, true);
-    for cut in [Cut::AsRecorded, Cut::Bytes(1), Cut::Bytes(10), Cut::Random(1), Cut::Random(2), Cut::Random(3)] {
+    for cut in [
+        Cut::AsRecorded,
+        Cut::Bytes(1),
+        Cut::Bytes(10),
+        Cut::Random(1),
+        Cut::Random(2),
+        Cut::Random(3),
+    ] {
         for fast in [true, false] {
             assert_eq!(replay(conversation, cut, fast), meant, "{name}: {cut:?}, fast: {fast}");
         }
@@ -151,9 +161,12 @@ fn all_readers_agree_on_what_was_recorded() {
         let text = fs::read_to_string(directory().join(name)).expect("a recording");
         let conversations = parse(&text);
         assert_eq!(parse(&write(&conversations)), conversations);
-        let fates: Vec<_> = conversations.iter().flat_map(|conversation| agree(name, conversation)).collect();
+        let fates: Vec<_> =
+            conversations.iter().flat_map(|conversation| agree(name, conversation)).collect();
         // What each of them was recorded for.
-        let answers = |status| fates.iter().filter(|f| matches!(f, Fate::Answer(a) if a.status == status)).count();
+        let answers = |status| {
+            fates.iter().filter(|f| matches!(f, Fate::Answer(a) if a.status == status)).count()
+        };
         let count = |fate: &Fate| fates.iter().filter(|f| *f == fate).count();
         assert!(answers(200) >= 80, "{name}");
         if name != "nghttpd" {
@@ -184,7 +197,8 @@ fn all_readers_agree_on_what_servers_say_today() {
 #[ignore = "writes the recordings that the tests read"]
 fn record_anew() {
     for name in NAMES {
-        let conversations = recorder::record(name).unwrap_or_else(|| panic!("{name} is not installed"));
+        let conversations =
+            recorder::record(name).unwrap_or_else(|| panic!("{name} is not installed"));
         fs::write(directory().join(name), write(&conversations)).unwrap();
     }
 }

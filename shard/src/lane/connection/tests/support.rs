@@ -41,7 +41,11 @@ pub(super) fn authorization(text: &str) -> Authorization {
 }
 
 pub(super) fn config() -> ConnectionConfig {
-    ConnectionConfig { authority: "api.push.example".into(), ping_after: None, ..ConnectionConfig::default() }
+    ConnectionConfig {
+        authority: "api.push.example".into(),
+        ping_after: None,
+        ..ConnectionConfig::default()
+    }
 }
 
 pub(super) fn fcm_config() -> ConnectionConfig {
@@ -170,15 +174,24 @@ impl Talk {
             input = rest;
             let frame = frames::parse(bytes);
             let id = frame.stream;
-            let number = |at: usize| u32::from_be_bytes(frame.payload[at..at + 4].try_into().unwrap());
-            assert!(block.is_empty() || frame.kind == kind::CONTINUATION, "a block was interrupted");
+            let number =
+                |at: usize| u32::from_be_bytes(frame.payload[at..at + 4].try_into().unwrap());
+            assert!(
+                block.is_empty() || frame.kind == kind::CONTINUATION,
+                "a block was interrupted"
+            );
             seen.push(match frame.kind {
                 kind::SETTINGS if frame.has(flag::ACK) => Seen::SettingsAck,
                 kind::SETTINGS => Seen::Settings(
                     frame
                         .payload
                         .chunks(6)
-                        .map(|s| (u16::from_be_bytes([s[0], s[1]]), u32::from_be_bytes(s[2..].try_into().unwrap())))
+                        .map(|s| {
+                            (
+                                u16::from_be_bytes([s[0], s[1]]),
+                                u32::from_be_bytes(s[2..].try_into().unwrap()),
+                            )
+                        })
                         .collect(),
                 ),
                 kind::WINDOW_UPDATE => {
@@ -231,8 +244,10 @@ pub(super) const FRAME: u16 = 5;
 pub(super) const LIST: u16 = 6;
 
 pub(super) fn settings(settings: &[(u16, u32)]) -> Vec<u8> {
-    let payload: Vec<u8> =
-        settings.iter().flat_map(|(id, v)| [&id.to_be_bytes()[..], &v.to_be_bytes()].concat()).collect();
+    let payload: Vec<u8> = settings
+        .iter()
+        .flat_map(|(id, v)| [&id.to_be_bytes()[..], &v.to_be_bytes()].concat())
+        .collect();
     frame(kind::SETTINGS, 0, 0, &payload)
 }
 

@@ -4,7 +4,13 @@ use super::{super::PushError, support::*};
 
 /// Pushes a body and says what went out of it.
 fn push(talk: &mut Talk, ticket: u64, bytes: usize) -> Result<(), PushError> {
-    talk.connection.push(ticket, u32::try_from(bytes).unwrap(), &spec(&"b".repeat(bytes)), &token(ticket), talk.now)
+    talk.connection.push(
+        ticket,
+        u32::try_from(bytes).unwrap(),
+        &spec(&"b".repeat(bytes)),
+        &token(ticket),
+        talk.now,
+    )
 }
 
 /// Bytes of DATA by stream, and whether it has ended.
@@ -91,7 +97,11 @@ fn bodies_that_credit_frees_go_out_in_bursts() {
         push(&mut talk, ticket, 1_000).unwrap();
     }
     assert_eq!(sent(&talk.say()), []);
-    assert_eq!(push(&mut talk, 65, 1_000), Err(PushError::Full), "so many are cut that more would only wait");
+    assert_eq!(
+        push(&mut talk, 65, 1_000),
+        Err(PushError::Full),
+        "so many are cut that more would only wait"
+    );
     talk.hear(&settings(&[(WINDOW, 65_535)]));
     let (mut bursts, mut bytes) = (Vec::new(), Vec::new());
     while talk.connection.has_output() {
@@ -128,7 +138,8 @@ fn credit_that_waits_for_the_socket_is_no_idle_word() {
     let mut talk = Talk::warm(config(), &[(WINDOW, 0), (STREAMS, 1_000)]);
     (1..=64).for_each(|ticket| push(&mut talk, ticket, 1_000).unwrap());
     talk.hear(&settings(&[(WINDOW, 1_000)]));
-    let cut_off = (0..20_000).any(|_| talk.connection.receive(&window_update(0, 1), talk.now).is_err());
+    let cut_off =
+        (0..20_000).any(|_| talk.connection.receive(&window_update(0, 1), talk.now).is_err());
     assert!(cut_off);
 }
 

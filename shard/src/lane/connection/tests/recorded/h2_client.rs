@@ -16,8 +16,9 @@ use crate::{
 /// For each request, in order, what `h2` says of it: one fate, or more where it does not tell them apart.
 pub(super) fn replay(conversation: &Conversation) -> Vec<Vec<Fate>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    runtime
-        .block_on(async { tokio::time::timeout(Duration::from_secs(60), hear(conversation)).await.expect("it ends") })
+    runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(60), hear(conversation)).await.expect("it ends")
+    })
 }
 
 async fn hear(conversation: &Conversation) -> Vec<Vec<Fate>> {
@@ -96,13 +97,18 @@ async fn fate(platform: Platform, response: h2::client::ResponseFuture) -> Vec<F
     let kept = if bytes.len() > answer::body_bytes_max(platform) { &[][..] } else { &bytes };
     let answer = answer::read(platform, status, kept, retry_after);
     // Of a body that is too long nobody reads a reason.
-    vec![Fate::Answer(if kept.len() < bytes.len() { Answer { reason: Reason::None, ..answer } } else { answer })]
+    vec![Fate::Answer(if kept.len() < bytes.len() {
+        Answer { reason: Reason::None, ..answer }
+    } else {
+        answer
+    })]
 }
 
 fn wait(headers: &http::HeaderMap) -> Option<Duration> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let date = |name| -> Option<SystemTime> { httpdate::parse_http_date(text(name)?).ok() };
     let seconds = text("retry-after")?.parse().ok().map(Duration::from_secs);
-    let wait = seconds.or_else(|| Some(date("retry-after")?.duration_since(date("date")?).unwrap_or_default()))?;
+    let wait = seconds
+        .or_else(|| Some(date("retry-after")?.duration_since(date("date")?).unwrap_or_default()))?;
     Some(wait.min(RETRY_AFTER_MAX))
 }

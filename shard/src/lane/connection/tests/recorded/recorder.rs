@@ -11,7 +11,8 @@ use std::{
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::{
-    super::support::BEARER, Connection, ConnectionEvent, Conversation, Step, Time, authorization, config, message,
+    super::support::BEARER, Connection, ConnectionEvent, Conversation, Step, Time, authorization,
+    config, message,
 };
 use crate::command::Platform;
 
@@ -49,12 +50,18 @@ pub(super) fn record(name: &str) -> Option<Vec<Conversation>> {
 }
 
 /// Pushes to tokens of every last digit until each has a fate, over as many connections as the server wants.
-fn converse(address: SocketAddr, roots: RootCertStore, platform: Platform, bearer: &str) -> Vec<Conversation> {
-    let mut tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+fn converse(
+    address: SocketAddr,
+    roots: RootCertStore,
+    platform: Platform,
+    bearer: &str,
+) -> Vec<Conversation> {
+    let mut tls =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let tls = Arc::new(tls);
     let token = |n: u8| match platform {
@@ -70,8 +77,12 @@ fn converse(address: SocketAddr, roots: RootCertStore, platform: Platform, beare
         tcp.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         tcp.set_nodelay(true).unwrap();
         let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
-        let mut stream = StreamOwned::new(ClientConnection::new(Arc::clone(&tls), name).unwrap(), tcp);
-        conversations.push(Conversation { platform, steps: one(&mut stream, &mut waiting, platform, bearer) });
+        let mut stream =
+            StreamOwned::new(ClientConnection::new(Arc::clone(&tls), name).unwrap(), tcp);
+        conversations.push(Conversation {
+            platform,
+            steps: one(&mut stream, &mut waiting, platform, bearer),
+        });
     }
     conversations
 }
@@ -84,7 +95,8 @@ fn one(
 ) -> Vec<Step> {
     let mut now = Time(0);
     let mut connection = Connection::new(config(platform), authorization(bearer), now);
-    let (mut steps, mut pushed, mut out, mut input) = (Vec::new(), Vec::new(), Vec::new(), vec![0; 4_096]);
+    let (mut steps, mut pushed, mut out, mut input) =
+        (Vec::new(), Vec::new(), Vec::new(), vec![0; 4_096]);
     let spec = message(platform);
     loop {
         now = now + Duration::from_micros(10);

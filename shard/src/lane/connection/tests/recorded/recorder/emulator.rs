@@ -20,10 +20,16 @@ use crate::command::Platform;
 
 /// A fresh conversation, if the program has been built beside this test.
 pub(super) fn record(dir: &Path, requests: u8) -> Option<Vec<Conversation>> {
-    let built =
-        std::env::current_exe().unwrap().ancestors().nth(2).map(|dir| dir.join("loadgen")).filter(|p| p.exists());
+    let built = std::env::current_exe()
+        .unwrap()
+        .ancestors()
+        .nth(2)
+        .map(|dir| dir.join("loadgen"))
+        .filter(|p| p.exists());
     let Some(program) = built else {
-        eprintln!("!!! SKIPPED: `cargo build -p clarion-loadgen` makes the emulator, to record what it says");
+        eprintln!(
+            "!!! SKIPPED: `cargo build -p clarion-loadgen` makes the emulator, to record what it says"
+        );
         return None;
     };
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
@@ -79,7 +85,9 @@ fn provider_token(key: &KeyPair) -> String {
         part(format!(r#"{{"iss":"TEAMID1234","iat":{now}}}"#))
     );
     let random = ring::rand::SystemRandom::new();
-    let signer = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.serialize_der(), &random).unwrap();
+    let signer =
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.serialize_der(), &random)
+            .unwrap();
     let signature = signer.sign(&random, signed.as_bytes()).unwrap();
     format!("bearer {signed}.{}", BASE64URL_NOPAD.encode(signature.as_ref()))
 }
