@@ -5,7 +5,7 @@
 //! whether the apps exist and whether their lanes allow the mode.
 
 use crate::{
-    app::known,
+    app::enum_value,
     audience::Audience,
     error::{InvalidField, required},
     ids::{AlertName, UnixMillis},
@@ -179,7 +179,7 @@ pub fn timestamp(at: UnixMillis) -> prost_types::Timestamp {
 }
 
 fn severity(number: i32) -> Result<Severity, InvalidField> {
-    match known(number, "severity")? {
+    match enum_value(number, "severity")? {
         wire::Severity::Unspecified => Err(InvalidField::new("severity", "is required")),
         wire::Severity::Information => Ok(Severity::Information),
         wire::Severity::Urgent => Ok(Severity::Urgent),
@@ -188,7 +188,7 @@ fn severity(number: i32) -> Result<Severity, InvalidField> {
 }
 
 fn mode(number: i32) -> Result<Mode, InvalidField> {
-    match known(number, "mode")? {
+    match enum_value(number, "mode")? {
         wire::Mode::Unspecified => Err(InvalidField::new("mode", "is required")),
         wire::Mode::Live => Ok(Mode::Live),
         wire::Mode::Exercise => Ok(Mode::Exercise),

@@ -120,7 +120,7 @@ impl App {
 }
 
 /// Converts an enum's number, which must be set and known to this version.
-pub(crate) fn known<E: TryFrom<i32> + Into<i32> + Copy>(
+pub(crate) fn enum_value<E: TryFrom<i32> + Into<i32> + Copy>(
     number: i32,
     field: &str,
 ) -> Result<E, InvalidField> {
@@ -134,7 +134,7 @@ pub(crate) fn known<E: TryFrom<i32> + Into<i32> + Copy>(
 }
 
 fn platform(number: i32) -> Result<Platform, InvalidField> {
-    match known(number, "platform")? {
+    match enum_value(number, "platform")? {
         wire::Platform::Unspecified => Err(InvalidField::new("platform", "is required")),
         wire::Platform::Apns => Ok(Platform::Apns),
         wire::Platform::Fcm => Ok(Platform::Fcm),
@@ -142,7 +142,7 @@ fn platform(number: i32) -> Result<Platform, InvalidField> {
 }
 
 fn environment(number: i32) -> Result<Environment, InvalidField> {
-    match known(number, "environment")? {
+    match enum_value(number, "environment")? {
         wire::Environment::Unspecified => Err(InvalidField::new("environment", "is required")),
         wire::Environment::Production => Ok(Environment::Production),
         wire::Environment::Sandbox => Ok(Environment::Sandbox),
@@ -150,7 +150,7 @@ fn environment(number: i32) -> Result<Environment, InvalidField> {
 }
 
 fn lane_kind(number: i32) -> Result<LaneKind, InvalidField> {
-    match known(number, "lane_kind")? {
+    match enum_value(number, "lane_kind")? {
         wire::LaneKind::Unspecified => Err(InvalidField::new("lane_kind", "is required")),
         wire::LaneKind::Live => Ok(LaneKind::Live),
         wire::LaneKind::Test => Ok(LaneKind::Test),

@@ -187,20 +187,20 @@ fn messages(
     }
     let mut sorted: Vec<_> = messages.into_iter().collect();
     sorted.sort_by(|a, b| a.0.cmp(&b.0));
-    sorted.into_iter().map(|(tag, message)| checked(&tag, message)).collect()
+    sorted.into_iter().map(|(tag, message)| check_message(&tag, message)).collect()
 }
 
-fn checked(tag: &str, message: wire::Message) -> Result<(Locale, Message), InvalidField> {
+fn check_message(tag: &str, message: wire::Message) -> Result<(Locale, Message), InvalidField> {
     // The error shows only the beginning of a long key, so that the response stays small.
     let path = format!("messages[{}]", tag.chars().take(LOCALE_BYTES_MAX).collect::<String>());
     let within = |e: InvalidField| e.within(&path);
     let locale = Locale::new(tag).map_err(within)?;
-    let title = text(message.title, "title", TITLE_BYTES_MAX).map_err(within)?;
-    let body = text(message.body, "body", BODY_BYTES_MAX).map_err(within)?;
+    let title = required_text(message.title, "title", TITLE_BYTES_MAX).map_err(within)?;
+    let body = required_text(message.body, "body", BODY_BYTES_MAX).map_err(within)?;
     Ok((locale, Message { title, body }))
 }
 
-fn text(value: String, field: &str, bytes_max: usize) -> Result<String, InvalidField> {
+fn required_text(value: String, field: &str, bytes_max: usize) -> Result<String, InvalidField> {
     let value = required((!value.is_empty()).then_some(value), field)?;
     if value.len() > bytes_max {
         return Err(InvalidField::new(
@@ -218,7 +218,7 @@ fn optional_link(value: String, field: &str) -> Result<Option<String>, InvalidFi
     if value.chars().any(|c| c.is_control() || c == ' ') {
         return Err(InvalidField::new(field, "must not contain spaces or control characters"));
     }
-    text(value, field, LINK_BYTES_MAX).map(Some)
+    required_text(value, field, LINK_BYTES_MAX).map(Some)
 }
 
 fn is_https(url: &str) -> bool {

@@ -38,18 +38,18 @@ pub const POINTS_TOTAL_MAX: usize = 50_000;
 pub const PAIRS_MAX: u64 = 10_000_000;
 
 /// Remaining limits of one region, shared by all of its parts.
-struct Room {
+struct Budget {
     regions: usize,
     points: usize,
     pairs: u64,
 }
 
-impl Room {
+impl Budget {
     fn new() -> Self {
         Self { regions: REGIONS_MAX, points: POINTS_TOTAL_MAX, pairs: PAIRS_MAX }
     }
 
-    fn region(&mut self) -> Result<(), InvalidField> {
+    fn take_region(&mut self) -> Result<(), InvalidField> {
         let more = self.regions.checked_sub(1);
         self.regions = more.ok_or_else(|| {
             InvalidField::new(
@@ -60,7 +60,7 @@ impl Room {
         Ok(())
     }
 
-    fn points(&mut self, points: usize) -> Result<(), InvalidField> {
+    fn take_points(&mut self, points: usize) -> Result<(), InvalidField> {
         let more = self.points.checked_sub(points);
         self.points = more.ok_or_else(|| {
             InvalidField::new(
@@ -74,7 +74,7 @@ impl Room {
     }
 
     /// Counts one pair of edges. False: the limit is reached.
-    fn pair(&mut self) -> bool {
+    fn take_pair(&mut self) -> bool {
         self.pairs = self.pairs.saturating_sub(1);
         self.pairs > 0
     }
@@ -190,17 +190,21 @@ impl Region {
     /// # Errors
     /// The first invalid field, as a path inside the region.
     pub fn from_wire(region: wire::Region) -> Result<Self, InvalidField> {
-        Self::nested(region, DEPTH_MAX, &mut Room::new())
+        Self::nested(region, DEPTH_MAX, &mut Budget::new())
     }
 
-    fn nested(region: wire::Region, depth: usize, room: &mut Room) -> Result<Self, InvalidField> {
+    fn nested(
+        region: wire::Region,
+        depth: usize,
+        budget: &mut Budget,
+    ) -> Result<Self, InvalidField> {
         if depth == 0 {
             return Err(InvalidField::new(
                 "",
                 format_args!("must be nested at most {DEPTH_MAX} deep; got more"),
             ));
         }
-        room.region()?;
+        budget.take_region()?;
         let mut checked = match required(region.shape, "shape")? {
             wire::region::Shape::Circle(c) => {
                 let center = required(c.center, "circle.center")?;
@@ -209,21 +213,26 @@ impl Region {
                     c.radius_meters,
                 )?
             }
-            wire::region::Shape::Polygon(p) => Self::bare(Shape::Polygon(
-                Polygon::within(p, room).map_err(|e| e.within("polygon"))?,
+            wire::region::Shape::Polygon(p) => Self::without_exclusions(Shape::Polygon(
+                Polygon::checked(p, budget).map_err(|e| e.within("polygon"))?,
             )),
-            wire::region::Shape::Cells(set) => Self::bare(Shape::Cells(cells(set)?)),
+            wire::region::Shape::Cells(set) => Self::without_exclusions(Shape::Cells(cells(set)?)),
             wire::region::Shape::Union(union) => {
                 check_count("union.regions", union.regions.len(), 1..=UNION_MAX, "regions")?;
-                Self::bare(Shape::Union(nested_all(union.regions, "union.regions", depth, room)?))
+                Self::without_exclusions(Shape::Union(nested_all(
+                    union.regions,
+                    "union.regions",
+                    depth,
+                    budget,
+                )?))
             }
         };
         check_count("exclusions", region.exclusions.len(), 0..=EXCLUSIONS_MAX, "regions")?;
-        checked.exclusions = nested_all(region.exclusions, "exclusions", depth, room)?;
+        checked.exclusions = nested_all(region.exclusions, "exclusions", depth, budget)?;
         Ok(checked)
     }
 
-    fn bare(shape: Shape) -> Self {
+    fn without_exclusions(shape: Shape) -> Self {
         Self { shape, exclusions: Vec::new() }
     }
 }
@@ -232,10 +241,10 @@ fn nested_all(
     regions: Vec<wire::Region>,
     field: &str,
     depth: usize,
-    room: &mut Room,
+    budget: &mut Budget,
 ) -> Result<Vec<Region>, InvalidField> {
     let nested = |(i, region)| {
-        Region::nested(region, depth - 1, room).map_err(|e| e.within(&format!("{field}[{i}]")))
+        Region::nested(region, depth - 1, budget).map_err(|e| e.within(&format!("{field}[{i}]")))
     };
     regions.into_iter().enumerate().map(nested).collect()
 }
@@ -247,8 +256,8 @@ fn check_count(
     allowed: RangeInclusive<usize>,
     items: &str,
 ) -> Result<(), InvalidField> {
-    let (least, most) = (allowed.start(), allowed.end());
-    if allowed.contains(&count) {
+    let (least, most) = allowed.into_inner();
+    if (least..=most).contains(&count) {
         Ok(())
     } else {
         Err(InvalidField::new(

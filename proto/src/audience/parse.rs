@@ -53,7 +53,7 @@ struct Parser<'a> {
 impl<'a> Parser<'a> {
     fn or(&mut self) -> Result<Node, InvalidField> {
         let mut left = self.and()?;
-        while self.take(Token::Or)? {
+        while self.take_token(Token::Or)? {
             left = Node::Or(Box::new(left), Box::new(self.and()?));
         }
         Ok(left)
@@ -61,20 +61,20 @@ impl<'a> Parser<'a> {
 
     fn and(&mut self) -> Result<Node, InvalidField> {
         let mut left = self.not()?;
-        while self.take(Token::And)? {
+        while self.take_token(Token::And)? {
             left = Node::And(Box::new(left), Box::new(self.not()?));
         }
         Ok(left)
     }
 
     fn not(&mut self) -> Result<Node, InvalidField> {
-        if self.take(Token::Not)? {
-            return self.deeper(|p| Ok(Node::Not(Box::new(p.not()?))));
+        if self.take_token(Token::Not)? {
+            return self.nested(|p| Ok(Node::Not(Box::new(p.not()?))));
         }
-        if self.take(Token::Open)? {
-            return self.deeper(|p| {
+        if self.take_token(Token::Open)? {
+            return self.nested(|p| {
                 let inner = p.or()?;
-                match p.take(Token::Close)? {
+                match p.take_token(Token::Close)? {
                     true => Ok(inner),
                     false => Err(p.expected("AND, OR or ')'", p.peek()?)),
                 }
@@ -97,11 +97,11 @@ impl<'a> Parser<'a> {
                 "must have at most {EXPRESSION_NAMES_MAX} names; got more"
             )));
         }
-        self.take(token)?;
+        self.take_token(token)?;
         Ok(Node::Name(segment))
     }
 
-    fn deeper(
+    fn nested(
         &mut self,
         inner: impl FnOnce(&mut Self) -> Result<Node, InvalidField>,
     ) -> Result<Node, InvalidField> {
@@ -117,7 +117,7 @@ impl<'a> Parser<'a> {
         Ok(node)
     }
 
-    fn take(&mut self, wanted: Token<'a>) -> Result<bool, InvalidField> {
+    fn take_token(&mut self, wanted: Token<'a>) -> Result<bool, InvalidField> {
         let (token, end) = self.scan()?;
         if token == wanted {
             self.at = end;

@@ -1,6 +1,6 @@
 //! Polygons as in GeoJSON: rings of straight edges in longitude and latitude, in either direction.
 
-use super::{LatLng, PAIRS_MAX, Room, check_count};
+use super::{Budget, LatLng, PAIRS_MAX, check_count};
 use crate::{
     error::{InvalidField, required},
     wire::v1 as wire,
@@ -56,9 +56,9 @@ impl Ring {
         self.points.iter().copied().zip(next)
     }
 
-    fn within(ring: wire::Ring, room: &mut Room) -> Result<Self, InvalidField> {
+    fn checked(ring: wire::Ring, budget: &mut Budget) -> Result<Self, InvalidField> {
         check_count("points", ring.points.len(), POINTS_MIN..=POINTS_MAX, "points")?;
-        room.points(ring.points.len())?;
+        budget.take_points(ring.points.len())?;
         let point = |(i, p)| LatLng::from_wire(p).map_err(|e| e.within(&format!("points[{i}]")));
         let mut given: Vec<LatLng> =
             ring.points.into_iter().enumerate().map(point).collect::<Result<_, _>>()?;
@@ -86,7 +86,7 @@ impl Ring {
             return Err(InvalidField::new("points", "must not enclose a pole; use a circle"));
         }
         let ring = Self { points };
-        match ring.crossing(room) {
+        match ring.crossing(budget) {
             Crossing::At(a, b) => Err(InvalidField::new(
                 "points",
                 format_args!("the ring crosses itself: edge {a} and edge {b}"),
@@ -103,7 +103,7 @@ impl Ring {
 
     /// Finds two edges that cross. Sweeps the edges by their western end, which takes about n log n
     /// steps for real outlines.
-    fn crossing(&self, room: &mut Room) -> Crossing {
+    fn crossing(&self, budget: &mut Budget) -> Crossing {
         let edges: Vec<_> = self.edges().collect();
         let west = |i: usize| edges[i].0.lng_deg.min(edges[i].1.lng_deg);
         let east = |i: usize| edges[i].0.lng_deg.max(edges[i].1.lng_deg);
@@ -113,7 +113,7 @@ impl Ring {
         for i in order {
             open.retain(|&j| east(j) >= west(i));
             for &j in &open {
-                if !room.pair() {
+                if !budget.take_pair() {
                     return Crossing::Unknown;
                 }
                 let neighbours = i.abs_diff(j) == 1 || i.abs_diff(j) == edges.len() - 1;
@@ -178,18 +178,21 @@ impl Polygon {
     /// # Errors
     /// A ring is open, has too few or too many points, crosses itself or encloses a pole.
     pub fn from_wire(polygon: wire::Polygon) -> Result<Self, InvalidField> {
-        Self::within(polygon, &mut Room::new())
+        Self::checked(polygon, &mut Budget::new())
     }
 
-    pub(super) fn within(polygon: wire::Polygon, room: &mut Room) -> Result<Self, InvalidField> {
+    pub(super) fn checked(
+        polygon: wire::Polygon,
+        budget: &mut Budget,
+    ) -> Result<Self, InvalidField> {
         check_count("holes", polygon.holes.len(), 0..=HOLES_MAX, "rings")?;
-        let outer =
-            Ring::within(required(polygon.outer, "outer")?, room).map_err(|e| e.within("outer"))?;
+        let outer = Ring::checked(required(polygon.outer, "outer")?, budget)
+            .map_err(|e| e.within("outer"))?;
         let (west, east) = extent(&outer);
         let mut holes = Vec::with_capacity(polygon.holes.len());
         for (i, hole) in polygon.holes.into_iter().enumerate() {
             let mut hole =
-                Ring::within(hole, room).map_err(|e| e.within(&format!("holes[{i}]")))?;
+                Ring::checked(hole, budget).map_err(|e| e.within(&format!("holes[{i}]")))?;
             // Shift the hole by full turns to the range of longitudes of the outer ring.
             let (hole_west, hole_east) = extent(&hole);
             let turn = (((west + east) - (hole_west + hole_east)) / 2.0 / 360.0).round() * 360.0;
