@@ -1,8 +1,9 @@
-# One image for all of Clarion: the three binaries, each static, and nothing else. No shell, no package, no base image, so
-# nothing to be updated but Clarion itself.
+# One image with the three static binaries and nothing else. It has no shell, no package and no base
+# image, so only Clarion itself needs updates.
 #
-# Built by `just image` (.ci/image), which makes the binaries first and hands them over in target/image. They are not built
-# in here: a builder stage would need a base image from a registry and compile everything again for each change.
+# `just image` (.ci/image) builds the binaries into target/image and then the image. There is no
+# builder stage: it would need a base image from a registry and compile everything after each
+# change.
 FROM scratch
 
 ARG VERSION=0.0.0
@@ -15,15 +16,16 @@ LABEL org.opencontainers.image.title="Clarion" \
 
 COPY coordinator shard loadgen LICENSE /
 
-# The only folder that is ever written to, and by loadgen alone: reports, logs and records. Owned by the user below; the
-# root may be read-only.
+# The only writable folder: loadgen's reports, logs and records. The user below owns it. The root
+# file system may be read-only.
 COPY --chown=65532:65532 report /report
 VOLUME /report
 WORKDIR /report
 ENV TMPDIR=/report
 
-# Nobody: a number that needs no /etc/passwd, and that Kubernetes' runAsNonRoot accepts.
+# Numeric user id: needs no /etc/passwd, and Kubernetes' runAsNonRoot accepts it.
 USER 65532:65532
 
-# Which of the three is to be said: `/coordinator`, `/shard`, `/loadgen`. Each answers `probe PORT` for health checks.
+# Set the program as the command: `/coordinator`, `/shard` or `/loadgen`. Each has the command
+# `probe PORT` for health checks.
 CMD ["/loadgen", "--help"]

@@ -1,8 +1,8 @@
-# The same steps that .ci/run takes, by name.
+# The steps of .ci/run by name, and longer runs.
 
 default: run
 
-# The main job: scenario `city`.
+# Run the scenario `city`, or the given arguments of loadgen.
 run *ARGS:
     cargo run --release -- {{ARGS}}
 
@@ -18,59 +18,68 @@ lint:
 bench *ARGS:
     cargo bench -p clarion-benches {{ARGS}}
 
-# Instructions per push of the core alone, by callgrind; `just instructions --profile` says where they go.
+# Count the core's instructions per push by callgrind; `just instructions --profile` lists
+# functions.
 instructions *ARGS:
     cargo bench -p clarion-benches --bench instructions -- {{ARGS}}
 
-# CPU per push of h2load, h2, hyper and our lane; `just lane --all` for every block.
+# Measure CPU per push of h2load, h2, hyper and our lane; `just lane --all` runs every block.
 lane *ARGS:
     cargo bench -p clarion-benches --bench lane -- {{ARGS}}
 
-# The whole shard process beside h2load, run in turn: five pairs for each of APNs indexed, APNs literal, FCM.
+# Compare the whole shard process with h2load: five pairs for APNs indexed, APNs literal and FCM.
 pairs *ARGS:
     cargo build --release -p clarion-loadgen
     cargo bench -p clarion-benches --bench lane -- pairs {{ARGS}}
 
-# The image: static binaries in an empty one. Needs docker, podman or buildah.
+# Build the image with the static binaries. Needs docker, podman or buildah.
 image TAG="clarion:dev":
     .ci/image {{TAG}}
 
-# Keys for the emulated gateways of k8s/overlays/local.
+# Create the keys for the emulated gateways of k8s/overlays/local.
 keys:
     cargo run --release -- keys --directory k8s/overlays/local/keys
 
-# Longer proofs than CI has time for: ten thousand seeds of each model, and every scenario at its full size.
+# Run tests that are too long for CI: ten thousand seeds of each model, every scenario at full size.
 soak:
     PROPTEST_CASES=10000 cargo test --release -p clarion-shard --lib -- partition:: wave::
-    for s in city shenzhen city-far antimeridian pole polygon-hole slow-gateway silent-gateway failing-gateway cancel motion quota quota-nodes faults; do \
+    for s in city shenzhen city-far antimeridian pole polygon-hole slow-gateway silent-gateway \
+        failing-gateway cancel motion quota quota-nodes faults; do \
         cargo run --release -- run $s --report target/soak/$s || exit 1; done
     cargo run --release -- run fault-mixtures --seconds 600 --report target/soak/fault-mixtures
     cargo run --release -- run restarts --report target/soak/restarts
-    cargo run --release -- run restarts --case rolling-60k --devices 600000 --report target/soak/restarts-rolling
-    CLARION_SOAK=1 cargo test --release -p clarion-shard --test foreign -- --nocapture --test-threads=1
+    cargo run --release -- run restarts --case rolling-60k --devices 600000 \
+        --report target/soak/restarts-rolling
+    CLARION_SOAK=1 cargo test --release -p clarion-shard --test foreign -- --nocapture \
+        --test-threads=1
     for t in conversation header_blocks huffman answers waits; do just fuzz $t 120 || exit 1; done
 
-# What real servers say, for the tests that read it again. Needs nginx, nghttpd, node, python3 with h2.
+# Record conversations with real servers, which tests replay. Needs nginx, nghttpd, node,
+# python3-h2.
 record:
     cargo build -p clarion-loadgen
     cargo test -p clarion-shard --lib record_anew -- --ignored
 
-# Fuzzing guided by coverage, on stable: TARGET is a file of fuzz/corpus. Needs a C++ compiler. New inputs go to
-# target/fuzz/TARGET; `just fuzz-keep TARGET` merges those that matter into the corpus.
+# Fuzz TARGET, a file of fuzz/corpus, guided by coverage, on stable Rust. Needs a C++ compiler. New
+# inputs go to target/fuzz/TARGET; `just fuzz-keep TARGET` merges the useful ones into the corpus.
 fuzz TARGET SECONDS="60": fuzz-build
     cargo run --quiet -p clarion-fuzz --bin corpus -- unpack {{TARGET}} target/fuzz/{{TARGET}}
-    CLARION_FUZZ_TARGET={{TARGET}} target/fuzz/guided -max_total_time={{SECONDS}} -timeout=10 -max_len=2048 \
-        -print_final_stats=1 -artifact_prefix=target/fuzz/found- target/fuzz/{{TARGET}}
+    CLARION_FUZZ_TARGET={{TARGET}} target/fuzz/guided -max_total_time={{SECONDS}} -timeout=10 \
+        -max_len=2048 -print_final_stats=1 -artifact_prefix=target/fuzz/found- \
+        target/fuzz/{{TARGET}}
 
 fuzz-keep TARGET: fuzz-build
     rm -rf target/fuzz/kept && mkdir -p target/fuzz/kept
-    CLARION_FUZZ_TARGET={{TARGET}} target/fuzz/guided -set_cover_merge=1 -max_len=512 target/fuzz/kept target/fuzz/{{TARGET}}
+    CLARION_FUZZ_TARGET={{TARGET}} target/fuzz/guided -set_cover_merge=1 -max_len=512 \
+        target/fuzz/kept target/fuzz/{{TARGET}}
     cargo run --quiet -p clarion-fuzz --bin corpus -- pack {{TARGET}} target/fuzz/kept
 
-# Coverage of libFuzzer by stable options of rustc; assertions and overflow checks on, optimised.
+# Build the fuzzer: libFuzzer's coverage by stable options of rustc, optimised, with assertions and
+# overflow checks.
 [private]
 fuzz-build:
-    RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
+    RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+        -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
         -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares \
         -Cdebug-assertions=on -Coverflow-checks=on -Ccodegen-units=1" \
         cargo build --release -p clarion-fuzz --features guided --bin guided \

@@ -1,4 +1,4 @@
-//! Compiles the .proto files with protox, in pure Rust: a fresh machine needs no protoc.
+//! Compiles the .proto files with protox, which is written in Rust: the build needs no protoc.
 
 use std::{env, fs, path::PathBuf};
 
@@ -14,7 +14,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(FILES, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    // For gRPC reflection: only the client API is described to strangers.
+    // Descriptors for gRPC reflection. The coordinator's reflection service serves `clarion.v1`
+    // only.
     fs::write(out.join("clarion.bin"), prost::Message::encode_to_vec(&descriptors))?;
     tonic_prost_build::configure()
         .bytes(".clarion.shard.v1.LocaleMessage.body")

@@ -1,11 +1,11 @@
-//! An alert as its caller meant it: checked once, whole.
+//! Alert of a caller, checked once when the request arrives.
 //!
-//! Two checks are apart, because they depend on more than the words: [`AlertSpec::check_time`] needs a clock (and the
-//! same request tried again an hour later must give the same answer, not a new refusal), and whether apps exist and lanes
-//! allow the mode is the coordinator's to say.
+//! Two checks are separate because they need more than the message. [`AlertSpec::check_time`] needs
+//! a clock, and must not refuse a retry of the same request an hour later. The coordinator checks
+//! whether the apps exist and whether their lanes allow the mode.
 
 use crate::{
-    app::known,
+    app::enum_value,
     audience::Audience,
     error::{InvalidField, required},
     ids::{AlertName, UnixMillis},
@@ -14,24 +14,24 @@ use crate::{
     wire::v1 as wire,
 };
 
-/// Longest collapse key, bytes: APNs refuses a longer `apns-collapse-id`.
+/// Maximum length of a collapse key, bytes: APNs refuses a longer `apns-collapse-id`.
 pub const COLLAPSE_KEY_BYTES_MAX: usize = 64;
-/// Longest active time: 30 days, as long as APNs keeps a notification.
+/// Maximum active time, milliseconds: 30 days, as long as APNs keeps a notification.
 pub const ACTIVE_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1_000;
 
-/// How urgent an alert is; decides how a phone interrupts its owner.
+/// Urgency of an alert: decides how a phone interrupts its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// Shown without sound.
+    /// The phone shows the notification without sound.
     Information,
-    /// Shown at once.
+    /// The phone shows the notification at once.
     Urgent,
-    /// Breaks through silence where the app is entitled to it.
+    /// The notification breaks through silent modes if the app has the provider's permission.
     Critical,
 }
 
 impl Severity {
-    /// `aps.interruption-level` (Apple, "Generating a remote notification").
+    /// Value of `aps.interruption-level` (Apple, "Generating a remote notification").
     #[must_use]
     pub fn apns_interruption_level(self) -> &'static str {
         match self {
@@ -41,7 +41,7 @@ impl Severity {
         }
     }
 
-    /// `apns-priority`: 10 is sent at once, 5 when the phone's power allows.
+    /// Value of `apns-priority`: APNs delivers 10 at once, 5 when the phone's power allows.
     #[must_use]
     pub fn apns_priority(self) -> u8 {
         match self {
@@ -51,45 +51,46 @@ impl Severity {
     }
 }
 
-/// What an alert may do.
+/// Kind of alert: decides which lanes an alert may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
-    /// Real.
+    /// Real alert.
     Live,
-    /// Reaches only the segment `exercise`, and says so in its title.
+    /// Exercise: reaches only the segment `exercise`, and its title says so.
     Exercise,
-    /// Never opens a connection to a lane marked live.
+    /// Test: never opens a connection to a live lane.
     Test,
 }
 
-/// What a caller asked for.
+/// Checked content of a CreateAlert or PreviewAlert request.
 #[derive(Debug, Clone)]
 pub struct AlertSpec {
-    /// What is said.
+    /// Texts, photograph and link.
     pub case: Case,
-    /// How urgently.
+    /// Urgency.
     pub severity: Severity,
-    /// Where.
+    /// Region whose devices receive the alert.
     pub region: Region,
-    /// From where "nearest" is counted; `None`: the region's own middle.
+    /// Point from which distances are measured. `None`: the middle of the region.
     pub last_seen: Option<LatLng>,
-    /// To whom.
+    /// Apps and segments that receive the alert.
     pub audience: Audience,
-    /// Nothing is sent later.
+    /// Time after which nothing is sent.
     pub active_until: UnixMillis,
-    /// What it may do.
+    /// Kind of alert.
     pub mode: Mode,
-    /// Over all nodes; 0: no limit.
+    /// Maximum rate of pushes per second over all nodes. 0: no limit.
     pub max_rate_per_second: u32,
-    /// One notification per key on a phone; `None`: the alert's name.
+    /// Key by which a phone shows only one notification. `None`: the alert's id.
     pub collapse_key: Option<String>,
 }
 
 impl AlertSpec {
-    /// Checks every limit of the contract that needs nothing but the message. Output fields are ignored.
+    /// Checks every limit of the contract that depends on the message alone. Output fields are
+    /// ignored.
     ///
     /// # Errors
-    /// Names the field from the alert inwards: `case.messages[en].title`.
+    /// The first invalid field, as a path inside the alert such as `case.messages[en].title`.
     pub fn from_wire(alert: wire::Alert) -> Result<Self, InvalidField> {
         let case = Case::from_wire(required(alert.case, "case")?).map_err(|e| e.within("case"))?;
         let severity = severity(alert.severity)?;
@@ -119,45 +120,46 @@ impl AlertSpec {
         })
     }
 
-    /// Checks the active time against the clock.
+    /// Checks `active_until` against the current time.
     ///
     /// # Errors
-    /// If it has passed already, or is more than 30 days away.
+    /// `active_until` is in the past, or more than 30 days in the future.
     pub fn check_time(&self, now: UnixMillis) -> Result<(), InvalidField> {
         if self.active_until <= now {
             let late = now.0 - self.active_until.0;
             return Err(InvalidField::new(
                 "active_until",
-                format_args!("must be in the future, is {late} ms past"),
+                format_args!("must be in the future; got a time {late} ms in the past"),
             ));
         }
         let ahead = self.active_until.0 - now.0;
         if ahead > ACTIVE_MS_MAX {
             let problem =
-                format!("at most 30 days ({ACTIVE_MS_MAX} ms) ahead, is {ahead} ms ahead");
+                format!("must be at most 30 days ({ACTIVE_MS_MAX} ms) ahead; got {ahead} ms ahead");
             return Err(InvalidField::new("active_until", problem));
         }
         Ok(())
     }
 
-    /// What one phone keeps one notification for: the key, else the alert's own name.
+    /// Key by which a phone shows only one notification: the collapse key, else the alert's id.
     #[must_use]
     pub fn collapse_id(&self, name: &AlertName) -> String {
         self.collapse_key.clone().unwrap_or_else(|| name.id().to_owned())
     }
 }
 
-/// A timestamp of the wire in whole milliseconds, rounded down.
+/// Converts a protobuf timestamp to whole milliseconds, rounded down.
 ///
 /// # Errors
-/// Before 1970, after 9999, or with nanoseconds out of range (protobuf's own limits but for the first).
+/// The time is before 1970 or after 9999, or its nanoseconds are out of range. Protobuf has the
+/// same limits, except that it allows times before 1970.
 pub fn instant(timestamp: prost_types::Timestamp, field: &str) -> Result<UnixMillis, InvalidField> {
     const SECONDS_MAX: i64 = 253_402_300_799; // 9999-12-31T23:59:59Z
     if !(0..=SECONDS_MAX).contains(&timestamp.seconds)
         || !(0..1_000_000_000).contains(&timestamp.nanos)
     {
         let problem = format!(
-            "must be a time between 1970 and 9999 with nanos of 0 to 999,999,999, is {} s and {} ns",
+            "must be between 1970 and 9999, with nanos of 0 to 999,999,999; got {} s and {} ns",
             timestamp.seconds, timestamp.nanos
         );
         return Err(InvalidField::new(field, problem));
@@ -168,7 +170,7 @@ pub fn instant(timestamp: prost_types::Timestamp, field: &str) -> Result<UnixMil
     ))
 }
 
-/// For an answer.
+/// Converts milliseconds to a protobuf timestamp.
 #[must_use]
 pub fn timestamp(at: UnixMillis) -> prost_types::Timestamp {
     let seconds = i64::try_from(at.0 / 1_000).expect("u64::MAX / 1000 fits i64");
@@ -177,7 +179,7 @@ pub fn timestamp(at: UnixMillis) -> prost_types::Timestamp {
 }
 
 fn severity(number: i32) -> Result<Severity, InvalidField> {
-    match known(number, "severity")? {
+    match enum_value(number, "severity")? {
         wire::Severity::Unspecified => Err(InvalidField::new("severity", "is required")),
         wire::Severity::Information => Ok(Severity::Information),
         wire::Severity::Urgent => Ok(Severity::Urgent),
@@ -186,7 +188,7 @@ fn severity(number: i32) -> Result<Severity, InvalidField> {
 }
 
 fn mode(number: i32) -> Result<Mode, InvalidField> {
-    match known(number, "mode")? {
+    match enum_value(number, "mode")? {
         wire::Mode::Unspecified => Err(InvalidField::new("mode", "is required")),
         wire::Mode::Live => Ok(Mode::Live),
         wire::Mode::Exercise => Ok(Mode::Exercise),
@@ -194,17 +196,21 @@ fn mode(number: i32) -> Result<Mode, InvalidField> {
     }
 }
 
-/// Goes into a header as it is: visible ASCII only.
+/// Checks a collapse key. It becomes a header value, so it must be visible ASCII.
 fn collapse_key(key: String) -> Result<Option<String>, InvalidField> {
     if key.is_empty() {
         return Ok(None);
     }
     if key.len() > COLLAPSE_KEY_BYTES_MAX {
-        let problem = format!("at most {COLLAPSE_KEY_BYTES_MAX} bytes, has {}", key.len());
+        let problem =
+            format!("must be at most {COLLAPSE_KEY_BYTES_MAX} bytes; got {} bytes", key.len());
         return Err(InvalidField::new("collapse_key", problem));
     }
     if !key.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(InvalidField::new("collapse_key", "may hold visible ASCII characters only"));
+        return Err(InvalidField::new(
+            "collapse_key",
+            "must contain only visible ASCII characters",
+        ));
     }
     Ok(Some(key))
 }

@@ -1,13 +1,14 @@
-//! An app: one application on one platform, and the lane that reaches it.
+//! App: one application on one platform, and the lane that reaches its devices.
 
 use crate::{error::InvalidField, ids::AppName, wire::v1 as wire};
 
-/// Longest display name, bytes.
+/// Maximum length of a display name, bytes.
 pub const DISPLAY_NAME_BYTES_MAX: usize = 128;
-/// Longest topic or project, bytes. Bundle ids are limited to 155 characters by App Store Connect.
+/// Maximum length of a topic or project, bytes. App Store Connect limits bundle ids to 155
+/// characters.
 pub const TOPIC_BYTES_MAX: usize = 255;
 
-/// A kind of push gateway.
+/// Kind of push gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Platform {
     /// Apple Push Notification service.
@@ -16,57 +17,60 @@ pub enum Platform {
     Fcm,
 }
 
-/// A provider's environment; a token of one is a bad token in the other.
+/// Environment of a provider. A gateway refuses a token of the other environment as a bad token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Environment {
-    /// Phones as sold.
+    /// Tokens of apps from a store.
     Production,
-    /// Development builds.
+    /// Tokens of development builds.
     Sandbox,
 }
 
-/// Who is behind a lane.
+/// Whether the devices behind a lane belong to real people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum LaneKind {
-    /// Real people's phones.
+    /// Phones of real people.
     Live,
-    /// An emulator or a laboratory.
+    /// An emulator or the devices of a laboratory.
     Test,
 }
 
-/// What a caller says of an app. When it was made and its revision are the store's to say.
+/// Fields of an app that callers set. The store adds the time of creation and the revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct App {
-    /// `apps/{app}`.
+    /// Resource name `apps/{app}`.
     pub name: AppName,
-    /// For people only.
+    /// Name shown to operators; no decision depends on it.
     pub display_name: String,
-    /// Fixed at creation.
+    /// Platform of the app, fixed at creation.
     pub platform: Platform,
     /// Name of a configured gateway.
     pub gateway: String,
     /// Name of a configured credential.
     pub credential: String,
-    /// APNs: `apns-topic`; else empty.
+    /// Value of `apns-topic` for an APNs app; empty for an FCM app.
     pub topic: String,
-    /// FCM: the project; else empty.
+    /// Firebase project id of an FCM app; empty for an APNs app.
     pub project: String,
-    /// Of its tokens.
+    /// Environment of the app's tokens.
     pub environment: Environment,
-    /// Of its lane.
+    /// Kind of the app's lane.
     pub lane_kind: LaneKind,
 }
 
 impl App {
-    /// Checks the form. Whether gateway and credential are configured is the coordinator's to say.
+    /// Checks the form of every field. The coordinator checks whether the gateway and the
+    /// credential are configured.
     ///
     /// # Errors
-    /// Names the field from the app inwards: `topic`.
+    /// The first invalid field, as a path inside the app such as `topic`.
     pub fn from_wire(app: wire::App) -> Result<Self, InvalidField> {
         let platform = platform(app.platform)?;
         if app.display_name.len() > DISPLAY_NAME_BYTES_MAX {
-            let problem =
-                format!("at most {DISPLAY_NAME_BYTES_MAX} bytes, has {}", app.display_name.len());
+            let problem = format!(
+                "must be at most {DISPLAY_NAME_BYTES_MAX} bytes; got {} bytes",
+                app.display_name.len()
+            );
             return Err(InvalidField::new("display_name", problem));
         }
         let (topic_required, project_required) =
@@ -84,7 +88,7 @@ impl App {
         })
     }
 
-    /// For an answer; without `create_time` and `etag`.
+    /// Converts the app to its message, without `create_time` and `etag`.
     #[must_use]
     pub fn to_wire(&self) -> wire::App {
         let platform = match self.platform {
@@ -115,23 +119,22 @@ impl App {
     }
 }
 
-/// Checks an enum's number: given, and one that this version knows.
-pub(crate) fn known<E: TryFrom<i32> + Into<i32> + Copy>(
+/// Converts an enum's number, which must be set and known to this version.
+pub(crate) fn enum_value<E: TryFrom<i32> + Into<i32> + Copy>(
     number: i32,
     field: &str,
 ) -> Result<E, InvalidField> {
     match E::try_from(number) {
         Ok(_) if number == 0 => Err(InvalidField::new(field, "is required")),
         Ok(value) => Ok(value),
-        Err(_) => Err(InvalidField::new(
-            field,
-            format_args!("must be a value that the contract knows, is {number}"),
-        )),
+        Err(_) => {
+            Err(InvalidField::new(field, format_args!("must be a known enum value; got {number}")))
+        }
     }
 }
 
 fn platform(number: i32) -> Result<Platform, InvalidField> {
-    match known(number, "platform")? {
+    match enum_value(number, "platform")? {
         wire::Platform::Unspecified => Err(InvalidField::new("platform", "is required")),
         wire::Platform::Apns => Ok(Platform::Apns),
         wire::Platform::Fcm => Ok(Platform::Fcm),
@@ -139,7 +142,7 @@ fn platform(number: i32) -> Result<Platform, InvalidField> {
 }
 
 fn environment(number: i32) -> Result<Environment, InvalidField> {
-    match known(number, "environment")? {
+    match enum_value(number, "environment")? {
         wire::Environment::Unspecified => Err(InvalidField::new("environment", "is required")),
         wire::Environment::Production => Ok(Environment::Production),
         wire::Environment::Sandbox => Ok(Environment::Sandbox),
@@ -147,14 +150,14 @@ fn environment(number: i32) -> Result<Environment, InvalidField> {
 }
 
 fn lane_kind(number: i32) -> Result<LaneKind, InvalidField> {
-    match known(number, "lane_kind")? {
+    match enum_value(number, "lane_kind")? {
         wire::LaneKind::Unspecified => Err(InvalidField::new("lane_kind", "is required")),
         wire::LaneKind::Live => Ok(LaneKind::Live),
         wire::LaneKind::Test => Ok(LaneKind::Test),
     }
 }
 
-/// A name in the coordinator's configuration: of the same form as an app's own.
+/// Checks the name of a gateway or credential, which has the form of an app id.
 fn configured_name(name: String, field: &str) -> Result<String, InvalidField> {
     if name.is_empty() {
         return Err(InvalidField::new(field, "is required"));
@@ -163,22 +166,26 @@ fn configured_name(name: String, field: &str) -> Result<String, InvalidField> {
     Ok(name)
 }
 
-/// Goes into a header or a path as it is: visible ASCII only.
+/// Checks a topic or project. It becomes a header value or part of a path, so its characters are
+/// limited.
 fn header_value(value: String, field: &str, is_required: bool) -> Result<String, InvalidField> {
     if value.is_empty() && is_required {
         return Err(InvalidField::new(field, "is required for this platform"));
     }
     if !value.is_empty() && !is_required {
-        return Err(InvalidField::new(field, "belongs to another platform"));
+        return Err(InvalidField::new(field, "must be empty for this platform"));
     }
     if value.len() > TOPIC_BYTES_MAX {
         return Err(InvalidField::new(
             field,
-            format_args!("at most {TOPIC_BYTES_MAX} bytes, has {}", value.len()),
+            format_args!("must be at most {TOPIC_BYTES_MAX} bytes; got {} bytes", value.len()),
         ));
     }
     if !value.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
-        return Err(InvalidField::new(field, "may hold letters, digits, '.', '-' and '_' only"));
+        return Err(InvalidField::new(
+            field,
+            "must contain only letters, digits, '.', '-' and '_'",
+        ));
     }
     Ok(value)
 }

@@ -1,8 +1,8 @@
-//! Who is addressed: apps, and an expression over segments.
+//! Audience of an alert: apps, and a condition on segments.
 //!
-//! An expression is parsed once, here, from what a person wrote into a tree that cannot be wrong; nodes get it in prefix
-//! form ([`SegmentExpr::to_wire`]), which needs no parser and no parentheses. All bounds are those of the parser, so that
-//! whoever walks the tree (recursively) knows how deep it can be.
+//! [`SegmentExpr::parse`] converts the text of a condition to a tree once. Nodes receive the tree
+//! in prefix notation ([`SegmentExpr::to_wire`]), which needs no parser and no parentheses. The
+//! parser limits the depth of the tree, so recursion over the tree is safe.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -10,57 +10,59 @@ use crate::{error::InvalidField, ids::AppName, wire};
 
 mod parse;
 
-/// Apps of one alert.
+/// Maximum number of apps of one alert.
 pub const APPS_MAX: usize = 64;
-/// Longest expression, bytes.
+/// Maximum length of an expression, bytes.
 pub const EXPRESSION_BYTES_MAX: usize = 1_024;
-/// Names in one expression, repeats included.
+/// Maximum number of names in one expression, repeats included.
 pub const EXPRESSION_NAMES_MAX: usize = 64;
-/// Parentheses and NOTs within each other. With [`EXPRESSION_NAMES_MAX`] names a tree is at most 64 + 32 deep.
+/// Maximum depth of nested parentheses and NOTs. With [`EXPRESSION_NAMES_MAX`] names, a tree is at
+/// most 64 + 32 deep.
 pub const EXPRESSION_DEPTH_MAX: usize = 32;
-/// Longest name of a segment, bytes.
+/// Maximum length of a segment's name, bytes.
 pub const SEGMENT_BYTES_MAX: usize = 63;
 
-/// The name of a segment: 1 to 63 of a-z, 0-9, '_' and '-'. `AND`, `OR`, `NOT` are in capitals, so no name is one.
+/// Name of a segment: 1 to 63 characters of a-z, 0-9, '_' and '-'. The operators `AND`, `OR` and
+/// `NOT` are capitals, so they cannot be names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Segment(String);
 
 impl Segment {
-    /// Checks the name.
+    /// Creates a segment from its name.
     ///
     /// # Errors
-    /// Without a field name; the caller knows where it stood.
+    /// The name is invalid. The error has an empty field; the caller adds the path.
     pub fn new(name: &str) -> Result<Self, InvalidField> {
         Self::check(name)?;
         Ok(Self(name.to_owned()))
     }
 
-    /// The check of [`Segment::new`] alone, for whoever keeps the string as it is.
+    /// Checks a name as [`Segment::new`] does, without copying it.
     ///
     /// # Errors
-    /// Without a field name; the caller knows where it stood.
+    /// The name is invalid. The error has an empty field; the caller adds the path.
     pub fn check(name: &str) -> Result<(), InvalidField> {
         if name.is_empty() || name.len() > SEGMENT_BYTES_MAX {
             let problem =
-                format!("must be 1 to {SEGMENT_BYTES_MAX} characters, has {}", name.len());
+                format!("must have 1 to {SEGMENT_BYTES_MAX} characters; got {}", name.len());
             return Err(InvalidField::new("", problem));
         }
         match name.chars().find(|c| !is_segment_char(*c)) {
             Some(c) => Err(InvalidField::new(
                 "",
-                format_args!("may hold a-z, 0-9, '_' and '-', not {c:?}"),
+                format_args!("must contain only a-z, 0-9, '_' and '-'; got {c:?}"),
             )),
             None => Ok(()),
         }
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The name.
+    /// Returns the name as an owned string.
     #[must_use]
     pub fn into_string(self) -> String {
         self.0
@@ -71,7 +73,8 @@ fn is_segment_char(c: char) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-'
 }
 
-/// An expression over segments. NOT binds tighter than AND, AND tighter than OR; equal ones group from the left.
+/// Condition on segments. NOT binds tighter than AND, AND tighter than OR; equal operators group
+/// from the left.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SegmentExpr(Option<Node>);
 
@@ -84,27 +87,28 @@ enum Node {
 }
 
 impl SegmentExpr {
-    /// No condition.
+    /// Returns the empty condition, which is true for every device.
     #[must_use]
     pub fn everybody() -> Self {
         Self(None)
     }
 
-    /// Parses what a person wrote. Nothing but spaces means everybody.
+    /// Parses the text of a condition. A text of spaces only is the empty condition.
     ///
     /// # Errors
-    /// What was expected and at which byte; without a field name.
+    /// The text is invalid: the error names the byte, the expected and the found token. Its field
+    /// is empty; the caller adds the path.
     pub fn parse(text: &str) -> Result<Self, InvalidField> {
         parse::parse(text).map(Self)
     }
 
-    /// True if there is no condition.
+    /// Whether this is the empty condition.
     #[must_use]
     pub fn is_everybody(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Only those who are also in `segment`.
+    /// Returns a condition that also requires `segment`.
     #[must_use]
     pub fn and(self, segment: Segment) -> Self {
         let name = Node::Name(segment);
@@ -114,7 +118,7 @@ impl SegmentExpr {
         }))
     }
 
-    /// Whether a device is addressed; `has` says whether it carries a segment.
+    /// Evaluates the condition for a device; `has` returns whether the device has a segment.
     pub fn eval(&self, has: impl Fn(&str) -> bool) -> bool {
         fn holds(node: &Node, has: &impl Fn(&str) -> bool) -> bool {
             match node {
@@ -127,7 +131,7 @@ impl SegmentExpr {
         self.0.as_ref().is_none_or(|node| holds(node, &has))
     }
 
-    /// In prefix notation; empty for everybody.
+    /// Converts the condition to prefix notation. The empty condition becomes an empty list.
     #[must_use]
     pub fn to_wire(&self) -> Vec<wire::shard_v1::SegmentOp> {
         use wire::shard_v1::{BinaryOp, SegmentOp, segment_op::Op};
@@ -149,7 +153,7 @@ impl SegmentExpr {
     }
 }
 
-/// With the fewest parentheses that give the same tree again.
+/// Writes the condition with the fewest parentheses that parse to the same tree.
 impl fmt::Display for SegmentExpr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.as_ref().map_or(Ok(()), |node| write_node(node, Precedence::Or, f))
@@ -180,7 +184,8 @@ fn write_node(node: &Node, least: Precedence, f: &mut fmt::Formatter<'_>) -> fmt
             f.write_str("NOT ")?;
             write_node(inner, Precedence::Not, f)?;
         }
-        // Grouping is from the left: the right operand needs parentheses if it is of the same kind.
+        // Equal operators group from the left, so a right operand with the same operator needs
+        // parentheses.
         Node::And(a, b) => {
             write_node(a, Precedence::And, f)?;
             f.write_str(" AND ")?;
@@ -198,27 +203,27 @@ fn write_node(node: &Node, least: Precedence, f: &mut fmt::Formatter<'_>) -> fmt
     Ok(())
 }
 
-/// Who is addressed within the region.
+/// Devices inside the region that receive the alert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audience {
-    /// 1 to [`APPS_MAX`], as given, without repeats.
+    /// Apps in the order of the request: 1 to [`APPS_MAX`], without repeats.
     pub apps: Vec<AppName>,
-    /// Over segments.
+    /// Condition on segments.
     pub segments: SegmentExpr,
 }
 
 impl Audience {
-    /// Checks every limit of the contract; whether the apps exist is the coordinator's to say.
+    /// Checks every limit of the contract. The coordinator checks whether the apps exist.
     ///
     /// # Errors
-    /// Names the field from the audience inwards: `apps[2]`.
+    /// The first invalid field, as a path inside the audience such as `apps[2]`.
     pub fn from_wire(audience: &wire::v1::Audience) -> Result<Self, InvalidField> {
-        match audience.apps.len() {
-            0 => return Err(InvalidField::new("apps", "is required: at least one")),
-            n if n > APPS_MAX => {
-                return Err(InvalidField::new("apps", format_args!("at most {APPS_MAX}, has {n}")));
-            }
-            _ => {}
+        let count = audience.apps.len();
+        if !(1..=APPS_MAX).contains(&count) {
+            return Err(InvalidField::new(
+                "apps",
+                format_args!("must have 1 to {APPS_MAX} apps; got {count}"),
+            ));
         }
         let mut apps = Vec::with_capacity(audience.apps.len());
         for (i, name) in audience.apps.iter().enumerate() {
@@ -228,7 +233,7 @@ impl Audience {
         if let Some((i, twice)) = apps.iter().enumerate().find(|(_, app)| !seen.insert(*app)) {
             return Err(InvalidField::new(
                 format!("apps[{i}]"),
-                format_args!("holds {twice} more than once"),
+                format_args!("must not repeat an app; got {twice} more than once"),
             ));
         }
         let segments = SegmentExpr::parse(&audience.segments).map_err(|e| e.within("segments"))?;

@@ -1,4 +1,4 @@
-//! A device and what can be said of it: the records of the log, checked.
+//! Devices, and the checked records of their changes in the log.
 
 use std::fmt;
 
@@ -11,59 +11,63 @@ use crate::{
     wire::shard_v1 as wire,
 };
 
-/// Longest token of any kind, bytes: APNs announced 100, FCM has some 163 characters; this leaves room for both.
+/// Maximum length of a token, bytes. APNs announced up to 100 bytes, and FCM tokens have some 163
+/// characters.
 pub const TOKEN_BYTES_MAX: usize = 512;
-/// Longest locale, bytes: BCP 47 says that 35 characters hold any tag in use (RFC 5646, section 4.4.1).
+/// Maximum length of a locale, bytes: 35 characters hold any tag in use (RFC 5646, section 4.4.1).
 pub const LOCALE_BYTES_MAX: usize = 35;
-/// Segments of one device.
+/// Maximum number of segments of one device.
 pub const SEGMENTS_MAX: usize = 16;
 
-/// A provider's token. Personal data: it is never printed.
+/// Token of a device at its provider. Personal data: `Debug` prints the length only.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(Bytes);
 
 impl Token {
-    /// Checks the length, 1 to [`TOKEN_BYTES_MAX`].
+    /// Creates a token of 1 to [`TOKEN_BYTES_MAX`] bytes.
     ///
     /// # Errors
-    /// Names the limit and the length.
+    /// The token is empty or too long.
     pub fn new(bytes: Bytes) -> Result<Self, InvalidField> {
         match bytes.len() {
             0 => Err(InvalidField::new("token", "is required")),
             n if n > TOKEN_BYTES_MAX => Err(InvalidField::new(
                 "token",
-                format_args!("at most {TOKEN_BYTES_MAX} bytes, has {n}"),
+                format_args!("must be at most {TOKEN_BYTES_MAX} bytes; got {n} bytes"),
             )),
             _ => Ok(Self(bytes)),
         }
     }
 
-    /// Its bytes.
+    /// Returns the bytes of the token.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// Names the token in feedback without telling it: xxh3-64 of its bytes.
+    /// Returns the xxh3-64 hash of the token, which identifies it in feedback without revealing it.
     #[must_use]
     pub fn hash(&self) -> u64 {
         token_hash(&self.0)
     }
 }
 
-/// Checks a token of FCM, which is written into a JSON string as it is: 1 to [`TOKEN_BYTES_MAX`] printable ASCII
-/// characters without space, quotation mark and backslash. Google calls tokens opaque; all that were seen hold letters,
-/// digits, `-`, `_` and `:` only.
+/// Checks an FCM token: 1 to [`TOKEN_BYTES_MAX`] printable ASCII characters without space,
+/// quotation mark and backslash.
+///
+/// The token is written into a JSON string without escapes. Google calls tokens opaque; known
+/// tokens contain only letters, digits, `-`, `_` and `:`.
 ///
 /// # Errors
-/// Names the limit; never shows the token.
+/// The token is empty, too long or has other characters. The error never contains the token.
 pub fn check_fcm_token(token: &[u8]) -> Result<(), InvalidField> {
     if !(1..=TOKEN_BYTES_MAX).contains(&token.len()) {
-        let problem = format!("must be 1 to {TOKEN_BYTES_MAX} characters, has {}", token.len());
+        let problem = format!("must have 1 to {TOKEN_BYTES_MAX} characters; got {}", token.len());
         return Err(InvalidField::new("token", problem));
     }
     if !token.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\')) {
-        let problem = "must be printable ASCII without space, quotation mark and backslash";
+        let problem =
+            "must contain only printable ASCII without space, quotation mark and backslash";
         return Err(InvalidField::new("token", problem));
     }
     Ok(())
@@ -75,59 +79,62 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The name of a token in feedback: xxh3-64 of its bytes.
+/// Returns the xxh3-64 hash of a token's bytes, which identifies it in feedback.
 #[must_use]
 pub fn token_hash(token: &[u8]) -> u64 {
     xxhash_rust::xxh3::xxh3_64(token)
 }
 
-/// An H3 cell of resolution 9, about 200 m: the only form in which a place is kept.
+/// Place of a device as an H3 cell of resolution 9, about 200 m. Clarion stores no other form.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cell(u64);
 
 impl Cell {
-    /// Checks that it is a cell of resolution 9.
+    /// Creates a cell from an H3 index.
     ///
     /// # Errors
-    /// Says what it is instead; never which one.
+    /// The index is not a cell of resolution 9. The error never contains the index, which is a
+    /// place.
     pub fn new(index: u64) -> Result<Self, InvalidField> {
         let cell = CellIndex::try_from(index)
-            .map_err(|_| InvalidField::new("cell", "is not an H3 cell index"))?;
+            .map_err(|_| InvalidField::new("cell", "must be an H3 cell index"))?;
         match cell.resolution() {
             Resolution::Nine => Ok(Self(index)),
-            other => Err(InvalidField::new(
-                "cell",
-                format_args!("must be of resolution 9, is of {other}"),
-            )),
+            other => {
+                Err(InvalidField::new("cell", format_args!("must have resolution 9; got {other}")))
+            }
         }
     }
 
-    /// Of an index that was a cell's before: taken apart and put together again, as a registry does with each device of a wave,
-    /// where the check of [`Self::new`] would cost as much as writing the push.
+    /// Creates a cell from an index that came from a cell, without the check of [`Self::new`].
+    ///
+    /// A registry rebuilds the index of each device of a wave; the check would cost as much as
+    /// writing the push.
     #[must_use]
     pub fn again(index: u64) -> Self {
-        debug_assert!(Self::new(index).is_ok(), "an index that no cell of resolution 9 has");
+        debug_assert!(Self::new(index).is_ok(), "the index is not a cell of resolution 9");
         Self(index)
     }
 
-    /// The cell's 64-bit index. Sorted by it, all descendants of a coarser cell stand together.
+    /// Returns the 64-bit index. In the order of indexes, the descendants of a coarser cell are
+    /// adjacent.
     #[must_use]
     pub fn index(self) -> u64 {
         self.0
     }
 
-    /// As h3o's type.
+    /// Converts the cell to h3o's type.
     #[must_use]
     pub fn to_h3(self) -> CellIndex {
-        CellIndex::try_from(self.0).expect("checked when it was made")
+        CellIndex::try_from(self.0).expect("the index was checked")
     }
 }
 
 impl From<CellIndex> for Cell {
-    /// The cell itself at resolution 9; a finer one becomes its parent.
+    /// Converts a cell of resolution 9; a finer cell becomes its parent of resolution 9.
     ///
     /// # Panics
-    /// If it is coarser than resolution 9.
+    /// The cell is coarser than resolution 9.
     fn from(cell: CellIndex) -> Self {
         Self(cell.parent(Resolution::Nine).expect("resolution 9 or finer").into())
     }
@@ -139,64 +146,65 @@ impl fmt::Debug for Cell {
     }
 }
 
-/// How a device is reached.
+/// How a push reaches a device, and which audiences the device belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
-    /// Its app.
+    /// App that the device runs.
     pub app: AppName,
-    /// The provider's token.
+    /// Token of the device at its provider.
     pub token: Token,
-    /// BCP 47, lower case; empty: unknown.
+    /// BCP 47 tag in lower case. Empty: unknown.
     pub locale: String,
-    /// Sorted, without repeats.
+    /// Segments of the device, sorted, without repeats.
     pub segments: Vec<String>,
-    /// Reserved: one person's several devices; empty: none.
+    /// Identifier of the device's owner, reserved for people with several devices. Empty: none.
     pub person: String,
 }
 
-/// What changed.
+/// Change of one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// The registration, whole.
+    /// Replaces the registration and keeps the place.
     Registration(Registration),
-    /// The place.
+    /// Replaces the place and keeps the registration.
     Place(Cell),
-    /// Both.
+    /// Replaces registration and place.
     Arrival(Registration, Cell),
-    /// The device is gone; a tombstone keeps late observations out.
+    /// Deletes registration and place. A tombstone rejects earlier observations that arrive later.
     Removal,
-    /// A person's choice.
+    /// Switches alerts off (true) or on (false).
     Mute(bool),
-    /// A gateway called the token dead.
+    /// Removes the registration with a token that a gateway called dead.
     Feedback {
-        /// Of the token meant; see [`token_hash`].
+        /// Hash of the dead token; see [`token_hash`].
         token_hash: u64,
-        /// When the gateway last knew it dead; a registration observed later stays.
+        /// Time at which the gateway last knew the token to be dead. A registration observed later
+        /// stays. `None`: the gateway gave no time.
         gateway_time: Option<UnixMillis>,
     },
 }
 
-/// One change of one device, as recorded in a log.
+/// Change of one device as it is recorded in a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Which device.
+    /// Device that changes.
     pub device: DeviceId,
-    /// When the phone saw it: the version of the facets that it changes.
+    /// Time of the observation on the phone's clock: the version of the changed part.
     pub observed: UnixMillis,
-    /// What changed.
+    /// Change of the device.
     pub change: Change,
 }
 
 impl Record {
-    /// Checks a record that came over the feed.
+    /// Checks a record of the feed.
     ///
     /// # Errors
-    /// Names the field; such a record means a defect of the sender, not of a caller.
+    /// The first invalid field. An invalid record means a defect of the sender, not of a caller.
     pub fn from_wire(record: wire::Record) -> Result<Self, InvalidField> {
         let device = DeviceId(record.device.as_slice().try_into().map_err(|_| {
             InvalidField::new(
                 "device",
-                format_args!("must be 16 bytes, has {}", record.device.len()),
+                format_args!("must have 16 bytes; got {}", record.device.len()),
             )
         })?);
         use wire::record::Change as Wire;
@@ -217,13 +225,13 @@ impl Record {
         Ok(Self { device, observed: UnixMillis(record.observe_time_ms), change })
     }
 
-    /// For the log and the feed.
+    /// Converts the record to its message for the log and the feed.
     #[must_use]
     pub fn to_wire(&self) -> wire::Record {
         self.clone().into_wire()
     }
 
-    /// For the log and the feed, without copying what the record owns.
+    /// Converts the record to its message without copying its fields.
     #[must_use]
     pub fn into_wire(self) -> wire::Record {
         use wire::record::Change as Wire;

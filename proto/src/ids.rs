@@ -1,4 +1,5 @@
-//! Names and numbers of things. Each is its own type, so that an ordinal is never taken for a partition.
+//! Identifiers: names, numbers and random ids. Each has its own type, so that an ordinal cannot be
+//! used as a partition number.
 
 use std::{fmt, sync::Arc};
 
@@ -19,31 +20,32 @@ macro_rules! number {
 }
 
 number! {
-    /// A fixed hash bucket of devices: what a node owns, follows and walks.
+    /// Number of a partition: a fixed hash bucket of devices, which one node owns.
     PartitionId(u16)
 }
 number! {
-    /// A device's number in its partition, stable for its life.
+    /// Number of a device in its partition, stable while the device exists.
     Ordinal(u32)
 }
 number! {
-    /// One of the independent logs; a partition's log is its number modulo their count.
+    /// Number of a log. The log of a partition is the partition's number modulo the number of logs.
     LogId(u16)
 }
 number! {
-    /// A place in a log, dense from 1; 0 is before its beginning.
+    /// Position in a log, counted from 1 without gaps. 0: before the first batch.
     Position(u64)
 }
 number! {
-    /// One pass of one alert over a region.
+    /// Id of a wave: one pass of one alert over a region.
     WaveId(u64)
 }
 number! {
-    /// Grows with every change of who directs an alert; the highest seen is obeyed.
+    /// Number that grows with every change of the coordinator that directs an alert. A node obeys
+    /// the highest epoch it has seen.
     Epoch(u64)
 }
 number! {
-    /// One credential on one gateway, in the whole cluster.
+    /// Id of a lane in the cluster: one credential on one gateway.
     LaneId(u32)
 }
 number! {
@@ -51,13 +53,16 @@ number! {
     UnixMillis(u64)
 }
 
-/// How many partitions a cluster can have: ordinals and partitions share 64 bits with the wave's slot in a ticket.
+/// Maximum number of partitions of a cluster: a ticket holds the ordinal, the partition and the
+/// wave's slot in 64 bits.
 pub const PARTITIONS_MAX: u16 = 4_096;
 
-/// The partition of a device: its hash modulo the count, for ever.
+/// Returns the partition of a device: the hash of its id modulo the number of partitions.
+///
+/// The function must never change: nodes and logs depend on it.
 ///
 /// # Panics
-/// If `count` is 0.
+/// `count` is 0.
 #[must_use]
 pub fn partition_of(device: DeviceId, count: u16) -> PartitionId {
     let hash = xxhash_rust::xxh3::xxh3_64(&device.0);
@@ -65,27 +70,29 @@ pub fn partition_of(device: DeviceId, count: u16) -> PartitionId {
     PartitionId((hash % u64::from(count)) as u16)
 }
 
-/// The log of a partition.
+/// Returns the log of a partition.
 ///
 /// # Panics
-/// If `logs` is 0.
+/// `logs` is 0.
 #[must_use]
 pub fn log_of(partition: PartitionId, logs: u16) -> LogId {
     LogId(partition.0 % logs)
 }
 
-/// One installation of an app: a UUID as given, or a keyed hash of the caller's string.
+/// Id of a device, which is one installation of an app: a UUID, or a keyed hash of the caller's
+/// string.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DeviceId(pub [u8; 16]);
 
 impl fmt::Debug for DeviceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Enough to find it again in a test, not enough to name a person's device.
+        // Two bytes are enough to compare ids in a test, but do not identify a person's device.
         write!(f, "DeviceId({:02x}{:02x}..)", self.0[0], self.0[1])
     }
 }
 
-/// Drawn at the start of a process: another one means that the memory of the former is gone.
+/// Random id of a node process, drawn at its startup. A new id means that the state of the former
+/// process is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BootId(pub [u8; 16]);
 
@@ -96,23 +103,25 @@ macro_rules! identity {
         pub struct $name(pub [u8; 16]);
 
         impl $name {
-            /// From the 16 bytes of a message.
+            /// Reads the 16 bytes of a message.
             ///
             /// # Errors
-            /// Another length; without a field name, which the caller knows.
+            /// The length is not 16. The error has an empty field; the caller adds the path.
             pub fn from_wire(bytes: &[u8]) -> Result<Self, InvalidField> {
-                let problem = || InvalidField::new("", format_args!("must have 16 bytes, has {}", bytes.len()));
-                bytes.try_into().map(Self).map_err(|_| problem())
+                bytes.try_into().map(Self).map_err(|_| {
+                    let problem = format_args!("must have 16 bytes; got {}", bytes.len());
+                    InvalidField::new("", problem)
+                })
             }
 
-            /// As messages carry it.
+            /// Returns the 16 bytes for a message.
             #[must_use]
             pub fn to_wire(self) -> Vec<u8> {
                 self.0.to_vec()
             }
         }
 
-        /// The first four bytes in hexadecimal: enough to tell two of them apart in log lines.
+        /// Writes the first four bytes in hexadecimal, enough to distinguish ids in log lines.
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -122,32 +131,33 @@ macro_rules! identity {
 }
 
 identity! {
-    /// Which log: drawn when the log began. Positions and ownership numbers mean something within one log only.
+    /// Random identity of a log, drawn when the log begins. Positions and ownership numbers are
+    /// comparable within one log only.
     LogIdentity
 }
 identity! {
-    /// Which process of a coordinator: drawn at its start.
+    /// Random id of a coordinator process, drawn at its startup.
     CoordinatorId
 }
 
-/// The configured name of a cluster: coordinators and nodes of different names refuse each other.
+/// Configured name of a cluster. Coordinators and nodes of different clusters refuse each other.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterName(Arc<str>);
 
 impl ClusterName {
-    /// The name where none is configured; the same for coordinators and nodes.
+    /// Default name, for coordinators and nodes.
     pub const DEFAULT: &str = "clarion";
 
-    /// 1 to 63 of a-z, 0-9 and '-', beginning with a letter.
+    /// Creates a name of 1 to 63 characters of a-z, 0-9 and '-', beginning with a letter.
     ///
     /// # Errors
-    /// Without a field name; the caller knows where it stood.
+    /// The name is invalid. The error has an empty field; the caller adds the path.
     pub fn new(name: &str) -> Result<Self, InvalidField> {
         check_id(name).map_err(|problem| InvalidField::new("", problem))?;
         Ok(Self(name.into()))
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -173,19 +183,20 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks the last part of the name: 1 to 63 of a-z, 0-9 and '-', beginning with a letter.
+            /// Creates a name from its last part: 1 to 63 characters of a-z, 0-9 and '-', beginning
+            /// with a letter.
             ///
             /// # Errors
-            /// Without a field name; the caller knows where it stood.
+            /// The id is invalid. The error has an empty field; the caller adds the path.
             pub fn from_id(id: &str) -> Result<Self, InvalidField> {
                 check_id(id).map_err(|problem| InvalidField::new("", problem))?;
                 Ok(Self(id.into()))
             }
 
-            /// Checks the whole name, collection included.
+            /// Creates a name from its full form, collection included.
             ///
             /// # Errors
-            /// Without a field name; the caller knows where it stood.
+            /// The name is invalid. The error has an empty field; the caller adds the path.
             pub fn from_name(name: &str) -> Result<Self, InvalidField> {
                 let id = name.strip_prefix(concat!($collection, "/")).ok_or_else(|| {
                     InvalidField::new("", concat!("must begin with `", $collection, "/`"))
@@ -193,13 +204,13 @@ macro_rules! name {
                 Self::from_id(id)
             }
 
-            /// The last part: `demo`.
+            /// Returns the last part, such as `demo`.
             #[must_use]
             pub fn id(&self) -> &str {
                 &self.0
             }
 
-            /// The whole name.
+            /// Returns the full name, collection included.
             #[must_use]
             pub fn name(&self) -> String {
                 format!(concat!($collection, "/{}"), self.0)
@@ -215,23 +226,23 @@ macro_rules! name {
 }
 
 name! {
-    /// `apps/{app}`.
+    /// Resource name of an app, `apps/{app}`.
     AppName, "apps"
 }
 name! {
-    /// `alerts/{alert}`.
+    /// Resource name of an alert, `alerts/{alert}`.
     AlertName, "alerts"
 }
 
 fn check_id(id: &str) -> Result<(), String> {
     if id.is_empty() || id.len() > 63 {
-        return Err(format!("must be 1 to 63 characters, has {}", id.len()));
+        return Err(format!("must have 1 to 63 characters; got {}", id.len()));
     }
-    if !id.starts_with(|c: char| c.is_ascii_lowercase()) {
-        return Err("must begin with a letter a-z".to_owned());
+    if let Some(first) = id.chars().next().filter(|c| !c.is_ascii_lowercase()) {
+        return Err(format!("must begin with a letter a-z; got {first:?}"));
     }
     match id.chars().find(|c| !(c.is_ascii_lowercase() || c.is_ascii_digit() || *c == '-')) {
-        Some(c) => Err(format!("may hold a-z, 0-9 and '-', not {c:?}")),
+        Some(c) => Err(format!("must contain only a-z, 0-9 and '-'; got {c:?}")),
         None => Ok(()),
     }
 }

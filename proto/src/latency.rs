@@ -1,19 +1,21 @@
-//! How long answers take, as counts that add up: a core's, a node's and a cluster's are the same thing.
+//! Histogram of answer latencies, which cores, nodes and the coordinator can add up.
 //!
-//! What is asked of it is the middle, and a middle of middles is none. So what travels are counts by bucket. Four buckets
-//! to an octave from 64 µs on: a bucket is at most a quarter wide, and [`Latencies::middle`] goes along it in a straight
-//! line, which is as good as a budget of whole connections can use.
+//! The connection budget needs the median over the cluster, and medians of nodes cannot be
+//! combined. So messages carry counts per bucket. Each octave from 64 µs on has four buckets, so a
+//! bucket is at most a quarter wide. [`Latencies::middle`] interpolates inside a bucket, which is
+//! exact enough for a budget of whole connections.
 
-/// The shortest octave that is told from shorter ones: 64 µs.
+/// Binary logarithm of the lower edge of the first octave: 64 µs. Shorter latencies count in the
+/// first bucket.
 const OCTAVE_MIN: u32 = 6;
-/// The last octave begins at 33.5 s, beyond any request's deadline.
+/// Number of octaves. The last one begins at 33.5 s, beyond any request deadline.
 const OCTAVES: usize = 20;
-/// Buckets of one octave.
+/// Number of buckets per octave.
 const PER_OCTAVE: usize = 4;
-/// Buckets in all.
+/// Number of buckets.
 pub const BUCKETS: usize = OCTAVES * PER_OCTAVE;
 
-/// Counts of latencies by bucket.
+/// Counts of latencies per bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Latencies([u32; BUCKETS]);
 
@@ -24,26 +26,26 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// Counts one.
+    /// Counts one latency, in microseconds.
     pub fn count(&mut self, us: u64) {
         let bucket = &mut self.0[bucket_of(us)];
         *bucket = bucket.saturating_add(1);
     }
 
-    /// Adds another's counts.
+    /// Adds the counts of another histogram.
     pub fn add(&mut self, other: &Self) {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
             *mine = mine.saturating_add(theirs);
         }
     }
 
-    /// How many were counted.
+    /// Returns the number of counted latencies.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0.iter().map(|n| u64::from(*n)).sum()
     }
 
-    /// Half of them took at most so many microseconds; `None`: nothing was counted.
+    /// Returns the median in microseconds. `None`: nothing was counted.
     #[must_use]
     #[allow(clippy::cast_precision_loss)] // counts of samples
     pub fn middle(&self) -> Option<f64> {
@@ -60,14 +62,14 @@ impl Latencies {
         None
     }
 
-    /// For the wire: without the empty end.
+    /// Returns the counts for a message, without trailing zeros.
     #[must_use]
     pub fn to_wire(&self) -> Vec<u32> {
         let used = self.0.iter().rposition(|n| *n > 0).map_or(0, |last| last + 1);
         self.0[..used].to_vec()
     }
 
-    /// From the wire; `None`: more buckets than there are.
+    /// Reads the counts of a message. `None`: the message has more than [`BUCKETS`] counts.
     #[must_use]
     pub fn from_wire(counts: &[u32]) -> Option<Self> {
         let mut latencies = Self::default();
@@ -84,7 +86,7 @@ fn bucket_of(us: u64) -> usize {
     (((octave - OCTAVE_MIN) as usize) * PER_OCTAVE + quarter).min(BUCKETS - 1)
 }
 
-/// Where a bucket begins, microseconds.
+/// Lower edge of a bucket, microseconds.
 #[allow(clippy::cast_precision_loss)] // at most 2^26 and a quarter of it
 fn edge(bucket: usize) -> f64 {
     let octave = 1_u64 << (OCTAVE_MIN as usize + bucket / PER_OCTAVE);
@@ -117,7 +119,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_middle_is_within_a_bucket_of_the_median(mut us in proptest::collection::vec(64u64..30_000_000, 1..200)) {
+        fn the_middle_is_within_a_bucket_of_the_median(
+            mut us in proptest::collection::vec(64u64..30_000_000, 1..200),
+        ) {
             let mut latencies = Latencies::default();
             us.iter().for_each(|us| latencies.count(*us));
             us.sort_unstable();

@@ -1,8 +1,9 @@
-//! The contract and the domain.
+//! Contract and domain types of Clarion.
 //!
-//! `wire` holds what the .proto files generate. Everything at the root is a domain type: it was checked once, on
-//! receipt, and cannot be wrong afterwards. The domain knows neither gRPC nor its `Status`; [`error::InvalidField`]
-//! names the field at fault and becomes a status at the rim of a server.
+//! [`wire`] holds the types that are generated from the .proto files. The other modules hold domain
+//! types: a domain type is checked once when a message arrives and is valid afterwards. The domain
+//! does not depend on gRPC. A check returns [`error::InvalidField`], which a server converts to a
+//! `Status`.
 
 pub mod alert;
 pub mod app;
@@ -17,17 +18,17 @@ pub mod outcome;
 pub mod region;
 pub mod time;
 
-/// Generated from the .proto files; documented there.
+/// Types and services generated from the .proto files, which document them.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::disallowed_types)]
 pub mod wire {
-    /// `clarion.v1`: the promise to callers.
+    /// Package `clarion.v1`: the client API, which stays compatible.
     pub mod v1 {
         tonic::include_proto!("clarion.v1");
     }
-    /// `clarion.shard.v1`: between coordinator and node; both ends ship together.
+    /// Package `clarion.shard.v1`: between coordinators and nodes, which are released together.
     pub mod shard_v1 {
         tonic::include_proto!("clarion.shard.v1");
     }
-    /// The encoded `FileDescriptorSet` of all of it, for reflection.
+    /// Encoded `FileDescriptorSet` of both packages, for reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/clarion.bin"));
 }

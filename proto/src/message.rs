@@ -1,7 +1,8 @@
-//! What is said, in every language it is said in, and which of it a device gets.
+//! Messages of a case in all languages, and the choice of a device's message.
 //!
-//! Locales are compared by prefix at a hyphen, so they must be in one spelling on both sides: lower case. That is done
-//! here once, for a case's messages and for a device's registration alike; nothing later folds case again.
+//! Locales are compared by prefixes that end at a hyphen, so both sides must have the same
+//! spelling. [`Locale::new`] converts the locales of messages and of registrations to lower case;
+//! no other code changes case.
 
 use std::collections::HashMap;
 
@@ -11,29 +12,33 @@ use crate::{
     wire::v1 as wire,
 };
 
-/// Languages of one case.
+/// Maximum number of messages (languages) of one case.
 pub const MESSAGES_MAX: usize = 64;
-/// Longest title, bytes.
+/// Maximum length of a title, bytes.
 pub const TITLE_BYTES_MAX: usize = 256;
-/// Longest body, bytes.
+/// Maximum length of a body, bytes.
 pub const BODY_BYTES_MAX: usize = 3_000;
-/// Longest image address or deep link, bytes.
+/// Maximum length of an image address or deep link, bytes.
 pub const LINK_BYTES_MAX: usize = 1_024;
 
-/// A BCP 47 tag in lower case, such as `zh-hans-cn`.
+/// BCP 47 tag in lower case, such as `zh-hans-cn`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Locale(String);
 
 impl Locale {
-    /// Checks the form (subtags of 1 to 8 letters and digits, joined by hyphens; RFC 5646, section 2.1) and folds case.
-    /// Whether the tag is registered is not asked: phones send what their system calls itself.
+    /// Checks the form of a tag (subtags of 1 to 8 letters and digits, joined by hyphens; RFC 5646,
+    /// section 2.1) and converts it to lower case.
+    ///
+    /// The tag need not be registered: phones send the tag of their operating system.
     ///
     /// # Errors
-    /// Without a field name; the caller knows where it stood.
+    /// The tag is invalid. The error has an empty field; the caller adds the path.
     pub fn new(tag: &str) -> Result<Self, InvalidField> {
         if tag.is_empty() || tag.len() > LOCALE_BYTES_MAX {
-            let problem =
-                format!("must be a BCP 47 tag of 1 to {LOCALE_BYTES_MAX} bytes, has {}", tag.len());
+            let problem = format!(
+                "must be a BCP 47 tag of 1 to {LOCALE_BYTES_MAX} bytes; got {} bytes",
+                tag.len()
+            );
             return Err(InvalidField::new("", problem));
         }
         let formed =
@@ -47,22 +52,23 @@ impl Locale {
         Ok(Self(tag.to_ascii_lowercase()))
     }
 
-    /// In lower case.
+    /// Returns the tag in lower case.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// In lower case.
+    /// Returns the tag in lower case as an owned string.
     #[must_use]
     pub fn into_string(self) -> String {
         self.0
     }
 }
 
-/// The longest prefix of `wanted`, cut at hyphens, that `known` says yes to: `zh-hant-tw`, `zh-hant`, `zh`.
+/// Returns the result of `known` for the longest prefix of `wanted` that it knows. Prefixes end at
+/// hyphens: `zh-hant-tw`, `zh-hant`, `zh`.
 ///
-/// Both sides are lower case. `None`: the fallback is used.
+/// Both sides must be lower case. `None`: no prefix is known, so the caller uses the fallback.
 pub fn longest_prefix<T>(wanted: &str, mut known: impl FnMut(&str) -> Option<T>) -> Option<T> {
     let mut prefix = wanted;
     loop {
@@ -73,25 +79,25 @@ pub fn longest_prefix<T>(wanted: &str, mut known: impl FnMut(&str) -> Option<T>)
     }
 }
 
-/// One language's text.
+/// Text of an alert in one language.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// 1 to [`TITLE_BYTES_MAX`] bytes.
+    /// Title of the notification, 1 to [`TITLE_BYTES_MAX`] bytes.
     pub title: String,
-    /// 1 to [`BODY_BYTES_MAX`] bytes.
+    /// Body of the notification, 1 to [`BODY_BYTES_MAX`] bytes.
     pub body: String,
 }
 
-/// A case: its texts, its photograph and where a tap leads.
+/// Content of an alert: texts in all languages, photograph and link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Case {
-    /// Sorted by locale, without repeats.
+    /// Messages sorted by locale, without repeats.
     messages: Vec<(Locale, Message)>,
     /// Index of the fallback in `messages`.
     fallback: usize,
-    /// https only.
+    /// Address of a photograph, https only.
     pub image_url: Option<String>,
-    /// Opened by a tap.
+    /// Link that a tap on the notification opens.
     pub deep_link: Option<String>,
 }
 
@@ -99,13 +105,13 @@ impl Case {
     /// Checks every limit of the contract.
     ///
     /// # Errors
-    /// Names the field from the case inwards: `messages[en].title`.
+    /// The first invalid field, as a path inside the case such as `messages[en].title`.
     pub fn from_wire(case: wire::Case) -> Result<Self, InvalidField> {
         let mut messages = messages(case.messages)?;
         messages.sort_by(|a, b| a.0.cmp(&b.0));
         if let Some(pair) = messages.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             let problem = format!(
-                "holds {} more than once: locales are compared in lower case",
+                "must not repeat a locale, compared in lower case; got {} more than once",
                 pair[0].0.as_str()
             );
             return Err(InvalidField::new("messages", problem));
@@ -118,7 +124,7 @@ impl Case {
             messages.binary_search_by(|(locale, _)| locale.cmp(&wanted)).map_err(|_| {
                 InvalidField::new(
                     "fallback_locale",
-                    format_args!("{} has no message", wanted.as_str()),
+                    format_args!("must be a locale in messages; got {}", wanted.as_str()),
                 )
             })?;
         let image_url = optional_link(case.image_url, "image_url")?;
@@ -129,7 +135,7 @@ impl Case {
         Ok(Self { messages, fallback, image_url, deep_link })
     }
 
-    /// For an answer.
+    /// Converts the case to its message.
     #[must_use]
     pub fn to_wire(&self) -> wire::Case {
         let text = |m: &Message| wire::Message { title: m.title.clone(), body: m.body.clone() };
@@ -141,21 +147,23 @@ impl Case {
         }
     }
 
-    /// What everybody gets whose language is missing.
+    /// Returns the message for devices whose locale has no message.
     #[must_use]
     pub fn fallback(&self) -> (&Locale, &Message) {
         let (locale, message) = &self.messages[self.fallback];
         (locale, message)
     }
 
-    /// All messages, the fallback first, the others by locale: the order in which nodes get them.
+    /// Returns all messages in the order in which nodes receive them: the fallback, then the others
+    /// by locale.
     pub fn messages(&self) -> impl Iterator<Item = (&Locale, &Message)> {
         let others =
             self.messages.iter().enumerate().filter(|(i, _)| *i != self.fallback).map(|(_, m)| m);
         std::iter::once(&self.messages[self.fallback]).chain(others).map(|(l, m)| (l, m))
     }
 
-    /// The message for a device's locale (lower case; empty: unknown): the longest prefix there is, else the fallback.
+    /// Returns the message for a device: the one with the longest matching prefix of the device's
+    /// locale (lower case; empty: unknown), else the fallback.
     #[must_use]
     pub fn choose(&self, device_locale: &str) -> &Message {
         let find =
@@ -165,41 +173,39 @@ impl Case {
     }
 }
 
-/// Checked in the order of their locales, so that the same case is always refused for the same reason.
+/// Checks all messages in the order of their locales, so that the same case always gives the same
+/// error.
 fn messages(
     messages: HashMap<String, wire::Message>,
 ) -> Result<Vec<(Locale, Message)>, InvalidField> {
-    match messages.len() {
-        0 => return Err(InvalidField::new("messages", "is required: at least one")),
-        n if n > MESSAGES_MAX => {
-            return Err(InvalidField::new(
-                "messages",
-                format_args!("at most {MESSAGES_MAX}, has {n}"),
-            ));
-        }
-        _ => {}
+    let count = messages.len();
+    if !(1..=MESSAGES_MAX).contains(&count) {
+        return Err(InvalidField::new(
+            "messages",
+            format_args!("must have 1 to {MESSAGES_MAX} messages; got {count}"),
+        ));
     }
     let mut sorted: Vec<_> = messages.into_iter().collect();
     sorted.sort_by(|a, b| a.0.cmp(&b.0));
-    sorted.into_iter().map(|(tag, message)| checked(&tag, message)).collect()
+    sorted.into_iter().map(|(tag, message)| check_message(&tag, message)).collect()
 }
 
-fn checked(tag: &str, message: wire::Message) -> Result<(Locale, Message), InvalidField> {
-    // An absurd key is shown cut: an answer should not grow with the nonsense it answers.
+fn check_message(tag: &str, message: wire::Message) -> Result<(Locale, Message), InvalidField> {
+    // The error shows only the beginning of a long key, so that the response stays small.
     let path = format!("messages[{}]", tag.chars().take(LOCALE_BYTES_MAX).collect::<String>());
     let within = |e: InvalidField| e.within(&path);
     let locale = Locale::new(tag).map_err(within)?;
-    let title = text(message.title, "title", TITLE_BYTES_MAX).map_err(within)?;
-    let body = text(message.body, "body", BODY_BYTES_MAX).map_err(within)?;
+    let title = required_text(message.title, "title", TITLE_BYTES_MAX).map_err(within)?;
+    let body = required_text(message.body, "body", BODY_BYTES_MAX).map_err(within)?;
     Ok((locale, Message { title, body }))
 }
 
-fn text(value: String, field: &str, bytes_max: usize) -> Result<String, InvalidField> {
+fn required_text(value: String, field: &str, bytes_max: usize) -> Result<String, InvalidField> {
     let value = required((!value.is_empty()).then_some(value), field)?;
     if value.len() > bytes_max {
         return Err(InvalidField::new(
             field,
-            format_args!("at most {bytes_max} bytes, has {}", value.len()),
+            format_args!("must be at most {bytes_max} bytes; got {} bytes", value.len()),
         ));
     }
     Ok(value)
@@ -210,9 +216,9 @@ fn optional_link(value: String, field: &str) -> Result<Option<String>, InvalidFi
         return Ok(None);
     }
     if value.chars().any(|c| c.is_control() || c == ' ') {
-        return Err(InvalidField::new(field, "must not hold spaces or control characters"));
+        return Err(InvalidField::new(field, "must not contain spaces or control characters"));
     }
-    text(value, field, LINK_BYTES_MAX).map(Some)
+    required_text(value, field, LINK_BYTES_MAX).map(Some)
 }
 
 fn is_https(url: &str) -> bool {
@@ -272,13 +278,13 @@ mod tests {
         long.messages.get_mut("en").expect("there").title = "x".repeat(257);
         assert_eq!(
             refused(long),
-            ("messages[en].title".into(), "at most 256 bytes, has 257".into())
+            ("messages[en].title".into(), "must be at most 256 bytes; got 257 bytes".into())
         );
         assert_eq!(refused(case(&[], "en")).0, "messages");
         assert_eq!(refused(case(&["en"], "")), ("fallback_locale".into(), "is required".into()));
         assert_eq!(
             refused(case(&["en"], "fr")),
-            ("fallback_locale".into(), "fr has no message".into())
+            ("fallback_locale".into(), "must be a locale in messages; got fr".into())
         );
         assert_eq!(refused(case(&["en", "EN"], "en")).0, "messages");
         assert_eq!(refused(case(&["zh_CN"], "zh_CN")).0, "messages[zh_CN]");
@@ -287,7 +293,10 @@ mod tests {
         assert_eq!(refused(http).0, "image_url");
         let link =
             wire::Case { deep_link: format!("app://{}", "x".repeat(1_024)), ..case(&["en"], "en") };
-        assert_eq!(refused(link), ("deep_link".into(), "at most 1024 bytes, has 1030".into()));
+        assert_eq!(
+            refused(link),
+            ("deep_link".into(), "must be at most 1024 bytes; got 1030 bytes".into())
+        );
     }
 
     fn tag() -> impl Strategy<Value = String> {
@@ -296,10 +305,14 @@ mod tests {
     }
 
     proptest! {
-        /// The choice is the message whose locale is the longest among all that are a prefix at a hyphen.
+        /// The chosen message has the longest locale of all that are a prefix ending at a hyphen.
         #[test]
-        fn choice_is_the_longest_prefix(locales in proptest::collection::btree_set(tag(), 1..12), device in tag()) {
-            let folded: std::collections::BTreeSet<_> = locales.iter().map(|l| l.to_ascii_lowercase()).collect();
+        fn choice_is_the_longest_prefix(
+            locales in proptest::collection::btree_set(tag(), 1..12),
+            device in tag(),
+        ) {
+            let folded: std::collections::BTreeSet<_> =
+                locales.iter().map(|l| l.to_ascii_lowercase()).collect();
             let tags: Vec<&str> = folded.iter().map(String::as_str).collect();
             prop_assume!(tags.iter().all(|t| t.len() <= LOCALE_BYTES_MAX));
             let fallback = tags[tags.len() / 2];

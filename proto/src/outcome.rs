@@ -1,22 +1,23 @@
-//! The last word of a gateway on one device.
+//! Outcome of one device of a wave.
 
-/// What became of one device of a wave. Each device handed to a lane ends in exactly one.
+/// Final result for one device of a wave. Each device handed to a lane ends with exactly one
+/// outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
-    /// The gateway took it. Not proof that it was shown.
+    /// The gateway accepted the push. Does not prove that the phone showed it.
     Accepted,
-    /// The gateway says the token is dead; fed back into the registry.
+    /// The gateway says that the token is dead; feedback removes it from the registry.
     Dead,
-    /// The gateway refuses this message or this token for good.
+    /// The gateway refuses this message or this token permanently.
     Refused,
-    /// Sent, never answered, and the wave ended before another try.
+    /// The push was sent and never answered, and the wave ended before another attempt.
     Unknown,
-    /// Never sent, or put off by the gateway, when the wave ended.
+    /// The push was never sent, or the gateway had postponed it, when the wave ended.
     Expired,
 }
 
 impl Outcome {
-    /// All, in the order of their counters.
+    /// All outcomes, in the order of their counters.
     pub const ALL: [Self; 5] =
         [Self::Accepted, Self::Dead, Self::Refused, Self::Unknown, Self::Expired];
 }

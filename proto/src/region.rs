@@ -1,10 +1,13 @@
-//! A region: a set of points on WGS-84, checked.
+//! Region: a checked set of points on WGS-84.
 //!
-//! What can be wrong with a region is found here, once, with the name of the field; the cover then works on shapes that
-//! are right. Longitudes of a ring are *unwrapped*: each point stands within 180° of the one before it, so that a ring
-//! across the antimeridian is an ordinary polygon from 170° to 190° and no later step has to think of it.
+//! This module finds every problem of a region and names its field, so the cover works on valid
+//! shapes. Longitudes of a ring are *unwrapped*: each point is within 180° of the previous point.
+//! So a ring across the antimeridian becomes an ordinary polygon, for example from 170° to 190°,
+//! and later steps need no special case.
 
 mod polygon;
+
+use std::ops::RangeInclusive;
 
 use h3o::{CellIndex, Resolution};
 
@@ -14,66 +17,70 @@ use crate::{
     wire::v1 as wire,
 };
 
-/// Largest radius of a circle, metres: beyond it a "region" is half the globe.
+/// Maximum radius of a circle, metres: a larger circle covers more than half the globe.
 pub const RADIUS_METERS_MAX: f64 = 10_000_000.0;
-/// Most cells in a cell set.
+/// Maximum number of cells in a cell set.
 pub const CELLS_MAX: usize = 100_000;
-/// Most members of a union.
+/// Maximum number of members of a union.
 pub const UNION_MAX: usize = 64;
-/// Most exclusions of one region.
+/// Maximum number of exclusions of one region.
 pub const EXCLUSIONS_MAX: usize = 16;
-/// Deepest nesting of unions and exclusions.
+/// Maximum depth of nested unions and exclusions.
 pub const DEPTH_MAX: usize = 4;
-/// Most regions within one, at all depths: 64 to the fourth power would be 16 million.
+/// Maximum number of regions inside one region, at all depths. Without it, 64 members in 4 levels
+/// would allow 16 million.
 pub const REGIONS_MAX: usize = 1_024;
-/// Most points of all rings of a region together.
+/// Maximum number of points in all rings of a region together.
 pub const POINTS_TOTAL_MAX: usize = 50_000;
-/// Most pairs of edges that are looked at for a crossing, over all rings of a region. An outline of 10,000 points that crosses
-/// each meridian a hundred times has a million; only one made for the purpose has more than this, some 30 ms.
+/// Maximum number of pairs of edges that are checked for a crossing, over all rings of a region:
+/// some 30 ms. A real outline of 10,000 points that crosses each meridian a hundred times needs a
+/// million pairs; only a constructed one needs more than the maximum.
 pub const PAIRS_MAX: u64 = 10_000_000;
 
-/// What one region may still hold, all its parts together.
-struct Room {
+/// Remaining limits of one region, shared by all of its parts.
+struct Budget {
     regions: usize,
     points: usize,
     pairs: u64,
 }
 
-impl Room {
+impl Budget {
     fn new() -> Self {
         Self { regions: REGIONS_MAX, points: POINTS_TOTAL_MAX, pairs: PAIRS_MAX }
     }
 
-    fn region(&mut self) -> Result<(), InvalidField> {
+    fn take_region(&mut self) -> Result<(), InvalidField> {
         let more = self.regions.checked_sub(1);
         self.regions = more.ok_or_else(|| {
             InvalidField::new(
                 "",
-                format_args!("at most {REGIONS_MAX} regions within one, has more"),
+                format_args!("must have at most {REGIONS_MAX} regions in all; got more"),
             )
         })?;
         Ok(())
     }
 
-    fn points(&mut self, points: usize) -> Result<(), InvalidField> {
+    fn take_points(&mut self, points: usize) -> Result<(), InvalidField> {
         let more = self.points.checked_sub(points);
         self.points = more.ok_or_else(|| {
             InvalidField::new(
                 "points",
-                format_args!("at most {POINTS_TOTAL_MAX} in all rings together, has more"),
+                format_args!(
+                    "must have at most {POINTS_TOTAL_MAX} points in all rings together; got more"
+                ),
             )
         })?;
         Ok(())
     }
 
-    /// Takes one pair; false if there is no more.
-    fn pair(&mut self) -> bool {
+    /// Counts one pair of edges. False: the limit is reached.
+    fn take_pair(&mut self) -> bool {
         self.pairs = self.pairs.saturating_sub(1);
         self.pairs > 0
     }
 }
 
-/// A point on WGS-84.
+/// Point on WGS-84. `Debug` does not print it.
 #[derive(Clone, Copy, PartialEq)]
 pub struct LatLng {
     lat_deg: f64,
@@ -81,17 +88,18 @@ pub struct LatLng {
 }
 
 impl LatLng {
-    /// Checks latitude -90 to 90 and longitude -180 to 180.
+    /// Creates a point from a latitude of -90 to 90 and a longitude of -180 to 180 degrees.
     ///
     /// # Errors
-    /// Names the field and its limits; the value is not repeated if it could be somebody's place.
+    /// One of the two is out of range. The error names the field, its limits and the value, which
+    /// is no valid place.
     pub fn new(lat_deg: f64, lng_deg: f64) -> Result<Self, InvalidField> {
         in_range("latitude", lat_deg, 90.0)?;
         in_range("longitude", lng_deg, 180.0)?;
         Ok(Self { lat_deg, lng_deg })
     }
 
-    /// Checks a point of the wire.
+    /// Checks a point of a message.
     ///
     /// # Errors
     /// As [`LatLng::new`].
@@ -99,19 +107,19 @@ impl LatLng {
         Self::new(point.latitude, point.longitude)
     }
 
-    /// For the wire.
+    /// Converts the point to its message.
     #[must_use]
     pub fn to_wire(self) -> wire::LatLng {
         wire::LatLng { latitude: self.lat_deg, longitude: self.lng_deg }
     }
 
-    /// Degrees, -90 to 90.
+    /// Latitude in degrees, -90 to 90.
     #[must_use]
     pub fn lat_deg(self) -> f64 {
         self.lat_deg
     }
 
-    /// Degrees, -180 to 180.
+    /// Longitude in degrees, -180 to 180.
     #[must_use]
     pub fn lng_deg(self) -> f64 {
         self.lng_deg
@@ -125,74 +133,78 @@ impl std::fmt::Debug for LatLng {
 }
 
 fn in_range(field: &str, value: f64, limit: f64) -> Result<(), InvalidField> {
-    // A NaN is in no range.
+    // NaN compares as false with every limit, so it needs a check of its own.
     if value.is_nan() || value.abs() > limit {
         Err(InvalidField::new(
             field,
-            format_args!("must be between -{limit} and {limit}, is {value}"),
+            format_args!("must be between -{limit} and {limit}; got {value}"),
         ))
     } else {
         Ok(())
     }
 }
 
-/// A shape, less its exclusions.
+/// Region: a shape without its exclusions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Region {
-    /// What is in.
+    /// Shape of the region.
     pub shape: Shape,
-    /// What is taken out again.
+    /// Regions that are removed from the shape.
     pub exclusions: Vec<Region>,
 }
 
-/// One shape.
+/// Shape of a region before its exclusions are removed.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Shape {
-    /// All points within a geodesic distance.
+    /// All points within a geodesic distance of a centre.
     Circle {
-        /// Its centre.
+        /// Centre of the circle.
         center: LatLng,
-        /// More than 0, at most [`RADIUS_METERS_MAX`].
+        /// Radius in metres: greater than 0 and at most [`RADIUS_METERS_MAX`].
         radius_m: f64,
     },
-    /// Straight edges in longitude and latitude.
+    /// Area between rings of straight edges in longitude and latitude.
     Polygon(Polygon),
-    /// H3 cells of resolution 0 to 9, sorted, without repeats.
+    /// Area of H3 cells of resolution 0 to 9, sorted, without repeats.
     Cells(Vec<CellIndex>),
-    /// All points of any of these.
+    /// All points of any member region.
     Union(Vec<Region>),
 }
 
 impl Region {
-    /// A circle without exclusions.
+    /// Creates a circle without exclusions.
     ///
     /// # Errors
-    /// A radius of 0 or less, over the limit, or not a number.
+    /// The radius is 0 or less, over the limit, or not a number.
     pub fn circle(center: LatLng, radius_m: f64) -> Result<Self, InvalidField> {
         if !(radius_m > 0.0 && radius_m <= RADIUS_METERS_MAX) {
             let problem =
-                format!("must be more than 0 and at most {RADIUS_METERS_MAX}, is {radius_m}");
+                format!("must be greater than 0 and at most {RADIUS_METERS_MAX}; got {radius_m}");
             return Err(InvalidField::new("circle.radius_meters", problem));
         }
         Ok(Self { shape: Shape::Circle { center, radius_m }, exclusions: Vec::new() })
     }
 
-    /// Checks a region of the wire.
+    /// Checks a region of a message.
     ///
     /// # Errors
-    /// The first field that cannot be taken, by its path.
+    /// The first invalid field, as a path inside the region.
     pub fn from_wire(region: wire::Region) -> Result<Self, InvalidField> {
-        Self::nested(region, DEPTH_MAX, &mut Room::new())
+        Self::nested(region, DEPTH_MAX, &mut Budget::new())
     }
 
-    fn nested(region: wire::Region, depth: usize, room: &mut Room) -> Result<Self, InvalidField> {
+    fn nested(
+        region: wire::Region,
+        depth: usize,
+        budget: &mut Budget,
+    ) -> Result<Self, InvalidField> {
         if depth == 0 {
             return Err(InvalidField::new(
                 "",
-                format_args!("regions may be nested {DEPTH_MAX} deep, not deeper"),
+                format_args!("must be nested at most {DEPTH_MAX} deep; got more"),
             ));
         }
-        room.region()?;
+        budget.take_region()?;
         let mut checked = match required(region.shape, "shape")? {
             wire::region::Shape::Circle(c) => {
                 let center = required(c.center, "circle.center")?;
@@ -201,27 +213,26 @@ impl Region {
                     c.radius_meters,
                 )?
             }
-            wire::region::Shape::Polygon(p) => Self::bare(Shape::Polygon(
-                Polygon::within(p, room).map_err(|e| e.within("polygon"))?,
+            wire::region::Shape::Polygon(p) => Self::without_exclusions(Shape::Polygon(
+                Polygon::checked(p, budget).map_err(|e| e.within("polygon"))?,
             )),
-            wire::region::Shape::Cells(set) => Self::bare(Shape::Cells(cells(set)?)),
+            wire::region::Shape::Cells(set) => Self::without_exclusions(Shape::Cells(cells(set)?)),
             wire::region::Shape::Union(union) => {
-                at_most("union.regions", union.regions.len(), UNION_MAX)?;
-                if union.regions.is_empty() {
-                    return Err(InvalidField::new(
-                        "union.regions",
-                        format_args!("1 to {UNION_MAX}, has 0"),
-                    ));
-                }
-                Self::bare(Shape::Union(nested_all(union.regions, "union.regions", depth, room)?))
+                check_count("union.regions", union.regions.len(), 1..=UNION_MAX, "regions")?;
+                Self::without_exclusions(Shape::Union(nested_all(
+                    union.regions,
+                    "union.regions",
+                    depth,
+                    budget,
+                )?))
             }
         };
-        at_most("exclusions", region.exclusions.len(), EXCLUSIONS_MAX)?;
-        checked.exclusions = nested_all(region.exclusions, "exclusions", depth, room)?;
+        check_count("exclusions", region.exclusions.len(), 0..=EXCLUSIONS_MAX, "regions")?;
+        checked.exclusions = nested_all(region.exclusions, "exclusions", depth, budget)?;
         Ok(checked)
     }
 
-    fn bare(shape: Shape) -> Self {
+    fn without_exclusions(shape: Shape) -> Self {
         Self { shape, exclusions: Vec::new() }
     }
 }
@@ -230,37 +241,44 @@ fn nested_all(
     regions: Vec<wire::Region>,
     field: &str,
     depth: usize,
-    room: &mut Room,
+    budget: &mut Budget,
 ) -> Result<Vec<Region>, InvalidField> {
     let nested = |(i, region)| {
-        Region::nested(region, depth - 1, room).map_err(|e| e.within(&format!("{field}[{i}]")))
+        Region::nested(region, depth - 1, budget).map_err(|e| e.within(&format!("{field}[{i}]")))
     };
     regions.into_iter().enumerate().map(nested).collect()
 }
 
-pub(crate) fn at_most(field: &str, count: usize, limit: usize) -> Result<(), InvalidField> {
-    if count > limit {
-        Err(InvalidField::new(field, format_args!("at most {limit}, has {count}")))
-    } else {
+/// Checks the number of items of a list; `items` names them in the error.
+fn check_count(
+    field: &str,
+    count: usize,
+    allowed: RangeInclusive<usize>,
+    items: &str,
+) -> Result<(), InvalidField> {
+    let (least, most) = allowed.into_inner();
+    if (least..=most).contains(&count) {
         Ok(())
+    } else {
+        Err(InvalidField::new(
+            field,
+            format_args!("must have {least} to {most} {items}; got {count}"),
+        ))
     }
 }
 
 fn cells(set: wire::CellSet) -> Result<Vec<CellIndex>, InvalidField> {
-    at_most("cells.cells", set.cells.len(), CELLS_MAX)?;
-    if set.cells.is_empty() {
-        return Err(InvalidField::new("cells.cells", format_args!("1 to {CELLS_MAX}, has 0")));
-    }
+    check_count("cells.cells", set.cells.len(), 1..=CELLS_MAX, "cells")?;
     let check = |(i, index): (usize, u64)| {
         let field = || format!("cells.cells[{i}]");
         let cell = CellIndex::try_from(index).map_err(|_| {
             InvalidField::new(
                 field(),
-                format_args!("must be an H3 cell index of resolution 0 to 9, is {index:#x}"),
+                format_args!("must be an H3 cell index of resolution 0 to 9; got {index:#x}"),
             )
         })?;
         if cell.resolution() > Resolution::Nine {
-            let problem = format!("must be of resolution 0 to 9, is of {}", cell.resolution());
+            let problem = format!("must have resolution 0 to 9; got {}", cell.resolution());
             return Err(InvalidField::new(field(), problem));
         }
         Ok(cell)

@@ -1,19 +1,20 @@
-//! Time as state machines see it: a number that a driver hands in.
+//! Time of state machines: a number that the driver passes in.
 
 use std::{
     ops::{Add, Sub},
     time::Duration,
 };
 
-/// Microseconds since the start of the process (or of a simulation). Only drivers read clocks.
+/// Microseconds since the startup of the process, or since the beginning of a simulation. Only
+/// drivers read clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(pub u64);
 
 impl Time {
-    /// Later than anything that happens.
+    /// Time later than every event.
     pub const NEVER: Self = Self(u64::MAX);
 
-    /// How long after `earlier`; zero if it was not.
+    /// Returns the time since `earlier`. Zero if `earlier` is later than this time.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))

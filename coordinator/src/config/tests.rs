@@ -140,8 +140,8 @@ fn a_problem_is_one_line_with_file_key_and_words() {
     let cases: &[(&str, &str)] = &[
         ("partitions = 0", "F: partitions: must be 1 to 4096, is 0"),
         ("partitions = 8\nlogs = 9", "F: logs: must be 1 to 8, is 9"),
-        ("cluster = \"Prod\"", "F: cluster: must begin with a letter a-z"),
-        ("cluster = \"\"", "F: cluster: must be 1 to 63 characters, has 0"),
+        ("cluster = \"Prod\"", "F: cluster: must begin with a letter a-z; got 'P'"),
+        ("cluster = \"\"", "F: cluster: must have 1 to 63 characters; got 0"),
         ("nodes = []", "F: nodes: must name one node at least"),
         ("nodes = [\"a:1\", \"b\"]", "F: nodes[1]: must be host:port, is \"b\""),
         (

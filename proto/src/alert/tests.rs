@@ -130,12 +130,21 @@ fn region() -> impl Strategy<Value = wire::Region> {
 prop_compose! {
     fn alert()(
         texts in proptest::collection::hash_map("[a-zA-Z-]{0,6}", ("\\PC{0,8}", "\\PC{0,8}"), 0..3),
-        fallback_locale in "[a-z-]{0,3}", image_url in "(https://)?[a-z ]{0,5}", deep_link in "\\PC{0,5}",
-        severity in -1..5, mode in -1..5, region in proptest::option::of(region()), last_seen in point(),
-        apps in proptest::collection::vec("(apps/)?[a-z]{0,4}", 0..3), segments in "[a-z() ANDORT]{0,12}",
-        until in proptest::option::of((any::<i64>(), any::<i32>())), rate in any::<u32>(), key in "\\PC{0,70}",
+        fallback_locale in "[a-z-]{0,3}",
+        image_url in "(https://)?[a-z ]{0,5}",
+        deep_link in "\\PC{0,5}",
+        severity in -1..5,
+        mode in -1..5,
+        region in proptest::option::of(region()),
+        last_seen in point(),
+        apps in proptest::collection::vec("(apps/)?[a-z]{0,4}", 0..3),
+        segments in "[a-z() ANDORT]{0,12}",
+        until in proptest::option::of((any::<i64>(), any::<i32>())),
+        rate in any::<u32>(),
+        key in "\\PC{0,70}",
     ) -> wire::Alert {
-        let messages = texts.into_iter().map(|(l, (title, body))| (l, wire::Message { title, body })).collect();
+        let message = |(locale, (title, body))| (locale, wire::Message { title, body });
+        let messages = texts.into_iter().map(message).collect();
         wire::Alert {
             case: Some(wire::Case { messages, fallback_locale, image_url, deep_link }),
             severity,
@@ -152,7 +161,7 @@ prop_compose! {
 }
 
 proptest! {
-    /// Whatever a well-formed message holds, it is taken or refused by field.
+    /// Every well-formed message is accepted, or refused with a field.
     #[test]
     fn no_alert_panics(alert in alert()) {
         if let Err(e) = AlertSpec::from_wire(alert) {
@@ -160,9 +169,13 @@ proptest! {
         }
     }
 
-    /// Whatever bytes arrive.
+    /// No sequence of bytes causes a panic.
     #[test]
-    fn no_bytes_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), at in 0_usize..200, flip in any::<u8>()) {
+    fn no_bytes_panic(
+        mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        at in 0_usize..200,
+        flip in any::<u8>(),
+    ) {
         if let Ok(alert) = wire::Alert::decode(bytes.as_slice()) {
             let _ = AlertSpec::from_wire(alert);
         }

@@ -1,4 +1,4 @@
-//! From text to tree, by recursive descent: one function for each precedence.
+//! Parser for conditions on segments, by recursive descent: one function per precedence.
 //!
 //! ```text
 //! or      = and  *( "OR" and )
@@ -13,11 +13,11 @@ use super::{
 };
 use crate::error::InvalidField;
 
-/// Parses a whole expression; `None` if there is nothing in it.
+/// Parses a whole expression. `None`: the text is empty or has only spaces.
 pub(super) fn parse(text: &str) -> Result<Option<Node>, InvalidField> {
     if text.len() > EXPRESSION_BYTES_MAX {
         return Err(problem(format_args!(
-            "at most {EXPRESSION_BYTES_MAX} bytes, has {}",
+            "must be at most {EXPRESSION_BYTES_MAX} bytes; got {} bytes",
             text.len()
         )));
     }
@@ -53,7 +53,7 @@ struct Parser<'a> {
 impl<'a> Parser<'a> {
     fn or(&mut self) -> Result<Node, InvalidField> {
         let mut left = self.and()?;
-        while self.take(Token::Or)? {
+        while self.take_token(Token::Or)? {
             left = Node::Or(Box::new(left), Box::new(self.and()?));
         }
         Ok(left)
@@ -61,20 +61,20 @@ impl<'a> Parser<'a> {
 
     fn and(&mut self) -> Result<Node, InvalidField> {
         let mut left = self.not()?;
-        while self.take(Token::And)? {
+        while self.take_token(Token::And)? {
             left = Node::And(Box::new(left), Box::new(self.not()?));
         }
         Ok(left)
     }
 
     fn not(&mut self) -> Result<Node, InvalidField> {
-        if self.take(Token::Not)? {
-            return self.deeper(|p| Ok(Node::Not(Box::new(p.not()?))));
+        if self.take_token(Token::Not)? {
+            return self.nested(|p| Ok(Node::Not(Box::new(p.not()?))));
         }
-        if self.take(Token::Open)? {
-            return self.deeper(|p| {
+        if self.take_token(Token::Open)? {
+            return self.nested(|p| {
                 let inner = p.or()?;
-                match p.take(Token::Close)? {
+                match p.take_token(Token::Close)? {
                     true => Ok(inner),
                     false => Err(p.expected("AND, OR or ')'", p.peek()?)),
                 }
@@ -93,20 +93,22 @@ impl<'a> Parser<'a> {
         })?;
         self.names += 1;
         if self.names > EXPRESSION_NAMES_MAX {
-            return Err(problem(format_args!("at most {EXPRESSION_NAMES_MAX} names, has more")));
+            return Err(problem(format_args!(
+                "must have at most {EXPRESSION_NAMES_MAX} names; got more"
+            )));
         }
-        self.take(token)?;
+        self.take_token(token)?;
         Ok(Node::Name(segment))
     }
 
-    fn deeper(
+    fn nested(
         &mut self,
         inner: impl FnOnce(&mut Self) -> Result<Node, InvalidField>,
     ) -> Result<Node, InvalidField> {
         self.depth += 1;
         if self.depth > EXPRESSION_DEPTH_MAX {
             let words = format_args!(
-                "at most {EXPRESSION_DEPTH_MAX} parentheses and NOTs within each other, has more"
+                "must have at most {EXPRESSION_DEPTH_MAX} nested parentheses and NOTs; got more"
             );
             return Err(problem(words));
         }
@@ -115,7 +117,7 @@ impl<'a> Parser<'a> {
         Ok(node)
     }
 
-    fn take(&mut self, wanted: Token<'a>) -> Result<bool, InvalidField> {
+    fn take_token(&mut self, wanted: Token<'a>) -> Result<bool, InvalidField> {
         let (token, end) = self.scan()?;
         if token == wanted {
             self.at = end;
@@ -127,13 +129,13 @@ impl<'a> Parser<'a> {
         self.scan().map(|(token, _)| token)
     }
 
-    /// Where the next token begins.
+    /// Byte at which the next token begins.
     fn start(&self) -> usize {
         let rest = &self.text[self.at..];
         self.at + rest.len() - rest.trim_start_matches(is_space).len()
     }
 
-    /// The next token and where it ends.
+    /// Next token, and the byte at which it ends.
     fn scan(&self) -> Result<(Token<'a>, usize), InvalidField> {
         let start = self.start();
         let rest = &self.text[start..];
@@ -145,7 +147,9 @@ impl<'a> Parser<'a> {
         let length = rest.find(|c| !word(c)).unwrap_or(rest.len());
         let token = match &rest[..length] {
             "" => {
-                return Err(problem(format_args!("{first:?} at byte {start} has no meaning here")));
+                return Err(problem(format_args!(
+                    "unexpected character {first:?} at byte {start}"
+                )));
             }
             "AND" => Token::And,
             "OR" => Token::Or,

@@ -17,7 +17,7 @@ fn tree() -> impl Strategy<Value = Node> {
     })
 }
 
-/// Evaluates prefix notation as a node does: an oracle that shares no code with `eval`.
+/// Evaluates prefix notation as a node does. Shares no code with `eval`, so it can check it.
 fn eval_prefix(ops: &[SegmentOp], has: &BTreeSet<String>) -> bool {
     fn step<'a>(ops: &mut impl Iterator<Item = &'a SegmentOp>, has: &BTreeSet<String>) -> bool {
         match ops.next().and_then(|op| op.op.as_ref()).expect("complete") {
@@ -47,7 +47,10 @@ proptest! {
     }
 
     #[test]
-    fn prefix_form_means_the_same(node in tree(), has in proptest::collection::btree_set("[a-d]", 0..4)) {
+    fn prefix_form_means_the_same(
+        node in tree(),
+        has in proptest::collection::btree_set("[a-d]", 0..4),
+    ) {
         let expr = SegmentExpr(Some(node));
         prop_assert_eq!(expr.eval(|name| has.contains(name)), eval_prefix(&expr.to_wire(), &has));
     }
@@ -58,7 +61,12 @@ proptest! {
     }
 
     #[test]
-    fn no_words_panic(words in proptest::collection::vec(prop_oneof!["AND", "OR", "NOT", "\\(", "\\)", "[a-z]"], 0..120)) {
+    fn no_words_panic(
+        words in proptest::collection::vec(
+            prop_oneof!["AND", "OR", "NOT", "\\(", "\\)", "[a-z]"],
+            0..120,
+        ),
+    ) {
         if let Ok(expr) = SegmentExpr::parse(&words.join(" ")) {
             prop_assert_eq!(SegmentExpr::parse(&expr.to_string()).expect("its own text"), expr);
         }
@@ -87,8 +95,8 @@ fn says_what_was_expected_and_where() {
         ("a AND", "expected a segment, NOT or '(' at byte 5, found the end"),
         ("(a OR b", "expected AND, OR or ')' at byte 7, found the end"),
         ("a)", "expected AND, OR or the end at byte 1, found ')'"),
-        ("a & b", "'&' at byte 2 has no meaning here"),
-        ("Staff", "the name at byte 0 may hold a-z, 0-9, '_' and '-', not 'S'"),
+        ("a & b", "unexpected character '&' at byte 2"),
+        ("Staff", "the name at byte 0 must contain only a-z, 0-9, '_' and '-'; got 'S'"),
     ] {
         assert_eq!(SegmentExpr::parse(text).expect_err(text).problem, words);
     }
@@ -100,17 +108,17 @@ fn length_names_and_depth_are_bounded() {
     assert!(SegmentExpr::parse(&names(64)).is_ok());
     assert_eq!(
         SegmentExpr::parse(&names(65)).expect_err("many").problem,
-        "at most 64 names, has more"
+        "must have at most 64 names; got more"
     );
     let nested = |n: usize| format!("{}a{}", "(".repeat(n), ")".repeat(n));
     assert!(SegmentExpr::parse(&nested(32)).is_ok());
     assert!(SegmentExpr::parse(&nested(33)).expect_err("deep").problem.contains("at most 32"));
     assert!(SegmentExpr::parse(&format!("{}a", "NOT ".repeat(33))).is_err());
-    // Side by side is not within.
+    // Parentheses side by side are not nested.
     assert!(SegmentExpr::parse(&vec!["(a)"; 40].join(" AND ")).is_ok());
     assert_eq!(
         SegmentExpr::parse(&" ".repeat(1_025)).expect_err("long").problem,
-        "at most 1024 bytes, has 1025"
+        "must be at most 1024 bytes; got 1025 bytes"
     );
 }
 
@@ -137,7 +145,7 @@ fn audience_names_the_field() {
     let twice = audience(&["apps/a", "apps/b", "apps/a"], "").expect_err("twice");
     assert_eq!(
         (twice.field.as_str(), twice.problem.as_str()),
-        ("apps[2]", "holds apps/a more than once")
+        ("apps[2]", "must not repeat an app; got apps/a more than once")
     );
     assert_eq!(audience(&["apps/a"], "(").expect_err("open").field, "segments");
     assert_eq!(audience(&["apps/b", "apps/a"], "x").expect("valid").apps[0].id(), "b", "as given");

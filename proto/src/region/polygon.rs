@@ -1,37 +1,39 @@
-//! Polygons as in GeoJSON: straight edges in longitude and latitude, holes, either direction.
+//! Polygons as in GeoJSON: rings of straight edges in longitude and latitude, in either direction.
 
-use super::{LatLng, PAIRS_MAX, Room, at_most};
+use super::{Budget, LatLng, PAIRS_MAX, check_count};
 use crate::{
     error::{InvalidField, required},
     wire::v1 as wire,
 };
 
-/// Most points of one ring, the closing one included.
+/// Minimum number of points of one ring, the closing point included.
+const POINTS_MIN: usize = 4;
+/// Maximum number of points of one ring, the closing point included.
 pub const POINTS_MAX: usize = 10_000;
-/// Most holes of one polygon.
+/// Maximum number of holes of one polygon.
 pub const HOLES_MAX: usize = 64;
 
-/// A polygon with holes.
+/// Area inside an outer ring and outside all holes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Polygon {
-    /// Its rim.
+    /// Outer ring.
     pub outer: Ring,
-    /// What is cut out of it.
+    /// Rings inside the outer ring whose area does not belong to the polygon.
     pub holes: Vec<Ring>,
 }
 
-/// A closed ring, without its closing point, unwrapped.
+/// Closed ring of unwrapped points, stored without the closing point.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ring {
     points: Vec<UnwrappedPoint>,
 }
 
-/// A point of a ring; its longitude may lie beyond 180°, but within 180° of its neighbours'.
+/// Point of a ring. Its longitude may be beyond 180°, but is within 180° of its neighbours'.
 #[derive(Clone, Copy, PartialEq)]
 pub struct UnwrappedPoint {
-    /// Degrees.
+    /// Latitude in degrees, -90 to 90.
     pub lat_deg: f64,
-    /// Degrees, unwrapped.
+    /// Unwrapped longitude in degrees; may be outside -180 to 180.
     pub lng_deg: f64,
 }
 
@@ -42,34 +44,27 @@ impl std::fmt::Debug for UnwrappedPoint {
 }
 
 impl Ring {
-    /// At least three, the last not equal to the first.
+    /// Returns the points, at least three. The last point is not equal to the first.
     #[must_use]
     pub fn points(&self) -> &[UnwrappedPoint] {
         &self.points
     }
 
-    /// Its edges, the closing one included.
+    /// Returns the edges, the closing edge included.
     pub fn edges(&self) -> impl Iterator<Item = (UnwrappedPoint, UnwrappedPoint)> + '_ {
         let next = self.points.iter().copied().cycle().skip(1);
         self.points.iter().copied().zip(next)
     }
 
-    fn within(ring: wire::Ring, room: &mut Room) -> Result<Self, InvalidField> {
-        at_most("points", ring.points.len(), POINTS_MAX)?;
-        room.points(ring.points.len())?;
-        if ring.points.len() < 4 {
-            let problem = format!(
-                "at least 4 points, the last equal to the first; has {}",
-                ring.points.len()
-            );
-            return Err(InvalidField::new("points", problem));
-        }
+    fn checked(ring: wire::Ring, budget: &mut Budget) -> Result<Self, InvalidField> {
+        check_count("points", ring.points.len(), POINTS_MIN..=POINTS_MAX, "points")?;
+        budget.take_points(ring.points.len())?;
         let point = |(i, p)| LatLng::from_wire(p).map_err(|e| e.within(&format!("points[{i}]")));
         let mut given: Vec<LatLng> =
             ring.points.into_iter().enumerate().map(point).collect::<Result<_, _>>()?;
         if given.first() != given.last() {
             let problem = format!(
-                "the ring is open: the last of its {} points must equal the first",
+                "the ring is open: the last of its {} points must be equal to the first",
                 given.len()
             );
             return Err(InvalidField::new("points", problem));
@@ -84,24 +79,21 @@ impl Ring {
             };
             points.push(UnwrappedPoint { lat_deg: p.lat_deg(), lng_deg });
         }
-        // Back at the beginning the longitude is the same again, unless the ring went round the earth.
+        // A ring that does not enclose a pole ends at the longitude at which it began.
         let (first, last) = (points[0].lng_deg, points[points.len() - 1].lng_deg);
         let closing = last + shorter_way(last, first, 0)?;
         if (closing - first).abs() > 1.0 {
-            return Err(InvalidField::new(
-                "points",
-                "a polygon around a pole cannot be told by its edges; use a circle",
-            ));
+            return Err(InvalidField::new("points", "must not enclose a pole; use a circle"));
         }
         let ring = Self { points };
-        match ring.crossing(room) {
+        match ring.crossing(budget) {
             Crossing::At(a, b) => Err(InvalidField::new(
                 "points",
                 format_args!("the ring crosses itself: edge {a} and edge {b}"),
             )),
             Crossing::Unknown => {
                 let problem = format!(
-                    "too many edges lie beside each other: more than {PAIRS_MAX} pairs to look at"
+                    "the ring is too complex: checking its edges takes more than {PAIRS_MAX} pairs"
                 );
                 Err(InvalidField::new("points", problem))
             }
@@ -109,8 +101,9 @@ impl Ring {
         }
     }
 
-    /// Two edges that cross, if any do. Edges are swept by their western end: near n log n for real outlines.
-    fn crossing(&self, room: &mut Room) -> Crossing {
+    /// Finds two edges that cross. Sweeps the edges by their western end, which takes about n log n
+    /// steps for real outlines.
+    fn crossing(&self, budget: &mut Budget) -> Crossing {
         let edges: Vec<_> = self.edges().collect();
         let west = |i: usize| edges[i].0.lng_deg.min(edges[i].1.lng_deg);
         let east = |i: usize| edges[i].0.lng_deg.max(edges[i].1.lng_deg);
@@ -120,7 +113,7 @@ impl Ring {
         for i in order {
             open.retain(|&j| east(j) >= west(i));
             for &j in &open {
-                if !room.pair() {
+                if !budget.take_pair() {
                     return Crossing::Unknown;
                 }
                 let neighbours = i.abs_diff(j) == 1 || i.abs_diff(j) == edges.len() - 1;
@@ -134,21 +127,23 @@ impl Ring {
     }
 }
 
-/// Two edges that cross, by their numbers, if there are any.
+/// Result of the search for two edges that cross.
 enum Crossing {
+    /// No edges cross.
     None,
+    /// The edges with these numbers cross.
     At(usize, usize),
-    /// There are too many pairs to look at.
+    /// The ring has too many pairs of edges to check.
     Unknown,
 }
 
-/// From one longitude to another, -180 to 180 degrees.
+/// Returns the shorter difference between two longitudes, -180 to 180 degrees.
 fn shorter_way(from_deg: f64, to_deg: f64, index: usize) -> Result<f64, InvalidField> {
     let way = (to_deg - from_deg).rem_euclid(360.0);
-    #[allow(clippy::float_cmp)] // exactly half way round: neither way is the shorter one
+    #[allow(clippy::float_cmp)] // exactly 180 degrees: neither direction is shorter
     if way == 180.0 {
-        let problem =
-            "is exactly 180 degrees of longitude from the point before: no way is the shorter one";
+        let problem = "must not be exactly 180 degrees of longitude from the previous point: \
+                       neither direction is shorter";
         return Err(InvalidField::new(format!("points[{index}]"), problem));
     }
     Ok(if way > 180.0 { way - 360.0 } else { way })
@@ -156,7 +151,7 @@ fn shorter_way(from_deg: f64, to_deg: f64, index: usize) -> Result<f64, InvalidF
 
 type Edge = (UnwrappedPoint, UnwrappedPoint);
 
-/// Whether two edges have a point in common.
+/// Whether two edges have a common point.
 fn cross(a: Edge, b: Edge) -> bool {
     let side = |edge: Edge, p: UnwrappedPoint| {
         (edge.1.lng_deg - edge.0.lng_deg) * (p.lat_deg - edge.0.lat_deg)
@@ -178,24 +173,27 @@ fn cross(a: Edge, b: Edge) -> bool {
 }
 
 impl Polygon {
-    /// Checks a polygon of the wire.
+    /// Checks a polygon of a message.
     ///
     /// # Errors
-    /// Open, too short, too long, crossing itself, or around a pole.
+    /// A ring is open, has too few or too many points, crosses itself or encloses a pole.
     pub fn from_wire(polygon: wire::Polygon) -> Result<Self, InvalidField> {
-        Self::within(polygon, &mut Room::new())
+        Self::checked(polygon, &mut Budget::new())
     }
 
-    pub(super) fn within(polygon: wire::Polygon, room: &mut Room) -> Result<Self, InvalidField> {
-        at_most("holes", polygon.holes.len(), HOLES_MAX)?;
-        let outer =
-            Ring::within(required(polygon.outer, "outer")?, room).map_err(|e| e.within("outer"))?;
+    pub(super) fn checked(
+        polygon: wire::Polygon,
+        budget: &mut Budget,
+    ) -> Result<Self, InvalidField> {
+        check_count("holes", polygon.holes.len(), 0..=HOLES_MAX, "rings")?;
+        let outer = Ring::checked(required(polygon.outer, "outer")?, budget)
+            .map_err(|e| e.within("outer"))?;
         let (west, east) = extent(&outer);
         let mut holes = Vec::with_capacity(polygon.holes.len());
         for (i, hole) in polygon.holes.into_iter().enumerate() {
             let mut hole =
-                Ring::within(hole, room).map_err(|e| e.within(&format!("holes[{i}]")))?;
-            // Bring the hole to the same turn of the earth as the rim.
+                Ring::checked(hole, budget).map_err(|e| e.within(&format!("holes[{i}]")))?;
+            // Shift the hole by full turns to the range of longitudes of the outer ring.
             let (hole_west, hole_east) = extent(&hole);
             let turn = (((west + east) - (hole_west + hole_east)) / 2.0 / 360.0).round() * 360.0;
             for p in &mut hole.points {
@@ -206,7 +204,7 @@ impl Polygon {
         Ok(Self { outer, holes })
     }
 
-    /// Western and eastern end of the rim, degrees, unwrapped.
+    /// Returns the western and eastern end of the outer ring, unwrapped longitudes in degrees.
     #[must_use]
     pub fn extent_lng_deg(&self) -> (f64, f64) {
         extent(&self.outer)
@@ -244,7 +242,7 @@ mod tests {
     fn what_is_no_polygon_is_refused() {
         let problem = |points: &[(f64, f64)]| polygon(points).unwrap_err().problem;
         assert!(problem(&[(0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (1.0, 0.0)]).contains("open"));
-        assert!(problem(&[(0.0, 0.0), (0.0, 1.0), (0.0, 0.0)]).contains("at least 4"));
+        assert!(problem(&[(0.0, 0.0), (0.0, 1.0), (0.0, 0.0)]).contains("4 to 10000 points"));
         assert!(
             problem(&[(0.0, 0.0), (1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)])
                 .contains("crosses itself")
@@ -259,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_comb_that_cannot_be_checked_in_time_is_refused() {
-        // 4,999 teeth of the same length beside each other: each edge lies beside all others in longitude.
+        // Parallel teeth of the same length: each edge overlaps all others in longitude.
         let tooth = |i: u32| {
             let (south, north) = (f64::from(i) * 2e-3, f64::from(i) * 2e-3 + 1e-3);
             [(south, 0.0), (south, 10.0), (north, 10.0), (north, 0.0)]
@@ -290,7 +288,7 @@ mod tests {
             .unwrap_err();
         assert_eq!(
             (total.field.as_str(), total.problem.as_str()),
-            ("holes[4].points", "at most 50000 in all rings together, has more")
+            ("holes[4].points", "must have at most 50000 points in all rings together; got more")
         );
     }
 
