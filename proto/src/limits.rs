@@ -5,7 +5,7 @@
 //! [`REQUEST_BYTES_MAX`] or [`RESPONSE_BYTES_MAX`] by arithmetic, and receivers take several times as much. What has no
 //! such bound (a cover, the messages of all apps and locales, handed ordinals) travels in parts.
 //!
-//! The tests of `coordinator/src/session/limits_tests.rs` and `shard/src/session/limits_tests.rs` build the largest
+//! The tests of `coordinator/src/session/limits_tests.rs` and `shard/src/control/limits_tests.rs` build the largest
 //! admissible message of each kind and encode it.
 
 /// Largest message from a coordinator to a node, bytes. The largest is the head of a wave:

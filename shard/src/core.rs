@@ -53,7 +53,11 @@ use clarion_proto::{ids::WaveId, time::Time};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
-use crate::{command::LaneSpec, lane::LaneEnd, partition::TokenBuffer, report};
+use crate::{
+    lane::{LaneEnd, spec::LaneSpec},
+    partition::TokenBuffer,
+    report,
+};
 use buffers::Buffers;
 use count::CountRun;
 use guests::Guests;

@@ -16,11 +16,12 @@ mod tls;
 use std::{io, panic, sync::Arc, thread::JoinHandle, time::Instant};
 
 use clarion_proto::time::Time;
+use futures_util::future::BoxFuture;
 use mio::{Poll, Waker};
 use tokio::sync::mpsc;
 
 use crate::{
-    command::{Command, Event},
+    command::{Closed, Command, CommandSink, Event},
     core::{Core, CoreConfig},
 };
 use addresses::Addresses;
@@ -76,20 +77,15 @@ pub struct CommandSender {
     waker: Arc<Waker>,
 }
 
-/// The core's thread has ended: it was shut down. Another try cannot help.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the core has shut down")]
-pub struct CoreGone;
-
 /// A command that was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum TrySendError {
     /// The queue is full: wait, or try again. Here is the command.
     #[error("the core is behind")]
     Full(Box<Command>),
-    /// See [`CoreGone`].
+    /// See [`Closed`].
     #[error(transparent)]
-    Gone(#[from] CoreGone),
+    Gone(#[from] Closed),
 }
 
 impl CommandSender {
@@ -97,8 +93,8 @@ impl CommandSender {
     ///
     /// # Errors
     /// The core has shut down.
-    pub async fn send(&self, command: Command) -> Result<(), CoreGone> {
-        self.queue(&command).send(command).await.map_err(|_| CoreGone)?;
+    pub async fn send(&self, command: Command) -> Result<(), Closed> {
+        self.queue(&command).send(command).await.map_err(|_| Closed)?;
         self.wake();
         Ok(())
     }
@@ -116,7 +112,7 @@ impl CommandSender {
     pub fn try_send(&self, command: Command) -> Result<(), TrySendError> {
         self.queue(&command).try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(command) => TrySendError::Full(Box::new(command)),
-            mpsc::error::TrySendError::Closed(_) => TrySendError::Gone(CoreGone),
+            mpsc::error::TrySendError::Closed(_) => TrySendError::Gone(Closed),
         })?;
         self.wake();
         Ok(())
@@ -129,6 +125,16 @@ impl CommandSender {
     fn wake(&self) {
         // A thread that has gone cannot be woken and need not be.
         let _ = self.waker.wake();
+    }
+}
+
+impl CommandSink for CommandSender {
+    fn send(&self, command: Command) -> BoxFuture<'_, Result<(), Closed>> {
+        Box::pin(CommandSender::send(self, command))
+    }
+
+    fn drained(&self) -> BoxFuture<'_, ()> {
+        Box::pin(CommandSender::feed_taken(self))
     }
 }
 

@@ -34,9 +34,8 @@ use self::{
     split::{Positions, SplitError, Splitter},
 };
 use crate::{
-    command::Command,
-    node::cores::{Closed, CommandSink},
-    session::{FeedNote, ownership::Follows},
+    command::{Closed, Command, CommandSink},
+    control::{FeedNote, ownership::Follows},
 };
 
 /// Largest message of the feed. A caller's batch is at most 4 MiB, and its records are no larger than its items were

@@ -18,11 +18,11 @@
 //!
 //! The state here is pure: times come in, decisions come out. Connections are kept by the core.
 
+pub mod provider;
 pub mod connection;
-mod field;
-pub mod apns;
-pub mod fcm;
-pub mod answer;
+pub mod spec;
+pub mod rate;
+pub mod health;
 pub mod evidence;
 pub mod load;
 pub mod news;
@@ -37,7 +37,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use clarion_proto::time::Time;
 use rand::Rng;
 
-use crate::command::{LaneHealth, LaneSpec, Platform, Rate};
+use crate::{
+    lane::{health::LaneHealth, rate::Rate, spec::LaneSpec},
+    outcome::Platform,
+};
 use connection::Obstacle;
 use evidence::{Row, Witness};
 use load::Meter;

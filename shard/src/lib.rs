@@ -6,7 +6,7 @@ mod program;
 pub mod config;
 pub mod node;
 pub mod service;
-pub mod session;
+pub mod control;
 pub mod feed;
 pub mod partition;
 pub mod command;

@@ -23,16 +23,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use self::{
-    control::Driver,
     cores::{CoreFailure, CorePort},
+    task::NodeTask,
 };
 use crate::{
     config::Config,
+    control::{Control, Identity},
     service::{ADMIT_WITHIN, Now, OPEN_WITHIN, Service},
-    session::{Control, Identity},
 };
 
-mod control;
+mod task;
 
 /// Sessions that have begun and wait to be taken up; a newer one supersedes the older anyway.
 const SESSIONS: usize = 4;
@@ -165,12 +165,12 @@ impl Node {
             cores: ports.len(),
         };
         let control = Control::new(identity, rss_bytes);
-        let driver = Driver::new(control, ports, now, begun, reporter, &self.config, self.boot);
+        let task = NodeTask::new(control, ports, now, begun, reporter, &self.config, self.boot);
         let result = tokio::select! {
-            result = driver.run(stop, drain_within) => result,
+            result = task.run(stop, drain_within) => result,
             _ = servers.join_next() => Err(NodeError::Internal("a server has ended by itself")),
         };
-        // Sessions have ended with the driver; what is left are connections without a stream.
+        // Sessions have ended with the task; what is left are connections without a stream.
         closing.cancel();
         if timeout(SERVERS_WITHIN, async { while servers.join_next().await.is_some() {} })
             .await

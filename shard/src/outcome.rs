@@ -1,12 +1,17 @@
 //! What a gateway's answer means for the device, the lane, the credential or the message. Pure.
 //!
 //! Two steps, so that each can be read against the provider's page: the lane reads an answer's bytes into words
-//! (`lane/apns.rs`, `lane/fcm.rs`), the words are judged here, one file for each provider.
+//! (`lane/provider/apns.rs`, `lane/provider/fcm.rs`), the words are judged here, one file for each provider.
 
 pub mod apns;
 pub mod fcm;
 
+mod answers;
+mod platform;
+
 use std::{fmt, time::Duration};
+
+pub use self::{answers::Answers, platform::Platform};
 
 /// One answer, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,9 +70,6 @@ impl From<fcm::Reason> for Reason {
         Self::Fcm(reason)
     }
 }
-
-/// Which provider's rules hold: reasons are only ever judged by those of whoever gave them.
-pub use crate::command::Platform;
 
 /// What one answer says, and about whom. One answer never decides about more than its own device: how many of them do is
 /// [`crate::lane::evidence`]'s to say.

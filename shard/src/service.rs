@@ -27,7 +27,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Instrument, Span, debug, info_span};
 
 use crate::{
-    session::{
+    control::{
         assembly::Assembly,
         fence::{Fenced, Opened},
         message::{Message, Rejected, opened},

@@ -19,7 +19,7 @@ pub mod walk;
 #[cfg(test)]
 mod tests;
 
-pub use audience::{Program, ProgramError};
+pub use audience::{Program, ProgramError, SegmentOp};
 pub use bits::Bits;
 pub use cover::{Cover, CoverBuilder, CoverError};
 pub use room::{NoRoom, Place, Room};

@@ -9,8 +9,9 @@ use std::{
 use bytes::Bytes;
 use clarion_proto::{ids::Epoch, outcome::Outcome, time::Time};
 use clarion_shard::{
-    command::{Command, Counts, Event, LaneHealth, Rate},
+    command::{Command, Counts, Event},
     driver::{self, Clock},
+    lane::{health::LaneHealth, rate::Rate},
 };
 use rustls::{RootCertStore, ServerConfig};
 use tokio::{

@@ -11,8 +11,9 @@ use clarion_proto::{
     time::Time,
 };
 use clarion_shard::{
-    command::{AppSpec, Authorization, Command, Counts, Event, ShardSpec, WaveSpec},
+    command::{AppSpec, Command, Counts, Event, ShardSpec, WaveSpec},
     driver::{self, Clock, CoreHandle},
+    lane::provider::authorization::Authorization,
 };
 use roaring::RoaringBitmap;
 

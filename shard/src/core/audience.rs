@@ -7,10 +7,11 @@ use clarion_proto::ids::{AppName, LaneId};
 
 use super::templates::TemplateIds;
 use crate::{
-    command::{Answers, AppSpec, MessageSpec, SegmentOp},
+    command::{AppSpec, MessageSpec},
     lane::{connection::TemplateSpec, evidence::MessageEvidence},
+    outcome::Answers,
     partition::{AppIndex, LocaleIndex, Pushable, Vocabulary},
-    wave::{Program, ProgramError},
+    wave::{Program, ProgramError, SegmentOp},
 };
 
 /// What is remembered of an index not met yet.

@@ -14,8 +14,8 @@ use super::{
     run::{Cancel, Phase, WaveRun},
 };
 use crate::{
-    command::{Command, CountSpec, LaneSpec, WaveSpec},
-    lane::LaneEnd,
+    command::{Command, CountSpec, WaveSpec},
+    lane::{LaneEnd, spec::LaneSpec},
 };
 
 /// Questions waiting to be counted; of more, the oldest is dropped: who asked it has given up.

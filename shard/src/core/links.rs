@@ -10,12 +10,12 @@ use super::{
     link::{ConnectionId, Link, State},
 };
 use crate::{
-    command::Platform,
     lane::{
         Mute,
         connection::{Connection, ConnectionConfig},
         pool::{AGE_MAX, LATE_AFTER},
     },
+    outcome::Platform,
 };
 
 /// How long a connection without PINGs may idle: less than the 4 to 6 minutes after which NATs forget it, when a request on

@@ -9,11 +9,11 @@ use super::{
     link::{Link, State},
 };
 use crate::{
-    command::Platform,
     lane::{
         connection::{PushError, TemplateSpec},
-        fcm,
+        provider::fcm,
     },
+    outcome::Platform,
 };
 
 /// A link to a host.

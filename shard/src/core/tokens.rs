@@ -10,12 +10,13 @@ use super::{
     links::LinkSlot,
 };
 use crate::{
-    command::{Authorization, Platform},
     lane::{
         LaneEnd,
         evidence::Witness,
+        provider::authorization::Authorization,
         trust::{Change, Refusal, Use},
     },
+    outcome::Platform,
 };
 
 /// What a turn may send on the connections of one lane, as far as their tokens go.

@@ -16,7 +16,7 @@ use rustls::ClientConnection;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
 use super::tls::speaks_h2;
-use crate::{command::LaneSpec, core::ConnectionId};
+use crate::{core::ConnectionId, lane::spec::LaneSpec};
 
 /// Asked of the system, which doubles it for its own bookkeeping: 256 KiB.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;

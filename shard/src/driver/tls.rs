@@ -6,7 +6,7 @@ use clarion_proto::ids::LaneId;
 use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, crypto::CryptoProvider};
 use rustls_pki_types::ServerName;
 
-use crate::command::LaneSpec;
+use crate::lane::spec::LaneSpec;
 
 /// What gateways speak, and nothing else.
 const ALPN: &[u8] = b"h2";

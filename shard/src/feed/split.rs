@@ -17,7 +17,7 @@ use tracing::error;
 
 use crate::{
     command::Command,
-    session::ownership::{Follows, Ownership},
+    control::ownership::{Follows, Ownership},
 };
 
 /// What each core has taken of each log.
@@ -116,7 +116,7 @@ impl Splitter {
         wire::FeedRequest {
             node: node.to_owned(),
             partitions: self.partitions.iter().map(|p| u32::from(p.0)).collect(),
-            positions: crate::session::registry::to_wire(
+            positions: crate::control::registry::to_wire(
                 &self.logs.iter().map(|(l, s)| (*l, s.applied())).collect(),
             ),
             cluster: cluster.to_string(),

@@ -21,6 +21,7 @@
 
 mod answers;
 mod closing;
+mod error;
 mod flow;
 mod frames;
 mod hpack;
@@ -41,21 +42,16 @@ use std::collections::VecDeque;
 
 use clarion_proto::time::Time;
 
-pub(crate) use self::hpack::encode::Indexing;
 use self::{
     closing::Phase, flow::SendWindows, read::Reader, streams::Streams, template::Templates,
 };
 pub use self::{
-    frames::ErrorCode,
-    spec::{
-        CloseReason, ConnectionConfig, ConnectionError, ConnectionEvent, Obstacle, PushError,
-        TemplateSpec,
-    },
+    error::{ConnectionError, ErrorCode},
+    spec::{CloseReason, ConnectionConfig, ConnectionEvent, Obstacle, PushError, TemplateSpec},
 };
 use crate::{
-    command::{Authorization, Platform},
-    lane::answer::body_bytes_max,
-    outcome::Answer,
+    lane::provider::{answer::body_bytes_max, authorization::Authorization},
+    outcome::{Answer, Platform},
 };
 
 /// What fits smaller buffers is a few words, such as acknowledgements.

@@ -13,7 +13,7 @@
 //! | signed, about load or a quota | later | the lane | the lane pauses with probes |
 //! | not signed by the provider | again, elsewhere, for ever | the lane | the lane pauses with probes |
 //!
-//! A row is **full** with [`crate::command::LaneSpec::evidence`] answers (32 by default) from at least two connections and no
+//! A row is **full** with [`crate::lane::spec::LaneSpec::evidence`] answers (32 by default) from at least two connections and no
 //! success between. Where all of them came over one connection, that one is replaced (see [`Row::is_from_one`]), and the
 //! first answer of the same kind on another completes the row. What a full row of a credential or a lane means is taken back
 //! by the first success of a probe; nothing is ended by it.
@@ -24,7 +24,7 @@
 
 use clarion_proto::outcome::Outcome;
 
-use crate::{command::Answers, outcome::Answer};
+use crate::outcome::{Answer, Answers};
 
 /// Tries elsewhere of a device whose message, project or refusal is in question, before it is refused.
 pub const TRIES_ELSEWHERE: u8 = 3;

@@ -13,8 +13,6 @@ use std::time::Duration;
 
 use clarion_proto::{latency::Latencies, time::Time};
 
-use crate::command::LaneLoad;
-
 /// One request in so many.
 const SAMPLED: u8 = 64;
 /// A sampled request without an answer for so long is forgotten; longer than any useful deadline.
@@ -26,6 +24,29 @@ pub const TELL_EVERY: Duration = Duration::from_millis(100);
 const GENERATION: Duration = Duration::from_secs(2);
 /// Bodies of which the mean is made, before the sums are halved: a new alert's are soon most of them.
 const BODIES_MAX: u64 = 4_096;
+
+/// How one core's connections of a lane are used.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LaneLoad {
+    /// Somebody is to be pushed to.
+    pub busy: bool,
+    /// Share of the time in which more connections would have been of use.
+    pub starved: f64,
+    /// That stand and take as many requests as the gateway allows.
+    pub connections: u64,
+    /// Streams of those together, as the gateway announced them.
+    pub streams: u64,
+    /// Windows of those together, as the gateway opens them.
+    pub window_bytes: u64,
+    /// Most requests that were out at once.
+    pub requests_out_max: u64,
+    /// Of so many of the last requests
+    pub bodies: u64,
+    /// the sizes together.
+    pub body_bytes: u64,
+    /// Samples of the last seconds.
+    pub latencies: Latencies,
+}
 
 /// Measures one core's end of a lane.
 #[derive(Debug, Default)]

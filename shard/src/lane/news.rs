@@ -8,7 +8,7 @@ use std::time::Duration;
 use clarion_proto::time::Time;
 
 use super::{LaneEnd, Mute};
-use crate::command::LaneHealth;
+use crate::lane::health::LaneHealth;
 
 /// Between two times that the same trouble is told again only because its next probe is at another time.
 const PROBES_TOLD_EVERY: Duration = Duration::from_secs(1);

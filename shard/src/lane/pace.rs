@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clarion_proto::time::Time;
 
-use crate::command::Rate;
+use crate::lane::rate::Rate;
 
 /// How long an emptied bucket collects at most. Of 10,000 a second over two nodes a write then carries a hundred, of 500 over
 /// fifty cores one in five has something to do. Nobody notices that a push is 20 ms late, and a report is as often.

@@ -32,7 +32,7 @@
 use clarion_proto::time::Time;
 
 use super::pace::Bucket;
-use crate::command::Rate;
+use crate::lane::rate::Rate;
 
 /// The minute that providers count in.
 const WINDOW_SECONDS: f64 = 60.0;

@@ -36,7 +36,7 @@ use super::{
     evidence::{Row, Witness},
     retry::Backoff,
 };
-use crate::command::{Authorization, Platform};
+use crate::{lane::provider::authorization::Authorization, outcome::Platform};
 
 /// Between tries of a condemned one, while there is no other.
 const AGAIN: Backoff = Backoff {

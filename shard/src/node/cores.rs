@@ -8,48 +8,13 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
     time::timeout,
 };
 
-use crate::{
-    command::{Command, Event},
-    driver::{CommandSender, CoreGone},
-};
-
-/// The other end is gone: the core has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closed;
-
-/// The sending end of one core's bounded queue.
-pub trait CommandSink: Send + Sync + 'static {
-    /// Waits for room, then hands the command over; given up before that, nothing was handed over.
-    fn send(&self, command: Command) -> BoxFuture<'_, Result<(), Closed>>;
-    /// Waits until the core has taken every batch of the feed that was sent, or has ended. A script has one queue for
-    /// everything, in order: there is nothing to wait for.
-    fn drained(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-}
-
-impl CommandSink for mpsc::Sender<Command> {
-    fn send(&self, command: Command) -> BoxFuture<'_, Result<(), Closed>> {
-        Box::pin(async move { mpsc::Sender::send(self, command).await.map_err(|_| Closed) })
-    }
-}
-
-impl CommandSink for CommandSender {
-    fn send(&self, command: Command) -> BoxFuture<'_, Result<(), Closed>> {
-        Box::pin(async move { CommandSender::send(self, command).await.map_err(|CoreGone| Closed) })
-    }
-
-    fn drained(&self) -> BoxFuture<'_, ()> {
-        Box::pin(CommandSender::feed_taken(self))
-    }
-}
+use crate::command::{Closed, Command, CommandSink, Event};
 
 /// One core, seen from here.
 pub struct CorePort {

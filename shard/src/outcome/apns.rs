@@ -140,9 +140,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        command::Platform,
-        lane::answer,
-        outcome::{self, UNKNOWN_CHARS_MAX},
+        lane::provider::answer,
+        outcome::{self, Platform, UNKNOWN_CHARS_MAX},
     };
 
     const UNSIGNED: Verdict = Verdict::Unsigned { wait: None };

@@ -3,15 +3,25 @@
 //! Devices share sets of segments: a million devices have some thousand. The answer for a set never changes (sets are
 //! never changed, see [`Vocabulary`]), so each is worked out when first met and remembered in a byte.
 
-use crate::{
-    command::SegmentOp,
-    partition::{SegmentsIndex, Vocabulary},
-};
+use crate::partition::{SegmentsIndex, Vocabulary};
 
 /// Operations of one expression.
 pub const OPS_MAX: usize = 256;
 /// Operands open at once while it is worked out; bounds the stack of the evaluation.
 pub const DEPTH_MAX: usize = 32;
+
+/// One step of an audience expression in prefix form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SegmentOp {
+    /// Two operands follow.
+    And,
+    /// Two operands follow.
+    Or,
+    /// One operand follows.
+    Not,
+    /// The device has this segment.
+    Has(String),
+}
 
 /// A checked expression with its answers so far. One for each wave and core, as vocabularies are of a core.
 #[derive(Debug, Clone)]

@@ -24,12 +24,12 @@ use roaring::RoaringBitmap;
 
 use super::{walk::Limits, *};
 use crate::{
-    command::SegmentOp,
     partition::{
         Partition, Tags, Vocabulary,
         snapshot::{SnapshotReader, SnapshotWriter},
         tests::{contents, rest},
     },
+    wave::SegmentOp,
 };
 
 const HOUR_MS: u64 = 3_600_000;

@@ -13,11 +13,18 @@ use clarion_proto::{
     time::Time,
 };
 use clarion_shard::{
-    command::{
-        ApnsHeaders, AppSpec, Authorization, Command, Counts, Event, LaneHealth, LaneSpec,
-        MessageSpec, Platform, Rate, Request, ShardSpec, WaveSpec,
-    },
+    command::{AppSpec, Command, Counts, Event, MessageSpec, ShardSpec, WaveSpec},
     driver::CoreHandle,
+    lane::{
+        health::LaneHealth,
+        provider::{
+            authorization::Authorization,
+            request::{ApnsHeaders, Request},
+        },
+        rate::Rate,
+        spec::LaneSpec,
+    },
+    outcome::Platform,
     wave::Cover,
 };
 use h3o::{LatLng, Resolution};

@@ -9,7 +9,11 @@ use super::{
     gateway::{Gateway, Reply, Request},
     world::{LANE, SECOND, World, arrival, home},
 };
-use crate::command::{Consequence, LaneHealth, Platform, Rate};
+use crate::{
+    command::Consequence,
+    lane::{health::LaneHealth, rate::Rate},
+    outcome::Platform,
+};
 
 const HOUR: Time = Time(3_600 * SECOND);
 const DEVICES: u32 = 3_000;

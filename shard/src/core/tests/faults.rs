@@ -13,7 +13,10 @@ use super::{
     gateway::{Gateway, Reply},
     world::{LANE, SECOND, World, arrival, arrival_of, change, home, lane_spec, token, wave_spec},
 };
-use crate::command::{AppSpec, Authorization, Command, Consequence, LaneHealth, LaneSpec};
+use crate::{
+    command::{AppSpec, Command, Consequence},
+    lane::{health::LaneHealth, provider::authorization::Authorization, spec::LaneSpec},
+};
 
 const HOUR: Time = Time(3_600 * SECOND);
 
@@ -33,7 +36,11 @@ fn silence_is_probed_and_everybody_is_reached_afterwards() {
     world.populate(0..5_000);
     world.start(1, HOUR);
     // Slowly enough that the silence falls into the middle.
-    world.grant(1, Time::NEVER, Some(crate::command::Rate { per_second: 2_000.0, burst: 100.0 }));
+    world.grant(
+        1,
+        Time::NEVER,
+        Some(crate::lane::rate::Rate { per_second: 2_000.0, burst: 100.0 }),
+    );
     world.run(to);
     let during = world.gateway.requests.iter().filter(|r| r.at >= from).count();
     // Two connections full of requests, then probes: one per connection for each deadline, and on each new connection.
@@ -60,7 +67,11 @@ fn a_gateway_that_asks_for_less_is_left_alone_and_asked_again() {
     }));
     world.populate(0..5_000);
     world.start(1, HOUR);
-    world.grant(1, Time::NEVER, Some(crate::command::Rate { per_second: 2_000.0, burst: 100.0 }));
+    world.grant(
+        1,
+        Time::NEVER,
+        Some(crate::lane::rate::Rate { per_second: 2_000.0, burst: 100.0 }),
+    );
     world.run(to);
     let during = world.gateway.requests.iter().filter(|r| r.at >= from).count();
     // What was in flight, a flush for each connection, and probes after pauses that double from 100 ms.
@@ -133,7 +144,7 @@ fn a_goaway_moves_the_work_elsewhere() {
     let mut world = World::new(Gateway::new(10, |_, _| Reply::Accept));
     world.populate(0..2_000);
     world.start(1, HOUR);
-    world.grant(1, Time::NEVER, Some(crate::command::Rate { per_second: 1_000.0, burst: 10.0 }));
+    world.grant(1, Time::NEVER, Some(crate::lane::rate::Rate { per_second: 1_000.0, burst: 10.0 }));
     for _ in 0..5 {
         world.run_for(Duration::from_millis(200));
         let leaving = world.gateway.connections()[0];

@@ -8,7 +8,11 @@ use super::{
     gateway::{Gateway, Reply, Request},
     world::{FCM, SECOND, World, fcm_token},
 };
-use crate::command::{Command, Consequence, LaneHealth, Platform, Rate};
+use crate::{
+    command::{Command, Consequence},
+    lane::{health::LaneHealth, rate::Rate},
+    outcome::Platform,
+};
 
 /// As the tests' lanes have it.
 const EVIDENCE: usize = 32;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use clarion_proto::time::Time;
 
-use crate::{command::Platform, core::ConnectionId};
+use crate::{core::ConnectionId, outcome::Platform};
 
 /// One request as the gateway saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,8 +13,9 @@ use super::{
     world::{LANE, SECOND, World, provider_token},
 };
 use crate::{
-    command::{Command, Consequence, LaneHealth, Rate},
+    command::{Command, Consequence},
     core::letter::RUN_MAX,
+    lane::{health::LaneHealth, rate::Rate},
 };
 
 const HOUR: Time = Time(3_600 * SECOND);

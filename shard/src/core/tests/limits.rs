@@ -9,9 +9,9 @@ use super::{
     world::{LANE, SECOND, World, arrival, home},
 };
 use crate::{
-    command::{Command, Rate},
+    command::Command,
     core::CoreConfig,
-    lane::retry::ORDINALS_MAX,
+    lane::{rate::Rate, retry::ORDINALS_MAX},
 };
 
 const HOUR: Time = Time(3_600 * SECOND);

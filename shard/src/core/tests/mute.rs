@@ -9,8 +9,8 @@ use super::{
     world::{SECOND, World},
 };
 use crate::{
-    command::{LaneHealth, Platform, Rate},
-    lane::pool::BUSY_PAUSE_MAX,
+    lane::{health::LaneHealth, pool::BUSY_PAUSE_MAX, rate::Rate},
+    outcome::Platform,
 };
 
 const HOUR: Time = Time(3_600 * SECOND);

@@ -8,7 +8,7 @@ use super::{
     gateway::{Gateway, Reply},
     world::{FCM, LANE, SECOND, World},
 };
-use crate::command::{Command, Platform, Rate};
+use crate::{command::Command, lane::rate::Rate, outcome::Platform};
 
 const HOUR: Time = Time(3_600 * SECOND);
 

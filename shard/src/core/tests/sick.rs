@@ -10,8 +10,10 @@ use super::{
     world::{FCM, SECOND, World},
 };
 use crate::{
-    command::{Command, Platform, Rate},
+    command::Command,
     floods::{Flood, floods},
+    lane::rate::Rate,
+    outcome::Platform,
 };
 
 const HOUR: Time = Time(3_600 * SECOND);

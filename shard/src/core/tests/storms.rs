@@ -9,9 +9,10 @@ use super::{
     gateway::{Gateway, Reply},
     world::{SECOND, World},
 };
-use crate::{
-    command::{LaneHealth, Rate},
-    lane::pool::{BUSY_PAUSE_MAX, LATE_AFTER},
+use crate::lane::{
+    health::LaneHealth,
+    pool::{BUSY_PAUSE_MAX, LATE_AFTER},
+    rate::Rate,
 };
 
 const HOUR: Time = Time(3_600 * SECOND);

@@ -9,8 +9,10 @@ use super::{
     world::{SECOND, World, fcm_token, provider_token},
 };
 use crate::{
-    command::{Command, LaneHealth, Platform, Rate},
+    command::Command,
     core::ConnectionId,
+    lane::{health::LaneHealth, rate::Rate},
+    outcome::Platform,
 };
 
 const HOUR: Time = Time(3_600 * SECOND);

@@ -137,7 +137,7 @@ fn who_moves_is_pushed_once_wherever_they_were() {
     let mut world = World::new(Gateway::new(4, |_, _| Reply::Accept));
     world.populate(0..600);
     world.start(1, HOUR);
-    world.grant(1, Time::NEVER, Some(crate::command::Rate { per_second: 500.0, burst: 10.0 }));
+    world.grant(1, Time::NEVER, Some(crate::lane::rate::Rate { per_second: 500.0, burst: 10.0 }));
     for round in 1..=12u32 {
         world.run_for(Duration::from_millis(100));
         // Everybody moves to another band, to and fro; all are inside at the start and at the end.
@@ -161,7 +161,7 @@ fn whoever_comes_in_behind_the_frontier_waits_for_no_partition() {
     let mut world = World::new(Gateway::new(100, |_, _| Reply::Accept));
     world.populate(0..3_000);
     world.start(1, HOUR);
-    world.grant(1, Time::NEVER, Some(crate::command::Rate { per_second: 500.0, burst: 50.0 }));
+    world.grant(1, Time::NEVER, Some(crate::lane::rate::Rate { per_second: 500.0, burst: 50.0 }));
     // The second band, a thousand devices of four partitions, one after the other.
     world.run_for(Duration::from_millis(2_200));
     assert!(world.requests_by_device().keys().any(|n| n % 3 == 1));

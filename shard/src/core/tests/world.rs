@@ -18,15 +18,17 @@ use roaring::RoaringBitmap;
 
 use super::gateway::Gateway;
 use crate::{
-    command::{
-        Command, Consequence, CoreReport, Counts, Event, LaneHealth, LaneLoad, LaneSpec, Platform,
-        Rate,
-    },
+    command::{Command, Consequence, CoreReport, Counts, Event},
     core::{ConnectionId, Core, CoreConfig, IoRequest},
     lane::{
+        health::LaneHealth,
+        load::LaneLoad,
         news::News,
         pool::{ANSWERS_FOR_AN_ATTEMPT, ATTEMPTS_PER_MINUTE},
+        rate::Rate,
+        spec::LaneSpec,
     },
+    outcome::Platform,
 };
 pub(super) use things::*;
 

@@ -3,10 +3,10 @@
 use std::{num::NonZeroU16, time::Duration};
 
 use super::{
+    error::{ConnectionError, ErrorCode},
     hpack::decode::{Decoder, HpackError},
     retry_after::RetryAfter,
     settings::HEADER_LIST_MAX,
-    spec::ConnectionError,
 };
 
 /// Of one header block. The fields it may hold are bounded as a list; coding makes it shorter, not longer.
@@ -93,7 +93,7 @@ pub(crate) fn read_head(decoder: &mut Decoder, block: &[u8]) -> Result<Head, Con
             | HpackError::Huffman
             | HpackError::SizeUpdate,
         ) => Err(ConnectionError::new(
-            super::frames::ErrorCode::COMPRESSION_ERROR,
+            ErrorCode::COMPRESSION_ERROR,
             "header block cannot be decoded",
         )),
     }

@@ -8,9 +8,8 @@ use super::{
     streams::Slot,
 };
 use crate::{
-    command::Platform,
-    lane::{answer, apns},
-    outcome::Reason,
+    lane::provider::{answer, apns},
+    outcome::{Platform, Reason},
 };
 
 /// Where in its life a connection is. It only moves down.

@@ -10,8 +10,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::{
+    error::ConnectionError,
     frames::{self, PAYLOAD_BYTES_MAX, flag, kind},
-    spec::ConnectionError,
 };
 
 /// Windows before anything else was said (RFC 9113, 6.9.2).

@@ -1,6 +1,6 @@
 //! HTTP/2 frames as bytes (RFC 9113, 4 and 6).
 
-use super::spec::ConnectionError;
+use super::error::{ConnectionError, ErrorCode};
 
 /// What a client says first (RFC 9113, 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -33,29 +33,6 @@ pub(crate) mod flag {
     pub(crate) const END_HEADERS: u8 = 0x4;
     pub(crate) const PADDED: u8 = 0x8;
     pub(crate) const PRIORITY: u8 = 0x20;
-}
-
-/// Why a stream or connection ended (RFC 9113, 7). Open: peers may say others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ErrorCode(pub u32);
-
-impl ErrorCode {
-    /// All is well.
-    pub const NO_ERROR: Self = Self(0x0);
-    /// Against the rules, in no more special way.
-    pub const PROTOCOL_ERROR: Self = Self(0x1);
-    /// More sent than the window allowed, or a window above 2^31-1.
-    pub const FLOW_CONTROL_ERROR: Self = Self(0x3);
-    /// A frame of an impossible length.
-    pub const FRAME_SIZE_ERROR: Self = Self(0x6);
-    /// Not processed at all: safe to send again.
-    pub const REFUSED_STREAM: Self = Self(0x7);
-    /// Not wanted any more.
-    pub const CANCEL: Self = Self(0x8);
-    /// The state of the header tables is lost.
-    pub const COMPRESSION_ERROR: Self = Self(0x9);
-    /// Too much of something.
-    pub const ENHANCE_YOUR_CALM: Self = Self(0xb);
 }
 
 /// One whole frame as received.

@@ -8,7 +8,7 @@
 
 use clarion_proto::time::Time;
 
-use super::spec::ConnectionError;
+use super::error::ConnectionError;
 
 /// When full: enough for a reset and some windows for each of the most streams that gateways allow (1,500), all at once.
 const FULL: u64 = 10_000;

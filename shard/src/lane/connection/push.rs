@@ -8,7 +8,7 @@ use super::{
     closing::Phase,
     template::{Template, put_in_pieces},
 };
-use crate::{command::Platform, lane::fcm};
+use crate::{lane::provider::fcm, outcome::Platform};
 
 impl Connection {
     /// How many requests may be pushed now, each with the largest body of all templates in use.

@@ -14,7 +14,7 @@ use super::{
     patience::Patience,
     settings::{self, Setting},
 };
-use crate::command::Platform;
+use crate::outcome::Platform;
 
 /// Entry 8 of the static table: `:status 200`.
 const STATUS_200: u8 = 0x88;

@@ -1,8 +1,8 @@
 //! SETTINGS, both sides' (RFC 9113, 6.5).
 
 use super::{
+    error::ConnectionError,
     frames::{self, kind},
-    spec::ConnectionError,
 };
 
 mod id {

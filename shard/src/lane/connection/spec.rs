@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::frames::{ErrorCode, STREAM_ID_MAX};
+use super::{
+    error::{ConnectionError, ErrorCode},
+    frames::STREAM_ID_MAX,
+};
 use crate::{
-    command::{Platform, Request},
-    outcome::{Answer, Reason},
+    lane::provider::request::Request,
+    outcome::{Answer, Platform, Reason},
 };
 
 /// Limits and deadlines of one connection.
@@ -133,39 +136,6 @@ pub enum CloseReason {
     Error(ConnectionError),
     /// [`super::Connection::drop_all`]: the socket is gone.
     Lost,
-}
-
-/// The peer broke the protocol; it is told so by GOAWAY and the connection is over. Another one may do better; if each
-/// one ends this way, the gateway (or something in between) is at fault, not a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the gateway broke HTTP/2: {what} (code {})", code.0)]
-pub struct ConnectionError {
-    /// As said in our GOAWAY.
-    pub code: ErrorCode,
-    /// The rule broken.
-    pub what: &'static str,
-}
-
-impl ConnectionError {
-    pub(crate) const fn new(code: ErrorCode, what: &'static str) -> Self {
-        Self { code, what }
-    }
-
-    pub(crate) const fn protocol(what: &'static str) -> Self {
-        Self::new(ErrorCode::PROTOCOL_ERROR, what)
-    }
-
-    pub(crate) const fn frame_size(what: &'static str) -> Self {
-        Self::new(ErrorCode::FRAME_SIZE_ERROR, what)
-    }
-
-    pub(crate) const fn flow_control(what: &'static str) -> Self {
-        Self::new(ErrorCode::FLOW_CONTROL_ERROR, what)
-    }
-
-    pub(crate) const fn calm(what: &'static str) -> Self {
-        Self::new(ErrorCode::ENHANCE_YOUR_CALM, what)
-    }
 }
 
 /// Why nothing can be sent on a connection that stands, though nothing is out on it.

@@ -17,12 +17,10 @@ use super::{
     hpack::{self, encode::Encoder},
     spec::{PushError, TemplateSpec},
 };
-use crate::{
-    command::Request,
-    lane::{
-        self,
-        field::{Field, is_field_value},
-    },
+use crate::lane::provider::{
+    self,
+    field::{Field, is_field_value},
+    request::Request,
 };
 
 /// What a token of FCM is reckoned until one was seen: no longer one has been (firebasex#581, fcm-django#131).
@@ -116,12 +114,13 @@ impl Template {
     ) -> Result<Self, PushError> {
         let (path, fields) = match &spec.request {
             Request::Apns(headers) => (
-                lane::apns::PATH.into(),
-                lane::apns::fields(headers, authorization, authorization_indexed),
+                provider::apns::PATH.into(),
+                provider::apns::fields(headers, authorization, authorization_indexed),
             ),
-            Request::Fcm { project } => {
-                (lane::fcm::path(project), lane::fcm::fields(authorization, authorization_indexed))
-            }
+            Request::Fcm { project } => (
+                provider::fcm::path(project),
+                provider::fcm::fields(authorization, authorization_indexed),
+            ),
         };
         let pseudo = [
             (":method", "POST"),

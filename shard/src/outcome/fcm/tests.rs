@@ -2,9 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    command::Platform,
-    lane::answer,
-    outcome::{self, UNKNOWN_CHARS_MAX},
+    lane::provider::answer,
+    outcome::{self, Platform, UNKNOWN_CHARS_MAX},
 };
 
 const LANE_LATER: Verdict = Verdict::LaneLater { wait: None };

@@ -6,17 +6,7 @@
 //! at the beginning of the next block, which every decoder understands (RFC 7541, 4.2).
 
 use super::{STATIC_LEN, TABLE_SIZE_DEFAULT, entry_size, huffman, put_integer, static_name};
-
-/// How a field is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Indexing {
-    /// Enters the table with its value: the same for very many requests.
-    Value,
-    /// Its name enters the table, with the first value seen; the value is a literal.
-    Name,
-    /// Never enters any table, and says so to everybody on the way (RFC 7541, 7.1.3).
-    Never,
-}
+use crate::lane::provider::field::Indexing;
 
 /// The table as the peer's decoder sees it after all that was written so far.
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use zeroize::Zeroizing;
 
 use super::{HEADER_BYTES, PAYLOAD_BYTES_MAX, Parts, flag, frames, hpack, kind};
 use crate::lane::{
-    apns::PATH,
-    connection::hpack::encode::{Encoder, Indexing},
+    connection::hpack::encode::Encoder,
+    provider::{apns::PATH, field::Indexing},
 };
 
 #[derive(Debug, Default)]

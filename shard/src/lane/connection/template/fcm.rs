@@ -3,7 +3,7 @@
 use zeroize::Zeroizing;
 
 use super::{HEADER_BYTES, PAYLOAD_BYTES_MAX, Parts, flag, frames, kind};
-use crate::lane::connection::hpack::encode::{Encoder, Indexing};
+use crate::lane::{connection::hpack::encode::Encoder, provider::field::Indexing};
 
 #[derive(Debug, Default)]
 pub(super) struct Form {

@@ -7,10 +7,12 @@ use super::{
     support::*,
 };
 use crate::{
-    command::ApnsHeaders,
-    lane::connection::{
-        ConnectionConfig,
-        frames::{flag, kind},
+    lane::{
+        connection::{
+            ConnectionConfig,
+            frames::{flag, kind},
+        },
+        provider::request::ApnsHeaders,
     },
     outcome::{Answer, Reason, apns},
 };

@@ -21,8 +21,8 @@ use super::{
     support::{authorization, fcm_spec, headers_of_spec, spec_of},
 };
 use crate::{
-    command::{self, ApnsHeaders, Platform},
-    outcome::{Answer, Reason, apns, fcm},
+    lane::provider::request::{self, ApnsHeaders},
+    outcome::{Answer, Platform, Reason, apns, fcm},
 };
 
 /// What differs between runs.
@@ -84,7 +84,7 @@ fn pushes(case: &Case, rng: &mut Pcg64Mcg) -> (Vec<TemplateSpec>, Vec<Push>) {
                         &format!("{{{body}\""),
                         &format!("\"{}}}", &body[..body.len() / 3]),
                     );
-                    spec.request = command::Request::Fcm { project: format!("demo-{}", n % 4) };
+                    spec.request = request::Request::Fcm { project: format!("demo-{}", n % 4) };
                     spec
                 }
             }
@@ -388,7 +388,7 @@ fn check(case: &Case, seed: u64) {
         let mut body = spec.body.clone();
         let authorization = ("authorization", push.authorization.clone());
         let lines = match &spec.request {
-            command::Request::Apns(headers) => {
+            request::Request::Apns(headers) => {
                 let mut lines = vec![
                     authorization,
                     ("apns-topic", headers.topic.clone()),
@@ -401,7 +401,7 @@ fn check(case: &Case, seed: u64) {
                 }
                 lines
             }
-            command::Request::Fcm { project } => {
+            request::Request::Fcm { project } => {
                 body = [&spec.body, &push.token[..], &spec.body_after_token].concat().into();
                 let path = format!("/v1/projects/{project}/messages:send");
                 vec![("path", path), authorization, ("content-type", "application/json".to_owned())]

@@ -15,7 +15,7 @@ use super::{
     super::{Connection, ConnectionConfig, ConnectionEvent, TemplateSpec},
     support::{BEARER, authorization, fcm_spec, spec},
 };
-use crate::{command::Platform, outcome::Answer};
+use crate::outcome::{Answer, Platform};
 
 /// One connection: what was asked and what the server said, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,13 @@ use super::super::{
     Connection, ConnectionConfig, ConnectionEvent, PushError, TemplateSpec,
     frames::{self, PREFACE, flag, kind},
 };
-use crate::command::{ApnsHeaders, Authorization, Platform, Request};
+use crate::{
+    lane::provider::{
+        authorization::Authorization,
+        request::{ApnsHeaders, Request},
+    },
+    outcome::Platform,
+};
 
 /// One frame of ours, read.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,9 +8,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
 use super::{Conversation, Fate, Step};
 use crate::{
-    command::Platform,
-    lane::answer,
-    outcome::{Answer, RETRY_AFTER_MAX, Reason},
+    lane::provider::answer,
+    outcome::{Answer, Platform, RETRY_AFTER_MAX, Reason},
 };
 
 /// For each request, in order, what `h2` says of it: one fate, or more where it does not tell them apart.

@@ -14,7 +14,7 @@ use super::{
     super::support::BEARER, Connection, ConnectionEvent, Conversation, Step, Time, authorization,
     config, message,
 };
-use crate::command::Platform;
+use crate::outcome::Platform;
 
 #[path = "../../../../../tests/foreign_support/mod.rs"]
 #[allow(unreachable_pub, clippy::pedantic)]

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::{connection::Indexing, field::Field};
+use super::field::{Field, Indexing};
 use crate::outcome::{
     Answer, Reason,
     fcm::{self, ErrorCode, Status},

@@ -1,15 +1,24 @@
-//! Fields of a request, whoever's.
+//! Fields of a request, of either provider.
 
 use std::borrow::Cow;
 
-use super::connection::Indexing;
-
-/// One field.
+/// One header field of a request.
 pub(crate) struct Field<'a> {
     pub(crate) name: &'static str,
     pub(crate) value: Cow<'a, str>,
     pub(crate) indexing: Indexing,
     pub(crate) secret: bool,
+}
+
+/// How a field is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Indexing {
+    /// Enters the table with its value: the same for very many requests.
+    Value,
+    /// Its name enters the table, with the first value seen; the value is a literal.
+    Name,
+    /// Never enters any table, and says so to everybody on the way (RFC 7541, 7.1.3).
+    Never,
 }
 
 /// Whether these bytes may stand in a field (RFC 9113, 8.2.1): nothing that ends a line, no space at either end.

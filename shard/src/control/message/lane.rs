@@ -8,7 +8,7 @@ use clarion_proto::{
 use rustls::RootCertStore;
 
 use super::out_of;
-use crate::command::Platform;
+use crate::outcome::Platform;
 
 /// Connections of one node to one gateway. At 20 k/s each that is far beyond what a machine can write.
 pub(super) const CONNECTIONS_MAX: u32 = 1_024;

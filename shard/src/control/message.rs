@@ -25,8 +25,8 @@ use clarion_proto::{
 };
 
 use crate::{
-    command::{Authorization, SegmentOp},
-    wave::Cover,
+    lane::provider::authorization::Authorization,
+    wave::{Cover, SegmentOp},
 };
 
 pub use lane::Lane;

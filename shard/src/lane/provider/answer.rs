@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{apns, fcm};
-use crate::{command::Platform, outcome::Answer};
+use crate::outcome::{Answer, Platform};
 
 /// An answer from its status, what was kept of its body, and its `retry-after`.
 #[must_use]

@@ -8,7 +8,7 @@ use std::{
 
 use clarion_proto::{error::InvalidField, time::Time, wire::shard_v1 as wire};
 
-use super::{Output, message::Count};
+use super::{message::Count, output::Output};
 use crate::command::{Command, CountSpec};
 
 /// Questions under way. Each may hold a cover of some 100 KB; a preview is a person's click.

@@ -7,7 +7,7 @@ use super::{
     SECOND, running,
     support::{Bench, lane},
 };
-use crate::command::{LaneHealth, Rate};
+use crate::lane::{health::LaneHealth, rate::Rate};
 
 #[test]
 fn connections_are_divided_over_the_cores() {
@@ -65,7 +65,7 @@ fn loads_of_all_cores_are_one_and_are_told_ten_times_a_second() {
     let load = |starved, connections: u64, us| {
         let mut latencies = clarion_proto::latency::Latencies::default();
         latencies.count(us);
-        Box::new(crate::command::LaneLoad {
+        Box::new(crate::lane::load::LaneLoad {
             busy: true,
             starved,
             connections,

@@ -9,7 +9,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use clarion_proto::time::Time;
 
-use crate::command::Rate;
+use crate::lane::rate::Rate;
 
 /// How often is asked.
 pub const ASK_EVERY: Duration = Duration::from_millis(500);

@@ -8,9 +8,10 @@ use clarion_proto::{
 use tracing::{debug, info};
 
 use super::{
-    Control, Output, REFUSALS_MAX,
+    Control, REFUSALS_MAX,
     lanes::{LANES_MAX, Taken},
     message::{Cause, Grant, Lane, Message, Rejected, Slice, Wave},
+    output::Output,
     ownership::{Ownership, change},
     readiness::FeedState,
 };

@@ -12,7 +12,10 @@ use roaring::RoaringBitmap;
 use support::{Bench, lane, ownership, wave};
 
 use super::{readiness::NotReady, *};
-use crate::command::{CoreReport, HeldStats, Rate};
+use crate::{
+    command::{CoreReport, HeldStats},
+    lane::rate::Rate,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);

@@ -1,4 +1,4 @@
-//! The loop around [`Control`].
+//! The loop around [`Control`]: one input in, what comes of it carried out.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -14,16 +14,17 @@ use tracing::{info, warn};
 
 use super::{
     NodeError,
-    cores::{CommandSink, CoreFailure, CorePort, Events, Outbox, Overrun},
+    cores::{CoreFailure, CorePort, Events, Outbox, Overrun},
 };
 use crate::{
+    command::CommandSink,
     config::Config,
+    control::{Control, FeedNote, output::Output, readiness::NotReady},
     feed::{
         self, Feed, Following,
         split::{Positions, Splitter},
     },
     service::{Connected, End, Now},
-    session::{Control, FeedNote, Output, readiness::NotReady},
 };
 
 /// A coordinator that reads nothing for so long is none.
@@ -34,7 +35,7 @@ const FEED_ENDS_WITHIN: Duration = Duration::from_secs(5);
 const NOTES: usize = 16;
 
 /// The state machine with everything it is connected to.
-pub(super) struct Driver {
+pub(super) struct NodeTask {
     control: Control,
     now: Now,
     outboxes: Vec<Outbox>,
@@ -56,7 +57,7 @@ pub(super) struct Driver {
     fenced: Repeated,
 }
 
-impl Driver {
+impl NodeTask {
     pub(super) fn new(
         control: Control,
         ports: Vec<CorePort>,

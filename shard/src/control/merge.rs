@@ -19,10 +19,10 @@ use roaring::RoaringBitmap;
 
 use crate::{
     command::{
-        Answers, Consequence, CoreReport, Counts, DeadToken, ReasonCount, ReasonKind,
-        RefusedMessage,
+        Consequence, CoreReport, Counts, DeadToken, ReasonCount, ReasonKind, RefusedMessage,
     },
     core::reasons::{OTHER, REPORTED_MAX},
+    outcome::Answers,
 };
 
 /// Dead tokens that wait to be told. A token dropped here is found dead again by the next wave; the bound, 64 k × 48

@@ -9,9 +9,9 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use super::{connection::Indexing, field::Field};
+use super::field::{Field, Indexing};
 use crate::{
-    command::ApnsHeaders,
+    lane::provider::request::ApnsHeaders,
     outcome::{Answer, Reason, apns},
 };
 

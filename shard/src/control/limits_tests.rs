@@ -8,7 +8,10 @@ use prost::Message as _;
 use roaring::RoaringBitmap;
 
 use super::{lanes::LANES_MAX, merge::Merge, *};
-use crate::command::{Answers, CoreReport, Counts, DeadToken};
+use crate::{
+    command::{CoreReport, Counts, DeadToken},
+    outcome::Answers,
+};
 
 #[track_caller]
 fn within(what: &str, message: Wire) -> usize {

@@ -14,14 +14,15 @@ use roaring::RoaringBitmap;
 
 use super::{out_of, partition};
 use crate::{
-    command::{ApnsHeaders, AppSpec, MessageSpec, Request, SegmentOp},
-    wave::Cover,
+    command::{AppSpec, MessageSpec},
+    lane::provider::request::{ApnsHeaders, Request},
+    wave::{Cover, SegmentOp},
 };
 
 /// Apps of an audience, by the contract of `CreateAlert`.
 pub(super) const APPS_MAX: usize = 64;
 /// Locales of a case, by the contract of `CreateAlert`.
-pub(in crate::session) const MESSAGES_MAX: usize = 64;
+pub(in crate::control) const MESSAGES_MAX: usize = 64;
 /// APNs takes payloads up to 4,096 bytes (5,120 for calls over IP).
 const APNS_BODY_BYTES_MAX: usize = 5_120;
 /// FCM takes payloads up to 4,096 bytes of keys and values (F-err). In JSON one byte of them may need six (`\u0007`), and
@@ -34,7 +35,7 @@ const COLLAPSE_ID_BYTES_MAX: usize = 64;
 /// Steps of an expression: 64 names, 63 operators between them, and a NOT before each of those 127.
 const SEGMENT_OPS_MAX: usize = 254;
 /// An alert is active for at most 30 days; a day more for clocks and mistakes.
-pub(in crate::session) const EXPIRES_MS_MAX: u64 = 31 * 24 * 3_600 * 1_000;
+pub(in crate::control) const EXPIRES_MS_MAX: u64 = 31 * 24 * 3_600 * 1_000;
 
 /// One wave, as the coordinator describes this node's part of it.
 #[derive(Debug)]
@@ -79,7 +80,7 @@ impl Wave {
     }
 
     /// The wave without its bands, which became the cover.
-    pub(in crate::session) fn with_cover(
+    pub(in crate::control) fn with_cover(
         wave: wire::Wave,
         cover: Cover,
         received: Time,
@@ -112,7 +113,7 @@ pub(super) fn cover(bands: Vec<wire::Band>) -> Result<Cover, InvalidField> {
 }
 
 /// How many bands a cover may have.
-pub(in crate::session) fn check_bands(bands: usize) -> Result<(), InvalidField> {
+pub(in crate::control) fn check_bands(bands: usize) -> Result<(), InvalidField> {
     if (1..=BANDS_MAX).contains(&bands) {
         return Ok(());
     }

@@ -24,12 +24,16 @@ use clarion_proto::{
 use tracing::{Span, debug, info, info_span, warn};
 
 use super::{
-    Output, leases,
+    leases,
     merge::Merge,
     message::{Cause, Rejected, Wave},
+    output::Output,
     ownership::Ownership,
 };
-use crate::command::{Command, CoreReport, Platform, ShardSpec, WaveSpec};
+use crate::{
+    command::{Command, CoreReport, ShardSpec, WaveSpec},
+    outcome::Platform,
+};
 
 /// Waves that are remembered as over without anything else of them: 1,024 × 16 bytes.
 const OVER_MAX: usize = 1_024;

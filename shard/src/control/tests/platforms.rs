@@ -11,7 +11,7 @@ use super::{
     report, running,
     support::{Bench, lane_of, plan},
 };
-use crate::command::{Platform, Request};
+use crate::{lane::provider::request::Request, outcome::Platform};
 
 const FCM_LANE: u32 = 2;
 

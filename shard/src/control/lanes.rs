@@ -6,8 +6,13 @@ use clarion_proto::{ids::LaneId, latency::Latencies, time::Time, wire::shard_v1 
 
 use super::message::Lane;
 use crate::{
-    command::{LaneHealth, LaneLoad, LaneSpec, Platform},
-    lane::{load::TELL_EVERY, news::News},
+    lane::{
+        health::LaneHealth,
+        load::{LaneLoad, TELL_EVERY},
+        news::News,
+        spec::LaneSpec,
+    },
+    outcome::Platform,
 };
 
 /// Lanes of one node: gateways × credentials of a whole cluster. There is no message that removes one, so a bound keeps

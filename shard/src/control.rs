@@ -22,11 +22,12 @@ pub mod lanes;
 pub mod leases;
 pub mod merge;
 pub mod message;
+pub mod output;
 pub mod ownership;
 pub mod readiness;
 pub mod registry;
 pub mod waves;
-mod take;
+mod effects;
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -43,7 +44,8 @@ use self::{
     lanes::Lanes,
     leases::Leases,
     message::{About, Cause, Message, Rejected},
-    ownership::{Follows, Ownership},
+    output::Output,
+    ownership::Ownership,
     readiness::FeedState,
     registry::Registry,
     waves::Waves,
@@ -69,33 +71,6 @@ pub struct Identity {
     pub version: &'static str,
     /// At least 1.
     pub cores: usize,
-}
-
-/// What is to be done, in this order.
-#[derive(Debug)]
-pub enum Output {
-    /// Tell a core.
-    Command {
-        /// Which.
-        core: usize,
-        /// What.
-        command: Command,
-    },
-    /// Stop following the logs, and let nothing of them reach a core after what follows here.
-    Unfollow,
-    /// Follow the logs of this ownership: what `continues` from where it was, the rest from its beginning.
-    Follow {
-        /// Whose logs, to which core.
-        ownership: Ownership,
-        /// See [`ownership::Change::continues`].
-        continues: BTreeSet<Follows>,
-    },
-}
-
-impl Output {
-    fn command(core: usize, command: Command) -> Self {
-        Self::Command { core, command }
-    }
 }
 
 /// What the feed tells.

@@ -1,0 +1,20 @@
+//! What a core holds: devices by app, and how far their logs are applied.
+
+use clarion_proto::ids::{AppName, LogId, Position};
+
+/// What a core holds.
+#[derive(Debug, Clone, Default)]
+pub struct HeldStats {
+    /// How many [`super::Command::Own`] the core had carried out: of an older number, the rest is about former partitions.
+    pub owns: u64,
+    /// Applied so far.
+    pub positions: Vec<(LogId, Position)>,
+    /// With a registration.
+    pub devices: u64,
+    /// Of those, with a place.
+    pub placed: u64,
+    /// Of those, muted.
+    pub muted: u64,
+    /// By app.
+    pub apps: Vec<(AppName, u64)>,
+}
