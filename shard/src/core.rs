@@ -27,16 +27,20 @@ pub(crate) mod count;
 pub(crate) mod events;
 pub(crate) mod guest;
 pub(crate) mod guests;
+pub(crate) mod host;
 pub(crate) mod letter;
 pub(crate) mod link;
 pub(crate) mod links;
 pub(crate) mod open;
 pub(crate) mod outlet;
+pub(crate) mod part;
+pub(crate) mod partitions;
 pub(crate) mod pull;
 pub(crate) mod reasons;
 pub(crate) mod remote;
+pub(crate) mod report;
+pub(crate) mod reporting;
 pub(crate) mod run;
-pub(crate) mod store;
 pub(crate) mod tally;
 pub(crate) mod templates;
 pub(crate) mod tokens;
@@ -56,7 +60,6 @@ use rand_pcg::Pcg64Mcg;
 use crate::{
     lane::{LaneEnd, spec::LaneSpec},
     partition::TokenBuffer,
-    report,
 };
 use buffers::Buffers;
 use count::CountRun;
@@ -67,8 +70,8 @@ pub use links::Disconnect;
 use links::LinkSlot;
 use open::Opens;
 use outlet::Steps;
+use partitions::Partitions;
 use run::{Phase, WaveRun};
-use store::Store;
 use templates::TemplateIds;
 
 /// Steps of walks in one turn: some hundred microseconds.
@@ -116,7 +119,7 @@ pub enum IoRequest {
 pub struct Core {
     config: CoreConfig,
     rng: Pcg64Mcg,
-    store: Store,
+    partitions: Partitions,
     waves: Vec<Option<WaveRun>>,
     lanes: Vec<LaneSlot>,
     /// The lane that is asked first, another one each turn: a walk that looks for few among many takes all of a turn's
@@ -192,7 +195,7 @@ impl Core {
         Self {
             config,
             rng: Pcg64Mcg::seed_from_u64(config.seed),
-            store: Store::default(),
+            partitions: Partitions::default(),
             waves: Vec::new(),
             lanes: Vec::new(),
             first_lane: 0,
@@ -306,21 +309,21 @@ impl Core {
     /// Whether [`crate::command::Command::Apply`] may be given.
     #[must_use]
     pub fn feed_ready(&self) -> bool {
-        self.store.is_free()
+        self.partitions.is_free()
     }
 
     /// Applies some records of the batch held. True: there are more.
     fn apply(&mut self) -> bool {
-        let Self { store, waves, .. } = self;
+        let Self { partitions, waves, .. } = self;
         let busy = waves.iter().flatten().any(WaveRun::has_work);
         let records = if busy { RECORDS_PER_TURN.0 } else { RECORDS_PER_TURN.1 };
-        let done = store.apply(records, |slot, ordinal, cell| {
+        let done = partitions.apply(records, |slot, ordinal, cell| {
             waves.iter_mut().flatten().for_each(|run| run.entered(slot, ordinal, cell));
         });
         if done {
-            waves.iter_mut().flatten().for_each(|run| run.start_parts(store));
+            waves.iter_mut().flatten().for_each(|run| run.start_parts(partitions));
         }
-        !store.is_free()
+        !partitions.is_free()
     }
 
     /// Waves whose time is over, and the rest of their walks.
@@ -341,7 +344,7 @@ impl Core {
 
     fn count(&mut self, steps: &mut Steps) -> bool {
         let Some(run) = self.counts.front_mut() else { return false };
-        if run.step(&self.store, steps) {
+        if run.step(&self.partitions, steps) {
             self.counted.extend(self.counts.pop_front());
         }
         !self.counts.is_empty()

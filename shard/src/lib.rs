@@ -15,7 +15,6 @@ pub mod driver;
 pub mod core;
 pub mod lane;
 pub mod outcome;
-pub mod report;
 
 /// What hostile peers say.
 #[cfg(test)]

@@ -41,6 +41,7 @@ pub mod ahead;
 pub(crate) mod key;
 pub mod vocabulary;
 
+mod bits;
 mod block;
 mod expiry;
 mod held;
@@ -79,7 +80,7 @@ use self::{
     token::Tokens,
 };
 
-pub use self::held::Held;
+pub use self::{bits::Bits, held::Held};
 pub use tag::Tags;
 pub use token::{StoredToken, TokenBuffer};
 pub use vocabulary::{AppIndex, LocaleIndex, SegmentsIndex, Vocabulary};

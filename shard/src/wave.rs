@@ -11,7 +11,6 @@
 //! - [`audience`]: which of those whom the walk meets are addressed.
 
 pub mod audience;
-pub mod bits;
 pub mod cover;
 pub mod room;
 pub mod walk;
@@ -20,7 +19,6 @@ pub mod walk;
 mod tests;
 
 pub use audience::{Program, ProgramError, SegmentOp};
-pub use bits::Bits;
 pub use cover::{Cover, CoverBuilder, CoverError};
 pub use room::{NoRoom, Place, Room};
 pub use walk::{Ahead, Step, Walk};

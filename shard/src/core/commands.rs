@@ -29,7 +29,7 @@ impl Core {
         match command {
             Command::Own(partitions) => self.own(&partitions),
             Command::Apply { log, position, appended, records } => {
-                self.store.take(log, position, appended, records)
+                self.partitions.take(log, position, appended, records)
             }
             Command::Lane(spec) => self.lane(spec),
             Command::ProviderToken { lane, authorization, signer } => {
@@ -64,14 +64,14 @@ impl Core {
             Command::ReportAll => {
                 self.waves.iter_mut().flatten().for_each(WaveRun::repeat_all);
                 self.lanes.iter_mut().for_each(|lane| lane.end.tell_again());
-                self.store.repeat();
+                self.partitions.repeat();
             }
             Command::Shutdown => self.shut_down(now),
         }
     }
 
     fn own(&mut self, partitions: &[PartitionId]) {
-        for slot in self.store.own(partitions) {
+        for slot in self.partitions.own(partitions) {
             self.waves.iter_mut().flatten().for_each(|run| run.drop_slot(slot));
         }
     }
@@ -115,12 +115,12 @@ impl Core {
             let run = self.waves[at].as_mut().expect("found");
             if spec.epoch > run.epoch {
                 run.epoch = spec.epoch;
-                spec.shards.iter().for_each(|shard| run.add(shard, &self.store));
+                spec.shards.iter().for_each(|shard| run.add(shard, &self.partitions));
                 run.reporting.change();
             }
             return;
         }
-        let run = match WaveRun::new(spec, &mut self.templates, &self.store) {
+        let run = match WaveRun::new(spec, &mut self.templates, &self.partitions) {
             Ok(run) => run,
             Err(error) => {
                 // The control plane has checked it with the same function: a defect, and no reason to stop other waves.

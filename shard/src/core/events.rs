@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clarion_proto::time::Time;
 
-use super::{Core, run::Phase};
-use crate::{command::Event, lane::news::News, report};
+use super::{Core, report, run::Phase};
+use crate::{command::Event, lane::news::News};
 
 /// Between two events on what is held.
 const HELD_EVERY: Duration = Duration::from_millis(100);
@@ -31,7 +31,8 @@ impl Core {
         }
         let reports =
             self.waves.iter().flatten().filter_map(|run| report::due(run, self.config.single));
-        let held = self.store.changed().then(|| self.held_at.map_or(Time(0), |at| at + HELD_EVERY));
+        let held =
+            self.partitions.changed().then(|| self.held_at.map_or(Time(0), |at| at + HELD_EVERY));
         let loads = self.lanes.iter().filter_map(|slot| slot.end.meter.due());
         reports.chain(held).chain(loads).min()
     }
@@ -112,10 +113,10 @@ impl Core {
     }
 
     fn held(&mut self, now: Time) -> Option<Event> {
-        if !self.store.changed() || self.held_at.is_some_and(|at| now < at + HELD_EVERY) {
+        if !self.partitions.changed() || self.held_at.is_some_and(|at| now < at + HELD_EVERY) {
             return None;
         }
         self.held_at = Some(now);
-        Some(Event::Held(self.store.held()))
+        Some(Event::Held(self.partitions.held()))
     }
 }

@@ -12,7 +12,7 @@ use clarion_proto::{
 };
 use roaring::RoaringBitmap;
 
-use super::{run::Part, store::Store};
+use super::{part::Part, partitions::Partitions};
 use crate::{
     lane::retry::RetryLine,
     partition::Tags,
@@ -168,7 +168,7 @@ impl Outlet {
     pub(crate) fn next(
         &mut self,
         parts: &[Part],
-        store: &Store,
+        partitions: &Partitions,
         cover: &Cover,
         own_bands: bool,
         steps: &mut Steps,
@@ -181,7 +181,7 @@ impl Outlet {
                 steps.0 -= 1;
                 let step = match parts[usize::from(part)].slot {
                     Some(slot) => self.walks[usize::from(part)].step(
-                        store.partition(slot),
+                        partitions.partition(slot),
                         cover,
                         self.bands_open,
                     ),

@@ -13,9 +13,9 @@ use super::{
     link::{Link, State},
     open::{Open, Opens},
     outlet::{Found, Steps},
+    partitions::Partitions,
     reasons::{HEADER, TOKEN, Why},
     run::{WaveRun, given_up},
-    store::Store,
     tokens::Permits,
 };
 use crate::{
@@ -42,7 +42,7 @@ pub(super) const HEADER_BYTES: usize = 352;
 impl Core {
     /// Everything that may be sent on one lane now. True: something was.
     pub(super) fn pull(&mut self, lane: usize, now: Time, steps: &mut Steps) -> bool {
-        let Self { lanes, links, waves, store, opens, buffers, token, config, .. } = self;
+        let Self { lanes, links, waves, partitions, opens, buffers, token, config, .. } = self;
         let share = retry::ORDINALS_MAX / config.cores.max(1) / lanes.len().max(1);
         let LaneSlot {
             end,
@@ -104,7 +104,7 @@ impl Core {
                 }
                 let alone = config.single;
                 let mut desk = Desk {
-                    store,
+                    partitions,
                     opens,
                     buffers,
                     end,
@@ -150,12 +150,12 @@ impl Core {
 
     /// Counts those whom an expired wave will not reach, within the turn's work.
     pub(super) fn expire_walk(&mut self, wave: usize, steps: &mut Steps) {
-        let Self { waves, store, config, .. } = self;
+        let Self { waves, partitions, config, .. } = self;
         let Some(run) = waves[wave].as_mut() else { return };
         for outlet in 0..run.outlets.len() {
-            while let Some(found) = run.next(outlet, store, config.single, steps) {
+            while let Some(found) = run.next(outlet, partitions, config.single, steps) {
                 let outlet = u16::try_from(outlet).expect("few lanes");
-                if run.check(outlet, found, store).is_ok() {
+                if run.check(outlet, found, partitions).is_ok() {
                     run.outlets[usize::from(outlet)].hand(found.part, found.ordinal);
                     run.ended_unsent(found.band, found.cell, Outcome::Expired);
                 }
@@ -177,11 +177,11 @@ impl WaveRun {
     fn next(
         &mut self,
         outlet: usize,
-        store: &Store,
+        partitions: &Partitions,
         alone: bool,
         steps: &mut Steps,
     ) -> Option<Found> {
-        self.outlets[outlet].next(&self.parts, store, &self.spec.cover, alone, steps)
+        self.outlets[outlet].next(&self.parts, partitions, &self.spec.cover, alone, steps)
     }
 
     /// Whether a found device is addressed through this outlet and by nobody else yet.
@@ -189,11 +189,11 @@ impl WaveRun {
         &mut self,
         outlet: u16,
         found: Found,
-        store: &'s Store,
+        partitions: &'s Partitions,
     ) -> Result<Addressed<'s>, NotHere> {
         let slot = self.parts[usize::from(found.part)].slot.ok_or(NotHere)?;
-        let device = store.partition(slot).pushable(found.ordinal).ok_or(NotHere)?;
-        let app = self.audience.addressed(&store.words, &device).ok_or(NotHere)?;
+        let device = partitions.partition(slot).pushable(found.ordinal).ok_or(NotHere)?;
+        let app = self.audience.addressed(&partitions.words, &device).ok_or(NotHere)?;
         if self.outlets.len() == 1 {
             return Ok(Addressed { device, app });
         }
@@ -212,7 +212,7 @@ impl WaveRun {
 
 /// One connection serving one wave.
 struct Desk<'a> {
-    store: &'a Store,
+    partitions: &'a Partitions,
     opens: &'a mut Opens,
     buffers: &'a mut Buffers,
     end: &'a mut LaneEnd,
@@ -277,7 +277,7 @@ impl Desk<'_> {
                 }
                 Some(slot) => self.again(slot),
                 None if !walk => break,
-                None => match self.run.next(outlet, self.store, self.alone, steps) {
+                None => match self.run.next(outlet, self.partitions, self.alone, steps) {
                     Some(found) => self.first(found),
                     None => break,
                 },
@@ -303,7 +303,8 @@ impl Desk<'_> {
 
     /// A device that the walk found.
     fn first(&mut self, found: Found) -> Taken {
-        let Ok(Addressed { device, app }) = self.run.check(self.outlet, found, self.store) else {
+        let Ok(Addressed { device, app }) = self.run.check(self.outlet, found, self.partitions)
+        else {
             return Taken::Passed;
         };
         let slot = self.opens.insert(Open {
@@ -351,9 +352,10 @@ impl Desk<'_> {
         let open = *self.opens.get(slot);
         let device = self.run.parts[usize::from(open.part)]
             .slot
-            .and_then(|slot| self.store.partition(slot).pushable(open.ordinal))
+            .and_then(|slot| self.partitions.partition(slot).pushable(open.ordinal))
             .filter(|device| device.device == open.device);
-        let app = device.and_then(|device| self.run.audience.app_of(&self.store.words, device.app));
+        let app =
+            device.and_then(|device| self.run.audience.app_of(&self.partitions.words, device.app));
         let (Some(device), Some(app)) = (device, app) else {
             self.end_open(slot, given_up(&open));
             return Taken::Passed;
@@ -390,7 +392,7 @@ impl Desk<'_> {
             self.run.count_reason(Consequence::Refused, app, &Why::Unwritable(HEADER));
             return Err(NotSent::Never);
         }
-        let number = app_run.message_for(&self.store.words, device.locale);
+        let number = app_run.message_for(&self.partitions.words, device.locale);
         let message = app_run.message(number);
         if let Some(answer) = message.evidence.refused(&message.answers) {
             let why = Why::Answer(answer.status, answer.reason.clone());

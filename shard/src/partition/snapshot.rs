@@ -60,6 +60,7 @@
 //! that was ever written has a file in `shard/tests/snapshots`, which every later reader must read.
 
 mod columns;
+mod entry;
 mod frame;
 mod read;
 mod write;

@@ -25,9 +25,9 @@ use std::collections::BTreeSet;
 use clarion_proto::{device::Cell, ids::Ordinal};
 use roaring::RoaringBitmap;
 
-use super::{Bits, Cover, cover::Range};
+use super::{Cover, cover::Range};
 use crate::partition::{
-    Partition, Tags,
+    Bits, Partition, Tags,
     key::{Key, Place},
 };
 

@@ -17,8 +17,8 @@ use super::{
         vocabulary::{AppIndex, LocaleIndex, SegmentsIndex, Vocabulary},
     },
     Problem, ROWS_PER_SECTION,
+    entry::Entry,
     frame::Content,
-    write::Entry,
 };
 
 const PLACED: u8 = 1;

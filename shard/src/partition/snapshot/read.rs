@@ -16,10 +16,10 @@ use super::{
         vocabulary::Vocabulary,
     },
     Problem, SnapshotError, columns,
+    entry::Entry,
     frame::{self, Content, FILE_HEAD_BYTES, Head, Kind, SECTION_HEAD_BYTES},
-    write::Entry,
 };
-use crate::wave::Bits;
+use crate::partition::Bits;
 
 /// A partition that came out of a snapshot.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use crate::{
 
 /// Partitions by slot; a slot means the same partition as long as it is owned.
 #[derive(Debug, Default)]
-pub(crate) struct Store {
+pub(crate) struct Partitions {
     slots: Vec<Option<Partition>>,
     slot_of: BTreeMap<PartitionId, u16>,
     pub(crate) words: Vocabulary,
@@ -25,7 +25,7 @@ pub(crate) struct Store {
     batch: Option<Batch>,
     /// Changes of what is owned.
     owns: u64,
-    /// Something was applied since [`Store::held`] was asked.
+    /// Something was applied since [`Partitions::held`] was asked.
     changed: bool,
 }
 
@@ -37,7 +37,7 @@ struct Batch {
     records: vec::IntoIter<(PartitionId, Record)>,
 }
 
-impl Store {
+impl Partitions {
     /// Owns exactly these. Returns the slots of those that went.
     pub(crate) fn own(&mut self, wanted: &[PartitionId]) -> Vec<u16> {
         let gone: Vec<_> = self
@@ -78,13 +78,13 @@ impl Store {
     }
 
     /// # Panics
-    /// If the slot is not owned: waves drop their parts when [`Store::own`] says so.
+    /// If the slot is not owned: waves drop their parts when [`Partitions::own`] says so.
     pub(crate) fn partition(&self, slot: u16) -> &Partition {
         self.slots[usize::from(slot)].as_ref().expect("an owned slot")
     }
 
     /// All partitions, by number.
-    pub(crate) fn partitions(&self) -> impl Iterator<Item = &Partition> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Partition> {
         self.slot_of.values().map(|slot| self.partition(*slot))
     }
 
@@ -102,12 +102,12 @@ impl Store {
         self.positions.get(&log).copied().unwrap_or_default()
     }
 
-    /// Whether [`Store::take`] may be called.
+    /// Whether [`Partitions::take`] may be called.
     pub(crate) fn is_free(&self) -> bool {
         self.batch.is_none()
     }
 
-    /// Takes a batch in; [`Store::apply`] works it off.
+    /// Takes a batch in; [`Partitions::apply`] works it off.
     ///
     /// # Panics
     /// If one is held already.
@@ -173,7 +173,7 @@ impl Store {
             ..HeldStats::default()
         };
         let mut apps = vec![0; usize::from(self.words.apps())];
-        for partition in self.partitions() {
+        for partition in self.all() {
             let held = partition.held();
             stats.devices += held.devices;
             stats.placed += held.placed;

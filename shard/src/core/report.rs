@@ -5,13 +5,11 @@
 
 use std::time::Duration;
 
-use clarion_proto::time::Time;
+use clarion_proto::{ids::PartitionId, time::Time};
 use roaring::RoaringBitmap;
 
-use crate::{
-    command::CoreReport,
-    core::{open::Open, run::WaveRun},
-};
+use super::{open::Open, reporting::Reporting, run::WaveRun};
+use crate::command::CoreReport;
 
 /// Between two reports of one wave.
 pub const EVERY: Duration = Duration::from_millis(20);
@@ -19,29 +17,6 @@ pub const EVERY: Duration = Duration::from_millis(20);
 pub const CELLS_EVERY: Duration = Duration::from_millis(200);
 /// Dead tokens in one report; the others follow in the next ones.
 pub const DEAD_MAX: usize = 1_000;
-
-/// What has been reported of a wave.
-#[derive(Debug, Default)]
-pub struct Reporting {
-    at: Option<Time>,
-    cells_at: Option<Time>,
-    changed: bool,
-    /// By outlet.
-    bands_walked: Vec<u32>,
-    complete: bool,
-    ended: bool,
-    /// The next one says everything.
-    all: bool,
-    /// By part: the last report named open ordinals.
-    had_open: Vec<bool>,
-}
-
-impl Reporting {
-    /// Something happened that a report says.
-    pub fn change(&mut self) {
-        self.changed = true;
-    }
-}
 
 impl WaveRun {
     /// Whoever listens has forgotten everything.
@@ -111,7 +86,7 @@ pub(crate) fn build<'a>(
 }
 
 /// Those handed over since the last report, or all.
-fn handed(run: &mut WaveRun, all: bool) -> Vec<(clarion_proto::ids::PartitionId, RoaringBitmap)> {
+fn handed(run: &mut WaveRun, all: bool) -> Vec<(PartitionId, RoaringBitmap)> {
     let mut sets = Vec::new();
     for (n, part) in run.parts.iter().enumerate().filter(|(_, part)| part.slot.is_some()) {
         let mut set = RoaringBitmap::new();
@@ -131,7 +106,7 @@ fn handed(run: &mut WaveRun, all: bool) -> Vec<(clarion_proto::ids::PartitionId,
 fn open_sets<'a>(
     run: &mut WaveRun,
     open: impl Iterator<Item = &'a Open>,
-) -> Vec<(clarion_proto::ids::PartitionId, RoaringBitmap)> {
+) -> Vec<(PartitionId, RoaringBitmap)> {
     let mut names: Vec<(u16, u32)> = open.map(|open| (open.part, open.ordinal.0)).collect();
     names.sort_unstable();
     let had = &mut run.reporting.had_open;
