@@ -51,21 +51,30 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(4);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A core that takes nothing for so long hangs, and its process is to be replaced.
-pub const CORE_WITHIN: Duration = Duration::from_secs(30);
+/// A core that takes no batch for this long hangs. Longer than the node waits for a command to be taken (10 s): a core
+/// takes commands in every turn, but a batch only when it has applied those before it, up to five of
+/// [`BATCH_BYTES_MAX`] (one in hand, four queued) at 256 records a turn while waves are under way.
+const BATCH_TAKEN_WITHIN: Duration = Duration::from_secs(30);
 /// So long without a batch, and what was waiting at the coordinator has come: a backlog is sent without such pauses, a
 /// busy cluster (64 logs, ten flushes a second each) still makes one about every second.
 const PAUSE_OF_LIVE_FEED: Duration = Duration::from_millis(10);
 
-/// What following needs besides the ownership.
-#[derive(Clone)]
-pub struct Feed {
+/// Who follows, and whom.
+#[derive(Debug, Clone)]
+pub struct FeedConfig {
     /// The node's name, for both sides' log lines.
     pub node: String,
     /// The node's cluster: another one's coordinator refuses.
     pub cluster: ClusterName,
-    /// Whom to call.
+    /// `host:port` of each coordinator's port for feeds.
     pub coordinators: Vec<String>,
+}
+
+/// What following needs besides the ownership.
+#[derive(Clone)]
+pub struct Feed {
+    /// Who follows, and whom.
+    pub config: FeedConfig,
     /// Where batches go.
     pub cores: Vec<Arc<dyn CommandSink>>,
     /// Where to tell how it goes.
@@ -107,7 +116,7 @@ impl Feed {
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let mut follower = Follower {
-                coordinators: Coordinators::new(self.coordinators.clone()),
+                coordinators: Coordinators::new(self.config.coordinators.clone()),
                 splitter,
                 feed: self,
             };
@@ -229,7 +238,7 @@ impl Follower {
             .await
             .map_err(|e| FeedError::Connect(address, e))?;
         let mut client = FeedServiceClient::new(channel).max_decoding_message_size(BATCH_BYTES_MAX);
-        let request = self.splitter.request(&self.feed.node, &self.feed.cluster);
+        let request = self.splitter.request(&self.feed.config.node, &self.feed.config.cluster);
         let answer = timeout(ANSWER_WITHIN, client.feed(request))
             .await
             .map_err(|_| FeedError::Silent(address))?;
@@ -244,7 +253,7 @@ impl Follower {
         let commands = self.splitter.split(batch).map_err(|e| FeedError::Contract(address, e))?;
         for (core, command) in commands {
             let Command::Apply { log, position, .. } = command else { continue };
-            match timeout(CORE_WITHIN, self.feed.cores[core].send(command)).await {
+            match timeout(BATCH_TAKEN_WITHIN, self.feed.cores[core].send(command)).await {
                 Ok(Ok(())) => self.splitter.taken(core, log, position),
                 Ok(Err(Closed)) | Err(_) => return Err(FeedError::Core(core)),
             }

@@ -11,7 +11,9 @@ pub mod cores;
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use clarion_proto::{
-    ids::BootId, limits::REQUEST_BYTES_TAKEN, wire::shard_v1::shard_service_server::SERVICE_NAME,
+    ids::{BootId, ClusterName},
+    limits::REQUEST_BYTES_TAKEN,
+    wire::shard_v1::shard_service_server::SERVICE_NAME,
 };
 use clarion_runtime::{
     descriptors::{self, Shortage, Wanted},
@@ -27,8 +29,8 @@ use self::{
     task::NodeTask,
 };
 use crate::{
-    config::Config,
     control::{Control, Identity},
+    feed::FeedConfig,
     service::{ADMIT_WITHIN, Now, OPEN_WITHIN, Service},
 };
 
@@ -83,13 +85,30 @@ impl From<CoreFailure> for NodeError {
     }
 }
 
+/// What a node is told at its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Where coordinators call. Port 0: the system chooses.
+    pub listen: SocketAddr,
+    /// Where `grpc.health.v1` is served, in plaintext. Port 0: the system chooses.
+    pub health_listen: SocketAddr,
+    /// Coordinators of another cluster are refused.
+    pub cluster: ClusterName,
+    /// Stable over restarts: what a coordinator gives partitions to.
+    pub name: String,
+    /// `host:port` of each one's port for feeds; a name stands for all of its addresses.
+    pub coordinators: Vec<String>,
+    /// Threads that walk and send. At least 1.
+    pub cores: usize,
+}
+
 /// A node, bound and not yet running.
 pub struct Node {
     listener: TcpListener,
     address: SocketAddr,
     limits: Limits,
     health: HealthPort,
-    config: Config,
+    config: NodeConfig,
     boot: BootId,
 }
 
@@ -98,7 +117,7 @@ impl Node {
     ///
     /// # Errors
     /// Names the address that cannot be bound; too few file descriptors.
-    pub async fn bind(config: Config) -> Result<Self, NodeError> {
+    pub async fn bind(config: NodeConfig) -> Result<Self, NodeError> {
         let own = OWN_DESCRIPTORS + CORE_DESCRIPTORS * config.cores;
         let wanted = [
             Wanted { name: "session", min: CONNECTIONS_MIN, max: CONNECTIONS_MAX },
@@ -165,7 +184,12 @@ impl Node {
             cores: ports.len(),
         };
         let control = Control::new(identity, rss_bytes);
-        let task = NodeTask::new(control, ports, now, begun, reporter, &self.config, self.boot);
+        let feed = FeedConfig {
+            node: self.config.name,
+            cluster: self.config.cluster,
+            coordinators: self.config.coordinators,
+        };
+        let task = NodeTask::new(control, ports, now, begun, reporter, feed, self.boot);
         let result = tokio::select! {
             result = task.run(stop, drain_within) => result,
             _ = servers.join_next() => Err(NodeError::Internal("a server has ended by itself")),

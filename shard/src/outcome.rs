@@ -72,7 +72,7 @@ impl From<fcm::Reason> for Reason {
 }
 
 /// What one answer says, and about whom. One answer never decides about more than its own device: how many of them do is
-/// [`crate::lane::evidence`]'s to say.
+/// decided by the lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The push was accepted.

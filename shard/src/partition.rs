@@ -129,8 +129,8 @@ pub struct Pushable<'a> {
 /// What one record changed for waves under way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Some: pushable now at this cell, and newly pushable, moved, or of another app or other segments. Every wave's
-    /// [`crate::wave::Walk::entered`] has to hear it, before its next step.
+    /// Some: pushable now at this cell, and newly pushable, moved, or of another app or other segments. The walk of
+    /// every wave has to hear it before its next step.
     pub placed: Option<(Ordinal, Cell)>,
 }
 

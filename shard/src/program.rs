@@ -75,12 +75,13 @@ async fn serve(config: Config) -> Result<(), ProgramError> {
     let _telemetry = telemetry::init("shard")?;
     // Before anything is bound: whoever reads our addresses may end us.
     let signal = drain::signalled()?;
+    let Config { node: config, announce } = config;
     let node = Node::bind(config.clone()).await?;
     let (listen, health) = (node.address(), node.health_address());
     let clock = Clock::start();
     let cores = driver::spawn(config.cores, clock)?;
     info!(node = config.name, %listen, %health, cores = config.cores, coordinators = ?config.coordinators, "started");
-    if config.announce {
+    if announce {
         println!("{{\"listen\":\"{listen}\",\"health\":\"{health}\"}}");
     }
 

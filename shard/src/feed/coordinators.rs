@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 /// How old an answer of DNS may be.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// A resolver that takes longer is treated as one that failed.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
 

@@ -28,8 +28,9 @@ pub struct CorePort {
 /// change of ownership); so many are free before one is read.
 const OUTBOX: usize = 512;
 const OUTBOX_FREE_MIN: usize = 192;
-/// A core that takes no command for so long hangs, and the process is to be replaced.
-const CORE_WITHIN: Duration = Duration::from_secs(10);
+/// A core that takes no command for this long hangs, and the process has to be replaced. A core takes commands in every
+/// turn, and a turn does a bounded amount of work. Batches of the feed have a longer limit of their own (`feed`).
+const COMMAND_TAKEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Takes commands without waiting and brings them to one core in order, so that a core that is behind holds up neither
 /// the other cores nor what comes from them.
@@ -62,7 +63,7 @@ impl Outbox {
                         continue;
                     }
                 };
-                let problem = match timeout(CORE_WITHIN, sink.send(command)).await {
+                let problem = match timeout(COMMAND_TAKEN_WITHIN, sink.send(command)).await {
                     Ok(Ok(())) => continue,
                     Ok(Err(Closed)) => CoreFailure::Ended(core),
                     Err(_) => CoreFailure::Hangs(core),

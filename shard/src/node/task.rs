@@ -18,10 +18,9 @@ use super::{
 };
 use crate::{
     command::CommandSink,
-    config::Config,
     control::{Control, FeedNote, output::Output, readiness::NotReady},
     feed::{
-        self, Feed, Following,
+        self, Feed, FeedConfig, Following,
         split::{Positions, Splitter},
     },
     service::{Connected, End, Now},
@@ -64,7 +63,7 @@ impl NodeTask {
         now: Now,
         begun: mpsc::Receiver<Connected>,
         health: HealthReporter,
-        config: &Config,
+        feed: FeedConfig,
         boot: BootId,
     ) -> Self {
         let (failed, failures) = mpsc::channel(ports.len().max(1));
@@ -78,9 +77,7 @@ impl NodeTask {
             .collect();
         let [a, b, c, d, e, f, g, h, ..] = boot.0;
         let feed = Feed {
-            node: config.name.clone(),
-            cluster: config.cluster.clone(),
-            coordinators: config.coordinators.clone(),
+            config: feed,
             cores: sinks,
             notes: tell,
             seed: u64::from_le_bytes([a, b, c, d, e, f, g, h]),

@@ -23,9 +23,8 @@ use clarion_proto::{
 };
 use clarion_shard::{
     command::{Command, Event},
-    config::Config,
     driver::Clock,
-    node::{Node, NodeError, cores},
+    node::{Node, NodeConfig, NodeError, cores},
 };
 use tokio::{
     net::TcpListener,
@@ -69,14 +68,13 @@ impl Bench {
 
     pub async fn start_draining_within(cores: usize, drain_within: Duration) -> Self {
         let feed = ScriptedFeed::start().await;
-        let config = Config {
+        let config = NodeConfig {
             listen: ([127, 0, 0, 1], 0).into(),
             health_listen: ([127, 0, 0, 1], 0).into(),
             cluster: ClusterName::default(),
             name: "node-1".to_owned(),
             coordinators: vec![feed.address.to_string()],
             cores,
-            announce: false,
         };
         let node = Node::bind(config).await.unwrap();
         let (address, health) = (node.address(), node.health_address());

@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{
     super::{
         Partition,
+        bits::Bits,
         index::{IdHash, Index},
         key::Key,
         page::{PAGE_KEYS_MAX, Pages},
@@ -19,7 +20,6 @@ use super::{
     entry::Entry,
     frame::{self, Content, FILE_HEAD_BYTES, Head, Kind, SECTION_HEAD_BYTES},
 };
-use crate::partition::Bits;
 
 /// A partition that came out of a snapshot.
 #[derive(Debug)]
