@@ -24,6 +24,7 @@ pub mod merge;
 pub mod message;
 pub mod output;
 pub mod ownership;
+mod plan;
 pub mod readiness;
 pub mod registry;
 pub mod waves;

@@ -23,6 +23,7 @@ pub(crate) mod answer;
 pub(crate) mod audience;
 pub(crate) mod buffers;
 pub(crate) mod commands;
+pub(crate) mod consequence;
 pub(crate) mod count;
 pub(crate) mod events;
 pub(crate) mod guest;

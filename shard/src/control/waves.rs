@@ -10,13 +10,12 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
     time::Duration,
 };
 
 use clarion_proto::{
     error::InvalidField,
-    ids::{Epoch, LaneId, WaveId, log_of},
+    ids::{Epoch, LaneId, WaveId},
     limits::WAVES_MAX,
     time::Time,
     wire::shard_v1 as wire,
@@ -29,9 +28,10 @@ use super::{
     message::{Cause, Rejected, Wave},
     output::Output,
     ownership::Ownership,
+    plan::{self, Plan},
 };
 use crate::{
-    command::{Command, CoreReport, ShardSpec, WaveSpec},
+    command::{Command, CoreReport},
     outcome::Platform,
 };
 
@@ -89,101 +89,63 @@ impl Waves {
         now: Time,
         out: &mut VecDeque<Output>,
     ) -> Result<(), Rejected> {
-        let id = wave.id;
-        let refuse =
-            |field: &str, problem: String| Err(Rejected::of(id, InvalidField::new(field, problem)));
+        if !self.is_news(&wave, owned)? {
+            return Ok(());
+        }
+        plan::check_lanes(&wave, platform)?;
+        let plan = plan::split(wave, owned, cores)?;
+        self.make_room(plan.id, now, out)?;
+
+        let span = info_span!("wave", wave = plan.id.0, alert = %plan.alert, epoch = plan.epoch.0);
+        info!(parent: &span, bands = plan.bands, cores = plan.cores.len(), "taken up");
+        let former = self.waves.remove(&plan.id);
+        self.waves.insert(plan.id, State::new(&plan, former, span, now));
+        out.extend(plan.into_commands());
+        Ok(())
+    }
+
+    /// Whether a plan has to be carried out. `false`: exactly this has been taken up already.
+    ///
+    /// # Errors
+    /// It is for another ownership than the node's, or a higher epoch directs or has ended the wave.
+    fn is_news(&self, wave: &Wave, owned: &Ownership) -> Result<bool, Rejected> {
+        let superseded = |field: &str, problem: String| {
+            let problem = InvalidField::new(field, problem);
+            Err(Rejected::of(wave.id, problem).because(Cause::Superseded))
+        };
         if wave.ownership != owned.number {
             let problem = format!("is {}, this node holds {}", wave.ownership, owned.number);
-            return refuse("wave.ownership", problem).map_err(|r| r.because(Cause::Superseded));
+            return superseded("wave.ownership", problem);
         }
-        if let Some(epoch) = self.over(id).filter(|epoch| *epoch >= wave.epoch) {
+        if let Some(epoch) = self.over(wave.id).filter(|epoch| *epoch >= wave.epoch) {
             let problem = format!("is {}, but epoch {epoch} has ended the wave", wave.epoch);
-            return refuse("wave.epoch", problem).map_err(|r| r.because(Cause::Superseded));
+            return superseded("wave.epoch", problem);
         }
-        match self.waves.get(&id) {
+        match self.waves.get(&wave.id) {
             Some(known) if known.epoch > wave.epoch => {
                 let problem = format!("is {}, but epoch {} is obeyed", wave.epoch, known.epoch);
-                return refuse("wave.epoch", problem).map_err(|r| r.because(Cause::Superseded));
+                superseded("wave.epoch", problem)
             }
-            Some(known) if (known.epoch, known.ownership) == (wave.epoch, wave.ownership) => {
-                return Ok(());
-            }
-            _ => {}
+            Some(known) => Ok((known.epoch, known.ownership) != (wave.epoch, wave.ownership)),
+            None => Ok(true),
         }
-        for (i, app) in wave.apps.iter().enumerate() {
-            match platform(app.lane) {
-                None => {
-                    return refuse(
-                        &format!("wave.apps[{i}].lane"),
-                        format!("no lane {} is known", app.lane),
-                    );
-                }
-                Some(platform) if platform != app.request.platform() => {
-                    let problem = format!(
-                        "is for {:?}, lane {} is {platform:?}",
-                        app.request.platform(),
-                        app.lane
-                    );
-                    return refuse(&format!("wave.apps[{i}].request"), problem);
-                }
-                Some(_) => {}
-            }
+    }
+
+    /// Makes room for one more wave.
+    ///
+    /// # Errors
+    /// All waves of the node are still needed.
+    fn make_room(
+        &mut self,
+        id: WaveId,
+        now: Time,
+        out: &mut VecDeque<Output>,
+    ) -> Result<(), Rejected> {
+        if self.waves.contains_key(&id) || self.waves.len() < WAVES_MAX || self.evict(now, out) {
+            return Ok(());
         }
-        let mut shards: BTreeMap<usize, Vec<ShardSpec>> = BTreeMap::new();
-        for shard in wave.shards {
-            let Some(core) = owned.core_of(shard.partition, cores) else {
-                return refuse(
-                    "wave.shards",
-                    format!("name partition {}, which is not this node's", shard.partition),
-                );
-            };
-            shards.entry(core).or_default().push(ShardSpec {
-                partition: shard.partition,
-                log: log_of(shard.partition, owned.log_count),
-                start: shard.start,
-                handed: shard.handed,
-            });
-        }
-        if !self.waves.contains_key(&id) && self.waves.len() == WAVES_MAX && !self.evict(now, out) {
-            return refuse("wave", format!("would be more than {WAVES_MAX}"))
-                .map_err(|r| r.because(Cause::Room));
-        }
-        let parts: Vec<usize> = shards.keys().copied().collect();
-        let span = info_span!("wave", wave = id.0, alert = %wave.alert, epoch = wave.epoch.0);
-        info!(parent: &span, bands = wave.bands, cores = parts.len(), "taken up");
-        // A core opens the first band by itself.
-        let bands_open: BTreeMap<LaneId, u32> = wave.apps.iter().map(|app| (app.lane, 1)).collect();
-        for (core, shards) in shards {
-            let spec = WaveSpec {
-                id,
-                alert: wave.alert.clone(),
-                epoch: wave.epoch,
-                cover: wave.cover.clone(),
-                shards,
-                apps: wave.apps.clone(),
-                segments: wave.segments.clone(),
-                expires: wave.expires,
-            };
-            out.push_back(Output::command(core, Command::Wave(Arc::new(spec))));
-        }
-        let state = self.waves.entry(id).or_insert_with(|| State {
-            epoch: wave.epoch,
-            ownership: wave.ownership,
-            expires: wave.expires,
-            bands: wave.bands,
-            bands_open: BTreeMap::new(),
-            cores: Vec::new(),
-            merge: Merge::new([]),
-            report_due: now,
-            cancel: None,
-            ended_until: None,
-            span: Span::none(),
-        });
-        state.merge.set_cores(parts.iter().copied());
-        (state.epoch, state.ownership, state.expires) = (wave.epoch, wave.ownership, wave.expires);
-        (state.bands, state.bands_open, state.cores) = (wave.bands, bands_open, parts);
-        (state.cancel, state.ended_until, state.span) = (None, None, span);
-        Ok(())
+        let problem = InvalidField::new("wave", format_args!("would be more than {WAVES_MAX}"));
+        Err(Rejected::of(id, problem).because(Cause::Room))
     }
 
     /// Waves to ask leave for.
@@ -402,6 +364,32 @@ impl Waves {
 }
 
 impl State {
+    /// The state of a wave that is taken up now. Totals of a former plan of the same wave are kept.
+    fn new(plan: &Plan, former: Option<Self>, span: Span, now: Time) -> Self {
+        let cores: Vec<usize> = plan.cores.keys().copied().collect();
+        let (merge, report_due) = match former {
+            Some(mut former) => {
+                former.merge.set_cores(cores.iter().copied());
+                (former.merge, former.report_due)
+            }
+            None => (Merge::new(cores.iter().copied()), now),
+        };
+        Self {
+            epoch: plan.epoch,
+            ownership: plan.ownership,
+            expires: plan.expires,
+            bands: plan.bands,
+            // A core opens the first band by itself.
+            bands_open: plan.apps.iter().map(|app| (app.lane, 1)).collect(),
+            cores,
+            merge,
+            report_due,
+            cancel: None,
+            ended_until: None,
+            span,
+        }
+    }
+
     fn tell(&self, out: &mut VecDeque<Output>, command: impl Fn() -> Command) {
         out.extend(self.cores.iter().map(|core| Output::command(*core, command())));
     }

@@ -7,7 +7,7 @@ use clarion_proto::{
 
 use super::{
     Core,
-    answer::Later,
+    consequence::Later,
     letter::{Became, Fate, Letter, Run},
     link::{Link, State},
     remote::Remote,

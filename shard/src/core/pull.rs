@@ -11,6 +11,7 @@ use super::{
     Core, LaneSlot,
     buffers::Buffers,
     link::{Link, State},
+    links::LinkSlot,
     open::{Open, Opens},
     outlet::{Found, Steps},
     partitions::Partitions,
@@ -54,88 +55,48 @@ impl Core {
             run_left,
             ..
         } = &mut lanes[lane];
-        let mut slice_room = end.room(now);
-        let reserve = end.reserve();
-        let mut lane_room = slice_room.min(LANE_REQUESTS_PER_TURN);
+        let slice_room = end.room(now);
+        let lane_room = slice_room.min(LANE_REQUESTS_PER_TURN);
         if lane_room == 0 || outlets.is_empty() || of_lane.is_empty() {
             return false;
         }
-        let waiting: usize = outlets
-            .iter()
-            .filter_map(|(wave, outlet)| {
-                Some(waves[usize::from(*wave)].as_ref()?.outlets[usize::from(*outlet)].retry.len())
-            })
-            .sum();
-        // No wave may have all of it: there is always room for one more to begin.
-        let of_wave = if waiting < share { share / (outlets.len() + 1) } else { 0 };
+        let waiting = retries_waiting(waves, outlets);
         let mut permits = Permits::new(end, of_lane, links);
-        // Whoever is to go over another connection waits for one only where there is one.
-        let stands = |l: &&u32| {
-            links[**l as usize].link.as_ref().is_some_and(|link| link.is_open() && !link.leaving)
+        let mut turn = LaneTurn {
+            // No wave may have all of it: there is always room for one more to begin.
+            retries_max: if waiting < share { share / (outlets.len() + 1) } else { 0 },
+            // Whoever is to go over another connection waits for one only where there is one.
+            others: waiting > 0 && has_two_connections(of_lane, links),
+            reserve: end.reserve(),
+            alone: config.single,
+            now,
+            slice_room,
+            lane_room,
+            sent: 0,
+            deferred: 0,
+            encoded: 0,
+            waves,
+            partitions,
+            opens,
+            buffers,
+            token,
+            end,
+            outlets,
+            next_outlet,
+            run_left,
         };
-        let others = waiting > 0 && of_lane.iter().filter(stands).nth(1).is_some();
-        let mut deferred = 0;
-        let mut sent = 0;
-        let mut encoded = 0;
         for n in 0..of_lane.len() {
             let link = of_lane[(*next_link + n) % of_lane.len()];
-            if lane_room == 0 {
+            if turn.lane_room == 0 {
                 break;
             }
             let Some(link) = links[link as usize].link.as_mut() else { continue };
-            let offer = permits.offer(end, link, now);
+            let offer = permits.offer(turn.end, link, now);
             let kept = offer.min(*reserved);
             *reserved -= kept;
-            let mut room = (offer - kept).min(lane_room);
-            let mut bytes = 0;
-            // Asked in vain since somebody sent; and of those whose turn it is, passed over without losing it.
-            let (mut idle, mut passed) = (0, 0);
-            while room > 0 && bytes < FLUSH_BYTES && idle < outlets.len() {
-                let (wave, outlet) = outlets[(*next_outlet + passed) % outlets.len()];
-                let Some(run) = waves[usize::from(wave)].as_mut() else { break };
-                let its = &run.outlets[usize::from(outlet)];
-                let walk = its.retry.len() < of_wave;
-                let kept = if its.begun < reserve { 0 } else { reserve };
-                let its_run = if passed == 0 { *run_left } else { RUN };
-                let most = room.min(its_run).min(slice_room.saturating_sub(kept));
-                if most == 0 {
-                    (idle, passed) = (idle + 1, passed + 1);
-                    continue;
-                }
-                let alone = config.single;
-                let mut desk = Desk {
-                    partitions,
-                    opens,
-                    buffers,
-                    end,
-                    link,
-                    run,
-                    wave,
-                    outlet,
-                    alone,
-                    others,
-                    now,
-                    token,
-                };
-                let took = desk.run(most, walk, &mut bytes, &mut deferred, steps);
-                run.outlets[usize::from(outlet)].begun += took;
-                (room, lane_room, sent) = (room - took, lane_room - took, sent + took);
-                slice_room -= took;
-                if passed == 0 {
-                    // Who is cut short has the rest of its run first next time: a quota that gives 20 at a time would give
-                    // one wave 16 of them each time.
-                    *run_left -= took;
-                    if took < most || *run_left == 0 {
-                        (*next_outlet, *run_left) = ((*next_outlet + 1) % outlets.len(), RUN);
-                    }
-                }
-                (idle, passed) = match took {
-                    0 => (idle + 1, if passed == 0 { 0 } else { passed + 1 }),
-                    _ => (0, 0),
-                };
-            }
-            encoded += bytes;
+            turn.fill(link, offer - kept, steps);
         }
+        let LaneTurn { sent, deferred, encoded, .. } = turn;
         if sent > 0 || deferred > 0 {
             // Not by turns: those that find nothing to send would make a paced wave meet the same connection each time.
             *next_link = (*next_link + 1) % of_lane.len();
@@ -160,6 +121,125 @@ impl Core {
                     run.ended_unsent(found.band, found.cell, Outcome::Expired);
                 }
             }
+        }
+    }
+}
+
+/// Devices of a lane's waves that wait for another try.
+fn retries_waiting(waves: &[Option<WaveRun>], outlets: &[(u16, u16)]) -> usize {
+    let waiting = |(wave, outlet): &(u16, u16)| {
+        Some(waves[usize::from(*wave)].as_ref()?.outlets[usize::from(*outlet)].retry.len())
+    };
+    outlets.iter().filter_map(waiting).sum()
+}
+
+/// Whether at least two of a lane's connections stand.
+fn has_two_connections(of_lane: &[u32], links: &[LinkSlot]) -> bool {
+    let stands = |l: &&u32| {
+        links[**l as usize].link.as_ref().is_some_and(|link| link.is_open() && !link.leaving)
+    };
+    of_lane.iter().filter(stands).nth(1).is_some()
+}
+
+/// One turn of one lane: what it may still send, what it has sent, and what it needs of the core for that.
+struct LaneTurn<'a> {
+    /// Retries of one wave and lane beyond which its walk waits.
+    retries_max: usize,
+    /// The lane has another connection.
+    others: bool,
+    /// Requests of the slice that are kept free for waves that begin.
+    reserve: usize,
+    /// This core opens bands by itself.
+    alone: bool,
+    now: Time,
+    /// Requests that the slice of the quota still allows.
+    slice_room: usize,
+    /// Requests that may still go in this turn.
+    lane_room: usize,
+    sent: usize,
+    deferred: usize,
+    /// Bytes, about.
+    encoded: usize,
+    waves: &'a mut [Option<WaveRun>],
+    partitions: &'a Partitions,
+    opens: &'a mut Opens,
+    buffers: &'a mut Buffers,
+    token: &'a mut TokenBuffer,
+    end: &'a mut LaneEnd,
+    outlets: &'a [(u16, u16)],
+    next_outlet: &'a mut usize,
+    run_left: &'a mut usize,
+}
+
+impl LaneTurn<'_> {
+    /// Takes runs of the lane's waves in turn until a connection has no room left or no wave has anybody for it.
+    #[inline]
+    fn fill(&mut self, link: &mut Link, offer: usize, steps: &mut Steps) {
+        let outlets = self.outlets;
+        let mut room = offer.min(self.lane_room);
+        let mut bytes = 0;
+        // Asked in vain since somebody sent; and of those whose turn it is, passed over without losing it.
+        let (mut idle, mut passed) = (0, 0);
+        while room > 0 && bytes < FLUSH_BYTES && idle < outlets.len() {
+            let (wave, outlet) = outlets[(*self.next_outlet + passed) % outlets.len()];
+            let Some(run) = self.waves[usize::from(wave)].as_mut() else { break };
+            let its = &run.outlets[usize::from(outlet)];
+            let walk = its.retry.len() < self.retries_max;
+            let kept = if its.begun < self.reserve { 0 } else { self.reserve };
+            let its_run = if passed == 0 { *self.run_left } else { RUN };
+            let most = room.min(its_run).min(self.slice_room.saturating_sub(kept));
+            if most == 0 {
+                (idle, passed) = (idle + 1, passed + 1);
+                continue;
+            }
+            let mut desk = Desk {
+                partitions: self.partitions,
+                opens: self.opens,
+                buffers: self.buffers,
+                end: self.end,
+                link,
+                run,
+                wave,
+                outlet,
+                alone: self.alone,
+                others: self.others,
+                now: self.now,
+                token: self.token,
+            };
+            let took = desk.run(most, walk, &mut bytes, &mut self.deferred, steps);
+            run.outlets[usize::from(outlet)].begun += took;
+            room -= took;
+            self.took(took);
+            if passed == 0 {
+                self.pass_turn(took, took < most);
+            }
+            (idle, passed) = match took {
+                0 => (idle + 1, if passed == 0 { 0 } else { passed + 1 }),
+                _ => (0, 0),
+            };
+        }
+        self.encoded += bytes;
+    }
+
+    /// So many requests went out.
+    #[inline]
+    fn took(&mut self, requests: usize) {
+        self.lane_room -= requests;
+        self.slice_room -= requests;
+        self.sent += requests;
+    }
+
+    /// The wave whose turn it was has sent so many: the next wave's turn comes when its run is complete, or it had fewer
+    /// than it might have sent.
+    ///
+    /// Who is cut short has the rest of its run first next time: a quota that gives 20 at a time would give one wave 16 of
+    /// them each time.
+    #[inline]
+    fn pass_turn(&mut self, took: usize, had_fewer: bool) {
+        *self.run_left -= took;
+        if had_fewer || *self.run_left == 0 {
+            *self.next_outlet = (*self.next_outlet + 1) % self.outlets.len();
+            *self.run_left = RUN;
         }
     }
 }

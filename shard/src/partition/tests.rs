@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use clarion_proto::{device::Token, ids::AppName};
+use clarion_proto::{
+    device::{Registration, Token},
+    ids::AppName,
+};
 use h3o::{LatLng, Resolution};
 use proptest::prelude::*;
 
