@@ -25,6 +25,7 @@ pub(crate) mod buffers;
 pub(crate) mod commands;
 pub(crate) mod consequence;
 pub(crate) mod count;
+pub(crate) mod desk;
 pub(crate) mod events;
 pub(crate) mod guest;
 pub(crate) mod guests;

@@ -12,10 +12,11 @@ use clarion_proto::{ids::LaneId, time::Time};
 use super::{
     Core,
     buffers::Buffers,
+    desk::HEADER_BYTES,
     guests::{Carried, GUEST, Guest, Guests, Waiting},
     letter::{Became, Fate, Letter, RUN_MAX, Run},
     link::{CANCEL_PATIENCE, Link, State},
-    pull::{FLUSH_BYTES, HEADER_BYTES},
+    pull::FLUSH_BYTES,
     tokens::Permits,
 };
 use crate::lane::connection::{ConnectionEvent, PushError};
