@@ -1,7 +1,8 @@
 //! What the control plane of a node says to its cores, and what they say back.
 //!
-//! The control plane (tokio) decodes and checks; a core (one thread) owns partitions, waves and lanes. Between them are
-//! two bounded queues for each core, and nothing shared but immutable data behind an `Arc`.
+//! The control plane (tokio) decodes and checks; a core (one thread) owns partitions, waves and
+//! lanes. Between them are two bounded queues for each core, and nothing shared but immutable data
+//! behind an `Arc`.
 
 mod count;
 mod counts;
@@ -35,10 +36,11 @@ use crate::lane::{provider::authorization::Authorization, rate::Rate, spec::Lane
 /// From the control plane to one core.
 #[derive(Debug)]
 pub enum Command {
-    /// These partitions are this core's from now on (empty ones are made); others are dropped with their waves.
+    /// These partitions are this core's from now on (empty ones are made); others are dropped with
+    /// their waves.
     Own(Vec<PartitionId>),
-    /// One batch of one log, only the records of this core's partitions. A batch without any is sent too: it moves the
-    /// position of the log, which `WaveSpec::shards` wait for.
+    /// One batch of one log, only the records of this core's partitions. A batch without any is
+    /// sent too: it moves the position of the log, which `WaveSpec::shards` wait for.
     Apply {
         /// Whose.
         log: LogId,
@@ -60,9 +62,11 @@ pub enum Command {
         /// Tells the keys that made tokens apart.
         signer: u64,
     },
-    /// Takes up a wave. Known already with this or a higher epoch: ignored. It sends nothing before a grant.
+    /// Takes up a wave. Known already with this or a higher epoch: ignored. It sends nothing before
+    /// a grant.
     Wave(Arc<WaveSpec>),
-    /// Bands below this number may be walked for one lane: all cores of the node have walked those before for it.
+    /// Bands below this number may be walked for one lane: all cores of the node have walked those
+    /// before for it.
     OpenBands {
         /// Which wave.
         wave: WaveId,

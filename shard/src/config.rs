@@ -1,8 +1,9 @@
 //! What a node must be told at its start: where to listen, who it is, whom to follow.
 //!
-//! Every value can come by flag, environment (`CLARION_SHARD_…`) or file (`--config`, TOML); a flag beats the
-//! environment, the environment beats the file, the file beats the default. Gateways, credentials, limits and ownership
-//! are not here: they come from the coordinator by session, so that a node is the same wherever it runs.
+//! Every value can come by flag, environment (`CLARION_SHARD_…`) or file (`--config`, TOML); a flag
+//! beats the environment, the environment beats the file, the file beats the default. Gateways,
+//! credentials, limits and ownership are not here: they come from the coordinator by session, so
+//! that a node is the same wherever it runs.
 
 use std::{
     ffi::OsString,
@@ -65,10 +66,12 @@ pub enum ConfigError {
     },
 }
 
-/// A shard node of Clarion: holds devices in memory, walks them nearest first and writes the pushes.
+/// A shard node of Clarion: holds devices in memory, walks them nearest first and writes the
+/// pushes.
 ///
-/// Gateways and limits come from the coordinator. A flag beats the environment, the environment beats the file. Log lines
-/// go to standard error, filtered by CLARION_LOG; OTEL_EXPORTER_OTLP_ENDPOINT turns traces on. SIGTERM or Ctrl-C drains.
+/// Gateways and limits come from the coordinator. A flag beats the environment, the environment
+/// beats the file. Log lines go to standard error, filtered by CLARION_LOG;
+/// OTEL_EXPORTER_OTLP_ENDPOINT turns traces on. SIGTERM or Ctrl-C drains.
 #[derive(Debug, Parser)]
 #[command(name = "shard", version, max_term_width = 120, after_help = clarion_runtime::probe::HELP)]
 struct Arguments {

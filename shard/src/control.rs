@@ -1,19 +1,22 @@
-//! The control plane of a node: what a coordinator says becomes commands to the cores, what the cores say becomes
-//! messages to the coordinator.
+//! The control plane of a node: what a coordinator says becomes commands to the cores, what the
+//! cores say becomes messages to the coordinator.
 //!
-//! A coordinator may vanish in the middle of an alert, come back, or be followed by another one; the cores must not
-//! notice more than that leave to send runs out. So nothing here hangs on a session: ownership, lanes, waves and totals
-//! belong to the node, a session is a reader and a speaker that comes and goes. A session starts complete in both
-//! directions: the coordinator says all that holds (what is known already is taken without effect: no connection is
-//! closed, no walk begins again), the node tells all that happened.
+//! A coordinator may vanish in the middle of an alert, come back, or be followed by another one;
+//! the cores must not notice more than that leave to send runs out. So nothing here hangs on a
+//! session: ownership, lanes, waves and totals belong to the node, a session is a reader and a
+//! speaker that comes and goes. A session starts complete in both directions: the coordinator says
+//! all that holds (what is known already is taken without effect: no connection is closed, no walk
+//! begins again), the node tells all that happened.
 //!
-//! It is a state machine without I/O and clock. Inputs are method calls with the time; commands come out of
-//! [`Control::poll`] in the order in which they are to be carried out. Messages are *pulled* by whoever has room for one
-//! ([`Control::next_message`]): what is not pulled is not queued but merged, so a coordinator that reads slowly gets
-//! fewer and larger reports, and memory stays bounded without a queue to tune.
+//! It is a state machine without I/O and clock. Inputs are method calls with the time; commands
+//! come out of [`Control::poll`] in the order in which they are to be carried out. Messages are
+//! *pulled* by whoever has room for one ([`Control::next_message`]): what is not pulled is not
+//! queued but merged, so a coordinator that reads slowly gets fewer and larger reports, and memory
+//! stays bounded without a queue to tune.
 //!
-//! Bounds: [`WAVES_MAX`](clarion_proto::limits::WAVES_MAX) waves, [`lanes::LANES_MAX`] lanes, [`REFUSALS_MAX`] refusals, 32 counts. Commands are
-//! made by inputs only, a few for each input and core: the driver stops reading messages while its cores are behind.
+//! Bounds: [`WAVES_MAX`](clarion_proto::limits::WAVES_MAX) waves, [`lanes::LANES_MAX`] lanes,
+//! [`REFUSALS_MAX`] refusals, 32 counts. Commands are made by inputs only, a few for each input and
+//! core: the driver stops reading messages while its cores are behind.
 
 pub mod assembly;
 pub mod counts;
@@ -56,7 +59,8 @@ use crate::{
     lane::news::News,
 };
 
-/// Refusals that wait to be told, and likewise cancels of unknown waves; of more refusals only the number is told.
+/// Refusals that wait to be told, and likewise cancels of unknown waves; of more refusals only the
+/// number is told.
 pub const REFUSALS_MAX: usize = 64;
 
 /// Who the node is, for its whole life.
@@ -143,7 +147,8 @@ impl std::fmt::Debug for Control {
 }
 
 impl Control {
-    /// A node that owns nothing and knows nobody. `rss_bytes` reads the resident memory of the process.
+    /// A node that owns nothing and knows nobody. `rss_bytes` reads the resident memory of the
+    /// process.
     #[must_use]
     pub fn new(identity: Identity, rss_bytes: impl Fn() -> u64 + Send + 'static) -> Self {
         let cores = identity.cores;
@@ -167,7 +172,8 @@ impl Control {
         }
     }
 
-    /// A coordinator asks for a session. If it may have one, that has begun, and an earlier one counts no more.
+    /// A coordinator asks for a session. If it may have one, that has begun, and an earlier one
+    /// counts no more.
     ///
     /// # Errors
     /// Why it may not.
@@ -251,7 +257,8 @@ impl Control {
         }
     }
 
-    /// Everything has been told, and no core will say anything more: the coordinator is to confirm it.
+    /// Everything has been told, and no core will say anything more: the coordinator is to confirm
+    /// it.
     pub fn leave(&mut self) {
         match self.waves.untold() {
             0 => {}
@@ -298,7 +305,8 @@ impl Control {
         self.undirected_at = self.undirected_at.filter(|at| *at > now);
     }
 
-    /// When there is a message to pull; at once is [`Time::default`]. `None`: nobody listens, or nothing is new.
+    /// When there is a message to pull; at once is [`Time::default`]. `None`: nobody listens, or
+    /// nothing is new.
     #[must_use]
     pub fn message_due(&self, now: Time) -> Option<Time> {
         let session = self.session.as_ref()?;

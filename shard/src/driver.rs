@@ -1,10 +1,12 @@
-//! One thread for each core: sockets, TLS, timers. The only place of a node's sending side with a clock.
+//! One thread for each core: sockets, TLS, timers. The only place of a node's sending side with a
+//! clock.
 //!
-//! A thread owns its core, its sockets and its poller; nothing on its way is shared. Commands come in and events go out
-//! over bounded queues. Batches of the feed have a queue of their own: one of ten thousand records takes some
-//! milliseconds to apply, and a cancel must not stand behind it.
+//! A thread owns its core, its sockets and its poller; nothing on its way is shared. Commands come
+//! in and events go out over bounded queues. Batches of the feed have a queue of their own: one of
+//! ten thousand records takes some milliseconds to apply, and a cancel must not stand behind it.
 //!
-//! A thread that panics takes the process with it: half a node that goes on sending is worse than none.
+//! A thread that panics takes the process with it: half a node that goes on sending is worse than
+//! none.
 
 mod addresses;
 mod mail;
@@ -89,7 +91,8 @@ pub enum TrySendError {
 }
 
 impl CommandSender {
-    /// Waits for room in the queue. Commands keep their order, but [`Command::Apply`] only among themselves.
+    /// Waits for room in the queue. Commands keep their order, but [`Command::Apply`] only among
+    /// themselves.
     ///
     /// # Errors
     /// The core has shut down.
@@ -99,8 +102,8 @@ impl CommandSender {
         Ok(())
     }
 
-    /// Waits until the core has taken every [`Command::Apply`] that was sent; one may still be under way in it. Resolves at
-    /// once if the core has shut down.
+    /// Waits until the core has taken every [`Command::Apply`] that was sent; one may still be
+    /// under way in it. Resolves at once if the core has shut down.
     pub async fn feed_taken(&self) {
         let _ = self.feed.reserve_many(BATCHES_MAX).await;
     }
@@ -194,7 +197,8 @@ fn spawn_core(
     );
     let join = std::thread::Builder::new().name(format!("core-{n}")).spawn(move || {
         if panic::catch_unwind(panic::AssertUnwindSafe(|| thread.run())).is_err() {
-            // The panic's message has been printed; nothing that this process holds can be trusted now.
+            // The panic's message has been printed; nothing that this process holds can be trusted
+            // now.
             std::process::abort();
         }
     })?;

@@ -1,27 +1,33 @@
-//! The devices of one hash bucket: a state made by applying a log's records, one function, no clock.
+//! The devices of one hash bucket: a state made by applying a log's records, one function, no
+//! clock.
 //!
-//! Two nodes may hold the same partition, one may take over from the other in the middle of an alert, and what they
-//! exchange names devices by ordinal. So everything here depends on the log's prefix alone: [`Partition::apply`] is a
-//! function of what was applied before and of one record, and its only clock is the append time of batches.
+//! Two nodes may hold the same partition, one may take over from the other in the middle of an
+//! alert, and what they exchange names devices by ordinal. So everything here depends on the log's
+//! prefix alone: [`Partition::apply`] is a function of what was applied before and of one record,
+//! and its only clock is the append time of batches.
 //!
-//! Phones report late, twice and out of order. Each record therefore carries the time at which the phone observed what
-//! it says, and each facet of a device (place, registration, mute) keeps the newest observation:
+//! Phones report late, twice and out of order. Each record therefore carries the time at which the
+//! phone observed what it says, and each facet of a device (place, registration, mute) keeps the
+//! newest observation:
 //!
-//! - an observation older than what its facet holds changes nothing; at a tie the later record wins;
-//! - a removal is an observation of absence, of all three facets. The row stays for 24 h as a tombstone, with its ordinal:
-//!   older observations bounce off, a newer one brings the device back as the one that it was to every wave;
-//! - a gateway's word that a token is dead removes the registration if that token is still the current one and was not
-//!   registered after the gateway's time. The registration can come back only by a newer observation, so that a late
-//!   copy does not revive it;
-//! - a row without a registration is never pushed to, and dropped 24 h after it was made, lost its registration, was
-//!   removed, or (where nothing was left of it) got a first facet again. A mute choice goes with it: an app whose user
-//!   comes back later than that has to say it again.
+//! - an observation older than what its facet holds changes nothing; at a tie the later record
+//!   wins;
+//! - a removal is an observation of absence, of all three facets. The row stays for 24 h as a
+//!   tombstone, with its ordinal: older observations bounce off, a newer one brings the device back
+//!   as the one that it was to every wave;
+//! - a gateway's word that a token is dead removes the registration if that token is still the
+//!   current one and was not registered after the gateway's time. The registration can come back
+//!   only by a newer observation, so that a late copy does not revive it;
+//! - a row without a registration is never pushed to, and dropped 24 h after it was made, lost its
+//!   registration, was removed, or (where nothing was left of it) got a first facet again. A mute
+//!   choice goes with it: an app whose user comes back later than that has to say it again.
 //!
-//! What is held stands in four structures: rows by ordinal, tokens, an index from device to ordinal, and the order of
-//! the walk, which holds exactly those who can be pushed to. No device has an allocation of its own, and no structure
-//! grows by doubling.
+//! What is held stands in four structures: rows by ordinal, tokens, an index from device to
+//! ordinal, and the order of the walk, which holds exactly those who can be pushed to. No device
+//! has an allocation of its own, and no structure grows by doubling.
 //!
-//! **What a device weighs**, in bytes, with a token of 32 (APNs) and one of 154 characters on average (FCM, packed):
+//! **What a device weighs**, in bytes, with a token of 32 (APNs) and one of 154 characters on
+//! average (FCM, packed):
 //!
 //! | | APNs | FCM | |
 //! |---|---|---|---|
@@ -34,8 +40,9 @@
 //! | resting ordinal: queue, and where its guest or own row stands ([`rows`]) | 8 | 8 | for 33 days |
 //! | person, mute choice, rare profile | | | its length; 40; 40: of those who have one |
 //!
-//! Beside the devices a partition has blocks and buckets that are partly filled: some 50 KiB. Rows, keys and tokens stand in
-//! blocks of memory ([`block`]) that are the process's and given back to it, so a process keeps what it once needed.
+//! Beside the devices a partition has blocks and buckets that are partly filled: some 50 KiB. Rows,
+//! keys and tokens stand in blocks of memory ([`block`]) that are the process's and given back to
+//! it, so a process keeps what it once needed.
 
 pub mod ahead;
 pub(crate) mod key;
@@ -86,8 +93,8 @@ pub use tag::Tags;
 pub use token::{StoredToken, TokenBuffer};
 pub use vocabulary::{AppIndex, LocaleIndex, SegmentsIndex, Vocabulary};
 
-/// Rows dropped by one record at most. A record makes at most one row that will be due, so two keep up and catch up, and
-/// no record pays for a day.
+/// Rows dropped by one record at most. A record makes at most one row that will be due, so two keep
+/// up and catch up, and no record pays for a day.
 const DROPPED_PER_RECORD_MAX: usize = 2;
 
 /// The devices of one hash bucket.
@@ -106,7 +113,8 @@ pub struct Partition {
     held: Held,
     /// A snapshot that is being written.
     saving: Option<Box<Saving>>,
-    /// Grows with every change of who stands where: a walk that finds it as it was need not look again.
+    /// Grows with every change of who stands where: a walk that finds it as it was need not look
+    /// again.
     changes: u64,
 }
 
@@ -130,8 +138,8 @@ pub struct Pushable<'a> {
 /// What one record changed for waves under way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Some: pushable now at this cell, and newly pushable, moved, or of another app or other segments. The walk of
-    /// every wave has to hear it before its next step.
+    /// Some: pushable now at this cell, and newly pushable, moved, or of another app or other
+    /// segments. The walk of every wave has to hear it before its next step.
     pub placed: Option<(Ordinal, Cell)>,
 }
 
@@ -245,7 +253,8 @@ impl Partition {
         &self.held
     }
 
-    /// Those who can be pushed to, from a key on, in the order of the walk, as far as one page goes. Empty: nobody.
+    /// Those who can be pushed to, from a key on, in the order of the walk, as far as one page
+    /// goes. Empty: nobody.
     pub(crate) fn keys_from(&self, from: Key) -> &[Key] {
         self.pages.from(from)
     }
@@ -260,10 +269,10 @@ impl Partition {
         self.changes
     }
 
-    /// Brings what will be read of these devices into the cache. A push would wait for memory three times, for one row
-    /// and token after the other; in one go the waits overlap. First all rows, then all tokens: where a token stands is known
-    /// only from its row, and in one pass each of its waits would stand behind a row's. Returns nothing of meaning, so that
-    /// it is done.
+    /// Brings what will be read of these devices into the cache. A push would wait for memory three
+    /// times, for one row and token after the other; in one go the waits overlap. First all rows,
+    /// then all tokens: where a token stands is known only from its row, and in one pass each of
+    /// its waits would stand behind a row's. Returns nothing of meaning, so that it is done.
     pub(crate) fn warm(&self, keys: &[Key]) -> u8 {
         let rows = self.warm_rows(keys);
         let registrations =
@@ -309,7 +318,8 @@ impl Partition {
         Some(ordinal)
     }
 
-    /// Most records by far: one who can be pushed to walks on. Nothing changes but place and key. `None`: it is not so.
+    /// Most records by far: one who can be pushed to walks on. Nothing changes but place and key.
+    /// `None`: it is not so.
     fn go(
         &mut self,
         ordinal: Ordinal,

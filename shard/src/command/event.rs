@@ -11,7 +11,8 @@ use crate::lane::{health::LaneHealth, load::LaneLoad};
 /// From one core to the control plane.
 #[derive(Debug)]
 pub enum Event {
-    /// What happened to a wave since the last report of this core; every 20 ms while something changes.
+    /// What happened to a wave since the last report of this core; every 20 ms while something
+    /// changes.
     Report(Box<CoreReport>),
     /// Answers [`super::Command::Cancel`]: nothing more of the wave will be written.
     Stopped {

@@ -5,7 +5,8 @@ use clarion_proto::ids::{AppName, LogId, Position};
 /// What a core holds.
 #[derive(Debug, Clone, Default)]
 pub struct HeldStats {
-    /// How many [`super::Command::Own`] the core had carried out: of an older number, the rest is about former partitions.
+    /// How many [`super::Command::Own`] the core had carried out: of an older number, the rest is
+    /// about former partitions.
     pub owns: u64,
     /// Applied so far.
     pub positions: Vec<(LogId, Position)>,

@@ -16,11 +16,14 @@ pub struct ReasonCount {
 pub struct ReasonKind {
     /// What followed for the device.
     pub then: Consequence,
-    /// Of the device, and the lane that it was sent through; `None`: several kinds, folded together.
+    /// Of the device, and the lane that it was sent through; `None`: several kinds, folded
+    /// together.
     pub app: Option<(AppName, LaneId)>,
-    /// Of the answer; 0: several kinds, or there was no answer because the request cannot be written.
+    /// Of the answer; 0: several kinds, or there was no answer because the request cannot be
+    /// written.
     pub status: u16,
-    /// At most [`crate::outcome::UNKNOWN_CHARS_MAX`] characters; empty: the provider did not sign the answer.
+    /// At most [`crate::outcome::UNKNOWN_CHARS_MAX`] characters; empty: the provider did not sign
+    /// the answer.
     pub reason: String,
 }
 

@@ -13,9 +13,11 @@ pub struct CoreReport {
     pub wave: WaveId,
     /// As obeyed.
     pub epoch: Epoch,
-    /// Everything since the wave began is in it: so are its first report and the first after [`super::Command::ReportAll`].
+    /// Everything since the wave began is in it: so are its first report and the first after
+    /// [`super::Command::ReportAll`].
     pub all: bool,
-    /// Bands handed over whole, from the nearest, in all partitions of this core: for each lane of the wave.
+    /// Bands handed over whole, from the nearest, in all partitions of this core: for each lane of
+    /// the wave.
     pub bands_walked: Vec<(LaneId, u32)>,
     /// All walked, nothing open, nobody waiting.
     pub complete: bool,

@@ -14,8 +14,8 @@ pub struct Closed;
 pub trait CommandSink: Send + Sync + 'static {
     /// Waits for room, then hands the command over; given up before that, nothing was handed over.
     fn send(&self, command: Command) -> BoxFuture<'_, Result<(), Closed>>;
-    /// Waits until the core has taken every batch of the feed that was sent, or has ended. A script has one queue for
-    /// everything, in order: there is nothing to wait for.
+    /// Waits until the core has taken every batch of the feed that was sent, or has ended. A script
+    /// has one queue for everything, in order: there is nothing to wait for.
     fn drained(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }

@@ -66,7 +66,8 @@ pub struct AppSpec {
 pub struct MessageSpec {
     /// BCP 47, lower case.
     pub locale: String,
-    /// APNs: the complete body. FCM: what stands before the token, up to and with its opening quote.
+    /// APNs: the complete body. FCM: what stands before the token, up to and with its opening
+    /// quote.
     pub body: Bytes,
     /// FCM: what stands behind the token, from its closing quote. APNs: empty.
     pub body_after_token: Bytes,

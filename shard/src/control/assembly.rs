@@ -7,11 +7,13 @@
 //!                              └─ Cancel, End, the same again, end of the session ──▶ dropped
 //! ```
 //!
-//! Cells become ranges as they come, so a wide cover is never held as cells, and no message takes long: a cover of a
-//! thousand kilometres is dozens of short pieces of work, between which grants are taken. Parts of several waves may alternate.
+//! Cells become ranges as they come, so a wide cover is never held as cells, and no message takes
+//! long: a cover of a thousand kilometres is dozens of short pieces of work, between which grants
+//! are taken. Parts of several waves may alternate.
 //!
-//! Whatever is kept of a wave or count takes its place in the node's [`Room`] first, from the head of the first part until
-//! the last core has dropped the cover. There is one assembly for each session; dropping it drops what is incomplete.
+//! Whatever is kept of a wave or count takes its place in the node's [`Room`] first, from the head
+//! of the first part until the last core has dropped the cover. There is one assembly for each
+//! session; dropping it drops what is incomplete.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -71,7 +73,8 @@ impl Assembly {
         Self { room, partial: BTreeMap::new() }
     }
 
-    /// Takes what comes next on the session. `None`: it is a part, and there is nothing to act on yet.
+    /// Takes what comes next on the session. `None`: it is a part, and there is nothing to act on
+    /// yet.
     pub fn take(
         &mut self,
         request: SessionRequest,
@@ -208,7 +211,8 @@ impl Assembly {
 }
 
 impl Partial {
-    /// Then nobody waits for it any more. A question that is given up is not taken back: the coordinator only stops sending.
+    /// Then nobody waits for it any more. A question that is given up is not taken back: the
+    /// coordinator only stops sending.
     fn until(&self) -> Time {
         let limit = match &self.head {
             Head::Wave(head) => Duration::from_millis(head.expires_in_ms.min(wave::EXPIRES_MS_MAX)),

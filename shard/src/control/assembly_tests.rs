@@ -8,7 +8,8 @@ use super::*;
 
 const NOW: Time = Time(1_000_000);
 
-/// `count` neighbouring cells of resolution 9 from the `first` on: bands are taken from disjoint runs.
+/// `count` neighbouring cells of resolution 9 from the `first` on: bands are taken from disjoint
+/// runs.
 fn cells(first: usize, count: usize) -> Vec<u64> {
     let parent = LatLng::new(22.54, 114.06).unwrap().to_cell(Resolution::Five);
     let cells: Vec<CellIndex> = parent.children(Resolution::Nine).skip(first).take(count).collect();
@@ -84,7 +85,8 @@ fn part(of: Of, delivery: u32, number: u32) -> wire::CoverPart {
     wire::CoverPart { of: Some(of), delivery, number, ..wire::CoverPart::default() }
 }
 
-/// All parts of a wave: 5 cells in each band, 2 cells to a part, then its message and what was handed.
+/// All parts of a wave: 5 cells in each band, 2 cells to a part, then its message and what was
+/// handed.
 fn parts(id: u64, delivery: u32) -> Vec<wire::CoverPart> {
     let mut parts = Vec::new();
     for band in 0..2_u32 {
@@ -274,14 +276,16 @@ fn a_head_says_what_comes_and_too_much_is_refused_before_it_is_sent() {
     assert_eq!((assembly.under_way(), room.taken()), (0, 0), "a refusal, and nothing stays");
 }
 
-/// What a session may bring: the parts of three waves in any interleaving, each part up to three times.
+/// What a session may bring: the parts of three waves in any interleaving, each part up to three
+/// times.
 fn sessions() -> impl Strategy<Value = Vec<(u64, usize, usize)>> {
     prop::collection::vec((1..4_u64, 0..10_usize, 1..4_usize), 1..60)
 }
 
 proptest! {
-    /// Any interleaving of waves, repeated parts, and sessions that are lost and begun again: each wave that was sent whole in
-    /// one session is taken whole exactly once, nothing is refused, and no room leaks.
+    /// Any interleaving of waves, repeated parts, and sessions that are lost and begun again: each
+    /// wave that was sent whole in one session is taken whole exactly once, nothing is refused, and
+    /// no room leaks.
     #[test]
     fn any_interleaving_gives_whole_waves_or_nothing(turns in sessions(), lost in 0..60_usize) {
         let room = Room::default();

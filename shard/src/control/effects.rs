@@ -1,4 +1,5 @@
-//! What each message does. The order of the commands that come out is the order in which a core must see them.
+//! What each message does. The order of the commands that come out is the order in which a core
+//! must see them.
 
 use clarion_proto::{
     error::InvalidField,
@@ -74,7 +75,8 @@ impl Control {
         result
     }
 
-    /// The node holds nothing of another log while a session is open ([`super::fence`]), so numbers can be compared.
+    /// The node holds nothing of another log while a session is open ([`super::fence`]), so numbers
+    /// can be compared.
     fn check_ownership(&self, new: &Ownership) -> Result<(), InvalidField> {
         let field = "ownership.number";
         if self.fence.follows().is_some_and(|follows| follows != new.log) {
@@ -103,8 +105,9 @@ impl Control {
         (self.ownership, self.ownership_refused, self.feed) = (None, false, FeedState::Loading);
     }
 
-    /// From `old` to `new`: the feed stops, cores let go of what they do not keep, take what they own, the feed goes on.
-    /// Letting go and taking are two commands, so that a partition that is rebuilt begins empty.
+    /// From `old` to `new`: the feed stops, cores let go of what they do not keep, take what they
+    /// own, the feed goes on. Letting go and taking are two commands, so that a partition that is
+    /// rebuilt begins empty.
     pub(super) fn own(&mut self, old: Option<&Ownership>, new: Ownership) {
         let change = change(old, &new, self.identity.cores);
         info!(
@@ -121,7 +124,8 @@ impl Control {
                 .extend(owns.map(|(core, owns)| Output::command(core, Command::Own(owns.clone()))));
             self.registry.owned();
         }
-        // A core goes by its position when it lets a wave begin: what is read again stands at its beginning from now on.
+        // A core goes by its position when it lets a wave begin: what is read again stands at its
+        // beginning from now on.
         for (core, log) in new.follows(self.identity.cores).difference(&change.continues).copied() {
             let (position, appended) = (Position(0), UnixMillis(0));
             let from_the_beginning =
@@ -185,7 +189,8 @@ impl Control {
         Ok(())
     }
 
-    /// An answer that comes too late, or to nobody's question, is no mistake of the coordinator: nothing is refused.
+    /// An answer that comes too late, or to nobody's question, is no mistake of the coordinator:
+    /// nothing is refused.
     fn grant(&mut self, grant: &Grant, now: Time) {
         let Some(until) = self.leases.until(grant.nonce, grant.lease, now) else {
             debug!(nonce = grant.nonce, "grant came too late");
@@ -216,7 +221,8 @@ impl Control {
         Err(Rejected::new(InvalidField::new(field, format_args!("no lane {lane} is known"))))
     }
 
-    /// A cancel of a wave that is not here is answered at once: nothing will be written of it, which is what was asked.
+    /// A cancel of a wave that is not here is answered at once: nothing will be written of it,
+    /// which is what was asked.
     fn stopped_unknown(&mut self, wave: WaveId) -> Result<(), Rejected> {
         let Some(session) = self.session.as_mut().filter(|_| !self.waves.contains(wave)) else {
             return Ok(());

@@ -1,4 +1,5 @@
-//! Lane ends: what the coordinator said of each, divided over the cores, and how the cores say it is.
+//! Lane ends: what the coordinator said of each, divided over the cores, and how the cores say it
+//! is.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -15,8 +16,8 @@ use crate::{
     outcome::Platform,
 };
 
-/// Lanes of one node: gateways × credentials of a whole cluster. There is no message that removes one, so a bound keeps
-/// a mistaken coordinator from filling the node.
+/// Lanes of one node: gateways × credentials of a whole cluster. There is no message that removes
+/// one, so a bound keeps a mistaken coordinator from filling the node.
 pub const LANES_MAX: usize = 256;
 /// Longest text of a gateway that is passed on.
 const DETAIL_BYTES_MAX: usize = 512;
@@ -116,8 +117,8 @@ impl Lanes {
         changed.map(|end| end.connections = connections).is_some()
     }
 
-    /// What each core is to have of a lane's connections, and whose it uses if it has none: of those that have some, each in
-    /// turn.
+    /// What each core is to have of a lane's connections, and whose it uses if it has none: of
+    /// those that have some, each in turn.
     #[must_use]
     pub fn parts(&self, id: LaneId) -> Vec<(usize, Option<usize>)> {
         let connections = self.ends.get(&id).map_or(0, |end| end.connections);
@@ -227,8 +228,8 @@ impl LaneEnd {
         self.cores.iter().flatten().max_by_key(|news| severity(news.health))
     }
 
-    /// One line at the beginning of a trouble, at each change of its reason and at its end; of a trouble that comes and goes,
-    /// at most one a minute.
+    /// One line at the beginning of a trouble, at each change of its reason and at its end; of a
+    /// trouble that comes and goes, at most one a minute.
     fn write_log(&mut self, now: Time) {
         let (lane, id) = (self.lane.terms.name.as_str(), self.lane.terms.id);
         let known = self.cores.iter().flatten();
@@ -266,11 +267,13 @@ impl LaneEnd {
     }
 }
 
-/// Of a lane of whose budget nothing is known yet: so many that the first push of an alert finds one that is warm.
+/// Of a lane of whose budget nothing is known yet: so many that the first push of an alert finds
+/// one that is warm.
 const CONNECTIONS_FIRST: usize = 1;
 
-/// How many connections a core has of its node's: as many as the others or one more. Which cores have one more depends on
-/// the lane, so that the lanes of a node do not all lie on its first core. One that has none is the guest of one that has.
+/// How many connections a core has of its node's: as many as the others or one more. Which cores
+/// have one more depends on the lane, so that the lanes of a node do not all lie on its first core.
+/// One that has none is the guest of one that has.
 fn part(connections: usize, lane: LaneId, core: usize, cores: usize) -> usize {
     let place = (core + lane.0 as usize) % cores;
     connections / cores + usize::from(place < connections % cores)

@@ -1,9 +1,10 @@
 //! Asking for leave to send.
 //!
-//! A node sends for an alert only while somebody answers it: every [`ASK_EVERY`] it asks for all waves and lanes, and
-//! the answer is good until a while after *it asked*, on its own clock. So a node that is cut off stops within one lease
-//! whatever became of its answers on the way, no clock is ever compared with another, and a coordinator knows when a
-//! lease that it gave has surely ended. Ten asks fit into a lease of 5 s: nine may be lost.
+//! A node sends for an alert only while somebody answers it: every [`ASK_EVERY`] it asks for all
+//! waves and lanes, and the answer is good until a while after *it asked*, on its own clock. So a
+//! node that is cut off stops within one lease whatever became of its answers on the way, no clock
+//! is ever compared with another, and a coordinator knows when a lease that it gave has surely
+//! ended. Ten asks fit into a lease of 5 s: nine may be lost.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -13,8 +14,8 @@ use crate::lane::rate::Rate;
 
 /// How often is asked.
 pub const ASK_EVERY: Duration = Duration::from_millis(500);
-/// Asks that are remembered. The longest useful lease is 5 s = 10 regular asks; the rest is for asks at new waves. An
-/// answer to a forgotten one is worth nothing and is ignored.
+/// Asks that are remembered. The longest useful lease is 5 s = 10 regular asks; the rest is for
+/// asks at new waves. An answer to a forgotten one is worth nothing and is ignored.
 const ASKED_MAX: usize = 64;
 
 /// When was asked what, and when to ask again.
@@ -54,7 +55,8 @@ impl Leases {
         self.nonce
     }
 
-    /// Until when an answer holds; `None`: it was not asked for in this session, or has run out on the way.
+    /// Until when an answer holds; `None`: it was not asked for in this session, or has run out on
+    /// the way.
     #[must_use]
     pub fn until(&self, nonce: u64, lease: Duration, now: Time) -> Option<Time> {
         let (_, asked) = self.asked.iter().find(|(n, _)| *n == nonce)?;
@@ -62,8 +64,9 @@ impl Leases {
     }
 }
 
-/// One core's part of an alert's rate, of so many cores. The burst is at least one request: a bucket that holds less never
-/// gives one. (A quota is shared out more exactly: [`crate::lane::slice::share`].)
+/// One core's part of an alert's rate, of so many cores. The burst is at least one request: a
+/// bucket that holds less never gives one. (A quota is shared out more exactly:
+/// [`crate::lane::slice::share`].)
 #[must_use]
 #[allow(clippy::cast_precision_loss)] // cores
 pub fn share(per_second: f64, burst: f64, parts: usize) -> Rate {
@@ -71,8 +74,9 @@ pub fn share(per_second: f64, burst: f64, parts: usize) -> Rate {
     Rate { per_second: per_second / parts, burst: (burst / parts).max(1.0) }
 }
 
-/// The burst of an alert's own rate, which the contract gives without one: a tenth of a second's worth. What a pause of
-/// that length held up (a busy machine, a seam between bands) is made up for, so that the rate is kept.
+/// The burst of an alert's own rate, which the contract gives without one: a tenth of a second's
+/// worth. What a pause of that length held up (a busy machine, a seam between bands) is made up
+/// for, so that the rate is kept.
 #[must_use]
 pub fn burst(per_second: f64) -> f64 {
     per_second * 0.1

@@ -58,7 +58,8 @@ fn every_message_but_reports_is_small() {
     within("refusal", Wire::Refusal(refusal));
 }
 
-/// 64 million devices, half of them handed over and two million open, in any spread over partitions.
+/// 64 million devices, half of them handed over and two million open, in any spread over
+/// partitions.
 #[test]
 fn a_report_of_everything_comes_in_several_and_each_is_within_the_limit() {
     for partitions in [1_u16, 64, PARTITIONS_MAX] {

@@ -1,10 +1,11 @@
 //! The reports of several cores as one.
 //!
-//! Each core counts for itself and reports every 20 ms; the coordinator sees one node. Totals are kept per core and
-//! summed when a report is made, so a core's report may be late, repeated or folded into the next without any effect on
-//! the sum. What is not a total (ordinals newly handed, tokens newly dead) is collected until it is sent. So however
-//! slowly a coordinator reads, what waits here is one report, and its size is bounded by what the wave is: two bytes for
-//! each device of the node, its bands, its cells.
+//! Each core counts for itself and reports every 20 ms; the coordinator sees one node. Totals are
+//! kept per core and summed when a report is made, so a core's report may be late, repeated or
+//! folded into the next without any effect on the sum. What is not a total (ordinals newly handed,
+//! tokens newly dead) is collected until it is sent. So however slowly a coordinator reads, what
+//! waits here is one report, and its size is bounded by what the wave is: two bytes for each device
+//! of the node, its bands, its cells.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -25,10 +26,11 @@ use crate::{
     outcome::Answers,
 };
 
-/// Dead tokens that wait to be told. A token dropped here is found dead again by the next wave; the bound, 64 k × 48
-/// bytes = 3 MiB, is what a node may spend on them while no coordinator is there.
+/// Dead tokens that wait to be told. A token dropped here is found dead again by the next wave; the
+/// bound, 64 k × 48 bytes = 3 MiB, is what a node may spend on them while no coordinator is there.
 const DEAD_MAX: usize = 65_536;
-/// Dead tokens in one report: 10 k × 40 bytes on the wire = 400 KB, below any limit of message size.
+/// Dead tokens in one report: 10 k × 40 bytes on the wire = 400 KB, below any limit of message
+/// size.
 const DEAD_PER_REPORT: usize = 10_000;
 /// Cells in one report: 8 k × 44 bytes = 360 KB.
 const CELLS_PER_REPORT: usize = 8_192;
@@ -97,8 +99,8 @@ impl Merge {
             totals.takes_part = false;
         }
         for core in cores {
-            // What the core says of the new plan counts, not what it said of the former. A core new to the wave has
-            // told nothing yet: all that it will tell is complete.
+            // What the core says of the new plan counts, not what it said of the former. A core new
+            // to the wave has told nothing yet: all that it will tell is complete.
             let totals = self
                 .cores
                 .entry(core)
@@ -109,7 +111,8 @@ impl Merge {
         self.changed = true;
     }
 
-    /// A new session begins: everything is to be told again, once all cores have said everything again.
+    /// A new session begins: everything is to be told again, once all cores have said everything
+    /// again.
     pub fn start_over(&mut self) {
         self.handed.clear();
         self.open_told.clear();
@@ -160,8 +163,8 @@ impl Merge {
         self.changed = true;
     }
 
-    /// Whether there is something to tell, and it may be told: the first report of a session waits until every core
-    /// has answered `ReportAll`.
+    /// Whether there is something to tell, and it may be told: the first report of a session waits
+    /// until every core has answered `ReportAll`.
     #[must_use]
     pub fn is_due(&self) -> bool {
         self.changed && self.parts().all(|c| c.told_all)
@@ -234,7 +237,8 @@ impl Merge {
                 .map(|c| cell(*c, &self.sum(|core| core.cells.get(c))))
                 .collect(),
             handed,
-            // Every partition with something open, and those that had something open in the last report.
+            // Every partition with something open, and those that had something open in the last
+            // report.
             open: open
                 .iter()
                 .filter(|(p, set)| !set.is_empty() || self.open_told.contains(p))
@@ -259,8 +263,8 @@ impl Merge {
         report
     }
 
-    /// As many of the ordinals handed over as fit into a report. `open` is complete in each: what it names and was not told as
-    /// handed yet is told later, and counts as open until then.
+    /// As many of the ordinals handed over as fit into a report. `open` is complete in each: what
+    /// it names and was not told as handed yet is told later, and counts as open until then.
     fn take_handed(&mut self) -> Vec<wire::OrdinalSet> {
         let mut sets = Vec::new();
         let mut bytes = 0;

@@ -63,8 +63,9 @@ fn token_called_dead(token_hash: u64) -> DeadToken {
 }
 
 proptest! {
-    /// Whenever a coordinator reads, and however many core reports were folded into one: the last totals are the sums of
-    /// what the cores counted, the union of the sets is what they handed over, the last open list is what they hold.
+    /// Whenever a coordinator reads, and however many core reports were folded into one: the last
+    /// totals are the sums of what the cores counted, the union of the sets is what they handed
+    /// over, the last open list is what they hold.
     #[test]
     fn however_it_is_folded_the_reader_sees_the_sum(steps in steps()) {
         let mut merge = Merge::new(0..3);

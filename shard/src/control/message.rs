@@ -1,12 +1,13 @@
 //! What a coordinator may say, checked.
 //!
-//! The wire's types can hold anything: an unknown lane platform, half a bitmap, an expression without its operands.
-//! Each message is turned once, on receipt, into a type that cannot be wrong, so that neither the state machine nor a
-//! core ever asks again. What depends on the node's state (is this partition mine? do I know this lane?) is not asked
-//! here but by the state machine, which is the one that knows.
+//! The wire's types can hold anything: an unknown lane platform, half a bitmap, an expression
+//! without its operands. Each message is turned once, on receipt, into a type that cannot be wrong,
+//! so that neither the state machine nor a core ever asks again. What depends on the node's state
+//! (is this partition mine? do I know this lane?) is not asked here but by the state machine, which
+//! is the one that knows.
 //!
-//! A message that fails names its field, the limit and the value, and the wave it was about if it had one: that becomes
-//! a `Refusal`, never the end of the session.
+//! A message that fails names its field, the limit and the value, and the wave it was about if it
+//! had one: that becomes a `Refusal`, never the end of the session.
 
 mod lane;
 pub(super) mod wave;
@@ -34,8 +35,8 @@ pub use wave::{Shard, Wave};
 
 use super::{fence::Opened, ownership::Ownership};
 
-/// Longest lease that is believed, ms. A coordinator gives 5 s; whoever gives a minute has mixed up its units, and a node
-/// cut off would go on sending for all of it.
+/// Longest lease that is believed, ms. A coordinator gives 5 s; whoever gives a minute has mixed up
+/// its units, and a node cut off would go on sending for all of it.
 pub const LEASE_MS_MAX: u32 = 60_000;
 
 /// One message, ready to be acted on.

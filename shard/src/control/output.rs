@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use super::ownership::{Follows, Ownership};
 use crate::command::Command;
 
-/// One step that the node's task carries out. Steps are carried out in the order in which they come.
+/// One step that the node's task carries out. Steps are carried out in the order in which they
+/// come.
 #[derive(Debug)]
 pub enum Output {
     /// Hands a command to a core.
@@ -17,7 +18,8 @@ pub enum Output {
     },
     /// Stop following the logs, and let nothing of them reach a core after what follows here.
     Unfollow,
-    /// Follow the logs of this ownership: what `continues` from where it was, the rest from its beginning.
+    /// Follow the logs of this ownership: what `continues` from where it was, the rest from its
+    /// beginning.
     Follow {
         /// Whose logs, to which core.
         ownership: Ownership,

@@ -1,10 +1,12 @@
 //! Which partition is whose, and what a change of that costs.
 //!
-//! A partition belongs to the core at its place in the node's sorted list, modulo the cores: no table, the same answer
-//! everywhere. A core follows each log at one position for all of its partitions of that log. So when a core gains a
-//! partition, that log must be read again from its beginning for this core, and partitions of the log which the core
-//! held before are rebuilt as well: applying a prefix twice would move the clock of `apply` backwards. With as many logs
-//! as partitions (a laptop) nothing that stays is rebuilt; changes are rare (joins, drains, 60 s of absence).
+//! A partition belongs to the core at its place in the node's sorted list, modulo the cores: no
+//! table, the same answer everywhere. A core follows each log at one position for all of its
+//! partitions of that log. So when a core gains a partition, that log must be read again from its
+//! beginning for this core, and partitions of the log which the core held before are rebuilt as
+//! well: applying a prefix twice would move the clock of `apply` backwards. With as many logs as
+//! partitions (a laptop) nothing that stays is rebuilt; changes are rare (joins, drains, 60 s of
+//! absence).
 
 use std::collections::BTreeSet;
 

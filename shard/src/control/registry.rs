@@ -39,8 +39,8 @@ impl Registry {
         }
     }
 
-    /// A core's newest word. What it said before it had carried out the newest change of ownership is void: its positions
-    /// may be those of another log.
+    /// A core's newest word. What it said before it had carried out the newest change of ownership
+    /// is void: its positions may be those of another log.
     pub fn hold(&mut self, core: usize, stats: HeldStats) {
         if stats.owns >= self.owns {
             self.cores[core] = stats;
@@ -59,7 +59,8 @@ impl Registry {
         self.changed = true;
     }
 
-    /// Logs that do not go on from where they were are read from their beginning: their old positions are void.
+    /// Logs that do not go on from where they were are read from their beginning: their old
+    /// positions are void.
     pub fn keep(&mut self, continues: &BTreeSet<Follows>) {
         for (core, stats) in self.cores.iter_mut().enumerate() {
             stats.positions.retain(|(log, _)| continues.contains(&(core, *log)));
@@ -149,7 +150,8 @@ mod tests {
 
     #[test]
     fn sums_over_cores_and_the_least_position() {
-        // Two logs, four partitions, two cores: core 0 has 0 and 2 (log 0), core 1 has 1 and 3 (log 1)...
+        // Two logs, four partitions, two cores: core 0 has 0 and 2 (log 0), core 1 has 1 and 3 (log
+        // 1)...
         let partitions = [0, 1, 2, 3].map(PartitionId).to_vec();
         let ownership = Ownership {
             log: LogIdentity([1; 16]),

@@ -1,4 +1,5 @@
-//! The control plane with hand-driven time: what is said to it stands first, what it does and answers below.
+//! The control plane with hand-driven time: what is said to it stands first, what it does and
+//! answers below.
 
 mod fence;
 mod lanes;
@@ -20,7 +21,8 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 const MS: Duration = Duration::from_millis(1);
 
-/// Two cores, partitions 0 to 3 (0 and 2 on core 0), lane 1, and an open session whose start has been read.
+/// Two cores, partitions 0 to 3 (0 and 2 on core 0), lane 1, and an open session whose start has
+/// been read.
 fn running() -> Bench {
     let mut bench = Bench::new(2);
     bench.open();

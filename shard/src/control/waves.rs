@@ -1,12 +1,14 @@
 //! The waves of a node: one plan in, one part for each core out, and the cores kept in step.
 //!
-//! A wave is walked band by band, and no core begins a band before all cores have walked the one before: nearest first
-//! holds for the node, not only for each core. The gate stands here because here is the only place that hears all cores.
-//! Each lane of a wave has a gate of its own: a lane whose quota lets a thousand a second through takes minutes for a
-//! band, and the phones of the other platform must not wait for it.
+//! A wave is walked band by band, and no core begins a band before all cores have walked the one
+//! before: nearest first holds for the node, not only for each core. The gate stands here because
+//! here is the only place that hears all cores. Each lane of a wave has a gate of its own: a lane
+//! whose quota lets a thousand a second through takes minutes for a band, and the phones of the
+//! other platform must not wait for it.
 //!
-//! Who directs a wave is told by its epoch: the highest seen is obeyed, whoever comes with a lower one is refused. A
-//! cancel is remembered beyond the wave, and so is its end, so that a late plan of a superseded coordinator cannot bring the wave back.
+//! Who directs a wave is told by its epoch: the highest seen is obeyed, whoever comes with a lower
+//! one is refused. A cancel is remembered beyond the wave, and so is its end, so that a late plan
+//! of a superseded coordinator cannot bring the wave back.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -78,8 +80,8 @@ impl Waves {
     /// Takes up a wave, or takes it over under a higher epoch or for a newer ownership.
     ///
     /// # Errors
-    /// Planned for another ownership, superseded, cancelled, with a lane that nobody described or that speaks another
-    /// platform's protocol than its app, or one too many.
+    /// Planned for another ownership, superseded, cancelled, with a lane that nobody described or
+    /// that speaks another platform's protocol than its app, or one too many.
     pub fn take(
         &mut self,
         wave: Wave,
@@ -107,7 +109,8 @@ impl Waves {
     /// Whether a plan has to be carried out. `false`: exactly this has been taken up already.
     ///
     /// # Errors
-    /// It is for another ownership than the node's, or a higher epoch directs or has ended the wave.
+    /// It is for another ownership than the node's, or a higher epoch directs or has ended the
+    /// wave.
     fn is_news(&self, wave: &Wave, owned: &Ownership) -> Result<bool, Rejected> {
         let superseded = |field: &str, problem: String| {
             let problem = InvalidField::new(field, problem);
@@ -156,7 +159,8 @@ impl Waves {
         self.waves.iter().filter(move |(_, s)| active(s)).map(|(id, _)| *id)
     }
 
-    /// Passes leave on to the cores, each with its part of the rate. A wave that is no longer there needs none.
+    /// Passes leave on to the cores, each with its part of the rate. A wave that is no longer there
+    /// needs none.
     pub fn grant(
         &mut self,
         id: WaveId,
@@ -216,7 +220,8 @@ impl Waves {
         self.remember_over(id, epoch);
     }
 
-    /// Ends every wave here and now: whoever directed them is gone and will not ask. Tells how many there were.
+    /// Ends every wave here and now: whoever directed them is gone and will not ask. Tells how many
+    /// there were.
     pub fn end_all(&mut self, now: Time, out: &mut VecDeque<Output>) -> usize {
         let ids: Vec<WaveId> = self.waves.keys().copied().collect();
         for id in &ids {
@@ -226,8 +231,8 @@ impl Waves {
         ids.len()
     }
 
-    /// A core's report. `listening`: a session is there; without one, sets of ordinals are not collected, since the next
-    /// session is told everything anyway.
+    /// A core's report. `listening`: a session is there; without one, sets of ordinals are not
+    /// collected, since the next session is told everything anyway.
     pub fn report(
         &mut self,
         core: usize,
@@ -305,7 +310,8 @@ impl Waves {
         self.waves.values().filter(|s| s.merge.is_due()).map(|s| s.report_due).min()
     }
 
-    /// The report that is due longest; each wave gets its turn, since a report puts its wave's next one off.
+    /// The report that is due longest; each wave gets its turn, since a report puts its wave's next
+    /// one off.
     pub fn take_report(&mut self, now: Time) -> Option<wire::Report> {
         let due = self.waves.iter_mut().filter(|(_, s)| s.merge.is_due() && s.report_due <= now);
         let (id, state) = due.min_by_key(|(_, s)| s.report_due)?;
@@ -325,7 +331,8 @@ impl Waves {
         self.waves.values().filter_map(|s| s.ended_until).min()
     }
 
-    /// Lets go of waves that have ended everywhere and whose last report is out, or that have waited long enough for it.
+    /// Lets go of waves that have ended everywhere and whose last report is out, or that have
+    /// waited long enough for it.
     pub fn sweep(&mut self, listening: bool, now: Time) {
         self.waves.retain(|_, s| match s.ended_until {
             Some(until) if now >= until => false,

@@ -58,12 +58,14 @@ impl Core {
         }
     }
 
-    /// A connection takes no more requests. Leaving in order is no failure, unless it is all that connections do.
+    /// A connection takes no more requests. Leaving in order is no failure, unless it is all that
+    /// connections do.
     fn closing(&mut self, link: u32, reason: &CloseReason, now: Time) {
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
         let in_order = match reason {
             CloseReason::Asked | CloseReason::Lost => true,
-            // One that idled for a while was of use too: it was there (FCM ends those after some minutes).
+            // One that idled for a while was of use too: it was there (FCM ends those after some
+            // minutes).
             CloseReason::GoAway { code, .. } => {
                 *code == ErrorCode::NO_ERROR && (l.answers > 0 || now.since(l.opened) >= IDLED)
             }
@@ -87,7 +89,8 @@ impl Core {
         self.leave(link);
     }
 
-    /// The gateway took these: the hot path. What one acceptance means for the lane, many mean at once.
+    /// The gateway took these: the hot path. What one acceptance means for the lane, many mean at
+    /// once.
     pub(super) fn accepted(&mut self, link: u32, tickets: &[u64], now: Time) {
         let Self { links, lanes, opens, waves, .. } = self;
         let Some(l) = links[link as usize].link.as_mut() else { return };
@@ -186,7 +189,8 @@ impl Core {
         }
     }
 
-    /// What an answer says of the lane, the connection and the credential. `open`: whose answer it is, if that is known here.
+    /// What an answer says of the lane, the connection and the credential. `open`: whose answer it
+    /// is, if that is known here.
     pub(super) fn hear(
         &mut self,
         link: u32,
@@ -253,8 +257,8 @@ impl Core {
         verdict
     }
 
-    /// What an answer that the provider has not signed, or that broke off behind its head, says of the lane and the
-    /// connection.
+    /// What an answer that the provider has not signed, or that broke off behind its head, says of
+    /// the lane and the connection.
     pub(super) fn hear_cut(
         &mut self,
         link: u32,
@@ -271,8 +275,9 @@ impl Core {
         self.in_row(link, true);
     }
 
-    /// A connection on which a full row of answers is no success gives way to another: what stands behind it may be to blame,
-    /// and a verdict needs a second one, which a lane of a single connection has only so.
+    /// A connection on which a full row of answers is no success gives way to another: what stands
+    /// behind it may be to blame, and a verdict needs a second one, which a lane of a single
+    /// connection has only so.
     fn in_row(&mut self, link: u32, refused: bool) {
         let Self { links, lanes, .. } = self;
         let Some(l) = links[link as usize].link.as_mut() else { return };
@@ -283,7 +288,8 @@ impl Core {
         }
     }
 
-    /// Sent, and nothing came back but perhaps the head of an answer: it may have been delivered all the same.
+    /// Sent, and nothing came back but perhaps the head of an answer: it may have been delivered
+    /// all the same.
     pub(super) fn unanswered(
         &mut self,
         link: u32,
@@ -340,7 +346,8 @@ impl Core {
     }
 }
 
-/// One line for each connection that ended by its gateway's fault; how many there can be, the pool's backoff says.
+/// One line for each connection that ended by its gateway's fault; how many there can be, the
+/// pool's backoff says.
 fn tell_end(lane: &str, reason: &CloseReason) {
     match reason {
         CloseReason::GoAway { code, reason } => {

@@ -123,7 +123,8 @@ impl Core {
         let run = match WaveRun::new(spec, &mut self.templates, &self.partitions) {
             Ok(run) => run,
             Err(error) => {
-                // The control plane has checked it with the same function: a defect, and no reason to stop other waves.
+                // The control plane has checked it with the same function: a defect, and no reason
+                // to stop other waves.
                 tracing::error!(%error, "a wave's audience cannot be taken");
                 return;
             }
@@ -174,7 +175,8 @@ impl Core {
         }
     }
 
-    /// What is encoded of a stopped wave and not taken by its socket must not be written much later.
+    /// What is encoded of a stopped wave and not taken by its socket must not be written much
+    /// later.
     fn hurry(&mut self, wave: usize, now: Time) {
         // What another core holds is that core's to hurry, when it hears of it.
         let own = self

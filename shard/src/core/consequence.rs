@@ -82,7 +82,8 @@ impl Core {
         let blame = message.evidence.refuse(&message.answers, complaint, needed);
         let why = Why::Answer(answer.status, answer.reason.clone());
         match blame {
-            // FCM says so with 400, as APNs says of a token of the other environment: it is no surer than that.
+            // FCM says so with 400, as APNs says of a token of the other environment: it is no
+            // surer than that.
             Blame::Token => self.dead(slot, at, true, answer),
             Blame::Open => self.elsewhere_or_refuse(slot, link, &why, now),
             Blame::Message => {
@@ -105,8 +106,8 @@ impl Core {
         self.try_again(slot, now, Later::Elsewhere(Duration::ZERO), why);
     }
 
-    /// Nobody signed the answer: the request goes again over another connection. A front end that fails is left alone for as
-    /// long as the provider wants.
+    /// Nobody signed the answer: the request goes again over another connection. A front end that
+    /// fails is left alone for as long as the provider wants.
     pub(super) fn unsigned(
         &mut self,
         slot: u32,
@@ -138,7 +139,8 @@ impl Core {
         self.put_off(slot, now, later);
     }
 
-    /// Into the line: at once, or after a pause that grows with each try. A wave that has stopped gives up instead.
+    /// Into the line: at once, or after a pause that grows with each try. A wave that has stopped
+    /// gives up instead.
     pub(super) fn put_off(&mut self, slot: u32, now: Time, later: Later) {
         let open = self.opens.get(slot);
         let tries = u32::from(open.tries);

@@ -21,11 +21,14 @@ use crate::{
     partition::{Pushable, TokenBuffer},
 };
 
-/// How long a device that is to go over another connection is put off when its turn comes on the same one.
+/// How long a device that is to go over another connection is put off when its turn comes on the
+/// same one.
 const DEFERRED: Duration = Duration::from_millis(1);
-/// So many are put off in one turn: in a storm of refusals they must not cost more than what is sent.
+/// So many are put off in one turn: in a storm of refusals they must not cost more than what is
+/// sent.
 const DEFERRED_MAX: usize = 64;
-/// What a request is reckoned beside its body: 361 bytes with `authorization` indexed, 605 without, the body (257) off.
+/// What a request is reckoned beside its body: 361 bytes with `authorization` indexed, 605 without,
+/// the body (257) off.
 pub(super) const HEADER_BYTES: usize = 352;
 
 /// A device that is to be sent to, and its app within the wave.
@@ -63,7 +66,8 @@ impl WaveRun {
             return Ok(Addressed { device, app });
         }
         let right = self.audience.app(app).outlet;
-        // A device that changed to an app of another lane may have been handed over there, or its new walk may be past it.
+        // A device that changed to an app of another lane may have been handed over there, or its
+        // new walk may be past it.
         if self.outlets.iter().any(|o| o.is_handed(found.part, found.ordinal)) {
             return Err(NotHere);
         }
@@ -212,7 +216,8 @@ impl Desk<'_> {
         }
     }
 
-    /// A device that is due for another try: its token is read again, as it may have changed meanwhile.
+    /// A device that is due for another try: its token is read again, as it may have changed
+    /// meanwhile.
     fn again(&mut self, slot: u32) -> Taken {
         let open = *self.opens.get(slot);
         let device = self.run.parts[usize::from(open.part)]
@@ -299,8 +304,8 @@ impl Desk<'_> {
                 return Err(NotSent::Never);
             }
             Err(PushError::HeaderListTooLarge) => {
-                // Our header lists are bounded where alerts are admitted: this is the connection's doing. Another one is
-                // tried, with backoff, as after a failure.
+                // Our header lists are bounded where alerts are admitted: this is the connection's
+                // doing. Another one is tried, with backoff, as after a failure.
                 self.link.useless = true;
                 return Err(NotSent::Full);
             }

@@ -1,7 +1,8 @@
 //! What the control plane is told.
 //!
-//! Nothing waits in a queue to be told: each thing to say is a state, and [`Core::poll_event`] says the newest when the
-//! control plane has room. One that is slow to listen gets fewer, larger reports.
+//! Nothing waits in a queue to be told: each thing to say is a state, and [`Core::poll_event`] says
+//! the newest when the control plane has room. One that is slow to listen gets fewer, larger
+//! reports.
 
 use std::time::Duration;
 
@@ -56,7 +57,8 @@ impl Core {
     fn lane_news(&mut self, now: Time) -> Option<Event> {
         let Self { lanes, links, .. } = self;
         lanes.iter_mut().find_map(|slot| {
-            // Those of a host count once something was answered through them: how they are is the host's to say.
+            // Those of a host count once something was answered through them: how they are is the
+            // host's to say.
             let stands =
                 |link: &super::link::Link| link.is_open() || link.is_remote() && link.answers > 0;
             let open = |link: &&u32| links[**link as usize].link.as_ref().is_some_and(stands);

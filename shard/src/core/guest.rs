@@ -39,7 +39,8 @@ impl Core {
         }
     }
 
-    /// The next letter to another core, and to which. To be asked when everything else of a turn has been done.
+    /// The next letter to another core, and to which. To be asked when everything else of a turn
+    /// has been done.
     pub fn poll_letter(&mut self) -> Option<(usize, Letter)> {
         self.letters.pop_front()
     }

@@ -1,9 +1,11 @@
-//! The host's side: runs of other cores through this core's connections, fairly beside its own waves.
+//! The host's side: runs of other cores through this core's connections, fairly beside its own
+//! waves.
 //!
-//! Guests come first in a turn, but only with what they were given credit for, and credits are an equal share of the room
-//! that there is: with two guests a third each, and a third for the waves of this core. What is promised is kept free, so a
-//! run that arrives goes out at once, and waits only if its connection has gone meanwhile. Small rooms go round: a
-//! connection that takes a single request (APNs, before its first answer) gives it to another one each time.
+//! Guests come first in a turn, but only with what they were given credit for, and credits are an
+//! equal share of the room that there is: with two guests a third each, and a third for the waves
+//! of this core. What is promised is kept free, so a run that arrives goes out at once, and waits
+//! only if its connection has gone meanwhile. Small rooms go round: a connection that takes a
+//! single request (APNs, before its first answer) gives it to another one each time.
 
 use std::collections::VecDeque;
 
@@ -96,8 +98,8 @@ impl Core {
         }
     }
 
-    /// Serves the guests of a lane, promises them part of what is left, and keeps what was promised free. True: something
-    /// was sent.
+    /// Serves the guests of a lane, promises them part of what is left, and keeps what was promised
+    /// free. True: something was sent.
     pub(super) fn host(&mut self, lane: usize, now: Time) -> bool {
         if self.guests.is_empty() {
             return false;
@@ -189,8 +191,8 @@ impl Core {
             self.links[link as usize].link.as_ref().map_or_else(Default::default, Link::witness);
         let what = match event {
             ConnectionEvent::Answer { answer, .. } => {
-                // What an answer says of the lane, the credential and the connection is for us to hear; what it says of the
-                // device and the message, for the guest.
+                // What an answer says of the lane, the credential and the connection is for us to
+                // hear; what it says of the device and the message, for the guest.
                 self.count_answer(link, ticket, now);
                 self.hear(link, by, carried.credential, &answer, None, now);
                 Became::Answer(answer)

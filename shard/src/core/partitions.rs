@@ -1,7 +1,8 @@
 //! The partitions of this core and how far their logs are applied.
 //!
-//! Records are applied between turns, a bounded number at a time: a feed that catches up must not stop a wave, and a
-//! wave must not stop the feed. Only one batch is held; the next one waits in the driver's bounded queue.
+//! Records are applied between turns, a bounded number at a time: a feed that catches up must not
+//! stop a wave, and a wave must not stop the feed. Only one batch is held; the next one waits in
+//! the driver's bounded queue.
 
 use std::{collections::BTreeMap, vec};
 
@@ -50,7 +51,8 @@ impl Partitions {
             self.slot_of.remove(id);
             self.slots[usize::from(*slot)] = None;
         }
-        // What is left of a batch must not reach a partition that comes back empty: it may be another log's by then.
+        // What is left of a batch must not reach a partition that comes back empty: it may be
+        // another log's by then.
         if let Some(batch) = &mut self.batch {
             let kept = batch.records.by_ref().filter(|(id, _)| !gone.iter().any(|(g, _)| g == id));
             batch.records = kept.collect::<Vec<_>>().into_iter();
@@ -122,8 +124,8 @@ impl Partitions {
         self.batch = Some(Batch { log, position, appended, records: records.into_iter() });
     }
 
-    /// Applies at most so many records. `placed` hears of each device that appeared or moved. True: the batch is done and
-    /// its log's position has moved.
+    /// Applies at most so many records. `placed` hears of each device that appeared or moved. True:
+    /// the batch is done and its log's position has moved.
     pub(crate) fn apply(
         &mut self,
         records: usize,
@@ -148,7 +150,8 @@ impl Partitions {
         if !batch.records.as_slice().is_empty() {
             return false;
         }
-        // Not the higher of both: a feed that starts again, for partitions new here, starts from an earlier position.
+        // Not the higher of both: a feed that starts again, for partitions new here, starts from an
+        // earlier position.
         self.positions.insert(batch.log, batch.position);
         self.batch = None;
         self.changed = true;

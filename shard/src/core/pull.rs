@@ -1,7 +1,7 @@
 //! Lanes pull from waves: which connection takes from which wave, and how many.
 //!
-//! A connection with room takes runs from the waves of its lane in turn, so that waves share a lane by runs however much
-//! each has to send.
+//! A connection with room takes runs from the waves of its lane in turn, so that waves share a lane
+//! by runs however much each has to send.
 
 use clarion_proto::{outcome::Outcome, time::Time};
 
@@ -26,9 +26,10 @@ use crate::{
 pub(super) const RUN: usize = 16;
 /// Encoded bytes of one flush: two TLS records, where a write costs least per byte.
 pub(super) const FLUSH_BYTES: usize = 32 * 1024;
-/// Requests of one lane in one turn. A lane of many connections (FCM's have 100 streams each, so it needs dozens) could fill all
-/// of them before another one's few are written, and so take ten times its part of the core: both are at their nearest
-/// phones at the same time. Half a millisecond of work, beside which a turn's own cost does not count.
+/// Requests of one lane in one turn. A lane of many connections (FCM's have 100 streams each, so it
+/// needs dozens) could fill all of them before another one's few are written, and so take ten times
+/// its part of the core: both are at their nearest phones at the same time. Half a millisecond of
+/// work, beside which a turn's own cost does not count.
 const LANE_REQUESTS_PER_TURN: usize = 512;
 
 impl Core {
@@ -89,7 +90,8 @@ impl Core {
         }
         let LaneTurn { sent, deferred, encoded, .. } = turn;
         if sent > 0 || deferred > 0 {
-            // Not by turns: those that find nothing to send would make a paced wave meet the same connection each time.
+            // Not by turns: those that find nothing to send would make a paced wave meet the same
+            // connection each time.
             *next_link = (*next_link + 1) % of_lane.len();
         }
         end.meter.sent(sent, encoded - sent * HEADER_BYTES);
@@ -132,7 +134,8 @@ fn has_two_connections(of_lane: &[u32], links: &[LinkSlot]) -> bool {
     of_lane.iter().filter(stands).nth(1).is_some()
 }
 
-/// One turn of one lane: what it may still send, what it has sent, and what it needs of the core for that.
+/// One turn of one lane: what it may still send, what it has sent, and what it needs of the core
+/// for that.
 struct LaneTurn<'a> {
     /// Retries of one wave and lane beyond which its walk waits.
     retries_max: usize,
@@ -163,13 +166,15 @@ struct LaneTurn<'a> {
 }
 
 impl LaneTurn<'_> {
-    /// Takes runs of the lane's waves in turn until a connection has no room left or no wave has anybody for it.
+    /// Takes runs of the lane's waves in turn until a connection has no room left or no wave has
+    /// anybody for it.
     #[inline]
     fn fill(&mut self, link: &mut Link, offer: usize, steps: &mut Steps) {
         let outlets = self.outlets;
         let mut room = offer.min(self.lane_room);
         let mut bytes = 0;
-        // Asked in vain since somebody sent; and of those whose turn it is, passed over without losing it.
+        // Asked in vain since somebody sent; and of those whose turn it is, passed over without
+        // losing it.
         let (mut idle, mut passed) = (0, 0);
         while room > 0 && bytes < FLUSH_BYTES && idle < outlets.len() {
             let (wave, outlet) = outlets[(*self.next_outlet + passed) % outlets.len()];
@@ -220,11 +225,11 @@ impl LaneTurn<'_> {
         self.sent += requests;
     }
 
-    /// The wave whose turn it was has sent so many: the next wave's turn comes when its run is complete, or it had fewer
-    /// than it might have sent.
+    /// The wave whose turn it was has sent so many: the next wave's turn comes when its run is
+    /// complete, or it had fewer than it might have sent.
     ///
-    /// Who is cut short has the rest of its run first next time: a quota that gives 20 at a time would give one wave 16 of
-    /// them each time.
+    /// Who is cut short has the rest of its run first next time: a quota that gives 20 at a time
+    /// would give one wave 16 of them each time.
     #[inline]
     fn pass_turn(&mut self, took: usize, had_fewer: bool) {
         *self.run_left -= took;

@@ -1,7 +1,8 @@
 //! Reports: what happened to a wave on this core, every 20 ms while something changes.
 //!
-//! Counts are totals, so that a report lost or repeated harms nothing; sets of ordinals are what changed, as totals would
-//! be megabytes. A report is built when the control plane has room for it and not before: changes merge until then.
+//! Counts are totals, so that a report lost or repeated harms nothing; sets of ordinals are what
+//! changed, as totals would be megabytes. A report is built when the control plane has room for it
+//! and not before: changes merge until then.
 
 use std::time::Duration;
 
@@ -31,8 +32,8 @@ impl WaveRun {
 pub(crate) fn due(run: &WaveRun, single: bool) -> Option<Time> {
     let r = &run.reporting;
     let ended = run.is_ended() && !r.ended;
-    // A band can be walked, and a wave be complete, without anybody handed over or answered just then: the last of a band
-    // is known to be the last only when the walk finds nobody after it.
+    // A band can be walked, and a wave be complete, without anybody handed over or answered just
+    // then: the last of a band is known to be the last only when the walk finds nobody after it.
     let walked = !run.lanes_walked().map(|(_, bands)| bands).eq(r.bands_walked.iter().copied());
     if r.changed || ended || walked || run.is_complete() != r.complete || !run.dead.is_empty() {
         let Some(last) = r.at else { return Some(Time(0)) };
@@ -43,7 +44,8 @@ pub(crate) fn due(run: &WaveRun, single: bool) -> Option<Time> {
     run.tally.cells_changed().then(|| r.cells_at.map_or(Time(0), |at| at + CELLS_EVERY))
 }
 
-/// The report that is due, from the open pushes of the wave. `last`: the core has closed, nothing of it waits any more.
+/// The report that is due, from the open pushes of the wave. `last`: the core has closed, nothing
+/// of it waits any more.
 pub(crate) fn build<'a>(
     run: &mut WaveRun,
     open: impl Iterator<Item = &'a Open>,

@@ -27,7 +27,8 @@ use crate::{
     wave::ProgramError,
 };
 
-/// Dead tokens waiting to be reported. More are dropped: whoever pushes to them next learns it again.
+/// Dead tokens waiting to be reported. More are dropped: whoever pushes to them next learns it
+/// again.
 const DEAD_MAX: usize = 65_536;
 /// Refused messages remembered, each in other words: what more there is says nothing new.
 const REFUSED_MAX: usize = 16;
@@ -70,7 +71,8 @@ pub(crate) enum Phase {
     Running,
     /// Nothing more is sent; the rest of the walk is counted as expired.
     Expired,
-    /// Cancelled or ended elsewhere: nothing more is sent or walked; what is in flight may still be answered.
+    /// Cancelled or ended elsewhere: nothing more is sent or walked; what is in flight may still be
+    /// answered.
     Stopped,
     /// As `Stopped`; the state goes with the last report.
     Ending,
@@ -270,7 +272,8 @@ impl WaveRun {
         self.reporting.change();
     }
 
-    /// Counts a device that is inside but is not sent to: expired, or its message is refused whoever it is for.
+    /// Counts a device that is inside but is not sent to: expired, or its message is refused
+    /// whoever it is for.
     pub(crate) fn ended_unsent(&mut self, band: u32, cell: Cell, outcome: Outcome) {
         let slot = self.tally.handed(band, cell);
         self.tally.ended(band, slot, outcome);
@@ -294,9 +297,10 @@ impl WaveRun {
     }
 }
 
-/// What becomes of a device that was handed to a lane and cannot be sent to any more (its wave has stopped, or it is gone,
-/// muted or no longer addressed when its turn for another try comes). A request that was never answered may have been
-/// delivered: that is unknown, and a correction has to go there too. Otherwise the gateway had put it off: expired.
+/// What becomes of a device that was handed to a lane and cannot be sent to any more (its wave has
+/// stopped, or it is gone, muted or no longer addressed when its turn for another try comes). A
+/// request that was never answered may have been delivered: that is unknown, and a correction has
+/// to go there too. Otherwise the gateway had put it off: expired.
 pub(crate) fn given_up(open: &Open) -> Outcome {
     if open.unanswered { Outcome::Unknown } else { Outcome::Expired }
 }

@@ -1,7 +1,8 @@
-//! Where the coordinators are: addresses, or a name that resolves to all of them, asked again every 5 s.
+//! Where the coordinators are: addresses, or a name that resolves to all of them, asked again every
+//! 5 s.
 //!
-//! Any coordinator serves any log. A node stays with one while it answers and goes round when it does not: whoever has
-//! just failed is asked last.
+//! Any coordinator serves any log. A node stays with one while it answers and goes round when it
+//! does not: whoever has just failed is asked last.
 
 use std::{io, net::SocketAddr, time::Duration};
 

@@ -7,7 +7,8 @@ pub enum LaneHealth {
     Ready,
     /// No connection, no answers, or nothing can be sent: tried again with backoff.
     Unreachable,
-    /// The provider token is refused: single requests try it until it is accepted or another one comes.
+    /// The provider token is refused: single requests try it until it is accepted or another one
+    /// comes.
     Credential,
     /// The message itself is wrong: no other device can succeed.
     Campaign,

@@ -1,13 +1,16 @@
-//! How a lane's connections are used on one core: what the budget of the lane in the cluster is made of.
+//! How a lane's connections are used on one core: what the budget of the lane in the cluster is
+//! made of.
 //!
-//! Connections are the bottleneck exactly while a core waits although there is somebody to push to and no connection has a
-//! stream or window left. A core that is never idle has no use for more of them; a lane that waits for its quota, its
-//! alert's rate or the end of a pause has room on its connections. So what is measured is that time, from the end of a
-//! turn to the beginning of the next. But not of a gateway that answers nothing: one that is silent would be silent on more
+//! Connections are the bottleneck exactly while a core waits although there is somebody to push to
+//! and no connection has a stream or window left. A core that is never idle has no use for more of
+//! them; a lane that waits for its quota, its alert's rate or the end of a pause has room on its
+//! connections. So what is measured is that time, from the end of a turn to the beginning of the
+//! next. But not of a gateway that answers nothing: one that is silent would be silent on more
 //! connections too.
 //!
-//! The time to an answer is sampled, one request in [`SAMPLED`] and one at a time on a connection: the middle of some
-//! hundred a second is as good as that of all, and a request that is not sampled costs one decrement.
+//! The time to an answer is sampled, one request in [`SAMPLED`] and one at a time on a connection:
+//! the middle of some hundred a second is as good as that of all, and a request that is not sampled
+//! costs one decrement.
 
 use std::time::Duration;
 
@@ -19,10 +22,11 @@ const SAMPLED: u8 = 64;
 const LOST: Duration = Duration::from_mins(1);
 /// Between two statements.
 pub const TELL_EVERY: Duration = Duration::from_millis(100);
-/// Latencies of this long and of as long before count. Answers of some seconds ago say nothing of a gateway that has
-/// become slow since.
+/// Latencies of this long and of as long before count. Answers of some seconds ago say nothing of a
+/// gateway that has become slow since.
 const GENERATION: Duration = Duration::from_secs(2);
-/// Bodies of which the mean is made, before the sums are halved: a new alert's are soon most of them.
+/// Bodies of which the mean is made, before the sums are halved: a new alert's are soon most of
+/// them.
 const BODIES_MAX: u64 = 4_096;
 
 /// How one core's connections of a lane are used.

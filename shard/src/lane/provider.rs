@@ -1,4 +1,5 @@
-//! What requests to a provider and its answers look like, one file a provider. Pure, and nothing of HTTP/2.
+//! What requests to a provider and its answers look like, one file a provider. Pure, and nothing of
+//! HTTP/2.
 
 pub mod answer;
 pub mod apns;

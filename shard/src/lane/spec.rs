@@ -37,6 +37,7 @@ pub struct LaneSpec {
     pub backoff_max: Duration,
     /// Whether `authorization` enters the HPACK table.
     pub authorization_indexed: bool,
-    /// Answers of one kind in a row, without a success between, that decide about a message, credential or lane.
+    /// Answers of one kind in a row, without a success between, that decide about a message,
+    /// credential or lane.
     pub evidence: u32,
 }

@@ -137,7 +137,8 @@ impl NodeTask {
         result
     }
 
-    /// Tells everything that is left, and waits until the coordinator has applied it: that TCP has taken it is no proof.
+    /// Tells everything that is left, and waits until the coordinator has applied it: that TCP has
+    /// taken it is no proof.
     async fn say_goodbye(&mut self) -> Result<(), NodeError> {
         let never = &mut std::future::pending();
         while self.session.is_some() && self.control.message_due((self.now)()).is_some() {
@@ -230,7 +231,8 @@ impl NodeTask {
                         let positions = timeout(FEED_ENDS_WITHIN, following.stop()).await;
                         self.positions =
                             positions.map_err(|_| NodeError::Internal("the feed does not end"))?;
-                        // What waits for a core may be another log's than what the core is given next.
+                        // What waits for a core may be another log's than what the core is given
+                        // next.
                         let drained = join_all(self.feed.cores.iter().map(|core| core.drained()));
                         timeout(FEED_ENDS_WITHIN, drained).await.map_err(|_| {
                             NodeError::Internal("batches of the feed are not applied")

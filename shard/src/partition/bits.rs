@@ -3,7 +3,8 @@
 use clarion_proto::ids::Ordinal;
 use roaring::RoaringBitmap;
 
-/// A plain bitmap by ordinal, grown as needed: walks ask it for every device they meet, so a test is one load.
+/// A plain bitmap by ordinal, grown as needed: walks ask it for every device they meet, so a test
+/// is one load.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bits {
     words: Vec<u64>,

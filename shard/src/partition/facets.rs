@@ -1,4 +1,5 @@
-//! What one record changes of its device: each facet (registration, place, mute choice) keeps the newest observation.
+//! What one record changes of its device: each facet (registration, place, mute choice) keeps the
+//! newest observation.
 
 use clarion_proto::{
     device::{Cell, Registration},
@@ -113,7 +114,8 @@ impl Partition {
             row.registration_version = version;
             self.unregister(ordinal, due);
         } else if let Some(earlier) = row.due() {
-            // The registration is gone by a newer observation, but the other facets are kept out from now on.
+            // The registration is gone by a newer observation, but the other facets are kept out
+            // from now on.
             row.unregister(due.max(earlier));
         }
     }
@@ -132,7 +134,8 @@ impl Partition {
         {
             return;
         }
-        // One millisecond more: at a tie the later record wins, and a late copy of this registration must not.
+        // One millisecond more: at a tie the later record wins, and a late copy of this
+        // registration must not.
         row.registration_version = row.registration_version.next();
         self.unregister(ordinal, expiry::due(self.now, self.now));
     }

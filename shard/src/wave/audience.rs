@@ -1,7 +1,8 @@
 //! Who is addressed: an expression over segments, decided once per set of segments.
 //!
-//! Devices share sets of segments: a million devices have some thousand. The answer for a set never changes (sets are
-//! never changed, see [`Vocabulary`]), so each is worked out when first met and remembered in a byte.
+//! Devices share sets of segments: a million devices have some thousand. The answer for a set never
+//! changes (sets are never changed, see [`Vocabulary`]), so each is worked out when first met and
+//! remembered in a byte.
 
 use crate::partition::{SegmentsIndex, Vocabulary};
 
@@ -23,7 +24,8 @@ pub enum SegmentOp {
     Has(String),
 }
 
-/// A checked expression with its answers so far. One for each wave and core, as vocabularies are of a core.
+/// A checked expression with its answers so far. One for each wave and core, as vocabularies are of
+/// a core.
 #[derive(Debug, Clone)]
 pub struct Program {
     /// In postfix order, so that a stack of booleans suffices.
@@ -74,8 +76,8 @@ impl Program {
         if prefix.len() > OPS_MAX {
             return Err(ProgramError::TooLong { ops: prefix.len() });
         }
-        // Prefix form read backwards is postfix form with the operands of each operator swapped, and both operators
-        // that have two do not mind.
+        // Prefix form read backwards is postfix form with the operands of each operator swapped,
+        // and both operators that have two do not mind.
         let ops: Vec<_> = prefix.iter().rev().cloned().collect();
         let mut depth = 0usize;
         for (n, op) in ops.iter().enumerate() {
@@ -98,7 +100,8 @@ impl Program {
         Ok(Self { ops, memo: Vec::new() })
     }
 
-    /// Whether devices with this set of segments are addressed. An unknown set is addressed only with everybody.
+    /// Whether devices with this set of segments are addressed. An unknown set is addressed only
+    /// with everybody.
     pub fn matches(&mut self, words: &Vocabulary, segments: SegmentsIndex) -> bool {
         if self.ops.is_empty() {
             return true;
@@ -251,7 +254,8 @@ mod tests {
         assert_eq!(error(&deep), ProgramError::TooDeep);
     }
 
-    /// A set for which there was no room is addressed with everybody, and by no expression, not even a negated one.
+    /// A set for which there was no room is addressed with everybody, and by no expression, not
+    /// even a negated one.
     #[test]
     fn an_unknown_set_gets_what_everybody_gets() {
         let words = Vocabulary::new();

@@ -1,5 +1,6 @@
-//! Both neighbours of a node's control plane, scripted: a coordinator over real gRPC on loopback, and cores that are two
-//! queues each. A test is a conversation; every wait is bounded by [`within`].
+//! Both neighbours of a node's control plane, scripted: a coordinator over real gRPC on loopback,
+//! and cores that are two queues each. A test is a conversation; every wait is bounded by
+//! [`within`].
 
 #![allow(
     dead_code,
@@ -106,7 +107,8 @@ impl Bench {
 }
 
 impl ScriptedCore {
-    /// The next command that the test is about; `ReportAll` comes with every session and is passed over.
+    /// The next command that the test is about; `ReportAll` comes with every session and is passed
+    /// over.
     pub async fn next(&mut self) -> Command {
         loop {
             match within("a command", self.commands.recv()).await.expect("the node holds the queue")

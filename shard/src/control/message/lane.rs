@@ -10,13 +10,16 @@ use rustls::RootCertStore;
 use super::out_of;
 use crate::outcome::Platform;
 
-/// Connections of one node to one gateway. At 20 k/s each that is far beyond what a machine can write.
+/// Connections of one node to one gateway. At 20 k/s each that is far beyond what a machine can
+/// write.
 pub(super) const CONNECTIONS_MAX: u32 = 1_024;
-/// Streams of one connection; APNs has announced up to 1,500 and no gateway more than a few thousand.
+/// Streams of one connection; APNs has announced up to 1,500 and no gateway more than a few
+/// thousand.
 const STREAMS_MAX: u32 = 100_000;
 /// A deadline or pause beyond ten minutes is a mistake of units.
 const MS_MAX: u32 = 600_000;
-/// Answers of one kind in a row that decide: one answer never does, and thousands would decide too late.
+/// Answers of one kind in a row that decide: one answer never does, and thousands would decide too
+/// late.
 const EVIDENCE_MIN: u32 = 2;
 const EVIDENCE_MAX: u32 = 1_024;
 /// Names and host names; DNS allows 253.
@@ -25,7 +28,8 @@ const NAME_BYTES_MAX: usize = 255;
 /// One lane, as the coordinator describes this node's end of it.
 #[derive(Debug, Clone)]
 pub struct Lane {
-    /// What was said; compared, so that the same lane said again by a new session costs no connection.
+    /// What was said; compared, so that the same lane said again by a new session costs no
+    /// connection.
     pub terms: Terms,
     /// Made from [`Terms::ca_pem`].
     pub roots: Arc<RootCertStore>,

@@ -25,8 +25,9 @@ pub(super) const APPS_MAX: usize = 64;
 pub(in crate::control) const MESSAGES_MAX: usize = 64;
 /// APNs takes payloads up to 4,096 bytes (5,120 for calls over IP).
 const APNS_BODY_BYTES_MAX: usize = 5_120;
-/// FCM takes payloads up to 4,096 bytes of keys and values (F-err). In JSON one byte of them may need six (`\u0007`), and
-/// around them stand field names, braces, time to live, priority and collapse key: less than 1,024. Without the token.
+/// FCM takes payloads up to 4,096 bytes of keys and values (F-err). In JSON one byte of them may
+/// need six (`\u0007`), and around them stand field names, braces, time to live, priority and
+/// collapse key: less than 1,024. Without the token.
 const FCM_BODY_BYTES_MAX: usize = 6 * 4_096 + 1_024;
 /// A project id has 6 to 30 characters; those of a domain carry its name before a colon.
 const PROJECT_BYTES_MAX: usize = 128;
@@ -177,7 +178,8 @@ fn app(a: wire::AppMessages) -> Result<AppSpec, InvalidField> {
             Request::Fcm { .. } => fcm_body(&m),
         }
         .map_err(|e| e.within(&format!("messages[{i}]")))?;
-        // Copies: a body must not keep the whole message's buffer (megabytes of handed sets) alive for the wave.
+        // Copies: a body must not keep the whole message's buffer (megabytes of handed sets) alive
+        // for the wave.
         let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
         Ok(MessageSpec {
             body: copy(&m.body),
@@ -221,7 +223,8 @@ fn fcm_body(m: &wire::LocaleMessage) -> Result<(), InvalidField> {
     }
 }
 
-/// The project is one segment of a path: unreserved characters and the colon of domains (RFC 3986, 3.3), never a dot segment.
+/// The project is one segment of a path: unreserved characters and the colon of domains (RFC 3986,
+/// 3.3), never a dot segment.
 fn fcm(request: wire::FcmRequest) -> Result<Request, InvalidField> {
     let project = header(request.project, PROJECT_BYTES_MAX, "project")?;
     let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~' | b':');
@@ -253,7 +256,8 @@ fn apns(request: wire::ApnsRequest) -> Result<ApnsHeaders, InvalidField> {
     })
 }
 
-/// A header's value: printable ASCII, not empty. Anything else would break the frames of every device.
+/// A header's value: printable ASCII, not empty. Anything else would break the frames of every
+/// device.
 fn header(value: String, max: usize, field: &str) -> Result<String, InvalidField> {
     if !(1..=max).contains(&value.len()) {
         return Err(InvalidField::new(
@@ -267,8 +271,9 @@ fn header(value: String, max: usize, field: &str) -> Result<String, InvalidField
     Ok(value)
 }
 
-/// Checks that the steps make exactly one expression: the count of operands still missing starts at one, a name fills
-/// one, a binary operator fills one and asks for two, and it may reach zero only at the end.
+/// Checks that the steps make exactly one expression: the count of operands still missing starts at
+/// one, a name fills one, a binary operator fills one and asks for two, and it may reach zero only
+/// at the end.
 pub(super) fn segments(wire: &[wire::SegmentOp]) -> Result<Vec<SegmentOp>, InvalidField> {
     use wire::segment_op::Op;
     if wire.len() > SEGMENT_OPS_MAX {

@@ -110,7 +110,8 @@ pub(super) fn lane_of(platform: wire::LanePlatform, id: u32) -> Say {
     })
 }
 
-/// Three bands; each partition's log is to be applied up to its number + 10, its ordinal of the same number was handed.
+/// Three bands; each partition's log is to be applied up to its number + 10, its ordinal of the
+/// same number was handed.
 pub(super) fn wave(id: u64, epoch: u64, ownership: u64, partitions: &[u32]) -> Say {
     Say::Wave(plan(id, epoch, ownership, partitions))
 }

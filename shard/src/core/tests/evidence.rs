@@ -1,5 +1,6 @@
-//! One odd answer among good ones, of every kind that was seen in the field: its device is pushed to again, and nobody else
-//! waits or is refused. And many of them: a lane, a credential or a message is in question, and somebody is told.
+//! One odd answer among good ones, of every kind that was seen in the field: its device is pushed
+//! to again, and nobody else waits or is refused. And many of them: a lane, a credential or a
+//! message is in question, and somebody is told.
 
 mod property;
 
@@ -27,7 +28,8 @@ fn counted(world: &World, outcome: Outcome) -> u64 {
     world.totals(1).outcomes[outcome as usize]
 }
 
-/// Half of the devices through APNs, half through FCM, each over two connections; 20 ms to the gateway.
+/// Half of the devices through APNs, half through FCM, each over two connections; 20 ms to the
+/// gateway.
 fn world(script: impl FnMut(&Request, u32) -> Reply + 'static) -> World {
     let mut world = World::new(Gateway::new(100, script));
     world.latency = Duration::from_millis(20);
@@ -199,7 +201,8 @@ fn what_may_be_the_wrong_environment_is_told_from_what_is_dead() {
     assert_eq!(apns.bad_device_tokens, tenth);
 }
 
-/// A proxy answers in the gateway's place: a trouble that is told, probes, and everybody is reached when it is gone.
+/// A proxy answers in the gateway's place: a trouble that is told, probes, and everybody is reached
+/// when it is gone.
 #[test]
 fn an_outage_of_pages_pauses_the_lane_with_probes_and_refuses_nobody() {
     let (from, to) = (Time(2 * SECOND), Time(22 * SECOND));
@@ -278,8 +281,8 @@ fn some_pages_among_good_answers_are_no_trouble() {
     assert!(reasons.iter().map(|(.., count)| count).sum::<u64>() >= 30, "{reasons:?}");
 }
 
-/// A key that was revoked in the middle of a wave: the lane stops, somebody knows, and single requests look whether that is
-/// still so.
+/// A key that was revoked in the middle of a wave: the lane stops, somebody knows, and single
+/// requests look whether that is still so.
 #[test]
 fn a_credential_that_all_refuse_stops_and_is_probed_by_single_requests() {
     let (from, to) = (Time(2 * SECOND), Time(22 * SECOND));
@@ -311,7 +314,8 @@ fn a_credential_that_all_refuse_stops_and_is_probed_by_single_requests() {
     assert!(back.since(to) <= Duration::from_secs(6), "{:?}", back.since(to));
 }
 
-/// After restarts the gateway does not take a token yet, and there is no other: tried within seconds, and told.
+/// After restarts the gateway does not take a token yet, and there is no other: tried within
+/// seconds, and told.
 #[test]
 fn a_first_token_that_changed_too_often_is_tried_again_in_seconds_and_told() {
     let until = Time(12 * SECOND);
@@ -340,7 +344,8 @@ fn a_first_token_that_changed_too_often_is_tried_again_in_seconds_and_told() {
     assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
 }
 
-/// The same of a token that was accepted before: the lane pauses, says so, and is back when the trouble is over.
+/// The same of a token that was accepted before: the lane pauses, says so, and is back when the
+/// trouble is over.
 #[test]
 fn an_accepted_token_that_changed_too_often_pauses_the_lane_with_probes() {
     let (from, to) = (Time(2 * SECOND), Time(32 * SECOND));
@@ -389,7 +394,8 @@ fn a_message_wrong_for_a_few_ends_with_their_own_answers() {
     );
 }
 
-/// One connection whose answers are all bad, among others that are well, is replaced and decides nothing.
+/// One connection whose answers are all bad, among others that are well, is replaced and decides
+/// nothing.
 #[test]
 fn one_connection_does_not_decide() {
     for odd in [

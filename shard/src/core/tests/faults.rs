@@ -43,7 +43,8 @@ fn silence_is_probed_and_everybody_is_reached_afterwards() {
     );
     world.run(to);
     let during = world.gateway.requests.iter().filter(|r| r.at >= from).count();
-    // Two connections full of requests, then probes: one per connection for each deadline, and on each new connection.
+    // Two connections full of requests, then probes: one per connection for each deadline, and on
+    // each new connection.
     assert!((200..=240).contains(&during), "{during}");
     assert!(world.open_slots() <= 400, "{}", world.open_slots());
     assert!(world.said.health.contains(&LaneHealth::Unreachable));
@@ -74,7 +75,8 @@ fn a_gateway_that_asks_for_less_is_left_alone_and_asked_again() {
     );
     world.run(to);
     let during = world.gateway.requests.iter().filter(|r| r.at >= from).count();
-    // What was in flight, a flush for each connection, and probes after pauses that double from 100 ms.
+    // What was in flight, a flush for each connection, and probes after pauses that double from 100
+    // ms.
     assert!(during <= 250, "{during}");
     assert!(world.said.health.contains(&LaneHealth::Throttled));
     world.run_for(Duration::from_secs(60));
@@ -164,7 +166,8 @@ fn a_message_that_is_wrong_for_everybody_goes_to_nobody_else() {
     world.populate(0..1_000);
     world.start(1, HOUR);
     world.run_for(Duration::from_secs(10));
-    // For each of the two languages: as many devices as it takes, each asked again a few times, and what was in flight.
+    // For each of the two languages: as many devices as it takes, each asked again a few times, and
+    // what was in flight.
     let asked = world.gateway.requests.len();
     assert!(asked <= 2 * 4 * 32 + 200, "{asked}");
     let totals = world.totals(1);
@@ -268,8 +271,8 @@ fn who_changes_to_an_app_of_the_other_lane_is_pushed_once() {
     world.break_connections();
     world.grant(1, Time::NEVER, None);
     world.run_for(Duration::from_secs(5));
-    // The second app's walk is through. Those of the first that change over now join it; those who were pushed through it
-    // and change away are not pushed again.
+    // The second app's walk is through. Those of the first that change over now join it; those who
+    // were pushed through it and change away are not pushed again.
     let changed = |n: u32, app| {
         let mut record = arrival_of(app, n, home(n));
         record.observed.0 += 1;

@@ -61,7 +61,8 @@ fn nearest_band_first_and_the_message_of_ones_language() {
     world.start(1, HOUR);
     world.run_for(Duration::from_secs(10));
     let bands: Vec<u32> = world.gateway.requests.iter().map(|r| r.device % 3).collect();
-    // Several connections: a request of the next band may overtake those of the former that are in the same turn.
+    // Several connections: a request of the next band may overtake those of the former that are in
+    // the same turn.
     let first_far = bands.iter().position(|b| *b == 2).unwrap();
     let last_near = bands.iter().rposition(|b| *b == 0).unwrap();
     assert!(last_near < first_far, "{last_near} {first_far}");
@@ -116,7 +117,8 @@ fn other_cores_are_waited_for_at_each_band() {
 
 #[test]
 fn a_band_with_nobody_in_it_is_reported_as_walked() {
-    // Other cores wait for the news, though nothing happened here that would make a report by itself.
+    // Other cores wait for the news, though nothing happened here that would make a report by
+    // itself.
     let mut world = World::with(Gateway::new(100, |_, _| Reply::Accept), false, 2);
     world.populate(0..1);
     world.start(1, HOUR);

@@ -258,7 +258,8 @@ impl World {
         active
     }
 
-    /// Goes on until nothing happens any more, or until the time. True: nothing will happen any more.
+    /// Goes on until nothing happens any more, or until the time. True: nothing will happen any
+    /// more.
     pub(super) fn run(&mut self, until: Time) -> bool {
         let mut busy = 0;
         loop {
@@ -337,7 +338,8 @@ impl World {
         self.sockets.values().map(Vec::len).sum()
     }
 
-    /// In no minute were there more attempts to connect than are stated, those of use aside (`lane/pool`).
+    /// In no minute were there more attempts to connect than are stated, those of use aside
+    /// (`lane/pool`).
     pub(super) fn attempts_are_bounded(&self, connections: usize) {
         let minute = Duration::from_secs(60);
         let mut answers: BTreeMap<ConnectionId, u32> = BTreeMap::new();

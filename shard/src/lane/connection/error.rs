@@ -23,8 +23,9 @@ impl ErrorCode {
     pub const ENHANCE_YOUR_CALM: Self = Self(0xb);
 }
 
-/// The peer broke the protocol; it is told so by GOAWAY and the connection is over. Another one may do better; if each
-/// one ends this way, the gateway (or something in between) is at fault, not a request.
+/// The peer broke the protocol; it is told so by GOAWAY and the connection is over. Another one may
+/// do better; if each one ends this way, the gateway (or something in between) is at fault, not a
+/// request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the gateway broke HTTP/2: {what} (code {})", code.0)]
 pub struct ConnectionError {

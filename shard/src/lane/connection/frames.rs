@@ -8,7 +8,8 @@ pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes before each frame's payload.
 pub(crate) const HEADER_BYTES: usize = 9;
 
-/// Largest payload either way. No peer may allow less, we announce no more, and a push never needs more.
+/// Largest payload either way. No peer may allow less, we announce no more, and a push never needs
+/// more.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 16_384;
 
 /// Stream ids have 31 bits.
@@ -65,7 +66,8 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// How long the frame beginning with `input` is, its header included; `None` while the header is incomplete.
+/// How long the frame beginning with `input` is, its header included; `None` while the header is
+/// incomplete.
 pub(crate) fn frame_len(input: &[u8]) -> Result<Option<usize>, ConnectionError> {
     let Some(&[a, b, c]) = input.first_chunk::<3>() else { return Ok(None) };
     if input.len() < HEADER_BYTES {
@@ -108,7 +110,8 @@ pub(crate) fn put(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: 
     out.extend_from_slice(payload);
 }
 
-/// Appends a header block as HEADERS and as many CONTINUATION frames as it takes, nothing in between.
+/// Appends a header block as HEADERS and as many CONTINUATION frames as it takes, nothing in
+/// between.
 pub(crate) fn put_block(out: &mut Vec<u8>, stream: u32, block: &[u8]) {
     let mut chunks = block.chunks(PAYLOAD_BYTES_MAX).peekable();
     let mut kind = kind::HEADERS;

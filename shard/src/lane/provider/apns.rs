@@ -1,9 +1,10 @@
-//! What an APNs request looks like and how an answer's body is read (Apple, "Sending notification requests to APNs" and
-//! "Handling notification responses from APNs"). Pure.
+//! What an APNs request looks like and how an answer's body is read (Apple, "Sending notification
+//! requests to APNs" and "Handling notification responses from APNs"). Pure.
 //!
-//! A request is `:method POST`, `:scheme https`, `:authority`, `:path /3/device/<token in hexadecimal>`, then the fields
-//! below in this order. `content-type` and `content-length` are not asked for, and `apns-id` is not sent: the answer comes
-//! on the request's own stream, so nothing needs to be recognised by it.
+//! A request is `:method POST`, `:scheme https`, `:authority`, `:path /3/device/<token in
+//! hexadecimal>`, then the fields below in this order. `content-type` and `content-length` are not
+//! asked for, and `apns-id` is not sent: the answer comes on the request's own stream, so nothing
+//! needs to be recognised by it.
 
 use std::borrow::Cow;
 
@@ -21,8 +22,8 @@ pub const PATH: &str = "/3/device/";
 /// Longest answer body that is read: the longest documented one has some 70 bytes.
 pub const BODY_BYTES_MAX: usize = 1_024;
 
-/// The fields after the pseudo-fields. Apple's advice on the table (A-send, A-arch), but that `authorization` may enter
-/// it by setting.
+/// The fields after the pseudo-fields. Apple's advice on the table (A-send, A-arch), but that
+/// `authorization` may enter it by setting.
 pub(crate) fn fields<'a>(
     headers: &'a ApnsHeaders,
     authorization: &'a str,
@@ -54,13 +55,14 @@ pub(crate) fn fields<'a>(
 
 /// An answer from its status and what was kept of its body.
 pub(crate) fn answer(status: u16, body: &[u8]) -> Answer {
-    // 200 has no body (Apple, "Handling notification responses from APNs"); whatever a proxy may add to one says nothing.
+    // 200 has no body (Apple, "Handling notification responses from APNs"); whatever a proxy may
+    // add to one says nothing.
     let (reason, timestamp_ms) = if status == 200 { (Reason::None, None) } else { read_body(body) };
     Answer { status, reason, timestamp_ms, retry_after: None }
 }
 
-/// `{"reason":"…","timestamp":…}` in any order, with anything else beside; whatever is not that says nothing. GOAWAY's
-/// debug data may hold the same.
+/// `{"reason":"…","timestamp":…}` in any order, with anything else beside; whatever is not that
+/// says nothing. GOAWAY's debug data may hold the same.
 pub(crate) fn read_body(body: &[u8]) -> (Reason, Option<u64>) {
     #[derive(Deserialize)]
     struct Body<'a> {

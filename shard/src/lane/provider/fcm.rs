@@ -1,8 +1,9 @@
-//! What an FCM request looks like and how an answer's body is read (Firebase, "Send messages using the HTTP v1 API"; "FCM
-//! error codes"). Pure.
+//! What an FCM request looks like and how an answer's body is read (Firebase, "Send messages using
+//! the HTTP v1 API"; "FCM error codes"). Pure.
 //!
-//! A request is `:method POST`, `:scheme https`, `:authority`, `:path /v1/projects/<project>/messages:send`, then the fields
-//! below: the same for all devices, so the whole block may be indexed. The token stands in the body, inside a JSON string.
+//! A request is `:method POST`, `:scheme https`, `:authority`, `:path
+//! /v1/projects/<project>/messages:send`, then the fields below: the same for all devices, so the
+//! whole block may be indexed. The token stands in the body, inside a JSON string.
 
 use serde_json::Value;
 
@@ -12,8 +13,8 @@ use crate::outcome::{
     fcm::{self, ErrorCode, Status},
 };
 
-/// Longest error body that is read. One with an `FcmError` and a `BadRequest` has some 600 bytes; several violations and
-/// their descriptions fit too. What is longer is a front end's page.
+/// Longest error body that is read. One with an `FcmError` and a `BadRequest` has some 600 bytes;
+/// several violations and their descriptions fit too. What is longer is a front end's page.
 pub const BODY_BYTES_MAX: usize = 4_096;
 
 /// `:path`.
@@ -21,7 +22,8 @@ pub(crate) fn path(project: &str) -> String {
     format!("/v1/projects/{project}/messages:send")
 }
 
-/// The fields after the pseudo-fields. `authorization` first, so that it finds room in a small table.
+/// The fields after the pseudo-fields. `authorization` first, so that it finds room in a small
+/// table.
 pub(crate) fn fields(authorization: &str, indexed: bool) -> Vec<Field<'_>> {
     let indexing = if indexed { Indexing::Value } else { Indexing::Never };
     vec![
@@ -35,9 +37,9 @@ pub(crate) fn fields(authorization: &str, indexed: bool) -> Vec<Field<'_>> {
     ]
 }
 
-/// Whether a token may stand in a JSON string as it is: printable ASCII without space, quote and backslash. Those of FCM are
-/// letters, digits, `-`, `_` and `:`; anything else could end the string and add a field. Without branches, so that the
-/// compiler makes vector instructions of it.
+/// Whether a token may stand in a JSON string as it is: printable ASCII without space, quote and
+/// backslash. Those of FCM are letters, digits, `-`, `_` and `:`; anything else could end the
+/// string and add a field. Without branches, so that the compiler makes vector instructions of it.
 pub(crate) fn is_safe_token(token: &[u8]) -> bool {
     let unsafe_byte = |b: u8| !(0x21..=0x7e).contains(&b) | (b == b'"') | (b == b'\\');
     !token.iter().fold(false, |found, b| found | unsafe_byte(*b))
@@ -55,7 +57,8 @@ pub(crate) fn answer(status: u16, body: &[u8]) -> Answer {
     }
 }
 
-/// `{"error":{"status":…,"details":[…]}}`, with anything else beside; whatever is not that says nothing.
+/// `{"error":{"status":…,"details":[…]}}`, with anything else beside; whatever is not that says
+/// nothing.
 fn read_error(body: &[u8]) -> Option<fcm::Reason> {
     if body.len() > BODY_BYTES_MAX || body.first().is_none_or(|b| *b == b'<') {
         return None;
@@ -77,7 +80,8 @@ fn read_error(body: &[u8]) -> Option<fcm::Reason> {
                 reason.code =
                     text(detail, "errorCode").map(|code| ErrorCode::parse(&code)).or(reason.code);
             }
-            // The first field that is not the token, if there is one: then the token is not to blame.
+            // The first field that is not the token, if there is one: then the token is not to
+            // blame.
             Some("google.rpc.BadRequest") => {
                 let mut fields =
                     list("fieldViolations").filter_map(|violation| text(violation, "field"));
@@ -88,7 +92,8 @@ fn read_error(body: &[u8]) -> Option<fcm::Reason> {
                     reason.name_field(&other.unwrap_or(first));
                 }
             }
-            // "An extension of type google.rpc.QuotaFailure is returned to specify which quota was exceeded."
+            // "An extension of type google.rpc.QuotaFailure is returned to specify which quota was
+            // exceeded."
             Some("google.rpc.QuotaFailure") => {
                 let says = |violation: &Value, name| {
                     text(violation, name)
@@ -105,8 +110,8 @@ fn read_error(body: &[u8]) -> Option<fcm::Reason> {
             _ => {}
         }
     }
-    // Whose quota it was: by the detail that is made for that, else by the error's words, else by its message, which people
-    // wrote for people ("Device message rate exceeded").
+    // Whose quota it was: by the detail that is made for that, else by the error's words, else by
+    // its message, which people wrote for people ("Device message rate exceeded").
     reason.device_quota = quota_of_device.unwrap_or_else(|| {
         let says_device = |text: &str| text.to_ascii_lowercase().contains("device");
         let message = error.get("message").and_then(Value::as_str).unwrap_or_default();

@@ -21,7 +21,8 @@ pub(crate) enum Indexing {
     Never,
 }
 
-/// Whether these bytes may stand in a field (RFC 9113, 8.2.1): nothing that ends a line, no space at either end.
+/// Whether these bytes may stand in a field (RFC 9113, 8.2.1): nothing that ends a line, no space
+/// at either end.
 pub(crate) fn is_field_value(value: &str) -> bool {
     let edge = |c: Option<&u8>| matches!(c, Some(b' ' | b'\t'));
     let bytes = value.as_bytes();

@@ -59,8 +59,8 @@ pub enum WriteError {
 }
 
 impl Partition {
-    /// Begins a snapshot of what is held now, with its log applied up to `position`, and writes its first sections. An earlier one that
-    /// is not finished is given up.
+    /// Begins a snapshot of what is held now, with its log applied up to `position`, and writes its
+    /// first sections. An earlier one that is not finished is given up.
     pub fn begin_snapshot(&mut self, position: Position, out: &mut Vec<u8>) -> SnapshotWriter {
         self.begin_snapshot_with(position, COPIES_MAX, ROWS_PER_SECTION, out)
     }

@@ -72,14 +72,15 @@ proptest! {
             let trust = &world.core.lanes[0].end.trust;
             prop_assert!(!trust.is_condemned());
         }
-        // Where connections are refused one after the other, it is told that nothing gets through for a while.
+        // Where connections are refused one after the other, it is told that nothing gets through
+        // for a while.
         let fine = |health: &LaneHealth| matches!(health, LaneHealth::Ready | LaneHealth::Credential);
         prop_assert!(world.said.health.iter().all(fine), "{:?}", world.said.details);
         prop_assert!(world.last(1).refused_messages.is_empty());
     }
 
-    /// From a time on all answers are refusals of one kind: it is condemned by as many as a row has, and what is in
-    /// flight by then.
+    /// From a time on all answers are refusals of one kind: it is condemned by as many as a row
+    /// has, and what is in flight by then.
     #[test]
     fn a_row_of_refusals_condemns(connections in 2usize..=3, latency_ms in 0u64..40, odd in bad()) {
         let from = Time(2 * SECOND);

@@ -133,7 +133,8 @@ impl Talk {
         }
     }
 
-    /// As [`Self::new`], greeted, one request answered, so that streams and tables are as in the middle of a run.
+    /// As [`Self::new`], greeted, one request answered, so that streams and tables are as in the
+    /// middle of a run.
     pub(super) fn warm(config: ConnectionConfig, settings: &[(u16, u32)]) -> Self {
         let mut talk = Self::new(config);
         talk.hear(&[super::support::settings(settings), settings_ack()].concat());
