@@ -42,24 +42,24 @@ pub enum Command {
     /// One batch of one log, only the records of this core's partitions. A batch without any is
     /// sent too: it moves the position of the log, which `WaveSpec::shards` wait for.
     Apply {
-        /// Whose.
+        /// The log that the batch belongs to.
         log: LogId,
         /// Dense from 1 within a log.
         position: Position,
         /// The only clock of `apply`.
         appended: UnixMillis,
-        /// With the partition of each.
+        /// Each record with its partition.
         records: Vec<(PartitionId, Record)>,
     },
     /// Makes or replaces a lane end.
     Lane(Arc<LaneSpec>),
     /// A new value of `authorization`.
     ProviderToken {
-        /// Whose.
+        /// The lane that the token is for.
         lane: LaneId,
-        /// Never printed.
+        /// The new value; it is never printed.
         authorization: Authorization,
-        /// Tells the keys that made tokens apart.
+        /// Which key signed the token.
         signer: u64,
     },
     /// Takes up a wave. Known already with this or a higher epoch: ignored. It sends nothing before
@@ -68,16 +68,16 @@ pub enum Command {
     /// Bands below this number may be walked for one lane: all cores of the node have walked those
     /// before for it.
     OpenBands {
-        /// Which wave.
+        /// The wave that the command is about.
         wave: WaveId,
-        /// Through which lane.
+        /// The lane for which the bands open.
         lane: LaneId,
-        /// Exclusive.
+        /// Number of the first band that stays closed.
         bands: u32,
     },
-    /// Leave to send.
+    /// Permission to send for a wave until a time.
     Grant {
-        /// Which wave.
+        /// The wave that the command is about.
         wave: WaveId,
         /// On the node's clock, from when the node asked.
         until: Time,
@@ -86,7 +86,7 @@ pub enum Command {
     },
     /// Part of a lane's quota.
     Slice {
-        /// Which lane.
+        /// The lane that the command is about.
         lane: LaneId,
         /// On the node's clock.
         until: Time,
@@ -95,16 +95,16 @@ pub enum Command {
     },
     /// This core's part of the lane's connections, until another one comes.
     Connections {
-        /// Which lane.
+        /// The lane that the command is about.
         lane: LaneId,
-        /// How many; those that are too many leave in order.
+        /// How many; surplus connections close with GOAWAY.
         connections: usize,
         /// Of a core that has none: through whose it sends.
         host: Option<usize>,
     },
     /// Write nothing more of this wave; answer with [`Event::Stopped`].
     Cancel {
-        /// Which wave.
+        /// The wave that the command is about.
         wave: WaveId,
         /// The highest seen is obeyed.
         epoch: Epoch,

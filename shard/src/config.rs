@@ -51,15 +51,15 @@ pub enum ConfigError {
     /// The file cannot be read or understood.
     #[error("configuration {path}: {problem}")]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why, in one line.
+        /// What is wrong with it, in one line.
         problem: String,
     },
     /// A value that cannot be taken.
     #[error("{option}: {problem}")]
     Value {
-        /// Which.
+        /// Name of the option.
         option: &'static str,
         /// The limit and the value.
         problem: String,

@@ -112,7 +112,7 @@ pub enum IoRequest {
     },
     /// Close a connection, whatever its state; the core has forgotten it.
     Close {
-        /// Which.
+        /// The connection to close.
         connection: ConnectionId,
         /// At once, dropping what the socket still holds (RST); otherwise after what it can write
         /// without waiting.

@@ -9,12 +9,12 @@ use crate::wave::{Cover, SegmentOp};
 /// A question: how many would be reached?
 #[derive(Debug)]
 pub struct CountSpec {
-    /// Returned with the answer.
+    /// Number of the question; the answer carries it too.
     pub id: u64,
-    /// Where.
+    /// The region that is asked about.
     pub cover: Arc<Cover>,
-    /// Counted one by one.
+    /// Apps that are counted one by one.
     pub apps: Vec<AppName>,
-    /// Who.
+    /// The audience: an expression in prefix form.
     pub segments: Vec<SegmentOp>,
 }

@@ -5,9 +5,9 @@ use clarion_proto::outcome::Outcome;
 /// Devices handed and their outcomes; totals that only grow.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
-    /// To a lane.
+    /// Devices handed to a lane.
     pub handed: u64,
-    /// By [`Outcome`], in the order of [`Outcome::ALL`].
+    /// Devices by [`Outcome`], in the order of [`Outcome::ALL`].
     pub outcomes: [u64; 5],
 }
 

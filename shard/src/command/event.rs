@@ -16,7 +16,7 @@ pub enum Event {
     Report(Box<CoreReport>),
     /// Answers [`super::Command::Cancel`]: nothing more of the wave will be written.
     Stopped {
-        /// Which.
+        /// The wave that was stopped.
         wave: WaveId,
         /// When its last request was handed to a socket; `None`: it wrote none.
         last_write: Option<Time>,
@@ -25,18 +25,18 @@ pub enum Event {
     },
     /// Answers [`super::Command::Count`]: per app of the question, per band.
     Counted {
-        /// Of the question.
+        /// Number of the question.
         id: u64,
-        /// Outer: apps; inner: bands.
+        /// Devices by app of the question (outer) and band (inner).
         devices: Vec<Vec<u64>>,
     },
     /// A lane end changed its health.
     LaneState {
-        /// Which.
+        /// The lane that the event is about.
         lane: LaneId,
-        /// When this was so.
+        /// When the core noticed it.
         at: Time,
-        /// To what.
+        /// What is the matter with it, or that nothing is.
         health: LaneHealth,
         /// The gateway's words; never a token.
         detail: String,
@@ -47,9 +47,9 @@ pub enum Event {
     },
     /// How the connections of a lane are used, every 100 ms while it has work.
     LaneLoad {
-        /// Which.
+        /// The lane that the event is about.
         lane: LaneId,
-        /// How.
+        /// How they are used.
         load: Box<LaneLoad>,
     },
     /// What this core holds, after it changed; at most every 100 ms.

@@ -8,14 +8,14 @@ pub struct HeldStats {
     /// How many [`super::Command::Own`] the core had carried out: of an older number, the rest is
     /// about former partitions.
     pub owns: u64,
-    /// Applied so far.
+    /// How far each log is applied.
     pub positions: Vec<(LogId, Position)>,
-    /// With a registration.
+    /// Devices with a registration.
     pub devices: u64,
-    /// Of those, with a place.
+    /// Registered devices with a place.
     pub placed: u64,
-    /// Of those, muted.
+    /// Registered devices that are muted.
     pub muted: u64,
-    /// By app.
+    /// Registered devices by app.
     pub apps: Vec<(AppName, u64)>,
 }

@@ -7,7 +7,7 @@ use clarion_proto::ids::{AppName, LaneId};
 pub struct ReasonCount {
     /// What it is about and what it says.
     pub kind: ReasonKind,
-    /// How often.
+    /// How often the reason was given.
     pub count: u64,
 }
 

@@ -9,9 +9,9 @@ use crate::outcome::Answers;
 /// One core's part of a report on one wave. Counts are totals of this core since its start.
 #[derive(Debug, Default)]
 pub struct CoreReport {
-    /// Which wave.
+    /// The wave that the report is about.
     pub wave: WaveId,
-    /// As obeyed.
+    /// The epoch that the core obeys.
     pub epoch: Epoch,
     /// Everything since the wave began is in it: so are its first report and the first after
     /// [`super::Command::ReportAll`].
@@ -48,7 +48,7 @@ pub struct CoreReport {
 /// A message that a gateway refuses whoever it is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RefusedMessage {
-    /// Whose.
+    /// The app whose message it is.
     pub app: AppName,
     /// Status and reason, in the gateway's words.
     pub detail: String,
@@ -57,16 +57,16 @@ pub struct RefusedMessage {
 /// One dead token, by its hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadToken {
-    /// Whose token it is.
+    /// The app that the token is for.
     pub app: AppName,
     /// It may be the token of another environment.
     pub needs_evidence: bool,
-    /// Who says so.
+    /// The lane whose gateway says so.
     pub lane: LaneId,
-    /// Whose.
+    /// The device that the token belongs to.
     pub device: DeviceId,
-    /// Which.
+    /// Hash of the dead token.
     pub token_hash: u64,
-    /// Since when, by the gateway.
+    /// Since when the token is dead, by the gateway's clock.
     pub gateway_time: Option<UnixMillis>,
 }

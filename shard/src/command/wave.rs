@@ -17,15 +17,15 @@ use crate::{
 /// One wave, as one core runs it.
 #[derive(Debug)]
 pub struct WaveSpec {
-    /// Which.
+    /// Number of the wave.
     pub id: WaveId,
-    /// `alerts/{alert}`, for people.
+    /// Name of the alert, `alerts/{alert}`, for log lines.
     pub alert: String,
     /// The highest seen is obeyed.
     pub epoch: Epoch,
     /// Bands and their cells; shared by all cores.
     pub cover: Arc<Cover>,
-    /// This core's partitions.
+    /// The partitions of this core that the wave walks.
     pub shards: Vec<ShardSpec>,
     /// What is said, per app.
     pub apps: Vec<AppSpec>,
@@ -38,9 +38,9 @@ pub struct WaveSpec {
 /// One partition's part of a wave.
 #[derive(Debug, Clone)]
 pub struct ShardSpec {
-    /// Which partition.
+    /// Number of the partition.
     pub partition: PartitionId,
-    /// Its log.
+    /// The log that the partition is built from.
     pub log: LogId,
     /// The walk waits until the log is applied up to here.
     pub start: Position,
@@ -48,12 +48,12 @@ pub struct ShardSpec {
     pub handed: RoaringBitmap,
 }
 
-/// One app's messages.
+/// What is sent to the devices of one app.
 #[derive(Debug, Clone)]
 pub struct AppSpec {
-    /// Which app.
+    /// Name of the app.
     pub app: AppName,
-    /// Through which lane.
+    /// The lane that its pushes go through.
     pub lane: LaneId,
     /// What all of its pushes share; of the lane's platform.
     pub request: Request,

@@ -48,7 +48,7 @@ pub enum Message {
     Lane(Box<Lane>),
     /// What authorises a lane's requests.
     ProviderToken {
-        /// Whose.
+        /// The lane that the token is for.
         lane: LaneId,
         /// Secret.
         authorization: Authorization,
@@ -70,7 +70,7 @@ pub enum Message {
     },
     /// Stop a wave.
     Cancel {
-        /// Which.
+        /// The wave to stop.
         wave: WaveId,
         /// By whom, in effect: the highest is obeyed.
         epoch: Epoch,
@@ -112,13 +112,13 @@ pub struct Slice {
 pub struct Count {
     /// Returned with the answer.
     pub id: u64,
-    /// Where.
+    /// The region that is asked about.
     pub cover: Cover,
     /// In how many bands.
     pub bands: usize,
     /// Which apps, in the order of the answer.
     pub apps: Vec<AppName>,
-    /// Who.
+    /// The audience: an expression in prefix form.
     pub segments: Vec<SegmentOp>,
 }
 

@@ -21,9 +21,9 @@ pub enum Output {
     /// Follow the logs of this ownership: what `continues` from where it was, the rest from its
     /// beginning.
     Follow {
-        /// Whose logs, to which core.
+        /// Which logs are followed, and for which core.
         ownership: Ownership,
-        /// See [`Change::continues`](super::ownership::Change::continues).
+        /// What goes on from where it was.
         continues: BTreeSet<Follows>,
     },
 }

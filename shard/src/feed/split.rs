@@ -33,11 +33,11 @@ pub enum SplitError {
     /// A batch was left out or came again.
     #[error("log {log}: position {position} came where {expected} was due")]
     NotDense {
-        /// Which.
+        /// Number of the log.
         log: LogId,
-        /// Due.
+        /// The position that was due.
         expected: Position,
-        /// Came.
+        /// The position that came.
         position: Position,
     },
     /// A record of a partition that is not ours, or not of this log.

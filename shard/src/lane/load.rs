@@ -20,7 +20,7 @@ use clarion_proto::{latency::Latencies, time::Time};
 const SAMPLED: u8 = 64;
 /// A sampled request without an answer for so long is forgotten; longer than any useful deadline.
 const LOST: Duration = Duration::from_mins(1);
-/// Between two statements.
+/// Least time between two statements.
 pub const TELL_EVERY: Duration = Duration::from_millis(100);
 /// Latencies of this long and of as long before count. Answers of some seconds ago say nothing of a
 /// gateway that has become slow since.
@@ -44,9 +44,9 @@ pub struct LaneLoad {
     pub window_bytes: u64,
     /// Most requests that were out at once.
     pub requests_out_max: u64,
-    /// Of so many of the last requests
+    /// Number of the last requests whose bodies were measured.
     pub bodies: u64,
-    /// the sizes together.
+    /// Size of those bodies together, bytes.
     pub body_bytes: u64,
     /// Samples of the last seconds.
     pub latencies: Latencies,

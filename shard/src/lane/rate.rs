@@ -3,8 +3,8 @@
 /// How fast: `per_second` on average, `burst` at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rate {
-    /// Requests.
+    /// Requests a second on average.
     pub per_second: f64,
-    /// Requests.
+    /// Requests that may go at once.
     pub burst: f64,
 }

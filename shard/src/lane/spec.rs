@@ -9,23 +9,23 @@ use crate::outcome::Platform;
 /// One lane, as a core's end of it needs it. The limits are this core's part already.
 #[derive(Debug)]
 pub struct LaneSpec {
-    /// In the cluster.
+    /// Number of the lane in the cluster.
     pub id: LaneId,
-    /// For its life.
+    /// Provider of the gateway; it never changes.
     pub platform: Platform,
-    /// `gateway/credential`, for people.
+    /// `gateway/credential`, for log lines.
     pub name: String,
-    /// host:port.
+    /// Address of the gateway, host:port.
     pub endpoint: String,
-    /// For the certificate and `:authority`.
+    /// Name that the certificate must have, also used as `:authority`.
     pub server_name: String,
     /// What the certificate is checked against.
     pub roots: Arc<rustls::RootCertStore>,
-    /// Real people behind it.
+    /// Whether real people are behind it.
     pub live: bool,
     /// To begin with; the control plane sends other numbers later.
     pub connections: usize,
-    /// At least 1.
+    /// Requests that may be out on one connection; at least 1.
     pub streams_per_connection: usize,
     /// Then a request counts as unanswered and is sent again.
     pub request_deadline: Duration,

@@ -88,13 +88,13 @@ impl Key {
         Self(place.0 << AT_PLACE_BITS | ((1 << AT_PLACE_BITS) - 1))
     }
 
-    /// Who.
+    /// The device, by its ordinal.
     pub(crate) fn ordinal(self) -> Ordinal {
         #[allow(clippy::cast_possible_truncation)] // 26 bits
         Ordinal((self.0 & u64::from(ORDINALS_MAX - 1)) as u32)
     }
 
-    /// Where.
+    /// Where the device is.
     pub(crate) fn place(self) -> Place {
         Place(self.0 >> AT_PLACE_BITS)
     }

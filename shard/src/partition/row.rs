@@ -142,7 +142,7 @@ impl Row {
         Self { device: device.0, place: to_five(LIVE), ..Self::VACANT }
     }
 
-    /// Whose.
+    /// The device that the row belongs to.
     pub(super) fn device(&self) -> DeviceId {
         DeviceId(self.device)
     }

@@ -57,7 +57,7 @@ pub enum CoverError {
     /// Cells of a band that was not announced.
     #[error("cells of band {band}, but there are {bands} bands")]
     NoBand {
-        /// Which.
+        /// Number of the band.
         band: u32,
         /// How many there are.
         bands: usize,
@@ -65,13 +65,13 @@ pub enum CoverError {
     /// Not from near to far.
     #[error("band {band}: its distances are not from near to far, or not numbers")]
     Limits {
-        /// Which.
+        /// Number of the band.
         band: u32,
     },
     /// Not an H3 cell index.
     #[error("band {band}: cell {at} is not an H3 cell index")]
     NotACell {
-        /// Which.
+        /// Number of the band.
         band: u32,
         /// From 0.
         at: usize,
@@ -79,7 +79,7 @@ pub enum CoverError {
     /// A place is never finer than resolution 9.
     #[error("band {band}: cell {at} is finer than resolution 9")]
     TooFine {
-        /// Which.
+        /// Number of the band.
         band: u32,
         /// From 0.
         at: usize,

@@ -96,7 +96,7 @@ pub enum Ahead {
 pub enum Step {
     /// Pushable now and inside the cover. Comes once, unless it enters again before it is handed.
     Device {
-        /// Which.
+        /// Ordinal of the device.
         ordinal: Ordinal,
         /// Where it is.
         cell: Cell,

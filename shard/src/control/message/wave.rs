@@ -41,7 +41,7 @@ pub(in crate::control) const EXPIRES_MS_MAX: u64 = 31 * 24 * 3_600 * 1_000;
 /// One wave, as the coordinator describes this node's part of it.
 #[derive(Debug)]
 pub struct Wave {
-    /// Which.
+    /// Number of the wave.
     pub id: WaveId,
     /// `alerts/{alert}`.
     pub alert: String,
@@ -66,7 +66,7 @@ pub struct Wave {
 /// One partition's part.
 #[derive(Debug)]
 pub struct Shard {
-    /// Which.
+    /// Number of the partition.
     pub partition: PartitionId,
     /// The walk waits until its log is applied up to here.
     pub start: Position,

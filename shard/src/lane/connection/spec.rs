@@ -116,7 +116,7 @@ pub enum ConnectionEvent {
     /// No more requests go out here; open ones may still be answered. Once, and always before
     /// [`Self::Closed`].
     Closing {
-        /// Why.
+        /// Why the connection takes no more requests.
         reason: CloseReason,
     },
     /// Every ticket has had its event. What [`super::Connection::transmit`] still gives may be

@@ -17,7 +17,7 @@ use crate::outcome::{
 /// several violations and their descriptions fit too. What is longer is a front end's page.
 pub const BODY_BYTES_MAX: usize = 4_096;
 
-/// `:path`.
+/// Value of `:path` for a project.
 pub(crate) fn path(project: &str) -> String {
     format!("/v1/projects/{project}/messages:send")
 }

@@ -5,11 +5,11 @@ use crate::outcome::Platform;
 /// What all pushes of an app and wave share beside the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// In the headers.
+    /// APNs: what a push says beside its body stands in headers.
     Apns(ApnsHeaders),
-    /// All else stands in the body.
+    /// FCM: all but the project stands in the body.
     Fcm {
-        /// In the path.
+        /// Name of the project, which stands in the path.
         project: String,
     },
 }
