@@ -78,7 +78,7 @@ impl Opens {
         let (uses, entry) = &mut self.slots[slot as usize];
         let Slot::Free { next } = *entry else { unreachable!("the free list holds free slots") };
         self.free = next;
-        // The highest bit of a ticket marks those of guests (`guest`).
+        // The highest bit of a ticket marks those of guests (`guests`).
         *uses = uses.wrapping_add(1) & (u32::MAX >> 1);
         *entry = Slot::Used(open);
         slot

@@ -20,6 +20,7 @@ pub struct Reporting {
 
 impl Reporting {
     /// Something happened that a report says.
+    #[inline]
     pub fn change(&mut self) {
         self.changed = true;
     }

@@ -14,12 +14,14 @@ pub struct Bits {
 impl Bits {
     /// Whether the bit is set.
     #[must_use]
+    #[inline]
     pub fn contains(&self, ordinal: Ordinal) -> bool {
         let (word, bit) = place(ordinal);
         self.words.get(word).is_some_and(|w| w & bit != 0)
     }
 
     /// Sets it; true if it was not set.
+    #[inline]
     pub fn insert(&mut self, ordinal: Ordinal) -> bool {
         let (word, bit) = place(ordinal);
         if word >= self.words.len() {
