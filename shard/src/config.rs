@@ -129,7 +129,7 @@ struct Arguments {
     )]
     coordinators: Option<Vec<String>>,
 
-    /// Threads that walk and send [default: as many as the machine runs at once]
+    /// Threads that walk and send [default: the number of available CPUs]
     #[arg(long, env = "CLARION_SHARD_CORES")]
     cores: Option<usize>,
 

@@ -206,7 +206,7 @@ impl Partition {
         let observed = Millis40::from(record.observed);
         match &record.change {
             Change::Registration(registration) => {
-                self.register(ordinal, observed, registration, words)
+                self.register(ordinal, observed, registration, words);
             }
             Change::Place(cell) => self.place(ordinal, observed, *cell),
             Change::Arrival(registration, cell) => {
@@ -216,7 +216,7 @@ impl Partition {
             Change::Removal => self.remove(ordinal, record.observed),
             Change::Mute(muted) => self.mute(ordinal, observed, *muted),
             Change::Feedback { token_hash, gateway_time } => {
-                self.feed_back(ordinal, *token_hash, *gateway_time)
+                self.feed_back(ordinal, *token_hash, *gateway_time);
             }
         }
         self.schedule(ordinal, before);
@@ -389,7 +389,7 @@ impl Partition {
             self.changes += 1;
             match (before.key, after.key) {
                 (Some(old), Some(new)) => {
-                    self.pages.replace((old, found.page_from), (new, found.page_to))
+                    self.pages.replace((old, found.page_from), (new, found.page_to));
                 }
                 (Some(old), None) => self.pages.remove(old, found.page_from),
                 (None, Some(new)) => self.pages.insert(new, found.page_to),

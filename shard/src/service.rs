@@ -178,7 +178,7 @@ async fn receive(
             Err(status) => {
                 match status.code() {
                     Code::OutOfRange | Code::Internal => {
-                        tracing::warn!(%status, "session ended: unreadable message")
+                        tracing::warn!(%status, "session ended: unreadable message");
                     }
                     _ => debug!(%status, "the session is lost"),
                 }

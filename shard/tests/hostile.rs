@@ -115,7 +115,7 @@ fn attacks() -> Vec<Attack> {
         }
     }
     let mut add = |name: &str, line, dialect: Dialect| {
-        attacks.push(Attack { name: name.to_owned(), dialect, line })
+        attacks.push(Attack { name: name.to_owned(), dialect, line });
     };
 
     add(

@@ -113,7 +113,7 @@ impl Assembly {
                     Some(Wire::Wave(wire::Wave { id: wave, .. }))
                     | Some(Wire::Cancel(wire::Cancel { wave, .. }))
                     | Some(Wire::End(wire::End { wave })) => {
-                        drop(self.partial.remove(&About::Wave(WaveId(*wave))))
+                        drop(self.partial.remove(&About::Wave(WaveId(*wave))));
                     }
                     _ => {}
                 }

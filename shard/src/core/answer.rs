@@ -169,7 +169,7 @@ impl Core {
                 self.try_again(slot, now, Later::Elsewhere(Duration::ZERO), &reason());
             }
             Verdict::Project | Verdict::Unfamiliar => {
-                self.elsewhere_or_refuse(slot, link, &reason(), now)
+                self.elsewhere_or_refuse(slot, link, &reason(), now);
             }
             Verdict::DeviceLater { wait } => {
                 self.try_again(slot, now, Later::After(wait.unwrap_or_default()), &reason());
@@ -180,7 +180,7 @@ impl Core {
             }
             Verdict::Unsigned { wait } => self.unsigned(slot, link, answer.status, wait, now),
             Verdict::TokenChange => {
-                self.try_again(slot, now, Later::After(Duration::ZERO), &reason())
+                self.try_again(slot, now, Later::After(Duration::ZERO), &reason());
             }
             Verdict::Credential | Verdict::ConnectionOnly => {
                 self.opens.get(slot).avoid = Some(link);

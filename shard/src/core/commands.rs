@@ -29,7 +29,7 @@ impl Core {
         match command {
             Command::Own(partitions) => self.own(&partitions),
             Command::Apply { log, position, appended, records } => {
-                self.partitions.take(log, position, appended, records)
+                self.partitions.take(log, position, appended, records);
             }
             Command::Lane(spec) => self.lane(spec),
             Command::ProviderToken { lane, authorization, signer } => {

@@ -13,11 +13,11 @@ use super::{open::Open, reporting::Reporting, run::WaveRun};
 use crate::command::CoreReport;
 
 /// Between two reports of one wave.
-pub const EVERY: Duration = Duration::from_millis(20);
+const EVERY: Duration = Duration::from_millis(20);
 /// Between two reports with cells.
-pub const CELLS_EVERY: Duration = Duration::from_millis(200);
+const CELLS_EVERY: Duration = Duration::from_millis(200);
 /// Dead tokens in one report; the others follow in the next ones.
-pub const DEAD_MAX: usize = 1_000;
+const DEAD_MAX: usize = 1_000;
 
 impl WaveRun {
     /// Whoever listens has forgotten everything.

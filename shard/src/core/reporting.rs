@@ -4,7 +4,7 @@ use clarion_proto::time::Time;
 
 /// What was reported of a wave last, and whether anything has changed since.
 #[derive(Debug, Default)]
-pub struct Reporting {
+pub(crate) struct Reporting {
     pub(super) at: Option<Time>,
     pub(super) cells_at: Option<Time>,
     pub(super) changed: bool,
@@ -21,7 +21,7 @@ pub struct Reporting {
 impl Reporting {
     /// Something happened that a report says.
     #[inline]
-    pub fn change(&mut self) {
+    pub(crate) fn change(&mut self) {
         self.changed = true;
     }
 }

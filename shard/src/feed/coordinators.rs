@@ -59,7 +59,7 @@ impl Coordinators {
                 Ok(Ok(found)) => addresses.extend(found),
                 Ok(Err(error)) => failed = Some(format!("{name}: {error}")),
                 Err(_) => {
-                    failed = Some(format!("{name}: no answer in {} s", RESOLVE_WITHIN.as_secs()))
+                    failed = Some(format!("{name}: no answer in {} s", RESOLVE_WITHIN.as_secs()));
                 }
             }
         }

@@ -224,7 +224,7 @@ impl NodeTask {
         while let Some(output) = self.control.poll() {
             match output {
                 Output::Command { core, command } => {
-                    self.outboxes[core].push(command).map_err(overrun)?
+                    self.outboxes[core].push(command).map_err(overrun)?;
                 }
                 Output::Unfollow => {
                     if let Some(following) = self.following.take() {

@@ -291,7 +291,7 @@ impl Run {
                 Step::Idle => break,
                 Step::Waiting => prop_assert!(false, "all bands are open"),
                 Step::Device { .. } | Step::More => {
-                    prop_assert!(tries < 100_000, "it does not end")
+                    prop_assert!(tries < 100_000, "it does not end");
                 }
             }
         }

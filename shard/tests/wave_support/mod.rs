@@ -259,7 +259,7 @@ pub(crate) async fn next(cores: &mut [CoreHandle]) -> (usize, Event) {
 pub(crate) async fn shut_down(cores: Vec<CoreHandle>) {
     tell_all(&cores, || Command::Shutdown).await;
     let joined = tokio::task::spawn_blocking(move || {
-        cores.into_iter().for_each(|c| c.join.join().expect("no panic"))
+        cores.into_iter().for_each(|c| c.join.join().expect("no panic"));
     });
     timeout(PATIENCE, joined).await.expect("threads end").expect("joined");
 }

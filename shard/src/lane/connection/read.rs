@@ -289,7 +289,7 @@ impl Connection {
                 }
                 Setting::MaxConcurrentStreams(streams) => self.peer.streams_max = bytes(streams),
                 Setting::InitialWindowSize(size) => {
-                    self.windows.set_initial(&mut self.out, size)?
+                    self.windows.set_initial(&mut self.out, size)?;
                 }
                 Setting::MaxHeaderListSize(size) => self.peer.header_list_bytes_max = bytes(size),
             }

@@ -24,7 +24,7 @@ impl RetryAfter {
         };
         match name {
             b"retry-after" if value.first().is_some_and(u8::is_ascii_digit) => {
-                self.seconds = seconds(value)
+                self.seconds = seconds(value);
             }
             b"retry-after" => self.at = date(),
             b"date" => self.date = date(),

@@ -173,7 +173,7 @@ fn windows_are_reckoned_with_the_token() {
                         5 + 2 * u32::try_from(pushed - 50 + n).unwrap(),
                         &[0x88],
                         true,
-                    ))
+                    ));
                 });
             }
             assert!(bytes <= left);
