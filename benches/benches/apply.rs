@@ -32,7 +32,7 @@ impl Node {
         Self { partitions, words: Vocabulary::new() }
     }
 
-    /// As `core/store.rs` does it.
+    /// As `core/partitions.rs` does it.
     fn apply(&mut self, records: &[Placed]) {
         let Self { partitions, words } = self;
         let slot_of = |id: PartitionId| Some(id.0.into());

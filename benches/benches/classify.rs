@@ -2,7 +2,10 @@
 
 use std::hint::black_box;
 
-use clarion_shard::{command::Platform, lane::answer, outcome::classify};
+use clarion_shard::{
+    lane::provider::answer,
+    outcome::{Platform, classify},
+};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const UNREGISTERED: &[u8] = br#"{

@@ -12,8 +12,14 @@ use std::{
 use bytes::Bytes;
 use clarion_proto::time::Time;
 use clarion_shard::{
-    command::{ApnsHeaders, Authorization, Platform, Request},
-    lane::connection::{Connection, ConnectionConfig, ConnectionEvent, TemplateSpec},
+    lane::{
+        connection::{Connection, ConnectionConfig, ConnectionEvent, TemplateSpec},
+        provider::{
+            authorization::Authorization,
+            request::{ApnsHeaders, Request},
+        },
+    },
+    outcome::Platform,
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 

@@ -1,7 +1,7 @@
 //! What is sent, and to whom.
 
 use clap::ValueEnum;
-use clarion_shard::command::Platform;
+use clarion_shard::outcome::Platform;
 
 /// What is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

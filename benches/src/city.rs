@@ -17,10 +17,12 @@ use clarion_proto::{
     time::Time,
 };
 use clarion_shard::{
-    command::{
-        ApnsHeaders, AppSpec, Command, LaneSpec, MessageSpec, Platform, Request, ShardSpec,
-        WaveSpec,
+    command::{AppSpec, Command, MessageSpec, ShardSpec, WaveSpec},
+    lane::{
+        provider::request::{ApnsHeaders, Request},
+        spec::LaneSpec,
     },
+    outcome::Platform,
     wave::Cover,
 };
 use h3o::Resolution;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clarion_shard::{
-    lane::answer,
+    lane::provider::answer,
     outcome::{
         Answer, Platform, RETRY_AFTER_MAX, Reason, UNKNOWN_CHARS_MAX, Verdict, apns, classify, fcm,
     },

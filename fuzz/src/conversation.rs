@@ -9,8 +9,14 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use clarion_proto::time::Time;
 use clarion_shard::{
-    command::{ApnsHeaders, Authorization, Platform, Request},
-    lane::connection::{CloseReason, Connection, ConnectionConfig, ConnectionEvent, TemplateSpec},
+    lane::{
+        connection::{CloseReason, Connection, ConnectionConfig, ConnectionEvent, TemplateSpec},
+        provider::{
+            authorization::Authorization,
+            request::{ApnsHeaders, Request},
+        },
+    },
+    outcome::Platform,
 };
 
 use crate::input::Input;

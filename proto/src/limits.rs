@@ -6,7 +6,7 @@
 //! times as much. Data without such a limit (a cover, the messages of all apps and locales, handed
 //! ordinals) is sent in parts.
 //!
-//! The tests in `coordinator/src/session/limits_tests.rs` and `shard/src/session/limits_tests.rs`
+//! The tests in `coordinator/src/session/limits_tests.rs` and `shard/src/control/limits_tests.rs`
 //! build and encode the largest valid message of each kind.
 
 /// Maximum size of a message from a coordinator to a node, bytes. The largest is the head of a

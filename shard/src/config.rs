@@ -1,12 +1,13 @@
 //! What a node must be told at its start: where to listen, who it is, whom to follow.
 //!
-//! Every value can come by flag, environment (`CLARION_SHARD_…`) or file (`--config`, TOML); a flag beats the
-//! environment, the environment beats the file, the file beats the default. Gateways, credentials, limits and ownership
-//! are not here: they come from the coordinator by session, so that a node is the same wherever it runs.
+//! Every value can come by flag, environment (`CLARION_SHARD_…`) or file (`--config`, TOML); a flag
+//! beats the environment, the environment beats the file, the file beats the default. Gateways,
+//! credentials, limits and ownership are not here: they come from the coordinator by session, so
+//! that a node is the same wherever it runs.
 
 use std::{
     ffi::OsString,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     path::{Path, PathBuf},
 };
@@ -15,26 +16,25 @@ use clap::Parser;
 use clarion_proto::ids::ClusterName;
 use serde::Deserialize;
 
+use crate::{feed::coordinators::ASK_AGAIN, node::NodeConfig};
+
 /// More threads than any machine of today has; a larger number is a mistake.
 const CORES_MAX: usize = 1_024;
 /// Also the longest label of DNS, which a pod's name is.
 const NAME_BYTES_MAX: usize = 63;
 
+/// Where coordinators call, unless told otherwise.
+const LISTEN: SocketAddr = loopback(7500);
+/// Where health is served, unless told otherwise.
+const HEALTH_LISTEN: SocketAddr = loopback(7501);
+/// Whose feed is followed, unless told otherwise: a coordinator on the same machine.
+const COORDINATOR: SocketAddr = loopback(7402);
+
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where coordinators call. Port 0: the system chooses.
-    pub listen: SocketAddr,
-    /// Where `grpc.health.v1` is served, in plaintext. Port 0: the system chooses.
-    pub health_listen: SocketAddr,
-    /// Coordinators of another cluster are refused.
-    pub cluster: ClusterName,
-    /// Stable over restarts: what a coordinator gives partitions to.
-    pub name: String,
-    /// `host:port` of each one's port for feeds; a name stands for all of its addresses.
-    pub coordinators: Vec<String>,
-    /// Threads that walk and send. At least 1.
-    pub cores: usize,
+    /// What the node needs of it.
+    pub node: NodeConfig,
     /// Whether to print a JSON line with the bound addresses on standard output.
     pub announce: bool,
 }
@@ -51,25 +51,27 @@ pub enum ConfigError {
     /// The file cannot be read or understood.
     #[error("configuration {path}: {problem}")]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// Why, in one line.
+        /// What is wrong with it, in one line.
         problem: String,
     },
     /// A value that cannot be taken.
     #[error("{option}: {problem}")]
     Value {
-        /// Which.
+        /// Name of the option.
         option: &'static str,
         /// The limit and the value.
         problem: String,
     },
 }
 
-/// A shard node of Clarion: holds devices in memory, walks them nearest first and writes the pushes.
+/// A shard node of Clarion: holds devices in memory, walks them nearest first and writes the
+/// pushes.
 ///
-/// Gateways and limits come from the coordinator. A flag beats the environment, the environment beats the file. Log lines
-/// go to standard error, filtered by CLARION_LOG; OTEL_EXPORTER_OTLP_ENDPOINT turns traces on. SIGTERM or Ctrl-C drains.
+/// Gateways and limits come from the coordinator. A flag beats the environment, the environment
+/// beats the file. Log lines go to standard error, filtered by CLARION_LOG;
+/// OTEL_EXPORTER_OTLP_ENDPOINT turns traces on. SIGTERM or Ctrl-C drains.
 #[derive(Debug, Parser)]
 #[command(name = "shard", version, max_term_width = 120, after_help = clarion_runtime::probe::HELP)]
 struct Arguments {
@@ -77,33 +79,57 @@ struct Arguments {
     #[arg(long, value_name = "FILE", env = "CLARION_SHARD_CONFIG")]
     config: Option<PathBuf>,
 
-    /// Where coordinators call; port 0 lets the system choose [default: 127.0.0.1:7500]
-    #[arg(long, value_name = "ADDRESS", env = "CLARION_SHARD_LISTEN")]
+    // A default that is a constant stands in the help as that constant.
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "CLARION_SHARD_LISTEN",
+        help = format!(
+            "Where coordinators call; port 0 lets the system choose [default: {LISTEN}]"
+        )
+    )]
     listen: Option<SocketAddr>,
 
-    /// Where grpc.health.v1 is served, without TLS; port 0 lets the system choose [default: 127.0.0.1:7501]
-    #[arg(long, value_name = "ADDRESS", env = "CLARION_SHARD_HEALTH_LISTEN")]
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "CLARION_SHARD_HEALTH_LISTEN",
+        help = format!(
+            "Where grpc.health.v1 is served, without TLS; port 0 lets the system choose \
+             [default: {HEALTH_LISTEN}]"
+        )
+    )]
     health_listen: Option<SocketAddr>,
 
-    /// Name of the cluster; coordinators of another cluster are refused [default: clarion]
-    #[arg(long, value_name = "NAME", env = "CLARION_SHARD_CLUSTER")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "CLARION_SHARD_CLUSTER",
+        help = format!(
+            "Name of the cluster; coordinators of another cluster are refused [default: {}]",
+            ClusterName::default()
+        )
+    )]
     cluster: Option<String>,
 
     /// Name of the node, stable over restarts [default: the host's name]
     #[arg(long, env = "CLARION_SHARD_NAME")]
     name: Option<String>,
 
-    /// Coordinators to follow, host:port of their --feed-listen; a DNS name stands for all of its addresses and is asked
-    /// again every 5 s [default: 127.0.0.1:7402]
     #[arg(
         long,
         value_name = "ADDRESS,…",
         env = "CLARION_SHARD_COORDINATORS",
-        value_delimiter = ','
+        value_delimiter = ',',
+        help = format!(
+            "Coordinators to follow, host:port of their --feed-listen; a DNS name stands for all of \
+             its addresses and is asked again every {} s [default: {COORDINATOR}]",
+            ASK_AGAIN.as_secs()
+        )
     )]
     coordinators: Option<Vec<String>>,
 
-    /// Threads that walk and send [default: as many as the machine runs at once]
+    /// Threads that walk and send [default: the number of available CPUs]
     #[arg(long, env = "CLARION_SHARD_CORES")]
     cores: Option<usize>,
 
@@ -142,55 +168,48 @@ impl Config {
     }
 
     fn merge(arguments: Arguments, file: File) -> Result<Self, ConfigError> {
-        let config = Self {
-            listen: arguments.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 7500).into()),
-            health_listen: arguments
-                .health_listen
-                .or(file.health_listen)
-                .unwrap_or(([127, 0, 0, 1], 7501).into()),
+        let node = NodeConfig {
+            listen: arguments.listen.or(file.listen).unwrap_or(LISTEN),
+            health_listen: arguments.health_listen.or(file.health_listen).unwrap_or(HEALTH_LISTEN),
             cluster: cluster(arguments.cluster.or(file.cluster))?,
             name: arguments.name.or(file.name).unwrap_or_else(host_name),
             coordinators: arguments
                 .coordinators
                 .or(file.coordinators)
-                .unwrap_or_else(|| vec!["127.0.0.1:7402".to_owned()]),
+                .unwrap_or_else(|| vec![COORDINATOR.to_string()]),
             cores: arguments.cores.or(file.cores).unwrap_or_else(available_cores),
-            announce: arguments.announce.or(file.announce).unwrap_or(false),
         };
-        config.check()?;
-        Ok(config)
+        check(&node)?;
+        Ok(Self { node, announce: arguments.announce.or(file.announce).unwrap_or(false) })
     }
+}
 
-    fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |option, problem| Err(ConfigError::Value { option, problem });
-        if !(1..=CORES_MAX).contains(&self.cores) {
-            return wrong("cores", format!("must be 1 to {CORES_MAX}, is {}", self.cores));
-        }
-        if !(1..=NAME_BYTES_MAX).contains(&self.name.len())
-            || !self.name.bytes().all(|b| b.is_ascii_graphic())
-        {
-            return wrong(
-                "name",
-                format!(
-                    "must be 1 to {NAME_BYTES_MAX} visible ASCII characters, is {:?}",
-                    self.name
-                ),
-            );
-        }
-        if self.coordinators.is_empty() {
-            return wrong("coordinators", "must name at least one".to_owned());
-        }
-        for address in &self.coordinators {
-            let port = address
-                .rsplit_once(':')
-                .filter(|(host, _)| !host.is_empty())
-                .and_then(|(_, p)| p.parse().ok());
-            if port.is_none_or(|p: u16| p == 0) {
-                return wrong("coordinators", format!("must be host:port, is {address:?}"));
-            }
-        }
-        Ok(())
+fn check(node: &NodeConfig) -> Result<(), ConfigError> {
+    let wrong = |option, problem| Err(ConfigError::Value { option, problem });
+    if !(1..=CORES_MAX).contains(&node.cores) {
+        return wrong("cores", format!("must be 1 to {CORES_MAX}, is {}", node.cores));
     }
+    if !(1..=NAME_BYTES_MAX).contains(&node.name.len())
+        || !node.name.bytes().all(|b| b.is_ascii_graphic())
+    {
+        return wrong(
+            "name",
+            format!("must be 1 to {NAME_BYTES_MAX} visible ASCII characters, is {:?}", node.name),
+        );
+    }
+    if node.coordinators.is_empty() {
+        return wrong("coordinators", "must name at least one".to_owned());
+    }
+    for address in &node.coordinators {
+        let port = address
+            .rsplit_once(':')
+            .filter(|(host, _)| !host.is_empty())
+            .and_then(|(_, p)| p.parse().ok());
+        if port.is_none_or(|p: u16| p == 0) {
+            return wrong("coordinators", format!("must be host:port, is {address:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn cluster(name: Option<String>) -> Result<ClusterName, ConfigError> {
@@ -217,6 +236,10 @@ fn one_line(error: &clap::Error) -> String {
     let lines = text.lines().take_while(|l| !l.is_empty()).map(str::trim);
     let line = lines.collect::<Vec<_>>().join(" ");
     line.strip_prefix("error: ").map_or(line.clone(), str::to_owned)
+}
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
 fn available_cores() -> usize {
@@ -249,10 +272,12 @@ mod tests {
     #[test]
     fn defaults_stay_on_loopback() {
         let config = load(&[]).unwrap();
+        assert!(!config.announce);
+        let config = config.node;
         assert_eq!(config.listen.to_string(), "127.0.0.1:7500");
         assert_eq!(config.health_listen.to_string(), "127.0.0.1:7501");
         assert_eq!(config.coordinators, ["127.0.0.1:7402"]);
-        assert!(config.cores >= 1 && !config.announce && !config.name.is_empty());
+        assert!(config.cores >= 1 && !config.name.is_empty());
     }
 
     #[test]
@@ -263,8 +288,10 @@ mod tests {
         let config =
             load(&["--config", file.path().to_str().unwrap(), "--name", "from-flag", "--announce"])
                 .unwrap();
+        assert!(config.announce);
+        let config = config.node;
         assert_eq!(config.listen.to_string(), "127.0.0.1:1");
-        assert_eq!((config.name.as_str(), config.cores, config.announce), ("from-flag", 3, true));
+        assert_eq!((config.name.as_str(), config.cores), ("from-flag", 3));
         assert_eq!(config.coordinators, ["a:1", "b:2"]);
     }
 

@@ -1,15 +1,17 @@
-//! What one core does: its lanes pull from its waves. No clock, no socket: times and bytes come in, bytes and wishes go out.
+//! What one core does: its lanes pull from its waves. No clock, no socket: times and bytes come in,
+//! bytes and wishes go out.
 //!
-//! A core owns partitions, the waves over them, and its end of each lane with its connections. A driver (a thread with
-//! sockets, or a simulator) calls, again and again and in this order: [`Core::command`] for what the control plane
-//! says, [`Core::receive`] for what sockets brought, [`Core::letter`] for what other cores say, [`Core::turn`],
-//! [`Core::transmit`] and [`Core::written`] for each connection, [`Core::poll_io`], [`Core::poll_event`] and
+//! A core owns partitions, the waves over them, and its end of each lane with its connections. A
+//! driver (a thread with sockets, or a simulator) calls, again and again and in this order:
+//! [`Core::command`] for what the control plane says, [`Core::receive`] for what sockets brought,
+//! [`Core::letter`] for what other cores say, [`Core::turn`], [`Core::transmit`] and
+//! [`Core::written`] for each connection, [`Core::poll_io`], [`Core::poll_event`] and
 //! [`Core::poll_letter`]; then it waits for the earliest of sockets, commands and
 //! [`Core::deadline`].
 //!
-//! **Everything is pulled.** A device leaves its page only when a connection can take it now and its socket has taken
-//! all before; a report is built only when the control plane has room for one. So a slow gateway or a slow control
-//! plane makes this core wait, never grow:
+//! **Everything is pulled.** A device leaves its page only when a connection can take it now and
+//! its socket has taken all before; a report is built only when the control plane has room for one.
+//! So a slow gateway or a slow control plane makes this core wait, never grow:
 //!
 //! ```text
 //! memory that a wave needs = handed bits + open pushes + counts
@@ -23,20 +25,26 @@ pub(crate) mod answer;
 pub(crate) mod audience;
 pub(crate) mod buffers;
 pub(crate) mod commands;
+pub(crate) mod consequence;
 pub(crate) mod count;
+pub(crate) mod desk;
 pub(crate) mod events;
 pub(crate) mod guest;
 pub(crate) mod guests;
+pub(crate) mod host;
 pub(crate) mod letter;
 pub(crate) mod link;
 pub(crate) mod links;
 pub(crate) mod open;
 pub(crate) mod outlet;
+pub(crate) mod part;
+pub(crate) mod partitions;
 pub(crate) mod pull;
 pub(crate) mod reasons;
 pub(crate) mod remote;
+pub(crate) mod report;
+pub(crate) mod reporting;
 pub(crate) mod run;
-pub(crate) mod store;
 pub(crate) mod tally;
 pub(crate) mod templates;
 pub(crate) mod tokens;
@@ -53,7 +61,10 @@ use clarion_proto::{ids::WaveId, time::Time};
 use rand::SeedableRng;
 use rand_pcg::Pcg64Mcg;
 
-use crate::{command::LaneSpec, lane::LaneEnd, partition::TokenBuffer, report};
+use crate::{
+    lane::{LaneEnd, spec::LaneSpec},
+    partition::TokenBuffer,
+};
 use buffers::Buffers;
 use count::CountRun;
 use guests::Guests;
@@ -63,8 +74,8 @@ pub use links::Disconnect;
 use links::LinkSlot;
 use open::Opens;
 use outlet::Steps;
+use partitions::Partitions;
 use run::{Phase, WaveRun};
-use store::Store;
 use templates::TemplateIds;
 
 /// Steps of walks in one turn: some hundred microseconds.
@@ -79,8 +90,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// What a core has to know of the node around it.
 #[derive(Debug, Clone, Copy)]
 pub struct CoreConfig {
-    /// The node has no other core: this one opens bands by itself. Otherwise the control plane does, when all cores have
-    /// walked the former.
+    /// The node has no other core: this one opens bands by itself. Otherwise the control plane
+    /// does, when all cores have walked the former.
     pub single: bool,
     /// Cores of the node, for its share of what is limited per node.
     pub cores: usize,
@@ -91,7 +102,8 @@ pub struct CoreConfig {
 /// What a driver does for a core.
 #[derive(Debug)]
 pub enum IoRequest {
-    /// Open a connection to the lane's endpoint, TLS with ALPN `h2`; then [`Core::connected`] or [`Core::disconnected`].
+    /// Open a connection to the lane's endpoint, TLS with ALPN `h2`; then [`Core::connected`] or
+    /// [`Core::disconnected`].
     Connect {
         /// Its name from now on.
         connection: ConnectionId,
@@ -100,9 +112,10 @@ pub enum IoRequest {
     },
     /// Close a connection, whatever its state; the core has forgotten it.
     Close {
-        /// Which.
+        /// The connection to close.
         connection: ConnectionId,
-        /// At once, dropping what the socket still holds (RST); otherwise after what it can write without waiting.
+        /// At once, dropping what the socket still holds (RST); otherwise after what it can write
+        /// without waiting.
         reset: bool,
     },
 }
@@ -112,11 +125,11 @@ pub enum IoRequest {
 pub struct Core {
     config: CoreConfig,
     rng: Pcg64Mcg,
-    store: Store,
+    partitions: Partitions,
     waves: Vec<Option<WaveRun>>,
     lanes: Vec<LaneSlot>,
-    /// The lane that is asked first, another one each turn: a walk that looks for few among many takes all of a turn's
-    /// steps, and must not take them from the same lane each time.
+    /// The lane that is asked first, another one each turn: a walk that looks for few among many
+    /// takes all of a turn's steps, and must not take them from the same lane each time.
     first_lane: usize,
     links: Vec<LinkSlot>,
     opens: Opens,
@@ -127,7 +140,8 @@ pub struct Core {
     letters: VecDeque<(usize, Letter)>,
     /// Room for the token of the push in hand.
     token: Box<TokenBuffer>,
-    /// Tickets of one connection on their way from it to [`Core::accepted`]; empty between two calls.
+    /// Tickets of one connection on their way from it to [`Core::accepted`]; empty between two
+    /// calls.
     accepted: Vec<u64>,
     /// Of the answers that are being taken.
     batch: Batch,
@@ -147,8 +161,9 @@ pub struct Core {
     more: bool,
 }
 
-/// Answers that came together. Acceptances are taken before all others, so the order of both is lost: where there is a
-/// success among them, no row of refusals ([`crate::lane::evidence`]) may grow by the others.
+/// Answers that came together. Acceptances are taken before all others, so the order of both is
+/// lost: where there is a success among them, no row of refusals ([`crate::lane::evidence`]) may
+/// grow by the others.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Batch {
     pub(crate) number: u64,
@@ -188,7 +203,7 @@ impl Core {
         Self {
             config,
             rng: Pcg64Mcg::seed_from_u64(config.seed),
-            store: Store::default(),
+            partitions: Partitions::default(),
             waves: Vec::new(),
             lanes: Vec::new(),
             first_lane: 0,
@@ -213,7 +228,8 @@ impl Core {
         }
     }
 
-    /// Does all that can be done now, within bounds. True: there is more; do not wait for anything before the next turn.
+    /// Does all that can be done now, within bounds. True: there is more; do not wait for anything
+    /// before the next turn.
     pub fn turn(&mut self, now: Time) -> bool {
         self.now = now;
         self.lanes.iter_mut().for_each(|slot| slot.end.meter.woke(now));
@@ -256,7 +272,8 @@ impl Core {
         }
     }
 
-    /// When [`Core::turn`] or [`Core::poll_event`] has something to do, if nothing else happens before.
+    /// When [`Core::turn`] or [`Core::poll_event`] has something to do, if nothing else happens
+    /// before.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         if self.more {
@@ -267,7 +284,8 @@ impl Core {
         let waves =
             self.waves.iter().flatten().flat_map(|run| self.wave_deadlines(run)).filter(later);
         let lanes = (0..self.lanes.len()).flat_map(|lane| self.lane_deadlines(lane)).filter(later);
-        // A report that is due waits for room in the control plane, which wakes nobody: look again in a while.
+        // A report that is due waits for room in the control plane, which wakes nobody: look again
+        // in a while.
         let reports = self.report_deadline().map(|at| at.max(self.now + Duration::from_millis(1)));
         links
             .chain(waves)
@@ -278,8 +296,9 @@ impl Core {
             .min()
     }
 
-    /// Whether [`crate::command::Command::Shutdown`] has been carried out, and the control plane has been told of it all:
-    /// without the last reports the next process would push once more to those that were answered since the last but one.
+    /// Whether [`crate::command::Command::Shutdown`] has been carried out, and the control plane
+    /// has been told of it all: without the last reports the next process would push once more to
+    /// those that were answered since the last but one.
     #[must_use]
     pub fn is_finished(&self) -> bool {
         let untold = || {
@@ -289,7 +308,8 @@ impl Core {
             && (!untold() || self.shutdown.is_some_and(|by| self.now >= by + LAST_WORDS))
     }
 
-    /// Whether nothing is sent or heard any more: a report that is made now is the last of its wave.
+    /// Whether nothing is sent or heard any more: a report that is made now is the last of its
+    /// wave.
     fn is_closed(&self) -> bool {
         let idle = || {
             self.links.iter().all(|slot| slot.link.is_none())
@@ -302,21 +322,21 @@ impl Core {
     /// Whether [`crate::command::Command::Apply`] may be given.
     #[must_use]
     pub fn feed_ready(&self) -> bool {
-        self.store.is_free()
+        self.partitions.is_free()
     }
 
     /// Applies some records of the batch held. True: there are more.
     fn apply(&mut self) -> bool {
-        let Self { store, waves, .. } = self;
+        let Self { partitions, waves, .. } = self;
         let busy = waves.iter().flatten().any(WaveRun::has_work);
         let records = if busy { RECORDS_PER_TURN.0 } else { RECORDS_PER_TURN.1 };
-        let done = store.apply(records, |slot, ordinal, cell| {
+        let done = partitions.apply(records, |slot, ordinal, cell| {
             waves.iter_mut().flatten().for_each(|run| run.entered(slot, ordinal, cell));
         });
         if done {
-            waves.iter_mut().flatten().for_each(|run| run.start_parts(store));
+            waves.iter_mut().flatten().for_each(|run| run.start_parts(partitions));
         }
-        !store.is_free()
+        !partitions.is_free()
     }
 
     /// Waves whose time is over, and the rest of their walks.
@@ -337,7 +357,7 @@ impl Core {
 
     fn count(&mut self, steps: &mut Steps) -> bool {
         let Some(run) = self.counts.front_mut() else { return false };
-        if run.step(&self.store, steps) {
+        if run.step(&self.partitions, steps) {
             self.counted.extend(self.counts.pop_front());
         }
         !self.counts.is_empty()

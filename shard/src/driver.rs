@@ -1,10 +1,12 @@
-//! One thread for each core: sockets, TLS, timers. The only place of a node's sending side with a clock.
+//! One thread for each core: sockets, TLS, timers. The only place of a node's sending side with a
+//! clock.
 //!
-//! A thread owns its core, its sockets and its poller; nothing on its way is shared. Commands come in and events go out
-//! over bounded queues. Batches of the feed have a queue of their own: one of ten thousand records takes some
-//! milliseconds to apply, and a cancel must not stand behind it.
+//! A thread owns its core, its sockets and its poller; nothing on its way is shared. Commands come
+//! in and events go out over bounded queues. Batches of the feed have a queue of their own: one of
+//! ten thousand records takes some milliseconds to apply, and a cancel must not stand behind it.
 //!
-//! A thread that panics takes the process with it: half a node that goes on sending is worse than none.
+//! A thread that panics takes the process with it: half a node that goes on sending is worse than
+//! none.
 
 mod addresses;
 mod mail;
@@ -16,11 +18,12 @@ mod tls;
 use std::{io, panic, sync::Arc, thread::JoinHandle, time::Instant};
 
 use clarion_proto::time::Time;
+use futures_util::future::BoxFuture;
 use mio::{Poll, Waker};
 use tokio::sync::mpsc;
 
 use crate::{
-    command::{Command, Event},
+    command::{Closed, Command, CommandSink, Event},
     core::{Core, CoreConfig},
 };
 use addresses::Addresses;
@@ -76,35 +79,31 @@ pub struct CommandSender {
     waker: Arc<Waker>,
 }
 
-/// The core's thread has ended: it was shut down. Another try cannot help.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the core has shut down")]
-pub struct CoreGone;
-
 /// A command that was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum TrySendError {
     /// The queue is full: wait, or try again. Here is the command.
     #[error("the core is behind")]
     Full(Box<Command>),
-    /// See [`CoreGone`].
+    /// See [`Closed`].
     #[error(transparent)]
-    Gone(#[from] CoreGone),
+    Gone(#[from] Closed),
 }
 
 impl CommandSender {
-    /// Waits for room in the queue. Commands keep their order, but [`Command::Apply`] only among themselves.
+    /// Waits for room in the queue. Commands keep their order, but [`Command::Apply`] only among
+    /// themselves.
     ///
     /// # Errors
     /// The core has shut down.
-    pub async fn send(&self, command: Command) -> Result<(), CoreGone> {
-        self.queue(&command).send(command).await.map_err(|_| CoreGone)?;
+    pub async fn send(&self, command: Command) -> Result<(), Closed> {
+        self.queue(&command).send(command).await.map_err(|_| Closed)?;
         self.wake();
         Ok(())
     }
 
-    /// Waits until the core has taken every [`Command::Apply`] that was sent; one may still be under way in it. Resolves at
-    /// once if the core has shut down.
+    /// Waits until the core has taken every [`Command::Apply`] that was sent; one may still be
+    /// under way in it. Resolves at once if the core has shut down.
     pub async fn feed_taken(&self) {
         let _ = self.feed.reserve_many(BATCHES_MAX).await;
     }
@@ -116,7 +115,7 @@ impl CommandSender {
     pub fn try_send(&self, command: Command) -> Result<(), TrySendError> {
         self.queue(&command).try_send(command).map_err(|error| match error {
             mpsc::error::TrySendError::Full(command) => TrySendError::Full(Box::new(command)),
-            mpsc::error::TrySendError::Closed(_) => TrySendError::Gone(CoreGone),
+            mpsc::error::TrySendError::Closed(_) => TrySendError::Gone(Closed),
         })?;
         self.wake();
         Ok(())
@@ -129,6 +128,16 @@ impl CommandSender {
     fn wake(&self) {
         // A thread that has gone cannot be woken and need not be.
         let _ = self.waker.wake();
+    }
+}
+
+impl CommandSink for CommandSender {
+    fn send(&self, command: Command) -> BoxFuture<'_, Result<(), Closed>> {
+        Box::pin(CommandSender::send(self, command))
+    }
+
+    fn drained(&self) -> BoxFuture<'_, ()> {
+        Box::pin(CommandSender::feed_taken(self))
     }
 }
 
@@ -188,7 +197,8 @@ fn spawn_core(
     );
     let join = std::thread::Builder::new().name(format!("core-{n}")).spawn(move || {
         if panic::catch_unwind(panic::AssertUnwindSafe(|| thread.run())).is_err() {
-            // The panic's message has been printed; nothing that this process holds can be trusted now.
+            // The panic's message has been printed; nothing that this process holds can be trusted
+            // now.
             std::process::abort();
         }
     })?;

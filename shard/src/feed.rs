@@ -1,12 +1,14 @@
 //! Follows the logs: from any coordinator, in order, into the cores.
 //!
-//! One stream carries all logs of the node's partitions. Each batch is checked (positions are dense: a gap would be a
-//! lost registration, a repetition a clock of `apply` that runs backwards), decoded once and split by partition into the
-//! cores' queues. Those are bounded: when a core is behind, the reader stops reading, HTTP/2's window closes and the
-//! coordinator holds its log back. What is under way is bounded by the window, one message, and the cores' queues.
+//! One stream carries all logs of the node's partitions. Each batch is checked (positions are
+//! dense: a gap would be a lost registration, a repetition a clock of `apply` that runs backwards),
+//! decoded once and split by partition into the cores' queues. Those are bounded: when a core is
+//! behind, the reader stops reading, HTTP/2's window closes and the coordinator holds its log back.
+//! What is under way is bounded by the window, one message, and the cores' queues.
 //!
-//! A stream that ends, breaks or breaks the contract is opened again from where the cores stand, at the next
-//! coordinator, after a pause with full jitter: a cluster of nodes must not come back as one.
+//! A stream that ends, breaks or breaks the contract is opened again from where the cores stand, at
+//! the next coordinator, after a pause with full jitter: a cluster of nodes must not come back as
+//! one.
 
 pub mod coordinators;
 pub mod split;
@@ -34,13 +36,13 @@ use self::{
     split::{Positions, SplitError, Splitter},
 };
 use crate::{
-    command::Command,
-    node::cores::{Closed, CommandSink},
-    session::{FeedNote, ownership::Follows},
+    command::{Closed, Command, CommandSink},
+    control::{FeedNote, ownership::Follows},
 };
 
-/// Largest message of the feed. A caller's batch is at most 4 MiB, and its records are no larger than its items were
-/// (tokens lose half: hexadecimal to bytes; ids become 16 bytes); the rest is for flushes of several callers' batches.
+/// Largest message of the feed. A caller's batch is at most 4 MiB, and its records are no larger
+/// than its items were (tokens lose half: hexadecimal to bytes; ids become 16 bytes); the rest is
+/// for flushes of several callers' batches.
 pub const BATCH_BYTES_MAX: usize = 64 << 20;
 /// What a coordinator may have under way before it hears from us: a few batches of 10,000 records.
 const WINDOW_BYTES: u32 = 8 << 20;
@@ -52,21 +54,32 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(2);
 const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(4);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A core that takes nothing for so long hangs, and its process is to be replaced.
-pub const CORE_WITHIN: Duration = Duration::from_secs(30);
-/// So long without a batch, and what was waiting at the coordinator has come: a backlog is sent without such pauses, a
-/// busy cluster (64 logs, ten flushes a second each) still makes one about every second.
+/// A core that takes no batch for this long hangs. Longer than the node waits for a command to be
+/// taken (10 s): a core takes commands in every turn, but a batch only when it has applied those
+/// before it, up to five of [`BATCH_BYTES_MAX`] (one in hand, four queued) at 256 records a turn
+/// while waves are under way.
+const BATCH_TAKEN_WITHIN: Duration = Duration::from_secs(30);
+/// So long without a batch, and what was waiting at the coordinator has come: a backlog is sent
+/// without such pauses, a busy cluster (64 logs, ten flushes a second each) still makes one about
+/// every second.
 const PAUSE_OF_LIVE_FEED: Duration = Duration::from_millis(10);
 
-/// What following needs besides the ownership.
-#[derive(Clone)]
-pub struct Feed {
+/// Who follows, and whom.
+#[derive(Debug, Clone)]
+pub struct FeedConfig {
     /// The node's name, for both sides' log lines.
     pub node: String,
     /// The node's cluster: another one's coordinator refuses.
     pub cluster: ClusterName,
-    /// Whom to call.
+    /// `host:port` of each coordinator's port for feeds.
     pub coordinators: Vec<String>,
+}
+
+/// What following needs besides the ownership.
+#[derive(Clone)]
+pub struct Feed {
+    /// Who follows, and whom.
+    pub config: FeedConfig,
     /// Where batches go.
     pub cores: Vec<Arc<dyn CommandSink>>,
     /// Where to tell how it goes.
@@ -108,7 +121,7 @@ impl Feed {
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let mut follower = Follower {
-                coordinators: Coordinators::new(self.coordinators.clone()),
+                coordinators: Coordinators::new(self.config.coordinators.clone()),
                 splitter,
                 feed: self,
             };
@@ -125,7 +138,8 @@ impl Feed {
 }
 
 impl Following {
-    /// Ends it; when this returns, nothing more of it reaches a core. Tells what each core has taken.
+    /// Ends it; when this returns, nothing more of it reaches a core. Tells what each core has
+    /// taken.
     pub async fn stop(self) -> Positions {
         self.stop.cancel();
         self.task.await.unwrap_or_default()
@@ -156,8 +170,9 @@ impl Follower {
                     let _ = self.feed.notes.send(FeedNote::OtherLog).await;
                     return;
                 }
-                // Of another cluster, or with another log: another coordinator may be the right one. Positions of one log
-                // mean nothing in another; whether this node may change its log is decided with the session.
+                // Of another cluster, or with another log: another coordinator may be the right
+                // one. Positions of one log mean nothing in another; whether this node may change
+                // its log is decided with the session.
                 FeedError::Refused(_, status) if status.code() == Code::FailedPrecondition => {
                     FeedNote::Refused
                 }
@@ -230,7 +245,7 @@ impl Follower {
             .await
             .map_err(|e| FeedError::Connect(address, e))?;
         let mut client = FeedServiceClient::new(channel).max_decoding_message_size(BATCH_BYTES_MAX);
-        let request = self.splitter.request(&self.feed.node, &self.feed.cluster);
+        let request = self.splitter.request(&self.feed.config.node, &self.feed.config.cluster);
         let answer = timeout(ANSWER_WITHIN, client.feed(request))
             .await
             .map_err(|_| FeedError::Silent(address))?;
@@ -245,7 +260,7 @@ impl Follower {
         let commands = self.splitter.split(batch).map_err(|e| FeedError::Contract(address, e))?;
         for (core, command) in commands {
             let Command::Apply { log, position, .. } = command else { continue };
-            match timeout(CORE_WITHIN, self.feed.cores[core].send(command)).await {
+            match timeout(BATCH_TAKEN_WITHIN, self.feed.cores[core].send(command)).await {
                 Ok(Ok(())) => self.splitter.taken(core, log, position),
                 Ok(Err(Closed)) | Err(_) => return Err(FeedError::Core(core)),
             }
@@ -254,7 +269,8 @@ impl Follower {
     }
 }
 
-/// Positions for a feed that goes on: what `continues` from where it was, the rest from the beginning.
+/// Positions for a feed that goes on: what `continues` from where it was, the rest from the
+/// beginning.
 #[must_use]
 pub fn resume(mut positions: Positions, continues: &BTreeSet<Follows>) -> Positions {
     positions.retain(|follows, _| continues.contains(follows));

@@ -1,28 +1,33 @@
-//! One core's end of a lane: what its answers say about the gateway as a whole, and so what may be sent now.
+//! One core's end of a lane: what its answers say about the gateway as a whole, and so what may be
+//! sent now.
 //!
 //! Several kinds of trouble look alike to a single request and want different answers:
 //!
-//! - **The gateway asks for less** (503, 500, shutdown, a quota). One such answer among good ones concerns that request. A
-//!   full row of them ([`evidence`]) makes the lane stand still: for as long as all of the row ask for at least
-//!   (`retry-after`, a quota), else for a pause that doubles, with jitter. Then one request per connection asks until a
-//!   good answer comes. Only what was in flight is sent again: the walk has not moved. Good answers to what was asked
+//! - **The gateway asks for less** (503, 500, shutdown, a quota). One such answer among good ones
+//!   concerns that request. A full row of them ([`evidence`]) makes the lane stand still: for as
+//!   long as all of the row ask for at least (`retry-after`, a quota), else for a pause that
+//!   doubles, with jitter. Then one request per connection asks until a good answer comes. Only
+//!   what was in flight is sent again: the walk has not moved. Good answers to what was asked
 //!   before do not end a pause that the gateway has asked for.
-//! - **Others answer in the gateway's place** (a proxy's pages, redirects, answers that break off). A full row of those is
-//!   an outage, too, with pauses of seconds: whoever answers has not asked for anything.
+//! - **Others answer in the gateway's place** (a proxy's pages, redirects, answers that break off).
+//!   A full row of those is an outage, too, with pauses of seconds: whoever answers has not asked
+//!   for anything.
 //! - **The project is not there**, say all: the same, as somebody may just be mending that.
-//! - **The gateway says nothing.** Requests run into their deadlines with no answer to any of them. Then too one request
-//!   per connection asks until an answer comes: whoever recovers from an outage must not meet a flood of repeats.
-//! - **Nothing can be said to it.** Connections stand, and take no request ([`Mute`]). For people that is the same as if
-//!   there was none, and they are told why.
-//! - **The credential is refused.** Single requests try it until it is accepted or a new provider token comes ([`trust`]).
+//! - **The gateway says nothing.** Requests run into their deadlines with no answer to any of them.
+//!   Then too one request per connection asks until an answer comes: whoever recovers from an
+//!   outage must not meet a flood of repeats.
+//! - **Nothing can be said to it.** Connections stand, and take no request ([`Mute`]). For people
+//!   that is the same as if there was none, and they are told why.
+//! - **The credential is refused.** Single requests try it until it is accepted or a new provider
+//!   token comes ([`trust`]).
 //!
 //! The state here is pure: times come in, decisions come out. Connections are kept by the core.
 
+pub mod provider;
 pub mod connection;
-mod field;
-pub mod apns;
-pub mod fcm;
-pub mod answer;
+pub mod spec;
+pub mod rate;
+pub mod health;
 pub mod evidence;
 pub mod load;
 pub mod news;
@@ -37,7 +42,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use clarion_proto::time::Time;
 use rand::Rng;
 
-use crate::command::{LaneHealth, LaneSpec, Platform, Rate};
+use crate::{
+    lane::{health::LaneHealth, rate::Rate, spec::LaneSpec},
+    outcome::Platform,
+};
 use connection::Obstacle;
 use evidence::{Row, Witness};
 use load::Meter;
@@ -46,8 +54,8 @@ use retry::Backoff;
 use slice::Slice;
 use trust::Trust;
 
-/// Pauses of a lane whose gateway has not asked for any. Somebody may be waiting: the longest is what a lane may be late by
-/// when its trouble has ended.
+/// Pauses of a lane whose gateway has not asked for any. Somebody may be waiting: the longest is
+/// what a lane may be late by when its trouble has ended.
 const PROBE: Backoff = Backoff {
     min: Duration::from_millis(500),
     max: Duration::from_millis(2_250),
@@ -58,7 +66,8 @@ const PROBE: Backoff = Backoff {
 pub enum Doubt {
     /// The gateway asks for less: for nothing at all for so long, if it says so.
     Load(Option<Duration>),
-    /// The provider token has changed too often, though it was accepted before. A probe is no further change.
+    /// The provider token has changed too often, though it was accepted before. A probe is no
+    /// further change.
     TokenChange,
     /// The gateway has not signed it.
     Unsigned,
@@ -264,8 +273,8 @@ impl LaneEnd {
         if now < until {
             return Some(until);
         }
-        // For a wave that begins, and for the others. A token that has its next try later keeps nobody from sending with
-        // another one.
+        // For a wave that begins, and for the others. A token that has its next try later keeps
+        // nobody from sending with another one.
         let (first, others) =
             (self.slice.ready_at(now, 0), self.slice.ready_at(now, self.slice.reserve()));
         let slice = first.filter(|at| *at > now).or(others);
@@ -275,7 +284,8 @@ impl LaneEnd {
         }
     }
 
-    /// Requests of the slice that are kept free for a wave that begins: so many of it may go before it waits as others do.
+    /// Requests of the slice that are kept free for a wave that begins: so many of it may go before
+    /// it waits as others do.
     #[must_use]
     pub fn reserve(&self) -> usize {
         self.slice.reserve()
@@ -319,14 +329,16 @@ impl LaneEnd {
         }
     }
 
-    /// A connection has had so many answers. The first request may go out before SETTINGS come and say that none may.
+    /// A connection has had so many answers. The first request may go out before SETTINGS come and
+    /// say that none may.
     pub fn was_of_use(&mut self, answers: u32) {
         if self.mute.is_some() && answers > 1 {
             self.mute = None;
         }
     }
 
-    /// An answer that is no success and says something of the lane. `counts`: it is one of those that fill rows.
+    /// An answer that is no success and says something of the lane. `counts`: it is one of those
+    /// that fill rows.
     pub fn doubted(
         &mut self,
         doubt: Doubt,
@@ -392,9 +404,10 @@ impl LaneEnd {
         self.words = self.words.wrapping_add(1);
     }
 
-    /// A request ended without an answer. If nothing at all was answered for as long as a request may take, the lane is
-    /// silent. Nobody has asked for less then, and one request for each connection, which waits for its whole deadline,
-    /// is little: the pauses are those between attempts to connect.
+    /// A request ended without an answer. If nothing at all was answered for as long as a request
+    /// may take, the lane is silent. Nobody has asked for less then, and one request for each
+    /// connection, which waits for its whole deadline, is little: the pauses are those between
+    /// attempts to connect.
     pub fn unanswered(&mut self, now: Time, rng: &mut impl Rng) {
         if self.went_mute(Mute::Silent, false, now) {
             let (min, max) = (self.spec.backoff_min.min(pool::PAUSE_MIN), self.spec.backoff_max);
@@ -404,8 +417,8 @@ impl LaneEnd {
         }
     }
 
-    /// A connection is of no use. The whole lane is not, if there is no other (`alone`), or nobody was answered for as long
-    /// as a request may take.
+    /// A connection is of no use. The whole lane is not, if there is no other (`alone`), or nobody
+    /// was answered for as long as a request may take.
     pub fn went_mute(&mut self, why: Mute, alone: bool, now: Time) -> bool {
         let mute = alone || now.since(self.last_answer) >= self.spec.request_deadline;
         if mute {
@@ -436,8 +449,8 @@ impl LaneEnd {
         self.campaign = Some(detail);
     }
 
-    /// Stands still for a while, then probes. Answers that arrive during a pause do not make it longer: they were asked
-    /// for before it.
+    /// Stands still for a while, then probes. Answers that arrive during a pause do not make it
+    /// longer: they were asked for before it.
     fn pause(&mut self, now: Time, backoff: Backoff, rng: &mut impl Rng) {
         if now >= self.pause_until {
             self.pause_until = now + backoff.pause(self.pauses, rng);
@@ -452,8 +465,8 @@ impl LaneEnd {
         self.told = None;
     }
 
-    /// Between tries of one device whose answer says nothing of the gateway's load: the configured pauses, but from a second
-    /// at most.
+    /// Between tries of one device whose answer says nothing of the gateway's load: the configured
+    /// pauses, but from a second at most.
     #[must_use]
     pub fn backoff_elsewhere(&self) -> Backoff {
         let (min, max) = (self.spec.backoff_min.min(pool::PAUSE_MIN), self.spec.backoff_max);
@@ -467,8 +480,8 @@ impl LaneEnd {
     }
 }
 
-/// Between tries of a request. Google wants the first pause whole (Firebase, "Best practices when sending FCM messages at
-/// scale": at least 10 s), so there the jitter comes on top of it.
+/// Between tries of a request. Google wants the first pause whole (Firebase, "Best practices when
+/// sending FCM messages at scale": at least 10 s), so there the jitter comes on top of it.
 fn backoff(spec: &LaneSpec) -> Backoff {
     let floor = match spec.platform {
         Platform::Apns => Duration::ZERO,

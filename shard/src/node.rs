@@ -1,17 +1,20 @@
-//! The task that owns a node's control plane: it brings sessions, cores, feed and time to the state machine and carries
-//! out what comes of it. Nothing is decided here.
+//! The task that owns a node's control plane: it brings sessions, cores, feed and time to the state
+//! machine and carries out what comes of it. Nothing is decided here.
 //!
-//! What waits, and for how long: commands for a core in its outbox (bounded; while one is nearly full no input is
-//! read), messages for the coordinator not at all (they are pulled when its queue has room; 10 s without room end the
-//! session), the feed in its own task. A core that ends, or takes no command for 10 s, ends the node: its partitions
-//! would be silent, and a new process is back in a few seconds.
+//! What waits, and for how long: commands for a core in its outbox (bounded; while one is nearly
+//! full no input is read), messages for the coordinator not at all (they are pulled when its queue
+//! has room; 10 s without room end the session), the feed in its own task. A core that ends, or
+//! takes no command for 10 s, ends the node: its partitions would be silent, and a new process is
+//! back in a few seconds.
 
 pub mod cores;
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
 use clarion_proto::{
-    ids::BootId, limits::REQUEST_BYTES_TAKEN, wire::shard_v1::shard_service_server::SERVICE_NAME,
+    ids::{BootId, ClusterName},
+    limits::REQUEST_BYTES_TAKEN,
+    wire::shard_v1::shard_service_server::SERVICE_NAME,
 };
 use clarion_runtime::{
     descriptors::{self, Shortage, Wanted},
@@ -23,16 +26,16 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use self::{
-    control::Driver,
     cores::{CoreFailure, CorePort},
+    task::NodeTask,
 };
 use crate::{
-    config::Config,
+    control::{Control, Identity},
+    feed::FeedConfig,
     service::{ADMIT_WITHIN, Now, OPEN_WITHIN, Service},
-    session::{Control, Identity},
 };
 
-mod control;
+mod task;
 
 /// Sessions that have begun and wait to be taken up; a newer one supersedes the older anyway.
 const SESSIONS: usize = 4;
@@ -44,9 +47,11 @@ const CONNECTIONS_MIN: usize = 4;
 const STREAMS_MAX: u32 = 2;
 /// Descriptors of a core: its event queue, its waker, a socket pair.
 const CORE_DESCRIPTORS: usize = 4;
-/// The process's own: standard streams, the control plane's event queue and signals, the exporter of traces, name service.
+/// The process's own: standard streams, the control plane's event queue and signals, the exporter
+/// of traces, name service.
 const OWN_DESCRIPTORS: usize = 20;
-/// The least that a lane can work with, and the feed: two connections of each platform, the feed's old and new.
+/// The least that a lane can work with, and the feed: two connections of each platform, the feed's
+/// old and new.
 const CONNECTS_MIN: usize = 6;
 /// For servers to end after the sessions have ended.
 const SERVERS_WITHIN: Duration = Duration::from_secs(2);
@@ -83,13 +88,30 @@ impl From<CoreFailure> for NodeError {
     }
 }
 
+/// What a node is told at its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// Where coordinators call. Port 0: the system chooses.
+    pub listen: SocketAddr,
+    /// Where `grpc.health.v1` is served, in plaintext. Port 0: the system chooses.
+    pub health_listen: SocketAddr,
+    /// Coordinators of another cluster are refused.
+    pub cluster: ClusterName,
+    /// Stable over restarts: what a coordinator gives partitions to.
+    pub name: String,
+    /// `host:port` of each one's port for feeds; a name stands for all of its addresses.
+    pub coordinators: Vec<String>,
+    /// Threads that walk and send. At least 1.
+    pub cores: usize,
+}
+
 /// A node, bound and not yet running.
 pub struct Node {
     listener: TcpListener,
     address: SocketAddr,
     limits: Limits,
     health: HealthPort,
-    config: Config,
+    config: NodeConfig,
     boot: BootId,
 }
 
@@ -98,7 +120,7 @@ impl Node {
     ///
     /// # Errors
     /// Names the address that cannot be bound; too few file descriptors.
-    pub async fn bind(config: Config) -> Result<Self, NodeError> {
+    pub async fn bind(config: NodeConfig) -> Result<Self, NodeError> {
         let own = OWN_DESCRIPTORS + CORE_DESCRIPTORS * config.cores;
         let wanted = [
             Wanted { name: "session", min: CONNECTIONS_MIN, max: CONNECTIONS_MAX },
@@ -131,8 +153,9 @@ impl Node {
         self.health.address()
     }
 
-    /// Runs until `stop` resolves, then drains: no new wave, open requests finish, cores close, the last reports go out and
-    /// the coordinator confirms that it has applied them; `drain_within` at most.
+    /// Runs until `stop` resolves, then drains: no new wave, open requests finish, cores close, the
+    /// last reports go out and the coordinator confirms that it has applied them; `drain_within` at
+    /// most.
     ///
     /// # Errors
     /// A core died or hangs, a server failed, or the drain took too long.
@@ -165,12 +188,17 @@ impl Node {
             cores: ports.len(),
         };
         let control = Control::new(identity, rss_bytes);
-        let driver = Driver::new(control, ports, now, begun, reporter, &self.config, self.boot);
+        let feed = FeedConfig {
+            node: self.config.name,
+            cluster: self.config.cluster,
+            coordinators: self.config.coordinators,
+        };
+        let task = NodeTask::new(control, ports, now, begun, reporter, feed, self.boot);
         let result = tokio::select! {
-            result = driver.run(stop, drain_within) => result,
+            result = task.run(stop, drain_within) => result,
             _ = servers.join_next() => Err(NodeError::Internal("a server has ended by itself")),
         };
-        // Sessions have ended with the driver; what is left are connections without a stream.
+        // Sessions have ended with the task; what is left are connections without a stream.
         closing.cancel();
         if timeout(SERVERS_WITHIN, async { while servers.join_next().await.is_some() {} })
             .await
@@ -182,8 +210,9 @@ impl Node {
     }
 }
 
-/// The bounds of the node's port: at most 42 MiB, most of it the one message of up to 32 MiB that may be received at a time,
-/// which is a wave's. A connection that has not begun a session makes room for one that wants to.
+/// The bounds of the node's port: at most 42 MiB, most of it the one message of up to 32 MiB that
+/// may be received at a time, which is a wave's. A connection that has not begun a session makes
+/// room for one that wants to.
 #[must_use]
 pub fn limits() -> Limits {
     let streams_max = CONNECTIONS_MAX * STREAMS_MAX as usize;
@@ -212,14 +241,15 @@ pub fn limits() -> Limits {
         // Behind the session's own deadlines, which say what they waited for.
         request_deadline: OPEN_WITHIN + ADMIT_WITHIN + Duration::from_secs(1),
         idle_deadline: Duration::from_secs(30),
-        // A coordinator that is gone without a word is noticed before its grants have run out by more than a moment.
+        // A coordinator that is gone without a word is noticed before its grants have run out by
+        // more than a moment.
         keep_alive_every: Duration::from_secs(2),
         method: |_| Method::Exchange,
     }
 }
 
-/// Resident memory, from the second number of /proc/self/statm, in pages of 4 KiB (the page size of every platform that
-/// is supported). 0 where there is no such file.
+/// Resident memory, from the second number of /proc/self/statm, in pages of 4 KiB (the page size of
+/// every platform that is supported). 0 where there is no such file.
 fn rss_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4_096

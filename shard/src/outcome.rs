@@ -1,12 +1,18 @@
 //! What a gateway's answer means for the device, the lane, the credential or the message. Pure.
 //!
-//! Two steps, so that each can be read against the provider's page: the lane reads an answer's bytes into words
-//! (`lane/apns.rs`, `lane/fcm.rs`), the words are judged here, one file for each provider.
+//! Two steps, so that each can be read against the provider's page: the lane reads an answer's
+//! bytes into words (`lane/provider/apns.rs`, `lane/provider/fcm.rs`), the words are judged here,
+//! one file for each provider.
 
 pub mod apns;
 pub mod fcm;
 
+mod answers;
+mod platform;
+
 use std::{fmt, time::Duration};
+
+pub use self::{answers::Answers, platform::Platform};
 
 /// One answer, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,8 +35,9 @@ impl Answer {
     }
 }
 
-/// The longest pause that a gateway is believed. An alert is about the next hours: whoever asks for a day has made a mistake
-/// of units, or has a clock that is wrong, and is asked again by one request in an hour.
+/// The longest pause that a gateway is believed. An alert is about the next hours: whoever asks for
+/// a day has made a mistake of units, or has a clock that is wrong, and is asked again by one
+/// request in an hour.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 
 /// Why, in the provider's words.
@@ -66,33 +73,33 @@ impl From<fcm::Reason> for Reason {
     }
 }
 
-/// Which provider's rules hold: reasons are only ever judged by those of whoever gave them.
-pub use crate::command::Platform;
-
-/// What one answer says, and about whom. One answer never decides about more than its own device: how many of them do is
-/// [`crate::lane::evidence`]'s to say.
+/// What one answer says, and about whom. One answer never decides about more than its own device:
+/// how many of them do is decided by the lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The push was accepted.
     Accepted,
-    /// The provider did not sign the answer: a status without a reason that belongs to it, a page, a redirect. It says
-    /// something about this request only, which is sent again, elsewhere, after `wait` if that is given.
+    /// The provider did not sign the answer: a status without a reason that belongs to it, a page,
+    /// a redirect. It says something about this request only, which is sent again, elsewhere, after
+    /// `wait` if that is given.
     Unsigned {
         /// As whoever answered asks.
         wait: Option<Duration>,
     },
-    /// The token is dead. `sure`: nothing else can be meant; otherwise it may be the token of another environment.
+    /// The token is dead. `sure`: nothing else can be meant; otherwise it may be the token of
+    /// another environment.
     Dead {
         /// Nothing else can be meant.
         sure: bool,
     },
     /// This device is refused, alive as it is: its token belongs to another app or project.
     Refused,
-    /// The provider's form of a refusal, with a word that is not known here. It concerns this device, which is tried again
-    /// elsewhere before it is refused.
+    /// The provider's form of a refusal, with a word that is not known here. It concerns this
+    /// device, which is tried again elsewhere before it is refused.
     Unfamiliar,
-    /// The message is wrong, or the token is, which the other devices tell. `token`: the gateway has not said that it is
-    /// something else than the token; otherwise the token is not dead whatever others get.
+    /// The message is wrong, or the token is, which the other devices tell. `token`: the gateway
+    /// has not said that it is something else than the token; otherwise the token is not dead
+    /// whatever others get.
     Message {
         /// It may be the token.
         token: bool,
@@ -104,7 +111,8 @@ pub enum Verdict {
         /// As the gateway asks or its provider advises.
         wait: Option<Duration>,
     },
-    /// This device later, after `wait` if that is given. The limit or the trouble may be the lane's.
+    /// This device later, after `wait` if that is given. The limit or the trouble may be the
+    /// lane's.
     LaneLater {
         /// As the gateway asks or its provider advises.
         wait: Option<Duration>,
@@ -133,8 +141,9 @@ pub fn classify(platform: Platform, answer: &Answer) -> Verdict {
     }
 }
 
-/// A word that is not known here, in the provider's own form. With these statuses it can only concern the device or the
-/// message; with others (credentials, limits, failures, whatever a proxy may say) nothing follows from it.
+/// A word that is not known here, in the provider's own form. With these statuses it can only
+/// concern the device or the message; with others (credentials, limits, failures, whatever a proxy
+/// may say) nothing follows from it.
 fn unfamiliar(status: u16, word: &str, wait: Option<Duration>) -> Verdict {
     match status {
         400 | 404 | 405 | 410 | 413 if !word.is_empty() => Verdict::Unfamiliar,

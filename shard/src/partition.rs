@@ -1,27 +1,33 @@
-//! The devices of one hash bucket: a state made by applying a log's records, one function, no clock.
+//! The devices of one hash bucket: a state made by applying a log's records, one function, no
+//! clock.
 //!
-//! Two nodes may hold the same partition, one may take over from the other in the middle of an alert, and what they
-//! exchange names devices by ordinal. So everything here depends on the log's prefix alone: [`Partition::apply`] is a
-//! function of what was applied before and of one record, and its only clock is the append time of batches.
+//! Two nodes may hold the same partition, one may take over from the other in the middle of an
+//! alert, and what they exchange names devices by ordinal. So everything here depends on the log's
+//! prefix alone: [`Partition::apply`] is a function of what was applied before and of one record,
+//! and its only clock is the append time of batches.
 //!
-//! Phones report late, twice and out of order. Each record therefore carries the time at which the phone observed what
-//! it says, and each facet of a device (place, registration, mute) keeps the newest observation:
+//! Phones report late, twice and out of order. Each record therefore carries the time at which the
+//! phone observed what it says, and each facet of a device (place, registration, mute) keeps the
+//! newest observation:
 //!
-//! - an observation older than what its facet holds changes nothing; at a tie the later record wins;
-//! - a removal is an observation of absence, of all three facets. The row stays for 24 h as a tombstone, with its ordinal:
-//!   older observations bounce off, a newer one brings the device back as the one that it was to every wave;
-//! - a gateway's word that a token is dead removes the registration if that token is still the current one and was not
-//!   registered after the gateway's time. The registration can come back only by a newer observation, so that a late
-//!   copy does not revive it;
-//! - a row without a registration is never pushed to, and dropped 24 h after it was made, lost its registration, was
-//!   removed, or (where nothing was left of it) got a first facet again. A mute choice goes with it: an app whose user
-//!   comes back later than that has to say it again.
+//! - an observation older than what its facet holds changes nothing; at a tie the later record
+//!   wins;
+//! - a removal is an observation of absence, of all three facets. The row stays for 24 h as a
+//!   tombstone, with its ordinal: older observations bounce off, a newer one brings the device back
+//!   as the one that it was to every wave;
+//! - a gateway's word that a token is dead removes the registration if that token is still the
+//!   current one and was not registered after the gateway's time. The registration can come back
+//!   only by a newer observation, so that a late copy does not revive it;
+//! - a row without a registration is never pushed to, and dropped 24 h after it was made, lost its
+//!   registration, was removed, or (where nothing was left of it) got a first facet again. A mute
+//!   choice goes with it: an app whose user comes back later than that has to say it again.
 //!
-//! What is held stands in four structures: rows by ordinal, tokens, an index from device to ordinal, and the order of
-//! the walk, which holds exactly those who can be pushed to. No device has an allocation of its own, and no structure
-//! grows by doubling.
+//! What is held stands in four structures: rows by ordinal, tokens, an index from device to
+//! ordinal, and the order of the walk, which holds exactly those who can be pushed to. No device
+//! has an allocation of its own, and no structure grows by doubling.
 //!
-//! **What a device weighs**, in bytes, with a token of 32 (APNs) and one of 154 characters on average (FCM, packed):
+//! **What a device weighs**, in bytes, with a token of 32 (APNs) and one of 154 characters on
+//! average (FCM, packed):
 //!
 //! | | APNs | FCM | |
 //! |---|---|---|---|
@@ -34,15 +40,18 @@
 //! | resting ordinal: queue, and where its guest or own row stands ([`rows`]) | 8 | 8 | for 33 days |
 //! | person, mute choice, rare profile | | | its length; 40; 40: of those who have one |
 //!
-//! Beside the devices a partition has blocks and buckets that are partly filled: some 50 KiB. Rows, keys and tokens stand in
-//! blocks of memory ([`block`]) that are the process's and given back to it, so a process keeps what it once needed.
+//! Beside the devices a partition has blocks and buckets that are partly filled: some 50 KiB. Rows,
+//! keys and tokens stand in blocks of memory ([`block`]) that are the process's and given back to
+//! it, so a process keeps what it once needed.
 
 pub mod ahead;
 pub(crate) mod key;
 pub mod vocabulary;
 
+mod bits;
 mod block;
 mod expiry;
+mod facets;
 mod held;
 mod index;
 mod page;
@@ -60,7 +69,7 @@ pub(crate) mod tests;
 use std::collections::BTreeMap;
 
 use clarion_proto::{
-    device::{Cell, Change, Record, Registration},
+    device::{Cell, Change, Record},
     ids::{DeviceId, Ordinal, PartitionId, UnixMillis},
 };
 
@@ -72,20 +81,20 @@ use self::{
     key::Key,
     page::Pages,
     profile::{Profile, Profiles},
-    row::{Millis40, Registered, Row},
+    row::{Millis40, Row},
     rows::Rows,
     snapshot::Saving,
     tag::Tag,
     token::Tokens,
 };
 
-pub use self::held::Held;
+pub use self::{bits::Bits, held::Held};
 pub use tag::Tags;
 pub use token::{StoredToken, TokenBuffer};
 pub use vocabulary::{AppIndex, LocaleIndex, SegmentsIndex, Vocabulary};
 
-/// Rows dropped by one record at most. A record makes at most one row that will be due, so two keep up and catch up, and
-/// no record pays for a day.
+/// Rows dropped by one record at most. A record makes at most one row that will be due, so two keep
+/// up and catch up, and no record pays for a day.
 const DROPPED_PER_RECORD_MAX: usize = 2;
 
 /// The devices of one hash bucket.
@@ -104,7 +113,8 @@ pub struct Partition {
     held: Held,
     /// A snapshot that is being written.
     saving: Option<Box<Saving>>,
-    /// Grows with every change of who stands where: a walk that finds it as it was need not look again.
+    /// Grows with every change of who stands where: a walk that finds it as it was need not look
+    /// again.
     changes: u64,
 }
 
@@ -128,8 +138,8 @@ pub struct Pushable<'a> {
 /// What one record changed for waves under way.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// Some: pushable now at this cell, and newly pushable, moved, or of another app or other segments. Every wave's
-    /// [`crate::wave::Walk::entered`] has to hear it, before its next step.
+    /// Some: pushable now at this cell, and newly pushable, moved, or of another app or other
+    /// segments. The walk of every wave has to hear it before its next step.
     pub placed: Option<(Ordinal, Cell)>,
 }
 
@@ -196,7 +206,7 @@ impl Partition {
         let observed = Millis40::from(record.observed);
         match &record.change {
             Change::Registration(registration) => {
-                self.register(ordinal, observed, registration, words)
+                self.register(ordinal, observed, registration, words);
             }
             Change::Place(cell) => self.place(ordinal, observed, *cell),
             Change::Arrival(registration, cell) => {
@@ -206,7 +216,7 @@ impl Partition {
             Change::Removal => self.remove(ordinal, record.observed),
             Change::Mute(muted) => self.mute(ordinal, observed, *muted),
             Change::Feedback { token_hash, gateway_time } => {
-                self.feed_back(ordinal, *token_hash, *gateway_time)
+                self.feed_back(ordinal, *token_hash, *gateway_time);
             }
         }
         self.schedule(ordinal, before);
@@ -243,7 +253,8 @@ impl Partition {
         &self.held
     }
 
-    /// Those who can be pushed to, from a key on, in the order of the walk, as far as one page goes. Empty: nobody.
+    /// Those who can be pushed to, from a key on, in the order of the walk, as far as one page
+    /// goes. Empty: nobody.
     pub(crate) fn keys_from(&self, from: Key) -> &[Key] {
         self.pages.from(from)
     }
@@ -258,10 +269,10 @@ impl Partition {
         self.changes
     }
 
-    /// Brings what will be read of these devices into the cache. A push would wait for memory three times, for one row
-    /// and token after the other; in one go the waits overlap. First all rows, then all tokens: where a token stands is known
-    /// only from its row, and in one pass each of its waits would stand behind a row's. Returns nothing of meaning, so that
-    /// it is done.
+    /// Brings what will be read of these devices into the cache. A push would wait for memory three
+    /// times, for one row and token after the other; in one go the waits overlap. First all rows,
+    /// then all tokens: where a token stands is known only from its row, and in one pass each of
+    /// its waits would stand behind a row's. Returns nothing of meaning, so that it is done.
     pub(crate) fn warm(&self, keys: &[Key]) -> u8 {
         let rows = self.warm_rows(keys);
         let registrations =
@@ -307,7 +318,8 @@ impl Partition {
         Some(ordinal)
     }
 
-    /// Most records by far: one who can be pushed to walks on. Nothing changes but place and key. `None`: it is not so.
+    /// Most records by far: one who can be pushed to walks on. Nothing changes but place and key.
+    /// `None`: it is not so.
     fn go(
         &mut self,
         ordinal: Ordinal,
@@ -329,125 +341,6 @@ impl Partition {
         self.pages.replace((from, found.page_from), (to, found.page_to));
         self.changes += 1;
         Some(Applied { placed: Some((ordinal, cell)) })
-    }
-
-    fn register(
-        &mut self,
-        ordinal: Ordinal,
-        observed: Millis40,
-        new: &Registration,
-        words: &mut Vocabulary,
-    ) {
-        let row = self.rows.at_mut(ordinal);
-        if !row.registration_version.yields_to(observed) {
-            return;
-        }
-        row.registration_version = observed;
-        let old = row.registration();
-        let said = old.map(|old| (old.profile, self.profiles.get(ordinal, old.profile)));
-        let said = said.filter(|(_, p)| words.says((p.app, p.locale, p.segments), new));
-        let profile = said.map(|(profile, _)| profile).unwrap_or_else(|| {
-            let profile = Profile {
-                app: words.intern_app(&new.app),
-                locale: words.intern_locale(&new.locale),
-                segments: words.intern_segments(&new.segments),
-                tag: Tag::of(&new.app),
-            };
-            self.profiles.insert(ordinal, profile)
-        });
-        let token = match old {
-            Some(old) => self.tokens.replace(old.token, new.token.as_bytes(), &new.person),
-            None => self.tokens.insert(new.token.as_bytes(), &new.person),
-        };
-        row.register(Registered { token, profile });
-    }
-
-    fn place(&mut self, ordinal: Ordinal, observed: Millis40, cell: Cell) {
-        let row = self.rows.at_mut(ordinal);
-        if row.place_version.yields_to(observed) {
-            if row.is_mute_as_place() {
-                self.mutes.insert(ordinal, row.place_version);
-            }
-            row.place_version = observed;
-            row.set_place(Some(cell.into()));
-        }
-    }
-
-    fn mute(&mut self, ordinal: Ordinal, observed: Millis40, muted: bool) {
-        if self.mute_version(ordinal).yields_to(observed) {
-            self.set_mute_version(ordinal, observed);
-            self.rows.at_mut(ordinal).set_muted(muted);
-        }
-    }
-
-    fn mute_version(&self, ordinal: Ordinal) -> Millis40 {
-        let row = self.rows.at(ordinal);
-        if row.is_mute_as_place() {
-            return row.place_version;
-        }
-        self.mutes.get(&ordinal).copied().unwrap_or(Millis40::NEVER)
-    }
-
-    fn set_mute_version(&mut self, ordinal: Ordinal, version: Millis40) {
-        let row = self.rows.at_mut(ordinal);
-        let as_place =
-            row.place().is_none() && row.place_version == version && version != Millis40::NEVER;
-        if row.place().is_none() {
-            row.set_mute_as_place(as_place);
-        }
-        if as_place || version == Millis40::NEVER {
-            self.mutes.remove(&ordinal);
-        } else {
-            self.mutes.insert(ordinal, version);
-        }
-    }
-
-    fn remove(&mut self, ordinal: Ordinal, observed: UnixMillis) {
-        let version = Millis40::from(observed);
-        let mute_version = self.mute_version(ordinal);
-        let row = self.rows.at_mut(ordinal);
-        if row.place_version.yields_to(version) {
-            row.place_version = version;
-            row.set_place(None);
-        }
-        if mute_version.yields_to(version) {
-            row.set_muted(false);
-            self.set_mute_version(ordinal, version);
-        } else {
-            self.set_mute_version(ordinal, mute_version);
-        }
-        let due = expiry::due(self.now, observed);
-        let row = self.rows.at_mut(ordinal);
-        if row.registration_version.yields_to(version) {
-            row.registration_version = version;
-            self.unregister(ordinal, due);
-        } else if let Some(earlier) = row.due() {
-            // The registration is gone by a newer observation, but the other facets are kept out from now on.
-            row.unregister(due.max(earlier));
-        }
-    }
-
-    fn feed_back(&mut self, ordinal: Ordinal, dead: u64, gateway_time: Option<UnixMillis>) {
-        let row = self.rows.at_mut(ordinal);
-        let Some(r) = row.registration() else { return };
-        let registered = UnixMillis::from(row.registration_version);
-        if self.tokens.get(r.token).hash() != dead || gateway_time.is_some_and(|at| at < registered)
-        {
-            return;
-        }
-        // One millisecond more: at a tie the later record wins, and a late copy of this registration must not.
-        row.registration_version = row.registration_version.next();
-        self.unregister(ordinal, expiry::due(self.now, self.now));
-    }
-
-    fn unregister(&mut self, ordinal: Ordinal, due: UnixMillis) {
-        let row = self.rows.at_mut(ordinal);
-        let due = row.due().map_or(due, |earlier| due.max(earlier));
-        if let Some(r) = row.registration() {
-            self.tokens.remove(r.token);
-            self.profiles.remove(ordinal);
-        }
-        row.unregister(due);
     }
 
     /// Sees to it that a row without registration is dropped in time.
@@ -496,7 +389,7 @@ impl Partition {
             self.changes += 1;
             match (before.key, after.key) {
                 (Some(old), Some(new)) => {
-                    self.pages.replace((old, found.page_from), (new, found.page_to))
+                    self.pages.replace((old, found.page_from), (new, found.page_to));
                 }
                 (Some(old), None) => self.pages.remove(old, found.page_from),
                 (None, Some(new)) => self.pages.insert(new, found.page_to),

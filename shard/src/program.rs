@@ -1,4 +1,5 @@
-//! The program: configure, bind, start the cores, tell what is bound, run until told to stop, drain, end.
+//! The program: configure, bind, start the cores, tell what is bound, run until told to stop,
+//! drain, end.
 
 use std::{ffi::OsString, io, process::ExitCode, sync::Arc, thread::JoinHandle, time::Duration};
 
@@ -14,8 +15,8 @@ use crate::{
 
 /// The control plane decodes, merges and waits; walking and sending have threads of their own.
 const CONTROL_THREADS: usize = 2;
-/// For cores to hear out what is in flight (5 s at most by themselves), close their connections and report (2 s more), and for
-/// the coordinator to confirm the last reports.
+/// For cores to hear out what is in flight (5 s at most by themselves), close their connections and
+/// report (2 s more), and for the coordinator to confirm the last reports.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// For threads that have said goodbye to end.
 const JOIN_WITHIN: Duration = Duration::from_secs(2);
@@ -37,7 +38,8 @@ enum ProgramError {
 
 /// Runs the program with these arguments, the first of which is its name.
 ///
-/// 0: it was told to stop and has drained, or was asked for `--help`. 1: anything else, with one line on standard error.
+/// 0: it was told to stop and has drained, or was asked for `--help`. 1: anything else, with one
+/// line on standard error.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some(answered) = probe::requested(&args) {
@@ -62,7 +64,8 @@ fn run(config: Config) -> Result<(), ProgramError> {
         .thread_name("control")
         .enable_all()
         .build()?;
-    // As a task of the runtime, beside those that read and write for it: on this thread, each message would wake two.
+    // As a task of the runtime, beside those that read and write for it: on this thread, each
+    // message would wake two.
     let served = runtime.spawn(serve(config));
     let result = runtime
         .block_on(served)
@@ -75,12 +78,13 @@ async fn serve(config: Config) -> Result<(), ProgramError> {
     let _telemetry = telemetry::init("shard")?;
     // Before anything is bound: whoever reads our addresses may end us.
     let signal = drain::signalled()?;
+    let Config { node: config, announce } = config;
     let node = Node::bind(config.clone()).await?;
     let (listen, health) = (node.address(), node.health_address());
     let clock = Clock::start();
     let cores = driver::spawn(config.cores, clock)?;
     info!(node = config.name, %listen, %health, cores = config.cores, coordinators = ?config.coordinators, "started");
-    if config.announce {
+    if announce {
         println!("{{\"listen\":\"{listen}\",\"health\":\"{health}\"}}");
     }
 

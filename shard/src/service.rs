@@ -1,7 +1,8 @@
 //! The node's door: sessions come in here, checked messages go on to the control plane.
 //!
-//! The only file that makes a `Status`. A coordinator that may not direct the node is answered by one, and a session ends
-//! with one when there is nobody to talk to any more; whatever a later message says, the answer to it is a message.
+//! The only file that makes a `Status`. A coordinator that may not direct the node is answered by
+//! one, and a session ends with one when there is nobody to talk to any more; whatever a later
+//! message says, the answer to it is a message.
 
 use std::{
     pin::Pin,
@@ -27,7 +28,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{Instrument, Span, debug, info_span};
 
 use crate::{
-    session::{
+    control::{
         assembly::Assembly,
         fence::{Fenced, Opened},
         message::{Message, Rejected, opened},
@@ -37,10 +38,11 @@ use crate::{
 
 /// Messages decoded and not yet taken by the control plane.
 const INBOUND: usize = 16;
-/// Messages made and not yet taken by the transport. Few: what waits here cannot be merged any more.
+/// Messages made and not yet taken by the transport. Few: what waits here cannot be merged any
+/// more.
 const OUTBOUND: usize = 8;
-/// A control plane that takes no message for so long is held up by its cores; the coordinator is told by the end of the
-/// session, and comes again.
+/// A control plane that takes no message for so long is held up by its cores; the coordinator is
+/// told by the end of the session, and comes again.
 const TAKE_WITHIN: Duration = Duration::from_secs(10);
 /// For the coordinator's first message, Open.
 pub const OPEN_WITHIN: Duration = Duration::from_secs(5);
@@ -127,7 +129,8 @@ impl ShardService for Service {
             .map_err(|_| none())?
             .map_err(|_| none())?
             .map_err(|f| refused(&f))?;
-        // Ends with the stream of requests, or as soon as the control plane has dropped its end of the queue.
+        // Ends with the stream of requests, or as soon as the control plane has dropped its end of
+        // the queue.
         let (unreadable, broken) = oneshot::channel();
         let assembly = Assembly::new(self.room.clone());
         tokio::spawn(
@@ -152,7 +155,8 @@ fn refused(fenced: &Fenced) -> Status {
     Status::new(code, fenced.to_string())
 }
 
-/// `unreadable` tells the coordinator why it is not heard any more: it sent that message, and must not send it for ever.
+/// `unreadable` tells the coordinator why it is not heard any more: it sent that message, and must
+/// not send it for ever.
 async fn receive(
     mut requests: Streaming<SessionRequest>,
     mut assembly: Assembly,
@@ -174,7 +178,7 @@ async fn receive(
             Err(status) => {
                 match status.code() {
                     Code::OutOfRange | Code::Internal => {
-                        tracing::warn!(%status, "session ended: unreadable message")
+                        tracing::warn!(%status, "session ended: unreadable message");
                     }
                     _ => debug!(%status, "the session is lost"),
                 }

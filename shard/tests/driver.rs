@@ -9,8 +9,9 @@ use std::{
 use bytes::Bytes;
 use clarion_proto::{ids::Epoch, outcome::Outcome, time::Time};
 use clarion_shard::{
-    command::{Command, Counts, Event, LaneHealth, Rate},
+    command::{Command, Counts, Event},
     driver::{self, Clock},
+    lane::{health::LaneHealth, rate::Rate},
 };
 use rustls::{RootCertStore, ServerConfig};
 use tokio::{
@@ -170,8 +171,9 @@ async fn connections_go_to_all_addresses_of_a_name_and_pass_over_those_that_fail
     assert!(counts[0].abs_diff(counts[1]) <= 2, "{counts:?}");
 }
 
-/// In the middle of a wave the name stands for other addresses, one of which refuses; those who served so far say goodbye
-/// and listen no more. The wave goes on at the new address, and nobody is missed or pushed twice.
+/// In the middle of a wave the name stands for other addresses, one of which refuses; those who
+/// served so far say goodbye and listen no more. The wave goes on at the new address, and nobody is
+/// missed or pushed twice.
 #[tokio::test]
 async fn a_name_that_moves_takes_the_wave_along() {
     /// Before and after.
@@ -246,7 +248,8 @@ async fn gateway_at(hosts: &[u8]) -> (Gateway, mpsc::Receiver<Seen>) {
     gateway_that_leaves(hosts, watch::channel(0).1).await
 }
 
-/// The one at the address whose number `leaves` becomes closes its connections in order, and its port.
+/// The one at the address whose number `leaves` becomes closes its connections in order, and its
+/// port.
 async fn gateway_that_leaves(
     hosts: &[u8],
     leaves: watch::Receiver<u8>,

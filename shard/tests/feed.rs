@@ -58,7 +58,7 @@ async fn a_feed_that_breaks_goes_on_from_where_the_cores_are() {
 }
 
 #[tokio::test]
-async fn another_store_means_starting_from_nothing() {
+async fn another_log_means_starting_from_nothing() {
     let mut bench = Bench::start(1).await;
     let session = bench.session().await;
     session.say(ownership(1, &[3])).await;

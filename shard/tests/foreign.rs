@@ -1,8 +1,10 @@
-//! Waves through servers that nobody here wrote, over TCP and TLS: none is missed, none is sent twice. What each is here
-//! for: nginx closes a connection every 1,000 requests and guards against rapid opening; nghttpd answers with bodies and
-//! padding; node's http2 changes its stream limit in flight and refuses what is above it; python's h2 is strict.
+//! Waves through servers that nobody here wrote, over TCP and TLS: none is missed, none is sent
+//! twice. What each is here for: nginx closes a connection every 1,000 requests and guards against
+//! rapid opening; nghttpd answers with bodies and padding; node's http2 changes its stream limit in
+//! flight and refuses what is above it; python's h2 is strict.
 //!
-//! CI runs some thousands through each; with `CLARION_SOAK=1` (`just soak`) it is a million through nginx and nghttpd.
+//! CI runs some thousands through each; with `CLARION_SOAK=1` (`just soak`) it is a million through
+//! nginx and nghttpd.
 
 use std::{collections::BTreeSet, fs};
 

@@ -1,5 +1,6 @@
-//! Hostile gateways, through the driver, over TCP and TLS: each is one of a lane's connections, behaves for fifty requests
-//! and then attacks. That connection ends with one clear line in the log; the others go on, and the wave ends complete.
+//! Hostile gateways, through the driver, over TCP and TLS: each is one of a lane's connections,
+//! behaves for fifty requests and then attacks. That connection ends with one clear line in the
+//! log; the others go on, and the wave ends complete.
 
 use std::{io, sync::Arc};
 
@@ -15,11 +16,13 @@ use floods::{floods, frame};
 use gateway_support::{Dialect, Peer, Served, serve_all};
 use wave_support::{certificate, complete_through, prepare, shut_down};
 
-/// So many that the honest connection cannot have had them all before the other one has had its fifty.
+/// So many that the honest connection cannot have had them all before the other one has had its
+/// fifty.
 const DEVICES: u32 = 1_600;
 /// Answered before the attack, so that it meets a connection in full work.
 const HONEST: usize = 50;
-/// Bytes that an attacker may get rid of before it is cut off: the frames put up with at their longest, and buffers.
+/// Bytes that an attacker may get rid of before it is cut off: the frames put up with at their
+/// longest, and buffers.
 const SAID_BYTES_MAX: usize = 256 << 20;
 
 /// One way to attack.
@@ -75,8 +78,8 @@ fn check(name: &str, served: Served, devices: u32) {
     let seen = served.stop();
     let by_attack = seen.waiting.iter().filter(|path| !seen.answered.contains_key(*path)).count();
     assert_eq!(seen.answered.len() + by_attack, devices as usize, "{name}: missed");
-    // A reset takes with it the answers that the gateway's system had not sent yet (ten small segments are under way at first,
-    // RFC 6928): such a request has no answer for anybody.
+    // A reset takes with it the answers that the gateway's system had not sent yet (ten small
+    // segments are under way at first, RFC 6928): such a request has no answer for anybody.
     let may_repeat = name == "TCP reset";
     assert!(
         may_repeat || seen.answered.values().all(|n| *n == 1),
@@ -87,7 +90,8 @@ fn check(name: &str, served: Served, devices: u32) {
 fn attacks() -> Vec<Attack> {
     let mut attacks = Vec::new();
     for read in [true, false] {
-        // The streams are only known in the middle of the conversation; lengths and texts are the same for all.
+        // The streams are only known in the middle of the conversation; lengths and texts are the
+        // same for all.
         for (n, flood) in floods(3, 1).into_iter().enumerate() {
             if !read && flood.again.is_empty() {
                 continue;
@@ -111,7 +115,7 @@ fn attacks() -> Vec<Attack> {
         }
     }
     let mut add = |name: &str, line, dialect: Dialect| {
-        attacks.push(Attack { name: name.to_owned(), dialect, line })
+        attacks.push(Attack { name: name.to_owned(), dialect, line });
     };
 
     add(
@@ -152,8 +156,8 @@ fn attacks() -> Vec<Attack> {
     attacks
 }
 
-/// A TLS that says goodbye and goes on talking before it has said hello, and other nonsense: nobody may wait for it, or
-/// spin on it. One line each, too.
+/// A TLS that says goodbye and goes on talking before it has said hello, and other nonsense: nobody
+/// may wait for it, or spin on it. One line each, too.
 async fn a_handshake_that_is_nonsense_costs_no_more_than_its_connection(log: &Log) {
     let nonsense: [&'static [&'static [u8]]; 4] = [
         // close_notify, and more.

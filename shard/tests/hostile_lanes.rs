@@ -1,7 +1,9 @@
-//! One sick lane never slows another: a gateway that attacks on every connection, as long as it is spoken to, has a core to
-//! itself with one that is well; the wave through the second completes, whatever the first does.
+//! One sick lane never slows another: a gateway that attacks on every connection, as long as it is
+//! spoken to, has a core to itself with one that is well; the wave through the second completes,
+//! whatever the first does.
 //!
-//! How much of the core the first may take is counted in `core/tests/sick.rs`, where time is a number.
+//! How much of the core the first may take is counted in `core/tests/sick.rs`, where time is a
+//! number.
 
 use std::sync::Arc;
 
@@ -11,8 +13,9 @@ use clarion_proto::{
     time::Time,
 };
 use clarion_shard::{
-    command::{AppSpec, Authorization, Command, Counts, Event, ShardSpec, WaveSpec},
+    command::{AppSpec, Command, Counts, Event, ShardSpec, WaveSpec},
     driver::{self, Clock, CoreHandle},
+    lane::provider::authorization::Authorization,
 };
 use roaring::RoaringBitmap;
 

@@ -1,8 +1,9 @@
-//! Hostile input, generated: arbitrary bytes and arbitrary well-formed messages as a coordinator's session, to the program
-//! itself. A node has no identities to ask for yet, so whoever reaches its port is a coordinator.
+//! Hostile input, generated: arbitrary bytes and arbitrary well-formed messages as a coordinator's
+//! session, to the program itself. A node has no identities to ask for yet, so whoever reaches its
+//! port is a coordinator.
 //!
-//! The program lives until it is asked to end, no thread of it panics, its memory does not grow, and after all of it a
-//! session greets, refuses and counts as before.
+//! The program lives until it is asked to end, no thread of it panics, its memory does not grow,
+//! and after all of it a session greets, refuses and counts as before.
 
 mod support;
 

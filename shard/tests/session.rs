@@ -145,7 +145,8 @@ async fn a_coordinator_that_comes_back_finds_everything() {
         bands: vec![(0, Counts { handed: total, ..Counts::default() })],
         ..CoreReport::default()
     };
-    // The first was on its way when the core heard of the new session: it alone would not be complete.
+    // The first was on its way when the core heard of the new session: it alone would not be
+    // complete.
     bench.cores[0].tell(Event::Report(Box::new(report(false, 1)))).await;
     bench.cores[0].tell(Event::Report(Box::new(report(true, 2)))).await;
     let first = session.until("a report", |m| match m {

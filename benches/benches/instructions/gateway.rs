@@ -7,7 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use clarion_benches::case::Case;
 use clarion_proto::time::Time;
-use clarion_shard::{command::Platform, core::ConnectionId};
+use clarion_shard::{core::ConnectionId, outcome::Platform};
 
 /// From a request to its answer, on the core's clock. At one push a microsecond some 2,000 are out at once.
 pub(crate) const LATENCY: Duration = Duration::from_millis(2);

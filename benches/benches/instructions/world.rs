@@ -9,8 +9,9 @@ use std::{collections::BTreeMap, hint::black_box, sync::Arc, time::Duration};
 use clarion_benches::city;
 use clarion_proto::{ids::PartitionId, outcome::Outcome, time::Time};
 use clarion_shard::{
-    command::{Authorization, Command, Counts, Event},
+    command::{Command, Counts, Event},
     core::{Core, CoreConfig, IoRequest},
+    lane::provider::authorization::Authorization,
 };
 
 use crate::{Setting, gateway::Peer};

@@ -9,8 +9,11 @@ use clarion_benches::{
 };
 use clarion_proto::{ids::PartitionId, outcome::Outcome, time::Time};
 use clarion_shard::{
-    command::{Authorization, Command, Event, LaneHealth, LaneSpec, Rate},
+    command::{Command, Event},
     driver::{self, Clock, CoreHandle},
+    lane::{
+        health::LaneHealth, provider::authorization::Authorization, rate::Rate, spec::LaneSpec,
+    },
 };
 use rustix::time::{ClockId, clock_gettime};
 

@@ -13,9 +13,15 @@ use bytes::Bytes;
 use clarion_benches::devices::mixed;
 use clarion_proto::time::Time;
 use clarion_shard::{
-    command::{ApnsHeaders, Authorization, Platform, Request},
     driver::Clock,
-    lane::connection::{Connection, ConnectionConfig, ConnectionEvent, PushError, TemplateSpec},
+    lane::{
+        connection::{Connection, ConnectionConfig, ConnectionEvent, PushError, TemplateSpec},
+        provider::{
+            authorization::Authorization,
+            request::{ApnsHeaders, Request},
+        },
+    },
+    outcome::Platform,
 };
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use rustls::ClientConnection;

@@ -2,22 +2,17 @@
 
 use std::time::Duration;
 
-use clarion_proto::{ids::UnixMillis, outcome::Outcome, time::Time};
+use clarion_proto::{outcome::Outcome, time::Time};
 
 use super::{
-    Core,
-    guests::ticket_of_guest,
-    link::Link,
-    open::Open,
-    reasons::{HEADER, Why},
-    run::{Phase, given_up},
+    Core, consequence::Later, guests::ticket_of_guest, link::Link, open::Open, reasons::Why,
 };
 use crate::{
-    command::{Consequence, DeadToken},
+    command::Consequence,
     lane::{
         Doubt, Mute,
-        connection::{CloseReason, ConnectionEvent, ErrorCode, PushError},
-        evidence::{Blame, Complaint, TRIES_ELSEWHERE, UNSIGNED_TRIES, Witness},
+        connection::{CloseReason, ConnectionEvent, ErrorCode},
+        evidence::{UNSIGNED_TRIES, Witness},
         pool,
     },
     outcome::{Answer, Reason, Verdict, classify},
@@ -25,16 +20,6 @@ use crate::{
 
 /// A connection that has stood so long without a request was not taken only to be ended again.
 const IDLED: Duration = Duration::from_mins(1);
-
-/// When a device has its next try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Later {
-    AtOnce,
-    /// After so long, or the pause that its tries call for, whichever is longer.
-    After(Duration),
-    /// The same, over another connection if there is one; the gateway has not asked for a pause.
-    Elsewhere(Duration),
-}
 
 impl Core {
     /// Takes all that a connection has to say.
@@ -73,12 +58,14 @@ impl Core {
         }
     }
 
-    /// A connection takes no more requests. Leaving in order is no failure, unless it is all that connections do.
+    /// A connection takes no more requests. Leaving in order is no failure, unless it is all that
+    /// connections do.
     fn closing(&mut self, link: u32, reason: &CloseReason, now: Time) {
         let Some(l) = self.links[link as usize].link.as_mut() else { return };
         let in_order = match reason {
             CloseReason::Asked | CloseReason::Lost => true,
-            // One that idled for a while was of use too: it was there (FCM ends those after some minutes).
+            // One that idled for a while was of use too: it was there (FCM ends those after some
+            // minutes).
             CloseReason::GoAway { code, .. } => {
                 *code == ErrorCode::NO_ERROR && (l.answers > 0 || now.since(l.opened) >= IDLED)
             }
@@ -102,7 +89,8 @@ impl Core {
         self.leave(link);
     }
 
-    /// The gateway took these: the hot path. What one acceptance means for the lane, many mean at once.
+    /// The gateway took these: the hot path. What one acceptance means for the lane, many mean at
+    /// once.
     pub(super) fn accepted(&mut self, link: u32, tickets: &[u64], now: Time) {
         let Self { links, lanes, opens, waves, .. } = self;
         let Some(l) = links[link as usize].link.as_mut() else { return };
@@ -181,7 +169,7 @@ impl Core {
                 self.try_again(slot, now, Later::Elsewhere(Duration::ZERO), &reason());
             }
             Verdict::Project | Verdict::Unfamiliar => {
-                self.elsewhere_or_refuse(slot, link, &reason(), now)
+                self.elsewhere_or_refuse(slot, link, &reason(), now);
             }
             Verdict::DeviceLater { wait } => {
                 self.try_again(slot, now, Later::After(wait.unwrap_or_default()), &reason());
@@ -192,7 +180,7 @@ impl Core {
             }
             Verdict::Unsigned { wait } => self.unsigned(slot, link, answer.status, wait, now),
             Verdict::TokenChange => {
-                self.try_again(slot, now, Later::After(Duration::ZERO), &reason())
+                self.try_again(slot, now, Later::After(Duration::ZERO), &reason());
             }
             Verdict::Credential | Verdict::ConnectionOnly => {
                 self.opens.get(slot).avoid = Some(link);
@@ -201,7 +189,8 @@ impl Core {
         }
     }
 
-    /// What an answer says of the lane, the connection and the credential. `open`: whose answer it is, if that is known here.
+    /// What an answer says of the lane, the connection and the credential. `open`: whose answer it
+    /// is, if that is known here.
     pub(super) fn hear(
         &mut self,
         link: u32,
@@ -268,8 +257,8 @@ impl Core {
         verdict
     }
 
-    /// What an answer that the provider has not signed, or that broke off behind its head, says of the lane and the
-    /// connection.
+    /// What an answer that the provider has not signed, or that broke off behind its head, says of
+    /// the lane and the connection.
     pub(super) fn hear_cut(
         &mut self,
         link: u32,
@@ -286,8 +275,9 @@ impl Core {
         self.in_row(link, true);
     }
 
-    /// A connection on which a full row of answers is no success gives way to another: what stands behind it may be to blame,
-    /// and a verdict needs a second one, which a lane of a single connection has only so.
+    /// A connection on which a full row of answers is no success gives way to another: what stands
+    /// behind it may be to blame, and a verdict needs a second one, which a lane of a single
+    /// connection has only so.
     fn in_row(&mut self, link: u32, refused: bool) {
         let Self { links, lanes, .. } = self;
         let Some(l) = links[link as usize].link.as_mut() else { return };
@@ -298,100 +288,8 @@ impl Core {
         }
     }
 
-    /// The gateway calls the token dead.
-    fn dead(&mut self, slot: u32, lane: usize, needs_evidence: bool, answer: &Answer) {
-        let open = *self.opens.get(slot);
-        let lane = self.lanes[lane].end.spec.id;
-        let run = self.run(open.wave);
-        let dead = DeadToken {
-            app: run.audience.app(open.app).name().clone(),
-            needs_evidence,
-            lane,
-            device: open.device,
-            token_hash: open.token_hash,
-            gateway_time: answer.timestamp_ms.map(UnixMillis),
-        };
-        run.note_dead(dead);
-        run.message(&open).answers.bad_device_tokens += u64::from(needs_evidence);
-        run.count_reason(
-            Consequence::Dead,
-            open.app,
-            &Why::Answer(answer.status, answer.reason.clone()),
-        );
-        self.end(slot, Outcome::Dead);
-    }
-
-    /// The device is refused by its own answer, or by what was said of its message.
-    fn refuse(&mut self, slot: u32, why: &Why) {
-        let open = *self.opens.get(slot);
-        self.run(open.wave).count_reason(Consequence::Refused, open.app, why);
-        self.end(slot, Outcome::Refused);
-    }
-
-    /// The gateway calls the message invalid, or the token.
-    fn message_refused(
-        &mut self,
-        slot: u32,
-        link: u32,
-        by: Witness,
-        token: bool,
-        answer: &Answer,
-        now: Time,
-    ) {
-        let open = *self.opens.get(slot);
-        let lane = self.run(open.wave).outlets[usize::from(open.outlet)].lane;
-        let Some(at) = self.find_lane(lane) else {
-            return self.refuse(slot, &Why::Answer(answer.status, Reason::None));
-        };
-        let (needed, batch) = (self.lanes[at].end.spec.evidence, self.batch.number);
-        let message = self.run(open.wave).message(&open);
-        let known = message.evidence.refused(&message.answers).is_some();
-        let complaint = Complaint { by, first: open.doubts == 0, token, batch, answer };
-        let blame = message.evidence.refuse(&message.answers, complaint, needed);
-        let why = Why::Answer(answer.status, answer.reason.clone());
-        match blame {
-            // FCM says so with 400, as APNs says of a token of the other environment: it is no surer than that.
-            Blame::Token => self.dead(slot, at, true, answer),
-            Blame::Open => self.elsewhere_or_refuse(slot, link, &why, now),
-            Blame::Message => {
-                if !known {
-                    self.campaign_refused(at, &open, answer);
-                }
-                self.refuse(slot, &why);
-            }
-        }
-    }
-
-    /// Three more tries over other connections, then the device is refused.
-    fn elsewhere_or_refuse(&mut self, slot: u32, link: u32, why: &Why, now: Time) {
-        let open = self.opens.get(slot);
-        if open.doubts >= TRIES_ELSEWHERE {
-            return self.refuse(slot, why);
-        }
-        open.doubts += 1;
-        open.avoid = Some(link);
-        self.try_again(slot, now, Later::Elsewhere(Duration::ZERO), why);
-    }
-
-    /// Nobody signed the answer: the request goes again over another connection. A front end that fails is left alone for as
-    /// long as the provider wants.
-    fn unsigned(&mut self, slot: u32, link: u32, status: u16, wait: Option<Duration>, now: Time) {
-        self.opens.get(slot).avoid = Some(link);
-        let wait = wait.unwrap_or_default();
-        let later = if status >= 500 { Later::After(wait) } else { Later::Elsewhere(wait) };
-        self.try_again(slot, now, later, &Why::Answer(status, Reason::None));
-    }
-
-    /// Tells people that a message is not sent any more.
-    fn campaign_refused(&mut self, lane: usize, open: &Open, answer: &Answer) {
-        let words = format!("{} {}", answer.status, answer.reason);
-        let run = self.run(open.wave);
-        run.refuse_message(open.app, words.clone());
-        let detail = format!("{}: {words}", run.spec.alert);
-        self.lanes[lane].end.campaign_refused(detail);
-    }
-
-    /// Sent, and nothing came back but perhaps the head of an answer: it may have been delivered all the same.
+    /// Sent, and nothing came back but perhaps the head of an answer: it may have been delivered
+    /// all the same.
     pub(super) fn unanswered(
         &mut self,
         link: u32,
@@ -446,82 +344,10 @@ impl Core {
             self.put_off(slot, now, Later::AtOnce);
         }
     }
-
-    fn try_again(&mut self, slot: u32, now: Time, later: Later, why: &Why) {
-        let (wave, app) = (self.opens.get(slot).wave, self.opens.get(slot).app);
-        let run = self.run(wave);
-        run.retried_requests += 1;
-        run.count_reason(Consequence::Retried, app, why);
-        self.put_off(slot, now, later);
-    }
-
-    /// Into the line: at once, or after a pause that grows with each try. A wave that has stopped gives up instead.
-    pub(super) fn put_off(&mut self, slot: u32, now: Time, later: Later) {
-        let open = self.opens.get(slot);
-        let tries = u32::from(open.tries);
-        open.tries = open.tries.saturating_add(u8::from(later != Later::AtOnce));
-        let open = *open;
-        let run = self.run(open.wave);
-        if run.phase != Phase::Running {
-            self.end(slot, given_up(&open));
-            return;
-        }
-        run.reporting.change();
-        let lane = run.outlets[usize::from(open.outlet)].lane;
-        let Self { lanes, rng, .. } = self;
-        let end = lanes.iter().find(|l| l.end.spec.id == lane).map(|l| &l.end);
-        let due = match (later, end) {
-            (Later::After(wait), Some(end)) => now + end.backoff().pause(tries, rng).max(wait),
-            (Later::Elsewhere(wait), Some(end)) => {
-                now + end.backoff_elsewhere().pause(tries, rng).max(wait)
-            }
-            (Later::After(wait) | Later::Elsewhere(wait), None) => now + wait,
-            (Later::AtOnce, _) => now,
-        };
-        self.run(open.wave).outlets[usize::from(open.outlet)].retry.push(due, slot);
-    }
-
-    /// A header of an app's message holds what no header may hold: nobody of it can be sent to.
-    pub(super) fn header_refused(&mut self, slot: u32, header: &'static str) {
-        let open = *self.opens.get(slot);
-        let run = self.run(open.wave);
-        run.audience.app(open.app).stopped = true;
-        let (lane, alert) = (run.outlets[usize::from(open.outlet)].lane, run.spec.alert.clone());
-        if let Some(lane) = self.find_lane(lane) {
-            self.lanes[lane]
-                .end
-                .campaign_refused(format!("{alert}: {}", PushError::Header(header)));
-        }
-        self.refuse(slot, &Why::Unwritable(HEADER));
-    }
-
-    fn end(&mut self, slot: u32, outcome: Outcome) {
-        let open = self.opens.remove(slot);
-        self.run(open.wave).ended(&open, outcome);
-    }
-
-    /// Gives up all who wait for another try; the wave has stopped.
-    pub(super) fn give_up_waiting(&mut self, wave: usize) {
-        let Self { waves, opens, .. } = self;
-        let Some(run) = waves[wave].as_mut() else { return };
-        for outlet in 0..run.outlets.len() {
-            while let Some(slot) = run.outlets[outlet].retry.pop() {
-                let open = opens.remove(slot);
-                run.ended(&open, given_up(&open));
-            }
-        }
-    }
-
-    /// The wave of an open push.
-    ///
-    /// # Panics
-    /// Never: a wave's slot is given up only when none of its pushes is open.
-    fn run(&mut self, wave: u16) -> &mut super::run::WaveRun {
-        self.waves[usize::from(wave)].as_mut().expect("a wave stays while its pushes are open")
-    }
 }
 
-/// One line for each connection that ended by its gateway's fault; how many there can be, the pool's backoff says.
+/// One line for each connection that ended by its gateway's fault; how many there can be, the
+/// pool's backoff says.
 fn tell_end(lane: &str, reason: &CloseReason) {
     match reason {
         CloseReason::GoAway { code, reason } => {

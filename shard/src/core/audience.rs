@@ -1,16 +1,19 @@
-//! Whom a wave addresses and what each is told: apps, segments and locales resolved to this core's small numbers.
+//! Whom a wave addresses and what each is told: apps, segments and locales resolved to this core's
+//! small numbers.
 //!
-//! A device row names its app, locale and segments by index. What an index means for this wave is worked out the first
-//! time a device has it and remembered, so that the ten-thousandth device costs two loads and no comparison of text.
+//! A device row names its app, locale and segments by index. What an index means for this wave is
+//! worked out the first time a device has it and remembered, so that the ten-thousandth device
+//! costs two loads and no comparison of text.
 
 use clarion_proto::ids::{AppName, LaneId};
 
 use super::templates::TemplateIds;
 use crate::{
-    command::{Answers, AppSpec, MessageSpec, SegmentOp},
+    command::{AppSpec, MessageSpec},
     lane::{connection::TemplateSpec, evidence::MessageEvidence},
+    outcome::Answers,
     partition::{AppIndex, LocaleIndex, Pushable, Vocabulary},
-    wave::{Program, ProgramError},
+    wave::{Program, ProgramError, SegmentOp},
 };
 
 /// What is remembered of an index not met yet.

@@ -1,17 +1,20 @@
 //! Buffers for what connections encode, shared by those of a core.
 //!
-//! A turn encodes a few hundred requests for each lane ([`super::pull`]), whatever the number of connections; and what it
-//! encodes is mostly with the sockets when it ends. A buffer for each connection, kept at the size of the largest flush, would
-//! be over a hundred kilobytes for each of the dozens that FCM needs, nearly all of it empty at any time. So a connection is
-//! lent one when it is about to encode, and the driver gives it back when the socket has taken it.
+//! A turn encodes a few hundred requests for each lane ([`super::pull`]), whatever the number of
+//! connections; and what it encodes is mostly with the sockets when it ends. A buffer for each
+//! connection, kept at the size of the largest flush, would be over a hundred kilobytes for each of
+//! the dozens that FCM needs, nearly all of it empty at any time. So a connection is lent one when
+//! it is about to encode, and the driver gives it back when the socket has taken it.
 
 use crate::lane::connection::Connection;
 
-/// Of a new one: a flush of [`super::pull::FLUSH_BYTES`] and the run that ends it, of requests as they usually are.
+/// Of a new one: a flush of [`super::pull::FLUSH_BYTES`] and the run that ends it, of requests as
+/// they usually are.
 const BYTES: usize = 40 * 1024;
 /// Larger ones are not kept: bodies were large, or windows opened for many at once.
 const BYTES_MAX: usize = 2 * BYTES;
-/// So many are kept: what one turn uses and some that sockets were slow to take. 32 of 80 KiB at most are 2.5 MiB.
+/// So many are kept: what one turn uses and some that sockets were slow to take. 32 of 80 KiB at
+/// most are 2.5 MiB.
 const KEPT: usize = 32;
 
 /// Those that nobody uses now.

@@ -14,8 +14,8 @@ use super::{
     run::{Cancel, Phase, WaveRun},
 };
 use crate::{
-    command::{Command, CountSpec, LaneSpec, WaveSpec},
-    lane::LaneEnd,
+    command::{Command, CountSpec, WaveSpec},
+    lane::{LaneEnd, spec::LaneSpec},
 };
 
 /// Questions waiting to be counted; of more, the oldest is dropped: who asked it has given up.
@@ -29,7 +29,7 @@ impl Core {
         match command {
             Command::Own(partitions) => self.own(&partitions),
             Command::Apply { log, position, appended, records } => {
-                self.store.take(log, position, appended, records)
+                self.partitions.take(log, position, appended, records);
             }
             Command::Lane(spec) => self.lane(spec),
             Command::ProviderToken { lane, authorization, signer } => {
@@ -64,14 +64,14 @@ impl Core {
             Command::ReportAll => {
                 self.waves.iter_mut().flatten().for_each(WaveRun::repeat_all);
                 self.lanes.iter_mut().for_each(|lane| lane.end.tell_again());
-                self.store.repeat();
+                self.partitions.repeat();
             }
             Command::Shutdown => self.shut_down(now),
         }
     }
 
     fn own(&mut self, partitions: &[PartitionId]) {
-        for slot in self.store.own(partitions) {
+        for slot in self.partitions.own(partitions) {
             self.waves.iter_mut().flatten().for_each(|run| run.drop_slot(slot));
         }
     }
@@ -115,15 +115,16 @@ impl Core {
             let run = self.waves[at].as_mut().expect("found");
             if spec.epoch > run.epoch {
                 run.epoch = spec.epoch;
-                spec.shards.iter().for_each(|shard| run.add(shard, &self.store));
+                spec.shards.iter().for_each(|shard| run.add(shard, &self.partitions));
                 run.reporting.change();
             }
             return;
         }
-        let run = match WaveRun::new(spec, &mut self.templates, &self.store) {
+        let run = match WaveRun::new(spec, &mut self.templates, &self.partitions) {
             Ok(run) => run,
             Err(error) => {
-                // The control plane has checked it with the same function: a defect, and no reason to stop other waves.
+                // The control plane has checked it with the same function: a defect, and no reason
+                // to stop other waves.
                 tracing::error!(%error, "a wave's audience cannot be taken");
                 return;
             }
@@ -174,7 +175,8 @@ impl Core {
         }
     }
 
-    /// What is encoded of a stopped wave and not taken by its socket must not be written much later.
+    /// What is encoded of a stopped wave and not taken by its socket must not be written much
+    /// later.
     fn hurry(&mut self, wave: usize, now: Time) {
         // What another core holds is that core's to hurry, when it hears of it.
         let own = self

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clarion_proto::ids::PartitionId;
 use roaring::RoaringBitmap;
 
-use super::{outlet::Steps, store::Store};
+use super::{outlet::Steps, partitions::Partitions};
 use crate::{
     command::CountSpec,
     partition::{AppIndex, Tags},
@@ -36,32 +36,32 @@ impl CountRun {
     }
 
     /// Goes on, within the turn's work. True: counted.
-    pub(crate) fn step(&mut self, store: &Store, steps: &mut Steps) -> bool {
-        for index in self.app_of.len()..usize::from(store.words.apps()) {
-            let name = store.words.app(AppIndex(u16::try_from(index).expect("below a u16")));
+    pub(crate) fn step(&mut self, partitions: &Partitions, steps: &mut Steps) -> bool {
+        for index in self.app_of.len()..usize::from(partitions.words.apps()) {
+            let name = partitions.words.app(AppIndex(u16::try_from(index).expect("below a u16")));
             self.app_of
                 .push(name.and_then(|name| self.spec.apps.iter().position(|app| app == name)));
         }
         while steps.0 > 0 {
             steps.0 -= 1;
             let Some((id, walk)) = &mut self.at else {
-                let Some(next) = store.next_partition(self.done) else { return true };
+                let Some(next) = partitions.next_partition(self.done) else { return true };
                 self.at = Some((
                     next.id(),
                     Walk::new(RoaringBitmap::new(), Tags::of(&self.spec.apps), Ahead::Rows),
                 ));
                 continue;
             };
-            let step = match store.slot_of(*id) {
+            let step = match partitions.slot_of(*id) {
                 Some(slot) => {
-                    let partition = store.partition(slot);
+                    let partition = partitions.partition(slot);
                     match walk.step(partition, &self.spec.cover, self.spec.cover.bands()) {
                         Step::Device { ordinal, band, .. } => {
                             let Some(device) = partition.pushable(ordinal) else { continue };
                             let app = self.app_of.get(usize::from(device.app.0)).copied().flatten();
-                            if let Some(app) =
-                                app.filter(|_| self.program.matches(&store.words, device.segments))
-                            {
+                            if let Some(app) = app.filter(|_| {
+                                self.program.matches(&partitions.words, device.segments)
+                            }) {
                                 self.devices[app][band as usize] += 1;
                             }
                             continue;

@@ -1,14 +1,15 @@
 //! What the control plane is told.
 //!
-//! Nothing waits in a queue to be told: each thing to say is a state, and [`Core::poll_event`] says the newest when the
-//! control plane has room. One that is slow to listen gets fewer, larger reports.
+//! Nothing waits in a queue to be told: each thing to say is a state, and [`Core::poll_event`] says
+//! the newest when the control plane has room. One that is slow to listen gets fewer, larger
+//! reports.
 
 use std::time::Duration;
 
 use clarion_proto::time::Time;
 
-use super::{Core, run::Phase};
-use crate::{command::Event, lane::news::News, report};
+use super::{Core, report, run::Phase};
+use crate::{command::Event, lane::news::News};
 
 /// Between two events on what is held.
 const HELD_EVERY: Duration = Duration::from_millis(100);
@@ -31,7 +32,8 @@ impl Core {
         }
         let reports =
             self.waves.iter().flatten().filter_map(|run| report::due(run, self.config.single));
-        let held = self.store.changed().then(|| self.held_at.map_or(Time(0), |at| at + HELD_EVERY));
+        let held =
+            self.partitions.changed().then(|| self.held_at.map_or(Time(0), |at| at + HELD_EVERY));
         let loads = self.lanes.iter().filter_map(|slot| slot.end.meter.due());
         reports.chain(held).chain(loads).min()
     }
@@ -55,7 +57,8 @@ impl Core {
     fn lane_news(&mut self, now: Time) -> Option<Event> {
         let Self { lanes, links, .. } = self;
         lanes.iter_mut().find_map(|slot| {
-            // Those of a host count once something was answered through them: how they are is the host's to say.
+            // Those of a host count once something was answered through them: how they are is the
+            // host's to say.
             let stands =
                 |link: &super::link::Link| link.is_open() || link.is_remote() && link.answers > 0;
             let open = |link: &&u32| links[**link as usize].link.as_ref().is_some_and(stands);
@@ -112,10 +115,10 @@ impl Core {
     }
 
     fn held(&mut self, now: Time) -> Option<Event> {
-        if !self.store.changed() || self.held_at.is_some_and(|at| now < at + HELD_EVERY) {
+        if !self.partitions.changed() || self.held_at.is_some_and(|at| now < at + HELD_EVERY) {
             return None;
         }
         self.held_at = Some(now);
-        Some(Event::Held(self.store.held()))
+        Some(Event::Held(self.partitions.held()))
     }
 }

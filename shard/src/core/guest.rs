@@ -1,362 +1,269 @@
-//! The host's side: runs of other cores through this core's connections, fairly beside its own waves.
-//!
-//! Guests come first in a turn, but only with what they were given credit for, and credits are an equal share of the room
-//! that there is: with two guests a third each, and a third for the waves of this core. What is promised is kept free, so a
-//! run that arrives goes out at once, and waits only if its connection has gone meanwhile. Small rooms go round: a
-//! connection that takes a single request (APNs, before its first answer) gives it to another one each time.
+//! The guest's side: pushes of this core through connections that another core has.
 
-use std::collections::VecDeque;
-
-use clarion_proto::{ids::LaneId, time::Time};
+use clarion_proto::{
+    ids::{LaneId, WaveId},
+    time::Time,
+};
 
 use super::{
     Core,
-    buffers::Buffers,
-    guests::{Carried, GUEST, Guest, Guests, Waiting},
-    letter::{Became, Fate, Letter, RUN_MAX, Run},
-    link::{CANCEL_PATIENCE, Link, State},
-    pull::{FLUSH_BYTES, HEADER_BYTES},
-    tokens::Permits,
+    consequence::Later,
+    letter::{Became, Fate, Letter, Run},
+    link::{Link, State},
+    remote::Remote,
 };
-use crate::lane::connection::{ConnectionEvent, PushError};
 
 impl Core {
-    /// What a guest asks for.
-    pub(super) fn guest_asks(&mut self, core: usize, letter: Letter, now: Time) {
+    /// A letter of another core has come.
+    pub fn letter(&mut self, from: usize, letter: Letter, now: Time) {
         match letter {
-            Letter::Want { lane, round } => {
-                if self.guests.find(core, lane).is_none() {
-                    let slot =
-                        self.guests.all.iter().position(Option::is_none).unwrap_or_else(|| {
-                            self.guests.all.push(None);
-                            self.guests.all.len() - 1
-                        });
-                    self.guests.all[slot] = Some(Guest::new(core, lane));
-                }
-                if let Some(guest) = self.guests.find(core, lane) {
-                    (guest.wants, guest.promised, guest.left) = (Some(round), 0, false);
-                }
-            }
-            Letter::Enough { lane } => {
-                if let Some(guest) = self.guests.find(core, lane) {
-                    (guest.wants, guest.promised) = (None, 0);
-                }
-            }
-            Letter::Run(run) => self.take_run(core, run),
-            Letter::Void { lane, wave } => {
-                let Some(at) = self.guest_slot(core, lane) else { return };
-                if let Some(guest) = &mut self.guests.all[usize::from(at)] {
-                    guest.void(Some(wave));
-                }
-                for link in self.links.iter_mut().filter_map(|slot| slot.link.as_mut()) {
-                    if link.unsent_of_guests.iter().any(|(guest, w, _)| *guest == at && *w == wave)
-                    {
-                        let by = now + CANCEL_PATIENCE;
-                        link.reset_at = Some(link.reset_at.map_or(by, |at| at.min(by)));
-                    }
-                }
-            }
-            Letter::Forget { lane, template } => {
-                let Some(guest) = self.guests.find(core, lane) else { return };
-                if let Some((own, _)) =
-                    guest.templates.get_mut(template as usize).and_then(Option::take)
+            Letter::Credit { lane, round, requests } => {
+                if let Some(remote) = self.remote_of(from, lane)
+                    && remote.wants
+                    && remote.round == round
                 {
-                    self.forget_template(own);
+                    remote.credits += requests;
                 }
             }
-            Letter::Leave { lane } => {
-                if let Some(guest) = self.guests.find(core, lane) {
-                    (guest.wants, guest.promised, guest.left) = (None, 0, true);
-                    guest.void(None);
-                }
+            Letter::Fates { lane, fates } => {
+                let Some(link) = self.remote_link(from, lane) else { return };
+                self.fates(link, fates, now);
+                self.drop_left(link);
             }
-            // Those of a host are taken before.
-            Letter::Credit { .. } | Letter::Fates { .. } | Letter::Written { .. } => {}
+            Letter::Written { lane, wave, requests, at, whole } => {
+                let Some(link) = self.remote_link(from, lane) else { return };
+                self.left_host(link, wave, requests, at, whole);
+                self.drop_left(link);
+            }
+            request => self.guest_asks(from, request, now),
         }
     }
 
-    fn take_run(&mut self, core: usize, mut run: Run) {
-        let gone = self.shutdown.is_some();
-        let Self { guests, templates, .. } = self;
-        let Some(guest) = guests.find(core, run.lane) else { return };
-        for (number, spec) in run.templates.drain(..) {
-            let at = number as usize;
-            if guest.templates.len() <= at {
-                guest.templates.resize_with(at + 1, || None);
-            }
-            guest.templates[at] = Some((templates.take(), spec));
-        }
-        guest.promised = guest.promised.saturating_sub(run.entries.len());
-        guest.waiting += run.entries.len();
-        let void = vec![false; run.entries.len()];
-        guest.runs.push_back(Waiting { run, next: 0, token_at: 0, void });
-        if gone || guest.left {
-            guest.void(None);
-        }
+    /// The next letter to another core, and to which. To be asked when everything else of a turn
+    /// has been done.
+    pub fn poll_letter(&mut self) -> Option<(usize, Letter)> {
+        self.letters.pop_front()
     }
 
-    /// Serves the guests of a lane, promises them part of what is left, and keeps what was promised free. True: something
-    /// was sent.
-    pub(super) fn host(&mut self, lane: usize, now: Time) -> bool {
-        if self.guests.is_empty() {
-            return false;
-        }
-        let id = self.lanes[lane].end.spec.id;
-        let own_work = self.lane_has_work(&self.lanes[lane]);
-        let Self { guests, lanes, links, letters, buffers, .. } = self;
-        let slot = &mut lanes[lane];
-        slot.reserved = 0;
-        let stays = |l: &u32| {
-            links[*l as usize].link.as_ref().is_some_and(|link| link.is_open() && !link.leaving)
-        };
-        if self.shutdown.is_some() || !slot.end.is_open(now) || !slot.links.iter().any(stays) {
-            for guest in guests.all.iter_mut().flatten().filter(|guest| guest.lane == id) {
-                guest.void(None);
+    /// A letter found no room on its way: it is the next again.
+    pub fn put_letter_back(&mut self, to: usize, letter: Letter) {
+        self.letters.push_front((to, letter));
+    }
+
+    /// Borrows where this core is told to and has no connection of its own, and stops where it has.
+    pub(super) fn tend_remote(&mut self, lane: usize) {
+        let (mut own, mut remotes) = (false, Vec::new());
+        for link in
+            self.lanes[lane].links.iter().filter_map(|l| self.links[*l as usize].link.as_ref())
+        {
+            match &link.state {
+                State::Remote(remote) => remotes.push((link.id.slot, remote.host, link.leaving)),
+                State::Open(_) => own |= !link.leaving,
+                State::Connecting(_) => {}
             }
-            return false;
         }
-        let mut permits = Permits::new(&slot.end, &slot.links, links);
-        let mut sent = 0;
-        let mut room_left = 0;
-        for l in &slot.links {
-            let Some(link) = links[*l as usize].link.as_mut().filter(|link| link.is_open()) else {
-                continue;
-            };
-            let mut room = permits.offer(&slot.end, link, now);
-            let mut bytes = 0;
-            // One of each guest in turn; whoever has nothing is passed over.
-            let mut idle = 0;
-            while room > 0 && bytes < FLUSH_BYTES && idle < guests.all.len() {
-                guests.turn = (guests.turn + 1) % guests.all.len();
-                match serve(guests, id, link, buffers, &mut slot.end, now) {
-                    Served::Sent(length) => {
-                        (room, sent, idle) = (room - 1, sent + 1, 0);
-                        bytes += length;
+        let host = self.lanes[lane].host;
+        for (slot, with, leaving) in &remotes {
+            // With connections of its own it goes on as a guest until one of them stands.
+            let stays = if host.is_none() { !own } else { host == Some(*with) };
+            if !leaving && !stays {
+                self.leave_host(*slot);
+            }
+        }
+        let Some(host) = host.filter(|_| self.shutdown.is_none()) else { return };
+        if remotes.iter().any(|(_, with, _)| *with == host) {
+            return; // also one that is just leaving: it has to be over first
+        }
+        let spec = self.lanes[lane].end.spec.clone();
+        let remote = Remote::new(host, spec.platform, spec.id);
+        let id = self.free_link();
+        let mut link = Link::new(id, lane, Time::NEVER, Time::NEVER, Time::NEVER);
+        link.credential = self.lanes[lane].end.trust.number();
+        link.state = State::Remote(Box::new(remote));
+        self.put_link(link);
+    }
+
+    /// Sends off what the turn has put together, and says whether more would be of use.
+    pub(super) fn hand_over(&mut self, now: Time) {
+        for lane in 0..self.lanes.len() {
+            let wants = self.lane_has_work(&self.lanes[lane]) && self.lanes[lane].end.is_open(now);
+            let id = self.lanes[lane].end.spec.id;
+            let Self { lanes, links, letters, .. } = self;
+            for slot in &lanes[lane].links {
+                let Some(link) = links[*slot as usize].link.as_mut() else { continue };
+                let State::Remote(remote) = &mut link.state else { continue };
+                if !remote.run.entries.is_empty() {
+                    letters.push_back((
+                        remote.host,
+                        Letter::Run(std::mem::replace(&mut remote.run, Run::new(id))),
+                    ));
+                }
+                match (wants && !link.leaving, remote.wants) {
+                    (true, false) => {
+                        remote.round = remote.round.wrapping_add(1);
+                        letters.push_back((
+                            remote.host,
+                            Letter::Want { lane: id, round: remote.round },
+                        ));
                     }
-                    Served::Nothing => idle += 1,
-                    Served::Full => room = 0,
+                    (false, true) => letters.push_back((remote.host, Letter::Enough { lane: id })),
+                    _ => continue,
                 }
+                remote.wants = !remote.wants;
+                remote.credits = 0;
             }
-            room_left += room;
         }
-        let reserved = promise(guests, id, room_left, own_work, letters);
-        slot.reserved = reserved;
-        sent > 0
     }
 
-    /// Takes those of guests out of what a connection has had accepted.
-    pub(super) fn hand_back_accepted(&mut self, link: u32, tickets: &mut Vec<u64>, now: Time) {
-        let Self { guests, links, lanes, .. } = self;
-        let Some(l) = links[link as usize].link.as_mut() else { return };
-        let (lane, before, all, by) = (l.lane, l.answers, tickets.len(), l.witness());
-        let end = &mut lanes[lane].end;
-        let mut newest = 0;
-        if let Some(took) = l.probe.among(tickets, now) {
-            end.meter.answered(took, now);
-        }
-        tickets.retain(|ticket| {
-            if ticket & GUEST == 0 {
-                return true;
-            }
-            if let Some(carried) = guests.carried(*ticket)
-                && let Some(guest) = &mut guests.all[usize::from(carried.guest)]
+    /// Nothing of a wave is to be written any more by those who hold some of it.
+    pub(super) fn void_wave(&mut self, wave: usize) {
+        let Some(run) = &self.waves[wave] else { return };
+        let id = run.spec.id;
+        for link in self.links.iter().filter_map(|slot| slot.link.as_ref()) {
+            if let State::Remote(remote) = &link.state
+                && link.unsent.iter().any(|(w, _)| usize::from(*w) == wave)
             {
-                guest.under_way -= 1;
-                let (ticket, credential) = (carried.ticket, carried.credential);
-                newest = newest.max(credential);
-                guest.fates.push(Fate { ticket, credential, by, what: Became::Accepted });
-            }
-            false
-        });
-        let of_guests = all - tickets.len();
-        if of_guests > 0 {
-            l.answers = before.saturating_add(u32::try_from(of_guests).unwrap_or(u32::MAX));
-            l.refused_in_row = 0;
-            end.answered(now);
-            end.was_of_use(l.answers);
-            end.counted(before, l.answers);
-            if end.trust.is_in_doubt() {
-                self.token_accepted(lane, newest);
+                let lane = self.lanes[link.lane].end.spec.id;
+                self.letters.push_back((remote.host, Letter::Void { lane, wave: id }));
             }
         }
     }
 
-    /// What a connection says of a guest's request.
-    pub(super) fn hand_back(&mut self, link: u32, ticket: u64, event: ConnectionEvent, now: Time) {
-        let Some(carried) = self.guests.carried(ticket) else { return };
-        let by =
-            self.links[link as usize].link.as_ref().map_or_else(Default::default, Link::witness);
-        let what = match event {
-            ConnectionEvent::Answer { answer, .. } => {
-                // What an answer says of the lane, the credential and the connection is for us to hear; what it says of the
-                // device and the message, for the guest.
-                self.count_answer(link, ticket, now);
-                self.hear(link, by, carried.credential, &answer, None, now);
-                Became::Answer(answer)
+    /// No host will meet a template again.
+    pub(super) fn forget_remotely(&mut self, template: u32) {
+        for link in self.links.iter_mut().filter_map(|slot| slot.link.as_mut()) {
+            if let State::Remote(remote) = &mut link.state
+                && let Some(known) = remote.known.get_mut(template as usize)
+                && std::mem::replace(known, false)
+            {
+                let lane = self.lanes[link.lane].end.spec.id;
+                self.letters.push_back((remote.host, Letter::Forget { lane, template }));
             }
-            ConnectionEvent::Unanswered { status, .. } => {
-                match status {
-                    Some(status) => self.hear_cut(link, by, status, None, now),
-                    None => self.went_unanswered(link, now),
+        }
+    }
+
+    /// Hands over no more.
+    pub(super) fn leave_host(&mut self, slot: u32) {
+        let Some(link) = self.links[slot as usize].link.as_mut() else { return };
+        let State::Remote(remote) = &mut link.state else { return };
+        if !std::mem::replace(&mut link.leaving, true) {
+            let lane = self.lanes[link.lane].end.spec.id;
+            (remote.wants, remote.credits) = (false, 0);
+            self.letters.push_back((remote.host, Letter::Leave { lane }));
+        }
+        self.drop_left(slot);
+    }
+
+    /// What became of requests that were handed over; acceptances together.
+    fn fates(&mut self, link: u32, fates: Vec<Fate>, now: Time) {
+        if let Some(State::Remote(remote)) =
+            self.links[link as usize].link.as_mut().map(|link| &mut link.state)
+        {
+            remote.out = remote.out.saturating_sub(fates.len());
+        }
+        self.batch.begin(fates.iter().any(|fate| matches!(fate.what, Became::Accepted)));
+        let mut accepted = Vec::with_capacity(fates.len());
+        for fate in fates {
+            match fate.what {
+                Became::Accepted => accepted.push(fate.ticket),
+                _ => self.fate(link, fate, now),
+            }
+        }
+        if !accepted.is_empty() {
+            self.accepted(link, &accepted, now);
+        }
+    }
+
+    /// What became of one request that was handed over.
+    fn fate(&mut self, link: u32, Fate { ticket, credential, by, what }: Fate, now: Time) {
+        if let Some(slot) = self.opens.find(ticket) {
+            self.opens.get(slot).credential = credential;
+        }
+        match what {
+            Became::Accepted => self.accepted(link, &[ticket], now),
+            Became::Answer(answer) => self.answered(link, ticket, by, &answer, now),
+            Became::Unanswered(status) => self.unanswered(link, ticket, by, status, now),
+            Became::Unprocessed => self.unprocessed(link, ticket, now),
+            Became::Returned => {
+                self.settle_unwritten(link, ticket, now);
+                if let Some(slot) = self.opens.find(ticket) {
+                    self.put_off(slot, now, Later::AtOnce);
                 }
-                Became::Unanswered(status)
             }
-            ConnectionEvent::Unprocessed { .. } => Became::Unprocessed,
-            ConnectionEvent::Closing { .. } | ConnectionEvent::Closed => return,
+            Became::Refused(header) => {
+                self.settle_unwritten(link, ticket, now);
+                if let Some(slot) = self.opens.find(ticket) {
+                    self.header_refused(slot, header);
+                }
+            }
+        }
+    }
+
+    /// A request came back as it went.
+    fn settle_unwritten(&mut self, link: u32, ticket: u64, now: Time) {
+        if let Some(l) = &self.links[link as usize].link {
+            self.lanes[l.lane].end.settled(1, now);
+        }
+        let Some(slot) = self.opens.find(ticket) else { return };
+        let wave = usize::from(self.opens.get(slot).wave);
+        if let Some(id) = self.waves[wave].as_ref().map(|run| run.spec.id) {
+            self.left_host(link, id, 1, None, false);
+        }
+    }
+
+    /// The host holds so many requests of a wave less.
+    fn left_host(&mut self, link: u32, wave: WaveId, requests: u64, at: Option<Time>, whole: bool) {
+        let Some(slot) = self.wave_slot(wave) else { return };
+        let (Some(run), Some(link)) =
+            (self.waves[slot].as_mut(), self.links[link as usize].link.as_mut())
+        else {
+            return;
         };
-        if let Some(guest) = &mut self.guests.all[usize::from(carried.guest)] {
-            guest.under_way -= 1;
-            guest.fates.push(Fate {
-                ticket: carried.ticket,
-                credential: carried.credential,
-                by,
-                what,
-            });
+        let Some(entry) = link.unsent.iter().position(|(w, _)| usize::from(*w) == slot) else {
+            return;
+        };
+        link.unsent[entry].1 = link.unsent[entry].1.saturating_sub(requests);
+        run.last_write = run.last_write.max(at);
+        if let Some(cancel) = run.cancel.as_mut().filter(|_| whole) {
+            cancel.written_after += requests;
+        }
+        if link.unsent[entry].1 == 0 {
+            link.unsent.swap_remove(entry);
+            run.unsent -= 1;
+        }
+        run.reporting.change();
+    }
+
+    /// A link that has left is forgotten when nothing of it is under way.
+    fn drop_left(&mut self, slot: u32) {
+        let Some(link) = self.links[slot as usize].link.as_ref() else { return };
+        let State::Remote(remote) = &link.state else { return };
+        if link.leaving
+            && remote.out == 0
+            && link.unsent.is_empty()
+            && remote.run.entries.is_empty()
+        {
+            let lane = link.lane;
+            self.links[slot as usize].link = None;
+            self.lanes[lane].links.retain(|l| *l != slot);
         }
     }
 
-    /// A socket has taken what a link had encoded for guests, or was lost with it.
-    pub(super) fn tell_written(&mut self, slot: u32, whole: bool) {
-        let Self { links, guests, letters, .. } = self;
-        let Some(link) = links[slot as usize].link.as_mut() else { return };
-        for (guest, wave, requests) in link.unsent_of_guests.drain(..) {
-            if let Some(guest) = &guests.all[usize::from(guest)] {
-                let (lane, at) = (guest.lane, link.last_write);
-                letters
-                    .push_back((guest.core, Letter::Written { lane, wave, requests, at, whole }));
+    fn remote_link(&self, host: usize, lane: LaneId) -> Option<u32> {
+        let of_lane = &self.lanes[self.find_lane(lane)?].links;
+        of_lane.iter().copied().find(|slot| {
+            match self.links[*slot as usize].link.as_ref().map(|link| &link.state) {
+                Some(State::Remote(remote)) => remote.host == host,
+                _ => false,
             }
-        }
+        })
     }
 
-    /// Sends off what became of guests' requests; forgets guests that have left.
-    pub(super) fn answer_guests(&mut self) {
-        let Self { links, guests, letters, .. } = self;
-        let mut ended = Vec::new();
-        for (at, slot) in guests.all.iter_mut().enumerate() {
-            let Some(guest) = slot else { continue };
-            if !guest.fates.is_empty() {
-                let (lane, fates) = (guest.lane, std::mem::take(&mut guest.fates));
-                letters.push_back((guest.core, Letter::Fates { lane, fates }));
-            }
-            let mut unsent = links
-                .iter()
-                .filter_map(|slot| slot.link.as_ref())
-                .flat_map(|l| &l.unsent_of_guests);
-            let idle = guest.under_way == 0 && !unsent.any(|(guest, ..)| usize::from(*guest) == at);
-            if guest.left && idle && guest.waiting == 0 {
-                ended.extend(guest.templates.drain(..).flatten().map(|(own, _)| own));
-                *slot = None;
-            }
-        }
-        while guests.all.last().is_some_and(Option::is_none) {
-            guests.all.pop();
-        }
-        ended.into_iter().for_each(|template| self.forget_template(template));
-    }
-
-    fn guest_slot(&self, core: usize, lane: LaneId) -> Option<u16> {
-        let mut all = self.guests.all.iter();
-        let at = all.position(|guest| {
-            guest.as_ref().is_some_and(|guest| guest.core == core && guest.lane == lane)
-        })?;
-        u16::try_from(at).ok()
-    }
-}
-
-/// What became of one guest's turn on one connection.
-enum Served {
-    /// Encoded: about so many bytes.
-    Sent(usize),
-    /// Nobody of this guest waits.
-    Nothing,
-    /// The connection takes no more.
-    Full,
-}
-
-fn serve(
-    guests: &mut Guests,
-    lane: LaneId,
-    link: &mut Link,
-    buffers: &mut Buffers,
-    end: &mut crate::lane::LaneEnd,
-    now: Time,
-) -> Served {
-    let at = guests.turn;
-    let credential = link.credential;
-    let name = u16::try_from(at).expect("few cores and lanes");
-    let Some(guest) = guests.all[at].as_mut().filter(|guest| guest.lane == lane) else {
-        return Served::Nothing;
-    };
-    let Some((entry, ..)) = guest.front(now) else { return Served::Nothing };
-    let ticket = guests.carry(Carried { guest: name, ticket: entry.ticket, credential });
-    let Some(guest) = guests.all[at].as_mut() else { return Served::Nothing };
-    let State::Open(connection) = &mut link.state else { return Served::Full };
-    let pushed = match guest.front(now) {
-        Some((_, token, (template, spec))) => {
-            let body_bytes = spec.body_bytes(token.len());
-            buffers.lend(connection);
-            connection.push(ticket, *template, spec, token, now).map(|()| body_bytes)
-        }
-        None => Err(PushError::Token),
-    };
-    let what = match pushed {
-        Ok(body_bytes) => {
-            guest.pass();
-            (guest.waiting, guest.under_way) = (guest.waiting - 1, guest.under_way + 1);
-            end.meter.sent(1, body_bytes);
-            link.probe.sent(ticket, now);
-            link.encoded_for_guest(name, entry.wave);
-            return Served::Sent(HEADER_BYTES + body_bytes);
-        }
-        Err(PushError::Full | PushError::Closing) => None,
-        Err(PushError::HeaderListTooLarge) => {
-            link.useless = true;
-            None
-        }
-        Err(PushError::Header(header)) => Some(Became::Refused(header)),
-        // The guest has looked at it before; whatever it is, no connection takes it.
-        Err(PushError::Token) => Some(Became::Refused("token")),
-    };
-    guests.carried(ticket);
-    let Some((guest, what)) = guests.all[at].as_mut().zip(what) else { return Served::Full };
-    guest.back(&entry, what);
-    guest.pass();
-    Served::Sent(0)
-}
-
-/// Gives credits; returns what is to be kept free.
-fn promise(
-    guests: &mut Guests,
-    lane: LaneId,
-    room: usize,
-    own_work: bool,
-    letters: &mut VecDeque<(usize, Letter)>,
-) -> usize {
-    let Guests { all, turn, .. } = guests;
-    let wanting =
-        all.iter().flatten().filter(|guest| guest.lane == lane && guest.wants.is_some()).count();
-    let sharers = wanting + usize::from(own_work);
-    let mut kept = 0;
-    if wanting > 0 {
-        let (share, odd) = (room / sharers, room % sharers);
-        *turn = turn.wrapping_add(1);
-        let first = *turn % sharers;
-        let mut n = 0;
-        for guest in all.iter_mut().flatten().filter(|guest| guest.lane == lane) {
-            let Some(round) = guest.wants else { continue };
-            // One more for as many as there are odd ones, another each time.
-            let mine = (share + usize::from((n + first) % sharers < odd)).min(RUN_MAX);
-            n += 1;
-            let has = guest.promised + guest.waiting;
-            if mine > has {
-                let requests = mine - has;
-                guest.promised += requests;
-                letters.push_back((guest.core, Letter::Credit { lane, round, requests }));
-            }
+    fn remote_of(&mut self, host: usize, lane: LaneId) -> Option<&mut Remote> {
+        let slot = self.remote_link(host, lane)?;
+        match &mut self.links[slot as usize].link.as_mut()?.state {
+            State::Remote(remote) => Some(remote),
+            _ => None,
         }
     }
-    for guest in all.iter().flatten().filter(|guest| guest.lane == lane) {
-        kept += guest.promised + guest.waiting;
-    }
-    kept
 }

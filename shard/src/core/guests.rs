@@ -1,5 +1,5 @@
-//! Guests as a host keeps them: what each was promised, what of it waits, what became of it, and whose the requests on our
-//! connections are.
+//! Guests as a host keeps them: what each was promised, what of it waits, what became of it, and
+//! whose the requests on our connections are.
 
 use std::collections::VecDeque;
 

@@ -1,26 +1,32 @@
-//! What one core says to another: runs of pushes to a core that has connections, what became of them back.
+//! What one core says to another: runs of pushes to a core that has connections, what became of
+//! them back.
 //!
-//! A lane has fewer connections than its nodes have cores. A core without one is the **guest** of one that has some, its
-//! **host**. The device stays where it is: its wave, its outcome, its other tries and its reports are the guest's; only the
-//! bytes of its token go to the host, and what a connection says of it comes back. All that is between them is two bounded
-//! queues, which belong to the driver.
+//! A lane has fewer connections than its nodes have cores. A core without one is the **guest** of
+//! one that has some, its **host**. The device stays where it is: its wave, its outcome, its other
+//! tries and its reports are the guest's; only the bytes of its token go to the host, and what a
+//! connection says of it comes back. All that is between them is two bounded queues, which belong
+//! to the driver.
 //!
-//! **Backpressure by credits.** A guest that has somebody to push to says so ([`Letter::Want`]); the host gives it credits
-//! out of the room that its connections have, fairly beside its own waves, and keeps that room free; without credits the
-//! guest's walk stands still, as it does without a free stream. A guest that wants no more gives back what it did not use.
+//! **Backpressure by credits.** A guest that has somebody to push to says so ([`Letter::Want`]);
+//! the host gives it credits out of the room that its connections have, fairly beside its own
+//! waves, and keeps that room free; without credits the guest's walk stands still, as it does
+//! without a free stream. A guest that wants no more gives back what it did not use.
 //!
-//! **Bounds.** What was handed over and waits for a connection (because one closed, or its window shrank) is at most
-//! [`RUN_MAX`] requests for each guest and lane: some 50 KiB with FCM's tokens. There are never more letters under way than
-//! credits, tickets and waves call for, and a queue that is full makes them wait in the core that wrote them.
+//! **Bounds.** What was handed over and waits for a connection (because one closed, or its window
+//! shrank) is at most [`RUN_MAX`] requests for each guest and lane: some 50 KiB with FCM's tokens.
+//! There are never more letters under way than credits, tickets and waves call for, and a queue
+//! that is full makes them wait in the core that wrote them.
 //!
-//! **A cancel reaches them.** A guest counts what it handed over as unsent until the host says that a socket has taken it.
-//! When it is told to stop, it voids what the host still holds of the wave ([`Letter::Void`]); the host hands that back and
-//! hurries its connections; so the guest confirms only when nothing of the wave can be written any more. Each entry also
-//! carries until when it may be written at all: the guest's grant, its slice, the wave's end.
+//! **A cancel reaches them.** A guest counts what it handed over as unsent until the host says that
+//! a socket has taken it. When it is told to stop, it voids what the host still holds of the wave
+//! ([`Letter::Void`]); the host hands that back and hurries its connections; so the guest confirms
+//! only when nothing of the wave can be written any more. Each entry also carries until when it may
+//! be written at all: the guest's grant, its slice, the wave's end.
 //!
-//! **The quota is the guest's.** A request counts against the slice of the core that decided on it, from when it was handed
-//! over to its fate, as one that is encoded and waits for its socket does; see `lane/slice`. Which core's connection carries
-//! it changes nothing, so slices need not move when connections do.
+//! **The quota is the guest's.** A request counts against the slice of the core that decided on it,
+//! from when it was handed over to its fate, as one that is encoded and waits for its socket does;
+//! see `lane/slice`. Which core's connection carries it changes nothing, so slices need not move
+//! when connections do.
 
 use clarion_proto::{
     ids::{LaneId, WaveId},
@@ -32,7 +38,8 @@ use crate::{
     outcome::Answer,
 };
 
-/// Requests of one guest on one lane that wait for a connection at its host, and credits that it has not used, together.
+/// Requests of one guest on one lane that wait for a connection at its host, and credits that it
+/// has not used, together.
 pub(crate) const RUN_MAX: usize = 256;
 
 /// From one core to another of its node. Those of a pair keep their order.
@@ -45,7 +52,8 @@ pub enum Letter {
         /// Counts them, so that credits for an earlier one are known.
         round: u32,
     },
-    /// From a guest: credits are of no use any more; those that it has not used are the host's again.
+    /// From a guest: credits are of no use any more; those that it has not used are the host's
+    /// again.
     Enough {
         /// On which lane.
         lane: LaneId,
@@ -154,7 +162,8 @@ pub(crate) enum Became {
     /// With the status of an answer that broke off.
     Unanswered(Option<u16>),
     Unprocessed,
-    /// It was never written: the host has no connection for it, or it was voided, or its time was over.
+    /// It was never written: the host has no connection for it, or it was voided, or its time was
+    /// over.
     Returned,
     /// It can never be written: a header holds what no header may hold.
     Refused(&'static str),

@@ -1,11 +1,13 @@
-//! One connection as the core sees it: may it take requests now, and what of them has its socket not taken yet.
+//! One connection as the core sees it: may it take requests now, and what of them has its socket
+//! not taken yet.
 //!
-//! **No queue between walk and wire.** A link takes requests only while its socket has taken everything before, and never
-//! more than one flush at a time; so what is encoded and unsent is at most a flush per connection.
+//! **No queue between walk and wire.** A link takes requests only while its socket has taken
+//! everything before, and never more than one flush at a time; so what is encoded and unsent is at
+//! most a flush per connection.
 //!
-//! **Credits are collected.** A gateway that answers one by one gives room one by one; answering each with a write would
-//! cost more than the push. A busy link waits until its room is worth a write or [`COLLECT`] has passed; an idle one
-//! never waits.
+//! **Credits are collected.** A gateway that answers one by one gives room one by one; answering
+//! each with a write would cost more than the push. A busy link waits until its room is worth a
+//! write or [`COLLECT`] has passed; an idle one never waits.
 
 use std::time::Duration;
 
@@ -18,8 +20,8 @@ use crate::lane::{connection::Connection, evidence::Witness, load::Probe};
 pub(crate) const COLLECT: Duration = Duration::from_millis(2);
 /// Room worth a write: at 64 requests a write the cost of the write no longer counts.
 const BATCH: usize = 64;
-/// How long the socket may keep bytes of a cancelled wave waiting before the connection is reset: with the turn that
-/// notices, well inside the 100 ms after which nothing may be written.
+/// How long the socket may keep bytes of a cancelled wave waiting before the connection is reset:
+/// with the turn that notices, well inside the 100 ms after which nothing may be written.
 pub(crate) const CANCEL_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Names a connection between core and driver. A slot is used again, with another generation.
@@ -72,11 +74,13 @@ pub(crate) struct Link {
     pub(crate) patience: Duration,
     /// Since when it takes nothing, though nothing is out on it and somebody waits.
     stuck_since: Option<Time>,
-    /// When a request first ran into its deadline without an answer to any, and how many answers there were before.
+    /// When a request first ran into its deadline without an answer to any, and how many answers
+    /// there were before.
     unanswered: Option<(Time, u32)>,
     /// What the gateway answered on it.
     pub(crate) answers: u32,
-    /// Answers on it without a success between that call something else than their device into question.
+    /// Answers on it without a success between that call something else than their device into
+    /// question.
     pub(crate) refused_in_row: u32,
     /// How long answers take.
     pub(crate) probe: Probe,
@@ -166,8 +170,8 @@ impl Link {
         }
     }
 
-    /// When it was offered last it could take nothing, though nothing is out on it, and so it has been for as long as it is
-    /// waited for.
+    /// When it was offered last it could take nothing, though nothing is out on it, and so it has
+    /// been for as long as it is waited for.
     pub(crate) fn is_stuck(&self, now: Time) -> bool {
         !self.leaving && self.stuck_since.is_some_and(|since| now >= since + self.patience)
     }
@@ -177,8 +181,9 @@ impl Link {
         self.stuck_since = None;
     }
 
-    /// A request ran into its deadline. True: others did before, for as long as one may take, and not one was answered
-    /// in between. Something in front of the gateway may still talk HTTP/2; the way to it is dead.
+    /// A request ran into its deadline. True: others did before, for as long as one may take, and
+    /// not one was answered in between. Something in front of the gateway may still talk HTTP/2;
+    /// the way to it is dead.
     pub(crate) fn is_dead_end(&mut self, now: Time) -> bool {
         match self.unanswered {
             Some((since, answers)) if answers == self.answers => {
@@ -225,8 +230,8 @@ impl Link {
         room
     }
 
-    /// Whether it could take requests and has no stream or window for a write's worth. To be asked behind
-    /// [`Link::offer`] in the same turn; `None`: it takes none, whatever it has.
+    /// Whether it could take requests and has no stream or window for a write's worth. To be asked
+    /// behind [`Link::offer`] in the same turn; `None`: it takes none, whatever it has.
     pub(crate) fn is_spent(&self) -> Option<bool> {
         let connection = match &self.state {
             State::Open(connection) => connection,

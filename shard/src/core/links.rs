@@ -1,4 +1,5 @@
-//! The connections of all lanes: opened as work needs them, kept, replaced; and what their sockets do.
+//! The connections of all lanes: opened as work needs them, kept, replaced; and what their sockets
+//! do.
 
 use std::time::Duration;
 
@@ -10,16 +11,16 @@ use super::{
     link::{ConnectionId, Link, State},
 };
 use crate::{
-    command::Platform,
     lane::{
         Mute,
         connection::{Connection, ConnectionConfig},
         pool::{AGE_MAX, LATE_AFTER},
     },
+    outcome::Platform,
 };
 
-/// How long a connection without PINGs may idle: less than the 4 to 6 minutes after which NATs forget it, when a request on
-/// it would wait for its whole deadline.
+/// How long a connection without PINGs may idle: less than the 4 to 6 minutes after which NATs
+/// forget it, when a request on it would wait for its whole deadline.
 const IDLE_MAX: Duration = Duration::from_mins(3);
 
 /// Why there is no connection, where handshakes do not end.
@@ -57,10 +58,11 @@ impl Core {
             return;
         };
         let spec = &end.spec;
-        // Silence while requests are out is noticed within one request's deadline; an idle connection is asked once a
-        // minute, well inside the 4 to 6 minutes after which NATs forget it. But FCM takes PINGs for an attack, whatever
-        // their distance (pigeon#81, #92: GOAWAY `too_many_pings`): there requests have their deadlines, and an idle
-        // connection leaves before anybody forgets it.
+        // Silence while requests are out is noticed within one request's deadline; an idle
+        // connection is asked once a minute, well inside the 4 to 6 minutes after which NATs forget
+        // it. But FCM takes PINGs for an attack, whatever their distance (pigeon#81, #92: GOAWAY
+        // `too_many_pings`): there requests have their deadlines, and an idle connection leaves
+        // before anybody forgets it.
         let (ping_after, idle_max) = match spec.platform {
             Platform::Apns => (
                 Some(spec.request_deadline.clamp(Duration::from_secs(1), Duration::from_mins(1))),
@@ -113,27 +115,30 @@ impl Core {
         let Some(link) = self.link_of(id) else { return };
         let lane = link.lane;
         let Some(connection) = link.connection() else { return };
-        // An error needs no handling of its own: it closes the connection, which says so when it is settled.
+        // An error needs no handling of its own: it closes the connection, which says so when it is
+        // settled.
         if let Err(error) = connection.receive(bytes, now) {
             tracing::warn!(lane = %self.lanes[lane].end.spec.name, %error, "connection ended");
         }
         self.settle(id.slot, now);
     }
 
-    /// Appends what is to be written. Call it only when everything from before has been taken by the socket, and tell
-    /// [`Core::written`] afterwards.
+    /// Appends what is to be written. Call it only when everything from before has been taken by
+    /// the socket, and tell [`Core::written`] afterwards.
     pub fn transmit(&mut self, id: ConnectionId, out: &mut Vec<u8>, now: Time) {
         if let Some(connection) = self.link_of(id).and_then(Link::connection) {
             connection.transmit(out, now);
         }
     }
 
-    /// A buffer that [`Core::transmit`] has filled and the socket has emptied, for the connections to use again.
+    /// A buffer that [`Core::transmit`] has filled and the socket has emptied, for the connections
+    /// to use again.
     pub fn give_back(&mut self, buffer: Vec<u8>) {
         self.buffers.take_back(buffer);
     }
 
-    /// The socket has taken `bytes` more (as the driver counts them); `drained`: everything that there was.
+    /// The socket has taken `bytes` more (as the driver counts them); `drained`: everything that
+    /// there was.
     pub fn written(&mut self, id: ConnectionId, bytes: usize, drained: bool, now: Time) {
         let Some(link) = self
             .links
@@ -169,8 +174,8 @@ impl Core {
         }
     }
 
-    /// What the driver should do; `None`: nothing more. To be asked after [`Core::transmit`], so that a connection's last
-    /// words are written before it is closed.
+    /// What the driver should do; `None`: nothing more. To be asked after [`Core::transmit`], so
+    /// that a connection's last words are written before it is closed.
     pub fn poll_io(&mut self) -> Option<IoRequest> {
         let request = self.io.pop_front()?;
         if let IoRequest::Close { connection, .. } = &request
@@ -241,8 +246,9 @@ impl Core {
         }
     }
 
-    /// Whether a lane should have more connections than it has: one as soon as it may connect, so that the first push of
-    /// an alert finds it warm; none after its last one idled too long; all while a wave uses it.
+    /// Whether a lane should have more connections than it has: one as soon as it may connect, so
+    /// that the first push of an alert finds it warm; none after its last one idled too long; all
+    /// while a wave uses it.
     pub(super) fn wants_links(&self, lane: usize) -> bool {
         let slot = &self.lanes[lane];
         if self.shutdown.is_some() || !slot.end.may_connect(self.now) {
@@ -260,13 +266,15 @@ impl Core {
         staying.count() < if slot.end.trust.probed_at().is_some() { wanted.min(1) } else { wanted }
     }
 
-    /// Whether somebody waits to be pushed to through a lane's connections, here or on another core.
+    /// Whether somebody waits to be pushed to through a lane's connections, here or on another
+    /// core.
     pub(super) fn is_busy(&self, lane: usize) -> bool {
         let slot = &self.lanes[lane];
         self.lane_has_work(slot) || self.guests.want(slot.end.spec.id)
     }
 
-    /// Of more connections than the lane should have, the oldest leave: they would be the next to leave by themselves.
+    /// Of more connections than the lane should have, the oldest leave: they would be the next to
+    /// leave by themselves.
     fn retire_surplus(&mut self, lane: usize) {
         let Self { lanes, links, .. } = self;
         let staying = |slot: &u32| {
@@ -289,7 +297,8 @@ impl Core {
         end.pool.attempted(now, rng);
         end.wake();
         let spec = end.spec.clone();
-        // Spread over a quarter of the age, so that connections opened together do not leave together.
+        // Spread over a quarter of the age, so that connections opened together do not leave
+        // together.
         let spread = Duration::from_micros(
             self.rng.next_u64() % (u64::try_from(AGE_MAX.as_micros()).unwrap_or(1) / 4),
         );
@@ -327,7 +336,8 @@ impl Core {
 
     /// Says goodbye on a connection; it closes when its open requests have ended.
     ///
-    /// Of a link to a host nothing happens: its connections are the host's, which hears what we hear.
+    /// Of a link to a host nothing happens: its connections are the host's, which hears what we
+    /// hear.
     pub(super) fn retire(&mut self, slot: u32) {
         if self.links[slot as usize].link.as_ref().is_some_and(Link::is_remote) {
             return;
@@ -391,8 +401,8 @@ impl Core {
         }
     }
 
-    /// So does one that stands and takes no request for as long as it is waited for: whoever waits may do better with
-    /// another one, and people have to know.
+    /// So does one that stands and takes no request for as long as it is waited for: whoever waits
+    /// may do better with another one, and people have to know.
     fn give_up_if_stuck(&mut self, slot: u32, now: Time) {
         let Some(link) = self.links[slot as usize].link.as_mut().filter(|link| link.is_stuck(now))
         else {
@@ -406,7 +416,8 @@ impl Core {
         }
     }
 
-    /// A connection that stands and is of no use leaves, with one line in the log; the next attempt has its pause.
+    /// A connection that stands and is of no use leaves, with one line in the log; the next attempt
+    /// has its pause.
     pub(super) fn give_up(&mut self, slot: u32, why: Mute, now: Time) {
         let Some(link) = self.links[slot as usize].link.as_ref().filter(|link| !link.leaving)
         else {

@@ -1,11 +1,12 @@
 //! Pushes that are open: handed to a lane, no outcome yet.
 //!
-//! A ticket names a slot here rather than (wave, partition, ordinal): an outcome must be counted where its device was
-//! counted as handed, and the device may have moved, changed its token or gone since. Slots are reused; each use has
-//! its own number in the ticket's upper half, so an answer to a push that was given up is recognised and ignored.
+//! A ticket names a slot here rather than (wave, partition, ordinal): an outcome must be counted
+//! where its device was counted as handed, and the device may have moved, changed its token or gone
+//! since. Slots are reused; each use has its own number in the ticket's upper half, so an answer to
+//! a push that was given up is recognised and ignored.
 //!
-//! Bound: a walk hands out only while its lane's retry lines are below their share, so there are never more slots than
-//! those shares and all streams of this core's connections.
+//! Bound: a walk hands out only while its lane's retry lines are below their share, so there are
+//! never more slots than those shares and all streams of this core's connections.
 
 use clarion_proto::ids::{DeviceId, Ordinal};
 
@@ -34,7 +35,8 @@ pub(crate) struct Open {
     pub(crate) credential: u32,
     /// Requests so far that did not end it.
     pub(crate) tries: u8,
-    /// Answers that called its message or project into question, or gave a reason that is not known.
+    /// Answers that called its message or project into question, or gave a reason that is not
+    /// known.
     pub(crate) doubts: u8,
     /// One of them was never answered: it may have been delivered.
     pub(crate) unanswered: bool,
@@ -76,7 +78,7 @@ impl Opens {
         let (uses, entry) = &mut self.slots[slot as usize];
         let Slot::Free { next } = *entry else { unreachable!("the free list holds free slots") };
         self.free = next;
-        // The highest bit of a ticket marks those of guests (`guest`).
+        // The highest bit of a ticket marks those of guests (`guests`).
         *uses = uses.wrapping_add(1) & (u32::MAX >> 1);
         *entry = Slot::Used(open);
         slot
@@ -105,7 +107,8 @@ impl Opens {
     /// An open push.
     ///
     /// # Panics
-    /// If the slot is free: only [`Opens::find`] and retry lines hand out slots, and those end with the push.
+    /// If the slot is free: only [`Opens::find`] and retry lines hand out slots, and those end with
+    /// the push.
     pub(crate) fn get(&mut self, slot: u32) -> &mut Open {
         match &mut self.slots[slot as usize].1 {
             Slot::Used(open) => open,

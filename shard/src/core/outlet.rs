@@ -1,8 +1,10 @@
-//! The part of a wave that goes through one lane: one walk for each partition, and its line of retries.
+//! The part of a wave that goes through one lane: one walk for each partition, and its line of
+//! retries.
 //!
-//! A wave whose apps are on two lanes walks twice, once for each: were there one walk, it would stand still at the first
-//! device of a lane that takes nothing, and a gateway that is down would hold back the phones of the other. Each walk
-//! passes over the other's devices by the tag in their keys.
+//! A wave whose apps are on two lanes walks twice, once for each: were there one walk, it would
+//! stand still at the first device of a lane that takes nothing, and a gateway that is down would
+//! hold back the phones of the other. Each walk passes over the other's devices by the tag in their
+//! keys.
 
 use std::collections::VecDeque;
 
@@ -12,7 +14,7 @@ use clarion_proto::{
 };
 use roaring::RoaringBitmap;
 
-use super::{run::Part, store::Store};
+use super::{part::Part, partitions::Partitions};
 use crate::{
     lane::retry::RetryLine,
     partition::Tags,
@@ -53,7 +55,8 @@ pub(crate) struct Found {
 #[derive(Debug)]
 pub(crate) struct Steps(pub(crate) usize);
 
-/// What a call of `Step::More` costs: a walk that found nobody has looked through about so many devices.
+/// What a call of `Step::More` costs: a walk that found nobody has looked through about so many
+/// devices.
 const MORE_COSTS: usize = 16;
 
 impl Outlet {
@@ -117,8 +120,8 @@ impl Outlet {
         }
     }
 
-    /// The part has somebody late, who goes before those who come in their order: before those of other parts, too, whose
-    /// walk of a band may take a paced wave seconds.
+    /// The part has somebody late, who goes before those who come in their order: before those of
+    /// other parts, too, whose walk of a band may take a paced wave seconds.
     pub(crate) fn make_ready_first(&mut self, part: usize) {
         let number = u16::try_from(part).expect("at most PARTITIONS_MAX");
         if self.walks[part].late() > 0 && !self.late.contains(&number) {
@@ -129,7 +132,8 @@ impl Outlet {
         }
     }
 
-    /// The part whose turn it is: of those with somebody late, else of those that may have somebody.
+    /// The part whose turn it is: of those with somebody late, else of those that may have
+    /// somebody.
     fn first(&mut self) -> Option<u16> {
         while let Some(&part) = self.late.front() {
             if self.walks[usize::from(part)].late() > 0 {
@@ -163,12 +167,12 @@ impl Outlet {
         }
     }
 
-    /// The next device of the nearest open band. With `own_bands`, this core is alone and opens its bands itself: the
-    /// next when all its partitions have walked the former.
+    /// The next device of the nearest open band. With `own_bands`, this core is alone and opens its
+    /// bands itself: the next when all its partitions have walked the former.
     pub(crate) fn next(
         &mut self,
         parts: &[Part],
-        store: &Store,
+        partitions: &Partitions,
         cover: &Cover,
         own_bands: bool,
         steps: &mut Steps,
@@ -181,7 +185,7 @@ impl Outlet {
                 steps.0 -= 1;
                 let step = match parts[usize::from(part)].slot {
                     Some(slot) => self.walks[usize::from(part)].step(
-                        store.partition(slot),
+                        partitions.partition(slot),
                         cover,
                         self.bands_open,
                     ),

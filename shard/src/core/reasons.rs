@@ -1,7 +1,8 @@
-//! Why devices were not accepted, or not at once: counted by app, consequence, status and reason, so that nothing is silent.
+//! Why devices were not accepted, or not at once: counted by app, consequence, status and reason,
+//! so that nothing is silent.
 //!
-//! A wave keeps at most [`KINDS_MAX`] kinds; a gateway that makes up words fills them and no more: what comes later is counted
-//! as `other`. Nothing here is met by a push that is accepted.
+//! A wave keeps at most [`KINDS_MAX`] kinds; a gateway that makes up words fills them and no more:
+//! what comes later is counted as `other`. Nothing here is met by a push that is accepted.
 
 use super::audience::Audience;
 use crate::{

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use clarion_proto::{
     device::Cell,
-    ids::{Epoch, LaneId, LogId, Ordinal, PartitionId, Position},
+    ids::{Epoch, LaneId, Ordinal},
     outcome::Outcome,
     time::Time,
 };
@@ -13,8 +13,10 @@ use super::{
     audience::{Audience, Message},
     open::Open,
     outlet::Outlet,
+    part::Part,
+    partitions::Partitions,
     reasons::{Reasons, Why},
-    store::Store,
+    reporting::Reporting,
     tally::Tally,
     templates::TemplateIds,
 };
@@ -22,11 +24,11 @@ use crate::{
     command::{Consequence, DeadToken, RefusedMessage, ShardSpec, WaveSpec},
     lane::pace::Pace,
     partition::Tags,
-    report::Reporting,
     wave::ProgramError,
 };
 
-/// Dead tokens waiting to be reported. More are dropped: whoever pushes to them next learns it again.
+/// Dead tokens waiting to be reported. More are dropped: whoever pushes to them next learns it
+/// again.
 const DEAD_MAX: usize = 65_536;
 /// Refused messages remembered, each in other words: what more there is says nothing new.
 const REFUSED_MAX: usize = 16;
@@ -39,7 +41,7 @@ pub(crate) struct WaveRun {
     pub(crate) phase: Phase,
     pub(crate) audience: Audience,
     pub(crate) parts: Vec<Part>,
-    /// Part of each slot of the store; `NO_PART`: none.
+    /// Part of each slot of the core's partitions; `NO_PART`: none.
     part_of: Vec<u16>,
     /// One for each lane that the wave's apps name.
     pub(crate) outlets: Vec<Outlet>,
@@ -69,7 +71,8 @@ pub(crate) enum Phase {
     Running,
     /// Nothing more is sent; the rest of the walk is counted as expired.
     Expired,
-    /// Cancelled or ended elsewhere: nothing more is sent or walked; what is in flight may still be answered.
+    /// Cancelled or ended elsewhere: nothing more is sent or walked; what is in flight may still be
+    /// answered.
     Stopped,
     /// As `Stopped`; the state goes with the last report.
     Ending,
@@ -82,17 +85,6 @@ pub(crate) struct Cancel {
     pub(crate) written_after: u64,
 }
 
-/// One partition of a wave.
-#[derive(Debug)]
-pub(crate) struct Part {
-    pub(crate) partition: PartitionId,
-    log: LogId,
-    start: Position,
-    /// In the store; `None`: no longer owned.
-    pub(crate) slot: Option<u16>,
-    pub(crate) started: bool,
-}
-
 const NO_PART: u16 = u16::MAX;
 
 impl WaveRun {
@@ -101,7 +93,7 @@ impl WaveRun {
     pub(crate) fn new(
         spec: Arc<WaveSpec>,
         ids: &mut TemplateIds,
-        store: &Store,
+        partitions: &Partitions,
     ) -> Result<Self, ProgramError> {
         let mut lanes: Vec<_> = spec.apps.iter().map(|app| app.lane).collect();
         lanes.sort_unstable();
@@ -135,20 +127,20 @@ impl WaveRun {
             spec,
         };
         for shard in &run.spec.clone().shards {
-            run.add(shard, store);
+            run.add(shard, partitions);
         }
         Ok(run)
     }
 
     /// Takes up a partition, unless it has it; then only what others have handed over meanwhile.
-    pub(crate) fn add(&mut self, shard: &ShardSpec, store: &Store) {
+    pub(crate) fn add(&mut self, shard: &ShardSpec, partitions: &Partitions) {
         if let Some(part) =
             self.parts.iter().position(|p| p.partition == shard.partition && p.slot.is_some())
         {
             self.outlets.iter_mut().for_each(|outlet| outlet.handed_elsewhere(part, &shard.handed));
             return;
         }
-        let Some(slot) = store.slot_of(shard.partition) else { return };
+        let Some(slot) = partitions.slot_of(shard.partition) else { return };
         let at = usize::from(slot);
         if self.part_of.len() <= at {
             self.part_of.resize(at + 1, NO_PART);
@@ -162,13 +154,13 @@ impl WaveRun {
             started: false,
         });
         self.outlets.iter_mut().for_each(|outlet| outlet.add(shard.handed.clone()));
-        self.start_parts(store);
+        self.start_parts(partitions);
     }
 
     /// Starts the walk where the log has been applied far enough.
-    pub(crate) fn start_parts(&mut self, store: &Store) {
+    pub(crate) fn start_parts(&mut self, partitions: &Partitions) {
         for (n, part) in self.parts.iter_mut().enumerate() {
-            if !part.started && part.slot.is_some() && store.position(part.log) >= part.start {
+            if !part.started && part.slot.is_some() && partitions.position(part.log) >= part.start {
                 part.started = true;
                 self.outlets.iter_mut().for_each(|outlet| outlet.make_ready(n));
                 self.reporting.change();
@@ -176,7 +168,7 @@ impl WaveRun {
         }
     }
 
-    /// A partition of the store went to somebody else.
+    /// A partition went to another node or core.
     pub(crate) fn drop_slot(&mut self, slot: u16) {
         let Some(part) = self.part_of.get_mut(usize::from(slot)) else { return };
         if *part != NO_PART {
@@ -280,7 +272,8 @@ impl WaveRun {
         self.reporting.change();
     }
 
-    /// Counts a device that is inside but is not sent to: expired, or its message is refused whoever it is for.
+    /// Counts a device that is inside but is not sent to: expired, or its message is refused
+    /// whoever it is for.
     pub(crate) fn ended_unsent(&mut self, band: u32, cell: Cell, outcome: Outcome) {
         let slot = self.tally.handed(band, cell);
         self.tally.ended(band, slot, outcome);
@@ -304,9 +297,10 @@ impl WaveRun {
     }
 }
 
-/// What becomes of a device that was handed to a lane and cannot be sent to any more (its wave has stopped, or it is gone,
-/// muted or no longer addressed when its turn for another try comes). A request that was never answered may have been
-/// delivered: that is unknown, and a correction has to go there too. Otherwise the gateway had put it off: expired.
+/// What becomes of a device that was handed to a lane and cannot be sent to any more (its wave has
+/// stopped, or it is gone, muted or no longer addressed when its turn for another try comes). A
+/// request that was never answered may have been delivered: that is unknown, and a correction has
+/// to go there too. Otherwise the gateway had put it off: expired.
 pub(crate) fn given_up(open: &Open) -> Outcome {
     if open.unanswered { Outcome::Unknown } else { Outcome::Expired }
 }

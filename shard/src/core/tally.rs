@@ -1,4 +1,5 @@
-//! Counts of one wave on one core: by band and by res-6 cell, and which of them changed since the last report.
+//! Counts of one wave on one core: by band and by res-6 cell, and which of them changed since the
+//! last report.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,8 @@ use clarion_proto::{device::Cell, outcome::Outcome};
 
 use crate::command::Counts;
 
-/// Cells counted one by one; more are counted by band only. 120 km have some 1,300, 500 km some 22,000.
+/// Cells counted one by one; more are counted by band only. 120 km have some 1,300, 500 km some
+/// 22,000.
 pub(crate) const CELLS_MAX: usize = 20_000;
 /// The slot of a cell beyond [`CELLS_MAX`].
 const NO_CELL: u32 = u32::MAX;
@@ -144,9 +146,9 @@ impl Changing {
     }
 }
 
-/// The res-6 cell around a res-9 cell. An H3 index keeps its resolution in bits 52 to 55 and one digit of three bits for
-/// each finer resolution, the finest lowest; unused digits are 7. So the parent is the index with another resolution
-/// and the last nine digits (7 to 15) set.
+/// The res-6 cell around a res-9 cell. An H3 index keeps its resolution in bits 52 to 55 and one
+/// digit of three bits for each finer resolution, the finest lowest; unused digits are 7. So the
+/// parent is the index with another resolution and the last nine digits (7 to 15) set.
 fn parent6(cell: Cell) -> u64 {
     cell.index() & !(0xf << 52) | 6 << 52 | ((1 << 27) - 1)
 }

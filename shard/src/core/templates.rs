@@ -1,5 +1,5 @@
-//! Numbers for templates: one for each message of each app of each wave, small and reused, so that a connection can keep
-//! its encoded templates in a plain vector.
+//! Numbers for templates: one for each message of each app of each wave, small and reused, so that
+//! a connection can keep its encoded templates in a plain vector.
 
 /// Gives out the lowest numbers that are free.
 #[derive(Debug, Default)]

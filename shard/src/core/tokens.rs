@@ -1,4 +1,5 @@
-//! Which provider token each connection uses, and what its gateway says of it: `lane/trust` decides, here it is done.
+//! Which provider token each connection uses, and what its gateway says of it: `lane/trust`
+//! decides, here it is done.
 
 use std::fmt::Display;
 
@@ -10,12 +11,13 @@ use super::{
     links::LinkSlot,
 };
 use crate::{
-    command::{Authorization, Platform},
     lane::{
         LaneEnd,
         evidence::Witness,
+        provider::authorization::Authorization,
         trust::{Change, Refusal, Use},
     },
+    outcome::Platform,
 };
 
 /// What a turn may send on the connections of one lane, as far as their tokens go.
@@ -93,7 +95,8 @@ impl Core {
                 .iter()
                 .filter_map(|l| Some((*l, links[*l as usize].link.as_ref()?)));
             let own = own.filter(|(_, link)| !link.leaving && !link.is_remote());
-            // Who connects has the newest token when it stands; where all take it, nobody waits for that.
+            // Who connects has the newest token when it stands; where all take it, nobody waits for
+            // that.
             let tries = |link: &Link| match link.is_open() {
                 true => link.credential == trust.number(),
                 false => other_key,
@@ -111,8 +114,8 @@ impl Core {
         }
     }
 
-    /// Some connections of a lane have the present token from now on. Those that do not take it leave, and what replaces
-    /// them has it; what is out on them may still be answered.
+    /// Some connections of a lane have the present token from now on. Those that do not take it
+    /// leave, and what replaces them has it; what is out on them may still be answered.
     fn take_token(&mut self, lane: usize, which: impl Fn(u32) -> bool) {
         let Some((authorization, number)) = self.lanes[lane].end.trust.present() else { return };
         let authorization = authorization.clone();
@@ -176,7 +179,8 @@ impl Core {
                 }
                 self.retire(link);
             }
-            // Each request stands for itself: whoever tried it goes on with the former, if that is still good.
+            // Each request stands for itself: whoever tried it goes on with the former, if that is
+            // still good.
             Platform::Fcm => {
                 let Some((authorization, best)) = self.lanes[at].end.trust.best(now) else {
                     return;

@@ -1,16 +1,19 @@
-//! Which of a gateway's addresses a connection goes to: evenly over all, but for those that failed a while ago.
+//! Which of a gateway's addresses a connection goes to: evenly over all, but for those that failed
+//! a while ago.
 //!
-//! Gateways publish several addresses and move them (Apple asks senders to resolve anew for each connection and to spread). A
-//! resolver gives them in any order, another one each time, so taking the first, or each in turn, spreads nothing. Here
-//! the address with the fewest of this core's connections is taken; of equals the first behind the one taken last, where
-//! each core begins at another one. An address that could not be connected to is passed over for [`PASSED_OVER`], unless
-//! all have failed: then the one that failed first is tried again.
+//! Gateways publish several addresses and move them (Apple asks senders to resolve anew for each
+//! connection and to spread). A resolver gives them in any order, another one each time, so taking
+//! the first, or each in turn, spreads nothing. Here the address with the fewest of this core's
+//! connections is taken; of equals the first behind the one taken last, where each core begins at
+//! another one. An address that could not be connected to is passed over for [`PASSED_OVER`],
+//! unless all have failed: then the one that failed first is tried again.
 //!
-//! **A name that moves.** Each connection asks anew, so new ones go where the name points now, whatever it pointed to before;
-//! an address that is not in the answer is never taken. Connections that stand stay where they are: an answer is often a
-//! part of all addresses, another one each time, so that one is missing says nothing, and who has gone says so itself. An
-//! address where nobody listens delays nobody: the same attempt goes on with the next ([`Addresses::instead`]), up to
-//! [`DIALS_MAX`].
+//! **A name that moves.** Each connection asks anew, so new ones go where the name points now,
+//! whatever it pointed to before; an address that is not in the answer is never taken. Connections
+//! that stand stay where they are: an answer is often a part of all addresses, another one each
+//! time, so that one is missing says nothing, and who has gone says so itself. An address where
+//! nobody listens delays nobody: the same attempt goes on with the next ([`Addresses::instead`]),
+//! up to [`DIALS_MAX`].
 //!
 //! Pure: names and sockets are elsewhere.
 
@@ -18,9 +21,11 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use clarion_proto::time::Time;
 
-/// How long an address that failed is left alone: some tries of the pool, whose own pauses go up to half a minute.
+/// How long an address that failed is left alone: some tries of the pool, whose own pauses go up to
+/// half a minute.
 const PASSED_OVER: Duration = Duration::from_mins(1);
-/// Addresses that are remembered; beyond them those without connections and failures are forgotten anyway.
+/// Addresses that are remembered; beyond them those without connections and failures are forgotten
+/// anyway.
 const ADDRESSES_MAX: usize = 1_024;
 
 /// Addresses of one attempt to connect: more are for the next one, after its pause.
@@ -46,7 +51,8 @@ impl Addresses {
         Self { known: BTreeMap::new(), turn: core }
     }
 
-    /// Takes one of those that a name stands for, and counts a connection to it; `None`: it stands for none.
+    /// Takes one of those that a name stands for, and counts a connection to it; `None`: it stands
+    /// for none.
     pub(super) fn take(&mut self, mut of: Vec<SocketAddr>, now: Time) -> Option<SocketAddr> {
         of.sort_unstable();
         of.dedup();
@@ -64,8 +70,8 @@ impl Addresses {
         Some(of[at])
     }
 
-    /// Nobody listens at the one taken last: another one of the same answer, in its place; `None`: all that are left have
-    /// failed lately.
+    /// Nobody listens at the one taken last: another one of the same answer, in its place; `None`:
+    /// all that are left have failed lately.
     pub(super) fn instead(&mut self, of: &[SocketAddr], now: Time) -> Option<SocketAddr> {
         let well = |address: &&SocketAddr| {
             let failed = self.known.get(*address).and_then(|known| known.failed);

@@ -8,8 +8,8 @@ use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
 use crate::core::{Core, Letter};
 
-/// Letters that wait for one core. Every turn of a core reads them, and one turn writes a few to each other core; of more,
-/// the rest waits where it was written.
+/// Letters that wait for one core. Every turn of a core reads them, and one turn writes a few to
+/// each other core; of more, the rest waits where it was written.
 const LETTERS_MAX: usize = 256;
 /// Letters read in one turn.
 const LETTERS_PER_TURN: usize = 64;

@@ -1,7 +1,7 @@
 //! Names to addresses, off the core's thread: `getaddrinfo` may take many seconds.
 //!
-//! Asked anew for every connection, as gateways move and spread by name (Apple asks for it). The answer is all addresses of
-//! the name; [`super::addresses`] chooses.
+//! Asked anew for every connection, as gateways move and spread by name (Apple asks for it). The
+//! answer is all addresses of the name; [`super::addresses`] chooses.
 
 use std::{
     io,
@@ -58,7 +58,8 @@ impl Resolver {
         Self { names, waker, thread: None }
     }
 
-    /// `Some`: the endpoint is an address, or cannot be asked for. Otherwise the answer comes by [`Resolver::answer`].
+    /// `Some`: the endpoint is an address, or cannot be asked for. Otherwise the answer comes by
+    /// [`Resolver::answer`].
     pub(super) fn ask(&mut self, id: ConnectionId, endpoint: &str) -> Option<Resolved> {
         if let Ok(address) = endpoint.parse() {
             return Some(Ok(vec![address]));
@@ -93,7 +94,8 @@ impl Resolver {
 
 fn start(names: Arc<dyn Names>, waker: Arc<Waker>) -> io::Result<Thread> {
     let (questions, asked) = sync_channel::<(ConnectionId, String)>(QUESTIONS_MAX);
-    // Room for the answer to every question that may wait and the one in hand: the thread never waits for the core.
+    // Room for the answer to every question that may wait and the one in hand: the thread never
+    // waits for the core.
     let (answer, answers) = sync_channel(QUESTIONS_MAX + 1);
     std::thread::Builder::new().name("resolver".to_owned()).spawn(move || {
         // Ends when the core's end of the questions is gone.

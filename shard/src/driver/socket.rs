@@ -1,8 +1,9 @@
 //! One TCP connection with TLS over it, never blocking.
 //!
-//! What the core encodes goes into TLS a piece at a time, and only when the former ciphertext has been taken by the
-//! socket: what waits in user space is at most one flush of plaintext and [`PIECE`] of ciphertext. The socket's own
-//! buffer is bounded too ([`SEND_BUFFER_BYTES`]), so that what still reaches the gateway after a cancel is little.
+//! What the core encodes goes into TLS a piece at a time, and only when the former ciphertext has
+//! been taken by the socket: what waits in user space is at most one flush of plaintext and
+//! [`PIECE`] of ciphertext. The socket's own buffer is bounded too ([`SEND_BUFFER_BYTES`]), so that
+//! what still reaches the gateway after a cancel is little.
 
 use std::{
     io::{self, BufRead, Read, Write},
@@ -16,7 +17,7 @@ use rustls::ClientConnection;
 use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
 use super::tls::speaks_h2;
-use crate::{command::LaneSpec, core::ConnectionId};
+use crate::{core::ConnectionId, lane::spec::LaneSpec};
 
 /// Asked of the system, which doubles it for its own bookkeeping: 256 KiB.
 const SEND_BUFFER_BYTES: usize = 128 * 1024;
@@ -305,8 +306,8 @@ fn write_ciphertext(
     Ok((written, true))
 }
 
-/// One read; `None`: nothing there. A read that does not fill the buffer has emptied the socket (epoll(7), on
-/// edge-triggered use), unless the peer's end of file stands behind it.
+/// One read; `None`: nothing there. A read that does not fill the buffer has emptied the socket
+/// (epoll(7), on edge-triggered use), unless the peer's end of file stands behind it.
 fn read_some(
     tcp: &mut TcpStream,
     scratch: &mut [u8],
@@ -327,11 +328,13 @@ fn read_some(
     }
 }
 
-/// Ciphertext of the handshake in; what is left of it when the handshake has ended, for [`Socket::receive`]. TLS 1.3 lets a
-/// server speak first, and APNs sends its SETTINGS so; TLS keeps no more plaintext than 16 KiB for who does not fetch it.
+/// Ciphertext of the handshake in; what is left of it when the handshake has ended, for
+/// [`Socket::receive`]. TLS 1.3 lets a server speak first, and APNs sends its SETTINGS so; TLS
+/// keeps no more plaintext than 16 KiB for who does not fetch it.
 fn shake_hands<'c>(tls: &mut ClientConnection, mut ciphertext: &'c [u8]) -> io::Result<&'c [u8]> {
     while !ciphertext.is_empty() && tls.is_handshaking() {
-        // One read takes what there is room for; after the peer's `close_notify` it takes no more, and this would never end.
+        // One read takes what there is room for; after the peer's `close_notify` it takes no more,
+        // and this would never end.
         if tls.read_tls(&mut ciphertext)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -351,7 +354,8 @@ fn decrypt(
             return Ok(true);
         }
         let processed = tls.process_new_packets();
-        // What came whole before an alert or a broken record counts: those answers will not come again.
+        // What came whole before an alert or a broken record counts: those answers will not come
+        // again.
         let closed = drain(tls, &mut take)?;
         processed.map_err(io::Error::other)?;
         if closed {

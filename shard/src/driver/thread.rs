@@ -23,8 +23,9 @@ use crate::{
 pub(super) const WAKE: Token = Token(usize::MAX);
 /// Commands carried out in one turn.
 const COMMANDS_PER_TURN: usize = 64;
-/// While nobody takes events, what is to be told stays due, and nothing says when there is room again: the thread asks
-/// again after so long, neither at once nor never. Sockets and commands wake it all the same.
+/// While nobody takes events, what is to be told stays due, and nothing says when there is room
+/// again: the thread asks again after so long, neither at once nor never. Sockets and commands wake
+/// it all the same.
 const DEAF_PAUSE: Duration = Duration::from_millis(1);
 /// Readiness taken from the poller in one turn.
 const READY_MAX: usize = 256;
@@ -215,11 +216,13 @@ impl CoreThread {
         }
     }
 
-    /// What came before a connection broke, of which a write was the first to hear: answers that will not come again.
+    /// What came before a connection broke, of which a write was the first to hear: answers that
+    /// will not come again.
     fn hear_out(&mut self, slot: usize) {
         let Some(socket) = self.sockets[slot].as_mut() else { return };
         let (core, id, now) = (&mut self.core, socket.id, self.clock.now());
-        // The system has said no more of this socket than that it cannot be written to. What it holds is bounded by its buffer.
+        // The system has said no more of this socket than that it cannot be written to. What it
+        // holds is bounded by its buffer.
         (socket.readable, socket.read_closed) = (true, true);
         while let Ok(Received::More) =
             socket.receive(&mut self.scratch, |bytes| core.receive(id, bytes, now))
@@ -320,7 +323,8 @@ impl CoreThread {
         }
     }
 
-    /// An attempt has come to an end; if nobody has answered at all, it goes on with another address.
+    /// An attempt has come to an end; if nobody has answered at all, it goes on with another
+    /// address.
     fn refused(&mut self, id: ConnectionId, error: &io::Error) {
         let Some(socket) = self.socket(id) else { return };
         socket.dials += 1;

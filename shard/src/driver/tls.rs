@@ -6,7 +6,7 @@ use clarion_proto::ids::LaneId;
 use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, crypto::CryptoProvider};
 use rustls_pki_types::ServerName;
 
-use crate::command::LaneSpec;
+use crate::lane::spec::LaneSpec;
 
 /// What gateways speak, and nothing else.
 const ALPN: &[u8] = b"h2";
@@ -21,7 +21,8 @@ pub(super) struct Tls {
 impl Tls {
     pub(super) fn new() -> Self {
         let mut provider = rustls::crypto::ring::default_provider();
-        // AES-128 first: as strong as is asked for, and cheaper by a quarter. The peer still chooses.
+        // AES-128 first: as strong as is asked for, and cheaper by a quarter. The peer still
+        // chooses.
         provider
             .cipher_suites
             .sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);

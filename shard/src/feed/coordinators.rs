@@ -1,7 +1,8 @@
-//! Where the coordinators are: addresses, or a name that resolves to all of them, asked again every 5 s.
+//! Where the coordinators are: addresses, or a name that resolves to all of them, asked again every
+//! 5 s.
 //!
-//! Any coordinator serves any log. A node stays with one while it answers and goes round when it does not: whoever has
-//! just failed is asked last.
+//! Any coordinator serves any log. A node stays with one while it answers and goes round when it
+//! does not: whoever has just failed is asked last.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -9,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 /// How old an answer of DNS may be.
-const ASK_AGAIN: Duration = Duration::from_secs(5);
+pub const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// A resolver that takes longer is treated as one that failed.
 const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
 
@@ -58,7 +59,7 @@ impl Coordinators {
                 Ok(Ok(found)) => addresses.extend(found),
                 Ok(Err(error)) => failed = Some(format!("{name}: {error}")),
                 Err(_) => {
-                    failed = Some(format!("{name}: no answer in {} s", RESOLVE_WITHIN.as_secs()))
+                    failed = Some(format!("{name}: no answer in {} s", RESOLVE_WITHIN.as_secs()));
                 }
             }
         }

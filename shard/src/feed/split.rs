@@ -1,8 +1,8 @@
 //! One batch of one log in, each core's part of it out. Pure; hot while a registry is loaded.
 //!
-//! Positions are kept per core and log, and moved only when a core has taken its part. So the feed may be cut anywhere,
-//! between two cores' parts of one batch too, and goes on from the least position: who has a batch already is passed
-//! over.
+//! Positions are kept per core and log, and moved only when a core has taken its part. So the feed
+//! may be cut anywhere, between two cores' parts of one batch too, and goes on from the least
+//! position: who has a batch already is passed over.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,13 +17,14 @@ use tracing::error;
 
 use crate::{
     command::Command,
-    session::ownership::{Follows, Ownership},
+    control::ownership::{Follows, Ownership},
 };
 
 /// What each core has taken of each log.
 pub type Positions = BTreeMap<Follows, Position>;
 
-/// The sender broke the contract of the feed. Another try may meet a healthy one; nothing was applied.
+/// The sender broke the contract of the feed. Another try may meet a healthy one; nothing was
+/// applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SplitError {
     /// A log without partitions of ours.
@@ -32,11 +33,11 @@ pub enum SplitError {
     /// A batch was left out or came again.
     #[error("log {log}: position {position} came where {expected} was due")]
     NotDense {
-        /// Which.
+        /// Number of the log.
         log: LogId,
-        /// Due.
+        /// The position that was due.
         expected: Position,
-        /// Came.
+        /// The position that came.
         position: Position,
     },
     /// A record of a partition that is not ours, or not of this log.
@@ -116,7 +117,7 @@ impl Splitter {
         wire::FeedRequest {
             node: node.to_owned(),
             partitions: self.partitions.iter().map(|p| u32::from(p.0)).collect(),
-            positions: crate::session::registry::to_wire(
+            positions: crate::control::registry::to_wire(
                 &self.logs.iter().map(|(l, s)| (*l, s.applied())).collect(),
             ),
             cluster: cluster.to_string(),
@@ -145,10 +146,11 @@ impl Splitter {
         cores.filter(|(c, _)| *c == core).for_each(|(_, p)| *p = position);
     }
 
-    /// Splits one batch: a command for each core that follows the log and does not have it yet, records or not.
+    /// Splits one batch: a command for each core that follows the log and does not have it yet,
+    /// records or not.
     ///
-    /// A record that cannot be decoded is left out with an error line: it is the same for every reader and every try,
-    /// and one such record must not keep a node from everything behind it.
+    /// A record that cannot be decoded is left out with an error line: it is the same for every
+    /// reader and every try, and one such record must not keep a node from everything behind it.
     ///
     /// # Errors
     /// The batch is not the one that is due, or not ours.
@@ -166,7 +168,8 @@ impl Splitter {
             return Err(SplitError::NotDense { log, expected: state.expected, position });
         }
         let mut parts: Vec<Option<Vec<(PartitionId, Record)>>> = vec![None; self.cores];
-        // An even share and an eighth more: hashing spreads a large batch within that, a small one grows once.
+        // An even share and an eighth more: hashing spreads a large batch within that, a small one
+        // grows once.
         let room = batch.records.len() / state.cores.len();
         for (core, applied) in &state.cores {
             if *applied < position {

@@ -45,8 +45,8 @@ fn parts(commands: &[(usize, Command)]) -> Vec<(usize, Vec<(u16, u64)>)> {
 
 #[test]
 fn each_core_gets_its_records_in_order_and_every_position() {
-    // Log 1 has partitions 1, 5, 9, 13; with all 16 on two cores they are at odd places: all of core 1.
-    // With 1, 2, 5, 6 owned: core 0 has 1 and 5, core 1 has 2 and 6.
+    // Log 1 has partitions 1, 5, 9, 13; with all 16 on two cores they are at odd places: all of
+    // core 1. With 1, 2, 5, 6 owned: core 0 has 1 and 5, core 1 has 2 and 6.
     let mut splitter = Splitter::new(&ownership([1, 2, 5, 6]), 2, &Positions::new());
     let request = splitter.request("node-1", &ClusterName::default());
     assert_eq!(request.partitions, [1, 2, 5, 6]);
@@ -109,8 +109,8 @@ fn one_broken_record_does_not_keep_the_node_from_the_rest() {
 }
 
 proptest! {
-    /// Wherever the feed is cut (between two cores' parts of one batch too) and however often: each core gets each of
-    /// its records once, in order, and each position once.
+    /// Wherever the feed is cut (between two cores' parts of one batch too) and however often: each
+    /// core gets each of its records once, in order, and each position once.
     #[test]
     fn a_cut_feed_goes_on_without_loss_or_repetition(
         cores in 1..4_usize,

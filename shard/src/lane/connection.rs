@@ -1,18 +1,23 @@
 //! One HTTP/2 connection to a gateway, as a state machine without I/O and clock.
 //!
-//! A general client spends some ten microseconds on a push: it builds a header map, codes each field, allocates for the
-//! stream and for the answer. But the pushes of a message differ in their token and stream id only (APNs has the token in
-//! `:path`, FCM in the body), and nearly every answer is `:status 200` with nothing else that matters. So here a request
-//! is copied from a template (`template`), a stream is a slot in a ring (`streams`), and an answer of the ordinary kind is
-//! recognised by three bytes (`read`). Neither allocates. Everything else that HTTP/2 may do still happens, on slower paths: settings at any
-//! time, windows in both directions, blocks and bodies in pieces, resets, GOAWAY in one and two steps.
+//! A general client spends some ten microseconds on a push: it builds a header map, codes each
+//! field, allocates for the stream and for the answer. But the pushes of a message differ in their
+//! token and stream id only (APNs has the token in `:path`, FCM in the body), and nearly every
+//! answer is `:status 200` with nothing else that matters. So here a request is copied from a
+//! template (`template`), a stream is a slot in a ring (`streams`), and an answer of the ordinary
+//! kind is recognised by three bytes (`read`). Neither allocates. Everything else that HTTP/2 may
+//! do still happens, on slower paths: settings at any time, windows in both directions, blocks and
+//! bodies in pieces, resets, GOAWAY in one and two steps.
 //!
 //! What holds:
-//! - each ticket that [`Connection::push`] took gets exactly one event, whatever the peer or the socket does;
+//! - each ticket that [`Connection::push`] took gets exactly one event, whatever the peer or the
+//!   socket does;
 //! - a ticket is [`ConnectionEvent::Unprocessed`] only if the peer certainly did nothing with it;
-//! - what is kept is bounded: open streams and events by `streams_max`, blocks and bodies by constants, what the peer
-//!   can make us write between two calls of [`Connection::transmit`] by a count;
-//! - what leads nowhere (PING, SETTINGS, frames of streams long gone) is put up with in bounded amount (`patience`);
+//! - what is kept is bounded: open streams and events by `streams_max`, blocks and bodies by
+//!   constants, what the peer can make us write between two calls of [`Connection::transmit`] by a
+//!   count;
+//! - what leads nowhere (PING, SETTINGS, frames of streams long gone) is put up with in bounded
+//!   amount (`patience`);
 //! - whatever the peer sends, the worst that happens is that this connection ends.
 //!
 //! ```text
@@ -21,6 +26,7 @@
 
 mod answers;
 mod closing;
+mod error;
 mod flow;
 mod frames;
 mod hpack;
@@ -41,26 +47,22 @@ use std::collections::VecDeque;
 
 use clarion_proto::time::Time;
 
-pub(crate) use self::hpack::encode::Indexing;
 use self::{
     closing::Phase, flow::SendWindows, read::Reader, streams::Streams, template::Templates,
 };
 pub use self::{
-    frames::ErrorCode,
-    spec::{
-        CloseReason, ConnectionConfig, ConnectionError, ConnectionEvent, Obstacle, PushError,
-        TemplateSpec,
-    },
+    error::{ConnectionError, ErrorCode},
+    spec::{CloseReason, ConnectionConfig, ConnectionEvent, Obstacle, PushError, TemplateSpec},
 };
 use crate::{
-    command::{Authorization, Platform},
-    lane::answer::body_bytes_max,
-    outcome::Answer,
+    lane::provider::{answer::body_bytes_max, authorization::Authorization},
+    outcome::{Answer, Platform},
 };
 
 /// What fits smaller buffers is a few words, such as acknowledgements.
 const BUFFER_BYTES_MIN: usize = 16 * 1024;
-/// Room for so many events is kept once all are fetched: after a storm of errors there were two for each stream.
+/// Room for so many events is kept once all are fetched: after a storm of errors there were two for
+/// each stream.
 const EVENTS_KEPT: usize = 64;
 
 /// A client's side of one HTTP/2 connection.
@@ -76,8 +78,8 @@ pub struct Connection {
     peer: Peer,
     /// Opened since the last [`Self::transmit`].
     openings: usize,
-    /// What SETTINGS say about streams may be used: with APNs when a request was answered (Apple, "Sending notification
-    /// requests to APNs"), with FCM from the beginning.
+    /// What SETTINGS say about streams may be used: with APNs when a request was answered (Apple,
+    /// "Sending notification requests to APNs"), with FCM from the beginning.
     proven: bool,
 
     // Answers.
@@ -113,7 +115,8 @@ struct Peer {
 }
 
 impl Connection {
-    /// A connection on a socket that has just been opened. The preface and SETTINGS are its first output.
+    /// A connection on a socket that has just been opened. The preface and SETTINGS are its first
+    /// output.
     #[must_use]
     pub fn new(mut config: ConnectionConfig, authorization: Authorization, now: Time) -> Self {
         config.streams_max = config.streams_max.clamp(1, ConnectionConfig::STREAMS_MAX);
@@ -168,8 +171,8 @@ impl Connection {
     /// Takes what the socket gave, in pieces of any size.
     ///
     /// # Errors
-    /// The peer broke the protocol. The connection is closed, its last output tells the peer why, and [`Self::poll`]
-    /// yields the fate of each open ticket.
+    /// The peer broke the protocol. The connection is closed, its last output tells the peer why,
+    /// and [`Self::poll`] yields the fate of each open ticket.
     pub fn receive(&mut self, bytes: &[u8], now: Time) -> Result<(), ConnectionError> {
         self.now = now;
         if self.is_closed() || bytes.is_empty() {
@@ -181,9 +184,9 @@ impl Connection {
             .inspect_err(|error| self.abandon(CloseReason::Error(*error), Some(error.code)))
     }
 
-    /// Appends what is to be written: all but bodies that were cut, of which a burst at a time is encoded. To be called when
-    /// what it gave before has left, until it gives nothing; before, the peer gets no further acknowledgements, and is cut
-    /// off if it wants too many.
+    /// Appends what is to be written: all but bodies that were cut, of which a burst at a time is
+    /// encoded. To be called when what it gave before has left, until it gives nothing; before, the
+    /// peer gets no further acknowledgements, and is cut off if it wants too many.
     pub fn transmit(&mut self, out: &mut Vec<u8>, now: Time) {
         self.now = now;
         if !self.is_closed() {
@@ -205,7 +208,8 @@ impl Connection {
         self.out.capacity() < BUFFER_BYTES_MIN
     }
 
-    /// Lends it one, empty, which leaves it with the next [`Self::transmit`]. Without one it makes its own.
+    /// Lends it one, empty, which leaves it with the next [`Self::transmit`]. Without one it makes
+    /// its own.
     pub fn lend(&mut self, mut buffer: Vec<u8>) {
         buffer.extend_from_slice(&self.out);
         self.out = buffer;
@@ -241,8 +245,9 @@ impl Connection {
         self.expire_requests();
     }
 
-    /// Moves the tickets whose pushes were accepted (status 200) behind those in `into`, in the order of their answers. To be
-    /// called before [`Self::poll`], which yields one by one what is left here.
+    /// Moves the tickets whose pushes were accepted (status 200) behind those in `into`, in the
+    /// order of their answers. To be called before [`Self::poll`], which yields one by one what is
+    /// left here.
     pub fn take_accepted(&mut self, into: &mut Vec<u64>) {
         into.extend(self.accepted.drain(..));
     }
@@ -263,16 +268,16 @@ impl Connection {
         self.streams.open()
     }
 
-    /// How many streams the gateway allows, and the window of the connection at its widest; `None`: it has not said so yet,
-    /// or takes no more requests.
+    /// How many streams the gateway allows, and the window of the connection at its widest; `None`:
+    /// it has not said so yet, or takes no more requests.
     #[must_use]
     pub fn capacity(&self) -> Option<(usize, u64)> {
         let open = self.proven && self.phase == Phase::Open;
         open.then(|| (self.peer.streams_max.min(self.config.streams_max), self.windows.widest()))
     }
 
-    /// What keeps requests from being written, as far as the peer has said it. To be asked when [`Self::room`] is 0 and
-    /// nothing is out, or when [`PushError::HeaderListTooLarge`] said so.
+    /// What keeps requests from being written, as far as the peer has said it. To be asked when
+    /// [`Self::room`] is 0 and nothing is out, or when [`PushError::HeaderListTooLarge`] said so.
     #[must_use]
     pub fn obstacle(&self) -> Obstacle {
         match self.peer.streams_max {
@@ -309,7 +314,8 @@ impl Connection {
 }
 
 impl std::fmt::Debug for Connection {
-    // What is in it is secret (credential, tokens in the output), so this says how it is, not what it holds.
+    // What is in it is secret (credential, tokens in the output), so this says how it is, not what
+    // it holds.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connection")
             .field("phase", &self.phase)

@@ -1,7 +1,8 @@
 //! How many answers a verdict needs, and who has to give them.
 //!
-//! One odd answer among thousands of good ones must not decide for anybody but its own device. So each answer says something
-//! about the narrowest thing that it can be about, and what is said of more than a device is counted in rows:
+//! One odd answer among thousands of good ones must not decide for anybody but its own device. So
+//! each answer says something about the narrowest thing that it can be about, and what is said of
+//! more than a device is counted in rows:
 //!
 //! | answer | its own device | counted in the row of | when the row is full |
 //! |---|---|---|---|
@@ -13,20 +14,23 @@
 //! | signed, about load or a quota | later | the lane | the lane pauses with probes |
 //! | not signed by the provider | again, elsewhere, for ever | the lane | the lane pauses with probes |
 //!
-//! A row is **full** with [`crate::command::LaneSpec::evidence`] answers (32 by default) from at least two connections and no
-//! success between. Where all of them came over one connection, that one is replaced (see [`Row::is_from_one`]), and the
-//! first answer of the same kind on another completes the row. What a full row of a credential or a lane means is taken back
-//! by the first success of a probe; nothing is ended by it.
+//! A row is **full** with [`crate::lane::spec::LaneSpec::evidence`] answers (32 by default) from at
+//! least two connections and no success between. Where all of them came over one connection, that
+//! one is replaced (see [`Row::is_from_one`]), and the first answer of the same kind on another
+//! completes the row. What a full row of a credential or a lane means is taken back by the first
+//! success of a probe; nothing is ended by it.
 //!
-//! In the row of a message each device counts once, by its first such answer: what three devices say four times is no more
-//! than what three devices say. In the row of unsigned answers a device counts with its first three tries: one that an
-//! intermediary never lets through must not stop a lane by itself when the others are done. Pure.
+//! In the row of a message each device counts once, by its first such answer: what three devices
+//! say four times is no more than what three devices say. In the row of unsigned answers a device
+//! counts with its first three tries: one that an intermediary never lets through must not stop a
+//! lane by itself when the others are done. Pure.
 
 use clarion_proto::outcome::Outcome;
 
-use crate::{command::Answers, outcome::Answer};
+use crate::outcome::{Answer, Answers};
 
-/// Tries elsewhere of a device whose message, project or refusal is in question, before it is refused.
+/// Tries elsewhere of a device whose message, project or refusal is in question, before it is
+/// refused.
 pub const TRIES_ELSEWHERE: u8 = 3;
 /// Tries with which a device counts in the row of unsigned answers.
 pub const UNSIGNED_TRIES: u8 = 3;
@@ -109,14 +113,15 @@ pub struct Complaint<'a> {
     pub answer: &'a Answer,
 }
 
-/// What the answers to one message add up to. Successes are not told to it but looked up: whoever counts them anyway pays
-/// nothing more for them.
+/// What the answers to one message add up to. Successes are not told to it but looked up: whoever
+/// counts them anyway pays nothing more for them.
 #[derive(Debug, Default)]
 pub struct MessageEvidence {
     row: Row,
     /// Of the message, when its row began.
     accepted: u64,
-    /// The batch in which that was noticed: the row may grow by later ones only, as the order within one is not known.
+    /// The batch in which that was noticed: the row may grow by later ones only, as the order
+    /// within one is not known.
     begun_in: u64,
     /// By the answer that filled the row.
     refused: Option<Box<Answer>>,
@@ -127,9 +132,10 @@ impl MessageEvidence {
     pub fn refuse(&mut self, so_far: &Answers, complaint: Complaint<'_>, needed: u32) -> Blame {
         let Complaint { by, first, token, batch, answer } = complaint;
         let accepted = so_far.of(Outcome::Accepted);
-        // All get the same bytes but for the token. FCM says INVALID_ARGUMENT of a token that is none and of a message that
-        // it does not take, often in the same words: whoever takes one for the other either throws a good registration away
-        // or sends a wrong message to millions.
+        // All get the same bytes but for the token. FCM says INVALID_ARGUMENT of a token that is
+        // none and of a message that it does not take, often in the same words: whoever takes one
+        // for the other either throws a good registration away or sends a wrong message to
+        // millions.
         if token && accepted > 0 {
             return Blame::Token;
         }
@@ -148,7 +154,8 @@ impl MessageEvidence {
         if self.refused.is_some() { Blame::Message } else { Blame::Open }
     }
 
-    /// By which answer the message is ended. An acceptance that comes later (it was out by then) takes that back.
+    /// By which answer the message is ended. An acceptance that comes later (it was out by then)
+    /// takes that back.
     #[must_use]
     pub fn refused(&self, so_far: &Answers) -> Option<&Answer> {
         self.refused.as_deref().filter(|_| so_far.of(Outcome::Accepted) == self.accepted)

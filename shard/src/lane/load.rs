@@ -1,31 +1,56 @@
-//! How a lane's connections are used on one core: what the budget of the lane in the cluster is made of.
+//! How a lane's connections are used on one core: what the budget of the lane in the cluster is
+//! made of.
 //!
-//! Connections are the bottleneck exactly while a core waits although there is somebody to push to and no connection has a
-//! stream or window left. A core that is never idle has no use for more of them; a lane that waits for its quota, its
-//! alert's rate or the end of a pause has room on its connections. So what is measured is that time, from the end of a
-//! turn to the beginning of the next. But not of a gateway that answers nothing: one that is silent would be silent on more
+//! Connections are the bottleneck exactly while a core waits although there is somebody to push to
+//! and no connection has a stream or window left. A core that is never idle has no use for more of
+//! them; a lane that waits for its quota, its alert's rate or the end of a pause has room on its
+//! connections. So what is measured is that time, from the end of a turn to the beginning of the
+//! next. But not of a gateway that answers nothing: one that is silent would be silent on more
 //! connections too.
 //!
-//! The time to an answer is sampled, one request in [`SAMPLED`] and one at a time on a connection: the middle of some
-//! hundred a second is as good as that of all, and a request that is not sampled costs one decrement.
+//! The time to an answer is sampled, one request in [`SAMPLED`] and one at a time on a connection:
+//! the middle of some hundred a second is as good as that of all, and a request that is not sampled
+//! costs one decrement.
 
 use std::time::Duration;
 
 use clarion_proto::{latency::Latencies, time::Time};
 
-use crate::command::LaneLoad;
-
 /// One request in so many.
 const SAMPLED: u8 = 64;
 /// A sampled request without an answer for so long is forgotten; longer than any useful deadline.
 const LOST: Duration = Duration::from_mins(1);
-/// Between two statements.
+/// Least time between two statements.
 pub const TELL_EVERY: Duration = Duration::from_millis(100);
-/// Latencies of this long and of as long before count. Answers of some seconds ago say nothing of a gateway that has
-/// become slow since.
+/// Latencies of this long and of as long before count. Answers of some seconds ago say nothing of a
+/// gateway that has become slow since.
 const GENERATION: Duration = Duration::from_secs(2);
-/// Bodies of which the mean is made, before the sums are halved: a new alert's are soon most of them.
+/// Bodies of which the mean is made, before the sums are halved: a new alert's are soon most of
+/// them.
 const BODIES_MAX: u64 = 4_096;
+
+/// How one core's connections of a lane are used.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LaneLoad {
+    /// Somebody is to be pushed to.
+    pub busy: bool,
+    /// Share of the time in which more connections would have been of use.
+    pub starved: f64,
+    /// That stand and take as many requests as the gateway allows.
+    pub connections: u64,
+    /// Streams of those together, as the gateway announced them.
+    pub streams: u64,
+    /// Windows of those together, as the gateway opens them.
+    pub window_bytes: u64,
+    /// Most requests that were out at once.
+    pub requests_out_max: u64,
+    /// Number of the last requests whose bodies were measured.
+    pub bodies: u64,
+    /// Size of those bodies together, bytes.
+    pub body_bytes: u64,
+    /// Samples of the last seconds.
+    pub latencies: Latencies,
+}
 
 /// Measures one core's end of a lane.
 #[derive(Debug, Default)]

@@ -1,16 +1,18 @@
-//! How a lane end is, in words for people: which trouble it has, since when, and when it asks again.
+//! How a lane end is, in words for people: which trouble it has, since when, and when it asks
+//! again.
 //!
-//! Of several troubles the one is told that keeps the others from being noticed: a refused credential, then no connection or
-//! no answers, then what the answers say. Pure.
+//! Of several troubles the one is told that keeps the others from being noticed: a refused
+//! credential, then no connection or no answers, then what the answers say. Pure.
 
 use std::time::Duration;
 
 use clarion_proto::time::Time;
 
 use super::{LaneEnd, Mute};
-use crate::command::LaneHealth;
+use crate::lane::health::LaneHealth;
 
-/// Between two times that the same trouble is told again only because its next probe is at another time.
+/// Between two times that the same trouble is told again only because its next probe is at another
+/// time.
 const PROBES_TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// How a lane end is, as it is told to people.

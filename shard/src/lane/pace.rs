@@ -1,19 +1,23 @@
-//! How fast: a token bucket, refilled by time, for an alert's rate and, with more care (`slice`), for a lane's quota.
+//! How fast: a token bucket, refilled by time, for an alert's rate and, with more care (`slice`),
+//! for a lane's quota.
 //!
-//! A bucket that gives out every token the moment it exists makes one write of one request each: 9 µs of CPU instead of
-//! 0.6, and a core that wakes for each finds its caches cold each time. So an emptied bucket collects for [`QUANTUM`]
-//! before it gives again; the average stays, the writes carry many.
+//! A bucket that gives out every token the moment it exists makes one write of one request each: 9
+//! µs of CPU instead of 0.6, and a core that wakes for each finds its caches cold each time. So an
+//! emptied bucket collects for [`QUANTUM`] before it gives again; the average stays, the writes
+//! carry many.
 
 use std::time::Duration;
 
 use clarion_proto::time::Time;
 
-use crate::command::Rate;
+use crate::lane::rate::Rate;
 
-/// How long an emptied bucket collects at most. Of 10,000 a second over two nodes a write then carries a hundred, of 500 over
-/// fifty cores one in five has something to do. Nobody notices that a push is 20 ms late, and a report is as often.
+/// How long an emptied bucket collects at most. Of 10,000 a second over two nodes a write then
+/// carries a hundred, of 500 over fifty cores one in five has something to do. Nobody notices that
+/// a push is 20 ms late, and a report is as often.
 ///
-/// CPU of two nodes per push at 10,000 a second, by this: 2 ms 15.4 µs, 10 ms 7.3 to 9.3, 20 ms 6.5 to 8.0.
+/// CPU of two nodes per push at 10,000 a second, by this: 2 ms 15.4 µs, 10 ms 7.3 to 9.3, 20 ms 6.5
+/// to 8.0.
 pub const QUANTUM: Duration = Duration::from_millis(20);
 
 /// A rate, or none.
@@ -23,8 +27,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A new rate. A change of an existing one keeps what has been collected, so that renewing a lease several times a
-    /// second never adds a burst.
+    /// A new rate. A change of an existing one keeps what has been collected, so that renewing a
+    /// lease several times a second never adds a burst.
     pub fn set(&mut self, rate: Option<Rate>, now: Time) {
         self.bucket = rate.map(|rate| match self.bucket.take() {
             Some(mut bucket) => {
@@ -73,7 +77,8 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// With what it gives each time, so that the first do not wait and none come before their place.
+    /// With what it gives each time, so that the first do not wait and none come before their
+    /// place.
     fn begun(rate: Rate, now: Time) -> Self {
         let quantum = rate.per_second * QUANTUM.as_secs_f64();
         Self { tokens: quantum.min(rate.burst).max(0.0), ..Self::empty(rate, now) }
@@ -120,7 +125,8 @@ impl Bucket {
         }
     }
 
-    /// For so long an emptied bucket collects: never more than half of what it holds, or time would pass for nothing.
+    /// For so long an emptied bucket collects: never more than half of what it holds, or time would
+    /// pass for nothing.
     fn quantum(&self) -> Duration {
         let fills = Duration::try_from_secs_f64(self.capacity() / 2.0 / self.rate.per_second)
             .unwrap_or(QUANTUM);
@@ -141,13 +147,15 @@ impl Bucket {
         if self.rate.per_second <= 0.0 {
             return None;
         }
-        // A microsecond more than computed: rounding must not wake the core just before the token is whole.
+        // A microsecond more than computed: rounding must not wake the core just before the token
+        // is whole.
         let wait = Duration::from_secs_f64((missing / self.rate.per_second).min(3600.0))
             + Duration::from_micros(1);
         Some((self.at + wait).max(self.collect_until))
     }
 
-    /// At least one: a share below one request (a small rate over many cores) must still collect a whole one.
+    /// At least one: a share below one request (a small rate over many cores) must still collect a
+    /// whole one.
     pub(super) fn capacity(&self) -> f64 {
         self.rate.burst.max(1.0)
     }

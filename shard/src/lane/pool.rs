@@ -1,23 +1,28 @@
-//! When one lane end may open a connection: how many it should have, how soon after a failure, how often at most.
+//! When one lane end may open a connection: how many it should have, how soon after a failure, how
+//! often at most.
 //!
-//! Gateways take rapid opening and closing for an attack, and a core that loses its gateway must not knock in a loop. But
-//! whoever has a gateway again must be back in seconds. So there are three rules:
+//! Gateways take rapid opening and closing for an attack, and a core that loses its gateway must
+//! not knock in a loop. But whoever has a gateway again must be back in seconds. So there are three
+//! rules:
 //!
-//! - **A budget that refills evenly.** [`ATTEMPTS_AT_ONCE`] attempts and one for each connection that the lane end should
-//!   have may be made at once; one more comes every [`ATTEMPT_EVERY`]. In any minute these are at most
-//!   `6 + connections + 60 s / 2.5 s` = [`ATTEMPTS_PER_MINUTE`] `+ connections`, and never does it take longer than
-//!   [`ATTEMPT_EVERY`] to have one: a minute's worth that a storm has spent at once would leave nothing for the rest of it.
-//! - **What is of use pays.** A connection that has had a hundred answers gives back its own attempt and one more: nginx
-//!   closes each after 1,000 requests, in order and by default, and a wave through it needs a new one every few
-//!   milliseconds; and after a storm the number of connections doubles with each that is of use. So attempts *for nothing*
-//!   are in any minute at most as many as above and as many as were of use.
-//! - **A failure waits**, for a pause that grows, with jitter. While nobody has answered on a new connection since, attempts
-//!   go out one by one, a pause apart: a gateway that is down is asked by one, not by all that are wanted. While somebody
-//!   waits to be pushed to, no pause is longer than [`BUSY_PAUSE_MAX`]; otherwise it grows as far as is configured.
+//! - **A budget that refills evenly.** [`ATTEMPTS_AT_ONCE`] attempts and one for each connection
+//!   that the lane end should have may be made at once; one more comes every [`ATTEMPT_EVERY`]. In
+//!   any minute these are at most `6 + connections + 60 s / 2.5 s` = [`ATTEMPTS_PER_MINUTE`] `+
+//!   connections`, and never does it take longer than [`ATTEMPT_EVERY`] to have one: a minute's
+//!   worth that a storm has spent at once would leave nothing for the rest of it.
+//! - **What is of use pays.** A connection that has had a hundred answers gives back its own
+//!   attempt and one more: nginx closes each after 1,000 requests, in order and by default, and a
+//!   wave through it needs a new one every few milliseconds; and after a storm the number of
+//!   connections doubles with each that is of use. So attempts *for nothing* are in any minute at
+//!   most as many as above and as many as were of use.
+//! - **A failure waits**, for a pause that grows, with jitter. While nobody has answered on a new
+//!   connection since, attempts go out one by one, a pause apart: a gateway that is down is asked
+//!   by one, not by all that are wanted. While somebody waits to be pushed to, no pause is longer
+//!   than [`BUSY_PAUSE_MAX`]; otherwise it grows as far as is configured.
 //!
-//! So from when a gateway is well again, a lane end with somebody to push to begins its next attempt within
-//! `1.1 · BUSY_PAUSE_MAX` ([`LATE_AFTER`] more behind a handshake that hangs), and has what it had as soon as that one has
-//! answered.
+//! So from when a gateway is well again, a lane end with somebody to push to begins its next
+//! attempt within `1.1 · BUSY_PAUSE_MAX` ([`LATE_AFTER`] more behind a handshake that hangs), and
+//! has what it had as soon as that one has answered.
 
 use std::time::Duration;
 
@@ -26,25 +31,27 @@ use rand::Rng;
 
 use super::retry::Backoff;
 
-/// Attempts to connect that may be made at once, by one core for one lane, beyond one for each connection that it should
-/// have.
+/// Attempts to connect that may be made at once, by one core for one lane, beyond one for each
+/// connection that it should have.
 const ATTEMPTS_AT_ONCE: usize = 6;
 /// How long an attempt takes to come back.
 pub const ATTEMPT_EVERY: Duration = Duration::from_micros(EVERY);
-/// Attempts to connect in any minute, by one core for one lane, beyond one for each connection that it should have: while
-/// none of them is of use.
+/// Attempts to connect in any minute, by one core for one lane, beyond one for each connection that
+/// it should have: while none of them is of use.
 pub const ATTEMPTS_PER_MINUTE: usize = ATTEMPTS_AT_ONCE + 24;
-/// Answers after which a connection has been worth its attempt and another. A handshake costs both sides about a
-/// millisecond, as much as some hundred pushes: opened that often, connections cost at most twice what they carry.
+/// Answers after which a connection has been worth its attempt and another. A handshake costs both
+/// sides about a millisecond, as much as some hundred pushes: opened that often, connections cost
+/// at most twice what they carry.
 pub const ANSWERS_FOR_AN_ATTEMPT: u32 = 100;
 /// The first pause behind a failure at most, whatever longer one is configured for requests.
 pub(super) const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// The longest, while somebody waits to be pushed to; half of the first comes on top of it.
 pub const BUSY_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A handshake that has taken so long counts as failed for the time being: another attempt may overtake it. Five times what
-/// one takes around the world (three round trips of 130 ms).
+/// A handshake that has taken so long counts as failed for the time being: another attempt may
+/// overtake it. Five times what one takes around the world (three round trips of 130 ms).
 pub const LATE_AFTER: Duration = Duration::from_secs(2);
-/// A connection of this age is replaced, so that addresses, certificates and balance follow the gateway's.
+/// A connection of this age is replaced, so that addresses, certificates and balance follow the
+/// gateway's.
 pub const AGE_MAX: Duration = Duration::from_hours(6);
 
 /// Decides when to open.
@@ -81,8 +88,9 @@ impl Pool {
         }
     }
 
-    /// The lane end should have so many connections from now on. What was attempted counts on, as far as a lane end of that size
-    /// could have attempted it: one that has lost its gateway is given fewer, and must not wait for what it had before.
+    /// The lane end should have so many connections from now on. What was attempted counts on, as
+    /// far as a lane end of that size could have attempted it: one that has lost its gateway is
+    /// given fewer, and must not wait for what it had before.
     pub fn resize(&mut self, connections: usize, now: Time) {
         self.at_once = at_once(connections);
         self.spent_until.0 = self.spent_until.0.min(now.0 + self.at_once * EVERY);
@@ -112,8 +120,8 @@ impl Pool {
         self.spent_until.0 = self.spent_until.0.saturating_sub(2 * EVERY);
     }
 
-    /// An attempt failed, is late, or a connection broke without an order to leave. Several within one pause are the same
-    /// trouble.
+    /// An attempt failed, is late, or a connection broke without an order to leave. Several within
+    /// one pause are the same trouble.
     pub fn failed(&mut self, now: Time, rng: &mut impl Rng) {
         if self.failures > 0 && now < self.pause.0 {
             return;
@@ -124,7 +132,8 @@ impl Pool {
         self.failures = self.failures.saturating_add(1);
     }
 
-    /// The gateway answered for the first time on a connection: it is well, and all that are wanted may come.
+    /// The gateway answered for the first time on a connection: it is well, and all that are wanted
+    /// may come.
     pub fn answered(&mut self) {
         if self.failures > 0 {
             (self.failures, self.pause, self.spaced_until) = (0, (Time(0), Time(0)), Time(0));
@@ -232,7 +241,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever fails, is of use or waits, in any minute no more go out for nothing than are stated.
+        /// Whatever fails, is of use or waits, in any minute no more go out for nothing than are
+        /// stated.
         #[test]
         fn never_more_attempts_than_stated(
             connections in 1usize..40,

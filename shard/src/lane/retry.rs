@@ -1,9 +1,10 @@
 //! Who waits for another try, by time; and for how long.
 //!
-//! A line holds names of open pushes (slots, four bytes each), never tokens or bodies: those are read again when the
-//! time comes. It is not bounded by itself but by who may enter: a walk hands out new devices only while the lines of
-//! its lane hold fewer than the lane's share of [`ORDINALS_MAX`], so a line never holds more than that share and what was
-//! in flight at that moment. A full line means that the walk waits; nothing is ever dropped for lack of room.
+//! A line holds names of open pushes (slots, four bytes each), never tokens or bodies: those are
+//! read again when the time comes. It is not bounded by itself but by who may enter: a walk hands
+//! out new devices only while the lines of its lane hold fewer than the lane's share of
+//! [`ORDINALS_MAX`], so a line never holds more than that share and what was in flight at that
+//! moment. A full line means that the walk waits; nothing is ever dropped for lack of room.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
@@ -58,9 +59,10 @@ impl RetryLine {
     }
 }
 
-/// Growing pauses with full jitter: uniform between nothing and `min · 2^tries`, at most `max`. Full jitter spreads those
-/// who failed together over the whole pause instead of letting them come back together. A provider that wants to be left
-/// alone for a time in any case gets that time in front of it.
+/// Growing pauses with full jitter: uniform between nothing and `min · 2^tries`, at most `max`.
+/// Full jitter spreads those who failed together over the whole pause instead of letting them come
+/// back together. A provider that wants to be left alone for a time in any case gets that time in
+/// front of it.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
     /// The first pause at most.

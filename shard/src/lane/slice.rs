@@ -1,38 +1,47 @@
-//! A core's slice of a lane's quota: never more than the provider allows, in any minute that anybody may choose.
+//! A core's slice of a lane's quota: never more than the provider allows, in any minute that
+//! anybody may choose.
 //!
-//! A provider counts what *arrives* in windows that nobody can align with. A token bucket lets through `burst + rate · 60 s` in
-//! any 60 s, and the coordinator shares out bursts and rates so that the sum over all nodes is the quota. But a bucket counts
-//! what is *encoded*, when it is encoded, and there are five ways in which more than that arrives:
+//! A provider counts what *arrives* in windows that nobody can align with. A token bucket lets
+//! through `burst + rate · 60 s` in any 60 s, and the coordinator shares out bursts and rates so
+//! that the sum over all nodes is the quota. But a bucket counts what is *encoded*, when it is
+//! encoded, and there are five ways in which more than that arrives:
 //!
-//! 1. **Requests that arrive late.** A socket blocks, a network stalls, a gateway does not read: what was encoded over a
-//!    second arrives at once, together with what the bucket has refilled since. So a request that is out (encoded, not yet
-//!    answered) leaves no room for another token: `tokens + out <= burst` always. Between two times a and b at most
-//!    `tokens(a) + rate · (b - a)` are encoded, what arrives was encoded then or was out at a, and both together are at most
-//!    `burst + rate · (b - a)`, however long each was on its way. The price: a burst below rate × latency binds the
-//!    rate. One second's worth, which the coordinator gives, is a latency of one second.
-//! 2. **A lease that ran out.** While a node has none, others may have its share. It collects nothing in that time.
-//! 3. **A beginning.** A process that follows another one does not know what that has spent. So a slice begins empty. A node
-//!    holds its slices from when it knows its lanes, so after `burst / rate` (a second) nothing is left of that; and it never
-//!    costs a burst twice.
-//! 4. **Another rate.** What was collected stays, as far as the new burst goes; a slice that was without limit begins empty.
+//! 1. **Requests that arrive late.** A socket blocks, a network stalls, a gateway does not read:
+//!    what was encoded over a second arrives at once, together with what the bucket has refilled
+//!    since. So a request that is out (encoded, not yet answered) leaves no room for another token:
+//!    `tokens + out <= burst` always. Between two times a and b at most `tokens(a) + rate · (b -
+//!    a)` are encoded, what arrives was encoded then or was out at a, and both together are at most
+//!    `burst + rate · (b - a)`, however long each was on its way. The price: a burst below rate ×
+//!    latency binds the rate. One second's worth, which the coordinator gives, is a latency of one
+//!    second.
+//! 2. **A lease that ran out.** While a node has none, others may have its share. It collects
+//!    nothing in that time.
+//! 3. **A beginning.** A process that follows another one does not know what that has spent. So a
+//!    slice begins empty. A node holds its slices from when it knows its lanes, so after `burst /
+//!    rate` (a second) nothing is left of that; and it never costs a burst twice.
+//! 4. **Another rate.** What was collected stays, as far as the new burst goes; a slice that was
+//!    without limit begins empty.
 //! 5. **Cores.** Each has a bucket, and none can hold less than one request; see [`share`].
 //!
-//! A request that goes out over another core's connection counts here, with the core that decided on it, from when it was
-//! handed over: it is out, however long it is on its way. So slices do not move when connections do.
+//! A request that goes out over another core's connection counts here, with the core that decided
+//! on it, from when it was handed over: it is out, however long it is on its way. So slices do not
+//! move when connections do.
 //!
-//! **A reserve.** Waves that have a lane to themselves leave the last sixteenth of the burst in the bucket ([`Slice::reserve`]):
-//! what the next alert begins with, at once, beside its equal share from then on. With a burst of one second that is what a
-//! lane sends in 60 ms, over all nodes. It costs the running alert nothing, as a bucket that is never below its reserve
-//! refills as fast as one that is never below nothing; only where rate × latency comes near the burst does it bind, by a
-//! sixteenth.
+//! **A reserve.** Waves that have a lane to themselves leave the last sixteenth of the burst in the
+//! bucket ([`Slice::reserve`]): what the next alert begins with, at once, beside its equal share
+//! from then on. With a burst of one second that is what a lane sends in 60 ms, over all nodes. It
+//! costs the running alert nothing, as a bucket that is never below its reserve refills as fast as
+//! one that is never below nothing; only where rate × latency comes near the burst does it bind, by
+//! a sixteenth.
 //!
-//! Repeats spend as first tries do. What is not counted: a request whose answer is not waited for any more (deadline, broken
-//! connection) and that reaches the gateway all the same from some buffer on the way.
+//! Repeats spend as first tries do. What is not counted: a request whose answer is not waited for
+//! any more (deadline, broken connection) and that reaches the gateway all the same from some
+//! buffer on the way.
 
 use clarion_proto::time::Time;
 
 use super::pace::Bucket;
-use crate::command::Rate;
+use crate::lane::rate::Rate;
 
 /// The minute that providers count in.
 const WINDOW_SECONDS: f64 = 60.0;
@@ -109,7 +118,8 @@ impl Slice {
         self.until
     }
 
-    /// When [`Slice::room`] will be above `kept` by time alone; `None`: something else has to happen before.
+    /// When [`Slice::room`] will be above `kept` by time alone; `None`: something else has to
+    /// happen before.
     #[must_use]
     #[allow(clippy::cast_precision_loss)] // a part of the burst
     pub fn ready_at(&self, now: Time, kept: usize) -> Option<Time> {
@@ -138,10 +148,10 @@ impl Slice {
 
 /// One core's part of a node's slice, of so many cores.
 ///
-/// A bucket that holds less than one request never gives one, so each part's burst is at least one. Where that makes the
-/// bursts more than the node's, the rates pay for it: `burst + rate · 60` of all parts is never more than the node's. A node
-/// that may send less than one request a minute for each of its cores may not send at all: its parts have no rate, and begin
-/// empty.
+/// A bucket that holds less than one request never gives one, so each part's burst is at least one.
+/// Where that makes the bursts more than the node's, the rates pay for it: `burst + rate · 60` of
+/// all parts is never more than the node's. A node that may send less than one request a minute for
+/// each of its cores may not send at all: its parts have no rate, and begin empty.
 #[must_use]
 #[allow(clippy::cast_precision_loss)] // cores
 pub fn share(per_second: f64, burst: f64, parts: usize) -> Rate {

@@ -1,19 +1,24 @@
-//! What is known of a lane end's provider tokens: which may be used, on which connections, and how much at once.
+//! What is known of a lane end's provider tokens: which may be used, on which connections, and how
+//! much at once.
 //!
-//! **A new one is tried before it is used**: by one request, on one connection; the others go on with the former, which is
-//! still good (the lane's owner replaces tokens well before their end). When the new one has been accepted, all take it.
-//! So a token that is no good (a key that is wrong, a clock that is off, one change too many) costs one request and not a
-//! burst on every connection, which APNs answers with smaller SETTINGS and in the end by disconnecting (Apple, "Handling
-//! error responses from APNs"). Where there is no former one to go on with, all wait for that one request. Another key's token is
-//! tried in the same way, over a connection of its own, since APNs ties each to the key of its first request (Apple,
-//! "Establishing a token-based connection to APNs"): a wrong key that somebody put in place costs a connection.
+//! **A new one is tried before it is used**: by one request, on one connection; the others go on
+//! with the former, which is still good (the lane's owner replaces tokens well before their end).
+//! When the new one has been accepted, all take it. So a token that is no good (a key that is
+//! wrong, a clock that is off, one change too many) costs one request and not a burst on every
+//! connection, which APNs answers with smaller SETTINGS and in the end by disconnecting (Apple,
+//! "Handling error responses from APNs"). Where there is no former one to go on with, all wait for
+//! that one request. Another key's token is tried in the same way, over a connection of its own,
+//! since APNs ties each to the key of its first request (Apple, "Establishing a token-based
+//! connection to APNs"): a wrong key that somebody put in place costs a connection.
 //!
-//! **A refusal of one connection is that connection's word.** It sticks to a connection (jchambers/pushy#783), one host's
-//! clock may be wrong, and a sporadic InvalidProviderToken heals itself (ostinelli/apnotic#109). So that connection goes, and
-//! others go on. Only a full row of refusals ([`super::evidence`]), with nobody accepted in between, condemns the token: an
-//! alarm, and the lane's owner makes another when its spacing of 24 minutes allows. Meanwhile the same token is tried again,
-//! by one request over one new connection each time, after pauses that double up to 5 s, or up to a minute while a former
-//! token goes on: 20 minutes are long for whoever looks for a child.
+//! **A refusal of one connection is that connection's word.** It sticks to a connection
+//! (jchambers/pushy#783), one host's clock may be wrong, and a sporadic InvalidProviderToken heals
+//! itself (ostinelli/apnotic#109). So that connection goes, and others go on. Only a full row of
+//! refusals ([`super::evidence`]), with nobody accepted in between, condemns the token: an alarm,
+//! and the lane's owner makes another when its spacing of 24 minutes allows. Meanwhile the same
+//! token is tried again, by one request over one new connection each time, after pauses that double
+//! up to 5 s, or up to a minute while a former token goes on: 20 minutes are long for whoever looks
+//! for a child.
 //!
 //! ```text
 //!            accepted                       a full row of refusals
@@ -23,8 +28,9 @@
 //!    '------------------------- refused once -------------------------------->  another token: Untried
 //! ```
 //!
-//! **The first answer to an untried token counts at once.** It is tried by one request at a time anyway, so nothing is lost:
-//! being condemned means only that the next try has a pause, and that somebody knows. Pure.
+//! **The first answer to an untried token counts at once.** It is tried by one request at a time
+//! anyway, so nothing is lost: being condemned means only that the next try has a pause, and that
+//! somebody knows. Pure.
 
 use std::time::Duration;
 
@@ -36,7 +42,7 @@ use super::{
     evidence::{Row, Witness},
     retry::Backoff,
 };
-use crate::command::{Authorization, Platform};
+use crate::{lane::provider::authorization::Authorization, outcome::Platform};
 
 /// Between tries of a condemned one, while there is no other.
 const AGAIN: Backoff = Backoff {
@@ -50,15 +56,18 @@ const AGAIN_BESIDE_FORMER: Backoff = Backoff {
     max: Duration::from_mins(1),
     floor: Duration::from_secs(1),
 };
-/// Refusals of an accepted token that last so long, without a success between, are told whether they condemn it or not: on
-/// few connections a row takes a while to fill, and nothing else is sent meanwhile.
+/// Refusals of an accepted token that last so long, without a success between, are told whether
+/// they condemn it or not: on few connections a row takes a while to fill, and nothing else is sent
+/// meanwhile.
 const DOUBT_TOLD_AFTER: Duration = Duration::from_secs(1);
-/// How long the former token of APNs is good for beside the new one: it is replaced at 24 minutes and expires at 60.
+/// How long the former token of APNs is good for beside the new one: it is replaced at 24 minutes
+/// and expires at 60.
 const FORMER_APNS: Duration = Duration::from_mins(10);
 /// The same of FCM: replaced 5 minutes before its end.
 const FORMER_FCM: Duration = Duration::from_mins(3);
-/// When the gateway minds that the token has changed (`TooManyProviderTokenUpdates`), the new one is tried again after so long:
-/// a try is one request with the same token, which is no further change.
+/// When the gateway minds that the token has changed (`TooManyProviderTokenUpdates`), the new one
+/// is tried again after so long: a try is one request with the same token, which is no further
+/// change.
 const PUT_OFF: Backoff = Backoff {
     min: Duration::from_secs(1),
     max: Duration::from_secs(2),
@@ -99,7 +108,8 @@ enum State {
 /// What a refusal of a token means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nothing that is not known: a token that is not used any more, or an answer from before the token was condemned.
+    /// Nothing that is not known: a token that is not used any more, or an answer from before the
+    /// token was condemned.
     Old,
     /// The connection that said so is doubted, and nothing else.
     OfConnection,
@@ -161,7 +171,8 @@ impl Trust {
         let known =
             |t: &Token| t.authorization.0.expose_secret() == authorization.0.expose_secret();
         if self.present.as_ref().is_some_and(known) && self.signer == signer {
-            // Said again by a new session. If it was refused, somebody may have mended that: it has another try at once.
+            // Said again by a new session. If it was refused, somebody may have mended that: it has
+            // another try at once.
             if matches!(self.state, State::Untried | State::Good) {
                 return Change::None;
             }
@@ -199,7 +210,8 @@ impl Trust {
         self.refusals.clear();
     }
 
-    /// Whether a connection that has the token of this number takes the present one: with APNs, if the same key made both.
+    /// Whether a connection that has the token of this number takes the present one: with APNs, if
+    /// the same key made both.
     #[must_use]
     pub fn takes(&self, number: u32) -> bool {
         let by_this_signer = self.number().wrapping_sub(self.signer_since);
@@ -260,7 +272,8 @@ impl Trust {
         matches!(self.state, State::Condemned(_))
     }
 
-    /// Somebody should know: it is condemned, or was refused for a while and not accepted by anybody.
+    /// Somebody should know: it is condemned, or was refused for a while and not accepted by
+    /// anybody.
     #[must_use]
     pub fn is_refused(&self, now: Time) -> bool {
         self.is_condemned() || self.told_at().is_some_and(|at| now >= at)
@@ -278,8 +291,8 @@ impl Trust {
         self.state == State::Untried && self.put_offs > 0
     }
 
-    /// It is tried by one connection at a time, which is opened for that, then; `None`: it is not condemned, or there is a
-    /// former one.
+    /// It is tried by one connection at a time, which is opened for that, then; `None`: it is not
+    /// condemned, or there is a former one.
     #[must_use]
     pub fn probed_at(&self) -> Option<Time> {
         (self.is_condemned() && self.former.is_none()).then_some(self.not_before)
@@ -301,8 +314,8 @@ impl Trust {
         }
     }
 
-    /// A request with this one was answered by the provider with something else than a refusal of it. True: all connections
-    /// are to take it.
+    /// A request with this one was answered by the provider with something else than a refusal of
+    /// it. True: all connections are to take it.
     pub fn accepted(&mut self, number: u32) -> bool {
         if self.is_former(number) {
             self.former_refusals.clear();
@@ -356,7 +369,8 @@ impl Trust {
         if times == 0 { Refusal::OfToken } else { Refusal::Still }
     }
 
-    /// The gateway minds that the token has changed. False: it has taken this one before, so that is no word on it.
+    /// The gateway minds that the token has changed. False: it has taken this one before, so that
+    /// is no word on it.
     pub fn put_off(&mut self, number: u32, now: Time, rng: &mut impl Rng) -> bool {
         let tried = number == self.number() && self.state != State::Good;
         if tried && now >= self.not_before {

@@ -1,4 +1,5 @@
-//! The cores as the control plane sees them: a bounded queue of commands to each, a bounded queue of events from each.
+//! The cores as the control plane sees them: a bounded queue of commands to each, a bounded queue
+//! of events from each.
 //!
 //! What runs behind the queues is the thread driver in a node, and a script in a test.
 
@@ -8,48 +9,13 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
     time::timeout,
 };
 
-use crate::{
-    command::{Command, Event},
-    driver::{CommandSender, CoreGone},
-};
-
-/// The other end is gone: the core has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Closed;
-
-/// The sending end of one core's bounded queue.
-pub trait CommandSink: Send + Sync + 'static {
-    /// Waits for room, then hands the command over; given up before that, nothing was handed over.
-    fn send(&self, command: Command) -> BoxFuture<'_, Result<(), Closed>>;
-    /// Waits until the core has taken every batch of the feed that was sent, or has ended. A script has one queue for
-    /// everything, in order: there is nothing to wait for.
-    fn drained(&self) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
-}
-
-impl CommandSink for mpsc::Sender<Command> {
-    fn send(&self, command: Command) -> BoxFuture<'_, Result<(), Closed>> {
-        Box::pin(async move { mpsc::Sender::send(self, command).await.map_err(|_| Closed) })
-    }
-}
-
-impl CommandSink for CommandSender {
-    fn send(&self, command: Command) -> BoxFuture<'_, Result<(), Closed>> {
-        Box::pin(async move { CommandSender::send(self, command).await.map_err(|CoreGone| Closed) })
-    }
-
-    fn drained(&self) -> BoxFuture<'_, ()> {
-        Box::pin(CommandSender::feed_taken(self))
-    }
-}
+use crate::command::{Closed, Command, CommandSink, Event};
 
 /// One core, seen from here.
 pub struct CorePort {
@@ -59,15 +25,17 @@ pub struct CorePort {
     pub events: mpsc::Receiver<Event>,
 }
 
-/// Commands that wait here for one core. An input makes at most some 130 for each core (leave for 64 waves, a wave, a
-/// change of ownership); so many are free before one is read.
+/// Commands that wait here for one core. An input makes at most some 130 for each core (leave for
+/// 64 waves, a wave, a change of ownership); so many are free before one is read.
 const OUTBOX: usize = 512;
 const OUTBOX_FREE_MIN: usize = 192;
-/// A core that takes no command for so long hangs, and the process is to be replaced.
-const CORE_WITHIN: Duration = Duration::from_secs(10);
+/// A core that takes no command for this long hangs, and the process has to be replaced. A core
+/// takes commands in every turn, and a turn does a bounded amount of work. Batches of the feed have
+/// a longer limit of their own (`feed`).
+const COMMAND_TAKEN_WITHIN: Duration = Duration::from_secs(10);
 
-/// Takes commands without waiting and brings them to one core in order, so that a core that is behind holds up neither
-/// the other cores nor what comes from them.
+/// Takes commands without waiting and brings them to one core in order, so that a core that is
+/// behind holds up neither the other cores nor what comes from them.
 #[derive(Debug)]
 pub(super) struct Outbox {
     errands: mpsc::Sender<Errand>,
@@ -97,7 +65,7 @@ impl Outbox {
                         continue;
                     }
                 };
-                let problem = match timeout(CORE_WITHIN, sink.send(command)).await {
+                let problem = match timeout(COMMAND_TAKEN_WITHIN, sink.send(command)).await {
                     Ok(Ok(())) => continue,
                     Ok(Err(Closed)) => CoreFailure::Ended(core),
                     Err(_) => CoreFailure::Hangs(core),
@@ -109,7 +77,8 @@ impl Outbox {
         Self { errands, task }
     }
 
-    /// Whether the commands of one more input have room; for a core that has ended there is nothing to wait for.
+    /// Whether the commands of one more input have room; for a core that has ended there is nothing
+    /// to wait for.
     pub(super) fn has_room(&self) -> bool {
         self.errands.is_closed() || self.errands.capacity() >= OUTBOX_FREE_MIN
     }
@@ -119,7 +88,8 @@ impl Outbox {
         let _ = self.errands.reserve_many(OUTBOX_FREE_MIN).await;
     }
 
-    /// Hands a command over. A core that has ended is told nothing any more: its failure is on its way.
+    /// Hands a command over. A core that has ended is told nothing any more: its failure is on its
+    /// way.
     pub(super) fn push(&self, command: Command) -> Result<(), Overrun> {
         match self.errands.try_send(Errand::Command(command)) {
             Err(mpsc::error::TrySendError::Full(_)) => Err(Overrun),

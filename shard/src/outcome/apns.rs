@@ -1,8 +1,9 @@
 //! What APNs' answers mean. Pure.
 //!
-//! Every reason that APNs documents is named, without a wildcard, so that a new one is a decision and not an accident. A
-//! reason counts only together with the status it belongs to: it is the provider's signature. An answer without one (a
-//! proxy's page, a redirect, a reason found somewhere) says nothing about anybody, whatever its status.
+//! Every reason that APNs documents is named, without a wildcard, so that a new one is a decision
+//! and not an accident. A reason counts only together with the status it belongs to: it is the
+//! provider's signature. An answer without one (a proxy's page, a redirect, a reason found
+//! somewhere) says nothing about anybody, whatever its status.
 
 use std::{fmt, time::Duration};
 
@@ -101,7 +102,8 @@ pub(super) fn classify(status: u16, reason: &Reason, wait: Option<Duration>) -> 
             Verdict::Message { token: false }
         }
 
-        // The token is dead. 410 means it for sure; 400 is also the answer to every token of the other environment.
+        // The token is dead. 410 means it for sure; 400 is also the answer to every token of the
+        // other environment.
         Reason::Unregistered | Reason::ExpiredToken => Verdict::Dead { sure: true },
         Reason::BadDeviceToken => Verdict::Dead { sure: false },
 
@@ -140,9 +142,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        command::Platform,
-        lane::answer,
-        outcome::{self, UNKNOWN_CHARS_MAX},
+        lane::provider::answer,
+        outcome::{self, Platform, UNKNOWN_CHARS_MAX},
     };
 
     const UNSIGNED: Verdict = Verdict::Unsigned { wait: None };

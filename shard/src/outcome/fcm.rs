@@ -1,16 +1,18 @@
 //! What FCM's answers mean. Pure.
 //!
-//! FCM says why in two places, the more exact one first (Firebase, "FCM error codes"): the `errorCode` of an `FcmError`
-//! among the details, and the canonical `status` of the error. Either counts only with an HTTP status that it belongs to: it
-//! is the provider's signature. The HTTP status alone may be anybody's, as the bodies of front ends and proxies are HTML, and
-//! says nothing about a device, message, credential or project. Codes are named without a wildcard: a new one is a decision.
-//! A code that is not known here says nothing, and the status is asked.
+//! FCM says why in two places, the more exact one first (Firebase, "FCM error codes"): the
+//! `errorCode` of an `FcmError` among the details, and the canonical `status` of the error. Either
+//! counts only with an HTTP status that it belongs to: it is the provider's signature. The HTTP
+//! status alone may be anybody's, as the bodies of front ends and proxies are HTML, and says
+//! nothing about a device, message, credential or project. Codes are named without a wildcard: a
+//! new one is a decision. A code that is not known here says nothing, and the status is asked.
 
 use std::{fmt, time::Duration};
 
 use super::{Verdict, unfamiliar, unknown_word};
 
-/// After a quota was exceeded and no `retry-after` came (Firebase, "Best practices when sending FCM messages at scale").
+/// After a quota was exceeded and no `retry-after` came (Firebase, "Best practices when sending FCM
+/// messages at scale").
 pub const QUOTA_PAUSE: Duration = Duration::from_mins(1);
 
 macro_rules! words {
@@ -97,8 +99,8 @@ pub struct Reason {
     pub status: Option<Status>,
     /// A `google.rpc.BadRequest` names this field: at most 64 printable characters.
     pub field: Option<Box<str>>,
-    /// The device's quota is meant, not the project's: by a `google.rpc.QuotaFailure`, else by the error's words, else by
-    /// its message.
+    /// The device's quota is meant, not the project's: by a `google.rpc.QuotaFailure`, else by the
+    /// error's words, else by its message.
     pub device_quota: bool,
 }
 
@@ -141,8 +143,8 @@ pub(super) fn classify(http: u16, reason: &Reason, wait: Option<Duration>) -> Ve
             by_status(http, reason, wait)
         }
 
-        // The app is gone from the device, or its token has expired. A front end that fails is no witness of that, whatever
-        // it found to say.
+        // The app is gone from the device, or its token has expired. A front end that fails is no
+        // witness of that, whatever it found to say.
         (Some(ErrorCode::Unregistered), 400 | 404 | 410) => Verdict::Dead { sure: true },
 
         // A token that is none, or a message that FCM does not take: the other devices tell.
@@ -153,9 +155,9 @@ pub(super) fn classify(http: u16, reason: &Reason, wait: Option<Duration>) -> Ve
         // Alive, but of another project: a wrong credential must not cost the registry its devices.
         (Some(ErrorCode::SenderIdMismatch), 400 | 403) => Verdict::Refused,
 
-        // The project's key for APNs or web push is bad. That says nothing of the lane's credential, though it comes with
-        // 401, nor of Android tokens, and nothing that is sent again mends it: these devices are refused, the token is not
-        // dead, the lane goes on.
+        // The project's key for APNs or web push is bad. That says nothing of the lane's
+        // credential, though it comes with 401, nor of Android tokens, and nothing that is sent
+        // again mends it: these devices are refused, the token is not dead, the lane goes on.
         (Some(ErrorCode::ThirdPartyAuthError), 400 | 401 | 403) => Verdict::Refused,
 
         (Some(ErrorCode::QuotaExceeded), 429) => quota(reason, wait),
@@ -186,11 +188,13 @@ fn by_status(http: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
         (None | Some(Status::Unknown(_)), _) => unfamiliar(http, reason.word(), wait),
         // A message over 4,096 bytes is refused so.
         (Some(Status::InvalidArgument), 400) => Verdict::Message { token: reason.may_be_token() },
-        // The access token is missing, wrong or has expired; the service account may not send, or the project's API is off.
+        // The access token is missing, wrong or has expired; the service account may not send, or
+        // the project's API is off.
         (Some(Status::Unauthenticated), 401) | (Some(Status::PermissionDenied), 403) => {
             Verdict::Credential
         }
-        // One such answer is about a token that is not there (firebase-admin reads it so); all of them, about the project.
+        // One such answer is about a token that is not there (firebase-admin reads it so); all of
+        // them, about the project.
         (Some(Status::NotFound), 404) => Verdict::Project,
         (Some(Status::ResourceExhausted), 429) => quota(reason, wait),
         (Some(Status::Internal | Status::Unavailable), 500..=599) => Verdict::LaneLater { wait },
@@ -209,8 +213,9 @@ fn by_status(http: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
     }
 }
 
-/// Of the project (600,000 a minute unless raised), or of one device (240 a minute, 5,000 an hour). Where the answer does not
-/// say which, it is the device's, and the lane's when it recurs: as with the project's, a lane waits when enough say so.
+/// Of the project (600,000 a minute unless raised), or of one device (240 a minute, 5,000 an hour).
+/// Where the answer does not say which, it is the device's, and the lane's when it recurs: as with
+/// the project's, a lane waits when enough say so.
 fn quota(reason: &Reason, wait: Option<Duration>) -> Verdict {
     let wait = wait.or(Some(QUOTA_PAUSE));
     if reason.device_quota { Verdict::DeviceLater { wait } } else { Verdict::LaneLater { wait } }

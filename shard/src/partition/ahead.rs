@@ -1,15 +1,16 @@
 //! Applies records with what they will change on its way into the cache.
 //!
-//! A record on its own waits for memory some eight times, one after the other: the head of the index's bucket, the entry in
-//! it, the row, the fences of two pages, the pages themselves, its token. Devices stand anywhere, so of a node that holds
-//! millions none of this is in a cache, and each wait takes a few hundred nanoseconds. So records go through a pipeline: while one is
-//! applied, the next three have their pages fetched, the three behind them look for these pages, and so on up to
-//! the hash of the record that comes [`STAGES`] times [`STEP`] later. Each stage reads what the one before it asked for, and asks for
-//! more; nobody waits.
+//! A record on its own waits for memory some eight times, one after the other: the head of the
+//! index's bucket, the entry in it, the row, the fences of two pages, the pages themselves, its
+//! token. Devices stand anywhere, so of a node that holds millions none of this is in a cache, and
+//! each wait takes a few hundred nanoseconds. So records go through a pipeline: while one is
+//! applied, the next three have their pages fetched, the three behind them look for these pages,
+//! and so on up to the hash of the record that comes [`STAGES`] times [`STEP`] later. Each stage
+//! reads what the one before it asked for, and asks for more; nobody waits.
 //!
-//! Nothing is changed ahead of a record's turn, and nothing believed: what was found of a record may be changed by those before
-//! it, so an ordinal counts only if its row names the device, and a page only if the key is between its fences. Whatever was
-//! asked for in vain costs its time only.
+//! Nothing is changed ahead of a record's turn, and nothing believed: what was found of a record
+//! may be changed by those before it, so an ordinal counts only if its row names the device, and a
+//! page only if the key is between its fences. Whatever was asked for in vain costs its time only.
 
 use clarion_proto::{
     device::{Change, Record},
@@ -24,8 +25,9 @@ use super::{
     token::TokenRef,
 };
 
-/// Records between two stages: what is asked for has this long to come. Fewer do not give it the time; with more, lines
-/// wait in the first cache until others drive them out (9 took a tenth longer).
+/// Records between two stages: what is asked for has this long to come. Fewer do not give it the
+/// time; with more, lines wait in the first cache until others drive them out (9 took a tenth
+/// longer).
 const STEP: usize = 3;
 /// Looks ahead at each record.
 const STAGES: usize = 6;
@@ -37,7 +39,8 @@ const RING: usize = (STAGES * STEP + 1).next_power_of_two();
 pub(super) struct Found {
     pub(super) hash: IdHash,
     pub(super) ordinal: Option<Ordinal>,
-    /// Which keys the record will take out and add, as far as can be told, and their groups of pages.
+    /// Which keys the record will take out and add, as far as can be told, and their groups of
+    /// pages.
     goes: Option<(Key, u32)>,
     comes: Option<(Key, u32)>,
     token: Option<TokenRef>,
@@ -52,8 +55,8 @@ impl Found {
     }
 }
 
-/// Applies records of one batch in their order. A record whose partition has no slot, or an empty one, is passed over. `placed` hears
-/// which slot's partition said what.
+/// Applies records of one batch in their order. A record whose partition has no slot, or an empty
+/// one, is passed over. `placed` hears which slot's partition said what.
 pub fn apply_all(
     partitions: &mut [Option<Partition>],
     appended: UnixMillis,
@@ -111,7 +114,8 @@ impl Partition {
         self.index.seek_entry(found.hash);
     }
 
-    /// Also the fences of the page to which the device will come: what they are does not depend on its row.
+    /// Also the fences of the page to which the device will come: what they are does not depend on
+    /// its row.
     #[inline]
     fn look_for_row(&self, record: &Record, found: &mut Found) {
         found.ordinal = self.index.likely(found.hash);
@@ -125,7 +129,8 @@ impl Partition {
         }
     }
 
-    /// The row is here: from which page the device will go, to which it will come, and where its token is.
+    /// The row is here: from which page the device will go, to which it will come, and where its
+    /// token is.
     #[inline]
     fn look_for_fences(&self, record: &Record, found: &mut Found) {
         let Some((ordinal, row)) =

@@ -1,13 +1,15 @@
 //! Memory for rows, keys and tokens: blocks of one size, on huge pages.
 //!
-//! A record reads a line of a row here, some of a page there, out of a gigabyte. With pages of 4 KiB each of these
-//! reads also waits for the page's translation, which no processor holds for that much memory: half of what a move cost. So blocks are cut from
-//! regions for which the kernel was asked to take huge pages (transparent ones, 2 MiB: nothing to configure; where they are switched
-//! off, all works as before, slower). All partitions of a process share the regions, so that a partition with a
-//! hundred devices takes three blocks and not three huge pages.
+//! A record reads a line of a row here, some of a page there, out of a gigabyte. With pages of 4
+//! KiB each of these reads also waits for the page's translation, which no processor holds for that
+//! much memory: half of what a move cost. So blocks are cut from regions for which the kernel was
+//! asked to take huge pages (transparent ones, 2 MiB: nothing to configure; where they are switched
+//! off, all works as before, slower). All partitions of a process share the regions, so that a
+//! partition with a hundred devices takes three blocks and not three huge pages.
 //!
-//! A block that is given back is wiped, as it held tokens, and waits for the next taker: the process keeps what it once
-//! needed. Regions are only address space until they are touched, 2 MiB at a time, in order.
+//! A block that is given back is wiped, as it held tokens, and waits for the next taker: the
+//! process keeps what it once needed. Regions are only address space until they are touched, 2 MiB
+//! at a time, in order.
 
 use std::{
     mem,
@@ -24,7 +26,8 @@ pub(super) const BLOCK_BYTES: usize = 16 << 10;
 const REGION_BYTES: usize = 64 << 20;
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// Any block's bytes. What stands in blocks is an array of its own, of this size, and aligned to no more.
+/// Any block's bytes. What stands in blocks is an array of its own, of this size, and aligned to no
+/// more.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(64))]
 pub(super) struct Bytes {

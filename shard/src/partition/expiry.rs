@@ -1,10 +1,13 @@
-//! Which rows without registration are to be dropped, and when: tombstones, and places of devices that never registered.
+//! Which rows without registration are to be dropped, and when: tombstones, and places of devices
+//! that never registered.
 //!
-//! Append time is the only clock here, so two nodes drop the same rows at the same records. A row is named at most once,
-//! whatever becomes of it meanwhile: a row that registered, or whose time was put off, is looked at when its entry
-//! comes up. So the queue is bounded by the rows, and a device that flaps costs nothing.
+//! Append time is the only clock here, so two nodes drop the same rows at the same records. A row
+//! is named at most once, whatever becomes of it meanwhile: a row that registered, or whose time
+//! was put off, is looked at when its entry comes up. So the queue is bounded by the rows, and a
+//! device that flaps costs nothing.
 //!
-//! An entry is ten bytes, due time before ordinal and both with the highest byte first, so that bytes compare as times do.
+//! An entry is ten bytes, due time before ordinal and both with the highest byte first, so that
+//! bytes compare as times do.
 
 use std::{
     cmp::Reverse,
@@ -13,8 +16,8 @@ use std::{
 
 use clarion_proto::ids::{Ordinal, UnixMillis};
 
-/// How long a row without registration is kept, in append time: 24 h, the age at which coordinators refuse an
-/// observation. So whoever a tombstone would keep out does not come after it is gone.
+/// How long a row without registration is kept, in append time: 24 h, the age at which coordinators
+/// refuse an observation. So whoever a tombstone would keep out does not come after it is gone.
 pub(super) const UNREGISTERED_KEPT_MS: u64 = 24 * 3_600_000;
 /// How far ahead of append time an observation can be: coordinators refuse more.
 pub(super) const OBSERVED_AHEAD_MAX_MS: u64 = 60_000;
@@ -56,8 +59,9 @@ impl Expiry {
     }
 }
 
-/// When a row without registration is dropped, if what it is kept for was observed and appended then. What was observed
-/// ahead of its append time is kept so much longer, as what it keeps out can come so much later.
+/// When a row without registration is dropped, if what it is kept for was observed and appended
+/// then. What was observed ahead of its append time is kept so much longer, as what it keeps out
+/// can come so much later.
 pub(super) fn due(appended: UnixMillis, observed: UnixMillis) -> UnixMillis {
     let ahead = observed.0.saturating_sub(appended.0).min(OBSERVED_AHEAD_MAX_MS);
     UnixMillis(

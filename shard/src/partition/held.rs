@@ -14,7 +14,8 @@ pub struct Held {
     pub placed: u64,
     /// Of those with a registration, muted.
     pub muted: u64,
-    /// Devices with a registration, by `AppIndex.0`; shorter than the vocabulary where there are none.
+    /// Devices with a registration, by `AppIndex.0`; shorter than the vocabulary where there are
+    /// none.
     pub apps: Vec<u64>,
 }
 

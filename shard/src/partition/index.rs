@@ -1,16 +1,18 @@
 //! Device id to ordinal, in four bytes a device.
 //!
-//! The ids stand in the rows; the index holds ordinals, in buckets of some [`BUCKET_ENTRIES`]. What an ordinal leaves free of
-//! its 32 bits holds bits of the id's hash, so that nearly all wrong entries are passed over without a look at their rows:
-//! 16 bits of hash beside 16 of ordinal in a small partition, 11 beside 21 in one of two million. A bucket is sorted by
-//! those bits, and since a hash spreads evenly they also say where in it to look: a look-up reads the head of a bucket, one or two
-//! lines of it, and a row. Buckets are split one after the other as the partition grows (linear hashing), a few hundred
-//! bytes at a time: no moment doubles the index, and no half of it is empty. Per device: 4 bytes, 0.06 of spare room in
-//! the bucket, 0.16 of the bucket's head and allocation.
+//! The ids stand in the rows; the index holds ordinals, in buckets of some [`BUCKET_ENTRIES`]. What
+//! an ordinal leaves free of its 32 bits holds bits of the id's hash, so that nearly all wrong
+//! entries are passed over without a look at their rows: 16 bits of hash beside 16 of ordinal in a
+//! small partition, 11 beside 21 in one of two million. A bucket is sorted by those bits, and since
+//! a hash spreads evenly they also say where in it to look: a look-up reads the head of a bucket,
+//! one or two lines of it, and a row. Buckets are split one after the other as the partition grows
+//! (linear hashing), a few hundred bytes at a time: no moment doubles the index, and no half of it
+//! is empty. Per device: 4 bytes, 0.06 of spare room in the bucket, 0.16 of the bucket's head and
+//! allocation.
 //!
-//! Callers choose ids, so the hash has a seed that they do not know, or chosen ids could be made to collide. The seed is
-//! drawn once for a process and can differ between two nodes with the same log: nothing but the time of a look-up depends
-//! on it, because the index is never iterated.
+//! Callers choose ids, so the hash has a seed that they do not know, or chosen ids could be made to
+//! collide. The seed is drawn once for a process and can differ between two nodes with the same
+//! log: nothing but the time of a look-up depends on it, because the index is never iterated.
 
 use std::sync::LazyLock;
 
@@ -21,7 +23,8 @@ use super::{prefetch, rows::Rows};
 
 static SEED: LazyLock<u64> = LazyLock::new(|| uuid::Uuid::new_v4().as_u64_pair().1);
 
-/// Entries of a bucket on average, when the next is split: a kilobyte, half of which an insertion moves.
+/// Entries of a bucket on average, when the next is split: a kilobyte, half of which an insertion
+/// moves.
 const BUCKET_ENTRIES: usize = 256;
 /// Room is made for so many entries at a time.
 const ROOM_ENTRIES: usize = 8;
@@ -32,8 +35,8 @@ const ORDINAL_BITS_MIN: u32 = 16;
 
 /// The ordinals of a partition's devices.
 pub(super) struct Index {
-    /// By the lower bits of the hash: as many as count the buckets, one fewer for those that are not split yet. Each is sorted by
-    /// the hash bits of its entries.
+    /// By the lower bits of the hash: as many as count the buckets, one fewer for those that are
+    /// not split yet. Each is sorted by the hash bits of its entries.
     buckets: Vec<Vec<u32>>,
     entries: usize,
     /// Of an entry, for the ordinal; the others are the highest of the hash.
@@ -137,7 +140,8 @@ impl Index {
         }
     }
 
-    /// The first ordinal that the hash may be of, without a look at its row: in nearly all cases the right one, if there is any.
+    /// The first ordinal that the hash may be of, without a look at its row: in nearly all cases
+    /// the right one, if there is any.
     pub(super) fn likely(&self, hash: IdHash) -> Option<Ordinal> {
         let bucket = &self.buckets[bucket_of(hash, self.buckets.len())];
         self.same(bucket, hash).first().map(|entry| self.ordinal(*entry))
@@ -170,8 +174,9 @@ impl Index {
         &tail[..same]
     }
 
-    /// Where in a bucket the entries with these hash bits begin, or would: those before them are counted around where they should
-    /// be, without a branch that could be taken wrongly; step by step only if they are not there.
+    /// Where in a bucket the entries with these hash bits begin, or would: those before them are
+    /// counted around where they should be, without a branch that could be taken wrongly; step by
+    /// step only if they are not there.
     fn begin(&self, bucket: &[u32], wanted: u32) -> usize {
         // No entry below this one has the wanted bits, and none from it on has lower ones.
         let least = wanted << self.ordinal_bits;
@@ -189,8 +194,8 @@ impl Index {
         at
     }
 
-    /// Where to look in a bucket. Hash bits are spread evenly, so so many of all entries are below the wanted ones, give or take half
-    /// the root of their number, eight.
+    /// Where to look in a bucket. Hash bits are spread evenly, so so many of all entries are below
+    /// the wanted ones, give or take half the root of their number, eight.
     fn look_from(&self, entries: usize, wanted: u32) -> usize {
         let expected = (entries * wanted as usize) >> (u32::BITS - self.ordinal_bits);
         expected.saturating_sub(LOOK / 2).min(entries.saturating_sub(LOOK))

@@ -1,8 +1,10 @@
-//! Where a device stands in the order of the walk: by cell, then by the tag of its app, then by ordinal, in one 64-bit number.
+//! Where a device stands in the order of the walk: by cell, then by the tag of its app, then by
+//! ordinal, in one 64-bit number.
 //!
-//! An H3 index of resolution 9 has 34 bits that vary: seven of the base cell and nine digits of three (bits 18 to 51);
-//! the mode and the resolution above and the unused digits below are always the same. What is left of 64 bits holds four of
-//! tag ([`super::tag`]) and 26 of ordinal, so that a page is an array of plain numbers, and a frontier or the end of a range is one number too.
+//! An H3 index of resolution 9 has 34 bits that vary: seven of the base cell and nine digits of
+//! three (bits 18 to 51); the mode and the resolution above and the unused digits below are always
+//! the same. What is left of 64 bits holds four of tag ([`super::tag`]) and 26 of ordinal, so that
+//! a page is an array of plain numbers, and a frontier or the end of a range is one number too.
 
 use clarion_proto::{device::Cell, ids::Ordinal};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -28,7 +30,8 @@ pub(crate) const ORDINALS_MAX: u32 = 1 << ORDINAL_BITS;
 pub(crate) struct Place(u64);
 
 impl Place {
-    /// The varying bits of an H3 index, whatever its resolution; finer digits that are unused stay as ones.
+    /// The varying bits of an H3 index, whatever its resolution; finer digits that are unused stay
+    /// as ones.
     pub(crate) fn of_index(index: u64) -> Self {
         Self(index >> UNUSED_BITS & ((1 << PLACE_BITS) - 1))
     }
@@ -85,13 +88,13 @@ impl Key {
         Self(place.0 << AT_PLACE_BITS | ((1 << AT_PLACE_BITS) - 1))
     }
 
-    /// Who.
+    /// The device, by its ordinal.
     pub(crate) fn ordinal(self) -> Ordinal {
         #[allow(clippy::cast_possible_truncation)] // 26 bits
         Ordinal((self.0 & u64::from(ORDINALS_MAX - 1)) as u32)
     }
 
-    /// Where.
+    /// Where the device is.
     pub(crate) fn place(self) -> Place {
         Place(self.0 >> AT_PLACE_BITS)
     }
@@ -101,7 +104,8 @@ impl Key {
         Tag::from_bits(self.0 >> ORDINAL_BITS)
     }
 
-    /// The key right behind this one. The last of all keys would be a base cell of number 127, which does not exist.
+    /// The key right behind this one. The last of all keys would be a base cell of number 127,
+    /// which does not exist.
     pub(crate) fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }

@@ -1,24 +1,30 @@
 //! The order of the walk: pages of keys under a directory.
 //!
-//! A wave asks for the devices in a range of cells, some thousand ranges for a city; between two questions devices come,
-//! go and move. So keys stand sorted in pages of up to [`PAGE_KEYS_MAX`]: a change moves at most one page's keys, a question
-//! is one search in the directory and one in a page, and what follows is read in sequence. Only devices that can be
-//! pushed to are here, so a walk meets nobody in vain, and a page is nothing but numbers: the rows are not touched until
-//! a device is due.
+//! A wave asks for the devices in a range of cells, some thousand ranges for a city; between two
+//! questions devices come, go and move. So keys stand sorted in pages of up to [`PAGE_KEYS_MAX`]: a
+//! change moves at most one page's keys, a question is one search in the directory and one in a
+//! page, and what follows is read in sequence. Only devices that can be pushed to are here, so a
+//! walk meets nobody in vain, and a page is nothing but numbers: the rows are not touched until a
+//! device is due.
 //!
-//! **Size.** What a change costs is memory, not work: the page is in no cache, and a line of it comes in some ten
-//! nanoseconds. 64 keys are 8 lines, of which a change moves half. Larger pages cost a change in proportion; smaller ones
-//! lengthen the directory, which is searched once for each change and each page of a walk, and weigh more.
+//! **Size.** What a change costs is memory, not work: the page is in no cache, and a line of it
+//! comes in some ten nanoseconds. 64 keys are 8 lines, of which a change moves half. Larger pages
+//! cost a change in proportion; smaller ones lengthen the directory, which is searched once for
+//! each change and each page of a walk, and weigh more.
 //!
-//! **Fill.** A page takes its room full or not. One that is full does not split in two halves, which would leave pages at
-//! some 70 %: the keys of up to [`WINDOW`] neighbours are spread evenly over them, and only where all are nearly full over
-//! one page more. So 16 pages at 97 % become 17 at 91 %. In the same way a window that fell below what one page fewer would
-//! hold at 94 % gives one back. Spreading copies 8 KiB, for the fifty changes and more that it takes to fill a page anew.
+//! **Fill.** A page takes its room full or not. One that is full does not split in two halves,
+//! which would leave pages at some 70 %: the keys of up to [`WINDOW`] neighbours are spread evenly
+//! over them, and only where all are nearly full over one page more. So 16 pages at 97 % become 17
+//! at 91 %. In the same way a window that fell below what one page fewer would hold at 94 % gives
+//! one back. Spreading copies 8 KiB, for the fifty changes and more that it takes to fill a page
+//! anew.
 //!
-//! **Room.** Pages of a partition come from slabs, which are blocks ([`super::block`]), and go back to a list: no page is an
-//! allocation. A page costs 14 bytes beside its keys: fence, place in the slabs, length.
+//! **Room.** Pages of a partition come from slabs, which are blocks ([`super::block`]), and go back
+//! to a list: no page is an allocation. A page costs 14 bytes beside its keys: fence, place in the
+//! slabs, length.
 //!
-//! Nobody keeps a position in here. A frontier is a key, and finds its page anew after splits and merges.
+//! Nobody keeps a position in here. A frontier is a key, and finds its page anew after splits and
+//! merges.
 
 use super::{
     block::{BLOCK_BYTES, Block},
@@ -40,16 +46,17 @@ const ROOM_SHARE: usize = 16;
 /// All keys of a partition in order.
 #[derive(Debug)]
 pub(super) struct Pages {
-    /// The directory: no key of page n is below `fences[n]`, and none of page n - 1 reaches it. The first is
-    /// [`Key::MIN`], so that every key has a page.
+    /// The directory: no key of page n is below `fences[n]`, and none of page n - 1 reaches it. The
+    /// first is [`Key::MIN`], so that every key has a page.
     fences: Vec<Key>,
-    /// The first fence of each group of [`GROUP`]: so few that they stay in a cache, where a search over all fences would read
-    /// another line with each step.
+    /// The first fence of each group of [`GROUP`]: so few that they stay in a cache, where a search
+    /// over all fences would read another line with each step.
     groups: Vec<Key>,
     /// Of each page, where its keys are. None is empty, except where it is the only one.
     pages: Vec<Page>,
     slabs: Vec<Block<[Key; SLAB_KEYS]>>,
-    /// Places in the slabs, counted in keys, that are no page's; the last that was given back is taken first.
+    /// Places in the slabs, counted in keys, that are no page's; the last that was given back is
+    /// taken first.
     free: Vec<u32>,
     page_keys_max: usize,
 }
@@ -129,7 +136,8 @@ impl Pages {
         self.remove_at(self.still(page, key), key);
     }
 
-    /// Both at once. Where both are the same page's, as they often are when somebody walks on, only the keys between them move.
+    /// Both at once. Where both are the same page's, as they often are when somebody walks on, only
+    /// the keys between them move.
     pub(super) fn replace(&mut self, (old, old_page): (Key, u32), (new, new_page): (Key, u32)) {
         let page = self.still(old_page, old);
         if !self.is_of(page, new) {
@@ -180,7 +188,8 @@ impl Pages {
         if left == 0 && self.pages.len() > 1 {
             self.give_page(page);
             self.pages.remove(page);
-            // Its keys would now belong to the page below; without one, the first page reaches down to all.
+            // Its keys would now belong to the page below; without one, the first page reaches down
+            // to all.
             self.fences.remove(page);
             self.fences[0] = Key::MIN;
             self.regroup(page);
@@ -189,7 +198,8 @@ impl Pages {
         }
     }
 
-    /// The first of three looks ahead at what a change of this key will need: the fences of its group are asked for.
+    /// The first of three looks ahead at what a change of this key will need: the fences of its
+    /// group are asked for.
     pub(super) fn seek_group(&self, key: Key) -> u32 {
         let (from, to) = self.group_of(key);
         prefetch::lines(&self.fences[from..to]);
@@ -239,8 +249,9 @@ impl Pages {
         all
     }
 
-    /// Puts keys, in order, evenly into so many pages in place of those from `from` to `to`. The first keeps its fence: if it
-    /// went up, keys below would belong to a page outside that may be full.
+    /// Puts keys, in order, evenly into so many pages in place of those from `from` to `to`. The
+    /// first keeps its fence: if it went up, keys below would belong to a page outside that may be
+    /// full.
     fn spread(&mut self, from: usize, to: usize, pages: usize, keys: &[Key]) {
         let kept = from + pages.min(to - from);
         (kept..to).for_each(|page| self.give_page(page));
@@ -276,7 +287,8 @@ impl Pages {
         (from, (from + WINDOW).min(self.pages.len()))
     }
 
-    /// Up to here, keys are spread over the pages that there are. Below a full page, so that spreading makes room.
+    /// Up to here, keys are spread over the pages that there are. Below a full page, so that
+    /// spreading makes room.
     fn nearly_full(&self) -> usize {
         self.page_keys_max - self.page_keys_max / 32 - 1
     }

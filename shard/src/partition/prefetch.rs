@@ -1,16 +1,18 @@
 //! Asks the processor for lines of memory that will be read soon, without waiting for them.
 //!
-//! An ordinary read would bring them too, but a processor goes on for some five hundred instructions only behind a read that
-//! misses, and then stands still; a prefetch is done with at once, and the line comes while other records are worked on.
-//! Nothing depends on it: on a processor without such an instruction here, nothing is done.
+//! An ordinary read would bring them too, but a processor goes on for some five hundred
+//! instructions only behind a read that misses, and then stands still; a prefetch is done with at
+//! once, and the line comes while other records are worked on. Nothing depends on it: on a
+//! processor without such an instruction here, nothing is done.
 
 /// Where an item begins.
 #[inline]
 pub(super) fn one<T>(item: &T) {
     #[cfg(target_arch = "x86_64")]
     #[allow(unsafe_code)]
-    // SAFETY: PREFETCHT0 reads and writes nothing that a program can see, and faults at no address (Intel SDM, volume 2,
-    // "PREFETCHh"). It counts as unsafe for its pointer, which here comes from a reference, and for SSE, which every x86-64 has.
+    // SAFETY: PREFETCHT0 reads and writes nothing that a program can see, and faults at no address
+    // (Intel SDM, volume 2, "PREFETCHh"). It counts as unsafe for its pointer, which here comes
+    // from a reference, and for SSE, which every x86-64 has.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast());

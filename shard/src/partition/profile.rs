@@ -1,9 +1,10 @@
 //! App, locale and segments of a device as one number of two bytes.
 //!
-//! A row that named the three separately would spend six bytes; a million devices have some thousand combinations. Each
-//! partition numbers those that it has met, and never forgets one. A combination that comes when all numbers are given
-//! is kept for its device alone, in a map: six bytes become forty, and nothing else changes. The numbers are of this
-//! process: a snapshot spells the words.
+//! A row that named the three separately would spend six bytes; a million devices have some
+//! thousand combinations. Each partition numbers those that it has met, and never forgets one. A
+//! combination that comes when all numbers are given is kept for its device alone, in a map: six
+//! bytes become forty, and nothing else changes. The numbers are of this process: a snapshot spells
+//! the words.
 
 use std::collections::BTreeMap;
 
@@ -112,7 +113,8 @@ fn hash(p: &Profile) -> u64 {
 mod tests {
     use super::*;
 
-    /// A combination has one number; one that found none left is its device's alone, until that has another.
+    /// A combination has one number; one that found none left is its device's alone, until that has
+    /// another.
     #[test]
     fn numbers_run_out() {
         let of = |n: u16| Profile {

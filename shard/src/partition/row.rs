@@ -9,26 +9,29 @@
 //! | 5 | version of the place, ms since 2020 in 40 bits |
 //! | 5 | version of the registration, the same |
 //!
-//! Beside it a device costs its token, 8 bytes of key in a page, 4 in the index, and what those leave empty;
-//! [`super`] has the sum.
+//! Beside it a device costs its token, 8 bytes of key in a page, 4 in the index, and what those
+//! leave empty; [`super`] has the sum.
 //!
-//! **Why rows by ordinal, and not columns in the page of its place.** Columns of a page make neighbours stand together,
-//! and cost ten bytes more than they save: a page must then name the ordinal of each (4), the partition the page of each
-//! ordinal (4), and the order within the page is a permutation (2), where rows need one key of 8 bytes that is place,
-//! ordinal and order in one. Every move would carry a row and a token from page to page, with what that leaves behind to be
-//! compacted. What columns give, that a push finds its device in a cache, the walk gets otherwise: it touches the rows
-//! and tokens of those whom it will return next in one go ([`super::Partition::warm`]), so that the misses overlap.
+//! **Why rows by ordinal, and not columns in the page of its place.** Columns of a page make
+//! neighbours stand together, and cost ten bytes more than they save: a page must then name the
+//! ordinal of each (4), the partition the page of each ordinal (4), and the order within the page
+//! is a permutation (2), where rows need one key of 8 bytes that is place, ordinal and order in
+//! one. Every move would carry a row and a token from page to page, with what that leaves behind to
+//! be compacted. What columns give, that a push finds its device in a cache, the walk gets
+//! otherwise: it touches the rows and tokens of those whom it will return next in one go
+//! ([`super::Partition::warm`]), so that the misses overlap.
 //!
 //! A row has three facets, each with a version of its own, the time when the phone observed it:
 //!
 //! - *place*: a cell;
 //! - *registration*: app, token, locale, segments;
-//! - *mute*: a person's choice. A facet of its own, because a new registration must keep it, and because a late mute must
-//!   find its way past a newer registration. Few choose, so the version stands beside the rows (`super::Partition::mutes`);
-//!   a row whose mute went with its place, as in every tombstone, says so in a bit of the place that it does not have.
+//! - *mute*: a person's choice. A facet of its own, because a new registration must keep it, and
+//!   because a late mute must find its way past a newer registration. Few choose, so the version
+//!   stands beside the rows (`super::Partition::mutes`); a row whose mute went with its place, as
+//!   in every tombstone, says so in a bit of the place that it does not have.
 //!
-//! An absent facet has a version too: what was removed at 12:00 is not brought back by an observation of 11:59. That is
-//! all a tombstone is: a row whose facets are absent.
+//! An absent facet has a version too: what was removed at 12:00 is not brought back by an
+//! observation of 11:59. That is all a tombstone is: a row whose facets are absent.
 
 use clarion_proto::ids::{DeviceId, UnixMillis};
 
@@ -39,7 +42,8 @@ use super::{key::Place, profile::ProfileIndex, token::TokenRef};
 /// 2020-01-01 UTC: before Clarion, so before all that it is told.
 const EPOCH_MS: u64 = 1_577_836_800_000;
 
-/// Milliseconds since 2020 in five bytes, enough until November 2054; times outside are cut to that.
+/// Milliseconds since 2020 in five bytes, enough until November 2054; times outside are cut to
+/// that.
 #[derive(Clone, Copy, PartialEq, Eq, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(super) struct Millis40([u8; 5]);
@@ -138,12 +142,13 @@ impl Row {
         Self { device: device.0, place: to_five(LIVE), ..Self::VACANT }
     }
 
-    /// Whose.
+    /// The device that the row belongs to.
     pub(super) fn device(&self) -> DeviceId {
         DeviceId(self.device)
     }
 
-    /// Forgets everything but the device, that it is scheduled to be looked at, and where it stands.
+    /// Forgets everything but the device, that it is scheduled to be looked at, and where it
+    /// stands.
     pub(super) fn reset(&mut self) {
         *self = Self {
             place: to_five(LIVE | self.word() & (SCHEDULED | GUEST)),
@@ -246,7 +251,8 @@ impl Row {
         (!self.is_registered()).then(|| UnixMillis(u64::from(high) << 32 | u64::from(low)))
     }
 
-    /// Takes the registration away, if there is one, and says when the row is dropped. The token's slot must be free.
+    /// Takes the registration away, if there is one, and says when the row is dropped. The token's
+    /// slot must be free.
     pub(super) fn unregister(&mut self, due: UnixMillis) {
         self.set(REGISTERED, false);
         let due = due.0.min((1 << 48) - 1).to_le_bytes();

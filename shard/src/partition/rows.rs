@@ -1,21 +1,24 @@
 //! Rows by ordinal, and which ordinals are whose.
 //!
-//! Ordinals are dense from 0, so a row is found by arithmetic. Rows stand in chunks that never move: growing a partition
-//! copies nothing and leaves no half-empty doubling behind.
+//! Ordinals are dense from 0, so a row is found by arithmetic. Rows stand in chunks that never
+//! move: growing a partition copies nothing and leaves no half-empty doubling behind.
 //!
-//! **When an ordinal is given again.** Waves, reports of what was handed over and the ledger name devices by ordinal. If
-//! an ordinal went to another device meanwhile, that device would pass as alerted. Whether a wave is running is known
-//! to one node only and must not matter here: two nodes that applied the same log have the same ordinals, since one
-//! continues with what the other reported. So the rule uses the only clock that both share, the append time: an ordinal
-//! rests for [`ORDINAL_REST_MS`] after its row was dropped, and a row is dropped 24 h after it could last be pushed to.
-//! Together that is a day longer than the longest alert and the 72 h for which it may stay sticky afterwards.
+//! **When an ordinal is given again.** Waves, reports of what was handed over and the ledger name
+//! devices by ordinal. If an ordinal went to another device meanwhile, that device would pass as
+//! alerted. Whether a wave is running is known to one node only and must not matter here: two nodes
+//! that applied the same log have the same ordinals, since one continues with what the other
+//! reported. So the rule uses the only clock that both share, the append time: an ordinal rests for
+//! [`ORDINAL_REST_MS`] after its row was dropped, and a row is dropped 24 h after it could last be
+//! pushed to. Together that is a day longer than the longest alert and the 72 h for which it may
+//! stay sticky afterwards.
 //!
-//! **What rests takes no room.** A tenth of all devices may leave within that month, and a vacant row for each would be four
-//! bytes for everybody. So the slot of an ordinal that rests goes to a *guest*: where there are vacant slots for a whole chunk,
-//! the next chunk of ordinals has no slots of its own, but four bytes for each ordinal that say in whose slot its row
-//! stands. An ordinal that is given again has its slot back, and the guest moves on; where no slot is vacant, the guest's chunk gets
-//! slots of its own. Where a row stands is nobody's business but this file's, and depends on nothing but the order of
-//! records.
+//! **What rests takes no room.** A tenth of all devices may leave within that month, and a vacant
+//! row for each would be four bytes for everybody. So the slot of an ordinal that rests goes to a
+//! *guest*: where there are vacant slots for a whole chunk, the next chunk of ordinals has no slots
+//! of its own, but four bytes for each ordinal that say in whose slot its row stands. An ordinal
+//! that is given again has its slot back, and the guest moves on; where no slot is vacant, the
+//! guest's chunk gets slots of its own. Where a row stands is nobody's business but this file's,
+//! and depends on nothing but the order of records.
 
 use std::collections::VecDeque;
 
@@ -32,7 +35,8 @@ use super::{
     row::Row,
 };
 
-/// How long an ordinal is nobody's, in append time: the longest active time of an alert and 72 h, 33 days.
+/// How long an ordinal is nobody's, in append time: the longest active time of an alert and 72 h,
+/// 33 days.
 pub(super) const ORDINAL_REST_MS: u64 = ACTIVE_MS_MAX + 72 * 3_600_000;
 /// Rows of a chunk: a block full, of which half is empty on average in the last one.
 const CHUNK_ROWS: usize = BLOCK_BYTES / size_of::<Row>();
@@ -40,8 +44,8 @@ const CHUNK_ROWS: usize = BLOCK_BYTES / size_of::<Row>();
 const NONE: u32 = u32::MAX;
 /// Room is made for a sixteenth at a time: doubling would leave half of it empty.
 const ROOM_SHARE: usize = 16;
-/// Rest is counted in units of some 70 minutes, rounded up, so that nobody rests less than told: of a month's ordinals each
-/// then costs four bytes, and each unit sixteen.
+/// Rest is counted in units of some 70 minutes, rounded up, so that nobody rests less than told: of
+/// a month's ordinals each then costs four bytes, and each unit sixteen.
 const REST_UNIT_MS: u64 = 1_024 << SAVED_SHIFT;
 /// A snapshot tells the time in units of 1,024 ms.
 const SAVED_SHIFT: u32 = 12;
@@ -55,12 +59,14 @@ pub(super) struct Rows {
     chunks: Vec<Chunk>,
     /// Ordinals from here on were never given.
     unused: u32,
-    /// The first of the vacant slots of ordinals below; each names the one before and the one behind it.
+    /// The first of the vacant slots of ordinals below; each names the one before and the one
+    /// behind it.
     vacant: u32,
     vacants: usize,
     /// Those that rest, oldest first.
     resting: VecDeque<Ordinal>,
-    /// Since when, oldest first: units of [`REST_UNIT_MS`] since 1970, and how many of `resting`, never none.
+    /// Since when, oldest first: units of [`REST_UNIT_MS`] since 1970, and how many of `resting`,
+    /// never none.
     since: VecDeque<(u64, u32)>,
 }
 
@@ -137,8 +143,8 @@ impl Rows {
         self.slot_mut(self.slot_of(ordinal))
     }
 
-    /// Gives an ordinal: the one that rested longest, if it rested enough, else a new one. `None`: all are given. `who` says
-    /// which ordinal a device has that is here.
+    /// Gives an ordinal: the one that rested longest, if it rested enough, else a new one. `None`:
+    /// all are given. `who` says which ordinal a device has that is here.
     pub(super) fn insert(
         &mut self,
         row: Row,
@@ -183,7 +189,8 @@ impl Rows {
         Ordinal(self.unused - 1)
     }
 
-    /// Puts the row of an ordinal that has none into its own slot, which is free, or into a vacant one.
+    /// Puts the row of an ordinal that has none into its own slot, which is free, or into a vacant
+    /// one.
     fn put(&mut self, ordinal: Ordinal, mut row: Row) {
         let (chunk, at) = (ordinal.0 as usize / CHUNK_ROWS, ordinal.0 as usize % CHUNK_ROWS);
         if self.vacants == 0 && matches!(self.chunks[chunk], Chunk::Guests(_)) {
@@ -330,8 +337,8 @@ impl Rows {
         self.resting.iter().copied()
     }
 
-    /// Those that rest, longest first, each as a snapshot names it: 34 bits of time in units of 1,024 ms since 1970, which
-    /// last until the year 2527, above 30 of ordinal.
+    /// Those that rest, longest first, each as a snapshot names it: 34 bits of time in units of
+    /// 1,024 ms since 1970, which last until the year 2527, above 30 of ordinal.
     pub(super) fn saved_resting(&self) -> impl Iterator<Item = u64> {
         let since =
             self.since.iter().flat_map(|(since, n)| std::iter::repeat_n(*since, *n as usize));
@@ -340,7 +347,8 @@ impl Rows {
         })
     }
 
-    /// Without rows, and with those that rest of so many ordinals: what a snapshot begins with. `None`: the numbers cannot be.
+    /// Without rows, and with those that rest of so many ordinals: what a snapshot begins with.
+    /// `None`: the numbers cannot be.
     pub(super) fn vacant(unused: u32, saved_resting: &[u64]) -> Option<Self> {
         let mut new = Self::default();
         for entry in saved_resting {
@@ -437,8 +445,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(ProptestConfig::default().cases / 64 + 4))]
 
-        /// Whoever comes, goes, and comes back to ordinals that rested: each row is found by its ordinal and nobody by one
-        /// that rests, also by who restores the same; and what rests takes no slots as long as others come.
+        /// Whoever comes, goes, and comes back to ordinals that rested: each row is found by its
+        /// ordinal and nobody by one that rests, also by who restores the same; and what rests
+        /// takes no slots as long as others come.
         #[test]
         fn rows_are_found_wherever_they_stand(
             phases in prop::collection::vec((0u8..3, 1u32..1_500, 0u64..40, any::<u32>()), 1..12),

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use clarion_proto::{device::Token, ids::AppName};
+use clarion_proto::{
+    device::{Registration, Token},
+    ids::AppName,
+};
 use h3o::{LatLng, Resolution};
 use proptest::prelude::*;
 
@@ -211,16 +214,17 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// (device, observed, append time passed, change): in a narrow time, so that ties and lateness are common; sometimes
-/// a day passes.
+/// (device, observed, append time passed, change): in a narrow time, so that ties and lateness are
+/// common; sometimes a day passes.
 pub(crate) fn history() -> impl Strategy<Value = Vec<(u8, u64, u64, Change)>> {
     let passed = prop_oneof![8 => 0u64..3, 1 => Just(9 * HOUR_MS), 1 => Just(30 * HOUR_MS), 1 => Just(34 * 24 * HOUR_MS)];
     prop::collection::vec((0u8..12, 0u64..40, passed, change()), 0..200)
 }
 
 proptest! {
-    /// After each record a partition holds what the model holds, its structures agree, and a second one that is fed the
-    /// same equals it, ordinals included, whatever words its core had met before.
+    /// After each record a partition holds what the model holds, its structures agree, and a second
+    /// one that is fed the same equals it, ordinals included, whatever words its core had met
+    /// before.
     #[test]
     fn equals_the_model_and_its_twin(history in history()) {
         let (mut one, mut two) = (Partition::with_pages(PartitionId(1), 4), Partition::new(PartitionId(1)));
@@ -240,7 +244,8 @@ proptest! {
             prop_assert_eq!(&contents(&two, &other_words), &held);
             let known: BTreeMap<_, _> = held.into_iter().map(|(d, (_, known))| (d, known)).collect();
             prop_assert_eq!(known, model.contents());
-            // Whoever stands at another key than before was told to waves, and nobody was who cannot be pushed to.
+            // Whoever stands at another key than before was told to waves, and nobody was who
+            // cannot be pushed to.
             let after = one.ordinal_of(record.device).and_then(|o| one.key_of(o));
             prop_assert!(after.is_none() || before == after || applied.placed.is_some());
             if let Some((ordinal, cell)) = applied.placed {
@@ -249,8 +254,9 @@ proptest! {
         }
     }
 
-    /// Through the pipeline records come to the same as one by one, in the same order, whatever those before them did to what was
-    /// found ahead; records of partitions that are not here are passed over.
+    /// Through the pipeline records come to the same as one by one, in the same order, whatever
+    /// those before them did to what was found ahead; records of partitions that are not here are
+    /// passed over.
     #[test]
     fn the_pipeline_changes_nothing(history in history(), batch in 1usize..80, page_keys in 2u32..5) {
         let new = |id| Partition::with_pages(PartitionId(id), 1 << page_keys);
@@ -284,7 +290,8 @@ proptest! {
         }
     }
 
-    /// Within a day, records with distinct times come to the same whatever their order, and however often each comes.
+    /// Within a day, records with distinct times come to the same whatever their order, and however
+    /// often each comes.
     #[test]
     fn order_and_repeats_do_not_matter(
         (history, order) in prop::collection::vec((0u8..5, change()), 0..60).prop_flat_map(|h| {
@@ -294,7 +301,8 @@ proptest! {
     ) {
         let records: Vec<_> = (0..)
             .zip(history)
-            // A gateway speaks of what it was sent: feedback comes after the registration that it means.
+            // A gateway speaks of what it was sent: feedback comes after the registration that it
+            // means.
             .filter(|(_, (_, change))| !matches!(change, Change::Feedback { .. }))
             .map(|(at, (n, change))| record(n, START_MS + at, change))
             .collect();
@@ -333,7 +341,8 @@ impl Told {
     }
 }
 
-/// A place alone is kept for a day of append time, and a registration within it makes the device reachable.
+/// A place alone is kept for a day of append time, and a registration within it makes the device
+/// reachable.
 #[test]
 fn a_place_waits_a_day_for_its_registration() {
     for (hour, reached) in [(23, true), (24, false)] {
@@ -344,7 +353,8 @@ fn a_place_waits_a_day_for_its_registration() {
     }
 }
 
-/// A removal keeps older observations out for a day; a newer one brings the device back under its ordinal.
+/// A removal keeps older observations out for a day; a newer one brings the device back under its
+/// ordinal.
 #[test]
 fn a_tombstone_keeps_older_observations_out() {
     let mut told = Told::new();

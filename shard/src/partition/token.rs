@@ -1,20 +1,22 @@
 //! Tokens, without an allocation for each, in as few bytes as they have.
 //!
-//! Tokens come in few lengths (APNs 32 bytes, FCM some twenty lengths between 142 and 163), and every churned device
-//! takes one and leaves one. One arena would need compaction; so each *shape* has slots of exactly its size, in chunks
-//! that never move, and freed slots hold the list of freed slots. A shape is the form, the length and the length of the
-//! person behind it, so a token needs no byte to say what it is: four bytes in the row name chunk and slot, and the chunk
-//! knows its shape.
+//! Tokens come in few lengths (APNs 32 bytes, FCM some twenty lengths between 142 and 163), and
+//! every churned device takes one and leaves one. One arena would need compaction; so each *shape*
+//! has slots of exactly its size, in chunks that never move, and freed slots hold the list of freed
+//! slots. A shape is the form, the length and the length of the person behind it, so a token needs
+//! no byte to say what it is: four bytes in the row name chunk and slot, and the chunk knows its
+//! shape.
 //!
-//! **Forms.** *Raw*: the bytes. *Packed*: what was seen of FCM in years is base64url and one colon, so 162 of 163
-//! characters take six bits each; where the colon stands is part of the shape. 163 characters become 122 bytes.
-//! All else is kept raw; no token is refused or changed.
+//! **Forms.** *Raw*: the bytes. *Packed*: what was seen of FCM in years is base64url and one colon,
+//! so 162 of 163 characters take six bits each; where the colon stands is part of the shape. 163
+//! characters become 122 bytes. All else is kept raw; no token is refused or changed.
 //!
-//! A registration may carry a `person`. It is reserved and hardly anybody sends it, so it has no field of its own: it
-//! stands behind the token in the same slot.
+//! A registration may carry a `person`. It is reserved and hardly anybody sends it, so it has no
+//! field of its own: it stands behind the token in the same slot.
 //!
-//! Per token of a big partition: its bytes, 32 bytes of each chunk for up to [`CHUNK_SLOTS_MAX`] slots and what a block
-//! has beyond them (0.1 to 0.5), and for each shape on average half a chunk of slots that nobody has used yet.
+//! Per token of a big partition: its bytes, 32 bytes of each chunk for up to [`CHUNK_SLOTS_MAX`]
+//! slots and what a block has beyond them (0.1 to 0.5), and for each shape on average half a chunk
+//! of slots that nobody has used yet.
 
 mod pack;
 
@@ -35,7 +37,8 @@ pub(super) struct TokenRef(pub(super) u32);
 const SLOT_BITS: u32 = 9;
 /// Slots of a chunk at most.
 const CHUNK_SLOTS_MAX: usize = 1 << SLOT_BITS;
-/// A shape's next chunk has a share of the slots that it has already: a length used once costs eight slots.
+/// A shape's next chunk has a share of the slots that it has already: a length used once costs
+/// eight slots.
 const GROWTH_SHARE: usize = 8;
 const CHUNK_SLOTS_MIN: usize = 8;
 /// A freed slot holds the next freed one.
@@ -214,7 +217,8 @@ impl Tokens {
     /// Stores a token and, unless empty, a person.
     ///
     /// # Panics
-    /// If 2^23 chunks are there: with the smallest of chunks 67 million tokens of different lengths in one partition.
+    /// If 2^23 chunks are there: with the smallest of chunks 67 million tokens of different lengths
+    /// in one partition.
     pub(super) fn insert(&mut self, token: &[u8], person: &str) -> TokenRef {
         let shape = Shape::of(token, person);
         let (at, to) = self.take(shape);
@@ -352,7 +356,8 @@ mod tests {
     }
 
     proptest! {
-        /// Every token is found as it was stored, whatever was freed between, and freed slots are used again.
+        /// Every token is found as it was stored, whatever was freed between, and freed slots are
+        /// used again.
         #[test]
         fn tokens_stay_as_stored(changes in prop::collection::vec(
             (0u8..40, prop::option::of((token(), "[a-z]{0,3}"))), 1..400,

@@ -1,15 +1,18 @@
 //! The words of a core: apps, locales and sets of segments, each kept once and named by two bytes.
 //!
-//! A million devices speak of a few apps, some hundred locales and some thousand combinations of segments. A row that
-//! named them by `String` would cost more than its token, so rows hold indices into one vocabulary, shared by all
-//! partitions of a core. Words are never forgotten: they are few, and an index means the same for ever, so whoever
-//! remembers one (a row, a wave's memo) need not be told of changes.
+//! A million devices speak of a few apps, some hundred locales and some thousand combinations of
+//! segments. A row that named them by `String` would cost more than its token, so rows hold indices
+//! into one vocabulary, shared by all partitions of a core. Words are never forgotten: they are
+//! few, and an index means the same for ever, so whoever remembers one (a row, a wave's memo) need
+//! not be told of changes.
 //!
-//! Indices depend on the order in which a core met the words, so they never leave it: reports and snapshots spell them.
+//! Indices depend on the order in which a core met the words, so they never leave it: reports and
+//! snapshots spell them.
 //!
-//! **At the limit** (65,535 words of a kind) a new word becomes *unknown*, which is chosen so that nobody gets what was
-//! not meant for them: an unknown app is never pushed to, an unknown locale gets the fallback message, an unknown set
-//! of segments matches only alerts for everybody. [`Vocabulary::refused`] counts such words, for an alarm.
+//! **At the limit** (65,535 words of a kind) a new word becomes *unknown*, which is chosen so that
+//! nobody gets what was not meant for them: an unknown app is never pushed to, an unknown locale
+//! gets the fallback message, an unknown set of segments matches only alerts for everybody.
+//! [`Vocabulary::refused`] counts such words, for an alarm.
 
 use clarion_proto::{device::Registration, ids::AppName};
 use hashbrown::HashTable;
@@ -136,7 +139,8 @@ impl Vocabulary {
         LocaleIndex(self.or_unknown(index))
     }
 
-    /// The names in a set of segments, in no particular order; `None` for [`SegmentsIndex::UNKNOWN`].
+    /// The names in a set of segments, in no particular order; `None` for
+    /// [`SegmentsIndex::UNKNOWN`].
     pub fn segments(&self, index: SegmentsIndex) -> Option<impl Iterator<Item = &str>> {
         let set = self.sets.get(index.0)?;
         Some(set.iter().map(|&name| self.segments.get(name).map_or("", |s| s)))
@@ -166,7 +170,8 @@ impl Vocabulary {
         SegmentsIndex(self.or_unknown(index))
     }
 
-    /// Whether these indices stand for exactly these words: what a device says again, as most do, costs no look-up.
+    /// Whether these indices stand for exactly these words: what a device says again, as most do,
+    /// costs no look-up.
     pub(super) fn says(
         &self,
         (app, locale, segments): (AppIndex, LocaleIndex, SegmentsIndex),
@@ -195,8 +200,8 @@ impl Vocabulary {
     }
 }
 
-/// Words of one kind with their index. The hash need not be secret: a word costs its sender a record in the log, and a
-/// kind is bounded.
+/// Words of one kind with their index. The hash need not be secret: a word costs its sender a
+/// record in the log, and a kind is bounded.
 #[derive(Debug)]
 struct Words<T> {
     words: Vec<T>,

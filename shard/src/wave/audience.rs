@@ -1,19 +1,31 @@
 //! Who is addressed: an expression over segments, decided once per set of segments.
 //!
-//! Devices share sets of segments: a million devices have some thousand. The answer for a set never changes (sets are
-//! never changed, see [`Vocabulary`]), so each is worked out when first met and remembered in a byte.
+//! Devices share sets of segments: a million devices have some thousand. The answer for a set never
+//! changes (sets are never changed, see [`Vocabulary`]), so each is worked out when first met and
+//! remembered in a byte.
 
-use crate::{
-    command::SegmentOp,
-    partition::{SegmentsIndex, Vocabulary},
-};
+use crate::partition::{SegmentsIndex, Vocabulary};
 
 /// Operations of one expression.
 pub const OPS_MAX: usize = 256;
 /// Operands open at once while it is worked out; bounds the stack of the evaluation.
 pub const DEPTH_MAX: usize = 32;
 
-/// A checked expression with its answers so far. One for each wave and core, as vocabularies are of a core.
+/// One step of an audience expression in prefix form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SegmentOp {
+    /// Two operands follow.
+    And,
+    /// Two operands follow.
+    Or,
+    /// One operand follows.
+    Not,
+    /// The device has this segment.
+    Has(String),
+}
+
+/// A checked expression with its answers so far. One for each wave and core, as vocabularies are of
+/// a core.
 #[derive(Debug, Clone)]
 pub struct Program {
     /// In postfix order, so that a stack of booleans suffices.
@@ -64,8 +76,8 @@ impl Program {
         if prefix.len() > OPS_MAX {
             return Err(ProgramError::TooLong { ops: prefix.len() });
         }
-        // Prefix form read backwards is postfix form with the operands of each operator swapped, and both operators
-        // that have two do not mind.
+        // Prefix form read backwards is postfix form with the operands of each operator swapped,
+        // and both operators that have two do not mind.
         let ops: Vec<_> = prefix.iter().rev().cloned().collect();
         let mut depth = 0usize;
         for (n, op) in ops.iter().enumerate() {
@@ -88,7 +100,8 @@ impl Program {
         Ok(Self { ops, memo: Vec::new() })
     }
 
-    /// Whether devices with this set of segments are addressed. An unknown set is addressed only with everybody.
+    /// Whether devices with this set of segments are addressed. An unknown set is addressed only
+    /// with everybody.
     pub fn matches(&mut self, words: &Vocabulary, segments: SegmentsIndex) -> bool {
         if self.ops.is_empty() {
             return true;
@@ -241,7 +254,8 @@ mod tests {
         assert_eq!(error(&deep), ProgramError::TooDeep);
     }
 
-    /// A set for which there was no room is addressed with everybody, and by no expression, not even a negated one.
+    /// A set for which there was no room is addressed with everybody, and by no expression, not
+    /// even a negated one.
     #[test]
     fn an_unknown_set_gets_what_everybody_gets() {
         let words = Vocabulary::new();

@@ -1,9 +1,10 @@
 //! The bands of a wave, as sorted ranges of keys.
 //!
-//! A cover comes as cells of mixed resolutions: a large cell stands for the thousands of small ones in it. In the order of
-//! H3 indices all descendants of a cell stand together, so each cell becomes one range, from its lowest to its highest
-//! descendant of resolution 9, and neighbours in that order become one. A walk then asks pages for ranges, and a
-//! device's band is one binary search; nobody expands a cell.
+//! A cover comes as cells of mixed resolutions: a large cell stands for the thousands of small ones
+//! in it. In the order of H3 indices all descendants of a cell stand together, so each cell becomes
+//! one range, from its lowest to its highest descendant of resolution 9, and neighbours in that
+//! order become one. A walk then asks pages for ranges, and a device's band is one binary search;
+//! nobody expands a cell.
 
 use clarion_proto::device::Cell;
 use h3o::{CellIndex, Resolution};
@@ -43,7 +44,8 @@ pub(super) struct Range {
     pub(super) last: Key,
 }
 
-/// A cover that cannot be taken: a defect of the sender; another try cannot help. Never names a cell.
+/// A cover that cannot be taken: a defect of the sender; another try cannot help. Never names a
+/// cell.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoverError {
     /// More bands than a number of 32 bits counts.
@@ -55,7 +57,7 @@ pub enum CoverError {
     /// Cells of a band that was not announced.
     #[error("cells of band {band}, but there are {bands} bands")]
     NoBand {
-        /// Which.
+        /// Number of the band.
         band: u32,
         /// How many there are.
         bands: usize,
@@ -63,13 +65,13 @@ pub enum CoverError {
     /// Not from near to far.
     #[error("band {band}: its distances are not from near to far, or not numbers")]
     Limits {
-        /// Which.
+        /// Number of the band.
         band: u32,
     },
     /// Not an H3 cell index.
     #[error("band {band}: cell {at} is not an H3 cell index")]
     NotACell {
-        /// Which.
+        /// Number of the band.
         band: u32,
         /// From 0.
         at: usize,
@@ -77,7 +79,7 @@ pub enum CoverError {
     /// A place is never finer than resolution 9.
     #[error("band {band}: cell {at} is finer than resolution 9")]
     TooFine {
-        /// Which.
+        /// Number of the band.
         band: u32,
         /// From 0.
         at: usize,
@@ -93,7 +95,8 @@ pub enum CoverError {
 }
 
 impl Cover {
-    /// From bands, nearest first: (from metres, to metres, compacted cells of resolution 0 to 9 in any order).
+    /// From bands, nearest first: (from metres, to metres, compacted cells of resolution 0 to 9 in
+    /// any order).
     ///
     /// # Errors
     /// See [`CoverError`].
@@ -167,7 +170,8 @@ impl CoverBuilder {
     /// Takes more cells of a band.
     ///
     /// # Errors
-    /// See [`CoverError`]; cells are counted from the first of this call. The cover is of no use afterwards.
+    /// See [`CoverError`]; cells are counted from the first of this call. The cover is of no use
+    /// afterwards.
     pub fn add(&mut self, band: u32, cells: &[u64]) -> Result<(), CoverError> {
         let bands = self.bands.len();
         let Some(into) = self.bands.get_mut(band as usize) else {
@@ -254,9 +258,10 @@ impl std::fmt::Debug for Cover {
 
 /// All keys at places in a cell.
 ///
-/// A digit of an H3 index is 0 to 6, and 7 where it is unused. The lowest descendant has zeros in place of the sevens. The
-/// highest has sixes, but the sevens serve as well, as no descendant lies between; and then the ranges of a parent's
-/// first child and of its next touch, so that they become one.
+/// A digit of an H3 index is 0 to 6, and 7 where it is unused. The lowest descendant has zeros in
+/// place of the sevens. The highest has sixes, but the sevens serve as well, as no descendant lies
+/// between; and then the ranges of a parent's first child and of its next touch, so that they
+/// become one.
 fn range_of(index: u64, band: u32, at: usize) -> Result<Range, CoverError> {
     let cell = CellIndex::try_from(index).map_err(|_| CoverError::NotACell { band, at })?;
     if cell.resolution() > Resolution::Nine {

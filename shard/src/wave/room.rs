@@ -1,8 +1,9 @@
 //! How much memory the plans of waves and counts may take on a node, all together.
 //!
-//! A wide cover takes tens of megabytes, and several may stand at once. So whatever a coordinator sends to be kept takes
-//! its part of one [`Room`] first: [`Place`] rides with the cover for as long as any core holds it, and gives its bytes
-//! back when it is dropped. What finds no room is refused; nothing waits.
+//! A wide cover takes tens of megabytes, and several may stand at once. So whatever a coordinator
+//! sends to be kept takes its part of one [`Room`] first: [`Place`] rides with the cover for as
+//! long as any core holds it, and gives its bytes back when it is dropped. What finds no room is
+//! refused; nothing waits.
 
 use std::sync::{
     Arc,

@@ -1,11 +1,13 @@
 //! The guarantee of a wave, under any interleaving of changes and steps:
 //!
-//! - nobody is handed twice, whatever was delivered late or repeatedly, removed or registered again;
-//! - nobody is handed while outside the cover, muted, unregistered, in a band that is not open, or not addressed;
-//! - whoever can be pushed to, is addressed and inside the cover at the end is handed by the end. That is more than the
-//!   promise, which is only for those who were there at the start too;
-//! - whoever takes over from a snapshot and the log behind it has the same devices under the same ordinals as who went on
-//!   from the beginning, and continues with what was handed over;
+//! - nobody is handed twice, whatever was delivered late or repeatedly, removed or registered
+//!   again;
+//! - nobody is handed while outside the cover, muted, unregistered, in a band that is not open, or
+//!   not addressed;
+//! - whoever can be pushed to, is addressed and inside the cover at the end is handed by the end.
+//!   That is more than the promise, which is only for those who were there at the start too;
+//! - whoever takes over from a snapshot and the log behind it has the same devices under the same
+//!   ordinals as who went on from the beginning, and continues with what was handed over;
 //! - one who was returned and not addressed does not come back unless something about it changed.
 
 use std::{
@@ -24,19 +26,20 @@ use roaring::RoaringBitmap;
 
 use super::{walk::Limits, *};
 use crate::{
-    command::SegmentOp,
     partition::{
         Partition, Tags, Vocabulary,
         snapshot::{SnapshotReader, SnapshotWriter},
         tests::{contents, rest},
     },
+    wave::SegmentOp,
 };
 
 const HOUR_MS: u64 = 3_600_000;
 const START_MS: u64 = 1_780_000_000_000;
 const BANDS: u32 = 3;
 
-/// Some cells of a city: band 0 is a whole res-7 cell without a hole that is band 2, band 1 its neighbour, all else is outside.
+/// Some cells of a city: band 0 is a whole res-7 cell without a hole that is band 2, band 1 its
+/// neighbour, all else is outside.
 fn town() -> (Cover, Vec<Cell>) {
     let middle = LatLng::new(22.54, 114.06).expect("finite").to_cell(Resolution::Seven);
     let children: Vec<CellIndex> = middle.children(Resolution::Eight).collect();
@@ -85,7 +88,8 @@ enum Told {
     Dead(u8, Option<u64>),
 }
 
-/// Addressed: the app `demo`. Then an app whose devices the walk passes over by their tag, and one with the tag of `demo`.
+/// Addressed: the app `demo`. Then an app whose devices the walk passes over by their tag, and one
+/// with the tag of `demo`.
 static APPS: LazyLock<[AppName; 3]> = LazyLock::new(|| {
     let demo = AppName::from_id("demo").unwrap();
     let of = |same| {
@@ -132,7 +136,8 @@ impl Town {
         Self { cover, places, partition, words, program: program(), now: START_MS, log: Vec::new() }
     }
 
-    /// Writes a record into the log and applies it; who may have changed for waves, as the partition says.
+    /// Writes a record into the log and applies it; who may have changed for waves, as the
+    /// partition says.
     fn apply(&mut self, told: (u8, u64, Told)) -> Option<(Ordinal, Cell)> {
         let record = self.record(&told);
         self.log.push((self.now, told));
@@ -217,7 +222,8 @@ impl Run {
             assert!(!self.passed_over.contains(&ordinal), "nothing about it changed");
             if self.town.band(ordinal).is_some() {
                 assert!(self.walk.hand(ordinal) && !self.walk.hand(ordinal));
-                // Who was gone for a day was forgotten with its ordinal, and counts as another device.
+                // Who was gone for a day was forgotten with its ordinal, and counts as another
+                // device.
                 let before = self.handed.insert(device, ordinal);
                 let forgotten = before.is_some_and(|o| o != ordinal)
                     && self.town.now >= START_MS + 24 * HOUR_MS;
@@ -285,7 +291,7 @@ impl Run {
                 Step::Idle => break,
                 Step::Waiting => prop_assert!(false, "all bands are open"),
                 Step::Device { .. } | Step::More => {
-                    prop_assert!(tries < 100_000, "it does not end")
+                    prop_assert!(tries < 100_000, "it does not end");
                 }
             }
         }
@@ -391,7 +397,8 @@ fn move_to(walk: &mut Walk, town: &mut Town, n: u8, observed: u64, place: Cell) 
     walk.entered(&town.cover, ordinal, cell);
 }
 
-/// Nearest band first, closed bands not at all, those outside never, those whom another holder handed not again.
+/// Nearest band first, closed bands not at all, those outside never, those whom another holder
+/// handed not again.
 #[test]
 fn walks_bands_in_order() {
     let at = by_band();
@@ -416,7 +423,8 @@ fn walks_bands_in_order() {
     assert_eq!((walk.take_handed(), walk.handed().len()), (RoaringBitmap::new(), 5));
 }
 
-/// Who moves behind the frontier is late, and comes before all that the walk would meet; nearest first.
+/// Who moves behind the frontier is late, and comes before all that the walk would meet; nearest
+/// first.
 #[test]
 fn late_devices_come_first() {
     let at = by_band();
@@ -452,7 +460,8 @@ fn those_who_left_are_skipped() {
     assert_eq!((next(&mut walk, &town, 3), walk.late()), (None, 0));
 }
 
-/// More late devices than the queue holds: the walk starts over and meets them all, and nobody twice.
+/// More late devices than the queue holds: the walk starts over and meets them all, and nobody
+/// twice.
 #[test]
 fn a_full_late_queue_loses_nobody() {
     let at = by_band();

@@ -1,43 +1,47 @@
 //! One wave in one partition: who is next.
 //!
-//! **Order.** Bands from the nearest; within a band by key (cell, tag of the app, ordinal). The *frontier* is (band, key): all that
-//! stood before it has been met. It names no page, so pages may split, merge and fill while the wave waits for a lane.
+//! **Order.** Bands from the nearest; within a band by key (cell, tag of the app, ordinal). The
+//! *frontier* is (band, key): all that stood before it has been met. It names no page, so pages may
+//! split, merge and fill while the wave waits for a lane.
 //!
-//! **A small buffer.** Finding the next key is a search; so each search takes up to [`BUFFER_KEYS`] at once and moves the
-//! frontier behind them. A buffered or late device is only a key: when its turn comes it is returned if it stands at
-//! exactly that key still. If it does not, somebody told us where it stands now ([`Walk::entered`]), and it is met there.
+//! **A small buffer.** Finding the next key is a search; so each search takes up to [`BUFFER_KEYS`]
+//! at once and moves the frontier behind them. A buffered or late device is only a key: when its
+//! turn comes it is returned if it stands at exactly that key still. If it does not, somebody told
+//! us where it stands now ([`Walk::entered`]), and it is met there.
 //!
-//! A push reads the device's row and token, which stand anywhere in memory. So a search that has found who comes next also
-//! has their rows and tokens fetched, all at once ([`Partition::warm`]), so that the waits for
-//! memory overlap; how much of it, [`Ahead`] says.
+//! A push reads the device's row and token, which stand anywhere in memory. So a search that has
+//! found who comes next also has their rows and tokens fetched, all at once ([`Partition::warm`]),
+//! so that the waits for memory overlap; how much of it, [`Ahead`] says.
 //!
-//! **Late.** A device that becomes pushable behind the frontier waits in the *late queue*, nearest band first and before
-//! all that the walk would meet. The queue is bounded. When it is full the walk starts over from the nearest cell, which
-//! takes everybody in the queue along: whoever was met already is skipped by a bit, and skipping a million takes
-//! milliseconds. It cannot start over again and again, because right after it all is ahead of the frontier.
+//! **Late.** A device that becomes pushable behind the frontier waits in the *late queue*, nearest
+//! band first and before all that the walk would meet. The queue is bounded. When it is full the
+//! walk starts over from the nearest cell, which takes everybody in the queue along: whoever was
+//! met already is skipped by a bit, and skipping a million takes milliseconds. It cannot start over
+//! again and again, because right after it all is ahead of the frontier.
 //!
-//! **Each once.** Two bits for each ordinal. *Handed* is for the wave's life: never returned again. *Met* is set when a
-//! device is returned, and cleared when it enters again without having been handed: so one who was not addressed comes
-//! back only after something changed.
+//! **Each once.** Two bits for each ordinal. *Handed* is for the wave's life: never returned again.
+//! *Met* is set when a device is returned, and cleared when it enters again without having been
+//! handed: so one who was not addressed comes back only after something changed.
 
 use std::collections::BTreeSet;
 
 use clarion_proto::{device::Cell, ids::Ordinal};
 use roaring::RoaringBitmap;
 
-use super::{Bits, Cover, cover::Range};
+use super::{Cover, cover::Range};
 use crate::partition::{
-    Partition, Tags,
+    Bits, Partition, Tags,
     key::{Key, Place},
 };
 
-/// Keys found ahead at once: 2 KiB. A walk holds at most this many devices, and forgets a page in the meantime.
+/// Keys found ahead at once: 2 KiB. A walk holds at most this many devices, and forgets a page in
+/// the meantime.
 const BUFFER_KEYS: usize = 256;
-/// Late devices of one wave in one partition: 64 KiB of keys. A city's partition of 16,000 devices, a quarter of which
-/// moved while a gateway was silent.
+/// Late devices of one wave in one partition: 64 KiB of keys. A city's partition of 16,000 devices,
+/// a quarter of which moved while a gateway was silent.
 const LATE_MAX: usize = 4_096;
-/// Searches and stale late entries of one [`Walk::step`]: at worst 16 pages of bits to skip, some ten microseconds, so that
-/// a core's sockets do not wait.
+/// Searches and stale late entries of one [`Walk::step`]: at worst 16 pages of bits to skip, some
+/// ten microseconds, so that a core's sockets do not wait.
 const WORK_PER_STEP: usize = 16;
 
 /// One wave in one partition.
@@ -47,17 +51,19 @@ pub struct Walk {
     tags: Tags,
     handed: Bits,
     met: Bits,
-    /// Handed since the last report, each once: at most the partition's devices. Sorted when it is asked for: to insert into
-    /// a set one by one costs several times as much.
+    /// Handed since the last report, each once: at most the partition's devices. Sorted when it is
+    /// asked for: to insert into a set one by one costs several times as much.
     unreported: Vec<u32>,
-    /// The frontier: all in nearer bands, and all in this band below `next`, was met, is buffered or is late.
+    /// The frontier: all in nearer bands, and all in this band below `next`, was met, is buffered
+    /// or is late.
     band: u32,
     next: Key,
     /// The first range of the band that reaches `next`, or an earlier one.
     range: usize,
     /// Keys of `band` below `next`, the first at the end.
     buffer: Vec<Key>,
-    /// [`Partition::changes`] when the buffer was filled: as long as that is so, all in it stand where they stood.
+    /// [`Partition::changes`] when the buffer was filled: as long as that is so, all in it stand
+    /// where they stood.
     buffered_at: u64,
     /// Band, place, ordinal.
     late: BTreeSet<(u32, Place, Ordinal)>,
@@ -90,7 +96,7 @@ pub enum Ahead {
 pub enum Step {
     /// Pushable now and inside the cover. Comes once, unless it enters again before it is handed.
     Device {
-        /// Which.
+        /// Ordinal of the device.
         ordinal: Ordinal,
         /// Where it is.
         cell: Cell,
@@ -134,8 +140,9 @@ impl Walk {
         }
     }
 
-    /// The next device, nearest band first, in bands below `bands_open`. The partition and the cover are the same at
-    /// every call, and [`Walk::entered`] has heard of every change of the partition since the last.
+    /// The next device, nearest band first, in bands below `bands_open`. The partition and the
+    /// cover are the same at every call, and [`Walk::entered`] has heard of every change of the
+    /// partition since the last.
     pub fn step(&mut self, partition: &Partition, cover: &Cover, bands_open: u32) -> Step {
         for _ in 0..self.limits.work_per_step {
             if let Some((band, place, ordinal)) = self.next_late(bands_open) {
@@ -165,8 +172,9 @@ impl Walk {
         Step::More
     }
 
-    /// Notes that a device was handed to a lane; false: it was before, and must not be pushed again. Call it right after
-    /// the `step` that returned the device, with no record applied between.
+    /// Notes that a device was handed to a lane; false: it was before, and must not be pushed
+    /// again. Call it right after the `step` that returned the device, with no record applied
+    /// between.
     pub fn hand(&mut self, ordinal: Ordinal) -> bool {
         let new = self.handed.insert(ordinal);
         if new {
@@ -187,7 +195,8 @@ impl Walk {
         }
     }
 
-    /// A device that a walk of the same cover met comes to this one as well: as [`Walk::entered`], its band being known.
+    /// A device that a walk of the same cover met comes to this one as well: as [`Walk::entered`],
+    /// its band being known.
     pub fn comes_again(&mut self, ordinal: Ordinal, cell: Cell, band: u32) {
         if !self.handed.contains(ordinal) {
             self.met.remove(ordinal);
@@ -195,7 +204,8 @@ impl Walk {
         }
     }
 
-    /// At the frontier's own place it may be ahead as well. Then it comes a little early, and is not met again.
+    /// At the frontier's own place it may be ahead as well. Then it comes a little early, and is
+    /// not met again.
     fn wait_if_late(&mut self, band: u32, place: Place, ordinal: Ordinal) {
         if (band, Key::first_at(place)) >= (self.band, self.next) {
             return;
@@ -237,7 +247,8 @@ impl Walk {
         if *band < bands_open { self.late.pop_first() } else { None }
     }
 
-    /// A late device, if it is looked for, stands where it was seen and was not met since; it is met now.
+    /// A late device, if it is looked for, stands where it was seen and was not met since; it is
+    /// met now.
     fn meet(&mut self, partition: &Partition, place: Place, ordinal: Ordinal) -> Option<Key> {
         let key = partition
             .key_of(ordinal)
@@ -245,7 +256,8 @@ impl Walk {
         self.met.insert(ordinal).then_some(key)
     }
 
-    /// Takes the next keys of the band into the buffer, as far as one page goes. False: the band has no more.
+    /// Takes the next keys of the band into the buffer, as far as one page goes. False: the band
+    /// has no more.
     fn search(&mut self, partition: &Partition, ranges: &[Range]) -> bool {
         self.range += gallop(&ranges[self.range..], |r| r.last < self.next);
         let Some(range) = ranges.get(self.range) else { return false };
@@ -256,7 +268,8 @@ impl Walk {
                 self.next = last.next();
                 break;
             };
-            // Nobody stands from `next` up to this key, neither in this range nor in those that end before it.
+            // Nobody stands from `next` up to this key, neither in this range nor in those that end
+            // before it.
             self.next = key;
             self.range += gallop(&ranges[self.range..], |r| r.last < key);
             let Some(range) = ranges.get(self.range) else { break };
@@ -279,7 +292,8 @@ impl Walk {
         true
     }
 
-    /// Puts those who were not met into the buffer; how many of the keys are done with when it is full.
+    /// Puts those who were not met into the buffer; how many of the keys are done with when it is
+    /// full.
     fn take(&mut self, keys: &[Key]) -> usize {
         for (at, key) in keys.iter().enumerate() {
             if !self.tags.has(key.tag()) || self.met.contains(key.ordinal()) {
@@ -304,8 +318,8 @@ fn device(key: Key, band: u32) -> Step {
     Step::Device { ordinal: key.ordinal(), cell: key.place().cell(), band }
 }
 
-/// How many from the start satisfy `ahead`, which none after the first that does not satisfies. In steps that double, then
-/// by halves: cheap when they are few, whatever the length.
+/// How many from the start satisfy `ahead`, which none after the first that does not satisfies. In
+/// steps that double, then by halves: cheap when they are few, whatever the length.
 fn gallop<T>(sorted: &[T], ahead: impl Fn(&T) -> bool) -> usize {
     let mut end = 1;
     while end <= sorted.len() && ahead(&sorted[end - 1]) {

@@ -1,6 +1,6 @@
-//! What a hostile peer says on a connection that worked so far, and how that connection must end. Used against the
-//! state machine alone, where what it holds can be counted, in a core beside a lane that is well, and through sockets, TLS
-//! and the driver.
+//! What a hostile peer says on a connection that worked so far, and how that connection must end.
+//! Used against the state machine alone, where what it holds can be counted, in a core beside a
+//! lane that is well, and through sockets, TLS and the driver.
 #![allow(dead_code)] // each test uses a part
 
 /// One attack.

@@ -1,6 +1,6 @@
-//! Servers that nobody here wrote, as processes: nginx, nghttpd, node's http2, python's h2. Each answers by the last
-//! hexadecimal digit of the path, as far as it can (see `node.mjs`), and leaves a line for each answer. One that is not
-//! installed is said so loudly.
+//! Servers that nobody here wrote, as processes: nginx, nghttpd, node's http2, python's h2. Each
+//! answers by the last hexadecimal digit of the path, as far as it can (see `node.mjs`), and leaves
+//! a line for each answer. One that is not installed is said so loudly.
 #![allow(dead_code)] // each test program uses a part
 
 use std::{
@@ -157,7 +157,8 @@ fn find(places: &[&'static str], package: &str) -> Option<&'static str> {
     found.copied()
 }
 
-/// For those who cannot choose a port: a free one is looked for; if somebody else was faster, another.
+/// For those who cannot choose a port: a free one is looked for; if somebody else was faster,
+/// another.
 fn at_a_free_port(start: impl Fn(SocketAddr) -> (Child, Log)) -> Foreign {
     for _ in 0..10 {
         let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
@@ -194,7 +195,8 @@ fn answered(line: &str) -> Answered {
     Answered { path: path.to_owned(), status: status.parse().expect("a status"), connection }
 }
 
-/// Of nghttpd's tale, the requests: `[id=1] [  1.026] recv (stream_id=1) :path: /3/device/abcd`. It answers each with 200.
+/// Of nghttpd's tale, the requests: `[id=1] [  1.026] recv (stream_id=1) :path: /3/device/abcd`. It
+/// answers each with 200.
 fn listen(told: impl std::io::Read) -> Vec<Answered> {
     let mut answered = Vec::new();
     let mut lines = BufReader::with_capacity(1 << 20, told);

@@ -1,4 +1,5 @@
-//! A gateway made by hand, so that it can do what no library lets one do: threads that block, one for each connection.
+//! A gateway made by hand, so that it can do what no library lets one do: threads that block, one
+//! for each connection.
 #![allow(dead_code)] // each test program uses a part
 
 use std::{
@@ -18,7 +19,8 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a connection does once TLS stands. An error means that the client has gone, which is nothing unusual here.
+/// What a connection does once TLS stands. An error means that the client has gone, which is
+/// nothing unusual here.
 pub(crate) type Dialect = Box<dyn FnOnce(Peer) -> io::Result<()> + Send>;
 
 /// What the gateway saw.
@@ -46,7 +48,8 @@ pub(crate) fn serve_all(
     serve(made, None, dialects)
 }
 
-/// As [`serve_all`], but the first connections are told these bytes, each piece by itself, in place of TLS.
+/// As [`serve_all`], but the first connections are told these bytes, each piece by itself, in place
+/// of TLS.
 pub(crate) fn serve_after(
     made: &rcgen::CertifiedKey<rcgen::KeyPair>,
     nonsense: &'static [&'static [u8]],
@@ -92,7 +95,8 @@ fn serve(
                     (Some(_), Some(nonsense)) => talk_nonsense(stream, nonsense),
                     (dialect, _) => {
                         let Ok(peer) = Peer::accept(stream, config, record) else { return };
-                        // The client leaves when it has enough, which looks like an error from here.
+                        // The client leaves when it has enough, which looks like an error from
+                        // here.
                         let _ = match dialect {
                             Some(dialect) => dialect(peer),
                             None => peer.serve(),
@@ -243,7 +247,8 @@ impl Peer {
         }
     }
 
-    /// Answers so many requests; then the stream of one more that waits, and of the last that does not.
+    /// Answers so many requests; then the stream of one more that waits, and of the last that does
+    /// not.
     pub(crate) fn be_honest(&mut self, requests: usize) -> io::Result<(u32, u32)> {
         let mut ended = 0;
         for _ in 0..requests {
@@ -262,7 +267,8 @@ impl Peer {
         self.say(&crate::floods::frame(1, 5, stream, b"\x20\x88"))
     }
 
-    /// Answers the one that waits, and in the same segment says what is no TLS: the answer still counts.
+    /// Answers the one that waits, and in the same segment says what is no TLS: the answer still
+    /// counts.
     pub(crate) fn answer_and_break_off(&mut self, noise: &[u8]) -> io::Result<()> {
         let (stream, path) = self.waiting.take().expect("one waits");
         *self.seen.lock().answered.entry(path).or_default() += 1;
@@ -277,7 +283,8 @@ impl Peer {
         self.be_honest(usize::MAX).map(drop)
     }
 
-    /// Takes all windows away while requests are on their way, below zero even, and gives them back bit by bit.
+    /// Takes all windows away while requests are on their way, below zero even, and gives them back
+    /// bit by bit.
     pub(crate) fn starve(&mut self) -> io::Result<()> {
         self.say(&crate::settings(&[(4, 0)]))?;
         if let Some((stream, path)) = self.waiting.take() {
@@ -306,7 +313,8 @@ impl Peer {
         Ok(())
     }
 
-    /// Whether the client has left, or said that it leaves. `read`: takes from the socket what it says meanwhile.
+    /// Whether the client has left, or said that it leaves. `read`: takes from the socket what it
+    /// says meanwhile.
     pub(crate) fn has_hung_up(&mut self, read: bool) -> bool {
         if !read {
             return false; // found out by the next write

@@ -1,5 +1,6 @@
-//! Both neighbours of a node's control plane, scripted: a coordinator over real gRPC on loopback, and cores that are two
-//! queues each. A test is a conversation; every wait is bounded by [`within`].
+//! Both neighbours of a node's control plane, scripted: a coordinator over real gRPC on loopback,
+//! and cores that are two queues each. A test is a conversation; every wait is bounded by
+//! [`within`].
 
 #![allow(
     dead_code,
@@ -23,9 +24,8 @@ use clarion_proto::{
 };
 use clarion_shard::{
     command::{Command, Event},
-    config::Config,
     driver::Clock,
-    node::{Node, NodeError, cores},
+    node::{Node, NodeConfig, NodeError, cores},
 };
 use tokio::{
     net::TcpListener,
@@ -69,14 +69,13 @@ impl Bench {
 
     pub async fn start_draining_within(cores: usize, drain_within: Duration) -> Self {
         let feed = ScriptedFeed::start().await;
-        let config = Config {
+        let config = NodeConfig {
             listen: ([127, 0, 0, 1], 0).into(),
             health_listen: ([127, 0, 0, 1], 0).into(),
             cluster: ClusterName::default(),
             name: "node-1".to_owned(),
             coordinators: vec![feed.address.to_string()],
             cores,
-            announce: false,
         };
         let node = Node::bind(config).await.unwrap();
         let (address, health) = (node.address(), node.health_address());
@@ -108,7 +107,8 @@ impl Bench {
 }
 
 impl ScriptedCore {
-    /// The next command that the test is about; `ReportAll` comes with every session and is passed over.
+    /// The next command that the test is about; `ReportAll` comes with every session and is passed
+    /// over.
     pub async fn next(&mut self) -> Command {
         loop {
             match within("a command", self.commands.recv()).await.expect("the node holds the queue")

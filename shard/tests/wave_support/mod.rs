@@ -13,11 +13,18 @@ use clarion_proto::{
     time::Time,
 };
 use clarion_shard::{
-    command::{
-        ApnsHeaders, AppSpec, Authorization, Command, Counts, Event, LaneHealth, LaneSpec,
-        MessageSpec, Platform, Rate, Request, ShardSpec, WaveSpec,
-    },
+    command::{AppSpec, Command, Counts, Event, MessageSpec, ShardSpec, WaveSpec},
     driver::CoreHandle,
+    lane::{
+        health::LaneHealth,
+        provider::{
+            authorization::Authorization,
+            request::{ApnsHeaders, Request},
+        },
+        rate::Rate,
+        spec::LaneSpec,
+    },
+    outcome::Platform,
     wave::Cover,
 };
 use h3o::{LatLng, Resolution};
@@ -252,7 +259,7 @@ pub(crate) async fn next(cores: &mut [CoreHandle]) -> (usize, Event) {
 pub(crate) async fn shut_down(cores: Vec<CoreHandle>) {
     tell_all(&cores, || Command::Shutdown).await;
     let joined = tokio::task::spawn_blocking(move || {
-        cores.into_iter().for_each(|c| c.join.join().expect("no panic"))
+        cores.into_iter().for_each(|c| c.join.join().expect("no panic"));
     });
     timeout(PATIENCE, joined).await.expect("threads end").expect("joined");
 }

@@ -9,8 +9,8 @@ use super::{
     world::{LANE, SECOND, World},
 };
 use crate::{
-    command::{Command, Rate},
-    lane::pool::AGE_MAX,
+    command::Command,
+    lane::{pool::AGE_MAX, rate::Rate},
 };
 
 const HOUR: Time = Time(3_600 * SECOND);

@@ -1,5 +1,8 @@
-//! One odd answer among good ones, of every kind that was seen in the field: its device is pushed to again, and nobody else
-//! waits or is refused. And many of them: a lane, a credential or a message is in question, and somebody is told.
+//! One odd answer among good ones, of every kind that was seen in the field: its device is pushed
+//! to again, and nobody else waits or is refused. And many of them: a lane, a credential or a
+//! message is in question, and somebody is told.
+
+mod property;
 
 use std::time::Duration;
 
@@ -9,7 +12,11 @@ use super::{
     gateway::{Gateway, Reply, Request},
     world::{LANE, SECOND, World, arrival, home},
 };
-use crate::command::{Consequence, LaneHealth, Platform, Rate};
+use crate::{
+    command::Consequence,
+    lane::{health::LaneHealth, rate::Rate},
+    outcome::Platform,
+};
 
 const HOUR: Time = Time(3_600 * SECOND);
 const DEVICES: u32 = 3_000;
@@ -21,7 +28,8 @@ fn counted(world: &World, outcome: Outcome) -> u64 {
     world.totals(1).outcomes[outcome as usize]
 }
 
-/// Half of the devices through APNs, half through FCM, each over two connections; 20 ms to the gateway.
+/// Half of the devices through APNs, half through FCM, each over two connections; 20 ms to the
+/// gateway.
 fn world(script: impl FnMut(&Request, u32) -> Reply + 'static) -> World {
     let mut world = World::new(Gateway::new(100, script));
     world.latency = Duration::from_millis(20);
@@ -193,7 +201,8 @@ fn what_may_be_the_wrong_environment_is_told_from_what_is_dead() {
     assert_eq!(apns.bad_device_tokens, tenth);
 }
 
-/// A proxy answers in the gateway's place: a trouble that is told, probes, and everybody is reached when it is gone.
+/// A proxy answers in the gateway's place: a trouble that is told, probes, and everybody is reached
+/// when it is gone.
 #[test]
 fn an_outage_of_pages_pauses_the_lane_with_probes_and_refuses_nobody() {
     let (from, to) = (Time(2 * SECOND), Time(22 * SECOND));
@@ -272,8 +281,8 @@ fn some_pages_among_good_answers_are_no_trouble() {
     assert!(reasons.iter().map(|(.., count)| count).sum::<u64>() >= 30, "{reasons:?}");
 }
 
-/// A key that was revoked in the middle of a wave: the lane stops, somebody knows, and single requests look whether that is
-/// still so.
+/// A key that was revoked in the middle of a wave: the lane stops, somebody knows, and single
+/// requests look whether that is still so.
 #[test]
 fn a_credential_that_all_refuse_stops_and_is_probed_by_single_requests() {
     let (from, to) = (Time(2 * SECOND), Time(22 * SECOND));
@@ -305,7 +314,8 @@ fn a_credential_that_all_refuse_stops_and_is_probed_by_single_requests() {
     assert!(back.since(to) <= Duration::from_secs(6), "{:?}", back.since(to));
 }
 
-/// After restarts the gateway does not take a token yet, and there is no other: tried within seconds, and told.
+/// After restarts the gateway does not take a token yet, and there is no other: tried within
+/// seconds, and told.
 #[test]
 fn a_first_token_that_changed_too_often_is_tried_again_in_seconds_and_told() {
     let until = Time(12 * SECOND);
@@ -334,7 +344,8 @@ fn a_first_token_that_changed_too_often_is_tried_again_in_seconds_and_told() {
     assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
 }
 
-/// The same of a token that was accepted before: the lane pauses, says so, and is back when the trouble is over.
+/// The same of a token that was accepted before: the lane pauses, says so, and is back when the
+/// trouble is over.
 #[test]
 fn an_accepted_token_that_changed_too_often_pauses_the_lane_with_probes() {
     let (from, to) = (Time(2 * SECOND), Time(32 * SECOND));
@@ -383,7 +394,8 @@ fn a_message_wrong_for_a_few_ends_with_their_own_answers() {
     );
 }
 
-/// One connection whose answers are all bad, among others that are well, is replaced and decides nothing.
+/// One connection whose answers are all bad, among others that are well, is replaced and decides
+/// nothing.
 #[test]
 fn one_connection_does_not_decide() {
     for odd in [
@@ -418,113 +430,5 @@ fn one_connection_does_not_decide() {
             "{odd:?}: {:?}",
             world.said.health
         );
-    }
-}
-
-mod property {
-    use proptest::{prelude::*, sample::select};
-
-    use super::*;
-
-    /// As the tests' lanes have it.
-    const K: usize = 32;
-
-    /// Whatever an APNs lane may hear that is no success, by what it calls into question.
-    fn bad() -> impl Strategy<Value = Reply> {
-        let signed = select(vec![
-            (400, "BadTopic"),
-            (400, "PayloadEmpty"),
-            (404, "BadPath"),
-            (405, "MethodNotAllowed"),
-            (413, "PayloadTooLarge"),
-            (403, "InvalidProviderToken"),
-            (403, "ExpiredProviderToken"),
-            (403, "Forbidden"),
-            (429, "TooManyRequests"),
-            (429, "TooManyProviderTokenUpdates"),
-            (500, "InternalServerError"),
-            (503, "ServiceUnavailable"),
-            (400, "SomethingNew"),
-            (403, "SomethingNew"),
-        ]);
-        let unsigned =
-            select(vec![302, 307, 400, 401, 403, 404, 407, 410, 413, 429, 500, 502, 503]);
-        prop_oneof![
-            3 => signed.prop_map(|(status, reason)| Reply::Refuse(status, reason)),
-            2 => unsigned.clone().prop_map(|status| Reply::Page(status, HTML)),
-            1 => unsigned.prop_map(|status| Reply::Cut(status, true)),
-        ]
-    }
-
-    fn run(
-        connections: usize,
-        latency_ms: u64,
-        script: impl FnMut(&Request, u32) -> Reply + 'static,
-    ) -> World {
-        let mut world = World::with(Gateway::new(100, script), true, connections);
-        world.latency = Duration::from_millis(latency_ms);
-        // Of one language: each message has a row of its own.
-        world.apply((0..600).filter(|n| n % 5 != 0).map(|n| arrival(n, home(n))).collect());
-        world.start(1, HOUR);
-        world
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
-
-        /// With a success every n < k answers nothing is ever condemned.
-        #[test]
-        fn a_success_in_every_row_acquits(
-            connections in 1usize..=3,
-            latency_ms in 0u64..40,
-            bads in prop::collection::vec(bad(), 1..20),
-            gaps in prop::collection::vec(0..K - 1, 1..20),
-        ) {
-            let (mut gap, mut left, mut n) = (0, 0, 0);
-            let mut world = run(connections, latency_ms, move |_, _| {
-                if left == 0 {
-                    left = gaps[gap % gaps.len()];
-                    gap += 1;
-                    return Reply::Accept;
-                }
-                (left, n) = (left - 1, n + 1);
-                bads[n % bads.len()]
-            });
-            for _ in 0..200 {
-                world.run_for(Duration::from_millis(100));
-                let trust = &world.core.lanes[0].end.trust;
-                prop_assert!(!trust.is_condemned());
-            }
-            // Where connections are refused one after the other, it is told that nothing gets through for a while.
-            let fine = |health: &LaneHealth| matches!(health, LaneHealth::Ready | LaneHealth::Credential);
-            prop_assert!(world.said.health.iter().all(fine), "{:?}", world.said.details);
-            prop_assert!(world.last(1).refused_messages.is_empty());
-        }
-
-        /// From a time on all answers are refusals of one kind: it is condemned by as many as a row has, and what is in
-        /// flight by then.
-        #[test]
-        fn a_row_of_refusals_condemns(connections in 2usize..=3, latency_ms in 0u64..40, odd in bad()) {
-            let from = Time(2 * SECOND);
-            let mut world = run(connections, latency_ms, move |request, _| {
-                if request.at < from { Reply::Accept } else { odd }
-            });
-            world.grant(1, Time::NEVER, Some(Rate { per_second: 100.0, burst: 10.0 }));
-            world.run(Time(5 * SECOND));
-            let condemned = match odd {
-                Reply::Refuse(400 | 404 | 405 | 413, reason) if reason != "SomethingNew" => LaneHealth::Campaign,
-                Reply::Refuse(403, reason) if reason != "SomethingNew" => LaneHealth::Credential,
-                // One device's limits, and words that concern one device.
-                Reply::Refuse(429, "TooManyRequests") | Reply::Refuse(400, _) => return Ok(()),
-                Reply::Refuse(429 | 500..=599, reason) if reason != "SomethingNew" => LaneHealth::Throttled,
-                _ => LaneHealth::Unsigned,
-            };
-            let told = world.said.states.iter().find(|(_, _, news)| news.health == condemned);
-            prop_assert!(told.is_some(), "{:?} {:?}", odd, world.said.details);
-            let at = told.map(|(_, at, _)| *at).unwrap();
-            let asked = world.gateway.requests.iter().filter(|r| r.at >= from && r.at <= at).map(|r| r.device);
-            let devices: std::collections::BTreeSet<_> = asked.collect();
-            prop_assert!(devices.len() <= K + connections * 100, "{} devices", devices.len());
-        }
     }
 }

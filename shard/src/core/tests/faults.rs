@@ -13,7 +13,10 @@ use super::{
     gateway::{Gateway, Reply},
     world::{LANE, SECOND, World, arrival, arrival_of, change, home, lane_spec, token, wave_spec},
 };
-use crate::command::{AppSpec, Authorization, Command, Consequence, LaneHealth, LaneSpec};
+use crate::{
+    command::{AppSpec, Command, Consequence},
+    lane::{health::LaneHealth, provider::authorization::Authorization, spec::LaneSpec},
+};
 
 const HOUR: Time = Time(3_600 * SECOND);
 
@@ -33,10 +36,15 @@ fn silence_is_probed_and_everybody_is_reached_afterwards() {
     world.populate(0..5_000);
     world.start(1, HOUR);
     // Slowly enough that the silence falls into the middle.
-    world.grant(1, Time::NEVER, Some(crate::command::Rate { per_second: 2_000.0, burst: 100.0 }));
+    world.grant(
+        1,
+        Time::NEVER,
+        Some(crate::lane::rate::Rate { per_second: 2_000.0, burst: 100.0 }),
+    );
     world.run(to);
     let during = world.gateway.requests.iter().filter(|r| r.at >= from).count();
-    // Two connections full of requests, then probes: one per connection for each deadline, and on each new connection.
+    // Two connections full of requests, then probes: one per connection for each deadline, and on
+    // each new connection.
     assert!((200..=240).contains(&during), "{during}");
     assert!(world.open_slots() <= 400, "{}", world.open_slots());
     assert!(world.said.health.contains(&LaneHealth::Unreachable));
@@ -60,10 +68,15 @@ fn a_gateway_that_asks_for_less_is_left_alone_and_asked_again() {
     }));
     world.populate(0..5_000);
     world.start(1, HOUR);
-    world.grant(1, Time::NEVER, Some(crate::command::Rate { per_second: 2_000.0, burst: 100.0 }));
+    world.grant(
+        1,
+        Time::NEVER,
+        Some(crate::lane::rate::Rate { per_second: 2_000.0, burst: 100.0 }),
+    );
     world.run(to);
     let during = world.gateway.requests.iter().filter(|r| r.at >= from).count();
-    // What was in flight, a flush for each connection, and probes after pauses that double from 100 ms.
+    // What was in flight, a flush for each connection, and probes after pauses that double from 100
+    // ms.
     assert!(during <= 250, "{during}");
     assert!(world.said.health.contains(&LaneHealth::Throttled));
     world.run_for(Duration::from_secs(60));
@@ -133,7 +146,7 @@ fn a_goaway_moves_the_work_elsewhere() {
     let mut world = World::new(Gateway::new(10, |_, _| Reply::Accept));
     world.populate(0..2_000);
     world.start(1, HOUR);
-    world.grant(1, Time::NEVER, Some(crate::command::Rate { per_second: 1_000.0, burst: 10.0 }));
+    world.grant(1, Time::NEVER, Some(crate::lane::rate::Rate { per_second: 1_000.0, burst: 10.0 }));
     for _ in 0..5 {
         world.run_for(Duration::from_millis(200));
         let leaving = world.gateway.connections()[0];
@@ -153,7 +166,8 @@ fn a_message_that_is_wrong_for_everybody_goes_to_nobody_else() {
     world.populate(0..1_000);
     world.start(1, HOUR);
     world.run_for(Duration::from_secs(10));
-    // For each of the two languages: as many devices as it takes, each asked again a few times, and what was in flight.
+    // For each of the two languages: as many devices as it takes, each asked again a few times, and
+    // what was in flight.
     let asked = world.gateway.requests.len();
     assert!(asked <= 2 * 4 * 32 + 200, "{asked}");
     let totals = world.totals(1);
@@ -257,8 +271,8 @@ fn who_changes_to_an_app_of_the_other_lane_is_pushed_once() {
     world.break_connections();
     world.grant(1, Time::NEVER, None);
     world.run_for(Duration::from_secs(5));
-    // The second app's walk is through. Those of the first that change over now join it; those who were pushed through it
-    // and change away are not pushed again.
+    // The second app's walk is through. Those of the first that change over now join it; those who
+    // were pushed through it and change away are not pushed again.
     let changed = |n: u32, app| {
         let mut record = arrival_of(app, n, home(n));
         record.observed.0 += 1;

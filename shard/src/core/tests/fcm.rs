@@ -8,7 +8,11 @@ use super::{
     gateway::{Gateway, Reply, Request},
     world::{FCM, SECOND, World, fcm_token},
 };
-use crate::command::{Command, Consequence, LaneHealth, Platform, Rate};
+use crate::{
+    command::{Command, Consequence},
+    lane::{health::LaneHealth, rate::Rate},
+    outcome::Platform,
+};
 
 /// As the tests' lanes have it.
 const EVIDENCE: usize = 32;
@@ -166,7 +170,8 @@ fn a_token_that_is_none_is_dead_once_the_message_is_known_to_be_good() {
     let killed = counted(&world, Outcome::Dead);
     // Sixty have such tokens: those that were asked before the first success are asked again.
     assert_eq!((killed, dead(&world)), (60, 60));
-    // Sixty are refused by a field that is not the token, after some tries; pages are nobody's word.
+    // Sixty are refused by a field that is not the token, after some tries; pages are nobody's
+    // word.
     assert_eq!(counted(&world, Outcome::Refused), 60);
     assert_eq!((counted(&world, Outcome::Accepted), counted(&world, Outcome::Expired)), (420, 0));
     assert!(!world.said.health.contains(&LaneHealth::Campaign));
@@ -199,7 +204,8 @@ fn what_is_refused_without_a_word_on_the_token_kills_nobody() {
     );
 }
 
-/// The longest time without a request to FCM after the first with this number of tries, and when it began.
+/// The longest time without a request to FCM after the first with this number of tries, and when it
+/// began.
 fn pause_after(world: &World, from: Time) -> Duration {
     let times: Vec<Time> =
         world.requests_of(Platform::Fcm).iter().map(|r| r.at).filter(|at| *at >= from).collect();

@@ -1,11 +1,11 @@
-//! The other side: a gateway as small as can be, APNs' or FCM's by the lane that connects, reading frames with code of its
-//! own and HPACK with a library.
+//! The other side: a gateway as small as can be, APNs' or FCM's by the lane that connects, reading
+//! frames with code of its own and HPACK with a library.
 
 use std::collections::BTreeMap;
 
 use clarion_proto::time::Time;
 
-use crate::{command::Platform, core::ConnectionId};
+use crate::{core::ConnectionId, outcome::Platform};
 
 /// One request as the gateway saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,8 @@ pub(super) enum Reply {
     Accept,
     /// An error with its reason.
     Refuse(u16, &'static str),
-    /// An error of FCM: its status with the canonical word, its `FcmError` unless empty, its `retry-after`.
+    /// An error of FCM: its status with the canonical word, its `FcmError` unless empty, its
+    /// `retry-after`.
     Fcm(u16, &'static str, Option<u64>),
     /// A status with this body: of FCM, or of whatever answers in the gateway's place.
     Page(u16, &'static str),
@@ -104,7 +105,8 @@ impl Gateway {
             under_way: BTreeMap::new(),
             answered: 0,
         };
-        // SETTINGS: MAX_CONCURRENT_STREAMS 1 (FCM says at once what it allows), INITIAL_WINDOW_SIZE 65535.
+        // SETTINGS: MAX_CONCURRENT_STREAMS 1 (FCM says at once what it allows), INITIAL_WINDOW_SIZE
+        // 65535.
         let streams = match platform {
             Platform::Apns => 1,
             Platform::Fcm => self.streams,
@@ -254,7 +256,8 @@ impl Gateway {
             Reply::Silence => return,
             Reply::NotProcessed => peer.frame(3, 0, stream, &7u32.to_be_bytes()),
             Reply::Accept => {
-                // The size update that our SETTINGS_HEADER_TABLE_SIZE of 0 calls for, then `:status 200`.
+                // The size update that our SETTINGS_HEADER_TABLE_SIZE of 0 calls for, then `:status
+                // 200`.
                 let block: &[u8] = if peer.answered == 0 { &[0x20, 0x88] } else { &[0x88] };
                 match peer.platform {
                     Platform::Apns => peer.frame(1, 5, stream, block),

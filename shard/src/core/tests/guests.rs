@@ -1,4 +1,5 @@
-//! Two cores of a node with one budget: what holds of a core's own pushes holds of those that another core carries.
+//! Two cores of a node with one budget: what holds of a core's own pushes holds of those that
+//! another core carries.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,16 +14,17 @@ use super::{
     world::{LANE, SECOND, World, provider_token},
 };
 use crate::{
-    command::{Command, Consequence, LaneHealth, Rate},
+    command::{Command, Consequence},
     core::letter::RUN_MAX,
+    lane::{health::LaneHealth, rate::Rate},
 };
 
 const HOUR: Time = Time(3_600 * SECOND);
 const HOST: usize = 0;
 const GUEST: usize = 1;
 
-/// Two cores that write to each other. Both have wave 1 over devices of their own: the host 0 to 2,999, the guest 3,000 to
-/// 5,999.
+/// Two cores that write to each other. Both have wave 1 over devices of their own: the host 0 to
+/// 2,999, the guest 3,000 to 5,999.
 struct Pair {
     worlds: [World; 2],
     /// Letters are held up.
@@ -268,7 +270,8 @@ fn a_refused_provider_token_stops_both_until_the_next() {
     assert_eq!([HOST, GUEST].map(|core| pair.accepted(core)), [3_000, 3_000]);
 }
 
-/// The only connection is the host's: it is replaced when a row of its answers is no success, so that both hear of a second one.
+/// The only connection is the host's: it is replaced when a row of its answers is no success, so
+/// that both hear of a second one.
 #[test]
 fn a_message_that_is_wrong_for_everybody_ends_on_both_cores() {
     let mut pair = Pair::new(100, |_, _| Reply::Refuse(400, "BadTopic"));
@@ -286,7 +289,8 @@ fn a_message_that_is_wrong_for_everybody_ends_on_both_cores() {
             .sum();
         assert_eq!(refused, 3_000);
     }
-    // Of each core and language at most so many as a row has, each asked four times, and what was in flight.
+    // Of each core and language at most so many as a row has, each asked four times, and what was
+    // in flight.
     let asked = pair.worlds[HOST].gateway.requests.len();
     assert!(asked <= 2 * 2 * 4 * 40, "{asked}");
 }

@@ -9,9 +9,9 @@ use super::{
     world::{LANE, SECOND, World, arrival, home},
 };
 use crate::{
-    command::{Command, Rate},
+    command::Command,
     core::CoreConfig,
-    lane::retry::ORDINALS_MAX,
+    lane::{rate::Rate, retry::ORDINALS_MAX},
 };
 
 const HOUR: Time = Time(3_600 * SECOND);
@@ -75,7 +75,8 @@ fn the_next_alert_begins_beside_one_that_fills_its_part_of_the_line() {
     assert!(world.totals(1).open() < 1_000, "the walk waits");
     world.apply((3_000..3_100).map(|n| arrival(n, home(0))).collect());
     world.start(2, HOUR);
-    // Of the second alert's walk the first thousands are those whom nobody accepts, until its own part is full.
+    // Of the second alert's walk the first thousands are those whom nobody accepts, until its own
+    // part is full.
     let before = world.totals(2).handed;
     world.run_for(Duration::from_secs(5));
     let handed = world.totals(2).handed - before;
@@ -95,7 +96,8 @@ fn the_next_alert_begins_with_the_reserve_of_the_slice() {
     let second = Duration::from_millis(1_000);
     assert!((1_900..=2_300).contains(&first), "{first}: it loses nothing by it");
     world.start(2, HOUR);
-    // The slice may just be collecting for the first, 20 ms, and gives what has come in meanwhile to either.
+    // The slice may just be collecting for the first, 20 ms, and gives what has come in meanwhile
+    // to either.
     world.run_for(Duration::from_millis(25));
     let begun = world.gateway.requests.len() - first;
     assert!(
@@ -193,7 +195,8 @@ fn a_write_carries_many() {
     world.populate(0..5_000);
     world.start(1, HOUR);
     world.run_for(Duration::from_secs(2));
-    // A write is what one turn gave to one connection: all requests with the same time and connection are at most that.
+    // A write is what one turn gave to one connection: all requests with the same time and
+    // connection are at most that.
     let mut writes: Vec<_> = world.gateway.requests.iter().map(|r| (r.connection, r.at)).collect();
     writes.dedup();
     assert_eq!(world.requests_by_device().len(), 5_000);

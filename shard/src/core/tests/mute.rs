@@ -1,4 +1,5 @@
-//! Gateways that can be reached and take nothing: people are told why, and it is over soon after the gateway's trouble.
+//! Gateways that can be reached and take nothing: people are told why, and it is over soon after
+//! the gateway's trouble.
 
 use std::time::Duration;
 
@@ -9,8 +10,8 @@ use super::{
     world::{SECOND, World},
 };
 use crate::{
-    command::{LaneHealth, Platform, Rate},
-    lane::pool::BUSY_PAUSE_MAX,
+    lane::{health::LaneHealth, pool::BUSY_PAUSE_MAX, rate::Rate},
+    outcome::Platform,
 };
 
 const HOUR: Time = Time(3_600 * SECOND);
@@ -88,7 +89,8 @@ fn header_lists_smaller_than_a_push() {
 
 #[test]
 fn no_window_for_ever() {
-    // 65,535 bytes of bodies with 32 bytes each, and no more: on each connection, of which there is one.
+    // 65,535 bytes of bodies with 32 bytes each, and no more: on each connection, of which there is
+    // one.
     let mut gateway = Gateway::new(100, |_, _| Reply::Accept);
     gateway.credits = false;
     let mut world = world(gateway, 7_000, 1);
@@ -104,7 +106,8 @@ fn no_window_for_ever() {
     assert!(world.last(1).unanswered_requests <= 6, "{}", world.last(1).unanswered_requests);
 }
 
-/// It says that it is there, all the time, on one of two connections, and answers nothing: another one takes its place.
+/// It says that it is there, all the time, on one of two connections, and answers nothing: another
+/// one takes its place.
 #[test]
 fn a_connection_that_talks_and_never_answers() {
     let mut dead = None;

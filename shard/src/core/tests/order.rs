@@ -1,4 +1,5 @@
-//! Two lanes of one wave: neither holds back the other, each goes from the nearest outwards, and quotas hold.
+//! Two lanes of one wave: neither holds back the other, each goes from the nearest outwards, and
+//! quotas hold.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use super::{
     gateway::{Gateway, Reply},
     world::{FCM, LANE, SECOND, World},
 };
-use crate::command::{Command, Platform, Rate};
+use crate::{command::Command, lane::rate::Rate, outcome::Platform};
 
 const HOUR: Time = Time(3_600 * SECOND);
 
@@ -31,7 +32,8 @@ fn bands(world: &World, platform: Platform) -> Vec<u32> {
 }
 
 fn nearest_first(bands: &[u32], overtaken: usize) {
-    // Requests of several connections in one turn may overtake each other; a whole flush at the most.
+    // Requests of several connections in one turn may overtake each other; a whole flush at the
+    // most.
     let sorted = bands.windows(overtaken + 1).all(|w| w[0] <= w[overtaken]);
     assert!(sorted, "not from the nearest outwards");
 }
@@ -52,7 +54,8 @@ fn a_lane_bound_by_its_quota_holds_back_nobody_of_the_other() {
 
 #[test]
 fn bands_open_for_each_lane_by_itself() {
-    // The other cores of the node are as far as this one: the control plane opens what this core reports.
+    // The other cores of the node are as far as this one: the control plane opens what this core
+    // reports.
     let mut world = bound(false);
     world.start_both(1, HOUR);
     let mut apns_done = None;
@@ -100,7 +103,8 @@ fn a_gateway_never_sees_more_than_the_quota_however_its_sockets_block() {
     world.tell(Command::Slice { lane: FCM, until: Time::NEVER, rate: Some(rate) });
     world.run_for(Duration::from_secs(10));
     world.start_both(1, HOUR);
-    // Sockets take nothing for a while, again and again, and then all at once; leases come and go meanwhile.
+    // Sockets take nothing for a while, again and again, and then all at once; leases come and go
+    // meanwhile.
     for round in 0..60u64 {
         world.blocked = round % 3 == 1;
         world.run_for(Duration::from_millis(700 + 211 * (round % 7)));

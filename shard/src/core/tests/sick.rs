@@ -1,5 +1,6 @@
-//! One sick lane never slows another: a gateway that floods each of its connections has a core to share with one that is
-//! well. Time is a number here, and what a turn hears costs some of it, so how much the attack takes can be said exactly.
+//! One sick lane never slows another: a gateway that floods each of its connections has a core to
+//! share with one that is well. Time is a number here, and what a turn hears costs some of it, so
+//! how much the attack takes can be said exactly.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,22 +11,25 @@ use super::{
     world::{FCM, SECOND, World},
 };
 use crate::{
-    command::{Command, Platform, Rate},
+    command::Command,
     floods::{Flood, floods},
+    lane::rate::Rate,
+    outcome::Platform,
 };
 
 const HOUR: Time = Time(3_600 * SECOND);
 /// What a driver reads from one socket before others have their turn.
 const READ_BUDGET: usize = 256 * 1024;
-/// A turn takes 10 µs, and 4 ns for each byte of an attacker: frames of ten bytes at 40 ns each, which is twice what
-/// the slow way through the reader takes.
+/// A turn takes 10 µs, and 4 ns for each byte of an attacker: frames of ten bytes at 40 ns each,
+/// which is twice what the slow way through the reader takes.
 const TURN: Duration = Duration::from_micros(10);
 const BYTES_PER_MICROSECOND: usize = 250;
-/// More than any attack gets rid of on one connection before it is cut off: the longest frames that are put up with, and
-/// what one read brings beyond them.
+/// More than any attack gets rid of on one connection before it is cut off: the longest frames that
+/// are put up with, and what one read brings beyond them.
 const HEARD_MAX: usize = 4 << 20;
 
-/// When the well lane has pushed to all of its 300, at 1,000 a second, in turns and in time; and what the sick one said.
+/// When the well lane has pushed to all of its 300, at 1,000 a second, in turns and in time; and
+/// what the sick one said.
 fn beside(flood: Option<&Flood>) -> (usize, Duration, usize) {
     let mut world = World::new(Gateway::new(100, |request, _| match request.platform {
         Platform::Apns => Reply::Silence,

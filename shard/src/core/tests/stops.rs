@@ -12,7 +12,7 @@ use super::{
     gateway::{Gateway, Reply},
     world::{PARTITIONS, SECOND, World, wave_spec},
 };
-use crate::command::{Command, Rate};
+use crate::{command::Command, lane::rate::Rate};
 
 const HOUR: Time = Time(3_600 * SECOND);
 const SLOWLY: Option<Rate> = Some(Rate { per_second: 2_000.0, burst: 100.0 });

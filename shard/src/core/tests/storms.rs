@@ -1,5 +1,5 @@
-//! Gateways that throw everybody out, or let nobody in: they are not hammered meanwhile, and when they are well again the
-//! lane is back in seconds.
+//! Gateways that throw everybody out, or let nobody in: they are not hammered meanwhile, and when
+//! they are well again the lane is back in seconds.
 
 use std::time::Duration;
 
@@ -9,16 +9,17 @@ use super::{
     gateway::{Gateway, Reply},
     world::{SECOND, World},
 };
-use crate::{
-    command::{LaneHealth, Rate},
-    lane::pool::{BUSY_PAUSE_MAX, LATE_AFTER},
+use crate::lane::{
+    health::LaneHealth,
+    pool::{BUSY_PAUSE_MAX, LATE_AFTER},
+    rate::Rate,
 };
 
 const HOUR: Time = Time(3_600 * SECOND);
 const CONNECTIONS: usize = 4;
 const MS: Duration = Duration::from_millis(1);
-/// From when the gateway is well until somebody is pushed to: the longest pause, a tenth of it on top, handshakes, and the
-/// way there and back.
+/// From when the gateway is well until somebody is pushed to: the longest pause, a tenth of it on
+/// top, handshakes, and the way there and back.
 const BACK: Duration = BUSY_PAUSE_MAX.saturating_add(Duration::from_millis(1_000));
 /// Then until all connections stand: each that is of use makes room for another.
 const WHOLE: Duration = Duration::from_secs(3);

@@ -9,8 +9,10 @@ use super::{
     world::{SECOND, World, fcm_token, provider_token},
 };
 use crate::{
-    command::{Command, LaneHealth, Platform, Rate},
+    command::Command,
     core::ConnectionId,
+    lane::{health::LaneHealth, rate::Rate},
+    outcome::Platform,
 };
 
 const HOUR: Time = Time(3_600 * SECOND);
@@ -117,7 +119,8 @@ fn one_that_is_refused_is_tried_by_single_requests_and_the_former_goes_on() {
     assert!(world.said.health.contains(&LaneHealth::Credential), "an alarm all the same");
     assert!(world.said.details.contains(&"InvalidProviderToken".to_owned()));
     all_were_pushed_once(&world);
-    // Ten minutes later nobody uses the former any more: single requests try this one, and another one when it comes.
+    // Ten minutes later nobody uses the former any more: single requests try this one, and another
+    // one when it comes.
     world.run_for(Duration::from_mins(10));
     world.start(2, HOUR);
     let before = world.gateway.requests.len();
@@ -181,7 +184,8 @@ fn a_change_that_the_gateway_minds_waits_and_nobody_else_does() {
     assert_eq!(world.totals(2).outcomes[Outcome::Accepted as usize], 3_000);
 }
 
-/// One host's clock is wrong: whatever goes there is refused, on each connection that ends up there anew.
+/// One host's clock is wrong: whatever goes there is refused, on each connection that ends up there
+/// anew.
 #[test]
 fn one_host_that_calls_it_expired_costs_its_connections_and_no_more() {
     let mut hosts: Vec<ConnectionId> = Vec::new();
@@ -212,7 +216,8 @@ fn one_host_that_calls_it_expired_costs_its_connections_and_no_more() {
     assert!(last < Time(9 * SECOND), "as if nothing was: {last:?}");
 }
 
-/// All hosts call a token expired that is not. It is asked for again, seldom, and nobody waits for another token.
+/// All hosts call a token expired that is not. It is asked for again, seldom, and nobody waits for
+/// another token.
 #[test]
 fn all_that_call_it_expired_are_asked_again_until_they_do_not() {
     let (from, to) = (Time(2 * SECOND), Time(302 * SECOND));
@@ -271,8 +276,9 @@ fn another_token_ends_the_wait_for_an_expired_one_at_once() {
     assert_eq!(world.said.health.last(), Some(&LaneHealth::Ready));
 }
 
-/// A key is replaced in the middle of a wave. APNs ties a connection to the key of its first request, so the new one is tried over a
-/// connection of its own, the others go on, and when it was accepted all are replaced; nobody is pushed to twice.
+/// A key is replaced in the middle of a wave. APNs ties a connection to the key of its first
+/// request, so the new one is tried over a connection of its own, the others go on, and when it was
+/// accepted all are replaced; nobody is pushed to twice.
 #[test]
 fn another_key_is_tried_over_a_connection_of_its_own() {
     let mut world = world(|_, _| Reply::Accept);

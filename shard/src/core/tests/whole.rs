@@ -61,7 +61,8 @@ fn nearest_band_first_and_the_message_of_ones_language() {
     world.start(1, HOUR);
     world.run_for(Duration::from_secs(10));
     let bands: Vec<u32> = world.gateway.requests.iter().map(|r| r.device % 3).collect();
-    // Several connections: a request of the next band may overtake those of the former that are in the same turn.
+    // Several connections: a request of the next band may overtake those of the former that are in
+    // the same turn.
     let first_far = bands.iter().position(|b| *b == 2).unwrap();
     let last_near = bands.iter().rposition(|b| *b == 0).unwrap();
     assert!(last_near < first_far, "{last_near} {first_far}");
@@ -116,7 +117,8 @@ fn other_cores_are_waited_for_at_each_band() {
 
 #[test]
 fn a_band_with_nobody_in_it_is_reported_as_walked() {
-    // Other cores wait for the news, though nothing happened here that would make a report by itself.
+    // Other cores wait for the news, though nothing happened here that would make a report by
+    // itself.
     let mut world = World::with(Gateway::new(100, |_, _| Reply::Accept), false, 2);
     world.populate(0..1);
     world.start(1, HOUR);
@@ -137,7 +139,7 @@ fn who_moves_is_pushed_once_wherever_they_were() {
     let mut world = World::new(Gateway::new(4, |_, _| Reply::Accept));
     world.populate(0..600);
     world.start(1, HOUR);
-    world.grant(1, Time::NEVER, Some(crate::command::Rate { per_second: 500.0, burst: 10.0 }));
+    world.grant(1, Time::NEVER, Some(crate::lane::rate::Rate { per_second: 500.0, burst: 10.0 }));
     for round in 1..=12u32 {
         world.run_for(Duration::from_millis(100));
         // Everybody moves to another band, to and fro; all are inside at the start and at the end.
@@ -161,7 +163,7 @@ fn whoever_comes_in_behind_the_frontier_waits_for_no_partition() {
     let mut world = World::new(Gateway::new(100, |_, _| Reply::Accept));
     world.populate(0..3_000);
     world.start(1, HOUR);
-    world.grant(1, Time::NEVER, Some(crate::command::Rate { per_second: 500.0, burst: 50.0 }));
+    world.grant(1, Time::NEVER, Some(crate::lane::rate::Rate { per_second: 500.0, burst: 50.0 }));
     // The second band, a thousand devices of four partitions, one after the other.
     world.run_for(Duration::from_millis(2_200));
     assert!(world.requests_by_device().keys().any(|n| n % 3 == 1));

@@ -18,15 +18,17 @@ use roaring::RoaringBitmap;
 
 use super::gateway::Gateway;
 use crate::{
-    command::{
-        Command, Consequence, CoreReport, Counts, Event, LaneHealth, LaneLoad, LaneSpec, Platform,
-        Rate,
-    },
+    command::{Command, Consequence, CoreReport, Counts, Event},
     core::{ConnectionId, Core, CoreConfig, IoRequest},
     lane::{
+        health::LaneHealth,
+        load::LaneLoad,
         news::News,
         pool::{ANSWERS_FOR_AN_ATTEMPT, ATTEMPTS_PER_MINUTE},
+        rate::Rate,
+        spec::LaneSpec,
     },
+    outcome::Platform,
 };
 pub(super) use things::*;
 
@@ -256,7 +258,8 @@ impl World {
         active
     }
 
-    /// Goes on until nothing happens any more, or until the time. True: nothing will happen any more.
+    /// Goes on until nothing happens any more, or until the time. True: nothing will happen any
+    /// more.
     pub(super) fn run(&mut self, until: Time) -> bool {
         let mut busy = 0;
         loop {
@@ -335,7 +338,8 @@ impl World {
         self.sockets.values().map(Vec::len).sum()
     }
 
-    /// In no minute were there more attempts to connect than are stated, those of use aside (`lane/pool`).
+    /// In no minute were there more attempts to connect than are stated, those of use aside
+    /// (`lane/pool`).
     pub(super) fn attempts_are_bounded(&self, connections: usize) {
         let minute = Duration::from_secs(60);
         let mut answers: BTreeMap<ConnectionId, u32> = BTreeMap::new();

@@ -3,13 +3,14 @@
 use std::{num::NonZeroU16, time::Duration};
 
 use super::{
+    error::{ConnectionError, ErrorCode},
     hpack::decode::{Decoder, HpackError},
     retry_after::RetryAfter,
     settings::HEADER_LIST_MAX,
-    spec::ConnectionError,
 };
 
-/// Of one header block. The fields it may hold are bounded as a list; coding makes it shorter, not longer.
+/// Of one header block. The fields it may hold are bounded as a list; coding makes it shorter, not
+/// longer.
 const BLOCK_BYTES_MAX: usize = HEADER_LIST_MAX as usize;
 
 /// Frames that one block may be spread over, empty ones included: a block of our bound fits one.
@@ -48,7 +49,8 @@ impl Block {
 /// What one block said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Head {
-    /// `:status`, 100 to 999, and how long the gateway asks to be left alone; that is not read of 200.
+    /// `:status`, 100 to 999, and how long the gateway asks to be left alone; that is not read of
+    /// 200.
     Status(u16, Option<Duration>),
     /// No pseudo-field: fields after a body.
     Trailers,
@@ -93,7 +95,7 @@ pub(crate) fn read_head(decoder: &mut Decoder, block: &[u8]) -> Result<Head, Con
             | HpackError::Huffman
             | HpackError::SizeUpdate,
         ) => Err(ConnectionError::new(
-            super::frames::ErrorCode::COMPRESSION_ERROR,
+            ErrorCode::COMPRESSION_ERROR,
             "header block cannot be decoded",
         )),
     }
@@ -105,8 +107,8 @@ fn status(value: &[u8]) -> Option<u16> {
     valid.then(|| digits.iter().fold(0, |n, d| n * 10 + u16::from(d - b'0')))
 }
 
-/// The number of each answer 200 whose body is still to come. Nobody reads that body, so nothing is kept of it. Others
-/// are numbered up to STREAMS_MAX (2^14), so this is none of theirs.
+/// The number of each answer 200 whose body is still to come. Nobody reads that body, so nothing is
+/// kept of it. Others are numbered up to STREAMS_MAX (2^14), so this is none of theirs.
 pub(crate) const ACCEPTED: NonZeroU16 = NonZeroU16::MAX;
 
 /// The number of the first that is begun.
@@ -122,8 +124,9 @@ struct Begun {
     body: Vec<u8>,
 }
 
-/// All such answers. Their number is at most that of open streams, and each keeps `body_bytes_max`: 1 MiB for 1,000
-/// streams of APNs, 400 KiB for 100 of FCM at the worst, and nothing while all are accepted.
+/// All such answers. Their number is at most that of open streams, and each keeps `body_bytes_max`:
+/// 1 MiB for 1,000 streams of APNs, 400 KiB for 100 of FCM at the worst, and nothing while all are
+/// accepted.
 #[derive(Debug)]
 pub(crate) struct Answers {
     begun: Vec<Begun>,

@@ -8,9 +8,8 @@ use super::{
     streams::Slot,
 };
 use crate::{
-    command::Platform,
-    lane::{answer, apns},
-    outcome::Reason,
+    lane::provider::{answer, apns},
+    outcome::{Platform, Reason},
 };
 
 /// Where in its life a connection is. It only moves down.
@@ -27,7 +26,8 @@ pub(super) enum Phase {
 impl Connection {
     /// The gateway's last word on a request.
     pub(super) fn answered(&mut self, slot: &Slot, status: u16) {
-        // 401 and 403 mean that this connection is still nobody's (Apple, "Establishing a token-based connection to APNs").
+        // 401 and 403 mean that this connection is still nobody's (Apple, "Establishing a
+        // token-based connection to APNs").
         self.proven |= !matches!(status, 401 | 403);
         self.decided(slot, status);
         // Answered before all of it was sent: the peer still counts the stream as open.
@@ -37,7 +37,8 @@ impl Connection {
         self.settle();
     }
 
-    /// Says what the gateway decided. Of an acceptance nothing but the ticket is kept, nor has `answers` anything of it.
+    /// Says what the gateway decided. Of an acceptance nothing but the ticket is kept, nor has
+    /// `answers` anything of it.
     fn decided(&mut self, slot: &Slot, status: u16) {
         if status == 200 {
             self.accepted.push_back(slot.ticket);
@@ -49,9 +50,9 @@ impl Connection {
         self.events.push_back(ConnectionEvent::Answer { ticket: slot.ticket, answer });
     }
 
-    /// Nothing more will come for a request. If the head of an acceptance came, it would be wrong to push again only because
-    /// the rest of a body that nobody reads was cut off. Any other status says nothing without its reason, which was to
-    /// follow: it may be a proxy's.
+    /// Nothing more will come for a request. If the head of an acceptance came, it would be wrong
+    /// to push again only because the rest of a body that nobody reads was cut off. Any other
+    /// status says nothing without its reason, which was to follow: it may be a proxy's.
     pub(super) fn unanswered(&mut self, slot: &Slot) {
         let status = slot.answer.map(|number| self.answers.status(number));
         match status {
@@ -75,7 +76,8 @@ impl Connection {
         self.windows.forget(slot.id);
     }
 
-    /// GOAWAY came. A first one may name the highest id possible, only to announce a second (RFC 9113, 6.8).
+    /// GOAWAY came. A first one may name the highest id possible, only to announce a second (RFC
+    /// 9113, 6.8).
     pub(super) fn gone_away(&mut self, last_id: u32, code: ErrorCode, debug: &[u8]) {
         let reason = match self.config.platform {
             Platform::Apns => apns::read_body(debug).0,
@@ -160,8 +162,9 @@ impl Connection {
         }
     }
 
-    /// Deadlines of requests. One that got no answer while others did is reset. But if not a byte came since it was
-    /// sent, the path is dead, and every other request on it would only find that out later.
+    /// Deadlines of requests. One that got no answer while others did is reset. But if not a byte
+    /// came since it was sent, the path is dead, and every other request on it would only find that
+    /// out later.
     pub(super) fn expire_requests(&mut self) {
         while let Some(oldest) = self.streams.oldest() {
             if oldest.sent + self.config.request_deadline > self.now {

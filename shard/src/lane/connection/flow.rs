@@ -1,17 +1,18 @@
 //! Windows: what we may send, and what we let the peer send (RFC 9113, 5.2 and 6.9).
 //!
-//! A request's body goes out in one piece with its header as long as the windows allow, which is nearly always. Only
-//! for a body that was cut does a stream keep state; it waits in the order of sending, and holds no more than a
-//! reference to the body that its template owns. Credit may free a thousand of them at once: what goes out for it is
-//! encoded a burst at a time, as the socket takes it.
+//! A request's body goes out in one piece with its header as long as the windows allow, which is
+//! nearly always. Only for a body that was cut does a stream keep state; it waits in the order of
+//! sending, and holds no more than a reference to the body that its template owns. Credit may free
+//! a thousand of them at once: what goes out for it is encoded a burst at a time, as the socket
+//! takes it.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
 use super::{
+    error::ConnectionError,
     frames::{self, PAYLOAD_BYTES_MAX, flag, kind},
-    spec::ConnectionError,
 };
 
 /// Windows before anything else was said (RFC 9113, 6.9.2).
@@ -19,11 +20,12 @@ pub(crate) const WINDOW_DEFAULT: i64 = 65_535;
 
 const WINDOW_MAX: i64 = (1 << 31) - 1;
 
-/// Cut bodies go on while less than this waits to be fetched: two TLS records. Without a bound a connection whose windows
-/// open again would hold the bodies of all its streams encoded, and keep the memory for it.
+/// Cut bodies go on while less than this waits to be fetched: two TLS records. Without a bound a
+/// connection whose windows open again would hold the bodies of all its streams encoded, and keep
+/// the memory for it.
 const BURST_BYTES: usize = 32 * 1024;
-/// While so many bodies are cut, no further ones are begun: requests that cannot go on fill streams and memory for nothing.
-/// As many as are worth a write.
+/// While so many bodies are cut, no further ones are begun: requests that cannot go on fill streams
+/// and memory for nothing. As many as are worth a write.
 const CUT_MAX: usize = 64;
 /// Room for so many cut bodies is kept once there are none.
 const PENDING_KEPT: usize = 32;
@@ -32,7 +34,8 @@ const PENDING_KEPT: usize = 32;
 #[derive(Debug)]
 pub(crate) struct SendWindows {
     connection: i64,
-    /// The most that the connection's window ever was: what the peer opens, as far as it has been seen.
+    /// The most that the connection's window ever was: what the peer opens, as far as it has been
+    /// seen.
     widest: i64,
     /// Of each new stream.
     initial: i64,
@@ -58,8 +61,8 @@ impl SendWindows {
         }
     }
 
-    /// How many bodies of this size may be begun. The last may be cut: then a peer that gives credit only when it sees
-    /// its window used up is not waited for in vain.
+    /// How many bodies of this size may be begun. The last may be cut: then a peer that gives
+    /// credit only when it sees its window used up is not waited for in vain.
     pub(crate) fn bodies(&self, size: usize) -> usize {
         match usize::try_from(self.connection) {
             _ if size == 0 => usize::MAX,
@@ -84,7 +87,8 @@ impl SendWindows {
         fits
     }
 
-    /// Sends the body of a stream just opened, as far as the windows go; the rest follows as credit comes.
+    /// Sends the body of a stream just opened, as far as the windows go; the rest follows as credit
+    /// comes.
     pub(crate) fn begin(&mut self, out: &mut Vec<u8>, id: u32, body: &Bytes) {
         let mut pending = Pending { id, body: body.clone(), sent: 0, window: self.initial };
         if !pending.send(out, &mut self.connection) {
@@ -98,7 +102,8 @@ impl SendWindows {
         found.map(|at| self.remove(at)).is_some()
     }
 
-    /// Credit for the connection. `true`: a body goes on by it, now or behind the burst that is to be fetched.
+    /// Credit for the connection. `true`: a body goes on by it, now or behind the burst that is to
+    /// be fetched.
     pub(crate) fn credit(
         &mut self,
         out: &mut Vec<u8>,
@@ -118,7 +123,8 @@ impl SendWindows {
         Ok(out.len() > written || waited && self.has_more())
     }
 
-    /// Credit for an open stream; whether its body goes on by it. A stream without a cut body needs none.
+    /// Credit for an open stream; whether its body goes on by it. A stream without a cut body needs
+    /// none.
     ///
     /// # Errors
     /// That stream is in error.
@@ -146,7 +152,8 @@ impl SendWindows {
         if credit == 0 { Err(StreamError) } else { Ok(goes_on) }
     }
 
-    /// SETTINGS_INITIAL_WINDOW_SIZE: changes the windows of open streams by the difference, even below zero.
+    /// SETTINGS_INITIAL_WINDOW_SIZE: changes the windows of open streams by the difference, even
+    /// below zero.
     pub(crate) fn set_initial(
         &mut self,
         out: &mut Vec<u8>,
@@ -168,7 +175,8 @@ impl SendWindows {
         Ok(())
     }
 
-    /// Afterwards there is a burst to fetch, the connection's window is used up, or every cut body waits for its stream's.
+    /// Afterwards there is a burst to fetch, the connection's window is used up, or every cut body
+    /// waits for its stream's.
     pub(crate) fn flush(&mut self, out: &mut Vec<u8>) {
         if !self.pending.is_empty() {
             self.pending
@@ -177,7 +185,8 @@ impl SendWindows {
         }
     }
 
-    /// Windows are open for a cut body: [`Self::flush`] goes on when what there is has been fetched.
+    /// Windows are open for a cut body: [`Self::flush`] goes on when what there is has been
+    /// fetched.
     pub(crate) fn has_more(&self) -> bool {
         self.connection > 0 && self.pending.iter().any(|p| p.may_send(self.connection))
     }
@@ -232,8 +241,8 @@ impl Pending {
     }
 }
 
-/// What we let the peer send on the whole connection. Bodies are read at once or thrown away, so it is generous, and
-/// given back in large pieces.
+/// What we let the peer send on the whole connection. Bodies are read at once or thrown away, so it
+/// is generous, and given back in large pieces.
 #[derive(Debug)]
 pub(crate) struct Credit {
     left: u32,
@@ -262,7 +271,8 @@ impl Credit {
         self.left <= Self::WINDOW / 2
     }
 
-    /// Gives credit, if it is due, with what is about to be written: a peer that is not read from gets none.
+    /// Gives credit, if it is due, with what is about to be written: a peer that is not read from
+    /// gets none.
     pub(crate) fn give(&mut self, out: &mut Vec<u8>) {
         if self.is_due() {
             frames::put_window_update(out, 0, Self::WINDOW - self.left);

@@ -1,6 +1,6 @@
 //! HTTP/2 frames as bytes (RFC 9113, 4 and 6).
 
-use super::spec::ConnectionError;
+use super::error::{ConnectionError, ErrorCode};
 
 /// What a client says first (RFC 9113, 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -8,7 +8,8 @@ pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes before each frame's payload.
 pub(crate) const HEADER_BYTES: usize = 9;
 
-/// Largest payload either way. No peer may allow less, we announce no more, and a push never needs more.
+/// Largest payload either way. No peer may allow less, we announce no more, and a push never needs
+/// more.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 16_384;
 
 /// Stream ids have 31 bits.
@@ -33,29 +34,6 @@ pub(crate) mod flag {
     pub(crate) const END_HEADERS: u8 = 0x4;
     pub(crate) const PADDED: u8 = 0x8;
     pub(crate) const PRIORITY: u8 = 0x20;
-}
-
-/// Why a stream or connection ended (RFC 9113, 7). Open: peers may say others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ErrorCode(pub u32);
-
-impl ErrorCode {
-    /// All is well.
-    pub const NO_ERROR: Self = Self(0x0);
-    /// Against the rules, in no more special way.
-    pub const PROTOCOL_ERROR: Self = Self(0x1);
-    /// More sent than the window allowed, or a window above 2^31-1.
-    pub const FLOW_CONTROL_ERROR: Self = Self(0x3);
-    /// A frame of an impossible length.
-    pub const FRAME_SIZE_ERROR: Self = Self(0x6);
-    /// Not processed at all: safe to send again.
-    pub const REFUSED_STREAM: Self = Self(0x7);
-    /// Not wanted any more.
-    pub const CANCEL: Self = Self(0x8);
-    /// The state of the header tables is lost.
-    pub const COMPRESSION_ERROR: Self = Self(0x9);
-    /// Too much of something.
-    pub const ENHANCE_YOUR_CALM: Self = Self(0xb);
 }
 
 /// One whole frame as received.
@@ -88,7 +66,8 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// How long the frame beginning with `input` is, its header included; `None` while the header is incomplete.
+/// How long the frame beginning with `input` is, its header included; `None` while the header is
+/// incomplete.
 pub(crate) fn frame_len(input: &[u8]) -> Result<Option<usize>, ConnectionError> {
     let Some(&[a, b, c]) = input.first_chunk::<3>() else { return Ok(None) };
     if input.len() < HEADER_BYTES {
@@ -131,7 +110,8 @@ pub(crate) fn put(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: 
     out.extend_from_slice(payload);
 }
 
-/// Appends a header block as HEADERS and as many CONTINUATION frames as it takes, nothing in between.
+/// Appends a header block as HEADERS and as many CONTINUATION frames as it takes, nothing in
+/// between.
 pub(crate) fn put_block(out: &mut Vec<u8>, stream: u32, block: &[u8]) {
     let mut chunks = block.chunks(PAYLOAD_BYTES_MAX).peekable();
     let mut kind = kind::HEADERS;

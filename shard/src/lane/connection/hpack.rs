@@ -1,8 +1,9 @@
 //! HPACK (RFC 7541): what both directions share.
 //!
-//! The library that was meant to decode for us panics on a table size update that is cut short and accepts one in the
-//! middle of a block, and in a process that aborts on panic one such frame would end a node. So both directions are
-//! written here, small, without allocation once warm, and checked against two independent implementations in the tests.
+//! The library that was meant to decode for us panics on a table size update that is cut short and
+//! accepts one in the middle of a block, and in a process that aborts on panic one such frame would
+//! end a node. So both directions are written here, small, without allocation once warm, and
+//! checked against two independent implementations in the tests.
 
 pub(crate) mod decode;
 pub(crate) mod encode;
@@ -19,7 +20,8 @@ pub(crate) fn entry_size(name: &str, value_len: usize) -> usize {
     name.len() + value_len + ENTRY_OVERHEAD
 }
 
-/// Appends an integer with a prefix of `bits` bits; `first` holds the bits above the prefix (RFC 7541, 5.1).
+/// Appends an integer with a prefix of `bits` bits; `first` holds the bits above the prefix (RFC
+/// 7541, 5.1).
 #[allow(clippy::cast_possible_truncation)] // each cast is masked or compared first
 pub(crate) fn put_integer(out: &mut Vec<u8>, first: u8, bits: u32, value: usize) {
     let mask = (1usize << bits) - 1;
@@ -36,8 +38,8 @@ pub(crate) fn put_integer(out: &mut Vec<u8>, first: u8, bits: u32, value: usize)
     out.push(rest as u8);
 }
 
-/// Reads an integer with a prefix of `bits` bits. `None`: cut short, or larger than anything that fits a header block
-/// (four bytes after the prefix hold 2^28).
+/// Reads an integer with a prefix of `bits` bits. `None`: cut short, or larger than anything that
+/// fits a header block (four bytes after the prefix hold 2^28).
 pub(crate) fn take_integer(input: &mut &[u8], bits: u32) -> Option<usize> {
     let (&first, mut rest) = input.split_first()?;
     let mask = (1usize << bits) - 1;

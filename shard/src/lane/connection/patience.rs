@@ -1,20 +1,23 @@
 //! How much is put up with that brings no request nearer to its end.
 //!
-//! PING, SETTINGS, PRIORITY, credit that nobody waits for, GOAWAY, extensions, resets, frames of streams that have ended:
-//! each is allowed at any time and costs next to nothing, and a peer that sends nothing else can keep a core busy for ever
-//! without breaking a rule of HTTP/2. So they are paid for from a purse that requests and time fill again. An honest peer
-//! never sees its bottom: what servers send besides an answer is a reset, a window or two and now and then a PING for each
+//! PING, SETTINGS, PRIORITY, credit that nobody waits for, GOAWAY, extensions, resets, frames of
+//! streams that have ended: each is allowed at any time and costs next to nothing, and a peer that
+//! sends nothing else can keep a core busy for ever without breaking a rule of HTTP/2. So they are
+//! paid for from a purse that requests and time fill again. An honest peer never sees its bottom:
+//! what servers send besides an answer is a reset, a window or two and now and then a PING for each
 //! request.
 
 use clarion_proto::time::Time;
 
-use super::spec::ConnectionError;
+use super::error::ConnectionError;
 
-/// When full: enough for a reset and some windows for each of the most streams that gateways allow (1,500), all at once.
+/// When full: enough for a reset and some windows for each of the most streams that gateways allow
+/// (1,500), all at once.
 const FULL: u64 = 10_000;
 /// For each request.
 const PER_REQUEST: u64 = 8;
-/// For each second, so that a connection that idles for hours is not charged for its gateway's PINGs.
+/// For each second, so that a connection that idles for hours is not charged for its gateway's
+/// PINGs.
 const PER_SECOND: u64 = 100;
 
 #[derive(Debug)]
@@ -44,8 +47,8 @@ impl Patience {
         Ok(())
     }
 
-    /// Only when it is empty, so that nearly every frame costs one subtraction. An honest peer has then earned it full
-    /// again: whoever has earned nothing since is not one.
+    /// Only when it is empty, so that nearly every frame costs one subtraction. An honest peer has
+    /// then earned it full again: whoever has earned nothing since is not one.
     fn refill(&mut self, now: Time, next_id: u32) {
         let seconds = now.since(self.at).as_secs();
         let requests = u64::from(next_id.saturating_sub(self.next_id)) / 2;

@@ -8,14 +8,15 @@ use super::{
     closing::Phase,
     template::{Template, put_in_pieces},
 };
-use crate::{command::Platform, lane::fcm};
+use crate::{lane::provider::fcm, outcome::Platform};
 
 impl Connection {
     /// How many requests may be pushed now, each with the largest body of all templates in use.
     ///
-    /// Bounded by the streams that both sides allow (one, until the first answer), by the window of the connection, by
-    /// the events not yet polled, and by the streams opened since the last [`Self::transmit`]: not more than the peer
-    /// allows at once, even if resets have made room for others, which servers take for an attack.
+    /// Bounded by the streams that both sides allow (one, until the first answer), by the window of
+    /// the connection, by the events not yet polled, and by the streams opened since the last
+    /// [`Self::transmit`]: not more than the peer allows at once, even if resets have made room for
+    /// others, which servers take for an attack.
     #[must_use]
     pub fn room(&self) -> usize {
         self.room_for(self.templates.body_bytes_max())
@@ -23,8 +24,9 @@ impl Connection {
 
     /// Writes one request.
     ///
-    /// `spec` is read only while the template is new to this connection or to its header table, and for a body that does
-    /// not go out in one piece; it must be the same for a number until [`Self::forget_template`].
+    /// `spec` is read only while the template is new to this connection or to its header table, and
+    /// for a body that does not go out in one piece; it must be the same for a number until
+    /// [`Self::forget_template`].
     ///
     /// # Errors
     /// See [`PushError`]; nothing was written, and the ticket gets no event.
@@ -51,7 +53,8 @@ impl Connection {
         if self.room_for(spec.body_bytes(token.len())) == 0 {
             return Err(PushError::Full);
         }
-        // The id comes first: once a template has been made, its block must be written, for the peer's table to follow.
+        // The id comes first: once a template has been made, its block must be written, for the
+        // peer's table to follow.
         let Some(id) = self.streams.push(ticket, now) else {
             self.begin_closing(CloseReason::StreamIdsSpent);
             self.settle();
@@ -83,7 +86,8 @@ impl Connection {
             self.peer.streams_max.min(1)
         };
         let open = self.streams.open();
-        // Events that nobody fetches hold back requests, so that their queue is at most two for each stream.
+        // Events that nobody fetches hold back requests, so that their queue is at most two for
+        // each stream.
         let held = open + self.events.len() + self.accepted.len();
         limit
             .saturating_sub(open.max(self.openings))

@@ -1,9 +1,10 @@
 //! Answers and everything else that the peer sends.
 //!
-//! Nearly every frame is an answer `:status 200` in one HEADERS frame that ends its stream, or, with FCM, a DATA frame
-//! behind it with a body that nobody reads. The block begins with 0x88, entry 8 of the static table. Once the peer has acknowledged our header table of size 0, and a block written after
-//! that has been read, no block can change how another reads: then these are not decoded beyond that byte. Every other
-//! frame takes the long way.
+//! Nearly every frame is an answer `:status 200` in one HEADERS frame that ends its stream, or,
+//! with FCM, a DATA frame behind it with a body that nobody reads. The block begins with 0x88,
+//! entry 8 of the static table. Once the peer has acknowledged our header table of size 0, and a
+//! block written after that has been read, no block can change how another reads: then these are
+//! not decoded beyond that byte. Every other frame takes the long way.
 
 use super::{
     Connection, ConnectionError, ErrorCode,
@@ -14,12 +15,13 @@ use super::{
     patience::Patience,
     settings::{self, Setting},
 };
-use crate::command::Platform;
+use crate::outcome::Platform;
 
 /// Entry 8 of the static table: `:status 200`.
 const STATUS_200: u8 = 0x88;
 
-/// Acknowledgements written and not yet fetched. More means that the peer asks faster than it reads.
+/// Acknowledgements written and not yet fetched. More means that the peer asks faster than it
+/// reads.
 const ACKNOWLEDGEMENTS_MAX: usize = 1_000;
 
 /// The reader's own state.
@@ -183,7 +185,8 @@ impl Connection {
         Ok(())
     }
 
-    /// A whole block. It is decoded even if nobody waits for it, as long as it may change the table.
+    /// A whole block. It is decoded even if nobody waits for it, as long as it may change the
+    /// table.
     fn header_block(
         &mut self,
         id: u32,
@@ -226,7 +229,8 @@ impl Connection {
             self.idle_word()?;
         }
         if !self.answers.add(answer, data, body_bytes) {
-            // A longer body is not a gateway's reason: its status has to do, and the rest need not come.
+            // A longer body is not a gateway's reason: its status has to do, and the rest need not
+            // come.
             if self.windows.forget(frame.stream) || !frame.has(flag::END_STREAM) {
                 frames::put_reset(&mut self.out, frame.stream, ErrorCode::CANCEL);
             }
@@ -285,7 +289,7 @@ impl Connection {
                 }
                 Setting::MaxConcurrentStreams(streams) => self.peer.streams_max = bytes(streams),
                 Setting::InitialWindowSize(size) => {
-                    self.windows.set_initial(&mut self.out, size)?
+                    self.windows.set_initial(&mut self.out, size)?;
                 }
                 Setting::MaxHeaderListSize(size) => self.peer.header_list_bytes_max = bytes(size),
             }
@@ -342,7 +346,8 @@ impl Connection {
         }
     }
 
-    /// The peer broke the rules of one stream: only that one ends, and its answer, if any, does not count.
+    /// The peer broke the rules of one stream: only that one ends, and its answer, if any, does not
+    /// count.
     fn malformed(&mut self, id: u32) {
         if let Some(mut slot) = self.streams.remove(id) {
             frames::put_reset(&mut self.out, id, ErrorCode::PROTOCOL_ERROR);

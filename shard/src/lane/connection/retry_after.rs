@@ -1,8 +1,8 @@
 //! `retry-after`, in seconds or as a date (RFC 9110, 10.2.3), without a clock of our own.
 //!
-//! A date means something only beside a clock, and the one that it was made with stands in the same answer: `date` (RFC
-//! 9110, 6.6.1). So the wait is the difference of both, and the gateway's clock may be as wrong as it likes. A date without
-//! a `date` beside it says nothing.
+//! A date means something only beside a clock, and the one that it was made with stands in the same
+//! answer: `date` (RFC 9110, 6.6.1). So the wait is the difference of both, and the gateway's clock
+//! may be as wrong as it likes. A date without a `date` beside it says nothing.
 
 use std::time::{Duration, SystemTime};
 
@@ -24,7 +24,7 @@ impl RetryAfter {
         };
         match name {
             b"retry-after" if value.first().is_some_and(u8::is_ascii_digit) => {
-                self.seconds = seconds(value)
+                self.seconds = seconds(value);
             }
             b"retry-after" => self.at = date(),
             b"date" => self.date = date(),

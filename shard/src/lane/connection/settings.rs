@@ -1,8 +1,8 @@
 //! SETTINGS, both sides' (RFC 9113, 6.5).
 
 use super::{
+    error::ConnectionError,
     frames::{self, kind},
-    spec::ConnectionError,
 };
 
 mod id {
@@ -22,8 +22,8 @@ pub(crate) const HEADER_LIST_MAX: u32 = 8_192;
 
 /// Appends our SETTINGS.
 ///
-/// Without a header table no answer depends on an earlier one, which lets the reader skip most of it. MAX_FRAME_SIZE
-/// stays at its default, which is the least there is.
+/// Without a header table no answer depends on an earlier one, which lets the reader skip most of
+/// it. MAX_FRAME_SIZE stays at its default, which is the least there is.
 pub(crate) fn put_ours(out: &mut Vec<u8>) {
     let ours = [
         (id::HEADER_TABLE_SIZE, 0),
@@ -47,7 +47,8 @@ pub(crate) enum Setting {
     MaxHeaderListSize(u32),
 }
 
-/// The values of one SETTINGS frame, in order; unknown ones are skipped, impossible ones are errors.
+/// The values of one SETTINGS frame, in order; unknown ones are skipped, impossible ones are
+/// errors.
 pub(crate) fn parse(payload: &[u8]) -> impl Iterator<Item = Result<Setting, ConnectionError>> {
     payload.chunks_exact(6).filter_map(|s| {
         let value = u32::from_be_bytes([s[2], s[3], s[4], s[5]]);
@@ -59,7 +60,8 @@ pub(crate) fn parse(payload: &[u8]) -> impl Iterator<Item = Result<Setting, Conn
             id::ENABLE_PUSH if value != 0 => {
                 Some(Err(ConnectionError::protocol("a server may not set SETTINGS_ENABLE_PUSH")))
             }
-            // Ours are never larger than the least that a peer may set, so the value itself is of no interest.
+            // Ours are never larger than the least that a peer may set, so the value itself is of
+            // no interest.
             id::MAX_FRAME_SIZE if !(16_384..=16_777_215).contains(&value) => Some(Err(
                 ConnectionError::protocol("SETTINGS_MAX_FRAME_SIZE outside of 2^14 to 2^24-1"),
             )),

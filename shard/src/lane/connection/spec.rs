@@ -4,41 +4,49 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::frames::{ErrorCode, STREAM_ID_MAX};
+use super::{
+    error::{ConnectionError, ErrorCode},
+    frames::STREAM_ID_MAX,
+};
 use crate::{
-    command::{Platform, Request},
-    outcome::{Answer, Reason},
+    lane::provider::request::Request,
+    outcome::{Answer, Platform, Reason},
 };
 
 /// Limits and deadlines of one connection.
 #[derive(Debug, Clone)]
 pub struct ConnectionConfig {
-    /// How answers read, and how many requests may be out before the first: with APNs one, until a credential was accepted
-    /// (Apple, "Establishing a token-based connection to APNs"); with FCM what SETTINGS say. Before SETTINGS it is one with
-    /// both: FCM ends a connection that exceeds its 100, and they come with the end of the handshake.
+    /// How answers read, and how many requests may be out before the first: with APNs one, until a
+    /// credential was accepted (Apple, "Establishing a token-based connection to APNs"); with FCM
+    /// what SETTINGS say. Before SETTINGS it is one with both: FCM ends a connection that exceeds
+    /// its 100, and they come with the end of the handshake.
     pub platform: Platform,
     /// `:authority`.
     pub authority: String,
-    /// Requests open at once, whatever more the peer allows; 1 to [`Self::STREAMS_MAX`], others are brought inside.
+    /// Requests open at once, whatever more the peer allows; 1 to [`Self::STREAMS_MAX`], others are
+    /// brought inside.
     pub streams_max: usize,
-    /// From the push; then the request is reset and counts as unanswered. The same for all, which keeps deadlines in
-    /// the order of sending.
+    /// From the push; then the request is reset and counts as unanswered. The same for all, which
+    /// keeps deadlines in the order of sending.
     pub request_deadline: Duration,
-    /// Whether `authorization` enters the header table, once per credential. Otherwise it is a literal in each request,
-    /// as Apple advises (Apple, "Sending notification requests to APNs").
+    /// Whether `authorization` enters the header table, once per credential. Otherwise it is a
+    /// literal in each request, as Apple advises (Apple, "Sending notification requests to APNs").
     pub authorization_indexed: bool,
-    /// After so long without a byte from the peer a PING asks whether it is there; `None`: never (FCM punishes PINGs).
+    /// After so long without a byte from the peer a PING asks whether it is there; `None`: never
+    /// (FCM punishes PINGs).
     pub ping_after: Option<Duration>,
     /// From the PING; then the connection is given up.
     pub ping_deadline: Duration,
     /// How long open requests may still be answered after GOAWAY, either side's.
     pub drain_deadline: Duration,
-    /// The connection drains when the ids up to here are used. [`Self::STREAM_ID_LAST`] but in tests.
+    /// The connection drains when the ids up to here are used. [`Self::STREAM_ID_LAST`] but in
+    /// tests.
     pub stream_id_last: u32,
 }
 
 impl ConnectionConfig {
-    /// Most streams of one connection; the ring of slots has twice as many, rounded up to a power of two, 32 bytes each.
+    /// Most streams of one connection; the ring of slots has twice as many, rounded up to a power
+    /// of two, 32 bytes each.
     pub const STREAMS_MAX: usize = 16_384;
     /// The highest id a client can use.
     pub const STREAM_ID_LAST: u32 = STREAM_ID_MAX;
@@ -96,7 +104,8 @@ pub enum ConnectionEvent {
     Unanswered {
         /// Of the push.
         ticket: u64,
-        /// The head of an answer came, which broke off behind it. It cannot be said whose answer that was.
+        /// The head of an answer came, which broke off behind it. It cannot be said whose answer
+        /// that was.
         status: Option<u16>,
     },
     /// Certainly not processed: safe to send again at once.
@@ -104,12 +113,14 @@ pub enum ConnectionEvent {
         /// Of the push.
         ticket: u64,
     },
-    /// No more requests go out here; open ones may still be answered. Once, and always before [`Self::Closed`].
+    /// No more requests go out here; open ones may still be answered. Once, and always before
+    /// [`Self::Closed`].
     Closing {
-        /// Why.
+        /// Why the connection takes no more requests.
         reason: CloseReason,
     },
-    /// Every ticket has had its event. What [`super::Connection::transmit`] still gives may be written, then the socket can be closed. Once.
+    /// Every ticket has had its event. What [`super::Connection::transmit`] still gives may be
+    /// written, then the socket can be closed. Once.
     Closed,
 }
 
@@ -120,7 +131,8 @@ pub enum CloseReason {
     GoAway {
         /// `NO_ERROR` for an orderly end.
         code: ErrorCode,
-        /// From the debug data, where APNs may give a JSON body as in an answer (Apple, "Sending notification requests to APNs").
+        /// From the debug data, where APNs may give a JSON body as in an answer (Apple, "Sending
+        /// notification requests to APNs").
         reason: Reason,
     },
     /// All stream ids are used: connect anew.
@@ -133,39 +145,6 @@ pub enum CloseReason {
     Error(ConnectionError),
     /// [`super::Connection::drop_all`]: the socket is gone.
     Lost,
-}
-
-/// The peer broke the protocol; it is told so by GOAWAY and the connection is over. Another one may do better; if each
-/// one ends this way, the gateway (or something in between) is at fault, not a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the gateway broke HTTP/2: {what} (code {})", code.0)]
-pub struct ConnectionError {
-    /// As said in our GOAWAY.
-    pub code: ErrorCode,
-    /// The rule broken.
-    pub what: &'static str,
-}
-
-impl ConnectionError {
-    pub(crate) const fn new(code: ErrorCode, what: &'static str) -> Self {
-        Self { code, what }
-    }
-
-    pub(crate) const fn protocol(what: &'static str) -> Self {
-        Self::new(ErrorCode::PROTOCOL_ERROR, what)
-    }
-
-    pub(crate) const fn frame_size(what: &'static str) -> Self {
-        Self::new(ErrorCode::FRAME_SIZE_ERROR, what)
-    }
-
-    pub(crate) const fn flow_control(what: &'static str) -> Self {
-        Self::new(ErrorCode::FLOW_CONTROL_ERROR, what)
-    }
-
-    pub(crate) const fn calm(what: &'static str) -> Self {
-        Self::new(ErrorCode::ENHANCE_YOUR_CALM, what)
-    }
 }
 
 /// Why nothing can be sent on a connection that stands, though nothing is out on it.
@@ -202,7 +181,8 @@ pub enum PushError {
     /// The alert's fault: no device can succeed.
     #[error("header {0} holds bytes that no header may hold")]
     Header(&'static str),
-    /// The alert's fault, or the gateway allows strangely little: no device can succeed on this connection.
+    /// The alert's fault, or the gateway allows strangely little: no device can succeed on this
+    /// connection.
     #[error("the request's header list is larger than the gateway takes")]
     HeaderListTooLarge,
 }

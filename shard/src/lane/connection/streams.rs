@@ -1,12 +1,13 @@
 //! Open requests: which ticket waits on which stream, since when.
 //!
-//! A ring of slots, found by the stream's id without hashing. Ids ascend by two, so neighbours in time are neighbours
-//! in memory. A request that stays open for long keeps its slot; an id whose slot is taken is simply skipped, which
-//! HTTP/2 allows (RFC 9113, 5.1.1: using an id closes the unused lower ones). With twice as many slots as streams a
-//! free one is at hand, even if most requests linger: skipping costs ids, one in two at the worst.
+//! A ring of slots, found by the stream's id without hashing. Ids ascend by two, so neighbours in
+//! time are neighbours in memory. A request that stays open for long keeps its slot; an id whose
+//! slot is taken is simply skipped, which HTTP/2 allows (RFC 9113, 5.1.1: using an id closes the
+//! unused lower ones). With twice as many slots as streams a free one is at hand, even if most
+//! requests linger: skipping costs ids, one in two at the worst.
 //!
-//! The slots are also a list in the order of sending. All requests have the same time to be answered, so the head of
-//! the list has the next deadline.
+//! The slots are also a list in the order of sending. All requests have the same time to be
+//! answered, so the head of the list has the next deadline.
 
 use clarion_proto::time::Time;
 
@@ -69,8 +70,8 @@ impl Streams {
         self.next_id
     }
 
-    /// Opens the next stream. `None`: the ids are spent. The caller keeps the number of open ones within its limit, so
-    /// a slot is free.
+    /// Opens the next stream. `None`: the ids are spent. The caller keeps the number of open ones
+    /// within its limit, so a slot is free.
     pub(crate) fn push(&mut self, ticket: u64, sent: Time) -> Option<u32> {
         debug_assert!(self.open < self.slots.len());
         while !self.is_spent() {

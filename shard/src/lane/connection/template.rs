@@ -1,11 +1,12 @@
 //! Requests as blocks of bytes with a hole for the token.
 //!
-//! The pushes of one message differ in the token and in the stream id. So HEADERS and DATA are written once, and a
-//! push copies them: all that stands before the token, the token, and all that stands behind it. For a body of 257 bytes
-//! that is two copies and the token, some 25 ns. Where the hole is differs: APNs has the token in `:path` ([`apns`]), FCM in
-//! the body ([`fcm`]), where it makes the frame longer or shorter. A template holds a copy of the body, so that each side
-//! of the hole is in one piece: the core that numbers templates bounds their memory by forgetting those of waves that
-//! ended.
+//! The pushes of one message differ in the token and in the stream id. So HEADERS and DATA are
+//! written once, and a push copies them: all that stands before the token, the token, and all that
+//! stands behind it. For a body of 257 bytes that is two copies and the token, some 25 ns. Where
+//! the hole is differs: APNs has the token in `:path` ([`apns`]), FCM in the body ([`fcm`]), where
+//! it makes the frame longer or shorter. A template holds a copy of the body, so that each side of
+//! the hole is in one piece: the core that numbers templates bounds their memory by forgetting
+//! those of waves that ended.
 
 mod apns;
 mod fcm;
@@ -17,15 +18,14 @@ use super::{
     hpack::{self, encode::Encoder},
     spec::{PushError, TemplateSpec},
 };
-use crate::{
-    command::Request,
-    lane::{
-        self,
-        field::{Field, is_field_value},
-    },
+use crate::lane::provider::{
+    self,
+    field::{Field, is_field_value},
+    request::Request,
 };
 
-/// What a token of FCM is reckoned until one was seen: no longer one has been (firebasex#581, fcm-django#131).
+/// What a token of FCM is reckoned until one was seen: no longer one has been (firebasex#581,
+/// fcm-django#131).
 const FCM_TOKEN_BYTES: usize = 163;
 
 /// All templates of a connection, by number.
@@ -98,11 +98,12 @@ enum Form {
 }
 
 impl Template {
-    /// Writes the template of a message as of now. If that changes the header table, the bytes are good for one
-    /// request only, and the version is 0.
+    /// Writes the template of a message as of now. If that changes the header table, the bytes are
+    /// good for one request only, and the version is 0.
     ///
     /// # Errors
-    /// The alert's headers cannot be sent, or not with a token of this length; the encoder is as before.
+    /// The alert's headers cannot be sent, or not with a token of this length; the encoder is as
+    /// before.
     #[allow(clippy::too_many_arguments)] // all that a request is made of
     pub(crate) fn new(
         number: u32,
@@ -116,12 +117,13 @@ impl Template {
     ) -> Result<Self, PushError> {
         let (path, fields) = match &spec.request {
             Request::Apns(headers) => (
-                lane::apns::PATH.into(),
-                lane::apns::fields(headers, authorization, authorization_indexed),
+                provider::apns::PATH.into(),
+                provider::apns::fields(headers, authorization, authorization_indexed),
             ),
-            Request::Fcm { project } => {
-                (lane::fcm::path(project), lane::fcm::fields(authorization, authorization_indexed))
-            }
+            Request::Fcm { project } => (
+                provider::fcm::path(project),
+                provider::fcm::fields(authorization, authorization_indexed),
+            ),
         };
         let pseudo = [
             (":method", "POST"),
@@ -173,7 +175,8 @@ impl Template {
         }
     }
 
-    /// Whether [`Self::put`] can write requests with tokens of this length: both frames are single ones.
+    /// Whether [`Self::put`] can write requests with tokens of this length: both frames are single
+    /// ones.
     pub(crate) fn is_plain(&self, token_bytes: usize) -> bool {
         let block_bytes = match &self.form {
             Form::Apns(form) => form.block_bytes(token_bytes),

@@ -1,4 +1,5 @@
-//! The pieces of a connection for those who attack them: fuzz targets and comparisons. Not part of any program.
+//! The pieces of a connection for those who attack them: fuzz targets and comparisons. Not part of
+//! any program.
 
 use std::time::Duration;
 
@@ -70,7 +71,8 @@ impl Connection {
         self
     }
 
-    /// What a peer can make grow: unread pieces, blocks, bodies, output. Not the header table, which has its own bound.
+    /// What a peer can make grow: unread pieces, blocks, bodies, output. Not the header table,
+    /// which has its own bound.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.reader.held_bytes() + self.answers.held_bytes() + self.out.capacity()

@@ -1,4 +1,5 @@
-//! Conversations with both sides written out; properties under arbitrary input; an independent server.
+//! Conversations with both sides written out; properties under arbitrary input; an independent
+//! server.
 
 mod support;
 

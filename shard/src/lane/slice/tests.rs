@@ -155,8 +155,8 @@ fn busiest(mut arrivals: Vec<u64>) -> usize {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
-    /// Whatever becomes of leases, shares and answers: at the node's sockets and at the gateway no minute ever holds more
-    /// than burst + rate · 60 of the whole, over all cores together.
+    /// Whatever becomes of leases, shares and answers: at the node's sockets and at the gateway no
+    /// minute ever holds more than burst + rate · 60 of the whole, over all cores together.
     #[test]
     fn no_minute_holds_more_than_the_quota(
         cores in 1usize..6,
@@ -196,7 +196,8 @@ proptest! {
                             for _ in 0..slice.room(Time(now)).min(rng.random_range(0..80)) {
                                 slice.take(1, Time(now));
                                 written.push(now);
-                                // On its way for as long as it likes, but there before it is answered.
+                                // On its way for as long as it likes, but there before it is
+                                // answered.
                                 let arrives = now + rng.random_range(0..latency_ms * 1_000 + 1);
                                 arrived.push(arrives);
                                 out.push(std::cmp::Reverse((arrives + rng.random_range(0..50_000), core)));

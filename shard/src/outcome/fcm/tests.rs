@@ -2,9 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    command::Platform,
-    lane::answer,
-    outcome::{self, UNKNOWN_CHARS_MAX},
+    lane::provider::answer,
+    outcome::{self, Platform, UNKNOWN_CHARS_MAX},
 };
 
 const LANE_LATER: Verdict = Verdict::LaneLater { wait: None };
@@ -191,8 +190,8 @@ proptest! {
         }
     }
 
-    /// Nothing but 200 is success, nothing but UNREGISTERED is a death, whatever the combination; and not even that, of a
-    /// front end that fails.
+    /// Nothing but 200 is success, nothing but UNREGISTERED is a death, whatever the combination;
+    /// and not even that, of a front end that fails.
     #[test]
     fn only_unregistered_kills(
         http in 300u16..600,

@@ -17,8 +17,8 @@ use super::{
         vocabulary::{AppIndex, LocaleIndex, SegmentsIndex, Vocabulary},
     },
     Problem, ROWS_PER_SECTION,
+    entry::Entry,
     frame::Content,
-    write::Entry,
 };
 
 const PLACED: u8 = 1;
@@ -151,7 +151,8 @@ impl Columns {
 }
 
 fn spell(word: Option<&str>, to: &mut Vec<u8>) {
-    // No word is that long: apps have 63 bytes, and all that a caller says is bounded where it comes in.
+    // No word is that long: apps have 63 bytes, and all that a caller says is bounded where it
+    // comes in.
     let bytes =
         word.and_then(|word| Some((u16::try_from(word.len()).ok().filter(|n| *n != NONE)?, word)));
     to.extend_from_slice(&bytes.map_or(NONE, |(length, _)| length).to_le_bytes());
@@ -241,8 +242,8 @@ fn version(b: &[u8; 5]) -> Millis40 {
         .unwrap_or(Millis40::NEVER)
 }
 
-/// The checksum has said already that these are the bytes that were written; this is a check of the writer, and cheap:
-/// the bits that all cells of resolution 9 share, and the base cell.
+/// The checksum has said already that these are the bytes that were written; this is a check of the
+/// writer, and cheap: the bits that all cells of resolution 9 share, and the base cell.
 fn read_place(index: &[u8; 8]) -> Result<Place, Problem> {
     Cell::new(u64::from_le_bytes(*index))
         .map(Place::from)

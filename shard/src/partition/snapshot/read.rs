@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{
     super::{
         Partition,
+        bits::Bits,
         index::{IdHash, Index},
         key::Key,
         page::{PAGE_KEYS_MAX, Pages},
@@ -16,10 +17,9 @@ use super::{
         vocabulary::Vocabulary,
     },
     Problem, SnapshotError, columns,
+    entry::Entry,
     frame::{self, Content, FILE_HEAD_BYTES, Head, Kind, SECTION_HEAD_BYTES},
-    write::Entry,
 };
-use crate::wave::Bits;
 
 /// A partition that came out of a snapshot.
 #[derive(Debug)]
@@ -30,7 +30,8 @@ pub struct Restored {
     pub position: Position,
 }
 
-/// Takes a snapshot in, in pieces of any size. Until [`SnapshotReader::finish`] says so, there is no partition.
+/// Takes a snapshot in, in pieces of any size. Until [`SnapshotReader::finish`] says so, there is
+/// no partition.
 ///
 /// Holds one section at most beside what it has built. After an error it takes nothing more.
 pub struct SnapshotReader {
@@ -111,7 +112,8 @@ impl SnapshotReader {
         result.map_err(|problem| self.error(problem))
     }
 
-    /// Copies only what is not whole: the end of the last piece with as much of this one as it lacks, and this one's end.
+    /// Copies only what is not whole: the end of the last piece with as much of this one as it
+    /// lacks, and this one's end.
     fn take_all(
         &mut self,
         bytes: &[u8],
@@ -140,7 +142,8 @@ impl SnapshotReader {
         Ok(())
     }
 
-    /// How many bytes the head or section lacks that begins with these: of a section's head first, then of what it announces.
+    /// How many bytes the head or section lacks that begins with these: of a section's head first,
+    /// then of what it announces.
     fn lacks(&self, pending: &[u8]) -> Result<usize, Problem> {
         let whole = match pending.first_chunk::<SECTION_HEAD_BYTES>() {
             _ if self.id.is_none() => FILE_HEAD_BYTES,
@@ -163,7 +166,8 @@ impl SnapshotReader {
         }
     }
 
-    /// Takes the head or one section from the front; how many bytes that were. 0: not all of it is there.
+    /// Takes the head or one section from the front; how many bytes that were. 0: not all of it is
+    /// there.
     fn step(
         &mut self,
         bytes: &[u8],
@@ -331,7 +335,8 @@ impl Built {
         }
         let partition = &mut self.partition;
         partition.rows.reserve(unused);
-        // With as many rows and resting ordinals as there are ordinals, each ordinal is one of them.
+        // With as many rows and resting ordinals as there are ordinals, each ordinal is one of
+        // them.
         let mut seen = Bits::default();
         let is_vacant = |ordinal| partition.rows.get(ordinal).is_none();
         if !partition.rows.resting().all(|ordinal| seen.insert(ordinal) && is_vacant(ordinal)) {

@@ -1,4 +1,5 @@
-//! What was written is what is read, at whatever pace, whatever changes meanwhile; and nothing else is ever read.
+//! What was written is what is read, at whatever pace, whatever changes meanwhile; and nothing else
+//! is ever read.
 
 use clarion_proto::ids::{Ordinal, PartitionId, Position, UnixMillis};
 use proptest::prelude::*;
@@ -25,7 +26,8 @@ fn read(bytes: &[u8], words: &mut Vocabulary) -> Result<Restored, SnapshotError>
     reader.finish()
 }
 
-/// Some of everything: registered, muted, unplaced, places alone, tombstones, resting ordinals, a person, both kinds of token.
+/// Some of everything: registered, muted, unplaced, places alone, tombstones, resting ordinals, a
+/// person, both kinds of token.
 fn example() -> (Partition, Vocabulary) {
     let (mut partition, mut words) = (Partition::with_pages(PartitionId(77), 8), Vocabulary::new());
     for (hour, record) in example_log() {
@@ -62,8 +64,8 @@ fn example_log() -> Vec<(u64, Record)> {
 proptest! {
 
 
-    /// A snapshot is of the moment when it began, however records and sections follow each other, and who goes on from it
-    /// comes to where the writer came.
+    /// A snapshot is of the moment when it began, however records and sections follow each other,
+    /// and who goes on from it comes to where the writer came.
     #[test]
     fn is_of_the_moment_when_it_began(history in history(), begin in 0usize..200, every in 1usize..40) {
         let (mut partition, mut words) = (Partition::with_pages(PartitionId(3), 4), Vocabulary::new());
@@ -120,8 +122,8 @@ proptest! {
     }
 }
 
-/// A section whose checksum fits may still be nonsense, if a writer had a defect: whatever its content, no panic and no
-/// table with two owners of an ordinal.
+/// A section whose checksum fits may still be nonsense, if a writer had a defect: whatever its
+/// content, no panic and no table with two owners of an ordinal.
 #[test]
 fn nonsense_with_a_checksum_is_an_error_or_a_table() {
     let (mut partition, words) = example();
@@ -231,7 +233,8 @@ fn version_1_is_read() {
     assert_eq!(rest(&restored.partition), rest(&partition));
 }
 
-/// Makes that file, when a new version begins: `cargo test -p clarion-shard --lib writes_the_kept_file -- --ignored`.
+/// Makes that file, when a new version begins: `cargo test -p clarion-shard --lib
+/// writes_the_kept_file -- --ignored`.
 #[test]
 #[ignore = "writes a file of the repository"]
 fn writes_the_kept_file() {

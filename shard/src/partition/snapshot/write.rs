@@ -2,57 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use clarion_proto::ids::{DeviceId, Ordinal, Position, UnixMillis};
+use clarion_proto::ids::{Ordinal, Position};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::{
-    super::{
-        Partition, key::Place, profile::Profile, row::Millis40, token::Shape,
-        vocabulary::Vocabulary,
-    },
+    super::{Partition, vocabulary::Vocabulary},
     COPIES_MAX, ROWS_PER_SECTION,
     columns::Columns,
+    entry::Entry,
     frame::{self, Kind},
 };
 
 /// Entries of a section of resting ordinals or of the expiry queue.
 const ENTRIES_PER_SECTION: usize = 65_536;
-
-/// A row, whole, wherever its pieces stand.
-pub(super) struct Entry<'a> {
-    pub(super) device: DeviceId,
-    pub(super) place: Option<Place>,
-    pub(super) muted: bool,
-    pub(super) scheduled: bool,
-    pub(super) place_version: Millis40,
-    pub(super) registration_version: Millis40,
-    pub(super) mute_version: Millis40,
-    /// Or when the row is dropped.
-    pub(super) registration: Result<(Profile, Shape, &'a [u8]), UnixMillis>,
-}
-
-impl<'a> Entry<'a> {
-    fn content(&self) -> &'a [u8] {
-        self.registration.as_ref().map_or(&[], |(_, _, content)| content)
-    }
-
-    fn without_content(&self) -> Entry<'static> {
-        let registration = match &self.registration {
-            Ok((profile, shape, _)) => Ok((*profile, *shape, &[][..])),
-            Err(due) => Err(*due),
-        };
-        Entry {
-            device: self.device,
-            place: self.place,
-            muted: self.muted,
-            scheduled: self.scheduled,
-            place_version: self.place_version,
-            registration_version: self.registration_version,
-            mute_version: self.mute_version,
-            registration,
-        }
-    }
-}
 
 /// A row as it was when the snapshot began.
 struct Copied {
@@ -97,8 +59,8 @@ pub enum WriteError {
 }
 
 impl Partition {
-    /// Begins a snapshot of what is held now, with its log applied up to `position`, and writes its first sections. An earlier one that
-    /// is not finished is given up.
+    /// Begins a snapshot of what is held now, with its log applied up to `position`, and writes its
+    /// first sections. An earlier one that is not finished is given up.
     pub fn begin_snapshot(&mut self, position: Position, out: &mut Vec<u8>) -> SnapshotWriter {
         self.begin_snapshot_with(position, COPIES_MAX, ROWS_PER_SECTION, out)
     }

@@ -13,7 +13,8 @@ const VALUES: [u8; 256] = {
     }
     values
 };
-/// Two characters by twelve bits: unpacking is done for each push, and half the look-ups halve its time.
+/// Two characters by twelve bits: unpacking is done for each push, and half the look-ups halve its
+/// time.
 const PAIRS: [[u8; 2]; 4_096] = {
     let mut pairs = [[0; 2]; 4_096];
     let mut n = 0;
@@ -38,8 +39,8 @@ pub(super) fn packed_bytes(characters: usize) -> usize {
     (characters * 6).div_ceil(8)
 }
 
-/// Packs a token with a colon there into exactly as many bytes as it needs: four characters into three bytes, the first
-/// character in the highest bits.
+/// Packs a token with a colon there into exactly as many bytes as it needs: four characters into
+/// three bytes, the first character in the highest bits.
 pub(super) fn pack(token: &[u8], colon: usize, packed: &mut [u8]) {
     let (mut bits, mut held, mut to) = (0u32, 0, packed.iter_mut());
     let mut put = |byte: u32| {

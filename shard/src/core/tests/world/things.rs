@@ -13,10 +13,15 @@ use roaring::RoaringBitmap;
 
 use super::{FCM, LANE, PARTITIONS, STARTED};
 use crate::{
-    command::{
-        ApnsHeaders, AppSpec, Authorization, Command, LaneSpec, MessageSpec, Platform, Request,
-        ShardSpec, WaveSpec,
+    command::{AppSpec, Command, MessageSpec, ShardSpec, WaveSpec},
+    lane::{
+        provider::{
+            authorization::Authorization,
+            request::{ApnsHeaders, Request},
+        },
+        spec::LaneSpec,
     },
+    outcome::Platform,
     wave::Cover,
 };
 

@@ -1,13 +1,15 @@
 //! Header blocks of answers to fields.
 //!
-//! We announce a table of size 0, so after the peer has acknowledged that, a block refers to the static table only and
-//! blocks no longer depend on each other. Until then the peer may use the default table; the decoder is complete.
+//! We announce a table of size 0, so after the peer has acknowledged that, a block refers to the
+//! static table only and blocks no longer depend on each other. Until then the peer may use the
+//! default table; the decoder is complete.
 
 use std::collections::VecDeque;
 
 use super::{ENTRY_OVERHEAD, STATIC_LEN, TABLE_SIZE_DEFAULT, huffman, static_entry, take_integer};
 
-/// A header block that cannot be read. The state of the two tables is lost with it, hence the connection.
+/// A header block that cannot be read. The state of the two tables is lost with it, hence the
+/// connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum HpackError {
     #[error("header block cut short, or a number in it too large")]
@@ -56,8 +58,9 @@ impl Decoder {
         }
     }
 
-    /// The peer has acknowledged this table size. A correct one says so at the beginning of its next block; for one
-    /// that never uses its table and therefore says nothing, the table is emptied here already.
+    /// The peer has acknowledged this table size. A correct one says so at the beginning of its
+    /// next block; for one that never uses its table and therefore says nothing, the table is
+    /// emptied here already.
     pub(crate) fn acknowledged(&mut self, limit: usize) {
         self.limit = limit;
         self.size_max = self.size_max.min(limit);
@@ -77,7 +80,8 @@ impl Decoder {
 
     /// Calls `field` with each name and value of one whole block.
     ///
-    /// `list_max` bounds the list as RFC 9113 counts it (10.5.1): names, values and 32 for each field.
+    /// `list_max` bounds the list as RFC 9113 counts it (10.5.1): names, values and 32 for each
+    /// field.
     pub(crate) fn decode(
         &mut self,
         mut block: &[u8],

@@ -1,22 +1,13 @@
 //! Fields of requests to header blocks, with a dynamic table that is filled and then left alone.
 //!
-//! The table is never evicted from: an entry that does not fit is written as a literal each time. So the indexes in a
-//! template stay right until the next entry comes in, which [`Encoder::version`] tells, and entries come in only while
-//! templates are new. A table that must begin anew (other size, other credential) is emptied by a size update to zero
-//! at the beginning of the next block, which every decoder understands (RFC 7541, 4.2).
+//! The table is never evicted from: an entry that does not fit is written as a literal each time.
+//! So the indexes in a template stay right until the next entry comes in, which
+//! [`Encoder::version`] tells, and entries come in only while templates are new. A table that must
+//! begin anew (other size, other credential) is emptied by a size update to zero at the beginning
+//! of the next block, which every decoder understands (RFC 7541, 4.2).
 
 use super::{STATIC_LEN, TABLE_SIZE_DEFAULT, entry_size, huffman, put_integer, static_name};
-
-/// How a field is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Indexing {
-    /// Enters the table with its value: the same for very many requests.
-    Value,
-    /// Its name enters the table, with the first value seen; the value is a literal.
-    Name,
-    /// Never enters any table, and says so to everybody on the way (RFC 7541, 7.1.3).
-    Never,
-}
+use crate::lane::provider::field::Indexing;
 
 /// The table as the peer's decoder sees it after all that was written so far.
 #[derive(Debug)]
@@ -33,7 +24,8 @@ pub(crate) struct Encoder {
 #[derive(Debug)]
 struct Entry {
     name: &'static str,
-    /// A copy would outlive the credential; within one table there is only one, so `None` matches any secret.
+    /// A copy would outlive the credential; within one table there is only one, so `None` matches
+    /// any secret.
     value: Option<Box<str>>,
 }
 
@@ -133,7 +125,8 @@ impl Encoder {
         }
     }
 
-    /// The index of the entry inserted as number `at`: the newest comes right after the static table.
+    /// The index of the entry inserted as number `at`: the newest comes right after the static
+    /// table.
     fn index(&self, at: usize) -> usize {
         STATIC_LEN + self.entries.len() - at
     }

@@ -1,7 +1,8 @@
 //! The Huffman code of RFC 7541, appendix B.
 //!
-//! The code is canonical: sorted by length and then by symbol, each code is the one before plus one. So the lengths are
-//! the whole table, and decoding compares a left-aligned window with one bound per length.
+//! The code is canonical: sorted by length and then by symbol, each code is the one before plus
+//! one. So the lengths are the whole table, and decoding compares a left-aligned window with one
+//! bound per length.
 
 /// Length in bits of each symbol's code; 256 is the end of string, which never appears in one.
 #[rustfmt::skip]
@@ -29,7 +30,8 @@ const SHORTEST: usize = 5;
 const LONGEST: usize = 30;
 const END_OF_STRING: u16 = 256;
 
-/// The string is not a Huffman code: it holds the end of string, or its padding is too long or not of ones.
+/// The string is not a Huffman code: it holds the end of string, or its padding is too long or not
+/// of ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadHuffman;
 

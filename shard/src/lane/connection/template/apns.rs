@@ -4,18 +4,20 @@ use zeroize::Zeroizing;
 
 use super::{HEADER_BYTES, PAYLOAD_BYTES_MAX, Parts, flag, frames, hpack, kind};
 use crate::lane::{
-    apns::PATH,
-    connection::hpack::encode::{Encoder, Indexing},
+    connection::hpack::encode::Encoder,
+    provider::{apns::PATH, field::Indexing},
 };
 
 #[derive(Debug, Default)]
 pub(super) struct Form {
     /// Fields before the value of `:path`.
     before: Vec<u8>,
-    /// HEADERS' frame header, `before`, the length of `:path`, its beginning; for tokens of `head_token_bytes`.
+    /// HEADERS' frame header, `before`, the length of `:path`, its beginning; for tokens of
+    /// `head_token_bytes`.
     head: Vec<u8>,
     head_token_bytes: usize,
-    /// Fields after `:path`; then DATA's frame header and the body, if they fit one frame. Holds the credential.
+    /// Fields after `:path`; then DATA's frame header and the body, if they fit one frame. Holds
+    /// the credential.
     tail: Zeroizing<Vec<u8>>,
     fields_after_bytes: usize,
     pub(super) body_bytes: usize,
@@ -27,8 +29,9 @@ impl Form {
         for (name, value) in &request.pseudo[..3] {
             encoder.field(&mut self.before, name, value, Indexing::Value, false);
         }
-        // `:path` as a literal without indexing, its name being entry 4 of the static table. The digits are not
-        // Huffman-coded: that would save 22 of some 360 bytes and cost more time than writing those.
+        // `:path` as a literal without indexing, its name being entry 4 of the static table. The
+        // digits are not Huffman-coded: that would save 22 of some 360 bytes and cost more time
+        // than writing those.
         self.before.push(0x04);
         self.tail.reserve(1_024 + request.body.len());
         for field in request.fields {
@@ -57,7 +60,8 @@ impl Form {
         out[data + 5..data + HEADER_BYTES].copy_from_slice(&id);
     }
 
-    /// Appends the header block alone, in as many frames as it takes; the body is the windows' business.
+    /// Appends the header block alone, in as many frames as it takes; the body is the windows'
+    /// business.
     pub(super) fn put_headers(&self, out: &mut Vec<u8>, id: u32, token: &[u8]) {
         let mut block = Zeroizing::new(Vec::with_capacity(self.block_bytes(token.len())));
         block.extend_from_slice(&self.before);
@@ -69,7 +73,8 @@ impl Form {
 
     pub(super) fn block_bytes(&self, token_bytes: usize) -> usize {
         let path = PATH.len() + 2 * token_bytes;
-        // A string's length takes one byte below 127, two below 255, three up to 16,510 (RFC 7541, 5.1).
+        // A string's length takes one byte below 127, two below 255, three up to 16,510 (RFC 7541,
+        // 5.1).
         let path_length_bytes = match path {
             0..127 => 1,
             127..255 => 2,
@@ -94,8 +99,9 @@ fn put_path(out: &mut Vec<u8>, token_bytes: usize) {
     out.extend_from_slice(PATH.as_bytes());
 }
 
-/// Appends lower-case hexadecimal digits, as Apple writes tokens. Plain arithmetic, which the compiler turns into
-/// vector instructions: what it costs is the wait for the token's bytes, unless the walk has warmed them.
+/// Appends lower-case hexadecimal digits, as Apple writes tokens. Plain arithmetic, which the
+/// compiler turns into vector instructions: what it costs is the wait for the token's bytes, unless
+/// the walk has warmed them.
 fn put_hex(out: &mut Vec<u8>, bytes: &[u8]) {
     let at = out.len();
     out.resize(at + 2 * bytes.len(), 0);

@@ -1,9 +1,10 @@
-//! The token in the body, as it is. The header block is the same for all devices; only DATA's length goes with the token's.
+//! The token in the body, as it is. The header block is the same for all devices; only DATA's
+//! length goes with the token's.
 
 use zeroize::Zeroizing;
 
 use super::{HEADER_BYTES, PAYLOAD_BYTES_MAX, Parts, flag, frames, kind};
-use crate::lane::connection::hpack::encode::{Encoder, Indexing};
+use crate::lane::{connection::hpack::encode::Encoder, provider::field::Indexing};
 
 #[derive(Debug, Default)]
 pub(super) struct Form {
@@ -19,8 +20,8 @@ pub(super) struct Form {
 
 impl Form {
     pub(super) fn write(&mut self, request: &Parts<'_>, encoder: &mut Encoder) {
-        // With room for the longest, so that no copy of the credential is left behind; what is kept is as long as it is,
-        // for each connection has one for each message.
+        // With room for the longest, so that no copy of the credential is left behind; what is kept
+        // is as long as it is, for each connection has one for each message.
         let mut head = Zeroizing::new(Vec::with_capacity(4_096 + request.body.len()));
         head.extend_from_slice(&[0; HEADER_BYTES]);
         encoder.begin(&mut head);

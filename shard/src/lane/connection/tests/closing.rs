@@ -102,7 +102,8 @@ fn closing_drains() {
 #[test]
 fn a_lost_socket_leaves_nobody_waiting() {
     let mut talk = three_open();
-    // One has the head of an acceptance already: nothing else could follow. Any other head says nothing by itself.
+    // One has the head of an acceptance already: nothing else could follow. Any other head says
+    // nothing by itself.
     talk.hear(
         &[
             status(5, "200", false),

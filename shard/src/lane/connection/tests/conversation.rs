@@ -7,10 +7,12 @@ use super::{
     support::*,
 };
 use crate::{
-    command::ApnsHeaders,
-    lane::connection::{
-        ConnectionConfig,
-        frames::{flag, kind},
+    lane::{
+        connection::{
+            ConnectionConfig,
+            frames::{flag, kind},
+        },
+        provider::request::ApnsHeaders,
     },
     outcome::{Answer, Reason, apns},
 };
@@ -127,7 +129,8 @@ fn constants_are_sent_once() {
         bytes.push(talk.block_bytes);
         talk.hear(&headers(id, &[0x88], true));
     }
-    // Then: 5 indexed fields of a byte each beside method and scheme, 76 bytes of path, and two literals with indexed names.
+    // Then: 5 indexed fields of a byte each beside method and scheme, 76 bytes of path, and two
+    // literals with indexed names.
     let literals = (2 + 1 + 7) + (2 + 1 + 4);
     assert_eq!(bytes[1..], [2 + 5 + 76 + literals; 3]);
     assert!(bytes[0] > bytes[1] + 60);
@@ -378,7 +381,8 @@ fn resets_by_their_code_and_late_ones_not_at_all() {
             reset(5, 2),
             headers(7, &[0x88], true),
             reset(7, 0),
-            // The head of an acceptance has come, and that is what counts; any other says nothing without its reason.
+            // The head of an acceptance has come, and that is what counts; any other says nothing
+            // without its reason.
             status(9, "200", false),
             reset(9, 0),
             status(11, "404", false),

@@ -90,7 +90,8 @@ fn frames_of_impossible_lengths() {
 fn windows_out_of_bounds() {
     ends(&window_update(0, 0x7fff_ffff), FLOW);
     ends(&settings(&[(WINDOW, 0x8000_0000)]), FLOW);
-    // More than the window without credit from us, on a stream that has long ended: it counts all the same.
+    // More than the window without credit from us, on a stream that has long ended: it counts all
+    // the same.
     ends(&data(1, &[0; 16_384], false).repeat(65), FLOW);
 }
 
@@ -141,7 +142,8 @@ fn the_ordinary_answer_is_decoded_until_the_table_is_known_to_be_empty() {
     let mut talk = Talk::new(config());
     talk.hear(&settings(&[]));
     talk.push(1).unwrap();
-    // Before it has our SETTINGS a peer may use its table, and what it enters must be there for the next answer.
+    // Before it has our SETTINGS a peer may use its table, and what it enters must be there for the
+    // next answer.
     talk.hear(&headers(1, &[0x88, 0x48, 3, b'4', b'1', b'0'], false));
     // Two statuses: malformed, but read.
     assert_eq!(talk.events(), [ConnectionEvent::Unanswered { ticket: 1, status: None }]);

@@ -173,7 +173,7 @@ fn windows_are_reckoned_with_the_token() {
                         5 + 2 * u32::try_from(pushed - 50 + n).unwrap(),
                         &[0x88],
                         true,
-                    ))
+                    ));
                 });
             }
             assert!(bytes <= left);
@@ -223,7 +223,8 @@ fn a_body_in_pieces_is_the_same_body() {
 
 #[test]
 fn bodies_larger_than_a_frame_by_their_token_only() {
-    // One byte below a frame without the token: one frame for a token of one byte, two for a longer one.
+    // One byte below a frame without the token: one frame for a token of one byte, two for a longer
+    // one.
     let before = format!("{}\"", "x".repeat(16_384 - 1 - 1 - AFTER.len()));
     let spec = fcm_spec(&before, AFTER);
     let mut talk = warm(fcm_config(), &[]);
@@ -373,8 +374,8 @@ fn nothing_secret_is_printed() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
-    /// Tokens of any length, several messages, windows of any size: the peer reads what was meant, and no byte more than it
-    /// allowed.
+    /// Tokens of any length, several messages, windows of any size: the peer reads what was meant,
+    /// and no byte more than it allowed.
     #[test]
     fn the_peer_reads_what_was_meant(
         lengths in proptest::collection::vec(1usize..=TOKEN_BYTES_MAX, 1..60),

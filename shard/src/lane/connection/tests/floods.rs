@@ -1,4 +1,5 @@
-//! Hostile peers against the state machine alone: how much is heard before it ends, and what is held meanwhile.
+//! Hostile peers against the state machine alone: how much is heard before it ends, and what is
+//! held meanwhile.
 
 use super::{
     super::{CloseReason, ConnectionConfig, ConnectionEvent, frames::PAYLOAD_BYTES_MAX},
@@ -6,7 +7,8 @@ use super::{
 };
 use crate::floods::floods;
 
-/// A partial frame, a block, a thousand acknowledgements in a buffer that doubles, some bodies of answers.
+/// A partial frame, a block, a thousand acknowledgements in a buffer that doubles, some bodies of
+/// answers.
 const HELD_BYTES_MAX: usize = 4 * PAYLOAD_BYTES_MAX + 40_000 + 8 * 1_024;
 /// Frames that are put up with, with room for the few that count as more than one.
 const FRAMES_MAX: usize = 25_000;
@@ -65,7 +67,8 @@ fn every_flood_ends_its_connection_and_little_is_held() {
     }
 }
 
-/// An answer 200 needs no body, and one that never ends must not keep its request open until the deadline.
+/// An answer 200 needs no body, and one that never ends must not keep its request open until the
+/// deadline.
 #[test]
 fn an_accepted_answer_ends_with_more_body_than_anybody_reads() {
     let mut talk = Talk::warm(config(), &[(STREAMS, 100)]);

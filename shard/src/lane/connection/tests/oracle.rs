@@ -1,7 +1,7 @@
 //! An independent HTTP/2 server reads thousands of our requests and answers as a gateway might.
 //!
-//! The `h2` crate decodes every header and body, enforces windows, table sizes and stream limits, and ends the connection
-//! at the first thing that it thinks wrong.
+//! The `h2` crate decodes every header and body, enforces windows, table sizes and stream limits,
+//! and ends the connection at the first thing that it thinks wrong.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,8 +21,8 @@ use super::{
     support::{authorization, fcm_spec, headers_of_spec, spec_of},
 };
 use crate::{
-    command::{self, ApnsHeaders, Platform},
-    outcome::{Answer, Reason, apns, fcm},
+    lane::provider::request::{self, ApnsHeaders},
+    outcome::{Answer, Platform, Reason, apns, fcm},
 };
 
 /// What differs between runs.
@@ -84,7 +84,7 @@ fn pushes(case: &Case, rng: &mut Pcg64Mcg) -> (Vec<TemplateSpec>, Vec<Push>) {
                         &format!("{{{body}\""),
                         &format!("\"{}}}", &body[..body.len() / 3]),
                     );
-                    spec.request = command::Request::Fcm { project: format!("demo-{}", n % 4) };
+                    spec.request = request::Request::Fcm { project: format!("demo-{}", n % 4) };
                     spec
                 }
             }
@@ -105,7 +105,8 @@ fn pushes(case: &Case, rng: &mut Pcg64Mcg) -> (Vec<TemplateSpec>, Vec<Push>) {
                 token.splice(..8, format!("{n:08}").into_bytes());
                 token.resize([142, 152, 163][usize::try_from(n % 3).unwrap()], b'x');
             }
-            // In runs, as a wave sends them, and now and then another; a new credential every thousand.
+            // In runs, as a wave sends them, and now and then another; a new credential every
+            // thousand.
             let template = if n % 11 == 0 {
                 rng.random_range(0..6)
             } else {
@@ -344,11 +345,13 @@ async fn run(
                 },
             }
         }
-        // As `close_notify` would: nothing more from us, and the server's last words are still read.
+        // As `close_notify` would: nothing more from us, and the server's last words are still
+        // read.
         to.shutdown().await.unwrap();
         while from.read(&mut input).await.unwrap() > 0 {}
         tokio::time::timeout(Duration::from_secs(60), server).await.unwrap().unwrap();
-        // What the server did not look at goes to the next connection; a stream it refused by itself looks the same.
+        // What the server did not look at goes to the next connection; a stream it refused by
+        // itself looks the same.
         for n in (0..pushes.len()).rev() {
             let refused =
                 meant(case.platform, &pushes[n].token) == Some(Err(ErrorCode::REFUSED_STREAM));
@@ -388,7 +391,7 @@ fn check(case: &Case, seed: u64) {
         let mut body = spec.body.clone();
         let authorization = ("authorization", push.authorization.clone());
         let lines = match &spec.request {
-            command::Request::Apns(headers) => {
+            request::Request::Apns(headers) => {
                 let mut lines = vec![
                     authorization,
                     ("apns-topic", headers.topic.clone()),
@@ -401,7 +404,7 @@ fn check(case: &Case, seed: u64) {
                 }
                 lines
             }
-            command::Request::Fcm { project } => {
+            request::Request::Fcm { project } => {
                 body = [&spec.body, &push.token[..], &spec.body_after_token].concat().into();
                 let path = format!("/v1/projects/{project}/messages:send");
                 vec![("path", path), authorization, ("content-type", "application/json".to_owned())]

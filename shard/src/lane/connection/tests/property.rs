@@ -92,7 +92,8 @@ proptest! {
             for _ in 0..pushes {
                 let room = talk.connection.room();
                 let pushed = talk.push(ticket);
-                // A peer may allow so small a header list that no request fits, whatever room there is.
+                // A peer may allow so small a header list that no request fits, whatever room there
+                // is.
                 if pushed != Err(PushError::HeaderListTooLarge) {
                     prop_assert_eq!(pushed.is_ok(), room > 0);
                 }

@@ -1,8 +1,10 @@
-//! Conversations with real servers, as recorded: what they said is read again by both of our readers, in pieces of every
-//! size, and by the `h2` crate as an independent client. All must have heard the same of each request.
+//! Conversations with real servers, as recorded: what they said is read again by both of our
+//! readers, in pieces of every size, and by the `h2` crate as an independent client. All must have
+//! heard the same of each request.
 //!
-//! The recordings stand in `tests/conversations`, one file for each server. `just record` makes them anew (and needs all
-//! servers); besides, each run records a fresh one from every server that is installed.
+//! The recordings stand in `tests/conversations`, one file for each server. `just record` makes
+//! them anew (and needs all servers); besides, each run records a fresh one from every server that
+//! is installed.
 
 mod h2_client;
 mod recorder;
@@ -15,7 +17,7 @@ use super::{
     super::{Connection, ConnectionConfig, ConnectionEvent, TemplateSpec},
     support::{BEARER, authorization, fcm_spec, spec},
 };
-use crate::{command::Platform, outcome::Answer};
+use crate::outcome::{Answer, Platform};
 
 /// One connection: what was asked and what the server said, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]

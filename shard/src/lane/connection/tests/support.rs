@@ -9,7 +9,13 @@ use super::super::{
     Connection, ConnectionConfig, ConnectionEvent, PushError, TemplateSpec,
     frames::{self, PREFACE, flag, kind},
 };
-use crate::command::{ApnsHeaders, Authorization, Platform, Request};
+use crate::{
+    lane::provider::{
+        authorization::Authorization,
+        request::{ApnsHeaders, Request},
+    },
+    outcome::Platform,
+};
 
 /// One frame of ours, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,7 +133,8 @@ impl Talk {
         }
     }
 
-    /// As [`Self::new`], greeted, one request answered, so that streams and tables are as in the middle of a run.
+    /// As [`Self::new`], greeted, one request answered, so that streams and tables are as in the
+    /// middle of a run.
     pub(super) fn warm(config: ConnectionConfig, settings: &[(u16, u32)]) -> Self {
         let mut talk = Self::new(config);
         talk.hear(&[super::support::settings(settings), settings_ack()].concat());

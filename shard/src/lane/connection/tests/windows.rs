@@ -28,7 +28,8 @@ fn sent(seen: &[Seen]) -> Vec<(u32, usize, bool)> {
 fn the_connections_window_bounds_the_room() {
     let mut talk = Talk::warm(config(), &[]);
     push(&mut talk, 1, 4_000).unwrap();
-    // 65,535 bytes, less the 2 of the first request and these 4,000: fifteen more, and one that is cut.
+    // 65,535 bytes, less the 2 of the first request and these 4,000: fifteen more, and one that is
+    // cut.
     assert_eq!(talk.connection.room(), 16);
     for ticket in 2..=17 {
         push(&mut talk, ticket, 4_000).unwrap();

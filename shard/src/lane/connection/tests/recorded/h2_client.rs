@@ -1,4 +1,5 @@
-//! The other lane: the `h2` crate as a client hears what a server said. It exists for this comparison only.
+//! The other lane: the `h2` crate as a client hears what a server said. It exists for this
+//! comparison only.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,12 +9,12 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 
 use super::{Conversation, Fate, Step};
 use crate::{
-    command::Platform,
-    lane::answer,
-    outcome::{Answer, RETRY_AFTER_MAX, Reason},
+    lane::provider::answer,
+    outcome::{Answer, Platform, RETRY_AFTER_MAX, Reason},
 };
 
-/// For each request, in order, what `h2` says of it: one fate, or more where it does not tell them apart.
+/// For each request, in order, what `h2` says of it: one fate, or more where it does not tell them
+/// apart.
 pub(super) fn replay(conversation: &Conversation) -> Vec<Vec<Fate>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
@@ -35,8 +36,8 @@ async fn hear(conversation: &Conversation) -> Vec<Vec<Fate>> {
         .await
         .unwrap();
     let connection = tokio::spawn(connection);
-    // Streams are numbered in the order of requests, by us as by h2; they are all open before the server's first word, as
-    // h2 would else hold some back by the server's limit.
+    // Streams are numbered in the order of requests, by us as by h2; they are all open before the
+    // server's first word, as h2 would else hold some back by the server's limit.
     let mut responses = Vec::new();
     for step in &conversation.steps {
         if let Step::Push(_) = step {

@@ -14,7 +14,7 @@ use super::{
     super::support::BEARER, Connection, ConnectionEvent, Conversation, Step, Time, authorization,
     config, message,
 };
-use crate::command::Platform;
+use crate::outcome::Platform;
 
 #[path = "../../../../../tests/foreign_support/mod.rs"]
 #[allow(unreachable_pub, clippy::pedantic)]
@@ -49,7 +49,8 @@ pub(super) fn record(name: &str) -> Option<Vec<Conversation>> {
     Some(conversations)
 }
 
-/// Pushes to tokens of every last digit until each has a fate, over as many connections as the server wants.
+/// Pushes to tokens of every last digit until each has a fate, over as many connections as the
+/// server wants.
 fn converse(
     address: SocketAddr,
     roots: RootCertStore,
@@ -120,7 +121,8 @@ fn one(
             _ => break,
         }
         while let Some(event) = connection.poll() {
-            // What a server refuses by its digit is not asked again; what it did not look at because it closed is.
+            // What a server refuses by its digit is not asked again; what it did not look at
+            // because it closed is.
             if let ConnectionEvent::Unprocessed { ticket } = event {
                 let token = &pushed[usize::try_from(ticket).unwrap()];
                 if token.last().is_some_and(|last| last & 15 != 7) {

@@ -16,7 +16,7 @@ use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 
 use super::{super::Conversation, converse};
-use crate::command::Platform;
+use crate::outcome::Platform;
 
 /// A fresh conversation, if the program has been built beside this test.
 pub(super) fn record(dir: &Path, requests: u8) -> Option<Vec<Conversation>> {

@@ -1,0 +1,20 @@
+//! A question about the devices that are held.
+
+use std::sync::Arc;
+
+use clarion_proto::ids::AppName;
+
+use crate::wave::{Cover, SegmentOp};
+
+/// A question: how many would be reached?
+#[derive(Debug)]
+pub struct CountSpec {
+    /// Number of the question; the answer carries it too.
+    pub id: u64,
+    /// The region that is asked about.
+    pub cover: Arc<Cover>,
+    /// Apps that are counted one by one.
+    pub apps: Vec<AppName>,
+    /// The audience: an expression in prefix form.
+    pub segments: Vec<SegmentOp>,
+}

@@ -1,0 +1,72 @@
+//! What happened to one wave on one core.
+
+use clarion_proto::ids::{AppName, DeviceId, Epoch, LaneId, PartitionId, UnixMillis, WaveId};
+use roaring::RoaringBitmap;
+
+use super::{counts::Counts, reasons::ReasonCount};
+use crate::outcome::Answers;
+
+/// One core's part of a report on one wave. Counts are totals of this core since its start.
+#[derive(Debug, Default)]
+pub struct CoreReport {
+    /// The wave that the report is about.
+    pub wave: WaveId,
+    /// The epoch that the core obeys.
+    pub epoch: Epoch,
+    /// Everything since the wave began is in it: so are its first report and the first after
+    /// [`super::Command::ReportAll`].
+    pub all: bool,
+    /// Bands handed over whole, from the nearest, in all partitions of this core: for each lane of
+    /// the wave.
+    pub bands_walked: Vec<(LaneId, u32)>,
+    /// All walked, nothing open, nobody waiting.
+    pub complete: bool,
+    /// Nothing more will change.
+    pub ended: bool,
+    /// Bands that changed: number and totals.
+    pub bands: Vec<(u32, Counts)>,
+    /// Cells of resolution 6 that changed: index and totals; every 200 ms.
+    pub cells: Vec<(u64, Counts)>,
+    /// Ordinals handed over since the last report.
+    pub handed: Vec<(PartitionId, RoaringBitmap)>,
+    /// Ordinals open now, in every partition that has any or had any at the last report.
+    pub open: Vec<(PartitionId, RoaringBitmap)>,
+    /// Requests that got no answer: total.
+    pub unanswered_requests: u64,
+    /// Requests the gateway asked to be tried again: total.
+    pub retried_requests: u64,
+    /// Tokens called dead since the last report.
+    pub dead: Vec<DeadToken>,
+    /// What the wave's apps were answered, with the lane of each: totals.
+    pub answers: Vec<(LaneId, AppName, Answers)>,
+    /// Why devices were not accepted at once: all kinds, if any count changed.
+    pub reasons: Vec<ReasonCount>,
+    /// Messages that are sent no more: all of them.
+    pub refused_messages: Vec<RefusedMessage>,
+}
+
+/// A message that a gateway refuses whoever it is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RefusedMessage {
+    /// The app whose message it is.
+    pub app: AppName,
+    /// Status and reason, in the gateway's words.
+    pub detail: String,
+}
+
+/// One dead token, by its hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadToken {
+    /// The app that the token is for.
+    pub app: AppName,
+    /// It may be the token of another environment.
+    pub needs_evidence: bool,
+    /// The lane whose gateway says so.
+    pub lane: LaneId,
+    /// The device that the token belongs to.
+    pub device: DeviceId,
+    /// Hash of the dead token.
+    pub token_hash: u64,
+    /// Since when the token is dead, by the gateway's clock.
+    pub gateway_time: Option<UnixMillis>,
+}

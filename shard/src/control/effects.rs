@@ -1,0 +1,238 @@
+//! What each message does. The order of the commands that come out is the order in which a core
+//! must see them.
+
+use clarion_proto::{
+    error::InvalidField,
+    ids::{LaneId, Position, UnixMillis, WaveId},
+    time::Time,
+};
+use tracing::{debug, info};
+
+use super::{
+    Control, REFUSALS_MAX,
+    lanes::{LANES_MAX, Taken},
+    message::{Cause, Grant, Lane, Message, Rejected, Slice, Wave},
+    output::Output,
+    ownership::{Ownership, change},
+    readiness::FeedState,
+};
+use crate::{command::Command, lane::slice::share};
+
+impl Control {
+    pub(super) fn take(&mut self, message: Message, now: Time) -> Result<(), Rejected> {
+        match message {
+            Message::Ownership(o) => self.ownership(o).map_err(Rejected::new),
+            Message::Lane(lane) => self.lane(*lane),
+            Message::ProviderToken { lane, authorization, signer } => {
+                self.check_lane(lane, "provider_token.lane")?;
+                self.tell_all(|| Command::ProviderToken {
+                    lane,
+                    authorization: authorization.clone(),
+                    signer,
+                });
+                Ok(())
+            }
+            Message::Wave(wave) => self.wave(*wave, now),
+            Message::Grant(grant) => {
+                self.grant(&grant, now);
+                Ok(())
+            }
+            Message::Slice(slice) => self.slice(&slice, now),
+            Message::Connections { lane, connections } => {
+                self.check_lane(lane, "connections.lane")?;
+                if self.lanes.set_connections(lane, connections) {
+                    self.tell_connections(lane);
+                }
+                Ok(())
+            }
+            Message::Cancel { wave, epoch } => {
+                self.waves.cancel(wave, epoch, &mut self.outputs)?;
+                self.stopped_unknown(wave)
+            }
+            Message::End(wave) => {
+                self.waves.end(wave, now, &mut self.outputs);
+                Ok(())
+            }
+            Message::Left => {
+                self.left();
+                Ok(())
+            }
+            Message::Count(count) => {
+                let id = count.id;
+                let asked = self.counts.ask(*count, self.identity.cores, now, &mut self.outputs);
+                asked.map_err(|problem| Rejected::of_count(id, problem))
+            }
+        }
+    }
+
+    fn ownership(&mut self, new: Ownership) -> Result<(), InvalidField> {
+        let result = self.check_ownership(&new);
+        self.ownership_refused = result.is_err();
+        if result.is_ok() && self.ownership.as_ref() != Some(&new) {
+            let old = self.ownership.take();
+            self.own(old.as_ref(), new);
+        }
+        result
+    }
+
+    /// The node holds nothing of another log while a session is open ([`super::fence`]), so numbers
+    /// can be compared.
+    fn check_ownership(&self, new: &Ownership) -> Result<(), InvalidField> {
+        let field = "ownership.number";
+        if self.fence.follows().is_some_and(|follows| follows != new.log) {
+            let problem = format_args!("is {}, which is not the log of this session", new.log);
+            return Err(InvalidField::new("ownership.log_identity", problem));
+        }
+        match &self.ownership {
+            Some(held) if held.number > new.number => Err(InvalidField::new(
+                field,
+                format_args!("is {}, this node holds {}", new.number, held.number),
+            )),
+            Some(held) if held.number == new.number && held != new => Err(InvalidField::new(
+                field,
+                format_args!("{} was another list of partitions", new.number),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets go of every partition: nothing that the node holds may be used any more.
+    pub(super) fn disown(&mut self) {
+        self.outputs.push_back(Output::Unfollow);
+        self.tell_all(|| Command::Own(Vec::new()));
+        self.registry.owned();
+        self.registry.clear();
+        (self.ownership, self.ownership_refused, self.feed) = (None, false, FeedState::Loading);
+    }
+
+    /// From `old` to `new`: the feed stops, cores let go of what they do not keep, take what they
+    /// own, the feed goes on. Letting go and taking are two commands, so that a partition that is
+    /// rebuilt begins empty.
+    pub(super) fn own(&mut self, old: Option<&Ownership>, new: Ownership) {
+        let change = change(old, &new, self.identity.cores);
+        info!(
+            number = new.number,
+            partitions = new.partitions.len(),
+            of = new.partition_count,
+            kept = change.keep.iter().map(Vec::len).sum::<usize>(),
+            "ownership"
+        );
+        self.outputs.push_back(Output::Unfollow);
+        for owns in [&change.keep, &change.own] {
+            let owns = owns.iter().enumerate();
+            self.outputs
+                .extend(owns.map(|(core, owns)| Output::command(core, Command::Own(owns.clone()))));
+            self.registry.owned();
+        }
+        // A core goes by its position when it lets a wave begin: what is read again stands at its
+        // beginning from now on.
+        for (core, log) in new.follows(self.identity.cores).difference(&change.continues).copied() {
+            let (position, appended) = (Position(0), UnixMillis(0));
+            let from_the_beginning =
+                Command::Apply { log, position, appended, records: Vec::new() };
+            self.outputs.push_back(Output::command(core, from_the_beginning));
+        }
+        self.outputs.push_back(Output::Follow {
+            ownership: new.clone(),
+            continues: change.continues.clone(),
+        });
+        self.registry.keep(&change.continues);
+        self.ownership = Some(new);
+        self.feed = FeedState::Loading;
+    }
+
+    fn lane(&mut self, lane: Lane) -> Result<(), Rejected> {
+        let id = lane.terms.id;
+        match self.lanes.take(lane) {
+            Taken::Known => debug!(lane = %id, "lane as before"),
+            Taken::Made(specs) => {
+                info!(lane = %id, name = specs[0].name, live = specs[0].live, "lane");
+                let specs = specs.into_iter().enumerate();
+                self.outputs
+                    .extend(specs.map(|(core, spec)| Output::command(core, Command::Lane(spec))));
+                self.tell_connections(id);
+                self.leases.ask_now();
+            }
+            Taken::TooMany => {
+                let problem = format_args!("would be more than {LANES_MAX}");
+                return Err(Rejected::new(InvalidField::new("lane", problem)));
+            }
+            Taken::Speaks(platform) => {
+                let problem = format_args!("lane {id} is {platform:?} for its life");
+                return Err(Rejected::new(InvalidField::new("lane.platform", problem)));
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_connections(&mut self, lane: LaneId) {
+        for (core, (connections, host)) in self.lanes.parts(lane).into_iter().enumerate() {
+            self.outputs
+                .push_back(Output::command(core, Command::Connections { lane, connections, host }));
+        }
+    }
+
+    fn wave(&mut self, wave: Wave, now: Time) -> Result<(), Rejected> {
+        let refuse = |field: &str, problem, cause| {
+            Err(Rejected::of(wave.id, InvalidField::new(field, problem)).because(cause))
+        };
+        if self.draining {
+            return refuse("wave", "comes too late: this node is going down", Cause::Draining);
+        }
+        let Some(owned) = &self.ownership else {
+            let problem = "is for partitions that nobody has given to this node";
+            return refuse("wave.ownership", problem, Cause::Superseded);
+        };
+        let platform = |lane| self.lanes.platform(lane);
+        self.waves.take(wave, owned, self.identity.cores, platform, now, &mut self.outputs)?;
+        self.leases.ask_now();
+        Ok(())
+    }
+
+    /// An answer that comes too late, or to nobody's question, is no mistake of the coordinator:
+    /// nothing is refused.
+    fn grant(&mut self, grant: &Grant, now: Time) {
+        let Some(until) = self.leases.until(grant.nonce, grant.lease, now) else {
+            debug!(nonce = grant.nonce, "grant came too late");
+            return;
+        };
+        for (wave, per_second) in &grant.waves {
+            self.waves.grant(*wave, *per_second, until, &mut self.outputs);
+        }
+    }
+
+    fn slice(&mut self, slice: &Slice, now: Time) -> Result<(), Rejected> {
+        let lane = slice.lane;
+        self.check_lane(lane, "slice.lane")?;
+        let Some(until) = self.leases.until(slice.nonce, slice.lease, now) else {
+            debug!(nonce = slice.nonce, "slice came too late");
+            return Ok(());
+        };
+        let rate =
+            slice.rate.map(|(per_second, burst)| share(per_second, burst, self.identity.cores));
+        self.tell_all(|| Command::Slice { lane, until, rate });
+        Ok(())
+    }
+
+    fn check_lane(&self, lane: LaneId, field: &str) -> Result<(), Rejected> {
+        if self.lanes.contains(lane) {
+            return Ok(());
+        }
+        Err(Rejected::new(InvalidField::new(field, format_args!("no lane {lane} is known"))))
+    }
+
+    /// A cancel of a wave that is not here is answered at once: nothing will be written of it,
+    /// which is what was asked.
+    fn stopped_unknown(&mut self, wave: WaveId) -> Result<(), Rejected> {
+        let Some(session) = self.session.as_mut().filter(|_| !self.waves.contains(wave)) else {
+            return Ok(());
+        };
+        if session.stopped_unknown.len() >= REFUSALS_MAX {
+            let problem =
+                format_args!("more than {REFUSALS_MAX} unanswered cancels of unknown waves");
+            return Err(Rejected::of(wave, InvalidField::new("cancel.wave", problem)));
+        }
+        session.stopped_unknown.insert(wave);
+        Ok(())
+    }
+}

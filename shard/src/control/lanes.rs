@@ -1,0 +1,348 @@
+//! Lane ends: what the coordinator said of each, divided over the cores, and how the cores say it
+//! is.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use clarion_proto::{ids::LaneId, latency::Latencies, time::Time, wire::shard_v1 as wire};
+
+use super::message::Lane;
+use crate::{
+    lane::{
+        health::LaneHealth,
+        load::{LaneLoad, TELL_EVERY},
+        news::News,
+        spec::LaneSpec,
+    },
+    outcome::Platform,
+};
+
+/// Lanes of one node: gateways × credentials of a whole cluster. There is no message that removes
+/// one, so a bound keeps a mistaken coordinator from filling the node.
+pub const LANES_MAX: usize = 256;
+/// Longest text of a gateway that is passed on.
+const DETAIL_BYTES_MAX: usize = 512;
+/// Between two log lines about the same trouble of a lane that comes and goes.
+const LOGGED_EVERY: Duration = Duration::from_mins(1);
+
+/// One lane end of the node.
+#[derive(Debug)]
+pub struct LaneEnd {
+    lane: Lane,
+    cores: Vec<Option<News>>,
+    told: Option<News>,
+    changed: bool,
+    log: Log,
+    /// Of the node, over all its cores.
+    connections: usize,
+    /// As each core said last.
+    loads: Vec<LaneLoad>,
+    /// There is something new in `loads`.
+    load_changed: bool,
+    load_told: Option<Time>,
+}
+
+/// What the log says of a lane end.
+#[derive(Debug, Default)]
+struct Log {
+    /// The last line, and when.
+    last: Option<(LaneHealth, String, Time)>,
+    /// The present trouble has a line.
+    open: bool,
+    /// Times the same trouble came again since.
+    repeated: u64,
+}
+
+/// All lane ends.
+#[derive(Debug)]
+pub struct Lanes {
+    cores: usize,
+    ends: BTreeMap<LaneId, LaneEnd>,
+}
+
+/// What became of a lane message.
+#[derive(Debug)]
+pub enum Taken {
+    /// The same was said before: its connections stay as they are.
+    Known,
+    /// One for each core.
+    Made(Vec<Arc<LaneSpec>>),
+    /// [`LANES_MAX`] are there already.
+    TooMany,
+    /// The lane speaks this platform's protocol, and waves that use it are made for that.
+    Speaks(Platform),
+}
+
+impl Lanes {
+    /// None yet.
+    #[must_use]
+    pub fn new(cores: usize) -> Self {
+        Self { cores, ends: BTreeMap::new() }
+    }
+
+    /// Makes or replaces a lane end.
+    pub fn take(&mut self, lane: Lane) -> Taken {
+        let id = lane.terms.id;
+        match self.ends.get(&id) {
+            Some(end) if end.lane.terms == lane.terms => return Taken::Known,
+            Some(end) if end.lane.terms.platform != lane.terms.platform => {
+                return Taken::Speaks(end.lane.terms.platform);
+            }
+            None if self.ends.len() == LANES_MAX => return Taken::TooMany,
+            _ => {}
+        }
+        // What was known of its connections stays true if the same lane has other terms.
+        let former = self.ends.remove(&id);
+        let connections = former.as_ref().map_or(CONNECTIONS_FIRST, |end| end.connections);
+        let specs = (0..self.cores)
+            .map(|core| Arc::new(spec(&lane, part(connections, id, core, self.cores))))
+            .collect();
+        let end = LaneEnd {
+            lane,
+            cores: vec![None; self.cores],
+            told: None,
+            changed: false,
+            log: Log::default(),
+            connections,
+            loads: former.map_or_else(|| vec![LaneLoad::default(); self.cores], |end| end.loads),
+            load_changed: false,
+            load_told: None,
+        };
+        self.ends.insert(id, end);
+        Taken::Made(specs)
+    }
+
+    /// Another part of the lane's budget. False: it is as before.
+    pub fn set_connections(&mut self, id: LaneId, connections: usize) -> bool {
+        let changed = self.ends.get_mut(&id).filter(|end| end.connections != connections);
+        changed.map(|end| end.connections = connections).is_some()
+    }
+
+    /// What each core is to have of a lane's connections, and whose it uses if it has none: of
+    /// those that have some, each in turn.
+    #[must_use]
+    pub fn parts(&self, id: LaneId) -> Vec<(usize, Option<usize>)> {
+        let connections = self.ends.get(&id).map_or(0, |end| end.connections);
+        let parts: Vec<_> =
+            (0..self.cores).map(|core| part(connections, id, core, self.cores)).collect();
+        let hosts: Vec<_> = (0..self.cores).filter(|core| parts[*core] > 0).collect();
+        let mut guests = hosts.iter().copied().cycle();
+        parts.into_iter().map(|part| (part, if part > 0 { None } else { guests.next() })).collect()
+    }
+
+    /// Whether there is such a lane.
+    #[must_use]
+    pub fn contains(&self, lane: LaneId) -> bool {
+        self.ends.contains_key(&lane)
+    }
+
+    /// Whose protocol a lane speaks; `None`: there is no such lane.
+    #[must_use]
+    pub fn platform(&self, lane: LaneId) -> Option<Platform> {
+        self.ends.get(&lane).map(|end| end.lane.terms.platform)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// All of them.
+    pub fn ids(&self) -> impl Iterator<Item = LaneId> {
+        self.ends.keys().copied()
+    }
+
+    /// A core's word on its part.
+    pub fn hear(&mut self, core: usize, lane: LaneId, mut news: News, now: Time) {
+        let Some(end) = self.ends.get_mut(&lane) else { return };
+        news.detail.truncate(news.detail.floor_char_boundary(DETAIL_BYTES_MAX));
+        end.cores[core] = Some(news);
+        end.changed = end.worst() != end.told.as_ref();
+        end.write_log(now);
+    }
+
+    /// A new session is told of all.
+    pub fn start_over(&mut self) {
+        for end in self.ends.values_mut() {
+            end.told = None;
+            end.changed = end.worst().is_some();
+            // The cores are asked to tell theirs again.
+            (end.load_changed, end.load_told) = (false, None);
+        }
+    }
+
+    /// A core says how its connections are used.
+    pub fn load(&mut self, core: usize, lane: LaneId, load: LaneLoad) {
+        if let Some(end) = self.ends.get_mut(&lane) {
+            end.loads[core] = load;
+            end.load_changed = true;
+        }
+    }
+
+    /// When the next load is to be told; at once is [`Time::default`].
+    #[must_use]
+    pub fn load_due(&self) -> Option<Time> {
+        self.ends.values().filter_map(LaneEnd::load_due).min()
+    }
+
+    /// The next load that is due.
+    pub fn take_load(&mut self, now: Time) -> Option<wire::LaneLoad> {
+        let (id, end) =
+            self.ends.iter_mut().find(|(_, end)| end.load_due().is_some_and(|due| due <= now))?;
+        (end.load_changed, end.load_told) = (false, Some(now));
+        Some(load_to_wire(*id, &end.loads))
+    }
+
+    /// Whether a lane's health is to be told.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.ends.values().any(|end| end.changed)
+    }
+
+    /// The next lane whose health changed.
+    pub fn take_state(&mut self, now: Time) -> Option<wire::LaneState> {
+        let (id, end) = self.ends.iter_mut().find(|(_, end)| end.changed)?;
+        end.changed = false;
+        let news = end.worst()?.clone();
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let state = wire::LaneState {
+            lane: id.0,
+            health: to_wire(news.health).into(),
+            detail: news.detail.clone(),
+            // A trouble of less than a millisecond is one all the same.
+            troubled_for_ms: news.since.map_or(0, |since| ms(now.since(since)).max(1)),
+            next_probe_in_ms: news.next_probe.map(|at| ms(at.since(now))),
+        };
+        end.told = Some(news);
+        Some(state)
+    }
+}
+
+impl LaneEnd {
+    fn load_due(&self) -> Option<Time> {
+        self.load_changed.then(|| self.load_told.map_or(Time::default(), |told| told + TELL_EVERY))
+    }
+
+    /// The node's end is as well as its worst part: a credential refused on one core is refused.
+    fn worst(&self) -> Option<&News> {
+        self.cores.iter().flatten().max_by_key(|news| severity(news.health))
+    }
+
+    /// One line at the beginning of a trouble, at each change of its reason and at its end; of a
+    /// trouble that comes and goes, at most one a minute.
+    fn write_log(&mut self, now: Time) {
+        let (lane, id) = (self.lane.terms.name.as_str(), self.lane.terms.id);
+        let known = self.cores.iter().flatten();
+        let Some(News { health, detail, next_probe, .. }) =
+            known.max_by_key(|news| severity(news.health))
+        else {
+            return;
+        };
+        let log = &mut self.log;
+        if *health == LaneHealth::Ready {
+            if std::mem::take(&mut log.open) || log.last.is_none() {
+                tracing::info!(lane, id = id.0, "lane ready for pushes");
+                log.last.get_or_insert((LaneHealth::Ready, String::new(), now));
+            }
+            return;
+        }
+        let same = |(of, words, _): &(LaneHealth, String, Time)| of == health && words == detail;
+        if log.last.as_ref().is_some_and(|last| same(last) && now < last.2 + LOGGED_EVERY) {
+            log.repeated += 1;
+            return;
+        }
+        let next_probe_ms = next_probe.map(|at| at.since(now).as_millis());
+        let repeated = std::mem::take(&mut log.repeated);
+        tracing::warn!(
+            lane,
+            id = id.0,
+            ?health,
+            detail,
+            next_probe_ms,
+            repeated,
+            "lane in trouble on this node"
+        );
+        log.last = Some((*health, detail.clone(), now));
+        log.open = true;
+    }
+}
+
+/// Of a lane of whose budget nothing is known yet: so many that the first push of an alert finds
+/// one that is warm.
+const CONNECTIONS_FIRST: usize = 1;
+
+/// How many connections a core has of its node's: as many as the others or one more. Which cores
+/// have one more depends on the lane, so that the lanes of a node do not all lie on its first core.
+/// One that has none is the guest of one that has.
+fn part(connections: usize, lane: LaneId, core: usize, cores: usize) -> usize {
+    let place = (core + lane.0 as usize) % cores;
+    connections / cores + usize::from(place < connections % cores)
+}
+
+/// How all cores of the node use the lane.
+fn load_to_wire(lane: LaneId, loads: &[LaneLoad]) -> wire::LaneLoad {
+    let sum = |of: fn(&LaneLoad) -> u64| loads.iter().map(of).sum::<u64>();
+    let mut latencies = Latencies::default();
+    loads.iter().for_each(|load| latencies.add(&load.latencies));
+    let starved = loads.iter().map(|load| load.starved).fold(0.0, f64::max);
+    let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    wire::LaneLoad {
+        lane: lane.0,
+        busy: loads.iter().any(|load| load.busy),
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a share
+        starved_permille: (starved * 1_000.0) as u32,
+        connections: narrow(sum(|load| load.connections)),
+        streams: sum(|load| load.streams),
+        window_bytes: sum(|load| load.window_bytes),
+        requests_out_max: sum(|load| load.requests_out_max),
+        body_bytes: narrow(sum(|load| load.body_bytes).checked_div(sum(|load| load.bodies)).unwrap_or(0)),
+        latencies: latencies.to_wire(),
+    }
+}
+
+/// A lane as a core needs it.
+fn spec(lane: &Lane, connections: usize) -> LaneSpec {
+    let terms = &lane.terms;
+    LaneSpec {
+        id: terms.id,
+        platform: terms.platform,
+        name: terms.name.clone(),
+        endpoint: terms.endpoint.clone(),
+        server_name: terms.server_name.clone(),
+        roots: lane.roots.clone(),
+        live: terms.live,
+        connections,
+        streams_per_connection: terms.streams_per_connection,
+        request_deadline: terms.request_deadline,
+        connect_deadline: terms.connect_deadline,
+        backoff_min: terms.backoff_min,
+        backoff_max: terms.backoff_max,
+        authorization_indexed: terms.authorization_indexed,
+        evidence: terms.evidence,
+    }
+}
+
+/// What needs somebody to act stands above what passes by itself.
+fn severity(health: LaneHealth) -> u8 {
+    match health {
+        LaneHealth::Ready => 0,
+        LaneHealth::Throttled => 1,
+        LaneHealth::Unsigned => 2,
+        LaneHealth::Unreachable => 3,
+        LaneHealth::Project => 4,
+        LaneHealth::Credential => 5,
+        LaneHealth::Campaign => 6,
+    }
+}
+
+fn to_wire(health: LaneHealth) -> wire::LaneHealth {
+    match health {
+        LaneHealth::Ready => wire::LaneHealth::Ready,
+        LaneHealth::Unreachable => wire::LaneHealth::Unreachable,
+        LaneHealth::Credential => wire::LaneHealth::Credential,
+        LaneHealth::Campaign => wire::LaneHealth::Campaign,
+        LaneHealth::Throttled => wire::LaneHealth::Throttled,
+        LaneHealth::Unsigned => wire::LaneHealth::Unsigned,
+        LaneHealth::Project => wire::LaneHealth::Project,
+    }
+}

@@ -1,0 +1,135 @@
+//! Asking for leave to send.
+//!
+//! A node sends for an alert only while somebody answers it: every [`ASK_EVERY`] it asks for all
+//! waves and lanes, and the answer is good until a while after *it asked*, on its own clock. So a
+//! node that is cut off stops within one lease whatever became of its answers on the way, no clock
+//! is ever compared with another, and a coordinator knows when a lease that it gave has surely
+//! ended. Ten asks fit into a lease of 5 s: nine may be lost.
+
+use std::{collections::VecDeque, time::Duration};
+
+use clarion_proto::time::Time;
+
+use crate::lane::rate::Rate;
+
+/// How often is asked.
+pub const ASK_EVERY: Duration = Duration::from_millis(500);
+/// Asks that are remembered. The longest useful lease is 5 s = 10 regular asks; the rest is for
+/// asks at new waves. An answer to a forgotten one is worth nothing and is ignored.
+const ASKED_MAX: usize = 64;
+
+/// When was asked what, and when to ask again.
+#[derive(Debug, Default)]
+pub struct Leases {
+    nonce: u64,
+    asked: VecDeque<(u64, Time)>,
+    due: Time,
+}
+
+impl Leases {
+    /// When to ask next.
+    #[must_use]
+    pub fn due(&self) -> Time {
+        self.due
+    }
+
+    /// Something is new that nobody has asked for yet.
+    pub fn ask_now(&mut self) {
+        self.due = Time::default();
+    }
+
+    /// The answers to earlier asks will not come: their session is gone. Nonces go on growing.
+    pub fn forget(&mut self) {
+        self.asked.clear();
+        self.due = Time::default();
+    }
+
+    /// One ask, sent now: its nonce.
+    pub fn ask(&mut self, now: Time) -> u64 {
+        self.nonce += 1;
+        if self.asked.len() == ASKED_MAX {
+            self.asked.pop_front();
+        }
+        self.asked.push_back((self.nonce, now));
+        self.due = now + ASK_EVERY;
+        self.nonce
+    }
+
+    /// Until when an answer holds; `None`: it was not asked for in this session, or has run out on
+    /// the way.
+    #[must_use]
+    pub fn until(&self, nonce: u64, lease: Duration, now: Time) -> Option<Time> {
+        let (_, asked) = self.asked.iter().find(|(n, _)| *n == nonce)?;
+        Some(*asked + lease).filter(|until| *until > now)
+    }
+}
+
+/// One core's part of an alert's rate, of so many cores. The burst is at least one request: a
+/// bucket that holds less never gives one. (A quota is shared out more exactly:
+/// [`crate::lane::slice::share`].)
+#[must_use]
+#[allow(clippy::cast_precision_loss)] // cores
+pub fn share(per_second: f64, burst: f64, parts: usize) -> Rate {
+    let parts = parts.max(1) as f64;
+    Rate { per_second: per_second / parts, burst: (burst / parts).max(1.0) }
+}
+
+/// The burst of an alert's own rate, which the contract gives without one: a tenth of a second's
+/// worth. What a pause of that length held up (a busy machine, a seam between bands) is made up
+/// for, so that the rate is kept.
+#[must_use]
+pub fn burst(per_second: f64) -> f64 {
+    per_second * 0.1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const LEASE: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn a_lease_runs_from_the_asking() {
+        let mut leases = Leases::default();
+        let asked = Time(7_000_000);
+        let nonce = leases.ask(asked);
+        // The answer took 4.9 s: 0.1 s of it is left.
+        assert_eq!(leases.until(nonce, LEASE, asked + LEASE - 100 * MS), Some(asked + LEASE));
+        assert_eq!(leases.until(nonce, LEASE, asked + LEASE), None);
+        assert_eq!(leases.until(nonce + 1, LEASE, asked), None, "never asked");
+    }
+
+    #[test]
+    fn asks_come_every_half_second_and_at_once_for_news() {
+        let mut leases = Leases::default();
+        leases.ask(Time(1_000_000));
+        assert_eq!(leases.due(), Time(1_500_000));
+        leases.ask_now();
+        assert!(leases.due() <= Time(1_000_000));
+    }
+
+    #[test]
+    fn answers_to_another_session_are_worth_nothing() {
+        let mut leases = Leases::default();
+        let old = leases.ask(Time(0));
+        leases.forget();
+        assert_eq!(leases.until(old, LEASE, Time(1)), None);
+        assert!(leases.ask(Time(2)) > old, "nonces are never used twice");
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_newest_count() {
+        let mut leases = Leases::default();
+        let nonces: Vec<u64> = (0..1_000).map(|i| leases.ask(Time(i))).collect();
+        assert_eq!(leases.asked.len(), ASKED_MAX);
+        assert_eq!(leases.until(nonces[999], LEASE, Time(1_000)), Some(Time(999) + LEASE));
+        assert_eq!(leases.until(nonces[0], LEASE, Time(1_000)), None);
+    }
+
+    #[test]
+    fn shares_sum_up_to_the_whole() {
+        assert_eq!(share(100.0, 40.0, 4), Rate { per_second: 25.0, burst: 10.0 });
+        assert_eq!(share(1.0, 1.0, 4), Rate { per_second: 0.25, burst: 1.0 });
+    }
+}

@@ -1,0 +1,220 @@
+//! What the node holds: the sum of what its cores hold.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use clarion_proto::{
+    ids::{AppName, LogId, Position},
+    time::Time,
+    wire::shard_v1 as wire,
+};
+
+use super::ownership::{Follows, Ownership};
+use crate::command::HeldStats;
+
+/// Least time between two messages about it.
+const TELL_EVERY: Duration = Duration::from_millis(100);
+
+/// The newest word of each core.
+#[derive(Debug)]
+pub struct Registry {
+    cores: Vec<HeldStats>,
+    /// What each core was told to own, so many times.
+    owns: u64,
+    changed: bool,
+    due: Time,
+}
+
+impl Registry {
+    /// Nothing heard yet.
+    #[must_use]
+    pub fn new(cores: usize) -> Self {
+        Self {
+            cores: vec![HeldStats::default(); cores],
+            owns: 0,
+            changed: false,
+            due: Time::default(),
+        }
+    }
+
+    /// A core's newest word. What it said before it had carried out the newest change of ownership
+    /// is void: its positions may be those of another log.
+    pub fn hold(&mut self, core: usize, stats: HeldStats) {
+        if stats.owns >= self.owns {
+            self.cores[core] = stats;
+            self.changed = true;
+        }
+    }
+
+    /// Every core is told what it owns, once more.
+    pub fn owned(&mut self) {
+        self.owns += 1;
+    }
+
+    /// Nothing is held any more.
+    pub fn clear(&mut self) {
+        self.cores.fill(HeldStats::default());
+        self.changed = true;
+    }
+
+    /// Logs that do not go on from where they were are read from their beginning: their old
+    /// positions are void.
+    pub fn keep(&mut self, continues: &BTreeSet<Follows>) {
+        for (core, stats) in self.cores.iter_mut().enumerate() {
+            stats.positions.retain(|(log, _)| continues.contains(&(core, *log)));
+        }
+        self.changed = true;
+    }
+
+    /// A new session is told at once.
+    pub fn start_over(&mut self) {
+        self.changed = true;
+        self.due = Time::default();
+    }
+
+    /// When to tell; `None`: nothing new.
+    #[must_use]
+    pub fn due(&self) -> Option<Time> {
+        self.changed.then_some(self.due)
+    }
+
+    /// How far each log of the ownership is applied on every core that follows it.
+    #[must_use]
+    pub fn positions(&self, ownership: Option<&Ownership>) -> BTreeMap<LogId, Position> {
+        let mut positions = BTreeMap::new();
+        for (core, log) in ownership.map(|o| o.follows(self.cores.len())).unwrap_or_default() {
+            let known = self.cores[core].positions.iter().find(|(l, _)| *l == log);
+            let applied = known.map_or(Position(0), |(_, p)| *p);
+            let least = positions.entry(log).or_insert(applied);
+            *least = applied.min(*least);
+        }
+        positions
+    }
+
+    /// The message.
+    pub fn take(
+        &mut self,
+        ownership: Option<&Ownership>,
+        rss_bytes: u64,
+        now: Time,
+    ) -> wire::RegistryState {
+        self.changed = false;
+        self.due = now + TELL_EVERY;
+        let mut apps: BTreeMap<&AppName, u64> = BTreeMap::new();
+        for (app, devices) in self.cores.iter().flat_map(|c| &c.apps) {
+            *apps.entry(app).or_default() += devices;
+        }
+        let sum = |of: fn(&HeldStats) -> u64| self.cores.iter().map(of).sum();
+        wire::RegistryState {
+            positions: to_wire(&self.positions(ownership)),
+            devices: sum(|c| c.devices),
+            placed: sum(|c| c.placed),
+            muted: sum(|c| c.muted),
+            apps: apps
+                .into_iter()
+                .map(|(app, devices)| wire::AppDevices { app: app.id().to_owned(), devices })
+                .collect(),
+            rss_bytes,
+            log_identity: ownership.map(|o| o.log.to_wire()).unwrap_or_default(),
+        }
+    }
+}
+
+/// Positions as the wire has them, by log.
+#[must_use]
+pub fn to_wire(positions: &BTreeMap<LogId, Position>) -> Vec<wire::LogPosition> {
+    positions
+        .iter()
+        .map(|(log, p)| wire::LogPosition { log: u32::from(log.0), position: p.0 })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clarion_proto::ids::{LogIdentity, PartitionId};
+
+    use super::*;
+
+    fn stats(positions: &[(u16, u64)], devices: u64, apps: &[(&str, u64)]) -> HeldStats {
+        HeldStats {
+            positions: positions.iter().map(|(l, p)| (LogId(*l), Position(*p))).collect(),
+            devices,
+            placed: devices / 2,
+            muted: 1,
+            owns: 0,
+            apps: apps.iter().map(|(a, n)| (AppName::from_id(a).unwrap(), *n)).collect(),
+        }
+    }
+
+    #[test]
+    fn sums_over_cores_and_the_least_position() {
+        // Two logs, four partitions, two cores: core 0 has 0 and 2 (log 0), core 1 has 1 and 3 (log
+        // 1)...
+        let partitions = [0, 1, 2, 3].map(PartitionId).to_vec();
+        let ownership = Ownership {
+            log: LogIdentity([1; 16]),
+            number: 1,
+            partition_count: 4,
+            log_count: 2,
+            partitions,
+        };
+        let mut registry = Registry::new(2);
+        registry.hold(0, stats(&[(0, 7)], 10, &[("demo", 10)]));
+        let state = registry.take(Some(&ownership), 42, Time(0));
+        assert_eq!(
+            state.positions,
+            to_wire(&[(LogId(0), Position(7)), (LogId(1), Position(0))].into())
+        );
+        registry.hold(1, stats(&[(1, 9)], 4, &[("demo", 1), ("other", 3)]));
+        let state = registry.take(Some(&ownership), 42, Time(0));
+        assert_eq!((state.devices, state.placed, state.muted, state.rss_bytes), (14, 7, 2, 42));
+        assert_eq!(
+            state.positions,
+            to_wire(&[(LogId(0), Position(7)), (LogId(1), Position(9))].into())
+        );
+        let apps: Vec<_> = state.apps.iter().map(|a| (a.app.as_str(), a.devices)).collect();
+        assert_eq!(apps, [("demo", 11), ("other", 3)]);
+    }
+
+    #[test]
+    fn a_log_on_two_cores_is_as_far_as_the_slower_one() {
+        let partitions = [0, 1].map(PartitionId).to_vec();
+        let ownership = Ownership {
+            log: LogIdentity([1; 16]),
+            number: 1,
+            partition_count: 2,
+            log_count: 1,
+            partitions,
+        };
+        let mut registry = Registry::new(2);
+        registry.hold(0, stats(&[(0, 7)], 0, &[]));
+        registry.hold(1, stats(&[(0, 5)], 0, &[]));
+        assert_eq!(registry.positions(Some(&ownership)), [(LogId(0), Position(5))].into());
+    }
+
+    #[test]
+    fn what_a_core_said_before_its_ownership_changed_is_void() {
+        let mut registry = Registry::new(1);
+        registry.hold(0, stats(&[(0, 7)], 10, &[]));
+        registry.clear();
+        registry.owned();
+        registry.hold(0, stats(&[(0, 7)], 10, &[]));
+        assert_eq!(registry.take(None, 0, Time(0)).devices, 0);
+        registry.hold(0, HeldStats { owns: 1, ..stats(&[], 3, &[]) });
+        assert_eq!(registry.take(None, 0, Time(0)).devices, 3);
+    }
+
+    #[test]
+    fn told_when_changed_and_at_most_every_100_ms() {
+        let mut registry = Registry::new(1);
+        assert_eq!(registry.due(), None);
+        registry.hold(0, HeldStats::default());
+        assert_eq!(registry.due(), Some(Time(0)));
+        registry.take(None, 0, Time(1_000));
+        assert_eq!(registry.due(), None);
+        registry.hold(0, HeldStats::default());
+        assert_eq!(registry.due(), Some(Time(101_000)));
+    }
+}

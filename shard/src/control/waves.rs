@@ -1,0 +1,409 @@
+//! The waves of a node: one plan in, one part for each core out, and the cores kept in step.
+//!
+//! A wave is walked band by band, and no core begins a band before all cores have walked the one
+//! before: nearest first holds for the node, not only for each core. The gate stands here because
+//! here is the only place that hears all cores. Each lane of a wave has a gate of its own: a lane
+//! whose quota lets a thousand a second through takes minutes for a band, and the phones of the
+//! other platform must not wait for it.
+//!
+//! Who directs a wave is told by its epoch: the highest seen is obeyed, whoever comes with a lower
+//! one is refused. A cancel is remembered beyond the wave, and so is its end, so that a late plan
+//! of a superseded coordinator cannot bring the wave back.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use clarion_proto::{
+    error::InvalidField,
+    ids::{Epoch, LaneId, WaveId},
+    limits::WAVES_MAX,
+    time::Time,
+    wire::shard_v1 as wire,
+};
+use tracing::{Span, debug, info, info_span, warn};
+
+use super::{
+    leases,
+    merge::Merge,
+    message::{Cause, Rejected, Wave},
+    output::Output,
+    ownership::Ownership,
+    plan::{self, Plan},
+};
+use crate::{
+    command::{Command, CoreReport},
+    outcome::Platform,
+};
+
+/// Waves that are remembered as over without anything else of them: 1,024 × 16 bytes.
+const OVER_MAX: usize = 1_024;
+/// Least time between two reports on one wave.
+pub const REPORT_EVERY: Duration = Duration::from_millis(20);
+/// How long a wave that has ended everywhere waits for the last words of its cores.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// All waves of the node.
+#[derive(Debug, Default)]
+pub struct Waves {
+    waves: BTreeMap<WaveId, State>,
+    /// Cancelled, or ended everywhere, by this epoch; the oldest first.
+    over: VecDeque<(WaveId, Epoch)>,
+}
+
+#[derive(Debug)]
+struct State {
+    epoch: Epoch,
+    ownership: u64,
+    expires: Time,
+    bands: u32,
+    /// By lane of the wave.
+    bands_open: BTreeMap<LaneId, u32>,
+    /// With partitions of the wave.
+    cores: Vec<usize>,
+    merge: Merge,
+    report_due: Time,
+    cancel: Option<Cancel>,
+    /// It has ended everywhere; kept until then for the last report.
+    ended_until: Option<Time>,
+    span: Span,
+}
+
+#[derive(Debug, Default)]
+struct Cancel {
+    answers: BTreeMap<usize, (Option<Time>, u64)>,
+    told: bool,
+}
+
+impl Waves {
+    /// Takes up a wave, or takes it over under a higher epoch or for a newer ownership.
+    ///
+    /// # Errors
+    /// Planned for another ownership, superseded, cancelled, with a lane that nobody described or
+    /// that speaks another platform's protocol than its app, or one too many.
+    pub fn take(
+        &mut self,
+        wave: Wave,
+        owned: &Ownership,
+        cores: usize,
+        platform: impl Fn(LaneId) -> Option<Platform>,
+        now: Time,
+        out: &mut VecDeque<Output>,
+    ) -> Result<(), Rejected> {
+        if !self.is_news(&wave, owned)? {
+            return Ok(());
+        }
+        plan::check_lanes(&wave, platform)?;
+        let plan = plan::split(wave, owned, cores)?;
+        self.make_room(plan.id, now, out)?;
+
+        let span = info_span!("wave", wave = plan.id.0, alert = %plan.alert, epoch = plan.epoch.0);
+        info!(parent: &span, bands = plan.bands, cores = plan.cores.len(), "taken up");
+        let former = self.waves.remove(&plan.id);
+        self.waves.insert(plan.id, State::new(&plan, former, span, now));
+        out.extend(plan.into_commands());
+        Ok(())
+    }
+
+    /// Whether a plan has to be carried out. `false`: exactly this has been taken up already.
+    ///
+    /// # Errors
+    /// It is for another ownership than the node's, or a higher epoch directs or has ended the
+    /// wave.
+    fn is_news(&self, wave: &Wave, owned: &Ownership) -> Result<bool, Rejected> {
+        let superseded = |field: &str, problem: String| {
+            let problem = InvalidField::new(field, problem);
+            Err(Rejected::of(wave.id, problem).because(Cause::Superseded))
+        };
+        if wave.ownership != owned.number {
+            let problem = format!("is {}, this node holds {}", wave.ownership, owned.number);
+            return superseded("wave.ownership", problem);
+        }
+        if let Some(epoch) = self.over(wave.id).filter(|epoch| *epoch >= wave.epoch) {
+            let problem = format!("is {}, but epoch {epoch} has ended the wave", wave.epoch);
+            return superseded("wave.epoch", problem);
+        }
+        match self.waves.get(&wave.id) {
+            Some(known) if known.epoch > wave.epoch => {
+                let problem = format!("is {}, but epoch {} is obeyed", wave.epoch, known.epoch);
+                superseded("wave.epoch", problem)
+            }
+            Some(known) => Ok((known.epoch, known.ownership) != (wave.epoch, wave.ownership)),
+            None => Ok(true),
+        }
+    }
+
+    /// Makes room for one more wave.
+    ///
+    /// # Errors
+    /// All waves of the node are still needed.
+    fn make_room(
+        &mut self,
+        id: WaveId,
+        now: Time,
+        out: &mut VecDeque<Output>,
+    ) -> Result<(), Rejected> {
+        if self.waves.contains_key(&id) || self.waves.len() < WAVES_MAX || self.evict(now, out) {
+            return Ok(());
+        }
+        let problem = InvalidField::new("wave", format_args!("would be more than {WAVES_MAX}"));
+        Err(Rejected::of(id, problem).because(Cause::Room))
+    }
+
+    /// Waves to ask leave for.
+    pub fn active(&self, now: Time) -> impl Iterator<Item = WaveId> {
+        let active = move |s: &State| {
+            s.cancel.is_none() && s.ended_until.is_none() && now < s.expires && !s.merge.is_ended()
+        };
+        self.waves.iter().filter(move |(_, s)| active(s)).map(|(id, _)| *id)
+    }
+
+    /// Passes leave on to the cores, each with its part of the rate. A wave that is no longer there
+    /// needs none.
+    pub fn grant(
+        &mut self,
+        id: WaveId,
+        per_second: Option<f64>,
+        until: Time,
+        out: &mut VecDeque<Output>,
+    ) {
+        let Some(state) = self.waves.get(&id).filter(|s| s.cancel.is_none()) else { return };
+        let rate = per_second.map(|r| leases::share(r, leases::burst(r), state.cores.len()));
+        state.tell(out, || Command::Grant { wave: id, until, rate });
+    }
+
+    /// Stops a wave, known or not.
+    ///
+    /// # Errors
+    /// A higher epoch directs it.
+    pub fn cancel(
+        &mut self,
+        id: WaveId,
+        epoch: Epoch,
+        out: &mut VecDeque<Output>,
+    ) -> Result<(), Rejected> {
+        if let Some(known) = self.waves.get(&id).filter(|s| s.epoch > epoch) {
+            let problem = format_args!("is {epoch}, but epoch {} is obeyed", known.epoch);
+            return Err(Rejected::of(id, InvalidField::new("cancel.epoch", problem)));
+        }
+        self.remember_over(id, epoch);
+        let Some(state) = self.waves.get_mut(&id) else { return Ok(()) };
+        state.epoch = epoch;
+        info!(parent: &state.span, epoch = epoch.0, "cancelled");
+        match &mut state.cancel {
+            // The cores were told; the answer goes out once more.
+            Some(cancel) => cancel.told = false,
+            None => {
+                state.cancel = Some(Cancel::default());
+                state.tell(out, || Command::Cancel { wave: id, epoch });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is such a wave.
+    #[must_use]
+    pub fn contains(&self, id: WaveId) -> bool {
+        self.waves.contains_key(&id)
+    }
+
+    /// A wave has ended everywhere.
+    pub fn end(&mut self, id: WaveId, now: Time, out: &mut VecDeque<Output>) {
+        let Some(state) = self.waves.get_mut(&id).filter(|s| s.ended_until.is_none()) else {
+            return;
+        };
+        let epoch = state.epoch;
+        state.ended_until = Some(now + LAST_WORDS);
+        debug!(parent: &state.span, "ended everywhere");
+        state.tell(out, || Command::End(id));
+        self.remember_over(id, epoch);
+    }
+
+    /// Ends every wave here and now: whoever directed them is gone and will not ask. Tells how many
+    /// there were.
+    pub fn end_all(&mut self, now: Time, out: &mut VecDeque<Output>) -> usize {
+        let ids: Vec<WaveId> = self.waves.keys().copied().collect();
+        for id in &ids {
+            self.end(*id, now, out);
+        }
+        self.waves.clear();
+        ids.len()
+    }
+
+    /// A core's report. `listening`: a session is there; without one, sets of ordinals are not
+    /// collected, since the next session is told everything anyway.
+    pub fn report(
+        &mut self,
+        core: usize,
+        mut report: CoreReport,
+        listening: bool,
+        out: &mut VecDeque<Output>,
+    ) {
+        let id = report.wave;
+        let Some(state) = self.waves.get_mut(&id) else { return };
+        if !listening {
+            report.handed.clear();
+        }
+        state.merge.add(core, report);
+        match state.merge.take_dead_dropped() {
+            0 => {}
+            dropped => warn!(parent: &state.span, dropped, "dead tokens not told: nobody reads"),
+        }
+        let mut opened = Vec::new();
+        for (lane, bands_open) in &mut state.bands_open {
+            let bands = state
+                .merge
+                .lane_bands_walked(*lane, state.bands)
+                .saturating_add(1)
+                .min(state.bands);
+            if bands > *bands_open {
+                *bands_open = bands;
+                opened.push((*lane, bands));
+            }
+        }
+        for (lane, bands) in opened {
+            state.tell(out, || Command::OpenBands { wave: id, lane, bands });
+        }
+    }
+
+    /// A core writes nothing more.
+    pub fn stopped(
+        &mut self,
+        core: usize,
+        id: WaveId,
+        last_write: Option<Time>,
+        written_after: u64,
+    ) {
+        let Some(cancel) = self.waves.get_mut(&id).and_then(|s| s.cancel.as_mut()) else { return };
+        cancel.answers.insert(core, (last_write, written_after));
+    }
+
+    /// A new session is told everything; what it needs of the cores is asked with `ReportAll`.
+    pub fn start_over(&mut self, now: Time) {
+        for state in self.waves.values_mut() {
+            state.merge.start_over();
+            state.report_due = now;
+        }
+    }
+
+    /// The next wave that all its cores have stopped.
+    pub fn take_stopped(&mut self, now: Time) -> Option<wire::Stopped> {
+        let (id, state) = self.waves.iter_mut().find(|(_, s)| s.has_stopped())?;
+        let cancel = state.cancel.as_mut()?;
+        cancel.told = true;
+        let last_write = cancel.answers.values().filter_map(|(last, _)| *last).max();
+        let ago = last_write.map(|t| u64::try_from(now.since(t).as_micros()).unwrap_or(u64::MAX));
+        let written_after_cancel = cancel.answers.values().map(|(_, n)| n).sum();
+        Some(wire::Stopped { wave: id.0, last_write_ago_us: ago, written_after_cancel })
+    }
+
+    /// Whether [`Waves::take_stopped`] has something.
+    #[must_use]
+    pub fn is_stopped_due(&self) -> bool {
+        self.waves.values().any(State::has_stopped)
+    }
+
+    /// When the next report is due; `None`: nothing new.
+    #[must_use]
+    pub fn report_due(&self) -> Option<Time> {
+        self.waves.values().filter(|s| s.merge.is_due()).map(|s| s.report_due).min()
+    }
+
+    /// The report that is due longest; each wave gets its turn, since a report puts its wave's next
+    /// one off.
+    pub fn take_report(&mut self, now: Time) -> Option<wire::Report> {
+        let due = self.waves.iter_mut().filter(|(_, s)| s.merge.is_due() && s.report_due <= now);
+        let (id, state) = due.min_by_key(|(_, s)| s.report_due)?;
+        state.report_due = now + REPORT_EVERY;
+        Some(state.merge.take(*id, state.epoch, state.bands))
+    }
+
+    /// Waves of which something is to be told.
+    #[must_use]
+    pub fn untold(&self) -> usize {
+        self.waves.values().filter(|s| s.merge.is_changed()).count()
+    }
+
+    /// When [`Waves::sweep`] has work next.
+    #[must_use]
+    pub fn sweep_due(&self) -> Option<Time> {
+        self.waves.values().filter_map(|s| s.ended_until).min()
+    }
+
+    /// Lets go of waves that have ended everywhere and whose last report is out, or that have
+    /// waited long enough for it.
+    pub fn sweep(&mut self, listening: bool, now: Time) {
+        self.waves.retain(|_, s| match s.ended_until {
+            Some(until) if now >= until => false,
+            Some(_) => !(s.merge.is_ended() && !(listening && s.merge.is_changed())),
+            None => true,
+        });
+    }
+
+    fn over(&self, id: WaveId) -> Option<Epoch> {
+        self.over.iter().find(|(other, _)| *other == id).map(|(_, epoch)| *epoch)
+    }
+
+    fn remember_over(&mut self, id: WaveId, epoch: Epoch) {
+        let epoch = self.over(id).map_or(epoch, |known| known.max(epoch));
+        self.over.retain(|(other, _)| *other != id);
+        if self.over.len() == OVER_MAX {
+            self.over.pop_front();
+        }
+        self.over.push_back((id, epoch));
+    }
+
+    /// Makes room: first what has ended on all cores, then what has run out and nobody ended.
+    fn evict(&mut self, now: Time, out: &mut VecDeque<Output>) -> bool {
+        let gone = |s: &State| {
+            s.ended_until.is_some() || s.merge.is_ended() || s.expires + LAST_WORDS < now
+        };
+        let Some(id) = self.waves.iter().find(|(_, s)| gone(s)).map(|(id, _)| *id) else {
+            return false;
+        };
+        if let Some(state) = self.waves.remove(&id) {
+            info!(parent: &state.span, "forgotten: it is over, and room is needed");
+            state.tell(out, || Command::End(id));
+        }
+        true
+    }
+}
+
+impl State {
+    /// The state of a wave that is taken up now. Totals of a former plan of the same wave are kept.
+    fn new(plan: &Plan, former: Option<Self>, span: Span, now: Time) -> Self {
+        let cores: Vec<usize> = plan.cores.keys().copied().collect();
+        let (merge, report_due) = match former {
+            Some(mut former) => {
+                former.merge.set_cores(cores.iter().copied());
+                (former.merge, former.report_due)
+            }
+            None => (Merge::new(cores.iter().copied()), now),
+        };
+        Self {
+            epoch: plan.epoch,
+            ownership: plan.ownership,
+            expires: plan.expires,
+            bands: plan.bands,
+            // A core opens the first band by itself.
+            bands_open: plan.apps.iter().map(|app| (app.lane, 1)).collect(),
+            cores,
+            merge,
+            report_due,
+            cancel: None,
+            ended_until: None,
+            span,
+        }
+    }
+
+    fn tell(&self, out: &mut VecDeque<Output>, command: impl Fn() -> Command) {
+        out.extend(self.cores.iter().map(|core| Output::command(*core, command())));
+    }
+
+    fn has_stopped(&self) -> bool {
+        self.cancel
+            .as_ref()
+            .is_some_and(|c| !c.told && self.cores.iter().all(|core| c.answers.contains_key(core)))
+    }
+}

@@ -1,0 +1,194 @@
+//! The partitions of this core and how far their logs are applied.
+//!
+//! Records are applied between turns, a bounded number at a time: a feed that catches up must not
+//! stop a wave, and a wave must not stop the feed. Only one batch is held; the next one waits in
+//! the driver's bounded queue.
+
+use std::{collections::BTreeMap, vec};
+
+use clarion_proto::{
+    device::{Cell, Record},
+    ids::{LogId, Ordinal, PartitionId, Position, UnixMillis},
+};
+
+use crate::{
+    command::HeldStats,
+    partition::{Partition, Vocabulary, ahead},
+};
+
+/// Partitions by slot; a slot means the same partition as long as it is owned.
+#[derive(Debug, Default)]
+pub(crate) struct Partitions {
+    slots: Vec<Option<Partition>>,
+    slot_of: BTreeMap<PartitionId, u16>,
+    pub(crate) words: Vocabulary,
+    positions: BTreeMap<LogId, Position>,
+    batch: Option<Batch>,
+    /// Changes of what is owned.
+    owns: u64,
+    /// Something was applied since [`Partitions::held`] was asked.
+    changed: bool,
+}
+
+#[derive(Debug)]
+struct Batch {
+    log: LogId,
+    position: Position,
+    appended: UnixMillis,
+    records: vec::IntoIter<(PartitionId, Record)>,
+}
+
+impl Partitions {
+    /// Owns exactly these. Returns the slots of those that went.
+    pub(crate) fn own(&mut self, wanted: &[PartitionId]) -> Vec<u16> {
+        let gone: Vec<_> = self
+            .slot_of
+            .iter()
+            .filter(|(id, _)| !wanted.contains(id))
+            .map(|(id, s)| (*id, *s))
+            .collect();
+        for (id, slot) in &gone {
+            self.slot_of.remove(id);
+            self.slots[usize::from(*slot)] = None;
+        }
+        // What is left of a batch must not reach a partition that comes back empty: it may be
+        // another log's by then.
+        if let Some(batch) = &mut self.batch {
+            let kept = batch.records.by_ref().filter(|(id, _)| !gone.iter().any(|(g, _)| g == id));
+            batch.records = kept.collect::<Vec<_>>().into_iter();
+        }
+        if wanted.is_empty() {
+            (self.positions, self.batch) = (BTreeMap::new(), None);
+        }
+        self.owns += 1;
+        for id in wanted {
+            if !self.slot_of.contains_key(id) {
+                let free = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
+                    self.slots.push(None);
+                    self.slots.len() - 1
+                });
+                self.slots[free] = Some(Partition::new(*id));
+                self.slot_of.insert(*id, u16::try_from(free).expect("at most PARTITIONS_MAX"));
+            }
+        }
+        self.changed = true;
+        gone.into_iter().map(|(_, slot)| slot).collect()
+    }
+
+    pub(crate) fn slot_of(&self, partition: PartitionId) -> Option<u16> {
+        self.slot_of.get(&partition).copied()
+    }
+
+    /// # Panics
+    /// If the slot is not owned: waves drop their parts when [`Partitions::own`] says so.
+    pub(crate) fn partition(&self, slot: u16) -> &Partition {
+        self.slots[usize::from(slot)].as_ref().expect("an owned slot")
+    }
+
+    /// All partitions, by number.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Partition> {
+        self.slot_of.values().map(|slot| self.partition(*slot))
+    }
+
+    /// The partition with the lowest number above this one.
+    pub(crate) fn next_partition(&self, after: Option<PartitionId>) -> Option<&Partition> {
+        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        self.slot_of
+            .range((from, std::ops::Bound::Unbounded))
+            .next()
+            .map(|(_, slot)| self.partition(*slot))
+    }
+
+    /// How far a log is applied.
+    pub(crate) fn position(&self, log: LogId) -> Position {
+        self.positions.get(&log).copied().unwrap_or_default()
+    }
+
+    /// Whether [`Partitions::take`] may be called.
+    pub(crate) fn is_free(&self) -> bool {
+        self.batch.is_none()
+    }
+
+    /// Takes a batch in; [`Partitions::apply`] works it off.
+    ///
+    /// # Panics
+    /// If one is held already.
+    pub(crate) fn take(
+        &mut self,
+        log: LogId,
+        position: Position,
+        appended: UnixMillis,
+        records: Vec<(PartitionId, Record)>,
+    ) {
+        assert!(self.batch.is_none(), "one batch at a time: ask feed_ready");
+        self.batch = Some(Batch { log, position, appended, records: records.into_iter() });
+    }
+
+    /// Applies at most so many records. `placed` hears of each device that appeared or moved. True:
+    /// the batch is done and its log's position has moved.
+    pub(crate) fn apply(
+        &mut self,
+        records: usize,
+        mut placed: impl FnMut(u16, Ordinal, Cell),
+    ) -> bool {
+        let Some(batch) = &mut self.batch else { return false };
+        let records = records.min(batch.records.as_slice().len());
+        ahead::apply_all(
+            &mut self.slots,
+            batch.appended,
+            &batch.records.as_slice()[..records],
+            &mut self.words,
+            // None: the partition went to somebody else meanwhile.
+            |id| self.slot_of.get(&id).map(|slot| usize::from(*slot)),
+            |slot, applied| {
+                if let Some((ordinal, cell)) = applied.placed {
+                    placed(u16::try_from(slot).expect("at most PARTITIONS_MAX"), ordinal, cell);
+                }
+            },
+        );
+        batch.records.by_ref().take(records).for_each(drop);
+        if !batch.records.as_slice().is_empty() {
+            return false;
+        }
+        // Not the higher of both: a feed that starts again, for partitions new here, starts from an
+        // earlier position.
+        self.positions.insert(batch.log, batch.position);
+        self.batch = None;
+        self.changed = true;
+        true
+    }
+
+    pub(crate) fn changed(&self) -> bool {
+        self.changed
+    }
+
+    /// Says everything again.
+    pub(crate) fn repeat(&mut self) {
+        self.changed = true;
+    }
+
+    /// What is held now.
+    pub(crate) fn held(&mut self) -> HeldStats {
+        self.changed = false;
+        let mut stats = HeldStats {
+            owns: self.owns,
+            positions: self.positions.iter().map(|(log, position)| (*log, *position)).collect(),
+            ..HeldStats::default()
+        };
+        let mut apps = vec![0; usize::from(self.words.apps())];
+        for partition in self.all() {
+            let held = partition.held();
+            stats.devices += held.devices;
+            stats.placed += held.placed;
+            stats.muted += held.muted;
+            apps.iter_mut().zip(&held.apps).for_each(|(sum, n)| *sum += n);
+        }
+        stats.apps = (0..self.words.apps())
+            .zip(apps)
+            .filter_map(|(index, devices)| {
+                Some((self.words.app(crate::partition::AppIndex(index))?.clone(), devices))
+            })
+            .collect();
+        stats
+    }
+}

@@ -1,0 +1,127 @@
+//! Reports: what happened to a wave on this core, every 20 ms while something changes.
+//!
+//! Counts are totals, so that a report lost or repeated harms nothing; sets of ordinals are what
+//! changed, as totals would be megabytes. A report is built when the control plane has room for it
+//! and not before: changes merge until then.
+
+use std::time::Duration;
+
+use clarion_proto::{ids::PartitionId, time::Time};
+use roaring::RoaringBitmap;
+
+use super::{open::Open, reporting::Reporting, run::WaveRun};
+use crate::command::CoreReport;
+
+/// Between two reports of one wave.
+const EVERY: Duration = Duration::from_millis(20);
+/// Between two reports with cells.
+const CELLS_EVERY: Duration = Duration::from_millis(200);
+/// Dead tokens in one report; the others follow in the next ones.
+const DEAD_MAX: usize = 1_000;
+
+impl WaveRun {
+    /// Whoever listens has forgotten everything.
+    pub(crate) fn repeat_all(&mut self) {
+        self.tally.repeat_all();
+        self.reasons.repeat_all();
+        self.reporting = Reporting { all: true, changed: true, ..Reporting::default() };
+    }
+}
+
+/// When the next report of a wave is due; `None`: nothing has changed.
+pub(crate) fn due(run: &WaveRun, single: bool) -> Option<Time> {
+    let r = &run.reporting;
+    let ended = run.is_ended() && !r.ended;
+    // A band can be walked, and a wave be complete, without anybody handed over or answered just
+    // then: the last of a band is known to be the last only when the walk finds nobody after it.
+    let walked = !run.lanes_walked().map(|(_, bands)| bands).eq(r.bands_walked.iter().copied());
+    if r.changed || ended || walked || run.is_complete() != r.complete || !run.dead.is_empty() {
+        let Some(last) = r.at else { return Some(Time(0)) };
+        // Other cores wait for the news that a band is walked.
+        let urgent = ended || (!single && walked);
+        return Some(if urgent { last } else { last + EVERY });
+    }
+    run.tally.cells_changed().then(|| r.cells_at.map_or(Time(0), |at| at + CELLS_EVERY))
+}
+
+/// The report that is due, from the open pushes of the wave. `last`: the core has closed, nothing
+/// of it waits any more.
+pub(crate) fn build<'a>(
+    run: &mut WaveRun,
+    open: impl Iterator<Item = &'a Open>,
+    last: bool,
+    now: Time,
+) -> CoreReport {
+    let dead = run.dead.drain(..DEAD_MAX.min(run.dead.len())).collect();
+    let ended = run.is_ended() && run.dead.is_empty();
+    let all = run.reporting.all;
+    let cells_due = run.reporting.cells_at.is_none_or(|at| now >= at + CELLS_EVERY);
+    let cells = if ended || all || last || cells_due { run.tally.take_cells() } else { Vec::new() };
+    let report = CoreReport {
+        wave: run.spec.id,
+        epoch: run.epoch,
+        // The first of the wave, or the first since everything was asked for again.
+        all: run.reporting.at.is_none(),
+        bands_walked: run.lanes_walked().collect(),
+        complete: run.is_complete(),
+        ended,
+        bands: run.tally.take_bands(),
+        handed: handed(run, all),
+        open: open_sets(run, open),
+        unanswered_requests: run.unanswered_requests,
+        retried_requests: run.retried_requests,
+        dead,
+        answers: run.audience.answers().collect(),
+        reasons: run.reasons.take(&run.audience),
+        cells,
+        refused_messages: run.refused_messages.clone(),
+    };
+    let r = &mut run.reporting;
+    r.at = Some(now);
+    if !report.cells.is_empty() {
+        r.cells_at = Some(now);
+    }
+    (r.changed, r.all) = (false, false);
+    r.bands_walked = report.bands_walked.iter().map(|(_, bands)| *bands).collect();
+    (r.complete, r.ended) = (report.complete, ended);
+    report
+}
+
+/// Those handed over since the last report, or all.
+fn handed(run: &mut WaveRun, all: bool) -> Vec<(PartitionId, RoaringBitmap)> {
+    let mut sets = Vec::new();
+    for (n, part) in run.parts.iter().enumerate().filter(|(_, part)| part.slot.is_some()) {
+        let mut set = RoaringBitmap::new();
+        for outlet in &mut run.outlets {
+            let walk = outlet.walk(n);
+            let delta = walk.take_handed();
+            set |= if all { walk.handed().to_roaring() } else { delta };
+        }
+        if !set.is_empty() {
+            sets.push((part.partition, set));
+        }
+    }
+    sets
+}
+
+/// The ordinals open now, in each partition that has any or had any last time.
+fn open_sets<'a>(
+    run: &mut WaveRun,
+    open: impl Iterator<Item = &'a Open>,
+) -> Vec<(PartitionId, RoaringBitmap)> {
+    let mut names: Vec<(u16, u32)> = open.map(|open| (open.part, open.ordinal.0)).collect();
+    names.sort_unstable();
+    let had = &mut run.reporting.had_open;
+    had.resize(run.parts.len(), false);
+    let mut sets = Vec::new();
+    let mut left = names.as_slice();
+    for (n, part) in run.parts.iter().enumerate() {
+        let mine = left.iter().take_while(|(p, _)| usize::from(*p) == n).count();
+        let (these, others) = left.split_at(mine);
+        left = others;
+        if std::mem::replace(&mut had[n], mine > 0) || mine > 0 {
+            sets.push((part.partition, these.iter().map(|(_, ordinal)| *ordinal).collect()));
+        }
+    }
+    sets
+}

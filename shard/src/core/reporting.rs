@@ -1,0 +1,27 @@
+//! How far a wave has been reported: the state behind its next report.
+
+use clarion_proto::time::Time;
+
+/// What was reported of a wave last, and whether anything has changed since.
+#[derive(Debug, Default)]
+pub(crate) struct Reporting {
+    pub(super) at: Option<Time>,
+    pub(super) cells_at: Option<Time>,
+    pub(super) changed: bool,
+    /// By outlet.
+    pub(super) bands_walked: Vec<u32>,
+    pub(super) complete: bool,
+    pub(super) ended: bool,
+    /// The next one says everything.
+    pub(super) all: bool,
+    /// By part: the last report named open ordinals.
+    pub(super) had_open: Vec<bool>,
+}
+
+impl Reporting {
+    /// Something happened that a report says.
+    #[inline]
+    pub(crate) fn change(&mut self) {
+        self.changed = true;
+    }
+}

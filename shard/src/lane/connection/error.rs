@@ -1,0 +1,58 @@
+//! Why a stream or a connection ends: HTTP/2's codes, and the peer's breaches of the protocol.
+
+/// Why a stream or connection ended (RFC 9113, 7). Open: peers may say others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorCode(pub u32);
+
+impl ErrorCode {
+    /// All is well.
+    pub const NO_ERROR: Self = Self(0x0);
+    /// Against the rules, in no more special way.
+    pub const PROTOCOL_ERROR: Self = Self(0x1);
+    /// More sent than the window allowed, or a window above 2^31-1.
+    pub const FLOW_CONTROL_ERROR: Self = Self(0x3);
+    /// A frame of an impossible length.
+    pub const FRAME_SIZE_ERROR: Self = Self(0x6);
+    /// Not processed at all: safe to send again.
+    pub const REFUSED_STREAM: Self = Self(0x7);
+    /// Not wanted any more.
+    pub const CANCEL: Self = Self(0x8);
+    /// The state of the header tables is lost.
+    pub const COMPRESSION_ERROR: Self = Self(0x9);
+    /// Too much of something.
+    pub const ENHANCE_YOUR_CALM: Self = Self(0xb);
+}
+
+/// The peer broke the protocol; it is told so by GOAWAY and the connection is over. Another one may
+/// do better; if each one ends this way, the gateway (or something in between) is at fault, not a
+/// request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the gateway broke HTTP/2: {what} (code {})", code.0)]
+pub struct ConnectionError {
+    /// As said in our GOAWAY.
+    pub code: ErrorCode,
+    /// The rule broken.
+    pub what: &'static str,
+}
+
+impl ConnectionError {
+    pub(crate) const fn new(code: ErrorCode, what: &'static str) -> Self {
+        Self { code, what }
+    }
+
+    pub(crate) const fn protocol(what: &'static str) -> Self {
+        Self::new(ErrorCode::PROTOCOL_ERROR, what)
+    }
+
+    pub(crate) const fn frame_size(what: &'static str) -> Self {
+        Self::new(ErrorCode::FRAME_SIZE_ERROR, what)
+    }
+
+    pub(crate) const fn flow_control(what: &'static str) -> Self {
+        Self::new(ErrorCode::FLOW_CONTROL_ERROR, what)
+    }
+
+    pub(crate) const fn calm(what: &'static str) -> Self {
+        Self::new(ErrorCode::ENHANCE_YOUR_CALM, what)
+    }
+}

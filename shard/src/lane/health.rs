@@ -1,0 +1,21 @@
+//! How a lane end is, in one word.
+
+/// How one end of a lane is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneHealth {
+    /// Connected and answering.
+    Ready,
+    /// No connection, no answers, or nothing can be sent: tried again with backoff.
+    Unreachable,
+    /// The provider token is refused: single requests try it until it is accepted or another one
+    /// comes.
+    Credential,
+    /// The message itself is wrong: no other device can succeed.
+    Campaign,
+    /// The gateway asks for less.
+    Throttled,
+    /// Answers are not the provider's: an outage, a proxy.
+    Unsigned,
+    /// The gateway says that the project is not there.
+    Project,
+}

@@ -1,0 +1,24 @@
+//! An answer from its bytes, by the lane's platform.
+
+use std::time::Duration;
+
+use super::{apns, fcm};
+use crate::outcome::{Answer, Platform};
+
+/// An answer from its status, what was kept of its body, and its `retry-after`.
+#[must_use]
+pub fn read(platform: Platform, status: u16, body: &[u8], retry_after: Option<Duration>) -> Answer {
+    let answer = match platform {
+        Platform::Apns => apns::answer(status, body),
+        Platform::Fcm => fcm::answer(status, body),
+    };
+    Answer { retry_after, ..answer }
+}
+
+/// Longest body that is read.
+pub(crate) const fn body_bytes_max(platform: Platform) -> usize {
+    match platform {
+        Platform::Apns => apns::BODY_BYTES_MAX,
+        Platform::Fcm => fcm::BODY_BYTES_MAX,
+    }
+}

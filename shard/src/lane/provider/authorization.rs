@@ -1,0 +1,13 @@
+//! The secret of a request: the value of `authorization`.
+
+use std::sync::Arc;
+
+/// The value of `authorization`. Secret: `Debug` says nothing of it, its memory is wiped.
+#[derive(Clone)]
+pub struct Authorization(pub Arc<secrecy::SecretString>);
+
+impl std::fmt::Debug for Authorization {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Authorization(..)")
+    }
+}

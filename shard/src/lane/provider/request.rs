@@ -1,0 +1,41 @@
+//! What all pushes of one app and wave share beside the body.
+
+use crate::outcome::Platform;
+
+/// What all pushes of an app and wave share beside the body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// APNs: what a push says beside its body stands in headers.
+    Apns(ApnsHeaders),
+    /// FCM: all but the project stands in the body.
+    Fcm {
+        /// Name of the project, which stands in the path.
+        project: String,
+    },
+}
+
+impl Request {
+    /// Which lanes take it.
+    #[must_use]
+    pub fn platform(&self) -> Platform {
+        match self {
+            Self::Apns(_) => Platform::Apns,
+            Self::Fcm { .. } => Platform::Fcm,
+        }
+    }
+}
+
+/// APNs request headers that are the same for every device of an app and wave (A-send).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApnsHeaders {
+    /// `apns-topic`.
+    pub topic: String,
+    /// `apns-push-type`.
+    pub push_type: String,
+    /// `apns-priority`: 10, 5 or 1.
+    pub priority: u8,
+    /// `apns-expiration`, Unix seconds.
+    pub expiration: u64,
+    /// `apns-collapse-id`, at most 64 bytes.
+    pub collapse_id: String,
+}

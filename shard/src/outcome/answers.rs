@@ -1,0 +1,37 @@
+//! Totals of the outcomes that a gateway's answers gave.
+
+use clarion_proto::outcome::Outcome;
+
+/// A gateway's last words on devices; totals that only grow.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Answers {
+    /// By [`Outcome`], in the order of [`Outcome::ALL`].
+    pub outcomes: [u64; 5],
+    /// Of the dead: by an answer that may also mean the wrong environment.
+    pub bad_device_tokens: u64,
+}
+
+impl Answers {
+    /// Counts one outcome.
+    pub fn count(&mut self, outcome: Outcome) {
+        self.outcomes[outcome as usize] += 1;
+    }
+
+    /// How many had this outcome.
+    #[must_use]
+    pub fn of(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize]
+    }
+
+    /// Those with a gateway's word behind them.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.of(Outcome::Accepted) + self.of(Outcome::Dead) + self.of(Outcome::Refused)
+    }
+
+    /// Adds those of another message or core.
+    pub fn add(&mut self, other: &Self) {
+        self.outcomes.iter_mut().zip(other.outcomes).for_each(|(mine, theirs)| *mine += theirs);
+        self.bad_device_tokens += other.bad_device_tokens;
+    }
+}
