@@ -3,11 +3,11 @@
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum as _};
+use clarion_emulator::Platform;
 use clarion_runtime::probe;
 
 use crate::{
     cluster::{Elsewhere, process::end_with_parent},
-    gateway::Platform,
     keys,
     report::summary::summary,
     run::{self, Options, RunError},
@@ -36,7 +36,7 @@ enum Command {
     /// List the scenarios that are built in
     List,
     // Its own documentation is its help.
-    Gateway(crate::gateway::Arguments),
+    Gateway(clarion_emulator::Arguments),
     // As above.
     Keys(keys::Arguments),
 }
@@ -109,7 +109,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match arguments.command {
         Some(Command::List) => list(),
-        Some(Command::Gateway(arguments)) => ended(crate::gateway::run(&arguments)),
+        Some(Command::Gateway(arguments)) => ended(clarion_emulator::run(&arguments)),
         Some(Command::Keys(arguments)) => ended(keys::write(&arguments)),
         Some(Command::Run(arguments)) => finish(run(&arguments)),
         None => finish(run(&RunArguments {
@@ -138,7 +138,7 @@ fn child(parent: u32, args: Vec<OsString>) -> ExitCode {
     match args.peek().and_then(|a| a.to_str()) {
         Some("coordinator") => clarion_coordinator::main(args),
         Some("shard") => clarion_shard::main(args),
-        Some("gateway") => crate::gateway::main(args),
+        Some("gateway") => clarion_emulator::main(args),
         _ => {
             eprintln!("error: no such process");
             ExitCode::FAILURE

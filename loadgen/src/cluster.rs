@@ -22,13 +22,13 @@ use std::{
     time::Duration,
 };
 
+use clarion_emulator::Platform;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval},
 };
 
 use crate::{
-    gateway::Platform,
     run::RunError,
     scenario::{FcmSpec, NodeAction},
 };

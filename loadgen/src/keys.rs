@@ -5,10 +5,9 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{
-    cluster::{files, write_private},
-    gateway::{config::TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM, identity::Identity},
-};
+use clarion_emulator::{config::TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM, identity::Identity};
+
+use crate::cluster::{files, write_private};
 
 /// Make keys and certificates for emulated gateways in a cluster.
 ///
@@ -60,8 +59,9 @@ pub fn write(arguments: &Arguments) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clarion_emulator::{Gateway, GatewayConfig, identity::TlsFiles};
+
     use super::*;
-    use crate::gateway::{Gateway, GatewayConfig, identity::TlsFiles};
 
     const TOKEN_URI: &str = "https://gateway/token";
 

@@ -1,4 +1,3 @@
-//! Load, gateways and judgement: seeded populations, the gateway emulator, scenarios and their verdict.
 //!
 //! The modules stand in the order of a run.
 
@@ -8,7 +7,6 @@ pub mod place;
 pub mod population;
 pub mod run;
 pub mod cluster;
-pub mod gateway;
 pub mod keys;
 pub mod drive;
 pub mod verdict;

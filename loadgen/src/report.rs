@@ -9,9 +9,10 @@ pub mod summary;
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
+use clarion_emulator::Platform;
 use serde::Serialize;
 
-use crate::{gateway::Platform, verdict::order::Order};
+use crate::verdict::order::Order;
 pub use arithmetic::Arithmetic;
 pub use check::{Check, Kind};
 pub use motion::Motion;

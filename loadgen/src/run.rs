@@ -12,6 +12,7 @@ pub mod wave;
 
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
+use clarion_emulator::clock;
 use clarion_proto::time::Time;
 use clarion_runtime::drain::Signals;
 
@@ -20,7 +21,6 @@ use crate::{
         Cluster, ClusterError, ClusterPlan, Elsewhere, emulator::GatewayPlan, process::ProcessError,
     },
     drive::{self, DriveError},
-    gateway::clock,
     picture::Picture,
     population::{Population, PopulationError},
     report::{Report, check},

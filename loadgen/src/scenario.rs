@@ -12,13 +12,10 @@ pub mod series;
 
 use std::{fmt, fs, io, path::Path};
 
+use clarion_emulator::{Faults, Platform, faults::Latency};
 use serde::Deserialize;
 
-use crate::{
-    gateway::{Faults, Platform, faults::Latency},
-    place::Place,
-    population::PopulationSpec,
-};
+use crate::{place::Place, population::PopulationSpec};
 pub(crate) use check::FCM_QUOTA_MAX;
 pub use expect::{Bound, Expectations};
 pub use nodes::{NodeAction, NodeChange};

@@ -16,10 +16,10 @@ pub mod sample;
 
 use std::{collections::BTreeMap, num::NonZero, ops::Range, thread};
 
+use clarion_emulator::Platform;
 use h3o::Resolution;
 
 use crate::{
-    gateway::Platform,
     place::Place,
     population::{Device, Population},
 };

@@ -11,10 +11,10 @@ mod foreign;
 
 use std::{collections::BTreeMap, fs, path::Path, process::Stdio, time::Duration};
 
+use clarion_emulator::{Platform, clock};
 use clarion_loadgen::{
     cluster::{Cluster, ClusterPlan, emulator::GatewayPlan, recorded::Recorded},
     drive::alert::{credential_name, gateway_name},
-    gateway::{Platform, clock},
     scenario::{DistanceSpec, FcmSpec},
 };
 use prost::Message as _;

@@ -3,10 +3,10 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use clarion_emulator::clock;
 use clarion_loadgen::{
     cluster::{Cluster, ClusterPlan, emulator::GatewayPlan},
     drive,
-    gateway::clock,
     population::Population,
     scenario::Scenario,
 };

@@ -8,6 +8,21 @@ use std::{
     },
 };
 
+use clarion_emulator::{
+    Platform,
+    answer::{Reason, RetryAfter},
+    apns,
+    config::{
+        GatewayConfig, KeyConfig, ProjectConfig, ServiceAccountConfig,
+        TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM,
+    },
+    faults::{Action, Credit, Errors, Faults, Latency, Silence, Silent, Slow},
+    fcm,
+    head::LIST_BYTES_MAX,
+    hpack::TABLE_BYTES,
+    script::{Fate, Rule, Scripted, Scripts},
+};
+
 use super::{
     ClusterError, ClusterPlan,
     files::{self, SigningKey},
@@ -17,20 +32,6 @@ use super::{
     start_with_pipes, write_private,
 };
 use crate::{
-    gateway::{
-        Platform,
-        answer::{Reason, RetryAfter},
-        apns,
-        config::{
-            GatewayConfig, KeyConfig, ProjectConfig, ServiceAccountConfig,
-            TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM,
-        },
-        faults::{Action, Credit, Errors, Faults, Latency, Silence, Silent, Slow},
-        fcm,
-        head::LIST_BYTES_MAX,
-        hpack::TABLE_BYTES,
-        script::{Fate, Rule, Scripted, Scripts},
-    },
     run::RunError,
     scenario::{DistanceSpec, FaultSpec},
 };

@@ -2,13 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use clarion_emulator::{Platform, config::TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM};
 use serde::Serialize;
 
 use super::{ClusterError, ClusterPlan, Started, emulator::Served, prepare, write_private};
-use crate::{
-    drive::alert::{credential_name, gateway_name},
-    gateway::{Platform, config::TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM},
-};
+use crate::drive::alert::{credential_name, gateway_name};
 
 /// The one project of the FCM emulator.
 pub const PROJECT: &str = "clarion-load";

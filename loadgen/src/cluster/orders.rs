@@ -1,10 +1,11 @@
 //! The way on which an emulator takes orders: the pipes of a child, or the control port of one that somebody else started.
 //!
-//! Orders are the JSON lines of `gateway::process`, each answered by one. A child writes its record to a path that both see;
+//! Orders are the JSON lines of `clarion_emulator::process`, each answered by one. A child writes its record to a path that both see;
 //! one behind a control port sends it back, in its own clock: [`Orders::export`] brings it into this machine's.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
+use clarion_emulator::{clock, faults::Faults, record};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -14,10 +15,7 @@ use tokio::{
 };
 
 use super::process::Pipes;
-use crate::{
-    gateway::{clock, faults::Faults, record},
-    run::RunError,
-};
+use crate::run::RunError;
 
 /// To write a record of a few million requests takes a second or two; to carry it over a network some more.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
@@ -73,7 +71,7 @@ struct Reply {
     stats: Option<Counted>,
 }
 
-/// What an emulator has counted since its last reset; see [`crate::gateway::Stats`].
+/// What an emulator has counted since its last reset; see [`clarion_emulator::Stats`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Counted {

@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use clarion_emulator::{
+    Platform,
+    record::{ConnectionRow, Entry, Record, flag},
+};
+
 use crate::{
-    gateway::{
-        Platform,
-        record::{ConnectionRow, Entry, Record, flag},
-    },
     run::RunError,
     verdict::ledger::{Answer, Fate, Ledger, Push},
 };
@@ -150,8 +151,9 @@ pub fn push(entry: &Entry) -> Push {
 
 #[cfg(test)]
 mod tests {
+    use clarion_emulator::answer::Reason;
+
     use super::*;
-    use crate::gateway::answer::Reason;
 
     fn entry(time_us: u64, status: u16) -> Entry {
         Entry { time_us, status, ..Entry::default() }

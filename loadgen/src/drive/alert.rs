@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clarion_emulator::{Platform, clock};
 use clarion_proto::wire::v1::{
     self as wire, alert_service_client::AlertServiceClient, app_service_client::AppServiceClient,
 };
@@ -11,7 +12,6 @@ use tonic::transport::Channel;
 use super::{DriveError, lat_lng, timestamp};
 use crate::{
     cluster::files::PROJECT,
-    gateway::{Platform, clock},
     place::Place,
     population::Population,
     scenario::{RegionSpec, Scenario},

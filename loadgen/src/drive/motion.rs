@@ -10,6 +10,7 @@ mod way;
 
 use std::{collections::VecDeque, time::Duration};
 
+use clarion_emulator::clock;
 use clarion_proto::wire::v1::{self as wire, registry_service_client::RegistryServiceClient};
 use tokio::{
     sync::{mpsc, watch},
@@ -21,7 +22,6 @@ use tonic::transport::Channel;
 
 use super::{DriveError, alert::now_ns, load, timestamp};
 use crate::{
-    gateway::clock,
     population::Population,
     verdict::history::{Batch, Change, Delivery, History},
 };

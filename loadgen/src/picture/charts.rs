@@ -2,13 +2,15 @@
 
 use std::fmt::{self, Write};
 
+use clarion_emulator::Platform;
+
 use super::{
     figures::{Figures, Latency, Mark, PLATFORMS, ROW_SHARES, Row},
     scale::{Linear, round_up, ticks},
     text::{Escaped, decimal, meters, seconds},
     tiles::SHOWN_MIN,
 };
-use crate::{gateway::Platform, report::summary::thousands};
+use crate::report::summary::thousands;
 
 /// Units of a chart; letters are some 12 of them.
 const WIDTH: f64 = 480.0;

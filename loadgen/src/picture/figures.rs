@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use clarion_emulator::Platform;
 use h3o::Resolution;
 
 use super::{
@@ -14,7 +15,6 @@ use super::{
     tiles::SHOWN_MIN,
 };
 use crate::{
-    gateway::Platform,
     scenario::RegionSpec,
     verdict::{
         SpotCount, order,

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use clarion_emulator::Platform;
 use h3o::{CellIndex, Resolution};
 
 use super::{
@@ -13,7 +14,6 @@ use super::{
     tiles::{self, Tile},
 };
 use crate::{
-    gateway::Platform,
     place::Place,
     scenario::RegionSpec,
     verdict::{SpotCount, geometry::Region, sample::Spot},

@@ -1,12 +1,10 @@
 //! Expectations held against a report.
 
+use clarion_emulator::Platform;
 use serde::Serialize;
 
 use super::{ByPlatform, Report, summary::thousands};
-use crate::{
-    gateway::Platform,
-    scenario::{Bound, Expectations},
-};
+use crate::scenario::{Bound, Expectations};
 
 /// Whether a failed check fails the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
+use clarion_emulator::Platform;
 use serde::Serialize;
 
 use super::{Check, Machine, check::number, summary::thousands};
-use crate::gateway::Platform;
 
 /// What is known of a case by the end of it; expectations are about these.
 pub const FIGURES: &[&str] = &[

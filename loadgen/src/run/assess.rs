@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use clarion_emulator::{Platform, clock};
 use clarion_proto::wire::v1 as wire;
 
 use super::{RunError, motion::Moving, wave::Observed};
@@ -11,7 +12,6 @@ use crate::{
         process::Role,
         recorded::{Recorded, Requests},
     },
-    gateway::{Platform, clock},
     picture::{
         figures::{self, Figures, Mark},
         tiles,

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use clarion_emulator::clock;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -17,7 +18,6 @@ use super::{
 use crate::{
     cluster::{accounting::cpu_used, process::Role},
     drive::motion::{self, Carried, Plan, Ways},
-    gateway::clock,
     scenario::{MotionSpec, RegionSpec},
 };
 

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use clarion_emulator::{clock, record::Record};
 use clarion_proto::wire::v1::{self as wire, Progress, alert_service_client::AlertServiceClient};
 use clarion_runtime::probe;
 use tokio::time::{Instant, sleep, timeout};
@@ -21,7 +22,6 @@ use super::{Options, RunError, Stage, io_error};
 use crate::{
     cluster::{Cluster, ClusterPlan, Started, process::Role, recorded},
     drive::{self, DriveError, alert},
-    gateway::{clock, record::Record},
     population::Population,
     report::{
         Machine,

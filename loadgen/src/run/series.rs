@@ -12,11 +12,12 @@ use tonic::transport::Channel;
 mod alerts;
 mod case;
 
+use clarion_emulator::{clock, record::Record};
+
 use super::{Options, RunError, Stage, io_error, surroundings, wave::Scene};
 use crate::{
     cluster::{emulator::Emulator, process::Role, recorded},
     drive::alert::{create_apps, now_ns},
-    gateway::{clock, record::Record},
     report::{
         Machine,
         series::{CaseReport, SeriesReport, headings},

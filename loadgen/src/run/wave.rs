@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use clarion_emulator::{Platform, clock};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep, sleep_until, timeout},
@@ -28,7 +29,6 @@ use crate::{
         alert::{self, Ended, Submitted, now_ns},
         watchers,
     },
-    gateway::{Platform, clock},
     population::Population,
     scenario::{FaultSpec, NodeChange, Scenario},
     show::Show,

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use clarion_emulator::clock;
 use clarion_proto::wire::v1::Progress;
 use tokio::{sync::Notify, task::JoinSet};
 use tonic::transport::Channel;
@@ -20,7 +21,6 @@ use crate::{
         DriveError,
         alert::{self, Ended},
     },
-    gateway::clock,
     scenario::SeriesSpec,
     verdict::ledger::Push,
 };

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use clarion_emulator::Platform;
 use clarion_proto::wire::v1::{AlertProgress, State, reason_count::Outcome};
 
 use crate::{
     drive::alert::Ended,
-    gateway::Platform,
     report::{
         Kind,
         check::{check, passes},

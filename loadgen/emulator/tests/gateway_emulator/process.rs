@@ -5,10 +5,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use clarion_loadgen::gateway::config::TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM;
+use clarion_emulator::config::TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM;
 
-use super::support::{
-    ACCOUNT, FCM_PATH, ask, assertion, connect, fcm_body, fcm_token, secure, send,
+use super::{
+    client::{ask, connect, secure, send},
+    sender::{ACCOUNT, FCM_PATH, assertion, fcm_body, fcm_token},
 };
 
 #[tokio::test]
@@ -28,10 +29,8 @@ async fn a_file_makes_it_fcm_from_token_to_record() {
         key.display()
     );
     std::fs::write(&config, text).expect("written");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_loadgen"))
-        .arg(format!("--child-of={}", std::process::id()))
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gateway"))
         .args([
-            "gateway",
             "--config",
             &config.display().to_string(),
             "--directory",

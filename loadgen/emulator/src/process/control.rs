@@ -29,7 +29,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{GatewayHandle, Order, obey};
-use crate::gateway::record;
+use crate::record;
 
 /// Callers at once. One more takes the place of the caller that has been silent for the longest: a run that waits is better
 /// off than one that cannot begin, and whoever holds connections must not keep a run out.
@@ -255,7 +255,7 @@ async fn say(value: &Value, to: &mut TcpStream) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::{Gateway, GatewayConfig, Record};
+    use crate::{Gateway, GatewayConfig, Record};
 
     async fn told(stream: &mut BufReader<TcpStream>, order: &str) -> Value {
         stream.get_mut().write_all(format!("{order}\n").as_bytes()).await.unwrap();
@@ -367,6 +367,6 @@ mod tests {
     }
 
     fn clock_now() -> u64 {
-        crate::gateway::clock::monotonic().0
+        crate::clock::monotonic().0
     }
 }

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use clarion_loadgen::gateway::{
+use clarion_emulator::{
     connection::End,
     frame::{flag, kind},
     record::flag as record,
 };
 
-use super::support::{Bench, Frame, TOPIC, block, raw};
+use super::{
+    bench::{Bench, Frame, block, raw},
+    sender::TOPIC,
+};
 
 const MS: Duration = Duration::from_millis(1);
 

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use clarion_loadgen::gateway::{Faults, GatewayHandle, clock, faults::Plan, record::Record};
+use clarion_emulator::{Faults, GatewayHandle, clock, faults::Plan, record::Record};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
 
-use super::support::{
-    KEY, PATIENCE, Signer, TEAM, TOPIC, ask, config, connect, post, start, wall_s,
+use super::{
+    client::{PATIENCE, ask, connect, post, start},
+    sender::{KEY, Signer, TEAM, TOPIC, config, wall_s},
 };
 
 struct Stage {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use clarion_loadgen::gateway::{connection::End, frame::kind, record::flag as record};
+use clarion_emulator::{connection::End, frame::kind, record::flag as record};
 
-use super::support::{Bench, Frame, raw};
+use super::bench::{Bench, Frame, raw};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -89,7 +89,7 @@ fn errors_strike_by_chance_and_may_deliver_nevertheless() {
     let failed = bench.entries().iter().filter(|e| e.status == 503).count();
     // Six standard deviations of 15.8.
     assert!((405..595).contains(&failed), "{failed}");
-    assert!(bench.entries().iter().all(clarion_loadgen::gateway::record::Entry::accepted));
+    assert!(bench.entries().iter().all(clarion_emulator::record::Entry::accepted));
     assert!(bench.entries().iter().all(|e| e.settled() == (e.status == 200)));
 }
 

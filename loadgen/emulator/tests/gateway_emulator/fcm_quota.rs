@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use clarion_loadgen::gateway::{
+use clarion_emulator::{
     answer::Reason,
     frame::{kind, window_update},
     record::{Entry, flag},
 };
 
-use super::support::{Bench, fcm_body, fcm_token};
+use super::{
+    bench::Bench,
+    sender::{fcm_body, fcm_token},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -127,7 +130,7 @@ fn one_projects_quota_is_not_anothers() {
     push(&mut bench, 1, &fcm_body(&fcm_token(1)));
     let bearer = bench.bearer.clone();
     let path = "/v1/projects/another/messages:send";
-    bench.send(&super::support::request(
+    bench.send(&super::bench::request(
         5,
         &[("authorization", &bearer)],
         path,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clarion_loadgen::gateway::{
+use clarion_emulator::{
     GatewayConfig, Platform, Record,
     answer::Reason,
     record::flag,
@@ -11,11 +11,9 @@ use clarion_loadgen::gateway::{
 use clarion_proto::device::token_hash;
 
 use super::{
+    client::{PATIENCE, ask, connect, read, send, start},
     oauth::access_token,
-    support::{
-        FCM_PATH, PATIENCE, PROJECT, ask, connect, fcm_body, fcm_config, fcm_token, read, send,
-        start,
-    },
+    sender::{FCM_PATH, PROJECT, fcm_body, fcm_config, fcm_token},
 };
 
 const COUNT: u32 = 10_000;

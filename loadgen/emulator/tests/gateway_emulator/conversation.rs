@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use clarion_loadgen::gateway::{
+use clarion_emulator::{
     frame::{self, flag, kind, setting},
     record::flag as record,
 };
 
-use super::support::{
-    BODY, Bench, Frame, TOPIC, block, raw, request, settings, settings_ack, split,
+use super::{
+    bench::{Bench, Frame, block, raw, request, settings, settings_ack, split},
+    sender::{BODY, TOPIC},
 };
 
 const OK_THEN_LIMIT: [(u8, u32); 2] = [(kind::HEADERS, 1), (kind::SETTINGS, 0)];

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clarion_loadgen::gateway::{
+use clarion_emulator::{
     GatewayConfig,
     answer::Reason,
     record::Record,
@@ -10,8 +10,9 @@ use clarion_loadgen::gateway::{
 };
 use http::{Method, Request};
 
-use super::support::{
-    BODY, KEY, PATIENCE, Signer, TEAM, TOPIC, ask, config, connect, post, secure, start, wall_s,
+use super::{
+    client::{PATIENCE, ask, connect, post, secure, start},
+    sender::{BODY, KEY, Signer, TEAM, TOPIC, config, wall_s},
 };
 
 const TOKEN: &str = "00fc13adff785122b4ad28809a3420982341241421348097878e577c991de8f0";
@@ -260,6 +261,6 @@ fn a_port_in_use_is_named() {
     let signer = Signer::new();
     let gateway = start(config(&signer));
     let again = GatewayConfig { listen: gateway.addr(), ..config(&signer) };
-    let error = clarion_loadgen::gateway::Gateway::start(again).err().expect("the port is taken");
+    let error = clarion_emulator::Gateway::start(again).err().expect("the port is taken");
     assert!(error.to_string().contains(&gateway.addr().to_string()), "{error}");
 }

@@ -1,9 +1,12 @@
 //! Nothing that a client can send makes the FCM gateway panic, grow without bound, or write half a frame.
 
-use clarion_loadgen::gateway::frame::{kind, window_update};
+use clarion_emulator::frame::{kind, window_update};
 use proptest::prelude::*;
 
-use super::support::{Bench, FCM_PATH, block, fcm_body, fcm_token, raw, request};
+use super::{
+    bench::{Bench, block, raw, request},
+    sender::{FCM_PATH, fcm_body, fcm_token},
+};
 
 /// A body that is JSON more often than not.
 fn any_body() -> impl Strategy<Value = Vec<u8>> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clarion_loadgen::gateway::{
+use clarion_emulator::{
     Platform,
     connection::End,
     frame::{self, flag, kind},
@@ -10,8 +10,9 @@ use clarion_loadgen::gateway::{
 };
 use clarion_proto::device::token_hash;
 
-use super::support::{
-    Bench, FCM_PATH, Frame, block, fcm_body, fcm_token, raw, request, settings, split,
+use super::{
+    bench::{Bench, Frame, block, raw, request, settings, split},
+    sender::{FCM_PATH, fcm_body, fcm_token},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -43,7 +44,7 @@ fn a_hundred_streams_are_allowed_from_the_start() {
 
 #[test]
 fn the_settings_say_so() {
-    let mut bench = Bench::new(|c| *c = super::support::fcm_config());
+    let mut bench = Bench::new(|c| *c = super::sender::fcm_config());
     let expected = settings(&[(1, 4_096), (3, 100), (4, 65_535), (5, 16_384), (6, 8_000)]);
     assert_eq!(bench.frames(), split(&expected));
 }
@@ -242,14 +243,14 @@ fn a_503_may_have_delivered() {
 
 #[test]
 fn reasons_of_the_other_platform_are_refused() {
-    use clarion_loadgen::gateway::{
+    use clarion_emulator::{
         Faults,
         answer::Reason,
         faults::FaultsError,
         script::{Rule, Scripted, Scripts},
     };
     let rules = vec![Rule { ppm: 1, answer: Scripted::always(Reason::Unregistered) }];
-    let mut config = super::support::fcm_config();
+    let mut config = super::sender::fcm_config();
     config.scripts = Scripts { rules: rules.clone(), ..Scripts::default() };
     assert!(config.policy().is_err());
     let faults = Faults { rules, ..Faults::default() };

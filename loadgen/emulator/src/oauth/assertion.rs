@@ -154,7 +154,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::gateway::config::{
+    use crate::config::{
         TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM, TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM,
     };
 

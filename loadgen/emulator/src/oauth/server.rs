@@ -32,7 +32,7 @@ use super::{
     assertion::{GRANT_TYPE, Refusal, verify},
     form,
 };
-use crate::gateway::{clock, fcm::access::Access};
+use crate::{clock, fcm::access::Access};
 
 /// Connections at once; further ones wait to be accepted.
 const CONNECTIONS_MAX: usize = 64;

@@ -1,9 +1,12 @@
 //! Nothing that a client can send makes the emulator panic, grow without bound, or write half a frame.
 
-use clarion_loadgen::gateway::frame::{self, kind};
+use clarion_emulator::frame::{self, kind};
 use proptest::prelude::*;
 
-use super::support::{BODY, Bench, block, raw, settings};
+use super::{
+    bench::{Bench, block, raw, settings},
+    sender::BODY,
+};
 
 /// Plausible frames: right in form more often than not, and so reaching deeper than noise.
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {

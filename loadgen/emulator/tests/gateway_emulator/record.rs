@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use clarion_loadgen::gateway::{
+use clarion_emulator::{
     GatewayConfig, Record,
     answer::Reason,
     script::{Rule, Scripted, Scripts, answer_for},
 };
 use clarion_proto::device::token_hash;
 
-use super::support::{BODY, KEY, Signer, TEAM, TOPIC, config, connect, post, read, start, wall_s};
+use super::{
+    client::{connect, post, read, start},
+    sender::{BODY, KEY, Signer, TEAM, TOPIC, config, wall_s},
+};
 
 const CLIENTS: u32 = 4;
 const EACH: u32 = 25_000;

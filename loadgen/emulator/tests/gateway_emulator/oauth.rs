@@ -1,11 +1,11 @@
 //! The token endpoint over real sockets, in HTTP/1.1 and HTTP/2.
 
-use clarion_loadgen::gateway::{GatewayHandle, oauth::assertion::GRANT_TYPE};
+use clarion_emulator::{GatewayHandle, oauth::assertion::GRANT_TYPE};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::support::{
-    FCM_PATH, PATIENCE, ask, assertion, bearer, connect, fcm_body, fcm_config, fcm_token, secure,
-    send, start,
+use super::{
+    client::{PATIENCE, ask, connect, secure, send, start},
+    sender::{FCM_PATH, assertion, bearer, fcm_body, fcm_config, fcm_token},
 };
 
 fn address(gateway: &GatewayHandle) -> std::net::SocketAddr {

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use clarion_loadgen::gateway::{
+use clarion_emulator::{
     connection::End,
     frame::{flag, kind},
 };
 
-use super::support::{Bench, Frame, TOPIC, block, raw, settings_ack};
+use super::{
+    bench::{Bench, Frame, block, raw, settings_ack},
+    sender::TOPIC,
+};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -142,7 +145,7 @@ fn an_unknown_setting_and_a_smaller_list_are_only_told() {
 
 #[test]
 fn what_http2_forbids_is_not_set() {
-    use clarion_loadgen::gateway::{Faults, Platform, faults::FaultsError};
+    use clarion_emulator::{Faults, Platform, faults::FaultsError};
     for (text, field) in [
         (r#"{"once": [{"do": "settings", "initial_window": 2147483648}]}"#, "initial_window"),
         (
@@ -184,6 +187,6 @@ fn the_second_step_of_a_goaway_may_be_below_what_is_under_way() {
     assert_eq!(bench.frames()[0].payload[..4], [0, 0, 0, 1], "neither of the two was processed");
     assert_eq!(bench.connection.end(), Some(End::Drained));
     let accepted: Vec<_> =
-        bench.entries().iter().map(clarion_loadgen::gateway::record::Entry::accepted).collect();
+        bench.entries().iter().map(clarion_emulator::record::Entry::accepted).collect();
     assert_eq!(accepted, [true, false, false]);
 }

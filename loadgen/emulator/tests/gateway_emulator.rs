@@ -1,7 +1,9 @@
 //! The gateway emulator seen from outside: by frames, by an independent HTTP/2 client over TLS, and by its record.
 
 mod gateway_emulator {
-    pub(crate) mod support;
+    pub(crate) mod bench;
+    pub(crate) mod client;
+    pub(crate) mod sender;
 
     mod caches;
     mod clients;

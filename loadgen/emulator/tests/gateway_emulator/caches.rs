@@ -2,10 +2,13 @@
 //!
 //! Two connections are told the same; one of them forgets everything before each request, so that it reads all in full.
 
-use clarion_loadgen::gateway::frame::{flag, kind};
+use clarion_emulator::frame::{flag, kind};
 use proptest::prelude::*;
 
-use super::support::{Bench, FCM_PATH, PROJECT, TOPIC, raw};
+use super::{
+    bench::{Bench, raw},
+    sender::{FCM_PATH, PROJECT, TOPIC},
+};
 
 /// One field as it stands in a block.
 #[derive(Debug, Clone)]

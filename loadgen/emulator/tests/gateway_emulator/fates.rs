@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use clarion_loadgen::gateway::{
+use clarion_emulator::{
     answer::Reason,
     connection::End,
     frame::kind,
     record::{Entry, flag as record},
 };
 
-use super::support::{Bench, Frame, fcm_body, fcm_token};
+use super::{
+    bench::{Bench, Frame},
+    sender::{fcm_body, fcm_token},
+};
 
 fn open() -> Bench {
     Bench::open(|c| c.first_stream_alone = false)

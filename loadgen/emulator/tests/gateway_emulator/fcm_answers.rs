@@ -1,12 +1,15 @@
 //! What FCM answers, byte for byte.
 
-use clarion_loadgen::gateway::{
+use clarion_emulator::{
     answer::Reason,
     frame::{kind, window_update},
     script::{Rule, Scripted, Scripts},
 };
 
-use super::support::{Bench, FCM_PATH, bearer, fcm_body, fcm_token, request};
+use super::{
+    bench::{Bench, request},
+    sender::{FCM_PATH, bearer, fcm_body, fcm_token},
+};
 
 /// Header block and body of the answer to one request.
 fn answer(bench: &mut Bench, bytes: &[u8]) -> (Vec<u8>, String) {
@@ -293,7 +296,7 @@ fn who_is_not_known_or_not_allowed() {
     );
     assert!(bench.entries().iter().all(|e| !e.accepted()));
     assert!(
-        bench.entries().iter().all(|e| e.flags == clarion_loadgen::gateway::record::flag::ANSWERED),
+        bench.entries().iter().all(|e| e.flags == clarion_emulator::record::flag::ANSWERED),
         "none was counted"
     );
 }
