@@ -13,3 +13,4 @@ pub mod verdict;
 pub mod report;
 pub mod picture;
 pub mod show;
+pub mod numbers;

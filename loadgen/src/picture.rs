@@ -27,7 +27,8 @@ use std::{
 };
 
 use crate::{
-    report::{Report, summary::thousands},
+    numbers::{meters, per_cent, thousands},
+    report::Report,
     scenario::Scenario,
 };
 use figures::Figures;
@@ -181,8 +182,8 @@ impl Picture<'_> {
                     out,
                     r#"<p class="note">{}: {} of pairs of different bands came in the wrong order; 99 % of pushes were at most {} behind the front.</p>"#,
                     charts::name(*platform),
-                    text::per_cent(p.order.disorder),
-                    text::meters(p.order.behind_p99_meters)
+                    per_cent(p.order.disorder),
+                    meters(p.order.behind_p99_meters)
                 )?;
             }
             Ok(())

@@ -7,10 +7,10 @@ use clarion_emulator::Platform;
 use super::{
     figures::{Figures, Latency, Mark, PLATFORMS, ROW_SHARES, Row},
     scale::{Linear, round_up, ticks},
-    text::{Escaped, decimal, meters, seconds},
+    text::Escaped,
     tiles::SHOWN_MIN,
 };
-use crate::report::summary::thousands;
+use crate::numbers::{decimal, meters, seconds, thousands};
 
 /// Units of a chart; letters are some 12 of them.
 const WIDTH: f64 = 480.0;

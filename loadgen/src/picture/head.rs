@@ -2,11 +2,12 @@
 
 use std::fmt::{self, Write};
 
-use super::text::{Escaped, decimal, meters, per_cent, seconds};
+use super::text::Escaped;
 use crate::{
+    numbers::{decimal, meters, per_cent, seconds, thousands},
     place::Place,
     population::cities::CITIES,
-    report::{Report, check::Kind, summary::thousands},
+    report::{Report, check::Kind},
     scenario::{RegionSpec, Scenario},
 };
 

@@ -2,15 +2,14 @@
 
 use std::fmt::{self, Write};
 
-use super::{
-    charts::name,
-    text::{Escaped, bytes, decimal, seconds},
-};
-use crate::report::{
-    ByPlatform, Motion, Report,
-    check::{Check, Kind},
-    motion::Spread,
-    summary::thousands,
+use super::{charts::name, text::Escaped};
+use crate::{
+    numbers::{bytes, decimal, seconds, thousands},
+    report::{
+        ByPlatform, Motion, Report,
+        check::{Check, Kind},
+        motion::Spread,
+    },
 };
 
 /// The cluster's words beside the gateway's record.

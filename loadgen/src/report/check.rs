@@ -3,8 +3,11 @@
 use clarion_emulator::Platform;
 use serde::Serialize;
 
-use super::{ByPlatform, Report, summary::thousands};
-use crate::scenario::{Bound, Expectations};
+use super::{ByPlatform, Report};
+use crate::{
+    numbers::number,
+    scenario::{Bound, Expectations},
+};
 
 /// Whether a failed check fails the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -150,31 +153,5 @@ pub fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -
         measured: value.filter(|v| !v.is_nan()).map_or_else(|| "not measured".to_owned(), number),
         // What was expected and could not be measured did not hold.
         held: value.is_some_and(|v| bound.holds(v)),
-    }
-}
-
-/// With separators: whole numbers and large ones as such, others to three places that matter.
-#[must_use]
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // below 2^53
-pub fn number(value: f64) -> String {
-    let magnitude = value.abs();
-    let sign = if value < 0.0 { "-" } else { "" };
-    if value.is_finite() && magnitude < 9e15 && (value.fract() == 0.0 || magnitude >= 1_000.0) {
-        format!("{sign}{}", thousands(magnitude.round() as u64))
-    } else if magnitude >= 1.0 {
-        format!("{value:.2}")
-    } else {
-        format!("{value:.4}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_have_separators_and_places_that_matter() {
-        let written = [0.0, -3.0, 80_000.0, 665_522.27, 1.667_6, 0.003_053, f64::NAN].map(number);
-        assert_eq!(written, ["0", "-3", "80,000", "665,522", "1.67", "0.0031", "NaN"]);
     }
 }

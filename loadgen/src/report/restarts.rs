@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 
 use serde::Serialize;
 
-use super::{Machine, summary::thousands};
-use crate::{scenario::restarts::Outcome, verdict::roll::Judged};
+use super::Machine;
+use crate::{numbers::thousands, scenario::restarts::Outcome, verdict::roll::Judged};
 
 /// What became of one alert, by the cluster's words and by the gateways' records.
 #[derive(Debug, Clone, Default, Serialize)]

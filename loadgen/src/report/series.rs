@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 use clarion_emulator::Platform;
 use serde::Serialize;
 
-use super::{Check, Machine, check::number, summary::thousands};
+use super::{Check, Machine};
+use crate::numbers::{number, thousands};
 
 /// What is known of a case by the end of it; expectations are about these.
 pub const FIGURES: &[&str] = &[

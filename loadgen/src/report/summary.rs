@@ -4,8 +4,9 @@ use std::fmt::{self, Write as _};
 
 use super::{
     Motion, Report,
-    check::{Check, Kind, number},
+    check::{Check, Kind},
 };
+use crate::numbers::{thousands, whole};
 
 /// The whole summary as text.
 #[must_use]
@@ -115,7 +116,7 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             s.load, s.create, s.first_push, s.p50, s.p99, s.last_push, s.total
         ),
     )?;
-    row(out, "rate", format!("{} a second", thousands_f64(r.rate_per_second)))?;
+    row(out, "rate", format!("{} a second", whole(r.rate_per_second)))?;
     match &r.cluster {
         Some(cluster) => {
             row(out, "cluster", format!("{cluster}; what its processes cost is not known here"))?
@@ -133,7 +134,7 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
                 thousands(p.accepted),
                 p.first_push_seconds,
                 p.last_push_seconds,
-                thousands_f64(p.rate_per_second),
+                whole(p.rate_per_second),
                 p.bytes_per_push
             ),
         )?;
@@ -143,12 +144,12 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
                 "  by arithmetic",
                 format!(
                     "{} a second: {:.1} connections (at most {}) × {:.0} at once ÷ {:.1} ms; {} measured, {:.0} % of it",
-                    thousands_f64(a.rate_per_second),
+                    whole(a.rate_per_second),
                     a.connections,
                     a.connections_max,
                     a.at_once,
                     a.latency_ms,
-                    thousands_f64(a.requests_per_second),
+                    whole(a.requests_per_second),
                     a.used * 1e2
                 ),
             )?;
@@ -209,7 +210,7 @@ fn motion(out: &mut String, m: &Motion) -> fmt::Result {
         "in motion",
         format!(
             "{} changes a second, acknowledged in {:.0} ms (p99 {:.0}); {} devices changed, {} of them inside at the end",
-            thousands_f64(m.changes_per_second),
+            whole(m.changes_per_second),
             m.acknowledged_ms.p50,
             m.acknowledged_ms.p99,
             thousands(m.devices),
@@ -320,36 +321,4 @@ fn line(out: &mut String, check: &Check, strict: bool) -> fmt::Result {
         "  {mark} {:<24} {:>14}   expected {}{what}",
         check.name, check.measured, check.expected
     )
-}
-
-/// 1234567 as 1,234,567.
-#[must_use]
-pub fn thousands(value: u64) -> String {
-    let digits = value.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate
-fn thousands_f64(value: f64) -> String {
-    if value.is_finite() && value >= 0.0 { thousands(value.round() as u64) } else { number(value) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_have_commas() {
-        assert_eq!(thousands(0), "0");
-        assert_eq!(thousands(999), "999");
-        assert_eq!(thousands(1_000), "1,000");
-        assert_eq!(thousands(1_234_567), "1,234,567");
-    }
 }
