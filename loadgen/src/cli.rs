@@ -8,7 +8,7 @@ use clarion_runtime::probe;
 
 use crate::{
     cluster::{Elsewhere, process::end_with_parent},
-    keys,
+    keys, names,
     report::summary::summary,
     run::{self, Options, RunError},
     scenario::{Scenario, ScenarioError},
@@ -38,7 +38,7 @@ enum Command {
     // Its own documentation is its help.
     Gateway(clarion_emulator::Arguments),
     // As above.
-    Keys(keys::Arguments),
+    Keys(keys::command::Arguments),
 }
 
 /// Run a scenario.
@@ -110,7 +110,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match arguments.command {
         Some(Command::List) => list(),
         Some(Command::Gateway(arguments)) => ended(clarion_emulator::run(&arguments)),
-        Some(Command::Keys(arguments)) => ended(keys::write(&arguments)),
+        Some(Command::Keys(arguments)) => ended(keys::command::write(&arguments)),
         Some(Command::Run(arguments)) => finish(run(&arguments)),
         None => finish(run(&RunArguments {
             scenario: "city".to_owned(),
@@ -228,21 +228,21 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
         let report =
             runtime.block_on(run::series::run(&scenario, series, &options, &Show::new()))?;
         print!("{}", report.summary());
-        println!("  {}", options.dir.join("report.json").display());
+        println!("  {}", options.dir.join(names::REPORT).display());
         return Ok(report.passed);
     }
     if let Some(spec) = &scenario.restarts {
         let report =
             runtime.block_on(run::restarts::run(&scenario, spec, &options, &Show::new()))?;
         print!("{}", report.summary());
-        println!("  {}", options.dir.join("report.json").display());
+        println!("  {}", options.dir.join(names::REPORT).display());
         return Ok(report.passed);
     }
     let report = runtime.block_on(run::run(&scenario, &options, &Show::new()))?;
     print!("{}", summary(&report, options.strict));
-    println!("  {}", options.dir.join("report.json").display());
+    println!("  {}", options.dir.join(names::REPORT).display());
     // What a browser can be given as it is.
-    let page = options.dir.join("report.html");
+    let page = options.dir.join(names::PAGE);
     println!("  to look at: file://{}", page.canonicalize().unwrap_or(page).display());
     Ok(report.passed)
 }

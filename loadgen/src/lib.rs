@@ -13,4 +13,5 @@ pub mod verdict;
 pub mod report;
 pub mod picture;
 pub mod show;
+pub mod names;
 pub mod numbers;

@@ -27,6 +27,7 @@ use std::{
 };
 
 use crate::{
+    names,
     numbers::{meters, per_cent, thousands},
     report::Report,
     scenario::Scenario,
@@ -59,7 +60,7 @@ impl Picture<'_> {
     pub fn write(&self, dir: &Path) -> io::Result<()> {
         let mut page = String::new();
         self.page(&mut page).map_err(io::Error::other)?;
-        fs::write(dir.join("report.html"), page)
+        fs::write(dir.join(names::PAGE), page)
     }
 
     fn page(&self, out: &mut String) -> fmt::Result {

@@ -12,7 +12,7 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 use clarion_emulator::Platform;
 use serde::Serialize;
 
-use crate::verdict::order::Order;
+use crate::{names, verdict::order::Order};
 pub use arithmetic::Arithmetic;
 pub use check::{Check, Kind};
 pub use motion::Motion;
@@ -306,9 +306,14 @@ impl Report {
     /// # Errors
     /// The folder cannot be written to.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
-        let json = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
-        fs::write(dir.join("report.json"), json + "\n")
+        write(self, dir)
     }
+}
+
+/// Writes a report of any kind into a folder.
+fn write(report: &impl Serialize, dir: &Path) -> io::Result<()> {
+    let json = serde_json::to_string_pretty(report).map_err(io::Error::other)?;
+    fs::write(dir.join(names::REPORT), json + "\n")
 }
 
 /// The value below which a share of values in ascending order lies; none if there are none.

@@ -18,14 +18,17 @@ use clarion_runtime::drain::Signals;
 
 use crate::{
     cluster::{
-        Cluster, ClusterError, ClusterPlan, Elsewhere, emulator::GatewayPlan, process::ProcessError,
+        Cluster, ClusterError, ClusterPlan, Elsewhere, emulator::GatewayPlan, orders::OrderError,
+        process::ProcessError,
     },
-    drive::{self, DriveError},
+    drive::DriveError,
+    names,
     picture::Picture,
     population::{Population, PopulationError},
     report::{Report, check},
     scenario::{FCM_QUOTA_MAX, Scenario},
     show::Show,
+    verdict::recorded::RecordError,
 };
 use wave::Observed;
 
@@ -61,15 +64,12 @@ pub enum RunError {
     /// The cluster did not do what it was asked.
     #[error(transparent)]
     Drive(#[from] DriveError),
-    /// The coordinator of a cluster that was said to run cannot be reached.
-    #[error("the coordinator: {0}")]
-    Coordinator(String),
     /// The emulator did not take an order.
-    #[error("the gateway emulator: {0}")]
-    Gateway(String),
+    #[error(transparent)]
+    Order(#[from] OrderError),
     /// The emulator's record cannot be read.
-    #[error("the gateway's record: {0}")]
-    Record(String),
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// A file or `/proc`.
     #[error("{what}: {source}")]
     Io {
@@ -132,10 +132,10 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     // What nobody asked for is no failure to look at: a cancelled alert leaves people out.
     report.examples.retain(|kind, _| report.checks.iter().any(|c| c.name == *kind && !c.held));
     report.passed = check::passes(&report.checks, options.strict);
-    report.write(&dir).map_err(|e| io_error("report.json", e))?;
+    report.write(&dir).map_err(|e| io_error(names::REPORT, e))?;
     let (strict, command) = (options.strict, options.command.as_str());
     let picture = Picture { scenario, report: &report, figures: &figures, strict, command };
-    picture.write(&dir).map_err(|e| io_error("report.html", e))?;
+    picture.write(&dir).map_err(|e| io_error(names::PAGE, e))?;
     Ok(report)
 }
 
@@ -190,7 +190,7 @@ impl Stage {
                 distance: scenario.gateway.distance,
                 seed: scenario.seed,
                 platforms,
-                topics: population.apps().iter().map(|a| drive::alert::topic(&a.name)).collect(),
+                topics: population.apps().iter().map(|a| names::topic(&a.name)).collect(),
                 fcm_quota_per_minute: scenario
                     .gateway
                     .fcm
@@ -213,7 +213,7 @@ async fn surroundings(
 ) -> Result<Cluster, RunError> {
     match elsewhere {
         None => Ok(Cluster::start(plan).await?),
-        Some(there) => Cluster::attach(there, &plan.gateway).await,
+        Some(there) => Ok(Cluster::attach(there, &plan.gateway).await?),
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod check;
 pub mod expect;
+pub mod figures;
 pub mod mixture;
 pub mod nodes;
 pub mod restarts;

@@ -11,6 +11,7 @@ pub mod history;
 pub mod ledger;
 pub mod order;
 pub mod pace;
+pub mod recorded;
 pub mod roll;
 pub mod sample;
 

@@ -9,7 +9,7 @@
 use clarion_emulator::{Platform, apns, fcm};
 use serde::Serialize;
 
-use crate::{cluster::recorded::Requests, scenario::LineSpec};
+use crate::{scenario::LineSpec, verdict::recorded::Requests};
 
 /// What a line allows.
 #[derive(Debug, Clone, Copy, Serialize)]

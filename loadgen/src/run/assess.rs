@@ -5,13 +5,9 @@ use std::collections::BTreeMap;
 use clarion_emulator::{Platform, clock};
 use clarion_proto::wire::v1 as wire;
 
-use super::{RunError, motion::Moving, wave::Observed};
+use super::{motion::Moving, wave::Observed};
 use crate::{
-    cluster::{
-        accounting::cpu_used,
-        process::Role,
-        recorded::{Recorded, Requests},
-    },
+    cluster::{accounting::cpu_used, process::Role},
     picture::{
         figures::{self, Figures, Mark},
         tiles,
@@ -23,7 +19,12 @@ use crate::{
     },
     scenario::Scenario,
     verdict::{
-        self, Case, Judgement, geometry::Region, history::History, ledger::Ledger, order,
+        self, Case, Judgement,
+        geometry::Region,
+        history::History,
+        ledger::Ledger,
+        order,
+        recorded::{RecordError, Recorded, Requests},
         sample::Sample,
     },
 };
@@ -38,7 +39,7 @@ pub fn assess(
     population: &Population,
     seen: Observed,
     moving: Option<Moving>,
-) -> Result<(Report, Figures), RunError> {
+) -> Result<(Report, Figures), RecordError> {
     let begun = clock::monotonic();
     let mut recorded = read(&seen)?;
     let still = moving.as_ref().map(|moving| read(&moving.still)).transpose()?;
@@ -181,7 +182,7 @@ pub fn assess(
     Ok((report, figures))
 }
 
-fn read(seen: &Observed) -> Result<Recorded, RunError> {
+fn read(seen: &Observed) -> Result<Recorded, RecordError> {
     Recorded::read(seen.records.iter().map(|(platform, path)| (*platform, path.as_path())))
 }
 

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     cluster::{accounting::cpu_used, process::Role},
-    drive::motion::{self, Carried, Plan, Ways},
+    drive::motion::{self, Plan, Ways},
+    report::motion::{Carried, Spent},
     scenario::{MotionSpec, RegionSpec},
 };
 
@@ -37,17 +38,6 @@ pub struct Moving {
     pub idle: Spent,
     /// The changes alone.
     pub feed: Spent,
-}
-
-/// What shard nodes used over some time.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Spent {
-    /// User and system time of all of them, microseconds.
-    pub cpu_us: u64,
-    /// Over how long, seconds.
-    pub seconds: f64,
-    /// Changes acknowledged meanwhile.
-    pub changes: u64,
 }
 
 impl Scene<'_> {

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::{RunError, io_error, motion::Moving};
 use crate::{
@@ -21,7 +21,6 @@ use crate::{
         NodeOrder,
         accounting::{self, Cpu, MemoryLog, Watched},
         emulator::Emulator,
-        node_name,
         process::Role,
     },
     drive::{
@@ -29,6 +28,7 @@ use crate::{
         alert::{self, Ended, Submitted, now_ns},
         watchers,
     },
+    names,
     population::Population,
     scenario::{FaultSpec, NodeChange, Scenario},
     show::Show,
@@ -172,8 +172,7 @@ impl Scene<'_> {
         }
         let mut records = Vec::new();
         for emulator in &self.emulators {
-            let record =
-                self.dir.join(format!("gateway-{}{part}-record.bin", emulator.platform.as_str()));
+            let record = self.dir.join(names::record(emulator.platform, part));
             emulator.export(&record).await?;
             records.push((emulator.platform, record));
         }
@@ -203,13 +202,7 @@ impl Scene<'_> {
     }
 
     pub(super) async fn connect(&self) -> Result<Channel, RunError> {
-        let endpoint = Endpoint::from_shared(self.coordinator.clone()).map_err(DriveError::from)?;
-        Ok(endpoint
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
-            .connect()
-            .await
-            .map_err(DriveError::from)?)
+        Ok(drive::connect(&self.coordinator, CONNECT).await?)
     }
 
     pub(super) async fn load(&self, channel: Channel) -> Result<(), RunError> {
@@ -336,7 +329,7 @@ impl Scene<'_> {
     /// Of the processes that stay.
     pub(super) fn cpu(&self) -> Result<Cpu, RunError> {
         let changed =
-            |w: &Watched| self.scenario.node_changes.iter().any(|c| node_name(c.node) == w.name);
+            |w: &Watched| self.scenario.node_changes.iter().any(|c| names::node(c.node) == w.name);
         let staying: Vec<_> = self.watched.iter().filter(|w| !changed(w)).cloned().collect();
         accounting::cpu(&staying).map_err(|e| io_error("/proc", e))
     }

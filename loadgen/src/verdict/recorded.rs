@@ -7,13 +7,20 @@ use clarion_emulator::{
     record::{ConnectionRow, Entry, Record, flag},
 };
 
-use crate::{
-    run::RunError,
-    verdict::ledger::{Answer, Fate, Ledger, Push},
-};
+use super::ledger::{Answer, Fate, Ledger, Push};
 
 /// The time that a provider's quota speaks of, microseconds.
 const MINUTE_US: u64 = 60_000_000;
+
+/// Why a record proves nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("the gateway's record: {path}: {problem}")]
+pub struct RecordError {
+    /// The record's file.
+    pub path: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
 
 /// All records of a run.
 #[derive(Debug)]
@@ -45,6 +52,19 @@ pub struct Requests {
     pub connections_max: u64,
 }
 
+/// Loads one exported record.
+///
+/// # Errors
+/// It cannot be read, or is not whole.
+pub fn load(path: &Path) -> Result<Record, RecordError> {
+    let failed = |problem: String| RecordError { path: path.display().to_string(), problem };
+    let record = Record::load(path).map_err(|e| failed(e.to_string()))?;
+    match record.header.dropped {
+        0 => Ok(record),
+        dropped => Err(failed(format!("{dropped} requests did not fit: it proves nothing"))),
+    }
+}
+
 impl Recorded {
     /// Reads exported records.
     ///
@@ -52,18 +72,10 @@ impl Recorded {
     /// One is not there, or not whole.
     pub fn read<'a>(
         records: impl IntoIterator<Item = (Platform, &'a Path)>,
-    ) -> Result<Self, RunError> {
+    ) -> Result<Self, RecordError> {
         let (mut pushes, mut gateways) = (Vec::new(), BTreeMap::new());
         for (platform, path) in records {
-            let failed =
-                |problem: String| RunError::Record(format!("{}: {problem}", path.display()));
-            let record = Record::load(path).map_err(|e| failed(e.to_string()))?;
-            if record.header.dropped > 0 {
-                return Err(failed(format!(
-                    "{} requests did not fit: it proves nothing",
-                    record.header.dropped
-                )));
-            }
+            let record = load(path)?;
             let counted = requests(&record.entries, &record.connections);
             gateways
                 .insert(platform, Requests { bytes_received: record.bytes_received(), ..counted });
