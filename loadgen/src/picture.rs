@@ -178,7 +178,8 @@ impl Picture<'_> {
         figure(out, "nearest", "Nearest first", about, |out| {
             self.platforms(out)?;
             charts::nearest(out, self.figures)?;
-            for (platform, p) in self.report.platforms.iter().filter(|(_, p)| p.accepted > 0) {
+            for (platform, p) in self.report.platforms.iter().filter(|(_, p)| p.counts.accepted > 0)
+            {
                 writeln!(
                     out,
                     r#"<p class="note">{}: {} of pairs of different bands came in the wrong order; 99 % of pushes were at most {} behind the front.</p>"#,

@@ -17,7 +17,8 @@ use super::{
 use crate::{
     scenario::RegionSpec,
     verdict::{
-        SpotCount, order,
+        counts::SpotCount,
+        order,
         sample::{Sample, Spot},
     },
 };

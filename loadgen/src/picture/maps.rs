@@ -16,7 +16,7 @@ use super::{
 use crate::{
     place::Place,
     scenario::RegionSpec,
-    verdict::{SpotCount, geometry::Region, sample::Spot},
+    verdict::{counts::SpotCount, geometry::Region, sample::Spot},
 };
 
 /// The tiles of one platform.

@@ -40,9 +40,10 @@ pub struct Check {
 pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
     let mut out = Vec::new();
     let count = |n: u64| Some(n as f64);
-    let addressed = report.region_devices as f64 + report.edge_devices as f64;
+    let addressed = report.counts.region_devices as f64 + report.counts.edge_devices as f64;
     let preview_excess = report.preview_devices as f64 - addressed;
-    let uncounted = report.unanswered_requests.saturating_sub(report.reported.unanswered_requests);
+    let uncounted =
+        report.counts.unanswered_requests.saturating_sub(report.reported.unanswered_requests);
     let cancel = report.cancel;
     let motion = report.motion.as_ref();
     let (apns, fcm) = (report.platforms.get(&Platform::Apns), report.platforms.get(&Platform::Fcm));
@@ -50,23 +51,27 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
     let share_of_time =
         apns.zip(fcm).map(|(apns, fcm)| apns.last_push_seconds / fcm.last_push_seconds);
     let exact = [
-        ("missed", expect.missed, count(report.missed)),
-        ("outside", expect.outside, count(report.outside)),
-        ("stale_tokens", expect.stale_tokens, count(report.stale_tokens)),
-        ("unwanted", expect.unwanted, count(report.unwanted)),
+        ("missed", expect.missed, count(report.counts.missed)),
+        ("outside", expect.outside, count(report.counts.outside)),
+        ("stale_tokens", expect.stale_tokens, count(report.counts.stale_tokens)),
+        ("unwanted", expect.unwanted, count(report.counts.unwanted)),
         ("still_faults", expect.still_faults, motion.map(|m| m.still_faults as f64)),
         ("entered", expect.entered, motion.map(|m| m.entered as f64)),
-        ("duplicates", expect.duplicates, count(report.duplicates)),
-        ("repeated", expect.repeated, count(report.repeated)),
-        ("unknown", expect.unknown, count(report.unknown)),
+        ("duplicates", expect.duplicates, count(report.counts.duplicates)),
+        ("repeated", expect.repeated, count(report.counts.repeated)),
+        ("unknown", expect.unknown, count(report.counts.unknown)),
         (
             "accepted_excess",
             expect.accepted_excess,
-            Some(report.accepted as f64 - (addressed - report.dead_tokens as f64)),
+            Some(report.counts.accepted as f64 - (addressed - report.counts.dead_tokens as f64)),
         ),
         ("preview_excess", expect.preview_excess, Some(preview_excess)),
         ("disagreement", expect.disagreement, count(report.reported.disagreement)),
-        ("unanswered_requests", expect.unanswered_requests, count(report.unanswered_requests)),
+        (
+            "unanswered_requests",
+            expect.unanswered_requests,
+            count(report.counts.unanswered_requests),
+        ),
         ("unanswered_uncounted", expect.unanswered_uncounted, count(uncounted)),
         ("late_after_cancel", expect.late_after_cancel, cancel.map(|c| c.late_after_cancel as f64)),
         ("reached_share", expect.reached_share, cancel.map(|c| c.reached_share)),
@@ -88,7 +93,7 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
             report.watchers.map(|w| w.coordinator_growth_bytes as f64),
         ),
         // Never in a scenario's hands: a record with requests of nobody is no record of this run.
-        ("strangers", Some(Bound::Exactly(0.0)), count(report.strangers)),
+        ("strangers", Some(Bound::Exactly(0.0)), count(report.counts.strangers)),
     ];
     for (name, bound, value) in exact {
         out.extend(bound.map(|bound| check(name, Kind::Exact, bound, value)));

@@ -133,7 +133,11 @@ impl Motion {
         acknowledged.sort_unstable();
         let to_ms = |ns: u64| ns as f64 / 1e6;
         let [idle, of_still, feed, of_moving] = spent;
-        let cost = Cost::of([idle, of_still, feed, of_moving], still.accepted, moving.accepted);
+        let cost = Cost::of(
+            [idle, of_still, feed, of_moving],
+            still.counts.accepted,
+            moving.counts.accepted,
+        );
         Self {
             changes_per_second: of_moving.changes as f64 / of_moving.seconds.max(1e-3),
             changes: carried.kinds,
@@ -145,15 +149,8 @@ impl Motion {
             freshness_ms: Spread::of(&moving.entered_ns, to_ms),
             lateness_ms: lateness(moving),
             still_lateness_ms: lateness(still),
-            still_accepted: still.accepted,
-            still_faults: still.missed
-                + still.outside
-                + still.stale_tokens
-                + still.unwanted
-                + still.duplicates
-                + still.repeated
-                + still.unknown
-                + still.strangers,
+            still_accepted: still.counts.accepted,
+            still_faults: still.counts.faults(),
             cpu: if measured { cost } else { Cost::UNKNOWN },
         }
     }

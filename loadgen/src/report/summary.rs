@@ -34,8 +34,8 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
         "in the region",
         format!(
             "{} exactly, {} more in its cells",
-            thousands(r.region_devices),
-            thousands(r.edge_devices)
+            thousands(r.counts.region_devices),
+            thousands(r.counts.edge_devices)
         ),
     )?;
     row(
@@ -43,9 +43,9 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
         "accepted",
         format!(
             "{} ({} dead tokens, {} strangers)",
-            thousands(r.accepted),
-            r.dead_tokens,
-            r.strangers
+            thousands(r.counts.accepted),
+            r.counts.dead_tokens,
+            r.counts.strangers
         ),
     )?;
     row(
@@ -61,7 +61,7 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             r.reported.expired
         ),
     )?;
-    if r.unanswered_requests > 0
+    if r.counts.unanswered_requests > 0
         || r.reported.unanswered_requests > 0
         || r.reported.retried_requests > 0
     {
@@ -70,7 +70,9 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             "requests without answer",
             format!(
                 "{} recorded, {} reported, {} put off by the gateway",
-                r.unanswered_requests, r.reported.unanswered_requests, r.reported.retried_requests
+                r.counts.unanswered_requests,
+                r.reported.unanswered_requests,
+                r.reported.retried_requests
             ),
         )?;
     }
@@ -131,7 +133,7 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             &name,
             format!(
                 "{} accepted from {:.3} s to {:.2} s, {} a second, {:.0} bytes a request",
-                thousands(p.accepted),
+                thousands(p.counts.accepted),
                 p.first_push_seconds,
                 p.last_push_seconds,
                 whole(p.rate_per_second),
@@ -163,7 +165,7 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
                 thousands(p.minute_max),
                 thousands(p.throttled),
                 thousands(p.failed_requests),
-                thousands(p.repeated)
+                thousands(p.counts.repeated)
             ),
         )?;
         row(

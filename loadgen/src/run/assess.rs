@@ -78,7 +78,8 @@ pub fn assess(
             requests_after: after(cancelled.acknowledged_ns),
             late_after_cancel: after(cancelled.acknowledged_ns + grace_ns),
             last_request_seconds: figures::seconds(cancelled.acknowledged_ns, last),
-            reached_share: judged.accepted as f64 / (judged.region_devices.max(1)) as f64,
+            reached_share: judged.counts.accepted as f64
+                / (judged.counts.region_devices.max(1)) as f64,
         }
     });
     let samples = &judged.samples;
@@ -100,7 +101,8 @@ pub fn assess(
     // What a process that was killed has used is not known.
     let known = |role| role != Role::Shard || seen.node_changes.is_empty();
     let per_push = |role| {
-        let used = cpu_used(role, &seen.cpu.0, &seen.cpu.1) as f64 / judged.accepted.max(1) as f64;
+        let used =
+            cpu_used(role, &seen.cpu.0, &seen.cpu.1) as f64 / judged.counts.accepted.max(1) as f64;
         if known(role) { measured(used) } else { f64::NAN }
     };
     let report = Report {
@@ -116,19 +118,7 @@ pub fn assess(
         region: scenario.alert.region.to_string(),
         passed: false,
         state: seen.ended.progress.state().as_str_name().trim_start_matches("STATE_").to_owned(),
-        region_devices: judged.region_devices,
-        edge_devices: judged.edge_devices,
-        accepted: judged.accepted,
-        missed: judged.missed,
-        outside: judged.outside,
-        stale_tokens: judged.stale_tokens,
-        unwanted: judged.unwanted,
-        duplicates: judged.duplicates,
-        repeated: judged.repeated,
-        unknown: judged.unknown,
-        dead_tokens: judged.dead_tokens,
-        strangers: judged.strangers,
-        unanswered_requests: judged.unanswered_requests,
+        counts: judged.counts,
         preview_devices: seen.preview_devices,
         reported,
         motion,
@@ -148,7 +138,7 @@ pub fn assess(
             stale: watched.stale,
             coordinator_growth_bytes: seen.coordinator_growth_bytes,
         }),
-        rate_per_second: judged.accepted as f64 / (last - first).max(1e-3),
+        rate_per_second: judged.counts.accepted as f64 / (last - first).max(1e-3),
         seconds: Seconds {
             start: seen.start.as_secs_f64(),
             load: seen.load.as_secs_f64(),
@@ -225,13 +215,7 @@ fn by_platform(
             |s: Option<&Sample>| s.map_or(f64::NAN, |s| figures::seconds(acknowledged_ns, s.at_ns));
         let (first, last) = (after_ack(samples.first()), after_ack(samples.last()));
         let figures = ByPlatform {
-            addressed: count.addressed,
-            accepted: count.accepted,
-            missed: count.missed,
-            duplicates: count.duplicates,
-            repeated: count.repeated,
-            unknown: count.unknown,
-            dead_tokens: count.dead_tokens,
+            counts: count,
             requests: requests.count,
             throttled: requests.throttled,
             failed_requests: requests.failed,
@@ -283,8 +267,8 @@ fn reported(progress: &wire::AlertProgress, judged: &Judgement) -> Reported {
         expired: outcomes.expired,
         unanswered_requests: totals.unanswered_requests,
         retried_requests: totals.retried_requests,
-        disagreement: outcomes.accepted.abs_diff(judged.accepted)
-            + outcomes.dead.abs_diff(judged.dead_tokens),
+        disagreement: outcomes.accepted.abs_diff(judged.counts.accepted)
+            + outcomes.dead.abs_diff(judged.counts.dead_tokens),
     }
 }
 
