@@ -5,10 +5,12 @@
 //! how orderly, at what cost, and what was expected. It stands alone: no script, no font, no image is loaded from anywhere, it
 //! opens from a disk or a mail, in light and dark, on a telephone. Nothing in it tells of fewer than twenty devices in a place.
 //!
-//! [`figures`] and [`maps`] gather what is shown from the samples of the verdict in bounded memory; [`tiles`] keeps small audiences
+//! [`figures`] and [`maps`] gather what is shown from the samples of the verdict and a [`case`], in bounded memory
+//! ([`shares`]); [`tiles`] keeps small audiences
 //! private; [`projection`] lays the earth flat; [`scale`] and [`text`] are axes, colours and wording; [`head`], [`map`], [`charts`] and
 //! [`tables`] write the parts of the page.
 
+pub mod case;
 mod charts;
 pub mod figures;
 mod head;
@@ -16,6 +18,7 @@ mod map;
 mod maps;
 mod projection;
 mod scale;
+mod shares;
 mod tables;
 mod text;
 pub mod tiles;

@@ -7,6 +7,7 @@
 pub mod assess;
 pub mod motion;
 pub mod restarts;
+pub mod scene;
 pub mod series;
 pub mod wave;
 
@@ -21,7 +22,7 @@ use crate::{
         Cluster, ClusterError, ClusterPlan, Elsewhere, emulator::GatewayPlan, orders::OrderError,
         process::ProcessError,
     },
-    drive::DriveError,
+    drive::{DriveError, alert::create_apps},
     names,
     picture::Picture,
     population::{Population, PopulationError},
@@ -30,6 +31,8 @@ use crate::{
     show::Show,
     verdict::recorded::RecordError,
 };
+use motion::Moving;
+use scene::Scene;
 use wave::Observed;
 
 /// What the command line adds to a scenario.
@@ -99,7 +102,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     };
     let start = clock::monotonic().since(begun);
 
-    let scene = wave::Scene {
+    let scene = Scene {
         scenario,
         population: &population,
         coordinator: cluster.coordinator.clone(),
@@ -111,7 +114,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         show,
     };
     let observed = tokio::select! {
-        observed = scene.play() => observed,
+        observed = play(&scene) => observed,
         death = cluster.watch() => Err(death.into()),
         signal = signals.recv() => Err(RunError::Interrupted(signal)),
     };
@@ -137,6 +140,20 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     let picture = Picture { scenario, report: &report, figures: &figures, strict, command };
     picture.write(&dir).map_err(|e| io_error(names::PAGE, e))?;
     Ok(report)
+}
+
+/// Plays the scenario; tells beside it what was seen of its parts, if it is one in motion.
+async fn play(scene: &Scene<'_>) -> Result<(Observed, Option<Moving>), RunError> {
+    let channel = scene.connect().await?;
+    create_apps(channel.clone(), scene.population).await?;
+    let loaded = scene.fill(channel.clone()).await?;
+    match scene.scenario.motion {
+        None => Ok((scene.alert(channel, loaded, "", || 0).await?, None)),
+        Some(spec) => {
+            let (observed, moving) = scene.play_moving(channel, spec, loaded).await?;
+            Ok((observed, Some(moving)))
+        }
+    }
 }
 
 /// What a run has before its cluster.

@@ -5,7 +5,8 @@ use std::fmt::{self, Write};
 use clarion_emulator::Platform;
 
 use super::{
-    figures::{Figures, Latency, Mark, PLATFORMS, ROW_SHARES, Row},
+    case::PLATFORMS,
+    figures::{Figures, Latency, Mark, ROW_SHARES, Row},
     scale::{Linear, round_up, ticks},
     text::Escaped,
     tiles::SHOWN_MIN,

@@ -9,8 +9,9 @@ use clarion_emulator::Platform;
 use h3o::{CellIndex, Resolution};
 
 use super::{
-    figures::{Case, PLATFORMS, Shares},
+    case::{Case, PLATFORMS},
     projection::middle,
+    shares::Shares,
     tiles::{self, Tile},
 };
 use crate::{

@@ -9,6 +9,7 @@ use super::{motion::Moving, wave::Observed};
 use crate::{
     cluster::{accounting::cpu_used, process::Role},
     picture::{
+        case::Case as Drawn,
         figures::{self, Figures, Mark},
         tiles,
     },
@@ -83,7 +84,7 @@ pub fn assess(
         }
     });
     let samples = &judged.samples;
-    let case = figures::Case {
+    let case = Drawn {
         region: &scenario.alert.region,
         resolution,
         spots: &judged.spots,

@@ -13,7 +13,8 @@ use tonic::transport::Channel;
 
 use super::{
     RunError,
-    wave::{Loaded, Observed, Scene},
+    scene::{Loaded, Scene},
+    wave::Observed,
 };
 use crate::{
     cluster::{accounting::cpu_used, process::Role},

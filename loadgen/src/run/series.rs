@@ -14,7 +14,7 @@ mod case;
 
 use clarion_emulator::clock;
 
-use super::{Options, RunError, Stage, io_error, surroundings, wave::Scene};
+use super::{Options, RunError, Stage, io_error, scene::Scene, surroundings};
 use crate::{
     cluster::{emulator::Emulator, process::Role},
     drive::alert::{create_apps, now_ns},

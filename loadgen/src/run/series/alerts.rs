@@ -14,7 +14,7 @@ use clarion_proto::wire::v1::Progress;
 use tokio::{sync::Notify, task::JoinSet};
 use tonic::transport::Channel;
 
-use super::super::{RunError, wave::Scene};
+use super::super::{RunError, scene::Scene};
 use crate::{
     drive::{
         DriveError,
