@@ -128,7 +128,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     }
 
     show.begin("judge", &format!("{} devices, one by one", scenario.devices));
-    let (mut report, figures) = assess::assess(scenario, &population, observed, moving)?;
+    let (mut report, figures) = assess::assess(scenario, &population, &observed, moving.as_ref())?;
     report.cluster = options.elsewhere.as_ref().map(|there| there.coordinator.clone());
     report.seconds.total = clock::monotonic().since(begun).as_secs_f64();
     report.checks = check::checks(&scenario.expect, &report);

@@ -2,8 +2,10 @@
 
 use std::fmt::{self, Write as _};
 
+use clarion_emulator::Platform;
+
 use super::{
-    Motion, Report,
+    ByPlatform, Motion, Report,
     check::{Check, Kind},
 };
 use crate::numbers::{thousands, whole};
@@ -29,6 +31,34 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
         r.seed
     )?;
     writeln!(out)?;
+    told(out, r)?;
+    if let Some(m) = &r.motion {
+        motion(out, m)?;
+    }
+    events(out, r)?;
+    speed(out, r)?;
+    for (name, p) in &r.platforms {
+        platform(out, *name, p)?;
+    }
+    row(
+        out,
+        "",
+        "bands are walked in turn by each node, written side by side: their seams blur".to_owned(),
+    )?;
+    writeln!(out)?;
+    for check in &r.checks {
+        line(out, check, strict)?;
+    }
+    for (kind, devices) in &r.examples {
+        writeln!(out, "  {kind}: look at devices {devices:?} of seed {}", r.seed)?;
+    }
+    writeln!(out)?;
+    machine(out, r)?;
+    writeln!(out, "  {}", if r.passed { "PASSED" } else { "FAILED" })
+}
+
+/// Who was told, by the judgement and by the cluster's words.
+fn told(out: &mut String, r: &Report) -> fmt::Result {
     row(
         out,
         "in the region",
@@ -76,9 +106,11 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             ),
         )?;
     }
-    if let Some(m) = &r.motion {
-        motion(out, m)?;
-    }
+    Ok(())
+}
+
+/// What happened meanwhile: a cancellation, nodes that came and went, watchers.
+fn events(out: &mut String, r: &Report) -> fmt::Result {
     if let Some(c) = r.cancel {
         row(
             out,
@@ -109,6 +141,11 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             ),
         )?;
     }
+    Ok(())
+}
+
+/// Times, rate and cost of the whole wave.
+fn speed(out: &mut String, r: &Report) -> fmt::Result {
     let s = r.seconds;
     row(
         out,
@@ -125,73 +162,66 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
         }
         None => cost(out, r)?,
     }
-    row(out, "bytes per push", format!("{:.0}", r.bytes_per_push))?;
-    for (platform, p) in &r.platforms {
-        let name = platform.as_str().to_uppercase();
+    row(out, "bytes per push", format!("{:.0}", r.bytes_per_push))
+}
+
+/// One platform by itself.
+fn platform(out: &mut String, platform: Platform, p: &ByPlatform) -> fmt::Result {
+    let name = platform.as_str().to_uppercase();
+    row(
+        out,
+        &name,
+        format!(
+            "{} accepted from {:.3} s to {:.2} s, {} a second, {:.0} bytes a request",
+            thousands(p.counts.accepted),
+            p.first_push_seconds,
+            p.last_push_seconds,
+            whole(p.rate_per_second),
+            p.bytes_per_push
+        ),
+    )?;
+    if let Some(a) = p.arithmetic {
         row(
             out,
-            &name,
+            "  by arithmetic",
             format!(
-                "{} accepted from {:.3} s to {:.2} s, {} a second, {:.0} bytes a request",
-                thousands(p.counts.accepted),
-                p.first_push_seconds,
-                p.last_push_seconds,
-                whole(p.rate_per_second),
-                p.bytes_per_push
-            ),
-        )?;
-        if let Some(a) = p.arithmetic {
-            row(
-                out,
-                "  by arithmetic",
-                format!(
-                    "{} a second: {:.1} connections (at most {}) × {:.0} at once ÷ {:.1} ms; {} measured, {:.0} % of it",
-                    whole(a.rate_per_second),
-                    a.connections,
-                    a.connections_max,
-                    a.at_once,
-                    a.latency_ms,
-                    whole(a.requests_per_second),
-                    a.used * 1e2
-                ),
-            )?;
-        }
-        row(
-            out,
-            "  requests",
-            format!(
-                "{}, of which {} in the fullest 60 s; {} put off (429), {} failed (5xx), {} repeated",
-                thousands(p.requests),
-                thousands(p.minute_max),
-                thousands(p.throttled),
-                thousands(p.failed_requests),
-                thousands(p.counts.repeated)
-            ),
-        )?;
-        row(
-            out,
-            "  nearest first",
-            format!(
-                "{:.3} % of pairs of bands in the wrong order, 99 % at most {:.1} km behind, rank correlation {:.4}",
-                p.order.disorder * 1e2,
-                p.order.behind_p99_meters / 1e3,
-                p.order.rank_correlation
+                "{} a second: {:.1} connections (at most {}) × {:.0} at once ÷ {:.1} ms; {} measured, {:.0} % of it",
+                whole(a.rate_per_second),
+                a.connections,
+                a.connections_max,
+                a.at_once,
+                a.latency_ms,
+                whole(a.requests_per_second),
+                a.used * 1e2
             ),
         )?;
     }
     row(
         out,
-        "",
-        "bands are walked in turn by each node, written side by side: their seams blur".to_owned(),
+        "  requests",
+        format!(
+            "{}, of which {} in the fullest 60 s; {} put off (429), {} failed (5xx), {} repeated",
+            thousands(p.requests),
+            thousands(p.minute_max),
+            thousands(p.throttled),
+            thousands(p.failed_requests),
+            thousands(p.counts.repeated)
+        ),
     )?;
-    writeln!(out)?;
-    for check in &r.checks {
-        line(out, check, strict)?;
-    }
-    for (kind, devices) in &r.examples {
-        writeln!(out, "  {kind}: look at devices {devices:?} of seed {}", r.seed)?;
-    }
-    writeln!(out)?;
+    row(
+        out,
+        "  nearest first",
+        format!(
+            "{:.3} % of pairs of bands in the wrong order, 99 % at most {:.1} km behind, rank correlation {:.4}",
+            p.order.disorder * 1e2,
+            p.order.behind_p99_meters / 1e3,
+            p.order.rank_correlation
+        ),
+    )
+}
+
+/// Reasons why rates and times mean little on this machine.
+fn machine(out: &mut String, r: &Report) -> fmt::Result {
     if !r.machine.optimised {
         writeln!(out, "  built without optimisation: rates and times say nothing")?;
     }
@@ -202,7 +232,7 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             r.machine.load_average, r.machine.cores
         )?;
     }
-    writeln!(out, "  {}", if r.passed { "PASSED" } else { "FAILED" })
+    Ok(())
 }
 
 /// The wave in motion beside the one over still devices.
