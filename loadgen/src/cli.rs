@@ -17,7 +17,7 @@ use crate::{
 
 /// Runs whole alerts against a real cluster on this machine and judges them device by device.
 ///
-/// Without arguments: `run city`. A run starts a coordinator, shard nodes and a gateway emulator as processes of their own,
+/// Without arguments: `run`. A run starts a coordinator, shard nodes and a gateway emulator as processes of their own,
 /// registers a seeded population, submits the scenario's alert, and holds the gateway's record against a brute-force
 /// computation of who should have been reached. It prints a summary, writes report.json and report.html, and ends everything it started.
 ///
@@ -45,7 +45,7 @@ enum Command {
 ///
 /// Exact expectations (nobody missed, nobody twice, …) and bounds on memory fail a run on any machine. Rates and times are
 /// printed beside their targets and fail it only with --strict, because a busy machine is no defect.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Parser)]
 struct RunArguments {
     /// Name of a scenario (see `list`), or path of a .toml file of the same form
     #[arg(default_value = "city")]
@@ -112,19 +112,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Gateway(arguments)) => ended(clarion_emulator::run(&arguments)),
         Some(Command::Keys(arguments)) => ended(keys::command::write(&arguments)),
         Some(Command::Run(arguments)) => finish(run(&arguments)),
-        None => finish(run(&RunArguments {
-            scenario: "city".to_owned(),
-            devices: None,
-            nodes: None,
-            seed: None,
-            cores: None,
-            report: PathBuf::from("target/loadgen"),
-            strict: false,
-            cases: Vec::new(),
-            seconds: None,
-            cluster: None,
-            gateways: Vec::new(),
-        })),
+        None => finish(run(&RunArguments::parse_from(["run"]))),
     }
 }
 

@@ -108,21 +108,14 @@ impl Gateway {
             let what = "faults.handshake.expired_certificate: not with certificates from files";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         }
-        let listener = TcpListener::bind(config.listen).map_err(|e| {
-            io::Error::new(e.kind(), format!("cannot listen on {}: {e}", config.listen))
-        })?;
+        let listener = bind(config.listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let started = clock::now();
         let plan = Arc::new(Plan::new(config.faults, started.at, 0));
         let oauth = match policy.fcm() {
             Some(policy) => {
-                let listener = TcpListener::bind(config.oauth_listen).map_err(|e| {
-                    io::Error::new(
-                        e.kind(),
-                        format!("cannot listen on {}: {e}", config.oauth_listen),
-                    )
-                })?;
+                let listener = bind(config.oauth_listen)?;
                 let uri = config.token_uri.map_or_else(
                     || Ok(format!("https://{}/token", listener.local_addr()?)),
                     io::Result::Ok,
@@ -178,6 +171,11 @@ impl Gateway {
         }
         Ok(handle)
     }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address)
+        .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))
 }
 
 impl GatewayHandle {

@@ -7,14 +7,15 @@ use std::{io, path::PathBuf};
 
 use clarion_emulator::{config::TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM, identity::Identity};
 
-use super::{service_account, signing_key, write_private};
+use super::{KEY_ID, TEAM_ID, service_account, signing_key, write_private};
+use crate::names::PROJECT;
 
-/// Make keys and certificates for emulated gateways in a cluster.
-///
-/// Writes into the folder: ca.pem, server.pem and server.key (the emulators' certificate), provider-key.p8 and
-/// provider-key.pub.pem (APNs, key id CLARION001 of team LOADGEN001), service-account.json and service-account.pub.pem (FCM,
-/// project clarion-load; its key is the same everywhere). They are worth nothing to anybody but the emulators.
+/// Arguments of `loadgen keys`.
 #[derive(Debug, clap::Args)]
+#[command(
+    about = "Make keys and certificates for emulated gateways in a cluster",
+    long_about = description()
+)]
 pub struct Arguments {
     /// Folder to write to; files of the same names are replaced
     #[arg(long, value_name = "DIRECTORY")]
@@ -32,7 +33,17 @@ pub struct Arguments {
     token_uri: String,
 }
 
-/// Makes them.
+fn description() -> String {
+    format!(
+        "Make keys and certificates for emulated gateways in a cluster.\n\n\
+         Writes into the folder: ca.pem, server.pem and server.key (the emulators' certificate), \
+         provider-key.p8 and provider-key.pub.pem (APNs, key id {KEY_ID} of team {TEAM_ID}), \
+         service-account.json and service-account.pub.pem (FCM, project {PROJECT}; its key is the \
+         same everywhere). They are worth nothing to anybody but the emulators."
+    )
+}
+
+/// Makes keys and certificates, and writes them.
 ///
 /// # Errors
 /// The folder cannot be written to, or a name is no DNS name and no address.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{ByPlatform, Report};
 use crate::{
     numbers::number,
-    scenario::{Bound, Expectations},
+    scenario::{Bound, Expectations, expect::Targets},
 };
 
 /// Whether a failed check fails the run.
@@ -36,9 +36,51 @@ pub struct Check {
 
 /// All expectations of a scenario against what was measured.
 #[must_use]
-#[allow(clippy::cast_precision_loss)] // counts and bytes far below 2^53
 pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
     let mut out = Vec::new();
+    for (name, bound, value) in exact(expect, report) {
+        out.extend(bound.map(|bound| check(name, Kind::Exact, bound, value)));
+    }
+    if let Some(state) = &expect.state {
+        out.push(Check {
+            name: "state",
+            kind: Kind::Exact,
+            expected: state.clone(),
+            measured: report.state.clone(),
+            held: *state == report.state,
+        });
+    }
+    for (name, bound, value) in targets(&expect.targets, report) {
+        out.extend(bound.map(|bound| check(name, Kind::Target, bound, Some(value))));
+    }
+    out
+}
+
+/// Whether a run passes with these checks.
+#[must_use]
+pub fn passes(checks: &[Check], strict: bool) -> bool {
+    checks.iter().all(|c| c.held || (c.kind == Kind::Target && !strict))
+}
+
+/// One bound against one value; none: it could not be measured.
+#[must_use]
+pub fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -> Check {
+    Check {
+        name,
+        kind,
+        expected: bound.to_string(),
+        measured: value.filter(|v| !v.is_nan()).map_or_else(|| "not measured".to_owned(), number),
+        // What was expected and could not be measured did not hold.
+        held: value.is_some_and(|v| bound.holds(v)),
+    }
+}
+
+/// An expectation's name, what the scenario asks of it, and what was measured.
+type Held<T> = (&'static str, Option<Bound>, T);
+
+/// What fails a run on every machine; none: it could not be measured.
+#[allow(clippy::cast_precision_loss)] // counts and bytes far below 2^53
+fn exact(expect: &Expectations, report: &Report) -> Vec<Held<Option<f64>>> {
     let count = |n: u64| Some(n as f64);
     let addressed = report.counts.region_devices as f64 + report.counts.edge_devices as f64;
     let preview_excess = report.preview_devices as f64 - addressed;
@@ -50,7 +92,7 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
     let of_all = |field: fn(&ByPlatform) -> u64| count(report.platforms.values().map(field).sum());
     let share_of_time =
         apns.zip(fcm).map(|(apns, fcm)| apns.last_push_seconds / fcm.last_push_seconds);
-    let exact = [
+    vec![
         ("missed", expect.missed, count(report.counts.missed)),
         ("outside", expect.outside, count(report.counts.outside)),
         ("stale_tokens", expect.stale_tokens, count(report.counts.stale_tokens)),
@@ -94,21 +136,14 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
         ),
         // Never in a scenario's hands: a record with requests of nobody is no record of this run.
         ("strangers", Some(Bound::Exactly(0.0)), count(report.counts.strangers)),
-    ];
-    for (name, bound, value) in exact {
-        out.extend(bound.map(|bound| check(name, Kind::Exact, bound, value)));
-    }
-    if let Some(state) = &expect.state {
-        out.push(Check {
-            name: "state",
-            kind: Kind::Exact,
-            expected: state.clone(),
-            measured: report.state.clone(),
-            held: *state == report.state,
-        });
-    }
-    let targets = &expect.targets;
-    for (name, bound, value) in [
+    ]
+}
+
+/// What fails a run only with `--strict`: rates and times.
+fn targets(targets: &Targets, report: &Report) -> Vec<Held<f64>> {
+    let motion = report.motion.as_ref();
+    let fcm = report.platforms.get(&Platform::Fcm);
+    vec![
         ("rate_per_second", targets.rate_per_second, report.rate_per_second),
         (
             "fcm_line_use",
@@ -136,27 +171,5 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
             motion.map_or(f64::NAN, |m| m.cpu.moving_share),
         ),
         ("disorder", targets.disorder, report.worst_order().disorder),
-    ] {
-        out.extend(bound.map(|bound| check(name, Kind::Target, bound, Some(value))));
-    }
-    out
-}
-
-/// Whether a run passes with these checks.
-#[must_use]
-pub fn passes(checks: &[Check], strict: bool) -> bool {
-    checks.iter().all(|c| c.held || (c.kind == Kind::Target && !strict))
-}
-
-/// One bound against one value; none: it could not be measured.
-#[must_use]
-pub fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -> Check {
-    Check {
-        name,
-        kind,
-        expected: bound.to_string(),
-        measured: value.filter(|v| !v.is_nan()).map_or_else(|| "not measured".to_owned(), number),
-        // What was expected and could not be measured did not hold.
-        held: value.is_some_and(|v| bound.holds(v)),
-    }
+    ]
 }
