@@ -3,12 +3,12 @@
 use std::{ffi::OsString, io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum as _};
+use clarion_emulator::Platform;
 use clarion_runtime::probe;
 
 use crate::{
     cluster::{Elsewhere, process::end_with_parent},
-    gateway::Platform,
-    keys,
+    keys, names,
     report::summary::summary,
     run::{self, Options, RunError},
     scenario::{Scenario, ScenarioError},
@@ -17,7 +17,7 @@ use crate::{
 
 /// Runs whole alerts against a real cluster on this machine and judges them device by device.
 ///
-/// Without arguments: `run city`. A run starts a coordinator, shard nodes and a gateway emulator as processes of their own,
+/// Without arguments: `run`. A run starts a coordinator, shard nodes and a gateway emulator as processes of their own,
 /// registers a seeded population, submits the scenario's alert, and holds the gateway's record against a brute-force
 /// computation of who should have been reached. It prints a summary, writes report.json and report.html, and ends everything it started.
 ///
@@ -36,16 +36,16 @@ enum Command {
     /// List the scenarios that are built in
     List,
     // Its own documentation is its help.
-    Gateway(crate::gateway::Arguments),
+    Gateway(clarion_emulator::Arguments),
     // As above.
-    Keys(keys::Arguments),
+    Keys(keys::command::Arguments),
 }
 
 /// Run a scenario.
 ///
 /// Exact expectations (nobody missed, nobody twice, …) and bounds on memory fail a run on any machine. Rates and times are
 /// printed beside their targets and fail it only with --strict, because a busy machine is no defect.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Parser)]
 struct RunArguments {
     /// Name of a scenario (see `list`), or path of a .toml file of the same form
     #[arg(default_value = "city")]
@@ -109,22 +109,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match arguments.command {
         Some(Command::List) => list(),
-        Some(Command::Gateway(arguments)) => ended(crate::gateway::run(&arguments)),
-        Some(Command::Keys(arguments)) => ended(keys::write(&arguments)),
+        Some(Command::Gateway(arguments)) => ended(clarion_emulator::run(&arguments)),
+        Some(Command::Keys(arguments)) => ended(keys::command::write(&arguments)),
         Some(Command::Run(arguments)) => finish(run(&arguments)),
-        None => finish(run(&RunArguments {
-            scenario: "city".to_owned(),
-            devices: None,
-            nodes: None,
-            seed: None,
-            cores: None,
-            report: PathBuf::from("target/loadgen"),
-            strict: false,
-            cases: Vec::new(),
-            seconds: None,
-            cluster: None,
-            gateways: Vec::new(),
-        })),
+        None => finish(run(&RunArguments::parse_from(["run"]))),
     }
 }
 
@@ -138,7 +126,7 @@ fn child(parent: u32, args: Vec<OsString>) -> ExitCode {
     match args.peek().and_then(|a| a.to_str()) {
         Some("coordinator") => clarion_coordinator::main(args),
         Some("shard") => clarion_shard::main(args),
-        Some("gateway") => crate::gateway::main(args),
+        Some("gateway") => clarion_emulator::main(args),
         _ => {
             eprintln!("error: no such process");
             ExitCode::FAILURE
@@ -228,21 +216,21 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
         let report =
             runtime.block_on(run::series::run(&scenario, series, &options, &Show::new()))?;
         print!("{}", report.summary());
-        println!("  {}", options.dir.join("report.json").display());
+        println!("  {}", options.dir.join(names::REPORT).display());
         return Ok(report.passed);
     }
     if let Some(spec) = &scenario.restarts {
         let report =
             runtime.block_on(run::restarts::run(&scenario, spec, &options, &Show::new()))?;
         print!("{}", report.summary());
-        println!("  {}", options.dir.join("report.json").display());
+        println!("  {}", options.dir.join(names::REPORT).display());
         return Ok(report.passed);
     }
     let report = runtime.block_on(run::run(&scenario, &options, &Show::new()))?;
     print!("{}", summary(&report, options.strict));
-    println!("  {}", options.dir.join("report.json").display());
+    println!("  {}", options.dir.join(names::REPORT).display());
     // What a browser can be given as it is.
-    let page = options.dir.join("report.html");
+    let page = options.dir.join(names::PAGE);
     println!("  to look at: file://{}", page.canonicalize().unwrap_or(page).display());
     Ok(report.passed)
 }

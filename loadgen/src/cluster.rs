@@ -12,29 +12,28 @@ pub mod files;
 pub mod orders;
 pub mod ports;
 pub mod process;
-pub mod recorded;
 
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use clarion_emulator::Platform;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval},
 };
 
 use crate::{
-    gateway::Platform,
-    run::RunError,
+    keys::{self, KeyError, SigningKey},
+    names,
     scenario::{FcmSpec, NodeAction},
 };
 use accounting::{MemoryLog, Watched};
 use emulator::{Emulator, Served};
-use files::SigningKey;
+use orders::OrderError;
 use ports::Port;
 use process::{Announcement, Pipes, Process, ProcessError, Role, Spec};
 
@@ -82,14 +81,9 @@ impl Elsewhere {
     ///
     /// # Errors
     /// None is given.
-    pub fn control(&self, platform: Platform) -> Result<&str, RunError> {
+    pub fn control(&self, platform: Platform) -> Result<&str, ClusterError> {
         let control = self.gateways.get(&platform).map(String::as_str);
-        control.ok_or_else(|| {
-            RunError::Gateway(format!(
-                "no control port of an emulated {} is given",
-                platform.as_str()
-            ))
-        })
+        control.ok_or(ClusterError::NoControl(platform.as_str()))
     }
 }
 
@@ -158,9 +152,21 @@ pub enum ClusterError {
         /// Why.
         problem: String,
     },
+    /// A key could not be made.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A process did not start or ended.
     #[error(transparent)]
     Process(#[from] ProcessError),
+    /// The cluster runs elsewhere, and no control port of an emulator was given.
+    #[error("the gateway emulator: no control port of an emulated {0} is given")]
+    NoControl(&'static str),
+    /// The coordinator of a cluster that runs elsewhere cannot be reached.
+    #[error("the coordinator: {0}")]
+    Coordinator(String),
+    /// An emulator did not take an order.
+    #[error(transparent)]
+    Order(#[from] OrderError),
 }
 
 impl Cluster {
@@ -169,7 +175,7 @@ impl Cluster {
     /// # Errors
     /// The first thing that does not come up; what was started before is ended.
     pub async fn start(plan: &ClusterPlan) -> Result<Self, ClusterError> {
-        let key = files::signing_key(&plan.dir)?;
+        let key = keys::signing_key(&plan.dir)?;
         let (mut processes, mut emulators, mut served) = (Vec::new(), Vec::new(), Vec::new());
         for platform in &plan.gateway.platforms {
             let (process, emulator, serves) = Emulator::start(plan, *platform, &key).await?;
@@ -201,7 +207,7 @@ impl Cluster {
             to,
         };
         let started = Started { nodes: plan.nodes_told, ..Started::default() };
-        processes.push(nodes.start_coordinator("coordinator", started).await?);
+        processes.push(nodes.start_coordinator(names::COORDINATOR, started).await?);
         Ok(Self {
             coordinator,
             emulators,
@@ -254,7 +260,7 @@ impl Cluster {
         started: Started<'_>,
     ) -> Result<(), ClusterError> {
         let Some(nodes) = &self.nodes else { return Ok(()) };
-        let node = name.strip_prefix("shard-").and_then(|n| n.parse::<u32>().ok());
+        let node = names::node_number(name);
         let process = match node.and_then(|n| Some((n, nodes.ports.get(n as usize)?))) {
             Some(node) => start_node(&nodes.plan, &nodes.feed, node, started).await?,
             None => nodes.start_coordinator(name, started).await?,
@@ -272,7 +278,10 @@ impl Cluster {
     ///
     /// # Errors
     /// An emulator does not answer, or there is none for a platform.
-    pub async fn attach(there: &Elsewhere, plan: &emulator::GatewayPlan) -> Result<Self, RunError> {
+    pub async fn attach(
+        there: &Elsewhere,
+        plan: &emulator::GatewayPlan,
+    ) -> Result<Self, ClusterError> {
         let mut emulators = Vec::new();
         for platform in &plan.platforms {
             emulators.push(Emulator::attach(*platform, there.control(*platform)?, plan).await?);
@@ -282,7 +291,7 @@ impl Cluster {
         let authority = coordinator.trim_start_matches("http://").trim_end_matches('/');
         orders::reach(authority)
             .await
-            .map_err(|problem| RunError::Coordinator(format!("{authority}: {problem}")))?;
+            .map_err(|problem| ClusterError::Coordinator(format!("{authority}: {problem}")))?;
         Ok(Self {
             coordinator,
             emulators,
@@ -335,7 +344,7 @@ impl Cluster {
                     .push(start_node(&nodes.plan, &nodes.feed, node, Started::default()).await?);
             }
             NodeAction::Kill => {
-                self.kill(&node_name(order.node)).await;
+                self.kill(&names::node(order.node)).await;
             }
         }
         // Whoever asked may have ended.
@@ -378,7 +387,7 @@ impl Nodes {
     ) -> Result<Process, ClusterError> {
         // Nodes follow the first one's logs.
         let (port, feed) = match name {
-            "coordinator" => (&self.coordinator, self.feed.address()),
+            names::COORDINATOR => (&self.coordinator, self.feed.address()),
             _ => (&self.second, "127.0.0.1:0".to_owned()),
         };
         let told = started.nodes.map_or(self.ports.len(), |nodes| nodes as usize);
@@ -395,19 +404,13 @@ impl Nodes {
     }
 }
 
-/// How a node calls itself.
-#[must_use]
-pub fn node_name(node: u32) -> String {
-    format!("shard-{node}")
-}
-
 async fn start_node(
     plan: &ClusterPlan,
     feed: &Port,
     (node, port): (u32, &Port),
     started: Started<'_>,
 ) -> Result<Process, ProcessError> {
-    let own = node_name(node);
+    let own = names::node(node);
     let mut arguments = vec![
         "shard".to_owned(),
         format!("--listen={}", port.address()),
@@ -457,30 +460,4 @@ async fn start_with_pipes(
 
 fn prepare(what: &str, problem: impl std::fmt::Display) -> ClusterError {
     ClusterError::Prepare { what: what.to_owned(), problem: problem.to_string() }
-}
-
-/// Writes a file that only its owner reads.
-pub(crate) fn write_private(path: &Path, text: &str) -> io::Result<()> {
-    use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt};
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?
-        .write_all(text.as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn keys_are_for_their_owner_only() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("key");
-        write_private(&path, "secret").unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    }
 }

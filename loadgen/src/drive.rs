@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clarion_proto::wire::v1::{self as wire, registry_service_client::RegistryServiceClient};
 use tokio::time::{Instant, interval, timeout_at};
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::place::Place;
 
@@ -58,6 +58,15 @@ impl From<tonic::Status> for DriveError {
     fn from(status: tonic::Status) -> Self {
         Self::Status(Box::new(status))
     }
+}
+
+/// Connects to a coordinator.
+///
+/// # Errors
+/// It is not reached `within` that time.
+pub async fn connect(coordinator: &str, within: Duration) -> Result<Channel, DriveError> {
+    let endpoint = Endpoint::from_shared(coordinator.to_owned())?;
+    Ok(endpoint.connect_timeout(within).tcp_nodelay(true).connect().await?)
 }
 
 /// Waits until every acknowledged change is applied everywhere and all devices are there.

@@ -1,102 +1,124 @@
-//! `loadgen keys`: what an emulated gateway and a coordinator must both know before either is started.
-//!
-//! A run on one machine makes keys and certificates as it goes. In a cluster each part is given its own as a Secret, so they
-//! are made beforehand, all at once, into one folder.
+//! Keys that both sides of a run know: a key for APNs' provider tokens, and FCM's service account.
 
-use std::{io, path::PathBuf};
+pub mod command;
 
-use crate::{
-    cluster::{files, write_private},
-    gateway::{config::TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM, identity::Identity},
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
 };
 
-/// Make keys and certificates for emulated gateways in a cluster.
-///
-/// Writes into the folder: ca.pem, server.pem and server.key (the emulators' certificate), provider-key.p8 and
-/// provider-key.pub.pem (APNs, key id CLARION001 of team LOADGEN001), service-account.json and service-account.pub.pem (FCM,
-/// project clarion-load; its key is the same everywhere). They are worth nothing to anybody but the emulators.
-#[derive(Debug, clap::Args)]
-pub struct Arguments {
-    /// Folder to write to; files of the same names are replaced
-    #[arg(long, value_name = "DIRECTORY")]
-    directory: PathBuf,
-    /// Names by which the emulators are called
-    #[arg(
-        long,
-        value_name = "NAME,…",
-        value_delimiter = ',',
-        default_value = "gateway-apns,gateway-fcm,localhost"
-    )]
-    server_names: Vec<String>,
-    /// Where the emulated FCM's access tokens are asked for, as in service-account.json
-    #[arg(long, value_name = "URI", default_value = "https://gateway-fcm:7444/token")]
-    token_uri: String,
+use clarion_emulator::config::TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM;
+use serde::Serialize;
+
+use crate::names::PROJECT;
+
+/// The id of the key for provider tokens.
+pub const KEY_ID: &str = "CLARION001";
+/// The team that the key for provider tokens belongs to.
+pub const TEAM_ID: &str = "LOADGEN001";
+/// The service account that may send for [`PROJECT`].
+pub const CLIENT_EMAIL: &str = "loadgen@clarion-load.iam.gserviceaccount.com";
+/// `kid` of what the service account signs.
+pub const PRIVATE_KEY_ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// Why a key could not be made or written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot prepare {what}: {problem}")]
+pub struct KeyError {
+    what: String,
+    problem: String,
 }
 
-/// Makes them.
+impl KeyError {
+    fn new(what: &str, problem: &dyn fmt::Display) -> Self {
+        Self { what: what.to_owned(), problem: problem.to_string() }
+    }
+}
+
+/// A key for provider tokens, made for this run.
+#[derive(Debug, Clone)]
+pub struct SigningKey {
+    /// As Apple hands it out: PKCS#8 in PEM.
+    pub private: PathBuf,
+    /// For the gateway that checks it: SubjectPublicKeyInfo in PEM.
+    pub public: PathBuf,
+    /// Ten characters, as Apple's.
+    pub key_id: &'static str,
+    /// Ten characters, as Apple's.
+    pub team_id: &'static str,
+}
+
+/// Makes an ES256 key.
 ///
 /// # Errors
-/// The folder cannot be written to, or a name is no DNS name and no address.
-pub fn write(arguments: &Arguments) -> io::Result<()> {
-    let directory = &arguments.directory;
-    let named =
-        |path: &PathBuf, e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", path.display()));
-    std::fs::create_dir_all(directory).map_err(|e| named(directory, e))?;
-    let identity = Identity::generate(&arguments.server_names)?;
-    for (name, pem) in [
-        ("ca.pem", &identity.ca_pem),
-        ("server.pem", &identity.certificate_pem),
-        ("server.key", &identity.key_pem),
-    ] {
-        let path = directory.join(name);
-        write_private(&path, pem).map_err(|e| named(&path, e))?;
-    }
-    files::signing_key(directory).map_err(io::Error::other)?;
-    files::service_account(directory, &arguments.token_uri).map_err(io::Error::other)?;
-    let public = directory.join("service-account.pub.pem");
-    write_private(&public, TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM).map_err(|e| named(&public, e))?;
-    Ok(())
+/// The folder cannot be written to.
+pub fn signing_key(dir: &Path) -> Result<SigningKey, KeyError> {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
+        .map_err(|e| KeyError::new("a signing key", &e))?;
+    let (private, public) = (dir.join("provider-key.p8"), dir.join("provider-key.pub.pem"));
+    write_private(&private, &key.serialize_pem())
+        .map_err(|e| KeyError::new(&private.display().to_string(), &e))?;
+    write_private(&public, &key.public_key_pem())
+        .map_err(|e| KeyError::new(&public.display().to_string(), &e))?;
+    Ok(SigningKey { private, public, key_id: KEY_ID, team_id: TEAM_ID })
+}
+
+/// Writes the key file of the service account; its key is the fixed one that the FCM emulator of a run believes.
+///
+/// # Errors
+/// The folder cannot be written to.
+pub fn service_account(dir: &Path, token_uri: &str) -> Result<PathBuf, KeyError> {
+    let path = dir.join("service-account.json");
+    let account = ServiceAccountFile {
+        r#type: "service_account",
+        project_id: PROJECT,
+        private_key_id: PRIVATE_KEY_ID,
+        private_key: TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM,
+        client_email: CLIENT_EMAIL,
+        token_uri,
+    };
+    let text = serde_json::to_string_pretty(&account)
+        .map_err(|e| KeyError::new("the service account", &e))?;
+    write_private(&path, &text).map_err(|e| KeyError::new(&path.display().to_string(), &e))?;
+    Ok(path)
+}
+
+/// Writes a file that only its owner reads.
+///
+/// # Errors
+/// Of the file system.
+pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt};
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?
+        .write_all(text.as_bytes())
+}
+
+/// As Google hands it out, but for what only its other services read.
+#[derive(Debug, Serialize)]
+struct ServiceAccountFile<'a> {
+    r#type: &'a str,
+    project_id: &'a str,
+    private_key_id: &'a str,
+    private_key: &'a str,
+    client_email: &'a str,
+    token_uri: &'a str,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::{Gateway, GatewayConfig, identity::TlsFiles};
-
-    const TOKEN_URI: &str = "https://gateway/token";
 
     #[test]
-    fn a_gateway_starts_with_them() {
+    fn keys_are_for_their_owner_only() {
+        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
-        let directory = dir.path().join("keys");
-        write(&Arguments {
-            directory: directory.clone(),
-            server_names: vec!["gateway".to_owned()],
-            token_uri: TOKEN_URI.to_owned(),
-        })
-        .unwrap();
-        let path = |name: &str| directory.join(name);
-        let tls = TlsFiles {
-            certificate_file: path("server.pem"),
-            key_file: path("server.key"),
-            ca_file: path("ca.pem"),
-        };
-        let config = GatewayConfig { tls: Some(tls.clone()), ..GatewayConfig::default() };
-        let gateway = Gateway::start(config.clone()).unwrap();
-        assert_eq!(gateway.ca_pem(), std::fs::read_to_string(path("ca.pem")).unwrap());
-        gateway.stop();
-
-        // Key and certificate of different makes are told apart.
-        write(&Arguments {
-            directory: dir.path().join("other"),
-            server_names: vec!["gateway".to_owned()],
-            token_uri: TOKEN_URI.to_owned(),
-        })
-        .unwrap();
-        std::fs::copy(dir.path().join("other/server.key"), path("server.key")).unwrap();
-        let Err(error) = Gateway::start(config) else {
-            panic!("a key of another certificate was taken")
-        };
-        assert!(error.to_string().starts_with("tls: "), "{error}");
+        let path = dir.path().join("key");
+        write_private(&path, "secret").unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

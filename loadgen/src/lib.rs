@@ -1,17 +1,32 @@
-//! Load, gateways and judgement: seeded populations, the gateway emulator, scenarios and their verdict.
+//! Load and judgement: seeded populations, scenarios, clusters to play them on, and the verdict.
 //!
-//! The modules stand in the order of a run.
+//! The gateways are emulated by a crate of their own, `clarion_emulator`.
+//!
+//! The modules stand in floors, the highest first: a module imports from its own folder and from lower
+//! floors, and within a floor never both ways.
 
+// The command line, the course of a run, and what a person sees of it meanwhile.
 pub mod cli;
-pub mod scenario;
-pub mod place;
-pub mod population;
 pub mod run;
-pub mod cluster;
-pub mod gateway;
-pub mod keys;
-pub mod drive;
-pub mod verdict;
-pub mod report;
-pub mod picture;
 pub mod show;
+
+// The cluster that a run starts, and the caller who drives it.
+pub mod cluster;
+pub mod drive;
+
+// What came of a run, as a page and as figures.
+pub mod picture;
+pub mod report;
+
+// The judgement of every device, by what the gateways recorded.
+pub mod verdict;
+
+// What a run is made of.
+pub mod scenario;
+pub mod population;
+pub mod keys;
+
+// Words that everybody shares.
+pub mod place;
+pub mod names;
+pub mod numbers;

@@ -5,10 +5,12 @@
 //! how orderly, at what cost, and what was expected. It stands alone: no script, no font, no image is loaded from anywhere, it
 //! opens from a disk or a mail, in light and dark, on a telephone. Nothing in it tells of fewer than twenty devices in a place.
 //!
-//! [`figures`] and [`maps`] gather what is shown from the samples of the verdict in bounded memory; [`tiles`] keeps small audiences
+//! [`figures`] and [`maps`] gather what is shown from the samples of the verdict and a [`case`], in bounded memory
+//! ([`shares`]); [`tiles`] keeps small audiences
 //! private; [`projection`] lays the earth flat; [`scale`] and [`text`] are axes, colours and wording; [`head`], [`map`], [`charts`] and
 //! [`tables`] write the parts of the page.
 
+pub mod case;
 mod charts;
 pub mod figures;
 mod head;
@@ -16,6 +18,7 @@ mod map;
 mod maps;
 mod projection;
 mod scale;
+mod shares;
 mod tables;
 mod text;
 pub mod tiles;
@@ -27,7 +30,9 @@ use std::{
 };
 
 use crate::{
-    report::{Report, summary::thousands},
+    names,
+    numbers::{meters, per_cent, thousands},
+    report::Report,
     scenario::Scenario,
 };
 use figures::Figures;
@@ -58,7 +63,7 @@ impl Picture<'_> {
     pub fn write(&self, dir: &Path) -> io::Result<()> {
         let mut page = String::new();
         self.page(&mut page).map_err(io::Error::other)?;
-        fs::write(dir.join("report.html"), page)
+        fs::write(dir.join(names::PAGE), page)
     }
 
     fn page(&self, out: &mut String) -> fmt::Result {
@@ -176,13 +181,14 @@ impl Picture<'_> {
         figure(out, "nearest", "Nearest first", about, |out| {
             self.platforms(out)?;
             charts::nearest(out, self.figures)?;
-            for (platform, p) in self.report.platforms.iter().filter(|(_, p)| p.accepted > 0) {
+            for (platform, p) in self.report.platforms.iter().filter(|(_, p)| p.counts.accepted > 0)
+            {
                 writeln!(
                     out,
                     r#"<p class="note">{}: {} of pairs of different bands came in the wrong order; 99 % of pushes were at most {} behind the front.</p>"#,
                     charts::name(*platform),
-                    text::per_cent(p.order.disorder),
-                    text::meters(p.order.behind_p99_meters)
+                    per_cent(p.order.disorder),
+                    meters(p.order.behind_p99_meters)
                 )?;
             }
             Ok(())

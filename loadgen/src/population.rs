@@ -12,9 +12,10 @@ pub mod cities;
 pub mod draws;
 pub mod token;
 
+use clarion_emulator::Platform;
 use serde::Deserialize;
 
-use crate::{gateway::Platform, place::Place};
+use crate::place::Place;
 use cities::CITIES;
 use draws::Draws;
 use token::TokenBytes;

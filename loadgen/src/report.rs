@@ -9,9 +9,16 @@ pub mod summary;
 
 use std::{collections::BTreeMap, fs, io, path::Path};
 
+use clarion_emulator::Platform;
 use serde::Serialize;
 
-use crate::{gateway::Platform, verdict::order::Order};
+use crate::{
+    names,
+    verdict::{
+        counts::{Counts, PlatformCount},
+        order::Order,
+    },
+};
 pub use arithmetic::Arithmetic;
 pub use check::{Check, Kind};
 pub use motion::Motion;
@@ -37,32 +44,9 @@ pub struct Report {
     /// The state in which the alert ended.
     pub state: String,
 
-    /// Exactly inside (those that changed: at the end).
-    pub region_devices: u64,
-    /// Outside, but their cell is in the flat cover.
-    pub edge_devices: u64,
-    /// Devices accepted at least once, by the gateway's record.
-    pub accepted: u64,
-    /// Exactly inside, token alive, no acceptance recorded.
-    pub missed: u64,
-    /// Accepted while not within 500 m of the region.
-    pub outside: u64,
-    /// Accepted on a token that was not the current one.
-    pub stale_tokens: u64,
-    /// Accepted while removed or muted.
-    pub unwanted: u64,
-    /// Acceptances after the first without a reason.
-    pub duplicates: u64,
-    /// Acceptances after the first that follow an unanswered or failed request.
-    pub repeated: u64,
-    /// Devices sent to, never answered.
-    pub unknown: u64,
-    /// Devices whose token the gateway called dead.
-    pub dead_tokens: u64,
-    /// Requests for tokens that no device has.
-    pub strangers: u64,
-    /// Requests that the gateway left unanswered.
-    pub unanswered_requests: u64,
+    /// The judgement of every device, as fields of the report itself.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Devices that the cluster's own preview counted before the alert.
     pub preview_devices: u64,
     /// What the cluster reports of the same wave.
@@ -191,20 +175,9 @@ pub struct Seconds {
 /// One platform of a wave; the words are those of [`Report`].
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct ByPlatform {
-    /// In the region or at its edge.
-    pub addressed: u64,
-    /// Accepted at least once.
-    pub accepted: u64,
-    /// Inside, alive, never accepted.
-    pub missed: u64,
-    /// Accepted again without a reason.
-    pub duplicates: u64,
-    /// Accepted again after an unanswered or failed request.
-    pub repeated: u64,
-    /// Sent to, never answered.
-    pub unknown: u64,
-    /// Token called dead.
-    pub dead_tokens: u64,
+    /// The judgement of its devices, as fields of its own.
+    #[serde(flatten)]
+    pub counts: PlatformCount,
     /// Requests, whatever became of them.
     pub requests: u64,
     /// Requests answered with 429.
@@ -305,9 +278,14 @@ impl Report {
     /// # Errors
     /// The folder cannot be written to.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
-        let json = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
-        fs::write(dir.join("report.json"), json + "\n")
+        write(self, dir)
     }
+}
+
+/// Writes a report of any kind into a folder.
+fn write(report: &impl Serialize, dir: &Path) -> io::Result<()> {
+    let json = serde_json::to_string_pretty(report).map_err(io::Error::other)?;
+    fs::write(dir.join(names::REPORT), json + "\n")
 }
 
 /// The value below which a share of values in ascending order lies; none if there are none.

@@ -7,26 +7,32 @@
 pub mod assess;
 pub mod motion;
 pub mod restarts;
+pub mod scene;
 pub mod series;
 pub mod wave;
 
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
+use clarion_emulator::clock;
 use clarion_proto::time::Time;
 use clarion_runtime::drain::Signals;
 
 use crate::{
     cluster::{
-        Cluster, ClusterError, ClusterPlan, Elsewhere, emulator::GatewayPlan, process::ProcessError,
+        Cluster, ClusterError, ClusterPlan, Elsewhere, emulator::GatewayPlan, orders::OrderError,
+        process::ProcessError,
     },
-    drive::{self, DriveError},
-    gateway::clock,
+    drive::{DriveError, alert::create_apps},
+    names,
     picture::Picture,
     population::{Population, PopulationError},
     report::{Report, check},
     scenario::{FCM_QUOTA_MAX, Scenario},
     show::Show,
+    verdict::recorded::RecordError,
 };
+use motion::Moving;
+use scene::Scene;
 use wave::Observed;
 
 /// What the command line adds to a scenario.
@@ -61,15 +67,12 @@ pub enum RunError {
     /// The cluster did not do what it was asked.
     #[error(transparent)]
     Drive(#[from] DriveError),
-    /// The coordinator of a cluster that was said to run cannot be reached.
-    #[error("the coordinator: {0}")]
-    Coordinator(String),
     /// The emulator did not take an order.
-    #[error("the gateway emulator: {0}")]
-    Gateway(String),
+    #[error(transparent)]
+    Order(#[from] OrderError),
     /// The emulator's record cannot be read.
-    #[error("the gateway's record: {0}")]
-    Record(String),
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// A file or `/proc`.
     #[error("{what}: {source}")]
     Io {
@@ -99,7 +102,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     };
     let start = clock::monotonic().since(begun);
 
-    let scene = wave::Scene {
+    let scene = Scene {
         scenario,
         population: &population,
         coordinator: cluster.coordinator.clone(),
@@ -111,7 +114,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         show,
     };
     let observed = tokio::select! {
-        observed = scene.play() => observed,
+        observed = play(&scene) => observed,
         death = cluster.watch() => Err(death.into()),
         signal = signals.recv() => Err(RunError::Interrupted(signal)),
     };
@@ -125,18 +128,32 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
     }
 
     show.begin("judge", &format!("{} devices, one by one", scenario.devices));
-    let (mut report, figures) = assess::assess(scenario, &population, observed, moving)?;
+    let (mut report, figures) = assess::assess(scenario, &population, &observed, moving.as_ref())?;
     report.cluster = options.elsewhere.as_ref().map(|there| there.coordinator.clone());
     report.seconds.total = clock::monotonic().since(begun).as_secs_f64();
     report.checks = check::checks(&scenario.expect, &report);
     // What nobody asked for is no failure to look at: a cancelled alert leaves people out.
     report.examples.retain(|kind, _| report.checks.iter().any(|c| c.name == *kind && !c.held));
     report.passed = check::passes(&report.checks, options.strict);
-    report.write(&dir).map_err(|e| io_error("report.json", e))?;
+    report.write(&dir).map_err(|e| io_error(names::REPORT, e))?;
     let (strict, command) = (options.strict, options.command.as_str());
     let picture = Picture { scenario, report: &report, figures: &figures, strict, command };
-    picture.write(&dir).map_err(|e| io_error("report.html", e))?;
+    picture.write(&dir).map_err(|e| io_error(names::PAGE, e))?;
     Ok(report)
+}
+
+/// Plays the scenario; tells beside it what was seen of its parts, if it is one in motion.
+async fn play(scene: &Scene<'_>) -> Result<(Observed, Option<Moving>), RunError> {
+    let channel = scene.connect().await?;
+    create_apps(channel.clone(), scene.population).await?;
+    let loaded = scene.fill(channel.clone()).await?;
+    match scene.scenario.motion {
+        None => Ok((scene.alert(channel, loaded, "", || 0).await?, None)),
+        Some(spec) => {
+            let (observed, moving) = scene.play_moving(channel, spec, loaded).await?;
+            Ok((observed, Some(moving)))
+        }
+    }
 }
 
 /// What a run has before its cluster.
@@ -190,7 +207,7 @@ impl Stage {
                 distance: scenario.gateway.distance,
                 seed: scenario.seed,
                 platforms,
-                topics: population.apps().iter().map(|a| drive::alert::topic(&a.name)).collect(),
+                topics: population.apps().iter().map(|a| names::topic(&a.name)).collect(),
                 fcm_quota_per_minute: scenario
                     .gateway
                     .fcm
@@ -213,7 +230,7 @@ async fn surroundings(
 ) -> Result<Cluster, RunError> {
     match elsewhere {
         None => Ok(Cluster::start(plan).await?),
-        Some(there) => Cluster::attach(there, &plan.gateway).await,
+        Some(there) => Ok(Cluster::attach(there, &plan.gateway).await?),
     }
 }
 

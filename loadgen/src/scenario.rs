@@ -5,6 +5,7 @@
 
 mod check;
 pub mod expect;
+pub mod figures;
 pub mod mixture;
 pub mod nodes;
 pub mod restarts;
@@ -12,13 +13,10 @@ pub mod series;
 
 use std::{fmt, fs, io, path::Path};
 
+use clarion_emulator::{Faults, Platform, faults::Latency};
 use serde::Deserialize;
 
-use crate::{
-    gateway::{Faults, Platform, faults::Latency},
-    place::Place,
-    population::PopulationSpec,
-};
+use crate::{place::Place, population::PopulationSpec};
 pub(crate) use check::FCM_QUOTA_MAX;
 pub use expect::{Bound, Expectations};
 pub use nodes::{NodeAction, NodeChange};

@@ -13,7 +13,7 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 
-use crate::report::summary::thousands;
+use crate::numbers::thousands;
 
 /// How often a bar is drawn at most.
 const REDRAW: Duration = Duration::from_millis(100);

@@ -5,24 +5,27 @@
 //! That is quadratic in nothing and costs some two microseconds a device, so there is no reason to sample.
 
 pub mod cells;
+pub mod counts;
 pub mod entrants;
 pub mod geometry;
 pub mod history;
 pub mod ledger;
 pub mod order;
 pub mod pace;
+pub mod recorded;
 pub mod roll;
 pub mod sample;
 
 use std::{collections::BTreeMap, num::NonZero, ops::Range, thread};
 
+use clarion_emulator::Platform;
 use h3o::Resolution;
 
 use crate::{
-    gateway::Platform,
     place::Place,
     population::{Device, Population},
 };
+use counts::{Counts, PlatformCount, SpotCount};
 use entrants::{Arrivals, Frontier};
 use geometry::Region;
 use history::{History, Stretch};
@@ -61,65 +64,11 @@ pub struct Case<'a> {
     pub resolution: Resolution,
 }
 
-/// What became of those addressed in one spot.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SpotCount {
-    /// Devices inside or at the edge, and those that were reached anyway.
-    pub devices: u64,
-    /// Of those, exactly inside, alive, never accepted.
-    pub missed: u64,
-    /// Of those, sent to and never answered.
-    pub unknown: u64,
-}
-
-/// What became of the devices of one platform; see [`Judgement`] for the words.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct PlatformCount {
-    /// Exactly inside, or at the edge.
-    pub addressed: u64,
-    /// Accepted at least once.
-    pub accepted: u64,
-    /// Never accepted, though inside and alive.
-    pub missed: u64,
-    /// Acceptances after the first without a reason.
-    pub duplicates: u64,
-    /// Acceptances after the first that follow an unanswered or failed request.
-    pub repeated: u64,
-    /// Sent to and never answered.
-    pub unknown: u64,
-    /// Token called dead.
-    pub dead_tokens: u64,
-}
-
 /// What came of it.
 #[derive(Debug, Clone, Default)]
 pub struct Judgement {
-    /// Exactly inside and to be told (devices that changed: at the end, wherever they were before).
-    pub region_devices: u64,
-    /// Outside, but their cell is in the flat cover (devices that never changed).
-    pub edge_devices: u64,
-    /// Devices accepted at least once.
-    pub accepted: u64,
-    /// Of these, and of those who came in behind the frontier and stayed a while: alive, never accepted.
-    pub missed: u64,
-    /// Accepted while not within 500 m of the region.
-    pub outside: u64,
-    /// Accepted on a token that was not the current one.
-    pub stale_tokens: u64,
-    /// Accepted while removed or muted.
-    pub unwanted: u64,
-    /// Acceptances after the first without a reason.
-    pub duplicates: u64,
-    /// Acceptances after the first that follow an unanswered or failed request.
-    pub repeated: u64,
-    /// Devices sent to and never answered.
-    pub unknown: u64,
-    /// Devices whose token the gateway called dead.
-    pub dead_tokens: u64,
-    /// Requests that the gateway left unanswered.
-    pub unanswered_requests: u64,
-    /// Requests for tokens that no device has.
-    pub strangers: u64,
+    /// Devices and requests.
+    pub counts: Counts,
     /// Devices that changed during the wave.
     pub movers: u64,
     /// Of those, how many were inside at the end.
@@ -149,11 +98,11 @@ pub fn judge(case: &Case<'_>) -> Judgement {
     let frontier = Frontier::merge(side_by_side(ranges.clone(), |range| Frontier::of(case, range)));
     let mut whole = Judgement::default();
     let mut known = 0;
-    for part in side_by_side(ranges, |range| judge_range(case, &frontier, range)) {
-        known += part.strangers;
+    for (part, requests) in side_by_side(ranges, |range| judge_range(case, &frontier, range)) {
+        known += requests;
         whole.add(part);
     }
-    whole.strangers = case.ledger.pushes().len() as u64 - known;
+    whole.counts.strangers = case.ledger.pushes().len() as u64 - known;
     whole.entered_ns.sort_unstable();
     whole.due.sort_unstable();
     whole
@@ -170,16 +119,16 @@ fn side_by_side<T: Send>(
     })
 }
 
-/// In a part, `strangers` holds the requests that belong to its devices; `judge` turns their sum into those that do not.
-fn judge_range(case: &Case<'_>, frontier: &Frontier, range: Range<u64>) -> Judgement {
-    let mut sum = Judgement::default();
+/// Judges some of the devices; with how many requests were to them.
+fn judge_range(case: &Case<'_>, frontier: &Frontier, range: Range<u64>) -> (Judgement, u64) {
+    let (mut sum, mut requests) = (Judgement::default(), 0);
     for index in range {
         let device = case.population.device(index);
         let life = Life::of(case, &device);
-        sum.strangers += life.pushes.len() as u64;
+        requests += life.pushes.len() as u64;
         sum.device(case, frontier, &device, &life);
     }
-    sum
+    (sum, requests)
 }
 
 /// One device as the judgement sees it.
@@ -277,17 +226,17 @@ impl Judgement {
         if let Arrivals::Told { after_ns } = entered {
             self.entered_ns.push(after_ns);
         }
-        self.region_devices += u64::from(inside);
-        self.edge_devices += u64::from(edge);
+        self.counts.region_devices += u64::from(inside);
+        self.counts.edge_devices += u64::from(edge);
         self.movers += u64::from(changed);
         self.movers_inside += u64::from(changed && inside);
-        self.duplicates += tally.duplicates;
-        self.repeated += tally.repeated;
-        self.unanswered_requests += tally.unanswered;
-        self.dead_tokens += u64::from(tally.dead);
-        self.unknown += u64::from(tally.unknown);
-        self.missed += u64::from(missed);
-        self.accepted += u64::from(tally.first_accepted_ns.is_some());
+        self.counts.duplicates += tally.duplicates;
+        self.counts.repeated += tally.repeated;
+        self.counts.unanswered_requests += tally.unanswered;
+        self.counts.dead_tokens += u64::from(tally.dead);
+        self.counts.unknown += u64::from(tally.unknown);
+        self.counts.missed += u64::from(missed);
+        self.counts.accepted += u64::from(tally.first_accepted_ns.is_some());
         let count = self.platforms.entry(device.platform).or_default();
         count.addressed += u64::from(inside || edge);
         count.accepted += u64::from(tally.first_accepted_ns.is_some());
@@ -332,9 +281,9 @@ impl Judgement {
             }
         }
         for (kind, found, sum) in [
-            ("outside", outside, &mut self.outside),
-            ("stale_tokens", stale, &mut self.stale_tokens),
-            ("unwanted", unwanted, &mut self.unwanted),
+            ("outside", outside, &mut self.counts.outside),
+            ("stale_tokens", stale, &mut self.counts.stale_tokens),
+            ("unwanted", unwanted, &mut self.counts.unwanted),
         ] {
             *sum += u64::from(found);
             if found {
@@ -369,18 +318,7 @@ impl Judgement {
     }
 
     fn add(&mut self, part: Self) {
-        self.region_devices += part.region_devices;
-        self.edge_devices += part.edge_devices;
-        self.accepted += part.accepted;
-        self.missed += part.missed;
-        self.outside += part.outside;
-        self.stale_tokens += part.stale_tokens;
-        self.unwanted += part.unwanted;
-        self.duplicates += part.duplicates;
-        self.repeated += part.repeated;
-        self.unknown += part.unknown;
-        self.dead_tokens += part.dead_tokens;
-        self.unanswered_requests += part.unanswered_requests;
+        self.counts.add(part.counts);
         self.movers += part.movers;
         self.movers_inside += part.movers_inside;
         self.entered_ns.extend(part.entered_ns);
@@ -397,27 +335,6 @@ impl Judgement {
                 self.example(kind, index);
             }
         }
-    }
-}
-
-impl PlatformCount {
-    fn add(&mut self, other: Self) {
-        self.addressed += other.addressed;
-        self.accepted += other.accepted;
-        self.missed += other.missed;
-        self.duplicates += other.duplicates;
-        self.repeated += other.repeated;
-        self.unknown += other.unknown;
-        self.dead_tokens += other.dead_tokens;
-    }
-}
-
-impl SpotCount {
-    /// Adds another's.
-    pub fn add(&mut self, other: Self) {
-        self.devices += other.devices;
-        self.missed += other.missed;
-        self.unknown += other.unknown;
     }
 }
 

@@ -11,11 +11,12 @@ mod foreign;
 
 use std::{collections::BTreeMap, fs, path::Path, process::Stdio, time::Duration};
 
+use clarion_emulator::{Platform, clock};
 use clarion_loadgen::{
-    cluster::{Cluster, ClusterPlan, emulator::GatewayPlan, recorded::Recorded},
-    drive::alert::{credential_name, gateway_name},
-    gateway::{Platform, clock},
+    cluster::{Cluster, ClusterPlan, emulator::GatewayPlan},
+    names,
     scenario::{DistanceSpec, FcmSpec},
+    verdict::recorded::Recorded,
 };
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -120,7 +121,7 @@ fn given() -> Value {
         "protos": Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto/proto"),
         "app": { "app_id": "foreign", "app": {
             "platform": "PLATFORM_APNS", "topic": TOPIC,
-            "gateway": gateway_name(Platform::Apns), "credential": credential_name(Platform::Apns),
+            "gateway": names::gateway(Platform::Apns), "credential": names::credential(Platform::Apns),
             "environment": "ENVIRONMENT_SANDBOX", "lane_kind": "LANE_KIND_TEST",
         } },
         "devices": { "batch_id": 1, "changes": (0..DEVICES).map(device).collect::<Vec<_>>() },

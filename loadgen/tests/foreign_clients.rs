@@ -12,7 +12,7 @@ use std::{
     path::Path,
 };
 
-use clarion_loadgen::gateway::{
+use clarion_emulator::{
     Gateway, GatewayConfig, GatewayHandle, KeyConfig, Platform, ProjectConfig,
     ServiceAccountConfig,
     answer::Reason,

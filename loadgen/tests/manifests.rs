@@ -15,7 +15,8 @@ use std::{
 
 use clap::Parser as _;
 use clarion_coordinator::config::{Args, Config};
-use clarion_loadgen::{cluster::ports, gateway::GatewayConfig};
+use clarion_emulator::GatewayConfig;
+use clarion_loadgen::cluster::ports;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{

@@ -1,6 +1,10 @@
-//! The manual, done literally: "A cluster by hand" with its files and its commands, then the programs of "Your first alert",
-//! as somebody who copies them would. Other than there are only ports and the folder, so that tests run side by side, and
-//! that the processes end with the test.
+//! The manual, done literally: "A cluster by hand" with its files and its commands, from `cargo build`
+//! on, then the programs of "Your first alert", as somebody who copies them would.
+//!
+//! Only places differ, so that tests run side by side: the ports, the folder for files, and where the
+//! programs are. The build line is executed as it stands, but with the profile that this test was built
+//! with: a release build takes many minutes, a build beside this test's own takes a few.
+//! `cargo test --release` executes exactly the line.
 
 #[macro_use]
 mod foreign;
@@ -9,6 +13,8 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::Duration,
 };
 
 use clap::Parser as _;
@@ -16,12 +22,17 @@ use clarion_coordinator::config::{Args, Config};
 use clarion_loadgen::cluster::ports::{self, Port};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{process::Command, time::timeout};
 
 use foreign::{Node, Python, output};
 
 /// The manual's folder for files of one's own.
 const FOLDER: &str = "target/hand";
+/// The manual's folder of the programs that its build line makes.
+const PROGRAMS: &str = "target/release";
+/// The build, the packages for Python and Node, the cluster and its alert: on a busy machine with two
+/// processors, where nothing was built or installed before.
+const DEADLINE: Duration = Duration::from_secs(1_800);
 /// The manual's ports: of the API, of the coordinator's health and feeds, of the node and its health, of the emulator and its
 /// orders.
 const PORTS: [&str; 7] = ["7400", "7401", "7402", "7500", "7501", "2197", "2190"];
@@ -30,6 +41,11 @@ const STATS: &str = "exec 3<>/dev/tcp/127.0.0.1/2190; echo '{\"stats\":true}' >&
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository")
+}
+
+/// Where this test's cargo puts programs: a folder named after the profile, in the target directory.
+fn programs() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_loadgen")).parent().expect("a folder")
 }
 
 /// The manual's text with places of this test's own.
@@ -48,6 +64,7 @@ impl Manual {
         let numbers = ports.iter().map(|port| port.number().to_string());
         let mut replaced: Vec<_> = PORTS.into_iter().zip(numbers).collect();
         replaced.push((FOLDER, dir.path().display().to_string()));
+        replaced.push((PROGRAMS, programs().display().to_string()));
         let text = fs::read_to_string(root().join("README.md")).expect("the manual");
         Self { text, dir, replaced, _ports: ports }
     }
@@ -85,37 +102,18 @@ async fn the_cluster_by_hand_and_the_first_alert() {
     let first = manual.dir.path().join("first.py");
     fs::write(&first, manual.block("import grpc")).expect("written");
 
-    let loadgen = env!("CARGO_BIN_EXE_loadgen");
-    let mut hand = manual.block("loadgen keys --directory");
-    assert!(hand.starts_with("cargo build --release\n"));
-    hand = hand.replace("cargo build --release\n", "");
-    for program in ["loadgen gateway", "shard", "coordinator"] {
-        let process = program.trim_start_matches("loadgen ");
-        hand = hand.replace(
-            &format!("target/release/{program}"),
-            &format!("'{loadgen}' --child-of=$$ {process}"),
-        );
-    }
-    hand = hand.replace("target/release/loadgen", &format!("'{loadgen}'"));
-    assert!(
-        !hand.contains("target/release") && !hand.contains(FOLDER),
-        "all of it is from here: {hand}"
-    );
+    let hand = manual.block("loadgen keys --directory");
+    assert!(hand.starts_with("cargo build --release\n"), "it begins with the build: {hand}");
     let end = "kill %1 %2 %3";
     assert!(manual.text.contains(&format!("`{end}`")));
 
-    // `set -m`: jobs, as a person's shell has them.
-    let mut script =
-        format!("set -em\n{hand}\n'{}' '{}'\n", python.path().display(), first.display());
+    let mut script = format!("{hand}\n'{}' '{}'\n", python.path().display(), first.display());
     match Node::installed().await {
         Ok(node) => script += &buf(&manual, &node),
         Err(why) => foreign::skip(&why),
     }
     script += &format!("{}\n{end}\nwait\n", manual.here(STATS));
-    let told = output(
-        Command::new("bash").args(["-c", &script]).current_dir(root()).env("CLARION_LOG", "warn"),
-    )
-    .await;
+    let told = by_hand(&script).await;
     let (out, err) = (String::from_utf8_lossy(&told.stdout), String::from_utf8_lossy(&told.stderr));
     assert!(told.status.success(), "{out}\n{err}");
 
@@ -128,6 +126,32 @@ async fn the_cluster_by_hand_and_the_first_alert() {
         .expect("the emulator's count");
     let stats: Value = serde_json::from_str(stats).expect("JSON");
     assert!(stats["stats"]["accepted"].as_u64().is_some_and(|n| n >= 200), "{stats}");
+}
+
+/// Runs lines of the manual in a shell. Whatever they started ends with this test, even if that is killed.
+async fn by_hand(lines: &str) -> Output {
+    let folder = programs().file_name().expect("a profile's folder").to_string_lossy();
+    // The one profile whose folder has another name.
+    let profile = if folder == "debug" { "dev" } else { &*folder };
+    // The other end of standard input is this test's: it closes with it.
+    let script = format!(
+        "set -e\n(cat >/dev/null 2>&1; kill 0) >/dev/null 2>&1 <&0 &\ndisown\n\
+         cargo() {{ command cargo \"${{@/--release/--profile={profile}}}\"; }}\n{lines}"
+    );
+    let mut child = Command::new("bash")
+        .args(["-c", &script])
+        .current_dir(root())
+        .env("CARGO_TARGET_DIR", programs().parent().expect("the target directory"))
+        .env("CLARION_LOG", "warn")
+        .process_group(0)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("bash starts");
+    let _until_the_end = child.stdin.take();
+    timeout(DEADLINE, child.wait_with_output()).await.expect("it ends in time").expect("its output")
 }
 
 /// The two calls by `buf curl`: the name that the first answers stands in the second where the manual has none.

@@ -3,10 +3,10 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use clarion_emulator::clock;
 use clarion_loadgen::{
     cluster::{Cluster, ClusterPlan, emulator::GatewayPlan},
-    drive,
-    gateway::clock,
+    drive, names,
     population::Population,
     scenario::Scenario,
 };
@@ -88,7 +88,7 @@ fn plan(dir: &Path, scenario: &Scenario, population: &Population) -> ClusterPlan
             latency_us: 0,
             distance: scenario.gateway.distance,
             seed: scenario.seed,
-            topics: population.apps().iter().map(|app| drive::alert::topic(&app.name)).collect(),
+            topics: population.apps().iter().map(|app| names::topic(&app.name)).collect(),
             fcm_quota_per_minute: 60_000_000,
         },
         fcm: scenario.gateway.fcm,

@@ -113,7 +113,7 @@ fn coloured(chromium: &Path, dir: &Path, name: &str, arguments: &[&str], dark: b
 }
 
 fn thousands(number: &Value) -> String {
-    clarion_loadgen::report::summary::thousands(number.as_u64().expect("a count"))
+    clarion_loadgen::numbers::thousands(number.as_u64().expect("a count"))
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use clarion_loadgen::gateway::Platform;
+use clarion_emulator::Platform;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 

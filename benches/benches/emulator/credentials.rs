@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use clarion_loadgen::gateway::{
+use clarion_emulator::{
     GatewayConfig, GatewayHandle, KeyConfig, Platform, ProjectConfig, ServiceAccountConfig, clock,
     config::{TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM, TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM},
 };

@@ -17,9 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clarion_loadgen::gateway::{
-    Faults, Gateway, GatewayConfig, GatewayHandle, Platform, faults::Latency,
-};
+use clarion_emulator::{Faults, Gateway, GatewayConfig, GatewayHandle, Platform, faults::Latency};
 
 use self::client::{Client, Requests};
 

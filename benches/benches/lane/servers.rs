@@ -12,7 +12,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use clarion_loadgen::gateway::{Gateway, GatewayConfig, KeyConfig};
+use clarion_emulator::{Gateway, GatewayConfig, KeyConfig};
 use rcgen::{CertifiedKey, KeyPair, PKCS_ECDSA_P256_SHA256};
 use ring::{
     rand::SystemRandom,

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fs, io, ops::Range, sync::Arc};
 
+use clarion_emulator::clock;
 use parking_lot::Mutex;
 
 use super::process::Role;
-use crate::gateway::clock;
 
 /// Which process to read.
 #[derive(Debug, Clone)]

@@ -8,30 +8,31 @@ use std::{
     },
 };
 
+use clarion_emulator::{
+    Platform,
+    answer::{Reason, RetryAfter},
+    apns,
+    config::{
+        GatewayConfig, KeyConfig, ProjectConfig, ServiceAccountConfig,
+        TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM,
+    },
+    faults::{Action, Credit, Errors, Faults, Latency, Silence, Silent, Slow},
+    fcm,
+    head::LIST_BYTES_MAX,
+    hpack::TABLE_BYTES,
+    script::{Fate, Rule, Scripted, Scripts},
+};
+
 use super::{
     ClusterError, ClusterPlan,
-    files::{self, SigningKey},
-    orders::{Counted, Orders},
+    orders::{Counted, OrderError, Orders},
     prepare,
     process::{Process, Role},
-    start_with_pipes, write_private,
+    start_with_pipes,
 };
 use crate::{
-    gateway::{
-        Platform,
-        answer::{Reason, RetryAfter},
-        apns,
-        config::{
-            GatewayConfig, KeyConfig, ProjectConfig, ServiceAccountConfig,
-            TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM,
-        },
-        faults::{Action, Credit, Errors, Faults, Latency, Silence, Silent, Slow},
-        fcm,
-        head::LIST_BYTES_MAX,
-        hpack::TABLE_BYTES,
-        script::{Fate, Rule, Scripted, Scripts},
-    },
-    run::RunError,
+    keys::{self, SigningKey},
+    names,
     scenario::{DistanceSpec, FaultSpec},
 };
 
@@ -103,12 +104,13 @@ impl Emulator {
         key: &SigningKey,
     ) -> Result<(Process, Self, Served), ClusterError> {
         let conditions = conditions(&plan.gateway, platform);
-        let name = format!("gateway-{}", platform.as_str());
+        let name = names::emulator(platform);
         let config = plan.dir.join(format!("{name}.toml"));
         let text =
             toml::to_string(&configuration(&plan.gateway, platform, conditions.clone(), key))
                 .map_err(|e| prepare("the gateway's configuration", e))?;
-        write_private(&config, &text).map_err(|e| prepare(&config.display().to_string(), e))?;
+        keys::write_private(&config, &text)
+            .map_err(|e| prepare(&config.display().to_string(), e))?;
         let arguments = [
             "gateway".to_owned(),
             format!("--config={}", config.display()),
@@ -134,7 +136,7 @@ impl Emulator {
         platform: Platform,
         control: &str,
         plan: &GatewayPlan,
-    ) -> Result<Self, RunError> {
+    ) -> Result<Self, OrderError> {
         let orders = Orders::connect(control).await?;
         orders.reset().await?;
         Ok(Self::new(platform, plan, orders))
@@ -155,7 +157,7 @@ impl Emulator {
     ///
     /// # Errors
     /// The emulator does not answer, or refuses.
-    pub async fn fault(&self, fault: &FaultSpec) -> Result<(), RunError> {
+    pub async fn fault(&self, fault: &FaultSpec) -> Result<(), OrderError> {
         let conditions = self.conditions.clone();
         let faults = match fault {
             &FaultSpec::Slow { factor, for_ms, .. } => {
@@ -203,7 +205,7 @@ impl Emulator {
     ///
     /// # Errors
     /// The emulator does not answer, or refuses.
-    pub async fn disturb(&self, faults: &Faults) -> Result<(), RunError> {
+    pub async fn disturb(&self, faults: &Faults) -> Result<(), OrderError> {
         let near = Faults::default();
         let (latency, credit) = (faults.latency, faults.credit);
         let faults = Faults {
@@ -222,7 +224,7 @@ impl Emulator {
     ///
     /// # Errors
     /// The emulator does not answer.
-    pub async fn calm(&self) -> Result<(), RunError> {
+    pub async fn calm(&self) -> Result<(), OrderError> {
         let mut once = vec![Action::StreamsMax { streams: self.streams_max }];
         if self.set.swap(false, Ordering::Relaxed) {
             once.push(Action::Settings {
@@ -239,7 +241,7 @@ impl Emulator {
     ///
     /// # Errors
     /// The emulator does not answer, or the file cannot be written.
-    pub async fn take(&self, path: &Path, before_us: u64) -> Result<u64, RunError> {
+    pub async fn take(&self, path: &Path, before_us: u64) -> Result<u64, OrderError> {
         self.orders.take(path, before_us).await
     }
 
@@ -247,7 +249,7 @@ impl Emulator {
     ///
     /// # Errors
     /// The emulator does not answer.
-    pub async fn counted(&self) -> Result<Counted, RunError> {
+    pub async fn counted(&self) -> Result<Counted, OrderError> {
         self.orders.counted().await
     }
 
@@ -255,7 +257,7 @@ impl Emulator {
     ///
     /// # Errors
     /// The emulator does not answer.
-    pub async fn reset(&self) -> Result<(), RunError> {
+    pub async fn reset(&self) -> Result<(), OrderError> {
         self.orders.reset().await
     }
 
@@ -263,7 +265,7 @@ impl Emulator {
     ///
     /// # Errors
     /// The emulator does not answer.
-    pub async fn forget(&self) -> Result<(), RunError> {
+    pub async fn forget(&self) -> Result<(), OrderError> {
         self.orders.reset().await
     }
 
@@ -271,7 +273,7 @@ impl Emulator {
     ///
     /// # Errors
     /// The emulator does not answer, or the file cannot be written.
-    pub async fn export(&self, path: &Path) -> Result<(), RunError> {
+    pub async fn export(&self, path: &Path) -> Result<(), OrderError> {
         self.orders.export(path).await
     }
 }
@@ -327,15 +329,15 @@ fn configuration(
         },
         Platform::Fcm => GatewayConfig {
             projects: vec![ProjectConfig {
-                project: files::PROJECT.to_owned(),
+                project: names::PROJECT.to_owned(),
                 quota_per_minute: plan.fcm_quota_per_minute,
             }],
             service_accounts: vec![ServiceAccountConfig {
-                client_email: files::CLIENT_EMAIL.to_owned(),
-                private_key_id: Some(files::PRIVATE_KEY_ID.to_owned()),
+                client_email: keys::CLIENT_EMAIL.to_owned(),
+                private_key_id: Some(keys::PRIVATE_KEY_ID.to_owned()),
                 public_key_file: None,
                 public_key_pem: Some(TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM.to_owned()),
-                projects: vec![files::PROJECT.to_owned()],
+                projects: vec![names::PROJECT.to_owned()],
             }],
             ..common
         },

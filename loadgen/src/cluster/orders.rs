@@ -1,10 +1,11 @@
 //! The way on which an emulator takes orders: the pipes of a child, or the control port of one that somebody else started.
 //!
-//! Orders are the JSON lines of `gateway::process`, each answered by one. A child writes its record to a path that both see;
+//! Orders are the JSON lines of `clarion_emulator::process`, each answered by one. A child writes its record to a path that both see;
 //! one behind a control port sends it back, in its own clock: [`Orders::export`] brings it into this machine's.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
+use clarion_emulator::{clock, faults::Faults, record};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -14,10 +15,6 @@ use tokio::{
 };
 
 use super::process::Pipes;
-use crate::{
-    gateway::{clock, faults::Faults, record},
-    run::RunError,
-};
 
 /// To write a record of a few million requests takes a second or two; to carry it over a network some more.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
@@ -73,7 +70,7 @@ struct Reply {
     stats: Option<Counted>,
 }
 
-/// What an emulator has counted since its last reset; see [`crate::gateway::Stats`].
+/// What an emulator has counted since its last reset; see [`clarion_emulator::Stats`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Counted {
@@ -96,6 +93,17 @@ pub struct ClockOffset {
     pub uncertain_us: u64,
 }
 
+/// Why an order was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// The emulator does not answer, or refuses.
+    #[error("the gateway emulator: {0}")]
+    Gateway(String),
+    /// The emulator's record cannot be brought into this machine's clock.
+    #[error("the gateway's record: {0}")]
+    Record(String),
+}
+
 impl Orders {
     /// Of a child.
     #[must_use]
@@ -107,8 +115,8 @@ impl Orders {
     ///
     /// # Errors
     /// Nobody answers there within half a minute.
-    pub async fn connect(address: &str) -> Result<Self, RunError> {
-        let failed = |problem: String| RunError::Gateway(format!("{address}: {problem}"));
+    pub async fn connect(address: &str) -> Result<Self, OrderError> {
+        let failed = |problem: String| OrderError::Gateway(format!("{address}: {problem}"));
         let stream = reach(address).await.map_err(&failed)?;
         stream.set_nodelay(true).map_err(|e| failed(e.to_string()))?;
         let link = Link::Control(BufReader::new(stream));
@@ -119,7 +127,7 @@ impl Orders {
     ///
     /// # Errors
     /// The emulator does not answer, or refuses.
-    pub async fn faults(&self, faults: &Faults) -> Result<(), RunError> {
+    pub async fn faults(&self, faults: &Faults) -> Result<(), OrderError> {
         self.give(&Order::Faults(faults)).await.map(drop)
     }
 
@@ -127,7 +135,7 @@ impl Orders {
     ///
     /// # Errors
     /// The emulator does not answer.
-    pub async fn reset(&self) -> Result<(), RunError> {
+    pub async fn reset(&self) -> Result<(), OrderError> {
         self.give(&Order::Reset(true)).await.map(drop)
     }
 
@@ -135,14 +143,14 @@ impl Orders {
     ///
     /// # Errors
     /// The emulator does not answer, or the file cannot be written.
-    pub async fn export(&self, path: &Path) -> Result<(), RunError> {
+    pub async fn export(&self, path: &Path) -> Result<(), OrderError> {
         if matches!(*self.link.lock().await, Link::Pipes(_)) {
             return self.give(&Order::Export(path)).await.map(drop);
         }
         self.fetch(path).await?;
         let offset = self.clock().await?;
         record::shift(path, offset.add_us)
-            .map_err(|e| RunError::Record(format!("{}: {e}", path.display())))
+            .map_err(|e| OrderError::Record(format!("{}: {e}", path.display())))
     }
 
     /// Has what was decided before `before_us` moved into a file and forgotten, as far as it fills chunks; gives the time
@@ -150,7 +158,7 @@ impl Orders {
     ///
     /// # Errors
     /// The emulator does not answer, or is no child of this program: then there is no file that both see.
-    pub async fn take(&self, path: &Path, before_us: u64) -> Result<u64, RunError> {
+    pub async fn take(&self, path: &Path, before_us: u64) -> Result<u64, OrderError> {
         if !matches!(*self.link.lock().await, Link::Pipes(_)) {
             return Err(
                 self.failed("its record cannot be taken piece by piece over a control port")
@@ -164,7 +172,7 @@ impl Orders {
     ///
     /// # Errors
     /// The emulator does not answer.
-    pub async fn counted(&self) -> Result<Counted, RunError> {
+    pub async fn counted(&self) -> Result<Counted, OrderError> {
         self.give(&Order::Stats(true))
             .await?
             .stats
@@ -176,7 +184,7 @@ impl Orders {
     ///
     /// # Errors
     /// The emulator does not answer.
-    pub async fn clock(&self) -> Result<ClockOffset, RunError> {
+    pub async fn clock(&self) -> Result<ClockOffset, OrderError> {
         let mut best: Option<ClockOffset> = None;
         for _ in 0..CLOCK_READINGS {
             let asked = clock::monotonic().0;
@@ -191,7 +199,7 @@ impl Orders {
         best.ok_or_else(|| self.failed("no clock"))
     }
 
-    async fn give(&self, order: &Order<'_>) -> Result<Reply, RunError> {
+    async fn give(&self, order: &Order<'_>) -> Result<Reply, OrderError> {
         let exchange = async { exchange(&mut *self.link.lock().await, order).await };
         let reply = timeout(ANSWER_DEADLINE, exchange)
             .await
@@ -203,7 +211,7 @@ impl Orders {
         }
     }
 
-    async fn fetch(&self, path: &Path) -> Result<(), RunError> {
+    async fn fetch(&self, path: &Path) -> Result<(), OrderError> {
         let fetch = async {
             let mut link = self.link.lock().await;
             let reply = exchange(&mut link, &Order::Fetch(true)).await?;
@@ -223,8 +231,8 @@ impl Orders {
             .map_err(|e| self.failed(e))
     }
 
-    fn failed(&self, problem: impl std::fmt::Display) -> RunError {
-        RunError::Gateway(format!("{}: {problem}", self.name))
+    fn failed(&self, problem: impl std::fmt::Display) -> OrderError {
+        OrderError::Gateway(format!("{}: {problem}", self.name))
     }
 }
 

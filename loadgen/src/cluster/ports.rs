@@ -9,7 +9,9 @@ use std::{
     net::{Ipv4Addr, TcpListener, UdpSocket},
 };
 
-use crate::{gateway::clock, population::draws::Draws};
+use clarion_emulator::clock;
+
+use crate::population::draws::Draws;
 
 /// Below those that Linux hands out by itself (from 32,768 on, ip(7)): whoever connects or listens anywhere in the meantime is
 /// not given one of these.

@@ -2,38 +2,21 @@
 
 use std::time::Duration;
 
+use clarion_emulator::{Platform, clock};
 use clarion_proto::wire::v1::{
     self as wire, alert_service_client::AlertServiceClient, app_service_client::AppServiceClient,
 };
 use tokio::time::{Instant, timeout_at};
 use tonic::transport::Channel;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{DriveError, lat_lng, timestamp};
 use crate::{
-    cluster::files::PROJECT,
-    gateway::{Platform, clock},
+    names,
     place::Place,
     population::Population,
     scenario::{RegionSpec, Scenario},
 };
-
-/// How the coordinator's configuration calls an emulator.
-#[must_use]
-pub fn gateway_name(platform: Platform) -> &'static str {
-    match platform {
-        Platform::Apns => "apns-emulator",
-        Platform::Fcm => "fcm-emulator",
-    }
-}
-
-/// And what it signs with.
-#[must_use]
-pub fn credential_name(platform: Platform) -> &'static str {
-    match platform {
-        Platform::Apns => "team-key",
-        Platform::Fcm => "service-account",
-    }
-}
 
 /// A submitted alert.
 #[derive(Debug, Clone)]
@@ -42,6 +25,15 @@ pub struct Submitted {
     pub name: String,
     /// When its acknowledgement arrived, nanoseconds of `CLOCK_MONOTONIC`.
     pub acknowledged_ns: u64,
+}
+
+impl Submitted {
+    /// What the alert's pushes collapse by, as the gateways' records have it: an alert without a key of
+    /// its own collapses by its id.
+    #[must_use]
+    pub fn collapse_hash(&self) -> u64 {
+        xxh3_64(self.name.trim_start_matches("alerts/").as_bytes())
+    }
 }
 
 /// A cancellation.
@@ -101,16 +93,16 @@ pub async fn create_apps(channel: Channel, population: &Population) -> Result<()
     let mut client = AppServiceClient::new(channel);
     for app in population.apps() {
         let (platform, topic, project) = match app.platform {
-            Platform::Apns => (wire::Platform::Apns, topic(&app.name), String::new()),
-            Platform::Fcm => (wire::Platform::Fcm, String::new(), PROJECT.to_owned()),
+            Platform::Apns => (wire::Platform::Apns, names::topic(&app.name), String::new()),
+            Platform::Fcm => (wire::Platform::Fcm, String::new(), names::PROJECT.to_owned()),
         };
         let request = wire::CreateAppRequest {
             app_id: app.name.clone(),
             app: Some(wire::App {
                 display_name: "Load".to_owned(),
                 platform: platform.into(),
-                gateway: gateway_name(app.platform).to_owned(),
-                credential: credential_name(app.platform).to_owned(),
+                gateway: names::gateway(app.platform).to_owned(),
+                credential: names::credential(app.platform).to_owned(),
                 topic,
                 project,
                 environment: wire::Environment::Sandbox.into(),
@@ -121,12 +113,6 @@ pub async fn create_apps(channel: Channel, population: &Population) -> Result<()
         client.create_app(request).await?;
     }
     Ok(())
-}
-
-/// The topic of an app of APNs.
-#[must_use]
-pub fn topic(app: &str) -> String {
-    format!("org.clarion.{app}")
 }
 
 /// What a scenario submits.

@@ -5,6 +5,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use clarion_emulator::Platform;
 use clarion_proto::wire::v1::{self as wire, registry_service_client::RegistryServiceClient};
 use data_encoding::HEXLOWER;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
@@ -12,10 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::DriveError;
-use crate::{
-    gateway::Platform,
-    population::{Device, Population, token::TokenBytes},
-};
+use crate::population::{Device, Population, token::TokenBytes};
 
 /// Streams side by side: one is encoded while another waits.
 const STREAMS: u64 = 2;

@@ -10,6 +10,7 @@ mod way;
 
 use std::{collections::VecDeque, time::Duration};
 
+use clarion_emulator::clock;
 use clarion_proto::wire::v1::{self as wire, registry_service_client::RegistryServiceClient};
 use tokio::{
     sync::{mpsc, watch},
@@ -21,11 +22,11 @@ use tonic::transport::Channel;
 
 use super::{DriveError, alert::now_ns, load, timestamp};
 use crate::{
-    gateway::clock,
     population::Population,
+    report::motion::Carried,
     verdict::history::{Batch, Change, Delivery, History},
 };
-pub use plan::{Kinds, Plan, Planned};
+pub use plan::{Plan, Planned};
 pub use way::Ways;
 
 /// Changes are gathered for so long into one batch.
@@ -36,17 +37,6 @@ const UNDER_WAY: usize = 3;
 const STALLED: Duration = Duration::from_secs(30);
 /// Items of a batch, about; a carriage more may come.
 const BATCH: usize = 5_000;
-
-/// What was done.
-#[derive(Debug)]
-pub struct Carried {
-    /// What the registry was told, and when.
-    pub history: History,
-    /// What that was.
-    pub kinds: Kinds,
-    /// How far deliveries were behind the plan at most.
-    pub behind: Duration,
-}
 
 /// Carries out a plan until it is `stop`ped and everything is acknowledged; `acknowledged` has the number of changes that are.
 ///

@@ -2,13 +2,16 @@
 
 use std::fmt::{self, Write};
 
+use clarion_emulator::Platform;
+
 use super::{
-    figures::{Figures, Latency, Mark, PLATFORMS, ROW_SHARES, Row},
+    case::PLATFORMS,
+    figures::{Figures, Latency, Mark, ROW_SHARES, Row},
     scale::{Linear, round_up, ticks},
-    text::{Escaped, decimal, meters, seconds},
+    text::Escaped,
     tiles::SHOWN_MIN,
 };
-use crate::{gateway::Platform, report::summary::thousands};
+use crate::numbers::{decimal, meters, seconds, thousands};
 
 /// Units of a chart; letters are some 12 of them.
 const WIDTH: f64 = 480.0;

@@ -4,46 +4,23 @@
 //! share of any group, is simply the value at which the group's count reaches it. No list is sorted or kept, and fourteen
 //! million devices need no more room than the cells and bands they are in.
 
-use std::collections::BTreeMap;
-
-use h3o::Resolution;
+use clarion_emulator::Platform;
 
 use super::{
+    case::{Case, PLATFORMS, number},
     maps::{Layout, Map},
     scale::round_up,
+    shares::Shares,
     tiles::SHOWN_MIN,
 };
-use crate::{
-    gateway::Platform,
-    scenario::RegionSpec,
-    verdict::{
-        SpotCount, order,
-        sample::{Sample, Spot},
-    },
-};
+use crate::verdict::{order, sample::Sample};
 
-/// In the order in which they are shown.
-pub(super) const PLATFORMS: [Platform; 2] = Platform::ALL;
 /// Intervals of the rate over time, about.
 const INTERVALS: f64 = 120.0;
 /// Rows of distance; more bands are shown several in a row.
 const ROWS_MAX: usize = 24;
 /// Points of the curve of latency for each factor of ten in what is left.
 const POINTS_PER_DECADE: u32 = 16;
-
-/// What is needed beside the samples.
-pub struct Case<'a> {
-    /// Where.
-    pub region: &'a RegionSpec,
-    /// That of the spots.
-    pub resolution: Resolution,
-    /// Who was addressed where.
-    pub spots: &'a BTreeMap<Spot, SpotCount>,
-    /// Outer limits of the bands, ascending.
-    pub edges: &'a [f64],
-    /// When the alert was acknowledged: from there times count.
-    pub acknowledged_ns: u64,
-}
 
 /// All of it; times in seconds from the acknowledgement.
 #[derive(Debug)]
@@ -104,39 +81,6 @@ pub(super) struct Row {
     pub(super) platforms: [Option<(u64, [f64; ROW_SHARES.len()])>; PLATFORMS.len()],
 }
 
-/// Values at some shares of a sequence in ascending order whose length is known.
-#[derive(Debug, Clone)]
-pub(super) struct Shares {
-    /// Ranks from 1, ascending, and the value once it is known.
-    ranks: Vec<(u64, f64)>,
-    next: usize,
-    seen: u64,
-}
-
-impl Shares {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // below the length
-    fn new(count: u64, shares: &[f64]) -> Self {
-        let rank =
-            |share: &f64| (((count as f64 * share).ceil() as u64).clamp(1, count.max(1)), f64::NAN);
-        Self { ranks: shares.iter().map(rank).collect(), next: 0, seen: 0 }
-    }
-
-    /// The value at the first share; not a number before it is known.
-    pub(super) fn first(&self) -> f64 {
-        self.ranks.first().map_or(f64::NAN, |(_, value)| *value)
-    }
-
-    fn push(&mut self, value: f64) {
-        self.seen += 1;
-        while let Some((rank, at)) = self.ranks.get_mut(self.next)
-            && *rank == self.seen
-        {
-            *at = value;
-            self.next += 1;
-        }
-    }
-}
-
 impl Figures {
     /// From samples in the order of time.
     #[must_use]
@@ -175,20 +119,14 @@ impl Figures {
         for (row, found) in rows.iter_mut().zip(&in_row) {
             for (platform, found) in row.platforms.iter_mut().zip(found) {
                 if let Some((_, times)) = platform {
-                    times
-                        .iter_mut()
-                        .zip(&found.ranks)
-                        .for_each(|(time, (_, value))| *time = *value);
+                    times.iter_mut().zip(found.values()).for_each(|(time, value)| *time = value);
                 }
             }
         }
-        let curve = |n: usize| {
-            let values = curves[n].ranks.iter().map(|(_, seconds)| *seconds);
-            Latency {
-                platform: PLATFORMS[n],
-                count: counts[n],
-                curve: shares[n].iter().copied().zip(values).collect(),
-            }
+        let curve = |n: usize| Latency {
+            platform: PLATFORMS[n],
+            count: counts[n],
+            curve: shares[n].iter().copied().zip(curves[n].values()).collect(),
         };
         let present = |n: &usize| counts[*n] > 0;
         Self {
@@ -282,13 +220,6 @@ fn curve_shares(count: u64) -> Vec<f64> {
     (0..=points).map(share).chain([1.0]).collect()
 }
 
-fn number(platform: Platform) -> usize {
-    match platform {
-        Platform::Apns => 0,
-        Platform::Fcm => 1,
-    }
-}
-
 /// Negative if `to_ns` is earlier.
 #[allow(clippy::cast_precision_loss)] // nanoseconds of a run
 pub fn seconds(from_ns: u64, to_ns: u64) -> f64 {
@@ -298,8 +229,16 @@ pub fn seconds(from_ns: u64, to_ns: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use h3o::Resolution;
+
     use super::*;
-    use crate::place::Place;
+    use crate::{
+        place::Place,
+        scenario::RegionSpec,
+        verdict::{counts::SpotCount, sample::Spot},
+    };
 
     const CENTER: Place = Place { latitude: 22.5, longitude: 114.0 };
 

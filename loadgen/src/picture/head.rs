@@ -2,11 +2,12 @@
 
 use std::fmt::{self, Write};
 
-use super::text::{Escaped, decimal, meters, per_cent, seconds};
+use super::text::Escaped;
 use crate::{
+    numbers::{decimal, meters, per_cent, seconds, thousands},
     place::Place,
     population::cities::CITIES,
-    report::{Report, check::Kind, summary::thousands},
+    report::{Report, check::Kind},
     scenario::{RegionSpec, Scenario},
 };
 
@@ -46,7 +47,7 @@ pub(super) fn write(
         writeln!(out, "</ul>")?;
     }
     let figures = [
-        ("phones told", thousands(r.accepted)),
+        ("phones told", thousands(r.counts.accepted)),
         ("pushes per second", decimal(r.rate_per_second, 0)),
         ("first", first(r.seconds.first_push)),
         ("half within", seconds(r.seconds.p50)),
@@ -67,18 +68,19 @@ fn first(after: f64) -> String {
 
 /// The run in plain words.
 pub(super) fn sentence(scenario: &Scenario, r: &Report) -> String {
-    let due = (r.region_devices + r.edge_devices).saturating_sub(r.dead_tokens);
+    let due =
+        (r.counts.region_devices + r.counts.edge_devices).saturating_sub(r.counts.dead_tokens);
     let region = region(scenario);
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = if r.accepted == 0 {
+    let _ = if r.counts.accepted == 0 {
         write!(text, "None of {} phones {region} was told.", thousands(due))
     } else {
         write!(
             text,
             "{} phones of {} {region} were told in {}, the first {}{}.",
-            thousands(r.accepted),
-            thousands(due.max(r.accepted)),
+            thousands(r.counts.accepted),
+            thousands(due.max(r.counts.accepted)),
             seconds(r.seconds.last_push),
             first(r.seconds.first_push),
             if r.worst_order().disorder <= ORDERLY { ", nearest first" } else { "" },
@@ -92,10 +94,10 @@ pub(super) fn sentence(scenario: &Scenario, r: &Report) -> String {
         );
     }
     let wrong = [
-        (r.missed, "missed"),
-        (r.duplicates, "told twice"),
-        (r.outside, "told though outside"),
-        (r.unknown, "left without an answer"),
+        (r.counts.missed, "missed"),
+        (r.counts.duplicates, "told twice"),
+        (r.counts.outside, "told though outside"),
+        (r.counts.unknown, "left without an answer"),
     ];
     // A cancelled alert leaves people out; that is no fault of it.
     let wrong =

@@ -11,13 +11,12 @@ use super::{
     maps::Map,
     projection::{Frame, Projection, WIDTH, middle, outline},
     scale::{STEPS, round_up, step, ticks},
-    text::{meters, seconds},
     tiles::{SHOWN_MIN, Tile},
 };
 use crate::{
+    numbers::{meters, seconds, thousands},
     place::{Place, wrap},
     population::cities::CITIES,
-    report::summary::thousands,
     scenario::Scenario,
 };
 

@@ -5,18 +5,19 @@
 
 use std::collections::BTreeMap;
 
+use clarion_emulator::Platform;
 use h3o::{CellIndex, Resolution};
 
 use super::{
-    figures::{Case, PLATFORMS, Shares},
+    case::{Case, PLATFORMS},
     projection::middle,
+    shares::Shares,
     tiles::{self, Tile},
 };
 use crate::{
-    gateway::Platform,
     place::Place,
     scenario::RegionSpec,
-    verdict::{SpotCount, geometry::Region, sample::Spot},
+    verdict::{counts::SpotCount, geometry::Region, sample::Spot},
 };
 
 /// The tiles of one platform.

@@ -2,15 +2,14 @@
 
 use std::fmt::{self, Write};
 
-use super::{
-    charts::name,
-    text::{Escaped, bytes, decimal, seconds},
-};
-use crate::report::{
-    ByPlatform, Motion, Report,
-    check::{Check, Kind},
-    motion::Spread,
-    summary::thousands,
+use super::{charts::name, text::Escaped};
+use crate::{
+    numbers::{bytes, decimal, seconds, thousands},
+    report::{
+        ByPlatform, Motion, Report,
+        check::{Check, Kind},
+        motion::Spread,
+    },
 };
 
 /// The cluster's words beside the gateway's record.
@@ -20,23 +19,23 @@ pub(super) fn outcomes(out: &mut String, r: &Report) -> fmt::Result {
         "<table><thead><tr><th>Devices</th><th>Cluster reports</th><th>Gateway recorded</th></tr></thead><tbody>"
     )?;
     let both = [
-        ("accepted", Some(r.reported.accepted), Some(r.accepted)),
-        ("token dead", Some(r.reported.dead), Some(r.dead_tokens)),
-        ("sent, never answered", Some(r.reported.unknown), Some(r.unknown)),
+        ("accepted", Some(r.reported.accepted), Some(r.counts.accepted)),
+        ("token dead", Some(r.reported.dead), Some(r.counts.dead_tokens)),
+        ("sent, never answered", Some(r.reported.unknown), Some(r.counts.unknown)),
         ("refused for good", Some(r.reported.refused), None),
         ("not sent before the end", Some(r.reported.expired), None),
         ("handed to a lane", Some(r.reported.handed), None),
-        ("missed", None, Some(r.missed)),
-        ("reached outside", None, Some(r.outside)),
-        ("told twice", None, Some(r.duplicates)),
-        ("told again after an error", None, Some(r.repeated)),
+        ("missed", None, Some(r.counts.missed)),
+        ("reached outside", None, Some(r.counts.outside)),
+        ("told twice", None, Some(r.counts.duplicates)),
+        ("told again after an error", None, Some(r.counts.repeated)),
         (
             "requests without an answer",
             Some(r.reported.unanswered_requests),
-            Some(r.unanswered_requests),
+            Some(r.counts.unanswered_requests),
         ),
         ("requests put off", Some(r.reported.retried_requests), None),
-        ("requests for nobody", None, Some(r.strangers)),
+        ("requests for nobody", None, Some(r.counts.strangers)),
     ];
     let cell = |value: Option<u64>| {
         value.map_or_else(|| r#"<span class="no">–</span>"#.to_owned(), thousands)
@@ -65,11 +64,11 @@ pub(super) fn platforms(out: &mut String, r: &Report) -> fmt::Result {
     writeln!(out, "</tr></thead><tbody>")?;
     type Row = (&'static str, fn(&ByPlatform) -> String);
     let rows: [Row; 12] = [
-        ("devices addressed", |p| thousands(p.addressed)),
-        ("accepted", |p| thousands(p.accepted)),
-        ("token dead", |p| thousands(p.dead_tokens)),
-        ("missed", |p| thousands(p.missed)),
-        ("told again after an error", |p| thousands(p.repeated)),
+        ("devices addressed", |p| thousands(p.counts.addressed)),
+        ("accepted", |p| thousands(p.counts.accepted)),
+        ("token dead", |p| thousands(p.counts.dead_tokens)),
+        ("missed", |p| thousands(p.counts.missed)),
+        ("told again after an error", |p| thousands(p.counts.repeated)),
         ("requests", |p| thousands(p.requests)),
         ("most requests in any 60 s", |p| thousands(p.minute_max)),
         ("put off (429)", |p| thousands(p.throttled)),

@@ -13,7 +13,7 @@ use super::projection::{Projection, middle};
 use crate::{
     place::Place,
     scenario::RegionSpec,
-    verdict::{SpotCount, cells, geometry::Region, sample::FINEST},
+    verdict::{cells, counts::SpotCount, geometry::Region, sample::FINEST},
 };
 
 /// Fewer are not shown by themselves.

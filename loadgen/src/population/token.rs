@@ -1,7 +1,8 @@
 //! Tokens as the two providers give them out, from seeded draws.
 
+use clarion_emulator::Platform;
+
 use super::draws::Draws;
-use crate::gateway::Platform;
 
 /// Longest token made here, bytes.
 pub const TOKEN_BYTES_MAX: usize = 163;

@@ -6,13 +6,10 @@
 //! sender collects for a write (2 ms), what it does between, the time until a connection that stands has shaken hands, and
 //! the end, when there is nobody left to push to.
 
+use clarion_emulator::{Platform, apns, fcm};
 use serde::Serialize;
 
-use crate::{
-    cluster::recorded::Requests,
-    gateway::{Platform, apns, fcm},
-    scenario::LineSpec,
-};
+use crate::{scenario::LineSpec, verdict::recorded::Requests};
 
 /// What a line allows.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -76,8 +73,9 @@ fn mean(p50: f64, p99: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use clarion_emulator::faults::Latency;
+
     use super::*;
-    use crate::gateway::faults::Latency;
 
     fn requests(connections_mean: f64, count: u64) -> Requests {
         Requests {

@@ -1,11 +1,12 @@
 //! Expectations held against a report.
 
+use clarion_emulator::Platform;
 use serde::Serialize;
 
-use super::{ByPlatform, Report, summary::thousands};
+use super::{ByPlatform, Report};
 use crate::{
-    gateway::Platform,
-    scenario::{Bound, Expectations},
+    numbers::number,
+    scenario::{Bound, Expectations, expect::Targets},
 };
 
 /// Whether a failed check fails the run.
@@ -35,37 +36,84 @@ pub struct Check {
 
 /// All expectations of a scenario against what was measured.
 #[must_use]
-#[allow(clippy::cast_precision_loss)] // counts and bytes far below 2^53
 pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
     let mut out = Vec::new();
+    for (name, bound, value) in exact(expect, report) {
+        out.extend(bound.map(|bound| check(name, Kind::Exact, bound, value)));
+    }
+    if let Some(state) = &expect.state {
+        out.push(Check {
+            name: "state",
+            kind: Kind::Exact,
+            expected: state.clone(),
+            measured: report.state.clone(),
+            held: *state == report.state,
+        });
+    }
+    for (name, bound, value) in targets(&expect.targets, report) {
+        out.extend(bound.map(|bound| check(name, Kind::Target, bound, Some(value))));
+    }
+    out
+}
+
+/// Whether a run passes with these checks.
+#[must_use]
+pub fn passes(checks: &[Check], strict: bool) -> bool {
+    checks.iter().all(|c| c.held || (c.kind == Kind::Target && !strict))
+}
+
+/// One bound against one value; none: it could not be measured.
+#[must_use]
+pub fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -> Check {
+    Check {
+        name,
+        kind,
+        expected: bound.to_string(),
+        measured: value.filter(|v| !v.is_nan()).map_or_else(|| "not measured".to_owned(), number),
+        // What was expected and could not be measured did not hold.
+        held: value.is_some_and(|v| bound.holds(v)),
+    }
+}
+
+/// An expectation's name, what the scenario asks of it, and what was measured.
+type Held<T> = (&'static str, Option<Bound>, T);
+
+/// What fails a run on every machine; none: it could not be measured.
+#[allow(clippy::cast_precision_loss)] // counts and bytes far below 2^53
+fn exact(expect: &Expectations, report: &Report) -> Vec<Held<Option<f64>>> {
     let count = |n: u64| Some(n as f64);
-    let addressed = report.region_devices as f64 + report.edge_devices as f64;
+    let addressed = report.counts.region_devices as f64 + report.counts.edge_devices as f64;
     let preview_excess = report.preview_devices as f64 - addressed;
-    let uncounted = report.unanswered_requests.saturating_sub(report.reported.unanswered_requests);
+    let uncounted =
+        report.counts.unanswered_requests.saturating_sub(report.reported.unanswered_requests);
     let cancel = report.cancel;
     let motion = report.motion.as_ref();
     let (apns, fcm) = (report.platforms.get(&Platform::Apns), report.platforms.get(&Platform::Fcm));
     let of_all = |field: fn(&ByPlatform) -> u64| count(report.platforms.values().map(field).sum());
     let share_of_time =
         apns.zip(fcm).map(|(apns, fcm)| apns.last_push_seconds / fcm.last_push_seconds);
-    let exact = [
-        ("missed", expect.missed, count(report.missed)),
-        ("outside", expect.outside, count(report.outside)),
-        ("stale_tokens", expect.stale_tokens, count(report.stale_tokens)),
-        ("unwanted", expect.unwanted, count(report.unwanted)),
+    vec![
+        ("missed", expect.missed, count(report.counts.missed)),
+        ("outside", expect.outside, count(report.counts.outside)),
+        ("stale_tokens", expect.stale_tokens, count(report.counts.stale_tokens)),
+        ("unwanted", expect.unwanted, count(report.counts.unwanted)),
         ("still_faults", expect.still_faults, motion.map(|m| m.still_faults as f64)),
         ("entered", expect.entered, motion.map(|m| m.entered as f64)),
-        ("duplicates", expect.duplicates, count(report.duplicates)),
-        ("repeated", expect.repeated, count(report.repeated)),
-        ("unknown", expect.unknown, count(report.unknown)),
+        ("duplicates", expect.duplicates, count(report.counts.duplicates)),
+        ("repeated", expect.repeated, count(report.counts.repeated)),
+        ("unknown", expect.unknown, count(report.counts.unknown)),
         (
             "accepted_excess",
             expect.accepted_excess,
-            Some(report.accepted as f64 - (addressed - report.dead_tokens as f64)),
+            Some(report.counts.accepted as f64 - (addressed - report.counts.dead_tokens as f64)),
         ),
         ("preview_excess", expect.preview_excess, Some(preview_excess)),
         ("disagreement", expect.disagreement, count(report.reported.disagreement)),
-        ("unanswered_requests", expect.unanswered_requests, count(report.unanswered_requests)),
+        (
+            "unanswered_requests",
+            expect.unanswered_requests,
+            count(report.counts.unanswered_requests),
+        ),
         ("unanswered_uncounted", expect.unanswered_uncounted, count(uncounted)),
         ("late_after_cancel", expect.late_after_cancel, cancel.map(|c| c.late_after_cancel as f64)),
         ("reached_share", expect.reached_share, cancel.map(|c| c.reached_share)),
@@ -87,22 +135,15 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
             report.watchers.map(|w| w.coordinator_growth_bytes as f64),
         ),
         // Never in a scenario's hands: a record with requests of nobody is no record of this run.
-        ("strangers", Some(Bound::Exactly(0.0)), count(report.strangers)),
-    ];
-    for (name, bound, value) in exact {
-        out.extend(bound.map(|bound| check(name, Kind::Exact, bound, value)));
-    }
-    if let Some(state) = &expect.state {
-        out.push(Check {
-            name: "state",
-            kind: Kind::Exact,
-            expected: state.clone(),
-            measured: report.state.clone(),
-            held: *state == report.state,
-        });
-    }
-    let targets = &expect.targets;
-    for (name, bound, value) in [
+        ("strangers", Some(Bound::Exactly(0.0)), count(report.counts.strangers)),
+    ]
+}
+
+/// What fails a run only with `--strict`: rates and times.
+fn targets(targets: &Targets, report: &Report) -> Vec<Held<f64>> {
+    let motion = report.motion.as_ref();
+    let fcm = report.platforms.get(&Platform::Fcm);
+    vec![
         ("rate_per_second", targets.rate_per_second, report.rate_per_second),
         (
             "fcm_line_use",
@@ -130,53 +171,5 @@ pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
             motion.map_or(f64::NAN, |m| m.cpu.moving_share),
         ),
         ("disorder", targets.disorder, report.worst_order().disorder),
-    ] {
-        out.extend(bound.map(|bound| check(name, Kind::Target, bound, Some(value))));
-    }
-    out
-}
-
-/// Whether a run passes with these checks.
-#[must_use]
-pub fn passes(checks: &[Check], strict: bool) -> bool {
-    checks.iter().all(|c| c.held || (c.kind == Kind::Target && !strict))
-}
-
-/// One bound against one value; none: it could not be measured.
-#[must_use]
-pub fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -> Check {
-    Check {
-        name,
-        kind,
-        expected: bound.to_string(),
-        measured: value.filter(|v| !v.is_nan()).map_or_else(|| "not measured".to_owned(), number),
-        // What was expected and could not be measured did not hold.
-        held: value.is_some_and(|v| bound.holds(v)),
-    }
-}
-
-/// With separators: whole numbers and large ones as such, others to three places that matter.
-#[must_use]
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // below 2^53
-pub fn number(value: f64) -> String {
-    let magnitude = value.abs();
-    let sign = if value < 0.0 { "-" } else { "" };
-    if value.is_finite() && magnitude < 9e15 && (value.fract() == 0.0 || magnitude >= 1_000.0) {
-        format!("{sign}{}", thousands(magnitude.round() as u64))
-    } else if magnitude >= 1.0 {
-        format!("{value:.2}")
-    } else {
-        format!("{value:.4}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_have_separators_and_places_that_matter() {
-        let written = [0.0, -3.0, 80_000.0, 665_522.27, 1.667_6, 0.003_053, f64::NAN].map(number);
-        assert_eq!(written, ["0", "-3", "80,000", "665,522", "1.67", "0.0031", "NaN"]);
-    }
+    ]
 }

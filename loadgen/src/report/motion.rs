@@ -1,15 +1,17 @@
 //! What a wave in motion was like beside the same over still devices.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::quantile;
-use crate::{
-    drive::motion::{Carried, Kinds},
-    run::motion::Spent,
-    verdict::{Judgement, history::Batch, pace},
+use crate::verdict::{
+    Judgement,
+    history::{Batch, History},
+    pace,
 };
 
-/// Devices in motion. What is measured how stands in `verdict::pace`, `verdict::entrants` and `run::motion`.
+/// Devices in motion. What is measured how stands in `verdict::pace`, `verdict::entrants` and `run/motion.rs`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Motion {
     /// Changes acknowledged a second, over the wave.
@@ -38,6 +40,51 @@ pub struct Motion {
     pub still_faults: u64,
     /// What shard nodes used.
     pub cpu: Cost,
+}
+
+/// Changes that the registry was told, counted by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Kinds {
+    /// Places of commuters.
+    pub commutes: u64,
+    /// Places of riders.
+    pub rides: u64,
+    /// Places far from the last one.
+    pub leaps: u64,
+    /// New devices, and devices that came back.
+    pub installs: u64,
+    /// New tokens.
+    pub tokens: u64,
+    /// Removals.
+    pub removals: u64,
+    /// Mutes, and mutes taken back.
+    pub mutes: u64,
+    /// Of all these, delivered late.
+    pub late: u64,
+    /// Delivered again.
+    pub twice: u64,
+}
+
+/// The changes of a wave in motion, as they were carried out.
+#[derive(Debug)]
+pub struct Carried {
+    /// What the registry was told, and when.
+    pub history: History,
+    /// What that was.
+    pub kinds: Kinds,
+    /// How far deliveries were behind the plan at most.
+    pub behind: Duration,
+}
+
+/// What shard nodes used over some time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spent {
+    /// User and system time of all of them, microseconds.
+    pub cpu_us: u64,
+    /// Over how long, seconds.
+    pub seconds: f64,
+    /// Changes acknowledged meanwhile.
+    pub changes: u64,
 }
 
 /// Some of many values.
@@ -86,7 +133,11 @@ impl Motion {
         acknowledged.sort_unstable();
         let to_ms = |ns: u64| ns as f64 / 1e6;
         let [idle, of_still, feed, of_moving] = spent;
-        let cost = Cost::of([idle, of_still, feed, of_moving], still.accepted, moving.accepted);
+        let cost = Cost::of(
+            [idle, of_still, feed, of_moving],
+            still.counts.accepted,
+            moving.counts.accepted,
+        );
         Self {
             changes_per_second: of_moving.changes as f64 / of_moving.seconds.max(1e-3),
             changes: carried.kinds,
@@ -98,15 +149,8 @@ impl Motion {
             freshness_ms: Spread::of(&moving.entered_ns, to_ms),
             lateness_ms: lateness(moving),
             still_lateness_ms: lateness(still),
-            still_accepted: still.accepted,
-            still_faults: still.missed
-                + still.outside
-                + still.stale_tokens
-                + still.unwanted
-                + still.duplicates
-                + still.repeated
-                + still.unknown
-                + still.strangers,
+            still_accepted: still.counts.accepted,
+            still_faults: still.counts.faults(),
             cpu: if measured { cost } else { Cost::UNKNOWN },
         }
     }

@@ -1,11 +1,11 @@
 //! What came of restarts: for each phase what the probes said, and what the verdict said.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use serde::Serialize;
 
-use super::{Machine, summary::thousands};
-use crate::{scenario::restarts::Outcome, verdict::roll::Judged};
+use super::Machine;
+use crate::{numbers::thousands, scenario::restarts::Outcome, verdict::roll::Judged};
 
 /// What became of one alert, by the cluster's words and by the gateways' records.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -161,8 +161,7 @@ impl RestartsReport {
     /// # Errors
     /// The folder cannot be written to.
     pub fn write(&self, dir: &Path) -> io::Result<()> {
-        let json = serde_json::to_string_pretty(self).map_err(io::Error::other)?;
-        fs::write(dir.join("report.json"), json + "\n")
+        super::write(self, dir)
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::fmt::{self, Write as _};
 
+use clarion_emulator::Platform;
+
 use super::{
-    Motion, Report,
-    check::{Check, Kind, number},
+    ByPlatform, Motion, Report,
+    check::{Check, Kind},
 };
+use crate::numbers::{thousands, whole};
 
 /// The whole summary as text.
 #[must_use]
@@ -28,13 +31,41 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
         r.seed
     )?;
     writeln!(out)?;
+    told(out, r)?;
+    if let Some(m) = &r.motion {
+        motion(out, m)?;
+    }
+    events(out, r)?;
+    speed(out, r)?;
+    for (name, p) in &r.platforms {
+        platform(out, *name, p)?;
+    }
+    row(
+        out,
+        "",
+        "bands are walked in turn by each node, written side by side: their seams blur".to_owned(),
+    )?;
+    writeln!(out)?;
+    for check in &r.checks {
+        line(out, check, strict)?;
+    }
+    for (kind, devices) in &r.examples {
+        writeln!(out, "  {kind}: look at devices {devices:?} of seed {}", r.seed)?;
+    }
+    writeln!(out)?;
+    machine(out, r)?;
+    writeln!(out, "  {}", if r.passed { "PASSED" } else { "FAILED" })
+}
+
+/// Who was told, by the judgement and by the cluster's words.
+fn told(out: &mut String, r: &Report) -> fmt::Result {
     row(
         out,
         "in the region",
         format!(
             "{} exactly, {} more in its cells",
-            thousands(r.region_devices),
-            thousands(r.edge_devices)
+            thousands(r.counts.region_devices),
+            thousands(r.counts.edge_devices)
         ),
     )?;
     row(
@@ -42,9 +73,9 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
         "accepted",
         format!(
             "{} ({} dead tokens, {} strangers)",
-            thousands(r.accepted),
-            r.dead_tokens,
-            r.strangers
+            thousands(r.counts.accepted),
+            r.counts.dead_tokens,
+            r.counts.strangers
         ),
     )?;
     row(
@@ -60,7 +91,7 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             r.reported.expired
         ),
     )?;
-    if r.unanswered_requests > 0
+    if r.counts.unanswered_requests > 0
         || r.reported.unanswered_requests > 0
         || r.reported.retried_requests > 0
     {
@@ -69,13 +100,17 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             "requests without answer",
             format!(
                 "{} recorded, {} reported, {} put off by the gateway",
-                r.unanswered_requests, r.reported.unanswered_requests, r.reported.retried_requests
+                r.counts.unanswered_requests,
+                r.reported.unanswered_requests,
+                r.reported.retried_requests
             ),
         )?;
     }
-    if let Some(m) = &r.motion {
-        motion(out, m)?;
-    }
+    Ok(())
+}
+
+/// What happened meanwhile: a cancellation, nodes that came and went, watchers.
+fn events(out: &mut String, r: &Report) -> fmt::Result {
     if let Some(c) = r.cancel {
         row(
             out,
@@ -106,6 +141,11 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             ),
         )?;
     }
+    Ok(())
+}
+
+/// Times, rate and cost of the whole wave.
+fn speed(out: &mut String, r: &Report) -> fmt::Result {
     let s = r.seconds;
     row(
         out,
@@ -115,80 +155,73 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             s.load, s.create, s.first_push, s.p50, s.p99, s.last_push, s.total
         ),
     )?;
-    row(out, "rate", format!("{} a second", thousands_f64(r.rate_per_second)))?;
+    row(out, "rate", format!("{} a second", whole(r.rate_per_second)))?;
     match &r.cluster {
         Some(cluster) => {
             row(out, "cluster", format!("{cluster}; what its processes cost is not known here"))?
         }
         None => cost(out, r)?,
     }
-    row(out, "bytes per push", format!("{:.0}", r.bytes_per_push))?;
-    for (platform, p) in &r.platforms {
-        let name = platform.as_str().to_uppercase();
+    row(out, "bytes per push", format!("{:.0}", r.bytes_per_push))
+}
+
+/// One platform by itself.
+fn platform(out: &mut String, platform: Platform, p: &ByPlatform) -> fmt::Result {
+    let name = platform.as_str().to_uppercase();
+    row(
+        out,
+        &name,
+        format!(
+            "{} accepted from {:.3} s to {:.2} s, {} a second, {:.0} bytes a request",
+            thousands(p.counts.accepted),
+            p.first_push_seconds,
+            p.last_push_seconds,
+            whole(p.rate_per_second),
+            p.bytes_per_push
+        ),
+    )?;
+    if let Some(a) = p.arithmetic {
         row(
             out,
-            &name,
+            "  by arithmetic",
             format!(
-                "{} accepted from {:.3} s to {:.2} s, {} a second, {:.0} bytes a request",
-                thousands(p.accepted),
-                p.first_push_seconds,
-                p.last_push_seconds,
-                thousands_f64(p.rate_per_second),
-                p.bytes_per_push
-            ),
-        )?;
-        if let Some(a) = p.arithmetic {
-            row(
-                out,
-                "  by arithmetic",
-                format!(
-                    "{} a second: {:.1} connections (at most {}) × {:.0} at once ÷ {:.1} ms; {} measured, {:.0} % of it",
-                    thousands_f64(a.rate_per_second),
-                    a.connections,
-                    a.connections_max,
-                    a.at_once,
-                    a.latency_ms,
-                    thousands_f64(a.requests_per_second),
-                    a.used * 1e2
-                ),
-            )?;
-        }
-        row(
-            out,
-            "  requests",
-            format!(
-                "{}, of which {} in the fullest 60 s; {} put off (429), {} failed (5xx), {} repeated",
-                thousands(p.requests),
-                thousands(p.minute_max),
-                thousands(p.throttled),
-                thousands(p.failed_requests),
-                thousands(p.repeated)
-            ),
-        )?;
-        row(
-            out,
-            "  nearest first",
-            format!(
-                "{:.3} % of pairs of bands in the wrong order, 99 % at most {:.1} km behind, rank correlation {:.4}",
-                p.order.disorder * 1e2,
-                p.order.behind_p99_meters / 1e3,
-                p.order.rank_correlation
+                "{} a second: {:.1} connections (at most {}) × {:.0} at once ÷ {:.1} ms; {} measured, {:.0} % of it",
+                whole(a.rate_per_second),
+                a.connections,
+                a.connections_max,
+                a.at_once,
+                a.latency_ms,
+                whole(a.requests_per_second),
+                a.used * 1e2
             ),
         )?;
     }
     row(
         out,
-        "",
-        "bands are walked in turn by each node, written side by side: their seams blur".to_owned(),
+        "  requests",
+        format!(
+            "{}, of which {} in the fullest 60 s; {} put off (429), {} failed (5xx), {} repeated",
+            thousands(p.requests),
+            thousands(p.minute_max),
+            thousands(p.throttled),
+            thousands(p.failed_requests),
+            thousands(p.counts.repeated)
+        ),
     )?;
-    writeln!(out)?;
-    for check in &r.checks {
-        line(out, check, strict)?;
-    }
-    for (kind, devices) in &r.examples {
-        writeln!(out, "  {kind}: look at devices {devices:?} of seed {}", r.seed)?;
-    }
-    writeln!(out)?;
+    row(
+        out,
+        "  nearest first",
+        format!(
+            "{:.3} % of pairs of bands in the wrong order, 99 % at most {:.1} km behind, rank correlation {:.4}",
+            p.order.disorder * 1e2,
+            p.order.behind_p99_meters / 1e3,
+            p.order.rank_correlation
+        ),
+    )
+}
+
+/// Reasons why rates and times mean little on this machine.
+fn machine(out: &mut String, r: &Report) -> fmt::Result {
     if !r.machine.optimised {
         writeln!(out, "  built without optimisation: rates and times say nothing")?;
     }
@@ -199,7 +232,7 @@ fn write(out: &mut String, r: &Report, strict: bool) -> fmt::Result {
             r.machine.load_average, r.machine.cores
         )?;
     }
-    writeln!(out, "  {}", if r.passed { "PASSED" } else { "FAILED" })
+    Ok(())
 }
 
 /// The wave in motion beside the one over still devices.
@@ -209,7 +242,7 @@ fn motion(out: &mut String, m: &Motion) -> fmt::Result {
         "in motion",
         format!(
             "{} changes a second, acknowledged in {:.0} ms (p99 {:.0}); {} devices changed, {} of them inside at the end",
-            thousands_f64(m.changes_per_second),
+            whole(m.changes_per_second),
             m.acknowledged_ms.p50,
             m.acknowledged_ms.p99,
             thousands(m.devices),
@@ -320,36 +353,4 @@ fn line(out: &mut String, check: &Check, strict: bool) -> fmt::Result {
         "  {mark} {:<24} {:>14}   expected {}{what}",
         check.name, check.measured, check.expected
     )
-}
-
-/// 1234567 as 1,234,567.
-#[must_use]
-pub fn thousands(value: u64) -> String {
-    let digits = value.to_string();
-    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a rate
-fn thousands_f64(value: f64) -> String {
-    if value.is_finite() && value >= 0.0 { thousands(value.round() as u64) } else { number(value) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn thousands_have_commas() {
-        assert_eq!(thousands(0), "0");
-        assert_eq!(thousands(999), "999");
-        assert_eq!(thousands(1_000), "1,000");
-        assert_eq!(thousands(1_234_567), "1,234,567");
-    }
 }

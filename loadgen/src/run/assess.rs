@@ -2,17 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use clarion_proto::wire::v1 as wire;
+use clarion_emulator::{Platform, clock};
+use clarion_proto::{time::Time, wire::v1 as wire};
 
-use super::{RunError, motion::Moving, wave::Observed};
+use super::{motion::Moving, wave::Observed};
 use crate::{
-    cluster::{
-        accounting::cpu_used,
-        process::Role,
-        recorded::{Recorded, Requests},
-    },
-    gateway::{Platform, clock},
+    cluster::{accounting::cpu_used, process::Role},
     picture::{
+        case::Case as Drawn,
         figures::{self, Figures, Mark},
         tiles,
     },
@@ -23,7 +20,12 @@ use crate::{
     },
     scenario::Scenario,
     verdict::{
-        self, Case, Judgement, geometry::Region, history::History, ledger::Ledger, order,
+        self, Case, Judgement,
+        geometry::Region,
+        history::History,
+        ledger::Ledger,
+        order,
+        recorded::{RecordError, Recorded, Requests},
         sample::Sample,
     },
 };
@@ -32,156 +34,236 @@ use crate::{
 ///
 /// # Errors
 /// The gateway's record cannot be read, or is not whole.
-#[allow(clippy::cast_precision_loss)] // counts, bytes and nanoseconds far below 2^53
 pub fn assess(
     scenario: &Scenario,
     population: &Population,
-    seen: Observed,
-    moving: Option<Moving>,
-) -> Result<(Report, Figures), RunError> {
+    seen: &Observed,
+    moving: Option<&Moving>,
+) -> Result<(Report, Figures), RecordError> {
     let begun = clock::monotonic();
-    let mut recorded = read(&seen)?;
-    let still = moving.as_ref().map(|moving| read(&moving.still)).transpose()?;
+    let mut recorded = read(seen)?;
+    let still = moving.map(|moving| read(&moving.still)).transpose()?;
     for (platform, requests) in still.iter().flat_map(|still| &still.gateways) {
         // Connections that stand through both alerts count their bytes from when they were opened.
         let all = recorded.gateways.entry(*platform).or_default();
         all.bytes_received = all.bytes_received.saturating_sub(requests.bytes_received);
     }
-    let ledger = &recorded.ledger;
-    let edges = band_edges(&seen.ended.progress);
     let nothing = History::default();
-    let history = moving.as_ref().map_or(&nothing, |m| &m.carried.history);
-    let mut judged = judge(scenario, population, &seen, ledger, history);
-    let motion = moving.zip(still).map(|(moving, still)| {
-        let still = judge(scenario, population, &moving.still, &still.ledger, &History::default());
-        let spent = [moving.idle, moving.still.spent(), moving.feed, seen.spent()];
-        let measured = !seen.cpu.1.is_empty();
-        Motion::of(
-            &moving.carried,
-            (&still, &judged),
-            spent,
-            scenario.alert.max_rate_per_second,
-            measured,
-        )
-    });
-    let resolution = tiles::resolution(&scenario.alert.region);
+    let history = moving.map_or(&nothing, |m| &m.carried.history);
+    let mut judged = judge(scenario, population, seen, &recorded.ledger, history);
     order::sort(&mut judged.samples);
-    let reported = reported(&seen.ended.progress, &judged);
-    let ack = seen.submitted.acknowledged_ns;
-    let cancel = seen.ended.cancelled.map(|cancelled| {
-        let grace_ns = scenario.cancel.map_or(0, |c| c.grace_ms) * 1_000_000;
-        let after = |ns: u64| ledger.pushes().iter().filter(|p| p.at_ns > ns).count() as u64;
-        let last = ledger.pushes().iter().map(|p| p.at_ns).max().unwrap_or(0);
-        Cancel {
+    let motion = moving.zip(still).map(|(moving, still)| {
+        let still = judge(scenario, population, &moving.still, &still.ledger, &nothing);
+        let spent = [moving.idle, moving.still.spent(), moving.feed, seen.spent()];
+        let rate = scenario.alert.max_rate_per_second;
+        Motion::of(&moving.carried, (&still, &judged), spent, rate, is_own(seen))
+    });
+    let edges = band_edges(&seen.ended.progress);
+    let wave = Wave { scenario, seen, recorded: &recorded, judged: &judged, edges: &edges };
+    let figures = wave.figures();
+    Ok((wave.report(motion, begun), figures))
+}
+
+/// A wave that was seen, recorded and judged, its samples in the order of time.
+struct Wave<'a> {
+    scenario: &'a Scenario,
+    seen: &'a Observed,
+    recorded: &'a Recorded,
+    judged: &'a Judgement,
+    /// Outer limits of the bands, ascending.
+    edges: &'a [f64],
+}
+
+#[allow(clippy::cast_precision_loss)] // counts, bytes and nanoseconds far below 2^53
+impl Wave<'_> {
+    fn report(&self, motion: Option<Motion>, begun: Time) -> Report {
+        let Self { scenario, seen, recorded, judged, .. } = *self;
+        let own = is_own(seen);
+        let seconds = self.seconds(begun);
+        let nodes_told = seen.ended.progress.progress.unwrap_or_default().nodes;
+        let state = seen.ended.progress.state().as_str_name();
+        let requests = recorded.ledger.pushes().len().max(1) as f64;
+        let load_growth = seen.load_growth_bytes as f64;
+        Report {
+            scenario: scenario.name.clone(),
+            seed: scenario.seed,
+            devices: scenario.devices,
+            cluster: None,
+            nodes: if own { scenario.nodes } else { nodes_told },
+            region: scenario.alert.region.to_string(),
+            passed: false,
+            state: state.trim_start_matches("STATE_").to_owned(),
+            counts: judged.counts,
+            preview_devices: seen.preview_devices,
+            reported: reported(&seen.ended.progress, judged),
+            motion,
+            cancel: self.cancel(),
+            node_changes: self.node_changes(),
+            watchers: seen.watchers.map(|watched| Watchers {
+                watchers: watched.watchers,
+                slow: watched.slow,
+                messages: watched.messages,
+                stale: watched.stale,
+                coordinator_growth_bytes: seen.coordinator_growth_bytes,
+            }),
+            rate_per_second: rate(judged.counts.accepted, seconds.first_push, seconds.last_push),
+            seconds,
+            cpu_us_per_push: ByRole {
+                shard: self.cpu_per_push(Role::Shard),
+                coordinator: self.cpu_per_push(Role::Coordinator),
+                emulator: self.cpu_per_push(Role::Gateway),
+            },
+            bytes_per_push: recorded.bytes_received() as f64 / requests,
+            rss_bytes: Rss {
+                shard: own.then_some(seen.rss.0),
+                coordinator: own.then_some(seen.rss.1),
+                peaks: seen.peaks.clone(),
+            },
+            bytes_per_device: if own { load_growth / scenario.devices as f64 } else { f64::NAN },
+            shard_growth_bytes: seen.shard_growth_bytes,
+            platforms: self.platforms(),
+            checks: Vec::new(),
+            examples: judged.examples.clone(),
+            machine: Machine::here(),
+        }
+    }
+
+    /// What is drawn of it.
+    fn figures(&self) -> Figures {
+        let case = Drawn {
+            region: &self.scenario.alert.region,
+            resolution: tiles::resolution(&self.scenario.alert.region),
+            spots: &self.judged.spots,
+            edges: self.edges,
+            acknowledged_ns: self.seen.submitted.acknowledged_ns,
+        };
+        let mut figures = Figures::gather(&self.judged.samples, &case);
+        figures.marks = self.marks();
+        figures
+    }
+
+    /// Seconds from the acknowledgement of the alert.
+    fn after_ack(&self, at_ns: u64) -> f64 {
+        figures::seconds(self.seen.submitted.acknowledged_ns, at_ns)
+    }
+
+    fn seconds(&self, begun: Time) -> Seconds {
+        let (seen, samples) = (self.seen, &self.judged.samples);
+        let after_ack = |s: Sample| self.after_ack(s.at_ns);
+        let at = |share: f64| quantile(samples, share).map_or(f64::NAN, after_ack);
+        Seconds {
+            start: seen.start.as_secs_f64(),
+            load: seen.load.as_secs_f64(),
+            create: seen.create.as_secs_f64(),
+            first_push: samples.first().copied().map_or(f64::NAN, after_ack),
+            p50: at(0.5),
+            p99: at(0.99),
+            last_push: at(1.0),
+            ended: self.after_ack(seen.ended.seen_ns),
+            verdict: clock::monotonic().since(begun).as_secs_f64(),
+            total: f64::NAN,
+        }
+    }
+
+    fn cancel(&self) -> Option<Cancel> {
+        let cancelled = self.seen.ended.cancelled?;
+        let counts = self.judged.counts;
+        let pushes = self.recorded.ledger.pushes();
+        let grace_ns = self.scenario.cancel.map_or(0, |c| c.grace_ms) * 1_000_000;
+        let after = |ns: u64| pushes.iter().filter(|p| p.at_ns > ns).count() as u64;
+        let last = pushes.iter().map(|p| p.at_ns).max().unwrap_or(0);
+        Some(Cancel {
             seconds: cancelled.took.as_secs_f64(),
             requests_after: after(cancelled.acknowledged_ns),
             late_after_cancel: after(cancelled.acknowledged_ns + grace_ns),
             last_request_seconds: figures::seconds(cancelled.acknowledged_ns, last),
-            reached_share: judged.accepted as f64 / (judged.region_devices.max(1)) as f64,
+            reached_share: counts.accepted as f64 / counts.region_devices.max(1) as f64,
+        })
+    }
+
+    fn node_changes(&self) -> Vec<NodeChanged> {
+        let changes = self.seen.node_changes.iter();
+        let changed = changes.map(|(at_ns, change)| NodeChanged {
+            seconds: self.after_ack(*at_ns),
+            what: change.to_string(),
+        });
+        changed.collect()
+    }
+
+    /// Microseconds of a role's processes per accepted push; not a number where that is not known.
+    fn cpu_per_push(&self, role: Role) -> f64 {
+        // What a process that was killed has used is not known.
+        let known = role != Role::Shard || self.seen.node_changes.is_empty();
+        if !known || !is_own(self.seen) {
+            return f64::NAN;
         }
-    });
-    let samples = &judged.samples;
-    let case = figures::Case {
-        region: &scenario.alert.region,
-        resolution,
-        spots: &judged.spots,
-        edges: &edges,
-        acknowledged_ns: ack,
-    };
-    let mut figures = Figures::gather(samples, &case);
-    figures.marks = marks(scenario, &seen);
-    let after_ack = |at_ns: u64| figures::seconds(ack, at_ns);
-    let at = |share: f64| quantile(samples, share).map_or(f64::NAN, |s| after_ack(s.at_ns));
-    let (first, last) = (samples.first().map_or(f64::NAN, |s| after_ack(s.at_ns)), at(1.0));
-    // Of another's cluster no process was watched.
-    let own = !seen.cpu.1.is_empty();
-    let measured = |value: f64| if own { value } else { f64::NAN };
-    // What a process that was killed has used is not known.
-    let known = |role| role != Role::Shard || seen.node_changes.is_empty();
-    let per_push = |role| {
-        let used = cpu_used(role, &seen.cpu.0, &seen.cpu.1) as f64 / judged.accepted.max(1) as f64;
-        if known(role) { measured(used) } else { f64::NAN }
-    };
-    let report = Report {
-        scenario: scenario.name.clone(),
-        seed: scenario.seed,
-        devices: scenario.devices,
-        cluster: None,
-        nodes: if own {
-            scenario.nodes
-        } else {
-            seen.ended.progress.progress.unwrap_or_default().nodes
-        },
-        region: scenario.alert.region.to_string(),
-        passed: false,
-        state: seen.ended.progress.state().as_str_name().trim_start_matches("STATE_").to_owned(),
-        region_devices: judged.region_devices,
-        edge_devices: judged.edge_devices,
-        accepted: judged.accepted,
-        missed: judged.missed,
-        outside: judged.outside,
-        stale_tokens: judged.stale_tokens,
-        unwanted: judged.unwanted,
-        duplicates: judged.duplicates,
-        repeated: judged.repeated,
-        unknown: judged.unknown,
-        dead_tokens: judged.dead_tokens,
-        strangers: judged.strangers,
-        unanswered_requests: judged.unanswered_requests,
-        preview_devices: seen.preview_devices,
-        reported,
-        motion,
-        cancel,
-        node_changes: seen
-            .node_changes
-            .iter()
-            .map(|(at_ns, change)| NodeChanged {
-                seconds: after_ack(*at_ns),
-                what: change.to_string(),
-            })
-            .collect(),
-        watchers: seen.watchers.map(|watched| Watchers {
-            watchers: watched.watchers,
-            slow: watched.slow,
-            messages: watched.messages,
-            stale: watched.stale,
-            coordinator_growth_bytes: seen.coordinator_growth_bytes,
-        }),
-        rate_per_second: judged.accepted as f64 / (last - first).max(1e-3),
-        seconds: Seconds {
-            start: seen.start.as_secs_f64(),
-            load: seen.load.as_secs_f64(),
-            create: seen.create.as_secs_f64(),
-            first_push: first,
-            p50: at(0.5),
-            p99: at(0.99),
-            last_push: last,
-            ended: after_ack(seen.ended.seen_ns),
-            verdict: clock::monotonic().since(begun).as_secs_f64(),
-            total: f64::NAN,
-        },
-        cpu_us_per_push: ByRole {
-            shard: per_push(Role::Shard),
-            coordinator: per_push(Role::Coordinator),
-            emulator: per_push(Role::Gateway),
-        },
-        bytes_per_push: recorded.bytes_received() as f64 / ledger.pushes().len().max(1) as f64,
-        rss_bytes: Rss {
-            shard: own.then_some(seen.rss.0),
-            coordinator: own.then_some(seen.rss.1),
-            peaks: seen.peaks,
-        },
-        bytes_per_device: measured(seen.load_growth_bytes as f64 / scenario.devices as f64),
-        shard_growth_bytes: seen.shard_growth_bytes,
-        platforms: by_platform(scenario, &judged, &recorded, &edges, ack),
-        checks: Vec::new(),
-        examples: std::mem::take(&mut judged.examples),
-        machine: Machine::here(),
-    };
-    Ok((report, figures))
+        let (before, after) = &self.seen.cpu;
+        cpu_used(role, before, after) as f64 / self.judged.counts.accepted.max(1) as f64
+    }
+
+    /// Each platform by itself.
+    fn platforms(&self) -> BTreeMap<Platform, ByPlatform> {
+        let gateways = self.recorded.gateways.iter();
+        gateways
+            .map(|(platform, requests)| (*platform, self.platform(*platform, requests)))
+            .collect()
+    }
+
+    fn platform(&self, platform: Platform, requests: &Requests) -> ByPlatform {
+        let counts = self.judged.platforms.get(&platform).copied().unwrap_or_default();
+        let of_platform = |s: &&Sample| s.spot.platform() == platform;
+        let samples: Vec<Sample> =
+            self.judged.samples.iter().filter(of_platform).copied().collect();
+        let after_ack = |s: Option<&Sample>| s.map_or(f64::NAN, |s| self.after_ack(s.at_ns));
+        let (first, last) = (after_ack(samples.first()), after_ack(samples.last()));
+        let line = self.scenario.gateway.distance.of(platform);
+        ByPlatform {
+            counts,
+            requests: requests.count,
+            throttled: requests.throttled,
+            failed_requests: requests.failed,
+            minute_max: requests.minute_max,
+            bytes_per_push: requests.bytes_received as f64 / requests.count.max(1) as f64,
+            rate_per_second: rate(counts.accepted, first, last),
+            arithmetic: Arithmetic::of(platform, line, requests),
+            first_push_seconds: first,
+            last_push_seconds: last,
+            order: order::measure(&samples, self.edges),
+        }
+    }
+
+    /// What happened during the wave, for its pictures.
+    fn marks(&self) -> Vec<Mark> {
+        let seen = self.seen;
+        let fault = self.scenario.gateway.fault.as_ref().zip(seen.fault_ns);
+        let fault = fault.map(|(fault, at_ns)| Mark {
+            from: self.after_ack(at_ns),
+            until: self.after_ack(at_ns + fault.for_ms() * 1_000_000),
+            label: fault.to_string(),
+        });
+        let moment = |at_ns: u64, label: String| {
+            let at = self.after_ack(at_ns);
+            Mark { from: at, until: at, label }
+        };
+        let cancel =
+            seen.ended.cancelled.map(|c| moment(c.acknowledged_ns, "called off".to_owned()));
+        let changes = seen.node_changes.iter().map(|(at_ns, c)| moment(*at_ns, c.to_string()));
+        fault.into_iter().chain(cancel).chain(changes).collect()
+    }
 }
 
-fn read(seen: &Observed) -> Result<Recorded, RunError> {
+/// Whether the cluster is this run's own: of another's no process was watched.
+fn is_own(seen: &Observed) -> bool {
+    !seen.cpu.1.is_empty()
+}
+
+/// Acceptances a second between the first and the last.
+#[allow(clippy::cast_precision_loss)] // a count far below 2^53
+fn rate(accepted: u64, first_seconds: f64, last_seconds: f64) -> f64 {
+    accepted as f64 / (last_seconds - first_seconds).max(1e-3)
+}
+
+fn read(seen: &Observed) -> Result<Recorded, RecordError> {
     Recorded::read(seen.records.iter().map(|(platform, path)| (*platform, path.as_path())))
 }
 
@@ -207,69 +289,6 @@ fn judge(
     })
 }
 
-/// Each platform by itself; samples are in the order of time.
-#[allow(clippy::cast_precision_loss)] // counts and bytes far below 2^53
-fn by_platform(
-    scenario: &Scenario,
-    judged: &Judgement,
-    recorded: &Recorded,
-    edges: &[f64],
-    acknowledged_ns: u64,
-) -> BTreeMap<Platform, ByPlatform> {
-    let one = |(platform, requests): (&Platform, &Requests)| {
-        let count = judged.platforms.get(platform).copied().unwrap_or_default();
-        let samples: Vec<Sample> =
-            judged.samples.iter().filter(|s| s.spot.platform() == *platform).copied().collect();
-        let after_ack =
-            |s: Option<&Sample>| s.map_or(f64::NAN, |s| figures::seconds(acknowledged_ns, s.at_ns));
-        let (first, last) = (after_ack(samples.first()), after_ack(samples.last()));
-        let figures = ByPlatform {
-            addressed: count.addressed,
-            accepted: count.accepted,
-            missed: count.missed,
-            duplicates: count.duplicates,
-            repeated: count.repeated,
-            unknown: count.unknown,
-            dead_tokens: count.dead_tokens,
-            requests: requests.count,
-            throttled: requests.throttled,
-            failed_requests: requests.failed,
-            minute_max: requests.minute_max,
-            bytes_per_push: requests.bytes_received as f64 / requests.count.max(1) as f64,
-            rate_per_second: count.accepted as f64 / (last - first).max(1e-3),
-            arithmetic: Arithmetic::of(
-                *platform,
-                scenario.gateway.distance.of(*platform),
-                requests,
-            ),
-            first_push_seconds: first,
-            last_push_seconds: last,
-            order: order::measure(&samples, edges),
-        };
-        (*platform, figures)
-    };
-    recorded.gateways.iter().map(one).collect()
-}
-
-/// What happened during the wave, for its pictures.
-fn marks(scenario: &Scenario, seen: &Observed) -> Vec<Mark> {
-    let after_ack = |at_ns: u64| figures::seconds(seen.submitted.acknowledged_ns, at_ns);
-    let fault = scenario.gateway.fault.as_ref().zip(seen.fault_ns).map(|(fault, at_ns)| Mark {
-        from: after_ack(at_ns),
-        until: after_ack(at_ns + fault.for_ms() * 1_000_000),
-        label: fault.to_string(),
-    });
-    let cancel = seen.ended.cancelled.map(|cancelled| {
-        let at = after_ack(cancelled.acknowledged_ns);
-        Mark { from: at, until: at, label: "called off".to_owned() }
-    });
-    let changes = seen.node_changes.iter().map(|(at_ns, change)| {
-        let at = after_ack(*at_ns);
-        Mark { from: at, until: at, label: change.to_string() }
-    });
-    fault.into_iter().chain(cancel).chain(changes).collect()
-}
-
 fn reported(progress: &wire::AlertProgress, judged: &Judgement) -> Reported {
     let totals = progress.progress.unwrap_or_default();
     let outcomes = totals.outcomes.unwrap_or_default();
@@ -282,8 +301,8 @@ fn reported(progress: &wire::AlertProgress, judged: &Judgement) -> Reported {
         expired: outcomes.expired,
         unanswered_requests: totals.unanswered_requests,
         retried_requests: totals.retried_requests,
-        disagreement: outcomes.accepted.abs_diff(judged.accepted)
-            + outcomes.dead.abs_diff(judged.dead_tokens),
+        disagreement: outcomes.accepted.abs_diff(judged.counts.accepted)
+            + outcomes.dead.abs_diff(judged.counts.dead_tokens),
     }
 }
 

@@ -6,18 +6,20 @@
 
 use std::time::Duration;
 
+use clarion_emulator::clock;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use super::{
     RunError,
-    wave::{Loaded, Observed, Scene},
+    scene::{Loaded, Scene},
+    wave::Observed,
 };
 use crate::{
     cluster::{accounting::cpu_used, process::Role},
-    drive::motion::{self, Carried, Plan, Ways},
-    gateway::clock,
+    drive::motion::{self, Plan, Ways},
+    report::motion::{Carried, Spent},
     scenario::{MotionSpec, RegionSpec},
 };
 
@@ -37,17 +39,6 @@ pub struct Moving {
     pub idle: Spent,
     /// The changes alone.
     pub feed: Spent,
-}
-
-/// What shard nodes used over some time.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Spent {
-    /// User and system time of all of them, microseconds.
-    pub cpu_us: u64,
-    /// Over how long, seconds.
-    pub seconds: f64,
-    /// Changes acknowledged meanwhile.
-    pub changes: u64,
 }
 
 impl Scene<'_> {

@@ -11,17 +11,17 @@ use std::{
     time::Duration,
 };
 
+use clarion_emulator::clock;
 use clarion_proto::wire::v1::{self as wire, Progress, alert_service_client::AlertServiceClient};
 use clarion_runtime::probe;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::transport::{Channel, Endpoint};
-use xxhash_rust::xxh3::xxh3_64;
+use tonic::transport::Channel;
 
 use super::{Options, RunError, Stage, io_error};
 use crate::{
-    cluster::{Cluster, ClusterPlan, Started, process::Role, recorded},
+    cluster::{Cluster, ClusterPlan, Started, process::Role},
     drive::{self, DriveError, alert},
-    gateway::{clock, record::Record},
+    names,
     population::Population,
     report::{
         Machine,
@@ -32,7 +32,7 @@ use crate::{
         restarts::{Outcome, Phase, RestartCase, RestartsSpec, Step},
     },
     show::Show,
-    verdict::{geometry::Region, roll::Roll},
+    verdict::{geometry::Region, recorded, roll::Roll},
 };
 
 /// Between two looks at the probes.
@@ -94,7 +94,7 @@ pub async fn run(
         phases,
         machine: Machine::here(),
     };
-    report.write(&dir).map_err(|e| io_error("report.json", e))?;
+    report.write(&dir).map_err(|e| io_error(names::REPORT, e))?;
     Ok(report)
 }
 
@@ -238,14 +238,7 @@ impl<'a> Player<'a> {
     }
 
     async fn connect(&self) -> Result<Channel, RunError> {
-        let endpoint =
-            Endpoint::from_shared(self.cluster.coordinator.clone()).map_err(DriveError::from)?;
-        Ok(endpoint
-            .connect_timeout(PROBE_WITHIN)
-            .tcp_nodelay(true)
-            .connect()
-            .await
-            .map_err(DriveError::from)?)
+        Ok(drive::connect(&self.cluster.coordinator, PROBE_WITHIN).await?)
     }
 
     /// Creates apps and devices at a coordinator that has none; does not wait for nodes.
@@ -285,7 +278,7 @@ impl<'a> Player<'a> {
     async fn probes(&self) -> BTreeMap<String, String> {
         let mut said = BTreeMap::new();
         for name in &self.expected {
-            let service = if name.starts_with("shard-") {
+            let service = if names::node_number(name).is_some() {
                 "clarion.shard.v1.ShardService"
             } else {
                 "clarion.v1.AlertService"
@@ -370,22 +363,15 @@ impl<'a> Player<'a> {
             }
             Err(other) => format!("lost: {other}"),
         };
-        self.judge(&submitted.name, state, begun).await
+        self.judge(submitted.collapse_hash(), state, begun).await
     }
 
-    async fn judge(&self, name: &str, state: String, begun: Instant) -> Result<Verdict, RunError> {
-        // An alert without a key of its own collapses by its id.
-        let hash = xxh3_64(name.trim_start_matches("alerts/").as_bytes());
+    async fn judge(&self, hash: u64, state: String, begun: Instant) -> Result<Verdict, RunError> {
         let (mut pushes, mut of_others) = (Vec::new(), 0);
         for emulator in &self.cluster.emulators {
-            let path = self
-                .cluster
-                .dir()
-                .join(format!("gateway-{}-record.bin", emulator.platform.as_str()));
+            let path = self.cluster.dir().join(names::record(emulator.platform, ""));
             emulator.export(&path).await?;
-            let failed =
-                |problem: String| RunError::Record(format!("{}: {problem}", path.display()));
-            let record = Record::load(&path).map_err(|e| failed(e.to_string()))?;
+            let record = recorded::load(&path)?;
             for entry in &record.entries {
                 if entry.collapse_hash == hash {
                     pushes.push(recorded::push(entry));

@@ -12,18 +12,20 @@ use tonic::transport::Channel;
 mod alerts;
 mod case;
 
-use super::{Options, RunError, Stage, io_error, surroundings, wave::Scene};
+use clarion_emulator::clock;
+
+use super::{Options, RunError, Stage, io_error, scene::Scene, surroundings};
 use crate::{
-    cluster::{emulator::Emulator, process::Role, recorded},
+    cluster::{emulator::Emulator, process::Role},
     drive::alert::{create_apps, now_ns},
-    gateway::{clock, record::Record},
+    names,
     report::{
         Machine,
         series::{CaseReport, SeriesReport, headings},
     },
     scenario::{CaseSpec, Scenario, SeriesSpec},
     show::Show,
-    verdict::{geometry::Region, ledger::Fate, roll::Roll},
+    verdict::{geometry::Region, ledger::Fate, recorded, roll::Roll},
 };
 use alerts::Alerts;
 use case::Case;
@@ -88,7 +90,7 @@ pub async fn run(
         peaks,
         machine: Machine::here(),
     };
-    report.write(&dir).map_err(|e| io_error("report.json", e))?;
+    report.write(&dir).map_err(|e| io_error(names::REPORT, e))?;
     Ok(report)
 }
 
@@ -158,8 +160,7 @@ impl Player<'_> {
             case.connections_closed += counted.connections_closed;
             case.handshakes_failed += counted.handshakes_failed;
             case.protocol_errors += counted.protocol_errors;
-            let path =
-                self.scene.dir.join(format!("gateway-{}-record.bin", emulator.platform.as_str()));
+            let path = self.scene.dir.join(names::record(emulator.platform, ""));
             emulator.export(&path).await?;
             self.read(&path, spec.befalls(emulator.platform), &mut case)?;
         }
@@ -212,7 +213,7 @@ impl Player<'_> {
         let mut until_us = before_us;
         for emulator in &self.scene.emulators {
             let path =
-                self.scene.dir.join(format!("gateway-{}-part.bin", emulator.platform.as_str()));
+                self.scene.dir.join(format!("{}-part.bin", names::emulator(emulator.platform)));
             until_us = until_us.min(emulator.take(&path, before_us).await?);
             self.read(&path, spec.befalls(emulator.platform), case)?;
         }
@@ -222,15 +223,8 @@ impl Player<'_> {
 
     /// Gives every request of a file to its alert. The file is gone then.
     fn read(&mut self, path: &Path, befallen: bool, case: &mut Case) -> Result<(), RunError> {
-        let failed = |problem: String| RunError::Record(format!("{}: {problem}", path.display()));
-        let record = Record::load(path).map_err(|e| failed(e.to_string()))?;
-        fs::remove_file(path).map_err(|e| failed(e.to_string()))?;
-        if record.header.dropped > 0 {
-            return Err(failed(format!(
-                "{} requests did not fit: it proves nothing",
-                record.header.dropped
-            )));
-        }
+        let record = recorded::load(path)?;
+        fs::remove_file(path).map_err(|e| io_error(&path.display().to_string(), e))?;
         for entry in &record.entries {
             let push = recorded::push(entry);
             if push.fate == Fate::Dead {

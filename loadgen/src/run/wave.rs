@@ -1,76 +1,32 @@
-//! The part of a run that talks to the cluster: load, alert, trouble, record.
+//! One alert of a run: its submission, the wave with the trouble meanwhile, the gateways' records.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use clarion_emulator::{Platform, clock};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
-    time::{Instant, sleep, sleep_until, timeout},
+    sync::{oneshot, watch},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
-use super::{RunError, io_error, motion::Moving};
+use super::{
+    RunError,
+    scene::{Loaded, Scene},
+};
 use crate::{
-    cluster::{
-        NodeOrder,
-        accounting::{self, Cpu, MemoryLog, Watched},
-        emulator::Emulator,
-        node_name,
-        process::Role,
-    },
+    cluster::{NodeOrder, accounting::Cpu, process::Role},
     drive::{
-        self, DriveError,
+        DriveError,
         alert::{self, Ended, Submitted, now_ns},
         watchers,
     },
-    gateway::{Platform, clock},
-    population::Population,
-    scenario::{FaultSpec, NodeChange, Scenario},
-    show::Show,
-    verdict::geometry::Region,
+    names,
+    scenario::{FaultSpec, NodeChange},
 };
 
 /// After a cancellation the record is watched for so long, for what still arrives.
 const AFTER_CANCEL: Duration = Duration::from_secs(1);
-/// To connect to a coordinator that has said that it listens.
-const CONNECT: Duration = Duration::from_secs(10);
-
-/// All that a run needs of its surroundings.
-pub struct Scene<'a> {
-    /// What is played.
-    pub scenario: &'a Scenario,
-    /// With whom.
-    pub population: &'a Arc<Population>,
-    /// Where the coordinator is.
-    pub coordinator: String,
-    /// Where the gateways are.
-    pub emulators: Vec<Emulator>,
-    /// The processes.
-    pub watched: Vec<Watched>,
-    /// Where nodes are killed and started; none if they are somebody else's.
-    pub node_orders: Option<mpsc::Sender<NodeOrder>>,
-    /// Their memory.
-    pub memory: MemoryLog,
-    /// Where the record goes.
-    pub dir: &'a Path,
-    /// To whom it is shown.
-    pub show: &'a Show,
-}
-
-/// What loading all devices took.
-#[derive(Debug, Clone, Copy)]
-pub struct Loaded {
-    /// Until all were visible.
-    pub took: Duration,
-    /// Growth of all shard nodes.
-    pub growth_bytes: u64,
-}
-
 /// What was seen of the wave.
 #[derive(Debug)]
 pub struct Observed {
@@ -121,29 +77,11 @@ struct Waved {
 }
 
 impl Scene<'_> {
-    /// Plays the scenario; tells beside it what was seen of its parts, if it is one in motion.
+    /// The alert from its preview to the gateways' records, which are named after the `part` of the run;
+    /// `changes`: of devices, acknowledged so far.
     ///
     /// # Errors
     /// A step did not succeed within its deadline.
-    pub async fn play(&self) -> Result<(Observed, Option<Moving>), RunError> {
-        let channel = self.connect().await?;
-        alert::create_apps(channel.clone(), self.population).await?;
-        let empty = self.rss(Role::Shard);
-        let begun = clock::monotonic();
-        self.load(channel.clone()).await?;
-        let took = clock::monotonic().since(begun);
-        let loaded = Loaded { took, growth_bytes: self.rss(Role::Shard).saturating_sub(empty) };
-        match self.scenario.motion {
-            None => Ok((self.alert(channel, loaded, "", || 0).await?, None)),
-            Some(spec) => {
-                let (observed, moving) = self.play_moving(channel, spec, loaded).await?;
-                Ok((observed, Some(moving)))
-            }
-        }
-    }
-
-    /// The alert from its preview to the gateways' records, which are named after the `part` of the run; `changes`: of devices,
-    /// acknowledged so far.
     pub(super) async fn alert(
         &self,
         channel: Channel,
@@ -172,8 +110,7 @@ impl Scene<'_> {
         }
         let mut records = Vec::new();
         for emulator in &self.emulators {
-            let record =
-                self.dir.join(format!("gateway-{}{part}-record.bin", emulator.platform.as_str()));
+            let record = self.dir.join(names::record(emulator.platform, part));
             emulator.export(&record).await?;
             records.push((emulator.platform, record));
         }
@@ -200,37 +137,6 @@ impl Scene<'_> {
             peaks: BTreeMap::new(),
             records,
         })
-    }
-
-    pub(super) async fn connect(&self) -> Result<Channel, RunError> {
-        let endpoint = Endpoint::from_shared(self.coordinator.clone()).map_err(DriveError::from)?;
-        Ok(endpoint
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
-            .connect()
-            .await
-            .map_err(DriveError::from)?)
-    }
-
-    pub(super) async fn load(&self, channel: Channel) -> Result<(), RunError> {
-        let count = self.population.count();
-        let bar = self.show.bar("load", count, "devices");
-        let deadline = Duration::from_secs(self.scenario.deadlines.load_s);
-        let progress = bar.clone();
-        let load = drive::load::load(
-            channel.clone(),
-            Arc::clone(self.population),
-            clock::wall().0,
-            move |n| progress.inc(n),
-        );
-        timeout(deadline, load).await.map_err(|_| DriveError::Late {
-            what: "writing all devices",
-            seconds: deadline.as_secs(),
-            state: format!("{} of {count} acknowledged", bar.position()),
-        })??;
-        drive::visible(channel, count, deadline).await?;
-        bar.finish();
-        Ok(())
     }
 
     /// The alert with everything that happens meanwhile; tells when a fault began.
@@ -325,26 +231,6 @@ impl Scene<'_> {
             done.push((now_ns(), *change));
         }
         Ok(done)
-    }
-
-    /// Devices exactly inside at the start.
-    fn inside(&self) -> u64 {
-        let region = Region::new(&self.scenario.alert.region);
-        self.population.iter().filter(|d| region.outside_meters(d.place) == 0.0).count() as u64
-    }
-
-    /// Of the processes that stay.
-    pub(super) fn cpu(&self) -> Result<Cpu, RunError> {
-        let changed =
-            |w: &Watched| self.scenario.node_changes.iter().any(|c| node_name(c.node) == w.name);
-        let staying: Vec<_> = self.watched.iter().filter(|w| !changed(w)).cloned().collect();
-        accounting::cpu(&staying).map_err(|e| io_error("/proc", e))
-    }
-
-    /// Of all processes of a role; one that is gone is found by the watcher.
-    fn rss(&self, role: Role) -> u64 {
-        let of_role = self.watched.iter().filter(|w| w.role == role);
-        of_role.filter_map(|w| accounting::memory(w.pid).ok()).map(|(now, _)| now).sum()
     }
 }
 

@@ -33,6 +33,27 @@ impl Scenario {
         }
         self.check_region()?;
         within("alert.active_s", self.alert.active_s, 1, 30 * 86_400)?;
+        self.check_gateway()?;
+        self.check_nodes()?;
+        if let Some(series) = &self.series {
+            series.check(self)?;
+        }
+        if let Some(restarts) = &self.restarts {
+            restarts.check(self)?;
+        }
+        if let Some(cancel) = self.cancel {
+            share("cancel.at_share", cancel.at_share)?;
+        }
+        self.check_motion()?;
+        if let Some(watchers) = self.watchers {
+            // What a coordinator takes for one alert unless configured otherwise; one more watches for the run itself.
+            within("watchers.count", watchers.count, 1, 2_047)?;
+            share("watchers.slow_share", watchers.slow_share)?;
+        }
+        Ok(())
+    }
+
+    fn check_gateway(&self) -> Checked {
         share("gateway.dead_share", self.gateway.dead_share)?;
         within("gateway.latency_us", self.gateway.latency_us, 0, 10_000_000)?;
         for (field, line) in [
@@ -46,6 +67,12 @@ impl Scenario {
             within(field, line.stream_window.unwrap_or(65_535), 1, (1 << 31) - 1)?;
             within(field, line.streams_max.unwrap_or(1), 1, 100_000)?;
         }
+        self.check_fault()?;
+        let fcm = self.gateway.fcm;
+        within("gateway.fcm.quota_per_minute", fcm.quota_per_minute.unwrap_or(1), 1, FCM_QUOTA_MAX)
+    }
+
+    fn check_fault(&self) -> Checked {
         match &self.gateway.fault {
             Some(FaultSpec::Slow { factor, for_ms, .. }) => {
                 within("gateway.fault.factor", *factor, 2, 100_000)?;
@@ -74,41 +101,22 @@ impl Scenario {
             }
             None => {}
         }
-        let fcm = self.gateway.fcm;
-        within(
-            "gateway.fcm.quota_per_minute",
-            fcm.quota_per_minute.unwrap_or(1),
-            1,
-            FCM_QUOTA_MAX,
-        )?;
-        self.check_nodes()?;
-        if let Some(series) = &self.series {
-            series.check(self)?;
+        Ok(())
+    }
+
+    fn check_motion(&self) -> Checked {
+        let Some(motion) = self.motion else { return Ok(()) };
+        within("motion.changes_per_second", motion.changes_per_second, 1, 100_000)?;
+        within("motion.idle_ms", motion.idle_ms, 1, 60_000)?;
+        within("motion.settle_ms", motion.settle_ms, 1, 60_000)?;
+        if self.alert.max_rate_per_second == 0 {
+            return Err((
+                "alert.max_rate_per_second",
+                "must be above 0: lateness is judged by the pace".to_owned(),
+            ));
         }
-        if let Some(restarts) = &self.restarts {
-            restarts.check(self)?;
-        }
-        if let Some(cancel) = self.cancel {
-            share("cancel.at_share", cancel.at_share)?;
-        }
-        if let Some(motion) = self.motion {
-            within("motion.changes_per_second", motion.changes_per_second, 1, 100_000)?;
-            within("motion.idle_ms", motion.idle_ms, 1, 60_000)?;
-            within("motion.settle_ms", motion.settle_ms, 1, 60_000)?;
-            if self.alert.max_rate_per_second == 0 {
-                return Err((
-                    "alert.max_rate_per_second",
-                    "must be above 0: lateness is judged by the pace".to_owned(),
-                ));
-            }
-            if self.cancel.is_some() || self.gateway.fault.is_some() || self.watchers.is_some() {
-                return Err(("motion", "goes with no cancel, no fault and no watchers".to_owned()));
-            }
-        }
-        if let Some(watchers) = self.watchers {
-            // What a coordinator takes for one alert unless configured otherwise; one more watches for the run itself.
-            within("watchers.count", watchers.count, 1, 2_047)?;
-            share("watchers.slow_share", watchers.slow_share)?;
+        if self.cancel.is_some() || self.gateway.fault.is_some() || self.watchers.is_some() {
+            return Err(("motion", "goes with no cancel, no fault and no watchers".to_owned()));
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::summary::thousands;
+use crate::numbers::exact;
 
 /// Expectations of one scenario; what is absent is not judged.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -135,20 +135,13 @@ impl Bound {
 impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Exactly(wanted) => write!(f, "= {}", written(*wanted)),
+            Self::Exactly(wanted) => write!(f, "= {}", exact(*wanted)),
             Self::Limits { min: Some(min), max: Some(max) } => {
-                write!(f, "{} to {}", written(*min), written(*max))
+                write!(f, "{} to {}", exact(*min), exact(*max))
             }
-            Self::Limits { min: Some(min), max: None } => write!(f, "≥ {}", written(*min)),
-            Self::Limits { min: None, max: Some(max) } => write!(f, "≤ {}", written(*max)),
+            Self::Limits { min: Some(min), max: None } => write!(f, "≥ {}", exact(*min)),
+            Self::Limits { min: None, max: Some(max) } => write!(f, "≤ {}", exact(*max)),
             Self::Limits { min: None, max: None } => f.write_str("any"),
         }
     }
-}
-
-/// As the scenario has it, with separators.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a whole number below 2^53
-fn written(value: f64) -> String {
-    let whole = value.fract() == 0.0 && (0.0..9e15).contains(&value);
-    if whole { thousands(value as u64) } else { value.to_string() }
 }

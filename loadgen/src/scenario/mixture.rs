@@ -6,18 +6,16 @@
 //! Not drawn: what makes a lane wait for longer than a step by contract (a quota that is used up, a refused credential, an
 //! expired certificate, a storm of dead tokens). Each of these is a case of its own.
 
+use clarion_emulator::{
+    Faults, Platform,
+    answer::{Reason, RetryAfter},
+    faults::{Action, Credit, Errors, Handshake, Latency, Repeat, Silence, Silent},
+    frame::Code,
+    script::{Fate, Rule, Scripted},
+};
 use serde::Deserialize;
 
-use crate::{
-    gateway::{
-        Faults, Platform,
-        answer::{Reason, RetryAfter},
-        faults::{Action, Credit, Errors, Handshake, Latency, Repeat, Silence, Silent},
-        frame::Code,
-        script::{Fate, Rule, Scripted},
-    },
-    population::draws::Draws,
-};
+use crate::population::draws::Draws;
 
 /// A mixture.
 #[derive(Debug, Clone, Copy, Deserialize)]

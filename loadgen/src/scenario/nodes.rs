@@ -9,6 +9,7 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::{Scenario, check::Checked};
+use crate::names;
 
 /// One change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -39,7 +40,7 @@ impl fmt::Display for NodeChange {
             NodeAction::Kill => "killed",
             NodeAction::Start => "started",
         };
-        write!(f, "shard-{} {what}", self.node)
+        write!(f, "{} {what}", names::node(self.node))
     }
 }
 

@@ -9,6 +9,7 @@
 use serde::Deserialize;
 
 use super::{Scenario, check::Checked};
+use crate::names;
 
 /// What makes a scenario one of restarts.
 #[derive(Debug, Clone, Deserialize)]
@@ -150,7 +151,7 @@ impl Step {
     /// Whether the registry is empty afterwards: a coordinator keeps it in memory.
     #[must_use]
     pub fn empties_registry(&self) -> bool {
-        matches!(self, Self::Start { what, .. } if what == "coordinator")
+        matches!(self, Self::Start { what, .. } if what == names::COORDINATOR)
     }
 }
 
@@ -190,10 +191,9 @@ impl RestartsSpec {
             let of_case = |problem: String| ("restarts.cases", format!("{}: {problem}", case.name));
             for phase in &case.phases {
                 let known = |what: &str| {
-                    let node = what.strip_prefix("shard-").and_then(|n| n.parse::<u32>().ok());
-                    what == "coordinator"
-                        || what == "coordinator-2"
-                        || node.is_some_and(|n| n < nodes)
+                    what == names::COORDINATOR
+                        || what == names::SECOND_COORDINATOR
+                        || names::node_number(what).is_some_and(|n| n < nodes)
                 };
                 if let Some(unknown) =
                     phase.steps.iter().filter_map(Step::process).find(|what| !known(what))

@@ -7,13 +7,10 @@
 
 use std::collections::BTreeMap;
 
+use clarion_emulator::{Faults, Platform};
 use serde::Deserialize;
 
-use super::{Bound, Scenario, check::Checked, mixture::MixtureSpec};
-use crate::{
-    gateway::{Faults, Platform},
-    report::series::FIGURES,
-};
+use super::{Bound, Scenario, check::Checked, figures::FIGURES, mixture::MixtureSpec};
 
 /// What makes a scenario a series.
 #[derive(Debug, Clone, Deserialize)]

@@ -110,7 +110,7 @@ fn a_scripted_fault_is_checked_against_the_gateways_that_it_befalls() {
     let scenario = Scenario::parse("small.toml", &SMALL.replace("[expect]", &fault("Shutdown")))
         .expect("valid");
     assert_eq!(
-        scenario.gateway.distance.of(crate::gateway::Platform::Apns).latency.map(|l| l.p99_us),
+        scenario.gateway.distance.of(clarion_emulator::Platform::Apns).latency.map(|l| l.p99_us),
         Some(9)
     );
     let text = problem(&SMALL.replace("[expect]", &fault("UNAVAILABLE")));

@@ -10,8 +10,9 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
+use clarion_emulator::Platform;
+
 use super::{Case, Life, geometry, history::Stretch, order};
-use crate::gateway::Platform;
 
 /// When the frontier passed.
 #[derive(Debug, Default)]

@@ -6,9 +6,10 @@
 //! a device stands somewhere *possibly* from the sending of what put it there until its next change must have been seen, and
 //! *certainly* from the acknowledgement until the next change is sent.
 
+use clarion_emulator::Platform;
+
 use super::geometry::Region;
 use crate::{
-    gateway::Platform,
     place::Place,
     population::{Population, token::TokenBytes},
 };

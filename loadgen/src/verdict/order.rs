@@ -93,10 +93,11 @@ fn spearman(samples: &[Sample]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use clarion_emulator::Platform;
     use h3o::Resolution;
 
     use super::*;
-    use crate::{gateway::Platform, place::Place, verdict::sample::Spot};
+    use crate::{place::Place, verdict::sample::Spot};
 
     #[allow(clippy::cast_precision_loss)]
     fn wave(distances: impl IntoIterator<Item = u32>) -> Order {

@@ -6,12 +6,14 @@
 
 use std::{collections::BTreeMap, num::NonZero, thread};
 
+use clarion_emulator::Platform;
+
 use super::{
     COVER_REACH_METERS, EXAMPLES_MAX, OUTSIDE_METERS, cells,
     geometry::Region,
     ledger::{Answer, Fate, Push, Tally},
 };
-use crate::{gateway::Platform, population::Population};
+use crate::population::Population;
 
 /// All devices of a population, by token. 16 bytes each.
 #[derive(Debug)]

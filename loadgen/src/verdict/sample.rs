@@ -4,9 +4,10 @@
 //! resolution for the whole run, at most [`FINEST`]; of its 64 bits, version and unused digits are the same for all cells of that
 //! resolution, which leaves 7 bits of base cell and 3 of each digit: 31 bits at resolution 8, and one for the platform.
 
+use clarion_emulator::Platform;
 use h3o::{CellIndex, LatLng, Resolution};
 
-use crate::{gateway::Platform, place::Place};
+use crate::place::Place;
 
 /// No spot is smaller than a cell of this resolution, some 0.7 km².
 pub const FINEST: Resolution = Resolution::Eight;

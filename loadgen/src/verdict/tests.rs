@@ -121,18 +121,29 @@ fn at(place: Place) -> u64 {
 fn a_perfect_wave_is_found_perfect() {
     let judged = World::perfect().judge();
     assert!(
-        judged.region_devices > 150 && judged.edge_devices > 10,
+        judged.counts.region_devices > 150 && judged.counts.edge_devices > 10,
         "{} and {}",
-        judged.region_devices,
-        judged.edge_devices
+        judged.counts.region_devices,
+        judged.counts.edge_devices
     );
-    assert_eq!(judged.accepted, judged.region_devices + judged.edge_devices);
-    assert_eq!((judged.missed, judged.outside, judged.duplicates, judged.repeated), (0, 0, 0, 0));
-    assert_eq!((judged.unknown, judged.dead_tokens, judged.strangers), (0, 0, 0));
+    assert_eq!(judged.counts.accepted, judged.counts.region_devices + judged.counts.edge_devices);
+    assert_eq!(
+        (
+            judged.counts.missed,
+            judged.counts.outside,
+            judged.counts.duplicates,
+            judged.counts.repeated
+        ),
+        (0, 0, 0, 0)
+    );
+    assert_eq!(
+        (judged.counts.unknown, judged.counts.dead_tokens, judged.counts.strangers),
+        (0, 0, 0)
+    );
     assert!(judged.examples.is_empty());
-    assert_eq!(judged.platforms[&Platform::Apns].accepted, judged.accepted);
-    assert_eq!(judged.samples.len() as u64, judged.accepted);
-    assert_eq!(judged.spots.values().map(|s| s.devices).sum::<u64>(), judged.accepted);
+    assert_eq!(judged.platforms[&Platform::Apns].accepted, judged.counts.accepted);
+    assert_eq!(judged.samples.len() as u64, judged.counts.accepted);
+    assert_eq!(judged.spots.values().map(|s| s.devices).sum::<u64>(), judged.counts.accepted);
     let mut samples = judged.samples;
     order::sort(&mut samples);
     assert!(order::measure(&samples, &order::default_edges(20_000.0)).disorder < 1e-9);
@@ -144,11 +155,14 @@ fn a_device_inside_without_acceptance_is_missed() {
     let device = world.device(0.0..9_000.0);
     world.forget(&device);
     let judged = world.judge();
-    assert_eq!((judged.missed, judged.unknown), (1, 0));
+    assert_eq!((judged.counts.missed, judged.counts.unknown), (1, 0));
     assert_eq!(judged.examples["missed"], [device.index]);
     world.push(&device, 5, Fate::Ignored);
     let judged = world.judge();
-    assert_eq!((judged.missed, judged.unknown, judged.unanswered_requests), (1, 1, 1));
+    assert_eq!(
+        (judged.counts.missed, judged.counts.unknown, judged.counts.unanswered_requests),
+        (1, 1, 1)
+    );
 }
 
 #[test]
@@ -158,8 +172,11 @@ fn a_dead_token_is_not_missed() {
     world.forget(&device);
     world.push(&device, 5, Fate::Dead);
     let judged = world.judge();
-    assert_eq!((judged.missed, judged.dead_tokens), (0, 1));
-    assert_eq!(judged.accepted, judged.region_devices + judged.edge_devices - 1);
+    assert_eq!((judged.counts.missed, judged.counts.dead_tokens), (0, 1));
+    assert_eq!(
+        judged.counts.accepted,
+        judged.counts.region_devices + judged.counts.edge_devices - 1
+    );
 }
 
 #[test]
@@ -168,10 +185,13 @@ fn more_than_500_metres_out_is_outside() {
     let (near, out) = (world.device(10_200.0..10_499.0), world.device(10_501.0..15_000.0));
     world.forget(&near);
     world.push(&near, 5, TAKEN);
-    assert_eq!(world.judge().outside, 0);
+    assert_eq!(world.judge().counts.outside, 0);
     world.push(&out, 5, TAKEN);
     let judged = world.judge();
-    assert_eq!((judged.outside, judged.examples["outside"].as_slice()), (1, &[out.index][..]));
+    assert_eq!(
+        (judged.counts.outside, judged.examples["outside"].as_slice()),
+        (1, &[out.index][..])
+    );
 }
 
 #[test]
@@ -179,16 +199,16 @@ fn acceptances_after_the_first_are_told_apart() {
     let mut world = World::perfect();
     let device = world.device(0.0..5_000.0);
     world.push(&device, 9_999, TAKEN);
-    assert_eq!((world.judge().duplicates, world.judge().repeated), (1, 0));
+    assert_eq!((world.judge().counts.duplicates, world.judge().counts.repeated), (1, 0));
     world.push(&device, 9_998, Fate::Ignored);
-    assert_eq!((world.judge().duplicates, world.judge().repeated), (0, 1));
+    assert_eq!((world.judge().counts.duplicates, world.judge().counts.repeated), (0, 1));
 }
 
 #[test]
 fn a_token_that_nobody_has_is_a_stranger() {
     let mut world = World::perfect();
     world.pushes.push(Push { token_hash: 42, at_ns: 1, fate: TAKEN, answer: Answer::Given });
-    assert_eq!(world.judge().strangers, 1);
+    assert_eq!(world.judge().counts.strangers, 1);
 }
 
 #[test]
@@ -198,22 +218,22 @@ fn whoever_is_inside_at_the_end_must_be_reached_wherever_it_was_before() {
     world.forget(&device);
     let home = device.place;
     world.go(&device, &[(100, 110, far()), (200, 210, home)]);
-    assert_eq!((world.judge().missed, world.judge().movers_inside), (1, 1));
+    assert_eq!((world.judge().counts.missed, world.judge().movers_inside), (1, 1));
     // Gone at the end: need not be reached, may be.
     world.go(&device, &[(100, 110, far())]);
-    assert_eq!(world.judge().missed, 0);
+    assert_eq!(world.judge().counts.missed, 0);
     world.push(&device, 90, TAKEN);
-    assert_eq!(world.judge().outside, 0);
+    assert_eq!(world.judge().counts.outside, 0);
     world.forget(&device);
     // Back too late to have been seen: the last settled place was outside.
     world.go(&device, &[(100, 110, far()), (END - 120, END - 90, home)]);
-    assert_eq!(world.judge().missed, 0);
+    assert_eq!(world.judge().counts.missed, 0);
     // Sent away, but too late to have been seen for sure: may have been out, so nothing is owed.
     world.go(&device, &[(END - 120, END - 90, far())]);
-    assert_eq!(world.judge().missed, 0);
+    assert_eq!(world.judge().counts.missed, 0);
     // What happens after the end does not matter.
     world.go(&device, &[(END + 1, END + 2, far())]);
-    assert_eq!(world.judge().missed, 1);
+    assert_eq!(world.judge().counts.missed, 1);
 }
 
 #[test]
@@ -221,16 +241,16 @@ fn a_visitor_may_be_reached_once_and_only_while_it_is_there() {
     let mut world = World::perfect();
     let device = world.device(12_000.0..20_000.0);
     world.go(&device, &[(200, 210, center()), (400, 410, far())]);
-    assert_eq!((world.judge().missed, world.judge().movers), (0, 1));
+    assert_eq!((world.judge().counts.missed, world.judge().movers), (0, 1));
     for (at, outside) in [(199, 1), (200, 0), (410 + SETTLE, 0), (411 + SETTLE, 1)] {
         world.push(&device, at, TAKEN);
         let judged = world.judge();
-        assert_eq!((judged.outside, judged.duplicates), (outside, 0), "at {at}");
+        assert_eq!((judged.counts.outside, judged.counts.duplicates), (outside, 0), "at {at}");
         world.forget(&device);
     }
     world.push(&device, 250, TAKEN);
     world.push(&device, 260, TAKEN);
-    assert_eq!(world.judge().duplicates, 1);
+    assert_eq!(world.judge().counts.duplicates, 1);
 }
 
 #[test]
@@ -239,14 +259,14 @@ fn a_token_is_told_only_while_it_is_the_current_one() {
     let device = world.device(0.0..5_000.0);
     world.forget(&device);
     world.tell(&device, &[(500, 510, 1, Change::Registration(1))]);
-    assert_eq!(world.judge().missed, 1);
+    assert_eq!(world.judge().counts.missed, 1);
     for (generation, at, stale) in
         [(0, 510 + SETTLE, 0), (0, 511 + SETTLE, 1), (1, 499, 1), (1, 500, 0), (1, 20_000, 0)]
     {
         world.push_token(&device, generation, at);
         let judged = world.judge();
         assert_eq!(
-            (judged.missed, judged.stale_tokens, judged.strangers),
+            (judged.counts.missed, judged.counts.stale_tokens, judged.counts.strangers),
             (0, stale, 0),
             "{generation} at {at}"
         );
@@ -255,7 +275,7 @@ fn a_token_is_told_only_while_it_is_the_current_one() {
     // Once on each token is twice on the device.
     world.push_token(&device, 0, 400);
     world.push_token(&device, 1, 700);
-    assert_eq!(world.judge().duplicates, 1);
+    assert_eq!(world.judge().counts.duplicates, 1);
 }
 
 #[test]
@@ -265,13 +285,13 @@ fn whoever_was_removed_or_muted_is_neither_owed_nor_told() {
     world.forget(&device);
     for change in [Change::Removal, Change::Mute(true)] {
         world.tell(&device, &[(500, 510, 1, change)]);
-        assert_eq!(world.judge().missed, 0);
+        assert_eq!(world.judge().counts.missed, 0);
         world.push(&device, 400, TAKEN);
-        assert_eq!(world.judge().unwanted, 0, "{change:?}");
+        assert_eq!(world.judge().counts.unwanted, 0, "{change:?}");
         world.forget(&device);
         world.push(&device, 511 + SETTLE, TAKEN);
         let judged = world.judge();
-        assert_eq!((judged.unwanted, judged.outside), (1, 0), "{change:?}");
+        assert_eq!((judged.counts.unwanted, judged.counts.outside), (1, 0), "{change:?}");
         world.forget(&device);
     }
     // Back again before the end, with another token: owed once.
@@ -283,11 +303,16 @@ fn whoever_was_removed_or_muted_is_neither_owed_nor_told() {
             (950, 960, 1, Change::Removal),
         ],
     );
-    assert_eq!(world.judge().missed, 1, "the late copy of the removal changes nothing");
+    assert_eq!(world.judge().counts.missed, 1, "the late copy of the removal changes nothing");
     world.push_token(&device, 1, 1_000);
     let judged = world.judge();
     assert_eq!(
-        (judged.missed, judged.stale_tokens, judged.unwanted, judged.duplicates),
+        (
+            judged.counts.missed,
+            judged.counts.stale_tokens,
+            judged.counts.unwanted,
+            judged.counts.duplicates
+        ),
         (0, 0, 0, 0)
     );
 }
@@ -300,12 +325,12 @@ fn the_newest_observation_counts_in_whatever_order_they_come() {
     // Out, observed second, overtook in, observed first.
     let (out, back) = (Change::Place(far()), Change::Place(device.place));
     world.tell(&device, &[(100, 110, 9, out), (200, 210, 8, back)]);
-    assert_eq!(world.judge().missed, 0);
+    assert_eq!(world.judge().counts.missed, 0);
     world.tell(&device, &[(100, 110, 8, out), (200, 210, 9, back)]);
-    assert_eq!(world.judge().missed, 1);
+    assert_eq!(world.judge().counts.missed, 1);
     // At a tie the later record.
     world.tell(&device, &[(100, 110, 8, back), (200, 210, 8, out)]);
-    assert_eq!(world.judge().missed, 0);
+    assert_eq!(world.judge().counts.missed, 0);
 }
 
 #[test]
@@ -316,16 +341,16 @@ fn whoever_comes_in_behind_the_frontier_and_stays_is_owed_and_timed() {
     let (arrives, near) = (12_000, center().toward(0.0, 3_000.0));
     world.go(&device, &[(arrives, arrives + 10, near), (arrives + 500, arrives + 510, far())]);
     let judged = world.judge();
-    assert_eq!((judged.missed, judged.entered_ns.len()), (1, 0));
+    assert_eq!((judged.counts.missed, judged.entered_ns.len()), (1, 0));
     world.push(&device, arrives + 40, TAKEN);
     let judged = world.judge();
-    assert_eq!((judged.missed, judged.entered_ns.as_slice()), (0, &[30][..]));
+    assert_eq!((judged.counts.missed, judged.entered_ns.as_slice()), (0, &[30][..]));
     world.forget(&device);
     // It left before it must have been seen, or came before the frontier had passed: nothing is owed.
     world.go(&device, &[(arrives, arrives + 10, near), (arrives + 90, arrives + 95, far())]);
-    assert_eq!(world.judge().missed, 0);
+    assert_eq!(world.judge().counts.missed, 0);
     world.go(&device, &[(1_010, 1_020, near), (1_500, 1_510, far())]);
-    assert_eq!(world.judge().missed, 0);
+    assert_eq!(world.judge().counts.missed, 0);
 }
 
 #[test]
@@ -343,8 +368,8 @@ fn a_device_installed_meanwhile_is_judged_too() {
         vec![Batch { sent_ns: 100, acknowledged_ns: 110 }],
         index + 1,
     );
-    assert_eq!(world.judge().missed, 1);
+    assert_eq!(world.judge().counts.missed, 1);
     world.push(&device, 150, TAKEN);
     let judged = world.judge();
-    assert_eq!((judged.missed, judged.strangers, judged.unwanted), (0, 0, 0));
+    assert_eq!((judged.counts.missed, judged.counts.strangers, judged.counts.unwanted), (0, 0, 0));
 }

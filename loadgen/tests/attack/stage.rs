@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
+use clarion_emulator::clock;
 use clarion_loadgen::{
     cluster::{Cluster, ClusterPlan, Started, emulator::GatewayPlan},
     drive::{self, alert},
-    gateway::clock,
     population::Population,
     scenario::Scenario,
 };

@@ -10,11 +10,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use serde::Serialize;
-
 use super::way::{self, Ways};
 use crate::{
     population::{DOMAIN_PLAN, Population, draws::Draws},
+    report::motion::Kinds,
     verdict::history::Change,
 };
 
@@ -43,29 +42,6 @@ pub struct Planned {
     pub observed_us: u64,
     /// What.
     pub change: Change,
-}
-
-/// Counts what a plan has given out, by kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Kinds {
-    /// Places of commuters.
-    pub commutes: u64,
-    /// Places of riders.
-    pub rides: u64,
-    /// Places far from the last one.
-    pub leaps: u64,
-    /// New devices, and devices that came back.
-    pub installs: u64,
-    /// New tokens.
-    pub tokens: u64,
-    /// Removals.
-    pub removals: u64,
-    /// Mutes, and mutes taken back.
-    pub mutes: u64,
-    /// Of all these, delivered late.
-    pub late: u64,
-    /// Delivered again.
-    pub twice: u64,
 }
 
 /// A plan, given out in the order of delivery.

@@ -9,18 +9,17 @@ use std::{
     time::Duration,
 };
 
+use clarion_emulator::clock;
 use clarion_proto::wire::v1::Progress;
 use tokio::{sync::Notify, task::JoinSet};
 use tonic::transport::Channel;
-use xxhash_rust::xxh3::xxh3_64;
 
-use super::super::{RunError, wave::Scene};
+use super::super::{RunError, scene::Scene};
 use crate::{
     drive::{
         DriveError,
         alert::{self, Ended},
     },
-    gateway::clock,
     scenario::SeriesSpec,
     verdict::ledger::Push,
 };
@@ -91,8 +90,7 @@ impl<'a> Alerts<'a> {
         let request_id =
             uuid::Uuid::from_u64_pair(self.scene.scenario.seed, clock::monotonic().0).to_string();
         let submitted = alert::submit(self.channel.clone(), alert, request_id).await?;
-        // An alert without a key of its own collapses by its id.
-        let hash = xxh3_64(submitted.name.trim_start_matches("alerts/").as_bytes());
+        let hash = submitted.collapse_hash();
         self.open.insert(hash, Open::default());
         self.handed = Arc::new(AtomicBool::new(false));
         let (handed, changed) = (Arc::clone(&self.handed), Arc::clone(&self.changed));

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use clarion_emulator::Platform;
 use clarion_proto::wire::v1::{AlertProgress, State, reason_count::Outcome};
 
 use crate::{
     drive::alert::Ended,
-    gateway::Platform,
     report::{
         Kind,
         check::{check, passes},
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// What is known of a case so far. The words are those of [`crate::report::series::FIGURES`].
+/// What is known of a case so far. The words are those of [`crate::scenario::figures::FIGURES`].
 #[derive(Debug, Default)]
 pub(super) struct Case {
     pub begun_ns: u64,
@@ -222,7 +222,7 @@ mod tests {
     use clarion_proto::wire::v1::{Outcomes, Progress, ReasonCount};
 
     use super::*;
-    use crate::{report::series::FIGURES, verdict::ledger::Answer};
+    use crate::{scenario::figures::FIGURES, verdict::ledger::Answer};
 
     #[test]
     fn every_figure_has_its_value() {

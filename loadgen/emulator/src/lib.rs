@@ -1,0 +1,307 @@
+//! An emulator of the push gateways (APNs, FCM HTTP v1), and the judge of what was sent to them.
+//!
+//! Clarion's claims rest on what a gateway received, so the gateway here is no stub. It must convince clients that know
+//! nothing of it: TLS with ALPN, HTTP/2 down to each provider's particular SETTINGS and GOAWAY texts, credentials whose
+//! signature and age are checked, every documented status and reason, word for word where they are known. It must misbehave
+//! on demand in each way that providers are known to. It must keep a record, push by push, that no part of the system under
+//! test has touched. And it must be far cheaper than what it measures: a core answers several hundred thousand pushes a second.
+//!
+//! From the socket upwards: [`worker`] (a thread) serves [`socket`]s, each with its [`tls`] session and HTTP/2
+//! [`connection`]; that reads [`frame`]s, and header blocks through [`hpack`], [`fields`] and [`head`]. What is wrong with a
+//! request is one provider's to say: [`apns`], [`fcm`]. [`script`] and [`faults`] say what is answered nevertheless;
+//! [`record`] keeps it. All from `connection` upwards is free of I/O and clocks. Beside it stands [`oauth`], the token endpoint
+//! that FCM's clients ask first. None of it shares code with the lane.
+//!
+//! One emulator plays one [`platform`]; [`config`] says which, and all else. Not here: HMS, Web Push.
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        mpsc::{RecvTimeoutError, sync_channel},
+    },
+    thread::{Builder, JoinHandle},
+    time::Duration,
+};
+
+use mio::{Poll, Waker};
+use parking_lot::Mutex;
+
+pub mod answer;
+pub mod apns;
+pub mod clock;
+pub mod config;
+pub mod connection;
+pub mod faults;
+pub mod fcm;
+pub mod fields;
+pub mod frame;
+pub mod head;
+pub mod hpack;
+pub mod identity;
+pub mod oauth;
+pub mod platform;
+pub mod policy;
+mod process;
+pub mod record;
+pub mod script;
+pub mod socket;
+pub mod tls;
+pub mod worker;
+
+pub use self::{
+    config::{GatewayConfig, KeyConfig, ProjectConfig, ServiceAccountConfig},
+    faults::Faults,
+    platform::Platform,
+    process::{Arguments, main, run},
+    record::{Record, Stats},
+};
+
+use self::{
+    connection::Pace,
+    faults::Plan,
+    identity::Identity,
+    oauth::{Endpoint, server::Running},
+    record::Log,
+    script::Attempts,
+    worker::{Command, Inbox, Shared, Worker},
+};
+
+/// How long a worker may take to heed a command; longer means that it is gone.
+const HEED: Duration = Duration::from_secs(10);
+
+/// The emulator; see [`Gateway::start`].
+pub struct Gateway;
+
+/// A running gateway. Dropping it stops it.
+pub struct GatewayHandle {
+    address: SocketAddr,
+    platform: Platform,
+    /// FCM's token endpoint.
+    oauth: Option<(Arc<Endpoint>, Running)>,
+    ca_pem: String,
+    started: clock::Now,
+    generation: AtomicU64,
+    inboxes: Vec<Inbox>,
+    logs: Vec<Arc<Mutex<Log>>>,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Gateway {
+    /// Binds, makes certificates and starts the threads.
+    ///
+    /// # Errors
+    /// If the configuration is wrong (`InvalidInput`), a key cannot be read, or the address cannot be bound.
+    pub fn start(config: GatewayConfig) -> io::Result<GatewayHandle> {
+        let policy = config.policy()?;
+        let identity = match &config.tls {
+            Some(files) => Identity::load(files)?,
+            None => Identity::generate(&config.server_names)?,
+        };
+        let (tls, expired, ca_pem) =
+            (identity.server_config()?, identity.expired_config()?, identity.ca_pem);
+        if config.faults.handshake.expired_certificate && expired.is_none() {
+            let what = "faults.handshake.expired_certificate: not with certificates from files";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        let listener = bind(config.listen)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let started = clock::now();
+        let plan = Arc::new(Plan::new(config.faults, started.at, 0));
+        let oauth = match policy.fcm() {
+            Some(policy) => {
+                let listener = bind(config.oauth_listen)?;
+                let uri = config.token_uri.map_or_else(
+                    || Ok(format!("https://{}/token", listener.local_addr()?)),
+                    io::Result::Ok,
+                )?;
+                let plan = Mutex::new(Arc::clone(&plan));
+                let endpoint = Arc::new(Endpoint { policy: policy.clone(), token_uri: uri, plan });
+                Some((Arc::clone(&endpoint), Running::start(listener, &tls, endpoint)?))
+            }
+            None => None,
+        };
+        let shared = Arc::new(Shared {
+            policy,
+            tls,
+            expired,
+            pace: Pace::default(),
+            attempts: Attempts::default(),
+            numbers: AtomicU32::new(0),
+            open: AtomicUsize::new(0),
+            connections_max: config.connections_max,
+        });
+        let mut inboxes = Vec::new();
+        let mut parts = Vec::new();
+        for _ in 0..config.threads {
+            let poll = Poll::new()?;
+            let waker = Arc::new(Waker::new(poll.registry(), Worker::waker())?);
+            let (commands, inbox) = sync_channel(worker::INBOX);
+            inboxes.push(Inbox { commands, waker });
+            parts.push((poll, inbox));
+        }
+        let mut handle = GatewayHandle {
+            address,
+            platform: config.platform,
+            oauth,
+            ca_pem,
+            started,
+            generation: AtomicU64::new(0),
+            inboxes,
+            logs: Vec::new(),
+            shared,
+            threads: Vec::new(),
+        };
+        let mut accepting =
+            Some((mio::net::TcpListener::from_std(listener), handle.inboxes.clone()));
+        for (i, (poll, inbox)) in parts.into_iter().enumerate() {
+            let log = Arc::new(Mutex::new(Log::default()));
+            let (shared, plan) = (Arc::clone(&handle.shared), Arc::clone(&plan));
+            let worker =
+                Worker::new(poll, inbox, accepting.take(), shared, Arc::clone(&log), plan)?;
+            handle.logs.push(log);
+            handle
+                .threads
+                .push(Builder::new().name(format!("gateway-{i}")).spawn(move || worker.run())?);
+        }
+        Ok(handle)
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address)
+        .map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}")))
+}
+
+impl GatewayHandle {
+    /// Where it listens.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where access tokens are asked for, as in the `token_uri` of a service account's key file; none of APNs.
+    #[must_use]
+    pub fn token_uri(&self) -> Option<&str> {
+        self.oauth.as_ref().map(|(endpoint, _)| &*endpoint.token_uri)
+    }
+
+    /// The CA that clients must trust, PEM.
+    #[must_use]
+    pub fn ca_pem(&self) -> &str {
+        &self.ca_pem
+    }
+
+    /// Sets all conditions anew and takes the actions. When this returns, they hold.
+    ///
+    /// # Errors
+    /// If they ask for what this gateway cannot do, as a reason of another platform (`InvalidInput`): then nothing has changed.
+    /// If a worker thread is gone.
+    pub fn set_faults(&self, faults: Faults) -> io::Result<()> {
+        faults
+            .check(self.platform)
+            .map_err(|what| io::Error::new(io::ErrorKind::InvalidInput, what))?;
+        if faults.handshake.expired_certificate && self.shared.expired.is_none() {
+            let what = "handshake.expired_certificate: certificates were given, and there is no CA's key to make one with";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
+        self.shared.pace.clear();
+        let plan = Arc::new(Plan::new(faults, clock::monotonic(), generation));
+        if let Some((endpoint, _)) = &self.oauth {
+            *endpoint.plan.lock() = Arc::clone(&plan);
+        }
+        let (acknowledge, acknowledged) = sync_channel(1);
+        for inbox in &self.inboxes {
+            inbox.tell(Command::Faults(Arc::clone(&plan), acknowledge.clone()))?;
+        }
+        drop(acknowledge);
+        // Nothing is ever sent: that every worker has dropped its sender is the acknowledgement.
+        match acknowledged.recv_timeout(HEED) {
+            Err(RecvTimeoutError::Disconnected) | Ok(()) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, "a gateway thread is stuck"))
+            }
+        }
+    }
+
+    /// Totals at this moment.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let mut total = Stats::default();
+        for log in &self.logs {
+            total.add(&log.lock().stats());
+        }
+        for project in self.shared.policy.fcm().into_iter().flat_map(|p| &p.projects) {
+            total.quota.insert(project.id.clone(), project.quota.lock().peak());
+        }
+        total
+    }
+
+    /// Writes the record of all requests until now to a file; see [`Record::load`]. Returns how many entries it has.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn export(&self, path: &Path) -> io::Result<u64> {
+        let logs: Vec<_> = self.logs.iter().map(|l| &**l).collect();
+        record::export(&logs, self.started, self.platform, path)
+    }
+
+    /// Moves what was decided before `before_us` (CLOCK_MONOTONIC) into a file and forgets it, but for what does not fill a
+    /// chunk yet. See [`record::take`].
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub fn take(&self, path: &Path, before_us: u64) -> io::Result<record::Taken> {
+        let now_us = clock::monotonic().0;
+        let logs: Vec<_> = self.logs.iter().map(|l| &**l).collect();
+        record::take(&logs, self.started, self.platform, (before_us.min(now_us), now_us), path)
+    }
+
+    /// Forgets record, totals and counted attempts; connections stay, and go on counting their bytes, and what quotas have
+    /// counted stays counted.
+    pub fn reset(&self) {
+        for log in &self.logs {
+            log.lock().reset();
+        }
+        for project in self.shared.policy.fcm().into_iter().flat_map(|p| &p.projects) {
+            project.quota.lock().reset_peak();
+        }
+        self.shared.attempts.clear();
+    }
+
+    /// Ends all connections and threads.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        for inbox in &self.inboxes {
+            // A worker that cannot be told is gone already.
+            let _ = inbox.tell(Command::Stop);
+        }
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for GatewayHandle {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Inbox {
+    fn tell(&self, command: Command) -> io::Result<()> {
+        self.commands
+            .send(command)
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "a gateway thread is gone"))?;
+        self.waker.wake()
+    }
+}

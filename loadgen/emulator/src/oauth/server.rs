@@ -1,0 +1,211 @@
+//! The endpoint on its socket: TLS, HTTP/1.1 and HTTP/2 by hyper, on a thread with a runtime of its own.
+//!
+//! Bounded: [`CONNECTIONS_MAX`] connections, each for [`CONNECTION`] at most and with [`STREAMS_MAX`] requests at once, each
+//! with a body of [`BODY_BYTES_MAX`]: 64 × 16 × 16 KiB, so 16 MiB.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::TcpListener,
+    sync::Arc,
+    thread::{Builder, JoinHandle},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use clarion_proto::ids::UnixMillis;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use rustls::ServerConfig;
+use serde_json::json;
+use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet, time};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Endpoint,
+    assertion::{GRANT_TYPE, Refusal, verify},
+    form,
+};
+use crate::{clock, fcm::access::Access};
+
+/// Connections at once; further ones wait to be accepted.
+const CONNECTIONS_MAX: usize = 64;
+/// Requests of one connection at once.
+const STREAMS_MAX: u32 = 16;
+/// Longest body: an assertion has some 700 bytes.
+const BODY_BYTES_MAX: usize = 16 << 10;
+/// For a TLS handshake, for the head of a request, and for its body.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest life of a connection: whoever asks once an hour can connect once an hour.
+const CONNECTION: Duration = Duration::from_secs(300);
+/// When the listener had no descriptor to give, it is asked again so much later.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
+
+/// A running endpoint. Dropping it stops it.
+pub struct Running {
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts serving.
+    ///
+    /// # Errors
+    /// If the thread or its runtime cannot be made.
+    pub fn start(
+        listener: TcpListener,
+        tls: &ServerConfig,
+        endpoint: Arc<Endpoint>,
+    ) -> io::Result<Self> {
+        let mut tls = tls.clone();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        tls.send_half_rtt_data = false;
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let thread = Builder::new().name("gateway-oauth".to_owned()).spawn(move || {
+            runtime.block_on(async {
+                match tokio::net::TcpListener::from_std(listener) {
+                    Ok(listener) => {
+                        // All connections end with the set that owns them.
+                        stopped.run_until_cancelled(accept(listener, acceptor, endpoint)).await;
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the token endpoint's socket is of no use")
+                    }
+                }
+            });
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            // A panic over there was reported there.
+            let _ = thread.join();
+        }
+    }
+}
+
+async fn accept(listener: tokio::net::TcpListener, acceptor: TlsAcceptor, endpoint: Arc<Endpoint>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(_) => {
+                time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let (acceptor, endpoint) = (acceptor.clone(), Arc::clone(&endpoint));
+        connections.spawn(async move {
+            // However a client ends, it ends alone.
+            let _ = time::timeout(CONNECTION, serve(stream, acceptor, endpoint)).await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve(stream: TcpStream, acceptor: TlsAcceptor, endpoint: Arc<Endpoint>) {
+    let Ok(Ok(stream)) = time::timeout(PATIENCE, acceptor.accept(stream)).await else { return };
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(16 << 10);
+    let service = service_fn(move |request| {
+        let endpoint = Arc::clone(&endpoint);
+        async move { Ok::<_, Infallible>(answer(request, &endpoint).await) }
+    });
+    // An error here is the client's end of the matter.
+    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+}
+
+async fn answer(request: Request<Incoming>, endpoint: &Endpoint) -> Response<Full<Bytes>> {
+    let now = clock::now();
+    let fault = endpoint.plan.lock().token_endpoint(now.at);
+    if fault.delay_ms > 0 {
+        time::sleep(Duration::from_millis(fault.delay_ms)).await;
+    }
+    if fault.down {
+        let body = json!({ "error": "internal_failure", "error_description": "Backend Error" });
+        return said(StatusCode::SERVICE_UNAVAILABLE, &body);
+    }
+    if request.uri().path() != "/token" {
+        return said(StatusCode::NOT_FOUND, &json!({ "error": "Not Found" }));
+    }
+    if request.method() != Method::POST {
+        return said(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": "Method Not Allowed" }));
+    }
+    let body =
+        time::timeout(PATIENCE, Limited::new(request.into_body(), BODY_BYTES_MAX).collect()).await;
+    let Ok(Ok(body)) = body else {
+        return refused(&Refusal::new("invalid_request", "The request cannot be read."));
+    };
+    match granted(&body.to_bytes(), endpoint, clock::wall(), fault.lifetime_seconds) {
+        Ok(token) => said(StatusCode::OK, &token),
+        Err(refusal) => refused(&refusal),
+    }
+}
+
+/// What is answered to a form.
+///
+/// # Errors
+/// As Google refuses it.
+pub fn granted(
+    form: &[u8],
+    endpoint: &Endpoint,
+    wall: UnixMillis,
+    lifetime_seconds: Option<u64>,
+) -> Result<serde_json::Value, Refusal> {
+    let missing =
+        |name| Refusal::new("invalid_request", format!("Required parameter is missing: {name}"));
+    let grant_type =
+        form::values(form, "grant_type").next().ok_or_else(|| missing("grant_type"))?;
+    if grant_type != GRANT_TYPE {
+        return Err(Refusal::new("unsupported_grant_type", "Invalid grant_type."));
+    }
+    let assertion = form::values(form, "assertion").next().ok_or_else(|| missing("assertion"))?;
+    let policy = &endpoint.policy;
+    let account =
+        verify(&assertion, &policy.accounts, &endpoint.token_uri, wall, policy.clock_skew_seconds)?;
+    let seconds = lifetime_seconds.unwrap_or(policy.access_token.as_secs());
+    let expires = UnixMillis(wall.0.saturating_add(seconds.saturating_mul(1_000)));
+    let token = policy.issuer.issue(Access { account, expires });
+    let token = token.map_err(|e| Refusal::new("internal_failure", e.to_string()))?;
+    Ok(json!({ "access_token": token, "expires_in": seconds, "token_type": "Bearer" }))
+}
+
+fn refused(refusal: &Refusal) -> Response<Full<Bytes>> {
+    said(
+        StatusCode::BAD_REQUEST,
+        &json!({ "error": refusal.error, "error_description": refusal.description }),
+    )
+}
+
+fn said(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+    *response.status_mut() = status;
+    let kind = header::HeaderValue::from_static("application/json; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, no-store"));
+    response
+}

@@ -1,0 +1,36 @@
+//! What is drawn, beside the samples: the region, the bands, who was addressed where.
+
+use std::collections::BTreeMap;
+
+use clarion_emulator::Platform;
+use h3o::Resolution;
+
+use crate::{
+    scenario::RegionSpec,
+    verdict::{counts::SpotCount, sample::Spot},
+};
+
+/// The platforms in the order in which they are shown.
+pub(super) const PLATFORMS: [Platform; 2] = Platform::ALL;
+
+/// What is needed beside the samples.
+pub struct Case<'a> {
+    /// Where.
+    pub region: &'a RegionSpec,
+    /// That of the spots.
+    pub resolution: Resolution,
+    /// Who was addressed where.
+    pub spots: &'a BTreeMap<Spot, SpotCount>,
+    /// Outer limits of the bands, ascending.
+    pub edges: &'a [f64],
+    /// When the alert was acknowledged: from there times count.
+    pub acknowledged_ns: u64,
+}
+
+/// The place of a platform in [`PLATFORMS`].
+pub(super) fn number(platform: Platform) -> usize {
+    match platform {
+        Platform::Apns => 0,
+        Platform::Fcm => 1,
+    }
+}

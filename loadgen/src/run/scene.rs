@@ -1,0 +1,118 @@
+//! What the parts of a run share: the scenario, the cluster it is played on, and their first steps.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use clarion_emulator::clock;
+use tokio::{sync::mpsc, time::timeout};
+use tonic::transport::Channel;
+
+use super::{RunError, io_error};
+use crate::{
+    cluster::{
+        NodeOrder,
+        accounting::{self, Cpu, MemoryLog, Watched},
+        emulator::Emulator,
+        process::Role,
+    },
+    drive::{self, DriveError},
+    names,
+    population::Population,
+    scenario::Scenario,
+    show::Show,
+    verdict::geometry::Region,
+};
+
+/// To connect to a coordinator that has said that it listens.
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A scenario on a running cluster, with everything that its parts need.
+pub struct Scene<'a> {
+    /// The scenario that is played.
+    pub scenario: &'a Scenario,
+    /// The devices that are registered and alerted.
+    pub population: &'a Arc<Population>,
+    /// `http://host:port` of the coordinator.
+    pub coordinator: String,
+    /// The emulated gateways, one for each platform.
+    pub emulators: Vec<Emulator>,
+    /// The processes whose cost is accounted for; none of a cluster that runs elsewhere.
+    pub watched: Vec<Watched>,
+    /// Takes orders to kill and start nodes; none for a cluster that runs elsewhere.
+    pub node_orders: Option<mpsc::Sender<NodeOrder>>,
+    /// Memory of the processes over time.
+    pub memory: MemoryLog,
+    /// The folder for records.
+    pub dir: &'a Path,
+    /// Shows a person what goes on.
+    pub show: &'a Show,
+}
+
+/// What loading all devices took, in time and memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Loaded {
+    /// Time until all devices were visible.
+    pub took: Duration,
+    /// Growth of all shard nodes meanwhile, bytes.
+    pub growth_bytes: u64,
+}
+
+impl Scene<'_> {
+    /// Loads all devices into an empty cluster, and says what that took.
+    ///
+    /// # Errors
+    /// Not within the scenario's deadline, or the coordinator refuses.
+    pub(super) async fn fill(&self, channel: Channel) -> Result<Loaded, RunError> {
+        let empty = self.rss(Role::Shard);
+        let begun = clock::monotonic();
+        self.load(channel).await?;
+        let took = clock::monotonic().since(begun);
+        Ok(Loaded { took, growth_bytes: self.rss(Role::Shard).saturating_sub(empty) })
+    }
+
+    /// Connects to the coordinator.
+    pub(super) async fn connect(&self) -> Result<Channel, RunError> {
+        Ok(drive::connect(&self.coordinator, CONNECT).await?)
+    }
+
+    /// Writes all devices, and waits until they are visible.
+    pub(super) async fn load(&self, channel: Channel) -> Result<(), RunError> {
+        let count = self.population.count();
+        let bar = self.show.bar("load", count, "devices");
+        let deadline = Duration::from_secs(self.scenario.deadlines.load_s);
+        let progress = bar.clone();
+        let load = drive::load::load(
+            channel.clone(),
+            Arc::clone(self.population),
+            clock::wall().0,
+            move |n| progress.inc(n),
+        );
+        timeout(deadline, load).await.map_err(|_| DriveError::Late {
+            what: "writing all devices",
+            seconds: deadline.as_secs(),
+            state: format!("{} of {count} acknowledged", bar.position()),
+        })??;
+        drive::visible(channel, count, deadline).await?;
+        bar.finish();
+        Ok(())
+    }
+
+    /// Counts the devices that are exactly inside at the start.
+    pub(super) fn inside(&self) -> u64 {
+        let region = Region::new(&self.scenario.alert.region);
+        self.population.iter().filter(|d| region.outside_meters(d.place) == 0.0).count() as u64
+    }
+
+    /// Processor time of the processes that are neither killed nor started meanwhile.
+    pub(super) fn cpu(&self) -> Result<Cpu, RunError> {
+        let changed =
+            |w: &Watched| self.scenario.node_changes.iter().any(|c| names::node(c.node) == w.name);
+        let staying: Vec<_> = self.watched.iter().filter(|w| !changed(w)).cloned().collect();
+        accounting::cpu(&staying).map_err(|e| io_error("/proc", e))
+    }
+
+    /// Resident memory of all processes of a role, bytes. A process that is gone is found by the watcher.
+    pub(super) fn rss(&self, role: Role) -> u64 {
+        let of_role = self.watched.iter().filter(|w| w.role == role);
+        of_role.filter_map(|w| accounting::memory(w.pid).ok()).map(|(now, _)| now).sum()
+    }
+}
