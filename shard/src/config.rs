@@ -122,8 +122,8 @@ struct Arguments {
         env = "CLARION_SHARD_COORDINATORS",
         value_delimiter = ',',
         help = format!(
-            "Coordinators to follow, host:port of their --feed-listen; a DNS name stands for all of \
-             its addresses and is asked again every {} s [default: {COORDINATOR}]",
+            "Coordinators to follow, host:port of their --feed-listen; a DNS name stands for all \
+             of its addresses and is asked again every {} s [default: {COORDINATOR}]",
             ASK_AGAIN.as_secs()
         )
     )]
@@ -134,7 +134,13 @@ struct Arguments {
     cores: Option<usize>,
 
     /// Print one JSON line with the bound addresses on standard output
-    #[arg(long, env = "CLARION_SHARD_ANNOUNCE", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    #[arg(
+        long,
+        env = "CLARION_SHARD_ANNOUNCE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
     announce: Option<bool>,
 }
 

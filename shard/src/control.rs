@@ -212,7 +212,8 @@ impl Control {
     /// A message of the present session, or why it is none.
     pub fn message(&mut self, message: Result<Message, Rejected>, now: Time) {
         if let Err(rejected) = message.and_then(|m| self.take(m, now)) {
-            warn!(about = ?rejected.about, cause = ?rejected.cause, reason = %rejected.problem, "message refused");
+            let Rejected { about, cause, problem: reason } = &rejected;
+            warn!(?about, ?cause, %reason, "message refused");
             self.refuse(rejected);
         }
     }

@@ -15,10 +15,13 @@
 //!
 //! ```text
 //! memory that a wave needs = handed bits + open pushes + counts
-//! open pushes <= streams of all connections (in flight) + 65,536 / cores (retry lines) + in flight when those filled
-//!                + 256 for each lane whose connections are another core's (runs that wait there, see `letter`)
-//! encoded     <= one flush (32 KiB) for each connection, and one more where other cores are guests; nothing for those whose
-//!                sockets have taken it (buffers go around, see `buffers`)
+//! open pushes <= streams of all connections (in flight)
+//!                + 65,536 / cores (retry lines) + in flight when those filled
+//!                + 256 for each lane whose connections are another core's (runs that wait there,
+//!                see `letter`)
+//! encoded     <= one flush (32 KiB) for each connection, and one more where other cores are
+//!                guests; nothing for those whose sockets have taken it (buffers go around, see
+//!                `buffers`)
 //! ```
 
 pub(crate) mod answer;

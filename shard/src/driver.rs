@@ -48,7 +48,7 @@ pub struct Clock {
 impl Clock {
     /// Starts at zero, now.
     #[must_use]
-    #[allow(clippy::disallowed_methods)] // a driver's clock: the one that others are handed times from
+    #[allow(clippy::disallowed_methods)] // the clock that others are handed times from
     pub fn start() -> Self {
         Self { origin: Instant::now() }
     }

@@ -166,7 +166,10 @@ impl Follower {
             let Err(error) = self.stream(&mut batches).await;
             let note = match &error {
                 FeedError::Refused(_, status) if status.code() == Code::OutOfRange => {
-                    warn!(%error, "the log is shorter than what was applied; rebuilding from the beginning");
+                    warn!(
+                        %error,
+                        "the log is shorter than what was applied; rebuilding from the beginning"
+                    );
                     let _ = self.feed.notes.send(FeedNote::OtherLog).await;
                     return;
                 }

@@ -286,7 +286,8 @@ impl Partition {
     }
 
     fn find_or_insert(&mut self, record: &Record, found: &Found) -> Option<Ordinal> {
-        let feedback = matches!(record.change, Change::Feedback { .. }); // says nothing of a device that is not here
+        // Feedback says nothing of a device that is not here.
+        let feedback = matches!(record.change, Change::Feedback { .. });
         let hash = found.hash;
         let is_its = |ordinal: &Ordinal| {
             self.rows.get(*ordinal).is_some_and(|row| row.device() == record.device)

@@ -83,7 +83,10 @@ async fn serve(config: Config) -> Result<(), ProgramError> {
     let (listen, health) = (node.address(), node.health_address());
     let clock = Clock::start();
     let cores = driver::spawn(config.cores, clock)?;
-    info!(node = config.name, %listen, %health, cores = config.cores, coordinators = ?config.coordinators, "started");
+    info!(
+        node = config.name, %listen, %health, cores = config.cores,
+        coordinators = ?config.coordinators, "started"
+    );
     if announce {
         println!("{{\"listen\":\"{listen}\",\"health\":\"{health}\"}}");
     }

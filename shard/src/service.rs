@@ -54,7 +54,7 @@ pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;
 
 /// A session that has begun, as the control plane gets it.
 #[derive(Debug)]
-pub struct Connected {
+pub struct SessionHandle {
     /// Who asks for it.
     pub opened: Opened,
     /// Whether the session may begin; dropped, the node takes none.
@@ -82,7 +82,7 @@ pub enum End {
 
 /// Accepts sessions.
 pub struct Service {
-    sessions: mpsc::Sender<Connected>,
+    sessions: mpsc::Sender<SessionHandle>,
     now: Now,
     room: Room,
 }
@@ -90,7 +90,7 @@ pub struct Service {
 impl Service {
     /// `sessions` takes what begins.
     #[must_use]
-    pub fn server(sessions: mpsc::Sender<Connected>, now: Now) -> ShardServiceServer<Self> {
+    pub fn server(sessions: mpsc::Sender<SessionHandle>, now: Now) -> ShardServiceServer<Self> {
         let room = Room::default();
         ShardServiceServer::new(Self { sessions, now, room })
             .max_decoding_message_size(REQUEST_BYTES_TAKEN)
@@ -114,7 +114,7 @@ impl ShardService for Service {
         let (outbound, messages) = mpsc::channel(OUTBOUND);
         let (end, ended) = oneshot::channel();
         let (admit, admitted) = oneshot::channel();
-        let connected = Connected {
+        let connected = SessionHandle {
             opened,
             admitted: admit,
             inbound: taken,

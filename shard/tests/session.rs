@@ -189,6 +189,8 @@ async fn a_drain_ends_at_its_deadline_though_the_coordinator_does_not_answer() {
     let mut bench = Bench::start_draining_within(1, std::time::Duration::from_secs(1)).await;
     let mut session = bench.session().await;
     bench.stop();
+    // A core that ends before the node has begun to drain has died.
+    bench.cores[0].until("the shutdown", |c| matches!(c, Command::Shutdown).then_some(())).await;
     bench.cores.clear();
     session.until("the last word", |m| matches!(m, Told::Leaving(_)).then_some(())).await;
     assert_eq!(session.end().await.unwrap().code(), Code::Unavailable);

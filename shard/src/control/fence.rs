@@ -59,7 +59,8 @@ pub enum Fenced {
     },
     /// Retrying helps after [`FORMER_LOG_FOR`].
     #[error(
-        "this node follows log {follows}, not {offered}, and had a session with it less than 10 s ago"
+        "this node follows log {follows}, not {offered}, and had a session with it less than 10 s \
+         ago"
     )]
     FormerLog {
         /// The log of this node's partitions.

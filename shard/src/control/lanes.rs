@@ -295,7 +295,9 @@ fn load_to_wire(lane: LaneId, loads: &[LaneLoad]) -> wire::LaneLoad {
         streams: sum(|load| load.streams),
         window_bytes: sum(|load| load.window_bytes),
         requests_out_max: sum(|load| load.requests_out_max),
-        body_bytes: narrow(sum(|load| load.body_bytes).checked_div(sum(|load| load.bodies)).unwrap_or(0)),
+        body_bytes: narrow(
+            sum(|load| load.body_bytes).checked_div(sum(|load| load.bodies)).unwrap_or(0),
+        ),
         latencies: latencies.to_wire(),
     }
 }

@@ -351,7 +351,8 @@ impl Core {
 fn tell_end(lane: &str, reason: &CloseReason) {
     match reason {
         CloseReason::GoAway { code, reason } => {
-            tracing::warn!(lane, code = code.0, %reason, "connection ended: the gateway sent it away");
+            let code = code.0;
+            tracing::warn!(lane, code, %reason, "connection ended: the gateway sent it away");
         }
         CloseReason::Silent => tracing::warn!(lane, "connection ended: the gateway fell silent"),
         // An error is told where it is met: one may also come while the connection drains.

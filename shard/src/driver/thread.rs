@@ -244,7 +244,8 @@ impl CoreThread {
                             .address
                             .into_iter()
                             .for_each(|a| self.addresses.closed(a, false, self.clock.now()));
-                        former.close(true); // its end has been asked for, but stands later in this queue
+                        // Its end has been asked for, but stands later in this queue.
+                        former.close(true);
                     }
                     if let Some(resolved) = answer {
                         self.connect(connection, resolved);
@@ -338,7 +339,8 @@ impl CoreThread {
             if let Some(socket) = self.socket(id) {
                 (socket.others, socket.address) = (others, None);
                 if instead.is_some() {
-                    tracing::info!(lane = %socket.lane.name, %error, "nobody listens at one of its addresses");
+                    let lane = &socket.lane.name;
+                    tracing::info!(%lane, %error, "nobody listens at one of its addresses");
                     return self.dial(id, instead);
                 }
             }

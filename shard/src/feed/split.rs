@@ -42,7 +42,8 @@ pub enum SplitError {
     },
     /// A record of a partition that is not ours, or not of this log.
     #[error(
-        "log {log}, position {position}: a record of partition {partition}, which does not belong there"
+        "log {log}, position {position}: a record of partition {partition}, which does not belong \
+         there"
     )]
     Foreign {
         /// Of the batch.

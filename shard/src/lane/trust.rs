@@ -24,8 +24,10 @@
 //!            accepted                       a full row of refusals
 //! Untried ------------> Good ------------------------------------------> Condemned
 //!    |  ^                ^                                                |  |  ^ |
-//!    |  '-- put off      '------------------- accepted -------------------'  |  '-' refused: the next pause
-//!    '------------------------- refused once -------------------------------->  another token: Untried
+//!    |  '-- put off      '----------------- accepted ---------------------'  |  '-' refused:
+//!    |                                                                       |      the next pause
+//!    '------------------------ refused once -------------------------------->  another token:
+//!                                                                              Untried
 //! ```
 //!
 //! **The first answer to an untried token counts at once.** It is tried by one request at a time

@@ -23,7 +23,7 @@ use crate::{
         self, Feed, FeedConfig, Following,
         split::{Positions, Splitter},
     },
-    service::{Connected, End, Now},
+    service::{End, Now, SessionHandle},
 };
 
 /// A coordinator that reads nothing for so long is none.
@@ -40,8 +40,8 @@ pub(super) struct NodeTask {
     outboxes: Vec<Outbox>,
     events: Events,
     failures: mpsc::Receiver<CoreFailure>,
-    begun: mpsc::Receiver<Connected>,
-    session: Option<Connected>,
+    begun: mpsc::Receiver<SessionHandle>,
+    session: Option<SessionHandle>,
     /// Since when a message waits for room.
     unread_since: Option<Time>,
     feed: Feed,
@@ -61,7 +61,7 @@ impl NodeTask {
         control: Control,
         ports: Vec<CorePort>,
         now: Now,
-        begun: mpsc::Receiver<Connected>,
+        begun: mpsc::Receiver<SessionHandle>,
         health: HealthReporter,
         feed: FeedConfig,
         boot: BootId,
@@ -187,7 +187,8 @@ impl NodeTask {
         tokio::select! {
             () = &mut *stop => return Ok(true),
             failure = self.failures.recv(), if !draining => {
-                return Err(failure.map_or(NodeError::Internal("outboxes are gone"), NodeError::from));
+                let gone = NodeError::Internal("outboxes are gone");
+                return Err(failure.map_or(gone, NodeError::from));
             }
             (core, event) = self.events.recv(), if room => match event {
                 Some(event) => self.control.event(core, event),
@@ -199,7 +200,8 @@ impl NodeTask {
                 Some(message) => {
                     let at = (self.now)();
                     let span = self.session.as_ref().map(|s| s.span.clone());
-                    span.unwrap_or_else(tracing::Span::none).in_scope(|| self.control.message(message, at));
+                    let span = span.unwrap_or_else(tracing::Span::none);
+                    span.in_scope(|| self.control.message(message, at));
                 }
                 None => self.close_session(),
             },
@@ -255,7 +257,7 @@ impl NodeTask {
         Ok(())
     }
 
-    fn open_session(&mut self, mut session: Connected) {
+    fn open_session(&mut self, mut session: SessionHandle) {
         let (now, opened) = ((self.now)(), &session.opened);
         let admitted = session.span.in_scope(|| self.control.open(opened, now));
         // Another one is left in its place, which nobody waits for.

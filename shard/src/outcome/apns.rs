@@ -59,10 +59,11 @@ macro_rules! reasons {
 }
 
 reasons! {
-    400: BadCollapseId BadDeviceToken BadExpirationDate BadMessageId BadPriority BadTopic DeviceTokenNotForTopic
-         DuplicateHeaders IdleTimeout InvalidPushType MissingDeviceToken MissingTopic PayloadEmpty TopicDisallowed;
-    403: BadCertificate BadCertificateEnvironment BadEnvironmentKeyIdInToken ExpiredProviderToken Forbidden
-         InvalidProviderToken MissingProviderToken UnrelatedKeyIdInToken;
+    400: BadCollapseId BadDeviceToken BadExpirationDate BadMessageId BadPriority BadTopic
+         DeviceTokenNotForTopic DuplicateHeaders IdleTimeout InvalidPushType MissingDeviceToken
+         MissingTopic PayloadEmpty TopicDisallowed;
+    403: BadCertificate BadCertificateEnvironment BadEnvironmentKeyIdInToken ExpiredProviderToken
+         Forbidden InvalidProviderToken MissingProviderToken UnrelatedKeyIdInToken;
     404: BadPath;
     405: MethodNotAllowed;
     410: ExpiredToken Unregistered;

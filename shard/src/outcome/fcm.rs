@@ -16,7 +16,9 @@ use super::{Verdict, unfamiliar, unknown_word};
 pub const QUOTA_PAUSE: Duration = Duration::from_mins(1);
 
 macro_rules! words {
-    ($(#[$doc:meta])* $type:ident: $($(#[$case:meta])* $name:ident = $word:literal $(| $old:literal)?;)+) => {
+    ($(#[$doc:meta])* $type:ident: $(
+        $(#[$case:meta])* $name:ident = $word:literal $(| $old:literal)?;
+    )+) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum $type {

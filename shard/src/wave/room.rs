@@ -32,7 +32,8 @@ pub struct Place {
 /// The room is spent. Trying again helps once other alerts have ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "this node has room for {max} bytes of covers and messages, {taken} are taken and {wanted} more are needed"
+    "this node has room for {max} bytes of covers and messages, {taken} are taken and {wanted} more \
+     are needed"
 )]
 pub struct NoRoom {
     max: usize,

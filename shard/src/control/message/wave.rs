@@ -217,7 +217,8 @@ fn fcm_body(m: &wire::LocaleMessage) -> Result<(), InvalidField> {
         n => Err(InvalidField::new(
             "body",
             format_args!(
-                "and body_after_token must have at most {FCM_BODY_BYTES_MAX} bytes together, have {n}"
+                "and body_after_token must have at most {FCM_BODY_BYTES_MAX} bytes together, \
+                 have {n}"
             ),
         )),
     }

@@ -123,7 +123,8 @@ impl Head {
         if self.number != number {
             return Err(Problem::Content("a section is missing, or comes twice"));
         }
-        content.resize(self.content_bytes, 0); // what was in it is overwritten, or the section is refused
+        // What was in it is overwritten, or the section is refused.
+        content.resize(self.content_bytes, 0);
         match decompressor
             .decompress_to_buffer(&checked[SECTION_HEAD_BYTES..], content.as_mut_slice())
         {
