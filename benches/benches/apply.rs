@@ -1,5 +1,5 @@
-//! What one record costs a node that holds ten million devices in 64 partitions: 4,096 records at a time, as a core takes
-//! them from the feed, of devices anywhere.
+//! What one record costs a node that holds ten million devices in 64 partitions: 4,096 records at a
+//! time, as a core takes them from the feed, of devices anywhere.
 
 #![allow(missing_docs)] // made by criterion's macros
 

@@ -1,5 +1,6 @@
-//! One request, from template to bytes, and one turn of a connection: push, write, read the answer. For APNs with the
-//! credential in the header table and without, and for FCM, where the token stands in the body and each answer has one.
+//! One request, from template to bytes, and one turn of a connection: push, write, read the answer.
+//! For APNs with the credential in the header table and without, and for FCM, where the token
+//! stands in the body and each answer has one.
 //!
 //! Times are per request. No sockets and no TLS: what a core spends on HTTP/2 itself.
 
@@ -84,7 +85,8 @@ impl Case {
         (0..STREAMS).map(token).collect()
     }
 
-    /// What a gateway answers behind the frame header and `:status 200`: fields, and the DATA frame's payload.
+    /// What a gateway answers behind the frame header and `:status 200`: fields, and the DATA
+    /// frame's payload.
     fn answer(self) -> (&'static [u8], &'static [u8]) {
         match self {
             Self::Apns { .. } => (b"\x88\x00\x07apns-id\x24EC1BF194-B3B2-424A-89A9-5A918A6E6B5D", b""),
@@ -128,7 +130,8 @@ impl Peer {
             answers,
             next_id: 1,
         };
-        // SETTINGS: 1,000 streams, a large window for each; their acknowledgement of ours; a window for all.
+        // SETTINGS: 1,000 streams, a large window for each; their acknowledgement of ours; a window
+        // for all.
         let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 3, 232];
         peer.receive(
             &[

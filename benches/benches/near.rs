@@ -1,4 +1,5 @@
-//! A small alert over many devices: the circle of a kilometre, ten million devices in 64 partitions.
+//! A small alert over many devices: the circle of a kilometre, ten million devices in 64
+//! partitions.
 
 #![allow(missing_docs)] // made by criterion's macros
 

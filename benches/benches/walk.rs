@@ -28,7 +28,8 @@ fn walk(c: &mut Criterion<CpuTime>) {
         partition.apply(UnixMillis(START_MS), &arrival(n), &mut words);
     }
     let everybody: RoaringBitmap = (0..u32::try_from(DEVICES).expect("a million")).collect();
-    // Everybody's cells of resolution 6, dealt to twelve bands; and 3,900 cells of resolution 9 somewhere between.
+    // Everybody's cells of resolution 6, dealt to twelve bands; and 3,900 cells of resolution 9
+    // somewhere between.
     let whole =
         cover((0..DEVICES).map(|n| cell(n).parent(Resolution::Six).expect("coarser").into()));
     let scattered = cover((0..3_900).map(|n| cell(n).into()));

@@ -1,8 +1,9 @@
 //! What a device weighs: the growth of a process that holds partitions only, fed by `apply`.
 //!
-//! `weigh apns|fcm|half [devices]` prints resident bytes for each registered device: loaded; after everybody has moved; after
-//! a tenth was removed and another tenth came, spread over thirty days of append time; after a snapshot of each partition;
-//! and, on a copy of the same history, with all those tombstones at once.
+//! `weigh apns|fcm|half [devices]` prints resident bytes for each registered device: loaded; after
+//! everybody has moved; after a tenth was removed and another tenth came, spread over thirty days
+//! of append time; after a snapshot of each partition; and, on a copy of the same history, with all
+//! those tombstones at once.
 
 use std::time::{Duration, Instant};
 

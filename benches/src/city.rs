@@ -36,7 +36,8 @@ use crate::{
 /// The one lane.
 pub const LANE: LaneId = LaneId(1);
 const LOG: LogId = LogId(0);
-/// Where people live: enough places that none is crowded, few enough that making them takes no time.
+/// Where people live: enough places that none is crowded, few enough that making them takes no
+/// time.
 const PLACES: usize = 1 << 17;
 /// Of Shenzhen: latitude, longitude; and how far around it an alert goes.
 const CENTER: (f64, f64) = (22.543, 114.058);

@@ -1,4 +1,5 @@
-//! CPU time of the thread in place of wall time: on a machine whose cores are shared, it does not count the waiting for one.
+//! CPU time of the thread in place of wall time: on a machine whose cores are shared, it does not
+//! count the waiting for one.
 
 use std::time::Duration;
 

@@ -10,7 +10,8 @@ use h3o::{CellIndex, LatLng, Resolution};
 /// When the first record was observed and appended.
 pub const START_MS: u64 = 1_780_000_000_000;
 
-/// How many devices a bench of a whole node has: ten million, or what the environment says in `DEVICES`.
+/// How many devices a bench of a whole node has: ten million, or what the environment says in
+/// `DEVICES`.
 #[must_use]
 pub fn devices() -> u64 {
     std::env::var("DEVICES").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000_000)

@@ -1,4 +1,5 @@
-//! Seeded fixtures for the benches. Each bench stands in `benches/`, named after the step that it measures.
+//! Seeded fixtures for the benches. Each bench stands in `benches/`, named after the step that it
+//! measures.
 
 pub mod case;
 pub mod city;

@@ -15,8 +15,8 @@ use crate::input::Input;
 /// A platform, a status, a wait, and the rest is the body.
 ///
 /// # Panics
-/// The answer says what its body did not say, a word could do harm where it is printed, or the verdict is one that this
-/// status can never have.
+/// The answer says what its body did not say, a word could do harm where it is printed, or the
+/// verdict is one that this status can never have.
 pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let choice = input.byte();
@@ -46,7 +46,8 @@ pub fn run(input: &[u8]) {
     let verdict = classify(platform, &answer);
     match status {
         200 => assert_eq!(verdict, Verdict::Accepted),
-        // A device is never forgotten for what a server says of itself, whatever words stand beside it.
+        // A device is never forgotten for what a server says of itself, whatever words stand beside
+        // it.
         500..=599 => assert!(
             matches!(verdict, Verdict::LaneLater { .. } | Verdict::Unsigned { .. }),
             "{verdict:?}"
@@ -71,7 +72,8 @@ pub fn run(input: &[u8]) {
 
 /// With another reading of the same body.
 fn compare(platform: Platform, status: u16, body: &[u8], answer: &Answer) {
-    // A field that nobody reads may hold what is not UTF-8, which only this other reading would mind.
+    // A field that nobody reads may hold what is not UTF-8, which only this other reading would
+    // mind.
     let whole = serde_json::from_str::<Value>(&String::from_utf8_lossy(body));
     // Or a number that no float holds: then there is nothing to compare with.
     if whole.as_ref().is_err_and(|error| error.to_string().starts_with("number out of range")) {

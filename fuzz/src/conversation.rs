@@ -1,8 +1,9 @@
 //! A whole conversation: requests, and whatever a peer says in between, right or wrong, in pieces.
 //!
-//! What must hold (the promises of `lane/connection.rs`): each ticket that was taken has exactly one event; nothing comes
-//! after the end; what is held and written is bounded; how the bytes were cut makes no difference; and as long as the peer
-//! says nothing that is against the rules, the short way of reading an answer hears the same as the long one.
+//! What must hold (the promises of `lane/connection.rs`): each ticket that was taken has exactly
+//! one event; nothing comes after the end; what is held and written is bounded; how the bytes were
+//! cut makes no difference; and as long as the peer says nothing that is against the rules, the
+//! short way of reading an answer hears the same as the long one.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -24,8 +25,8 @@ use crate::input::Input;
 /// Small, so that its limits are met.
 const STREAMS_MAX: usize = 8;
 const FRAME_BYTES_MAX: usize = 9 + 16_384;
-/// A partial frame, a block, bodies of all streams, and what waits to be written: a thousand acknowledgements, and eight
-/// requests of 20 kB, in a buffer that doubles.
+/// A partial frame, a block, bodies of all streams, and what waits to be written: a thousand
+/// acknowledgements, and eight requests of 20 kB, in a buffer that doubles.
 const HELD_BYTES_MAX: usize =
     2 * (FRAME_BYTES_MAX + 8_192) + STREAMS_MAX * 2 * 4_096 + 2 * (17_000 + 160_000);
 const EXPIRATION: u64 = 1_800_000_000;
@@ -56,7 +57,8 @@ enum Reading {
 struct Played {
     events: Vec<ConnectionEvent>,
     written: Vec<u8>,
-    /// The peer sent only what both ways of reading must take for the same: no block but a few correct ones.
+    /// The peer sent only what both ways of reading must take for the same: no block but a few
+    /// correct ones.
     is_honest: bool,
 }
 

@@ -1,4 +1,5 @@
-//! Inputs worth keeping: one file for each target, one input in hexadecimal on each line, the shortest first.
+//! Inputs worth keeping: one file for each target, one input in hexadecimal on each line, the
+//! shortest first.
 
 use std::{
     collections::BTreeSet,

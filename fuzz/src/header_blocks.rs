@@ -44,9 +44,9 @@ pub fn run(input: &[u8]) {
             // The other library calls a block without any field an error, which RFC 7541 does not.
             Ok(fields) if fields.is_empty() && !block.is_empty() => return,
             Ok(fields) => assert_eq!(theirs.decode(block).ok(), Some(fields)),
-            // These must be wrong to anybody. (The other library panics at a size update cut short, takes one in the middle
-            // of a block, and knows no bound of lists and numbers: nothing can be said of `SizeUpdate`, `ListTooLarge` and
-            // `Truncated`.)
+            // These must be wrong to anybody. (The other library panics at a size update cut short,
+            // takes one in the middle of a block, and knows no bound of lists and numbers: nothing
+            // can be said of `SizeUpdate`, `ListTooLarge` and `Truncated`.)
             Err(error) if error == "Index" || error == "Huffman" => {
                 assert!(theirs.decode(block).is_err(), "{error}");
                 return;

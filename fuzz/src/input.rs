@@ -1,4 +1,5 @@
-//! Bytes as a sequence of small decisions. One that is spent decides zero, so that every prefix of an input is an input.
+//! Bytes as a sequence of small decisions. One that is spent decides zero, so that every prefix of
+//! an input is an input.
 
 /// The rest of an input.
 #[derive(Debug, Clone, Copy)]

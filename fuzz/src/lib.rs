@@ -1,9 +1,11 @@
 //! Whatever reads what a gateway says, attacked with inputs that nobody meant.
 //!
-//! Each target is a function of bytes that panics on a finding. Two things run them: `tests/short.rs`, the corpus and some
-//! thousand mutations of it, on any toolchain and in seconds, with CI; and `src/guided.rs`, libFuzzer, guided by coverage
-//! (`just fuzz TARGET SECONDS`; it needs a C++ compiler, and neither nightly nor cargo-fuzz, as the passes that instrument
-//! are stable options of rustc). What the guided run finds worth keeping, merged to the fewest inputs, is the corpus.
+//! Each target is a function of bytes that panics on a finding. Two things run them:
+//! `tests/short.rs`, the corpus and some thousand mutations of it, on any toolchain and in seconds,
+//! with CI; and `src/guided.rs`, libFuzzer, guided by coverage (`just fuzz TARGET SECONDS`; it
+//! needs a C++ compiler, and neither nightly nor cargo-fuzz, as the passes that instrument are
+//! stable options of rustc). What the guided run finds worth keeping, merged to the fewest inputs,
+//! is the corpus.
 
 pub mod answers;
 pub mod conversation;

@@ -9,7 +9,8 @@ use crate::input::Input;
 /// Some fields of one answer, in any order and number.
 ///
 /// # Panics
-/// The wait is longer than any that is believed, or differs from what another reading of the same fields gives.
+/// The wait is longer than any that is believed, or differs from what another reading of the same
+/// fields gives.
 pub fn run(input: &[u8]) {
     let mut input = Input(input);
     let mut fields: Vec<(&[u8], &[u8])> = Vec::new();
@@ -52,8 +53,8 @@ pub fn run(input: &[u8]) {
     }
 }
 
-/// The one form that servers write today (RFC 9110, 5.6.7, IMF-fixdate), read strictly and by other arithmetic; a weekday
-/// that is not the date's own makes it none.
+/// The one form that servers write today (RFC 9110, 5.6.7, IMF-fixdate), read strictly and by other
+/// arithmetic; a weekday that is not the date's own makes it none.
 fn unix_seconds(text: &[u8]) -> Option<i64> {
     const MONTHS: &[u8] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
     const DAYS: &[u8] = b"ThuFriSatSunMonTueWed";

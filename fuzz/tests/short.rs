@@ -1,5 +1,6 @@
-//! The short run: every input of the corpus, then mutations of them. Seconds, with CI; `CLARION_FUZZ_EXECUTIONS` and
-//! `CLARION_FUZZ_SEED` make it another, and `just fuzz` is the guided one.
+//! The short run: every input of the corpus, then mutations of them. Seconds, with CI;
+//! `CLARION_FUZZ_EXECUTIONS` and `CLARION_FUZZ_SEED` make it another, and `just fuzz` is the guided
+//! one.
 
 use clarion_fuzz::{TARGETS, corpus, mutate, target};
 use rand::SeedableRng as _;

@@ -17,11 +17,13 @@ use crate::{
 
 /// Runs whole alerts against a real cluster on this machine and judges them device by device.
 ///
-/// Without arguments: `run`. A run starts a coordinator, shard nodes and a gateway emulator as processes of their own,
-/// registers a seeded population, submits the scenario's alert, and holds the gateway's record against a brute-force
-/// computation of who should have been reached. It prints a summary, writes report.json and report.html, and ends everything it started.
+/// Without arguments: `run`. A run starts a coordinator, shard nodes and a gateway emulator as
+/// processes of their own, registers a seeded population, submits the scenario's alert, and holds
+/// the gateway's record against a brute-force computation of who should have been reached. It
+/// prints a summary, writes report.json and report.html, and ends everything it started.
 ///
-/// Exit code 0: everything expected was found. 1: an expectation failed. 2: the run could not be carried out.
+/// Exit code 0: everything expected was found. 1: an expectation failed. 2: the run could not be
+/// carried out.
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version, max_term_width = 120, after_help = probe::HELP)]
 struct Arguments {
@@ -43,8 +45,9 @@ enum Command {
 
 /// Run a scenario.
 ///
-/// Exact expectations (nobody missed, nobody twice, …) and bounds on memory fail a run on any machine. Rates and times are
-/// printed beside their targets and fail it only with --strict, because a busy machine is no defect.
+/// Exact expectations (nobody missed, nobody twice, …) and bounds on memory fail a run on any
+/// machine. Rates and times are printed beside their targets and fail it only with --strict,
+/// because a busy machine is no defect.
 #[derive(Debug, Parser)]
 struct RunArguments {
     /// Name of a scenario (see `list`), or path of a .toml file of the same form
@@ -59,7 +62,8 @@ struct RunArguments {
     /// Decides everything that is drawn: places, tokens, motion [default: the scenario's]
     #[arg(long)]
     seed: Option<u64>,
-    /// Threads of each node that walk and send [default: the machine's processors shared among the nodes, at least 1]
+    /// Threads of each node that walk and send [default: the machine's processors shared among the
+    /// nodes, at least 1]
     #[arg(long)]
     cores: Option<usize>,
     /// Folder for report.json, report.html, the logs of all processes, and the gateway's record
@@ -74,10 +78,12 @@ struct RunArguments {
     /// Of a series: how long the trouble of each case acts [default: the scenario's]
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
-    /// Coordinator of a cluster that runs already, http://HOST:PORT, instead of starting one; needs --gateway
+    /// Coordinator of a cluster that runs already, http://HOST:PORT, instead of starting one; needs
+    /// --gateway
     #[arg(long, value_name = "URL", requires = "gateways", conflicts_with_all = ["nodes", "cores"])]
     cluster: Option<String>,
-    /// Control port of that cluster's emulated gateway for a platform (see `gateway --help`); once for each
+    /// Control port of that cluster's emulated gateway for a platform (see `gateway --help`); once
+    /// for each
     #[arg(long = "gateway", value_name = "PLATFORM=HOST:PORT", value_parser = gateway, requires = "cluster")]
     gateways: Vec<(Platform, String)>,
 }
@@ -210,7 +216,8 @@ fn run(arguments: &RunArguments) -> Result<bool, Failure> {
         }),
         command: command(&arguments.scenario, &scenario, arguments),
     };
-    // One thread: children are tied to the life of the thread that starts them, and driving costs little.
+    // One thread: children are tied to the life of the thread that starts them, and driving costs
+    // little.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     if let Some(series) = &scenario.series {
         let report =

@@ -1,10 +1,12 @@
 //! The real processes of a run: one coordinator, shard nodes, a gateway emulator for each platform.
 //!
-//! Each is this very program, started again with a hidden subcommand, so that one build makes all of them and each has
-//! its own memory and processor time to be accounted for. Ports are the system's choice. Nodes and coordinator have to
-//! know each other's address before either is up: the ports by which they call each other are claimed first.
+//! Each is this very program, started again with a hidden subcommand, so that one build makes all
+//! of them and each has its own memory and processor time to be accounted for. Ports are the
+//! system's choice. Nodes and coordinator have to know each other's address before either is up:
+//! the ports by which they call each other are claimed first.
 //!
-//! Nothing outlives a run: children are asked to end, then killed; they end by themselves if this program is killed.
+//! Nothing outlives a run: children are asked to end, then killed; they end by themselves if this
+//! program is killed.
 
 pub mod accounting;
 pub mod emulator;
@@ -250,7 +252,8 @@ impl Cluster {
         }
     }
 
-    /// Starts a process: `coordinator`, `coordinator-2` or a node; in place of a former one, or for the first time.
+    /// Starts a process: `coordinator`, `coordinator-2` or a node; in place of a former one, or for
+    /// the first time.
     ///
     /// # Errors
     /// It does not come up.
@@ -314,7 +317,8 @@ impl Cluster {
         self.nodes.as_ref().map(|nodes| nodes.to.clone())
     }
 
-    /// Samples memory and heeds orders for nodes, until a process ends by itself, which none should.
+    /// Samples memory and heeds orders for nodes, until a process ends by itself, which none
+    /// should.
     pub async fn watch(&mut self) -> ProcessError {
         let mut ticks = interval(WATCH_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -63,7 +63,8 @@ pub fn signing_key(dir: &Path) -> Result<SigningKey, KeyError> {
     Ok(SigningKey { private, public, key_id: KEY_ID, team_id: TEAM_ID })
 }
 
-/// Writes the key file of the service account; its key is the fixed one that the FCM emulator of a run believes.
+/// Writes the key file of the service account; its key is the fixed one that the FCM emulator of a
+/// run believes.
 ///
 /// # Errors
 /// The folder cannot be written to.

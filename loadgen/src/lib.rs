@@ -2,8 +2,8 @@
 //!
 //! The gateways are emulated by a crate of their own, `clarion_emulator`.
 //!
-//! The modules stand in floors, the highest first: a module imports from its own folder and from lower
-//! floors, and within a floor never both ways.
+//! The modules stand in floors, the highest first: a module imports from its own folder and from
+//! lower floors, and within a floor never both ways.
 
 // The command line, the course of a run, and what a person sees of it meanwhile.
 pub mod cli;

@@ -21,7 +21,8 @@ pub fn whole(value: f64) -> String {
     if value.is_finite() && value >= 0.0 { thousands(value.round() as u64) } else { number(value) }
 }
 
-/// A measured value: whole numbers and large ones with separators, others to three places that matter.
+/// A measured value: whole numbers and large ones with separators, others to three places that
+/// matter.
 #[must_use]
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // below 2^53
 pub fn number(value: f64) -> String {

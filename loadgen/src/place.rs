@@ -1,7 +1,7 @@
 //! A point on the earth, and the few steps on a sphere that placing devices needs.
 //!
-//! Placing may stand on a sphere: wherever a device ends up *is* its exact place. Judging may not: distances of the
-//! verdict are geodesics on WGS-84, see `verdict::geometry`.
+//! Placing may stand on a sphere: wherever a device ends up *is* its exact place. Judging may not:
+//! distances of the verdict are geodesics on WGS-84, see `verdict::geometry`.
 
 use std::fmt;
 
@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 /// Mean radius of the earth, metres (IUGG R1).
 pub const EARTH_RADIUS_M: f64 = 6_371_008.8;
 
-/// A point on WGS-84, degrees. Its `Debug` does not tell where: a device's exact place never reaches a log.
+/// A point on WGS-84, degrees. Its `Debug` does not tell where: a device's exact place never
+/// reaches a log.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
@@ -33,7 +34,8 @@ impl Place {
         (-90.0..=90.0).contains(&self.latitude) && (-180.0..=180.0).contains(&self.longitude)
     }
 
-    /// Where one gets by going `meters` in direction `bearing` (radians from north, clockwise) on the sphere.
+    /// Where one gets by going `meters` in direction `bearing` (radians from north, clockwise) on
+    /// the sphere.
     #[must_use]
     pub fn toward(self, bearing: f64, meters: f64) -> Self {
         let (sin_lat, cos_lat) = self.latitude.to_radians().sin_cos();
@@ -44,7 +46,8 @@ impl Place {
         Self::new(sin_lat2.asin().to_degrees(), self.longitude + east.atan2(north).to_degrees())
     }
 
-    /// The direction in which another place lies at first, radians from north, clockwise, on the sphere.
+    /// The direction in which another place lies at first, radians from north, clockwise, on the
+    /// sphere.
     #[must_use]
     pub fn bearing(self, other: Self) -> f64 {
         let (sin_lat, cos_lat) = self.latitude.to_radians().sin_cos();

@@ -1,12 +1,13 @@
 //! Devices by number: a pure function of seed and index, never held whole.
 //!
-//! A run of a million devices needs them three times: to register them, to tell whose token the gateway saw, and to judge who
-//! was inside. Keeping them would cost more memory than the cluster under test, so each is made again when it is asked for,
-//! from `(seed, index)` alone. Places come from [`Area`]s with shares; within a town, density falls off exponentially with
-//! the distance from its centre.
+//! A run of a million devices needs them three times: to register them, to tell whose token the
+//! gateway saw, and to judge who was inside. Keeping them would cost more memory than the cluster
+//! under test, so each is made again when it is asked for, from `(seed, index)` alone. Places come
+//! from [`Area`]s with shares; within a town, density falls off exponentially with the distance
+//! from its centre.
 //!
-//! Coordinates are rounded to 1e-7 degrees (a centimetre): the sines of two machines' libraries may differ in the last bit,
-//! the rounded place does not, but for ties that no run meets.
+//! Coordinates are rounded to 1e-7 degrees (a centimetre): the sines of two machines' libraries may
+//! differ in the last bit, the rounded place does not, but for ties that no run meets.
 
 pub mod cities;
 pub mod draws;
@@ -143,7 +144,8 @@ enum Shape {
     Annulus { inner_meters: f64, outer_meters: f64 },
 }
 
-// Streams of draws; see `Draws::new`. A device's identity does not hang on how many draws its place took.
+// Streams of draws; see `Draws::new`. A device's identity does not hang on how many draws its place
+// took.
 const DOMAIN_IDENTITY: u64 = 1;
 const DOMAIN_PLACE: u64 = 2;
 const DOMAIN_TOKEN: u64 = 3;
@@ -151,7 +153,8 @@ const DOMAIN_LATER_TOKEN: u64 = 4;
 /// For plans made over a population, such as motion.
 pub const DOMAIN_PLAN: u64 = 16;
 
-/// Farther out than this many scales nobody lives: e^-12 of the density, some 8 of a million devices.
+/// Farther out than this many scales nobody lives: e^-12 of the density, some 8 of a million
+/// devices.
 const TOWN_SCALES_MAX: f64 = 12.0;
 
 const FOREIGN_LOCALES: &[&str] = &["en", "en-US", "zh-Hans-CN", "zh-Hant-TW", "ja-JP", "fr-FR", ""];
@@ -273,14 +276,16 @@ impl Population {
         TokenBytes::draw(platform, &mut { draws })
     }
 
-    /// A place drawn as this population's devices draw theirs, for one that moves; with the locale spoken there.
+    /// A place drawn as this population's devices draw theirs, for one that moves; with the locale
+    /// spoken there.
     #[must_use]
     pub fn place(&self, draws: &mut Draws) -> (Place, &'static str) {
         let at = draws.unit();
         let index = self.spots.partition_point(|(upto, _)| *upto <= at).min(self.spots.len() - 1);
         let spot = self.spots[index].1;
         let meters = match spot.shape {
-            // The radius of a plane exponential density is the sum of two exponential draws (Gamma with k = 2).
+            // The radius of a plane exponential density is the sum of two exponential draws (Gamma
+            // with k = 2).
             Shape::Town { scale_meters } => {
                 let scales = -(draws.positive_unit().ln() + draws.positive_unit().ln());
                 scale_meters * scales.min(TOWN_SCALES_MAX)

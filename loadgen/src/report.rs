@@ -23,7 +23,8 @@ pub use arithmetic::Arithmetic;
 pub use check::{Check, Kind};
 pub use motion::Motion;
 
-/// `report.json`. Counts and times are defined where they are measured: `verdict`, `cluster::accounting`.
+/// `report.json`. Counts and times are defined where they are measured: `verdict`,
+/// `cluster::accounting`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// Which scenario.
@@ -32,8 +33,8 @@ pub struct Report {
     pub seed: u64,
     /// Devices of the population.
     pub devices: u64,
-    /// The coordinator of a cluster that ran already; none if the run started its own. Then nothing is known of what its
-    /// processes cost.
+    /// The coordinator of a cluster that ran already; none if the run started its own. Then nothing
+    /// is known of what its processes cost.
     pub cluster: Option<String>,
     /// Shard nodes.
     pub nodes: u32,
@@ -265,8 +266,8 @@ impl Machine {
 }
 
 impl Report {
-    /// The order of the platform that kept it worst. Lanes do not wait for each other, so that between two of them there
-    /// is no order to be kept.
+    /// The order of the platform that kept it worst. Lanes do not wait for each other, so that
+    /// between two of them there is no order to be kept.
     #[must_use]
     pub fn worst_order(&self) -> Order {
         let orders = self.platforms.values().map(|p| p.order);
@@ -290,7 +291,8 @@ fn write(report: &impl Serialize, dir: &Path) -> io::Result<()> {
 
 /// The value below which a share of values in ascending order lies; none if there are none.
 #[must_use]
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // an index below the length
+// An index below the length.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
 pub fn quantile<T: Copy>(sorted: &[T], share: f64) -> Option<T> {
     let at = (sorted.len() as f64 * share).ceil() as usize;
     sorted.get(at.clamp(1, sorted.len().max(1)) - 1).copied()

@@ -1,8 +1,8 @@
 //! One run of a scenario, from the first process to the report.
 //!
-//! The steps stand in order in [`run`]. Beside them run two watchers: one over the processes, because a run whose coordinator
-//! died must end with its last words and not with a deadline; and one for SIGTERM and Ctrl-C. Whatever ends first, every
-//! process is ended.
+//! The steps stand in order in [`run`]. Beside them run two watchers: one over the processes,
+//! because a run whose coordinator died must end with its last words and not with a deadline; and
+//! one for SIGTERM and Ctrl-C. Whatever ends first, every process is ended.
 
 pub mod assess;
 pub mod motion;
@@ -169,7 +169,8 @@ impl Stage {
     fn prepare(scenario: &Scenario, options: &Options, show: &Show) -> Result<Self, RunError> {
         let begun = clock::monotonic();
         let signals = Signals::listen().map_err(|e| io_error("signals", e))?;
-        // Absolute from here on: the coordinator's file names its neighbours, and relative names in it count from its folder.
+        // Absolute from here on: the coordinator's file names its neighbours, and relative names in
+        // it count from its folder.
         let dir = fs::create_dir_all(&options.dir)
             .and_then(|()| fs::canonicalize(&options.dir))
             .map_err(|e| io_error(&options.dir.display().to_string(), e))?;

@@ -1,7 +1,8 @@
 //! A scenario: what a run is made of and what must come of it, as data.
 //!
-//! The named ones are TOML files built into the program; any other file of the same form can be run. Everything is
-//! checked when it is read: a run that takes a minute must not end with a typing error.
+//! The named ones are TOML files built into the program; any other file of the same form can be
+//! run. Everything is checked when it is read: a run that takes a minute must not end with a typing
+//! error.
 
 mod check;
 pub mod expect;
@@ -142,7 +143,8 @@ pub enum RegionSpec {
         /// Geodesic, WGS-84.
         radius_meters: f64,
     },
-    /// Straight edges in longitude and latitude; rings closed or not (they are closed on submission).
+    /// Straight edges in longitude and latitude; rings closed or not (they are closed on
+    /// submission).
     Polygon {
         /// The outer ring.
         outer: Vec<Place>,
@@ -169,7 +171,8 @@ impl RegionSpec {
 pub struct GatewaySpec {
     /// Share of tokens that it calls dead (410), 0 to 1.
     pub dead_share: f64,
-    /// How long each answer takes without a fault, microseconds; of a platform at a distance, that distance counts.
+    /// How long each answer takes without a fault, microseconds; of a platform at a distance, that
+    /// distance counts.
     pub latency_us: u64,
     /// Lanes write `authorization` out in each request, as Apple advises, instead of indexing it.
     pub authorization_literal: bool,
@@ -208,11 +211,14 @@ impl DistanceSpec {
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LineSpec {
-    /// From a request's end to its answer: `{ p50_us = 50000, p99_us = 120000 }`, lognormal, drawn anew for each.
+    /// From a request's end to its answer: `{ p50_us = 50000, p99_us = 120000 }`, lognormal, drawn
+    /// anew for each.
     pub latency: Option<Latency>,
-    /// From the bytes of a body to the credit for them, microseconds: at a distance, one way there and one back.
+    /// From the bytes of a body to the credit for them, microseconds: at a distance, one way there
+    /// and one back.
     pub credit_delay_us: u64,
-    /// The connection's receive window, bytes; absent: so large that it is not what limits a near lane.
+    /// The connection's receive window, bytes; absent: so large that it is not what limits a near
+    /// lane.
     pub connection_window: Option<u32>,
     /// The receive window of each stream, bytes; absent: HTTP/2's 65,535.
     pub stream_window: Option<u32>,
@@ -224,10 +230,11 @@ pub struct LineSpec {
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct FcmSpec {
-    /// Messages in any 60 s: the emulator refuses more, and the coordinator is told. Absent: the emulator grants what
-    /// nobody can use, and the coordinator knows of no quota.
+    /// Messages in any 60 s: the emulator refuses more, and the coordinator is told. Absent: the
+    /// emulator grants what nobody can use, and the coordinator knows of no quota.
     pub quota_per_minute: Option<u32>,
-    /// The shortest pause of the lane after a 503 that names none, milliseconds; absent: the coordinator's default.
+    /// The shortest pause of the lane after a 503 that names none, milliseconds; absent: the
+    /// coordinator's default.
     pub backoff_min_ms: Option<u32>,
 }
 
@@ -282,7 +289,8 @@ pub enum FaultSpec {
         platform: Option<Platform>,
         /// What it is, in a few words.
         label: String,
-        /// The order. What holds without trouble (latency, late credits) holds with it, unless it says otherwise.
+        /// The order. What holds without trouble (latency, late credits) holds with it, unless it
+        /// says otherwise.
         faults: Box<Faults>,
         /// When it begins, after the first push.
         after_ms: u64,
@@ -342,12 +350,13 @@ pub struct CancelSpec {
     pub grace_ms: u64,
 }
 
-/// Devices in motion. Such a run has four parts in one cluster: nothing for a while, the alert over still devices, changes
-/// alone for as long as that took, and the alert while changes go on.
+/// Devices in motion. Such a run has four parts in one cluster: nothing for a while, the alert over
+/// still devices, changes alone for as long as that took, and the alert while changes go on.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MotionSpec {
-    /// Changes sent to the registry a second: places of commuters and trains, tokens, installations, removals, mutes.
+    /// Changes sent to the registry a second: places of commuters and trains, tokens,
+    /// installations, removals, mutes.
     pub changes_per_second: u32,
     /// How long the cluster stands idle at first, so that what it costs by itself is known.
     pub idle_ms: u64,

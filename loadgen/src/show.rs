@@ -1,5 +1,5 @@
-//! What a person sees while a run goes on: bars in a terminal, plain lines elsewhere. All on standard error, so that
-//! standard output holds only the summary.
+//! What a person sees while a run goes on: bars in a terminal, plain lines elsewhere. All on
+//! standard error, so that standard output holds only the summary.
 
 use std::{
     fmt,

@@ -1,8 +1,9 @@
 //! The judgement: the gateway's own record against the truth, device by device.
 //!
-//! Nothing of the cluster is asked for who was inside or who was sent to. Every device is made again from the seed, its
-//! exact place is held against the region by an independent geodesic, and its token against what the gateway recorded.
-//! That is quadratic in nothing and costs some two microseconds a device, so there is no reason to sample.
+//! Nothing of the cluster is asked for who was inside or who was sent to. Every device is made
+//! again from the seed, its exact place is held against the region by an independent geodesic, and
+//! its token against what the gateway recorded. That is quadratic in nothing and costs some two
+//! microseconds a device, so there is no reason to sample.
 
 pub mod cells;
 pub mod counts;
@@ -35,7 +36,8 @@ use sample::{Sample, Spot};
 
 /// Farther outside than this nobody may be reached: the overshoot that the contract allows a cover.
 pub const OUTSIDE_METERS: f64 = 500.0;
-/// No cell of resolution 9 that touches the region reaches farther out than this; beyond it the flat cover is not asked.
+/// No cell of resolution 9 that touches the region reaches farther out than this; beyond it the
+/// flat cover is not asked.
 const COVER_REACH_METERS: f64 = 1_000.0;
 /// Devices named in the report for each kind of failure.
 const EXAMPLES_MAX: usize = 10;
@@ -60,7 +62,8 @@ pub struct Case<'a> {
     pub settle_ns: u64,
     /// Outer limits of the bands, ascending.
     pub edges: &'a [f64],
-    /// How finely the judgement tells places apart, for the picture; no finer than [`sample::FINEST`].
+    /// How finely the judgement tells places apart, for the picture; no finer than
+    /// [`sample::FINEST`].
     pub resolution: Resolution,
 }
 
@@ -73,8 +76,8 @@ pub struct Judgement {
     pub movers: u64,
     /// Of those, how many were inside at the end.
     pub movers_inside: u64,
-    /// Of those who came in behind the frontier and stayed: from the acknowledgement of the change to the acceptance,
-    /// nanoseconds, ascending.
+    /// Of those who came in behind the frontier and stayed: from the acknowledgement of the change
+    /// to the acceptance, nanoseconds, ascending.
     pub entered_ns: Vec<u64>,
     /// First acceptance of each device and since when it had been due, in the order of time.
     pub due: Vec<Due>,
@@ -84,7 +87,8 @@ pub struct Judgement {
     pub samples: Vec<Sample>,
     /// Who was addressed where, by first place: as many entries as spots of the region.
     pub spots: BTreeMap<Spot, SpotCount>,
-    /// For each failure some devices by number, to look at: `population.device(n)` with the seed of the run.
+    /// For each failure some devices by number, to look at: `population.device(n)` with the seed of
+    /// the run.
     pub examples: BTreeMap<&'static str, Vec<u64>>,
 }
 

@@ -1,9 +1,11 @@
-//! Whoever reaches a port takes nothing from anybody else: real processes, every port, every way to be a nuisance that
-//! HTTP/2 and TCP have ([`nuisance`]), while a lane sends at the pace of its quota.
+//! Whoever reaches a port takes nothing from anybody else: real processes, every port, every way to
+//! be a nuisance that HTTP/2 and TCP have ([`nuisance`]), while a lane sends at the pace of its
+//! quota.
 //!
-//! Asserted: each process grows by at most 32 MiB while one of its ports is attacked, the lane keeps its pace, a node that is
-//! restarted in the middle of it finds its way back, and whoever asks for health is answered. Printed, not asserted: how long
-//! other callers wait (target: p99 within 200 ms), because the attackers share this machine's processors with them.
+//! Asserted: each process grows by at most 32 MiB while one of its ports is attacked, the lane
+//! keeps its pace, a node that is restarted in the middle of it finds its way back, and whoever
+//! asks for health is answered. Printed, not asserted: how long other callers wait (target: p99
+//! within 200 ms), because the attackers share this machine's processors with them.
 //!
 //! The second test is about file descriptors: 80 idle connections at a limit of 64 stop no lane.
 

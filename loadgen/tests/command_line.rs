@@ -95,7 +95,8 @@ fn children(pid: u32) -> Vec<u32> {
     pids.filter(|child| parent_of(*child) == Some(pid)).collect()
 }
 
-/// A run that has begun to load, what it goes on to say, and handles of the processes that it started.
+/// A run that has begun to load, what it goes on to say, and handles of the processes that it
+/// started.
 fn begun(dir: &Path, devices: &str) -> (Child, impl Iterator<Item = String>, Vec<OwnedFd>) {
     let mut run = loadgen()
         .args([

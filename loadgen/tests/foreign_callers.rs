@@ -1,10 +1,10 @@
-//! Callers that nobody here wrote, against a real small cluster: a coordinator, a shard node and an emulated gateway as
-//! processes of their own.
+//! Callers that nobody here wrote, against a real small cluster: a coordinator, a shard node and an
+//! emulated gateway as processes of their own.
 //!
-//! Each has the same conversation: it creates an app, is refused a bad alert, registers devices, previews, creates an
-//! alert (twice, and once with another body under the same request id), watches it to its end, asks for one that does
-//! not exist, and cancels another in its middle. What it was told must be what the contract in `proto/` says, and what
-//! the gateway recorded.
+//! Each has the same conversation: it creates an app, is refused a bad alert, registers devices,
+//! previews, creates an alert (twice, and once with another body under the same request id),
+//! watches it to its end, asks for one that does not exist, and cancels another in its middle. What
+//! it was told must be what the contract in `proto/` says, and what the gateway recorded.
 
 #[macro_use]
 mod foreign;
@@ -30,7 +30,8 @@ use tonic_types::pb::{BadRequest, ResourceInfo, bad_request::FieldViolation};
 
 use foreign::{Node, Python, output, verdict};
 
-/// More than the 100 below which an audience is refused, and not so many that a slow alert of them takes long.
+/// More than the 100 below which an audience is refused, and not so many that a slow alert of them
+/// takes long.
 const DEVICES: u64 = 160;
 /// At this rate the whole takes 8 s: time for a cancel.
 const SLOW_PER_SECOND: u32 = 20;
@@ -264,7 +265,8 @@ impl Buf<'_> {
         told
     }
 
-    /// Watches; cancels at the first acceptance. The answer to the cancel, and the last state watched.
+    /// Watches; cancels at the first acceptance. The answer to the cancel, and the last state
+    /// watched.
     async fn cancelled(&self, name: &Value) -> (Value, Value) {
         let mut watching = self.command("AlertService/WatchAlert", &json!({ "name": name }));
         let mut watching =

@@ -1,7 +1,7 @@
 //! The gateway emulator convinces clients that nobody here wrote.
 //!
-//! Each is a program of `foreign/`, run as a process of its own over real sockets and TLS. What it says that it was told
-//! must agree with what the emulator recorded, request by request.
+//! Each is a program of `foreign/`, run as a process of its own over real sockets and TLS. What it
+//! says that it was told must agree with what the emulator recorded, request by request.
 
 #[macro_use]
 mod foreign;
@@ -48,7 +48,8 @@ fn hex(token: [u8; 32]) -> String {
     data_encoding::HEXLOWER.encode(&token)
 }
 
-/// An emulated APNs with two scripted tokens, and the file from which a foreign client learns of it.
+/// An emulated APNs with two scripted tokens, and the file from which a foreign client learns of
+/// it.
 struct Apns {
     gateway: GatewayHandle,
     dir: TempDir,
@@ -124,8 +125,8 @@ impl Recorded {
         self.entries(token).iter().map(answer).collect()
     }
 
-    /// Whether exactly one request for a token came, was accepted and answered. That the client read the answers is its
-    /// own word; it may hang up right behind the last.
+    /// Whether exactly one request for a token came, was accepted and answered. That the client
+    /// read the answers is its own word; it may hang up right behind the last.
     fn accepted_once(&self, token: &[u8]) -> bool {
         matches!(self.entries(token), [e] if e.accepted() && e.flags & flag::ANSWERED != 0)
     }
@@ -195,7 +196,8 @@ async fn aioapns_is_convinced() {
     let apns = Apns::start(|config| {
         // It takes 1,000 streams for granted before it has read any SETTINGS …
         config.first_stream_alone = false;
-        // … and, when the connection's window is used up, leaves its request half sent and starts another.
+        // … and, when the connection's window is used up, leaves its request half sent and starts
+        // another.
         config.connection_window = 1 << 20;
     });
     let told = verdict(python.program("aioapns_client.py").arg(apns.given())).await;

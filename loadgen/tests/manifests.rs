@@ -1,6 +1,7 @@
-//! The manifests of `k8s/` render, keep to the schemas of Kubernetes and to its strictest standard for pods, and carry
-//! configurations with which the processes run: here without Kubernetes, as processes of this machine, with the commands,
-//! configurations and keys of the overlay `local`, and `city` against them as its Job would run it.
+//! The manifests of `k8s/` render, keep to the schemas of Kubernetes and to its strictest standard
+//! for pods, and carry configurations with which the processes run: here without Kubernetes, as
+//! processes of this machine, with the commands, configurations and keys of the overlay `local`,
+//! and `city` against them as its Job would run it.
 
 #[macro_use]
 mod foreign;
@@ -102,7 +103,8 @@ async fn they_render_and_keep_to_the_schemas() {
     }
 }
 
-/// A configuration file with the places where a pod finds its files replaced by where they are here; and more.
+/// A configuration file with the places where a pod finds its files replaced by where they are
+/// here; and more.
 fn here(dir: &Path, name: &str, more: &[(&str, &str)]) -> PathBuf {
     let local = dir.join("k8s/overlays/local");
     let keys = local.join("keys").display().to_string();
@@ -230,7 +232,8 @@ async fn city_against_the_overlay_as_processes() {
     .await;
     running.extend([shard, process]);
 
-    // Twice: the emulators forget what they recorded before, and the cluster takes the same devices again.
+    // Twice: the emulators forget what they recorded before, and the cluster takes the same devices
+    // again.
     for run in ["first", "second"] {
         let report = dir.path().join(run);
         let mut city = loadgen();

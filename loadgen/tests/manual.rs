@@ -1,9 +1,9 @@
-//! The manual, done literally: "A cluster by hand" with its files and its commands, from `cargo build`
-//! on, then the programs of "Your first alert", as somebody who copies them would.
+//! The manual, done literally: "A cluster by hand" with its files and its commands, from `cargo
+//! build` on, then the programs of "Your first alert", as somebody who copies them would.
 //!
-//! Only places differ, so that tests run side by side: the ports, the folder for files, and where the
-//! programs are. The build line is executed as it stands, but with the profile that this test was built
-//! with: a release build takes many minutes, a build beside this test's own takes a few.
+//! Only places differ, so that tests run side by side: the ports, the folder for files, and where
+//! the programs are. The build line is executed as it stands, but with the profile that this test
+//! was built with: a release build takes many minutes, a build beside this test's own takes a few.
 //! `cargo test --release` executes exactly the line.
 
 #[macro_use]
@@ -30,11 +30,11 @@ use foreign::{Node, Python, output};
 const FOLDER: &str = "target/hand";
 /// The manual's folder of the programs that its build line makes.
 const PROGRAMS: &str = "target/release";
-/// The build, the packages for Python and Node, the cluster and its alert: on a busy machine with two
-/// processors, where nothing was built or installed before.
+/// The build, the packages for Python and Node, the cluster and its alert: on a busy machine with
+/// two processors, where nothing was built or installed before.
 const DEADLINE: Duration = Duration::from_secs(1_800);
-/// The manual's ports: of the API, of the coordinator's health and feeds, of the node and its health, of the emulator and its
-/// orders.
+/// The manual's ports: of the API, of the coordinator's health and feeds, of the node and its
+/// health, of the emulator and its orders.
 const PORTS: [&str; 7] = ["7400", "7401", "7402", "7500", "7501", "2197", "2190"];
 /// What reads the emulator's own count. The manual has `nc` for it, which not every machine has.
 const STATS: &str = "exec 3<>/dev/tcp/127.0.0.1/2190; echo '{\"stats\":true}' >&3; head -n 1 <&3";
@@ -43,7 +43,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository")
 }
 
-/// Where this test's cargo puts programs: a folder named after the profile, in the target directory.
+/// Where this test's cargo puts programs: a folder named after the profile, in the target
+/// directory.
 fn programs() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_loadgen")).parent().expect("a folder")
 }
@@ -128,7 +129,8 @@ async fn the_cluster_by_hand_and_the_first_alert() {
     assert!(stats["stats"]["accepted"].as_u64().is_some_and(|n| n >= 200), "{stats}");
 }
 
-/// Runs lines of the manual in a shell. Whatever they started ends with this test, even if that is killed.
+/// Runs lines of the manual in a shell. Whatever they started ends with this test, even if that is
+/// killed.
 async fn by_hand(lines: &str) -> Output {
     let folder = programs().file_name().expect("a profile's folder").to_string_lossy();
     // The one profile whose folder has another name.
@@ -154,7 +156,8 @@ async fn by_hand(lines: &str) -> Output {
     timeout(DEADLINE, child.wait_with_output()).await.expect("it ends in time").expect("its output")
 }
 
-/// The two calls by `buf curl`: the name that the first answers stands in the second where the manual has none.
+/// The two calls by `buf curl`: the name that the first answers stands in the second where the
+/// manual has none.
 fn buf(manual: &Manual, node: &Node) -> String {
     let calls = manual.block("AlertService/CancelAlert").replace("alerts/…", "'$name'");
     let cancel = calls.rfind("buf curl").expect("two calls");

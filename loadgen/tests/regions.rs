@@ -1,5 +1,5 @@
-//! Regions of any width through the real processes: none stops the cluster. An alert of ordinary size is under way all the
-//! time and reaches everybody.
+//! Regions of any width through the real processes: none stops the cluster. An alert of ordinary
+//! size is under way all the time and reaches everybody.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -16,10 +16,11 @@ use clarion_proto::wire::v1::{
 use tonic::{Code, Status, transport::Channel};
 
 const DEVICES: u64 = 3_000;
-/// Covers of millions of cells take a program without optimisation a minute each. Its regions have a third of the radius: a
-/// tenth of the cells, which is still dozens of parts.
+/// Covers of millions of cells take a program without optimisation a minute each. Its regions have
+/// a third of the radius: a tenth of the cells, which is still dozens of parts.
 const SCALE: f64 = if cfg!(debug_assertions) { 0.3 } else { 1.0 };
-/// For the ordinary alert, beside all others: some 2,600 devices in 13 s, and what the others take of the machine.
+/// For the ordinary alert, beside all others: some 2,600 devices in 13 s, and what the others take
+/// of the machine.
 const RATE: u32 = 200;
 /// Covers of millions of cells are planned, sent and put together by programs without optimisation.
 const PATIENCE: Duration = Duration::from_secs(240);

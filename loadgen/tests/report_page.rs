@@ -1,5 +1,6 @@
-//! `report.html` of a real run in a real browser: it opens from a disk without a complaint, says what `report.json` says,
-//! and its map is coloured, in light and dark and on a telephone. Without Chromium the tests say so and pass.
+//! `report.html` of a real run in a real browser: it opens from a disk without a complaint, says
+//! what `report.json` says, and its map is coloured, in light and dark and on a telephone. Without
+//! Chromium the tests say so and pass.
 
 use std::{
     collections::BTreeMap,

@@ -1,5 +1,6 @@
-//! Small versions of the scenarios through the real processes: coordinator, shard nodes and gateway, as `loadgen` runs
-//! them. What is judged is the program's own verdict in `report.json`; its unit tests show that it finds failures.
+//! Small versions of the scenarios through the real processes: coordinator, shard nodes and
+//! gateway, as `loadgen` runs them. What is judged is the program's own verdict in `report.json`;
+//! its unit tests show that it finds failures.
 
 use std::{
     fs,
@@ -162,11 +163,13 @@ fn an_alert_while_everything_moves() {
 
 #[test]
 fn a_quota_paces_one_lane_and_not_the_other() {
-    // A hundred a second for some 1,500 phones; that no minute exceeds a quota takes minutes, and the scenario itself.
+    // A hundred a second for some 1,500 phones; that no minute exceeds a quota takes minutes, and
+    // the scenario itself.
     let scenario = varied("quota", "quota_per_minute = 60_000", "quota_per_minute = 6_000");
     let report = passes(scenario.to_str().unwrap(), 3_000, 2);
     let (apns, fcm) = (&report["platforms"]["apns"], &report["platforms"]["fcm"]);
-    // The bucket's one second of burst makes the mean of a short wave a little higher than the quota's rate.
+    // The bucket's one second of burst makes the mean of a short wave a little higher than the
+    // quota's rate.
     let rate = fcm["rate_per_second"].as_f64().unwrap();
     assert!(rate < 120.0, "{report}");
     assert_eq!(fcm["throttled"], 0);
@@ -265,7 +268,8 @@ fn a_node_is_killed_and_replaced_and_another_joins() {
     assert_eq!(report["reported"]["accepted"], report["accepted"]);
 }
 
-/// Cases of the scenario `restarts`, each with a cluster of its own; gives what was found by case and phase.
+/// Cases of the scenario `restarts`, each with a cluster of its own; gives what was found by case
+/// and phase.
 fn restarts(names: &[&str]) -> Value {
     let dir = tempfile::tempdir().expect("a folder");
     // Some 4 s of an alert, in which both nodes come back one after the other.

@@ -1,4 +1,5 @@
-//! A client that costs next to nothing: requests encoded beforehand, answers counted by their END_STREAM.
+//! A client that costs next to nothing: requests encoded beforehand, answers counted by their
+//! END_STREAM.
 //!
 //! It is no lane. It trusts the server in everything but that frames follow one another.
 
@@ -227,7 +228,8 @@ impl<'a> Client<'a> {
         self.write()
     }
 
-    /// Reads what there is, waiting for something if half of what is in flight is not answered; how many answers it held.
+    /// Reads what there is, waiting for something if half of what is in flight is not answered; how
+    /// many answers it held.
     pub(crate) fn receive(&mut self) -> io::Result<u64> {
         if self.tls.read_tls(&mut self.socket)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -1,9 +1,11 @@
-//! What an answer of the emulator costs: CPU of its worker thread per answer, over TLS, at a near client's best.
+//! What an answer of the emulator costs: CPU of its worker thread per answer, over TLS, at a near
+//! client's best.
 //!
-//! The emulator serves from one thread of this process, exactly as it does in its own; the client, on the other core, sends
-//! requests that were encoded beforehand and does no more with an answer than count it. The CPU time is that of the worker
-//! thread alone, kernel's part included, as the scheduler counts it in nanoseconds (`/proc/self/task/…/schedstat`). Every
-//! acceptance is in the record: the totals are compared at the end of each run.
+//! The emulator serves from one thread of this process, exactly as it does in its own; the client,
+//! on the other core, sends requests that were encoded beforehand and does no more with an answer
+//! than count it. The CPU time is that of the worker thread alone, kernel's part included, as the
+//! scheduler counts it in nanoseconds (`/proc/self/task/…/schedstat`). Every acceptance is in the
+//! record: the totals are compared at the end of each run.
 //!
 //! ```text
 //! cargo bench -p clarion-benches --bench emulator [-- apns|fcm]

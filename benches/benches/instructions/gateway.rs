@@ -1,7 +1,8 @@
 //! A gateway in memory: reads frames, keeps no header, and accepts everybody after a while.
 //!
-//! It speaks what the core needs to hear to be in its ordinary state (SETTINGS, their acknowledgement, windows, answers
-//! as APNs and FCM write them) and judges nothing: other tests do. None of what it does is counted.
+//! It speaks what the core needs to hear to be in its ordinary state (SETTINGS, their
+//! acknowledgement, windows, answers as APNs and FCM write them) and judges nothing: other tests
+//! do. None of what it does is counted.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -9,7 +10,8 @@ use clarion_benches::case::Case;
 use clarion_proto::time::Time;
 use clarion_shard::{core::ConnectionId, outcome::Platform};
 
-/// From a request to its answer, on the core's clock. At one push a microsecond some 2,000 are out at once.
+/// From a request to its answer, on the core's clock. At one push a microsecond some 2,000 are out
+/// at once.
 pub(crate) const LATENCY: Duration = Duration::from_millis(2);
 /// The connection's window, and of each stream.
 const WINDOW_BYTES: u32 = 1 << 20;

@@ -1,4 +1,5 @@
-//! Instructions per push: what a core spends between a page and a report, in a figure that noise cannot move.
+//! Instructions per push: what a core spends between a page and a report, in a figure that noise
+//! cannot move.
 //!
 //! ```text
 //! cargo bench -p clarion-benches --bench instructions                    # the table
@@ -6,10 +7,11 @@
 //! cargo bench -p clarion-benches --bench instructions -- --native        # nanoseconds instead, without valgrind
 //! ```
 //!
-//! A core without sockets, TLS and clock ([`world`]) sends to a gateway in memory ([`gateway`]), under
-//! `valgrind --tool=callgrind`. Only the core's own work is counted: walk, encode, read, classify, report. Filling the
-//! partitions, connecting, the first tenth of the wave and the gateway are outside. Per push it should be the same
-//! however many devices there are and however many alerts share the core: 5 % is what is allowed.
+//! A core without sockets, TLS and clock ([`world`]) sends to a gateway in memory ([`gateway`]),
+//! under `valgrind --tool=callgrind`. Only the core's own work is counted: walk, encode, read,
+//! classify, report. Filling the partitions, connecting, the first tenth of the wave and the
+//! gateway are outside. Per push it should be the same however many devices there are and however
+//! many alerts share the core: 5 % is what is allowed.
 
 mod gateway;
 mod valgrind;
@@ -44,13 +46,15 @@ struct Arguments {
     /// Pushes counted, at most
     #[arg(long, default_value_t = 200_000)]
     window: u64,
-    /// Print where the instructions of the first row go: functions by their own and by all below them
+    /// Print where the instructions of the first row go: functions by their own and by all below
+    /// them
     #[arg(long)]
     profile: bool,
     /// Keep callgrind's output in this directory, for callgrind_annotate or KCachegrind
     #[arg(long, value_name = "DIRECTORY")]
     keep: Option<std::path::PathBuf>,
-    /// Nanoseconds by the clock instead of instructions, over whole waves, and whether everybody was reached
+    /// Nanoseconds by the clock instead of instructions, over whole waves, and whether everybody
+    /// was reached
     #[arg(long)]
     native: bool,
     /// One row, in this process: what runs under valgrind
@@ -86,7 +90,8 @@ impl Setting {
     fn counted(&self) -> std::ops::Range<u64> {
         let begin = self.pushes() / 10;
         let counted = self.window.min(self.pushes() / 10 * 8);
-        // Where more is left than counted, the middle, so that neither near nor far bands alone are.
+        // Where more is left than counted, the middle, so that neither near nor far bands alone
+        // are.
         let begin = begin.max(self.pushes() / 2 - counted / 2);
         begin..begin + counted
     }

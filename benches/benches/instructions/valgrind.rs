@@ -1,8 +1,9 @@
 //! Runs rows under callgrind and makes the table.
 //!
-//! Filling partitions takes longer than what is counted, so callgrind instruments nothing at first: the row says when it
-//! has come to its counted part, and `callgrind_control --instr=on` follows. That needs vgdb to reach the process; the
-//! process therefore looks for the answer again and again instead of sleeping on it.
+//! Filling partitions takes longer than what is counted, so callgrind instruments nothing at first:
+//! the row says when it has come to its counted part, and `callgrind_control --instr=on` follows.
+//! That needs vgdb to reach the process; the process therefore looks for the answer again and again
+//! instead of sleeping on it.
 
 use std::{
     collections::BTreeMap,
@@ -145,7 +146,8 @@ pub(crate) fn wait_to_be_instrumented() -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{READY}")?;
     out.flush()?;
-    // Busy on purpose: valgrind hears its controller between blocks of code, and not while a process sleeps.
+    // Busy on purpose: valgrind hears its controller between blocks of code, and not while a
+    // process sleeps.
     while !go.exists() {
         std::hint::spin_loop();
     }
@@ -167,8 +169,8 @@ fn instructions(file: &Path) -> io::Result<u64> {
         .ok_or_else(|| io::Error::other(format!("{}: nothing was counted", file.display())))
 }
 
-/// Where the instructions of a row go: by function, by source file (of what was inlined, its own), and with all that is
-/// called.
+/// Where the instructions of a row go: by function, by source file (of what was inlined, its own),
+/// and with all that is called.
 fn annotate(file: &Path, row: &Row) -> io::Result<()> {
     let own = entries(file, "no")?;
     let by = |key: fn(&Entry) -> &str| {
@@ -179,7 +181,8 @@ fn annotate(file: &Path, row: &Row) -> io::Result<()> {
     let with_calls = entries(file, "yes")?;
     let mut inclusive = BTreeMap::<&str, u64>::new();
     for entry in with_calls.iter().filter(|entry| entry.is_of_the_core()) {
-        // A function stands once for each file that was inlined into it; all that it calls stands in the largest.
+        // A function stands once for each file that was inlined into it; all that it calls stands
+        // in the largest.
         let most = inclusive.entry(&entry.function).or_default();
         *most = entry.count.max(*most);
     }

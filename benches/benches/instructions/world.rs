@@ -1,8 +1,8 @@
 //! One core full of devices, its gateway, and a clock that goes by the work done.
 //!
-//! The core is driven as its thread drives it: read, turn, write, connect, tell, and the same pieces of bytes. Time
-//! advances by one microsecond for each push written, as on a core that sends a million a second: so reports come every
-//! 20,000 pushes, however long the machine took.
+//! The core is driven as its thread drives it: read, turn, write, connect, tell, and the same
+//! pieces of bytes. Time advances by one microsecond for each push written, as on a core that sends
+//! a million a second: so reports come every 20,000 pushes, however long the machine took.
 
 use std::{collections::BTreeMap, hint::black_box, sync::Arc, time::Duration};
 

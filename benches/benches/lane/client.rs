@@ -24,7 +24,8 @@ pub(crate) enum Kind {
     Hyper,
     /// Our connection on a socket, in a simple loop.
     Lane,
-    /// A core's thread as a shard runs it: partitions, walk, lane, reports; without the control plane.
+    /// A core's thread as a shard runs it: partitions, walk, lane, reports; without the control
+    /// plane.
     Core,
 }
 

@@ -1,4 +1,5 @@
-//! A core's thread as a shard runs it, with a wave for everybody: from the walk to the report, over real sockets and TLS.
+//! A core's thread as a shard runs it, with a wave for everybody: from the walk to the report, over
+//! real sockets and TLS.
 
 use std::{io, sync::Arc, time::Duration};
 

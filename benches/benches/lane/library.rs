@@ -1,4 +1,5 @@
-//! The same pushes through the crates `h2` and `hyper`: one task for each stream, each with requests of its own.
+//! The same pushes through the crates `h2` and `hyper`: one task for each stream, each with
+//! requests of its own.
 
 use std::{
     cell::Cell,
@@ -26,8 +27,8 @@ use crate::client::{Client, HOST, Kind, TOPIC, tls_config};
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// A socket that does not say that it can write vectors. `h2` then gathers frames in a buffer; otherwise it writes each
-/// body of 256 bytes and more with a call of its own.
+/// A socket that does not say that it can write vectors. `h2` then gathers frames in a buffer;
+/// otherwise it writes each body of 256 bytes and more with a call of its own.
 struct NoVectors(Box<dyn Stream>);
 
 impl AsyncRead for NoVectors {

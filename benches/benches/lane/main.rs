@@ -1,4 +1,5 @@
-//! What one push costs the client, whoever writes it: `h2load`, the crates `h2` and `hyper`, our lane.
+//! What one push costs the client, whoever writes it: `h2load`, the crates `h2` and `hyper`, our
+//! lane.
 //!
 //! ```text
 //! cargo bench -p clarion-benches --bench lane                      # TLS, near, 4 connections, 1,000 streams
@@ -7,10 +8,11 @@
 //! cargo bench -p clarion-benches --bench lane -- pairs             # a whole shard process beside h2load
 //! ```
 //!
-//! A block is one server and one setting; its rows stand for clients. Machines drift within the hour, so the clients of
-//! a block run in turn, round by round, and what counts is the ratio to `h2load` within a round: the table gives the
-//! median over rounds of each figure and of that ratio. Client and server are processes, pinned to a core each; CPU is
-//! user and system time of the whole client process (for `core`, of its wave: filling the partitions is no part of it),
+//! A block is one server and one setting; its rows stand for clients. Machines drift within the
+//! hour, so the clients of a block run in turn, round by round, and what counts is the ratio to
+//! `h2load` within a round: the table gives the median over rounds of each figure and of that
+//! ratio. Client and server are processes, pinned to a core each; CPU is user and system time of
+//! the whole client process (for `core`, of its wave: filling the partitions is no part of it),
 //! bytes are frames of requests as the server counts them, TLS and TCP not included.
 
 mod client;

@@ -1,7 +1,7 @@
 //! What a whole process uses, whoever wrote it.
 //!
-//! The measured program is the only child of a small process of its own, so that what the system says of its children is
-//! what that program used, from its start to its end.
+//! The measured program is the only child of a small process of its own, so that what the system
+//! says of its children is what that program used, from its start to its end.
 
 use std::{
     ffi::OsStr,

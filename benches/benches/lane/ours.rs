@@ -1,7 +1,7 @@
 //! The lane alone: its connections, TLS and sockets in the simplest loop. No partitions, no waves.
 //!
-//! The rules by which a core offers room are those of `core/link.rs`: a flush is 32 KiB, and while requests are out a
-//! connection waits until its room is worth a write or 2 ms have passed.
+//! The rules by which a core offers room are those of `core/link.rs`: a flush is 32 KiB, and while
+//! requests are out a connection waits until its room is worth a write or 2 ms have passed.
 
 use std::{
     io::{self, BufRead as _, Read as _, Write as _},

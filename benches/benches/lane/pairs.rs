@@ -1,9 +1,10 @@
-//! The whole shard process beside `h2load`: `loadgen run` and `h2load` in turn, in one session, against emulators with
-//! the same settings. The ratio of each pair counts, and of those the median.
+//! The whole shard process beside `h2load`: `loadgen run` and `h2load` in turn, in one session,
+//! against emulators with the same settings. The ratio of each pair counts, and of those the
+//! median.
 //!
-//! What a run reports as CPU of the shard is user and system time of its processes over the wave, the control plane, the
-//! walk and the reports included, by accepted push. `h2load` pushes to APNs in all three cases: it is the yardstick, not
-//! a client of FCM.
+//! What a run reports as CPU of the shard is user and system time of its processes over the wave,
+//! the control plane, the walk and the reports included, by accepted push. `h2load` pushes to APNs
+//! in all three cases: it is the yardstick, not a client of FCM.
 
 use std::{fs, io, path::Path, path::PathBuf, process::Command, time::Duration};
 

@@ -1,4 +1,5 @@
-//! Whom the clients push to. Each server is a process of its own, pinned to the first core, fresh for each run.
+//! Whom the clients push to. Each server is a process of its own, pinned to the first core, fresh
+//! for each run.
 
 use std::{
     fs,
@@ -90,7 +91,8 @@ impl Running {
         let CertifiedKey { cert, signing_key } = made;
         fs::write(&certificate, cert.pem())?;
         fs::write(&key, signing_key.serialize_pem())?;
-        // As long as an ES256 provider token. The emulator writes one that it believes in its place.
+        // As long as an ES256 provider token. The emulator writes one that it believes in its
+        // place.
         fs::write(&authorization_file, format!("bearer {}", "aZ09-_.x".repeat(25)))?;
         let mut running = match ask.server {
             Server::Sink | Server::Emulator => Self::ours(ask, directory)?,
@@ -241,7 +243,8 @@ fn nghttpd(ask: &Ask, directory: &Path) -> io::Result<Foreign> {
     Ok(Foreign { program: "nghttpd".to_owned(), arguments, port })
 }
 
-/// One of our servers, as a process: says where it listens, and at the end of its input what it served.
+/// One of our servers, as a process: says where it listens, and at the end of its input what it
+/// served.
 pub(crate) fn serve(ask: &Ask, directory: &Path) -> io::Result<()> {
     if ask.server == Server::Emulator { emulate(ask, directory) } else { sink(ask, directory) }
 }

@@ -1,7 +1,8 @@
-//! The cheapest server that an HTTP/2 client can talk to: scans frames, keeps no header, accepts everybody.
+//! The cheapest server that an HTTP/2 client can talk to: scans frames, keeps no header, accepts
+//! everybody.
 //!
-//! What it costs must not decide what its clients can do, so it judges nothing; that is the emulator's part, and the
-//! independent servers'. It can hold its answers back, as distance does.
+//! What it costs must not decide what its clients can do, so it judges nothing; that is the
+//! emulator's part, and the independent servers'. It can hold its answers back, as distance does.
 
 use std::{
     collections::VecDeque,
@@ -284,7 +285,8 @@ impl Peer {
 
     fn answer(&mut self, now: Time) {
         while let Some((_, stream)) = self.open.pop_front_if(|(due, _)| *due <= now) {
-            // The size update that SETTINGS_HEADER_TABLE_SIZE of 0 calls for (RFC 7541, 4.2), and that never hurts.
+            // The size update that SETTINGS_HEADER_TABLE_SIZE of 0 calls for (RFC 7541, 4.2), and
+            // that never hurts.
             if std::mem::replace(&mut self.answered, true) {
                 self.put(1, 5, stream, FIELDS);
             } else {

@@ -55,8 +55,8 @@ pub(crate) struct Block {
     pub(crate) body_bytes: usize,
 }
 
-/// One line of a block: a client, and whether it writes `authorization` out. (`h2load` and the crates choose by themselves:
-/// by the bytes of their requests they write it out, in Huffman code.)
+/// One line of a block: a client, and whether it writes `authorization` out. (`h2load` and the
+/// crates choose by themselves: by the bytes of their requests they write it out, in Huffman code.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) kind: Kind,
@@ -292,7 +292,8 @@ fn h2load(client: &Client, directory: &Path) -> io::Result<Usage> {
 }
 
 impl Block {
-    /// As many pushes as take about a second: by what a client costs where it is near, by distance where it is far.
+    /// As many pushes as take about a second: by what a client costs where it is near, by distance
+    /// where it is far.
     fn requests(&self, kind: Kind) -> u64 {
         let per_second = match (self.ask.server, kind) {
             (Server::Nginx | Server::Nghttpd, _) => 60_000,

@@ -1,4 +1,5 @@
-//! `corpus unpack TARGET DIRECTORY`, `corpus pack TARGET DIRECTORY`: between the repository and libFuzzer.
+//! `corpus unpack TARGET DIRECTORY`, `corpus pack TARGET DIRECTORY`: between the repository and
+//! libFuzzer.
 
 use std::{path::Path, process::ExitCode};
 

@@ -1,4 +1,5 @@
-//! Decisions: why a request is refused, and with what it is answered. How that is written is each provider's own.
+//! Decisions: why a request is refused, and with what it is answered. How that is written is each
+//! provider's own.
 
 use std::io::Write as _;
 
@@ -12,7 +13,8 @@ use super::{
 
 macro_rules! reasons {
     ($($name:ident $text:literal = $status:literal,)*) => {
-        /// Why a request was refused, by either provider. `None` is 200. The numbers stand in records: new ones go to the end.
+        /// Why a request was refused, by either provider. `None` is 200. The numbers stand in
+        /// records: new ones go to the end.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[allow(missing_docs, reason = "the providers' names; see their tables of reasons")]
         #[repr(u8)]
@@ -183,7 +185,8 @@ impl Answer {
     }
 }
 
-/// Begins a HEADERS frame that ends its block; [`end_headers`] fills its length in. Returns where it starts.
+/// Begins a HEADERS frame that ends its block; [`end_headers`] fills its length in. Returns where
+/// it starts.
 pub fn begin_headers(out: &mut Vec<u8>, stream: u32, ends: bool) -> usize {
     let start = out.len();
     frame::head(
@@ -212,7 +215,8 @@ pub fn put_body(out: &mut Vec<u8>, stream: u32, body: &[u8]) {
     out.extend_from_slice(body);
 }
 
-/// Appends the HEADERS frame of an answer whose rest never comes: a status, and a length that promises a body.
+/// Appends the HEADERS frame of an answer whose rest never comes: a status, and a length that
+/// promises a body.
 pub fn put_cut_head(out: &mut Vec<u8>, encoder: &mut Encoder, stream: u32, status: u16) {
     let start = begin_headers(out, stream, false);
     encoder.begin(out);
@@ -221,7 +225,8 @@ pub fn put_cut_head(out: &mut Vec<u8>, encoder: &mut Encoder, stream: u32, statu
     end_headers(out, start);
 }
 
-/// Appends the HEADERS frame of a page that a proxy on the way answers with, and the page to `body`.
+/// Appends the HEADERS frame of a page that a proxy on the way answers with, and the page to
+/// `body`.
 pub fn put_proxy_page(
     out: &mut Vec<u8>,
     encoder: &mut Encoder,

@@ -1,7 +1,8 @@
-//! What is Apple's: provider tokens, headers, payloads, statuses and reasons, and how strictly one connection is held to them.
+//! What is Apple's: provider tokens, headers, payloads, statuses and reasons, and how strictly one
+//! connection is held to them.
 //!
-//! [`request`] reads headers and path, [`auth`] the provider token, [`judge`] says what is wrong with a request on its
-//! connection, [`answer`] writes what Apple says to it. Pure, all of it.
+//! [`request`] reads headers and path, [`auth`] the provider token, [`judge`] says what is wrong
+//! with a request on its connection, [`answer`] writes what Apple says to it. Pure, all of it.
 //!
 //! Not here: certificate authentication, broadcast channels.
 
@@ -24,7 +25,8 @@ pub struct Policy {
     pub keys: Vec<Key>,
     /// By how much clocks may differ, seconds.
     pub clock_skew_seconds: u64,
-    /// A provider token may change once in so many seconds on one connection (Apple: 20 minutes); 0: always.
+    /// A provider token may change once in so many seconds on one connection (Apple: 20 minutes);
+    /// 0: always.
     pub token_update_seconds_min: u64,
     /// A connection that met an expired token refuses newer ones too, as some have seen Apple do.
     pub expired_sticks: bool,

@@ -1,16 +1,18 @@
 //! The one place where the emulator reads clocks.
 //!
-//! The record is compared with what other processes of this machine say, so its times are those of CLOCK_MONOTONIC, which
-//! they all share (`std::time::Instant` is the same clock, but hides the number). Provider tokens and 410 timestamps
-//! speak of wall-clock time.
+//! The record is compared with what other processes of this machine say, so its times are those of
+//! CLOCK_MONOTONIC, which they all share (`std::time::Instant` is the same clock, but hides the
+//! number). Provider tokens and 410 timestamps speak of wall-clock time.
 
 use clarion_proto::{ids::UnixMillis, time::Time};
 
-/// Microseconds of CLOCK_MONOTONIC: the same number in every process of this machine until it is restarted.
+/// Microseconds of CLOCK_MONOTONIC: the same number in every process of this machine until it is
+/// restarted.
 #[must_use]
 pub fn monotonic() -> Time {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    // Both parts are non-negative and tv_nsec < 10^9: the clock counts up from the start of the machine.
+    // Both parts are non-negative and tv_nsec < 10^9: the clock counts up from the start of the
+    // machine.
     Time(
         u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000
             + u64::try_from(t.tv_nsec).unwrap_or(0) / 1_000,

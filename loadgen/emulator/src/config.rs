@@ -27,13 +27,14 @@ use super::{
 /// Messages a minute that Google grants a project unless asked for more
 /// (<https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas>).
 pub const QUOTA_PER_MINUTE: u32 = 600_000;
-/// The private key (PKCS#8) of a service account for tests and scenarios. It guards nothing: it is fixed because ring makes no
-/// RSA keys.
+/// The private key (PKCS#8) of a service account for tests and scenarios. It guards nothing: it is
+/// fixed because ring makes no RSA keys.
 pub const TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM: &str = include_str!("test-service-account.pem");
 /// The public key (SubjectPublicKeyInfo) that belongs to [`TEST_SERVICE_ACCOUNT_PRIVATE_KEY_PEM`].
 pub const TEST_SERVICE_ACCOUNT_PUBLIC_KEY_PEM: &str = include_str!("test-service-account.pub.pem");
 
-/// A gateway: where it listens, whom it believes, how it behaves. As TOML, every field may be left out.
+/// A gateway: where it listens, whom it believes, how it behaves. As TOML, every field may be left
+/// out.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GatewayConfig {
@@ -43,8 +44,8 @@ pub struct GatewayConfig {
     pub listen: SocketAddr,
     /// Threads that serve connections. Default 1.
     pub threads: usize,
-    /// Names and addresses in the server's certificate. Default: `localhost`, `127.0.0.1`, `::1`, `api.push.apple.com`,
-    /// `fcm.googleapis.com`, `oauth2.googleapis.com`.
+    /// Names and addresses in the server's certificate. Default: `localhost`, `127.0.0.1`, `::1`,
+    /// `api.push.apple.com`, `fcm.googleapis.com`, `oauth2.googleapis.com`.
     pub server_names: Vec<String>,
     /// Connections at once; those beyond are closed. Each holds a descriptor. Default 4,096.
     pub connections_max: usize,
@@ -54,8 +55,8 @@ pub struct GatewayConfig {
     pub topics: Vec<String>,
     /// FCM: where the OAuth token endpoint listens. Default: a free port of the loopback interface.
     pub oauth_listen: SocketAddr,
-    /// FCM: the token endpoint as clients see it, which assertions name as their audience. Default: `https://`, where it
-    /// listens, `/token`.
+    /// FCM: the token endpoint as clients see it, which assertions name as their audience. Default:
+    /// `https://`, where it listens, `/token`.
     pub token_uri: Option<String>,
     /// FCM: the projects that exist.
     pub projects: Vec<ProjectConfig>,
@@ -63,17 +64,20 @@ pub struct GatewayConfig {
     pub service_accounts: Vec<ServiceAccountConfig>,
     /// FCM: how long an access token is good, seconds. Default 3,600.
     pub access_token_seconds: u64,
-    /// FCM: a connection without a request for so long is told `session_timed_out`, seconds; 0: never. Default 240.
+    /// FCM: a connection without a request for so long is told `session_timed_out`, seconds; 0:
+    /// never. Default 240.
     pub session_idle_seconds: u64,
     /// By how much clocks may differ, seconds. Default 60.
     pub clock_skew_seconds: u64,
-    /// Shortest time between two changes of the provider token on a connection, seconds; 0: none. Default 1,200.
+    /// Shortest time between two changes of the provider token on a connection, seconds; 0: none.
+    /// Default 1,200.
     pub token_update_seconds_min: u64,
     /// A connection that met an expired token refuses newer ones too. Default false.
     pub expired_sticks: bool,
     /// Answers carry `apns-unique-id`, as those of Apple's sandbox do. Default false.
     pub sandbox: bool,
-    /// MAX_CONCURRENT_STREAMS; of APNs, after the first authenticated success. Default 1,000 of APNs, 100 of FCM.
+    /// MAX_CONCURRENT_STREAMS; of APNs, after the first authenticated success. Default 1,000 of
+    /// APNs, 100 of FCM.
     pub streams_max: Option<u32>,
     /// APNs: one stream until the first authenticated success. Default true.
     pub first_stream_alone: bool,

@@ -1,11 +1,15 @@
-//! One client's HTTP/2 connection, as a state machine: bytes and times in, bytes out, entries into the record.
+//! One client's HTTP/2 connection, as a state machine: bytes and times in, bytes out, entries into
+//! the record.
 //!
-//! Common to all gateways: which streams it admits ([`limits`]), how a request is assembled ([`request`]), when and how answers
-//! leave ([`answers`]), what else is said ([`control`]). What a provider makes of a request is asked in [`decide`]. It does no I/O. A client's error, whatever it is, ends this connection with a GOAWAY and nothing else.
+//! Common to all gateways: which streams it admits ([`limits`]), how a request is assembled
+//! ([`request`]), when and how answers leave ([`answers`]), what else is said ([`control`]). What a
+//! provider makes of a request is asked in [`decide`]. It does no I/O. A client's error, whatever
+//! it is, ends this connection with a GOAWAY and nothing else.
 //!
-//! Memory is bounded by arithmetic: streams open × (limit of a body + 200 bytes) for bodies, one header block of
-//! [`BLOCK_BYTES_MAX`], one frame of 16 KiB that is still incomplete, eight templates of at most a block each, eight bodies. Output is
-//! bounded by the driver, which stops reading a connection that does not take its answers ([`Connection::output_len`]).
+//! Memory is bounded by arithmetic: streams open × (limit of a body + 200 bytes) for bodies, one
+//! header block of [`BLOCK_BYTES_MAX`], one frame of 16 KiB that is still incomplete, eight
+//! templates of at most a block each, eight bodies. Output is bounded by the driver, which stops
+//! reading a connection that does not take its answers ([`Connection::output_len`]).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -42,13 +46,16 @@ mod limits;
 mod line;
 mod request;
 
-/// A header block over all of its frames: twice the list that is announced, for Huffman can lengthen, too.
+/// A header block over all of its frames: twice the list that is announced, for Huffman can
+/// lengthen, too.
 const BLOCK_BYTES_MAX: usize = 16_384;
-/// Frames in a row that make no progress (PING, SETTINGS, empty DATA, …) before a client is told to calm down.
+/// Frames in a row that make no progress (PING, SETTINGS, empty DATA, …) before a client is told to
+/// calm down.
 const IDLE_FRAMES_MAX: u32 = 10_000;
 /// Credit is given back to the client once this much is owed.
 const CREDIT_MIN: u32 = 8_192;
-/// The window of the connection at first and, unless a peer says otherwise, of every stream (RFC 9113, section 6.9.2).
+/// The window of the connection at first and, unless a peer says otherwise, of every stream (RFC
+/// 9113, section 6.9.2).
 const WINDOW_BYTES: u32 = 65_535;
 
 /// Why a connection ended.
@@ -89,7 +96,8 @@ pub struct Context<'a> {
     pub now: Now,
 }
 
-/// When a slow gateway has its next answer: one line for all connections. Nanoseconds of CLOCK_MONOTONIC.
+/// When a slow gateway has its next answer: one line for all connections. Nanoseconds of
+/// CLOCK_MONOTONIC.
 #[derive(Debug, Default)]
 pub struct Pace(AtomicU64);
 
@@ -153,8 +161,9 @@ pub struct Connection {
     receive_window: i64,
     /// Taken, not yet given back.
     owed: u32,
-    /// Credits that come late: when, for which stream (0: the connection), how many bytes. What is owed for a connection is
-    /// [`CREDIT_MIN`] at least, for a stream its request; so there are no more than windows allow.
+    /// Credits that come late: when, for which stream (0: the connection), how many bytes. What is
+    /// owed for a connection is [`CREDIT_MIN`] at least, for a stream its request; so there are no
+    /// more than windows allow.
     credits: VecDeque<(Time, u32, u32)>,
     send_window: i64,
     stream_send_window: i64,
@@ -178,7 +187,8 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection whose first output is the gateway's SETTINGS. `number` is its own in the record, from 1.
+    /// A connection whose first output is the gateway's SETTINGS. `number` is its own in the
+    /// record, from 1.
     #[must_use]
     pub fn new(number: u32, policy: &Policy) -> Self {
         let limits = Limits::new(
@@ -325,7 +335,8 @@ impl Connection {
         self.requests
     }
 
-    /// Forgets what was remembered only to be quick: the next request is read in full. What it says must not change by that.
+    /// Forgets what was remembered only to be quick: the next request is read in full. What it says
+    /// must not change by that.
     pub fn forget(&mut self) {
         self.reader.forget();
         self.judge.forget();
@@ -337,8 +348,8 @@ impl Connection {
         self.receiving.len() + self.waiting.len() + self.blocked.len()
     }
 
-    /// The socket is gone. What waits is never answered; what was answered just now may be lost, unless the client had said
-    /// goodbye: then it had what it wanted.
+    /// The socket is gone. What waits is never answered; what was answered just now may be lost,
+    /// unless the client had said goodbye: then it had what it wanted.
     pub fn lost(&mut self, now: Time, log: &mut Log) {
         if !self.client_leaves {
             self.written.lost(now, log);

@@ -1,16 +1,19 @@
 //! What can go wrong at a gateway, as data.
 //!
-//! Two kinds. **Conditions** hold from the moment they are set for a time, or until replaced: latency, late credits,
-//! slowness, silence, errors and resets by chance, trouble with TLS and with credentials. **Actions** ([`Action`]) happen to
-//! the connections that are open then: once, or again and again ([`Repeat`]). A new [`Faults`] replaces all conditions, so
-//! that what holds is always what was said last. Everything here is pure: a worker asks its [`Plan`] with the time and a
-//! random number. A later fault is a field, its question, and the place that asks it.
+//! Two kinds. **Conditions** hold from the moment they are set for a time, or until replaced:
+//! latency, late credits, slowness, silence, errors and resets by chance, trouble with TLS and with
+//! credentials. **Actions** ([`Action`]) happen to the connections that are open then: once, or
+//! again and again ([`Repeat`]). A new [`Faults`] replaces all conditions, so that what holds is
+//! always what was said last. Everything here is pure: a worker asks its [`Plan`] with the time and
+//! a random number. A later fault is a field, its question, and the place that asks it.
 //!
-//! What befalls: a token, by [`Rule`]s (a seeded hash decides) or by a list of its own ([`super::script`]); a connection, by
-//! `connections_ppm` (a seeded hash of its number); a request, by `ppm`. The same field takes them alone and mixed.
+//! What befalls: a token, by [`Rule`]s (a seeded hash decides) or by a list of its own
+//! ([`super::script`]); a connection, by `connections_ppm` (a seeded hash of its number); a
+//! request, by `ppm`. The same field takes them alone and mixed.
 //!
-//! How to order what gateways are known to do, in the JSON of an order; the same words stand in TOML, in a gateway's
-//! `[faults]` and in a scenario's `gateway.fault = { kind = "scripted", …, faults = { … } }`:
+//! How to order what gateways are known to do, in the JSON of an order; the same words stand in
+//! TOML, in a gateway's `[faults]` and in a scenario's `gateway.fault = { kind = "scripted", …,
+//! faults = { … } }`:
 //!
 //! | trouble | order |
 //! |---|---|
@@ -59,13 +62,15 @@ pub use self::{
     plan::Plan,
 };
 
-/// All conditions, and actions to take now. The default: an undisturbed gateway that answers at once.
+/// All conditions, and actions to take now. The default: an undisturbed gateway that answers at
+/// once.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
     /// From a request's end to its answer.
     pub latency: Latency,
-    /// From bytes of a body to the credit for them (WINDOW_UPDATE, of the connection and of streams).
+    /// From bytes of a body to the credit for them (WINDOW_UPDATE, of the connection and of
+    /// streams).
     pub credit: Credit,
     /// Fewer and later answers.
     pub slow: Option<Slow>,
@@ -152,8 +157,8 @@ pub struct Latency {
     pub p99_us: u64,
 }
 
-/// A gateway that is `factor` times slower: each answer takes `factor` times the latency, and all connections together
-/// get no more than `normal_per_second / factor` answers a second.
+/// A gateway that is `factor` times slower: each answer takes `factor` times the latency, and all
+/// connections together get no more than `normal_per_second / factor` answers a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Slow {
@@ -226,8 +231,8 @@ pub struct Errors {
     pub status: Option<u16>,
     /// Parts per million of the requests.
     pub ppm: u32,
-    /// The most that are struck, over all connections: since the faults were set, or in each period of `every_ms`.
-    /// Absent: no limit.
+    /// The most that are struck, over all connections: since the faults were set, or in each period
+    /// of `every_ms`. Absent: no limit.
     #[serde(default)]
     pub times: Option<u32>,
     /// Parts per million of the connections on which it may strike; absent: all.

@@ -1,10 +1,13 @@
-//! What is Google's: access tokens, the message as JSON, error codes, quotas, and how a session is treated.
+//! What is Google's: access tokens, the message as JSON, error codes, quotas, and how a session is
+//! treated.
 //!
-//! [`request`] reads headers and path, [`access`] the access token that the OAuth endpoint issued, [`message`] the body (of
-//! which [`json`] makes a tree and [`schema`] says what may stand in it), [`quota`] counts the minute, [`judge`] says what is
-//! wrong with a request, [`answer`] writes what Google says to it. Pure, all of it.
+//! [`request`] reads headers and path, [`access`] the access token that the OAuth endpoint issued,
+//! [`message`] the body (of which [`json`] makes a tree and [`schema`] says what may stand in it),
+//! [`quota`] counts the minute, [`judge`] says what is wrong with a request, [`answer`] writes what
+//! Google says to it. Pure, all of it.
 //!
-//! Not here: topics and conditions (refused in words), the batch endpoint that Google has switched off, gRPC.
+//! Not here: topics and conditions (refused in words), the batch endpoint that Google has switched
+//! off, gRPC.
 
 use std::sync::Arc;
 
@@ -23,7 +26,8 @@ use std::time::Duration;
 
 use self::{access::Issuer, quota::Window};
 
-/// What Google says to a client with too many streams, with PROTOCOL_ERROR (firebase/firebase-admin-node#2943).
+/// What Google says to a client with too many streams, with PROTOCOL_ERROR
+/// (firebase/firebase-admin-node#2943).
 pub const TOO_MANY_STREAMS: &[u8] = b"exceeded_max_concurrent_streams";
 /// What it says to one that sends keepalive pings, with ENHANCE_YOUR_CALM (codedge-llc/pigeon#92).
 pub const TOO_MANY_PINGS: &[u8] = b"too_many_pings";

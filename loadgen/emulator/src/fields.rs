@@ -1,4 +1,5 @@
-//! The header fields of a request as HTTP/2 has them, and what makes a list of them no request at all.
+//! The header fields of a request as HTTP/2 has them, and what makes a list of them no request at
+//! all.
 
 /// Fields that every provider has. Those that are one provider's are given on by [`Fields::add`].
 #[derive(Debug, Default)]

@@ -1,6 +1,7 @@
 //! HTTP/2 frames (RFC 9113, sections 4 and 6): their headers, and those that the emulator writes.
 //!
-//! Written apart from the lane's framing on purpose: one misreading of the specification must not hide in both.
+//! Written apart from the lane's framing on purpose: one misreading of the specification must not
+//! hide in both.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,8 @@ use serde::{Deserialize, Serialize};
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Length of a frame's header.
 pub const HEAD_BYTES: usize = 9;
-/// The largest payload that the emulator takes: it announces no larger SETTINGS_MAX_FRAME_SIZE than the default.
+/// The largest payload that the emulator takes: it announces no larger SETTINGS_MAX_FRAME_SIZE than
+/// the default.
 pub const PAYLOAD_BYTES_MAX: usize = 16_384;
 
 /// Frame types.
@@ -45,7 +47,8 @@ pub mod setting {
     pub const INITIAL_WINDOW_SIZE: u16 = 4;
     pub const MAX_FRAME_SIZE: u16 = 5;
     pub const MAX_HEADER_LIST_SIZE: u16 = 6;
-    /// One of those that "exercise the requirement that unknown settings be ignored": nobody has registered it.
+    /// One of those that "exercise the requirement that unknown settings be ignored": nobody has
+    /// registered it.
     pub const UNKNOWN: u16 = 0x7a7a;
 }
 

@@ -1,11 +1,12 @@
 //! From a header block to what a request asks, and the cache that makes this cheap.
 //!
-//! A million pushes of one alert differ in the value of `:path` (APNs), or not at all (FCM, where the token stands in the
-//! body). If a block leaves the dynamic table alone and holds its path as a literal outside that table, then everything else
-//! in it means what the same bytes meant before, for as long as the table has not changed ([`super::hpack`] has the
-//! argument). So the bytes before and after the path are kept with what they meant, or, where the path matters no more than
-//! the rest, the block as a whole; and dropped at the first block that changes the table. Age and binding of credentials
-//! depend on time and connection, and are asked anew each time.
+//! A million pushes of one alert differ in the value of `:path` (APNs), or not at all (FCM, where
+//! the token stands in the body). If a block leaves the dynamic table alone and holds its path as a
+//! literal outside that table, then everything else in it means what the same bytes meant before,
+//! for as long as the table has not changed ([`super::hpack`] has the argument). So the bytes
+//! before and after the path are kept with what they meant, or, where the path matters no more than
+//! the rest, the block as a whole; and dropped at the first block that changes the table. Age and
+//! binding of credentials depend on time and connection, and are asked anew each time.
 
 use std::sync::Arc;
 
@@ -22,7 +23,8 @@ use super::{
     policy::{Policy, Provider},
 };
 
-/// Header lists above this end the connection; announced as SETTINGS_MAX_HEADER_LIST_SIZE, as Apple does.
+/// Header lists above this end the connection; announced as SETTINGS_MAX_HEADER_LIST_SIZE, as Apple
+/// does.
 pub const LIST_BYTES_MAX: usize = 8_000;
 /// Templates kept for a connection: alerts times locales in flight. At most 16 KiB each.
 const TEMPLATES_MAX: usize = 8;
@@ -113,7 +115,8 @@ impl Reader {
         self.tokens.clear();
     }
 
-    /// Decodes a block whose fields mean nothing (trailers, ignored streams), to keep the table in step.
+    /// Decodes a block whose fields mean nothing (trailers, ignored streams), to keep the table in
+    /// step.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -122,7 +125,8 @@ impl Reader {
         self.decoder.decode(block, &self.representations, LIST_BYTES_MAX, |_, _| {})
     }
 
-    /// The client's table may have so many bytes now: if it has more, its next block must shrink it (RFC 7541, section 4.2).
+    /// The client's table may have so many bytes now: if it has more, its next block must shrink it
+    /// (RFC 7541, section 4.2).
     pub fn limit_table(&mut self, bytes: u32) {
         self.table.limit = bytes;
     }

@@ -1,15 +1,18 @@
-//! HPACK (RFC 7541): header blocks in, through a library that is never shown hostile bytes; the few headers out by hand.
+//! HPACK (RFC 7541): header blocks in, through a library that is never shown hostile bytes; the few
+//! headers out by hand.
 //!
-//! `httlib-hpack` 0.1.3 was read before it was let near a socket. It is right on well-formed input, and has no unsafe code,
-//! but on a truncated integer or string it indexes past the end of its slice (a panic), it bounds no header list (one byte
-//! can name a table entry of 4 KiB: 16 KiB of block become 64 MiB), and it takes a size update anywhere. So every block is
-//! walked first: [`walk`] finds the end of each representation, refuses what is cut off, over-long or out of place, and only
-//! whole representations reach the library, one at a time, with a limit on what they may add up to. What remains of its
-//! leniency is harmless here: Huffman padding of zeros instead of ones is accepted.
+//! `httlib-hpack` 0.1.3 was read before it was let near a socket. It is right on well-formed input,
+//! and has no unsafe code, but on a truncated integer or string it indexes past the end of its
+//! slice (a panic), it bounds no header list (one byte can name a table entry of 4 KiB: 16 KiB of
+//! block become 64 MiB), and it takes a size update anywhere. So every block is walked first:
+//! [`walk`] finds the end of each representation, refuses what is cut off, over-long or out of
+//! place, and only whole representations reach the library, one at a time, with a limit on what
+//! they may add up to. What remains of its leniency is harmless here: Huffman padding of zeros
+//! instead of ones is accepted.
 //!
-//! The walk also tells whether a block leaves the dynamic table as it is. Such a block's meaning depends on nothing but its
-//! bytes and the table, and that of each representation on nothing but its own bytes and the table: this is what makes the
-//! cache in [`super::head`] right.
+//! The walk also tells whether a block leaves the dynamic table as it is. Such a block's meaning
+//! depends on nothing but its bytes and the table, and that of each representation on nothing but
+//! its own bytes and the table: this is what makes the cache in [`super::head`] right.
 
 use std::ops::Range;
 
@@ -42,7 +45,8 @@ pub enum HpackError {
     /// More fields or bytes than announced.
     #[error("a header list is over its limit")]
     TooLarge,
-    /// Something that the library refuses: an index out of the table, a bad Huffman code, too large a table.
+    /// Something that the library refuses: an index out of the table, a bad Huffman code, too large
+    /// a table.
     #[error("a header block does not decode")]
     Invalid,
 }
@@ -56,7 +60,8 @@ pub struct Representation {
     pub changes_table: bool,
     /// A table size update: to so many bytes.
     pub resizes: Option<u32>,
-    /// A literal `:path` named by the static table, not entering the dynamic one: its value, if not Huffman coded.
+    /// A literal `:path` named by the static table, not entering the dynamic one: its value, if not
+    /// Huffman coded.
     pub path: Option<PathValue>,
 }
 
@@ -115,7 +120,8 @@ pub fn walk(block: &[u8], mut each: impl FnMut(Representation)) -> Result<(), Hp
     Ok(())
 }
 
-/// The representation of a `:path` that begins at `at`, if [`walk`] would find one there ([`Representation::path`]).
+/// The representation of a `:path` that begins at `at`, if [`walk`] would find one there
+/// ([`Representation::path`]).
 #[must_use]
 pub fn path_at(block: &[u8], at: usize) -> Option<Representation> {
     let first = *block.get(at)?;
@@ -151,7 +157,8 @@ impl Decoder {
     /// Decodes representations that [`walk`] found in `block`, giving name and value of each field.
     ///
     /// # Errors
-    /// If the library refuses one, or the list (RFC 9113, section 6.5.2: each field weighs 32 more) exceeds `list_bytes_max`.
+    /// If the library refuses one, or the list (RFC 9113, section 6.5.2: each field weighs 32 more)
+    /// exceeds `list_bytes_max`.
     pub fn decode(
         &mut self,
         block: &[u8],
@@ -185,8 +192,9 @@ impl Default for Decoder {
     }
 }
 
-/// What the answers' header blocks owe to the peer: the emulator's encoder uses no dynamic table, but a peer that changes
-/// SETTINGS_HEADER_TABLE_SIZE waits for the size update that says so (RFC 7541, section 4.2; nghttp2 insists on it).
+/// What the answers' header blocks owe to the peer: the emulator's encoder uses no dynamic table,
+/// but a peer that changes SETTINGS_HEADER_TABLE_SIZE waits for the size update that says so (RFC
+/// 7541, section 4.2; nghttp2 insists on it).
 #[derive(Debug)]
 pub struct Encoder {
     size: u32,
@@ -312,7 +320,8 @@ mod tests {
         Ok(fields)
     }
 
-    /// RFC 7541, appendix C.4.1: Huffman coded, one field entering the table; then the same by index.
+    /// RFC 7541, appendix C.4.1: Huffman coded, one field entering the table; then the same by
+    /// index.
     #[test]
     fn the_example_of_the_specification() {
         let mut decoder = Decoder::new();
@@ -384,7 +393,8 @@ mod tests {
     }
 
     proptest! {
-        /// The walk lets nothing through that the library cannot bear, and cuts blocks without gap or overlap.
+        /// The walk lets nothing through that the library cannot bear, and cuts blocks without gap
+        /// or overlap.
         #[test]
         fn no_block_panics(blocks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 1..8)) {
             let mut decoder = Decoder::new();

@@ -1,5 +1,5 @@
-//! The emulator's certificates: a private CA and a server certificate under it, made at each start, or given as files where
-//! clients must know the CA before the emulator runs.
+//! The emulator's certificates: a private CA and a server certificate under it, made at each start,
+//! or given as files where clients must know the CA before the emulator runs.
 
 use std::{fs, io, path::PathBuf, sync::Arc};
 
@@ -26,7 +26,8 @@ pub struct TlsFiles {
     pub ca_file: PathBuf,
 }
 
-/// A server's certificate with its key, and the CA that clients must trust; all PEM. Not printable: it holds a key.
+/// A server's certificate with its key, and the CA that clients must trust; all PEM. Not printable:
+/// it holds a key.
 pub struct Identity {
     /// The CA.
     pub ca_pem: String,
@@ -56,7 +57,8 @@ impl Identity {
         let mut server = CertificateParams::new(names).map_err(io::Error::other)?;
         server.distinguished_name.push(DnType::CommonName, "Clarion gateway emulator");
         server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        // Strict clients (OpenSSL's X509_STRICT, Python 3.13) want to find the issuer's key by its identifier.
+        // Strict clients (OpenSSL's X509_STRICT, Python 3.13) want to find the issuer's key by its
+        // identifier.
         server.use_authority_key_identifier_extension = true;
         let certificate_pem = server.signed_by(&key, &issuer).map_err(io::Error::other)?.pem();
         server.not_before = rcgen::date_time_ymd(2019, 1, 1);

@@ -1,18 +1,22 @@
 //! An emulator of the push gateways (APNs, FCM HTTP v1), and the judge of what was sent to them.
 //!
-//! Clarion's claims rest on what a gateway received, so the gateway here is no stub. It must convince clients that know
-//! nothing of it: TLS with ALPN, HTTP/2 down to each provider's particular SETTINGS and GOAWAY texts, credentials whose
-//! signature and age are checked, every documented status and reason, word for word where they are known. It must misbehave
-//! on demand in each way that providers are known to. It must keep a record, push by push, that no part of the system under
-//! test has touched. And it must be far cheaper than what it measures: a core answers several hundred thousand pushes a second.
+//! Clarion's claims rest on what a gateway received, so the gateway here is no stub. It must
+//! convince clients that know nothing of it: TLS with ALPN, HTTP/2 down to each provider's
+//! particular SETTINGS and GOAWAY texts, credentials whose signature and age are checked, every
+//! documented status and reason, word for word where they are known. It must misbehave on demand in
+//! each way that providers are known to. It must keep a record, push by push, that no part of the
+//! system under test has touched. And it must be far cheaper than what it measures: a core answers
+//! several hundred thousand pushes a second.
 //!
-//! From the socket upwards: [`worker`] (a thread) serves [`socket`]s, each with its [`tls`] session and HTTP/2
-//! [`connection`]; that reads [`frame`]s, and header blocks through [`hpack`], [`fields`] and [`head`]. What is wrong with a
-//! request is one provider's to say: [`apns`], [`fcm`]. [`script`] and [`faults`] say what is answered nevertheless;
-//! [`record`] keeps it. All from `connection` upwards is free of I/O and clocks. Beside it stands [`oauth`], the token endpoint
-//! that FCM's clients ask first. None of it shares code with the lane.
+//! From the socket upwards: [`worker`] (a thread) serves [`socket`]s, each with its [`tls`] session
+//! and HTTP/2 [`connection`]; that reads [`frame`]s, and header blocks through [`hpack`],
+//! [`fields`] and [`head`]. What is wrong with a request is one provider's to say: [`apns`],
+//! [`fcm`]. [`script`] and [`faults`] say what is answered nevertheless; [`record`] keeps it. All
+//! from `connection` upwards is free of I/O and clocks. Beside it stands [`oauth`], the token
+//! endpoint that FCM's clients ask first. None of it shares code with the lane.
 //!
-//! One emulator plays one [`platform`]; [`config`] says which, and all else. Not here: HMS, Web Push.
+//! One emulator plays one [`platform`]; [`config`] says which, and all else. Not here: HMS, Web
+//! Push.
 
 use std::{
     io,
@@ -95,7 +99,8 @@ impl Gateway {
     /// Binds, makes certificates and starts the threads.
     ///
     /// # Errors
-    /// If the configuration is wrong (`InvalidInput`), a key cannot be read, or the address cannot be bound.
+    /// If the configuration is wrong (`InvalidInput`), a key cannot be read, or the address cannot
+    /// be bound.
     pub fn start(config: GatewayConfig) -> io::Result<GatewayHandle> {
         let policy = config.policy()?;
         let identity = match &config.tls {
@@ -185,7 +190,8 @@ impl GatewayHandle {
         self.address
     }
 
-    /// Where access tokens are asked for, as in the `token_uri` of a service account's key file; none of APNs.
+    /// Where access tokens are asked for, as in the `token_uri` of a service account's key file;
+    /// none of APNs.
     #[must_use]
     pub fn token_uri(&self) -> Option<&str> {
         self.oauth.as_ref().map(|(endpoint, _)| &*endpoint.token_uri)
@@ -200,8 +206,8 @@ impl GatewayHandle {
     /// Sets all conditions anew and takes the actions. When this returns, they hold.
     ///
     /// # Errors
-    /// If they ask for what this gateway cannot do, as a reason of another platform (`InvalidInput`): then nothing has changed.
-    /// If a worker thread is gone.
+    /// If they ask for what this gateway cannot do, as a reason of another platform
+    /// (`InvalidInput`): then nothing has changed. If a worker thread is gone.
     pub fn set_faults(&self, faults: Faults) -> io::Result<()> {
         faults
             .check(self.platform)
@@ -243,7 +249,8 @@ impl GatewayHandle {
         total
     }
 
-    /// Writes the record of all requests until now to a file; see [`Record::load`]. Returns how many entries it has.
+    /// Writes the record of all requests until now to a file; see [`Record::load`]. Returns how
+    /// many entries it has.
     ///
     /// # Errors
     /// Of the file system.
@@ -252,8 +259,8 @@ impl GatewayHandle {
         record::export(&logs, self.started, self.platform, path)
     }
 
-    /// Moves what was decided before `before_us` (CLOCK_MONOTONIC) into a file and forgets it, but for what does not fill a
-    /// chunk yet. See [`record::take`].
+    /// Moves what was decided before `before_us` (CLOCK_MONOTONIC) into a file and forgets it, but
+    /// for what does not fill a chunk yet. See [`record::take`].
     ///
     /// # Errors
     /// Of the file system.
@@ -263,8 +270,8 @@ impl GatewayHandle {
         record::take(&logs, self.started, self.platform, (before_us.min(now_us), now_us), path)
     }
 
-    /// Forgets record, totals and counted attempts; connections stay, and go on counting their bytes, and what quotas have
-    /// counted stays counted.
+    /// Forgets record, totals and counted attempts; connections stay, and go on counting their
+    /// bytes, and what quotas have counted stays counted.
     pub fn reset(&self) {
         for log in &self.logs {
             log.lock().reset();

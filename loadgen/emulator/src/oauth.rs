@@ -1,8 +1,10 @@
-//! Google's OAuth token endpoint, as far as a service account needs it: `POST /token` gives an access token for a signed
-//! assertion (<https://developers.google.com/identity/protocols/oauth2/service-account>).
+//! Google's OAuth token endpoint, as far as a service account needs it: `POST /token` gives an
+//! access token for a signed assertion
+//! (<https://developers.google.com/identity/protocols/oauth2/service-account>).
 //!
-//! A request an hour needs no hand-written HTTP: this is hyper on a thread of its own, so that it neither slows the push
-//! service nor is held up by its faults. [`assertion`] decides, and is pure; [`server`] does the rest.
+//! A request an hour needs no hand-written HTTP: this is hyper on a thread of its own, so that it
+//! neither slows the push service nor is held up by its faults. [`assertion`] decides, and is pure;
+//! [`server`] does the rest.
 
 pub mod assertion;
 mod form;

@@ -1,4 +1,5 @@
-//! What one gateway knows and how it behaves, checked; fixed for its life. What only one provider has stands with it.
+//! What one gateway knows and how it behaves, checked; fixed for its life. What only one provider
+//! has stands with it.
 
 use super::{apns, fcm, frame::Code, script::Scripts};
 

@@ -1,5 +1,5 @@
-//! The emulator as a process of its own: orders as JSON lines on stdin, answers as JSON lines on stdout; or both over TCP, where
-//! nobody holds its pipes (see [`control`]).
+//! The emulator as a process of its own: orders as JSON lines on stdin, answers as JSON lines on
+//! stdout; or both over TCP, where nobody holds its pipes (see [`control`]).
 //!
 //! ```text
 //! → (start)                    ← {"ca_file":"/tmp/x/ca.pem","listen":"127.0.0.1:40001"}, and of FCM "token_uri":"https://…/token"
@@ -13,7 +13,8 @@
 //! → (nonsense)                 ← {"error":"…"}
 //! ```
 //!
-//! It also ends on SIGTERM and SIGINT, and when the stdin that it takes orders from does (its parent is gone).
+//! It also ends on SIGTERM and SIGINT, and when the stdin that it takes orders from does (its
+//! parent is gone).
 
 mod control;
 
@@ -40,8 +41,9 @@ const LINE_BYTES_MAX: u64 = 16 << 20;
 
 /// Emulate a push gateway until told to end.
 ///
-/// It prints one JSON line that says where it listens, then takes orders: JSON lines on standard input, or on --control.
-/// It ends on SIGTERM and Ctrl-C, and when the standard input that it takes orders from ends.
+/// It prints one JSON line that says where it listens, then takes orders: JSON lines on standard
+/// input, or on --control. It ends on SIGTERM and Ctrl-C, and when the standard input that it takes
+/// orders from ends.
 #[derive(Debug, Parser)]
 #[command(name = "gateway")]
 pub struct Arguments {
@@ -60,7 +62,8 @@ pub struct Arguments {
     /// Directory for the CA's certificate, ca.pem, and for records on their way
     #[arg(long, value_name = "DIRECTORY")]
     directory: PathBuf,
-    /// Take orders here over TCP instead of on standard input: whoever reaches it commands the emulator
+    /// Take orders here over TCP instead of on standard input: whoever reaches it commands the
+    /// emulator
     #[arg(long, value_name = "ADDRESS")]
     control: Option<SocketAddr>,
     /// Serve grpc.health.v1 here, in plaintext
@@ -149,7 +152,8 @@ fn configuration(arguments: &Arguments) -> io::Result<GatewayConfig> {
     Ok(config)
 }
 
-/// Binds what was asked for beside the gateway itself, announces all of it, and obeys until the end.
+/// Binds what was asked for beside the gateway itself, announces all of it, and obeys until the
+/// end.
 async fn serve(
     arguments: &Arguments,
     gateway: &Arc<GatewayHandle>,

@@ -1,9 +1,10 @@
 //! The record: what the gateway did with every request, the judge of all that the cluster claims.
 //!
-//! One [`Entry`] of 32 bytes for each request, in order of decision; a million pushes are 32 MB, fourteen million 448 MB.
-//! An entry is written when the request is decided and amended when its answer leaves (or does not): a push that was
-//! accepted and never answered is the very case that a verdict has to tell from a duplicate. Each worker keeps a [`Log`] of
-//! its own in chunks that never move; [`Record`] is what an export holds, merged by time, and what a verdict reads.
+//! One [`Entry`] of 32 bytes for each request, in order of decision; a million pushes are 32 MB,
+//! fourteen million 448 MB. An entry is written when the request is decided and amended when its
+//! answer leaves (or does not): a push that was accepted and never answered is the very case that a
+//! verdict has to tell from a duplicate. Each worker keeps a [`Log`] of its own in chunks that
+//! never move; [`Record`] is what an export holds, merged by time, and what a verdict reads.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,8 @@ mod file;
 
 pub use file::{Header, Record, Taken, export, is_record, shift, take};
 
-/// Entries of one worker: 64 Mi are 2 GiB. What comes beyond is counted as dropped, and a verdict must fail on it.
+/// Entries of one worker: 64 Mi are 2 GiB. What comes beyond is counted as dropped, and a verdict
+/// must fail on it.
 const ENTRIES_MAX: u64 = 64 << 20;
 /// Entries of a chunk: 2 MiB.
 const CHUNK: usize = 1 << 16;
@@ -45,14 +47,16 @@ pub mod flag {
 pub struct Entry {
     /// When it was decided, CLOCK_MONOTONIC, microseconds.
     pub time_us: u64,
-    /// [`clarion_proto::device::token_hash`] of the token's bytes (FCM: its characters); 0 if there was none to be read.
+    /// [`clarion_proto::device::token_hash`] of the token's bytes (FCM: its characters); 0 if there
+    /// was none to be read.
     pub token_hash: u64,
     /// xxh3-64 of `apns-collapse-id` or `android.collapse_key`; 0 without one.
     pub collapse_hash: u64,
     /// Which connection, counted from 1 over the life of the gateway.
     pub connection: u32,
-    /// The status decided; 0 for none (unprocessed, reset in place of an answer, or never answered by a script). Of an
-    /// answer that was cut behind its head that of the head, without a reason and without [`flag::ANSWERED`].
+    /// The status decided; 0 for none (unprocessed, reset in place of an answer, or never answered
+    /// by a script). Of an answer that was cut behind its head that of the head, without a reason
+    /// and without [`flag::ANSWERED`].
     pub status: u16,
     /// Number of the [`Reason`].
     pub reason: u8,
@@ -72,7 +76,8 @@ impl Entry {
         self.flags & flag::ACCEPTED != 0
     }
 
-    /// Whether the client knows for certain that it was accepted: sending it again would then be a duplicate.
+    /// Whether the client knows for certain that it was accepted: sending it again would then be a
+    /// duplicate.
     #[must_use]
     pub fn settled(&self) -> bool {
         let all = flag::ACCEPTED | flag::ANSWERED;
@@ -182,7 +187,8 @@ impl Default for ByReason {
 /// What one worker recorded.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
-    /// The number of the first entry kept: those before a reset are gone, but their handles still fly.
+    /// The number of the first entry kept: those before a reset are gone, but their handles still
+    /// fly.
     base: u64,
     length: u64,
     chunks: Vec<Vec<Entry>>,
@@ -272,8 +278,9 @@ impl Log {
         *self = Self { base, open, ..Self::default() };
     }
 
-    /// Gives away the chunks that are full and hold nothing younger than `before_us`; they are amended no more. Whoever takes
-    /// often enough keeps the record of an endless series in bounded memory: what is younger, and a chunk.
+    /// Gives away the chunks that are full and hold nothing younger than `before_us`; they are
+    /// amended no more. Whoever takes often enough keeps the record of an endless series in bounded
+    /// memory: what is younger, and a chunk.
     pub fn take(&mut self, before_us: u64) -> Vec<Vec<Entry>> {
         let old = |chunk: &&Vec<Entry>| {
             chunk.len() == CHUNK && chunk.last().is_some_and(|e| e.time_us < before_us)

@@ -1,8 +1,9 @@
 //! What each token is answered, decided by the token alone.
 //!
-//! A scenario wants dead, throttled and unlucky tokens, and its verdict wants to know which ones these are without asking
-//! the emulator. So both call one pure function, [`answer_for`], with the same [`Scripts`]. Rules cut the range of a seeded
-//! hash into neighbouring pieces: a token falls under one rule at most, and shares do not depend on the population.
+//! A scenario wants dead, throttled and unlucky tokens, and its verdict wants to know which ones
+//! these are without asking the emulator. So both call one pure function, [`answer_for`], with the
+//! same [`Scripts`]. Rules cut the range of a seeded hash into neighbouring pieces: a token falls
+//! under one rule at most, and shares do not depend on the population.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -18,7 +19,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::answer::{Answer, Reason, RetryAfter};
 
 const PPM: u64 = 1_000_000;
-/// Tokens whose attempts are counted: 16 bytes each, twice that in the table, so 128 MiB. What comes beyond counts as past its script.
+/// Tokens whose attempts are counted: 16 bytes each, twice that in the table, so 128 MiB. What
+/// comes beyond counts as past its script.
 const ATTEMPTS_MAX: usize = 4 << 20;
 
 /// Rules for all tokens, and lists for single ones.
@@ -29,7 +31,8 @@ pub struct Scripts {
     pub seed: u64,
     /// Shares of all tokens; together at most 1,000,000 ppm.
     pub rules: Vec<Rule>,
-    /// Answers of single tokens, one for each attempt; afterwards, and for `None`, 200. Comes before the rules.
+    /// Answers of single tokens, one for each attempt; afterwards, and for `None`, 200. Comes
+    /// before the rules.
     pub tokens: BTreeMap<TokenKey, Vec<Scripted>>,
 }
 
@@ -54,12 +57,13 @@ pub enum Fate {
     Refuse,
     /// RST_STREAM(INTERNAL_ERROR) in place of its answer: the client cannot know what became of it.
     Reset,
-    /// It is answered whole, and then RST_STREAM(NO_ERROR) follows, as of a server that wants no more of the request.
+    /// It is answered whole, and then RST_STREAM(NO_ERROR) follows, as of a server that wants no
+    /// more of the request.
     AnswerThenReset,
     /// It is never answered.
     Stall,
-    /// Its answer is cut: the head comes, and RST_STREAM(INTERNAL_ERROR) in place of the body. With a `status`, that
-    /// one; the reason is never said.
+    /// Its answer is cut: the head comes, and RST_STREAM(INTERNAL_ERROR) in place of the body. With
+    /// a `status`, that one; the reason is never said.
     HeadThenReset,
     /// Its answer is cut: the head comes, and the connection ends.
     HeadThenClose,
@@ -171,7 +175,8 @@ impl<'a> Script<'a> {
         scripted.filter(|s| s.reason != Reason::None || s.fate != Fate::Answer)
     }
 
-    /// Whether the gateway calls the token dead, for ever and from the first attempt: no push can reach it.
+    /// Whether the gateway calls the token dead, for ever and from the first attempt: no push can
+    /// reach it.
     #[must_use]
     pub fn is_dead(self) -> bool {
         matches!(self, Self::Rule(Scripted { fate: Fate::Answer, reason, times: None, delivered: false, .. })
@@ -212,7 +217,8 @@ pub fn answer_for<'a>(token: &[u8], scripts: &'a Scripts) -> Script<'a> {
 pub struct Attempts(Mutex<HashMap<u64, u32, BuildHasherDefault<Identity>>>);
 
 impl Attempts {
-    /// Counts one attempt and returns its number, from 0. Each `series` (a set of scripts) counts for itself.
+    /// Counts one attempt and returns its number, from 0. Each `series` (a set of scripts) counts
+    /// for itself.
     pub fn next(&self, token: &[u8], series: u64) -> u32 {
         let key = xxh3_64_with_seed(token, series);
         let mut counts = self.0.lock();
@@ -252,8 +258,8 @@ impl Hasher for Identity {
     }
 }
 
-/// A token. In configuration an APNs token is written as hexadecimal digits; one of FCM as it is: it always holds characters
-/// that are no such digits. Never printed.
+/// A token. In configuration an APNs token is written as hexadecimal digits; one of FCM as it is:
+/// it always holds characters that are no such digits. Never printed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenKey(pub Vec<u8>);
 

@@ -188,7 +188,8 @@ impl Socket {
 
     /// Ends the connection by a TCP reset: what the client has not read is gone.
     pub fn reset(&mut self) {
-        // SO_LINGER of 0 makes the coming close a reset; if it cannot be set, the client sees an ordinary end.
+        // SO_LINGER of 0 makes the coming close a reset; if it cannot be set, the client sees an
+        // ordinary end.
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 
@@ -209,7 +210,8 @@ impl Socket {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             Err(_) => return Err(End::Socket),
         };
-        // Less than asked for: the socket is empty, unless its end waits behind (epoll(7), question 9).
+        // Less than asked for: the socket is empty, unless its end waits behind (epoll(7), question
+        // 9).
         self.readable = count == READ_BYTES || self.hung_up;
         self.row.bytes_received += count as u64;
         context.log.totals.bytes_received += count as u64;

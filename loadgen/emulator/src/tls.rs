@@ -1,6 +1,8 @@
-//! TLS without its own buffers: records are decrypted where they were read, answers encrypted into what is written.
+//! TLS without its own buffers: records are decrypted where they were read, answers encrypted into
+//! what is written.
 //!
-//! rustls' buffered interface reads 4 KiB at a time; a system call for every dozen pushes would cost more than all the rest.
+//! rustls' buffered interface reads 4 KiB at a time; a system call for every dozen pushes would
+//! cost more than all the rest.
 
 use std::sync::Arc;
 
@@ -13,7 +15,8 @@ use rustls::{
     },
 };
 
-/// What a record costs beyond its plaintext, at most (RFC 8446, section 5.2), and how much plaintext it holds.
+/// What a record costs beyond its plaintext, at most (RFC 8446, section 5.2), and how much
+/// plaintext it holds.
 const RECORD_OVERHEAD: usize = 256 + 5;
 const RECORD_BYTES: usize = 16_384;
 /// States that one call may run through without using up input: a handshake has a dozen.
@@ -22,8 +25,8 @@ const STATES_MAX: usize = 64;
 /// The server's side of one connection.
 pub struct Session {
     tls: UnbufferedServerConnection,
-    /// Plaintext to be sent as soon as TLS allows: in TLS 1.3 that is with the server's first flight, so that a client knows
-    /// the stream limit before its first request, as with APNs.
+    /// Plaintext to be sent as soon as TLS allows: in TLS 1.3 that is with the server's first
+    /// flight, so that a client knows the stream limit before its first request, as with APNs.
     greeting: Vec<u8>,
 }
 
@@ -55,10 +58,12 @@ impl Session {
         self.tls.alpn_protocol() == Some(b"h2")
     }
 
-    /// Takes bytes from the socket; gives plaintext to `take`, and appends to `out` what TLS itself has to say.
+    /// Takes bytes from the socket; gives plaintext to `take`, and appends to `out` what TLS itself
+    /// has to say.
     ///
     /// # Errors
-    /// The connection is broken, or speaks another protocol; the alert that says so stands at the end of `out`.
+    /// The connection is broken, or speaks another protocol; the alert that says so stands at the
+    /// end of `out`.
     pub fn receive(
         &mut self,
         incoming: &mut [u8],

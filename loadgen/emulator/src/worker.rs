@@ -1,7 +1,8 @@
-//! A thread that serves connections: waits for sockets and for what is due, and serves each in turn.
+//! A thread that serves connections: waits for sockets and for what is due, and serves each in
+//! turn.
 //!
-//! The first worker also accepts, and deals connections out in turn. Commands come over a bounded inbox and are acknowledged,
-//! so that whoever sets a fault knows from when it holds.
+//! The first worker also accepts, and deals connections out in turn. Commands come over a bounded
+//! inbox and are acknowledged, so that whoever sets a fault knows from when it holds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -185,7 +186,8 @@ impl Worker {
         }
     }
 
-    /// How long there is nothing to do. Microseconds are rounded up to the poll's milliseconds, which gathers answers.
+    /// How long there is nothing to do. Microseconds are rounded up to the poll's milliseconds,
+    /// which gathers answers.
     fn timeout(&self, now: Time) -> Option<Duration> {
         if !self.ready.is_empty() {
             return Some(Duration::ZERO);
@@ -328,7 +330,8 @@ impl Worker {
         for id in std::mem::take(&mut self.ready) {
             let Some(socket) = self.sockets.get_mut(&id) else { continue };
             if plan.silent(socket.row.number, now) == Some(Silence::StopReading) {
-                // Nothing is lost: readiness is kept by the socket, and it is served when the silence ends.
+                // Nothing is lost: readiness is kept by the socket, and it is served when the
+                // silence ends.
                 if let Some(due) = socket.due.take() {
                     self.dues.remove(&(due, id));
                 }

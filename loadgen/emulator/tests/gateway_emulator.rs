@@ -1,4 +1,5 @@
-//! The gateway emulator seen from outside: by frames, by an independent HTTP/2 client over TLS, and by its record.
+//! The gateway emulator seen from outside: by frames, by an independent HTTP/2 client over TLS, and
+//! by its record.
 
 mod gateway_emulator {
     pub(crate) mod bench;

@@ -46,7 +46,8 @@ fn cpu_us(pid: u32) -> io::Result<u64> {
     Ok(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
 }
 
-/// Fields 14 and 15 (`proc_pid_stat(5)`), counted behind the name in parentheses, which may hold anything.
+/// Fields 14 and 15 (`proc_pid_stat(5)`), counted behind the name in parentheses, which may hold
+/// anything.
 fn cpu_ticks(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
@@ -99,8 +100,8 @@ impl MemoryLog {
         }
     }
 
-    /// The most that any one process of a role grew after `since_ns` over its own most while it was `steady`, bytes.
-    /// None without samples on both sides.
+    /// The most that any one process of a role grew after `since_ns` over its own most while it was
+    /// `steady`, bytes. None without samples on both sides.
     #[must_use]
     pub fn growth(&self, role: Role, steady: &Range<u64>, since_ns: u64) -> Option<u64> {
         let samples = self.samples.lock();

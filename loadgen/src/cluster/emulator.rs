@@ -1,4 +1,5 @@
-//! A gateway emulator as a run uses it: started, put into trouble, asked for its record. One process plays one platform.
+//! A gateway emulator as a run uses it: started, put into trouble, asked for its record. One
+//! process plays one platform.
 
 use std::{
     path::{Path, PathBuf},
@@ -36,8 +37,8 @@ use crate::{
     scenario::{DistanceSpec, FaultSpec},
 };
 
-/// The receive window of a connection, bytes: some thousand pushes, so that it is not what limits a near lane. What Apple
-/// opens is not published.
+/// The receive window of a connection, bytes: some thousand pushes, so that it is not what limits a
+/// near lane. What Apple opens is not published.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// HTTP/2's own.
 const STREAM_WINDOW: u32 = 65_535;
@@ -166,7 +167,8 @@ impl Emulator {
                 Faults { slow: Some(slow), ..conditions }
             }
             &FaultSpec::Silent { for_ms, .. } => {
-                // The hardest silence: what was sent reaches the phones, and the sender never learns it.
+                // The hardest silence: what was sent reaches the phones, and the sender never
+                // learns it.
                 let silent = Silent {
                     mode: Silence::DropAnswers,
                     connections_ppm: 1_000_000,
@@ -200,8 +202,8 @@ impl Emulator {
         self.orders.faults(&faults).await
     }
 
-    /// Makes all of this go wrong from now on, until it is taken back. What holds without trouble (latency, late credits)
-    /// holds with it, unless it says otherwise.
+    /// Makes all of this go wrong from now on, until it is taken back. What holds without trouble
+    /// (latency, late credits) holds with it, unless it says otherwise.
     ///
     /// # Errors
     /// The emulator does not answer, or refuses.

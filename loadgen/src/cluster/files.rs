@@ -11,7 +11,8 @@ use crate::{
     names,
 };
 
-/// The part of the coordinator's configuration that a run sets; everything else keeps its default, as for anybody else.
+/// The part of the coordinator's configuration that a run sets; everything else keeps its default,
+/// as for anybody else.
 #[derive(Debug, Serialize)]
 struct CoordinatorFile<'a> {
     listen: String,

@@ -1,7 +1,9 @@
-//! The way on which an emulator takes orders: the pipes of a child, or the control port of one that somebody else started.
+//! The way on which an emulator takes orders: the pipes of a child, or the control port of one that
+//! somebody else started.
 //!
-//! Orders are the JSON lines of `clarion_emulator::process`, each answered by one. A child writes its record to a path that both see;
-//! one behind a control port sends it back, in its own clock: [`Orders::export`] brings it into this machine's.
+//! Orders are the JSON lines of `clarion_emulator::process`, each answered by one. A child writes
+//! its record to a path that both see; one behind a control port sends it back, in its own clock:
+//! [`Orders::export`] brings it into this machine's.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
@@ -16,9 +18,11 @@ use tokio::{
 
 use super::process::Pipes;
 
-/// To write a record of a few million requests takes a second or two; to carry it over a network some more.
+/// To write a record of a few million requests takes a second or two; to carry it over a network
+/// some more.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
-/// For a port in a cluster to be reached. A new pod may have to wait for its name service and its network policies.
+/// For a port in a cluster to be reached. A new pod may have to wait for its name service and its
+/// network policies.
 const REACH_DEADLINE: Duration = Duration::from_secs(30);
 /// Between two tries.
 const REACH_AGAIN: Duration = Duration::from_millis(200);
@@ -153,11 +157,12 @@ impl Orders {
             .map_err(|e| OrderError::Record(format!("{}: {e}", path.display())))
     }
 
-    /// Has what was decided before `before_us` moved into a file and forgotten, as far as it fills chunks; gives the time
-    /// before which nothing is left.
+    /// Has what was decided before `before_us` moved into a file and forgotten, as far as it fills
+    /// chunks; gives the time before which nothing is left.
     ///
     /// # Errors
-    /// The emulator does not answer, or is no child of this program: then there is no file that both see.
+    /// The emulator does not answer, or is no child of this program: then there is no file that
+    /// both see.
     pub async fn take(&self, path: &Path, before_us: u64) -> Result<u64, OrderError> {
         if !matches!(*self.link.lock().await, Link::Pipes(_)) {
             return Err(
@@ -179,8 +184,9 @@ impl Orders {
             .ok_or_else(|| self.failed("no statistics in its answer"))
     }
 
-    /// How the emulator's clock stands to ours: of several readings the one whose exchange was the quickest, taken to have
-    /// been made in the middle of it. On one machine both are the same clock, and this is 0 to within the uncertainty.
+    /// How the emulator's clock stands to ours: of several readings the one whose exchange was the
+    /// quickest, taken to have been made in the middle of it. On one machine both are the same
+    /// clock, and this is 0 to within the uncertainty.
     ///
     /// # Errors
     /// The emulator does not answer.

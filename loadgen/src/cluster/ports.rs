@@ -1,8 +1,9 @@
 //! Ports for processes that must be told each other's before any of them is up.
 //!
-//! A port that is found by binding and releasing it belongs to nobody until its process binds it. So each is *claimed* for as
-//! long as its run lasts: UDP's port of the same number, which no process of ours listens on, is held. Whoever looks for ports
-//! in this way, in this process or another, passes by what is claimed; and everybody else is given others by the system.
+//! A port that is found by binding and releasing it belongs to nobody until its process binds it.
+//! So each is *claimed* for as long as its run lasts: UDP's port of the same number, which no
+//! process of ours listens on, is held. Whoever looks for ports in this way, in this process or
+//! another, passes by what is claimed; and everybody else is given others by the system.
 
 use std::{
     io,
@@ -13,13 +14,14 @@ use clarion_emulator::clock;
 
 use crate::population::draws::Draws;
 
-/// Below those that Linux hands out by itself (from 32,768 on, ip(7)): whoever connects or listens anywhere in the meantime is
-/// not given one of these.
+/// Below those that Linux hands out by itself (from 32,768 on, ip(7)): whoever connects or listens
+/// anywhere in the meantime is not given one of these.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// How many are tried: a run has 65 at most.
 const PORTS_TRIED: u32 = 300;
 
-/// A TCP port of 127.0.0.1 that nobody listened on when it was claimed. Dropped, it can be claimed again.
+/// A TCP port of 127.0.0.1 that nobody listened on when it was claimed. Dropped, it can be claimed
+/// again.
 #[derive(Debug)]
 pub struct Port {
     number: u16,
@@ -51,7 +53,8 @@ impl Port {
 /// Claims that many ports.
 ///
 /// # Errors
-/// So many are taken that [`PORTS_TRIED`] looks, at random places, did not find them; what the last of them met.
+/// So many are taken that [`PORTS_TRIED`] looks, at random places, did not find them; what the last
+/// of them met.
 pub fn claim(count: usize) -> io::Result<Vec<Port>> {
     let mut draws = Draws::new(clock::wall().0, u64::from(std::process::id()), 0);
     let mut found = Vec::with_capacity(count);

@@ -1,7 +1,7 @@
 //! One child process: this very program with a hidden subcommand, its first line, its log, its end.
 //!
-//! A child that binds port 0 says on its first line of standard output where it listens. Whatever else it prints goes to
-//! a file in the report's folder, of which the last lines explain its death.
+//! A child that binds port 0 says on its first line of standard output where it listens. Whatever
+//! else it prints goes to a file in the report's folder, of which the last lines explain its death.
 
 use std::{
     ffi::OsString,
@@ -156,7 +156,8 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log_file)
-            // Ctrl-C in a terminal goes to the whole group; children end when this program ends them, in order.
+            // Ctrl-C in a terminal goes to the whole group; children end when this program ends
+            // them, in order.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -205,7 +206,8 @@ impl Process {
 
     /// Ends it as a power failure would (SIGKILL). Its log makes room for that of its successor.
     pub async fn kill(mut self) {
-        // An error means that it is gone already; and a log that cannot be kept is no reason to end a run.
+        // An error means that it is gone already; and a log that cannot be kept is no reason to end
+        // a run.
         drop(self.child.kill().await);
         self.keep_log("killed");
     }

@@ -28,8 +28,8 @@ pub struct Submitted {
 }
 
 impl Submitted {
-    /// What the alert's pushes collapse by, as the gateways' records have it: an alert without a key of
-    /// its own collapses by its id.
+    /// What the alert's pushes collapse by, as the gateways' records have it: an alert without a
+    /// key of its own collapses by its id.
     #[must_use]
     pub fn collapse_hash(&self) -> u64 {
         xxh3_64(self.name.trim_start_matches("alerts/").as_bytes())

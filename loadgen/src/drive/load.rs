@@ -1,7 +1,7 @@
 //! The whole population through `RegistryService.WriteDevices`.
 //!
-//! A few streams, each with a few batches under way and no more: the server's answers set the pace. Devices are made batch by
-//! batch, so a million of them never exist at once.
+//! A few streams, each with a few batches under way and no more: the server's answers set the pace.
+//! Devices are made batch by batch, so a million of them never exist at once.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -105,7 +105,8 @@ fn send(
         && let Some(batch) = batches.next()
     {
         under_way.push_back((batch.batch_id, batch.changes.len() as u64));
-        // The channel has room for all that may be under way; if the stream is gone, the reader is told why.
+        // The channel has room for all that may be under way; if the stream is gone, the reader is
+        // told why.
         drop(requests.try_send(batch));
     }
 }

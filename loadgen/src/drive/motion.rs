@@ -1,9 +1,10 @@
-//! Devices in motion: a plan of what phones say, sent to the registry as their app's servers would send it.
+//! Devices in motion: a plan of what phones say, sent to the registry as their app's servers would
+//! send it.
 //!
-//! Changes are gathered for [`TICK`] into one batch, batches go over one stream in their order, at most [`UNDER_WAY`] of them are
-//! not acknowledged. When the registry is slower than the plan, the plan waits: what phones saw keeps its time and arrives
-//! later, and the report says by how much. Each batch's times are kept, because the verdict must know what the wave can have
-//! seen.
+//! Changes are gathered for [`TICK`] into one batch, batches go over one stream in their order, at
+//! most [`UNDER_WAY`] of them are not acknowledged. When the registry is slower than the plan, the
+//! plan waits: what phones saw keeps its time and arrives later, and the report says by how much.
+//! Each batch's times are kept, because the verdict must know what the wave can have seen.
 
 mod plan;
 mod way;
@@ -38,7 +39,8 @@ const STALLED: Duration = Duration::from_secs(30);
 /// Items of a batch, about; a carriage more may come.
 const BATCH: usize = 5_000;
 
-/// Carries out a plan until it is `stop`ped and everything is acknowledged; `acknowledged` has the number of changes that are.
+/// Carries out a plan until it is `stop`ped and everything is acknowledged; `acknowledged` has the
+/// number of changes that are.
 ///
 /// # Errors
 /// The stream fails or stalls, or a change is refused.

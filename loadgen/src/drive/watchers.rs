@@ -1,11 +1,12 @@
 //! Watchers beside a wave: many who look at one alert, some of them slowly.
 //!
-//! What they must show: that the wave does not notice them, that the coordinator's memory does not grow with how slowly
-//! they read, and that everybody's last message is the last state. So that this program costs the machine as little as
-//! it can, messages are kept as bytes; only each watcher's last is decoded.
+//! What they must show: that the wave does not notice them, that the coordinator's memory does not
+//! grow with how slowly they read, and that everybody's last message is the last state. So that
+//! this program costs the machine as little as it can, messages are kept as bytes; only each
+//! watcher's last is decoded.
 //!
-//! Slow watchers are on connections of their own: what one does not read fills its connection's window, and the others on it
-//! would be as slow.
+//! Slow watchers are on connections of their own: what one does not read fills its connection's
+//! window, and the others on it would be as slow.
 
 use std::time::Duration;
 
@@ -44,8 +45,8 @@ pub struct Seen {
     pub stale: u64,
 }
 
-/// Opens all watchers, and reads until each stream has ended. The last of a slow watcher's messages are read without a
-/// pause, once others have seen the end.
+/// Opens all watchers, and reads until each stream has ended. The last of a slow watcher's messages
+/// are read without a pause, once others have seen the end.
 ///
 /// # Errors
 /// The coordinator refuses one, or a stream has not ended at `deadline`.
@@ -123,7 +124,8 @@ async fn read(mut stream: Streaming<Bytes>, over: tokio::sync::watch::Sender<boo
     }
 }
 
-/// A message, a pause; without pauses once somebody has seen the end, or nobody else is there to see it.
+/// A message, a pause; without pauses once somebody has seen the end, or nobody else is there to
+/// see it.
 async fn read_slowly(
     mut stream: Streaming<Bytes>,
     mut ended: tokio::sync::watch::Receiver<bool>,
@@ -143,7 +145,8 @@ async fn read_slowly(
 }
 
 async fn connect(coordinator: &str) -> Result<Channel, DriveError> {
-    // A stream's window is a stranger's (64 KiB); the connection's holds it for all of them, so that none waits for another.
+    // A stream's window is a stranger's (64 KiB); the connection's holds it for all of them, so
+    // that none waits for another.
     let endpoint = Endpoint::from_shared(coordinator.to_owned())?
         .connect_timeout(Duration::from_secs(10))
         .tcp_nodelay(true)

@@ -1,7 +1,8 @@
-//! `loadgen keys`: what an emulated gateway and a coordinator must both know before either is started.
+//! `loadgen keys`: what an emulated gateway and a coordinator must both know before either is
+//! started.
 //!
-//! A run on one machine makes keys and certificates as it goes. In a cluster each part is given its own as a Secret, so they
-//! are made beforehand, all at once, into one folder.
+//! A run on one machine makes keys and certificates as it goes. In a cluster each part is given its
+//! own as a Secret, so they are made beforehand, all at once, into one folder.
 
 use std::{io, path::PathBuf};
 

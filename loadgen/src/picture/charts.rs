@@ -204,7 +204,8 @@ pub(super) fn rate(out: &mut String, figures: &Figures) -> fmt::Result {
     writeln!(out, r#"<path class="axis" d="M{LEFT} {BOTTOM}H{RIGHT}"/></svg>"#)
 }
 
-/// A moment right after the last push belongs on the chart: a cancellation is why there are no more.
+/// A moment right after the last push belongs on the chart: a cancellation is why there are no
+/// more.
 fn with_moments(last: f64, figures: &Figures) -> f64 {
     figures.marks.iter().filter(|m| m.from >= m.until).map(|m| m.from).fold(last, f64::max)
 }
@@ -221,7 +222,8 @@ fn rate_label(value: f64) -> String {
 /// Marked on the curves and listed below them.
 const QUANTILES: [(f64, &str); 4] = [(0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (1.0, "max")];
 
-/// Time by share of phones, each factor of ten in what is left as wide as the other: the tail is what people die of.
+/// Time by share of phones, each factor of ten in what is left as wide as the other: the tail is
+/// what people die of.
 #[allow(clippy::cast_precision_loss)]
 pub(super) fn latency(out: &mut String, figures: &Figures) -> fmt::Result {
     let last =
@@ -304,7 +306,8 @@ impl Latency {
     }
 }
 
-/// When the phones of each distance were reached: half of them in the thick part, nine in ten along the line.
+/// When the phones of each distance were reached: half of them in the thick part, nine in ten along
+/// the line.
 pub(super) fn nearest(out: &mut String, figures: &Figures) -> fmt::Result {
     let platforms: Vec<usize> = PLATFORMS
         .iter()

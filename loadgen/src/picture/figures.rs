@@ -1,8 +1,10 @@
-//! What a picture shows, in numbers: gathered in two passes over the samples that the verdict has in hand.
+//! What a picture shows, in numbers: gathered in two passes over the samples that the verdict has
+//! in hand.
 //!
-//! The samples come in order of time, and after a first pass everybody's count is known; so the median of a cell, or any other
-//! share of any group, is simply the value at which the group's count reaches it. No list is sorted or kept, and fourteen
-//! million devices need no more room than the cells and bands they are in.
+//! The samples come in order of time, and after a first pass everybody's count is known; so the
+//! median of a cell, or any other share of any group, is simply the value at which the group's
+//! count reaches it. No list is sorted or kept, and fourteen million devices need no more room than
+//! the cells and bands they are in.
 
 use clarion_emulator::Platform;
 
@@ -213,7 +215,8 @@ impl Row {
 }
 
 /// 0 to all but one in so many, evenly on a logarithmic scale of what is left; the last is 1.
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a few decades
+// A few decades.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn curve_shares(count: u64) -> Vec<f64> {
     let points = ((count.max(1) as f64).log10() * f64::from(POINTS_PER_DECADE)).floor() as u32;
     let share = |point: u32| 1.0 - 10f64.powf(-f64::from(point) / f64::from(POINTS_PER_DECADE));
@@ -294,12 +297,14 @@ mod tests {
     #[test]
     fn shares_are_those_of_sorted_lists() {
         let figures = gathered();
-        // Every fourth millisecond from 0: the last of FCM is number 996, half of them are reached with number 496.
+        // Every fourth millisecond from 0: the last of FCM is number 996, half of them are reached
+        // with number 496.
         let fcm = &figures.latency[1];
         assert_eq!((fcm.count, fcm.curve.last()), (250, Some(&(1.0, 0.996))));
         assert_eq!(fcm.curve[0], (0.0, 0.0));
         assert!(fcm.curve.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 <= w[1].1));
-        // 0 to 2 km are samples 0 to 49, of which 13 are FCM; with those to 5 km they are 32 and enough.
+        // 0 to 2 km are samples 0 to 49, of which 13 are FCM; with those to 5 km they are 32 and
+        // enough.
         let row = &figures.rows[0];
         assert_eq!((row.from_meters, row.to_meters), (0.0, 5_000.0));
         let (count, times) = row.platforms[1].unwrap();

@@ -13,7 +13,8 @@ use crate::{
 
 /// A place this near to a city's middle is called by it.
 const CALLED_AFTER_METERS: f64 = 25_000.0;
-/// With fewer pairs in the wrong order than this a wave may be called orderly: the seams between bands blur.
+/// With fewer pairs in the wrong order than this a wave may be called orderly: the seams between
+/// bands blur.
 const ORDERLY: f64 = 0.05;
 
 /// Name, verdict, sentence and key figures.
@@ -61,7 +62,8 @@ pub(super) fn write(
     writeln!(out, "</dl></header>")
 }
 
-/// When the first phone was told. Times count from the acknowledgement, which a push may be faster than.
+/// When the first phone was told. Times count from the acknowledgement, which a push may be faster
+/// than.
 fn first(after: f64) -> String {
     if after <= 0.0 { "at once".to_owned() } else { format!("after {}", seconds(after)) }
 }

@@ -1,6 +1,8 @@
-//! The map: cells coloured by the time at which half of those in them were reached, with the region over them.
+//! The map: cells coloured by the time at which half of those in them were reached, with the region
+//! over them.
 //!
-//! One SVG without script: figures of a cell are its `<title>`, which browsers show under the pointer and read aloud.
+//! One SVG without script: figures of a cell are its `<title>`, which browsers show under the
+//! pointer and read aloud.
 
 use std::fmt::{self, Write};
 
@@ -72,7 +74,8 @@ fn cells(
     called_off: bool,
 ) -> fmt::Result {
     let (low, high) = map.colour_range().unwrap_or((0.0, 1.0));
-    // Patches first: they have no outline of their own, and those of single cells close over theirs.
+    // Patches first: they have no outline of their own, and those of single cells close over
+    // theirs.
     let (patches, single): (Vec<_>, Vec<_>) =
         map.tiles.iter().partition(|(tile, _)| tile.cells.len() > 1);
     let mut failed = String::new();
@@ -155,7 +158,8 @@ fn graticule(
     let (south, north) =
         ((middle.latitude - reach).max(-90.0), (middle.latitude + reach).min(90.0));
     let at_pole = north >= 90.0 || south <= -90.0;
-    // Farther from the equator meridians come closer; at a pole all of them meet, and twelve are enough.
+    // Farther from the equator meridians come closer; at a pole all of them meet, and twelve are
+    // enough.
     let widest = south.abs().max(north.abs()).min(89.0).to_radians().cos();
     let across = if at_pole { 180.0 } else { (reach / widest).min(180.0) };
     let meridian_step = if at_pole {

@@ -1,8 +1,9 @@
 //! The earth around a region, laid flat.
 //!
-//! Azimuthal and equidistant on WGS-84: every point is drawn at its true distance and direction from the middle. A circle of
-//! the contract is then a circle of the page, a scale bar holds along every ray, and neither the antimeridian nor a pole is
-//! a special case, because longitude is never an axis.
+//! Azimuthal and equidistant on WGS-84: every point is drawn at its true distance and direction
+//! from the middle. A circle of the contract is then a circle of the page, a scale bar holds along
+//! every ray, and neither the antimeridian nor a pole is a special case, because longitude is never
+//! an axis.
 
 use geo::{Bearing, Destination, Distance, Geodesic, Point};
 
@@ -16,7 +17,8 @@ use crate::{
 pub(super) const WIDTH: f64 = 640.0;
 /// Around what is drawn, as a share of the larger side.
 const MARGIN: f64 = 0.05;
-/// Edges of rings are drawn in steps of at most this, degrees: straight in longitude and latitude is curved on the page.
+/// Edges of rings are drawn in steps of at most this, degrees: straight in longitude and latitude
+/// is curved on the page.
 const EDGE_STEP_DEGREES: f64 = 0.1;
 /// But in no more than this many steps.
 const EDGE_STEPS_MAX: f64 = 200.0;

@@ -1,8 +1,9 @@
-//! From values to places on a page: linear scales with round ticks, and the ramp of colours for time.
+//! From values to places on a page: linear scales with round ticks, and the ramp of colours for
+//! time.
 //!
-//! The ramp goes through OKLab in steps of the same lightness, so that equal differences of time look equal and the order is
-//! read without colours, too (in print, by eyes that do not tell red from green). What was early stands out most: dark on a
-//! light page, bright on a dark one.
+//! The ramp goes through OKLab in steps of the same lightness, so that equal differences of time
+//! look equal and the order is read without colours, too (in print, by eyes that do not tell red
+//! from green). What was early stands out most: dark on a light page, bright on a dark one.
 
 use std::fmt::Write as _;
 
@@ -42,7 +43,8 @@ pub(super) fn ticks(from: f64, to: f64, most: u32) -> Vec<f64> {
 }
 
 /// Which step of the ramp a value between `from` and `to` has.
-#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // 0 to STEPS
+// 0 to STEPS.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
 pub(super) fn step(value: f64, from: f64, to: f64) -> usize {
     let share = if to > from { (value - from) / (to - from) } else { 0.0 };
     ((share.clamp(0.0, 1.0) * STEPS as f64) as usize).min(STEPS - 1)

@@ -11,7 +11,8 @@ pub(super) struct Shares {
 
 impl Shares {
     /// From the length of the sequence.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)] // below the length
+    // Below the length.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
     pub(super) fn new(count: u64, shares: &[f64]) -> Self {
         let rank =
             |share: &f64| (((count as f64 * share).ceil() as u64).clamp(1, count.max(1)), f64::NAN);

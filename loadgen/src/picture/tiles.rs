@@ -1,9 +1,11 @@
 //! Cells of a region as a map may show them: none that tells of fewer than [`SHOWN_MIN`] devices.
 //!
-//! A report goes from hand to hand, and a cell of a few square kilometres with three phones in it tells of three people. So a
-//! cell that holds too few is shown together with its siblings that do, as one patch with one figure; if all of those are
-//! still too few, with a sibling that is shown; and where there is none, one resolution coarser, and so on. Empty cells go the same
-//! way; a patch that left them out would draw exactly where the few are. What is left in the end is said to be few, and no more.
+//! A report goes from hand to hand, and a cell of a few square kilometres with three phones in it
+//! tells of three people. So a cell that holds too few is shown together with its siblings that do,
+//! as one patch with one figure; if all of those are still too few, with a sibling that is shown;
+//! and where there is none, one resolution coarser, and so on. Empty cells go the same way; a patch
+//! that left them out would draw exactly where the few are. What is left in the end is said to be
+//! few, and no more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +20,8 @@ use crate::{
 
 /// Fewer are not shown by themselves.
 pub(super) const SHOWN_MIN: u64 = 20;
-/// A map of more cells than this is coarser: eyes do not tell more apart, and a page should not weigh more than a megabyte.
+/// A map of more cells than this is coarser: eyes do not tell more apart, and a page should not
+/// weigh more than a megabyte.
 const CELLS_MAX: f64 = 3_000.0;
 
 /// What is drawn as one.

@@ -1,7 +1,7 @@
 //! Some sixty large cities, by hand: what a population is scattered around.
 //!
-//! Positions are city centres to about a kilometre, people are urban areas in round numbers of the early 2020s: a load
-//! needs plausible shapes, not a census.
+//! Positions are city centres to about a kilometre, people are urban areas in round numbers of the
+//! early 2020s: a load needs plausible shapes, not a census.
 
 use crate::place::Place;
 
@@ -29,8 +29,8 @@ impl City {
 
     /// How quickly density falls off: the `s` of exp(-distance / s), metres.
     ///
-    /// Area grows about with people, so length with their root: 10 million give 9 km, which puts half of all within
-    /// 15 km and 99 % within 60 km.
+    /// Area grows about with people, so length with their root: 10 million give 9 km, which puts
+    /// half of all within 15 km and 99 % within 60 km.
     #[must_use]
     pub fn scale_meters(&self) -> f64 {
         9_000.0 * (f64::from(self.people_thousands) / 10_000.0).sqrt()

@@ -1,7 +1,8 @@
-//! Random numbers that can be asked for by number: device 734,211 is made without making the ones before it.
+//! Random numbers that can be asked for by number: device 734,211 is made without making the ones
+//! before it.
 //!
-//! `SplitMix64` (Steele, Lea, Flood 2014) as a counter-based generator: the n-th draw of a stream is a mix of its key and n.
-//! Integers only, so it gives the same on every machine.
+//! `SplitMix64` (Steele, Lea, Flood 2014) as a counter-based generator: the n-th draw of a stream
+//! is a mix of its key and n. Integers only, so it gives the same on every machine.
 
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
@@ -82,7 +83,8 @@ mod tests {
 
     #[test]
     fn mix_is_splitmix64() {
-        // First outputs of the reference implementation for state 0 (prng.di.unimi.it/splitmix64.c).
+        // First outputs of the reference implementation for state 0
+        // (prng.di.unimi.it/splitmix64.c).
         let mut draws = Draws { state: 0 };
         assert_eq!(draws.bits(), 0xE220_A839_7B1D_CDAF);
         assert_eq!(draws.bits(), 0x6E78_9E6A_A1B9_65F4);

@@ -75,7 +75,8 @@ fn density_falls_off_from_the_centre() {
     let population = Population::new(&town, 3, 20_000).unwrap();
     let within =
         |m: f64| population.iter().filter(|d| d.place.spherical_distance(center) <= m).count();
-    // Gamma(2): 1 - (1 + x) e^-x of all are within x scales: 26.4 % within one, 59.4 % within two, 95.96 % within five.
+    // Gamma(2): 1 - (1 + x) e^-x of all are within x scales: 26.4 % within one, 59.4 % within two,
+    // 95.96 % within five.
     let (one, two, five) = (within(10_000.0), within(20_000.0), within(50_000.0));
     assert!((5_000..5_600).contains(&one), "{one}");
     assert!((11_600..12_200).contains(&two), "{two}");

@@ -7,11 +7,11 @@ use super::draws::Draws;
 /// Longest token made here, bytes.
 pub const TOKEN_BYTES_MAX: usize = 163;
 
-/// Apple: 32 bytes so far, "variable length", at most 100 announced; a few of each other size keep all honest. By share of a
-/// hundred.
+/// Apple: 32 bytes so far, "variable length", at most 100 announced; a few of each other size keep
+/// all honest. By share of a hundred.
 const APNS_LENGTHS: &[(usize, u8)] = &[(32, 90), (54, 6), (100, 4)];
-/// Google promises nothing; these are the lengths seen in the field (dpa99c/cordova-plugin-firebasex#581, xtrinch/fcm-django#131),
-/// how often each is not known.
+/// Google promises nothing; these are the lengths seen in the field
+/// (dpa99c/cordova-plugin-firebasex#581, xtrinch/fcm-django#131), how often each is not known.
 const FCM_LENGTHS: &[(usize, u8)] = &[(142, 30), (152, 20), (163, 50)];
 /// Before the colon of an FCM token: the id of the installation.
 const INSTALLATION_CHARS: usize = 22;

@@ -1,10 +1,11 @@
 //! The rate that streams and connections allow, beside the one that was measured.
 //!
-//! A request takes a stream from when it is sent until it is answered, and the window of its connection from when its body is
-//! sent until credit comes for it. So a connection carries `streams ÷ latency` requests a second, or `window ÷ body ÷ credit
-//! delay` if that is less, and no sender can be faster. What is left of that is what connections were not used for: what a
-//! sender collects for a write (2 ms), what it does between, the time until a connection that stands has shaken hands, and
-//! the end, when there is nobody left to push to.
+//! A request takes a stream from when it is sent until it is answered, and the window of its
+//! connection from when its body is sent until credit comes for it. So a connection carries
+//! `streams ÷ latency` requests a second, or `window ÷ body ÷ credit delay` if that is less, and no
+//! sender can be faster. What is left of that is what connections were not used for: what a sender
+//! collects for a write (2 ms), what it does between, the time until a connection that stands has
+//! shaken hands, and the end, when there is nobody left to push to.
 
 use clarion_emulator::{Platform, apns, fcm};
 use serde::Serialize;
@@ -31,7 +32,8 @@ pub struct Arithmetic {
 }
 
 impl Arithmetic {
-    /// Of one gateway; none if it is near: then its own time counts, of which the scenario says nothing.
+    /// Of one gateway; none if it is near: then its own time counts, of which the scenario says
+    /// nothing.
     #[must_use]
     #[allow(clippy::cast_precision_loss)] // bytes, requests and microseconds far below 2^53
     pub fn of(platform: Platform, line: LineSpec, requests: &Requests) -> Option<Self> {
@@ -41,7 +43,8 @@ impl Arithmetic {
             Platform::Apns => apns::STREAMS_MAX,
             Platform::Fcm => fcm::STREAMS_MAX,
         }));
-        // TLS and headers are in the bytes of a request, so its body is less, and the window takes more of them.
+        // TLS and headers are in the bytes of a request, so its body is less, and the window takes
+        // more of them.
         let bytes = requests.bytes_received as f64 / requests.count.max(1) as f64;
         let bodies = line
             .connection_window

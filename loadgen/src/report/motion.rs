@@ -11,7 +11,8 @@ use crate::verdict::{
     pace,
 };
 
-/// Devices in motion. What is measured how stands in `verdict::pace`, `verdict::entrants` and `run/motion.rs`.
+/// Devices in motion. What is measured how stands in `verdict::pace`, `verdict::entrants` and
+/// `run/motion.rs`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Motion {
     /// Changes acknowledged a second, over the wave.
@@ -28,9 +29,11 @@ pub struct Motion {
     pub inside: u64,
     /// Came in behind the frontier, stayed, and were told.
     pub entered: u64,
-    /// From the acknowledgement of what brought them there to the gateway's record of their push, milliseconds.
+    /// From the acknowledgement of what brought them there to the gateway's record of their push,
+    /// milliseconds.
     pub freshness_ms: Spread,
-    /// The gateway's time of a push less its place in the alert's pace, milliseconds; negative: early.
+    /// The gateway's time of a push less its place in the alert's pace, milliseconds; negative:
+    /// early.
     pub lateness_ms: Spread,
     /// The same of the alert over still devices.
     pub still_lateness_ms: Spread,
@@ -114,7 +117,8 @@ pub struct Cost {
 }
 
 impl Motion {
-    /// From what was seen and judged. `spent`: idle, still, the changes alone, and the wave in motion.
+    /// From what was seen and judged. `spent`: idle, still, the changes alone, and the wave in
+    /// motion.
     #[must_use]
     #[allow(clippy::cast_precision_loss)] // counts and times of a run
     pub fn of(
@@ -199,7 +203,8 @@ mod tests {
     #[test]
     fn what_the_cluster_and_the_changes_cost_by_themselves_is_taken_off() {
         let spent = |cpu_us, seconds, changes| Spent { cpu_us, seconds, changes };
-        // 1 ms a second idle; 2 µs a change; 3 µs a push still, 3.3 in motion, where fewer changes went through.
+        // 1 ms a second idle; 2 µs a change; 3 µs a push still, 3.3 in motion, where fewer changes
+        // went through.
         let idle = spent(5_000, 5.0, 0);
         let still = spent(10_000 + 300_000, 10.0, 0);
         let feed = spent(10_000 + 400_000, 10.0, 200_000);

@@ -1,4 +1,5 @@
-//! A report for people: what was sent, how fast, at what cost, and every expectation beside its measurement.
+//! A report for people: what was sent, how fast, at what cost, and every expectation beside its
+//! measurement.
 
 use std::fmt::{self, Write as _};
 

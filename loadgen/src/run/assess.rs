@@ -306,8 +306,8 @@ fn reported(progress: &wire::AlertProgress, judged: &Judgement) -> Reported {
     }
 }
 
-/// The bands that the cluster used, by their outer limits; its defaults if it tells of none. Neighbours with few devices are
-/// told as one, and judged as one.
+/// The bands that the cluster used, by their outer limits; its defaults if it tells of none.
+/// Neighbours with few devices are told as one, and judged as one.
 fn band_edges(progress: &wire::AlertProgress) -> Vec<f64> {
     let mut edges: Vec<f64> =
         progress.bands.iter().map(|b| b.to_meters).filter(|m| m.is_finite()).collect();

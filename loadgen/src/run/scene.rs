@@ -110,7 +110,8 @@ impl Scene<'_> {
         accounting::cpu(&staying).map_err(|e| io_error("/proc", e))
     }
 
-    /// Resident memory of all processes of a role, bytes. A process that is gone is found by the watcher.
+    /// Resident memory of all processes of a role, bytes. A process that is gone is found by the
+    /// watcher.
     pub(super) fn rss(&self, role: Role) -> u64 {
         let of_role = self.watched.iter().filter(|w| w.role == role);
         of_role.filter_map(|w| accounting::memory(w.pid).ok()).map(|(now, _)| now).sum()

@@ -1,8 +1,9 @@
 //! A series of cases of trouble on one cluster, each judged alert by alert while it runs.
 //!
-//! Memory is bounded however long it goes on: the gateways' records are taken piece by piece, an alert is judged as soon as
-//! it has ended and everything until then was taken, and then only its counts are kept. What is held: of each alert under
-//! way 24 bytes a request, and in the emulators what is younger than [`SETTLED`], 32 bytes a request.
+//! Memory is bounded however long it goes on: the gateways' records are taken piece by piece, an
+//! alert is judged as soon as it has ended and everything until then was taken, and then only its
+//! counts are kept. What is held: of each alert under way 24 bytes a request, and in the emulators
+//! what is younger than [`SETTLED`], 32 bytes a request.
 
 use std::{fs, ops::Range, path::Path, time::Duration};
 
@@ -34,8 +35,8 @@ use case::Case;
 const TAKE_EVERY: Duration = Duration::from_secs(1);
 /// The longest that nothing goes wrong, to see what is usual.
 const STEADY_MAX: Duration = Duration::from_secs(30);
-/// What is younger stays with the emulator: its answer may still be on the way. After the longest deadline of a request that
-/// a scenario may set, the sender has given it up.
+/// What is younger stays with the emulator: its answer may still be on the way. After the longest
+/// deadline of a request that a scenario may set, the sender has given it up.
 const SETTLED: Duration = Duration::from_secs(12);
 
 /// Runs a series.

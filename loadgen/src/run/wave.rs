@@ -77,8 +77,8 @@ struct Waved {
 }
 
 impl Scene<'_> {
-    /// The alert from its preview to the gateways' records, which are named after the `part` of the run;
-    /// `changes`: of devices, acknowledged so far.
+    /// The alert from its preview to the gateways' records, which are named after the `part` of the
+    /// run; `changes`: of devices, acknowledged so far.
     ///
     /// # Errors
     /// A step did not succeed within its deadline.
@@ -96,7 +96,8 @@ impl Scene<'_> {
         let (cpu_before, changes_before) = (self.cpu()?, changes());
         let coordinator_before = self.rss(Role::Coordinator);
         let called = clock::monotonic();
-        // From the seed, so that a run repeats, and with the time, so that two runs against one cluster differ.
+        // From the seed, so that a run repeats, and with the time, so that two runs against one
+        // cluster differ.
         let request_id = uuid::Uuid::from_u64_pair(self.scenario.seed, clock::wall().0).to_string();
         let submitted = alert::submit(channel.clone(), alert, request_id).await?;
         let create = clock::monotonic().since(called);
@@ -234,7 +235,8 @@ impl Scene<'_> {
     }
 }
 
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)] // counts far below 2^53
+// Counts far below 2^53.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 fn share_of(count: u64, share: f64) -> u64 {
     ((count as f64 * share) as u64).max(1)
 }

@@ -1,5 +1,5 @@
-//! What a scenario's values must keep to. The bounds of the API itself are the coordinator's to enforce; here is
-//! what would make a run meaningless.
+//! What a scenario's values must keep to. The bounds of the API itself are the coordinator's to
+//! enforce; here is what would make a run meaningless.
 
 use super::{FaultSpec, RegionSpec, Scenario};
 use crate::place::Place;
@@ -46,7 +46,8 @@ impl Scenario {
         }
         self.check_motion()?;
         if let Some(watchers) = self.watchers {
-            // What a coordinator takes for one alert unless configured otherwise; one more watches for the run itself.
+            // What a coordinator takes for one alert unless configured otherwise; one more watches
+            // for the run itself.
             within("watchers.count", watchers.count, 1, 2_047)?;
             share("watchers.slow_share", watchers.slow_share)?;
         }

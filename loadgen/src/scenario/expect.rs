@@ -1,8 +1,8 @@
 //! What must come of a run.
 //!
-//! Two kinds. *Exact* expectations and bounds on memory hold on every machine: one that fails makes the run fail.
-//! *Targets* are rates and times: they are printed beside what was measured and fail a run only with `--strict`,
-//! because a busy machine is no defect of the program.
+//! Two kinds. *Exact* expectations and bounds on memory hold on every machine: one that fails makes
+//! the run fail. *Targets* are rates and times: they are printed beside what was measured and fail
+//! a run only with `--strict`, because a busy machine is no defect of the program.
 
 use std::fmt;
 
@@ -26,7 +26,8 @@ pub struct Expectations {
     pub stale_tokens: Option<Bound>,
     /// Accepted while removed or muted.
     pub unwanted: Option<Bound>,
-    /// Devices of the alert over still devices that were missed, told outside, told again or never answered.
+    /// Devices of the alert over still devices that were missed, told outside, told again or never
+    /// answered.
     pub still_faults: Option<Bound>,
     /// Devices that came in behind the frontier, stayed and were told.
     pub entered: Option<Bound>,
@@ -40,13 +41,16 @@ pub struct Expectations {
     pub disagreement: Option<Bound>,
     /// Requests that the gateway left unanswered, by its own record.
     pub unanswered_requests: Option<Bound>,
-    /// Of those, how many fewer the cluster counted; more it may, as an answer can come too late for it.
+    /// Of those, how many fewer the cluster counted; more it may, as an answer can come too late
+    /// for it.
     pub unanswered_uncounted: Option<Bound>,
     /// Requests that arrived later than the grace after the acknowledgement of the cancellation.
     pub late_after_cancel: Option<Bound>,
-    /// Devices in the region that were reached, as a share: a cancelled alert must have been in its middle.
+    /// Devices in the region that were reached, as a share: a cancelled alert must have been in its
+    /// middle.
     pub reached_share: Option<Bound>,
-    /// Requests to FCM in the 60 s in which there were the most, by the gateway's record: every 60 s that begin with a request.
+    /// Requests to FCM in the 60 s in which there were the most, by the gateway's record: every 60
+    /// s that begin with a request.
     pub quota_window_max: Option<Bound>,
     /// Nodes killed and started while the alert ran.
     pub node_changes: Option<Bound>,
@@ -54,16 +58,18 @@ pub struct Expectations {
     pub throttled: Option<Bound>,
     /// Requests that a gateway answered with 5xx.
     pub failed_requests: Option<Bound>,
-    /// Share of pairs of pushes of different bands that came in the wrong order by FCM: a lane that its quota paces has no
-    /// excuse, however busy the machine is.
+    /// Share of pairs of pushes of different bands that came in the wrong order by FCM: a lane that
+    /// its quota paces has no excuse, however busy the machine is.
     pub fcm_disorder: Option<Bound>,
-    /// The last acceptance by APNs as a share of the time until the last one by FCM: one lane must not hold back the other.
+    /// The last acceptance by APNs as a share of the time until the last one by FCM: one lane must
+    /// not hold back the other.
     pub apns_share_of_fcm_time: Option<Bound>,
     /// Growth of a shard's memory over its steady state during a fault, bytes, the worst node.
     pub shard_growth_bytes: Option<Bound>,
     /// Watchers whose last message was not the last state.
     pub watchers_stale: Option<Bound>,
-    /// Growth of the coordinator's memory from before the alert to its most while it was watched, bytes.
+    /// Growth of the coordinator's memory from before the alert to its most while it was watched,
+    /// bytes.
     pub coordinator_growth_bytes: Option<Bound>,
     /// The state in which the alert must end, without `STATE_`.
     pub state: Option<String>,
@@ -77,7 +83,8 @@ pub struct Expectations {
 pub struct Targets {
     /// Pushes per second, first to last.
     pub rate_per_second: Option<Bound>,
-    /// Requests a second to FCM as a share of what its connections, their streams and the latency allow.
+    /// Requests a second to FCM as a share of what its connections, their streams and the latency
+    /// allow.
     pub fcm_line_use: Option<Bound>,
     /// Acknowledgement to the last push.
     pub wave_seconds: Option<Bound>,
@@ -89,15 +96,17 @@ pub struct Targets {
     pub bytes_per_device: Option<Bound>,
     /// Start of the program to the end of the judgement.
     pub total_seconds: Option<Bound>,
-    /// 99 % of pushes came no later than this after their place in the alert's pace, milliseconds, while devices moved.
+    /// 99 % of pushes came no later than this after their place in the alert's pace, milliseconds,
+    /// while devices moved.
     pub lateness_p99_ms: Option<Bound>,
-    /// Of those who came in behind the frontier, 99 % were told no later than this after the acknowledgement of the change
-    /// that brought them there, milliseconds.
+    /// Of those who came in behind the frontier, 99 % were told no later than this after the
+    /// acknowledgement of the change that brought them there, milliseconds.
     pub freshness_p99_ms: Option<Bound>,
-    /// CPU of shard nodes per push while devices move, what the changes cost by themselves taken off, as a share of that over
-    /// still devices.
+    /// CPU of shard nodes per push while devices move, what the changes cost by themselves taken
+    /// off, as a share of that over still devices.
     pub moving_cpu_share: Option<Bound>,
-    /// Share of pairs of pushes of different bands that came in the wrong order, of the worse platform.
+    /// Share of pairs of pushes of different bands that came in the wrong order, of the worse
+    /// platform.
     pub disorder: Option<Bound>,
 }
 

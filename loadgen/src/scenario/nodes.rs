@@ -1,8 +1,9 @@
 //! What happens to the run's own nodes while the alert goes on.
 //!
-//! Ownership of partitions is fixed once they are shared out, and a partition has one owner: a node that was killed is
-//! replaced by another process of the same name, and whatever it owned waits for that one; a node that comes later owns
-//! nothing, but is connected, holds lanes and asks for slices like any other.
+//! Ownership of partitions is fixed once they are shared out, and a partition has one owner: a node
+//! that was killed is replaced by another process of the same name, and whatever it owned waits for
+//! that one; a node that comes later owns nothing, but is connected, holds lanes and asks for
+//! slices like any other.
 
 use std::fmt;
 

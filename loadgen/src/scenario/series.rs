@@ -1,9 +1,11 @@
-//! A series: one cluster, and many cases of trouble one after the other, each under alerts that never stop.
+//! A series: one cluster, and many cases of trouble one after the other, each under alerts that
+//! never stop.
 //!
-//! One alert shows what a fault does to its middle. What a lane has to bear is a fault that goes on while alerts come and
-//! end, and then the next one. So a case is a time for which its trouble acts; meanwhile alert follows alert over the same
-//! devices, the next as soon as the last has been handed over whole, so that there are always pushes in flight. Then the
-//! trouble ends, everybody must have been told, and one more alert, undisturbed, shows that nothing is left of it.
+//! One alert shows what a fault does to its middle. What a lane has to bear is a fault that goes on
+//! while alerts come and end, and then the next one. So a case is a time for which its trouble
+//! acts; meanwhile alert follows alert over the same devices, the next as soon as the last has been
+//! handed over whole, so that there are always pushes in flight. Then the trouble ends, everybody
+//! must have been told, and one more alert, undisturbed, shows that nothing is left of it.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +20,8 @@ use super::{Bound, Scenario, check::Checked, figures::FIGURES, mixture::MixtureS
 pub struct SeriesSpec {
     /// How long the trouble of each case acts, seconds.
     pub seconds: f64,
-    /// Alerts under way at once: one that waits for the last of its devices does not hold back the next.
+    /// Alerts under way at once: one that waits for the last of its devices does not hold back the
+    /// next.
     #[serde(default = "default_alerts_max")]
     pub alerts_max: usize,
     /// What must come of each case; a case may say otherwise.
@@ -27,7 +30,8 @@ pub struct SeriesSpec {
     /// The same, but judged only with `--strict`: rates and times.
     #[serde(default)]
     pub targets: BTreeMap<String, Bound>,
-    /// In their order. The first is undisturbed, and as long as any, but for 30 s at most: its memory is the steady state.
+    /// In their order. The first is undisturbed, and as long as any, but for 30 s at most: its
+    /// memory is the steady state.
     pub cases: Vec<CaseSpec>,
 }
 

@@ -1,7 +1,8 @@
 //! The flat cover: which cells of resolution 9 belong to a region, each asked for itself.
 //!
-//! A cell belongs to it if and only if its circumscribed circle is not wholly outside. The coordinator gets there
-//! top-down through coarser cells; here every cell is tested alone, so that a whole branch lost by mistake is seen.
+//! A cell belongs to it if and only if its circumscribed circle is not wholly outside. The
+//! coordinator gets there top-down through coarser cells; here every cell is tested alone, so that
+//! a whole branch lost by mistake is seen.
 
 use h3o::{CellIndex, LatLng, Resolution};
 
@@ -42,8 +43,8 @@ mod tests {
     use super::*;
     use crate::scenario::RegionSpec;
 
-    /// All cells near a small circle, each point of which is sampled: whoever holds a point of the circle is in the cover,
-    /// and no cell of the cover lies farther out than its own diameter.
+    /// All cells near a small circle, each point of which is sampled: whoever holds a point of the
+    /// circle is in the cover, and no cell of the cover lies farther out than its own diameter.
     #[test]
     fn agrees_with_sampling_every_cell() {
         for (lat, lng) in [(22.5, 114.0), (-17.0, 180.0), (89.99, 10.0), (0.0, 0.0)] {

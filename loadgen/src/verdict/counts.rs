@@ -81,7 +81,8 @@ impl Counts {
         self.unanswered_requests += other.unanswered_requests;
     }
 
-    /// Whatever must not be: devices missed, told outside, on a wrong token, again, or never answered.
+    /// Whatever must not be: devices missed, told outside, on a wrong token, again, or never
+    /// answered.
     #[must_use]
     pub fn faults(&self) -> u64 {
         self.missed

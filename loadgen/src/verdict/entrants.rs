@@ -1,12 +1,14 @@
 //! Those who come in behind the frontier: whoever is there for a while must be told, and soon.
 //!
-//! Where the frontier is nobody is asked. It has certainly passed a band when, by the gateway's record, the last of those in
-//! this band and in the next who never changed has been told; the next counts because a cell's distance decides on its
-//! band, and a device may be nearer or farther than that by a few hundred metres.
+//! Where the frontier is nobody is asked. It has certainly passed a band when, by the gateway's
+//! record, the last of those in this band and in the next who never changed has been told; the next
+//! counts because a cell's distance decides on its band, and a device may be nearer or farther than
+//! that by a few hundred metres.
 //!
-//! From the acknowledgement of the change that brought a device there to the acceptance of its push everything lies that makes
-//! it visible: the log, the feed, the node's turn, the late queue, the pace. So these times are an upper bound of the time
-//! from acknowledged to visible to the walk, as seen from outside.
+//! From the acknowledgement of the change that brought a device there to the acceptance of its push
+//! everything lies that makes it visible: the log, the feed, the node's turn, the late queue, the
+//! pace. So these times are an upper bound of the time from acknowledged to visible to the walk, as
+//! seen from outside.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -17,7 +19,8 @@ use super::{Case, Life, geometry, history::Stretch, order};
 /// When the frontier passed.
 #[derive(Debug, Default)]
 pub struct Frontier {
-    /// By platform and band: when the last of it was told, nanoseconds of `CLOCK_MONOTONIC`; 0: nobody is there.
+    /// By platform and band: when the last of it was told, nanoseconds of `CLOCK_MONOTONIC`; 0:
+    /// nobody is there.
     told_ns: BTreeMap<Platform, Vec<u64>>,
 }
 

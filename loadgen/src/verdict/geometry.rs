@@ -1,10 +1,11 @@
 //! Who is inside, worked out a second time by other means.
 //!
-//! The coordinator covers regions with H3 cells and Karney's geodesic. A verdict that used the same code would share its
-//! mistakes, so here distances are Vincenty's inverse formula on WGS-84 (exact to a millimetre for everything but
-//! nearly antipodal points) and polygons are tested by crossings. The meaning is the contract's: a circle is all
-//! points within the geodesic distance; a polygon's edges are straight in longitude and latitude, each taking the
-//! shorter way in longitude.
+//! The coordinator covers regions with H3 cells and Karney's geodesic. A verdict that used the same
+//! code would share its mistakes, so here distances are Vincenty's inverse formula on WGS-84 (exact
+//! to a millimetre for everything but nearly antipodal points) and polygons are tested by
+//! crossings. The meaning is the contract's: a circle is all points within the geodesic distance; a
+//! polygon's edges are straight in longitude and latitude, each taking the shorter way in
+//! longitude.
 
 use geo::{Distance, VincentyDistance};
 
@@ -23,7 +24,8 @@ const ECCENTRICITY_SQUARED: f64 = 6.694_379_990_141_317e-3;
 pub fn distance_meters(a: Place, b: Place) -> f64 {
     let (a, b) =
         (geo::Point::new(a.longitude, a.latitude), geo::Point::new(b.longitude, b.latitude));
-    // It fails to converge for nearly antipodal points, and for one point written in two ways (a pole, ±180°).
+    // It fails to converge for nearly antipodal points, and for one point written in two ways (a
+    // pole, ±180°).
     a.vincenty_distance(&b).unwrap_or_else(|_| geo::Geodesic.distance(a, b))
 }
 
@@ -37,7 +39,8 @@ enum Shape {
     Polygon { outer: Ring, holes: Vec<Ring> },
 }
 
-/// A closed ring with continuous longitudes: no edge jumps at ±180°, the values may leave that range.
+/// A closed ring with continuous longitudes: no edge jumps at ±180°, the values may leave that
+/// range.
 #[derive(Debug, Clone)]
 struct Ring {
     /// Longitude, latitude; the last equals the first.
@@ -61,8 +64,8 @@ impl Region {
 
     /// How far outside a place lies, metres; 0 if it is inside.
     ///
-    /// Exact to a millimetre for circles. For polygons exact within some kilometres of an edge; farther out it only
-    /// says "far".
+    /// Exact to a millimetre for circles. For polygons exact within some kilometres of an edge;
+    /// farther out it only says "far".
     #[must_use]
     pub fn outside_meters(&self, place: Place) -> f64 {
         match &self.0 {
@@ -82,7 +85,8 @@ impl Region {
         }
     }
 
-    /// Whether a disc around `center` touches the region: the test of a cell's circumscribed circle.
+    /// Whether a disc around `center` touches the region: the test of a cell's circumscribed
+    /// circle.
     #[must_use]
     pub fn touches(&self, center: Place, radius: f64) -> bool {
         match &self.0 {
@@ -114,7 +118,8 @@ impl Ring {
         Self { points: out }
     }
 
-    /// Crossings of the meridian half-line north of the place, in each copy of the world the ring may lie in.
+    /// Crossings of the meridian half-line north of the place, in each copy of the world the ring
+    /// may lie in.
     fn contains(&self, place: Place) -> bool {
         [-360.0, 0.0, 360.0].iter().any(|turn| {
             let (x, y) = (place.longitude + turn, place.latitude);
@@ -125,8 +130,9 @@ impl Ring {
         })
     }
 
-    /// To the nearest edge, in the plane that touches the ellipsoid at the place: true to about d²/R, so to some
-    /// decimetres at a kilometre. A line that is straight in longitude and latitude is straight in it.
+    /// To the nearest edge, in the plane that touches the ellipsoid at the place: true to about
+    /// d²/R, so to some decimetres at a kilometre. A line that is straight in longitude and
+    /// latitude is straight in it.
     fn distance_meters(&self, place: Place) -> f64 {
         let (sin, cos) = place.latitude.to_radians().sin_cos();
         let w = 1.0 - ECCENTRICITY_SQUARED * sin * sin;
@@ -162,8 +168,9 @@ mod tests {
 
     #[test]
     fn known_distances() {
-        // Flinders Peak to Buninyong, the worked example of Geoscience Australia; a degree along the equator is a·π/180; a degree
-        // of latitude from it and the quarter of a meridian are in every table of WGS-84.
+        // Flinders Peak to Buninyong, the worked example of Geoscience Australia; a degree along
+        // the equator is a·π/180; a degree of latitude from it and the quarter of a meridian are in
+        // every table of WGS-84.
         let cases = [
             (
                 (-37.951_033_416_666_67, 144.424_867_888_888_9),
@@ -231,7 +238,8 @@ mod tests {
         assert!(inside(0.2, 0.2) && inside(0.5, 0.7) && inside(1.9, 1.85));
         assert!(!inside(1.0, 1.5), "the corner goes inwards");
         assert!(!inside(0.5, 0.5), "the hole");
-        // From the middle of the hole to its edge: 0.1 degrees of longitude at 0.5 degrees north, or of latitude.
+        // From the middle of the hole to its edge: 0.1 degrees of longitude at 0.5 degrees north,
+        // or of latitude.
         let out = region.outside_meters(Place::new(0.5, 0.5));
         assert!((out - 11_057.0).abs() < 3.0, "{out}");
         // A disc in the hole: wholly within, or reaching out of it.

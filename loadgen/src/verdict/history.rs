@@ -1,10 +1,12 @@
 //! What was told of each device while a run went on, and what can have been true of it when.
 //!
-//! The rules are the contract's, written a second time: each facet of a device (place, registration, mute) keeps the newest
-//! observation, at a tie the one that was recorded later; a removal is an observation of absence, of all three. What the
-//! registry was told it knows from some moment between the sending of a batch and its acknowledgement, and a node somewhat later. So
-//! a device stands somewhere *possibly* from the sending of what put it there until its next change must have been seen, and
-//! *certainly* from the acknowledgement until the next change is sent.
+//! The rules are the contract's, written a second time: each facet of a device (place,
+//! registration, mute) keeps the newest observation, at a tie the one that was recorded later; a
+//! removal is an observation of absence, of all three. What the registry was told it knows from
+//! some moment between the sending of a batch and its acknowledgement, and a node somewhat later.
+//! So a device stands somewhere *possibly* from the sending of what put it there until its next
+//! change must have been seen, and *certainly* from the acknowledgement until the next change is
+//! sent.
 
 use clarion_emulator::Platform;
 
@@ -197,7 +199,8 @@ pub struct Stretch {
 }
 
 impl Stretch {
-    /// Whether a node that is behind by at most `settle_ns` can have seen the device so at some time between two.
+    /// Whether a node that is behind by at most `settle_ns` can have seen the device so at some
+    /// time between two.
     #[must_use]
     pub fn possible(&self, from_ns: u64, until_ns: u64, settle_ns: u64) -> bool {
         self.sent_ns <= until_ns
@@ -217,7 +220,8 @@ impl Stretch {
     }
 }
 
-/// The tokens that a device ever had, by their number; some of them perhaps known to nobody but itself.
+/// The tokens that a device ever had, by their number; some of them perhaps known to nobody but
+/// itself.
 pub fn tokens<'a>(
     population: &'a Population,
     device: u64,

@@ -20,7 +20,8 @@ pub enum Answer {
     Given,
     /// It was told that the request failed, and yet it reaches the phone.
     Denied,
-    /// The answer left, but the connection ended right after, or the stream was reset: it may know or not.
+    /// The answer left, but the connection ended right after, or the stream was reset: it may know
+    /// or not.
     Doubtful,
     /// Nothing.
     Withheld,
@@ -31,7 +32,8 @@ pub enum Answer {
 pub struct Push {
     /// xxh3-64 of the token.
     pub token_hash: u64,
-    /// When the gateway decided it, nanoseconds of `CLOCK_MONOTONIC`: the same for all processes of a machine.
+    /// When the gateway decided it, nanoseconds of `CLOCK_MONOTONIC`: the same for all processes of
+    /// a machine.
     pub at_ns: u64,
     /// What the gateway made of it.
     pub fate: Fate,
@@ -39,7 +41,8 @@ pub struct Push {
     pub answer: Answer,
 }
 
-/// All requests of a run, in the order of token and time. 24 bytes each: the only thing of a run that is held whole.
+/// All requests of a run, in the order of token and time. 24 bytes each: the only thing of a run
+/// that is held whole.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     pushes: Vec<Push>,

@@ -1,12 +1,12 @@
 //! Nearest first: how well the order of acceptances follows the distance from the place last seen.
 //!
-//! Within a band no order is promised, and a band is kilometres wide, so distances alone would call a perfect wave
-//! disorderly. Three figures tell different things:
-//! - *disorder*: of all pairs of pushes in different bands, the share in which the farther band came first. 0 is perfect,
-//!   0.5 is no order at all. What it counts are the seams between bands: several cores and nodes do not cross them at the
-//!   same instant, retries come late.
-//! - *behind*: at a push, how much nearer than the farthest phone already alerted it is, less what the width of that
-//!   phone's band explains; the 99th percentile, metres.
+//! Within a band no order is promised, and a band is kilometres wide, so distances alone would call
+//! a perfect wave disorderly. Three figures tell different things:
+//! - *disorder*: of all pairs of pushes in different bands, the share in which the farther band came
+//!   first. 0 is perfect, 0.5 is no order at all. What it counts are the seams between bands: several
+//!   cores and nodes do not cross them at the same instant, retries come late.
+//! - *behind*: at a push, how much nearer than the farthest phone already alerted it is, less what
+//!   the width of that phone's band explains; the 99th percentile, metres.
 //! - *rank correlation* (Spearman) of time and distance: 1 is a perfectly sorted wave.
 
 use serde::Serialize;
@@ -24,7 +24,8 @@ pub struct Order {
     pub rank_correlation: f64,
 }
 
-/// The edges of bands that a coordinator uses unless configured otherwise: 1, 2, 5, 10, 20, then every 10 km.
+/// The edges of bands that a coordinator uses unless configured otherwise: 1, 2, 5, 10, 20, then
+/// every 10 km.
 #[must_use]
 pub fn default_edges(upto_meters: f64) -> Vec<f64> {
     let mut edges = vec![1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0];
@@ -36,7 +37,8 @@ pub fn default_edges(upto_meters: f64) -> Vec<f64> {
     edges
 }
 
-/// In which band a distance lies, counted from 0; `edges` are the outer limits of the bands, ascending.
+/// In which band a distance lies, counted from 0; `edges` are the outer limits of the bands,
+/// ascending.
 #[must_use]
 pub fn band_of(edges: &[f64], meters: f32) -> usize {
     edges.partition_point(|edge| *edge <= f64::from(meters))
@@ -80,7 +82,8 @@ pub fn measure(samples: &[Sample], edges: &[f64]) -> Order {
     }
 }
 
-/// Samples come sorted by time, so the position is the rank in time; ties in distance are rare and left as they fall.
+/// Samples come sorted by time, so the position is the rank in time; ties in distance are rare and
+/// left as they fall.
 #[allow(clippy::cast_precision_loss)]
 fn spearman(samples: &[Sample]) -> f64 {
     let mut by_distance: Vec<usize> = (0..samples.len()).collect();

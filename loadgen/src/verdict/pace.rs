@@ -1,8 +1,9 @@
 //! How late pushes were against the pace that the alert was given.
 //!
-//! The pace begins with the first push: of `r` a second, number `k` has its place `k / r` seconds after it. A push of a device that
-//! came in later than that was not due before the device was there. What is measured is the gateway's time of the request
-//! minus that; negative is early, which a pace that gathers some milliseconds' worth for one write is by half of them.
+//! The pace begins with the first push: of `r` a second, number `k` has its place `k / r` seconds
+//! after it. A push of a device that came in later than that was not due before the device was
+//! there. What is measured is the gateway's time of the request minus that; negative is early,
+//! which a pace that gathers some milliseconds' worth for one write is by half of them.
 
 /// One first acceptance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,7 +16,8 @@ pub struct Due {
 
 /// How late each push was, nanoseconds, ascending; of pushes in the order of time.
 #[must_use]
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_possible_wrap)] // nanoseconds of a run
+// Nanoseconds of a run.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
 pub fn lateness(pushes: &[Due], per_second: f64) -> Vec<i64> {
     let Some(first) = pushes.first() else { return Vec::new() };
     let late = |(k, push): (usize, &Due)| {
@@ -38,7 +40,8 @@ mod tests {
     #[test]
     fn each_has_its_place_and_none_before_it_was_there() {
         let due = |at, since| Due { at_ns: ms(at), since_ns: since };
-        // A hundred a second: 0, 10, 20, 30 ms. The third is 5 ms late; the fourth came at 45 and was told 3 ms later.
+        // A hundred a second: 0, 10, 20, 30 ms. The third is 5 ms late; the fourth came at 45 and
+        // was told 3 ms later.
         let pushes = [due(0, 0), due(8, 0), due(25, 0), due(48, ms(45))];
         assert_eq!(lateness(&pushes, 100.0), [-2_000_000, 0, 3_000_000, 5_000_000]);
         assert!(lateness(&[], 100.0).is_empty());

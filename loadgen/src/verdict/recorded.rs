@@ -1,4 +1,5 @@
-//! What the gateways recorded, merged for the verdict: one ledger of all requests, and what each gateway counted.
+//! What the gateways recorded, merged for the verdict: one ledger of all requests, and what each
+//! gateway counted.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -120,7 +121,8 @@ fn requests(entries: &[Entry], connections: &[ConnectionRow]) -> Requests {
     }
 }
 
-/// Microseconds that connections stood within a time, all added up, and how many did at once at most.
+/// Microseconds that connections stood within a time, all added up, and how many did at once at
+/// most.
 fn standing(connections: &[ConnectionRow], begun: u64, ended: u64) -> (u64, u64) {
     let mut changes = Vec::with_capacity(2 * connections.len());
     let mut stood = 0;
@@ -190,7 +192,8 @@ mod tests {
             closed_us,
             ..ConnectionRow::default()
         };
-        // From before until the middle; its successor, never closed; one that was gone before, one that came too late.
+        // From before until the middle; its successor, never closed; one that was gone before, one
+        // that came too late.
         let rows =
             [row(1, 0, 150), row(0, 150, 0), row(1, 10, 90), row(0, 200, 0), row(1, 190, 300)];
         let counted = requests(&[entry(100, 200), entry(200, 200)], &rows);

@@ -1,8 +1,10 @@
-//! Whom an alert over one region is owed, worked out once for a series of alerts over the same devices.
+//! Whom an alert over one region is owed, worked out once for a series of alerts over the same
+//! devices.
 //!
-//! [`super::judge`] makes every device anew and works out where it is: right for one alert, and some two microseconds a
-//! device too slow for the hundredth. Here that is done once, and what remains of an alert is a merge of two sorted lists:
-//! some hundred nanoseconds a request, so that a series is judged alert by alert while it runs and nothing is kept of it.
+//! [`super::judge`] makes every device anew and works out where it is: right for one alert, and
+//! some two microseconds a device too slow for the hundredth. Here that is done once, and what
+//! remains of an alert is a merge of two sorted lists: some hundred nanoseconds a request, so that
+//! a series is judged alert by alert while it runs and nothing is kept of it.
 
 use std::{collections::BTreeMap, num::NonZero, thread};
 
@@ -120,15 +122,17 @@ impl Roll {
         Self { devices }
     }
 
-    /// The gateway has called a token dead. To be said before an alert is judged that was sent later.
+    /// The gateway has called a token dead. To be said before an alert is judged that was sent
+    /// later.
     pub fn called_dead(&mut self, token_hash: u64) {
         if let Ok(at) = self.devices.binary_search_by_key(&token_hash, |d| d.token_hash) {
             self.devices[at].dead = true;
         }
     }
 
-    /// An undisturbed alert reached these: whatever was said of their tokens before, they are registered and owed
-    /// every alert that follows. Without this, a gateway that called every token bad would end all judgement of them.
+    /// An undisturbed alert reached these: whatever was said of their tokens before, they are
+    /// registered and owed every alert that follows. Without this, a gateway that called every
+    /// token bad would end all judgement of them.
     pub fn reached(&mut self, pushes: &[Push]) {
         for push in pushes.iter().filter(|push| push.fate == Fate::Accepted) {
             if let Ok(at) = self.devices.binary_search_by_key(&push.token_hash, |d| d.token_hash) {

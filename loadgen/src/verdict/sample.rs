@@ -1,8 +1,10 @@
-//! One acceptance as the judgement keeps it: 16 bytes, so that 14 million of them are 224 MB and not more.
+//! One acceptance as the judgement keeps it: 16 bytes, so that 14 million of them are 224 MB and
+//! not more.
 //!
-//! A picture needs of each device when, how far, where about and on which platform. Where about is a cell of one
-//! resolution for the whole run, at most [`FINEST`]; of its 64 bits, version and unused digits are the same for all cells of that
-//! resolution, which leaves 7 bits of base cell and 3 of each digit: 31 bits at resolution 8, and one for the platform.
+//! A picture needs of each device when, how far, where about and on which platform. Where about is
+//! a cell of one resolution for the whole run, at most [`FINEST`]; of its 64 bits, version and
+//! unused digits are the same for all cells of that resolution, which leaves 7 bits of base cell
+//! and 3 of each digit: 31 bits at resolution 8, and one for the platform.
 
 use clarion_emulator::Platform;
 use h3o::{CellIndex, LatLng, Resolution};

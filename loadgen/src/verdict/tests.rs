@@ -16,13 +16,15 @@ struct World {
     pushes: Vec<Push>,
 }
 
-/// When the alert of a world was submitted and had ended, and how long a change may take to be seen.
+/// When the alert of a world was submitted and had ended, and how long a change may take to be
+/// seen.
 const BEGUN: u64 = 50;
 const END: u64 = 30_000;
 const SETTLE: u64 = 100;
 
 impl World {
-    /// Five hundred devices over 20 km, a circle of 10 km; every device of the cover accepted once, in the order of distance.
+    /// Five hundred devices over 20 km, a circle of 10 km; every device of the cover accepted once,
+    /// in the order of distance.
     fn perfect() -> Self {
         let spec = toml::from_str(
             "areas = [{ kind = 'disc', share = 1, center = { latitude = 22.5, longitude = 114 }, radius_meters = 20000 },
@@ -337,7 +339,8 @@ fn the_newest_observation_counts_in_whatever_order_they_come() {
 fn whoever_comes_in_behind_the_frontier_and_stays_is_owed_and_timed() {
     let mut world = World::perfect();
     let device = world.device(12_000.0..20_000.0);
-    // 5 to 10 km is the next band; the wave, which takes a nanosecond for each metre, has told it by 11,000.
+    // 5 to 10 km is the next band; the wave, which takes a nanosecond for each metre, has told it
+    // by 11,000.
     let (arrives, near) = (12_000, center().toward(0.0, 3_000.0));
     world.go(&device, &[(arrives, arrives + 10, near), (arrives + 500, arrives + 510, far())]);
     let judged = world.judge();
@@ -346,7 +349,8 @@ fn whoever_comes_in_behind_the_frontier_and_stays_is_owed_and_timed() {
     let judged = world.judge();
     assert_eq!((judged.counts.missed, judged.entered_ns.as_slice()), (0, &[30][..]));
     world.forget(&device);
-    // It left before it must have been seen, or came before the frontier had passed: nothing is owed.
+    // It left before it must have been seen, or came before the frontier had passed: nothing is
+    // owed.
     world.go(&device, &[(arrives, arrives + 10, near), (arrives + 90, arrives + 95, far())]);
     assert_eq!(world.judge().counts.missed, 0);
     world.go(&device, &[(1_010, 1_020, near), (1_500, 1_510, far())]);

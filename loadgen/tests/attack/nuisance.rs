@@ -1,6 +1,8 @@
-//! What a hostile peer does to an HTTP/2 port, written as bytes: no client library does any of this.
+//! What a hostile peer does to an HTTP/2 port, written as bytes: no client library does any of
+//! this.
 //!
-//! Each way has [`EACH`] of time and a bound on connections and bytes, whichever comes first; all of it goes over loopback.
+//! Each way has [`EACH`] of time and a bound on connections and bytes, whichever comes first; all
+//! of it goes over loopback.
 
 use std::{
     fmt, io,
@@ -137,7 +139,8 @@ pub(crate) async fn attack(address: SocketAddr, target: Target, pid: u32) -> Don
     let held = attack.hold_silent(600);
     attack.note("held");
     let Target { streaming, unary } = target;
-    // Whole requests whose answers have no end, and heads whose requests have none: 100,000 streams.
+    // Whole requests whose answers have no end, and heads whose requests have none: 100,000
+    // streams.
     attack
         .flood("streams", (200, true), &hello(&[]), move |n| {
             (n <= 500).then(|| asked_or_not(n, streaming))
@@ -217,8 +220,8 @@ impl Attack {
         held
     }
 
-    /// So many connections, each with a beginning and then one thing after another, until all is said, the other side has had
-    /// enough, or time is up.
+    /// So many connections, each with a beginning and then one thing after another, until all is
+    /// said, the other side has had enough, or time is up.
     async fn flood(
         &mut self,
         what: &'static str,
@@ -253,8 +256,8 @@ impl Attack {
     }
 }
 
-/// Writes what comes next until there is nothing; then holds the connection until the time is up, because what is open costs
-/// the other side.
+/// Writes what comes next until there is nothing; then holds the connection until the time is up,
+/// because what is open costs the other side.
 async fn write_all(
     writer: &mut (impl AsyncWrite + Unpin),
     beginning: Vec<u8>,
@@ -279,8 +282,8 @@ async fn write_all(
     }
 }
 
-/// Connections, each with a request that is never whole; those that are still open after a moment are held until they are
-/// dropped.
+/// Connections, each with a request that is never whole; those that are still open after a moment
+/// are held until they are dropped.
 pub(crate) async fn hold(address: SocketAddr, target: Target, connections: usize) -> Held {
     let mut opening = JoinSet::new();
     for _ in 0..connections {

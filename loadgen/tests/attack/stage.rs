@@ -273,7 +273,8 @@ impl Growth {
     }
 }
 
-/// Callers who mind their own business, each time over a new connection and over one that they keep.
+/// Callers who mind their own business, each time over a new connection and over one that they
+/// keep.
 pub(crate) struct Others {
     stop: oneshot::Sender<()>,
     seen: JoinHandle<(Vec<Duration>, u32)>,

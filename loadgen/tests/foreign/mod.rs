@@ -1,8 +1,9 @@
 //! Programs by strangers, set up by the tests that need them.
 //!
-//! What they need is named with exact versions in `package.json` with its lock and in `requirements.txt`, and installed into
-//! `target/foreign/`, once for each content of these files. A machine without node, python or a package registry cannot run
-//! them; a test then says so in one loud line and passes, because the defect is not Clarion's.
+//! What they need is named with exact versions in `package.json` with its lock and in
+//! `requirements.txt`, and installed into `target/foreign/`, once for each content of these files.
+//! A machine without node, python or a package registry cannot run them; a test then says so in one
+//! loud line and passes, because the defect is not Clarion's.
 #![allow(dead_code)] // each test uses a part
 
 use std::{
@@ -16,7 +17,8 @@ use std::{
 use serde_json::Value;
 use tokio::{process::Command, sync::Mutex, time::timeout};
 
-/// To install 110 MB of node modules or 80 MB of wheels from a registry near by takes half a minute.
+/// To install 110 MB of node modules or 80 MB of wheels from a registry near by takes half a
+/// minute.
 const INSTALL_DEADLINE: Duration = Duration::from_secs(300);
 /// A foreign program ends within seconds; on a busy machine it may take ten times that.
 const PROGRAM_DEADLINE: Duration = Duration::from_secs(240);
@@ -29,7 +31,8 @@ pub(crate) fn programs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/foreign")
 }
 
-/// Says that a test proves nothing here. Written past the capture of the test harness, so that it is seen.
+/// Says that a test proves nothing here. Written past the capture of the test harness, so that it
+/// is seen.
 pub(crate) fn skip(what: &str) {
     let line = format!("!!! SKIPPED: {what}\n");
     std::io::stderr().lock().write_all(line.as_bytes()).expect("standard error is there");
@@ -61,8 +64,9 @@ impl Node {
             for name in ["package.json", "package-lock.json"] {
                 fs::copy(programs().join(name), dir.join(name)).expect("copied");
             }
-            // Not `npm ci`: that refuses a lock without buf's packages for other systems, which not every registry has.
-            // Versions and hashes are the lock's all the same. Scripts of packages are not run: none is needed.
+            // Not `npm ci`: that refuses a lock without buf's packages for other systems, which not
+            // every registry has. Versions and hashes are the lock's all the same. Scripts of
+            // packages are not run: none is needed.
             run(
                 "npm install",
                 Command::new("npm")

@@ -1,7 +1,8 @@
 //! How APNs writes its answers.
 //!
-//! Facts are those of Apple's "Handling notification responses from APNs": 200 is HEADERS alone with END_STREAM; an error
-//! is HEADERS and one DATA frame with a JSON object; 410 adds `timestamp` in milliseconds; `apns-id` is in every answer.
+//! Facts are those of Apple's "Handling notification responses from APNs": 200 is HEADERS alone
+//! with END_STREAM; an error is HEADERS and one DATA frame with a JSON object; 410 adds `timestamp`
+//! in milliseconds; `apns-id` is in every answer.
 
 use std::io::Write as _;
 
@@ -13,7 +14,8 @@ use super::super::{
 /// A UUID as bytes; written in its canonical lower-case form.
 pub type Uuid = [u8; 16];
 
-/// Appends the HEADERS frame of an answer to `out`, and to `body` what is to follow as DATA: nothing for 200.
+/// Appends the HEADERS frame of an answer to `out`, and to `body` what is to follow as DATA:
+/// nothing for 200.
 pub fn put(
     out: &mut Vec<u8>,
     encoder: &mut Encoder,
@@ -38,7 +40,8 @@ pub fn put(
         put_literal(out, b"apns-unique-id", &uuid_text(unique_id));
     }
     if answer.reason != Reason::None {
-        // content-type is entry 31 of the static table: 15 fills the prefix, 16 follow; its value has 16 bytes.
+        // content-type is entry 31 of the static table: 15 fills the prefix, 16 follow; its value
+        // has 16 bytes.
         out.extend_from_slice(b"\x0f\x10\x10application/json");
         put_reason(body, answer);
     }
@@ -88,7 +91,8 @@ pub fn uuid_from_text(text: &[u8]) -> Option<Uuid> {
     if text.len() != 36 || text.iter().any(u8::is_ascii_uppercase) {
         return None;
     }
-    // The lengths and places of hyphens are checked by writing it again: only the canonical form comes back the same.
+    // The lengths and places of hyphens are checked by writing it again: only the canonical form
+    // comes back the same.
     let digits = data_encoding::HEXLOWER;
     let mut bare = [0; 32];
     let mut kept = text.iter().filter(|&&b| b != b'-');

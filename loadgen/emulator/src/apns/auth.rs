@@ -1,8 +1,9 @@
 //! Provider tokens: the JWT in `authorization`, checked as Apple says that it does.
 //!
-//! ES256 only; `kid` names a key that the gateway was given, `iss` its team; `iat` is at most an hour old. A valid token
-//! that grows old is refused as expired, one that was never valid as invalid: so age is asked at each request
-//! ([`Verified::age`]), the signature once for each new value on a connection.
+//! ES256 only; `kid` names a key that the gateway was given, `iss` its team; `iat` is at most an
+//! hour old. A valid token that grows old is refused as expired, one that was never valid as
+//! invalid: so age is asked at each request ([`Verified::age`]), the signature once for each new
+//! value on a connection.
 
 use clarion_proto::ids::UnixMillis;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
@@ -15,7 +16,8 @@ use super::super::answer::Reason;
 const AGE_SECONDS_MAX: u64 = 3_600;
 /// Longest `authorization` looked at: ordinary ones have some 200 bytes.
 const VALUE_BYTES_MAX: usize = 2_048;
-/// DER before the 65 bytes of an uncompressed P-256 point in a SubjectPublicKeyInfo (RFC 5480): always the same.
+/// DER before the 65 bytes of an uncompressed P-256 point in a SubjectPublicKeyInfo (RFC 5480):
+/// always the same.
 const SPKI_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
     0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
@@ -73,7 +75,8 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// What speaks against the token now, its age alone considered. A fault may make it too old sooner than Apple does.
+    /// What speaks against the token now, its age alone considered. A fault may make it too old
+    /// sooner than Apple does.
     #[must_use]
     pub fn age(
         &self,

@@ -1,4 +1,5 @@
-//! What APNs holds against a request on its connection: the provider token that it is bound to, and bodies already read.
+//! What APNs holds against a request on its connection: the provider token that it is bound to, and
+//! bodies already read.
 
 use clarion_proto::time::Time;
 
@@ -118,7 +119,8 @@ impl Binding {
         if current.id == token.id {
             return None;
         }
-        // The first push ties the connection to its team (Apple: "Establishing a token-based connection to APNs").
+        // The first push ties the connection to its team (Apple: "Establishing a token-based
+        // connection to APNs").
         if policy.keys[current.key].team_id != policy.keys[token.key].team_id {
             return Some(Reason::InvalidProviderToken);
         }

@@ -1,8 +1,8 @@
-//! A request's headers and path as Apple wants them, in the order in which the gateway looks: path, authorization, headers,
-//! token, payload.
+//! A request's headers and path as Apple wants them, in the order in which the gateway looks: path,
+//! authorization, headers, token, payload.
 //!
-//! Apple does not say in which order it checks; this one is the order of what is known first. Reasons and limits are
-//! those of "Sending notification requests to APNs". Pure.
+//! Apple does not say in which order it checks; this one is the order of what is known first.
+//! Reasons and limits are those of "Sending notification requests to APNs". Pure.
 
 use std::{ops::RangeInclusive, sync::Arc};
 
@@ -152,7 +152,8 @@ impl AppleFields {
             return Some(Reason::BadExpirationDate);
         }
         match (self.priority.as_deref(), push_type) {
-            // A background push with immediate priority is an error (Apple: "Pushing background updates to your app").
+            // A background push with immediate priority is an error (Apple: "Pushing background
+            // updates to your app").
             (None | Some(b"5" | b"1"), _) => {}
             (Some(b"10"), t) if t != b"background" => {}
             _ => return Some(Reason::BadPriority),

@@ -1,8 +1,9 @@
-//! Answers under way: waiting for the client's window, and for the kernel. Those that wait for their time stand in [`super::line`].
+//! Answers under way: waiting for the client's window, and for the kernel. Those that wait for
+//! their time stand in [`super::line`].
 //!
-//! A body needs the client's flow-control window (80 bytes that nearly always fit); if it does not fit it waits in line. What
-//! was written is remembered for a while, so that the record can tell an answer that left from one that the client cannot have
-//! read.
+//! A body needs the client's flow-control window (80 bytes that nearly always fit); if it does not
+//! fit it waits in line. What was written is remembered for a while, so that the record can tell an
+//! answer that left from one that the client cannot have read.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -16,7 +17,8 @@ use super::super::{
     script::Fate,
 };
 
-/// Written answers remembered for a reset that comes later: 40 bytes each. A client's streams, thrice over.
+/// Written answers remembered for a reset that comes later: 40 bytes each. A client's streams,
+/// thrice over.
 const WRITTEN_MAX: usize = 4_096;
 /// An answer that left so shortly before its connection ended may have been lost.
 const DOUBT: Duration = Duration::from_secs(1);

@@ -1,4 +1,5 @@
-//! Frames that are not requests, and what the gateway does of its own accord: SETTINGS, windows, PING, RST_STREAM, GOAWAY.
+//! Frames that are not requests, and what the gateway does of its own accord: SETTINGS, windows,
+//! PING, RST_STREAM, GOAWAY.
 
 use std::time::Duration;
 
@@ -83,7 +84,8 @@ impl Connection {
         let values: Vec<_> = values.into_iter().flatten().collect();
         frame::settings(&mut self.output, &values);
         self.limits.set(window, table);
-        // A larger table may be used as soon as the client has heard of it, a smaller one must be once it says so.
+        // A larger table may be used as soon as the client has heard of it, a smaller one must be
+        // once it says so.
         self.reader.limit_table(self.limits.table_believed());
         if self.limits.is_ignored() {
             return self.fail(Code::ProtocolError, b"");
@@ -94,7 +96,8 @@ impl Connection {
         }
     }
 
-    /// Gives a stream's credit back, at once or later, when the client has less than half of its window left.
+    /// Gives a stream's credit back, at once or later, when the client has less than half of its
+    /// window left.
     pub(super) fn owe_stream(&mut self, at: usize, context: &Context<'_>) {
         let Some(request) = self.receiving.get_mut(at) else { return };
         let owed = request.received - request.credited;
@@ -165,7 +168,8 @@ impl Connection {
                     }
                     let change = value - self.stream_send_window;
                     self.stream_send_window = value;
-                    // RFC 9113, section 6.9.2: streams keep what they were given beyond the initial window.
+                    // RFC 9113, section 6.9.2: streams keep what they were given beyond the initial
+                    // window.
                     for window in self.stream_windows.values_mut() {
                         *window += change;
                         if *window > WINDOW_MAX {
@@ -307,8 +311,9 @@ impl Connection {
 
     /// Takes back all decisions whose answers wait, above the oldest stream of them.
     fn refuse_open(&mut self, context: &mut Context<'_>) {
-        // The last stream that counts as processed is the one before the oldest that waits; whatever is older was answered,
-        // and what is newer and answered already (latencies differ) keeps its answer: the client has it.
+        // The last stream that counts as processed is the one before the oldest that waits;
+        // whatever is older was answered, and what is newer and answered already (latencies differ)
+        // keeps its answer: the client has it.
         let pending = self.waiting.take();
         if let Some(oldest) = pending.iter().map(|p| p.stream).min() {
             self.last = Some(oldest.saturating_sub(2));

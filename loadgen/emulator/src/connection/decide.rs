@@ -185,7 +185,8 @@ impl Connection {
         decision
     }
 
-    /// What becomes of a good request by a script or a fault, and whether it reaches the phone all the same.
+    /// What becomes of a good request by a script or a fault, and whether it reaches the phone all
+    /// the same.
     fn scripted(&mut self, token: &[u8], context: &mut Context<'_>) -> Verdict {
         // Faults count attempts from when they were set; the gateway's own scripts from its start.
         let faults = (&context.plan.scripts, context.plan.generation + 1);

@@ -1,9 +1,10 @@
-//! What the gateway's SETTINGS allow, and who knows of it: how many streams a client may have open, as APNs plays it, and how
-//! large the windows of streams and the header table may be.
+//! What the gateway's SETTINGS allow, and who knows of it: how many streams a client may have open,
+//! as APNs plays it, and how large the windows of streams and the header table may be.
 //!
-//! One stream until the first authenticated success, then some number, sometimes back to one after a rejection. Who exceeds what
-//! it has been told is sent away (GOAWAY, with Apple's words); who exceeds a limit that was lowered while its requests were
-//! under way is only refused (RST_STREAM): it could not know. It knows once it has acknowledged; the same holds for windows.
+//! One stream until the first authenticated success, then some number, sometimes back to one after
+//! a rejection. Who exceeds what it has been told is sent away (GOAWAY, with Apple's words); who
+//! exceeds a limit that was lowered while its requests were under way is only refused (RST_STREAM):
+//! it could not know. It knows once it has acknowledged; the same holds for windows.
 
 use std::collections::VecDeque;
 
@@ -40,7 +41,8 @@ pub(super) struct Limits {
     open: bool,
     /// Last sent.
     advertised: Values,
-    /// Last acknowledged; before that, what the first SETTINGS say: APNs forgives nobody who does not wait for them.
+    /// Last acknowledged; before that, what the first SETTINGS say: APNs forgives nobody who does
+    /// not wait for them.
     acknowledged: Values,
     in_flight: VecDeque<Values>,
 }

@@ -1,9 +1,11 @@
-//! The requests that wait for their answer, by when it is due: a calendar, as answers of one tick leave together.
+//! The requests that wait for their answer, by when it is due: a calendar, as answers of one tick
+//! leave together.
 //!
-//! A far gateway has tens of thousands of answers waiting on each connection, and a heap would move each of them a dozen
-//! times. Here an answer is put into the list of its tick and taken out with it: both cost the same however many wait. Ticks
-//! beyond the calendar's [`PAGES_MAX`], which only a slow gateway's pace reaches, stand in a tree; what waits for the end of a
-//! silence, and what is never answered, apart.
+//! A far gateway has tens of thousands of answers waiting on each connection, and a heap would move
+//! each of them a dozen times. Here an answer is put into the list of its tick and taken out with
+//! it: both cost the same however many wait. Ticks beyond the calendar's [`PAGES_MAX`], which only
+//! a slow gateway's pace reaches, stand in a tree; what waits for the end of a silence, and what is
+//! never answered, apart.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,11 +13,13 @@ use clarion_proto::time::Time;
 
 use super::answers::Pending;
 
-/// Answers that wait are due on the next tick of so many microseconds: a write of one answer costs as much as one of hundreds.
+/// Answers that wait are due on the next tick of so many microseconds: a write of one answer costs
+/// as much as one of hundreds.
 pub(super) const TICK_US: u64 = 1_000;
 /// Ticks that the calendar reaches ahead: 24 bytes each, and what is due in them.
 const PAGES_MAX: u64 = 2_048;
-/// Emptied lists kept for later ticks, and the longest that is worth keeping: 8 × 1,024 × some 100 bytes.
+/// Emptied lists kept for later ticks, and the longest that is worth keeping: 8 × 1,024 × some 100
+/// bytes.
 const SPARE_MAX: usize = 8;
 const SPARE_LENGTH_MAX: usize = 1_024;
 
@@ -52,7 +56,8 @@ impl Waiting {
         if self.pages.is_empty() {
             self.first = tick;
         }
-        // Before the first page, while the last must not leave the calendar: as many empty ones are put before it.
+        // Before the first page, while the last must not leave the calendar: as many empty ones are
+        // put before it.
         while tick < self.first && self.first - tick + self.pages.len() as u64 <= PAGES_MAX {
             self.first -= 1;
             let page = self.spare.pop().unwrap_or_default();
@@ -94,7 +99,8 @@ impl Waiting {
             let page = self.pages.pop_front()?;
             self.first += 1;
             self.turn();
-            // The tree may hold some of the same tick: they came when the calendar did not reach so far.
+            // The tree may hold some of the same tick: they came when the calendar did not reach so
+            // far.
             match self.later.remove(&tick) {
                 Some(mut all) => {
                     all.extend(page);

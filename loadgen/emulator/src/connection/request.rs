@@ -92,14 +92,16 @@ impl Connection {
         self.owed += length;
         let window = u64::from(self.limits.window_believed());
         let bytes = frame::unpadded(frame, payload)?;
-        // Streams that were refused, reset or answered early may still send: their bytes are counted and dropped.
+        // Streams that were refused, reset or answered early may still send: their bytes are
+        // counted and dropped.
         let Some(at) = self.receiving.iter().rposition(|r| r.stream == frame.stream) else {
             return Ok(());
         };
         let request = &mut self.receiving[at];
         request.received += u64::from(length);
         if request.received > window + request.credited {
-            // RFC 9113, section 6.9: an error of the stream, or of the connection; there is no honest client that does it.
+            // RFC 9113, section 6.9: an error of the stream, or of the connection; there is no
+            // honest client that does it.
             return Err(Code::FlowControlError);
         }
         let room = request.head.body_bytes_max - request.body.len();
@@ -210,7 +212,8 @@ impl Connection {
             flags: decision.flags,
         });
         let due = if decision.fate == Fate::Stall { Time::NEVER } else { self.due(context) };
-        // The client need not send the rest of a request that is answered early (RFC 9113, section 8.1).
+        // The client need not send the rest of a request that is answered early (RFC 9113, section
+        // 8.1).
         let reset =
             matches!(decision.fate, Fate::Reset | Fate::HeadThenReset | Fate::HeadThenClose);
         let fate = if whole || reset { decision.fate } else { Fate::AnswerThenReset };
@@ -304,7 +307,8 @@ impl Connection {
         self.announce(limit);
     }
 
-    /// Writes the head of an answer and breaks off: its stream, or the connection with all that waits on it.
+    /// Writes the head of an answer and breaks off: its stream, or the connection with all that
+    /// waits on it.
     fn write_cut(&mut self, stream: u32, status: u16, fate: Fate, context: &Context<'_>) {
         self.stream_windows.remove(&stream);
         self.active = Some(context.now.at);
@@ -355,7 +359,8 @@ impl Connection {
             let entry =
                 Entry { flags: record::flag::UNPROCESSED, ..self.entry(head, &[], context) };
             if entry.token_hash == 0 {
-                // FCM's tokens come with bodies, which nobody waits for: an entry that names nobody proves nothing.
+                // FCM's tokens come with bodies, which nobody waits for: an entry that names nobody
+                // proves nothing.
                 context.log.totals.requests += 1;
                 context.log.totals.unprocessed += 1;
             } else {

@@ -10,7 +10,8 @@ use super::super::{answer::Reason, frame::Code};
 pub enum Action {
     /// GOAWAY, then what is open is answered, then the connection is closed.
     Goaway {
-        /// Goes into the debug data as `{"reason":"…"}`; absent: none of APNs, `session_timed_out` of FCM.
+        /// Goes into the debug data as `{"reason":"…"}`; absent: none of APNs, `session_timed_out`
+        /// of FCM.
         #[serde(default)]
         reason: Option<Reason>,
         /// Debug data as it is, instead: `too_many_pings`, `exceeded_max_concurrent_streams`, …
@@ -19,11 +20,12 @@ pub enum Action {
         /// The error code, by its name in RFC 9113: `ENHANCE_YOUR_CALM`, … Absent: `NO_ERROR`.
         #[serde(default)]
         code: Code,
-        /// First with the largest stream id, and with the real one so many milliseconds later (RFC 9113, section 6.8).
+        /// First with the largest stream id, and with the real one so many milliseconds later (RFC
+        /// 9113, section 6.8).
         #[serde(default)]
         two_step_ms: Option<u64>,
-        /// Requests still without an answer are told to be unprocessed, by a last stream id below theirs, and are not accepted;
-        /// of two steps, by the second.
+        /// Requests still without an answer are told to be unprocessed, by a last stream id below
+        /// theirs, and are not accepted; of two steps, by the second.
         #[serde(default)]
         refuse_open: bool,
         /// Only so many connections of each worker thread.
@@ -43,10 +45,12 @@ pub enum Action {
     },
     /// SETTINGS with other values, for these connections alone. What is absent stays.
     Settings {
-        /// INITIAL_WINDOW_SIZE: windows of open streams change with it, and may become negative (RFC 9113, section 6.9.2).
+        /// INITIAL_WINDOW_SIZE: windows of open streams change with it, and may become negative
+        /// (RFC 9113, section 6.9.2).
         #[serde(default)]
         initial_window: Option<u32>,
-        /// HEADER_TABLE_SIZE, at most 4,096: a client that uses more must shrink its table before its next request.
+        /// HEADER_TABLE_SIZE, at most 4,096: a client that uses more must shrink its table before
+        /// its next request.
         #[serde(default)]
         header_table: Option<u32>,
         /// MAX_HEADER_LIST_SIZE.
@@ -58,7 +62,8 @@ pub enum Action {
     },
 }
 
-/// Actions that take turns: the first after `every_ms`, the next after twice that, …, and again from the first.
+/// Actions that take turns: the first after `every_ms`, the next after twice that, …, and again
+/// from the first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Repeat {

@@ -29,7 +29,8 @@ pub struct Plan {
     pub scripts: Scripts,
     /// The latency at 256 evenly spaced quantiles, microseconds.
     quantiles: Box<[u64]>,
-    /// Of each of the errors, the period (upper half) and how often it has struck in it (lower half).
+    /// Of each of the errors, the period (upper half) and how often it has struck in it (lower
+    /// half).
     struck: Arc<[AtomicU64]>,
 }
 
@@ -143,7 +144,8 @@ impl Plan {
         fault.age_seconds_max.filter(|_| self.holds(fault.duration_ms, now))
     }
 
-    /// The actions whose turn came after `then`, until now; of each [`super::Repeat`], the last one at most.
+    /// The actions whose turn came after `then`, until now; of each [`super::Repeat`], the last one
+    /// at most.
     pub fn turns(&self, then: Time, now: Time) -> impl Iterator<Item = &Action> {
         self.faults.repeat.iter().filter_map(move |repeat| {
             let turn =
@@ -214,7 +216,8 @@ impl Plan {
     }
 }
 
-/// The lognormal's quantile is p50 · e^(σ·z), with σ such that the 99th percentile (z = 2.326) is p99.
+/// The lognormal's quantile is p50 · e^(σ·z), with σ such that the 99th percentile (z = 2.326) is
+/// p99.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -233,7 +236,8 @@ fn quantiles(latency: Latency) -> Box<[u64]> {
         .collect()
 }
 
-/// The standard normal's quantile, by Hastings' approximation (Abramowitz and Stegun, 26.2.23): error below 4.5e-4.
+/// The standard normal's quantile, by Hastings' approximation (Abramowitz and Stegun, 26.2.23):
+/// error below 4.5e-4.
 fn normal_quantile(p: f64) -> f64 {
     let tail = p.min(1.0 - p);
     let t = (-2.0 * tail.ln()).sqrt();

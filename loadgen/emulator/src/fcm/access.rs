@@ -1,8 +1,8 @@
 //! Access tokens: what the OAuth endpoint issues and the push service believes.
 //!
-//! Google's are opaque: `ya29.c.`, some four hundred characters, and dots up to 1,024, which clients must carry on every
-//! request. These look the same and hold, under a keyed hash, who was given them and until when: so both services know all
-//! of them without a table that could grow.
+//! Google's are opaque: `ya29.c.`, some four hundred characters, and dots up to 1,024, which
+//! clients must carry on every request. These look the same and hold, under a keyed hash, who was
+//! given them and until when: so both services know all of them without a table that could grow.
 
 use clarion_proto::ids::UnixMillis;
 use data_encoding::BASE64URL_NOPAD;

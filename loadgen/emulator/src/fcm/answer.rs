@@ -1,9 +1,11 @@
-//! How FCM writes its answers: HEADERS, and one DATA frame with JSON indented as Google indents it, or a page of HTML.
+//! How FCM writes its answers: HEADERS, and one DATA frame with JSON indented as Google indents it,
+//! or a page of HTML.
 //!
 //! What is known of the shapes: the table of error codes
 //! (<https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode>), bodies recorded by others
-//! (<https://bloomberg.github.io/pushiko/fcm_responses>; the quota's in firebase/firebase-admin-go#719, which holds no
-//! `FcmError` at all: who looks for that alone never learns that the quota is used up).
+//! (<https://bloomberg.github.io/pushiko/fcm_responses>; the quota's in
+//! firebase/firebase-admin-go#719, which holds no `FcmError` at all: who looks for that alone never
+//! learns that the quota is used up).
 
 use std::io::Write as _;
 
@@ -54,7 +56,8 @@ pub fn put(
     let start = begin_headers(out, stream, false);
     encoder.begin(out);
     put_status(out, answer.status);
-    // content-type is entry 31 of the static table: 15 fills the prefix, 16 follow; then the length of the value.
+    // content-type is entry 31 of the static table: 15 fills the prefix, 16 follow; then the length
+    // of the value.
     out.extend_from_slice(b"\x0f\x10");
     if is_page(answer.reason) {
         out.extend_from_slice(b"\x18text/html; charset=UTF-8");
@@ -302,7 +305,8 @@ fn members(fields: &[(&str, &str)], indent: usize) -> String {
     fields.iter().map(member).collect::<Vec<_>>().join(",\n")
 }
 
-/// As Google's front ends write errors of their own: enough of it to be no JSON, and to say what it is.
+/// As Google's front ends write errors of their own: enough of it to be no JSON, and to say what it
+/// is.
 fn put_page(body: &mut Vec<u8>, status: u16, message: &str) {
     let name = match status {
         401 => "Unauthorized",
@@ -329,8 +333,8 @@ fn retry_after_text(retry_after: RetryAfter, wall: UnixMillis) -> String {
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let seconds = wall.0.div_ceil(1_000) + u64::from(retry_after.seconds);
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Civil date from days since 1970 (Hinnant, "chrono-compatible low-level date algorithms"): eras of 400 years that
-    // begin in March.
+    // Civil date from days since 1970 (Hinnant, "chrono-compatible low-level date algorithms"):
+    // eras of 400 years that begin in March.
     let since_era = days + 719_468;
     let (era, day) = (since_era / 146_097, since_era % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

@@ -1,4 +1,5 @@
-//! JSON as a tree that keeps what protobuf's JSON form cares about: the order of fields, and whether one stands twice.
+//! JSON as a tree that keeps what protobuf's JSON form cares about: the order of fields, and
+//! whether one stands twice.
 //!
 //! Depth is bounded by the parser (128), everything else by the length of the body.
 

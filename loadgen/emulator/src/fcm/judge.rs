@@ -1,9 +1,10 @@
 //! What FCM holds against a request, and the cache that makes this cheap.
 //!
-//! A million pushes of one alert differ in the token alone, which stands in the body. The bytes before and after it are kept
-//! with what they meant. They are kept only after the same bytes around another token were read whole and meant the same
-//! with that token in it: so the hole between them is the token's string and nothing else. What has the form of a token
-//! holds no quote and no backslash, and cannot end that string. Any other body is read whole.
+//! A million pushes of one alert differ in the token alone, which stands in the body. The bytes
+//! before and after it are kept with what they meant. They are kept only after the same bytes
+//! around another token were read whole and meant the same with that token in it: so the hole
+//! between them is the token's string and nothing else. What has the form of a token holds no quote
+//! and no backslash, and cannot end that string. Any other body is read whole.
 
 use std::ops::Range;
 
@@ -20,7 +21,8 @@ use super::{
 
 /// Bodies remembered: alerts times locales in flight.
 const BODIES_MAX: usize = 8;
-/// Longest token around which a body is remembered: thrice what was ever seen. Looking for one in a body costs their product.
+/// Longest token around which a body is remembered: thrice what was ever seen. Looking for one in a
+/// body costs their product.
 const TOKEN_BYTES_MAX: usize = 512;
 
 /// What Google says to all who are not known.

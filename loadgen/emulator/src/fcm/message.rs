@@ -1,7 +1,8 @@
 //! From a body to the message in it.
 //!
-//! Limits are those of the reference of `projects.messages` and of the page of error codes: data is strings by string
-//! without reserved keys, a payload has at most 4,096 bytes, `android.ttl` at most four weeks, a message one target.
+//! Limits are those of the reference of `projects.messages` and of the page of error codes: data is
+//! strings by string without reserved keys, a payload has at most 4,096 bytes, `android.ttl` at
+//! most four weeks, a message one target.
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -15,7 +16,8 @@ use super::{
 pub const PAYLOAD_BYTES_MAX: usize = 4_096;
 /// Longest `android.ttl`, seconds: four weeks.
 pub const TTL_SECONDS_MAX: u64 = 2_419_200;
-/// Lengths of a token. Seen are 119 to 163 characters; an old word of Google's is to be ready for 4,096.
+/// Lengths of a token. Seen are 119 to 163 characters; an old word of Google's is to be ready for
+/// 4,096.
 pub const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 32..=4_096;
 
 /// What of a message is not its token: the same for all bodies that differ in the token alone.
@@ -27,7 +29,8 @@ pub struct Meaning {
     pub dry_run: bool,
 }
 
-/// Reads a body whole. A token is returned with all that is wrong with a message, too, if it can be read at all.
+/// Reads a body whole. A token is returned with all that is wrong with a message, too, if it can be
+/// read at all.
 pub fn read(body: &[u8]) -> (Option<String>, Result<Meaning, Answer>) {
     let tree = match Node::read(body) {
         Ok(tree @ Node::Object(_)) => tree,

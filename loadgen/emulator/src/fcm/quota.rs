@@ -1,13 +1,15 @@
 //! A project's messages a minute.
 //!
-//! Google speaks of a token bucket that is refilled within each minute, and of minutes that follow no clock
-//! (<https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas>). The strictest reading is the one that a client
-//! is safe with: in no 60 seconds, wherever they begin, are more messages let in than the quota. Requests are counted in
-//! buckets of 10 ms, and a request is let in if those of the last 60 s and the one it falls into hold fewer than the quota: so
-//! the promise is exact, and a client that uses all of it meets a refusal at most 10 ms early.
+//! Google speaks of a token bucket that is refilled within each minute, and of minutes that follow
+//! no clock (<https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas>). The
+//! strictest reading is the one that a client is safe with: in no 60 seconds, wherever they begin,
+//! are more messages let in than the quota. Requests are counted in buckets of 10 ms, and a request
+//! is let in if those of the last 60 s and the one it falls into hold fewer than the quota: so the
+//! promise is exact, and a client that uses all of it meets a refusal at most 10 ms early.
 //!
-//! What counts are requests that reached the project, errors of the client (4xx) included, but for 429. What was refused for
-//! want of quota is counted apart: [`Peak::asked`] is what a client would have needed.
+//! What counts are requests that reached the project, errors of the client (4xx) included, but for
+//! 429. What was refused for want of quota is counted apart: [`Peak::asked`] is what a client would
+//! have needed.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -63,8 +65,8 @@ pub struct Window {
 /// What became of a request at the door.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entrance {
-    /// When it was counted: never before one that was counted earlier, whatever the threads' clocks say. The record must use
-    /// this time, so that it shows what was counted.
+    /// When it was counted: never before one that was counted earlier, whatever the threads' clocks
+    /// say. The record must use this time, so that it shows what was counted.
     pub at: Time,
     /// None: it was let in. Else how long it has to wait for room, at least.
     pub refused: Option<Duration>,
@@ -120,8 +122,8 @@ impl Window {
         Entrance { at, refused }
     }
 
-    /// The request that was let in last, and at this time, is answered 429 for another reason: it does not count. (Another
-    /// thread may have let one in since; the count is the same.)
+    /// The request that was let in last, and at this time, is answered 429 for another reason: it
+    /// does not count. (Another thread may have let one in since; the count is the same.)
     pub fn forgive(&mut self, at: Time) {
         let number = at.0 / BUCKET_US;
         if let Some(bucket) =
@@ -208,7 +210,8 @@ mod tests {
                 let since = |from: u64| admitted.iter().filter(|&&t| t >= from).count();
                 match entrance.refused {
                     None => {
-                        // The 60 s that end now; every other minute ends earlier and was checked then.
+                        // The 60 s that end now; every other minute ends earlier and was checked
+                        // then.
                         prop_assert!(since(now.saturating_sub(60_000_000)) < quota as usize);
                         admitted.push(now);
                     }

@@ -6,8 +6,8 @@ use super::{
     access::Access,
 };
 
-/// Longest body: a payload of 4,096 bytes, each of which may be written as `\u00xx`, and twice that for the settings
-/// of other platforms beside it.
+/// Longest body: a payload of 4,096 bytes, each of which may be written as `\u00xx`, and twice that
+/// for the settings of other platforms beside it.
 pub const BODY_BYTES_MAX: usize = 32_768;
 
 /// What a header block asks.

@@ -1,8 +1,9 @@
 //! What may stand in the body of `messages:send`, and the check that nothing else does.
 //!
 //! From the reference of `projects.messages`
-//! (<https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages>). Google reads JSON as protobuf does: names
-//! in snake or camel case, `null` as absent, an unknown name or another type is refused with its place.
+//! (<https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages>). Google reads JSON
+//! as protobuf does: names in snake or camel case, `null` as absent, an unknown name or another
+//! type is refused with its place.
 
 use super::{super::answer::Violation, json::Node};
 

@@ -1,7 +1,10 @@
-//! Assertions: the JWT by which a service account proves who it is (RFC 7523, and Google's page on service accounts).
+//! Assertions: the JWT by which a service account proves who it is (RFC 7523, and Google's page on
+//! service accounts).
 //!
-//! RS256 only; `iss` names an account that the gateway was given, and its key must have signed; `aud` is the token endpoint,
-//! or Google's (its own Python library writes that whatever the key file says); `scope` holds one that allows sending; `exp` is at most an hour after `iat`, and now lies between them.
+//! RS256 only; `iss` names an account that the gateway was given, and its key must have signed;
+//! `aud` is the token endpoint, or Google's (its own Python library writes that whatever the key
+//! file says); `scope` holds one that allows sending; `exp` is at most an hour after `iat`, and now
+//! lies between them.
 
 use clarion_proto::ids::UnixMillis;
 use data_encoding::BASE64URL_NOPAD;
@@ -118,7 +121,8 @@ pub fn verify(
     Ok(at)
 }
 
-/// The RSAPublicKey within a SubjectPublicKeyInfo in PEM, as `openssl rsa -pubout` writes it; none if it is no RSA key.
+/// The RSAPublicKey within a SubjectPublicKeyInfo in PEM, as `openssl rsa -pubout` writes it; none
+/// if it is no RSA key.
 #[must_use]
 pub fn public_key(pem: &[u8]) -> Option<Vec<u8>> {
     let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).ok()?;

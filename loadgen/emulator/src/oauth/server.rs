@@ -1,7 +1,9 @@
-//! The endpoint on its socket: TLS, HTTP/1.1 and HTTP/2 by hyper, on a thread with a runtime of its own.
+//! The endpoint on its socket: TLS, HTTP/1.1 and HTTP/2 by hyper, on a thread with a runtime of its
+//! own.
 //!
-//! Bounded: [`CONNECTIONS_MAX`] connections, each for [`CONNECTION`] at most and with [`STREAMS_MAX`] requests at once, each
-//! with a body of [`BODY_BYTES_MAX`]: 64 × 16 × 16 KiB, so 16 MiB.
+//! Bounded: [`CONNECTIONS_MAX`] connections, each for [`CONNECTION`] at most and with
+//! [`STREAMS_MAX`] requests at once, each with a body of [`BODY_BYTES_MAX`]: 64 × 16 × 16 KiB, so
+//! 16 MiB.
 
 use std::{
     convert::Infallible,

@@ -1,14 +1,15 @@
 //! Orders over TCP, for an emulator that runs where nobody holds its pipes: a pod of its own.
 //!
-//! The same lines as on stdin, answered in order on the same connection. Where caller and emulator share no files, the record
-//! comes over the connection as well:
+//! The same lines as on stdin, answered in order on the same connection. Where caller and emulator
+//! share no files, the record comes over the connection as well:
 //!
 //! ```text
 //! → {"fetch":true}    ← {"fetched":1000000,"bytes":32000112}, then so many bytes: the record as `export` writes it
 //! ```
 //!
-//! In plaintext and without identity: it is for closed networks, and off unless asked for. So a caller may not choose where
-//! the emulator writes: `export` and `take` name a file, and it is made in the emulator's own folder ([`within`]).
+//! In plaintext and without identity: it is for closed networks, and off unless asked for. So a
+//! caller may not choose where the emulator writes: `export` and `take` name a file, and it is made
+//! in the emulator's own folder ([`within`]).
 
 use std::{
     fs, io,
@@ -31,8 +32,9 @@ use tokio_util::sync::CancellationToken;
 use super::{GatewayHandle, Order, obey};
 use crate::record;
 
-/// Callers at once. One more takes the place of the caller that has been silent for the longest: a run that waits is better
-/// off than one that cannot begin, and whoever holds connections must not keep a run out.
+/// Callers at once. One more takes the place of the caller that has been silent for the longest: a
+/// run that waits is better off than one that cannot begin, and whoever holds connections must not
+/// keep a run out.
 const CALLERS_MAX: usize = 8;
 /// From the connection to the end of the first order.
 const FIRST_ORDER_WITHIN: Duration = Duration::from_secs(10);
@@ -42,10 +44,12 @@ const BLANK_LINES_MAX: u32 = 16;
 const ORDER_BYTES_MAX: u64 = 1 << 20;
 /// For a caller to take an answer; a record of 32 MB over a slow network takes seconds.
 const TAKE_WITHIN: Duration = Duration::from_secs(120);
-/// A caller that says nothing for so long, such as one that was killed with its machine, gives its place to another. A run
-/// gives an order at least at its beginning and its end, 300 s of loading and 600 s of wave apart.
+/// A caller that says nothing for so long, such as one that was killed with its machine, gives its
+/// place to another. A run gives an order at least at its beginning and its end, 300 s of loading
+/// and 600 s of wave apart.
 const SPEAK_WITHIN: Duration = Duration::from_secs(1_800);
-/// The system had no descriptor, or the connection was gone already: the next is accepted after this.
+/// The system had no descriptor, or the connection was gone already: the next is accepted after
+/// this.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Obeys all callers until one of them orders a stop.
@@ -199,7 +203,8 @@ fn confined(directory: &Path, order: Order) -> Result<Order, String> {
     })
 }
 
-/// Where a caller's file goes: in the folder itself, under a plain name, as a new file or over one that was made so before.
+/// Where a caller's file goes: in the folder itself, under a plain name, as a new file or over one
+/// that was made so before.
 ///
 /// # Errors
 /// The path, what it may be, and why it is not.

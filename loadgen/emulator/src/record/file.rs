@@ -116,8 +116,9 @@ pub fn is_record(path: &Path) -> bool {
     File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *MAGIC
 }
 
-/// Writes what the logs hold now into one file; each log is locked for one chunk (some 0.3 ms) at a time, so that workers
-/// go on meanwhile. Entries pushed after the call began are left out. Returns how many were written.
+/// Writes what the logs hold now into one file; each log is locked for one chunk (some 0.3 ms) at a
+/// time, so that workers go on meanwhile. Entries pushed after the call began are left out. Returns
+/// how many were written.
 ///
 /// # Errors
 /// Of the file system; the file is not there then.
@@ -172,12 +173,13 @@ pub fn export(
 pub struct Taken {
     /// So many entries.
     pub entries: u64,
-    /// Whatever was decided before, CLOCK_MONOTONIC, microseconds, has been taken: in this file or an earlier one.
+    /// Whatever was decided before, CLOCK_MONOTONIC, microseconds, has been taken: in this file or
+    /// an earlier one.
     pub until_us: u64,
 }
 
-/// Moves entries older than `before_us` out of the logs and into a file, as far as they fill chunks. Connections stay
-/// where they are. `now_us`: nothing that is decided later is older.
+/// Moves entries older than `before_us` out of the logs and into a file, as far as they fill
+/// chunks. Connections stay where they are. `now_us`: nothing that is decided later is older.
 ///
 /// # Errors
 /// Of the file system; what was taken is lost then.

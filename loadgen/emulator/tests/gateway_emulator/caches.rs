@@ -1,6 +1,7 @@
 //! What the gateway remembers in order to be quick changes nothing that it says or records.
 //!
-//! Two connections are told the same; one of them forgets everything before each request, so that it reads all in full.
+//! Two connections are told the same; one of them forgets everything before each request, so that
+//! it reads all in full.
 
 use clarion_emulator::frame::{flag, kind};
 use proptest::prelude::*;
@@ -13,7 +14,8 @@ use super::{
 /// One field as it stands in a block.
 #[derive(Debug, Clone)]
 enum Field {
-    /// Literal with this first octet (0x00 plain, 0x10 never indexed, 0x40 into the table), name and value.
+    /// Literal with this first octet (0x00 plain, 0x10 never indexed, 0x40 into the table), name
+    /// and value.
     Literal(u8, &'static str, String),
     /// By its number in both tables.
     Indexed(u8),

@@ -241,7 +241,8 @@ async fn a_client_without_h2_or_tls_fails_alone() {
     let end =
         tokio::time::timeout(PATIENCE, plain.read_to_end(&mut answer)).await.expect("it is closed");
     assert!(end.is_err() || answer.len() < 16, "a TLS alert at most");
-    // Who negotiates nothing is past the handshake before it can be told; its requests are not looked at all the same.
+    // Who negotiates nothing is past the handshake before it can be told; its requests are not
+    // looked at all the same.
     let mut silent = secure(gateway.addr(), gateway.ca_pem(), &[]).await;
     silent.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("sent");
     let end = tokio::time::timeout(PATIENCE, silent.read_to_end(&mut answer)).await;

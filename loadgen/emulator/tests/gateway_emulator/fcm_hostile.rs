@@ -1,4 +1,5 @@
-//! Nothing that a client can send makes the FCM gateway panic, grow without bound, or write half a frame.
+//! Nothing that a client can send makes the FCM gateway panic, grow without bound, or write half a
+//! frame.
 
 use clarion_emulator::frame::{kind, window_update};
 use proptest::prelude::*;
@@ -99,7 +100,8 @@ proptest! {
     fn what_stands_around_a_token_never_changes_whose_it_is(
         before in "[ -~]{0,30}", after in "[ -~]{0,30}", tokens in prop::collection::vec(0_u32..5, 1..8),
     ) {
-        // However a body is cut and remembered, the record names the token that a plain reader of JSON finds.
+        // However a body is cut and remembered, the record names the token that a plain reader of
+        // JSON finds.
         let mut bench = Bench::fcm(|_| {});
         for (i, &n) in tokens.iter().enumerate() {
             let body = serde_json::json!({ "message": {

@@ -1,4 +1,5 @@
-//! Nothing that a client can send makes the emulator panic, grow without bound, or write half a frame.
+//! Nothing that a client can send makes the emulator panic, grow without bound, or write half a
+//! frame.
 
 use clarion_emulator::frame::{self, kind};
 use proptest::prelude::*;

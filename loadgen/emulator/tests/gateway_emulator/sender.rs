@@ -23,7 +23,8 @@ pub(crate) const PROJECT: &str = "missing-children";
 pub(crate) const FCM_PATH: &str = "/v1/projects/missing-children/messages:send";
 pub(crate) const ACCOUNT: &str = "sender@missing-children.iam.gserviceaccount.com";
 
-/// A gateway of FCM that knows one project and one account for it, and a project that the account may not use.
+/// A gateway of FCM that knows one project and one account for it, and a project that the account
+/// may not use.
 pub(crate) fn fcm_config() -> GatewayConfig {
     let project =
         |project: &str| ProjectConfig { project: project.to_owned(), quota_per_minute: 600_000 };

@@ -1,4 +1,5 @@
-//! Settings that change under a client: stream limits, windows that become negative, header tables that shrink.
+//! Settings that change under a client: stream limits, windows that become negative, header tables
+//! that shrink.
 
 use std::time::Duration;
 

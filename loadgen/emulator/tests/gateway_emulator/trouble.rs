@@ -1,4 +1,5 @@
-//! Faults that only sockets show: TLS that is slow, expired or never begins, connections that die or fall silent one by one.
+//! Faults that only sockets show: TLS that is slow, expired or never begins, connections that die
+//! or fall silent one by one.
 
 use std::time::Duration;
 

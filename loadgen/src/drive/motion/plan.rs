@@ -1,12 +1,13 @@
 //! What phones tell the registry, and when it reaches it: a pure function of the seed.
 //!
-//! A run's changes are numbered; at a rate of `r` a second, number `n` is *observed* by its phone `n / r` seconds after the
-//! beginning. What it says is drawn from the seed and its number: a commuter's new place, a whole carriage's, a leap of a
-//! phone that was switched off meanwhile, an installation, a new token, a removal, a mute.
+//! A run's changes are numbered; at a rate of `r` a second, number `n` is *observed* by its phone
+//! `n / r` seconds after the beginning. What it says is drawn from the seed and its number: a
+//! commuter's new place, a whole carriage's, a leap of a phone that was switched off meanwhile, an
+//! installation, a new token, a removal, a mute.
 //!
-//! Nor do observations arrive as they are made. Some are late, by milliseconds up to [`LATE_MAX_SECONDS`], and so come after
-//! others that were observed later; some arrive twice. A repetition is a change of its own to whoever applies it, and counts
-//! as one here.
+//! Nor do observations arrive as they are made. Some are late, by milliseconds up to
+//! [`LATE_MAX_SECONDS`], and so come after others that were observed later; some arrive twice. A
+//! repetition is a change of its own to whoever applies it, and counts as one here.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -96,7 +97,8 @@ impl<'a> Plan<'a> {
         Duration::from_secs_f64(self.seconds(self.number))
     }
 
-    /// Adds what is to be delivered before a time, at most about so many; later calls go on from there.
+    /// Adds what is to be delivered before a time, at most about so many; later calls go on from
+    /// there.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // changes of a run
     pub fn until(&mut self, seconds: f64, most: usize, out: &mut Vec<Planned>) {
         let end = (seconds * self.per_second) as u64;
@@ -255,7 +257,8 @@ mod tests {
     }
 
     proptest! {
-        /// However often it is asked, and how much it may give each time: the same changes in the same order.
+        /// However often it is asked, and how much it may give each time: the same changes in the
+        /// same order.
         #[test]
         fn the_plan_is_the_seeds_alone(seed in 0_u64..1_000, steps in proptest::collection::vec((0.0..2.0_f64, 1_usize..400), 1..20)) {
             let population = population(2_000, seed);
@@ -273,7 +276,8 @@ mod tests {
             prop_assert_eq!(&by_steps[..], &at_once[..by_steps.len()]);
         }
 
-        /// No phone says anything of itself before it is there or after it is gone, and no token is given out twice.
+        /// No phone says anything of itself before it is there or after it is gone, and no token is
+        /// given out twice.
         #[test]
         fn phones_live_one_life_after_the_other(seed in 0_u64..1_000) {
             let population = population(600, seed);

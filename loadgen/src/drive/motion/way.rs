@@ -1,9 +1,10 @@
 //! Where a phone is as time goes on: a pure function of the seed, the phone's number and the time.
 //!
-//! Most are *commuters*: each goes straight towards the place last seen or straight away from it, at the speed of a bicycle up
-//! to that of a car, so that all bands are crossed in both directions all the time. One in [`RIDE_ONE_IN`] rides a *train*:
-//! carriages of a hundred phones that are at one place at one time, change their cells together, and half of whose lines
-//! cross the rim of the region while a run lasts.
+//! Most are *commuters*: each goes straight towards the place last seen or straight away from it,
+//! at the speed of a bicycle up to that of a car, so that all bands are crossed in both directions
+//! all the time. One in [`RIDE_ONE_IN`] rides a *train*: carriages of a hundred phones that are at
+//! one place at one time, change their cells together, and half of whose lines cross the rim of the
+//! region while a run lasts.
 
 use std::f64::consts::{PI, TAU};
 
@@ -27,7 +28,8 @@ const CARRIAGE_METERS: f64 = 25.0;
 const COMMUTER_SPEED: (f64, f64) = (5.0, 30.0);
 /// Metres per second: 216 to 324 km/h.
 const TRAIN_SPEED: (f64, f64) = (60.0, 90.0);
-/// Half of the lines begin so near to the rim, in metres, that they cross it within a minute or two.
+/// Half of the lines begin so near to the rim, in metres, that they cross it within a minute or
+/// two.
 const RIM_METERS: f64 = 4_000.0;
 /// How far a line may turn from straight in or straight out, radians.
 const TILT: f64 = PI / 6.0;

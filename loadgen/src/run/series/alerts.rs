@@ -1,4 +1,5 @@
-//! The alerts of a series: begun, watched side by side, and given their requests until they are judged.
+//! The alerts of a series: begun, watched side by side, and given their requests until they are
+//! judged.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +33,8 @@ pub(super) struct Alerts<'a> {
     deadline: Duration,
     /// By the hash of what their pushes collapse by, which stands in every record.
     open: BTreeMap<u64, Open>,
-    /// Of those that are judged, how many requests the cluster has told as unanswered that no record showed yet, if any.
+    /// Of those that are judged, how many requests the cluster has told as unanswered that no
+    /// record showed yet, if any.
     unseen: BTreeMap<u64, u64>,
     watching: JoinSet<(u64, Result<Ended, DriveError>)>,
     /// The newest has been handed over whole, or has ended.
@@ -86,7 +88,8 @@ impl<'a> Alerts<'a> {
     /// Submits one; gives what its pushes collapse by.
     pub(super) async fn begin(&mut self) -> Result<u64, RunError> {
         let alert = alert::alert(self.scene.scenario, self.scene.population);
-        // Made of the time: no two of them are the same, in this run or another against the same cluster.
+        // Made of the time: no two of them are the same, in this run or another against the same
+        // cluster.
         let request_id =
             uuid::Uuid::from_u64_pair(self.scene.scenario.seed, clock::monotonic().0).to_string();
         let submitted = alert::submit(self.channel.clone(), alert, request_id).await?;
@@ -135,14 +138,16 @@ impl<'a> Alerts<'a> {
         alert.map(|open| open.pushes.push(push)).is_some()
     }
 
-    /// One was judged when so many of its requests had not been seen by any gateway, though they were sent and never answered.
+    /// One was judged when so many of its requests had not been seen by any gateway, though they
+    /// were sent and never answered.
     pub(super) fn judged(&mut self, hash: u64, unseen: u64) {
         if unseen > 0 {
             self.unseen.insert(hash, unseen);
         }
     }
 
-    /// Whether a request is one of those: a gateway that had stopped reading has gone on with what lay before it.
+    /// Whether a request is one of those: a gateway that had stopped reading has gone on with what
+    /// lay before it.
     pub(super) fn is_late(&mut self, hash: u64) -> bool {
         let unseen = self.unseen.get_mut(&hash).filter(|unseen| **unseen > 0);
         unseen.map(|unseen| *unseen -= 1).is_some()

@@ -79,8 +79,8 @@ impl Case {
         }
     }
 
-    /// From the end of the trouble until half of what it had held up was accepted: by then a lane has its rate back. The
-    /// rest are single devices that wait for their next try.
+    /// From the end of the trouble until half of what it had held up was accepted: by then a lane
+    /// has its rate back. The rest are single devices that wait for their next try.
     fn recovery(&self) -> Duration {
         let calm = self.accepted_after.range(..=self.calm.as_nanos() / BUCKET.as_nanos());
         let held_up: u64 = calm.clone().map(|(_, count)| count).sum();
@@ -205,7 +205,8 @@ impl Case {
     }
 }
 
-/// Devices that ended as dead or refused without a reason that is told, or reasons without such devices.
+/// Devices that ended as dead or refused without a reason that is told, or reasons without such
+/// devices.
 fn unexplained(ended: &AlertProgress) -> u64 {
     let outcomes = ended.progress.and_then(|progress| progress.outcomes).unwrap_or_default();
     let told = |outcome| {
