@@ -16,10 +16,12 @@ use crate::{
     admission::Admission,
     clock::Clock,
     config::Config,
-    dispatch::{
-        CancelState, CountError, CountPlan, Counts, Dispatcher, LaneKey, PlannedAlert, StartError,
-    },
-    progress::{RegistryTotals, Snapshot},
+    dispatch::{CancelState, CountError, Dispatcher, StartError},
+    lane::LaneKey,
+    lane_owner::LaneError,
+    members::registry::RegistryTotals,
+    planned::{CountPlan, CountedDevices, PlannedAlert},
+    snapshot::Snapshot,
     store::{AlertStore, ChangeLog},
 };
 
@@ -41,13 +43,13 @@ pub const REQUEST_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 #[async_trait]
 pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
     /// See [`Dispatcher::ensure_lane`].
-    fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError>;
+    fn ensure_lane(&self, key: &LaneKey) -> Result<(), LaneError>;
     /// See [`Dispatcher::start`].
     async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError>;
     /// See [`Dispatcher::cancel`].
     async fn cancel(&self, alert: &AlertName) -> CancelState;
     /// See [`Dispatcher::count`].
-    async fn count(&self, plan: CountPlan) -> Result<Counts, CountError>;
+    async fn count(&self, plan: CountPlan) -> Result<CountedDevices, CountError>;
     /// See [`Dispatcher::reaches`].
     async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError>;
     /// See [`Dispatcher::watch`].
@@ -60,7 +62,7 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
 
 #[async_trait]
 impl Dispatch for Dispatcher {
-    fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError> {
+    fn ensure_lane(&self, key: &LaneKey) -> Result<(), LaneError> {
         self.ensure_lane(key)
     }
 
@@ -72,7 +74,7 @@ impl Dispatch for Dispatcher {
         self.cancel(alert).await
     }
 
-    async fn count(&self, plan: CountPlan) -> Result<Counts, CountError> {
+    async fn count(&self, plan: CountPlan) -> Result<CountedDevices, CountError> {
         self.count(plan).await
     }
 

@@ -58,6 +58,14 @@ impl Clock {
         self.started.checked_add(time.since(Time(0))).unwrap_or_else(|| self.started + FAR)
     }
 
+    /// Sleeps until tokio's clock shows `time`; without a time for ever.
+    pub async fn sleep_until(&self, time: Option<Time>) {
+        match time {
+            Some(time) => tokio::time::sleep_until(self.instant(time)).await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Wall time, UTC.
     #[must_use]
     #[allow(clippy::disallowed_methods)] // the one place that reads it

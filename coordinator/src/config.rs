@@ -12,16 +12,14 @@ use clarion_proto::{
     ids::{ClusterName, PARTITIONS_MAX},
 };
 
-pub use self::{args::Args, device_key::DeviceKey, watch::CredentialFiles};
+pub use self::{args::Args, watch::CredentialFiles};
 use crate::{
-    lane_owner::{Credential, Gateway},
-    members::{NAMES_MAX, NodesConfig},
-    plan::BandEdges,
+    api::registry::DeviceKey, bands::BandEdges, dispatch::NodesConfig, lane::Gateway,
+    lane_owner::Credential, members::NAMES_MAX,
 };
 
 mod args;
 mod credentials;
-mod device_key;
 mod file;
 mod lanes;
 mod watch;

@@ -1,8 +1,8 @@
 //! Carries planned alerts out: one task for an alert, one session for a node.
 //!
-//! The parts, in the order of an alert's way: [`Dispatcher::start`] puts the wave on the **board** ([`standing`]), from
+//! The parts, in the order of an alert's way: [`Dispatcher::start`] puts the wave on the **board** ([`crate::standing`]), from
 //! where every session takes what its node has to know; what nodes report comes back through their sessions to the
-//! alert's **task** ([`task`]), whose state machine ([`run`]) decides when all are complete, when its time is over and
+//! alert's **task** ([`alert`]), whose state machine ([`crate::alert::run`]) decides when all are complete, when its time is over and
 //! when a cancel is confirmed. Nothing here waits for a node: a node that is away finds on the board what it has missed.
 //!
 //! Queues and their bounds: notes of all sessions to one alert 256, reports with tokens to be pruned 256, messages to one node
@@ -19,42 +19,40 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use clarion_proto::{
-    ids::{AlertName, AppName, ClusterName, CoordinatorId, Epoch, LogId, WaveId},
-    time::Time,
-    wire::shard_v1 as wire,
-};
+use clarion_proto::ids::{AlertName, ClusterName, CoordinatorId, LogId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use crate::session::task::{Connect, Tcp, endpoint};
 use crate::{
-    alert::is_final,
+    alert::run::Run,
     clock::Clock,
+    lane::{Gateway, LaneKey},
     lane_owner::{
-        Credential, CredentialStatus, Gateway, LaneOwner, ReplaceError,
+        Credential, CredentialStatus, LaneError, LaneOwner, ReplaceError,
         feedback::{self, Pruning},
         health::LaneStatus,
     },
-    members::{NodeStatus, NodesConfig, Roster, addresses::keep_sessions},
-    plan::Bands,
-    progress::{RegistryTotals, Snapshot, State},
+    members::{NodeStatus, Roster, registry::RegistryTotals},
+    owners::{NodeName, Owned},
+    planned::{CountPlan, CountedDevices, PlannedAlert},
+    session::Identity,
+    snapshot::{Snapshot, State},
+    standing::{Phase, StandingWave},
     store::{ChangeLog, StoreError},
 };
-use cluster::{AlertHandle, Cluster, Identity};
-pub use count::QUESTIONS_MAX;
-use run::Run;
-use standing::{Owned, Phase, StandingWave};
-use task::{AlertTask, Input};
+use alert::AlertTask;
+use cluster::{AlertHandle, Cluster, Input};
 
-pub(crate) mod cluster;
+mod alert;
+mod cluster;
 mod count;
-#[cfg(test)]
-pub(crate) mod fixtures;
-mod run;
-pub(crate) mod standing;
-mod task;
+pub mod keeper;
+mod node;
+mod nodes;
+
+pub use count::QUESTIONS_MAX;
+pub use node::{Connect, Tcp, endpoint};
+pub use nodes::NodesConfig;
 
 /// Notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; a quarter of that is queued.
 const INPUTS: usize = 256;
@@ -62,107 +60,6 @@ const INPUTS: usize = 256;
 const CANCEL_DEADLINE: Duration = Duration::from_millis(2_500);
 /// For all tasks to end; each is dropped at its next wait.
 const SHUTDOWN: Duration = Duration::from_secs(2);
-
-/// One alert, decoded, admitted, planned and recorded: all that nodes need to carry it out.
-#[derive(Debug)]
-pub struct PlannedAlert {
-    /// Its name.
-    pub name: AlertName,
-    /// Its one wave.
-    pub wave: WaveId,
-    /// Obeyed by nodes if it is the highest they saw for this alert.
-    pub epoch: Epoch,
-    /// Nearest first; together the cover.
-    pub bands: Bands,
-    /// What is said, per app.
-    pub apps: Vec<AppPlan>,
-    /// Who: an expression over segments in prefix form; empty: everybody.
-    pub segments: Vec<wire::SegmentOp>,
-    /// When it was recorded, on [`crate::clock::Clock`].
-    pub created: Time,
-    /// Nothing is sent later, on [`crate::clock::Clock`].
-    pub expires: Time,
-    /// Over all nodes; 0: no limit.
-    pub max_rate_per_second: u32,
-}
-
-/// What is said to one app's devices, and through which lane.
-#[derive(Debug, Clone)]
-pub struct AppPlan {
-    /// Whose devices.
-    pub app: AppName,
-    /// Through which lane.
-    pub lane: LaneKey,
-    /// What all of its requests share.
-    pub request: PushRequest,
-    /// Per locale; the first is the fallback.
-    pub messages: Vec<LocaleMessage>,
-}
-
-/// What all requests to one app's devices share; of its lane's platform.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PushRequest {
-    /// Headers of APNs.
-    Apns(ApnsRequest),
-    /// FCM: all else stands in the body.
-    Fcm {
-        /// In the path.
-        project: String,
-    },
-}
-
-/// Headers of every request to APNs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApnsRequest {
-    /// `apns-topic`.
-    pub topic: String,
-    /// `apns-push-type`.
-    pub push_type: String,
-    /// `apns-priority`: 10 or 5.
-    pub priority: u32,
-    /// `apns-expiration`, Unix seconds.
-    pub expiration: u64,
-    /// `apns-collapse-id`, at most 64 bytes.
-    pub collapse_id: String,
-}
-
-/// One language's body.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LocaleMessage {
-    /// BCP 47, lower case.
-    pub locale: String,
-    /// APNs: all of it. FCM: what stands before the token, up to and with its opening quote.
-    pub body: Bytes,
-    /// FCM: what stands behind the token, from its closing quote. APNs: empty.
-    pub body_after_token: Bytes,
-}
-
-/// Names a lane: one credential on one gateway, both as configured.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LaneKey {
-    /// Of `[[gateways]]`.
-    pub gateway: String,
-    /// Of `[[credentials]]`.
-    pub credential: String,
-}
-
-/// Who would a wave reach? Nothing is sent.
-#[derive(Debug)]
-pub struct CountPlan {
-    /// Nearest first.
-    pub bands: Bands,
-    /// Counted one by one.
-    pub apps: Vec<AppName>,
-    /// As in [`PlannedAlert`].
-    pub segments: Vec<wire::SegmentOp>,
-}
-
-/// The answer: for each app of the plan, in its order, the devices of each band.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Counts {
-    /// Outer: apps; inner: bands.
-    pub devices: Vec<Vec<u64>>,
-}
 
 /// An alert cannot start now. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
@@ -173,16 +70,9 @@ pub enum StartError {
         /// Addresses known.
         configured: usize,
     },
-    /// The alert names a lane that the configuration lacks, or whose key makes no token. Trying again does not help.
-    #[error("lane {gateway}/{credential}: {problem}")]
-    Lane {
-        /// As in [`LaneKey`].
-        gateway: String,
-        /// As in [`LaneKey`].
-        credential: String,
-        /// For people.
-        problem: String,
-    },
+    /// The alert names a lane that cannot exist. Trying again does not help.
+    #[error(transparent)]
+    Lane(#[from] LaneError),
     /// The log's head could not be read. Whether trying again helps, the error says.
     #[error(transparent)]
     Log(StoreError),
@@ -316,7 +206,7 @@ impl Dispatcher {
         until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, clock).await }));
         until(Box::pin(feedback::run(pruning, pruned, log.clone(), partitions, logs, clock)));
         // Ends its own tasks in order.
-        tasks.spawn(keep_sessions(nodes, cluster.clone(), connect, stop.clone()));
+        tasks.spawn(nodes::keep_sessions(nodes, cluster.clone(), connect, stop.clone()));
         let inner = Inner { cluster, log, questions: AtomicU64::new(1), tasks, stop };
         Self { inner: Arc::new(inner) }
     }
@@ -334,8 +224,8 @@ impl Dispatcher {
     /// created. Known already: nothing happens.
     ///
     /// # Errors
-    /// [`StartError::Lane`].
-    pub fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError> {
+    /// See [`LaneError`].
+    pub fn ensure_lane(&self, key: &LaneKey) -> Result<(), LaneError> {
         self.inner
             .cluster
             .lanes
@@ -364,7 +254,7 @@ impl Dispatcher {
             .apps
             .iter()
             .map(|app| cluster.lanes.ensure(&app.lane, &cluster.board, &cluster.clock));
-        let lanes = lanes.map(|lane| Ok(lane?.id)).collect::<Result<Vec<_>, StartError>>()?;
+        let lanes = lanes.map(|lane| Ok(lane?.id)).collect::<Result<Vec<_>, LaneError>>()?;
         let mut heads = Vec::with_capacity(usize::from(owned.log_count));
         for log in (0..owned.log_count).map(LogId) {
             heads.push(self.inner.log.head(log).await.map_err(StartError::Log)?);
@@ -439,7 +329,7 @@ impl Dispatcher {
     ///
     /// # Errors
     /// See [`CountError`].
-    pub async fn count(&self, plan: CountPlan) -> Result<Counts, CountError> {
+    pub async fn count(&self, plan: CountPlan) -> Result<CountedDevices, CountError> {
         let cluster = &self.inner.cluster;
         let owned = self
             .owned()
@@ -479,8 +369,7 @@ impl Dispatcher {
     /// Whether a node of that name has a session with this coordinator now.
     #[must_use]
     pub fn has_session(&self, node: &str) -> bool {
-        crate::owners::NodeName::new(node)
-            .is_ok_and(|name| self.inner.cluster.roster.is_connected(&name))
+        NodeName::new(node).is_ok_and(|name| self.inner.cluster.roster.is_connected(&name))
     }
 
     /// All nodes ever heard of, and which are alive.
@@ -513,7 +402,7 @@ impl Dispatcher {
     pub async fn all_ended(&self) {
         while let Some(mut snapshots) = self.inner.cluster.under_way().pop() {
             // Its task has ended without a last word: the process is being torn down.
-            if snapshots.wait_for(|snapshot| is_final(snapshot.state)).await.is_err() {
+            if snapshots.wait_for(|snapshot| snapshot.state.is_final()).await.is_err() {
                 return;
             }
         }

@@ -9,24 +9,23 @@
 //! A token of APNs is signed here and there at once. One of FCM is given by Google's token endpoint, which may be slow or
 //! away: the lane exists without it, nodes send once it has come, and one credential's trouble holds up no other.
 //!
-//! The parts: [`credential`] what tokens are made of, [`apns`] and [`oauth`] how, [`token`] when; [`ramp`] how much of a
-//! quota an idle lane begins with; [`budget`] how many connections it has; [`health`] what nodes say of their lane ends; [`feedback`] dead tokens back into the
+//! The parts: [`credential`] what tokens are made of, [`apns`] and [`oauth`] how, [`token`] when; [`budget`] how many connections it has; [`health`] what nodes say of their lane ends; [`feedback`] dead tokens back into the
 //! registry, where there is evidence that the tokens are to blame.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use clarion_proto::{app::Platform, ids::LaneId, time::Time, wire::shard_v1 as wire};
+use clarion_proto::{ids::LaneId, time::Time, wire::shard_v1 as wire};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use secrecy::SecretString;
 use tokio::sync::{Notify, watch};
 
 use crate::{
     clock::{Clock, Moment},
-    dispatch::{LaneKey, StartError, standing::Board},
+    lane::{Gateway, LaneKey, LaneSpec, ProviderToken, Quota, ramp},
     owners::NodeName,
-    progress::LaneTrouble,
+    snapshot::LaneTrouble,
+    standing::Board,
 };
 
 mod apns;
@@ -35,86 +34,13 @@ mod credential;
 pub(crate) mod feedback;
 pub mod health;
 mod oauth;
-pub(crate) mod ramp;
 mod token;
 
 use budget::Budget;
-pub use budget::Limits;
 pub use credential::{ApnsKey, Credential, ServiceAccount, TokenEndpoint};
 use health::{HealthBook, LaneStatus};
 use oauth::{AccessToken, ExchangeError};
 use token::Refresh;
-
-/// A gateway as configured, checked.
-#[derive(Debug, Clone)]
-pub struct Gateway {
-    /// Unique.
-    pub name: String,
-    /// Which protocol it speaks.
-    pub platform: Platform,
-    /// host:port.
-    pub endpoint: String,
-    /// For the certificate and `:authority`.
-    pub server_name: String,
-    /// PEM; empty: the public roots.
-    pub ca_pem: String,
-    /// Real people are behind it.
-    pub live: bool,
-    /// Of each lane of this gateway, in the whole cluster.
-    pub connections: Limits,
-    /// At once, whatever the gateway allows.
-    pub streams_per_connection: u32,
-    /// Then a request counts as unanswered.
-    pub request_deadline: Duration,
-    /// TCP and TLS together.
-    pub connect_deadline: Duration,
-    /// First pause before another try (to connect: a second at most).
-    pub backoff_min: Duration,
-    /// Longest pause (to connect: while nobody waits).
-    pub backoff_max: Duration,
-    /// `authorization` enters the HPACK table.
-    pub hpack_authorization_indexed: bool,
-    /// Answers of one kind in a row, without a success between, that a node needs before it judges a message, credential or
-    /// lane: 2 to 1,024.
-    pub evidence_answers: u32,
-    /// Requests that the provider allows each lane of this gateway in any minute, over the whole cluster; `None`:
-    /// unlimited.
-    pub quota: Option<Quota>,
-}
-
-/// A provider's limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Quota {
-    /// In any minute.
-    pub per_minute: u32,
-    /// Of those, at once; `None`: one second's worth.
-    pub burst: Option<u32>,
-    /// How long the rate takes to rise after the lane was idle; zero: no time.
-    pub ramp: Duration,
-}
-
-/// One lane, as sessions tell it to nodes.
-#[derive(Debug)]
-pub(crate) struct LaneSpec {
-    pub(crate) id: LaneId,
-    pub(crate) key: LaneKey,
-    pub(crate) gateway: Arc<Gateway>,
-}
-
-impl LaneSpec {
-    /// `gateway/credential`.
-    pub(crate) fn name(&self) -> String {
-        format!("{}/{}", self.key.gateway, self.key.credential)
-    }
-}
-
-/// The value of `authorization`. Secret.
-#[derive(Debug)]
-pub(crate) struct ProviderToken {
-    pub(crate) authorization: SecretString,
-    /// Tells the keys of APNs apart, which a connection is tied to; 0 with FCM, where each request stands for itself.
-    pub(crate) signer: u64,
-}
 
 /// All lanes of the cluster.
 #[derive(Debug)]
@@ -158,6 +84,18 @@ pub struct CredentialStatus {
     pub problem: Option<String>,
 }
 
+/// A lane that cannot exist: the configuration lacks its gateway or credential, or the key makes no token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("lane {gateway}/{credential}: {problem}")]
+pub struct LaneError {
+    /// Name of its gateway.
+    pub gateway: String,
+    /// Name of its credential.
+    pub credential: String,
+    /// What is wrong, for people.
+    pub problem: String,
+}
+
 /// Credentials that cannot take the place of those that there are. The file's fault; a restart takes them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplaceError {
@@ -198,8 +136,8 @@ impl LaneOwner {
         key: &LaneKey,
         board: &Board,
         clock: &Clock,
-    ) -> Result<Arc<LaneSpec>, StartError> {
-        let refuse = |problem: String| StartError::Lane {
+    ) -> Result<Arc<LaneSpec>, LaneError> {
+        let refuse = |problem: String| LaneError {
             gateway: key.gateway.clone(),
             credential: key.credential.clone(),
             problem,
@@ -528,11 +466,6 @@ fn free_id(key: &LaneKey, table: &Table) -> LaneId {
 #[allow(clippy::cast_precision_loss)] // thousandths
 fn granted_per_second(quota: Quota, share: u64) -> f64 {
     f64::from(quota.per_minute) / 60.0 * share as f64 / ramp::SHARE_MAX as f64
-}
-
-/// For the wire.
-pub(crate) fn millis(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -33,23 +33,30 @@ use crate::{
     store::{ChangeLog, memory::MemoryStore},
 };
 
-pub mod clock;
+// From the rim down; a module imports from its own floor and from the floors below.
 pub mod config;
+mod stop;
 pub mod api;
+pub mod dispatch;
 pub mod admission;
 pub mod alert;
-pub mod store;
-pub mod cover;
-pub mod owners;
-pub mod plan;
-pub mod dispatch;
 pub mod session;
+pub mod members;
 pub mod lane_owner;
 pub mod progress;
-pub mod privacy;
 pub mod feed;
-pub mod members;
-mod stop;
+pub mod standing;
+pub mod store;
+pub mod privacy;
+pub mod planned;
+pub mod snapshot;
+pub mod lane;
+pub mod owners;
+pub mod clock;
+pub mod bands;
+pub mod cover;
+#[cfg(test)]
+mod fixtures;
 
 /// Services whose readiness is told by name.
 const SERVICES: [&str; 3] = ["clarion.v1.AppService", "clarion.v1.AlertService", REGISTRY];

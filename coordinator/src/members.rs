@@ -10,7 +10,7 @@
 //! do waits for its return; one that comes later owns nothing, which is logged. Handing partitions on needs a second
 //! owner with the data (R = 2), which is not built yet.
 //!
-//! [`addresses`] finds the nodes and keeps one session task for each address.
+//! [`crate::dispatch`] finds the nodes and keeps one session task for each address.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -24,18 +24,13 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     clock::Clock,
-    dispatch::standing::{Board, Owned},
-    owners::{NodeName, Ownership},
-    progress::{
-        RegistryTotals,
-        registry::{NodeRegistry, totals},
-    },
+    members::registry::{NodeRegistry, RegistryTotals, totals},
+    owners::{NodeName, Owned, Ownership},
     session::NodeMemory,
+    standing::Board,
 };
 
-pub(crate) mod addresses;
-
-pub use addresses::NodesConfig;
+pub mod registry;
 
 /// How long ownership waits for all nodes after the first one has said hello: processes of one start are seconds apart.
 pub const GATHER: Duration = Duration::from_secs(5);

@@ -12,36 +12,51 @@ use std::{
 };
 
 use clarion_proto::{
-    ids::{BootId, LaneId, LogIdentity, WaveId},
+    ids::{BootId, ClusterName, CoordinatorId, LaneId, LogIdentity, WaveId},
     limits::WAVES_MAX,
     time::Time,
     wire::shard_v1::{self as wire, SessionRequest, session_request::Message, session_response},
 };
 
-use self::{delivery::Subject, parts::Parts};
-use crate::{
-    dispatch::standing::{Owned, Phase, Standing},
-    lane_owner::{LaneSpec, ProviderToken, budget},
-    owners::NodeName,
+use self::{
+    delivery::Subject,
+    note::{Note, WaveNote},
+    parts::Parts,
 };
-pub(crate) use memory::NodeMemory;
+use crate::{
+    lane::{
+        LaneSpec, ProviderToken,
+        lease::{self, LEASE_MS},
+    },
+    lane_owner::budget,
+    owners::{NodeName, Owned},
+    standing::{Phase, Standing},
+};
 
 mod delivery;
-mod lease;
 mod memory;
-mod message;
+pub(crate) mod message;
+pub(crate) mod note;
 mod offers;
 mod parts;
-mod reconnect;
-pub(crate) mod task;
 
-pub(crate) use lease::LEASE_MS;
+pub(crate) use memory::NodeMemory;
 
 /// A Cancel without an answer is sent again after this; a wave refused for its ownership too.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Messages waiting for the stream, but parts. A start sends 1 + 2 × 256 lanes + 4,608 waves + 8 counts; a lease request is
 /// answered with 1 + 256 lanes. More than this means that the node does not read: the session ends and starts anew.
 const OUTBOX_MAX: usize = 8_192;
+
+/// Who this coordinator is, to nodes.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) cluster: ClusterName,
+    /// This process.
+    pub(crate) coordinator: CoordinatorId,
+    /// What it serves.
+    pub(crate) log: LogIdentity,
+}
 
 /// One session, from the node's Hello to the end of the stream.
 #[derive(Debug)]
@@ -103,41 +118,6 @@ enum SentWave {
     Stopped,
     /// End sent.
     Ended,
-}
-
-/// What a session tells the rest of the coordinator.
-#[derive(Debug)]
-pub(crate) enum Note {
-    Wave(WaveId, WaveNote),
-    Lane(wire::LaneState),
-    Load(wire::LaneLoad),
-    Registry(wire::RegistryState),
-    Counted(wire::Counted),
-    /// The node cannot take a count; `again`: later it may.
-    CountFailed {
-        id: u64,
-        reason: String,
-        again: bool,
-    },
-    /// A defect of the node, for the log.
-    Fault(String),
-}
-
-/// What a session tells of one wave.
-#[derive(Debug)]
-pub(crate) enum WaveNote {
-    /// The node is there, in this process.
-    Joined,
-    /// Without its sets, which are kept in the node's memory.
-    Report(Box<wire::Report>),
-    /// The node writes nothing more.
-    Stopped(wire::Stopped),
-    /// The node was given leave to send.
-    Granted,
-    /// The node did not take it three times, for this reason, and is not sent it again.
-    Isolated(String),
-    /// The stream has ended.
-    Gone,
 }
 
 /// The node does not read.

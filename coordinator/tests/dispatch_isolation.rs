@@ -7,9 +7,10 @@ mod dispatch_support;
 use std::sync::Arc;
 
 use clarion_coordinator::{
-    dispatch::{CancelState, CountError, CountPlan, PlannedAlert},
-    plan::Band,
-    progress::State,
+    bands::Band,
+    dispatch::{CancelState, CountError},
+    planned::{CountPlan, PlannedAlert},
+    snapshot::State,
 };
 use clarion_proto::{
     ids::{AppName, WaveId},

@@ -6,7 +6,7 @@ mod dispatch_support;
 use std::time::Duration;
 
 use clarion_coordinator::{
-    progress::{PruningAlarm, State},
+    snapshot::{PruningAlarm, State},
     store::ChangeLog,
 };
 use clarion_proto::{ids::LogId, wire::shard_v1 as wire};

@@ -13,7 +13,7 @@ use clarion_proto::{
     message::{Locale, Message},
 };
 
-use crate::dispatch::{LocaleMessage, PushRequest};
+use crate::planned::{LocaleMessage, PushRequest};
 
 pub mod apns;
 pub mod fcm;

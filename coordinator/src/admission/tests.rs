@@ -8,7 +8,7 @@ use clarion_proto::{
 use super::*;
 use crate::{
     config::{Args, tests::with_lane},
-    dispatch::{LocaleMessage, PushRequest},
+    planned::{LocaleMessage, PushRequest},
 };
 
 fn wire_alert(mode: wire::Mode) -> wire::Alert {

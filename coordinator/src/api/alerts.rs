@@ -16,15 +16,15 @@ use tracing::Instrument;
 
 use super::{Context, door, page, status};
 use crate::{
-    alert::{AlertRecord, Event, REASON_BYTES_MAX, is_final, keeper},
-    dispatch::CancelState,
+    alert::{Event, REASON_BYTES_MAX},
+    dispatch::{CancelState, keeper},
     privacy::curiosity::Curiosity,
-    store::AlertCursor,
+    store::{AlertCursor, AlertRecord},
 };
 
 pub(super) mod answer;
 mod create;
-mod plan;
+mod target;
 mod preview;
 mod server;
 mod watch;
@@ -44,7 +44,7 @@ pub(super) struct Alerts {
     /// Active alerts by whoever created them; their total is the store's to check.
     active: Places,
     watchers: Arc<watch::Watchers>,
-    curiosity: Mutex<Curiosity<plan::Cover>>,
+    curiosity: Mutex<Curiosity<target::Cover>>,
 }
 
 impl Alerts {
@@ -197,18 +197,18 @@ async fn cancel(
     alert: Arc<AlertRecord>,
     reason: String,
 ) -> Result<Arc<AlertRecord>, Status> {
-    if is_final(alert.state) {
+    if alert.state.is_final() {
         return Ok(alert);
     }
     let alert =
         keeper::record(api, &alert.name, Event::Cancel { reason }).await.map_err(status::store)?;
-    if is_final(alert.state) {
+    if alert.state.is_final() {
         return Ok(alert);
     }
     match api.dispatch.cancel(&alert.name).await {
         CancelState::At { state, unconfirmed } => {
             tracing::info!(alert = %alert.name, ?state, unconfirmed = unconfirmed.len(), "alert cancelled");
-            if !is_final(state) {
+            if !state.is_final() {
                 return Ok(alert);
             }
             keeper::record(api, &alert.name, Event::End(state)).await.map_err(status::store)

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Context, door, page, status};
 use crate::{
-    dispatch::LaneKey,
+    lane::LaneKey,
     store::{AppRecord, Created},
 };
 
@@ -93,7 +93,7 @@ impl Apps {
             return Err(differs("lane_kind", &gateway.lane_kind));
         }
         let key = LaneKey { gateway: app.gateway.clone(), credential: app.credential.clone() };
-        self.api.dispatch.ensure_lane(&key).map_err(status::start)
+        self.api.dispatch.ensure_lane(&key).map_err(|e| status::start(e.into()))
     }
 
     async fn existing(&self, name: &AppName) -> Result<Arc<AppRecord>, Status> {

@@ -25,9 +25,11 @@ use super::{Context, alerts::answer::pruning_alarm, door, status};
 
 mod batch;
 mod change;
+pub(crate) mod device_key;
 mod server;
 mod stream;
 
+pub use device_key::DeviceKey;
 pub(super) use server::RegistryServer;
 pub use stream::{ANSWER_TAKEN_WITHIN, NEXT_BATCH_WITHIN};
 

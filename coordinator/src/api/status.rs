@@ -163,7 +163,7 @@ pub(super) fn start(error: StartError) -> Status {
         StartError::NoNodes { .. } => {
             again(Code::Unavailable, "NO_NODES", message, Duration::from_secs(1))
         }
-        StartError::Lane { .. } => precondition("LANE_NOT_CONFIGURED", message),
+        StartError::Lane(_) => precondition("LANE_NOT_CONFIGURED", message),
         StartError::Twice(_) => internal(&message),
         StartError::Log(error) => store(error),
     }

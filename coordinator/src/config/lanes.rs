@@ -10,7 +10,7 @@ use clarion_proto::{
 use serde::Deserialize;
 
 use super::{ConfigError, GatewayConfig, Place};
-use crate::lane_owner::{Gateway, Limits, Quota};
+use crate::lane::{ConnectionLimits, Gateway, Quota};
 
 /// `[[gateways]]` as written.
 #[derive(Debug, Deserialize)]
@@ -39,7 +39,7 @@ pub(super) struct GatewayTable {
 
 /// What a platform's gateways are given where the file says nothing.
 struct Defaults {
-    connections: Limits,
+    connections: ConnectionLimits,
     streams_per_connection: u32,
     request_deadline_ms: u32,
     backoff_min_ms: u32,
@@ -49,7 +49,7 @@ struct Defaults {
 /// APNs allows some 1,000 streams and says itself when it wants less. Answers take some 50 ms: 32 connections make 640,000
 /// pushes a second.
 const APNS: Defaults = Defaults {
-    connections: Limits { floor: 2, ceiling: 32 },
+    connections: ConnectionLimits { floor: 2, ceiling: 32 },
     streams_per_connection: 1_000,
     request_deadline_ms: 10_000,
     backoff_min_ms: 100,
@@ -59,7 +59,7 @@ const APNS: Defaults = Defaults {
 /// practices when sending FCM messages at scale"). Answers take some 100 ms: 64 connections make 64,000 pushes a second,
 /// six times the quota that a project has by default.
 const FCM: Defaults = Defaults {
-    connections: Limits { floor: 2, ceiling: 64 },
+    connections: ConnectionLimits { floor: 2, ceiling: 64 },
     streams_per_connection: 100,
     request_deadline_ms: 10_000,
     backoff_min_ms: 10_000,
@@ -183,7 +183,7 @@ fn gateway(
             .transpose()?
             .unwrap_or_default(),
         live: lane_kind == LaneKind::Live,
-        connections: Limits { floor, ceiling },
+        connections: ConnectionLimits { floor, ceiling },
         streams_per_connection: number(
             "streams_per_connection",
             table.streams_per_connection,

@@ -5,7 +5,7 @@ use clap::Parser;
 use clarion_proto::app::Platform;
 
 use super::*;
-use crate::lane_owner::Quota;
+use crate::lane::Quota;
 
 /// A configuration with the lane `apns/team` of a kind.
 pub(crate) fn with_lane(kind: &str, args: Args) -> Config {

@@ -10,11 +10,13 @@ use tokio::{
 };
 
 use super::{
-    CountError, CountPlan, Counts,
+    CountError,
     cluster::{Cluster, NodeAnswer, NotCounted},
-    standing::Owned,
 };
-use crate::owners::NodeName;
+use crate::{
+    owners::{NodeName, Owned},
+    planned::{CountPlan, CountedDevices},
+};
 
 /// Walking all pages of a million devices takes some 10 ms a core; this is for a node that is busy or comes back.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -31,12 +33,12 @@ pub(super) async fn ask(
     plan: CountPlan,
     cluster: &Arc<Cluster>,
     owned: &Owned,
-) -> Result<Counts, CountError> {
+) -> Result<CountedDevices, CountError> {
     let away = away(cluster, owned);
     if !away.is_empty() {
         return Err(CountError::Absent { nodes: away });
     }
-    let mut counts = Counts { devices: vec![vec![0; plan.bands.len()]; plan.apps.len()] };
+    let mut counts = CountedDevices { devices: vec![vec![0; plan.bands.len()]; plan.apps.len()] };
     let mut question = Question::open(id, plan, cluster, owned, DEADLINE)?;
     while question.answered.len() < owned.nodes().len() {
         question.next().await?;

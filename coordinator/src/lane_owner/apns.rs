@@ -22,7 +22,8 @@ use clarion_proto::ids::UnixMillis;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ApnsKey, ProviderToken, token::Rules};
+use super::{ApnsKey, token::Rules};
+use crate::lane::ProviderToken;
 
 /// Wall time in which a key has one token; slots begin at whole multiples since 1970.
 pub(crate) const SLOT: Duration = Duration::from_mins(24);

@@ -25,7 +25,7 @@ use std::{
 
 use clarion_proto::{latency::Latencies, time::Time, wire::shard_v1 as wire};
 
-use crate::owners::NodeName;
+use crate::{lane::ConnectionLimits, owners::NodeName};
 
 /// What was wanted counts for so long.
 const HOLD: Duration = Duration::from_secs(30);
@@ -35,16 +35,6 @@ const FRESH: Duration = Duration::from_secs(2);
 const STARVED_PERMILLE: u32 = 500;
 /// Before anything was measured: an answer takes as long as one of a gateway that is far away.
 const LATENCY_ASSUMED_US: f64 = 100_000.0;
-
-/// Within what a budget stays, connections in the cluster. A node with partitions has one in any case, so more nodes than
-/// the ceiling are more connections than the ceiling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// While there is nothing to send.
-    pub floor: u32,
-    /// Whatever would be of use.
-    pub ceiling: u32,
-}
 
 /// What one connection carries at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -73,7 +63,7 @@ pub(crate) fn needed(per_second: f64, latency_us: f64, at_once: f64) -> u32 {
 /// One lane's budget.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    limits: Limits,
+    limits: ConnectionLimits,
     now: u32,
     /// What was wanted within [`HOLD`], but for what came before something as high: falls from front to back, and so never
     /// holds more than the ceiling has values.
@@ -87,7 +77,7 @@ pub(crate) struct Budget {
 
 impl Budget {
     /// Before anything is known of a lane. `streams`: what its connections may use at most.
-    pub(crate) fn new(limits: Limits, streams: u32, now: Time) -> Self {
+    pub(crate) fn new(limits: ConnectionLimits, streams: u32, now: Time) -> Self {
         let unknown =
             Carries { streams: f64::from(streams), window_bytes: f64::INFINITY, body_bytes: 0.0 };
         Self {

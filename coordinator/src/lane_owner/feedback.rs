@@ -26,10 +26,11 @@ use tokio::sync::{
 
 use crate::{
     clock::{Clock, Moment},
-    progress::fold::Answers,
+    lane::AppLane,
+    progress::Answers,
     store::{ChangeLog, RecordBatch, StoreError},
 };
-use evidence::{Alarm, AppLane, BadToken, Evidence};
+use evidence::{Alarm, BadToken, Evidence};
 
 pub(crate) mod evidence;
 
@@ -98,7 +99,7 @@ impl Pruning {
         let heard = clock.wall();
         for token in tokens {
             let Some(known) = Dead::read(token) else { continue };
-            match (token.needs_evidence, app_name(&token.app)) {
+            match (token.needs_evidence, AppName::from_name(&token.app).ok()) {
                 (false, _) => dead.push(known),
                 (true, Some(app)) => {
                     let called =
@@ -161,14 +162,8 @@ impl Pruning {
     async fn keep_time(&self, clock: Clock) {
         loop {
             let deadline = self.evidence.lock().deadline();
-            let due = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(clock.instant(at)).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                () = due => {
+                () = clock.sleep_until(deadline) => {
                     let dead = self.judge(&clock, Evidence::expire);
                     self.prune(dead, clock.now());
                 }
@@ -203,11 +198,6 @@ impl From<BadToken> for Dead {
     fn from(BadToken { device, token_hash, heard }: BadToken) -> Self {
         Self { device, token_hash, gateway_time: Some(heard) }
     }
-}
-
-/// An app as reports name it: `apps/{app}`.
-pub(crate) fn app_name(name: &str) -> Option<AppName> {
-    AppName::from_name(name).ok()
 }
 
 /// Appends what is pruned until all senders are gone.

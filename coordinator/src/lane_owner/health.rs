@@ -9,15 +9,12 @@ use clarion_proto::{
 };
 use clarion_runtime::repeated::Repeated;
 
-use super::LaneSpec;
 use crate::{
     clock::Moment,
+    lane::LaneSpec,
     owners::NodeName,
-    progress::{LaneTrouble, Trouble},
+    snapshot::{LaneTrouble, Trouble, truncated},
 };
-
-/// Longest detail kept, bytes: the gateway's words, which nobody limits.
-const DETAIL_BYTES_MAX: usize = 256;
 
 /// One end of a lane, as its node said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -197,19 +194,14 @@ fn trouble(health: LaneHealth) -> Option<Trouble> {
     }
 }
 
-/// A gateway's words, cut.
-pub(crate) fn truncated(detail: &str) -> &str {
-    &detail[..detail.floor_char_boundary(DETAIL_BYTES_MAX)]
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::dispatch::{
-        LaneKey,
+    use crate::{
         fixtures::{gateway, node},
+        lane::LaneKey,
     };
 
     fn at(millis: u64) -> Moment {
@@ -314,12 +306,5 @@ mod tests {
         assert!(book.gone(&node("a")) && !book.gone(&node("a")));
         assert_eq!(troubles(&book)[0].nodes, 1);
         assert!(says(&mut book, "a", &throttled, at(1)), "its next session tells it again");
-    }
-
-    #[test]
-    fn long_words_are_cut_between_characters() {
-        let long = "é".repeat(DETAIL_BYTES_MAX);
-        assert_eq!(truncated(&long).len(), DETAIL_BYTES_MAX);
-        assert_eq!(truncated(&format!("x{long}")).len(), DETAIL_BYTES_MAX - 1);
     }
 }

@@ -25,7 +25,8 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{ProviderToken, ServiceAccount, TokenEndpoint, token::Rules};
+use super::{ServiceAccount, TokenEndpoint, token::Rules};
+use crate::lane::ProviderToken;
 
 /// What the token is for: sending, nothing else of the project.
 pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";

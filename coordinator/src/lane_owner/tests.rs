@@ -4,8 +4,10 @@ use clarion_proto::ids::UnixMillis;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use secrecy::ExposeSecret;
 
+use secrecy::SecretString;
+
 use super::*;
-use crate::dispatch::fixtures::{gateway, node};
+use crate::fixtures::{gateway, node};
 
 fn credential(name: &str) -> Credential {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();

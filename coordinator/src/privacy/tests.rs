@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::progress::Counts;
+use crate::snapshot::Counts;
 
 fn band(handed: u64) -> BandCounts {
     BandCounts {

@@ -27,7 +27,7 @@ use clarion_proto::{
     time::Time,
 };
 
-use crate::lane_owner::health::truncated;
+use crate::snapshot::truncated;
 
 /// Deliveries of one message that may fail.
 pub(crate) const FAILURES_MAX: u32 = 3;

@@ -16,7 +16,8 @@ use clarion_proto::{
 };
 use roaring::RoaringBitmap;
 
-use super::{delivery::Deliveries, lease::LEASE};
+use super::delivery::Deliveries;
+use crate::lane::lease::LEASE;
 
 type Sets = BTreeMap<PartitionId, RoaringBitmap>;
 

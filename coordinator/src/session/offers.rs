@@ -10,12 +10,16 @@ use clarion_proto::{
 };
 
 use super::{
-    AGAIN, Note, SentWave, Session, WaveNote,
+    AGAIN, SentWave, Session,
     delivery::{Edition, Isolated, Leave, Subject},
     message,
+    note::{Note, WaveNote},
     parts::{self, Parts},
 };
-use crate::dispatch::standing::{Owned, Phase, Standing, StandingWave};
+use crate::{
+    owners::Owned,
+    standing::{Phase, Standing, StandingWave},
+};
 
 impl Session {
     pub(super) fn send_wave(&mut self, wave: &StandingWave, owned: &Owned, now: Time) {
@@ -293,7 +297,7 @@ impl Session {
                 self.sent.waves.insert(wave, SentWave::Refused(now + pause));
             }
             (Subject::Wave(wave), Some(_)) => {
-                drop(self.sent.waves.insert(wave, SentWave::Isolated))
+                self.sent.waves.insert(wave, SentWave::Isolated);
             }
             (Subject::Count(id), None) => drop(self.sent.counts.remove(&id)),
             (Subject::Count(_), Some(_)) => {}

@@ -15,8 +15,8 @@ use roaring::RoaringBitmap;
 
 use super::{delivery::Subject, memory::NodeMemory};
 use crate::{
-    dispatch::{AppPlan, CountPlan, LocaleMessage, PlannedAlert},
-    plan::Band,
+    bands::Band,
+    planned::{AppPlan, CountPlan, LocaleMessage, PlannedAlert},
 };
 
 /// Ordinals of one part: a set of that many takes 8 KiB for each 65,536 of them at most.

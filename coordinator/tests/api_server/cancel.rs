@@ -1,6 +1,6 @@
 //! Stopping an alert, and how the record follows what nodes report.
 
-use clarion_coordinator::progress::State;
+use clarion_coordinator::snapshot::State;
 use clarion_proto::wire::v1 as wire;
 
 use crate::support::{Server, field, name, soon};

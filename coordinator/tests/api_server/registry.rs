@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clarion_coordinator::{
     api::registry::{ANSWER_TAKEN_WITHIN, NEXT_BATCH_WITHIN, STREAMS_MAX},
-    dispatch::LaneKey,
-    progress::PruningAlarm,
+    lane::LaneKey,
+    snapshot::PruningAlarm,
 };
 use clarion_proto::{
     device::{Change, Record},

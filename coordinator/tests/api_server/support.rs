@@ -13,8 +13,12 @@ use clarion_coordinator::{
     api::{self, Context, Dispatch, ports},
     clock::Clock,
     config::{Args, Config},
-    dispatch::{CancelState, CountError, CountPlan, Counts, LaneKey, PlannedAlert, StartError},
-    progress::{self, RegistryTotals, Snapshot, State},
+    dispatch::{CancelState, CountError, StartError},
+    lane::LaneKey,
+    lane_owner::LaneError,
+    members::registry::RegistryTotals,
+    planned::{CountPlan, CountedDevices, PlannedAlert},
+    snapshot::{self, Snapshot, State},
     store::memory::MemoryStore,
 };
 use clarion_proto::{
@@ -78,7 +82,7 @@ impl Nodes {
 
 #[tonic::async_trait]
 impl Dispatch for Nodes {
-    fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError> {
+    fn ensure_lane(&self, key: &LaneKey) -> Result<(), LaneError> {
         self.lanes.lock().push(key.clone());
         Ok(())
     }
@@ -91,11 +95,11 @@ impl Dispatch for Nodes {
         if *self.away.lock() {
             return Err(StartError::NoNodes { configured: 1 });
         }
-        let bands = alert.bands.iter().map(|band| progress::BandCounts {
+        let bands = alert.bands.iter().map(|band| snapshot::BandCounts {
             from_m: band.from_m,
             to_m: band.to_m,
             walked: false,
-            counts: progress::Counts::default(),
+            counts: snapshot::Counts::default(),
         });
         let snapshot = Snapshot {
             alert: alert.name.clone(),
@@ -103,7 +107,7 @@ impl Dispatch for Nodes {
             state: State::Active,
             settled: false,
             ended: None,
-            totals: progress::Counts::default(),
+            totals: snapshot::Counts::default(),
             unanswered_requests: 0,
             retried_requests: 0,
             nodes_walked: 0,
@@ -137,16 +141,16 @@ impl Dispatch for Nodes {
         }
     }
 
-    async fn count(&self, plan: CountPlan) -> Result<Counts, CountError> {
+    async fn count(&self, plan: CountPlan) -> Result<CountedDevices, CountError> {
         if *self.away.lock() {
             return Err(CountError::NoNodes { configured: 1 });
         }
         if let Some(counted) = &*self.counted.lock() {
-            return Ok(Counts { devices: vec![counted[..plan.bands.len()].to_vec()] });
+            return Ok(CountedDevices { devices: vec![counted[..plan.bands.len()].to_vec()] });
         }
         // App i has (i + 1) × 30 devices in every band.
         let devices = (1..=plan.apps.len() as u64).map(|app| vec![app * 30; plan.bands.len()]);
-        Ok(Counts { devices: devices.collect() })
+        Ok(CountedDevices { devices: devices.collect() })
     }
 
     async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError> {

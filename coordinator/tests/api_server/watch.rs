@@ -2,9 +2,9 @@
 
 use clarion_coordinator::{
     config::Args,
-    dispatch::LaneKey,
+    lane::LaneKey,
     owners::NodeName,
-    progress::{
+    snapshot::{
         AnswerOutcome, CellCounts, Counts, LaneTrouble, PruningAlarm, ReasonCount, State, Trouble,
     },
 };

@@ -13,7 +13,7 @@ use clarion_proto::{
 use serde::Serialize;
 
 use super::{Rendered, expiration, fits, title};
-use crate::dispatch::{ApnsRequest, LocaleMessage, PushRequest};
+use crate::planned::{ApnsRequest, LocaleMessage, PushRequest};
 
 /// Longest body of a push, bytes (APNs: 4 KB, else 413 PayloadTooLarge).
 pub const BODY_BYTES_MAX: usize = 4_096;

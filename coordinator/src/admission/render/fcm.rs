@@ -45,7 +45,7 @@ use super::{
     apns::{Aps, aps},
     expiration, fits, title,
 };
-use crate::dispatch::{LocaleMessage, PushRequest};
+use crate::planned::{LocaleMessage, PushRequest};
 
 /// Longest body of a push without its token, bytes.
 pub const BODY_BYTES_MAX: usize = 4_096;

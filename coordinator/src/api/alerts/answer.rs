@@ -5,13 +5,12 @@ use std::time::Duration;
 use clarion_proto::{alert::timestamp, outcome::Outcome, wire::v1 as wire};
 
 use crate::{
-    alert::{AlertRecord, State, is_final},
-    lane_owner::health::truncated,
     privacy,
-    progress::{
-        AnswerOutcome, CellCounts, Counts, LaneTrouble, PruningAlarm, ReasonCount, Snapshot,
-        Trouble,
+    snapshot::{
+        AnswerOutcome, CellCounts, Counts, LaneTrouble, PruningAlarm, ReasonCount, Snapshot, State,
+        Trouble, truncated,
     },
+    store::AlertRecord,
 };
 
 /// An alert with its newest progress, as far as anybody knows it.
@@ -81,7 +80,7 @@ pub(super) fn recorded(record: &AlertRecord) -> wire::AlertProgress {
 /// The record is final once and for all; before that the nodes' reports may be ahead of it, or the cancel of them.
 fn standing(record: &AlertRecord, newest: Option<&Snapshot>) -> State {
     match newest {
-        Some(snapshot) if !is_final(record.state) && is_final(snapshot.state) => snapshot.state,
+        Some(snapshot) if !record.state.is_final() && snapshot.state.is_final() => snapshot.state,
         _ => record.state,
     }
 }

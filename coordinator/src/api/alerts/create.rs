@@ -30,20 +30,22 @@ use crate::{
         self, Refusal,
         render::{self, Rendered},
     },
-    alert::{AlertRecord, Event, RequestId, State, is_final, keeper},
+    alert::Event,
     api::{
         REQUEST_BYTES_MAX,
-        alerts::plan::{self, Cover},
+        alerts::target::{self, Cover},
     },
-    dispatch::{AppPlan, CancelState, CountError, CountPlan, LaneKey, PlannedAlert},
-    plan::Bands,
+    bands::Bands,
+    dispatch::{CancelState, CountError, keeper},
+    lane::LaneKey,
+    planned::{AppPlan, CountPlan, PlannedAlert},
     privacy::{
         self, AUDIENCE_MIN, REGION_KM2_MIN,
         curiosity::{Asked, Curiosity, REGION_CELLS_MAX},
         sketch::Sketch,
     },
-    progress::Snapshot,
-    store::{AppRecord, Created},
+    snapshot::{Snapshot, State},
+    store::{AlertRecord, AppRecord, Created, RequestId},
 };
 
 /// Largest alert, bytes: its answer, which has names, times and progress as well, is smaller than the request may be.
@@ -172,7 +174,7 @@ impl Alerts {
             other => status::refusal(other),
         })?;
         let apps = apps.into_iter().flatten().collect();
-        let (cover, sketch) = plan::cover(&self.api, spec, peer).await?;
+        let (cover, sketch) = target::cover(&self.api, spec, peer).await?;
         if !self.api.config.allow_small_audiences && cover.area_km2 < REGION_KM2_MIN {
             return Err(status::too_small(
                 "REGION_TOO_SMALL",
@@ -326,7 +328,7 @@ fn ended(
         let _place = of_peer;
         // An error means that nobody reports any more; then it has ended, too.
         let _ =
-            stop.run_until_cancelled(newest.wait_for(|snapshot| is_final(snapshot.state))).await;
+            stop.run_until_cancelled(newest.wait_for(|snapshot| snapshot.state.is_final())).await;
     }
 }
 
@@ -335,7 +337,7 @@ async fn stopped_meanwhile(api: &Context, alert: &AlertRecord) -> Result<(), Sta
     let now = api.store.alert(&alert.name).await.map_err(status::store)?;
     if now.is_some_and(|now| now.state == State::Cancelling)
         && let CancelState::At { state, .. } = api.dispatch.cancel(&alert.name).await
-        && is_final(state)
+        && state.is_final()
     {
         keeper::record(api, &alert.name, Event::End(state)).await.map_err(status::store)?;
     }

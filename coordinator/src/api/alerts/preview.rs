@@ -12,7 +12,7 @@ use super::{
     status,
 };
 use crate::{
-    dispatch::CountPlan,
+    planned::CountPlan,
     privacy::{AUDIENCE_MIN, TOLD_MIN, Told},
 };
 

@@ -154,14 +154,10 @@ fn two_gateways_at_one_endpoint_may_not_each_be_given_a_quota() {
 
 fn limited_gateway(name: &str) -> GatewayConfig {
     let quota =
-        crate::lane_owner::Quota { per_minute: 600, burst: None, ramp: std::time::Duration::ZERO };
-    let gateway = crate::dispatch::fixtures::gateway(Some(quota));
+        crate::lane::Quota { per_minute: 600, burst: None, ramp: std::time::Duration::ZERO };
+    let gateway = crate::fixtures::gateway(Some(quota));
     GatewayConfig {
-        gateway: crate::lane_owner::Gateway {
-            platform: Platform::Fcm,
-            name: name.to_owned(),
-            ..gateway
-        },
+        gateway: crate::lane::Gateway { platform: Platform::Fcm, name: name.to_owned(), ..gateway },
         environment: clarion_proto::app::Environment::Production,
         lane_kind: clarion_proto::app::LaneKind::Test,
     }

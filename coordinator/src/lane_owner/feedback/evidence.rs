@@ -37,12 +37,12 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clarion_proto::{
-    ids::{AppName, DeviceId, LaneId, UnixMillis},
+    ids::{DeviceId, UnixMillis},
     time::Time,
 };
 use clarion_runtime::repeated::Repeated;
 
-use crate::{clock::Moment, privacy::TOLD_MIN, progress::fold::Answers};
+use crate::{clock::Moment, lane::AppLane, privacy::TOLD_MIN, progress::Answers};
 
 /// Most tokens that wait, over all apps. A wave of 1,000,000 pushes a second of which 1 % are bad
 /// adds 10,000 in a second.
@@ -58,9 +58,6 @@ const HALF_MIN: u64 = 200;
 const SETTLE: Duration = Duration::from_secs(1);
 /// Most apps that are watched. Of further apps no token is pruned for being called bad.
 const APPS_MAX: usize = 4_096;
-
-/// An app on the lane that its devices are reached through.
-pub(crate) type AppLane = (AppName, LaneId);
 
 /// A token that a gateway calls bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

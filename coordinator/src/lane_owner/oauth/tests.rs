@@ -17,8 +17,10 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::{
     clock::Clock,
-    dispatch::{LaneKey, fixtures::gateway, fixtures::node, standing::Board},
-    lane_owner::{Credential, Gateway, LaneOwner},
+    fixtures::{gateway, node},
+    lane::{Gateway, LaneKey},
+    lane_owner::{Credential, LaneOwner},
+    standing::Board,
 };
 
 const RSA: &str = include_str!("../../../tests/keys/rsa-2048.pem");

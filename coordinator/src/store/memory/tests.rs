@@ -6,7 +6,10 @@ use clarion_proto::{
 };
 
 use super::*;
-use crate::alert::{Event, State, tests::record};
+use crate::{
+    alert::{Event, tests::record},
+    snapshot::State,
+};
 
 fn store() -> MemoryStore {
     MemoryStore::new(4, 10_000, Clock::start())

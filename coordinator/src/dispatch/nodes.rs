@@ -10,9 +10,9 @@ use std::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    dispatch::cluster::Cluster,
-    session::task::{Connect, keep_session},
+use super::{
+    cluster::Cluster,
+    node::{Connect, keep_session},
 };
 
 /// Names are asked again this often.

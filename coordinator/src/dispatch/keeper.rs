@@ -11,8 +11,12 @@ use clarion_proto::{
 };
 use tokio::sync::watch;
 
-use super::{AlertRecord, Event, is_final};
-use crate::{api::Context, progress::Snapshot, store::StoreError};
+use crate::{
+    alert::Event,
+    api::Context,
+    snapshot::Snapshot,
+    store::{AlertRecord, StoreError},
+};
 
 /// Between tries when the store is away.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -59,7 +63,7 @@ pub async fn keep(api: Arc<Context>, name: AlertName, mut newest: watch::Receive
     let stop = api.drain.token();
     loop {
         let snapshot = Arc::clone(&newest.borrow_and_update());
-        if is_final(snapshot.state) {
+        if snapshot.state.is_final() {
             let at = ended_at(&api, &snapshot);
             if !recorded(&api, &name, Event::End(snapshot.state), at).await {
                 return;

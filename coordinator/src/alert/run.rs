@@ -17,14 +17,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use clarion_proto::{ids::BootId, time::Time, wire::shard_v1 as wire};
 
-use super::{PlannedAlert, standing};
 use crate::{
+    lane::lease::LEASE_MS,
     owners::NodeName,
-    progress::{
-        Snapshot, State,
-        fold::{Added, Fold},
-    },
-    session::{LEASE_MS, WaveNote},
+    planned::PlannedAlert,
+    progress::{Added, Fold},
+    session::note::WaveNote,
+    snapshot::{Snapshot, State},
+    standing,
 };
 
 /// Everybody was complete: the last reports come within a round trip, or the node is gone and has nothing to add.

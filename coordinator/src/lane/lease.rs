@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::lane_owner::{Quota, ramp::SHARE_MAX};
+use crate::lane::{Quota, ramp::SHARE_MAX};
 
 /// How long a grant or a slice holds on the node's clock, from when it asked. A node asks several times a second, so it
 /// survives some 4 s without an answer; a node that is cut off goes on for 5 s at most.
@@ -48,7 +48,7 @@ pub(crate) struct Claim {
     pub(crate) partitions: u16,
     /// Of all nodes.
     pub(crate) partition_count: u16,
-    /// Thousandths of the quota that the lane uses now; see [`crate::lane_owner::ramp`].
+    /// Thousandths of the quota that the lane uses now; see [`crate::lane::ramp`].
     pub(crate) share: u64,
     /// For how long nobody but this process can have had a slice of the node's part.
     pub(crate) alone_for: Duration,

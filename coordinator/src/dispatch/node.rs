@@ -18,12 +18,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Streaming, transport::Channel};
 
-use super::{NotReading, Session, message, reconnect::Reconnect};
+use super::cluster::Cluster;
 use crate::{
-    dispatch::{cluster::Cluster, standing::Standing},
     members::Refused,
     owners::NodeName,
+    session::{NotReading, Session, message},
+    standing::Standing,
 };
+use reconnect::Reconnect;
+
+mod reconnect;
 
 /// TCP and HTTP/2.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
@@ -283,7 +287,7 @@ impl Opened {
             while let Some(note) = session.poll_note() {
                 cluster.note(&session.node().clone(), session.boot(), note).await;
             }
-            let wake = session.deadline().map(|at| cluster.clock.instant(at));
+            let wake = session.deadline();
             tokio::select! {
                 // Reading goes on while the node does not read: it may be waiting for us in the same way.
                 permit = outgoing.reserve(), if session.has_message() => match (permit, session.poll_message()) {
@@ -309,7 +313,7 @@ impl Opened {
                     let holds = standing.borrow_and_update().clone();
                     session.update(holds, cluster.clock.now());
                 }
-                () = sleep_until(wake) => session.expire(cluster.clock.now()),
+                () = cluster.clock.sleep_until(wake) => session.expire(cluster.clock.now()),
             }
         }
     }
@@ -327,13 +331,6 @@ async fn last_words(incoming: &mut Streaming<wire::SessionResponse>) -> SessionE
         }
     };
     timeout(LAST_WORDS, words).await.unwrap_or(SessionError::Ended)
-}
-
-async fn sleep_until(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// `transport error` says nothing; what caused it does.

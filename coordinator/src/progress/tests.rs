@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::dispatch::fixtures::{BOOT_1, BOOT_2, alert, node, seconds};
+use crate::fixtures::{BOOT_1, BOOT_2, alert, node, seconds};
 
 mod reasons;
 

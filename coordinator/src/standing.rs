@@ -8,15 +8,15 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use clarion_proto::{
-    ids::{LaneId, LogId, PartitionId, Position, WaveId, log_of},
+    ids::{LaneId, Position, WaveId},
     time::Time,
 };
 use tokio::sync::watch;
 
-use super::{CountPlan, PlannedAlert};
 use crate::{
-    lane_owner::{LaneSpec, ProviderToken, ramp::Ramp},
-    owners::{NodeName, Ownership},
+    lane::{LaneSpec, ProviderToken, ramp::Ramp},
+    owners::Owned,
+    planned::{CountPlan, PlannedAlert},
 };
 
 /// What holds now. Cloning copies pointers only.
@@ -49,51 +49,6 @@ impl Standing {
             let busy = running.any(|wave| wave.lanes.contains(id));
             self.ramps.entry(*id).or_default().turn(busy, length, now);
         }
-    }
-}
-
-/// Partitions, shared out.
-#[derive(Debug)]
-pub(crate) struct Owned {
-    pub(crate) ownership: Ownership,
-    pub(crate) partition_count: u16,
-    pub(crate) log_count: u16,
-    /// Those with at least one partition, and how many.
-    nodes: BTreeMap<NodeName, u16>,
-}
-
-impl Owned {
-    pub(crate) fn new(ownership: Ownership, partition_count: u16, log_count: u16) -> Self {
-        let mut nodes = BTreeMap::new();
-        for partition in (0..partition_count).map(PartitionId) {
-            if let Some(node) = ownership.owner(partition) {
-                *nodes.entry(node.clone()).or_insert(0) += 1;
-            }
-        }
-        Self { ownership, partition_count, log_count, nodes }
-    }
-
-    /// Nodes with partitions, and how many each.
-    pub(crate) fn nodes(&self) -> &BTreeMap<NodeName, u16> {
-        &self.nodes
-    }
-
-    /// How many partitions a node has.
-    pub(crate) fn share(&self, node: &NodeName) -> u16 {
-        self.nodes.get(node).copied().unwrap_or(0)
-    }
-
-    /// The logs of a node's partitions.
-    pub(crate) fn logs_of(&self, node: &NodeName) -> impl Iterator<Item = LogId> + use<> {
-        let mut logs: Vec<_> = self
-            .ownership
-            .partitions_of(node)
-            .into_iter()
-            .map(|p| log_of(p, self.log_count))
-            .collect();
-        logs.sort_unstable();
-        logs.dedup();
-        logs.into_iter()
     }
 }
 

@@ -9,8 +9,7 @@
 
 use std::{ops::Deref, sync::Arc};
 
-pub use clarion_proto::limits::BANDS_MAX;
-use clarion_proto::{error::InvalidField, region::LatLng};
+use clarion_proto::{error::InvalidField, limits::BANDS_MAX, region::LatLng};
 use clarion_runtime::peers::shares::Place;
 use h3o::{CellIndex, Resolution};
 
@@ -160,7 +159,7 @@ pub struct TooManyCells {
 ///
 /// # Errors
 /// [`TooManyCells`].
-pub fn bands(
+pub fn plan_bands(
     cells: &[CellIndex],
     last_seen: LatLng,
     edges: &BandEdges,
@@ -295,14 +294,17 @@ mod tests {
         let here = LatLng::new(22.54, 114.06).unwrap();
         let cells = cover(&Region::circle(here, 60_000.0).unwrap(), CellBudget::default()).unwrap();
         let edges = BandEdges::default();
-        let needed =
-            bands(&cells, here, &edges, usize::MAX).unwrap().iter().map(|b| b.cells.len()).sum();
-        assert!(bands(&cells, here, &edges, needed).is_ok());
+        let needed = plan_bands(&cells, here, &edges, usize::MAX)
+            .unwrap()
+            .iter()
+            .map(|b| b.cells.len())
+            .sum();
+        assert!(plan_bands(&cells, here, &edges, needed).is_ok());
         let refused = TooManyCells { cells_max: needed - 1 };
-        assert_eq!(bands(&cells, here, &edges, needed - 1), Err(refused));
+        assert_eq!(plan_bands(&cells, here, &edges, needed - 1), Err(refused));
         let world: Vec<_> = CellIndex::base_cells().collect();
         assert_eq!(cells_at_least(&world, &edges), Resolution::Six.cell_count());
-        assert!(bands(&world, here, &edges, clarion_proto::limits::COVER_CELLS_MAX).is_err());
+        assert!(plan_bands(&world, here, &edges, clarion_proto::limits::COVER_CELLS_MAX).is_err());
     }
 
     proptest! {
@@ -313,7 +315,7 @@ mod tests {
             let last_seen = LatLng::new((lat + off).min(90.0), lng).unwrap();
             let cells = cover(&Region::circle(center, radius_m).unwrap(), CellBudget::default()).unwrap();
             let edges = BandEdges::default();
-            let bands = bands(&cells, last_seen, &edges, usize::MAX).unwrap();
+            let bands = plan_bands(&cells, last_seen, &edges, usize::MAX).unwrap();
             let count = |cells: &[CellIndex]| cells.iter().map(|c| c.children_count(Resolution::Nine)).sum::<u64>();
             prop_assert!(cells_at_least(&cells, &edges) <= bands.iter().map(|b| b.cells.len() as u64).sum::<u64>());
             prop_assert_eq!(bands.iter().map(|b| count(&b.cells)).sum::<u64>(), count(&cells));

@@ -11,8 +11,8 @@ use tonic::Status;
 
 use super::{Context, status};
 use crate::{
+    bands::{self, Bands},
     cover::{self, CellBudget},
-    plan::{self, Bands},
     privacy::sketch::Sketch,
 };
 
@@ -50,15 +50,16 @@ pub(super) async fn cover(
                 ));
             }
             let last_seen =
-                last_seen.or_else(|| center(&region)).unwrap_or_else(|| plan::middle(&cells));
+                last_seen.or_else(|| center(&region)).unwrap_or_else(|| bands::middle(&cells));
             let area_km2 = cover::area_km2(&region, &cells);
             let sketch = limited.then(|| Sketch::of(&cells));
-            let bands = plan::bands(&cells, last_seen, &edges, COVER_CELLS_MAX).map_err(|e| {
-                InvalidField::new(
-                    "alert.region",
-                    format_args!("has {area_km2:.0} km²: {e}; take a smaller region"),
-                )
-            })?;
+            let bands =
+                bands::plan_bands(&cells, last_seen, &edges, COVER_CELLS_MAX).map_err(|e| {
+                    InvalidField::new(
+                        "alert.region",
+                        format_args!("has {area_km2:.0} km²: {e}; take a smaller region"),
+                    )
+                })?;
             Ok((bands, u32::try_from(cells.len()).unwrap_or(u32::MAX), area_km2, sketch))
         })
     });
