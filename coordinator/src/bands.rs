@@ -22,6 +22,10 @@ pub struct BandEdges {
     step_m: f64,
 }
 
+/// Outer edges of the first bands unless configured otherwise, metres.
+pub const EDGES_M: [f64; 5] = [1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0];
+/// Width of all further bands unless configured otherwise, metres.
+pub const STEP_M: f64 = 10_000.0;
 /// Half the meridian: nobody is further away, metres.
 const FURTHEST_M: f64 = 20_100_000.0;
 
@@ -82,9 +86,9 @@ impl BandEdges {
 }
 
 impl Default for BandEdges {
-    /// 1, 2, 5, 10, 20 km, then every 10 km.
+    /// [`EDGES_M`], then every [`STEP_M`].
     fn default() -> Self {
-        Self { edges_m: vec![1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0], step_m: 10_000.0 }
+        Self { edges_m: EDGES_M.to_vec(), step_m: STEP_M }
     }
 }
 

@@ -10,6 +10,7 @@
 //! the last fill up loses its session.
 
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
     sync::{
@@ -19,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use clarion_proto::ids::{AlertName, ClusterName, CoordinatorId, LogId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -134,7 +136,49 @@ pub enum CancelState {
     },
 }
 
-/// What dispatch needs to know of the configuration.
+/// What carries alerts out, as the API needs it: [`Dispatcher`] in the process, scripted in tests of the API.
+#[async_trait]
+pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
+    /// Makes the lane exist at every node before the first alert needs it (connections warm up): when an app is
+    /// created. Known already: nothing happens.
+    ///
+    /// # Errors
+    /// See [`LaneError`].
+    fn ensure_lane(&self, key: &LaneKey) -> Result<(), LaneError>;
+
+    /// Makes a recorded alert run.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError>;
+
+    /// Stops an alert; comes back when every reachable node has confirmed, after two seconds at most.
+    async fn cancel(&self, alert: &AlertName) -> CancelState;
+
+    /// Counts who would be reached.
+    ///
+    /// # Errors
+    /// See [`CountError`].
+    async fn count(&self, plan: CountPlan) -> Result<CountedDevices, CountError>;
+
+    /// Whether an alert would reach `least` devices. Answered as soon as that is certain: nodes that are away or slow only
+    /// matter if the others have too few.
+    ///
+    /// # Errors
+    /// See [`CountError`].
+    async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError>;
+
+    /// The newest state of an alert; `None` if it was never started here or ended long ago.
+    fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>>;
+
+    /// What all nodes hold.
+    fn registry(&self) -> RegistryTotals;
+
+    /// Whether a node of that name has a session with this coordinator now.
+    fn has_session(&self, node: &str) -> bool;
+}
+
+/// What dispatch is configured by.
 #[derive(Debug, Clone)]
 pub struct DispatchConfig {
     /// Whose nodes.
@@ -220,47 +264,12 @@ impl Dispatcher {
         }
     }
 
-    /// Makes the lane exist at every node before the first alert needs it (connections warm up): when an app is
-    /// created. Known already: nothing happens.
-    ///
-    /// # Errors
-    /// See [`LaneError`].
-    pub fn ensure_lane(&self, key: &LaneKey) -> Result<(), LaneError> {
-        self.inner
-            .cluster
-            .lanes
-            .ensure(key, &self.inner.cluster.board, &self.inner.cluster.clock)
-            .map(drop)
-    }
-
-    /// Credentials as their files tell now; see [`crate::config::CredentialFiles`].
+    /// Credentials as their files tell now; they replace those that the lanes have.
     ///
     /// # Errors
     /// They cannot take the place of those that there are; nothing has changed then.
     pub fn replace_credentials(&self, credentials: Vec<Credential>) -> Result<(), ReplaceError> {
         self.inner.cluster.lanes.replace(credentials)
-    }
-
-    /// Makes a recorded alert run.
-    ///
-    /// # Errors
-    /// See [`StartError`].
-    pub async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError> {
-        let cluster = &self.inner.cluster;
-        let owned = self
-            .owned()
-            .ok_or_else(|| StartError::NoNodes { configured: cluster.roster.addresses() })?;
-        let lanes = alert
-            .apps
-            .iter()
-            .map(|app| cluster.lanes.ensure(&app.lane, &cluster.board, &cluster.clock));
-        let lanes = lanes.map(|lane| Ok(lane?.id)).collect::<Result<Vec<_>, LaneError>>()?;
-        let mut heads = Vec::with_capacity(usize::from(owned.log_count));
-        for log in (0..owned.log_count).map(LogId) {
-            heads.push(self.inner.log.head(log).await.map_err(StartError::Log)?);
-        }
-        let wave = StandingWave { plan: alert.clone(), lanes, heads, phase: Phase::Running };
-        self.run(&alert, wave, &owned)
     }
 
     fn run(
@@ -305,71 +314,6 @@ impl Dispatcher {
             let _ = stop.run_until_cancelled(task.run()).await;
         });
         Ok(())
-    }
-
-    /// Stops an alert; comes back when every reachable node has confirmed, after two seconds at most.
-    pub async fn cancel(&self, alert: &AlertName) -> CancelState {
-        let Some(handle) = self.inner.cluster.alert(alert) else { return CancelState::Unknown };
-        let (answer, answered) = oneshot::channel();
-        let asked = async {
-            handle.inputs.send(Input::Cancel(answer)).await.ok()?;
-            answered.await.ok()
-        };
-        match tokio::time::timeout(CANCEL_DEADLINE, asked).await {
-            Ok(Some(state)) => state,
-            // It ended in this moment, or its task is far behind: what is known is the newest snapshot.
-            Ok(None) | Err(_) => {
-                let state = handle.snapshots.borrow().state;
-                CancelState::At { state, unconfirmed: Vec::new() }
-            }
-        }
-    }
-
-    /// Counts who would be reached.
-    ///
-    /// # Errors
-    /// See [`CountError`].
-    pub async fn count(&self, plan: CountPlan) -> Result<CountedDevices, CountError> {
-        let cluster = &self.inner.cluster;
-        let owned = self
-            .owned()
-            .ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
-        let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
-        count::ask(id, plan, cluster, &owned).await
-    }
-
-    /// Whether an alert would reach `least` devices. Answered as soon as that is certain: nodes that are away or slow only
-    /// matter if the others have too few.
-    ///
-    /// # Errors
-    /// See [`CountError`].
-    pub async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError> {
-        let cluster = &self.inner.cluster;
-        let owned = self
-            .owned()
-            .ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
-        let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
-        count::reaches(id, plan, least, cluster, &owned).await
-    }
-
-    /// The newest state of an alert; `None` if it was never started here or ended long ago.
-    #[must_use]
-    pub fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
-        Some(self.inner.cluster.alert(alert)?.snapshots)
-    }
-
-    /// What all nodes hold.
-    #[must_use]
-    pub fn registry(&self) -> RegistryTotals {
-        let cluster = &self.inner.cluster;
-        let totals = cluster.roster.totals(cluster.board.read().owned.as_deref());
-        RegistryTotals { pruning_alarms: cluster.pruning_alarms(|_| true), ..totals }
-    }
-
-    /// Whether a node of that name has a session with this coordinator now.
-    #[must_use]
-    pub fn has_session(&self, node: &str) -> bool {
-        NodeName::new(node).is_ok_and(|name| self.inner.cluster.roster.is_connected(&name))
     }
 
     /// All nodes ever heard of, and which are alive.
@@ -426,5 +370,83 @@ impl Dispatcher {
         let owned = cluster.board.read().owned.clone()?;
         let connected = owned.nodes().keys().any(|node| cluster.roster.is_connected(node));
         connected.then_some(owned)
+    }
+}
+
+#[async_trait]
+impl Dispatch for Dispatcher {
+    fn ensure_lane(&self, key: &LaneKey) -> Result<(), LaneError> {
+        self.inner
+            .cluster
+            .lanes
+            .ensure(key, &self.inner.cluster.board, &self.inner.cluster.clock)
+            .map(drop)
+    }
+
+    async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError> {
+        let cluster = &self.inner.cluster;
+        let owned = self
+            .owned()
+            .ok_or_else(|| StartError::NoNodes { configured: cluster.roster.addresses() })?;
+        let lanes = alert
+            .apps
+            .iter()
+            .map(|app| cluster.lanes.ensure(&app.lane, &cluster.board, &cluster.clock));
+        let lanes = lanes.map(|lane| Ok(lane?.id)).collect::<Result<Vec<_>, LaneError>>()?;
+        let mut heads = Vec::with_capacity(usize::from(owned.log_count));
+        for log in (0..owned.log_count).map(LogId) {
+            heads.push(self.inner.log.head(log).await.map_err(StartError::Log)?);
+        }
+        let wave = StandingWave { plan: alert.clone(), lanes, heads, phase: Phase::Running };
+        self.run(&alert, wave, &owned)
+    }
+
+    async fn cancel(&self, alert: &AlertName) -> CancelState {
+        let Some(handle) = self.inner.cluster.alert(alert) else { return CancelState::Unknown };
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            handle.inputs.send(Input::Cancel(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        match tokio::time::timeout(CANCEL_DEADLINE, asked).await {
+            Ok(Some(state)) => state,
+            // It ended in this moment, or its task is far behind: what is known is the newest snapshot.
+            Ok(None) | Err(_) => {
+                let state = handle.snapshots.borrow().state;
+                CancelState::At { state, unconfirmed: Vec::new() }
+            }
+        }
+    }
+
+    async fn count(&self, plan: CountPlan) -> Result<CountedDevices, CountError> {
+        let cluster = &self.inner.cluster;
+        let owned = self
+            .owned()
+            .ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
+        let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
+        count::ask(id, plan, cluster, &owned).await
+    }
+
+    async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError> {
+        let cluster = &self.inner.cluster;
+        let owned = self
+            .owned()
+            .ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
+        let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
+        count::reaches(id, plan, least, cluster, &owned).await
+    }
+
+    fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
+        Some(self.inner.cluster.alert(alert)?.snapshots)
+    }
+
+    fn registry(&self) -> RegistryTotals {
+        let cluster = &self.inner.cluster;
+        let totals = cluster.roster.totals(cluster.board.read().owned.as_deref());
+        RegistryTotals { pruning_alarms: cluster.pruning_alarms(|_| true), ..totals }
+    }
+
+    fn has_session(&self, node: &str) -> bool {
+        NodeName::new(node).is_ok_and(|name| self.inner.cluster.roster.is_connected(&name))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Who owns lanes, and what only their owner may do, is in [`crate::lane_owner`]. Here is what everybody knows of
 //! them: names, gateways, quotas and tokens; [`ramp`] how much of a quota an idle lane begins with; [`lease`] how
-//! leave to send is divided between nodes.
+//! leave to send is divided between nodes; [`catalog`] which lanes the configuration allows.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,6 +12,7 @@ use clarion_proto::{
 };
 use secrecy::SecretString;
 
+pub mod catalog;
 pub(crate) mod lease;
 pub(crate) mod ramp;
 

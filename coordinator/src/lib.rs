@@ -26,10 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::Admission,
-    api::{Context, Dispatch, ports},
+    api::{ApiConfig, Context, ports},
     clock::Clock,
     config::{Args, Config, ConfigError},
-    dispatch::{DispatchConfig, Dispatcher},
+    dispatch::{Dispatch, Dispatcher, NodesConfig, keeper::Keeper},
     store::{ChangeLog, memory::MemoryStore},
 };
 
@@ -155,6 +155,7 @@ pub struct Coordinator {
     api: Port,
     feed: Port,
     health: HealthPort,
+    drain_deadline: Duration,
 }
 
 /// A gRPC port, bound, with its bounds.
@@ -180,39 +181,41 @@ impl Coordinator {
     /// A port that cannot be had, by its address; too few file descriptors.
     pub async fn bind(config: Config) -> Result<Self, Failure> {
         jwt::install();
-        let shares = connections(&config)?;
-        let api =
-            Port::bind(config.listen, ports::api(&config).with_connections_max(shares.api)).await?;
-        let feed =
-            Port::bind(config.feed_listen, ports::feed().with_connections_max(shares.feed)).await?;
+        let shares = connections(&config.api, &config.dispatch.nodes)?;
+        let limits = ports::api(&config.api).with_connections_max(shares.api);
+        let api = Port::bind(config.listen, limits).await?;
+        let limits = ports::feed().with_connections_max(shares.feed);
+        let feed = Port::bind(config.feed_listen, limits).await?;
         let health =
             HealthPort::bind(config.health_listen).await?.with_connections_max(shares.health);
         let clock = Clock::start();
-        let store = Arc::new(MemoryStore::new(config.logs, config.store_bytes_max, clock));
+        let logs = config.dispatch.logs;
+        let store = Arc::new(MemoryStore::new(logs, config.store_bytes_max, clock));
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
-        let dispatcher = Dispatcher::spawn(dispatch_config(&config), Arc::clone(&log), clock);
-        if config.device_key.is_random() {
+        let dispatcher = Dispatcher::spawn(config.dispatch, Arc::clone(&log), clock);
+        if config.api.device_key.is_random() {
             tracing::warn!(
                 "no device_key_file: devices that are no UUIDs are strangers after a restart"
             );
         }
         let drain = Drain::new();
-        let (files, lanes, stopped) =
-            (config.credential_files.clone(), dispatcher.clone(), drain.token());
+        let (files, lanes, stopped) = (config.credential_files, dispatcher.clone(), drain.token());
         drain.spawn(async move {
             let watch = files.watch(move |credentials| lanes.replace_credentials(credentials));
             let _ = stopped.run_until_cancelled(watch).await;
         });
         let context = Arc::new(Context {
-            admission: Admission::new(config.admissions_max),
+            admission: Admission::new(config.admission),
             dispatch: Arc::new(dispatcher.clone()) as Arc<dyn Dispatch>,
+            keeper: Keeper::new(Arc::clone(&store) as _, clock, drain.token()),
             drain,
-            config,
+            config: config.api,
             clock,
             store,
             log,
         });
-        Ok(Self { context, dispatcher, api, feed, health })
+        let drain_deadline = config.drain_deadline;
+        Ok(Self { context, dispatcher, api, feed, health, drain_deadline })
     }
 
     /// Where the API is served.
@@ -239,8 +242,7 @@ impl Coordinator {
     /// # Errors
     /// The transport's.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-        let Self { context, dispatcher, api, feed, health } = self;
-        let deadline = context.config.drain_deadline;
+        let Self { context, dispatcher, api, feed, health, drain_deadline: deadline } = self;
         let token = context.drain.token();
         let (reporter, health_service) = health::reporter().await;
         for service in SERVICES {
@@ -322,17 +324,6 @@ async fn registry_health(
     let _ = stop.run_until_cancelled(follow).await;
 }
 
-fn dispatch_config(config: &Config) -> DispatchConfig {
-    DispatchConfig {
-        cluster: config.cluster.clone(),
-        nodes: config.nodes.clone(),
-        partitions: config.partitions,
-        logs: config.logs,
-        gateways: config.gateways.iter().map(|g| g.gateway.clone()).collect(),
-        credentials: config.credentials.clone(),
-    }
-}
-
 /// Connections of each port.
 struct Shares {
     api: usize,
@@ -342,7 +333,7 @@ struct Shares {
 
 /// Shares out the file descriptors. The process's own: standard streams, the event queue, signals, keys and their watch, the
 /// exporter of traces, name service. It connects to every node, and to token endpoints.
-fn connections(config: &Config) -> Result<Shares, Failure> {
+fn connections(config: &ApiConfig, nodes: &NodesConfig) -> Result<Shares, Failure> {
     const OWN: usize = 32;
     let wanted = [
         Wanted {
@@ -354,7 +345,7 @@ fn connections(config: &Config) -> Result<Shares, Failure> {
         Wanted { name: "health", min: health::CONNECTIONS_MIN, max: health::CONNECTIONS_MAX },
     ];
     let limit = descriptors::raise()?;
-    let nodes = config.nodes.addresses.len().max(config.nodes.min);
+    let nodes = nodes.addresses.len().max(nodes.min);
     let shares = descriptors::share(limit, OWN, 2 * nodes + 4, &wanted)?;
     if shares[0] < config.connections_max {
         let (connections, wanted) = (shares[0], config.connections_max);

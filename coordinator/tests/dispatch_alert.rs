@@ -3,7 +3,7 @@
 mod dispatch_support;
 
 use clarion_coordinator::{
-    dispatch::{CountError, StartError},
+    dispatch::{CountError, Dispatch as _, StartError},
     planned::CountPlan,
     snapshot::State,
     store::ChangeLog,

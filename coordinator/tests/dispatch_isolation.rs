@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use clarion_coordinator::{
     bands::Band,
-    dispatch::{CancelState, CountError},
+    dispatch::{CancelState, CountError, Dispatch as _},
     planned::{CountPlan, PlannedAlert},
     snapshot::State,
 };

@@ -6,6 +6,7 @@ mod dispatch_support;
 use std::time::Duration;
 
 use clarion_coordinator::{
+    dispatch::Dispatch as _,
     snapshot::{PruningAlarm, State},
     store::ChangeLog,
 };

@@ -4,7 +4,10 @@ mod dispatch_support;
 
 use std::{net::SocketAddr, time::Duration};
 
-use clarion_coordinator::{dispatch::StartError, snapshot::State};
+use clarion_coordinator::{
+    dispatch::{Dispatch as _, StartError},
+    snapshot::State,
+};
 use clarion_proto::{
     outcome::Outcome,
     wire::shard_v1::{session_request::Message, session_response::Message as Said},

@@ -17,7 +17,8 @@ use tracing::Instrument;
 use super::{Context, door, page, status};
 use crate::{
     alert::{Event, REASON_BYTES_MAX},
-    dispatch::{CancelState, keeper},
+    bands::BandEdges,
+    dispatch::CancelState,
     privacy::curiosity::Curiosity,
     store::{AlertCursor, AlertRecord},
 };
@@ -36,6 +37,24 @@ const LIST_BYTES_MAX: usize = 3 << 20;
 /// In front of each alert of a page.
 const FRAME_BYTES: usize = 8;
 
+/// What alerts, previews and watchers are configured by.
+#[derive(Debug, Clone)]
+pub struct AlertsConfig {
+    /// What an EXERCISE says in front of its title.
+    pub exercise_prefix: String,
+    /// Regions and audiences that are small enough to single people out are taken too
+    /// ([`crate::privacy`]).
+    pub allow_small_audiences: bool,
+    /// Where one band ends and the next begins.
+    pub bands: BandEdges,
+    /// Alerts that may be active at once; one more is refused.
+    pub active_max: usize,
+    /// Streams of WatchAlert at a time; one more is refused.
+    pub watchers_max: usize,
+    /// The same for one alert.
+    pub watchers_per_alert_max: usize,
+}
+
 /// The service.
 #[derive(Debug)]
 pub(super) struct Alerts {
@@ -49,9 +68,9 @@ pub(super) struct Alerts {
 
 impl Alerts {
     pub(super) fn new(api: Arc<Context>) -> Self {
-        let watchers =
-            watch::Watchers::new(api.config.watchers_max, api.config.watchers_per_alert_max);
-        let active = Places::new(api.config.alerts_active_max);
+        let config = &api.config.alerts;
+        let watchers = watch::Watchers::new(config.watchers_max, config.watchers_per_alert_max);
+        let active = Places::new(config.active_max);
         Self {
             api,
             requests: create::Requests::default(),
@@ -201,7 +220,7 @@ async fn cancel(
         return Ok(alert);
     }
     let alert =
-        keeper::record(api, &alert.name, Event::Cancel { reason }).await.map_err(status::store)?;
+        api.keeper.record(&alert.name, Event::Cancel { reason }).await.map_err(status::store)?;
     if alert.state.is_final() {
         return Ok(alert);
     }
@@ -211,7 +230,7 @@ async fn cancel(
             if !state.is_final() {
                 return Ok(alert);
             }
-            keeper::record(api, &alert.name, Event::End(state)).await.map_err(status::store)
+            api.keeper.record(&alert.name, Event::End(state)).await.map_err(status::store)
         }
         // Recorded and not started yet: its creator finds it CANCELLING and ends it.
         CancelState::Unknown => Ok(alert),

@@ -53,33 +53,29 @@ impl Apps {
                 format!("{kind} {name} is not in the coordinator's configuration"),
             )
         };
-        let gateway = self
-            .api
-            .config
-            .gateway(&app.gateway)
-            .ok_or_else(|| missing("gateway", &app.gateway))?;
-        let credential = self
-            .api
-            .config
+        let lanes = &self.api.config.lanes;
+        let gateway =
+            lanes.gateway(&app.gateway).ok_or_else(|| missing("gateway", &app.gateway))?;
+        let credential = lanes
             .credential(&app.credential)
             .ok_or_else(|| missing("credential", &app.credential))?;
         let differs = |field: &str, of: &dyn std::fmt::Debug| {
             let problem = format!("gateway {} is {of:?}: both must agree", app.gateway);
             status::invalid(InvalidField::new(format!("app.{field}"), problem))
         };
-        if gateway.gateway.platform != app.platform {
-            return Err(differs("platform", &gateway.gateway.platform));
+        if gateway.platform != app.platform {
+            return Err(differs("platform", &gateway.platform));
         }
-        if credential.platform() != app.platform {
+        if credential.platform != app.platform {
             let problem = format!(
                 "{} is a credential of {:?}, the app is of {:?}: both must agree",
-                app.credential,
-                credential.platform(),
-                app.platform
+                app.credential, credential.platform, app.platform
             );
             return Err(status::invalid(InvalidField::new("app.credential", problem)));
         }
-        if let Some(project) = credential.project().filter(|project| *project != app.project) {
+        if let Some(project) =
+            credential.project.as_ref().filter(|project| **project != app.project)
+        {
             let problem = format!(
                 "must be {project}, the project of credential {}, is {}",
                 app.credential, app.project

@@ -14,7 +14,7 @@ use tonic::service::Routes;
 use tower::Layer as _;
 
 use super::{
-    Context, REQUEST_BYTES_MAX,
+    ApiConfig, Context, REQUEST_BYTES_MAX,
     door::{Door, DoorLayer, FOREIGN_STREAMS_MAX, REQUESTS_MAX, REQUESTS_PER_CONNECTION_MAX},
     feed, registry,
     trace::{TraceLayer, Traced},
@@ -36,7 +36,7 @@ pub const API_CONNECTIONS_MIN: usize = 8;
 /// quarters of the connections: behind a proxy all callers have one address. A caller that is idle for 5 min is told to connect
 /// again when it has something to ask.
 #[must_use]
-pub fn api(config: &crate::config::Config) -> Limits {
+pub fn api(config: &ApiConfig) -> Limits {
     let unread = registry::STREAMS_MAX + FOREIGN_STREAMS_MAX + WAITING_MAX;
     Limits {
         name: "api",
@@ -44,7 +44,7 @@ pub fn api(config: &crate::config::Config) -> Limits {
         connections_per_peer_max: (config.connections_max * 3).div_ceil(4),
         when_busy: WhenBusy::Stays,
         streams_per_connection_max: 256,
-        streams_max: config.watchers_max
+        streams_max: config.alerts.watchers_max
             + REQUESTS_MAX
             + registry::STREAMS_MAX
             + FOREIGN_STREAMS_MAX,

@@ -14,11 +14,12 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{
-    ConfigError, Place,
+    ConfigError,
+    given::Place,
     lanes::{Problem, ca, name, one_of},
 };
 use crate::{
-    config::GatewayConfig,
+    lane::Gateway,
     lane_owner::{ApnsKey, Credential, ServiceAccount, TokenEndpoint},
 };
 
@@ -26,9 +27,9 @@ use crate::{
 const ID_BYTES_MAX: usize = 512;
 
 /// `[[credentials]]` as written.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct CredentialTable {
+pub struct CredentialTable {
     name: String,
     kind: String,
     key_file: Option<PathBuf>,
@@ -66,20 +67,18 @@ pub(super) fn credentials(
 /// two gateways at one endpoint, would be given it twice.
 pub(super) fn share_no_quota(
     credentials: &[Credential],
-    gateways: &[GatewayConfig],
+    gateways: &[Gateway],
     place: &Place<'_>,
 ) -> Result<(), ConfigError> {
-    let limited =
-        gateways.iter().any(|g| g.gateway.platform == Platform::Fcm && g.gateway.quota.is_some());
+    let limited = gateways.iter().any(|g| g.platform == Platform::Fcm && g.quota.is_some());
     for (i, gateway) in gateways.iter().enumerate().filter(|_| limited) {
-        let same = |other: &&GatewayConfig| {
-            other.gateway.platform == Platform::Fcm
-                && other.gateway.endpoint == gateway.gateway.endpoint
+        let same = |other: &&Gateway| {
+            other.platform == Platform::Fcm && other.endpoint == gateway.endpoint
         };
         if let Some(other) =
-            gateways[..i].iter().filter(|_| gateway.gateway.platform == Platform::Fcm).find(same)
+            gateways[..i].iter().filter(|_| gateway.platform == Platform::Fcm).find(same)
         {
-            let (endpoint, other) = (&gateway.gateway.endpoint, &other.gateway.name);
+            let (endpoint, other) = (&gateway.endpoint, &other.name);
             let problem =
                 format!("is {endpoint}, as {other}'s is: they would share a project's quota");
             return Err(place.error(format!("gateways[{i}].endpoint"), problem));

@@ -9,13 +9,16 @@ use clarion_proto::{
 };
 use serde::Deserialize;
 
-use super::{ConfigError, GatewayConfig, Place};
-use crate::lane::{ConnectionLimits, Gateway, Quota};
+use super::{
+    ConfigError,
+    given::{Given, Place, Places, Tables},
+};
+use crate::lane::{ConnectionLimits, Gateway, Quota, catalog::GatewayEntry};
 
 /// `[[gateways]]` as written.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct GatewayTable {
+pub struct GatewayTable {
     name: String,
     platform: String,
     endpoint: String,
@@ -77,21 +80,23 @@ const RAMP_MS_MAX: u32 = 3_600_000;
 
 /// Checks all gateways, for a cluster of so many partitions.
 pub(super) fn gateways(
-    tables: Vec<GatewayTable>,
+    given: Given<Tables<GatewayTable>>,
     partitions: u16,
-    place: &Place<'_>,
-) -> Result<Vec<GatewayConfig>, ConfigError> {
-    let mut gateways: Vec<GatewayConfig> = Vec::with_capacity(tables.len());
+    places: &Places<'_>,
+) -> Result<(Vec<Gateway>, Vec<GatewayEntry>), ConfigError> {
+    let (tables, place) = given.tables(places)?;
+    let (mut gateways, mut entries) = (Vec::<Gateway>::new(), Vec::new());
     for (i, table) in tables.into_iter().enumerate() {
-        let gateway = gateway(table, partitions, place)
+        let (gateway, entry) = gateway(table, partitions, &place)
             .map_err(|(key, what)| place.error(format!("gateways[{i}].{key}"), what))?;
-        if gateways.iter().any(|g| g.gateway.name == gateway.gateway.name) {
-            let problem = format!("{} is the name of another gateway", gateway.gateway.name);
+        if gateways.iter().any(|other| other.name == gateway.name) {
+            let problem = format!("{} is the name of another gateway", gateway.name);
             return Err(place.error(format!("gateways[{i}].name"), problem));
         }
         gateways.push(gateway);
+        entries.push(entry);
     }
-    Ok(gateways)
+    Ok((gateways, entries))
 }
 
 /// Checks `host:port` and gives both.
@@ -117,7 +122,7 @@ fn gateway(
     table: GatewayTable,
     partitions: u16,
     place: &Place<'_>,
-) -> Result<GatewayConfig, Problem> {
+) -> Result<(Gateway, GatewayEntry), Problem> {
     name(&table.name)?;
     let platforms = [("apns", Platform::Apns), ("fcm", Platform::Fcm)];
     let platform = one_of("platform", &table.platform, &platforms)?;
@@ -202,10 +207,11 @@ fn gateway(
         evidence_answers,
         quota,
     };
-    Ok(GatewayConfig { gateway, environment, lane_kind })
+    let entry = GatewayEntry { name: gateway.name.clone(), platform, environment, lane_kind };
+    Ok((gateway, entry))
 }
 
-/// A quota that the nodes can share without exceeding it: see `session/lease.rs`.
+/// A quota that the nodes can share without exceeding it: see `lane/lease.rs`.
 fn quota(
     per_minute: Option<u32>,
     burst: Option<u32>,

@@ -7,8 +7,16 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{ConfigError, GatewayConfig, Places, credentials, file};
-use crate::lane_owner::{Credential, ReplaceError};
+use super::{
+    ConfigError,
+    credentials::{self, CredentialTable},
+    file,
+    given::{Given, Places, Tables},
+};
+use crate::{
+    lane::Gateway,
+    lane_owner::{Credential, ReplaceError},
+};
 
 /// Between two looks. Whoever has just replaced a revoked key waits for so long at most.
 const EVERY: Duration = Duration::from_secs(5);
@@ -17,11 +25,11 @@ const EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct CredentialFiles {
     /// By flag or environment, which beat the file.
-    pub(super) given: Option<String>,
+    pub(super) given: Option<Tables<CredentialTable>>,
     /// The configuration's file.
     pub(super) path: Option<PathBuf>,
     /// Those that they must agree with.
-    pub(super) gateways: Vec<GatewayConfig>,
+    pub(super) gateways: Vec<Gateway>,
 }
 
 impl CredentialFiles {
@@ -31,16 +39,15 @@ impl CredentialFiles {
     /// The first problem found.
     pub fn read(&self) -> Result<Vec<Credential>, ConfigError> {
         let file = self.path.as_deref().map(file::read).transpose()?.unwrap_or_default();
-        self.check(file.credentials)
+        self.check(Given::of("credentials", self.given.clone(), file.credentials))
     }
 
     pub(super) fn check(
         &self,
-        in_file: Option<Vec<credentials::CredentialTable>>,
+        given: Given<Tables<CredentialTable>>,
     ) -> Result<Vec<Credential>, ConfigError> {
         let places = Places { path: self.path.as_deref() };
-        let (tables, in_file) = places.tables("credentials", self.given.clone(), in_file)?;
-        let place = places.of(in_file);
+        let (tables, place) = given.tables(&places)?;
         let credentials = credentials::credentials(tables, &place)?;
         credentials::share_no_quota(&credentials, &self.gateways, &place)?;
         Ok(credentials)

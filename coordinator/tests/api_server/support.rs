@@ -10,10 +10,10 @@ use std::{
 
 use clarion_coordinator::{
     admission::Admission,
-    api::{self, Context, Dispatch, ports},
+    api::{self, Context, ports},
     clock::Clock,
     config::{Args, Config},
-    dispatch::{CancelState, CountError, StartError},
+    dispatch::{CancelState, CountError, Dispatch, StartError, keeper::Keeper},
     lane::LaneKey,
     lane_owner::LaneError,
     members::registry::RegistryTotals,
@@ -260,15 +260,18 @@ impl Server {
         let config = config(args);
         let clock = Clock::start();
         let nodes = Arc::new(Nodes::default());
-        let store = Arc::new(MemoryStore::new(config.logs, config.store_bytes_max, clock));
+        let logs = config.dispatch.logs;
+        let store = Arc::new(MemoryStore::new(logs, config.store_bytes_max, clock));
+        let drain = Drain::new();
         let context = Arc::new(Context {
-            admission: Admission::new(config.admissions_max),
+            admission: Admission::new(config.admission),
             dispatch: Arc::clone(&nodes) as Arc<dyn Dispatch>,
-            drain: Drain::new(),
+            keeper: Keeper::new(Arc::clone(&store) as _, clock, drain.token()),
+            drain,
             clock,
             log: Arc::clone(&store) as _,
             store,
-            config,
+            config: config.api,
         });
         let listener = listener_on_any_port().await;
         let address = listener.local_addr().expect("bound");

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use clarion_coordinator::{
     bands::Band,
     clock::Clock,
-    dispatch::{Connect, DispatchConfig, Dispatcher, NodesConfig, endpoint},
+    dispatch::{Connect, Dispatch as _, DispatchConfig, Dispatcher, NodesConfig, endpoint},
     lane::{ConnectionLimits, Gateway, LaneKey},
     lane_owner::{ApnsKey, Credential},
     planned::{ApnsRequest, AppPlan, LocaleMessage, PlannedAlert, PushRequest},

@@ -36,7 +36,7 @@ use crate::{
         alerts::target::{self, Cover},
     },
     bands::Bands,
-    dispatch::{CancelState, CountError, keeper},
+    dispatch::{CancelState, CountError},
     lane::LaneKey,
     planned::{AppPlan, CountPlan, PlannedAlert},
     privacy::{
@@ -169,13 +169,13 @@ impl Alerts {
         for name in &spec.audience.apps {
             apps.push(self.api.store.app(name).await.map_err(status::store)?);
         }
-        admission::admit(spec, &apps, &self.api.config).map_err(|refusal| match refusal {
+        self.api.admission.admit(spec, &apps).map_err(|refusal| match refusal {
             Refusal::Invalid(field) => within_alert(field),
             other => status::refusal(other),
         })?;
         let apps = apps.into_iter().flatten().collect();
         let (cover, sketch) = target::cover(&self.api, spec, peer).await?;
-        if !self.api.config.allow_small_audiences && cover.area_km2 < REGION_KM2_MIN {
+        if !self.api.config.alerts.allow_small_audiences && cover.area_km2 < REGION_KM2_MIN {
             return Err(status::too_small(
                 "REGION_TOO_SMALL",
                 "alert.region",
@@ -195,7 +195,7 @@ impl Alerts {
         prepared: &Prepared,
         peer: PeerKey,
     ) -> Result<(), Status> {
-        if self.api.config.allow_small_audiences {
+        if self.api.config.alerts.allow_small_audiences {
             return Ok(());
         }
         let _question = self.api.admission.question(peer).await;
@@ -276,7 +276,7 @@ impl Prepared {
         spec: &AlertSpec,
         name: &AlertName,
     ) -> Result<Vec<Rendered>, Status> {
-        let (prefix, now) = (&api.config.exercise_prefix, api.clock.wall());
+        let (prefix, now) = (&api.config.alerts.exercise_prefix, api.clock.wall());
         let rendered =
             self.apps.iter().map(|app| render::render(spec, name, &app.app, prefix, now));
         rendered.collect::<Result<_, _>>().map_err(within_alert)
@@ -296,7 +296,7 @@ async fn launch(
     if api.admission.is_closed() {
         return Err(status::draining());
     }
-    let alert = match api.store.create_alert(record, api.config.alerts_active_max).await {
+    let alert = match api.store.create_alert(record, api.config.alerts.active_max).await {
         Ok(Created::New(alert)) => alert,
         Ok(existing) => return Ok(existing),
         Err(error) => return Err(status::store(error)),
@@ -310,7 +310,7 @@ async fn launch(
     tracing::info!(alert = %alert.name, mode = ?spec.mode, severity = ?spec.severity, bands, "alert started");
     if let Some(newest) = api.dispatch.watch(&alert.name) {
         let ended = ended(&api, newest.clone(), of_peer);
-        let keeper = keeper::keep(Arc::clone(&api), alert.name.clone(), newest);
+        let keeper = api.keeper.clone().keep(alert.name.clone(), newest);
         api.drain.spawn(async move { tokio::join!(keeper, ended) });
     }
     stopped_meanwhile(&api, &alert).await?;
@@ -339,7 +339,7 @@ async fn stopped_meanwhile(api: &Context, alert: &AlertRecord) -> Result<(), Sta
         && let CancelState::At { state, .. } = api.dispatch.cancel(&alert.name).await
         && state.is_final()
     {
-        keeper::record(api, &alert.name, Event::End(state)).await.map_err(status::store)?;
+        api.keeper.record(&alert.name, Event::End(state)).await.map_err(status::store)?;
     }
     Ok(())
 }

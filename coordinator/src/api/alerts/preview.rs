@@ -51,7 +51,7 @@ impl Alerts {
             self.api.dispatch.count(plan).await.map_err(|e| status::count(&e))?.devices
         };
         let devices: u64 = counts.iter().flatten().sum();
-        if !self.api.config.allow_small_audiences && devices < AUDIENCE_MIN {
+        if !self.api.config.alerts.allow_small_audiences && devices < AUDIENCE_MIN {
             return Err(audience_too_small());
         }
         let of_app: Vec<u64> = counts.iter().map(|bands| bands.iter().sum()).collect();

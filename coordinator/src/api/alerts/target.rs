@@ -34,10 +34,10 @@ pub(super) async fn cover(
     spec: &AlertSpec,
     peer: PeerKey,
 ) -> Result<(Cover, Option<Sketch>), Status> {
-    let limited = !api.config.allow_small_audiences;
+    let limited = !api.config.alerts.allow_small_audiences;
     let _core = api.admission.core(peer).await;
     let (region, last_seen, edges) =
-        (spec.region.clone(), spec.last_seen, api.config.bands.clone());
+        (spec.region.clone(), spec.last_seen, api.config.alerts.bands.clone());
     let span = tracing::info_span!("cover");
     let planned = tokio::task::spawn_blocking(move || {
         span.in_scope(|| {

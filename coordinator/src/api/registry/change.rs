@@ -18,7 +18,7 @@ use clarion_proto::{
 use data_encoding::HEXLOWER_PERMISSIVE;
 use h3o::Resolution;
 
-use crate::api::registry::DeviceKey;
+use super::DeviceKey;
 
 /// Oldest observation taken: a tombstone is kept as long, so an older one could bring a removed device back.
 const OLDER_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
