@@ -22,7 +22,9 @@ use crate::{
 mod alerts;
 mod apps;
 pub mod door;
+mod by_hand;
 mod feed;
+mod method;
 mod page;
 pub mod ports;
 pub mod registry;
@@ -97,8 +99,8 @@ pub fn routes(context: &Arc<Context>) -> Result<Routes, tonic_reflection::server
             AppServiceServer::new(apps::Apps::new(context()))
                 .max_decoding_message_size(REQUEST_BYTES_MAX),
         )
-        .add_service(alerts::AlertsServer::new(alerts::Alerts::new(context())))
-        .add_service(registry::RegistryServer::new(registry::Registry::new(context())))
+        .add_service(alerts::server(alerts::Alerts::new(context())))
+        .add_service(registry::server(registry::Registry::new(context())))
         .add_service(reflection().build_v1()?)
         // Python's grpcio-reflection and older tools speak nothing newer.
         .add_service(reflection().build_v1alpha()?);

@@ -18,6 +18,7 @@ mod disc;
 mod geodesic;
 mod polygon;
 mod shape;
+mod work;
 
 use clarion_proto::region::Region;
 use h3o::{CellIndex, Resolution};
@@ -25,10 +26,7 @@ use h3o::{CellIndex, Resolution};
 pub(crate) use self::disc::{CIRCUMRADIUS_M_MAX, center_of};
 pub(crate) use self::geodesic::{Origin, Point};
 pub use self::{area::area_km2, geodesic::distance_m};
-use self::{
-    disc::Disc,
-    shape::{Prepared, Work},
-};
+use self::{disc::Disc, shape::Prepared, work::Work};
 
 /// By how much the circle around a cell grows before a decision is taken for all of its descendants.
 pub const MARGIN: f64 = 1.08;

@@ -25,12 +25,18 @@ use crate::{
 
 pub(super) mod answer;
 mod create;
-mod target;
+mod launch;
+mod prepare;
 mod preview;
+mod requests;
 mod server;
+mod target;
 mod watch;
 
-pub(super) use server::AlertsServer;
+use requests::Requests;
+use target::Target;
+
+pub(super) use server::server;
 
 /// Alerts of one page, bytes: callers take 4 MiB unless they say otherwise, and one alert may have nearly as many.
 const LIST_BYTES_MAX: usize = 3 << 20;
@@ -59,11 +65,11 @@ pub struct AlertsConfig {
 #[derive(Debug)]
 pub(super) struct Alerts {
     api: Arc<Context>,
-    requests: create::Requests,
+    requests: Requests,
     /// Active alerts by whoever created them; their total is the store's to check.
     active: Places,
     watchers: Arc<watch::Watchers>,
-    curiosity: Mutex<Curiosity<target::Cover>>,
+    curiosity: Mutex<Curiosity<Target>>,
 }
 
 impl Alerts {
@@ -71,13 +77,7 @@ impl Alerts {
         let config = &api.config.alerts;
         let watchers = watch::Watchers::new(config.watchers_max, config.watchers_per_alert_max);
         let active = Places::new(config.active_max);
-        Self {
-            api,
-            requests: create::Requests::default(),
-            active,
-            watchers,
-            curiosity: Mutex::default(),
-        }
+        Self { api, requests: Requests::default(), active, watchers, curiosity: Mutex::default() }
     }
 
     /// See [`watch`].

@@ -5,10 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clarion_runtime::{
-    health,
-    listener::{self, Budget, Limits, Method, WhenBusy},
-};
+use clarion_runtime::listener::{self, Budget, Limits, WhenBusy};
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tower::Layer as _;
@@ -16,7 +13,9 @@ use tower::Layer as _;
 use super::{
     ApiConfig, Context, REQUEST_BYTES_MAX,
     door::{Door, DoorLayer, FOREIGN_STREAMS_MAX, REQUESTS_MAX, REQUESTS_PER_CONNECTION_MAX},
-    feed, registry,
+    feed,
+    method::method,
+    registry,
     trace::{TraceLayer, Traced},
 };
 use crate::members::NAMES_MAX;
@@ -74,17 +73,6 @@ pub fn api(config: &ApiConfig) -> Limits {
 /// Messages that may wait for room in the budget: each has a stream's window filled.
 const WAITING_MAX: usize = 64;
 
-/// How a method uses its stream.
-pub(super) fn method(path: &str) -> Method {
-    match path {
-        "/clarion.v1.AlertService/WatchAlert" => Method::Events,
-        "/clarion.v1.RegistryService/WriteDevices" => Method::Exchange,
-        "/clarion.shard.v1.FeedService/Feed" => Method::Events,
-        _ if path.starts_with("/grpc.reflection.") => Method::Exchange,
-        _ => health::method(path),
-    }
-}
-
 /// The bounds of the nodes' port. A feed has its log's window filled and a read-ahead; a question names partitions and logs.
 #[must_use]
 pub fn feed() -> Limits {
@@ -137,7 +125,7 @@ pub async fn serve_feed(
     context: &Arc<Context>,
     stop: impl Future<Output = ()>,
 ) {
-    let routes = Routes::new(feed::FeedServer::new(Arc::clone(context)));
+    let routes = Routes::new(feed::server(Arc::clone(context)));
     listener::serve(listener, limits, behind_the_door(routes), stop).await;
 }
 

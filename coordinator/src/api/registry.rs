@@ -30,7 +30,7 @@ mod server;
 mod stream;
 
 pub use device_key::DeviceKey;
-pub(super) use server::RegistryServer;
+pub(super) use server::server;
 pub use stream::{ANSWER_TAKEN_WITHIN, NEXT_BATCH_WITHIN};
 
 /// Largest batch, bytes: 10,000 items of 400 bytes, more than an FCM registration takes.

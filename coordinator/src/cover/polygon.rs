@@ -12,7 +12,7 @@ use clarion_proto::region;
 use super::{
     disc::Disc,
     geodesic::{Point, metres_per_degree},
-    shape::Work,
+    work::Work,
 };
 
 #[derive(Debug, Clone)]

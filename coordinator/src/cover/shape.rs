@@ -1,25 +1,9 @@
 //! Regions made ready for many questions: is a disc touched, is it contained?
 
-use std::cell::Cell;
-
 use clarion_proto::region::{Region, Shape};
 use h3o::{CellIndex, Resolution};
 
-use super::{circle::Circle, disc::Disc, geodesic::Point, polygon::Polygon};
-
-/// Work done so far, in tests of a disc against an edge of a polygon (some 3 ns) or a circle (some 50 ns).
-#[derive(Debug, Default)]
-pub(super) struct Work(Cell<u64>);
-
-impl Work {
-    pub(super) fn add(&self, tests: u64) {
-        self.0.set(self.0.get() + tests);
-    }
-
-    pub(super) fn done(&self) -> u64 {
-        self.0.get()
-    }
-}
+use super::{circle::Circle, disc::Disc, geodesic::Point, polygon::Polygon, work::Work};
 
 /// A circle costs as much as so many edges.
 const CIRCLE_TESTS: u64 = 8;

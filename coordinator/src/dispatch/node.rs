@@ -10,7 +10,10 @@ use clarion_proto::{
         self as wire, SessionRequest, session_response, shard_service_client::ShardServiceClient,
     },
 };
-use clarion_runtime::repeated::Repeated;
+use clarion_runtime::{
+    channel::{self, ChannelLimits},
+    repeated::Repeated,
+};
 use futures_util::stream::{PollNext, select_with_strategy};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{sync::mpsc, time::timeout};
@@ -29,13 +32,15 @@ use reconnect::Reconnect;
 
 mod reconnect;
 
-/// TCP and HTTP/2.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+/// A dead connection is noticed after five seconds. A complete first report fits into one window.
+const CONNECTION: ChannelLimits = ChannelLimits {
+    connect_within: Duration::from_secs(3),
+    window_bytes: 8 << 20,
+    ping_every: Duration::from_secs(2),
+    pong_within: Duration::from_secs(3),
+};
 /// From the request to the node's Hello.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
-/// A dead connection is noticed after `PING_EVERY` + `PING_DEADLINE`, also where nobody has anything to say.
-const PING_EVERY: Duration = Duration::from_secs(2);
-const PING_DEADLINE: Duration = Duration::from_secs(3);
 /// Messages between the machine and the stream. HTTP/2 buffers beyond it; the machine's own limit holds behind it.
 const OUTGOING: usize = 64;
 /// Parts between the machine and the stream: all other messages overtake them there.
@@ -65,20 +70,11 @@ impl Connect for Tcp {
 /// The settings of a session's connection, whatever carries it.
 ///
 /// # Errors
-/// Not for an address; the library's constructor can fail for other strings.
+/// See [`channel::endpoint`].
 pub fn endpoint(
     address: SocketAddr,
 ) -> Result<tonic::transport::Endpoint, tonic::transport::Error> {
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))?;
-    Ok(endpoint
-        .connect_timeout(CONNECT_DEADLINE)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_DEADLINE)
-        .keep_alive_while_idle(true)
-        // A complete first report in one window.
-        .initial_stream_window_size(8 << 20)
-        .initial_connection_window_size(8 << 20))
+    channel::endpoint(address, CONNECTION)
 }
 
 /// Why a session ended or did not begin. Trying again helps, sooner or later, with all of them.
@@ -187,14 +183,14 @@ impl Opened {
         cluster: &Cluster,
         connect: &dyn Connect,
     ) -> Result<Self, SessionError> {
-        let connecting = timeout(CONNECT_DEADLINE, connect.connect(address)).await;
+        let connecting = timeout(CONNECTION.connect_within, connect.connect(address)).await;
         let channel = match connecting {
             Ok(Ok(channel)) => channel,
             Ok(Err(error)) => return Err(SessionError::Connect(deepest(&error))),
             Err(_) => {
                 return Err(SessionError::Connect(format!(
                     "{} s passed",
-                    CONNECT_DEADLINE.as_secs()
+                    CONNECTION.connect_within.as_secs()
                 )));
             }
         };

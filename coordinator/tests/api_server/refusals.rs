@@ -7,10 +7,17 @@ use clarion_proto::wire::v1 as wire;
 use tonic::Code;
 use tonic_types::StatusExt;
 
+use spoil::{
+    arrival_of, at, audience, case, cells, circle, circle_of, message, place, polygon, region,
+    registration, ring, shape, text, union,
+};
+
 use crate::{
     registry::{arrival, device, write},
     support::{Server, create, demo_alert, fcm_app, from_now, live_app, reason, soon, violation},
 };
+
+mod spoil;
 
 /// What spoils a valid request, the field that the refusal names, and words of its description: limit and value.
 struct Refusal<T> {
@@ -439,75 +446,3 @@ impl<T> Refusal<T> {
 }
 
 const RESOLUTION_10: u64 = 0x8a411ca00007fff;
-
-fn at(latitude: f64, longitude: f64) -> Option<wire::LatLng> {
-    Some(wire::LatLng { latitude, longitude })
-}
-
-fn region(alert: &mut wire::Alert) -> &mut wire::Region {
-    alert.region.as_mut().expect("set")
-}
-
-fn circle(alert: &mut wire::Alert) -> &mut wire::Circle {
-    circle_of(region(alert))
-}
-
-fn circle_of(region: &mut wire::Region) -> &mut wire::Circle {
-    match &mut region.shape {
-        Some(wire::region::Shape::Circle(circle)) => circle,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn shape(alert: &mut wire::Alert, shape: wire::region::Shape) {
-    region(alert).shape = Some(shape);
-}
-
-fn polygon(outer: Option<wire::Ring>) -> wire::region::Shape {
-    wire::region::Shape::Polygon(wire::Polygon { outer, holes: vec![] })
-}
-
-fn ring(points: &[(f64, f64)]) -> wire::region::Shape {
-    let points =
-        points.iter().map(|&(latitude, longitude)| wire::LatLng { latitude, longitude }).collect();
-    polygon(Some(wire::Ring { points }))
-}
-
-fn cells(cells: Vec<u64>) -> wire::region::Shape {
-    wire::region::Shape::Cells(wire::CellSet { cells })
-}
-
-fn union(regions: Vec<wire::Region>) -> wire::region::Shape {
-    wire::region::Shape::Union(wire::RegionUnion { regions })
-}
-
-fn case(alert: &mut wire::Alert) -> &mut wire::Case {
-    alert.case.as_mut().expect("set")
-}
-
-fn message(alert: &mut wire::Alert) -> &mut wire::Message {
-    case(alert).messages.get_mut("en").expect("set")
-}
-
-fn text() -> wire::Message {
-    wire::Message { title: "t".into(), body: "b".into() }
-}
-
-fn audience(alert: &mut wire::Alert) -> &mut wire::Audience {
-    alert.audience.as_mut().expect("set")
-}
-
-fn arrival_of(change: &mut wire::DeviceChange) -> &mut wire::Arrival {
-    match &mut change.change {
-        Some(wire::device_change::Change::Arrival(arrival)) => arrival,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn registration(change: &mut wire::DeviceChange) -> &mut wire::Registration {
-    arrival_of(change).registration.as_mut().expect("set")
-}
-
-fn place(change: &mut wire::DeviceChange, place: wire::place::Place) {
-    arrival_of(change).place = Some(wire::Place { place: Some(place) });
-}

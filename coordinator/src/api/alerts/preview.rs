@@ -8,7 +8,7 @@ use tonic::Status;
 
 use super::{
     Alerts,
-    create::{Question, asked_too_often, audience_too_small},
+    prepare::{Question, asked_too_often, audience_too_small},
     status,
 };
 use crate::{
@@ -28,7 +28,7 @@ impl Alerts {
         let alert = required(request.alert, "alert").map_err(status::invalid)?;
         let spec = AlertSpec::from_wire(alert).map_err(|e| status::invalid(e.within("alert")))?;
         let prepared = self.prepare(&spec, peer).await?;
-        let own = || (Arc::clone(&prepared.cover), false);
+        let own = || (Arc::clone(&prepared.target), false);
         let counted = |question| {
             self.curious(|curiosity, now| match question {
                 Question::Region(asked) => curiosity.preview(peer, asked, now),

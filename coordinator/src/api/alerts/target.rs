@@ -18,7 +18,7 @@ use crate::{
 
 /// Where an alert goes, nearest first.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Cover {
+pub(super) struct Target {
     /// Together the cover.
     pub(super) bands: Bands,
     /// Of the cover, compacted, before it was cut into bands.
@@ -29,11 +29,11 @@ pub(super) struct Cover {
 
 /// Covers the region and cuts it into bands; where questions about small numbers are held to limits, with what tells nearly
 /// equal regions.
-pub(super) async fn cover(
+pub(super) async fn of(
     api: &Context,
     spec: &AlertSpec,
     peer: PeerKey,
-) -> Result<(Cover, Option<Sketch>), Status> {
+) -> Result<(Target, Option<Sketch>), Status> {
     let limited = !api.config.alerts.allow_small_audiences;
     let _core = api.admission.core(peer).await;
     let (region, last_seen, edges) =
@@ -69,7 +69,7 @@ pub(super) async fn cover(
         .admission
         .cells(peer, bands.iter().map(|band| band.cells.len()).sum())
         .map_err(status::refusal)?;
-    Ok((Cover { bands: Bands::holding(bands, room), cells, area_km2 }, sketch))
+    Ok((Target { bands: Bands::holding(bands, room), cells, area_km2 }, sketch))
 }
 
 /// The centre of a circle; other shapes have none of their own.
