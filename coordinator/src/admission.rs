@@ -1,11 +1,12 @@
 //! Refuse early: what an alert may do, on which lanes, and how many may be on their way in.
 //!
-//! [`admit`] is pure and decides on what is known; [`Admission`] counts who is inside. An alert being admitted holds a
-//! decoded region and its cover (at most 100,000 cells, under 2 MB) and takes some milliseconds of a core, so the number
-//! inside is bounded, and one more is refused at the door with the time to come back instead of being queued: a queue
-//! would only make everybody late, as on the day when many authorities alert at once. One peer has its share of places, and
-//! those inside have the cores and the nodes in turns, peer by peer. A cover that was cut into bands takes its
-//! part of the cells that all may have together.
+//! [`admit`] is pure and decides on what is known; [`Admission`] counts who is inside. An alert
+//! being admitted holds a decoded region and its cover (at most 100,000 cells, under 2 MB) and
+//! takes some milliseconds of a core, so the number inside is bounded, and one more is refused at
+//! the door with the time to come back instead of being queued: a queue would only make everybody
+//! late, as on the day when many authorities alert at once. One peer has its share of places, and
+//! those inside have the cores and the nodes in turns, peer by peer. A cover that was cut into
+//! bands takes its part of the cells that all may have together.
 
 use std::{
     num::NonZeroUsize,
@@ -85,7 +86,8 @@ pub enum Refusal {
          --allow-live-without-identity at the coordinator's start takes them"
     )]
     LiveWithoutIdentity,
-    /// The operator's to decide, as LIVE is: an exercise on a live lane wakes real people, and anybody may write its segment.
+    /// The operator's to decide, as LIVE is: an exercise on a live lane wakes real people, and
+    /// anybody may write its segment.
     #[error(
         "an EXERCISE on {lane}, the live lane of {app}, is refused while no identity is configured; \
          --allow-live-without-identity at the coordinator's start takes it"
@@ -113,7 +115,8 @@ pub enum Refusal {
     },
 }
 
-/// Checks rights and lanes for the apps of an alert; `apps[i]` is what the store has of `spec.audience.apps[i]`.
+/// Checks rights and lanes for the apps of an alert; `apps[i]` is what the store has of
+/// `spec.audience.apps[i]`.
 ///
 /// # Errors
 /// The first reason not to send it.
@@ -253,8 +256,8 @@ impl Admission {
         self.cores.enter(peer, 1).await
     }
 
-    /// Leave to ask the nodes how many there are: as many at a time as dispatch takes. On a day when many authorities alert
-    /// at once, each waits some milliseconds instead of being refused.
+    /// Leave to ask the nodes how many there are: as many at a time as dispatch takes. On a day
+    /// when many authorities alert at once, each waits some milliseconds instead of being refused.
     pub async fn question(&self, peer: PeerKey) -> Turn {
         self.questions.enter(peer, 1).await
     }

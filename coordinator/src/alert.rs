@@ -1,4 +1,5 @@
-//! The legal transitions of an alert's record: a pure state machine. While the alert runs, [`run`] is its own machine.
+//! The legal transitions of an alert's record: a pure state machine. While the alert runs, [`run`]
+//! is its own machine.
 //!
 //! ```text
 //!            ┌── all have their outcome ──▶ RESOLVED
@@ -6,8 +7,9 @@
 //!            └── a cancel ──▶ CANCELLING ──▶ CANCELLED
 //! ```
 //!
-//! A cancel is recorded before nodes are told, so that a coordinator that dies in between leaves the wish behind. The
-//! alert may have ended by itself in that moment: then CANCELLING gives way to what really happened.
+//! A cancel is recorded before nodes are told, so that a coordinator that dies in between leaves
+//! the wish behind. The alert may have ended by itself in that moment: then CANCELLING gives way to
+//! what really happened.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! The rim: requests in, answers out. Each is decoded once into types that cannot be wrong; behind this module nobody
-//! knows gRPC, and only here a `Status` is made ([`status`]).
+//! The rim: requests in, answers out. Each is decoded once into types that cannot be wrong; behind
+//! this module nobody knows gRPC, and only here a `Status` is made ([`status`]).
 
 use std::sync::Arc;
 
@@ -33,8 +33,8 @@ mod trace;
 
 pub use alerts::AlertsConfig;
 
-/// Largest request but those of `WriteDevices`, bytes: a union of 64 polygons of 10,000 points would be more, one of
-/// six is not; the limit is said in the refusal.
+/// Largest request but those of `WriteDevices`, bytes: a union of 64 polygons of 10,000 points
+/// would be more, one of six is not; the limit is said in the refusal.
 pub const REQUEST_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
 /// What the API is configured by.

@@ -1,11 +1,12 @@
 //! Cover to bands, nearest first: the order in which everybody is told.
 //!
-//! A band is the cells of a cover in one interval of distance from the place last seen. When a provider's quota binds,
-//! minutes pass between the first phone and the last, and the order matters more than the speed. Within a band the
-//! order is that of the pages, which is what makes the walk cheap; so a band's width is the price of order.
+//! A band is the cells of a cover in one interval of distance from the place last seen. When a
+//! provider's quota binds, minutes pass between the first phone and the last, and the order matters
+//! more than the speed. Within a band the order is that of the pages, which is what makes the walk
+//! cheap; so a band's width is the price of order.
 //!
-//! With the partitions of a node, bands are its geo-shards: one band for one partition is the unit of dispatch, of
-//! order and of progress. Pure: same input, same plan.
+//! With the partitions of a node, bands are its geo-shards: one band for one partition is the unit
+//! of dispatch, of order and of progress. Pure: same input, same plan.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -33,7 +34,8 @@ impl BandEdges {
     /// Ascending edges, then one every `step_m`.
     ///
     /// # Errors
-    /// Edges that do not ascend from above 0, a step that is none, or more than [`BANDS_MAX`] bands.
+    /// Edges that do not ascend from above 0, a step that is none, or more than [`BANDS_MAX`]
+    /// bands.
     pub fn new(edges_m: Vec<f64>, step_m: f64) -> Result<Self, InvalidField> {
         if !(step_m.is_finite() && step_m > 0.0) {
             return Err(InvalidField::new(
@@ -92,7 +94,8 @@ impl Default for BandEdges {
     }
 }
 
-/// The bands of one cover, with their part of the cells that all covers may have together. Clones share them.
+/// The bands of one cover, with their part of the cells that all covers may have together. Clones
+/// share them.
 #[derive(Debug, Clone)]
 pub struct Bands(Arc<Held>);
 
@@ -143,9 +146,9 @@ pub struct Band {
     pub cells: Vec<CellIndex>,
 }
 
-/// How wide, in parts of its band, a cell may be that lies across an edge of the band: such a cell goes to the band of
-/// its centre. A third makes it resolution 7 in a band of 10 km; a finer one would be in truer order and, at the sixth,
-/// make the plan for 120 km three times as long.
+/// How wide, in parts of its band, a cell may be that lies across an edge of the band: such a cell
+/// goes to the band of its centre. A third makes it resolution 7 in a band of 10 km; a finer one
+/// would be in truer order and, at the sixth, make the plan for 120 km three times as long.
 const STRADDLE_PART: f64 = 0.35;
 
 /// A cover that would have too many cells, cut into bands: the caller's fault.
@@ -158,8 +161,8 @@ pub struct TooManyCells {
 
 /// Splits a cover into bands, nearest first; bands without cells are left out.
 ///
-/// A large cell that lies in several bands is cut into smaller ones, so a few cells may become millions: at most
-/// `cells_max`, and the work ends there.
+/// A large cell that lies in several bands is cut into smaller ones, so a few cells may become
+/// millions: at most `cells_max`, and the work ends there.
 ///
 /// # Errors
 /// [`TooManyCells`].
@@ -241,7 +244,8 @@ impl Planner<'_> {
     }
 }
 
-/// The middle of a cover: the mean direction of its cells, weighted by area. For a region without a place last seen.
+/// The middle of a cover: the mean direction of its cells, weighted by area. For a region without a
+/// place last seen.
 ///
 /// # Panics
 /// If there is no cell.

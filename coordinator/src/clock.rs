@@ -1,8 +1,8 @@
 //! The coordinator's two clocks, read in one place.
 //!
-//! Everything that decides takes [`Time`] (microseconds since start) as a parameter; drivers read it here. It follows
-//! tokio's clock, so a test that pauses tokio pauses all of the coordinator. Wall time is for what leaves the process:
-//! append times, `iat` of provider tokens.
+//! Everything that decides takes [`Time`] (microseconds since start) as a parameter; drivers read
+//! it here. It follows tokio's clock, so a test that pauses tokio pauses all of the coordinator.
+//! Wall time is for what leaves the process: append times, `iat` of provider tokens.
 
 use std::time::SystemTime;
 

@@ -1,10 +1,11 @@
-//! Flags, environment and file into one typed configuration, checked whole before anything is bound.
+//! Flags, environment and file into one typed configuration, checked whole before anything is
+//! bound.
 //!
-//! Every option can be given three ways: `--store-bytes-max 1000`, `CLARION_STORE_BYTES_MAX=1000`, or
-//! `store_bytes_max = 1000` in the file ([`args`] has the table of all). A flag beats the
-//! environment, the environment beats the file. What is wrong is said in one line: where, which key,
-//! what about it. Keys are read and tried here, so that a coordinator that starts can sign; they are
-//! held as secrets and no `Debug` shows them. They alone are looked at again while it runs
+//! Every option can be given three ways: `--store-bytes-max 1000`, `CLARION_STORE_BYTES_MAX=1000`,
+//! or `store_bytes_max = 1000` in the file ([`args`] has the table of all). A flag beats the
+//! environment, the environment beats the file. What is wrong is said in one line: where, which
+//! key, what about it. Keys are read and tried here, so that a coordinator that starts can sign;
+//! they are held as secrets and no `Debug` shows them. They alone are looked at again while it runs
 //! ([`watch`]).
 //!
 //! Each part of the coordinator declares what it is configured by; here those types are made.
@@ -47,9 +48,9 @@ pub struct Config {
     pub health_listen: SocketAddr,
     /// Where nodes follow the logs.
     pub feed_listen: SocketAddr,
-    /// Bytes that the logs in memory may hold; then registrations and places are refused, and 64 MiB
-    /// later all changes. A million APNs devices take some 120 MB: 110 of records, and 12 to know
-    /// them again.
+    /// Bytes that the logs in memory may hold; then registrations and places are refused, and 64
+    /// MiB later all changes. A million APNs devices take some 120 MB: 110 of records, and 12 to
+    /// know them again.
     pub store_bytes_max: u64,
     /// How long a graceful shutdown may take.
     pub drain_deadline: Duration,
@@ -211,8 +212,8 @@ fn exercise_prefix(given: Given<String>, places: &Places<'_>) -> Result<String, 
         && (prefix.trim().is_empty() || prefix.len() > EXERCISE_PREFIX_BYTES_MAX)
     {
         let problem = format!(
-            "must say something, in at most {EXERCISE_PREFIX_BYTES_MAX} bytes: an exercise is to be \
-             told from the real thing"
+            "must say something, in at most {EXERCISE_PREFIX_BYTES_MAX} bytes: an exercise is to \
+             be told from the real thing"
         );
         return Err(given.error(places, problem));
     }

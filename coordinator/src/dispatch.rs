@@ -1,13 +1,15 @@
 //! Carries planned alerts out: one task for an alert, one session for a node.
 //!
-//! The parts, in the order of an alert's way: [`Dispatcher::start`] puts the wave on the **board** ([`crate::standing`]), from
-//! where every session takes what its node has to know; what nodes report comes back through their sessions to the
-//! alert's **task** ([`alert`]), whose state machine ([`crate::alert::run`]) decides when all are complete, when its time is over and
-//! when a cancel is confirmed. Nothing here waits for a node: a node that is away finds on the board what it has missed.
+//! The parts, in the order of an alert's way: [`Dispatcher::start`] puts the wave on the **board**
+//! ([`crate::standing`]), from where every session takes what its node has to know; what nodes
+//! report comes back through their sessions to the alert's **task** ([`alert`]), whose state
+//! machine ([`crate::alert::run`]) decides when all are complete, when its time is over and when a
+//! cancel is confirmed. Nothing here waits for a node: a node that is away finds on the board what
+//! it has missed.
 //!
-//! Queues and their bounds: notes of all sessions to one alert 256, reports with tokens to be pruned 256, messages to one node
-//! 64 + 4,096. Whoever finds the first two full waits, so that the node's stream is read more slowly; a node that lets
-//! the last fill up loses its session.
+//! Queues and their bounds: notes of all sessions to one alert 256, reports with tokens to be
+//! pruned 256, messages to one node 64 + 4,096. Whoever finds the first two full waits, so that the
+//! node's stream is read more slowly; a node that lets the last fill up loses its session.
 
 use std::{
     fmt,
@@ -56,9 +58,11 @@ pub use count::QUESTIONS_MAX;
 pub use node::{Connect, Tcp, endpoint};
 pub use nodes::NodesConfig;
 
-/// Notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; a quarter of that is queued.
+/// Notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; a quarter of
+/// that is queued.
 const INPUTS: usize = 256;
-/// Two seconds to wait for nodes (`task::CANCEL_WAIT`), and half a second for the task to take the wish.
+/// Two seconds to wait for nodes (`task::CANCEL_WAIT`), and half a second for the task to take the
+/// wish.
 const CANCEL_DEADLINE: Duration = Duration::from_millis(2_500);
 /// For all tasks to end; each is dropped at its next wait.
 const SHUTDOWN: Duration = Duration::from_secs(2);
@@ -136,11 +140,12 @@ pub enum CancelState {
     },
 }
 
-/// What carries alerts out, as the API needs it: [`Dispatcher`] in the process, scripted in tests of the API.
+/// What carries alerts out, as the API needs it: [`Dispatcher`] in the process, scripted in tests
+/// of the API.
 #[async_trait]
 pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
-    /// Makes the lane exist at every node before the first alert needs it (connections warm up): when an app is
-    /// created. Known already: nothing happens.
+    /// Makes the lane exist at every node before the first alert needs it (connections warm up):
+    /// when an app is created. Known already: nothing happens.
     ///
     /// # Errors
     /// See [`LaneError`].
@@ -152,7 +157,8 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
     /// See [`StartError`].
     async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError>;
 
-    /// Stops an alert; comes back when every reachable node has confirmed, after two seconds at most.
+    /// Stops an alert; comes back when every reachable node has confirmed, after two seconds at
+    /// most.
     async fn cancel(&self, alert: &AlertName) -> CancelState;
 
     /// Counts who would be reached.
@@ -161,8 +167,8 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
     /// See [`CountError`].
     async fn count(&self, plan: CountPlan) -> Result<CountedDevices, CountError>;
 
-    /// Whether an alert would reach `least` devices. Answered as soon as that is certain: nodes that are away or slow only
-    /// matter if the others have too few.
+    /// Whether an alert would reach `least` devices. Answered as soon as that is certain: nodes
+    /// that are away or slow only matter if the others have too few.
     ///
     /// # Errors
     /// See [`CountError`].
@@ -211,7 +217,8 @@ struct Inner {
 }
 
 impl Dispatcher {
-    /// Starts the tasks: sessions to all nodes, the lanes' owner, feedback. To be called within a tokio runtime.
+    /// Starts the tasks: sessions to all nodes, the lanes' owner, feedback. To be called within a
+    /// tokio runtime.
     #[must_use]
     pub fn spawn(config: DispatchConfig, log: Arc<dyn ChangeLog>, clock: Clock) -> Self {
         Self::spawn_over(config, log, clock, Arc::new(Tcp))
@@ -228,12 +235,18 @@ impl Dispatcher {
         let DispatchConfig { cluster, nodes, partitions, logs, gateways, credentials } = config;
         let coordinator = CoordinatorId(uuid::Uuid::new_v4().into_bytes());
         let identity = Identity { cluster, coordinator, log: log.identity() };
-        tracing::info!(cluster = %identity.cluster, %coordinator, log = %identity.log, "coordinator identity drawn");
+        tracing::info!(
+            cluster = %identity.cluster,
+            %coordinator,
+            log = %identity.log,
+            "coordinator identity drawn"
+        );
         let (pruning, pruned) = Pruning::new();
         let pruning = Arc::new(pruning);
         let (roster, lanes) = (Roster::new(nodes.min), LaneOwner::new(gateways, credentials));
         let cluster = Arc::new(Cluster::new(identity, clock, roster, lanes, pruning.clone()));
-        // Numbers of ownership grow over restarts of this process without a store that would remember them.
+        // Numbers of ownership grow over restarts of this process without a store that would
+        // remember them.
         let number = clock.wall().0.max(1);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let until = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
@@ -289,7 +302,12 @@ impl Dispatcher {
         // From here on every session that ends is heard of; who has no session now is away.
         let away = owned.nodes().keys().filter(|node| !cluster.roster.is_connected(node));
         away.for_each(|node| run.away(node));
-        tracing::info!(alert = %alert.name, wave = alert.wave.0, bands = alert.bands.len(), "alert starts");
+        tracing::info!(
+            alert = %alert.name,
+            wave = alert.wave.0,
+            bands = alert.bands.len(),
+            "alert starts"
+        );
         let mut ids = wave.lanes.clone();
         ids.sort_unstable();
         ids.dedup();
@@ -323,7 +341,8 @@ impl Dispatcher {
         cluster.roster.status(cluster.board.read().owned.as_deref())
     }
 
-    /// Whether an alert can be sent to anybody: partitions are assigned, and an owner of some has a session.
+    /// Whether an alert can be sent to anybody: partitions are assigned, and an owner of some has a
+    /// session.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.owned().is_some()
@@ -410,7 +429,8 @@ impl Dispatch for Dispatcher {
         };
         match tokio::time::timeout(CANCEL_DEADLINE, asked).await {
             Ok(Some(state)) => state,
-            // It ended in this moment, or its task is far behind: what is known is the newest snapshot.
+            // It ended in this moment, or its task is far behind: what is known is the newest
+            // snapshot.
             Ok(None) | Err(_) => {
                 let state = handle.snapshots.borrow().state;
                 CancelState::At { state, unconfirmed: Vec::new() }

@@ -1,8 +1,9 @@
 //! What a lane is: one credential on one gateway, in the whole cluster.
 //!
-//! Who owns lanes, and what only their owner may do, is in [`crate::lane_owner`]. Here is what everybody knows of
-//! them: names, gateways, quotas and tokens; [`ramp`] how much of a quota an idle lane begins with; [`lease`] how
-//! leave to send is divided between nodes; [`catalog`] which lanes the configuration allows.
+//! Who owns lanes, and what only their owner may do, is in [`crate::lane_owner`]. Here is what
+//! everybody knows of them: names, gateways, quotas and tokens; [`ramp`] how much of a quota an
+//! idle lane begins with; [`lease`] how leave to send is divided between nodes; [`catalog`] which
+//! lanes the configuration allows.
 
 use std::{sync::Arc, time::Duration};
 
@@ -54,16 +55,16 @@ pub struct Gateway {
     pub backoff_max: Duration,
     /// `authorization` enters the HPACK table.
     pub hpack_authorization_indexed: bool,
-    /// Answers of one kind in a row, without a success between, that a node needs before it judges a message, credential or
-    /// lane: 2 to 1,024.
+    /// Answers of one kind in a row, without a success between, that a node needs before it judges
+    /// a message, credential or lane: 2 to 1,024.
     pub evidence_answers: u32,
-    /// Requests that the provider allows each lane of this gateway in any minute, over the whole cluster; `None`:
-    /// unlimited.
+    /// Requests that the provider allows each lane of this gateway in any minute, over the whole
+    /// cluster; `None`: unlimited.
     pub quota: Option<Quota>,
 }
 
-/// Within what a budget stays, connections in the cluster. A node with partitions has one in any case, so more nodes than
-/// the ceiling are more connections than the ceiling.
+/// Within what a budget stays, connections in the cluster. A node with partitions has one in any
+/// case, so more nodes than the ceiling are more connections than the ceiling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
     /// While there is nothing to send.
@@ -102,7 +103,8 @@ impl LaneSpec {
 #[derive(Debug)]
 pub(crate) struct ProviderToken {
     pub(crate) authorization: SecretString,
-    /// Tells the keys of APNs apart, which a connection is tied to; 0 with FCM, where each request stands for itself.
+    /// Tells the keys of APNs apart, which a connection is tied to; 0 with FCM, where each request
+    /// stands for itself.
     pub(crate) signer: u64,
 }
 

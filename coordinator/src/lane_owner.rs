@@ -1,16 +1,21 @@
-//! The lanes of the cluster and what only their owner may do: mint provider tokens, share out quotas, stop the pruning.
+//! The lanes of the cluster and what only their owner may do: mint provider tokens, share out
+//! quotas, stop the pruning.
 //!
-//! A lane is one credential on one gateway. It exists from the moment an app names it, so that nodes connect before the
-//! first alert needs them. Its number is made from its name, so that it stays the same over restarts and whatever else
-//! is configured. One provider token serves a credential in the whole cluster: APNs answers 429 if a key's tokens change
-//! more than once in 20 minutes (`TooManyProviderTokenUpdates`), also when several processes make them. So the token
-//! of a key is a function of the time ([`apns`]): restarts do not change it.
+//! A lane is one credential on one gateway. It exists from the moment an app names it, so that
+//! nodes connect before the first alert needs them. Its number is made from its name, so that it
+//! stays the same over restarts and whatever else is configured. One provider token serves a
+//! credential in the whole cluster: APNs answers 429 if a key's tokens change more than once in 20
+//! minutes (`TooManyProviderTokenUpdates`), also when several processes make them. So the token of
+//! a key is a function of the time ([`apns`]): restarts do not change it.
 //!
-//! A token of APNs is signed here and there at once. One of FCM is given by Google's token endpoint, which may be slow or
-//! away: the lane exists without it, nodes send once it has come, and one credential's trouble holds up no other.
+//! A token of APNs is signed here and there at once. One of FCM is given by Google's token
+//! endpoint, which may be slow or away: the lane exists without it, nodes send once it has come,
+//! and one credential's trouble holds up no other.
 //!
-//! The parts: [`credential`] what tokens are made of, [`apns`] and [`oauth`] how, [`token`] when; [`budget`] how many connections it has; [`health`] what nodes say of their lane ends; [`feedback`] dead tokens back into the
-//! registry, where there is evidence that the tokens are to blame.
+//! The parts: [`credential`] what tokens are made of, [`apns`] and [`oauth`] how, [`token`] when;
+//! [`budget`] how many connections it has; [`health`] what nodes say of their lane ends;
+//! [`feedback`] dead tokens back into the registry, where there is evidence that the tokens are to
+//! blame.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -84,7 +89,8 @@ pub struct CredentialStatus {
     pub problem: Option<String>,
 }
 
-/// A lane that cannot exist: the configuration lacks its gateway or credential, or the key makes no token.
+/// A lane that cannot exist: the configuration lacks its gateway or credential, or the key makes no
+/// token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("lane {gateway}/{credential}: {problem}")]
 pub struct LaneError {
@@ -96,7 +102,8 @@ pub struct LaneError {
     pub problem: String,
 }
 
-/// Credentials that cannot take the place of those that there are. The file's fault; a restart takes them.
+/// Credentials that cannot take the place of those that there are. The file's fault; a restart
+/// takes them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplaceError {
     /// A new name.
@@ -126,11 +133,12 @@ impl LaneOwner {
         }
     }
 
-    /// The lane of that name, on the board from now on: with its provider token, or, of FCM, as soon as Google has given
-    /// one. Waits for nobody.
+    /// The lane of that name, on the board from now on: with its provider token, or, of FCM, as
+    /// soon as Google has given one. Waits for nobody.
     ///
     /// # Errors
-    /// The configuration lacks one of the two, they are of different platforms, or the key makes no token.
+    /// The configuration lacks one of the two, they are of different platforms, or the key makes no
+    /// token.
     pub(crate) fn ensure(
         &self,
         key: &LaneKey,
@@ -253,8 +261,8 @@ impl LaneOwner {
         self.gateways.values().map(|g| g.request_deadline).max().unwrap_or_default()
     }
 
-    /// Keeps provider tokens fresh; runs until it is dropped. Requests to token endpoints run beside each other and
-    /// beside all else, at most one for each credential.
+    /// Keeps provider tokens fresh; runs until it is dropped. Requests to token endpoints run
+    /// beside each other and beside all else, at most one for each credential.
     pub(crate) async fn keep_fresh(&self, board: &Board, clock: Clock) {
         let mut random = StdRng::seed_from_u64(clock.wall().0);
         let mut exchanges = FuturesUnordered::new();
@@ -295,12 +303,13 @@ impl LaneOwner {
         begun.collect()
     }
 
-    /// Credentials as their files tell now: the token of one that is another than before is made anew at once, by the new
-    /// key, and a token that is still on its way from the old one is not used.
+    /// Credentials as their files tell now: the token of one that is another than before is made
+    /// anew at once, by the new key, and a token that is still on its way from the old one is not
+    /// used.
     ///
     /// # Errors
-    /// A name that was not there at the start, or is there no more, or means another platform or project: lanes and apps
-    /// stand on those. Nothing was replaced then.
+    /// A name that was not there at the start, or is there no more, or means another platform or
+    /// project: lanes and apps stand on those. Nothing was replaced then.
     pub(crate) fn replace(&self, credentials: Vec<Credential>) -> Result<(), ReplaceError> {
         let mut table = self.table.lock();
         let mut changed = Vec::new();
@@ -436,8 +445,8 @@ impl LaneOwner {
 }
 
 impl Kept {
-    /// Of a credential that no lane has used yet. A key signs here and now; of a service account nothing is known until
-    /// [`LaneOwner::keep_fresh`] has asked.
+    /// Of a credential that no lane has used yet. A key signs here and now; of a service account
+    /// nothing is known until [`LaneOwner::keep_fresh`] has asked.
     fn first(credential: &Credential, clock: &Clock) -> Result<Self, apns::MintError> {
         let (rules, token) = match credential {
             Credential::Apns(key) => (apns::RULES, Some(Arc::new(apns::mint(key, clock.wall())?))),
@@ -451,7 +460,8 @@ impl Kept {
     }
 }
 
-/// The number of a lane: a hash of its name. If another lane has it (one in four thousand million), the next free one.
+/// The number of a lane: a hash of its name. If another lane has it (one in four thousand million),
+/// the next free one.
 fn free_id(key: &LaneKey, table: &Table) -> LaneId {
     let hash = xxhash_rust::xxh3::xxh3_64(format!("{}/{}", key.gateway, key.credential).as_bytes());
     #[allow(clippy::cast_possible_truncation)] // the lower half of a hash is a hash

@@ -1,4 +1,5 @@
-//! The coordinator: admits alerts, covers and plans them, dispatches them to shard nodes, folds what they report.
+//! The coordinator: admits alerts, covers and plans them, dispatches them to shard nodes, folds
+//! what they report.
 //!
 //! The modules stand in the order of an alert's way.
 
@@ -63,10 +64,12 @@ const SERVICES: [&str; 3] = ["clarion.v1.AppService", "clarion.v1.AlertService",
 const REGISTRY: &str = "clarion.v1.RegistryService";
 /// For threads that still compute when everything else has ended: a cover, at most.
 const THREADS_DEADLINE: Duration = Duration::from_secs(1);
-/// Of the drain deadline, for everything that comes after alerts under way; a quarter of a shorter deadline.
+/// Of the drain deadline, for everything that comes after alerts under way; a quarter of a shorter
+/// deadline.
 const STOP_RESERVE: Duration = Duration::from_secs(2);
 
-/// The program: 0 after a stop in order, else one line on standard error and 1 (2 for a wrong command line).
+/// The program: 0 after a stop in order, else one line on standard error and 1 (2 for a wrong
+/// command line).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some(answered) = probe::requested(&args) {
@@ -236,8 +239,9 @@ impl Coordinator {
         self.health.address()
     }
 
-    /// Serves until `stop`, then shuts down under the configured deadline: not ready, no new alerts; alerts under way may
-    /// finish; then no new streams, running ones told to come back elsewhere, requests under way finished, sessions closed.
+    /// Serves until `stop`, then shuts down under the configured deadline: not ready, no new
+    /// alerts; alerts under way may finish; then no new streams, running ones told to come back
+    /// elsewhere, requests under way finished, sessions closed.
     ///
     /// # Errors
     /// The transport's.
@@ -262,7 +266,12 @@ impl Coordinator {
             context.log.has_room(),
             stopping.clone(),
         ));
-        tracing::info!(listen = %api.address, health = %health.address(), feed = %feed.address, "serving");
+        tracing::info!(
+            listen = %api.address,
+            health = %health.address(),
+            feed = %feed.address,
+            "serving"
+        );
         let routes = api::routes(&context)?.add_service(health_service.clone());
         let stopped = || token.clone().cancelled_owned();
         let api = ports::serve_api(api.listener, api.limits, routes, stopped());
@@ -305,7 +314,8 @@ impl Coordinator {
     }
 }
 
-/// `RegistryService` is not served while the store takes no registrations; removals and mutes still are.
+/// `RegistryService` is not served while the store takes no registrations; removals and mutes still
+/// are.
 async fn registry_health(
     reporter: HealthReporter,
     mut room: watch::Receiver<bool>,
@@ -331,8 +341,9 @@ struct Shares {
     health: usize,
 }
 
-/// Shares out the file descriptors. The process's own: standard streams, the event queue, signals, keys and their watch, the
-/// exporter of traces, name service. It connects to every node, and to token endpoints.
+/// Shares out the file descriptors. The process's own: standard streams, the event queue, signals,
+/// keys and their watch, the exporter of traces, name service. It connects to every node, and to
+/// token endpoints.
 fn connections(config: &ApiConfig, nodes: &NodesConfig) -> Result<Shares, Failure> {
     const OWN: usize = 32;
     let wanted = [

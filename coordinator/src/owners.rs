@@ -1,10 +1,12 @@
 //! Which node owns which partition: rendezvous hashing, kept within one partition of an even share.
 //!
-//! Every node scores every partition by a hash of both names; a partition goes to its highest scorer that still has room.
-//! Pure rendezvous hashing would leave 64 partitions on two nodes some 36 to 28, and a wave is as slow as its
-//! fullest node; the cap costs a few partitions more that move when a node joins or leaves.
+//! Every node scores every partition by a hash of both names; a partition goes to its highest
+//! scorer that still has room. Pure rendezvous hashing would leave 64 partitions on two nodes some
+//! 36 to 28, and a wave is as slow as its fullest node; the cap costs a few partitions more that
+//! move when a node joins or leaves.
 //!
-//! Ownership is versioned and immutable: work carries its number, and who disagrees refuses with its own. R = 1 here.
+//! Ownership is versioned and immutable: work carries its number, and who disagrees refuses with
+//! its own. R = 1 here.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -58,7 +60,8 @@ pub struct Ownership {
 }
 
 impl Ownership {
-    /// Assigns every partition to one of the nodes; without nodes, to nobody. The order of `nodes` does not matter.
+    /// Assigns every partition to one of the nodes; without nodes, to nobody. The order of `nodes`
+    /// does not matter.
     #[must_use]
     pub fn assign(number: u64, partition_count: u16, nodes: &[NodeName]) -> Self {
         let mut nodes = nodes.to_vec();

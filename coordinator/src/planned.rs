@@ -1,7 +1,7 @@
 //! What is sent and to whom: an alert as dispatch carries it out, and a count that sends nothing.
 //!
-//! Everything here has been decoded, checked, planned and rendered before. Sessions say it to nodes, one by one; the
-//! alert's own machine takes from it what progress is measured against.
+//! Everything here has been decoded, checked, planned and rendered before. Sessions say it to
+//! nodes, one by one; the alert's own machine takes from it what progress is measured against.
 
 use bytes::Bytes;
 use clarion_proto::{
@@ -97,7 +97,8 @@ pub struct CountPlan {
     pub segments: Vec<wire::SegmentOp>,
 }
 
-/// Devices that a [`CountPlan`] would reach: for each app of the plan, in its order, those of each band.
+/// Devices that a [`CountPlan`] would reach: for each app of the plan, in its order, those of each
+/// band.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CountedDevices {
     /// Outer: apps; inner: bands.

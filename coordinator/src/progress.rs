@@ -1,21 +1,23 @@
 //! Reports folded into progress that only grows. Pure.
 //!
-//! A report carries totals since the boot of its node. So per node and boot the greatest of each number is kept, and
-//! sums are taken over them: a report that is lost, repeated or old changes nothing that a newer one did not say.
+//! A report carries totals since the boot of its node. So per node and boot the greatest of each
+//! number is kept, and sums are taken over them: a report that is lost, repeated or old changes
+//! nothing that a newer one did not say.
 //!
-//! When a node starts again, its former boot's **outcomes stay counted**: the gateway's word does not go away. Those
-//! handed but still open then have no outcome that anybody knows; the new boot hands them again and counts them
-//! itself. So per node and band
+//! When a node starts again, its former boot's **outcomes stay counted**: the gateway's word does
+//! not go away. Those handed but still open then have no outcome that anybody knows; the new boot
+//! hands them again and counts them itself. So per node and band
 //!
 //! ```text
 //! handed = greatest ever seen of (outcomes of former boots + handed by this boot)
 //! open   = handed − outcomes of all boots
 //! ```
 //!
-//! `handed` does not shrink at the restart (the greatest ever seen), counts nobody twice (former boots count by
-//! their outcomes only), and what was open stays open: it waits for another try. A device that was open then and
-//! afterwards left the region or the registry is never handed again; when the wave has ended, what is open without
-//! a node that could still answer is `unknown`: sent, never answered ([`Fold::settle`]).
+//! `handed` does not shrink at the restart (the greatest ever seen), counts nobody twice (former
+//! boots count by their outcomes only), and what was open stays open: it waits for another try. A
+//! device that was open then and afterwards left the region or the registry is never handed again;
+//! when the wave has ended, what is open without a node that could still answer is `unknown`: sent,
+//! never answered ([`Fold::settle`]).
 //!
 //! Memory: bands and at most [`CELLS_MAX`] cells a node, twice.
 
@@ -42,10 +44,11 @@ use reasons::{NodeReasons, top};
 
 mod reasons;
 
-/// Cells of resolution 6 kept for one alert; the contract's limit. 120 km have some 1,300; more than 480 km radius
-/// goes without the cells reported last.
+/// Cells of resolution 6 kept for one alert; the contract's limit. 120 km have some 1,300; more
+/// than 480 km radius goes without the cells reported last.
 pub(crate) const CELLS_MAX: usize = 20_000;
-/// Former boots of a node that are remembered, so that a late report of one is not taken for a new one.
+/// Former boots of a node that are remembered, so that a late report of one is not taken for a new
+/// one.
 const BOOTS_MAX: usize = 16;
 /// Apps of one wave, with their lanes, whose answers are counted: an alert has 64 at most.
 const APPS_MAX: usize = 256;
@@ -151,7 +154,8 @@ impl Fold {
         }
     }
 
-    /// Takes a report of a node's process. Of a node without a part or a former process: changes nothing.
+    /// Takes a report of a node's process. Of a node without a part or a former process: changes
+    /// nothing.
     pub(crate) fn report(
         &mut self,
         name: &NodeName,

@@ -1,7 +1,7 @@
 //! What became of an alert so far, as its record and its watchers are given it.
 //!
-//! The arithmetic is in [`crate::progress`]; here is what comes out of it. How that is said to callers is the api's
-//! matter.
+//! The arithmetic is in [`crate::progress`]; here is what comes out of it. How that is said to
+//! callers is the api's matter.
 
 use std::time::Duration;
 
@@ -99,8 +99,8 @@ pub struct Snapshot {
     pub version: u64,
     /// Where it stands.
     pub state: State,
-    /// Nothing will change any more; the watcher's stream can end. After `Cancelled` and `Expired` answers to
-    /// requests under way still come in for some seconds before this is set.
+    /// Nothing will change any more; the watcher's stream can end. After `Cancelled` and `Expired`
+    /// answers to requests under way still come in for some seconds before this is set.
     pub settled: bool,
     /// When it reached a final state.
     pub ended: Option<Time>,

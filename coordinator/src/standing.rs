@@ -1,9 +1,10 @@
 //! Everything that holds now, for all nodes.
 //!
-//! A queue of changes to each node would have to be bounded, and then somebody would have to decide what to lose. So
-//! there is none: what holds is one immutable value behind a `watch`; each session compares it with what it has sent
-//! and sends the difference. A new session has sent nothing, so it starts complete; a slow one skips what is outdated;
-//! memory does not grow with the speed of changes.
+//! A queue of changes to each node would have to be bounded, and then somebody would have to decide
+//! what to lose. So there is none: what holds is one immutable value behind a `watch`; each session
+//! compares it with what it has sent and sends the difference. A new session has sent nothing, so
+//! it starts complete; a slow one skips what is outdated; memory does not grow with the speed of
+//! changes.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -28,7 +29,8 @@ pub(crate) struct Standing {
     pub(crate) tokens: BTreeMap<LaneId, Arc<ProviderToken>>,
     /// How warm the lanes with a ramp are; one that is not here is cold.
     pub(crate) ramps: BTreeMap<LaneId, Ramp>,
-    /// Budgets of connections, in the cluster; a lane that is not here has none yet, and its nodes hold one each.
+    /// Budgets of connections, in the cluster; a lane that is not here has none yet, and its nodes
+    /// hold one each.
     pub(crate) connections: BTreeMap<LaneId, u32>,
     /// A wave that is no longer here has ended: nodes that had it are told so.
     pub(crate) waves: BTreeMap<WaveId, Arc<StandingWave>>,
@@ -93,7 +95,8 @@ impl Board {
         self.0.borrow().clone()
     }
 
-    /// Changes it for everybody. `change` runs under a lock: short, and no second look at the board inside.
+    /// Changes it for everybody. `change` runs under a lock: short, and no second look at the board
+    /// inside.
     pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Standing) -> R) -> R {
         let mut result = None;
         self.0.send_modify(|standing| result = Some(change(Arc::make_mut(standing))));

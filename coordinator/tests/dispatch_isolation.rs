@@ -43,7 +43,8 @@ async fn asks(peer: &Peer, waves: &[u64]) {
     peer.say(Said::LeaseRequest(ask)).await;
 }
 
-/// Plays a node that takes all waves but the poison, for which it does something else; until the good one was completed.
+/// Plays a node that takes all waves but the poison, for which it does something else; until the
+/// good one was completed.
 async fn play(node: &mut ScriptedNode, mut poison: impl AsyncFnMut(&Peer) -> bool) -> usize {
     let (mut poisoned, mut boot) = (0, 0_u8);
     let mut completed = false;

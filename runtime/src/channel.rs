@@ -1,8 +1,8 @@
 //! Connections from one process of the cluster to another: their settings, in one place.
 //!
-//! A process that is gone without a word must be noticed where nobody has anything to say either, so
-//! idle connections are asked as well. One stream carries nearly all, so the connection's window is
-//! the stream's.
+//! A process that is gone without a word must be noticed where nobody has anything to say either,
+//! so idle connections are asked as well. One stream carries nearly all, so the connection's window
+//! is the stream's.
 
 use std::{net::SocketAddr, time::Duration};
 

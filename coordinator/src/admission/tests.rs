@@ -334,7 +334,8 @@ fn the_door_has_a_limit_and_a_share_and_nobody_waits() {
     assert!(admission.enter(peer(1)).is_ok());
 }
 
-/// 8 questions may be under way, and each may wait for a node: four of them are always other peers'.
+/// 8 questions may be under way, and each may wait for a node: four of them are always other
+/// peers'.
 #[tokio::test]
 async fn one_peer_cannot_keep_all_nodes_busy() {
     use futures_util::FutureExt;

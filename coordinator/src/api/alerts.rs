@@ -1,4 +1,5 @@
-//! `AlertService`: one alert from its request to its end. The way in is in [`create`], the way out in [`watch`].
+//! `AlertService`: one alert from its request to its end. The way in is in [`create`], the way out
+//! in [`watch`].
 
 use std::sync::Arc;
 
@@ -38,7 +39,8 @@ use target::Target;
 
 pub(super) use server::server;
 
-/// Alerts of one page, bytes: callers take 4 MiB unless they say otherwise, and one alert may have nearly as many.
+/// Alerts of one page, bytes: callers take 4 MiB unless they say otherwise, and one alert may have
+/// nearly as many.
 const LIST_BYTES_MAX: usize = 3 << 20;
 /// In front of each alert of a page.
 const FRAME_BYTES: usize = 8;
@@ -190,7 +192,8 @@ impl AlertService for Alerts {
     }
 }
 
-/// As many answers from the front as fit into a message, one at least; and the last of them, if others were left out.
+/// As many answers from the front as fit into a message, one at least; and the last of them, if
+/// others were left out.
 fn within(
     bytes_max: usize,
     alerts: &[Arc<AlertRecord>],
@@ -210,7 +213,8 @@ fn within(
     (answers, None)
 }
 
-/// Records the wish, tells the nodes, records what came of it. Changes nothing if the alert has ended.
+/// Records the wish, tells the nodes, records what came of it. Changes nothing if the alert has
+/// ended.
 async fn cancel(
     api: &Context,
     alert: Arc<AlertRecord>,
@@ -226,7 +230,12 @@ async fn cancel(
     }
     match api.dispatch.cancel(&alert.name).await {
         CancelState::At { state, unconfirmed } => {
-            tracing::info!(alert = %alert.name, ?state, unconfirmed = unconfirmed.len(), "alert cancelled");
+            tracing::info!(
+                alert = %alert.name,
+                ?state,
+                unconfirmed = unconfirmed.len(),
+                "alert cancelled"
+            );
             if !state.is_final() {
                 return Ok(alert);
             }

@@ -118,7 +118,11 @@ impl AppService for Apps {
             Created::New(record) => {
                 // One too many may come in between by its own fault.
                 let _ = self.created.lock().take(peer, self.now());
-                tracing::info!(app = %record.app.name, gateway = %record.app.gateway, "app created");
+                tracing::info!(
+                    app = %record.app.name,
+                    gateway = %record.app.gateway,
+                    "app created"
+                );
                 Ok(Response::new(answer(&record)))
             }
             Created::Existing(record) if record.app == wanted => Ok(Response::new(answer(&record))),

@@ -1,7 +1,7 @@
 //! A service of which one method is served by hand, with a codec of its own.
 //!
-//! The generated server decodes every request and encodes every answer as its message. Where that is
-//! the cost that counts (batches of devices, watchers, feeds), the method is taken before the
+//! The generated server decodes every request and encodes every answer as its message. Where that
+//! is the cost that counts (batches of devices, watchers, feeds), the method is taken before the
 //! generated server sees it; all other methods go there.
 
 use std::{

@@ -1,7 +1,9 @@
-//! `FeedService`, written by hand instead of generated: its answers are bytes that were encoded when they were accepted.
+//! `FeedService`, written by hand instead of generated: its answers are bytes that were encoded
+//! when they were accepted.
 //!
-//! The generated server takes a `FeedResponse` and encodes it for each node anew. Here the three small fields that only
-//! the log knows are written in front of the batch's bytes (fields may come in any order), and the rest is one copy.
+//! The generated server takes a `FeedResponse` and encodes it for each node anew. Here the three
+//! small fields that only the log knows are written in front of the batch's bytes (fields may come
+//! in any order), and the rest is one copy.
 
 use std::{
     convert::Infallible,
@@ -97,17 +99,23 @@ impl ServerStreamingService<FeedRequest> for Feed {
             (Arc::clone(&self.api), Arc::clone(&self.places), Arc::clone(&self.refused));
         async move {
             let request = request.into_inner();
-            let place = Place::take(&places, &request.node, api.dispatch.has_session(&request.node))?;
+            let place =
+                Place::take(&places, &request.node, api.dispatch.has_session(&request.node))?;
             let (log, partitions) = (Arc::clone(&api.log), api.config.partitions);
             let follower = Follower::open(log, &api.config.cluster, partitions, &request).await;
             let follower = follower.map_err(|error| {
-                let (reason, now) = (format!("{}: {error}", request.node), api.clock.now().since(Time(0)));
+                let (reason, now) =
+                    (format!("{}: {error}", request.node), api.clock.now().since(Time(0)));
                 if let Some(times) = refusals.lock().note(&reason, now) {
                     tracing::warn!(reason, times, "feed of a node refused");
                 }
                 refused(error)
             })?;
-            tracing::info!(node = %request.node, partitions = request.partitions.len(), "a node follows its logs");
+            tracing::info!(
+                node = %request.node,
+                partitions = request.partitions.len(),
+                "a node follows its logs"
+            );
             Ok(Response::new(pulled(follower, place, api.drain.token())))
         }
         .boxed()

@@ -1,7 +1,8 @@
 //! The coordinator's two gRPC ports and what a peer may take of each: callers' and nodes'.
 //!
-//! Nodes have a port of their own for their feeds, so that no caller can take a node's place: a node that cannot follow the
-//! logs tells nobody. What bounds what is said in [`clarion_runtime::listener`]; here are the numbers and their reasons.
+//! Nodes have a port of their own for their feeds, so that no caller can take a node's place: a
+//! node that cannot follow the logs tells nobody. What bounds what is said in
+//! [`clarion_runtime::listener`]; here are the numbers and their reasons.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,11 +30,12 @@ pub const API_CONNECTIONS_MIN: usize = 8;
 
 /// The bounds of the callers' port.
 ///
-/// A connection may have 256 streams open, most of them watchers; how many requests may be under way says [`super::door`].
-/// Batches of `WriteDevices` are up to 4 MiB: 24 MiB hold the two largest with their copies, or twenty of 400 kB, and one peer
-/// has half of that. A window of 128 KiB carries 2.5 MB/s over 50 ms for each stream. One peer's address may have three
-/// quarters of the connections: behind a proxy all callers have one address. A caller that is idle for 5 min is told to connect
-/// again when it has something to ask.
+/// A connection may have 256 streams open, most of them watchers; how many requests may be under
+/// way says [`super::door`]. Batches of `WriteDevices` are up to 4 MiB: 24 MiB hold the two largest
+/// with their copies, or twenty of 400 kB, and one peer has half of that. A window of 128 KiB
+/// carries 2.5 MB/s over 50 ms for each stream. One peer's address may have three quarters of the
+/// connections: behind a proxy all callers have one address. A caller that is idle for 5 min is
+/// told to connect again when it has something to ask.
 #[must_use]
 pub fn api(config: &ApiConfig) -> Limits {
     let unread = registry::STREAMS_MAX + FOREIGN_STREAMS_MAX + WAITING_MAX;
@@ -73,7 +75,8 @@ pub fn api(config: &ApiConfig) -> Limits {
 /// Messages that may wait for room in the budget: each has a stream's window filled.
 const WAITING_MAX: usize = 64;
 
-/// The bounds of the nodes' port. A feed has its log's window filled and a read-ahead; a question names partitions and logs.
+/// The bounds of the nodes' port. A feed has its log's window filled and a read-ahead; a question
+/// names partitions and logs.
 #[must_use]
 pub fn feed() -> Limits {
     let streams_max = FEED_CONNECTIONS_MAX;
@@ -102,7 +105,8 @@ pub fn feed() -> Limits {
         hello_deadline: Duration::from_secs(5),
         request_deadline: Duration::from_secs(5),
         idle_deadline: Duration::from_secs(30),
-        // A node that is gone without a word must not keep its name's place longer than its successor needs to start.
+        // A node that is gone without a word must not keep its name's place longer than its
+        // successor needs to start.
         keep_alive_every: Duration::from_secs(2),
         method,
     }

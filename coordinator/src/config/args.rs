@@ -91,8 +91,8 @@ options! {
     health_listen: SocketAddr = HEALTH_LISTEN, "CLARION_HEALTH_LISTEN", "ADDRESS",
         "Where health is served in plaintext";
     feed_listen: SocketAddr = FEED_LISTEN, "CLARION_FEED_LISTEN", "ADDRESS",
-        "Where shard nodes follow the logs; port 0 lets the system choose. For nodes only: a node is \
-         told this address with --coordinators";
+        "Where shard nodes follow the logs; port 0 lets the system choose. For nodes only: a node \
+         is told this address with --coordinators";
     cluster: String = ClusterName::default(), "CLARION_CLUSTER", "NAME",
         "Name of the cluster: nodes of another cluster refuse this coordinator";
     #[arg(value_delimiter = ',')]
@@ -109,16 +109,19 @@ options! {
          the key is random, and such devices are unknown after a restart";
     exercise_prefix: String = quoted(EXERCISE_PREFIX), "CLARION_EXERCISE_PREFIX", "TEXT",
         "What an EXERCISE says in front of its title";
-    #[arg(num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
+    #[arg(value_parser = BoolishValueParser::new())]
     allow_live_without_identity: bool, "CLARION_ALLOW_LIVE_WITHOUT_IDENTITY", "BOOL",
         "Take LIVE alerts, and EXERCISE alerts on live lanes, although no identity is configured: \
          whoever reaches the port can alert real people";
-    #[arg(num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    #[arg(num_args = 0..=1, default_missing_value = "true")]
+    #[arg(value_parser = BoolishValueParser::new())]
     allow_small_audiences: bool, "CLARION_ALLOW_SMALL_AUDIENCES", "BOOL",
-        "Take regions under 1 km² and audiences under 100 devices: whoever reaches the port can then \
-         address, and count, so few that they are known";
+        "Take regions under 1 km² and audiences under 100 devices: whoever reaches the port can \
+         then address, and count, so few that they are known";
     connections_max: usize = CONNECTIONS_MAX, "CLARION_CONNECTIONS_MAX", "N",
-        "Connections to the API at a time; fewer where the limit of file descriptors allows no more";
+        "Connections to the API at a time; fewer where the limit of file descriptors allows no \
+         more";
     watchers_max: usize = WATCHERS_MAX, "CLARION_WATCHERS_MAX", "N",
         "Streams of WatchAlert at a time; of one address at most half of them";
     watchers_per_alert_max: usize = WATCHERS_PER_ALERT_MAX,
@@ -134,8 +137,8 @@ options! {
     admissions_max: usize = ADMISSIONS_MAX, "CLARION_ADMISSIONS_MAX", "N",
         "Alerts and previews in admission at once; of one address at most half of them";
     store_bytes_max: u64 = STORE_BYTES_MAX, "CLARION_STORE_BYTES_MAX", "BYTES",
-        "Bytes the logs in memory may hold; the last 64 MiB of them (of a small limit an eighth) are \
-         kept for removals, mutes and what gateways say of dead tokens";
+        "Bytes the logs in memory may hold; the last 64 MiB of them (of a small limit an eighth) \
+         are kept for removals, mutes and what gateways say of dead tokens";
     drain_deadline_ms: u64 = DRAIN_DEADLINE_MS, "CLARION_DRAIN_DEADLINE_MS", "MS",
         "How long a graceful shutdown may take, in milliseconds";
     gateways: Tables<GatewayTable>, "CLARION_GATEWAYS", "TOML",

@@ -1,5 +1,5 @@
-//! `[[credentials]]`: keys are read and tried here, so that a coordinator that starts can sign. What is wrong is said
-//! without a byte of what was read.
+//! `[[credentials]]`: keys are read and tried here, so that a coordinator that starts can sign.
+//! What is wrong is said without a byte of what was read.
 
 use std::{
     collections::BTreeMap,
@@ -63,8 +63,8 @@ pub(super) fn credentials(
     Ok(credentials)
 }
 
-/// Google counts a project's requests, and a lane is given the whole quota of its gateway: two accounts of one project, or
-/// two gateways at one endpoint, would be given it twice.
+/// Google counts a project's requests, and a lane is given the whole quota of its gateway: two
+/// accounts of one project, or two gateways at one endpoint, would be given it twice.
 pub(super) fn share_no_quota(
     credentials: &[Credential],
     gateways: &[Gateway],
@@ -188,7 +188,8 @@ impl<'de> Deserialize<'de> for SecretText {
     }
 }
 
-/// Checks a key file. The parser's own words could show what it stumbled over, so only the place is said.
+/// Checks a key file. The parser's own words could show what it stumbled over, so only the place is
+/// said.
 fn service_account(name: String, json: &str, ca_pem: String) -> Result<ServiceAccount, String> {
     let file: KeyFile = serde_json::from_str(json).map_err(|e| {
         let what = if e.is_data() { "is not a service account's key file" } else { "is not JSON" };
@@ -240,7 +241,8 @@ fn check_rsa(pem: &SecretString) -> Result<(), String> {
     Ok(())
 }
 
-/// `https://host[:port][/path]`: what is signed for this endpoint is not sent in the clear, nor with somebody's password.
+/// `https://host[:port][/path]`: what is signed for this endpoint is not sent in the clear, nor
+/// with somebody's password.
 fn token_endpoint(uri: &str, ca_pem: String) -> Result<TokenEndpoint, String> {
     let wrong = || "token_uri: must be https://host/path".to_owned();
     let parsed: http::Uri = uri.parse().map_err(|_| wrong())?;

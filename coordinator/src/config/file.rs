@@ -16,7 +16,8 @@ pub(super) fn read(path: &Path) -> Result<Args, ConfigError> {
     })
 }
 
-/// The key that an error is about, and its words with the line: the parser tells the place only as bytes.
+/// The key that an error is about, and its words with the line: the parser tells the place only as
+/// bytes.
 fn problem(text: &str, error: &toml::de::Error) -> (String, String) {
     let message = one_line(error.message());
     let Some(span) = error.span() else { return (String::new(), message) };

@@ -12,7 +12,8 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use super::ConfigError;
 
-/// Where options can come from: the file, if there is one, and the command line with the environment.
+/// Where options can come from: the file, if there is one, and the command line with the
+/// environment.
 pub(super) struct Places<'a> {
     pub(super) path: Option<&'a Path>,
 }

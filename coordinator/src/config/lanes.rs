@@ -49,8 +49,8 @@ struct Defaults {
     backoff_max_ms: u32,
 }
 
-/// APNs allows some 1,000 streams and says itself when it wants less. Answers take some 50 ms: 32 connections make 640,000
-/// pushes a second.
+/// APNs allows some 1,000 streams and says itself when it wants less. Answers take some 50 ms: 32
+/// connections make 640,000 pushes a second.
 const APNS: Defaults = Defaults {
     connections: ConnectionLimits { floor: 2, ceiling: 32 },
     streams_per_connection: 1_000,
@@ -58,9 +58,9 @@ const APNS: Defaults = Defaults {
     backoff_min_ms: 100,
     backoff_max_ms: 30_000,
 };
-/// FCM closes a connection with more than 100 streams, and asks for a first pause of 10 s at least (Firebase, "Best
-/// practices when sending FCM messages at scale"). Answers take some 100 ms: 64 connections make 64,000 pushes a second,
-/// six times the quota that a project has by default.
+/// FCM closes a connection with more than 100 streams, and asks for a first pause of 10 s at least
+/// (Firebase, "Best practices when sending FCM messages at scale"). Answers take some 100 ms: 64
+/// connections make 64,000 pushes a second, six times the quota that a project has by default.
 const FCM: Defaults = Defaults {
     connections: ConnectionLimits { floor: 2, ceiling: 64 },
     streams_per_connection: 100,
@@ -68,12 +68,15 @@ const FCM: Defaults = Defaults {
     backoff_min_ms: 10_000,
     backoff_max_ms: 60_000,
 };
-/// Connections of one lane in the cluster. What a node takes (1,024) is more than what it could use.
+/// Connections of one lane in the cluster. What a node takes (1,024) is more than what it could
+/// use.
 const CONNECTIONS_MAX: u32 = 1_024;
-/// Answers of one kind in a row that decide about a message, credential or lane, if the file says nothing: a registry in
-/// which every second token is dead meets so many in a row once in four thousand million alerts.
+/// Answers of one kind in a row that decide about a message, credential or lane, if the file says
+/// nothing: a registry in which every second token is dead meets so many in a row once in four
+/// thousand million alerts.
 const EVIDENCE_ANSWERS: u32 = 32;
-/// The range that nodes accept. One answer must never decide; more than a thousand would cost as many devices their alert.
+/// The range that nodes accept. One answer must never decide; more than a thousand would cost as
+/// many devices their alert.
 const EVIDENCE_ANSWERS_RANGE: std::ops::RangeInclusive<u32> = 2..=1_024;
 /// Longest ramp: Google's slowest advice for new traffic is an hour.
 const RAMP_MS_MAX: u32 = 3_600_000;
@@ -163,7 +166,8 @@ fn gateway(
         defaults.connections.floor,
         CONNECTIONS_MAX,
     )?;
-    // Whoever says only how many there are at least need not know how many there are by default at most.
+    // Whoever says only how many there are at least need not know how many there are by default at
+    // most.
     let ceiling = defaults.connections.ceiling.max(floor);
     let ceiling = number("connections_max", table.connections_max, ceiling, CONNECTIONS_MAX)?;
     if ceiling < floor {

@@ -214,7 +214,8 @@ fn a_file_that_is_not_there_is_named() {
     );
 }
 
-/// A key in its file and its `key_id` in the configuration: both are looked at again; what is half written changes nothing.
+/// A key in its file and its `key_id` in the configuration: both are looked at again; what is half
+/// written changes nothing.
 #[test]
 fn credentials_are_read_again_from_their_files() {
     let directory = tempfile::tempdir().expect("temporary directory");

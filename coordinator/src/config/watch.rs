@@ -1,9 +1,11 @@
-//! Credentials anew while the coordinator runs: a key that was revoked is replaced by writing a file, not by a restart.
+//! Credentials anew while the coordinator runs: a key that was revoked is replaced by writing a
+//! file, not by a restart.
 //!
-//! The files are read and checked whole every [`EVERY`], a millisecond of work, rather than watched for events: what
-//! Kubernetes mounts is swapped by links, and what is edited by hand is briefly half written. Of the configuration's own
-//! file only `[[credentials]]` counts, as a new key of Apple's comes with a new `key_id`. What cannot be read or
-//! does not fit is said once, and what there was goes on.
+//! The files are read and checked whole every [`EVERY`], a millisecond of work, rather than watched
+//! for events: what Kubernetes mounts is swapped by links, and what is edited by hand is briefly
+//! half written. Of the configuration's own file only `[[credentials]]` counts, as a new key of
+//! Apple's comes with a new `key_id`. What cannot be read or does not fit is said once, and what
+//! there was goes on.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -61,7 +61,8 @@ impl Prepared {
     }
 }
 
-/// A set of cells as sorted, disjoint ranges of resolution-9 indexes: H3 numbers the descendants of a cell together.
+/// A set of cells as sorted, disjoint ranges of resolution-9 indexes: H3 numbers the descendants of
+/// a cell together.
 #[derive(Debug, Clone)]
 struct Cells(Vec<(u64, u64)>);
 
@@ -72,8 +73,9 @@ impl Cells {
         let mut merged: Vec<(u64, u64)> = Vec::with_capacity(ranges.len());
         for (first, last) in ranges {
             match merged.last_mut() {
-                // A whole set of siblings is contained though no member is: `contains` asks range by range, so ranges
-                // that follow each other in H3's numbering are one. Overlaps come of a cell given with its ancestor.
+                // A whole set of siblings is contained though no member is: `contains` asks range
+                // by range, so ranges that follow each other in H3's numbering are one. Overlaps
+                // come of a cell given with its ancestor.
                 Some(previous) if first <= previous.1 || follows(previous.1, first) => {
                     previous.1 = previous.1.max(last);
                 }

@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 
-/// Work done so far, in tests of a disc against an edge of a polygon (some 3 ns) or a circle (some 50 ns).
+/// Work done so far, in tests of a disc against an edge of a polygon (some 3 ns) or a circle (some
+/// 50 ns).
 #[derive(Debug, Default)]
 pub(super) struct Work(Cell<u64>);
 

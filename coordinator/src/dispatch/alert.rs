@@ -22,8 +22,8 @@ use crate::{
     standing::Phase,
 };
 
-/// Reports arrive every 20 ms from each node; watchers are told every 100 ms at most. Half of that keeps what they see
-/// fresh and costs 20 snapshots a second.
+/// Reports arrive every 20 ms from each node; watchers are told every 100 ms at most. Half of that
+/// keeps what they see fresh and costs 20 snapshots a second.
 const PUBLISH: Duration = Duration::from_millis(50);
 /// How long a caller waits for the confirmation of its cancel.
 const CANCEL_WAIT: Duration = Duration::from_secs(2);
@@ -132,7 +132,12 @@ impl AlertTask {
                 Vec::new()
             }
             WaveNote::Isolated(reason) => {
-                tracing::error!(alert = %self.alert, %node, reason, "alert isolated on node; its devices are not reached");
+                tracing::error!(
+                    alert = %self.alert,
+                    %node,
+                    reason,
+                    "alert isolated on node; its devices are not reached"
+                );
                 Vec::new()
             }
             _ => Vec::new(),
@@ -157,7 +162,8 @@ impl AlertTask {
         self.cluster.board.set_phase(self.wave, phase, self.cluster.clock.now());
     }
 
-    /// Answers callers whose cancel is confirmed by all that can be reached, or who have waited long enough.
+    /// Answers callers whose cancel is confirmed by all that can be reached, or who have waited
+    /// long enough.
     fn answer(&self, waiting: &mut Vec<(Time, oneshot::Sender<CancelState>)>, now: Time) {
         let (here, away) = self.run.unconfirmed(now);
         let confirmed = here.is_empty() && (self.run.state() != State::Active);

@@ -31,8 +31,8 @@ use crate::{
     standing::Board,
 };
 
-/// Ended alerts whose last snapshot is kept for those who ask late; at most some 20,000 cells of 40 bytes each, 1,300
-/// for a usual one: 13 MB. The record in the store goes on without it.
+/// Ended alerts whose last snapshot is kept for those who ask late; at most some 20,000 cells of 40
+/// bytes each, 1,300 for a usual one: 13 MB. The record in the store goes on without it.
 const ENDED_KEPT: usize = 256;
 
 /// What one node answers to a question.
@@ -104,7 +104,8 @@ impl Cluster {
         Self { identity, clock, board: Board::new(), roster, lanes, pruning, alerts, answers }
     }
 
-    /// Alarms of apps whose devices are kept although their gateway calls their tokens bad; of those wanted, by app.
+    /// Alarms of apps whose devices are kept although their gateway calls their tokens bad; of
+    /// those wanted, by app.
     pub(super) fn pruning_alarms(&self, wanted: impl Fn(&AppLane) -> bool) -> Vec<PruningAlarm> {
         let alarms = self.pruning.alarms();
         let standing = self.board.read();
@@ -166,7 +167,8 @@ impl Cluster {
         self.answers.lock().remove(&id);
     }
 
-    /// Takes what a session has to tell. Waits while an alert's task is behind: then the node's stream waits too.
+    /// Takes what a session has to tell. Waits while an alert's task is behind: then the node's
+    /// stream waits too.
     pub(crate) async fn note(&self, node: &NodeName, boot: BootId, note: Note) {
         match note {
             Note::Wave(wave, note) => {

@@ -1,8 +1,8 @@
 //! Keeps the record of a running alert true: one task follows its progress and records its end.
 //!
-//! Nodes report to dispatch, dispatch publishes snapshots; the record must say how it ended after both
-//! are gone. There is one keeping task for each active alert, so at most `alerts_active_max`, and the
-//! drain owns them.
+//! Nodes report to dispatch, dispatch publishes snapshots; the record must say how it ended after
+//! both are gone. There is one keeping task for each active alert, so at most `alerts_active_max`,
+//! and the drain owns them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,8 +38,8 @@ impl Keeper {
         Self { store, clock, stop }
     }
 
-    /// Applies an event to the newest record, however often somebody else is faster. An event that is
-    /// not legal any more (two ends met) leaves the record as it is.
+    /// Applies an event to the newest record, however often somebody else is faster. An event that
+    /// is not legal any more (two ends met) leaves the record as it is.
     ///
     /// # Errors
     /// The store's.

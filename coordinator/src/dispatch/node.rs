@@ -1,4 +1,5 @@
-//! The task of one address: connects, says and hears, connects again. The only place that knows gRPC here.
+//! The task of one address: connects, says and hears, connects again. The only place that knows
+//! gRPC here.
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -41,7 +42,8 @@ const CONNECTION: ChannelLimits = ChannelLimits {
 };
 /// From the request to the node's Hello.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
-/// Messages between the machine and the stream. HTTP/2 buffers beyond it; the machine's own limit holds behind it.
+/// Messages between the machine and the stream. HTTP/2 buffers beyond it; the machine's own limit
+/// holds behind it.
 const OUTGOING: usize = 64;
 /// Parts between the machine and the stream: all other messages overtake them there.
 const PARTS: usize = 1;
@@ -101,8 +103,8 @@ enum SessionError {
 }
 
 impl SessionError {
-    /// Whether the session may have broken because of what was sent. Not if the node ended it as it wanted: it is shutting
-    /// down, or a newer session has taken over.
+    /// Whether the session may have broken because of what was sent. Not if the node ended it as it
+    /// wanted: it is shutting down, or a newer session has taken over.
     fn may_be_our_fault(&self) -> bool {
         match self {
             Self::Broken(status) => {
@@ -121,7 +123,8 @@ impl SessionError {
     }
 }
 
-/// Keeps a session with the node at an address: until `stop`, and not beyond the present one after `leave`.
+/// Keeps a session with the node at an address: until `stop`, and not beyond the present one after
+/// `leave`.
 pub(crate) async fn keep_session(
     address: SocketAddr,
     cluster: Arc<Cluster>,
@@ -239,11 +242,20 @@ impl Opened {
         let of_this_log = LogIdentity::from_wire(&hello.log_identity) == Ok(log);
         let positions = if of_this_log { &hello.positions[..] } else { &[] };
         let memory = cluster.roster.claim(&node, boot, address, positions, now)?;
-        tracing::info!(%node, %address, version = hello.version, cores = hello.cores, "node connected");
+        tracing::info!(
+            %node,
+            %address,
+            version = hello.version,
+            cores = hello.cores,
+            "node connected"
+        );
         let mut standing = cluster.board.watch();
         let holds = standing.borrow_and_update().clone();
         if holds.owned.as_ref().is_some_and(|owned| owned.share(&node) == 0) {
-            tracing::warn!(%node, "node owns no partition: partitions were assigned before this node joined");
+            tracing::warn!(
+                %node,
+                "node owns no partition: partitions were assigned before this node joined"
+            );
         }
         let session = Session::open((node, boot), log, memory, holds, now);
         Ok(Self { session, outgoing, parts, incoming, standing })
@@ -285,7 +297,8 @@ impl Opened {
             }
             let wake = session.deadline();
             tokio::select! {
-                // Reading goes on while the node does not read: it may be waiting for us in the same way.
+                // Reading goes on while the node does not read: it may be waiting for us in the
+                // same way.
                 permit = outgoing.reserve(), if session.has_message() => match (permit, session.poll_message()) {
                     (Ok(permit), Some(message)) => permit.send(message),
                     (Err(_), _) => return Err(last_words(incoming).await),

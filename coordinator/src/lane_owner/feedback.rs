@@ -87,8 +87,8 @@ impl Pruning {
     /// later report than it is counted in, or again in the first one of a session.
     ///
     /// Never waits: the alert that heard the report has other things to do, a cancel among them.
-    /// Tokens for which the log has no room are left out; their gateway calls them dead again at the
-    /// next alert.
+    /// Tokens for which the log has no room are left out; their gateway calls them dead again at
+    /// the next alert.
     pub(crate) fn hear(
         &self,
         answers: &BTreeMap<AppLane, Answers>,
@@ -221,7 +221,13 @@ pub(crate) async fn run(
                 let Err(error) = append(&*log, id, &records).await else { continue };
                 if let Some(times) = failing.note(&error.to_string(), clock.now().since(Time(0))) {
                     let (log, tokens) = (id.0, records.len());
-                    tracing::error!(log, tokens, %error, times, "dead tokens not recorded; gateways name them again");
+                    tracing::error!(
+                        log,
+                        tokens,
+                        %error,
+                        times,
+                        "dead tokens not recorded; gateways name them again"
+                    );
                 }
             }
         }

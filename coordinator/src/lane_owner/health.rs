@@ -102,8 +102,8 @@ impl HealthBook {
         news
     }
 
-    /// A new token has come to these lanes: what was said of the former ones is no word on it, so that a refusal of this
-    /// one is news.
+    /// A new token has come to these lanes: what was said of the former ones is no word on it, so
+    /// that a refusal of this one is news.
     pub(super) fn forgive(&mut self, lanes: &[LaneId]) {
         for ((lane, _), end) in &mut self.0 {
             if end.status.health == LaneHealth::Credential && lanes.contains(lane) {
@@ -150,7 +150,8 @@ impl HealthBook {
 }
 
 impl LaneEnd {
-    /// One line for a trouble, and one for its end: the first, each change of reason, and then one a minute.
+    /// One line for a trouble, and one for its end: the first, each change of reason, and then one
+    /// a minute.
     fn log(&mut self, former: Option<LaneHealth>, now: Time) {
         let LaneStatus { lane, node, health, detail, since, next_probe } = &self.status;
         if *health == LaneHealth::Ready {
@@ -173,16 +174,35 @@ impl LaneEnd {
         match health {
             // Somebody has to look at these: they do not pass by themselves.
             LaneHealth::Credential | LaneHealth::Project | LaneHealth::Campaign => {
-                tracing::error!(lane, %node, ?health, detail, since, next_probe, times, "lane needs an operator");
+                tracing::error!(
+                    lane,
+                    %node,
+                    ?health,
+                    detail,
+                    since,
+                    next_probe,
+                    times,
+                    "lane needs an operator"
+                );
             }
             _ => {
-                tracing::warn!(lane, %node, ?health, detail, since, next_probe, times, "lane trouble began")
+                tracing::warn!(
+                    lane,
+                    %node,
+                    ?health,
+                    detail,
+                    since,
+                    next_probe,
+                    times,
+                    "lane trouble began"
+                )
             }
         }
     }
 }
 
-/// What of a lane end's health keeps it from sending. A refused message is its alert's trouble, not the lane's.
+/// What of a lane end's health keeps it from sending. A refused message is its alert's trouble, not
+/// the lane's.
 fn trouble(health: LaneHealth) -> Option<Trouble> {
     match health {
         LaneHealth::Unspecified | LaneHealth::Ready | LaneHealth::Campaign => None,

@@ -23,7 +23,8 @@ pub struct RegistryTotals {
     pub muted: u64,
     /// By app.
     pub apps: BTreeMap<AppName, u64>,
-    /// Per log, how far every owner of one of its partitions has applied it. What the log holds up to there is applied.
+    /// Per log, how far every owner of one of its partitions has applied it. What the log holds up
+    /// to there is applied.
     pub applied: BTreeMap<LogId, Position>,
     /// Resident memory of all nodes.
     pub rss_bytes: u64,
@@ -68,7 +69,8 @@ impl NodeRegistry {
     }
 }
 
-/// Sums over nodes; positions are those that every owner has reached, 0 while one of them has not been heard of.
+/// Sums over nodes; positions are those that every owner has reached, 0 while one of them has not
+/// been heard of.
 pub(crate) fn totals<'a>(
     nodes: impl Iterator<Item = (&'a NodeName, &'a NodeRegistry)> + Clone,
     owned: Option<&Owned>,

@@ -91,8 +91,8 @@ pub(super) fn connections(lane: LaneId, connections: u32) -> SessionRequest {
     request(Message::Connections(wire::Connections { lane: lane.0, connections }))
 }
 
-/// The wave, with what former processes of the node have done of it; not 0 as `delivery`: without all that follows in
-/// parts.
+/// The wave, with what former processes of the node have done of it; not 0 as `delivery`: without
+/// all that follows in parts.
 pub(super) fn wave(
     wave: &StandingWave,
     owned: &Owned,

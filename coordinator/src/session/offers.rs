@@ -1,7 +1,7 @@
 //! Waves and counts to one node: what is offered, what waits, what is never sent again.
 //!
-//! What is small goes as one message. Otherwise its head goes, and its parts are made as the stream takes them, a part of each
-//! in turn; all other messages overtake them.
+//! What is small goes as one message. Otherwise its head goes, and its parts are made as the stream
+//! takes them, a part of each in turn; all other messages overtake them.
 
 use clarion_proto::{
     ids::WaveId,
@@ -241,9 +241,9 @@ impl Session {
         self.parts.retain(|parts| parts.subject() != subject);
     }
 
-    /// A message that was refused is sent again later: the ownership it needed may not have been taken yet, or room is made.
-    /// What is refused for the third time is isolated; what is neither of a wave nor of a count is a defect of one
-    /// side, and a person has to know.
+    /// A message that was refused is sent again later: the ownership it needed may not have been
+    /// taken yet, or room is made. What is refused for the third time is isolated; what is neither
+    /// of a wave nor of a count is a defect of one side, and a person has to know.
     pub(super) fn refused(&mut self, refusal: &wire::Refusal, now: Time) {
         let wire::Refusal { ownership, wave, reason, count, .. } = refusal;
         let cause = refusal.cause();

@@ -1,7 +1,8 @@
 //! What of a wave or count is too large for one message, part by part.
 //!
-//! [`Parts`] is a place in what is left to send, not a queue of messages: the next part is made when the stream has room for
-//! it, so a cover of 64 MB costs a node's session 256 KiB. The order is cells, messages, handed ordinals.
+//! [`Parts`] is a place in what is left to send, not a queue of messages: the next part is made
+//! when the stream has room for it, so a cover of 64 MB costs a node's session 256 KiB. The order
+//! is cells, messages, handed ordinals.
 
 use std::sync::Arc;
 

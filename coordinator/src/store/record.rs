@@ -21,7 +21,8 @@ pub struct AlertRecord {
     pub name: AlertName,
     /// The request that made it.
     pub request_id: RequestId,
-    /// As it was submitted, output fields cleared: what an answer repeats and a second try is compared with.
+    /// As it was submitted, output fields cleared: what an answer repeats and a second try is
+    /// compared with.
     pub submitted: Arc<wire::Alert>,
     /// The apps it addresses.
     pub apps: Vec<AppName>,

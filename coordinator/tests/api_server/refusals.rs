@@ -1,6 +1,8 @@
-//! Every refusal that a caller deserves, as a list: what is spoiled, which field is named, and what is said of it.
+//! Every refusal that a caller deserves, as a list: what is spoiled, which field is named, and what
+//! is said of it.
 //!
-//! Each goes through the real server; afterwards nothing is left behind and the next good call works.
+//! Each goes through the real server; afterwards nothing is left behind and the next good call
+//! works.
 
 use clarion_coordinator::config::Args;
 use clarion_proto::wire::v1 as wire;
@@ -19,7 +21,8 @@ use crate::{
 
 mod spoil;
 
-/// What spoils a valid request, the field that the refusal names, and words of its description: limit and value.
+/// What spoils a valid request, the field that the refusal names, and words of its description:
+/// limit and value.
 struct Refusal<T> {
     what: &'static str,
     spoil: fn(&mut T),
@@ -306,7 +309,8 @@ async fn one_request_id_is_one_alert_whoever_tries_it_and_when() {
         assert!(refused.message().contains(&first.name), "{refused:?}");
         assert!(refused.get_details_error_info().is_some());
     }
-    // Two bodies at the same moment: one wins, every try of it gets it, every try of the other is refused.
+    // Two bodies at the same moment: one wins, every try of it gets it, every try of the other is
+    // refused.
     let tries = (0..8).map(|i| {
         let (mut client, alert) =
             (server.alerts(), if i % 2 == 0 { body.clone() } else { other.clone() });
@@ -327,7 +331,8 @@ async fn one_request_id_is_one_alert_whoever_tries_it_and_when() {
     assert_eq!(server.nodes.started.lock().len(), 2);
 }
 
-/// No way to a live lane while nobody has to say who they are: whatever the mode, the mix of apps, the call.
+/// No way to a live lane while nobody has to say who they are: whatever the mode, the mix of apps,
+/// the call.
 #[tokio::test]
 async fn a_live_lane_is_reached_by_nobody_without_an_identity() {
     let server = Server::with_demo().await;
@@ -366,7 +371,8 @@ async fn a_live_lane_is_reached_by_nobody_without_an_identity() {
     assert!(server.nodes.questions.lock().is_empty(), "nobody was counted");
     assert_eq!(Left::of(&server).await, before);
 
-    // An app that is moved to a live lane after an alert was admitted takes the next alert with it, not that one.
+    // An app that is moved to a live lane after an alert was admitted takes the next alert with it,
+    // not that one.
     let test = soon(server.alerts().create_alert(create(2, demo_alert())))
         .await
         .expect("created")

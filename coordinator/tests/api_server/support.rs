@@ -1,4 +1,5 @@
-//! A server to talk to, nodes that do as the test says, and requests that are valid until a test spoils them.
+//! A server to talk to, nodes that do as the test says, and requests that are valid until a test
+//! spoils them.
 
 use std::{
     collections::BTreeMap,
@@ -187,7 +188,8 @@ async fn listener_on_any_port() -> tokio::net::TcpListener {
     tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port")
 }
 
-/// The gateways `apns` (test) and `apns-live` with the credential `team`, `fcm` (test) with `google`.
+/// The gateways `apns` (test) and `apns-live` with the credential `team`, `fcm` (test) with
+/// `google`.
 const LANES: &str = r#"
 [[gateways]]
 name = "apns"

@@ -1,5 +1,6 @@
-//! Shard nodes that say what a test tells them to, over real gRPC: on loopback TCP, or on pipes where time is paused
-//! (real sockets and paused time do not mix: the clock would jump while a packet is on its way).
+//! Shard nodes that say what a test tells them to, over real gRPC: on loopback TCP, or on pipes
+//! where time is paused (real sockets and paused time do not mix: the clock would jump while a
+//! packet is on its way).
 
 // Each test file uses a part of it; what fails here fails the test.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]

@@ -27,8 +27,8 @@ pub(super) fn alert(record: &AlertRecord, newest: Option<&Snapshot>) -> wire::Al
     }
 }
 
-/// One message of a watch. `cells` are those that may be told; `cells_since`: of them, those changed after that version;
-/// `None`: none.
+/// One message of a watch. `cells` are those that may be told; `cells_since`: of them, those
+/// changed after that version; `None`: none.
 pub(super) fn watched(
     snapshot: &Snapshot,
     cells: &[CellCounts],
@@ -77,7 +77,8 @@ pub(super) fn recorded(record: &AlertRecord) -> wire::AlertProgress {
     }
 }
 
-/// The record is final once and for all; before that the nodes' reports may be ahead of it, or the cancel of them.
+/// The record is final once and for all; before that the nodes' reports may be ahead of it, or the
+/// cancel of them.
 fn standing(record: &AlertRecord, newest: Option<&Snapshot>) -> State {
     match newest {
         Some(snapshot) if !record.state.is_final() && snapshot.state.is_final() => snapshot.state,

@@ -1,10 +1,12 @@
-//! The way in: decode → seen before? → admit → cover and bands → render → large enough? → record → start → answer.
+//! The way in: decode → seen before? → admit → cover and bands → render → large enough? → record →
+//! start → answer.
 //!
-//! Everything up to "record" changes nothing, so a refusal leaves nothing behind. From there on the work belongs to a
-//! task of its own: a caller who hangs up between the record and the start must not leave an alert that nobody carries
-//! out. An alert that was recorded and cannot start (no node is there) is taken back, and its `request_id` with it, so
-//! that the same request can be tried again. Tries of one request wait for each other ([`super::requests`]): otherwise a second
-//! try could be answered from a record that the first is about to take back.
+//! Everything up to "record" changes nothing, so a refusal leaves nothing behind. From there on the
+//! work belongs to a task of its own: a caller who hangs up between the record and the start must
+//! not leave an alert that nobody carries out. An alert that was recorded and cannot start (no node
+//! is there) is taken back, and its `request_id` with it, so that the same request can be tried
+//! again. Tries of one request wait for each other ([`super::requests`]): otherwise a second try
+//! could be answered from a record that the first is about to take back.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,7 +28,8 @@ use crate::{
     store::{AlertRecord, Created, RequestId},
 };
 
-/// Largest alert, bytes: its answer, which has names, times and progress as well, is smaller than the request may be.
+/// Largest alert, bytes: its answer, which has names, times and progress as well, is smaller than
+/// the request may be.
 const ALERT_BYTES_MAX: usize = REQUEST_BYTES_MAX - (64 << 10);
 
 /// What CreateAlert answers.
@@ -170,7 +173,8 @@ fn alert_name(id: Uuid) -> AlertName {
     AlertName::from_id(&format!("a{}", id.simple())).expect("a letter and 32 hexadecimal digits")
 }
 
-/// The random half of the alert's UUID (62 bits): no coordination, and another one after every restart.
+/// The random half of the alert's UUID (62 bits): no coordination, and another one after every
+/// restart.
 fn wave(id: Uuid) -> WaveId {
     WaveId(id.as_u64_pair().1)
 }

@@ -27,7 +27,8 @@ pub(super) async fn launch(
     rendered: Vec<Rendered>,
     of_peer: Place,
 ) -> Result<Created<AlertRecord>, Status> {
-    // Admitted before the stop began; the stop waits for alerts that have started, not for those about to.
+    // Admitted before the stop began; the stop waits for alerts that have started, not for those
+    // about to.
     if api.admission.is_closed() {
         return Err(status::draining());
     }
@@ -42,7 +43,13 @@ pub(super) async fn launch(
         api.store.discard_alert(&alert.name).await.map_err(status::store)?;
         return Err(status::start(error));
     }
-    tracing::info!(alert = %alert.name, mode = ?spec.mode, severity = ?spec.severity, bands, "alert started");
+    tracing::info!(
+        alert = %alert.name,
+        mode = ?spec.mode,
+        severity = ?spec.severity,
+        bands,
+        "alert started"
+    );
     if let Some(newest) = api.dispatch.watch(&alert.name) {
         let ended = ended(&api, newest.clone(), of_peer);
         let keeper = api.keeper.clone().keep(alert.name.clone(), newest);
@@ -67,7 +74,8 @@ fn ended(
     }
 }
 
-/// Somebody may have found the alert in the list and cancelled it before it ran: dispatch did not know it then.
+/// Somebody may have found the alert in the list and cancelled it before it ran: dispatch did not
+/// know it then.
 async fn stopped_meanwhile(api: &Context, alert: &AlertRecord) -> Result<(), Status> {
     let now = api.store.alert(&alert.name).await.map_err(status::store)?;
     if now.is_some_and(|now| now.state == State::Cancelling)

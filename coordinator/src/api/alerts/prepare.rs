@@ -1,5 +1,5 @@
-//! What CreateAlert and PreviewAlert have in common: admit, cover and cut into bands, render, and ask
-//! whether the audience is large enough. Nothing here changes anything.
+//! What CreateAlert and PreviewAlert have in common: admit, cover and cut into bands, render, and
+//! ask whether the audience is large enough. Nothing here changes anything.
 
 use std::{sync::Arc, time::Duration};
 
@@ -71,10 +71,11 @@ impl Alerts {
         Ok(Prepared { apps, target: Arc::new(target), sketch, segments: admission::segments(spec) })
     }
 
-    /// Asks the nodes whether the audience is large enough, nearest first: a city is within its first kilometres, for
-    /// the price of one round trip; only a sparse region, or a rare segment, is looked at whole. Nodes that are away or
-    /// slow do not matter as long as the others have enough; if they have not, nobody knows, and the alert is
-    /// refused for the time being rather than sent to a few.
+    /// Asks the nodes whether the audience is large enough, nearest first: a city is within its
+    /// first kilometres, for the price of one round trip; only a sparse region, or a rare segment,
+    /// is looked at whole. Nodes that are away or slow do not matter as long as the others have
+    /// enough; if they have not, nobody knows, and the alert is refused for the time being rather
+    /// than sent to a few.
     pub(super) async fn large_enough(
         &self,
         spec: &AlertSpec,
@@ -125,8 +126,8 @@ impl Alerts {
         validated.map_err(|wait| asked_too_often(peer, wait))
     }
 
-    /// Whether this peer may alert this region now: not if it was refused nearly the same one, as too
-    /// small, too often.
+    /// Whether this peer may alert this region now: not if it was refused nearly the same one, as
+    /// too small, too often.
     pub(super) fn may_create(&self, prepared: &Prepared, peer: PeerKey) -> Result<(), Status> {
         let Some(sketch) = &prepared.sketch else { return Ok(()) };
         let allowed = self.curious(|curiosity, now| curiosity.may_create(peer, sketch, now));
@@ -165,7 +166,8 @@ impl Prepared {
         if cells > REGION_CELLS_MAX {
             return Some(Question::TooLarge);
         }
-        // A copy without room: what is remembered for an hour must not keep the room that alerts need.
+        // A copy without room: what is remembered for an hour must not keep the room that alerts
+        // need.
         let bands = Bands::from(self.target.bands.to_vec());
         let plan = Arc::new(Target { bands, ..*self.target });
         Some(Question::Region(Asked { sketch, plan, cells }))

@@ -7,7 +7,8 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::store::RequestId;
 
-/// Tries of the same request, one after another. Entries live as long as a try: at most as many as are in admission.
+/// Tries of the same request, one after another. Entries live as long as a try: at most as many as
+/// are in admission.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Requests(Arc<Mutex<BTreeMap<RequestId, Arc<tokio::sync::Mutex<()>>>>>);
 

@@ -1,5 +1,5 @@
-//! `AlertService` as it is served: the generated server for all methods but `WatchAlert`, whose answers are bytes that
-//! were encoded once for all watchers.
+//! `AlertService` as it is served: the generated server for all methods but `WatchAlert`, whose
+//! answers are bytes that were encoded once for all watchers.
 
 use std::sync::Arc;
 

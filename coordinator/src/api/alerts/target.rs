@@ -1,4 +1,5 @@
-//! Region to bands, away from the threads that serve: a cover of 500 km takes tens of milliseconds of a core.
+//! Region to bands, away from the threads that serve: a cover of 500 km takes tens of milliseconds
+//! of a core.
 
 use clarion_proto::{
     alert::AlertSpec,
@@ -27,8 +28,8 @@ pub(super) struct Target {
     pub(super) area_km2: f64,
 }
 
-/// Covers the region and cuts it into bands; where questions about small numbers are held to limits, with what tells nearly
-/// equal regions.
+/// Covers the region and cuts it into bands; where questions about small numbers are held to
+/// limits, with what tells nearly equal regions.
 pub(super) async fn of(
     api: &Context,
     spec: &AlertSpec,

@@ -39,7 +39,8 @@ fn taking(us: u64) -> Vec<u32> {
 
 #[test]
 fn a_rate_needs_what_arithmetic_says() {
-    // FCM's default quota at its own distance; APNs at full speed; a window of 64 KiB with bodies of 257 bytes.
+    // FCM's default quota at its own distance; APNs at full speed; a window of 64 KiB with bodies
+    // of 257 bytes.
     assert_eq!(needed(10_000.0, 100_000.0, 100.0), 11);
     assert_eq!(needed(20_000.0, 50_000.0, 1_000.0), 2);
     assert_eq!(needed(20_000.0, 50_000.0, 65_535.0 / 257.0), 5);

@@ -23,16 +23,16 @@
 //! least 20 tokens were called bad; then the app has an alarm. Without any acceptance 20 bad tokens
 //! are enough for that. 20 is also the smallest count that callers may be told (`privacy.rs`).
 //!
-//! Why tokens wait where the share is usual: when a gateway starts to call everything bad, the first
-//! bad tokens follow acceptances and look usual. One second later the share shows the change. At 200
-//! answers a second and more such a change prunes no device. On a slower lane it prunes at most a
-//! fifth of the window: 80 devices.
+//! Why tokens wait where the share is usual: when a gateway starts to call everything bad, the
+//! first bad tokens follow acceptances and look usual. One second later the share shows the change.
+//! At 200 answers a second and more such a change prunes no device. On a slower lane it prunes at
+//! most a fifth of the window: 80 devices.
 //!
-//! Why an alarm drops tokens and does not keep them: the trouble may be the gateway's and the devices
-//! alive. The next alert finds a dead token again.
+//! Why an alarm drops tokens and does not keep them: the trouble may be the gateway's and the
+//! devices alive. The next alert finds a dead token again.
 //!
-//! Memory: [`WAITING_MAX`] tokens over all apps at about 100 bytes, 1 MiB; [`APPS_MAX`] apps at about
-//! 300 bytes, 1.2 MiB.
+//! Memory: [`WAITING_MAX`] tokens over all apps at about 100 bytes, 1 MiB; [`APPS_MAX`] apps at
+//! about 300 bytes, 1.2 MiB.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -64,8 +64,8 @@ const APPS_MAX: usize = 4_096;
 pub(crate) struct BadToken {
     pub(crate) device: DeviceId,
     pub(crate) token_hash: u64,
-    /// When the gateway said it, as far as the coordinator knows: what a device registered later stays, however
-    /// long the token has waited.
+    /// When the gateway said it, as far as the coordinator knows: what a device registered later
+    /// stays, however long the token has waited.
     pub(crate) heard: UnixMillis,
 }
 
