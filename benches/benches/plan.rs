@@ -1,8 +1,8 @@
 //! Cover to bands.
 
 use clarion_coordinator::{
+    bands::{BandEdges, plan_bands},
     cover::{CellBudget, cover},
-    plan::{BandEdges, bands},
 };
 use clarion_proto::region::{LatLng, Region};
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -14,13 +14,13 @@ fn plans(c: &mut Criterion) {
     for km in [12u32, 120, 500] {
         let region = Region::circle(shenzhen, f64::from(km) * 1_000.0).expect("a circle");
         let cells = cover(&region, CellBudget::default()).expect("within the budget");
-        let planned: usize = bands(&cells, shenzhen, &BandEdges::default(), usize::MAX)
+        let planned: usize = plan_bands(&cells, shenzhen, &BandEdges::default(), usize::MAX)
             .expect("no limit")
             .iter()
             .map(|b| b.cells.len())
             .sum();
         group.bench_function(format!("bands {km} km, {} to {planned} cells", cells.len()), |b| {
-            b.iter(|| bands(&cells, shenzhen, &BandEdges::default(), usize::MAX));
+            b.iter(|| plan_bands(&cells, shenzhen, &BandEdges::default(), usize::MAX));
         });
     }
     group.finish();

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use clarion_coordinator::{
+    bands::{BandEdges, plan_bands},
     cover::{CellBudget, cover as cells_of},
-    plan::{BandEdges, bands},
 };
 use clarion_proto::{
     device::{Cell, Change, Record, Registration, Token},
@@ -136,7 +136,7 @@ pub fn cover() -> Arc<Cover> {
     let center = LatLng::new(CENTER.0, CENTER.1).expect("a point");
     let region = Region::circle(center, RADIUS_M).expect("a circle");
     let cells = cells_of(&region, CellBudget::default()).expect("within the budget");
-    let bands: Vec<_> = bands(&cells, center, &BandEdges::default(), usize::MAX)
+    let bands: Vec<_> = plan_bands(&cells, center, &BandEdges::default(), usize::MAX)
         .expect("no limit")
         .into_iter()
         .map(|band| (band.from_m, band.to_m, band.cells.into_iter().map(u64::from).collect()))

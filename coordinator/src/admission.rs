@@ -1,11 +1,12 @@
 //! Refuse early: what an alert may do, on which lanes, and how many may be on their way in.
 //!
-//! [`admit`] is pure and decides on what is known; [`Admission`] counts who is inside. An alert being admitted holds a
-//! decoded region and its cover (at most 100,000 cells, under 2 MB) and takes some milliseconds of a core, so the number
-//! inside is bounded, and one more is refused at the door with the time to come back instead of being queued: a queue
-//! would only make everybody late, as on the day when many authorities alert at once. One peer has its share of places, and
-//! those inside have the cores and the nodes in turns, peer by peer. A cover that was cut into bands takes its
-//! part of the cells that all may have together.
+//! [`admit`] is pure and decides on what is known; [`Admission`] counts who is inside. An alert
+//! being admitted holds a decoded region and its cover (at most 100,000 cells, under 2 MB) and
+//! takes some milliseconds of a core, so the number inside is bounded, and one more is refused at
+//! the door with the time to come back instead of being queued: a queue would only make everybody
+//! late, as on the day when many authorities alert at once. One peer has its share of places, and
+//! those inside have the cores and the nodes in turns, peer by peer. A cover that was cut into
+//! bands takes its part of the cells that all may have together.
 
 use std::{
     num::NonZeroUsize,
@@ -29,12 +30,33 @@ use clarion_runtime::peers::{
     turns::{Turn, Turns},
 };
 
-use crate::{config::Config, dispatch::QUESTIONS_MAX, store::AppRecord};
+use crate::{lane::catalog::Catalog, store::AppRecord};
 
 pub mod render;
 
 /// The segment that an exercise reaches.
 pub const EXERCISE_SEGMENT: &str = "exercise";
+
+/// What admission is configured by.
+#[derive(Debug, Clone)]
+pub struct AdmissionConfig {
+    /// Alerts and previews that may be in admission at once (each holds a decoded region and its
+    /// cover, a few MB); one more is refused.
+    pub inside_max: usize,
+    /// Questions that the nodes are asked at a time: as many as dispatch takes.
+    pub questions_max: usize,
+    /// What an alert may do.
+    pub rules: Rules,
+}
+
+/// What an alert may do, and on which lanes.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// LIVE alerts, and exercises on live lanes, are taken although nobody has to say who they are.
+    pub allow_live_without_identity: bool,
+    /// Lanes that the configuration allows.
+    pub lanes: Arc<Catalog>,
+}
 
 /// Why an alert is not taken. Nothing was recorded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +86,8 @@ pub enum Refusal {
          --allow-live-without-identity at the coordinator's start takes them"
     )]
     LiveWithoutIdentity,
-    /// The operator's to decide, as LIVE is: an exercise on a live lane wakes real people, and anybody may write its segment.
+    /// The operator's to decide, as LIVE is: an exercise on a live lane wakes real people, and
+    /// anybody may write its segment.
     #[error(
         "an EXERCISE on {lane}, the live lane of {app}, is refused while no identity is configured; \
          --allow-live-without-identity at the coordinator's start takes it"
@@ -92,16 +115,17 @@ pub enum Refusal {
     },
 }
 
-/// Checks rights and lanes for the apps of an alert; `apps[i]` is what the store has of `spec.audience.apps[i]`.
+/// Checks rights and lanes for the apps of an alert; `apps[i]` is what the store has of
+/// `spec.audience.apps[i]`.
 ///
 /// # Errors
 /// The first reason not to send it.
 pub fn admit(
     spec: &AlertSpec,
     apps: &[Option<Arc<AppRecord>>],
-    config: &Config,
+    rules: &Rules,
 ) -> Result<(), Refusal> {
-    if spec.mode == Mode::Live && !config.allow_live_without_identity {
+    if spec.mode == Mode::Live && !rules.allow_live_without_identity {
         return Err(Refusal::LiveWithoutIdentity);
     }
     for (i, (name, app)) in spec.audience.apps.iter().zip(apps).enumerate() {
@@ -112,11 +136,11 @@ pub fn admit(
         };
         let lane = || format!("{}/{}", app.gateway, app.credential);
         let (gateway, credential) =
-            (config.gateway(&app.gateway), config.credential(&app.credential));
-        let gateway = gateway.filter(|gateway| gateway.gateway.platform == app.platform);
+            (rules.lanes.gateway(&app.gateway), rules.lanes.credential(&app.credential));
+        let gateway = gateway.filter(|gateway| gateway.platform == app.platform);
         let credential = credential.filter(|credential| {
-            credential.platform() == app.platform
-                && credential.project().is_none_or(|project| project == app.project)
+            credential.platform == app.platform
+                && credential.project.as_ref().is_none_or(|project| *project == app.project)
         });
         let (Some(gateway), Some(_)) = (gateway, credential) else {
             return Err(Refusal::LaneNotConfigured { app: name.clone(), lane: lane() });
@@ -126,7 +150,7 @@ pub fn admit(
         if spec.mode == Mode::Test && live {
             return Err(Refusal::TestOnLiveLane { app: name.clone(), lane: lane() });
         }
-        if spec.mode == Mode::Exercise && live && !config.allow_live_without_identity {
+        if spec.mode == Mode::Exercise && live && !rules.allow_live_without_identity {
             return Err(Refusal::ExerciseWithoutIdentity { app: name.clone(), lane: lane() });
         }
     }
@@ -151,6 +175,7 @@ pub struct Admission {
     questions: Turns,
     cells: Places,
     closed: AtomicBool,
+    rules: Rules,
 }
 
 /// Cells are counted by as many as this.
@@ -159,12 +184,13 @@ const CELLS_UNIT: usize = 1_000;
 const LEFT_FOR_OTHERS: u64 = 16;
 
 impl Admission {
-    /// At most `inside_max` inside, of which one computes on each core.
+    /// Of those inside one computes on each core.
     #[must_use]
-    pub fn new(inside_max: usize) -> Self {
+    pub fn new(config: AdmissionConfig) -> Self {
+        let AdmissionConfig { inside_max, questions_max, rules } = config;
         let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get) as u64;
         // A question may wait 10 s for a node: half of them are always other peers'.
-        let questions = QUESTIONS_MAX as u64;
+        let questions = questions_max as u64;
         let (cores, questions) = (Turns::new(cores, cores), Turns::new(questions, questions / 2));
         let cells = Places::leaving_one_in(CLUSTER_CELLS_MAX / CELLS_UNIT, LEFT_FOR_OTHERS);
         Self {
@@ -173,7 +199,16 @@ impl Admission {
             questions,
             cells,
             closed: AtomicBool::new(false),
+            rules,
         }
+    }
+
+    /// Checks an alert by the configured rules: see [`admit`].
+    ///
+    /// # Errors
+    /// The first reason not to send it.
+    pub fn admit(&self, spec: &AlertSpec, apps: &[Option<Arc<AppRecord>>]) -> Result<(), Refusal> {
+        admit(spec, apps, &self.rules)
     }
 
     /// A place inside.
@@ -221,8 +256,8 @@ impl Admission {
         self.cores.enter(peer, 1).await
     }
 
-    /// Leave to ask the nodes how many there are: as many at a time as dispatch takes. On a day when many authorities alert
-    /// at once, each waits some milliseconds instead of being refused.
+    /// Leave to ask the nodes how many there are: as many at a time as dispatch takes. On a day
+    /// when many authorities alert at once, each waits some milliseconds instead of being refused.
     pub async fn question(&self, peer: PeerKey) -> Turn {
         self.questions.enter(peer, 1).await
     }

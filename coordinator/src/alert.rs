@@ -1,4 +1,5 @@
-//! The record of an alert and its legal transitions: a pure state machine.
+//! The legal transitions of an alert's record: a pure state machine. While the alert runs, [`run`]
+//! is its own machine.
 //!
 //! ```text
 //!            ┌── all have their outcome ──▶ RESOLVED
@@ -6,58 +7,23 @@
 //!            └── a cancel ──▶ CANCELLING ──▶ CANCELLED
 //! ```
 //!
-//! A cancel is recorded before nodes are told, so that a coordinator that dies in between leaves the wish behind. The
-//! alert may have ended by itself in that moment: then CANCELLING gives way to what really happened.
+//! A cancel is recorded before nodes are told, so that a coordinator that dies in between leaves
+//! the wish behind. The alert may have ended by itself in that moment: then CANCELLING gives way to
+//! what really happened.
 
 use std::sync::Arc;
 
-use clarion_proto::{
-    ids::{AlertName, AppName, Epoch, UnixMillis, WaveId},
-    wire::v1 as wire,
+use clarion_proto::ids::{AlertName, UnixMillis};
+
+use crate::{
+    snapshot::{Snapshot, State},
+    store::AlertRecord,
 };
 
-use crate::progress::Snapshot;
-pub mod keeper;
-
-pub use crate::progress::State;
+pub(crate) mod run;
 
 /// Longest reason of a cancel, bytes.
 pub const REASON_BYTES_MAX: usize = 512;
-
-/// A caller's key for one alert: the same for every try.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestId(pub uuid::Uuid);
-
-/// An alert as recorded.
-#[derive(Debug, Clone)]
-pub struct AlertRecord {
-    /// Its name.
-    pub name: AlertName,
-    /// The request that made it.
-    pub request_id: RequestId,
-    /// As it was submitted, output fields cleared: what an answer repeats and a second try is compared with.
-    pub submitted: Arc<wire::Alert>,
-    /// The apps it addresses.
-    pub apps: Vec<AppName>,
-    /// Its one wave.
-    pub wave: WaveId,
-    /// Grows with every coordinator that takes it over.
-    pub epoch: Epoch,
-    /// When it was recorded.
-    pub created: UnixMillis,
-    /// Nothing is sent later.
-    pub expires: UnixMillis,
-    /// From 1; grows with every change.
-    pub revision: u64,
-    /// Where it stands.
-    pub state: State,
-    /// When it ended.
-    pub ended: Option<UnixMillis>,
-    /// What the canceller said.
-    pub cancel_reason: Option<String>,
-    /// The last word of the nodes, once nothing changes any more.
-    pub settled: Option<Arc<Snapshot>>,
-}
 
 /// What happens to an alert.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,15 +51,6 @@ pub struct Illegal {
     pub to: State,
 }
 
-/// True in the three states that an alert never leaves.
-#[must_use]
-pub fn is_final(state: State) -> bool {
-    match state {
-        State::Active | State::Cancelling => false,
-        State::Cancelled | State::Resolved | State::Expired => true,
-    }
-}
-
 impl AlertRecord {
     /// The record after an event; `None` if the event says nothing new.
     ///
@@ -119,10 +76,10 @@ impl AlertRecord {
                 next.ended = Some(now);
             }
             (_, Event::End(to)) => return Err(illegal(to)),
-            (from, Event::Settle(_)) if self.settled.is_some() && is_final(from) => {
+            (from, Event::Settle(_)) if self.settled.is_some() && from.is_final() => {
                 return Ok(None);
             }
-            (from, Event::Settle(snapshot)) if is_final(from) => next.settled = Some(snapshot),
+            (from, Event::Settle(snapshot)) if from.is_final() => next.settled = Some(snapshot),
             (_, Event::Settle(snapshot)) => return Err(illegal(snapshot.state)),
         }
         Ok(Some(next))
@@ -131,7 +88,10 @@ impl AlertRecord {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use clarion_proto::ids::{AppName, Epoch, WaveId};
+
     use super::*;
+    use crate::store::RequestId;
 
     pub(crate) fn record(name: &str, created: u64) -> AlertRecord {
         AlertRecord {

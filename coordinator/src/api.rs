@@ -1,107 +1,70 @@
-//! The rim: requests in, answers out. Each is decoded once into types that cannot be wrong; behind this module nobody
-//! knows gRPC, and only here a `Status` is made ([`status`]).
+//! The rim: requests in, answers out. Each is decoded once into types that cannot be wrong; behind
+//! this module nobody knows gRPC, and only here a `Status` is made ([`status`]).
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use async_trait::async_trait;
 use clarion_proto::{
-    ids::AlertName,
+    ids::ClusterName,
     wire::{DESCRIPTORS, v1::app_service_server::AppServiceServer},
 };
 use clarion_runtime::drain::Drain;
-use tokio::sync::watch;
 use tonic::service::{Routes, RoutesBuilder};
 
+use self::registry::DeviceKey;
 use crate::{
     admission::Admission,
     clock::Clock,
-    config::Config,
-    dispatch::{
-        CancelState, CountError, CountPlan, Counts, Dispatcher, LaneKey, PlannedAlert, StartError,
-    },
-    progress::{RegistryTotals, Snapshot},
+    dispatch::{Dispatch, keeper::Keeper},
+    lane::catalog::Catalog,
     store::{AlertStore, ChangeLog},
 };
 
 mod alerts;
 mod apps;
 pub mod door;
+mod by_hand;
 mod feed;
+mod method;
 mod page;
 pub mod ports;
 pub mod registry;
 mod status;
 mod trace;
 
-/// Largest request but those of `WriteDevices`, bytes: a union of 64 polygons of 10,000 points would be more, one of
-/// six is not; the limit is said in the refusal.
+pub use alerts::AlertsConfig;
+
+/// Largest request but those of `WriteDevices`, bytes: a union of 64 polygons of 10,000 points
+/// would be more, one of six is not; the limit is said in the refusal.
 pub const REQUEST_BYTES_MAX: usize = 4 * 1_024 * 1_024;
 
-/// What carries alerts out, as the API needs it. [`Dispatcher`] in the process; scripted in the API's own tests.
-#[async_trait]
-pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
-    /// See [`Dispatcher::ensure_lane`].
-    fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError>;
-    /// See [`Dispatcher::start`].
-    async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError>;
-    /// See [`Dispatcher::cancel`].
-    async fn cancel(&self, alert: &AlertName) -> CancelState;
-    /// See [`Dispatcher::count`].
-    async fn count(&self, plan: CountPlan) -> Result<Counts, CountError>;
-    /// See [`Dispatcher::reaches`].
-    async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError>;
-    /// See [`Dispatcher::watch`].
-    fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>>;
-    /// See [`Dispatcher::registry`].
-    fn registry(&self) -> RegistryTotals;
-    /// See [`Dispatcher::has_session`].
-    fn has_session(&self, node: &str) -> bool;
-}
-
-#[async_trait]
-impl Dispatch for Dispatcher {
-    fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError> {
-        self.ensure_lane(key)
-    }
-
-    async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError> {
-        self.start(alert).await
-    }
-
-    async fn cancel(&self, alert: &AlertName) -> CancelState {
-        self.cancel(alert).await
-    }
-
-    async fn count(&self, plan: CountPlan) -> Result<Counts, CountError> {
-        self.count(plan).await
-    }
-
-    async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError> {
-        self.reaches(plan, least).await
-    }
-
-    fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
-        self.watch(alert)
-    }
-
-    fn registry(&self) -> RegistryTotals {
-        self.registry()
-    }
-
-    fn has_session(&self, node: &str) -> bool {
-        self.has_session(node)
-    }
+/// What the API is configured by.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// Nodes of another cluster follow no log of this one.
+    pub cluster: ClusterName,
+    /// P: fixed when a cluster is made.
+    pub partitions: u16,
+    /// Connections of callers at a time; one more takes the place of an idle one or is closed.
+    pub connections_max: usize,
+    /// Makes ids of devices that are no UUIDs.
+    pub device_key: DeviceKey,
+    /// Lanes that apps may name.
+    pub lanes: Arc<Catalog>,
+    /// Alerts, previews and watchers.
+    pub alerts: AlertsConfig,
 }
 
 /// What every service of the API stands on.
 #[derive(Debug)]
 pub struct Context {
     /// As checked at the start.
-    pub config: Config,
+    pub config: ApiConfig,
     /// The process's.
     pub clock: Clock,
     /// Apps and alerts.
     pub store: Arc<dyn AlertStore>,
+    /// Keeps the records of alerts true.
+    pub keeper: Keeper,
     /// Changes of devices.
     pub log: Arc<dyn ChangeLog>,
     /// Carries alerts out.
@@ -136,8 +99,8 @@ pub fn routes(context: &Arc<Context>) -> Result<Routes, tonic_reflection::server
             AppServiceServer::new(apps::Apps::new(context()))
                 .max_decoding_message_size(REQUEST_BYTES_MAX),
         )
-        .add_service(alerts::AlertsServer::new(alerts::Alerts::new(context())))
-        .add_service(registry::RegistryServer::new(registry::Registry::new(context())))
+        .add_service(alerts::server(alerts::Alerts::new(context())))
+        .add_service(registry::server(registry::Registry::new(context())))
         .add_service(reflection().build_v1()?)
         // Python's grpcio-reflection and older tools speak nothing newer.
         .add_service(reflection().build_v1alpha()?);

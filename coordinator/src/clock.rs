@@ -1,8 +1,8 @@
 //! The coordinator's two clocks, read in one place.
 //!
-//! Everything that decides takes [`Time`] (microseconds since start) as a parameter; drivers read it here. It follows
-//! tokio's clock, so a test that pauses tokio pauses all of the coordinator. Wall time is for what leaves the process:
-//! append times, `iat` of provider tokens.
+//! Everything that decides takes [`Time`] (microseconds since start) as a parameter; drivers read
+//! it here. It follows tokio's clock, so a test that pauses tokio pauses all of the coordinator.
+//! Wall time is for what leaves the process: append times, `iat` of provider tokens.
 
 use std::time::SystemTime;
 
@@ -56,6 +56,14 @@ impl Clock {
         // 30 years away where the sum would overflow: as good as never.
         const FAR: std::time::Duration = std::time::Duration::from_secs(86_400 * 365 * 30);
         self.started.checked_add(time.since(Time(0))).unwrap_or_else(|| self.started + FAR)
+    }
+
+    /// Sleeps until tokio's clock shows `time`; without a time for ever.
+    pub async fn sleep_until(&self, time: Option<Time>) {
+        match time {
+            Some(time) => tokio::time::sleep_until(self.instant(time)).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Wall time, UTC.

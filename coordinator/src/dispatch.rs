@@ -1,15 +1,18 @@
 //! Carries planned alerts out: one task for an alert, one session for a node.
 //!
-//! The parts, in the order of an alert's way: [`Dispatcher::start`] puts the wave on the **board** ([`standing`]), from
-//! where every session takes what its node has to know; what nodes report comes back through their sessions to the
-//! alert's **task** ([`task`]), whose state machine ([`run`]) decides when all are complete, when its time is over and
-//! when a cancel is confirmed. Nothing here waits for a node: a node that is away finds on the board what it has missed.
+//! The parts, in the order of an alert's way: [`Dispatcher::start`] puts the wave on the **board**
+//! ([`crate::standing`]), from where every session takes what its node has to know; what nodes
+//! report comes back through their sessions to the alert's **task** ([`alert`]), whose state
+//! machine ([`crate::alert::run`]) decides when all are complete, when its time is over and when a
+//! cancel is confirmed. Nothing here waits for a node: a node that is away finds on the board what
+//! it has missed.
 //!
-//! Queues and their bounds: notes of all sessions to one alert 256, reports with tokens to be pruned 256, messages to one node
-//! 64 + 4,096. Whoever finds the first two full waits, so that the node's stream is read more slowly; a node that lets
-//! the last fill up loses its session.
+//! Queues and their bounds: notes of all sessions to one alert 256, reports with tokens to be
+//! pruned 256, messages to one node 64 + 4,096. Whoever finds the first two full waits, so that the
+//! node's stream is read more slowly; a node that lets the last fill up loses its session.
 
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
     sync::{
@@ -19,150 +22,50 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use clarion_proto::{
-    ids::{AlertName, AppName, ClusterName, CoordinatorId, Epoch, LogId, WaveId},
-    time::Time,
-    wire::shard_v1 as wire,
-};
+use async_trait::async_trait;
+use clarion_proto::ids::{AlertName, ClusterName, CoordinatorId, LogId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use crate::session::task::{Connect, Tcp, endpoint};
 use crate::{
-    alert::is_final,
+    alert::run::Run,
     clock::Clock,
+    lane::{Gateway, LaneKey},
     lane_owner::{
-        Credential, CredentialStatus, Gateway, LaneOwner, ReplaceError,
+        Credential, CredentialStatus, LaneError, LaneOwner, ReplaceError,
         feedback::{self, Pruning},
         health::LaneStatus,
     },
-    members::{NodeStatus, NodesConfig, Roster, addresses::keep_sessions},
-    plan::Bands,
-    progress::{RegistryTotals, Snapshot, State},
+    members::{NodeStatus, Roster, registry::RegistryTotals},
+    owners::{NodeName, Owned},
+    planned::{CountPlan, CountedDevices, PlannedAlert},
+    session::Identity,
+    snapshot::{Snapshot, State},
+    standing::{Phase, StandingWave},
     store::{ChangeLog, StoreError},
 };
-use cluster::{AlertHandle, Cluster, Identity};
-pub use count::QUESTIONS_MAX;
-use run::Run;
-use standing::{Owned, Phase, StandingWave};
-use task::{AlertTask, Input};
+use alert::AlertTask;
+use cluster::{AlertHandle, Cluster, Input};
 
-pub(crate) mod cluster;
+mod alert;
+mod cluster;
 mod count;
-#[cfg(test)]
-pub(crate) mod fixtures;
-mod run;
-pub(crate) mod standing;
-mod task;
+pub mod keeper;
+mod node;
+mod nodes;
 
-/// Notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; a quarter of that is queued.
+pub use count::QUESTIONS_MAX;
+pub use node::{Connect, Tcp, endpoint};
+pub use nodes::NodesConfig;
+
+/// Notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; a quarter of
+/// that is queued.
 const INPUTS: usize = 256;
-/// Two seconds to wait for nodes (`task::CANCEL_WAIT`), and half a second for the task to take the wish.
+/// Two seconds to wait for nodes (`task::CANCEL_WAIT`), and half a second for the task to take the
+/// wish.
 const CANCEL_DEADLINE: Duration = Duration::from_millis(2_500);
 /// For all tasks to end; each is dropped at its next wait.
 const SHUTDOWN: Duration = Duration::from_secs(2);
-
-/// One alert, decoded, admitted, planned and recorded: all that nodes need to carry it out.
-#[derive(Debug)]
-pub struct PlannedAlert {
-    /// Its name.
-    pub name: AlertName,
-    /// Its one wave.
-    pub wave: WaveId,
-    /// Obeyed by nodes if it is the highest they saw for this alert.
-    pub epoch: Epoch,
-    /// Nearest first; together the cover.
-    pub bands: Bands,
-    /// What is said, per app.
-    pub apps: Vec<AppPlan>,
-    /// Who: an expression over segments in prefix form; empty: everybody.
-    pub segments: Vec<wire::SegmentOp>,
-    /// When it was recorded, on [`crate::clock::Clock`].
-    pub created: Time,
-    /// Nothing is sent later, on [`crate::clock::Clock`].
-    pub expires: Time,
-    /// Over all nodes; 0: no limit.
-    pub max_rate_per_second: u32,
-}
-
-/// What is said to one app's devices, and through which lane.
-#[derive(Debug, Clone)]
-pub struct AppPlan {
-    /// Whose devices.
-    pub app: AppName,
-    /// Through which lane.
-    pub lane: LaneKey,
-    /// What all of its requests share.
-    pub request: PushRequest,
-    /// Per locale; the first is the fallback.
-    pub messages: Vec<LocaleMessage>,
-}
-
-/// What all requests to one app's devices share; of its lane's platform.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PushRequest {
-    /// Headers of APNs.
-    Apns(ApnsRequest),
-    /// FCM: all else stands in the body.
-    Fcm {
-        /// In the path.
-        project: String,
-    },
-}
-
-/// Headers of every request to APNs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApnsRequest {
-    /// `apns-topic`.
-    pub topic: String,
-    /// `apns-push-type`.
-    pub push_type: String,
-    /// `apns-priority`: 10 or 5.
-    pub priority: u32,
-    /// `apns-expiration`, Unix seconds.
-    pub expiration: u64,
-    /// `apns-collapse-id`, at most 64 bytes.
-    pub collapse_id: String,
-}
-
-/// One language's body.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LocaleMessage {
-    /// BCP 47, lower case.
-    pub locale: String,
-    /// APNs: all of it. FCM: what stands before the token, up to and with its opening quote.
-    pub body: Bytes,
-    /// FCM: what stands behind the token, from its closing quote. APNs: empty.
-    pub body_after_token: Bytes,
-}
-
-/// Names a lane: one credential on one gateway, both as configured.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LaneKey {
-    /// Of `[[gateways]]`.
-    pub gateway: String,
-    /// Of `[[credentials]]`.
-    pub credential: String,
-}
-
-/// Who would a wave reach? Nothing is sent.
-#[derive(Debug)]
-pub struct CountPlan {
-    /// Nearest first.
-    pub bands: Bands,
-    /// Counted one by one.
-    pub apps: Vec<AppName>,
-    /// As in [`PlannedAlert`].
-    pub segments: Vec<wire::SegmentOp>,
-}
-
-/// The answer: for each app of the plan, in its order, the devices of each band.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Counts {
-    /// Outer: apps; inner: bands.
-    pub devices: Vec<Vec<u64>>,
-}
 
 /// An alert cannot start now. Nothing was sent.
 #[derive(Debug, thiserror::Error)]
@@ -173,16 +76,9 @@ pub enum StartError {
         /// Addresses known.
         configured: usize,
     },
-    /// The alert names a lane that the configuration lacks, or whose key makes no token. Trying again does not help.
-    #[error("lane {gateway}/{credential}: {problem}")]
-    Lane {
-        /// As in [`LaneKey`].
-        gateway: String,
-        /// As in [`LaneKey`].
-        credential: String,
-        /// For people.
-        problem: String,
-    },
+    /// The alert names a lane that cannot exist. Trying again does not help.
+    #[error(transparent)]
+    Lane(#[from] LaneError),
     /// The log's head could not be read. Whether trying again helps, the error says.
     #[error(transparent)]
     Log(StoreError),
@@ -244,7 +140,51 @@ pub enum CancelState {
     },
 }
 
-/// What dispatch needs to know of the configuration.
+/// What carries alerts out, as the API needs it: [`Dispatcher`] in the process, scripted in tests
+/// of the API.
+#[async_trait]
+pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
+    /// Makes the lane exist at every node before the first alert needs it (connections warm up):
+    /// when an app is created. Known already: nothing happens.
+    ///
+    /// # Errors
+    /// See [`LaneError`].
+    fn ensure_lane(&self, key: &LaneKey) -> Result<(), LaneError>;
+
+    /// Makes a recorded alert run.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError>;
+
+    /// Stops an alert; comes back when every reachable node has confirmed, after two seconds at
+    /// most.
+    async fn cancel(&self, alert: &AlertName) -> CancelState;
+
+    /// Counts who would be reached.
+    ///
+    /// # Errors
+    /// See [`CountError`].
+    async fn count(&self, plan: CountPlan) -> Result<CountedDevices, CountError>;
+
+    /// Whether an alert would reach `least` devices. Answered as soon as that is certain: nodes
+    /// that are away or slow only matter if the others have too few.
+    ///
+    /// # Errors
+    /// See [`CountError`].
+    async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError>;
+
+    /// The newest state of an alert; `None` if it was never started here or ended long ago.
+    fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>>;
+
+    /// What all nodes hold.
+    fn registry(&self) -> RegistryTotals;
+
+    /// Whether a node of that name has a session with this coordinator now.
+    fn has_session(&self, node: &str) -> bool;
+}
+
+/// What dispatch is configured by.
 #[derive(Debug, Clone)]
 pub struct DispatchConfig {
     /// Whose nodes.
@@ -277,7 +217,8 @@ struct Inner {
 }
 
 impl Dispatcher {
-    /// Starts the tasks: sessions to all nodes, the lanes' owner, feedback. To be called within a tokio runtime.
+    /// Starts the tasks: sessions to all nodes, the lanes' owner, feedback. To be called within a
+    /// tokio runtime.
     #[must_use]
     pub fn spawn(config: DispatchConfig, log: Arc<dyn ChangeLog>, clock: Clock) -> Self {
         Self::spawn_over(config, log, clock, Arc::new(Tcp))
@@ -294,12 +235,18 @@ impl Dispatcher {
         let DispatchConfig { cluster, nodes, partitions, logs, gateways, credentials } = config;
         let coordinator = CoordinatorId(uuid::Uuid::new_v4().into_bytes());
         let identity = Identity { cluster, coordinator, log: log.identity() };
-        tracing::info!(cluster = %identity.cluster, %coordinator, log = %identity.log, "coordinator identity drawn");
+        tracing::info!(
+            cluster = %identity.cluster,
+            %coordinator,
+            log = %identity.log,
+            "coordinator identity drawn"
+        );
         let (pruning, pruned) = Pruning::new();
         let pruning = Arc::new(pruning);
         let (roster, lanes) = (Roster::new(nodes.min), LaneOwner::new(gateways, credentials));
         let cluster = Arc::new(Cluster::new(identity, clock, roster, lanes, pruning.clone()));
-        // Numbers of ownership grow over restarts of this process without a store that would remember them.
+        // Numbers of ownership grow over restarts of this process without a store that would
+        // remember them.
         let number = clock.wall().0.max(1);
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let until = |task: Pin<Box<dyn Future<Output = ()> + Send>>| {
@@ -316,7 +263,7 @@ impl Dispatcher {
         until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, clock).await }));
         until(Box::pin(feedback::run(pruning, pruned, log.clone(), partitions, logs, clock)));
         // Ends its own tasks in order.
-        tasks.spawn(keep_sessions(nodes, cluster.clone(), connect, stop.clone()));
+        tasks.spawn(nodes::keep_sessions(nodes, cluster.clone(), connect, stop.clone()));
         let inner = Inner { cluster, log, questions: AtomicU64::new(1), tasks, stop };
         Self { inner: Arc::new(inner) }
     }
@@ -330,47 +277,12 @@ impl Dispatcher {
         }
     }
 
-    /// Makes the lane exist at every node before the first alert needs it (connections warm up): when an app is
-    /// created. Known already: nothing happens.
-    ///
-    /// # Errors
-    /// [`StartError::Lane`].
-    pub fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError> {
-        self.inner
-            .cluster
-            .lanes
-            .ensure(key, &self.inner.cluster.board, &self.inner.cluster.clock)
-            .map(drop)
-    }
-
-    /// Credentials as their files tell now; see [`crate::config::CredentialFiles`].
+    /// Credentials as their files tell now; they replace those that the lanes have.
     ///
     /// # Errors
     /// They cannot take the place of those that there are; nothing has changed then.
     pub fn replace_credentials(&self, credentials: Vec<Credential>) -> Result<(), ReplaceError> {
         self.inner.cluster.lanes.replace(credentials)
-    }
-
-    /// Makes a recorded alert run.
-    ///
-    /// # Errors
-    /// See [`StartError`].
-    pub async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError> {
-        let cluster = &self.inner.cluster;
-        let owned = self
-            .owned()
-            .ok_or_else(|| StartError::NoNodes { configured: cluster.roster.addresses() })?;
-        let lanes = alert
-            .apps
-            .iter()
-            .map(|app| cluster.lanes.ensure(&app.lane, &cluster.board, &cluster.clock));
-        let lanes = lanes.map(|lane| Ok(lane?.id)).collect::<Result<Vec<_>, StartError>>()?;
-        let mut heads = Vec::with_capacity(usize::from(owned.log_count));
-        for log in (0..owned.log_count).map(LogId) {
-            heads.push(self.inner.log.head(log).await.map_err(StartError::Log)?);
-        }
-        let wave = StandingWave { plan: alert.clone(), lanes, heads, phase: Phase::Running };
-        self.run(&alert, wave, &owned)
     }
 
     fn run(
@@ -390,7 +302,12 @@ impl Dispatcher {
         // From here on every session that ends is heard of; who has no session now is away.
         let away = owned.nodes().keys().filter(|node| !cluster.roster.is_connected(node));
         away.for_each(|node| run.away(node));
-        tracing::info!(alert = %alert.name, wave = alert.wave.0, bands = alert.bands.len(), "alert starts");
+        tracing::info!(
+            alert = %alert.name,
+            wave = alert.wave.0,
+            bands = alert.bands.len(),
+            "alert starts"
+        );
         let mut ids = wave.lanes.clone();
         ids.sort_unstable();
         ids.dedup();
@@ -417,72 +334,6 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Stops an alert; comes back when every reachable node has confirmed, after two seconds at most.
-    pub async fn cancel(&self, alert: &AlertName) -> CancelState {
-        let Some(handle) = self.inner.cluster.alert(alert) else { return CancelState::Unknown };
-        let (answer, answered) = oneshot::channel();
-        let asked = async {
-            handle.inputs.send(Input::Cancel(answer)).await.ok()?;
-            answered.await.ok()
-        };
-        match tokio::time::timeout(CANCEL_DEADLINE, asked).await {
-            Ok(Some(state)) => state,
-            // It ended in this moment, or its task is far behind: what is known is the newest snapshot.
-            Ok(None) | Err(_) => {
-                let state = handle.snapshots.borrow().state;
-                CancelState::At { state, unconfirmed: Vec::new() }
-            }
-        }
-    }
-
-    /// Counts who would be reached.
-    ///
-    /// # Errors
-    /// See [`CountError`].
-    pub async fn count(&self, plan: CountPlan) -> Result<Counts, CountError> {
-        let cluster = &self.inner.cluster;
-        let owned = self
-            .owned()
-            .ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
-        let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
-        count::ask(id, plan, cluster, &owned).await
-    }
-
-    /// Whether an alert would reach `least` devices. Answered as soon as that is certain: nodes that are away or slow only
-    /// matter if the others have too few.
-    ///
-    /// # Errors
-    /// See [`CountError`].
-    pub async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError> {
-        let cluster = &self.inner.cluster;
-        let owned = self
-            .owned()
-            .ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
-        let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
-        count::reaches(id, plan, least, cluster, &owned).await
-    }
-
-    /// The newest state of an alert; `None` if it was never started here or ended long ago.
-    #[must_use]
-    pub fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
-        Some(self.inner.cluster.alert(alert)?.snapshots)
-    }
-
-    /// What all nodes hold.
-    #[must_use]
-    pub fn registry(&self) -> RegistryTotals {
-        let cluster = &self.inner.cluster;
-        let totals = cluster.roster.totals(cluster.board.read().owned.as_deref());
-        RegistryTotals { pruning_alarms: cluster.pruning_alarms(|_| true), ..totals }
-    }
-
-    /// Whether a node of that name has a session with this coordinator now.
-    #[must_use]
-    pub fn has_session(&self, node: &str) -> bool {
-        crate::owners::NodeName::new(node)
-            .is_ok_and(|name| self.inner.cluster.roster.is_connected(&name))
-    }
-
     /// All nodes ever heard of, and which are alive.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeStatus> {
@@ -490,7 +341,8 @@ impl Dispatcher {
         cluster.roster.status(cluster.board.read().owned.as_deref())
     }
 
-    /// Whether an alert can be sent to anybody: partitions are assigned, and an owner of some has a session.
+    /// Whether an alert can be sent to anybody: partitions are assigned, and an owner of some has a
+    /// session.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.owned().is_some()
@@ -513,7 +365,7 @@ impl Dispatcher {
     pub async fn all_ended(&self) {
         while let Some(mut snapshots) = self.inner.cluster.under_way().pop() {
             // Its task has ended without a last word: the process is being torn down.
-            if snapshots.wait_for(|snapshot| is_final(snapshot.state)).await.is_err() {
+            if snapshots.wait_for(|snapshot| snapshot.state.is_final()).await.is_err() {
                 return;
             }
         }
@@ -537,5 +389,84 @@ impl Dispatcher {
         let owned = cluster.board.read().owned.clone()?;
         let connected = owned.nodes().keys().any(|node| cluster.roster.is_connected(node));
         connected.then_some(owned)
+    }
+}
+
+#[async_trait]
+impl Dispatch for Dispatcher {
+    fn ensure_lane(&self, key: &LaneKey) -> Result<(), LaneError> {
+        self.inner
+            .cluster
+            .lanes
+            .ensure(key, &self.inner.cluster.board, &self.inner.cluster.clock)
+            .map(drop)
+    }
+
+    async fn start(&self, alert: Arc<PlannedAlert>) -> Result<(), StartError> {
+        let cluster = &self.inner.cluster;
+        let owned = self
+            .owned()
+            .ok_or_else(|| StartError::NoNodes { configured: cluster.roster.addresses() })?;
+        let lanes = alert
+            .apps
+            .iter()
+            .map(|app| cluster.lanes.ensure(&app.lane, &cluster.board, &cluster.clock));
+        let lanes = lanes.map(|lane| Ok(lane?.id)).collect::<Result<Vec<_>, LaneError>>()?;
+        let mut heads = Vec::with_capacity(usize::from(owned.log_count));
+        for log in (0..owned.log_count).map(LogId) {
+            heads.push(self.inner.log.head(log).await.map_err(StartError::Log)?);
+        }
+        let wave = StandingWave { plan: alert.clone(), lanes, heads, phase: Phase::Running };
+        self.run(&alert, wave, &owned)
+    }
+
+    async fn cancel(&self, alert: &AlertName) -> CancelState {
+        let Some(handle) = self.inner.cluster.alert(alert) else { return CancelState::Unknown };
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            handle.inputs.send(Input::Cancel(answer)).await.ok()?;
+            answered.await.ok()
+        };
+        match tokio::time::timeout(CANCEL_DEADLINE, asked).await {
+            Ok(Some(state)) => state,
+            // It ended in this moment, or its task is far behind: what is known is the newest
+            // snapshot.
+            Ok(None) | Err(_) => {
+                let state = handle.snapshots.borrow().state;
+                CancelState::At { state, unconfirmed: Vec::new() }
+            }
+        }
+    }
+
+    async fn count(&self, plan: CountPlan) -> Result<CountedDevices, CountError> {
+        let cluster = &self.inner.cluster;
+        let owned = self
+            .owned()
+            .ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
+        let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
+        count::ask(id, plan, cluster, &owned).await
+    }
+
+    async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError> {
+        let cluster = &self.inner.cluster;
+        let owned = self
+            .owned()
+            .ok_or_else(|| CountError::NoNodes { configured: cluster.roster.addresses() })?;
+        let id = self.inner.questions.fetch_add(1, Ordering::Relaxed);
+        count::reaches(id, plan, least, cluster, &owned).await
+    }
+
+    fn watch(&self, alert: &AlertName) -> Option<watch::Receiver<Arc<Snapshot>>> {
+        Some(self.inner.cluster.alert(alert)?.snapshots)
+    }
+
+    fn registry(&self) -> RegistryTotals {
+        let cluster = &self.inner.cluster;
+        let totals = cluster.roster.totals(cluster.board.read().owned.as_deref());
+        RegistryTotals { pruning_alarms: cluster.pruning_alarms(|_| true), ..totals }
+    }
+
+    fn has_session(&self, node: &str) -> bool {
+        NodeName::new(node).is_ok_and(|name| self.inner.cluster.roster.is_connected(&name))
     }
 }

@@ -1,32 +1,36 @@
-//! The lanes of the cluster and what only their owner may do: mint provider tokens, share out quotas, stop the pruning.
+//! The lanes of the cluster and what only their owner may do: mint provider tokens, share out
+//! quotas, stop the pruning.
 //!
-//! A lane is one credential on one gateway. It exists from the moment an app names it, so that nodes connect before the
-//! first alert needs them. Its number is made from its name, so that it stays the same over restarts and whatever else
-//! is configured. One provider token serves a credential in the whole cluster: APNs answers 429 if a key's tokens change
-//! more than once in 20 minutes (`TooManyProviderTokenUpdates`), also when several processes make them. So the token
-//! of a key is a function of the time ([`apns`]): restarts do not change it.
+//! A lane is one credential on one gateway. It exists from the moment an app names it, so that
+//! nodes connect before the first alert needs them. Its number is made from its name, so that it
+//! stays the same over restarts and whatever else is configured. One provider token serves a
+//! credential in the whole cluster: APNs answers 429 if a key's tokens change more than once in 20
+//! minutes (`TooManyProviderTokenUpdates`), also when several processes make them. So the token of
+//! a key is a function of the time ([`apns`]): restarts do not change it.
 //!
-//! A token of APNs is signed here and there at once. One of FCM is given by Google's token endpoint, which may be slow or
-//! away: the lane exists without it, nodes send once it has come, and one credential's trouble holds up no other.
+//! A token of APNs is signed here and there at once. One of FCM is given by Google's token
+//! endpoint, which may be slow or away: the lane exists without it, nodes send once it has come,
+//! and one credential's trouble holds up no other.
 //!
-//! The parts: [`credential`] what tokens are made of, [`apns`] and [`oauth`] how, [`token`] when; [`ramp`] how much of a
-//! quota an idle lane begins with; [`budget`] how many connections it has; [`health`] what nodes say of their lane ends; [`feedback`] dead tokens back into the
-//! registry, where there is evidence that the tokens are to blame.
+//! The parts: [`credential`] what tokens are made of, [`apns`] and [`oauth`] how, [`token`] when;
+//! [`budget`] how many connections it has; [`health`] what nodes say of their lane ends;
+//! [`feedback`] dead tokens back into the registry, where there is evidence that the tokens are to
+//! blame.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use clarion_proto::{app::Platform, ids::LaneId, time::Time, wire::shard_v1 as wire};
+use clarion_proto::{ids::LaneId, time::Time, wire::shard_v1 as wire};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use secrecy::SecretString;
 use tokio::sync::{Notify, watch};
 
 use crate::{
     clock::{Clock, Moment},
-    dispatch::{LaneKey, StartError, standing::Board},
+    lane::{Gateway, LaneKey, LaneSpec, ProviderToken, Quota, ramp},
     owners::NodeName,
-    progress::LaneTrouble,
+    snapshot::LaneTrouble,
+    standing::Board,
 };
 
 mod apns;
@@ -35,86 +39,13 @@ mod credential;
 pub(crate) mod feedback;
 pub mod health;
 mod oauth;
-pub(crate) mod ramp;
 mod token;
 
 use budget::Budget;
-pub use budget::Limits;
 pub use credential::{ApnsKey, Credential, ServiceAccount, TokenEndpoint};
 use health::{HealthBook, LaneStatus};
 use oauth::{AccessToken, ExchangeError};
 use token::Refresh;
-
-/// A gateway as configured, checked.
-#[derive(Debug, Clone)]
-pub struct Gateway {
-    /// Unique.
-    pub name: String,
-    /// Which protocol it speaks.
-    pub platform: Platform,
-    /// host:port.
-    pub endpoint: String,
-    /// For the certificate and `:authority`.
-    pub server_name: String,
-    /// PEM; empty: the public roots.
-    pub ca_pem: String,
-    /// Real people are behind it.
-    pub live: bool,
-    /// Of each lane of this gateway, in the whole cluster.
-    pub connections: Limits,
-    /// At once, whatever the gateway allows.
-    pub streams_per_connection: u32,
-    /// Then a request counts as unanswered.
-    pub request_deadline: Duration,
-    /// TCP and TLS together.
-    pub connect_deadline: Duration,
-    /// First pause before another try (to connect: a second at most).
-    pub backoff_min: Duration,
-    /// Longest pause (to connect: while nobody waits).
-    pub backoff_max: Duration,
-    /// `authorization` enters the HPACK table.
-    pub hpack_authorization_indexed: bool,
-    /// Answers of one kind in a row, without a success between, that a node needs before it judges a message, credential or
-    /// lane: 2 to 1,024.
-    pub evidence_answers: u32,
-    /// Requests that the provider allows each lane of this gateway in any minute, over the whole cluster; `None`:
-    /// unlimited.
-    pub quota: Option<Quota>,
-}
-
-/// A provider's limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Quota {
-    /// In any minute.
-    pub per_minute: u32,
-    /// Of those, at once; `None`: one second's worth.
-    pub burst: Option<u32>,
-    /// How long the rate takes to rise after the lane was idle; zero: no time.
-    pub ramp: Duration,
-}
-
-/// One lane, as sessions tell it to nodes.
-#[derive(Debug)]
-pub(crate) struct LaneSpec {
-    pub(crate) id: LaneId,
-    pub(crate) key: LaneKey,
-    pub(crate) gateway: Arc<Gateway>,
-}
-
-impl LaneSpec {
-    /// `gateway/credential`.
-    pub(crate) fn name(&self) -> String {
-        format!("{}/{}", self.key.gateway, self.key.credential)
-    }
-}
-
-/// The value of `authorization`. Secret.
-#[derive(Debug)]
-pub(crate) struct ProviderToken {
-    pub(crate) authorization: SecretString,
-    /// Tells the keys of APNs apart, which a connection is tied to; 0 with FCM, where each request stands for itself.
-    pub(crate) signer: u64,
-}
 
 /// All lanes of the cluster.
 #[derive(Debug)]
@@ -158,7 +89,21 @@ pub struct CredentialStatus {
     pub problem: Option<String>,
 }
 
-/// Credentials that cannot take the place of those that there are. The file's fault; a restart takes them.
+/// A lane that cannot exist: the configuration lacks its gateway or credential, or the key makes no
+/// token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("lane {gateway}/{credential}: {problem}")]
+pub struct LaneError {
+    /// Name of its gateway.
+    pub gateway: String,
+    /// Name of its credential.
+    pub credential: String,
+    /// What is wrong, for people.
+    pub problem: String,
+}
+
+/// Credentials that cannot take the place of those that there are. The file's fault; a restart
+/// takes them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReplaceError {
     /// A new name.
@@ -188,18 +133,19 @@ impl LaneOwner {
         }
     }
 
-    /// The lane of that name, on the board from now on: with its provider token, or, of FCM, as soon as Google has given
-    /// one. Waits for nobody.
+    /// The lane of that name, on the board from now on: with its provider token, or, of FCM, as
+    /// soon as Google has given one. Waits for nobody.
     ///
     /// # Errors
-    /// The configuration lacks one of the two, they are of different platforms, or the key makes no token.
+    /// The configuration lacks one of the two, they are of different platforms, or the key makes no
+    /// token.
     pub(crate) fn ensure(
         &self,
         key: &LaneKey,
         board: &Board,
         clock: &Clock,
-    ) -> Result<Arc<LaneSpec>, StartError> {
-        let refuse = |problem: String| StartError::Lane {
+    ) -> Result<Arc<LaneSpec>, LaneError> {
+        let refuse = |problem: String| LaneError {
             gateway: key.gateway.clone(),
             credential: key.credential.clone(),
             problem,
@@ -315,8 +261,8 @@ impl LaneOwner {
         self.gateways.values().map(|g| g.request_deadline).max().unwrap_or_default()
     }
 
-    /// Keeps provider tokens fresh; runs until it is dropped. Requests to token endpoints run beside each other and
-    /// beside all else, at most one for each credential.
+    /// Keeps provider tokens fresh; runs until it is dropped. Requests to token endpoints run
+    /// beside each other and beside all else, at most one for each credential.
     pub(crate) async fn keep_fresh(&self, board: &Board, clock: Clock) {
         let mut random = StdRng::seed_from_u64(clock.wall().0);
         let mut exchanges = FuturesUnordered::new();
@@ -357,12 +303,13 @@ impl LaneOwner {
         begun.collect()
     }
 
-    /// Credentials as their files tell now: the token of one that is another than before is made anew at once, by the new
-    /// key, and a token that is still on its way from the old one is not used.
+    /// Credentials as their files tell now: the token of one that is another than before is made
+    /// anew at once, by the new key, and a token that is still on its way from the old one is not
+    /// used.
     ///
     /// # Errors
-    /// A name that was not there at the start, or is there no more, or means another platform or project: lanes and apps
-    /// stand on those. Nothing was replaced then.
+    /// A name that was not there at the start, or is there no more, or means another platform or
+    /// project: lanes and apps stand on those. Nothing was replaced then.
     pub(crate) fn replace(&self, credentials: Vec<Credential>) -> Result<(), ReplaceError> {
         let mut table = self.table.lock();
         let mut changed = Vec::new();
@@ -498,8 +445,8 @@ impl LaneOwner {
 }
 
 impl Kept {
-    /// Of a credential that no lane has used yet. A key signs here and now; of a service account nothing is known until
-    /// [`LaneOwner::keep_fresh`] has asked.
+    /// Of a credential that no lane has used yet. A key signs here and now; of a service account
+    /// nothing is known until [`LaneOwner::keep_fresh`] has asked.
     fn first(credential: &Credential, clock: &Clock) -> Result<Self, apns::MintError> {
         let (rules, token) = match credential {
             Credential::Apns(key) => (apns::RULES, Some(Arc::new(apns::mint(key, clock.wall())?))),
@@ -513,7 +460,8 @@ impl Kept {
     }
 }
 
-/// The number of a lane: a hash of its name. If another lane has it (one in four thousand million), the next free one.
+/// The number of a lane: a hash of its name. If another lane has it (one in four thousand million),
+/// the next free one.
 fn free_id(key: &LaneKey, table: &Table) -> LaneId {
     let hash = xxhash_rust::xxh3::xxh3_64(format!("{}/{}", key.gateway, key.credential).as_bytes());
     #[allow(clippy::cast_possible_truncation)] // the lower half of a hash is a hash
@@ -528,11 +476,6 @@ fn free_id(key: &LaneKey, table: &Table) -> LaneId {
 #[allow(clippy::cast_precision_loss)] // thousandths
 fn granted_per_second(quota: Quota, share: u64) -> f64 {
     f64::from(quota.per_minute) / 60.0 * share as f64 / ramp::SHARE_MAX as f64
-}
-
-/// For the wire.
-pub(crate) fn millis(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

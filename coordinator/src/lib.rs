@@ -1,4 +1,5 @@
-//! The coordinator: admits alerts, covers and plans them, dispatches them to shard nodes, folds what they report.
+//! The coordinator: admits alerts, covers and plans them, dispatches them to shard nodes, folds
+//! what they report.
 //!
 //! The modules stand in the order of an alert's way.
 
@@ -26,40 +27,49 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     admission::Admission,
-    api::{Context, Dispatch, ports},
+    api::{ApiConfig, Context, ports},
     clock::Clock,
     config::{Args, Config, ConfigError},
-    dispatch::{DispatchConfig, Dispatcher},
+    dispatch::{Dispatch, Dispatcher, NodesConfig, keeper::Keeper},
     store::{ChangeLog, memory::MemoryStore},
 };
 
-pub mod clock;
+// From the rim down; a module imports from its own floor and from the floors below.
 pub mod config;
+mod stop;
 pub mod api;
+pub mod dispatch;
 pub mod admission;
 pub mod alert;
-pub mod store;
-pub mod cover;
-pub mod owners;
-pub mod plan;
-pub mod dispatch;
 pub mod session;
+pub mod members;
 pub mod lane_owner;
 pub mod progress;
-pub mod privacy;
 pub mod feed;
-pub mod members;
-mod stop;
+pub mod standing;
+pub mod store;
+pub mod privacy;
+pub mod planned;
+pub mod snapshot;
+pub mod lane;
+pub mod owners;
+pub mod clock;
+pub mod bands;
+pub mod cover;
+#[cfg(test)]
+mod fixtures;
 
 /// Services whose readiness is told by name.
 const SERVICES: [&str; 3] = ["clarion.v1.AppService", "clarion.v1.AlertService", REGISTRY];
 const REGISTRY: &str = "clarion.v1.RegistryService";
 /// For threads that still compute when everything else has ended: a cover, at most.
 const THREADS_DEADLINE: Duration = Duration::from_secs(1);
-/// Of the drain deadline, for everything that comes after alerts under way; a quarter of a shorter deadline.
+/// Of the drain deadline, for everything that comes after alerts under way; a quarter of a shorter
+/// deadline.
 const STOP_RESERVE: Duration = Duration::from_secs(2);
 
-/// The program: 0 after a stop in order, else one line on standard error and 1 (2 for a wrong command line).
+/// The program: 0 after a stop in order, else one line on standard error and 1 (2 for a wrong
+/// command line).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some(answered) = probe::requested(&args) {
@@ -148,6 +158,7 @@ pub struct Coordinator {
     api: Port,
     feed: Port,
     health: HealthPort,
+    drain_deadline: Duration,
 }
 
 /// A gRPC port, bound, with its bounds.
@@ -173,39 +184,41 @@ impl Coordinator {
     /// A port that cannot be had, by its address; too few file descriptors.
     pub async fn bind(config: Config) -> Result<Self, Failure> {
         jwt::install();
-        let shares = connections(&config)?;
-        let api =
-            Port::bind(config.listen, ports::api(&config).with_connections_max(shares.api)).await?;
-        let feed =
-            Port::bind(config.feed_listen, ports::feed().with_connections_max(shares.feed)).await?;
+        let shares = connections(&config.api, &config.dispatch.nodes)?;
+        let limits = ports::api(&config.api).with_connections_max(shares.api);
+        let api = Port::bind(config.listen, limits).await?;
+        let limits = ports::feed().with_connections_max(shares.feed);
+        let feed = Port::bind(config.feed_listen, limits).await?;
         let health =
             HealthPort::bind(config.health_listen).await?.with_connections_max(shares.health);
         let clock = Clock::start();
-        let store = Arc::new(MemoryStore::new(config.logs, config.store_bytes_max, clock));
+        let logs = config.dispatch.logs;
+        let store = Arc::new(MemoryStore::new(logs, config.store_bytes_max, clock));
         let log: Arc<dyn ChangeLog> = Arc::clone(&store) as _;
-        let dispatcher = Dispatcher::spawn(dispatch_config(&config), Arc::clone(&log), clock);
-        if config.device_key.is_random() {
+        let dispatcher = Dispatcher::spawn(config.dispatch, Arc::clone(&log), clock);
+        if config.api.device_key.is_random() {
             tracing::warn!(
                 "no device_key_file: devices that are no UUIDs are strangers after a restart"
             );
         }
         let drain = Drain::new();
-        let (files, lanes, stopped) =
-            (config.credential_files.clone(), dispatcher.clone(), drain.token());
+        let (files, lanes, stopped) = (config.credential_files, dispatcher.clone(), drain.token());
         drain.spawn(async move {
             let watch = files.watch(move |credentials| lanes.replace_credentials(credentials));
             let _ = stopped.run_until_cancelled(watch).await;
         });
         let context = Arc::new(Context {
-            admission: Admission::new(config.admissions_max),
+            admission: Admission::new(config.admission),
             dispatch: Arc::new(dispatcher.clone()) as Arc<dyn Dispatch>,
+            keeper: Keeper::new(Arc::clone(&store) as _, clock, drain.token()),
             drain,
-            config,
+            config: config.api,
             clock,
             store,
             log,
         });
-        Ok(Self { context, dispatcher, api, feed, health })
+        let drain_deadline = config.drain_deadline;
+        Ok(Self { context, dispatcher, api, feed, health, drain_deadline })
     }
 
     /// Where the API is served.
@@ -226,14 +239,14 @@ impl Coordinator {
         self.health.address()
     }
 
-    /// Serves until `stop`, then shuts down under the configured deadline: not ready, no new alerts; alerts under way may
-    /// finish; then no new streams, running ones told to come back elsewhere, requests under way finished, sessions closed.
+    /// Serves until `stop`, then shuts down under the configured deadline: not ready, no new
+    /// alerts; alerts under way may finish; then no new streams, running ones told to come back
+    /// elsewhere, requests under way finished, sessions closed.
     ///
     /// # Errors
     /// The transport's.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), Failure> {
-        let Self { context, dispatcher, api, feed, health } = self;
-        let deadline = context.config.drain_deadline;
+        let Self { context, dispatcher, api, feed, health, drain_deadline: deadline } = self;
         let token = context.drain.token();
         let (reporter, health_service) = health::reporter().await;
         for service in SERVICES {
@@ -253,7 +266,12 @@ impl Coordinator {
             context.log.has_room(),
             stopping.clone(),
         ));
-        tracing::info!(listen = %api.address, health = %health.address(), feed = %feed.address, "serving");
+        tracing::info!(
+            listen = %api.address,
+            health = %health.address(),
+            feed = %feed.address,
+            "serving"
+        );
         let routes = api::routes(&context)?.add_service(health_service.clone());
         let stopped = || token.clone().cancelled_owned();
         let api = ports::serve_api(api.listener, api.limits, routes, stopped());
@@ -296,7 +314,8 @@ impl Coordinator {
     }
 }
 
-/// `RegistryService` is not served while the store takes no registrations; removals and mutes still are.
+/// `RegistryService` is not served while the store takes no registrations; removals and mutes still
+/// are.
 async fn registry_health(
     reporter: HealthReporter,
     mut room: watch::Receiver<bool>,
@@ -315,17 +334,6 @@ async fn registry_health(
     let _ = stop.run_until_cancelled(follow).await;
 }
 
-fn dispatch_config(config: &Config) -> DispatchConfig {
-    DispatchConfig {
-        cluster: config.cluster.clone(),
-        nodes: config.nodes.clone(),
-        partitions: config.partitions,
-        logs: config.logs,
-        gateways: config.gateways.iter().map(|g| g.gateway.clone()).collect(),
-        credentials: config.credentials.clone(),
-    }
-}
-
 /// Connections of each port.
 struct Shares {
     api: usize,
@@ -333,9 +341,10 @@ struct Shares {
     health: usize,
 }
 
-/// Shares out the file descriptors. The process's own: standard streams, the event queue, signals, keys and their watch, the
-/// exporter of traces, name service. It connects to every node, and to token endpoints.
-fn connections(config: &Config) -> Result<Shares, Failure> {
+/// Shares out the file descriptors. The process's own: standard streams, the event queue, signals,
+/// keys and their watch, the exporter of traces, name service. It connects to every node, and to
+/// token endpoints.
+fn connections(config: &ApiConfig, nodes: &NodesConfig) -> Result<Shares, Failure> {
     const OWN: usize = 32;
     let wanted = [
         Wanted {
@@ -347,7 +356,7 @@ fn connections(config: &Config) -> Result<Shares, Failure> {
         Wanted { name: "health", min: health::CONNECTIONS_MIN, max: health::CONNECTIONS_MAX },
     ];
     let limit = descriptors::raise()?;
-    let nodes = config.nodes.addresses.len().max(config.nodes.min);
+    let nodes = nodes.addresses.len().max(nodes.min);
     let shares = descriptors::share(limit, OWN, 2 * nodes + 4, &wanted)?;
     if shares[0] < config.connections_max {
         let (connections, wanted) = (shares[0], config.connections_max);

@@ -1,16 +1,18 @@
 //! Which nodes there are, which are alive, and who owns what.
 //!
-//! A node is its *name*, as it says in its Hello: its address may change with every start, its memory with every boot.
-//! [`Roster`] knows each name once: who holds the session, what the node told of its waves, what it holds of the
-//! registry. Two processes that call themselves the same would each be given the other's partitions, and everybody
-//! would be alerted twice; so the second is refused for as long as the first is connected.
+//! A node is its *name*, as it says in its Hello: its address may change with every start, its
+//! memory with every boot. [`Roster`] knows each name once: who holds the session, what the node
+//! told of its waves, what it holds of the registry. Two processes that call themselves the same
+//! would each be given the other's partitions, and everybody would be alerted twice; so the second
+//! is refused for as long as the first is connected.
 //!
-//! **Ownership** is made once (R = 1): when as many nodes as there are addresses have said hello, or [`GATHER`] after
-//! the first ([`GATHER_COMING`] while a node says that it will take a session soon), with those that are there. Then it stays. A node that is away keeps its partitions, and what they have to
-//! do waits for its return; one that comes later owns nothing, which is logged. Handing partitions on needs a second
-//! owner with the data (R = 2), which is not built yet.
+//! **Ownership** is made once (R = 1): when as many nodes as there are addresses have said hello,
+//! or [`GATHER`] after the first ([`GATHER_COMING`] while a node says that it will take a session
+//! soon), with those that are there. Then it stays. A node that is away keeps its partitions, and
+//! what they have to do waits for its return; one that comes later owns nothing, which is logged.
+//! Handing partitions on needs a second owner with the data (R = 2), which is not built yet.
 //!
-//! [`addresses`] finds the nodes and keeps one session task for each address.
+//! [`crate::dispatch`] finds the nodes and keeps one session task for each address.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -24,28 +26,25 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     clock::Clock,
-    dispatch::standing::{Board, Owned},
-    owners::{NodeName, Ownership},
-    progress::{
-        RegistryTotals,
-        registry::{NodeRegistry, totals},
-    },
+    members::registry::{NodeRegistry, RegistryTotals, totals},
+    owners::{NodeName, Owned, Ownership},
     session::NodeMemory,
+    standing::Board,
 };
 
-pub(crate) mod addresses;
+pub mod registry;
 
-pub use addresses::NodesConfig;
-
-/// How long ownership waits for all nodes after the first one has said hello: processes of one start are seconds apart.
+/// How long ownership waits for all nodes after the first one has said hello: processes of one
+/// start are seconds apart.
 pub const GATHER: Duration = Duration::from_secs(5);
-/// The same while a node says that it will come: it refuses this coordinator for 10 s after its last session with one that
-/// served another log, and is asked again after 2 s at most. Otherwise a node that is new would be given everything.
+/// The same while a node says that it will come: it refuses this coordinator for 10 s after its
+/// last session with one that served another log, and is asked again after 2 s at most. Otherwise a
+/// node that is new would be given everything.
 pub const GATHER_COMING: Duration = Duration::from_secs(15);
 /// How long such a word holds: longer than the longest pause between two calls.
 const COMING: Duration = Duration::from_secs(4);
-/// Names remembered: nodes that were ever there. A thousand is beyond any cluster; more means that nodes draw random
-/// names, which would each be given a registry to hold.
+/// Names remembered: nodes that were ever there. A thousand is beyond any cluster; more means that
+/// nodes draw random names, which would each be given a registry to hold.
 pub const NAMES_MAX: usize = 1_024;
 
 /// One node, as callers see it.
@@ -76,7 +75,8 @@ struct Nodes {
     /// Addresses known; `None` before the first resolution.
     addresses: Option<usize>,
     first_hello: Option<Time>,
-    /// A node that is there has asked to be called again until then: it still keeps to a former coordinator.
+    /// A node that is there has asked to be called again until then: it still keeps to a former
+    /// coordinator.
     coming_until: Option<Time>,
 }
 
@@ -163,7 +163,8 @@ impl Roster {
         self.sessions.send_modify(|n| *n += 1);
     }
 
-    /// A wave has ended: what nodes that are away had told of it goes. Those that are connected see to it themselves.
+    /// A wave has ended: what nodes that are away had told of it goes. Those that are connected see
+    /// to it themselves.
     pub(crate) fn forget(&self, wave: WaveId) {
         let mut nodes = self.nodes.lock();
         nodes
@@ -220,8 +221,8 @@ impl Roster {
         nodes.by_name.iter().map(status).collect()
     }
 
-    /// Makes ownership when its time has come, puts it on the board and ends. `number`: higher than that of any ownership
-    /// that a node may hold.
+    /// Makes ownership when its time has come, puts it on the board and ends. `number`: higher than
+    /// that of any ownership that a node may hold.
     pub(crate) async fn share_out(
         &self,
         board: &Board,
@@ -274,7 +275,8 @@ impl Nodes {
             .map(|(n, _)| n.clone())
             .collect();
         if there.len() < self.min {
-            // Ownership does not change later: better nobody yet than all of it to the first. The next hello asks again.
+            // Ownership does not change later: better nobody yet than all of it to the first. The
+            // next hello asks again.
             return Gathered::Wait(Time::NEVER);
         }
         let all = self.addresses.is_some_and(|expected| there.len() >= expected);

@@ -1,14 +1,19 @@
 //! Which node owns which partition: rendezvous hashing, kept within one partition of an even share.
 //!
-//! Every node scores every partition by a hash of both names; a partition goes to its highest scorer that still has room.
-//! Pure rendezvous hashing would leave 64 partitions on two nodes some 36 to 28, and a wave is as slow as its
-//! fullest node; the cap costs a few partitions more that move when a node joins or leaves.
+//! Every node scores every partition by a hash of both names; a partition goes to its highest
+//! scorer that still has room. Pure rendezvous hashing would leave 64 partitions on two nodes some
+//! 36 to 28, and a wave is as slow as its fullest node; the cap costs a few partitions more that
+//! move when a node joins or leaves.
 //!
-//! Ownership is versioned and immutable: work carries its number, and who disagrees refuses with its own. R = 1 here.
+//! Ownership is versioned and immutable: work carries its number, and who disagrees refuses with
+//! its own. R = 1 here.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
-use clarion_proto::{error::InvalidField, ids::PartitionId};
+use clarion_proto::{
+    error::InvalidField,
+    ids::{LogId, PartitionId, log_of},
+};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// A node's configured name, stable over its restarts.
@@ -55,7 +60,8 @@ pub struct Ownership {
 }
 
 impl Ownership {
-    /// Assigns every partition to one of the nodes; without nodes, to nobody. The order of `nodes` does not matter.
+    /// Assigns every partition to one of the nodes; without nodes, to nobody. The order of `nodes`
+    /// does not matter.
     #[must_use]
     pub fn assign(number: u64, partition_count: u16, nodes: &[NodeName]) -> Self {
         let mut nodes = nodes.to_vec();
@@ -106,6 +112,51 @@ impl Ownership {
     #[must_use]
     pub fn partition_count(&self) -> u16 {
         u16::try_from(self.owners.len()).expect("made from a u16")
+    }
+}
+
+/// Partitions, shared out.
+#[derive(Debug)]
+pub(crate) struct Owned {
+    pub(crate) ownership: Ownership,
+    pub(crate) partition_count: u16,
+    pub(crate) log_count: u16,
+    /// Those with at least one partition, and how many.
+    nodes: BTreeMap<NodeName, u16>,
+}
+
+impl Owned {
+    pub(crate) fn new(ownership: Ownership, partition_count: u16, log_count: u16) -> Self {
+        let mut nodes = BTreeMap::new();
+        for partition in (0..partition_count).map(PartitionId) {
+            if let Some(node) = ownership.owner(partition) {
+                *nodes.entry(node.clone()).or_insert(0) += 1;
+            }
+        }
+        Self { ownership, partition_count, log_count, nodes }
+    }
+
+    /// Nodes with partitions, and how many each.
+    pub(crate) fn nodes(&self) -> &BTreeMap<NodeName, u16> {
+        &self.nodes
+    }
+
+    /// How many partitions a node has.
+    pub(crate) fn share(&self, node: &NodeName) -> u16 {
+        self.nodes.get(node).copied().unwrap_or(0)
+    }
+
+    /// The logs of a node's partitions.
+    pub(crate) fn logs_of(&self, node: &NodeName) -> impl Iterator<Item = LogId> + use<> {
+        let mut logs: Vec<_> = self
+            .ownership
+            .partitions_of(node)
+            .into_iter()
+            .map(|p| log_of(p, self.log_count))
+            .collect();
+        logs.sort_unstable();
+        logs.dedup();
+        logs.into_iter()
     }
 }
 

@@ -46,8 +46,8 @@ pub mod sketch;
 use h3o::{CellIndex, Resolution};
 
 use crate::{
-    plan::Band,
-    progress::{BandCounts, CellCounts},
+    bands::Band,
+    snapshot::{BandCounts, CellCounts},
 };
 
 /// The smallest number of devices that is told.

@@ -1,9 +1,11 @@
-//! One stream to one node, as a state machine: messages, what holds now and time come in; messages and notes go out.
+//! One stream to one node, as a state machine: messages, what holds now and time come in; messages
+//! and notes go out.
 //!
-//! The machine compares what holds ([`Standing`]) with what it has sent and sends the difference, so a session starts
-//! complete and goes on with changes. What a node told of its waves is kept in its [`NodeMemory`], which outlives the
-//! session: the same process that comes back is sent nothing that it has, another one is sent what its predecessor had
-//! done. `task` drives the machine; it alone knows gRPC.
+//! The machine compares what holds ([`Standing`]) with what it has sent and sends the difference,
+//! so a session starts complete and goes on with changes. What a node told of its waves is kept in
+//! its [`NodeMemory`], which outlives the session: the same process that comes back is sent nothing
+//! that it has, another one is sent what its predecessor had done. `task` drives the machine; it
+//! alone knows gRPC.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -12,36 +14,52 @@ use std::{
 };
 
 use clarion_proto::{
-    ids::{BootId, LaneId, LogIdentity, WaveId},
+    ids::{BootId, ClusterName, CoordinatorId, LaneId, LogIdentity, WaveId},
     limits::WAVES_MAX,
     time::Time,
     wire::shard_v1::{self as wire, SessionRequest, session_request::Message, session_response},
 };
 
-use self::{delivery::Subject, parts::Parts};
-use crate::{
-    dispatch::standing::{Owned, Phase, Standing},
-    lane_owner::{LaneSpec, ProviderToken, budget},
-    owners::NodeName,
+use self::{
+    delivery::Subject,
+    note::{Note, WaveNote},
+    parts::Parts,
 };
-pub(crate) use memory::NodeMemory;
+use crate::{
+    lane::{
+        LaneSpec, ProviderToken,
+        lease::{self, LEASE_MS},
+    },
+    lane_owner::budget,
+    owners::{NodeName, Owned},
+    standing::{Phase, Standing},
+};
 
 mod delivery;
-mod lease;
 mod memory;
-mod message;
+pub(crate) mod message;
+pub(crate) mod note;
 mod offers;
 mod parts;
-mod reconnect;
-pub(crate) mod task;
 
-pub(crate) use lease::LEASE_MS;
+pub(crate) use memory::NodeMemory;
 
 /// A Cancel without an answer is sent again after this; a wave refused for its ownership too.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Messages waiting for the stream, but parts. A start sends 1 + 2 × 256 lanes + 4,608 waves + 8 counts; a lease request is
-/// answered with 1 + 256 lanes. More than this means that the node does not read: the session ends and starts anew.
+/// Messages waiting for the stream, but parts. A start sends 1 + 2 × 256 lanes + 4,608 waves + 8
+/// counts; a lease request is answered with 1 + 256 lanes. More than this means that the node does
+/// not read: the session ends and starts anew.
 const OUTBOX_MAX: usize = 8_192;
+
+/// Who this coordinator is, to nodes.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) cluster: ClusterName,
+    /// This process.
+    pub(crate) coordinator: CoordinatorId,
+    /// What it serves.
+    pub(crate) log: LogIdentity,
+}
 
 /// One session, from the node's Hello to the end of the stream.
 #[derive(Debug)]
@@ -77,8 +95,9 @@ struct Sent {
     ownership: Option<u64>,
     lanes: BTreeMap<LaneId, Arc<LaneSpec>>,
     tokens: BTreeMap<LaneId, Arc<ProviderToken>>,
-    /// Its part of the connections of each lane of which it has said how it uses those it has: a coordinator that has just
-    /// started knows nothing of what a busy node needs, and must not take its connections away.
+    /// Its part of the connections of each lane of which it has said how it uses those it has: a
+    /// coordinator that has just started knows nothing of what a busy node needs, and must not take
+    /// its connections away.
     connections: BTreeMap<LaneId, Option<u32>>,
     waves: BTreeMap<WaveId, SentWave>,
     counts: BTreeSet<u64>,
@@ -103,41 +122,6 @@ enum SentWave {
     Stopped,
     /// End sent.
     Ended,
-}
-
-/// What a session tells the rest of the coordinator.
-#[derive(Debug)]
-pub(crate) enum Note {
-    Wave(WaveId, WaveNote),
-    Lane(wire::LaneState),
-    Load(wire::LaneLoad),
-    Registry(wire::RegistryState),
-    Counted(wire::Counted),
-    /// The node cannot take a count; `again`: later it may.
-    CountFailed {
-        id: u64,
-        reason: String,
-        again: bool,
-    },
-    /// A defect of the node, for the log.
-    Fault(String),
-}
-
-/// What a session tells of one wave.
-#[derive(Debug)]
-pub(crate) enum WaveNote {
-    /// The node is there, in this process.
-    Joined,
-    /// Without its sets, which are kept in the node's memory.
-    Report(Box<wire::Report>),
-    /// The node writes nothing more.
-    Stopped(wire::Stopped),
-    /// The node was given leave to send.
-    Granted,
-    /// The node did not take it three times, for this reason, and is not sent it again.
-    Isolated(String),
-    /// The stream has ended.
-    Gone,
 }
 
 /// The node does not read.
@@ -220,8 +204,8 @@ impl Session {
             }
             Said::LaneState(state) => self.notes.push_back(Note::Lane(state)),
             Said::RegistryState(state) => self.notes.push_back(Note::Registry(state)),
-            // Messages are applied in their order: everything that it said before is in its memory by now, and its next
-            // process is given that.
+            // Messages are applied in their order: everything that it said before is in its memory
+            // by now, and its next process is given that.
             Said::Leaving(wire::Leaving {}) => {
                 self.left = true;
                 self.outbox.push_back(message::request(Message::Left(wire::Left {})));
@@ -276,8 +260,8 @@ impl Session {
         self.send_due_suspect(now);
     }
 
-    /// The stream has ended; the node's memory goes on. `broken`: how, unless one side wanted it; then what was on its way
-    /// may be the reason. The notes say what is never sent again.
+    /// The stream has ended; the node's memory goes on. `broken`: how, unless one side wanted it;
+    /// then what was on its way may be the reason. The notes say what is never sent again.
     pub(crate) fn close(mut self, broken: Option<&str>) -> (NodeMemory, Vec<Note>) {
         let isolated = self.memory.deliveries.session_ended(broken);
         (self.memory, isolated.into_iter().map(offers::note_of).collect())
@@ -322,7 +306,8 @@ impl Session {
         }
     }
 
-    /// Answers with one Grant for all waves that may go on, and a Slice for each lane of which the node has a part now.
+    /// Answers with one Grant for all waves that may go on, and a Slice for each lane of which the
+    /// node has a part now.
     fn lease(&mut self, request: &wire::LeaseRequest, now: Time) {
         let standing = self.standing.clone();
         let Some(owned) = &standing.owned else { return };

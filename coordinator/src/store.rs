@@ -21,19 +21,16 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use clarion_proto::{
-    app::App,
-    ids::{AlertName, AppName, LogId, LogIdentity, Position, UnixMillis},
-};
+use clarion_proto::ids::{AlertName, AppName, LogId, LogIdentity, Position};
 use tokio::sync::watch;
-
-pub use crate::alert::{AlertRecord, RequestId};
 
 mod batch;
 mod known;
 pub mod memory;
+mod record;
 
 pub use batch::{Batch, RecordBatch, RecordBatchBuilder};
+pub use record::{AlertCursor, AlertRecord, AppRecord, Created, RequestId};
 
 /// An engine cannot do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -97,35 +94,6 @@ pub enum StoreError {
     /// The engine cannot be reached. Trying again helps.
     #[error("the store is away: {0}")]
     Away(String),
-}
-
-/// What became of a creation.
-#[derive(Debug, Clone)]
-pub enum Created<T> {
-    /// It is recorded.
-    New(Arc<T>),
-    /// One with that key was there before; nothing was changed. The caller compares.
-    Existing(Arc<T>),
-}
-
-/// An app as recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AppRecord {
-    /// What it is.
-    pub app: App,
-    /// When it was made.
-    pub created: UnixMillis,
-    /// From 1; grows with every change.
-    pub revision: u64,
-}
-
-/// A place in the list of alerts, newest first: after the one made then with that name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AlertCursor {
-    /// Its `created`.
-    pub created: UnixMillis,
-    /// Its name.
-    pub name: AlertName,
 }
 
 /// Apps and alerts.

@@ -3,8 +3,9 @@
 mod dispatch_support;
 
 use clarion_coordinator::{
-    dispatch::{CountError, CountPlan, StartError},
-    progress::State,
+    dispatch::{CountError, Dispatch as _, StartError},
+    planned::CountPlan,
+    snapshot::State,
     store::ChangeLog,
 };
 use clarion_proto::{
@@ -99,10 +100,7 @@ async fn a_lane_that_is_not_configured_starts_nothing() {
     let mut alert = std::sync::Arc::into_inner(coordinator.alert("bad", 60)).unwrap();
     alert.apps[0].lane.gateway = "elsewhere".to_owned();
     let error = coordinator.dispatcher.start(alert.into()).await.unwrap_err();
-    assert!(
-        matches!(&error, StartError::Lane { gateway, .. } if gateway == "elsewhere"),
-        "{error}"
-    );
+    assert!(matches!(&error, StartError::Lane(lane) if lane.gateway == "elsewhere"), "{error}");
 }
 
 #[tokio::test]

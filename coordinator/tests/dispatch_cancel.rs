@@ -4,7 +4,10 @@ mod dispatch_support;
 
 use std::{net::SocketAddr, time::Duration};
 
-use clarion_coordinator::{dispatch::CancelState, progress::State};
+use clarion_coordinator::{
+    dispatch::{CancelState, Dispatch as _},
+    snapshot::State,
+};
 use clarion_proto::outcome::Outcome;
 use dispatch_support::*;
 

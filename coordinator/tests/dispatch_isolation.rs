@@ -7,9 +7,10 @@ mod dispatch_support;
 use std::sync::Arc;
 
 use clarion_coordinator::{
-    dispatch::{CancelState, CountError, CountPlan, PlannedAlert},
-    plan::Band,
-    progress::State,
+    bands::Band,
+    dispatch::{CancelState, CountError, Dispatch as _},
+    planned::{CountPlan, PlannedAlert},
+    snapshot::State,
 };
 use clarion_proto::{
     ids::{AppName, WaveId},
@@ -42,7 +43,8 @@ async fn asks(peer: &Peer, waves: &[u64]) {
     peer.say(Said::LeaseRequest(ask)).await;
 }
 
-/// Plays a node that takes all waves but the poison, for which it does something else; until the good one was completed.
+/// Plays a node that takes all waves but the poison, for which it does something else; until the
+/// good one was completed.
 async fn play(node: &mut ScriptedNode, mut poison: impl AsyncFnMut(&Peer) -> bool) -> usize {
     let (mut poisoned, mut boot) = (0, 0_u8);
     let mut completed = false;

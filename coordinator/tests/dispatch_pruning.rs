@@ -6,7 +6,8 @@ mod dispatch_support;
 use std::time::Duration;
 
 use clarion_coordinator::{
-    progress::{PruningAlarm, State},
+    dispatch::Dispatch as _,
+    snapshot::{PruningAlarm, State},
     store::ChangeLog,
 };
 use clarion_proto::{ids::LogId, wire::shard_v1 as wire};

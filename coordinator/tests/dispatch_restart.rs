@@ -4,7 +4,7 @@ mod dispatch_support;
 
 use std::net::SocketAddr;
 
-use clarion_coordinator::{progress::State, store::ChangeLog};
+use clarion_coordinator::{dispatch::Dispatch as _, snapshot::State, store::ChangeLog};
 use clarion_proto::{
     outcome::Outcome,
     wire::shard_v1::{self as wire, session_request::Message, session_response::Message as Said},

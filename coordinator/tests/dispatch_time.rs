@@ -4,7 +4,10 @@ mod dispatch_support;
 
 use std::{net::SocketAddr, time::Duration};
 
-use clarion_coordinator::{dispatch::StartError, progress::State};
+use clarion_coordinator::{
+    dispatch::{Dispatch as _, StartError},
+    snapshot::State,
+};
 use clarion_proto::{
     outcome::Outcome,
     wire::shard_v1::{session_request::Message, session_response::Message as Said},
@@ -26,7 +29,8 @@ async fn an_alert_expires_and_what_was_not_sent_is_counted() {
     assert!((29_000..=30_000).contains(&wave.expires_in_ms), "{}", wave.expires_in_ms);
     assert_eq!(peer.lease(1, &wave).await.waves.len(), 1);
     peer.report(report(&wave, 1, 10, 4)).await;
-    // Longer than the patience of the tests: the clock goes on by itself when nobody has anything to do.
+    // Longer than the patience of the tests: the clock goes on by itself when nobody has anything
+    // to do.
     let expired = progress.wait_for(|s| s.state == State::Expired).await.unwrap().clone();
     assert_eq!(
         (expired.ended, expired.settled, expired.totals.open()),

@@ -5,8 +5,8 @@ mod dispatch_support;
 use std::sync::Arc;
 
 use clarion_coordinator::{
-    dispatch::PlannedAlert,
-    progress::{AnswerOutcome, State, Trouble},
+    planned::PlannedAlert,
+    snapshot::{AnswerOutcome, State, Trouble},
 };
 use clarion_proto::{
     ids::WaveId,

@@ -124,7 +124,7 @@ async fn the_binaries_take_their_configurations() {
     let path = here(dir.path(), "coordinator.toml", &[]);
     let args = [OsString::from("coordinator"), "--config".into(), path.into()];
     let config = Config::load(Args::parse_from(args)).expect("the coordinator takes it");
-    assert_eq!(config.gateways.len(), config.credentials.len());
+    assert_eq!(config.dispatch.gateways.len(), config.dispatch.credentials.len());
 
     for name in ["gateway-apns.toml", "gateway-fcm.toml"] {
         let text = fs::read_to_string(here(dir.path(), name, &[])).expect("a configuration");

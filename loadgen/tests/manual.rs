@@ -195,5 +195,5 @@ async fn the_gateways_of_the_providers_are_well_configured() {
     fs::write(&path, text).expect("written");
     let args = [OsString::from("coordinator"), "--config".into(), path.into()];
     let config = Config::load(Args::parse_from(args)).expect("the coordinator takes it");
-    assert_eq!((config.gateways.len(), config.credentials.len()), (2, 2));
+    assert_eq!((config.dispatch.gateways.len(), config.dispatch.credentials.len()), (2, 2));
 }

@@ -1,5 +1,6 @@
 //! What every binary needs around its work, so that start and stop look the same in all of them.
 
+pub mod channel;
 pub mod descriptors;
 pub mod drain;
 pub mod health;

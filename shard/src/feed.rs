@@ -19,7 +19,10 @@ use clarion_proto::{
     ids::ClusterName,
     wire::shard_v1::{self as wire, feed_service_client::FeedServiceClient},
 };
-use clarion_runtime::repeated::Repeated;
+use clarion_runtime::{
+    channel::{self, ChannelLimits},
+    repeated::Repeated,
+};
 use futures_util::future::join_all;
 use rand::{RngExt, SeedableRng};
 use tokio::{
@@ -28,7 +31,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, Streaming, transport::Endpoint};
+use tonic::{Code, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use self::{
@@ -44,14 +47,15 @@ use crate::{
 /// than its items were (tokens lose half: hexadecimal to bytes; ids become 16 bytes); the rest is
 /// for flushes of several callers' batches.
 pub const BATCH_BYTES_MAX: usize = 64 << 20;
-/// What a coordinator may have under way before it hears from us: a few batches of 10,000 records.
-const WINDOW_BYTES: u32 = 8 << 20;
-const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// A coordinator may have a few batches of 10,000 records under way before it hears from us.
+const CONNECTION: ChannelLimits = ChannelLimits {
+    connect_within: Duration::from_secs(2),
+    window_bytes: 8 << 20,
+    ping_every: Duration::from_secs(2),
+    pong_within: Duration::from_secs(4),
+};
 /// For the beginning of a stream; its batches come when there are any.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// An idle connection is asked this often whether it is still there, and given up this long after.
-const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(2);
-const KEEP_ALIVE_WITHIN: Duration = Duration::from_secs(4);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A core that takes no batch for this long hangs. Longer than the node waits for a command to be
@@ -235,15 +239,8 @@ impl Follower {
         &mut self,
         address: SocketAddr,
     ) -> Result<Streaming<wire::FeedResponse>, FeedError> {
-        let channel = Endpoint::from_shared(format!("http://{address}"))
+        let channel = channel::endpoint(address, CONNECTION)
             .map_err(|e| FeedError::Connect(address, e))?
-            .connect_timeout(CONNECT_WITHIN)
-            .tcp_nodelay(true)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
-            .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
-            .keep_alive_timeout(KEEP_ALIVE_WITHIN)
-            .keep_alive_while_idle(true)
             .connect()
             .await
             .map_err(|e| FeedError::Connect(address, e))?;

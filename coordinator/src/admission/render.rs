@@ -1,7 +1,8 @@
 //! What a phone is sent: one body per language, made once per alert and copied for each device.
 //!
-//! Each platform's keys, values and limits are its own: [`apns`], [`fcm`]. What they share is what is said: the title, in
-//! an exercise behind the configured prefix, so that nobody takes it for the real thing.
+//! Each platform's keys, values and limits are its own: [`apns`], [`fcm`]. What they share is what
+//! is said: the title, in an exercise behind the configured prefix, so that nobody takes it for the
+//! real thing.
 
 use std::borrow::Cow;
 
@@ -13,7 +14,7 @@ use clarion_proto::{
     message::{Locale, Message},
 };
 
-use crate::dispatch::{LocaleMessage, PushRequest};
+use crate::planned::{LocaleMessage, PushRequest};
 
 pub mod apns;
 pub mod fcm;
@@ -30,7 +31,8 @@ pub struct Rendered {
 /// Renders an alert for an app. `now` is when its requests begin to go out.
 ///
 /// # Errors
-/// A body over its platform's limit, naming app, locale and excess; the field is from the alert inwards.
+/// A body over its platform's limit, naming app, locale and excess; the field is from the alert
+/// inwards.
 pub fn render(
     spec: &AlertSpec,
     name: &AlertName,
@@ -44,7 +46,8 @@ pub fn render(
     }
 }
 
-/// Whole seconds, rounded down: a phone switched on later shows nothing. 0 would mean "one attempt" to APNs.
+/// Whole seconds, rounded down: a phone switched on later shows nothing. 0 would mean "one attempt"
+/// to APNs.
 fn expiration(spec: &AlertSpec) -> u64 {
     (spec.active_until.0 / 1_000).max(1)
 }

@@ -7,8 +7,8 @@ use clarion_proto::{
 
 use super::*;
 use crate::{
-    config::{Args, tests::with_lane},
-    dispatch::{LocaleMessage, PushRequest},
+    lane::catalog::{CredentialEntry, GatewayEntry},
+    planned::{LocaleMessage, PushRequest},
 };
 
 fn wire_alert(mode: wire::Mode) -> wire::Alert {
@@ -42,6 +42,20 @@ fn spec(alert: wire::Alert) -> AlertSpec {
     AlertSpec::from_wire(alert).expect("valid")
 }
 
+/// The one lane `apns/team`, on a gateway of that kind.
+fn rules(lane_kind: LaneKind, allow_live_without_identity: bool) -> Rules {
+    let gateway = GatewayEntry {
+        name: "apns".to_owned(),
+        platform: Platform::Apns,
+        environment: Environment::Sandbox,
+        lane_kind,
+    };
+    let credential =
+        CredentialEntry { name: "team".to_owned(), platform: Platform::Apns, project: None };
+    let lanes = Catalog { gateways: vec![gateway], credentials: vec![credential] };
+    Rules { allow_live_without_identity, lanes: Arc::new(lanes) }
+}
+
 fn app(lane_kind: LaneKind) -> Option<Arc<AppRecord>> {
     let app = App {
         name: AppName::from_id("demo").expect("valid"),
@@ -55,6 +69,11 @@ fn app(lane_kind: LaneKind) -> Option<Arc<AppRecord>> {
         lane_kind,
     };
     Some(Arc::new(AppRecord { app, created: UnixMillis(1), revision: 1 }))
+}
+
+fn admission(inside_max: usize) -> Admission {
+    let rules = Rules::default();
+    Admission::new(AdmissionConfig { inside_max, questions_max: 8, rules })
 }
 
 /// For the app of [`app`].
@@ -83,57 +102,52 @@ fn request(message: &LocaleMessage, token: &str) -> serde_json::Value {
 
 #[test]
 fn a_test_never_opens_a_live_lane() {
-    let (test, live) = (with_lane("test", Args::default()), with_lane("live", Args::default()));
+    let (test, live) = (rules(LaneKind::Test, false), rules(LaneKind::Live, false));
     let spec = spec(wire_alert(wire::Mode::Test));
     assert_eq!(admit(&spec, &[app(LaneKind::Test)], &test), Ok(()));
-    for (app, config) in
+    for (app, rules) in
         [(app(LaneKind::Live), &test), (app(LaneKind::Test), &live), (app(LaneKind::Live), &live)]
     {
-        assert!(matches!(admit(&spec, &[app], config), Err(Refusal::TestOnLiveLane { .. })));
+        assert!(matches!(admit(&spec, &[app], rules), Err(Refusal::TestOnLiveLane { .. })));
     }
 }
 
 #[test]
 fn live_needs_an_identity_or_a_flag() {
     let spec = spec(wire_alert(wire::Mode::Live));
-    let config = with_lane("live", Args::default());
-    assert_eq!(admit(&spec, &[app(LaneKind::Live)], &config), Err(Refusal::LiveWithoutIdentity));
-    let allowed =
-        with_lane("live", Args { allow_live_without_identity: Some(true), ..Args::default() });
+    let strict = rules(LaneKind::Live, false);
+    assert_eq!(admit(&spec, &[app(LaneKind::Live)], &strict), Err(Refusal::LiveWithoutIdentity));
+    let allowed = rules(LaneKind::Live, true);
     assert_eq!(admit(&spec, &[app(LaneKind::Live)], &allowed), Ok(()));
 }
 
 #[test]
 fn an_exercise_on_a_live_lane_needs_what_live_needs() {
     let exercise = spec(wire_alert(wire::Mode::Exercise));
-    let config = |kind, allowed| {
-        with_lane(kind, Args { allow_live_without_identity: Some(allowed), ..Args::default() })
-    };
-    assert_eq!(admit(&exercise, &[app(LaneKind::Test)], &config("test", false)), Ok(()));
-    for (marked, configured) in
-        [(LaneKind::Live, "test"), (LaneKind::Test, "live"), (LaneKind::Live, "live")]
-    {
-        let refused = admit(&exercise, &[app(marked)], &config(configured, false));
+    assert_eq!(admit(&exercise, &[app(LaneKind::Test)], &rules(LaneKind::Test, false)), Ok(()));
+    for (marked, configured) in [
+        (LaneKind::Live, LaneKind::Test),
+        (LaneKind::Test, LaneKind::Live),
+        (LaneKind::Live, LaneKind::Live),
+    ] {
+        let refused = admit(&exercise, &[app(marked)], &rules(configured, false));
         assert!(
             matches!(refused, Err(Refusal::ExerciseWithoutIdentity { .. })),
-            "{marked:?}, {configured}"
+            "{marked:?}, {configured:?}"
         );
-        assert_eq!(admit(&exercise, &[app(marked)], &config(configured, true)), Ok(()));
+        assert_eq!(admit(&exercise, &[app(marked)], &rules(configured, true)), Ok(()));
     }
 }
 
 #[test]
 fn apps_exist_and_their_lanes_are_configured() {
     let spec = spec(wire_alert(wire::Mode::Test));
-    let config = with_lane("test", Args::default());
+    let rules = rules(LaneKind::Test, false);
     let unknown = InvalidField::new("audience.apps[0]", "there is no apps/demo");
-    assert_eq!(admit(&spec, &[None], &config), Err(Refusal::Invalid(unknown)));
+    assert_eq!(admit(&spec, &[None], &rules), Err(Refusal::Invalid(unknown)));
     let mut moved = app(LaneKind::Test).expect("made");
     Arc::make_mut(&mut moved).app.gateway = "gone".into();
-    assert!(matches!(
-        admit(&spec, &[Some(moved)], &config),
-        Err(Refusal::LaneNotConfigured { .. })
-    ));
+    assert!(matches!(admit(&spec, &[Some(moved)], &rules), Err(Refusal::LaneNotConfigured { .. })));
 }
 
 #[test]
@@ -301,10 +315,10 @@ fn a_message_of_fcm_fits_to_the_byte_or_is_refused_with_the_excess() {
 #[test]
 fn an_app_whose_lane_became_another_platforms_is_refused() {
     let spec = spec(wire_alert(wire::Mode::Test));
-    let config = with_lane("test", Args::default());
+    let rules = rules(LaneKind::Test, false);
     let record = Arc::new(AppRecord { app: fcm_app(), created: UnixMillis(1), revision: 1 });
     assert!(matches!(
-        admit(&spec, &[Some(record)], &config),
+        admit(&spec, &[Some(record)], &rules),
         Err(Refusal::LaneNotConfigured { .. })
     ));
 }
@@ -312,7 +326,7 @@ fn an_app_whose_lane_became_another_platforms_is_refused() {
 #[test]
 fn the_door_has_a_limit_and_a_share_and_nobody_waits() {
     let peer = |n| PeerKey::of(std::net::Ipv4Addr::new(10, 0, 0, n).into());
-    let admission = Admission::new(4);
+    let admission = admission(4);
     let places = (admission.enter(peer(1)).expect("free"), admission.enter(peer(1)).expect("free"));
     assert_eq!(admission.enter(peer(1)).expect_err("half of them"), Full { total: 4, held: 2 });
     assert!(admission.enter(peer(2)).is_ok());
@@ -320,12 +334,13 @@ fn the_door_has_a_limit_and_a_share_and_nobody_waits() {
     assert!(admission.enter(peer(1)).is_ok());
 }
 
-/// 8 questions may be under way, and each may wait for a node: four of them are always other peers'.
+/// 8 questions may be under way, and each may wait for a node: four of them are always other
+/// peers'.
 #[tokio::test]
 async fn one_peer_cannot_keep_all_nodes_busy() {
     use futures_util::FutureExt;
     let peer = |n| PeerKey::of(std::net::Ipv4Addr::new(10, 0, 0, n).into());
-    let admission = Admission::new(64);
+    let admission = admission(64);
     let mut asked = Vec::new();
     for _ in 0..4 {
         asked.push(admission.question(peer(1)).await);
@@ -337,7 +352,7 @@ async fn one_peer_cannot_keep_all_nodes_busy() {
 #[test]
 fn covers_share_room_for_their_cells_and_give_it_back() {
     let peer = |n| PeerKey::of(std::net::Ipv4Addr::new(10, 0, 0, n).into());
-    let admission = Admission::new(1);
+    let admission = admission(1);
     let first = admission.cells(peer(1), 15_000_000).expect("nearly all");
     let refused = admission.cells(peer(1), 2_000).expect_err("the rest is for others");
     let (free, held) = (1_000_000, 15_000_000);

@@ -1,4 +1,5 @@
-//! `AlertService`: one alert from its request to its end. The way in is in [`create`], the way out in [`watch`].
+//! `AlertService`: one alert from its request to its end. The way in is in [`create`], the way out
+//! in [`watch`].
 
 use std::sync::Arc;
 
@@ -16,49 +17,69 @@ use tracing::Instrument;
 
 use super::{Context, door, page, status};
 use crate::{
-    alert::{AlertRecord, Event, REASON_BYTES_MAX, is_final, keeper},
+    alert::{Event, REASON_BYTES_MAX},
+    bands::BandEdges,
     dispatch::CancelState,
     privacy::curiosity::Curiosity,
-    store::AlertCursor,
+    store::{AlertCursor, AlertRecord},
 };
 
 pub(super) mod answer;
 mod create;
-mod plan;
+mod launch;
+mod prepare;
 mod preview;
+mod requests;
 mod server;
+mod target;
 mod watch;
 
-pub(super) use server::AlertsServer;
+use requests::Requests;
+use target::Target;
 
-/// Alerts of one page, bytes: callers take 4 MiB unless they say otherwise, and one alert may have nearly as many.
+pub(super) use server::server;
+
+/// Alerts of one page, bytes: callers take 4 MiB unless they say otherwise, and one alert may have
+/// nearly as many.
 const LIST_BYTES_MAX: usize = 3 << 20;
 /// In front of each alert of a page.
 const FRAME_BYTES: usize = 8;
+
+/// What alerts, previews and watchers are configured by.
+#[derive(Debug, Clone)]
+pub struct AlertsConfig {
+    /// What an EXERCISE says in front of its title.
+    pub exercise_prefix: String,
+    /// Regions and audiences that are small enough to single people out are taken too
+    /// ([`crate::privacy`]).
+    pub allow_small_audiences: bool,
+    /// Where one band ends and the next begins.
+    pub bands: BandEdges,
+    /// Alerts that may be active at once; one more is refused.
+    pub active_max: usize,
+    /// Streams of WatchAlert at a time; one more is refused.
+    pub watchers_max: usize,
+    /// The same for one alert.
+    pub watchers_per_alert_max: usize,
+}
 
 /// The service.
 #[derive(Debug)]
 pub(super) struct Alerts {
     api: Arc<Context>,
-    requests: create::Requests,
+    requests: Requests,
     /// Active alerts by whoever created them; their total is the store's to check.
     active: Places,
     watchers: Arc<watch::Watchers>,
-    curiosity: Mutex<Curiosity<plan::Cover>>,
+    curiosity: Mutex<Curiosity<Target>>,
 }
 
 impl Alerts {
     pub(super) fn new(api: Arc<Context>) -> Self {
-        let watchers =
-            watch::Watchers::new(api.config.watchers_max, api.config.watchers_per_alert_max);
-        let active = Places::new(api.config.alerts_active_max);
-        Self {
-            api,
-            requests: create::Requests::default(),
-            active,
-            watchers,
-            curiosity: Mutex::default(),
-        }
+        let config = &api.config.alerts;
+        let watchers = watch::Watchers::new(config.watchers_max, config.watchers_per_alert_max);
+        let active = Places::new(config.active_max);
+        Self { api, requests: Requests::default(), active, watchers, curiosity: Mutex::default() }
     }
 
     /// See [`watch`].
@@ -171,7 +192,8 @@ impl AlertService for Alerts {
     }
 }
 
-/// As many answers from the front as fit into a message, one at least; and the last of them, if others were left out.
+/// As many answers from the front as fit into a message, one at least; and the last of them, if
+/// others were left out.
 fn within(
     bytes_max: usize,
     alerts: &[Arc<AlertRecord>],
@@ -191,27 +213,33 @@ fn within(
     (answers, None)
 }
 
-/// Records the wish, tells the nodes, records what came of it. Changes nothing if the alert has ended.
+/// Records the wish, tells the nodes, records what came of it. Changes nothing if the alert has
+/// ended.
 async fn cancel(
     api: &Context,
     alert: Arc<AlertRecord>,
     reason: String,
 ) -> Result<Arc<AlertRecord>, Status> {
-    if is_final(alert.state) {
+    if alert.state.is_final() {
         return Ok(alert);
     }
     let alert =
-        keeper::record(api, &alert.name, Event::Cancel { reason }).await.map_err(status::store)?;
-    if is_final(alert.state) {
+        api.keeper.record(&alert.name, Event::Cancel { reason }).await.map_err(status::store)?;
+    if alert.state.is_final() {
         return Ok(alert);
     }
     match api.dispatch.cancel(&alert.name).await {
         CancelState::At { state, unconfirmed } => {
-            tracing::info!(alert = %alert.name, ?state, unconfirmed = unconfirmed.len(), "alert cancelled");
-            if !is_final(state) {
+            tracing::info!(
+                alert = %alert.name,
+                ?state,
+                unconfirmed = unconfirmed.len(),
+                "alert cancelled"
+            );
+            if !state.is_final() {
                 return Ok(alert);
             }
-            keeper::record(api, &alert.name, Event::End(state)).await.map_err(status::store)
+            api.keeper.record(&alert.name, Event::End(state)).await.map_err(status::store)
         }
         // Recorded and not started yet: its creator finds it CANCELLING and ends it.
         CancelState::Unknown => Ok(alert),

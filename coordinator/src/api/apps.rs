@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Context, door, page, status};
 use crate::{
-    dispatch::LaneKey,
+    lane::LaneKey,
     store::{AppRecord, Created},
 };
 
@@ -53,33 +53,29 @@ impl Apps {
                 format!("{kind} {name} is not in the coordinator's configuration"),
             )
         };
-        let gateway = self
-            .api
-            .config
-            .gateway(&app.gateway)
-            .ok_or_else(|| missing("gateway", &app.gateway))?;
-        let credential = self
-            .api
-            .config
+        let lanes = &self.api.config.lanes;
+        let gateway =
+            lanes.gateway(&app.gateway).ok_or_else(|| missing("gateway", &app.gateway))?;
+        let credential = lanes
             .credential(&app.credential)
             .ok_or_else(|| missing("credential", &app.credential))?;
         let differs = |field: &str, of: &dyn std::fmt::Debug| {
             let problem = format!("gateway {} is {of:?}: both must agree", app.gateway);
             status::invalid(InvalidField::new(format!("app.{field}"), problem))
         };
-        if gateway.gateway.platform != app.platform {
-            return Err(differs("platform", &gateway.gateway.platform));
+        if gateway.platform != app.platform {
+            return Err(differs("platform", &gateway.platform));
         }
-        if credential.platform() != app.platform {
+        if credential.platform != app.platform {
             let problem = format!(
                 "{} is a credential of {:?}, the app is of {:?}: both must agree",
-                app.credential,
-                credential.platform(),
-                app.platform
+                app.credential, credential.platform, app.platform
             );
             return Err(status::invalid(InvalidField::new("app.credential", problem)));
         }
-        if let Some(project) = credential.project().filter(|project| *project != app.project) {
+        if let Some(project) =
+            credential.project.as_ref().filter(|project| **project != app.project)
+        {
             let problem = format!(
                 "must be {project}, the project of credential {}, is {}",
                 app.credential, app.project
@@ -93,7 +89,7 @@ impl Apps {
             return Err(differs("lane_kind", &gateway.lane_kind));
         }
         let key = LaneKey { gateway: app.gateway.clone(), credential: app.credential.clone() };
-        self.api.dispatch.ensure_lane(&key).map_err(status::start)
+        self.api.dispatch.ensure_lane(&key).map_err(|e| status::start(e.into()))
     }
 
     async fn existing(&self, name: &AppName) -> Result<Arc<AppRecord>, Status> {
@@ -122,7 +118,11 @@ impl AppService for Apps {
             Created::New(record) => {
                 // One too many may come in between by its own fault.
                 let _ = self.created.lock().take(peer, self.now());
-                tracing::info!(app = %record.app.name, gateway = %record.app.gateway, "app created");
+                tracing::info!(
+                    app = %record.app.name,
+                    gateway = %record.app.gateway,
+                    "app created"
+                );
                 Ok(Response::new(answer(&record)))
             }
             Created::Existing(record) if record.app == wanted => Ok(Response::new(answer(&record))),

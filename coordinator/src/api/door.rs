@@ -58,7 +58,7 @@ use hyper::body as http_body;
 use tokio::sync::Semaphore;
 use tonic::{Code, Status, body::Body};
 
-use super::{ports, status};
+use super::{method::method, status};
 
 /// Requests under way, all connections together. Those that hold much (a decoded region) are
 /// bounded further by [`crate::admission`]; the others are names and numbers.
@@ -147,8 +147,7 @@ where
                 return refuse(format!("{held} requests of {peer} are under way"));
             }
         };
-        let (contract, method) =
-            (Contract::of(request.uri().path()), ports::method(request.uri().path()));
+        let (contract, method) = (Contract::of(request.uri().path()), method(request.uri().path()));
         let foreign = match contract {
             Contract::Foreign => match Arc::clone(&self.foreign).try_acquire_owned() {
                 Ok(foreign) => Some(foreign),

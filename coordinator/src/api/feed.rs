@@ -1,12 +1,14 @@
-//! `FeedService`, written by hand instead of generated: its answers are bytes that were encoded when they were accepted.
+//! `FeedService`, written by hand instead of generated: its answers are bytes that were encoded
+//! when they were accepted.
 //!
-//! The generated server takes a `FeedResponse` and encodes it for each node anew. Here the three small fields that only
-//! the log knows are written in front of the batch's bytes (fields may come in any order), and the rest is one copy.
+//! The generated server takes a `FeedResponse` and encodes it for each node anew. Here the three
+//! small fields that only the log knows are written in front of the batch's bytes (fields may come
+//! in any order), and the rest is one copy.
 
 use std::{
     convert::Infallible,
+    future::{Ready, ready},
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -25,12 +27,17 @@ use tonic::{
     Request, Response, Status,
     body::Body,
     codec::{Codec, EncodeBuf, Encoder},
-    server::{Grpc, NamedService, ServerStreamingService},
+    server::{Grpc, ServerStreamingService},
 };
 use tonic_prost::{ProstCodec, ProstDecoder};
+use tower::util::{ServiceFn, service_fn};
 
 use self::places::{NoPlace, Places, STRANGERS_MAX};
-use super::{Context as Api, status};
+use super::{
+    Context as Api,
+    by_hand::{ByHand, Served},
+    status,
+};
 use crate::{
     feed::{FeedError, Follower},
     store::Batch,
@@ -41,9 +48,25 @@ mod places;
 /// Largest question: 65,535 partitions and as many logs' positions, as varints.
 pub(super) const REQUEST_BYTES_MAX: usize = 1 << 20;
 
-/// Serves the logs to shard nodes.
+/// The service: [`Feed`] is its only method.
+pub(super) type FeedServer = Served<Feed, ServiceFn<NoOther>>;
+
+type NoOther = fn(http::Request<Body>) -> Ready<Result<http::Response<Body>, Infallible>>;
+
+/// Serves the logs of the context to shard nodes.
+#[must_use]
+pub(super) fn server(api: Arc<Api>) -> FeedServer {
+    let method = Feed { api, places: Arc::default(), refused: Refusals::default() };
+    Served { method, others: service_fn(no_other as NoOther) }
+}
+
+fn no_other(_: http::Request<Body>) -> Ready<Result<http::Response<Body>, Infallible>> {
+    ready(Ok(Status::unimplemented("FeedService has the one method Feed").into_http()))
+}
+
+/// `Feed`.
 #[derive(Debug, Clone)]
-pub(super) struct FeedServer {
+pub(super) struct Feed {
     api: Arc<Api>,
     places: Arc<Mutex<Places>>,
     refused: Refusals,
@@ -52,48 +75,18 @@ pub(super) struct FeedServer {
 /// For the log: nodes that are refused come again every few seconds.
 type Refusals = Arc<Mutex<Repeated>>;
 
-impl FeedServer {
-    /// Over the context's log.
-    #[must_use]
-    pub(super) fn new(api: Arc<Api>) -> Self {
-        Self { api, places: Arc::default(), refused: Refusals::default() }
-    }
-}
+impl ByHand for Feed {
+    const SERVICE: &'static str = SERVICE_NAME;
+    const PATH: &'static str = "/clarion.shard.v1.FeedService/Feed";
 
-impl NamedService for FeedServer {
-    const NAME: &'static str = SERVICE_NAME;
-}
-
-impl tower::Service<http::Request<Body>> for FeedServer {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let (api, places, refused) =
-            (Arc::clone(&self.api), Arc::clone(&self.places), Arc::clone(&self.refused));
-        let feed = Feed { api, places, refused };
+    fn serve(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         async move {
-            if request.uri().path() != "/clarion.shard.v1.FeedService/Feed" {
-                let unknown = Status::unimplemented("FeedService has the one method Feed");
-                return Ok(unknown.into_http());
-            }
             let mut grpc =
                 Grpc::new(FeedCodec).apply_max_message_size_config(Some(REQUEST_BYTES_MAX), None);
-            Ok(grpc.server_streaming(feed, request).await)
+            grpc.server_streaming(self, request).await
         }
         .boxed()
     }
-}
-
-struct Feed {
-    api: Arc<Api>,
-    places: Arc<Mutex<Places>>,
-    refused: Refusals,
 }
 
 impl ServerStreamingService<FeedRequest> for Feed {
@@ -106,17 +99,23 @@ impl ServerStreamingService<FeedRequest> for Feed {
             (Arc::clone(&self.api), Arc::clone(&self.places), Arc::clone(&self.refused));
         async move {
             let request = request.into_inner();
-            let place = Place::take(&places, &request.node, api.dispatch.has_session(&request.node))?;
+            let place =
+                Place::take(&places, &request.node, api.dispatch.has_session(&request.node))?;
             let (log, partitions) = (Arc::clone(&api.log), api.config.partitions);
             let follower = Follower::open(log, &api.config.cluster, partitions, &request).await;
             let follower = follower.map_err(|error| {
-                let (reason, now) = (format!("{}: {error}", request.node), api.clock.now().since(Time(0)));
+                let (reason, now) =
+                    (format!("{}: {error}", request.node), api.clock.now().since(Time(0)));
                 if let Some(times) = refusals.lock().note(&reason, now) {
                     tracing::warn!(reason, times, "feed of a node refused");
                 }
                 refused(error)
             })?;
-            tracing::info!(node = %request.node, partitions = request.partitions.len(), "a node follows its logs");
+            tracing::info!(
+                node = %request.node,
+                partitions = request.partitions.len(),
+                "a node follows its logs"
+            );
             Ok(Response::new(pulled(follower, place, api.drain.token())))
         }
         .boxed()

@@ -1,22 +1,22 @@
 //! The coordinator's two gRPC ports and what a peer may take of each: callers' and nodes'.
 //!
-//! Nodes have a port of their own for their feeds, so that no caller can take a node's place: a node that cannot follow the
-//! logs tells nobody. What bounds what is said in [`clarion_runtime::listener`]; here are the numbers and their reasons.
+//! Nodes have a port of their own for their feeds, so that no caller can take a node's place: a
+//! node that cannot follow the logs tells nobody. What bounds what is said in
+//! [`clarion_runtime::listener`]; here are the numbers and their reasons.
 
 use std::{sync::Arc, time::Duration};
 
-use clarion_runtime::{
-    health,
-    listener::{self, Budget, Limits, Method, WhenBusy},
-};
+use clarion_runtime::listener::{self, Budget, Limits, WhenBusy};
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 use tower::Layer as _;
 
 use super::{
-    Context, REQUEST_BYTES_MAX,
+    ApiConfig, Context, REQUEST_BYTES_MAX,
     door::{Door, DoorLayer, FOREIGN_STREAMS_MAX, REQUESTS_MAX, REQUESTS_PER_CONNECTION_MAX},
-    feed, registry,
+    feed,
+    method::method,
+    registry,
     trace::{TraceLayer, Traced},
 };
 use crate::members::NAMES_MAX;
@@ -30,13 +30,14 @@ pub const API_CONNECTIONS_MIN: usize = 8;
 
 /// The bounds of the callers' port.
 ///
-/// A connection may have 256 streams open, most of them watchers; how many requests may be under way says [`super::door`].
-/// Batches of `WriteDevices` are up to 4 MiB: 24 MiB hold the two largest with their copies, or twenty of 400 kB, and one peer
-/// has half of that. A window of 128 KiB carries 2.5 MB/s over 50 ms for each stream. One peer's address may have three
-/// quarters of the connections: behind a proxy all callers have one address. A caller that is idle for 5 min is told to connect
-/// again when it has something to ask.
+/// A connection may have 256 streams open, most of them watchers; how many requests may be under
+/// way says [`super::door`]. Batches of `WriteDevices` are up to 4 MiB: 24 MiB hold the two largest
+/// with their copies, or twenty of 400 kB, and one peer has half of that. A window of 128 KiB
+/// carries 2.5 MB/s over 50 ms for each stream. One peer's address may have three quarters of the
+/// connections: behind a proxy all callers have one address. A caller that is idle for 5 min is
+/// told to connect again when it has something to ask.
 #[must_use]
-pub fn api(config: &crate::config::Config) -> Limits {
+pub fn api(config: &ApiConfig) -> Limits {
     let unread = registry::STREAMS_MAX + FOREIGN_STREAMS_MAX + WAITING_MAX;
     Limits {
         name: "api",
@@ -44,7 +45,7 @@ pub fn api(config: &crate::config::Config) -> Limits {
         connections_per_peer_max: (config.connections_max * 3).div_ceil(4),
         when_busy: WhenBusy::Stays,
         streams_per_connection_max: 256,
-        streams_max: config.watchers_max
+        streams_max: config.alerts.watchers_max
             + REQUESTS_MAX
             + registry::STREAMS_MAX
             + FOREIGN_STREAMS_MAX,
@@ -74,18 +75,8 @@ pub fn api(config: &crate::config::Config) -> Limits {
 /// Messages that may wait for room in the budget: each has a stream's window filled.
 const WAITING_MAX: usize = 64;
 
-/// How a method uses its stream.
-pub(super) fn method(path: &str) -> Method {
-    match path {
-        "/clarion.v1.AlertService/WatchAlert" => Method::Events,
-        "/clarion.v1.RegistryService/WriteDevices" => Method::Exchange,
-        "/clarion.shard.v1.FeedService/Feed" => Method::Events,
-        _ if path.starts_with("/grpc.reflection.") => Method::Exchange,
-        _ => health::method(path),
-    }
-}
-
-/// The bounds of the nodes' port. A feed has its log's window filled and a read-ahead; a question names partitions and logs.
+/// The bounds of the nodes' port. A feed has its log's window filled and a read-ahead; a question
+/// names partitions and logs.
 #[must_use]
 pub fn feed() -> Limits {
     let streams_max = FEED_CONNECTIONS_MAX;
@@ -114,7 +105,8 @@ pub fn feed() -> Limits {
         hello_deadline: Duration::from_secs(5),
         request_deadline: Duration::from_secs(5),
         idle_deadline: Duration::from_secs(30),
-        // A node that is gone without a word must not keep its name's place longer than its successor needs to start.
+        // A node that is gone without a word must not keep its name's place longer than its
+        // successor needs to start.
         keep_alive_every: Duration::from_secs(2),
         method,
     }
@@ -137,7 +129,7 @@ pub async fn serve_feed(
     context: &Arc<Context>,
     stop: impl Future<Output = ()>,
 ) {
-    let routes = Routes::new(feed::FeedServer::new(Arc::clone(context)));
+    let routes = Routes::new(feed::server(Arc::clone(context)));
     listener::serve(listener, limits, behind_the_door(routes), stop).await;
 }
 

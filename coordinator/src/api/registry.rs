@@ -25,10 +25,12 @@ use super::{Context, alerts::answer::pruning_alarm, door, status};
 
 mod batch;
 mod change;
+pub(crate) mod device_key;
 mod server;
 mod stream;
 
-pub(super) use server::RegistryServer;
+pub use device_key::DeviceKey;
+pub(super) use server::server;
 pub use stream::{ANSWER_TAKEN_WITHIN, NEXT_BATCH_WITHIN};
 
 /// Largest batch, bytes: 10,000 items of 400 bytes, more than an FCM registration takes.

@@ -1,7 +1,8 @@
-//! Errors to `Status`, in one place: the code says what kind, the details say which field, whose limit, when to try again.
+//! Errors to `Status`, in one place: the code says what kind, the details say which field, whose
+//! limit, when to try again.
 //!
-//! `google.rpc.BadRequest` names fields, `google.rpc.ErrorInfo` carries a reason that programs may match on (domain
-//! `clarion`), `google.rpc.RetryInfo` says that trying again helps and when.
+//! `google.rpc.BadRequest` names fields, `google.rpc.ErrorInfo` carries a reason that programs may
+//! match on (domain `clarion`), `google.rpc.RetryInfo` says that trying again helps and when.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -19,11 +20,13 @@ use crate::{
 /// Domain of all reasons.
 const DOMAIN: &str = "clarion";
 
-/// Longest field and longest problem of a refusal, bytes. A status travels in headers, of which callers take 8 to 16 KiB,
-/// twice (message and details), each byte of it as three or as four thirds.
+/// Longest field and longest problem of a refusal, bytes. A status travels in headers, of which
+/// callers take 8 to 16 KiB, twice (message and details), each byte of it as three or as four
+/// thirds.
 const SHOWN_BYTES_MAX: usize = 512;
 
-/// A field that cannot be taken. What the caller sent is repeated so far as it helps, and no further.
+/// A field that cannot be taken. What the caller sent is repeated so far as it helps, and no
+/// further.
 pub(super) fn invalid(mut field: InvalidField) -> Status {
     for text in [&mut field.field, &mut field.problem] {
         text.truncate(text.floor_char_boundary(SHOWN_BYTES_MAX));
@@ -46,8 +49,8 @@ pub(super) fn already_exists(message: String) -> Status {
     Status::with_error_details(Code::AlreadyExists, message, details)
 }
 
-/// A region or an audience so small that addressing it, or counting it, singles somebody out. Says the limit, never the
-/// count.
+/// A region or an audience so small that addressing it, or counting it, singles somebody out. Says
+/// the limit, never the count.
 pub(super) fn too_small(reason: &str, field: &str, limit: &str) -> Status {
     let metadata =
         [("field", field), ("limit", limit)].map(|(key, value)| (key.to_owned(), value.to_owned()));
@@ -58,8 +61,9 @@ pub(super) fn too_small(reason: &str, field: &str, limit: &str) -> Status {
     Status::with_error_details(Code::PermissionDenied, message, details)
 }
 
-/// What tonic says of a message that it could not take, as this API says it: too large is OUT_OF_RANGE to tonic, no message
-/// of that kind INTERNAL. Both are the caller's fault, and trying again does not help. `None`: it is something else.
+/// What tonic says of a message that it could not take, as this API says it: too large is
+/// OUT_OF_RANGE to tonic, no message of that kind INTERNAL. Both are the caller's fault, and trying
+/// again does not help. `None`: it is something else.
 pub(super) fn unreadable(told: &Status) -> Option<Status> {
     match told.code() {
         Code::OutOfRange => Some(invalid(InvalidField::new("request", told.message()))),
@@ -82,7 +86,8 @@ pub(super) fn exhausted(reason: &str, message: String, retry: Duration) -> Statu
     again(Code::ResourceExhausted, reason, message, retry)
 }
 
-/// As many as there may be of something, or as many as one peer may have of it; trying again helps when some have ended.
+/// As many as there may be of something, or as many as one peer may have of it; trying again helps
+/// when some have ended.
 pub(super) fn share(
     reason: &str,
     what: &str,
@@ -163,7 +168,7 @@ pub(super) fn start(error: StartError) -> Status {
         StartError::NoNodes { .. } => {
             again(Code::Unavailable, "NO_NODES", message, Duration::from_secs(1))
         }
-        StartError::Lane { .. } => precondition("LANE_NOT_CONFIGURED", message),
+        StartError::Lane(_) => precondition("LANE_NOT_CONFIGURED", message),
         StartError::Twice(_) => internal(&message),
         StartError::Log(error) => store(error),
     }

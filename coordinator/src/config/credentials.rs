@@ -1,5 +1,5 @@
-//! `[[credentials]]`: keys are read and tried here, so that a coordinator that starts can sign. What is wrong is said
-//! without a byte of what was read.
+//! `[[credentials]]`: keys are read and tried here, so that a coordinator that starts can sign.
+//! What is wrong is said without a byte of what was read.
 
 use std::{
     collections::BTreeMap,
@@ -14,11 +14,12 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
 use super::{
-    ConfigError, Place,
+    ConfigError,
+    given::Place,
     lanes::{Problem, ca, name, one_of},
 };
 use crate::{
-    config::GatewayConfig,
+    lane::Gateway,
     lane_owner::{ApnsKey, Credential, ServiceAccount, TokenEndpoint},
 };
 
@@ -26,9 +27,9 @@ use crate::{
 const ID_BYTES_MAX: usize = 512;
 
 /// `[[credentials]]` as written.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct CredentialTable {
+pub struct CredentialTable {
     name: String,
     kind: String,
     key_file: Option<PathBuf>,
@@ -62,24 +63,22 @@ pub(super) fn credentials(
     Ok(credentials)
 }
 
-/// Google counts a project's requests, and a lane is given the whole quota of its gateway: two accounts of one project, or
-/// two gateways at one endpoint, would be given it twice.
+/// Google counts a project's requests, and a lane is given the whole quota of its gateway: two
+/// accounts of one project, or two gateways at one endpoint, would be given it twice.
 pub(super) fn share_no_quota(
     credentials: &[Credential],
-    gateways: &[GatewayConfig],
+    gateways: &[Gateway],
     place: &Place<'_>,
 ) -> Result<(), ConfigError> {
-    let limited =
-        gateways.iter().any(|g| g.gateway.platform == Platform::Fcm && g.gateway.quota.is_some());
+    let limited = gateways.iter().any(|g| g.platform == Platform::Fcm && g.quota.is_some());
     for (i, gateway) in gateways.iter().enumerate().filter(|_| limited) {
-        let same = |other: &&GatewayConfig| {
-            other.gateway.platform == Platform::Fcm
-                && other.gateway.endpoint == gateway.gateway.endpoint
+        let same = |other: &&Gateway| {
+            other.platform == Platform::Fcm && other.endpoint == gateway.endpoint
         };
         if let Some(other) =
-            gateways[..i].iter().filter(|_| gateway.gateway.platform == Platform::Fcm).find(same)
+            gateways[..i].iter().filter(|_| gateway.platform == Platform::Fcm).find(same)
         {
-            let (endpoint, other) = (&gateway.gateway.endpoint, &other.gateway.name);
+            let (endpoint, other) = (&gateway.endpoint, &other.name);
             let problem =
                 format!("is {endpoint}, as {other}'s is: they would share a project's quota");
             return Err(place.error(format!("gateways[{i}].endpoint"), problem));
@@ -189,7 +188,8 @@ impl<'de> Deserialize<'de> for SecretText {
     }
 }
 
-/// Checks a key file. The parser's own words could show what it stumbled over, so only the place is said.
+/// Checks a key file. The parser's own words could show what it stumbled over, so only the place is
+/// said.
 fn service_account(name: String, json: &str, ca_pem: String) -> Result<ServiceAccount, String> {
     let file: KeyFile = serde_json::from_str(json).map_err(|e| {
         let what = if e.is_data() { "is not a service account's key file" } else { "is not JSON" };
@@ -241,7 +241,8 @@ fn check_rsa(pem: &SecretString) -> Result<(), String> {
     Ok(())
 }
 
-/// `https://host[:port][/path]`: what is signed for this endpoint is not sent in the clear, nor with somebody's password.
+/// `https://host[:port][/path]`: what is signed for this endpoint is not sent in the clear, nor
+/// with somebody's password.
 fn token_endpoint(uri: &str, ca_pem: String) -> Result<TokenEndpoint, String> {
     let wrong = || "token_uri: must be https://host/path".to_owned();
     let parsed: http::Uri = uri.parse().map_err(|_| wrong())?;

@@ -9,13 +9,16 @@ use clarion_proto::{
 };
 use serde::Deserialize;
 
-use super::{ConfigError, GatewayConfig, Place};
-use crate::lane_owner::{Gateway, Limits, Quota};
+use super::{
+    ConfigError,
+    given::{Given, Place, Places, Tables},
+};
+use crate::lane::{ConnectionLimits, Gateway, Quota, catalog::GatewayEntry};
 
 /// `[[gateways]]` as written.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct GatewayTable {
+pub struct GatewayTable {
     name: String,
     platform: String,
     endpoint: String,
@@ -39,59 +42,64 @@ pub(super) struct GatewayTable {
 
 /// What a platform's gateways are given where the file says nothing.
 struct Defaults {
-    connections: Limits,
+    connections: ConnectionLimits,
     streams_per_connection: u32,
     request_deadline_ms: u32,
     backoff_min_ms: u32,
     backoff_max_ms: u32,
 }
 
-/// APNs allows some 1,000 streams and says itself when it wants less. Answers take some 50 ms: 32 connections make 640,000
-/// pushes a second.
+/// APNs allows some 1,000 streams and says itself when it wants less. Answers take some 50 ms: 32
+/// connections make 640,000 pushes a second.
 const APNS: Defaults = Defaults {
-    connections: Limits { floor: 2, ceiling: 32 },
+    connections: ConnectionLimits { floor: 2, ceiling: 32 },
     streams_per_connection: 1_000,
     request_deadline_ms: 10_000,
     backoff_min_ms: 100,
     backoff_max_ms: 30_000,
 };
-/// FCM closes a connection with more than 100 streams, and asks for a first pause of 10 s at least (Firebase, "Best
-/// practices when sending FCM messages at scale"). Answers take some 100 ms: 64 connections make 64,000 pushes a second,
-/// six times the quota that a project has by default.
+/// FCM closes a connection with more than 100 streams, and asks for a first pause of 10 s at least
+/// (Firebase, "Best practices when sending FCM messages at scale"). Answers take some 100 ms: 64
+/// connections make 64,000 pushes a second, six times the quota that a project has by default.
 const FCM: Defaults = Defaults {
-    connections: Limits { floor: 2, ceiling: 64 },
+    connections: ConnectionLimits { floor: 2, ceiling: 64 },
     streams_per_connection: 100,
     request_deadline_ms: 10_000,
     backoff_min_ms: 10_000,
     backoff_max_ms: 60_000,
 };
-/// Connections of one lane in the cluster. What a node takes (1,024) is more than what it could use.
+/// Connections of one lane in the cluster. What a node takes (1,024) is more than what it could
+/// use.
 const CONNECTIONS_MAX: u32 = 1_024;
-/// Answers of one kind in a row that decide about a message, credential or lane, if the file says nothing: a registry in
-/// which every second token is dead meets so many in a row once in four thousand million alerts.
+/// Answers of one kind in a row that decide about a message, credential or lane, if the file says
+/// nothing: a registry in which every second token is dead meets so many in a row once in four
+/// thousand million alerts.
 const EVIDENCE_ANSWERS: u32 = 32;
-/// The range that nodes accept. One answer must never decide; more than a thousand would cost as many devices their alert.
+/// The range that nodes accept. One answer must never decide; more than a thousand would cost as
+/// many devices their alert.
 const EVIDENCE_ANSWERS_RANGE: std::ops::RangeInclusive<u32> = 2..=1_024;
 /// Longest ramp: Google's slowest advice for new traffic is an hour.
 const RAMP_MS_MAX: u32 = 3_600_000;
 
 /// Checks all gateways, for a cluster of so many partitions.
 pub(super) fn gateways(
-    tables: Vec<GatewayTable>,
+    given: Given<Tables<GatewayTable>>,
     partitions: u16,
-    place: &Place<'_>,
-) -> Result<Vec<GatewayConfig>, ConfigError> {
-    let mut gateways: Vec<GatewayConfig> = Vec::with_capacity(tables.len());
+    places: &Places<'_>,
+) -> Result<(Vec<Gateway>, Vec<GatewayEntry>), ConfigError> {
+    let (tables, place) = given.tables(places)?;
+    let (mut gateways, mut entries) = (Vec::<Gateway>::new(), Vec::new());
     for (i, table) in tables.into_iter().enumerate() {
-        let gateway = gateway(table, partitions, place)
+        let (gateway, entry) = gateway(table, partitions, &place)
             .map_err(|(key, what)| place.error(format!("gateways[{i}].{key}"), what))?;
-        if gateways.iter().any(|g| g.gateway.name == gateway.gateway.name) {
-            let problem = format!("{} is the name of another gateway", gateway.gateway.name);
+        if gateways.iter().any(|other| other.name == gateway.name) {
+            let problem = format!("{} is the name of another gateway", gateway.name);
             return Err(place.error(format!("gateways[{i}].name"), problem));
         }
         gateways.push(gateway);
+        entries.push(entry);
     }
-    Ok(gateways)
+    Ok((gateways, entries))
 }
 
 /// Checks `host:port` and gives both.
@@ -117,7 +125,7 @@ fn gateway(
     table: GatewayTable,
     partitions: u16,
     place: &Place<'_>,
-) -> Result<GatewayConfig, Problem> {
+) -> Result<(Gateway, GatewayEntry), Problem> {
     name(&table.name)?;
     let platforms = [("apns", Platform::Apns), ("fcm", Platform::Fcm)];
     let platform = one_of("platform", &table.platform, &platforms)?;
@@ -158,7 +166,8 @@ fn gateway(
         defaults.connections.floor,
         CONNECTIONS_MAX,
     )?;
-    // Whoever says only how many there are at least need not know how many there are by default at most.
+    // Whoever says only how many there are at least need not know how many there are by default at
+    // most.
     let ceiling = defaults.connections.ceiling.max(floor);
     let ceiling = number("connections_max", table.connections_max, ceiling, CONNECTIONS_MAX)?;
     if ceiling < floor {
@@ -183,7 +192,7 @@ fn gateway(
             .transpose()?
             .unwrap_or_default(),
         live: lane_kind == LaneKind::Live,
-        connections: Limits { floor, ceiling },
+        connections: ConnectionLimits { floor, ceiling },
         streams_per_connection: number(
             "streams_per_connection",
             table.streams_per_connection,
@@ -202,10 +211,11 @@ fn gateway(
         evidence_answers,
         quota,
     };
-    Ok(GatewayConfig { gateway, environment, lane_kind })
+    let entry = GatewayEntry { name: gateway.name.clone(), platform, environment, lane_kind };
+    Ok((gateway, entry))
 }
 
-/// A quota that the nodes can share without exceeding it: see `session/lease.rs`.
+/// A quota that the nodes can share without exceeding it: see `lane/lease.rs`.
 fn quota(
     per_minute: Option<u32>,
     burst: Option<u32>,

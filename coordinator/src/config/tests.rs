@@ -2,19 +2,10 @@ use std::fs;
 
 use clap::Parser;
 
-use clarion_proto::app::Platform;
+use clarion_proto::app::{LaneKind, Platform};
 
 use super::*;
-use crate::lane_owner::Quota;
-
-/// A configuration with the lane `apns/team` of a kind.
-pub(crate) fn with_lane(kind: &str, args: Args) -> Config {
-    let directory = tempfile::tempdir().expect("temporary directory");
-    fs::write(directory.path().join("team.p8"), key_pem()).expect("written");
-    let path = directory.path().join("clarion.toml");
-    fs::write(&path, lane(kind)).expect("written");
-    Config::load(Args { config: Some(path), ..args }).expect("valid")
-}
+use crate::lane::{Gateway, Quota};
 
 fn lane(kind: &str) -> String {
     format!(
@@ -47,6 +38,10 @@ fn key_pem() -> String {
     format!("-----BEGIN PRIVATE KEY-----\n{base64}\n-----END PRIVATE KEY-----\n")
 }
 
+fn gateway_of(config: &Config, name: &str) -> Option<Gateway> {
+    config.dispatch.gateways.iter().find(|gateway| gateway.name == name).cloned()
+}
+
 fn load(text: &str) -> Result<Config, String> {
     load_with(text, &[])
 }
@@ -68,38 +63,38 @@ fn load_with(text: &str, flags: &[&str]) -> Result<Config, String> {
 fn nothing_given_is_loopback_and_sixty_four_partitions() {
     let config = load("").expect("valid");
     assert!(config.listen.ip().is_loopback() && config.health_listen.ip().is_loopback());
-    assert_eq!((config.partitions, config.logs, config.nodes.addresses.len()), (64, 64, 1));
-    assert!(config.device_key.is_random() && !config.allow_live_without_identity);
+    let nodes = &config.dispatch;
+    assert_eq!((nodes.partitions, nodes.logs, nodes.nodes.addresses.len()), (64, 64, 1));
+    assert!(
+        config.api.device_key.is_random() && !config.admission.rules.allow_live_without_identity
+    );
 }
 
 #[test]
 fn a_flag_beats_the_file() {
     let text = "partitions = 16\nnodes = [\"a:1\"]\nband_edges_meters = [500, 1000]\nallow_live_without_identity = true";
     let config = load(text).expect("valid");
-    assert_eq!((config.partitions, config.logs), (16, 16));
-    assert!(config.allow_live_without_identity);
+    assert_eq!((config.dispatch.partitions, config.dispatch.logs), (16, 16));
+    assert!(config.admission.rules.allow_live_without_identity);
     let flags = ["--partitions", "8", "--nodes", "b:2,c:3", "--allow-live-without-identity=false"];
     let config = load_with(text, &flags).expect("valid");
     assert_eq!(
-        (config.partitions, config.nodes.addresses),
+        (config.dispatch.partitions, config.dispatch.nodes.addresses),
         (8, vec!["b:2".to_owned(), "c:3".to_owned()])
     );
-    assert!(!config.allow_live_without_identity);
+    assert!(!config.admission.rules.allow_live_without_identity);
 }
 
 #[test]
 fn lanes_are_read_and_keys_are_never_shown() {
     let config = load(&lane("test")).expect("valid");
-    let gateway = config.gateway("apns").expect("there");
+    let gateway = gateway_of(&config, "apns").expect("there");
     assert_eq!(
-        (
-            (gateway.gateway.connections.floor, gateway.gateway.connections.ceiling),
-            gateway.gateway.live
-        ),
+        ((gateway.connections.floor, gateway.connections.ceiling), gateway.live),
         ((2, 32), false)
     );
-    assert_eq!(gateway.lane_kind, LaneKind::Test);
-    let Some(Credential::Apns(key)) = config.credential("team") else { panic!("{config:?}") };
+    assert_eq!(config.api.lanes.gateway("apns").expect("there").lane_kind, LaneKind::Test);
+    let [Credential::Apns(key)] = &config.dispatch.credentials[..] else { panic!("{config:?}") };
     assert_eq!(key.key_id, "KEY1234567");
     let shown = format!("{config:?}");
     assert!(!shown.contains("PRIVATE KEY"), "{shown}");
@@ -110,7 +105,7 @@ fn a_platform_has_its_own_defaults() {
     let gateway = |extra: &str| {
         let text = lane("test").replace("platform = \"apns\"", "platform = \"fcm\"");
         let config = load(&text.replace("\n[[cred", &format!("{extra}\n\n[[cred"))).expect("valid");
-        config.gateway("apns").expect("there").gateway.clone()
+        gateway_of(&config, "apns").expect("there")
     };
     let fcm = gateway("");
     assert_eq!(
@@ -129,7 +124,7 @@ fn a_platform_has_its_own_defaults() {
 fn lanes_can_be_given_by_flag() {
     let gateway = r#"[{name="g",platform="apns",endpoint="[::1]:443",server_name="x.test",environment="production",lane_kind="live"}]"#;
     let config = load_with(&lane("test"), &["--gateways", gateway]).expect("valid");
-    assert!(config.gateway("apns").is_none() && config.gateway("g").expect("there").gateway.live);
+    assert!(gateway_of(&config, "apns").is_none() && gateway_of(&config, "g").expect("there").live);
     let refused = load_with("", &["--gateways", "[{name=1}]"]).expect_err("must be refused");
     assert!(refused.starts_with("environment and flags: gateways: "), "{refused}");
 }
@@ -219,7 +214,8 @@ fn a_file_that_is_not_there_is_named() {
     );
 }
 
-/// A key in its file and its `key_id` in the configuration: both are looked at again; what is half written changes nothing.
+/// A key in its file and its `key_id` in the configuration: both are looked at again; what is half
+/// written changes nothing.
 #[test]
 fn credentials_are_read_again_from_their_files() {
     let directory = tempfile::tempdir().expect("temporary directory");
@@ -230,9 +226,9 @@ fn credentials_are_read_again_from_their_files() {
         Config::load(Args::parse_from(["coordinator", "--config", &path.display().to_string()]))
             .expect("valid");
     let again = || config.credential_files.read();
-    assert!(again().expect("unchanged")[0].is_same(&config.credentials[0]));
+    assert!(again().expect("unchanged")[0].is_same(&config.dispatch.credentials[0]));
     fs::write(&key, key_pem()).expect("written");
-    assert!(!again().expect("another key")[0].is_same(&config.credentials[0]));
+    assert!(!again().expect("another key")[0].is_same(&config.dispatch.credentials[0]));
     fs::write(&key, "-----BEGIN PRIVATE KEY-----\nMIGH").expect("written");
     assert!(again().expect_err("half a key").to_string().contains("credentials[0].key_file"));
     fs::write(&key, key_pem()).expect("written");

@@ -1,14 +1,24 @@
-//! Credentials anew while the coordinator runs: a key that was revoked is replaced by writing a file, not by a restart.
+//! Credentials anew while the coordinator runs: a key that was revoked is replaced by writing a
+//! file, not by a restart.
 //!
-//! The files are read and checked whole every [`EVERY`], a millisecond of work, rather than watched for events: what
-//! Kubernetes mounts is swapped by links, and what is edited by hand is briefly half written. Of the configuration's own
-//! file only `[[credentials]]` counts, as a new key of Apple's comes with a new `key_id`. What cannot be read or
-//! does not fit is said once, and what there was goes on.
+//! The files are read and checked whole every [`EVERY`], a millisecond of work, rather than watched
+//! for events: what Kubernetes mounts is swapped by links, and what is edited by hand is briefly
+//! half written. Of the configuration's own file only `[[credentials]]` counts, as a new key of
+//! Apple's comes with a new `key_id`. What cannot be read or does not fit is said once, and what
+//! there was goes on.
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{ConfigError, GatewayConfig, Places, credentials, file};
-use crate::lane_owner::{Credential, ReplaceError};
+use super::{
+    ConfigError,
+    credentials::{self, CredentialTable},
+    file,
+    given::{Given, Places, Tables},
+};
+use crate::{
+    lane::Gateway,
+    lane_owner::{Credential, ReplaceError},
+};
 
 /// Between two looks. Whoever has just replaced a revoked key waits for so long at most.
 const EVERY: Duration = Duration::from_secs(5);
@@ -17,11 +27,11 @@ const EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct CredentialFiles {
     /// By flag or environment, which beat the file.
-    pub(super) given: Option<String>,
+    pub(super) given: Option<Tables<CredentialTable>>,
     /// The configuration's file.
     pub(super) path: Option<PathBuf>,
     /// Those that they must agree with.
-    pub(super) gateways: Vec<GatewayConfig>,
+    pub(super) gateways: Vec<Gateway>,
 }
 
 impl CredentialFiles {
@@ -31,16 +41,15 @@ impl CredentialFiles {
     /// The first problem found.
     pub fn read(&self) -> Result<Vec<Credential>, ConfigError> {
         let file = self.path.as_deref().map(file::read).transpose()?.unwrap_or_default();
-        self.check(file.credentials)
+        self.check(Given::of("credentials", self.given.clone(), file.credentials))
     }
 
     pub(super) fn check(
         &self,
-        in_file: Option<Vec<credentials::CredentialTable>>,
+        given: Given<Tables<CredentialTable>>,
     ) -> Result<Vec<Credential>, ConfigError> {
         let places = Places { path: self.path.as_deref() };
-        let (tables, in_file) = places.tables("credentials", self.given.clone(), in_file)?;
-        let place = places.of(in_file);
+        let (tables, place) = given.tables(&places)?;
         let credentials = credentials::credentials(tables, &place)?;
         credentials::share_no_quota(&credentials, &self.gateways, &place)?;
         Ok(credentials)

@@ -1,18 +1,19 @@
 //! Polygons: edges near a disc, and inside or outside where there are none.
 //!
-//! Edges are straight in longitude and latitude. Near a small disc that is a straight line in the local metric at the
-//! disc's centre, so the distance is plain geometry. A large disc (resolution 0 to 4, up to 1,500 km) has no such
-//! metric: there an edge counts as near where the boxes in longitude and latitude meet, which can only descend too far.
+//! Edges are straight in longitude and latitude. Near a small disc that is a straight line in the
+//! local metric at the disc's centre, so the distance is plain geometry. A large disc (resolution 0
+//! to 4, up to 1,500 km) has no such metric: there an edge counts as near where the boxes in
+//! longitude and latitude meet, which can only descend too far.
 //!
-//! Edges stand in buckets by latitude, so that a disc looks only at those of its own latitudes: the outline of a
-//! province has ten thousand.
+//! Edges stand in buckets by latitude, so that a disc looks only at those of its own latitudes: the
+//! outline of a province has ten thousand.
 
 use clarion_proto::region;
 
 use super::{
     disc::Disc,
     geodesic::{Point, metres_per_degree},
-    shape::Work,
+    work::Work,
 };
 
 #[derive(Debug, Clone)]
@@ -40,7 +41,8 @@ const ENTRIES_MAX: usize = 4_000_000;
 /// Discs up to this radius use the local metric: 10,993 m × 1.08, resolution 5.
 const LOCAL_RADIUS_M_MAX: f64 = 12_000.0;
 
-/// How much a coarse disc grows for the error of the local metric over 12 km: tan φ × 12 km / 6,371 km is 1.1 % at 80°.
+/// How much a coarse disc grows for the error of the local metric over 12 km: tan φ × 12 km / 6,371
+/// km is 1.1 % at 80°.
 const LOCAL_METRIC_MARGIN: f64 = 1.03;
 
 /// Beyond this latitude the local metric is not used for anything but resolution 9.
@@ -94,7 +96,8 @@ impl Polygon {
         strip
     }
 
-    /// Whether a point lies inside: even-odd over rim and holes, in the turn of the earth in which the polygon is told.
+    /// Whether a point lies inside: even-odd over rim and holes, in the turn of the earth in which
+    /// the polygon is told.
     fn holds(&self, point: Point, work: &Work) -> bool {
         if point.lat_deg < self.south_deg || point.lat_deg > self.north_deg {
             return false;
@@ -131,7 +134,8 @@ impl Polygon {
         if south > self.north_deg || north < self.south_deg {
             return false;
         }
-        // The meridians that a disc touches: sin Δλ = sin r / cos φ on a sphere; all of them if it holds a pole.
+        // The meridians that a disc touches: sin Δλ = sin r / cos φ on a sphere; all of them if it
+        // holds a pole.
         let angle = radius_m / 6_335_000.0;
         let ratio = angle.sin() / disc.center.lat_deg.to_radians().cos();
         let dlng =

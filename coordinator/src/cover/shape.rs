@@ -1,25 +1,9 @@
 //! Regions made ready for many questions: is a disc touched, is it contained?
 
-use std::cell::Cell;
-
 use clarion_proto::region::{Region, Shape};
 use h3o::{CellIndex, Resolution};
 
-use super::{circle::Circle, disc::Disc, geodesic::Point, polygon::Polygon};
-
-/// Work done so far, in tests of a disc against an edge of a polygon (some 3 ns) or a circle (some 50 ns).
-#[derive(Debug, Default)]
-pub(super) struct Work(Cell<u64>);
-
-impl Work {
-    pub(super) fn add(&self, tests: u64) {
-        self.0.set(self.0.get() + tests);
-    }
-
-    pub(super) fn done(&self) -> u64 {
-        self.0.get()
-    }
-}
+use super::{circle::Circle, disc::Disc, geodesic::Point, polygon::Polygon, work::Work};
 
 /// A circle costs as much as so many edges.
 const CIRCLE_TESTS: u64 = 8;
@@ -77,7 +61,8 @@ impl Prepared {
     }
 }
 
-/// A set of cells as sorted, disjoint ranges of resolution-9 indexes: H3 numbers the descendants of a cell together.
+/// A set of cells as sorted, disjoint ranges of resolution-9 indexes: H3 numbers the descendants of
+/// a cell together.
 #[derive(Debug, Clone)]
 struct Cells(Vec<(u64, u64)>);
 
@@ -88,8 +73,9 @@ impl Cells {
         let mut merged: Vec<(u64, u64)> = Vec::with_capacity(ranges.len());
         for (first, last) in ranges {
             match merged.last_mut() {
-                // A whole set of siblings is contained though no member is: `contains` asks range by range, so ranges
-                // that follow each other in H3's numbering are one. Overlaps come of a cell given with its ancestor.
+                // A whole set of siblings is contained though no member is: `contains` asks range
+                // by range, so ranges that follow each other in H3's numbering are one. Overlaps
+                // come of a cell given with its ancestor.
                 Some(previous) if first <= previous.1 || follows(previous.1, first) => {
                     previous.1 = previous.1.max(last);
                 }

@@ -6,31 +6,33 @@ use std::{
 };
 
 use clarion_proto::{
-    ids::{AlertName, BootId, ClusterName, CoordinatorId, LogIdentity, WaveId},
+    ids::{AlertName, BootId, LogIdentity, WaveId},
     wire::shard_v1 as wire,
 };
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{standing::Board, task::Input};
+use super::CancelState;
+
 use crate::{
-    alert::is_final,
     clock::Clock,
+    lane::AppLane,
     lane_owner::{
         LaneOwner,
-        feedback::{
-            Pruning,
-            evidence::{Alarm, AppLane},
-        },
+        feedback::{Pruning, evidence::Alarm},
     },
     members::Roster,
     owners::NodeName,
-    progress::{PruningAlarm, Snapshot},
-    session::{Note, WaveNote},
+    session::{
+        Identity,
+        note::{Note, WaveNote},
+    },
+    snapshot::{PruningAlarm, Snapshot},
+    standing::Board,
 };
 
-/// Ended alerts whose last snapshot is kept for those who ask late; at most some 20,000 cells of 40 bytes each, 1,300
-/// for a usual one: 13 MB. The record in the store goes on without it.
+/// Ended alerts whose last snapshot is kept for those who ask late; at most some 20,000 cells of 40
+/// bytes each, 1,300 for a usual one: 13 MB. The record in the store goes on without it.
 const ENDED_KEPT: usize = 256;
 
 /// What one node answers to a question.
@@ -42,16 +44,6 @@ pub(super) struct NotCounted {
     pub(super) reason: String,
     /// Later it may.
     pub(super) again: bool,
-}
-
-/// Who this coordinator is, to nodes.
-#[derive(Debug, Clone)]
-pub(crate) struct Identity {
-    pub(crate) cluster: ClusterName,
-    /// This process.
-    pub(crate) coordinator: CoordinatorId,
-    /// What it serves.
-    pub(crate) log: LogIdentity,
 }
 
 /// Shared by the dispatcher's tasks.
@@ -77,6 +69,22 @@ struct Alerts {
     ended: VecDeque<AlertName>,
 }
 
+/// What comes to an alert's task.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A session speaks of a node's part.
+    Note {
+        /// Which node.
+        node: NodeName,
+        /// Which of its processes.
+        boot: BootId,
+        /// What.
+        note: WaveNote,
+    },
+    /// Somebody wants it stopped, and to know how that went.
+    Cancel(oneshot::Sender<CancelState>),
+}
+
 /// How an alert is reached.
 #[derive(Debug, Clone)]
 pub(super) struct AlertHandle {
@@ -96,7 +104,8 @@ impl Cluster {
         Self { identity, clock, board: Board::new(), roster, lanes, pruning, alerts, answers }
     }
 
-    /// Alarms of apps whose devices are kept although their gateway calls their tokens bad; of those wanted, by app.
+    /// Alarms of apps whose devices are kept although their gateway calls their tokens bad; of
+    /// those wanted, by app.
     pub(super) fn pruning_alarms(&self, wanted: impl Fn(&AppLane) -> bool) -> Vec<PruningAlarm> {
         let alarms = self.pruning.alarms();
         let standing = self.board.read();
@@ -141,7 +150,7 @@ impl Cluster {
     pub(super) fn under_way(&self) -> Vec<watch::Receiver<Arc<Snapshot>>> {
         let alerts = self.alerts.lock();
         let snapshots = alerts.by_name.values().map(|handle| &handle.snapshots);
-        snapshots.filter(|snapshots| !is_final(snapshots.borrow().state)).cloned().collect()
+        snapshots.filter(|snapshots| !snapshots.borrow().state.is_final()).cloned().collect()
     }
 
     pub(super) fn alert(&self, name: &AlertName) -> Option<AlertHandle> {
@@ -158,7 +167,8 @@ impl Cluster {
         self.answers.lock().remove(&id);
     }
 
-    /// Takes what a session has to tell. Waits while an alert's task is behind: then the node's stream waits too.
+    /// Takes what a session has to tell. Waits while an alert's task is behind: then the node's
+    /// stream waits too.
     pub(crate) async fn note(&self, node: &NodeName, boot: BootId, note: Note) {
         match note {
             Note::Wave(wave, note) => {

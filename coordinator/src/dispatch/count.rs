@@ -1,5 +1,5 @@
-//! One question to all owners: who would be reached? A question stands on the board while it is asked, so that a node
-//! whose session starts anew in between is asked again.
+//! One question to all owners: who would be reached? A question stands on the board while it is
+//! asked, so that a node whose session starts anew in between is asked again.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -10,17 +10,21 @@ use tokio::{
 };
 
 use super::{
-    CountError, CountPlan, Counts,
+    CountError,
     cluster::{Cluster, NodeAnswer, NotCounted},
-    standing::Owned,
 };
-use crate::owners::NodeName;
+use crate::{
+    owners::{NodeName, Owned},
+    planned::{CountPlan, CountedDevices},
+};
 
-/// Walking all pages of a million devices takes some 10 ms a core; this is for a node that is busy or comes back.
+/// Walking all pages of a million devices takes some 10 ms a core; this is for a node that is busy
+/// or comes back.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// For a question that an alert waits for.
 const REACHES_DEADLINE: Duration = Duration::from_secs(2);
-/// On top of either for a wide cover: it has to travel, and nodes put it together, at half a million cells a second at least.
+/// On top of either for a wide cover: it has to travel, and nodes put it together, at half a
+/// million cells a second at least.
 const CELLS_PER_SECOND: usize = 500_000;
 /// Questions under way: each is a walk over everything at every node.
 pub const QUESTIONS_MAX: usize = 8;
@@ -31,12 +35,12 @@ pub(super) async fn ask(
     plan: CountPlan,
     cluster: &Arc<Cluster>,
     owned: &Owned,
-) -> Result<Counts, CountError> {
+) -> Result<CountedDevices, CountError> {
     let away = away(cluster, owned);
     if !away.is_empty() {
         return Err(CountError::Absent { nodes: away });
     }
-    let mut counts = Counts { devices: vec![vec![0; plan.bands.len()]; plan.apps.len()] };
+    let mut counts = CountedDevices { devices: vec![vec![0; plan.bands.len()]; plan.apps.len()] };
     let mut question = Question::open(id, plan, cluster, owned, DEADLINE)?;
     while question.answered.len() < owned.nodes().len() {
         question.next().await?;

@@ -1,20 +1,22 @@
 //! Provider tokens of APNs: JSON Web Tokens signed with ES256.
 //!
-//! Apple ("Establishing a token-based connection to APNs"): header `alg`, `kid`; claims `iss` (team), `iat` (Unix
-//! seconds); refused with 403 `ExpiredProviderToken` when older than an hour; not to be changed more than once in
-//! 20 minutes.
+//! Apple ("Establishing a token-based connection to APNs"): header `alg`, `kid`; claims `iss`
+//! (team), `iat` (Unix seconds); refused with 403 `ExpiredProviderToken` when older than an hour;
+//! not to be changed more than once in 20 minutes.
 //!
-//! **A key has one token for each [`SLOT`] of wall time**: `iat` is the slot's beginning, and the signature is made
-//! without chance (`clarion_runtime::jwt`). So a coordinator that starts again, or a second one beside it, makes the
-//! token that is in use already; without that, two restarts were two changes within 20 minutes, which APNs answers
-//! with 429 `TooManyProviderTokenUpdates`. Slots of 24 minutes keep 4 minutes from Apple's limit. A token is at most
-//! 24 minutes old when it is replaced, which leaves half an hour for clocks that differ and lets nodes go on with the
+//! **A key has one token for each [`SLOT`] of wall time**: `iat` is the slot's beginning, and the
+//! signature is made without chance (`clarion_runtime::jwt`). So a coordinator that starts again,
+//! or a second one beside it, makes the token that is in use already; without that, two restarts
+//! were two changes within 20 minutes, which APNs answers with 429 `TooManyProviderTokenUpdates`.
+//! Slots of 24 minutes keep 4 minutes from Apple's limit. A token is at most 24 minutes old when it
+//! is replaced, which leaves half an hour for clocks that differ and lets nodes go on with the
 //! former token for ten minutes until the new one has been accepted.
 //!
-//! A token that is called expired before its time is not replaced before its time either: Apple's rule has no exception, and
-//! senders who broke it got 429 for hours (developer.apple.com/forums/thread/702056). So at most `60 / 24` tokens of a
-//! key in an hour, whatever gateways say; nodes meanwhile try the same one again, as the fault is often the gateway's and
-//! passes (the shard's `lane/trust`).
+//! A token that is called expired before its time is not replaced before its time either: Apple's
+//! rule has no exception, and senders who broke it got 429 for hours
+//! (developer.apple.com/forums/thread/702056). So at most `60 / 24` tokens of a key in an hour,
+//! whatever gateways say; nodes meanwhile try the same one again, as the fault is often the
+//! gateway's and passes (the shard's `lane/trust`).
 
 use std::time::Duration;
 
@@ -22,13 +24,15 @@ use clarion_proto::ids::UnixMillis;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{ApnsKey, ProviderToken, token::Rules};
+use super::{ApnsKey, token::Rules};
+use crate::lane::ProviderToken;
 
 /// Wall time in which a key has one token; slots begin at whole multiples since 1970.
 pub(crate) const SLOT: Duration = Duration::from_mins(24);
 /// Within a slot there is no other token to be had.
 pub(crate) const RULES: Rules = Rules { spacing: SLOT };
-/// The next token is made so long after its slot has begun: timers and the wall clock differ by less.
+/// The next token is made so long after its slot has begun: timers and the wall clock differ by
+/// less.
 const MARGIN: Duration = Duration::from_secs(1);
 /// Signing failed: tried again after this. Nothing was issued, so spacing does not apply.
 pub(crate) const AFTER_FAILURE: Duration = Duration::from_secs(60);
@@ -48,7 +52,8 @@ pub(crate) fn replace_after(now: UnixMillis) -> Duration {
     Duration::from_millis(slot - now.0 % slot) + MARGIN
 }
 
-/// `bearer …`, the token of this slot: the same whenever in it, and by whichever process. About 300 µs.
+/// `bearer …`, the token of this slot: the same whenever in it, and by whichever process. About 300
+/// µs.
 pub(crate) fn mint(key: &ApnsKey, now: UnixMillis) -> Result<ProviderToken, MintError> {
     // The library's errors name the format at fault, never the key's bytes.
     let error = |e: jsonwebtoken::errors::Error| MintError {
@@ -74,7 +79,8 @@ pub(crate) fn mint(key: &ApnsKey, now: UnixMillis) -> Result<ProviderToken, Mint
     })
 }
 
-/// Apple's names of team and key, hashed: the same in every process, and another with every new key.
+/// Apple's names of team and key, hashed: the same in every process, and another with every new
+/// key.
 fn signer(key: &ApnsKey) -> u64 {
     xxhash_rust::xxh3::xxh3_64(format!("{}/{}", key.team_id, key.key_id).as_bytes())
 }

@@ -1,22 +1,26 @@
 //! How many connections a lane has in the whole cluster. Pure.
 //!
-//! A connection carries as many requests at once as the gateway allows streams and its window takes bodies, and each stays
-//! for as long as an answer takes: so a rate needs `rate × latency ÷ min(streams, window ÷ body)` connections, and one more
-//! for the one that is just being replaced ([`needed`]). Opened per core instead, twenty nodes of sixteen cores would hold 320
-//! connections where ten do, and gateways take many connections of one sender for an attack.
+//! A connection carries as many requests at once as the gateway allows streams and its window takes
+//! bodies, and each stays for as long as an answer takes: so a rate needs `rate × latency ÷
+//! min(streams, window ÷ body)` connections, and one more for the one that is just being replaced
+//! ([`needed`]). Opened per core instead, twenty nodes of sixteen cores would hold 320 connections
+//! where ten do, and gateways take many connections of one sender for an attack.
 //!
-//! **With a quota** the rate is the one that is granted. **Without one** the rate asked is what waves could use, which nobody
-//! knows: so the budget doubles while connections are the bottleneck (cores wait, with devices to push to and no stream or
-//! window free, for half of the time) and all that were budgeted stand (what the gateway does not let us open, and what is
-//! still being opened, is no reason to want more). It halves while no more than a quarter of the room is used, and falls to
-//! the floor while the lane is idle. Between a quarter and full is nothing to do: halved, what was used by a quarter is
-//! used by half.
+//! **With a quota** the rate is the one that is granted. **Without one** the rate asked is what
+//! waves could use, which nobody knows: so the budget doubles while connections are the bottleneck
+//! (cores wait, with devices to push to and no stream or window free, for half of the time) and all
+//! that were budgeted stand (what the gateway does not let us open, and what is still being opened,
+//! is no reason to want more). It halves while no more than a quarter of the room is used, and
+//! falls to the floor while the lane is idle. Between a quarter and full is nothing to do: halved,
+//! what was used by a quarter is used by half.
 //!
-//! **No flapping**: a budget rises at once and falls to the highest that was wanted within [`HOLD`].
+//! **No flapping**: a budget rises at once and falls to the highest that was wanted within
+//! [`HOLD`].
 //!
-//! Who holds connections, at most: `max(ceiling, nodes)` of each lane in the cluster, in place of those that leave as many
-//! again for as long as their open requests have (a request's deadline). A node holds its share of that, which takes, beside
-//! the sockets' buffers (256 KiB each in the kernel), 64 bytes for each stream it may have open: 64 KiB for APNs' 1,000.
+//! Who holds connections, at most: `max(ceiling, nodes)` of each lane in the cluster, in place of
+//! those that leave as many again for as long as their open requests have (a request's deadline). A
+//! node holds its share of that, which takes, beside the sockets' buffers (256 KiB each in the
+//! kernel), 64 bytes for each stream it may have open: 64 KiB for APNs' 1,000.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -25,26 +29,17 @@ use std::{
 
 use clarion_proto::{latency::Latencies, time::Time, wire::shard_v1 as wire};
 
-use crate::owners::NodeName;
+use crate::{lane::ConnectionLimits, owners::NodeName};
 
 /// What was wanted counts for so long.
 const HOLD: Duration = Duration::from_secs(30);
 /// What a node said counts for so long: it speaks ten times a second while it has work.
 const FRESH: Duration = Duration::from_secs(2);
-/// Share of the time, in thousandths, that a core waits for connections when they are the bottleneck.
+/// Share of the time, in thousandths, that a core waits for connections when they are the
+/// bottleneck.
 const STARVED_PERMILLE: u32 = 500;
 /// Before anything was measured: an answer takes as long as one of a gateway that is far away.
 const LATENCY_ASSUMED_US: f64 = 100_000.0;
-
-/// Within what a budget stays, connections in the cluster. A node with partitions has one in any case, so more nodes than
-/// the ceiling are more connections than the ceiling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// While there is nothing to send.
-    pub floor: u32,
-    /// Whatever would be of use.
-    pub ceiling: u32,
-}
 
 /// What one connection carries at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -73,10 +68,10 @@ pub(crate) fn needed(per_second: f64, latency_us: f64, at_once: f64) -> u32 {
 /// One lane's budget.
 #[derive(Debug)]
 pub(crate) struct Budget {
-    limits: Limits,
+    limits: ConnectionLimits,
     now: u32,
-    /// What was wanted within [`HOLD`], but for what came before something as high: falls from front to back, and so never
-    /// holds more than the ceiling has values.
+    /// What was wanted within [`HOLD`], but for what came before something as high: falls from
+    /// front to back, and so never holds more than the ceiling has values.
     wanted: VecDeque<(Time, u32)>,
     nodes: BTreeMap<NodeName, (Time, wire::LaneLoad)>,
     latency_us: f64,
@@ -87,7 +82,7 @@ pub(crate) struct Budget {
 
 impl Budget {
     /// Before anything is known of a lane. `streams`: what its connections may use at most.
-    pub(crate) fn new(limits: Limits, streams: u32, now: Time) -> Self {
+    pub(crate) fn new(limits: ConnectionLimits, streams: u32, now: Time) -> Self {
         let unknown =
             Carries { streams: f64::from(streams), window_bytes: f64::INFINITY, body_bytes: 0.0 };
         Self {
@@ -101,8 +96,8 @@ impl Budget {
         }
     }
 
-    /// A node says how its connections are used. `granted`: requests a second that the quota allows now, if there is one;
-    /// `nodes`: how many have partitions.
+    /// A node says how its connections are used. `granted`: requests a second that the quota allows
+    /// now, if there is one; `nodes`: how many have partitions.
     pub(crate) fn hear(
         &mut self,
         node: &NodeName,
@@ -189,8 +184,9 @@ impl Budget {
     }
 }
 
-/// A node's part of a budget, by its partitions: seat by seat to whom a seat is worth most (Sainte-Laguë), the first of each in
-/// advance. So the parts sum up to the budget exactly, and one that rises takes no connection away from anybody.
+/// A node's part of a budget, by its partitions: seat by seat to whom a seat is worth most
+/// (Sainte-Laguë), the first of each in advance. So the parts sum up to the budget exactly, and one
+/// that rises takes no connection away from anybody.
 pub(crate) fn share(budget: u32, nodes: &BTreeMap<NodeName, u16>, node: &NodeName) -> u32 {
     let mut seats: Vec<(&NodeName, u32, u32)> =
         nodes.iter().map(|(name, p)| (name, u32::from(*p), 1)).collect();

@@ -26,10 +26,11 @@ use tokio::sync::{
 
 use crate::{
     clock::{Clock, Moment},
-    progress::fold::Answers,
+    lane::AppLane,
+    progress::Answers,
     store::{ChangeLog, RecordBatch, StoreError},
 };
-use evidence::{Alarm, AppLane, BadToken, Evidence};
+use evidence::{Alarm, BadToken, Evidence};
 
 pub(crate) mod evidence;
 
@@ -86,8 +87,8 @@ impl Pruning {
     /// later report than it is counted in, or again in the first one of a session.
     ///
     /// Never waits: the alert that heard the report has other things to do, a cancel among them.
-    /// Tokens for which the log has no room are left out; their gateway calls them dead again at the
-    /// next alert.
+    /// Tokens for which the log has no room are left out; their gateway calls them dead again at
+    /// the next alert.
     pub(crate) fn hear(
         &self,
         answers: &BTreeMap<AppLane, Answers>,
@@ -98,7 +99,7 @@ impl Pruning {
         let heard = clock.wall();
         for token in tokens {
             let Some(known) = Dead::read(token) else { continue };
-            match (token.needs_evidence, app_name(&token.app)) {
+            match (token.needs_evidence, AppName::from_name(&token.app).ok()) {
                 (false, _) => dead.push(known),
                 (true, Some(app)) => {
                     let called =
@@ -161,14 +162,8 @@ impl Pruning {
     async fn keep_time(&self, clock: Clock) {
         loop {
             let deadline = self.evidence.lock().deadline();
-            let due = async {
-                match deadline {
-                    Some(at) => tokio::time::sleep_until(clock.instant(at)).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
-                () = due => {
+                () = clock.sleep_until(deadline) => {
                     let dead = self.judge(&clock, Evidence::expire);
                     self.prune(dead, clock.now());
                 }
@@ -205,11 +200,6 @@ impl From<BadToken> for Dead {
     }
 }
 
-/// An app as reports name it: `apps/{app}`.
-pub(crate) fn app_name(name: &str) -> Option<AppName> {
-    AppName::from_name(name).ok()
-}
-
 /// Appends what is pruned until all senders are gone.
 pub(crate) async fn run(
     pruning: Arc<Pruning>,
@@ -231,7 +221,13 @@ pub(crate) async fn run(
                 let Err(error) = append(&*log, id, &records).await else { continue };
                 if let Some(times) = failing.note(&error.to_string(), clock.now().since(Time(0))) {
                     let (log, tokens) = (id.0, records.len());
-                    tracing::error!(log, tokens, %error, times, "dead tokens not recorded; gateways name them again");
+                    tracing::error!(
+                        log,
+                        tokens,
+                        %error,
+                        times,
+                        "dead tokens not recorded; gateways name them again"
+                    );
                 }
             }
         }

@@ -9,15 +9,12 @@ use clarion_proto::{
 };
 use clarion_runtime::repeated::Repeated;
 
-use super::LaneSpec;
 use crate::{
     clock::Moment,
+    lane::LaneSpec,
     owners::NodeName,
-    progress::{LaneTrouble, Trouble},
+    snapshot::{LaneTrouble, Trouble, truncated},
 };
-
-/// Longest detail kept, bytes: the gateway's words, which nobody limits.
-const DETAIL_BYTES_MAX: usize = 256;
 
 /// One end of a lane, as its node said last.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,8 +102,8 @@ impl HealthBook {
         news
     }
 
-    /// A new token has come to these lanes: what was said of the former ones is no word on it, so that a refusal of this
-    /// one is news.
+    /// A new token has come to these lanes: what was said of the former ones is no word on it, so
+    /// that a refusal of this one is news.
     pub(super) fn forgive(&mut self, lanes: &[LaneId]) {
         for ((lane, _), end) in &mut self.0 {
             if end.status.health == LaneHealth::Credential && lanes.contains(lane) {
@@ -153,7 +150,8 @@ impl HealthBook {
 }
 
 impl LaneEnd {
-    /// One line for a trouble, and one for its end: the first, each change of reason, and then one a minute.
+    /// One line for a trouble, and one for its end: the first, each change of reason, and then one
+    /// a minute.
     fn log(&mut self, former: Option<LaneHealth>, now: Time) {
         let LaneStatus { lane, node, health, detail, since, next_probe } = &self.status;
         if *health == LaneHealth::Ready {
@@ -176,16 +174,35 @@ impl LaneEnd {
         match health {
             // Somebody has to look at these: they do not pass by themselves.
             LaneHealth::Credential | LaneHealth::Project | LaneHealth::Campaign => {
-                tracing::error!(lane, %node, ?health, detail, since, next_probe, times, "lane needs an operator");
+                tracing::error!(
+                    lane,
+                    %node,
+                    ?health,
+                    detail,
+                    since,
+                    next_probe,
+                    times,
+                    "lane needs an operator"
+                );
             }
             _ => {
-                tracing::warn!(lane, %node, ?health, detail, since, next_probe, times, "lane trouble began")
+                tracing::warn!(
+                    lane,
+                    %node,
+                    ?health,
+                    detail,
+                    since,
+                    next_probe,
+                    times,
+                    "lane trouble began"
+                )
             }
         }
     }
 }
 
-/// What of a lane end's health keeps it from sending. A refused message is its alert's trouble, not the lane's.
+/// What of a lane end's health keeps it from sending. A refused message is its alert's trouble, not
+/// the lane's.
 fn trouble(health: LaneHealth) -> Option<Trouble> {
     match health {
         LaneHealth::Unspecified | LaneHealth::Ready | LaneHealth::Campaign => None,
@@ -197,19 +214,14 @@ fn trouble(health: LaneHealth) -> Option<Trouble> {
     }
 }
 
-/// A gateway's words, cut.
-pub(crate) fn truncated(detail: &str) -> &str {
-    &detail[..detail.floor_char_boundary(DETAIL_BYTES_MAX)]
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::dispatch::{
-        LaneKey,
+    use crate::{
         fixtures::{gateway, node},
+        lane::LaneKey,
     };
 
     fn at(millis: u64) -> Moment {
@@ -314,12 +326,5 @@ mod tests {
         assert!(book.gone(&node("a")) && !book.gone(&node("a")));
         assert_eq!(troubles(&book)[0].nodes, 1);
         assert!(says(&mut book, "a", &throttled, at(1)), "its next session tells it again");
-    }
-
-    #[test]
-    fn long_words_are_cut_between_characters() {
-        let long = "é".repeat(DETAIL_BYTES_MAX);
-        assert_eq!(truncated(&long).len(), DETAIL_BYTES_MAX);
-        assert_eq!(truncated(&format!("x{long}")).len(), DETAIL_BYTES_MAX - 1);
     }
 }

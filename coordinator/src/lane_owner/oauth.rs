@@ -1,15 +1,17 @@
-//! Access tokens of FCM: a signed request to Google's token endpoint, which answers with a token for an hour.
+//! Access tokens of FCM: a signed request to Google's token endpoint, which answers with a token
+//! for an hour.
 //!
-//! Google ("Using OAuth 2.0 for server to server applications", HTTP/REST; RFC 7523): a JSON Web Token signed with RS256
-//! (`iss` the account, `scope`, `aud` the endpoint, `iat`, `exp` at most an hour later) is posted as a form and answered
-//! by `{access_token, expires_in, token_type}`, or by 400 and `{error, error_description}`.
+//! Google ("Using OAuth 2.0 for server to server applications", HTTP/REST; RFC 7523): a JSON Web
+//! Token signed with RS256 (`iss` the account, `scope`, `aud` the endpoint, `iat`, `exp` at most an
+//! hour later) is posted as a form and answered by `{access_token, expires_in, token_type}`, or by
+//! 400 and `{error, error_description}`.
 //!
-//! That is one request an hour, so there is no client to keep: a connection is made for it and closed after it. There
-//! is one deadline for all of it, the answer is bounded, redirects are not followed. Nothing else waits for it: see
-//! [`super::LaneOwner::keep_fresh`].
+//! That is one request an hour, so there is no client to keep: a connection is made for it and
+//! closed after it. There is one deadline for all of it, the answer is bounded, redirects are not
+//! followed. Nothing else waits for it: see [`super::LaneOwner::keep_fresh`].
 //!
-//! What is said of a failure goes to the log, and the endpoint's words are foreign: they are cut, and long words in them
-//! are left out, because an endpoint may repeat what it was sent.
+//! What is said of a failure goes to the log, and the endpoint's words are foreign: they are cut,
+//! and long words in them are left out, because an endpoint may repeat what it was sent.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -25,7 +27,8 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{ProviderToken, ServiceAccount, TokenEndpoint, token::Rules};
+use super::{ServiceAccount, TokenEndpoint, token::Rules};
+use crate::lane::ProviderToken;
 
 /// What the token is for: sending, nothing else of the project.
 pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
@@ -41,7 +44,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
 const ADDRESSES_MAX: usize = 3;
 /// Longest answer, bytes. Google's has some 1,100.
 const ANSWER_BYTES_MAX: usize = 64 * 1_024;
-/// Longest access token, bytes: it goes into a header of every request. Google announces up to 2,048.
+/// Longest access token, bytes: it goes into a header of every request. Google announces up to
+/// 2,048.
 const TOKEN_BYTES_MAX: usize = 4_096;
 /// Longest text kept of an endpoint's own words, characters; and longest word in it.
 const WORDS_MAX: usize = 256;
@@ -113,13 +117,15 @@ impl ExchangeError {
     /// How long to wait before the next try, after so many failures before this one.
     pub(crate) fn pause(&self, failures: u32, random: &mut impl Rng) -> Duration {
         let doubled = PAUSE_MIN.saturating_mul(1 << failures.min(16)).min(PAUSE_MAX);
-        // What does not go away is tried once a minute: the clock may be set right, the file be put in order.
+        // What does not go away is tried once a minute: the clock may be set right, the file be put
+        // in order.
         let pause = if self.is_passing() { doubled } else { PAUSE_MAX };
         random.random_range(pause / 2..=pause)
     }
 }
 
-/// When a token of that life is replaced: five minutes before its end, of a short one after three quarters.
+/// When a token of that life is replaced: five minutes before its end, of a short one after three
+/// quarters.
 pub(crate) fn replace_after(life: Duration) -> Duration {
     life - (life / 4).min(Duration::from_secs(300))
 }
@@ -183,7 +189,8 @@ async fn post(
     tls.alpn_protocols = vec![b"http/1.1".to_vec()];
     let name = ServerName::try_from(endpoint.host.clone()).map_err(|e| trust(&e))?;
 
-    // The grant type is a URN, its colons escaped; an assertion is of letters that a form takes as they are.
+    // The grant type is a URN, its colons escaped; an assertion is of letters that a form takes as
+    // they are.
     const GRANT_TYPE: &str = "urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer";
     let form = format!("grant_type={GRANT_TYPE}&assertion={}", assertion.expose_secret());
     let uri: http::Uri = endpoint.uri.parse().map_err(|e: http::uri::InvalidUri| trust(&e))?;
@@ -216,7 +223,8 @@ async fn post(
     tokio::select! {
         biased;
         answered = &mut exchange => answered,
-        // The endpoint closed after its answer, which waits inside; or the exchange says what broke.
+        // The endpoint closed after its answer, which waits inside; or the exchange says what
+        // broke.
         _ = &mut connection => exchange.await,
     }
 }
@@ -290,8 +298,8 @@ fn words(said: &str) -> String {
     words
 }
 
-/// The first address that takes a connection, each in its own time: one family of addresses may be dropped on the way,
-/// and the system's own patience is longer than the whole exchange may take.
+/// The first address that takes a connection, each in its own time: one family of addresses may be
+/// dropped on the way, and the system's own patience is longer than the whole exchange may take.
 async fn connect(endpoint: &TokenEndpoint) -> io::Result<TcpStream> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
     let addresses: Vec<_> =

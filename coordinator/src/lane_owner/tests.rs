@@ -4,8 +4,10 @@ use clarion_proto::ids::UnixMillis;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use secrecy::ExposeSecret;
 
+use secrecy::SecretString;
+
 use super::*;
-use crate::dispatch::fixtures::{gateway, node};
+use crate::fixtures::{gateway, node};
 
 fn credential(name: &str) -> Credential {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
@@ -75,7 +77,8 @@ async fn what_is_not_configured_is_no_lane() {
     assert!(board.read().lanes.is_empty());
 }
 
-/// Minutes in which the credential's token changed within two hours; a node complains in the middle of `refused_at`.
+/// Minutes in which the credential's token changed within two hours; a node complains in the middle
+/// of `refused_at`.
 async fn changes(refused_at: &[u64]) -> Vec<u64> {
     let clock = Clock::start_at(UnixMillis(1_800_000_000_000));
     let (owner, board) = (owner(), Board::new());

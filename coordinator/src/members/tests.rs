@@ -1,7 +1,7 @@
 //! Who is taken, who is refused, and when partitions are shared out.
 
 use super::*;
-use crate::dispatch::fixtures::{BOOT_1, BOOT_2, PARTITIONS, node, seconds};
+use crate::fixtures::{BOOT_1, BOOT_2, PARTITIONS, node, seconds};
 
 fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::progress::Counts;
+use crate::snapshot::Counts;
 
 fn band(handed: u64) -> BandCounts {
     BandCounts {
@@ -81,7 +81,8 @@ fn cells_are_told_with_those_around_them_until_they_are_enough() {
     assert!(cells(&[CellCounts { cell: 5, ..cell(0, 10) }]).is_empty(), "no cell");
 }
 
-/// Every vector of parts that whoever reads `told` and the total must think possible: does a part take all of 0..20?
+/// Every vector of parts that whoever reads `told` and the total must think possible: does a part
+/// take all of 0..20?
 fn can_be(told: &[Told], total: u64, part: usize, value: u64) -> bool {
     let (mut least, mut most) = (value, value);
     for (i, one) in told.iter().enumerate().filter(|(i, _)| *i != part) {
@@ -120,8 +121,8 @@ proptest! {
         prop_assert!(untold != 1 || parts.len() == 1 || total < TOLD_MIN);
     }
 
-    /// As a wave goes on: what is told of a cell only grows, what is told of it beyond finer cells is never below 20, and
-    /// a cell of resolution 6 with enough is always told.
+    /// As a wave goes on: what is told of a cell only grows, what is told of it beyond finer cells
+    /// is never below 20, and a cell of resolution 6 with enough is always told.
     #[test]
     fn told_cells_only_grow_and_no_difference_is_small(
         steps in proptest::collection::vec((0_u64..60, 1_u64..15), 1..120)

@@ -1,4 +1,5 @@
-//! Whether a node took what it was sent, over all sessions and processes of the node: nothing is sent a fourth time.
+//! Whether a node took what it was sent, over all sessions and processes of the node: nothing is
+//! sent a fourth time.
 //!
 //! ```text
 //!            send            in flight ──report, stop, lease request, count──▶ taken
@@ -8,17 +9,19 @@
 //!                                 └─ failed = 3 ──▶ isolated ──report after all──▶ taken
 //! ```
 //!
-//! One alert whose message a node cannot take must not stand in the way of the others. A refusal says so itself. A session
-//! that breaks says nothing, so what was in flight then is *suspected*: it failed once. From then on a suspect is sent
-//! alone (nothing else in flight) and only in a session that has lived for a while, those that failed less first. Thus
+//! One alert whose message a node cannot take must not stand in the way of the others. A refusal
+//! says so itself. A session that breaks says nothing, so what was in flight then is *suspected*:
+//! it failed once. From then on a suspect is sent alone (nothing else in flight) and only in a
+//! session that has lived for a while, those that failed less first. Thus
 //!
 //! - whoever was in flight by chance is sent alone, taken, and suspected no more;
-//! - a node that is restarted, cut off or breaks by itself condemns nothing, unless that happens within the milliseconds
-//!   between a suspect and the sign that it was taken, three times in a row;
+//! - a node that is restarted, cut off or breaks by itself condemns nothing, unless that happens
+//!   within the milliseconds between a suspect and the sign that it was taken, three times in a
+//!   row;
 //! - what really breaks the node is alone each time, and isolated by its third session.
 //!
-//! A graceful end of a session is no failure, neither is a refusal because the node is shutting down. A message that
-//! says something new (another ownership, another epoch) begins anew.
+//! A graceful end of a session is no failure, neither is a refusal because the node is shutting
+//! down. A message that says something new (another ownership, another epoch) begins anew.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -27,14 +30,15 @@ use clarion_proto::{
     time::Time,
 };
 
-use crate::lane_owner::health::truncated;
+use crate::snapshot::truncated;
 
 /// Deliveries of one message that may fail.
 pub(crate) const FAILURES_MAX: u32 = 3;
-/// A session that has lived so long can carry a suspect: if it breaks now, the suspect is the reason.
+/// A session that has lived so long can carry a suspect: if it breaks now, the suspect is the
+/// reason.
 pub(crate) const PROVEN_AFTER: Duration = Duration::from_secs(1);
-/// Between sending all of a message and a sign that the node took it. A node answers within milliseconds; more than its
-/// lease (5 s) means that it does not.
+/// Between sending all of a message and a sign that the node took it. A node answers within
+/// milliseconds; more than its lease (5 s) means that it does not.
 const SIGN_WITHIN: Duration = Duration::from_secs(30);
 
 /// What is delivered.

@@ -10,8 +10,10 @@ use wire::{RefusalCause, cover_part::Of};
 
 use super::*;
 use crate::{
-    dispatch::{CountPlan, PlannedAlert, fixtures::*, standing::StandingWave},
-    plan::Band,
+    bands::Band,
+    fixtures::*,
+    planned::{CountPlan, PlannedAlert},
+    standing::StandingWave,
 };
 
 const LOG: LogIdentity = LogIdentity([9; 16]);

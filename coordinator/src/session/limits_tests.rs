@@ -17,13 +17,11 @@ use wire::segment_op::Op;
 
 use super::{message, parts::Parts, *};
 use crate::{
-    dispatch::{
-        AppPlan, CountPlan, LocaleMessage, PlannedAlert, PushRequest,
-        fixtures::{alert, gateway, node, seconds, token},
-        standing::StandingWave,
-    },
+    bands::Band,
+    fixtures::{alert, gateway, node, seconds, token},
     owners::Ownership,
-    plan::Band,
+    planned::{AppPlan, CountPlan, LocaleMessage, PlannedAlert, PushRequest},
+    standing::StandingWave,
 };
 
 /// Names as long as they can be, each another one.
@@ -107,7 +105,7 @@ fn every_message_but_waves_is_small() {
     let mut gateway = gateway(None);
     (gateway.name, gateway.ca_pem) = (name(0, 63), "x".repeat(CA_PEM_BYTES_MAX));
     (gateway.endpoint, gateway.server_name) = ("h".repeat(ENDPOINT_BYTES_MAX), "h".repeat(253));
-    let key = crate::dispatch::LaneKey { gateway: gateway.name.clone(), credential: name(1, 63) };
+    let key = crate::lane::LaneKey { gateway: gateway.name.clone(), credential: name(1, 63) };
     within(
         "lane",
         &message::lane(&LaneSpec { id: LaneId(u32::MAX), key, gateway: Arc::new(gateway) }),

@@ -1,11 +1,13 @@
 //! What one node has told of its waves: enough to go on without it.
 //!
-//! A node that starts again has forgotten everything. What it had handed over is kept here, so that its next process
-//! walks again from the start and skips those devices. Handed but *open* ones (in flight, waiting for another try) are
-//! not skipped: nobody knows their answer, so they are sent again. Repeats are thus bounded by what was open and what
-//! was accepted in the last 20 ms, which no report had told yet; nobody is missed.
+//! A node that starts again has forgotten everything. What it had handed over is kept here, so that
+//! its next process walks again from the start and skips those devices. Handed but *open* ones (in
+//! flight, waiting for another try) are not skipped: nobody knows their answer, so they are sent
+//! again. Repeats are thus bounded by what was open and what was accepted in the last 20 ms, which
+//! no report had told yet; nobody is missed.
 //!
-//! Memory: two bytes for each device handed, as roaring bitmaps, while the alert runs: 28 MB for 14 million.
+//! Memory: two bytes for each device handed, as roaring bitmaps, while the alert runs: 28 MB for 14
+//! million.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,7 +18,8 @@ use clarion_proto::{
 };
 use roaring::RoaringBitmap;
 
-use super::{delivery::Deliveries, lease::LEASE};
+use super::delivery::Deliveries;
+use crate::lane::lease::LEASE;
 
 type Sets = BTreeMap<PartitionId, RoaringBitmap>;
 
@@ -73,8 +76,9 @@ impl NodeMemory {
         self.slice = Some(now);
     }
 
-    /// For how long no other process can have had a slice of this node's part: since the last lease of a former one has
-    /// ended, and since those that a former coordinator may have given just before this one started ([`Time`] 0).
+    /// For how long no other process can have had a slice of this node's part: since the last lease
+    /// of a former one has ended, and since those that a former coordinator may have given just
+    /// before this one started ([`Time`] 0).
     pub(crate) fn alone_for(&self, now: Time) -> Duration {
         now.since(self.former_slice.unwrap_or_default() + LEASE)
     }
@@ -152,7 +156,8 @@ impl NodeMemory {
         }
         match result {
             Ok(()) => wave.open = open,
-            // Too many open at worst repeats devices after a restart; too few would leave some without an answer.
+            // Too many open at worst repeats devices after a restart; too few would leave some
+            // without an answer.
             Err(_) => open
                 .into_iter()
                 .for_each(|(partition, set)| *wave.open.entry(partition).or_default() |= set),

@@ -1,5 +1,7 @@
 //! What a session says, in the words of `clarion.shard.v1`. Pure translation.
 
+use std::time::Duration;
+
 use clarion_proto::{
     app::Platform,
     ids::{LaneId, LogIdentity, log_of},
@@ -9,18 +11,16 @@ use clarion_proto::{
 use secrecy::ExposeSecret;
 
 use super::{
+    Identity,
     memory::NodeMemory,
     parts::{cells, to_wire},
 };
 use crate::{
-    dispatch::{
-        AppPlan, CountPlan, PushRequest,
-        cluster::Identity,
-        standing::{Owned, StandingWave},
-    },
-    lane_owner::{LaneSpec, ProviderToken, millis},
-    owners::NodeName,
-    plan::Band,
+    bands::Band,
+    lane::{LaneSpec, ProviderToken},
+    owners::{NodeName, Owned},
+    planned::{AppPlan, CountPlan, PushRequest},
+    standing::StandingWave,
 };
 
 pub(super) fn request(message: Message) -> SessionRequest {
@@ -28,7 +28,7 @@ pub(super) fn request(message: Message) -> SessionRequest {
 }
 
 /// The first message of a session.
-pub(super) fn open(identity: &Identity) -> SessionRequest {
+pub(crate) fn open(identity: &Identity) -> SessionRequest {
     request(Message::Open(wire::Open {
         cluster: identity.cluster.to_string(),
         coordinator: identity.coordinator.to_wire(),
@@ -91,8 +91,8 @@ pub(super) fn connections(lane: LaneId, connections: u32) -> SessionRequest {
     request(Message::Connections(wire::Connections { lane: lane.0, connections }))
 }
 
-/// The wave, with what former processes of the node have done of it; not 0 as `delivery`: without all that follows in
-/// parts.
+/// The wave, with what former processes of the node have done of it; not 0 as `delivery`: without
+/// all that follows in parts.
 pub(super) fn wave(
     wave: &StandingWave,
     owned: &Owned,
@@ -183,4 +183,9 @@ fn app_messages(app: &AppPlan, lane: LaneId, with_messages: bool) -> wire::AppMe
         request: Some(request),
         messages: app.messages.iter().filter(|_| with_messages).map(to_wire).collect(),
     }
+}
+
+/// Whole milliseconds, as the wire has them.
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }

@@ -1,7 +1,7 @@
 //! Waves and counts to one node: what is offered, what waits, what is never sent again.
 //!
-//! What is small goes as one message. Otherwise its head goes, and its parts are made as the stream takes them, a part of each
-//! in turn; all other messages overtake them.
+//! What is small goes as one message. Otherwise its head goes, and its parts are made as the stream
+//! takes them, a part of each in turn; all other messages overtake them.
 
 use clarion_proto::{
     ids::WaveId,
@@ -10,12 +10,16 @@ use clarion_proto::{
 };
 
 use super::{
-    AGAIN, Note, SentWave, Session, WaveNote,
+    AGAIN, SentWave, Session,
     delivery::{Edition, Isolated, Leave, Subject},
     message,
+    note::{Note, WaveNote},
     parts::{self, Parts},
 };
-use crate::dispatch::standing::{Owned, Phase, Standing, StandingWave};
+use crate::{
+    owners::Owned,
+    standing::{Phase, Standing, StandingWave},
+};
 
 impl Session {
     pub(super) fn send_wave(&mut self, wave: &StandingWave, owned: &Owned, now: Time) {
@@ -237,9 +241,9 @@ impl Session {
         self.parts.retain(|parts| parts.subject() != subject);
     }
 
-    /// A message that was refused is sent again later: the ownership it needed may not have been taken yet, or room is made.
-    /// What is refused for the third time is isolated; what is neither of a wave nor of a count is a defect of one
-    /// side, and a person has to know.
+    /// A message that was refused is sent again later: the ownership it needed may not have been
+    /// taken yet, or room is made. What is refused for the third time is isolated; what is neither
+    /// of a wave nor of a count is a defect of one side, and a person has to know.
     pub(super) fn refused(&mut self, refusal: &wire::Refusal, now: Time) {
         let wire::Refusal { ownership, wave, reason, count, .. } = refusal;
         let cause = refusal.cause();
@@ -293,7 +297,7 @@ impl Session {
                 self.sent.waves.insert(wave, SentWave::Refused(now + pause));
             }
             (Subject::Wave(wave), Some(_)) => {
-                drop(self.sent.waves.insert(wave, SentWave::Isolated))
+                self.sent.waves.insert(wave, SentWave::Isolated);
             }
             (Subject::Count(id), None) => drop(self.sent.counts.remove(&id)),
             (Subject::Count(_), Some(_)) => {}

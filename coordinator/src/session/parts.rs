@@ -1,7 +1,8 @@
 //! What of a wave or count is too large for one message, part by part.
 //!
-//! [`Parts`] is a place in what is left to send, not a queue of messages: the next part is made when the stream has room for
-//! it, so a cover of 64 MB costs a node's session 256 KiB. The order is cells, messages, handed ordinals.
+//! [`Parts`] is a place in what is left to send, not a queue of messages: the next part is made
+//! when the stream has room for it, so a cover of 64 MB costs a node's session 256 KiB. The order
+//! is cells, messages, handed ordinals.
 
 use std::sync::Arc;
 
@@ -15,8 +16,8 @@ use roaring::RoaringBitmap;
 
 use super::{delivery::Subject, memory::NodeMemory};
 use crate::{
-    dispatch::{AppPlan, CountPlan, LocaleMessage, PlannedAlert},
-    plan::Band,
+    bands::Band,
+    planned::{AppPlan, CountPlan, LocaleMessage, PlannedAlert},
 };
 
 /// Ordinals of one part: a set of that many takes 8 KiB for each 65,536 of them at most.

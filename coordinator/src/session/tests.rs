@@ -5,8 +5,10 @@ use session_response::Message as Said;
 
 use super::*;
 use crate::{
-    dispatch::{CountPlan, PushRequest, fixtures::*, standing::StandingWave},
-    lane_owner::Quota,
+    fixtures::*,
+    lane::Quota,
+    planned::{CountPlan, PushRequest},
+    standing::StandingWave,
 };
 
 /// What a session said, by kind.
@@ -268,7 +270,7 @@ fn a_quota_is_sliced_once_no_former_lease_can_hold_and_a_new_process_begins_smal
 #[test]
 fn a_lane_with_a_ramp_begins_small_when_a_wave_comes_after_a_pause() {
     let quota = Quota { per_minute: 60_000, burst: None, ramp: Duration::from_secs(60) };
-    let board = crate::dispatch::standing::Board::new();
+    let board = crate::standing::Board::new();
     board.change(|holds| *holds = standing(Some(quota)));
     let mut session = open(BOOT_1, NodeMemory::default(), &board.read());
     let at = |session: &mut Session, second| {
@@ -297,7 +299,7 @@ fn a_lane_with_a_ramp_begins_small_when_a_wave_comes_after_a_pause() {
 fn a_lane_of_fcm_and_its_messages_say_so() {
     let mut standing = standing(None);
     let gateway =
-        crate::lane_owner::Gateway { platform: clarion_proto::app::Platform::Fcm, ..gateway(None) };
+        crate::lane::Gateway { platform: clarion_proto::app::Platform::Fcm, ..gateway(None) };
     let key = standing.lanes[&LANE].key.clone();
     standing.lanes.insert(LANE, Arc::new(LaneSpec { id: LANE, key, gateway: Arc::new(gateway) }));
     let mut plan = alert();

@@ -25,7 +25,7 @@ use super::{
     AlertCursor, AlertRecord, AlertStore, AppRecord, Batch, ChangeLog, Created, RecordBatch,
     RequestId, StoreError,
 };
-use crate::{alert::is_final, clock::Clock};
+use crate::clock::Clock;
 
 mod log;
 mod room;
@@ -200,7 +200,7 @@ impl AlertStore for MemoryStore {
         }
         let alert = Arc::new(alert);
         tables.put(&alert);
-        if is_final(alert.state) && tables.active.remove(&name) {
+        if alert.state.is_final() && tables.active.remove(&name) {
             tables.ended.push_back(name);
         }
         tables.forget_ended();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use clarion_coordinator::{config::Args, dispatch::PushRequest};
+use clarion_coordinator::{config::Args, planned::PushRequest};
 use clarion_proto::wire::v1 as wire;
 use tonic::Code;
 use tonic_types::StatusExt;

@@ -1,6 +1,6 @@
 //! Stopping an alert, and how the record follows what nodes report.
 
-use clarion_coordinator::progress::State;
+use clarion_coordinator::snapshot::State;
 use clarion_proto::wire::v1 as wire;
 
 use crate::support::{Server, field, name, soon};
@@ -67,7 +67,8 @@ async fn an_ended_alert_keeps_its_last_word_when_dispatch_has_forgotten_it() {
     let resolved = read_until(&server, &alert, wire::State::Resolved).await;
     let progress = resolved.progress.expect("always");
     assert_eq!((progress.handed, progress.open), (12, 0));
-    // Settled a moment after it ended: its last state is in the record before dispatch may forget it.
+    // Settled a moment after it ended: its last state is in the record before dispatch may forget
+    // it.
     soon(async {
         while server
             .context

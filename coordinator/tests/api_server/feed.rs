@@ -22,9 +22,9 @@ fn record(n: u8) -> Record {
 
 /// Appends each record to its own log as a batch of its own.
 async fn append(server: &Server, records: impl IntoIterator<Item = u8>) {
-    let config = &server.context.config;
+    let (config, logs) = (&server.context.config, server.context.log.logs());
     for record in records.into_iter().map(record) {
-        let log = log_of(partition_of(record.device, config.partitions), config.logs);
+        let log = log_of(partition_of(record.device, config.partitions), logs);
         server.context.log.append(log, RecordBatch::from_records(&[record])).await.expect("room");
     }
 }

@@ -1,18 +1,28 @@
-//! Every refusal that a caller deserves, as a list: what is spoiled, which field is named, and what is said of it.
+//! Every refusal that a caller deserves, as a list: what is spoiled, which field is named, and what
+//! is said of it.
 //!
-//! Each goes through the real server; afterwards nothing is left behind and the next good call works.
+//! Each goes through the real server; afterwards nothing is left behind and the next good call
+//! works.
 
 use clarion_coordinator::config::Args;
 use clarion_proto::wire::v1 as wire;
 use tonic::Code;
 use tonic_types::StatusExt;
 
+use spoil::{
+    arrival_of, at, audience, case, cells, circle, circle_of, message, place, polygon, region,
+    registration, ring, shape, text, union,
+};
+
 use crate::{
     registry::{arrival, device, write},
     support::{Server, create, demo_alert, fcm_app, from_now, live_app, reason, soon, violation},
 };
 
-/// What spoils a valid request, the field that the refusal names, and words of its description: limit and value.
+mod spoil;
+
+/// What spoils a valid request, the field that the refusal names, and words of its description:
+/// limit and value.
 struct Refusal<T> {
     what: &'static str,
     spoil: fn(&mut T),
@@ -299,7 +309,8 @@ async fn one_request_id_is_one_alert_whoever_tries_it_and_when() {
         assert!(refused.message().contains(&first.name), "{refused:?}");
         assert!(refused.get_details_error_info().is_some());
     }
-    // Two bodies at the same moment: one wins, every try of it gets it, every try of the other is refused.
+    // Two bodies at the same moment: one wins, every try of it gets it, every try of the other is
+    // refused.
     let tries = (0..8).map(|i| {
         let (mut client, alert) =
             (server.alerts(), if i % 2 == 0 { body.clone() } else { other.clone() });
@@ -320,7 +331,8 @@ async fn one_request_id_is_one_alert_whoever_tries_it_and_when() {
     assert_eq!(server.nodes.started.lock().len(), 2);
 }
 
-/// No way to a live lane while nobody has to say who they are: whatever the mode, the mix of apps, the call.
+/// No way to a live lane while nobody has to say who they are: whatever the mode, the mix of apps,
+/// the call.
 #[tokio::test]
 async fn a_live_lane_is_reached_by_nobody_without_an_identity() {
     let server = Server::with_demo().await;
@@ -359,7 +371,8 @@ async fn a_live_lane_is_reached_by_nobody_without_an_identity() {
     assert!(server.nodes.questions.lock().is_empty(), "nobody was counted");
     assert_eq!(Left::of(&server).await, before);
 
-    // An app that is moved to a live lane after an alert was admitted takes the next alert with it, not that one.
+    // An app that is moved to a live lane after an alert was admitted takes the next alert with it,
+    // not that one.
     let test = soon(server.alerts().create_alert(create(2, demo_alert())))
         .await
         .expect("created")
@@ -439,75 +452,3 @@ impl<T> Refusal<T> {
 }
 
 const RESOLUTION_10: u64 = 0x8a411ca00007fff;
-
-fn at(latitude: f64, longitude: f64) -> Option<wire::LatLng> {
-    Some(wire::LatLng { latitude, longitude })
-}
-
-fn region(alert: &mut wire::Alert) -> &mut wire::Region {
-    alert.region.as_mut().expect("set")
-}
-
-fn circle(alert: &mut wire::Alert) -> &mut wire::Circle {
-    circle_of(region(alert))
-}
-
-fn circle_of(region: &mut wire::Region) -> &mut wire::Circle {
-    match &mut region.shape {
-        Some(wire::region::Shape::Circle(circle)) => circle,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn shape(alert: &mut wire::Alert, shape: wire::region::Shape) {
-    region(alert).shape = Some(shape);
-}
-
-fn polygon(outer: Option<wire::Ring>) -> wire::region::Shape {
-    wire::region::Shape::Polygon(wire::Polygon { outer, holes: vec![] })
-}
-
-fn ring(points: &[(f64, f64)]) -> wire::region::Shape {
-    let points =
-        points.iter().map(|&(latitude, longitude)| wire::LatLng { latitude, longitude }).collect();
-    polygon(Some(wire::Ring { points }))
-}
-
-fn cells(cells: Vec<u64>) -> wire::region::Shape {
-    wire::region::Shape::Cells(wire::CellSet { cells })
-}
-
-fn union(regions: Vec<wire::Region>) -> wire::region::Shape {
-    wire::region::Shape::Union(wire::RegionUnion { regions })
-}
-
-fn case(alert: &mut wire::Alert) -> &mut wire::Case {
-    alert.case.as_mut().expect("set")
-}
-
-fn message(alert: &mut wire::Alert) -> &mut wire::Message {
-    case(alert).messages.get_mut("en").expect("set")
-}
-
-fn text() -> wire::Message {
-    wire::Message { title: "t".into(), body: "b".into() }
-}
-
-fn audience(alert: &mut wire::Alert) -> &mut wire::Audience {
-    alert.audience.as_mut().expect("set")
-}
-
-fn arrival_of(change: &mut wire::DeviceChange) -> &mut wire::Arrival {
-    match &mut change.change {
-        Some(wire::device_change::Change::Arrival(arrival)) => arrival,
-        other => panic!("{other:?}"),
-    }
-}
-
-fn registration(change: &mut wire::DeviceChange) -> &mut wire::Registration {
-    arrival_of(change).registration.as_mut().expect("set")
-}
-
-fn place(change: &mut wire::DeviceChange, place: wire::place::Place) {
-    arrival_of(change).place = Some(wire::Place { place: Some(place) });
-}

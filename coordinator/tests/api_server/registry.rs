@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clarion_coordinator::{
     api::registry::{ANSWER_TAKEN_WITHIN, NEXT_BATCH_WITHIN, STREAMS_MAX},
-    dispatch::LaneKey,
-    progress::PruningAlarm,
+    lane::LaneKey,
+    snapshot::PruningAlarm,
 };
 use clarion_proto::{
     device::{Change, Record},
@@ -80,11 +80,11 @@ async fn batches_are_acknowledged_in_order_and_each_record_is_in_its_log() {
         [(7, 500), (8, 500), (9, 500)]
     );
     let logged = logged(&server).await;
-    let config = &server.context.config;
+    let (config, logs) = (&server.context.config, server.context.log.logs());
     let mut devices = std::collections::BTreeSet::new();
     for (log, records) in &logged {
         for record in records {
-            assert_eq!(log_of(partition_of(record.device, config.partitions), config.logs), *log);
+            assert_eq!(log_of(partition_of(record.device, config.partitions), logs), *log);
             devices.insert(record.device);
         }
     }

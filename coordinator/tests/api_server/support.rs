@@ -1,4 +1,5 @@
-//! A server to talk to, nodes that do as the test says, and requests that are valid until a test spoils them.
+//! A server to talk to, nodes that do as the test says, and requests that are valid until a test
+//! spoils them.
 
 use std::{
     collections::BTreeMap,
@@ -10,11 +11,15 @@ use std::{
 
 use clarion_coordinator::{
     admission::Admission,
-    api::{self, Context, Dispatch, ports},
+    api::{self, Context, ports},
     clock::Clock,
     config::{Args, Config},
-    dispatch::{CancelState, CountError, CountPlan, Counts, LaneKey, PlannedAlert, StartError},
-    progress::{self, RegistryTotals, Snapshot, State},
+    dispatch::{CancelState, CountError, Dispatch, StartError, keeper::Keeper},
+    lane::LaneKey,
+    lane_owner::LaneError,
+    members::registry::RegistryTotals,
+    planned::{CountPlan, CountedDevices, PlannedAlert},
+    snapshot::{self, Snapshot, State},
     store::memory::MemoryStore,
 };
 use clarion_proto::{
@@ -78,7 +83,7 @@ impl Nodes {
 
 #[tonic::async_trait]
 impl Dispatch for Nodes {
-    fn ensure_lane(&self, key: &LaneKey) -> Result<(), StartError> {
+    fn ensure_lane(&self, key: &LaneKey) -> Result<(), LaneError> {
         self.lanes.lock().push(key.clone());
         Ok(())
     }
@@ -91,11 +96,11 @@ impl Dispatch for Nodes {
         if *self.away.lock() {
             return Err(StartError::NoNodes { configured: 1 });
         }
-        let bands = alert.bands.iter().map(|band| progress::BandCounts {
+        let bands = alert.bands.iter().map(|band| snapshot::BandCounts {
             from_m: band.from_m,
             to_m: band.to_m,
             walked: false,
-            counts: progress::Counts::default(),
+            counts: snapshot::Counts::default(),
         });
         let snapshot = Snapshot {
             alert: alert.name.clone(),
@@ -103,7 +108,7 @@ impl Dispatch for Nodes {
             state: State::Active,
             settled: false,
             ended: None,
-            totals: progress::Counts::default(),
+            totals: snapshot::Counts::default(),
             unanswered_requests: 0,
             retried_requests: 0,
             nodes_walked: 0,
@@ -137,16 +142,16 @@ impl Dispatch for Nodes {
         }
     }
 
-    async fn count(&self, plan: CountPlan) -> Result<Counts, CountError> {
+    async fn count(&self, plan: CountPlan) -> Result<CountedDevices, CountError> {
         if *self.away.lock() {
             return Err(CountError::NoNodes { configured: 1 });
         }
         if let Some(counted) = &*self.counted.lock() {
-            return Ok(Counts { devices: vec![counted[..plan.bands.len()].to_vec()] });
+            return Ok(CountedDevices { devices: vec![counted[..plan.bands.len()].to_vec()] });
         }
         // App i has (i + 1) × 30 devices in every band.
         let devices = (1..=plan.apps.len() as u64).map(|app| vec![app * 30; plan.bands.len()]);
-        Ok(Counts { devices: devices.collect() })
+        Ok(CountedDevices { devices: devices.collect() })
     }
 
     async fn reaches(&self, plan: CountPlan, least: u64) -> Result<bool, CountError> {
@@ -183,7 +188,8 @@ async fn listener_on_any_port() -> tokio::net::TcpListener {
     tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port")
 }
 
-/// The gateways `apns` (test) and `apns-live` with the credential `team`, `fcm` (test) with `google`.
+/// The gateways `apns` (test) and `apns-live` with the credential `team`, `fcm` (test) with
+/// `google`.
 const LANES: &str = r#"
 [[gateways]]
 name = "apns"
@@ -256,15 +262,18 @@ impl Server {
         let config = config(args);
         let clock = Clock::start();
         let nodes = Arc::new(Nodes::default());
-        let store = Arc::new(MemoryStore::new(config.logs, config.store_bytes_max, clock));
+        let logs = config.dispatch.logs;
+        let store = Arc::new(MemoryStore::new(logs, config.store_bytes_max, clock));
+        let drain = Drain::new();
         let context = Arc::new(Context {
-            admission: Admission::new(config.admissions_max),
+            admission: Admission::new(config.admission),
             dispatch: Arc::clone(&nodes) as Arc<dyn Dispatch>,
-            drain: Drain::new(),
+            keeper: Keeper::new(Arc::clone(&store) as _, clock, drain.token()),
+            drain,
             clock,
             log: Arc::clone(&store) as _,
             store,
-            config,
+            config: config.api,
         });
         let listener = listener_on_any_port().await;
         let address = listener.local_addr().expect("bound");

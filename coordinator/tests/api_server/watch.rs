@@ -2,9 +2,9 @@
 
 use clarion_coordinator::{
     config::Args,
-    dispatch::LaneKey,
+    lane::LaneKey,
     owners::NodeName,
-    progress::{
+    snapshot::{
         AnswerOutcome, CellCounts, Counts, LaneTrouble, PruningAlarm, ReasonCount, State, Trouble,
     },
 };
@@ -144,7 +144,8 @@ async fn cells_with_few_are_told_as_the_finest_cell_around_them_that_has_enough(
         told.iter().map(|c| (c.cell, c.handed)).collect::<Vec<_>>(),
         [(u64::from(around), 27)]
     );
-    // The first has enough alone, and what is left of the others is too little for any cell around them.
+    // The first has enough alone, and what is left of the others is too little for any cell around
+    // them.
     server.nodes.publish(&name(&alert), |s| {
         s.cells = [20, 9, 9].iter().zip(0..).map(|(&h, n)| cell(n, h, s.version)).collect();
     });
@@ -234,7 +235,8 @@ async fn who_does_not_read_gets_the_newest_state_and_no_queue() {
     let server = Server::with_demo().await;
     let alert = server.created(1).await;
     let id = name(&alert);
-    // A message of some 300 kB: more than the reader's window takes, so that the first one stands in the way.
+    // A message of some 300 kB: more than the reader's window takes, so that the first one stands
+    // in the way.
     let base = h3o::CellIndex::try_from(CELLS[0])
         .expect("a cell")
         .parent(h3o::Resolution::Zero)

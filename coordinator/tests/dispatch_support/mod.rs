@@ -1,5 +1,6 @@
-//! Shard nodes that say what a test tells them to, over real gRPC: on loopback TCP, or on pipes where time is paused
-//! (real sockets and paused time do not mix: the clock would jump while a packet is on its way).
+//! Shard nodes that say what a test tells them to, over real gRPC: on loopback TCP, or on pipes
+//! where time is paused (real sockets and paused time do not mix: the clock would jump while a
+//! packet is on its way).
 
 // Each test file uses a part of it; what fails here fails the test.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
@@ -8,15 +9,13 @@ use std::{collections::BTreeMap, io, net::SocketAddr, pin::Pin, sync::Arc, time:
 
 use bytes::Bytes;
 use clarion_coordinator::{
+    bands::Band,
     clock::Clock,
-    dispatch::{
-        ApnsRequest, AppPlan, Connect, DispatchConfig, Dispatcher, LaneKey, LocaleMessage,
-        PlannedAlert, PushRequest, endpoint,
-    },
-    lane_owner::{ApnsKey, Credential, Gateway, Limits},
-    members::NodesConfig,
-    plan::Band,
-    progress::Snapshot,
+    dispatch::{Connect, Dispatch as _, DispatchConfig, Dispatcher, NodesConfig, endpoint},
+    lane::{ConnectionLimits, Gateway, LaneKey},
+    lane_owner::{ApnsKey, Credential},
+    planned::{ApnsRequest, AppPlan, LocaleMessage, PlannedAlert, PushRequest},
+    snapshot::Snapshot,
     store::memory::MemoryStore,
 };
 use clarion_proto::{
@@ -380,7 +379,7 @@ fn gateway() -> Gateway {
         server_name: "localhost".to_owned(),
         ca_pem: String::new(),
         live: false,
-        connections: Limits { floor: 2, ceiling: 32 },
+        connections: ConnectionLimits { floor: 2, ceiling: 32 },
         streams_per_connection: 1_000,
         request_deadline: Duration::from_secs(10),
         connect_deadline: Duration::from_secs(5),

@@ -1,7 +1,8 @@
 //! Bodies of APNs.
 //!
-//! Keys, values and the limit are Apple's ("Generating a remote notification"): `aps` is read by the system, what stands
-//! beside it by the app. `mutable-content` lets the app fetch the photograph before the notification is shown.
+//! Keys, values and the limit are Apple's ("Generating a remote notification"): `aps` is read by
+//! the system, what stands beside it by the app. `mutable-content` lets the app fetch the
+//! photograph before the notification is shown.
 
 use bytes::Bytes;
 use clarion_proto::{
@@ -13,7 +14,7 @@ use clarion_proto::{
 use serde::Serialize;
 
 use super::{Rendered, expiration, fits, title};
-use crate::dispatch::{ApnsRequest, LocaleMessage, PushRequest};
+use crate::planned::{ApnsRequest, LocaleMessage, PushRequest};
 
 /// Longest body of a push, bytes (APNs: 4 KB, else 413 PayloadTooLarge).
 pub const BODY_BYTES_MAX: usize = 4_096;
@@ -28,7 +29,8 @@ struct Body<'a> {
     link: Option<&'a str>,
 }
 
-/// What Apple's system reads. With FCM, whose devices may be Apple's too, the text comes from the notification.
+/// What Apple's system reads. With FCM, whose devices may be Apple's too, the text comes from the
+/// notification.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Aps<'a> {

@@ -1,33 +1,38 @@
 //! Bodies of FCM v1 (Firebase, "REST Resource: projects.messages").
 //!
-//! **A notification message**, not a data message: Android's system shows it also while the app is dead, without a line
-//! of the app's code. `data` beside it is handed to the app when somebody taps. `tag` is the collapse key: a correction,
-//! or the same alert from a second try, replaces what stands on the screen instead of standing beside it, and
-//! `collapse_key` does the same for what is still on its way (FCM keeps up to four keys for a device). `channel_id` names
-//! one channel for each severity (`alert-information`, `alert-urgent`, `alert-critical`), because since Android 8 the
-//! channel decides how loud a notification is; an app that has none of that name gets its manifest's. `visibility` lets the
-//! text be read on a locked screen: it is a public appeal.
+//! **A notification message**, not a data message: Android's system shows it also while the app is
+//! dead, without a line of the app's code. `data` beside it is handed to the app when somebody
+//! taps. `tag` is the collapse key: a correction, or the same alert from a second try, replaces
+//! what stands on the screen instead of standing beside it, and `collapse_key` does the same for
+//! what is still on its way (FCM keeps up to four keys for a device). `channel_id` names one
+//! channel for each severity (`alert-information`, `alert-urgent`, `alert-critical`), because since
+//! Android 8 the channel decides how loud a notification is; an app that has none of that name gets
+//! its manifest's. `visibility` lets the text be read on a locked screen: it is a public appeal.
 //!
-//! **When it is too late.** FCM has no time of expiry, only `ttl`, which begins when FCM takes a message; and a body is made
-//! once, while requests go out from now until the alert's end. A `ttl` of all the remaining time would let what is sent
-//! an hour from now be shown an hour too late. So the sending time that is to be expected is taken off it: half an hour,
-//! in which the default quota takes 18 million, and half of the remaining time if that is less. Then
+//! **When it is too late.** FCM has no time of expiry, only `ttl`, which begins when FCM takes a
+//! message; and a body is made once, while requests go out from now until the alert's end. A `ttl`
+//! of all the remaining time would let what is sent an hour from now be shown an hour too late. So
+//! the sending time that is to be expected is taken off it: half an hour, in which the default
+//! quota takes 18 million, and half of the remaining time if that is less. Then
 //!
 //! ```text
 //! sent within min(30 min, active time / 2):  shown by the alert's end at the latest
 //! sent t later than that:                    shown t after the alert's end at the latest
 //! ```
 //!
-//! and the price is that a phone which is switched on in the last half hour is not told by what was sent in the beginning.
-//! Only a phone that cannot be reached when it is sent to *late* can be late: whom a wave finds late has just told its
-//! place, and gets it at once. `data.expires` (Unix seconds) lets an app take down what is over. To close the rest,
-//! a node would have to write the `ttl` itself, as it writes the token.
+//! and the price is that a phone which is switched on in the last half hour is not told by what was
+//! sent in the beginning. Only a phone that cannot be reached when it is sent to *late* can be
+//! late: whom a wave finds late has just told its place, and gets it at once. `data.expires` (Unix
+//! seconds) lets an app take down what is over. To close the rest, a node would have to write the
+//! `ttl` itself, as it writes the token.
 //!
-//! iPhones may be behind FCM too. What they are told is Apple's: `apns-expiration` is absolute and exact.
+//! iPhones may be behind FCM too. What they are told is Apple's: `apns-expiration` is absolute and
+//! exact.
 //!
-//! **What is counted.** Google limits the payload to 4,096 bytes, "both the keys and the values", and answers more with
-//! INVALID_ARGUMENT, which looks like a bad token. Of which parts it counts which bytes is not said. So the whole body
-//! without the token is counted, as encoded: whichever way it is counted, that is not less.
+//! **What is counted.** Google limits the payload to 4,096 bytes, "both the keys and the values",
+//! and answers more with INVALID_ARGUMENT, which looks like a bad token. Of which parts it counts
+//! which bytes is not said. So the whole body without the token is counted, as encoded: whichever
+//! way it is counted, that is not less.
 
 use std::collections::BTreeMap;
 
@@ -45,7 +50,7 @@ use super::{
     apns::{Aps, aps},
     expiration, fits, title,
 };
-use crate::dispatch::{LocaleMessage, PushRequest};
+use crate::planned::{LocaleMessage, PushRequest};
 
 /// Longest body of a push without its token, bytes.
 pub const BODY_BYTES_MAX: usize = 4_096;
@@ -73,7 +78,8 @@ struct Notification<'a> {
     image: Option<&'a str>,
 }
 
-/// Values are strings; `from`, `message_type` and what begins with `google` or `gcm` are not ours to use.
+/// Values are strings; `from`, `message_type` and what begins with `google` or `gcm` are not ours
+/// to use.
 #[derive(Serialize)]
 struct Data<'a> {
     alert: &'a str,
@@ -162,7 +168,8 @@ fn after_token(message: &Message<'_>) -> Vec<u8> {
 }
 
 fn android<'a>(spec: &AlertSpec, collapse: &'a str, now: UnixMillis) -> Android<'a> {
-    // HIGH wakes a phone from Doze; Google lowers it for apps whose HIGH messages show nothing, which these never do.
+    // HIGH wakes a phone from Doze; Google lowers it for apps whose HIGH messages show nothing,
+    // which these never do.
     let (priority, channel_id, notification_priority) = match spec.severity {
         Severity::Information => ("NORMAL", "alert-information", "PRIORITY_DEFAULT"),
         Severity::Urgent => ("HIGH", "alert-urgent", "PRIORITY_HIGH"),

@@ -5,13 +5,12 @@ use std::time::Duration;
 use clarion_proto::{alert::timestamp, outcome::Outcome, wire::v1 as wire};
 
 use crate::{
-    alert::{AlertRecord, State, is_final},
-    lane_owner::health::truncated,
     privacy,
-    progress::{
-        AnswerOutcome, CellCounts, Counts, LaneTrouble, PruningAlarm, ReasonCount, Snapshot,
-        Trouble,
+    snapshot::{
+        AnswerOutcome, CellCounts, Counts, LaneTrouble, PruningAlarm, ReasonCount, Snapshot, State,
+        Trouble, truncated,
     },
+    store::AlertRecord,
 };
 
 /// An alert with its newest progress, as far as anybody knows it.
@@ -28,8 +27,8 @@ pub(super) fn alert(record: &AlertRecord, newest: Option<&Snapshot>) -> wire::Al
     }
 }
 
-/// One message of a watch. `cells` are those that may be told; `cells_since`: of them, those changed after that version;
-/// `None`: none.
+/// One message of a watch. `cells` are those that may be told; `cells_since`: of them, those
+/// changed after that version; `None`: none.
 pub(super) fn watched(
     snapshot: &Snapshot,
     cells: &[CellCounts],
@@ -78,10 +77,11 @@ pub(super) fn recorded(record: &AlertRecord) -> wire::AlertProgress {
     }
 }
 
-/// The record is final once and for all; before that the nodes' reports may be ahead of it, or the cancel of them.
+/// The record is final once and for all; before that the nodes' reports may be ahead of it, or the
+/// cancel of them.
 fn standing(record: &AlertRecord, newest: Option<&Snapshot>) -> State {
     match newest {
-        Some(snapshot) if !is_final(record.state) && is_final(snapshot.state) => snapshot.state,
+        Some(snapshot) if !record.state.is_final() && snapshot.state.is_final() => snapshot.state,
         _ => record.state,
     }
 }

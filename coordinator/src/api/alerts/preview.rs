@@ -8,11 +8,11 @@ use tonic::Status;
 
 use super::{
     Alerts,
-    create::{Question, asked_too_often, audience_too_small},
+    prepare::{Question, asked_too_often, audience_too_small},
     status,
 };
 use crate::{
-    dispatch::CountPlan,
+    planned::CountPlan,
     privacy::{AUDIENCE_MIN, TOLD_MIN, Told},
 };
 
@@ -28,7 +28,7 @@ impl Alerts {
         let alert = required(request.alert, "alert").map_err(status::invalid)?;
         let spec = AlertSpec::from_wire(alert).map_err(|e| status::invalid(e.within("alert")))?;
         let prepared = self.prepare(&spec, peer).await?;
-        let own = || (Arc::clone(&prepared.cover), false);
+        let own = || (Arc::clone(&prepared.target), false);
         let counted = |question| {
             self.curious(|curiosity, now| match question {
                 Question::Region(asked) => curiosity.preview(peer, asked, now),
@@ -51,7 +51,7 @@ impl Alerts {
             self.api.dispatch.count(plan).await.map_err(|e| status::count(&e))?.devices
         };
         let devices: u64 = counts.iter().flatten().sum();
-        if !self.api.config.allow_small_audiences && devices < AUDIENCE_MIN {
+        if !self.api.config.alerts.allow_small_audiences && devices < AUDIENCE_MIN {
             return Err(audience_too_small());
         }
         let of_app: Vec<u64> = counts.iter().map(|bands| bands.iter().sum()).collect();

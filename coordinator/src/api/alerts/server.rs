@@ -1,11 +1,7 @@
-//! `AlertService` as it is served: the generated server for all methods but `WatchAlert`, whose answers are bytes that
-//! were encoded once for all watchers.
+//! `AlertService` as it is served: the generated server for all methods but `WatchAlert`, whose
+//! answers are bytes that were encoded once for all watchers.
 
-use std::{
-    convert::Infallible,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
 use clarion_proto::wire::v1::{
@@ -17,57 +13,47 @@ use tonic::{
     Request, Response, Status,
     body::Body,
     codec::{Codec, EncodeBuf, Encoder},
-    server::{Grpc, NamedService, ServerStreamingService},
+    server::{Grpc, ServerStreamingService},
 };
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-use super::Alerts;
-use crate::api::{REQUEST_BYTES_MAX, door};
+use super::{
+    super::{
+        REQUEST_BYTES_MAX,
+        by_hand::{ByHand, Served},
+        door,
+    },
+    Alerts,
+};
 
 /// The service.
+pub(in super::super) type AlertsServer = Served<Watch, AlertServiceServer<Alerts>>;
+
+/// Serves alerts.
+pub(in super::super) fn server(alerts: Alerts) -> AlertsServer {
+    let alerts = Arc::new(alerts);
+    let others = AlertServiceServer::from_arc(Arc::clone(&alerts))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    Served { method: Watch(alerts), others }
+}
+
+/// `WatchAlert`.
 #[derive(Debug, Clone)]
-pub(in crate::api) struct AlertsServer {
-    alerts: Arc<Alerts>,
-    generated: AlertServiceServer<Alerts>,
-}
+pub(in super::super) struct Watch(Arc<Alerts>);
 
-impl AlertsServer {
-    pub(in crate::api) fn new(alerts: Alerts) -> Self {
-        let alerts = Arc::new(alerts);
-        let generated = AlertServiceServer::from_arc(Arc::clone(&alerts))
-            .max_decoding_message_size(REQUEST_BYTES_MAX);
-        Self { alerts, generated }
-    }
-}
+impl ByHand for Watch {
+    const SERVICE: &'static str = SERVICE_NAME;
+    const PATH: &'static str = "/clarion.v1.AlertService/WatchAlert";
 
-impl NamedService for AlertsServer {
-    const NAME: &'static str = SERVICE_NAME;
-}
-
-impl tower::Service<http::Request<Body>> for AlertsServer {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if request.uri().path() != "/clarion.v1.AlertService/WatchAlert" {
-            return self.generated.call(request);
-        }
-        let alerts = Arc::clone(&self.alerts);
+    fn serve(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         async move {
             let mut grpc =
                 Grpc::new(WatchCodec).apply_max_message_size_config(Some(REQUEST_BYTES_MAX), None);
-            Ok(grpc.server_streaming(Watch(alerts), request).await)
+            grpc.server_streaming(self, request).await
         }
         .boxed()
     }
 }
-
-struct Watch(Arc<Alerts>);
 
 impl ServerStreamingService<WatchAlertRequest> for Watch {
     type Response = Bytes;

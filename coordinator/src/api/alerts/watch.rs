@@ -31,9 +31,9 @@ use tonic::Status;
 
 use super::{answer, status};
 use crate::{
-    alert::{AlertRecord, is_final},
     privacy,
-    progress::{CellCounts, Snapshot},
+    snapshot::{CellCounts, Snapshot},
+    store::AlertRecord,
 };
 
 /// At most one message in this time to each.
@@ -234,7 +234,7 @@ impl Watch {
     /// may have waited for it.
     fn at_stop(mut self) -> Option<(Result<Bytes, Status>, Option<Self>)> {
         let snapshot = Arc::clone(&self.newest.borrow_and_update());
-        if is_final(snapshot.state) && self.sent.is_none_or(|sent| snapshot.version > sent) {
+        if snapshot.state.is_final() && self.sent.is_none_or(|sent| snapshot.version > sent) {
             return Some(self.send(&snapshot));
         }
         Some((Err(status::draining()), None))
@@ -246,7 +246,7 @@ mod tests {
     use clarion_proto::wire::v1 as wire;
 
     use super::*;
-    use crate::progress::{Counts, State};
+    use crate::snapshot::{Counts, State};
 
     fn snapshot(version: u64) -> Snapshot {
         let cell =

@@ -169,7 +169,7 @@ impl Checked {
     }
 
     fn take(&mut self, record: &Record, api: &Context) {
-        let log = log_of(partition_of(record.device, api.config.partitions), api.config.logs);
+        let log = log_of(partition_of(record.device, api.config.partitions), api.log.logs());
         self.urgent += usize::from(!is_growing(&record.change));
         self.logs.push(log, &record.to_wire());
         self.answer.written += 1;

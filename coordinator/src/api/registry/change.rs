@@ -1,7 +1,7 @@
 //! One change, checked: from what a caller says to what a log keeps. Pure.
 //!
-//! A coordinate ends here: it becomes its cell and is not kept. Problems name the field and the numbers, never a token, a
-//! place or a device.
+//! A coordinate ends here: it becomes its cell and is not kept. Problems name the field and the
+//! numbers, never a token, a place or a device.
 
 use bytes::Bytes;
 use clarion_proto::{
@@ -18,9 +18,10 @@ use clarion_proto::{
 use data_encoding::HEXLOWER_PERMISSIVE;
 use h3o::Resolution;
 
-use crate::config::DeviceKey;
+use super::DeviceKey;
 
-/// Oldest observation taken: a tombstone is kept as long, so an older one could bring a removed device back.
+/// Oldest observation taken: a tombstone is kept as long, so an older one could bring a removed
+/// device back.
 const OLDER_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 /// A phone's clock may be ahead.
 const AHEAD_MS_MAX: u64 = 60 * 1_000;
@@ -122,7 +123,8 @@ fn registration(
     })
 }
 
-/// As the platform's app gets it from its system: hexadecimal of APNs, of FCM as it is. No problem shows any of it.
+/// As the platform's app gets it from its system: hexadecimal of APNs, of FCM as it is. No problem
+/// shows any of it.
 fn token(text: String, platform: Platform) -> Result<Token, InvalidField> {
     if text.is_empty() {
         return Err(InvalidField::new("token", "is required"));

@@ -1,11 +1,7 @@
 //! `RegistryService` as it is served: the generated server for all methods but `WriteDevices`,
 //! whose batches are taken as the bytes they came in ([`super::batch`]).
 
-use std::{
-    convert::Infallible,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use clarion_proto::wire::v1::{
@@ -17,57 +13,46 @@ use tonic::{
     Request, Response, Status, Streaming,
     body::Body,
     codec::{Codec, DecodeBuf, Decoder},
-    server::{Grpc, NamedService, StreamingService},
+    server::{Grpc, StreamingService},
 };
 use tonic_prost::{ProstCodec, ProstEncoder};
 
-use super::{BATCH_BYTES_MAX, Registry};
-use crate::api::REQUEST_BYTES_MAX;
+use super::{
+    super::{
+        REQUEST_BYTES_MAX,
+        by_hand::{ByHand, Served},
+    },
+    BATCH_BYTES_MAX, Registry,
+};
 
 /// The service.
+pub(in super::super) type RegistryServer = Served<Write, RegistryServiceServer<Registry>>;
+
+/// Serves the registry.
+pub(in super::super) fn server(registry: Registry) -> RegistryServer {
+    let registry = Arc::new(registry);
+    let others = RegistryServiceServer::from_arc(Arc::clone(&registry))
+        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    Served { method: Write(registry), others }
+}
+
+/// `WriteDevices`.
 #[derive(Debug, Clone)]
-pub(in crate::api) struct RegistryServer {
-    registry: Arc<Registry>,
-    generated: RegistryServiceServer<Registry>,
-}
+pub(in super::super) struct Write(Arc<Registry>);
 
-impl RegistryServer {
-    pub(in crate::api) fn new(registry: Registry) -> Self {
-        let registry = Arc::new(registry);
-        let generated = RegistryServiceServer::from_arc(Arc::clone(&registry))
-            .max_decoding_message_size(REQUEST_BYTES_MAX);
-        Self { registry, generated }
-    }
-}
+impl ByHand for Write {
+    const SERVICE: &'static str = SERVICE_NAME;
+    const PATH: &'static str = "/clarion.v1.RegistryService/WriteDevices";
 
-impl NamedService for RegistryServer {
-    const NAME: &'static str = SERVICE_NAME;
-}
-
-impl tower::Service<http::Request<Body>> for RegistryServer {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if request.uri().path() != "/clarion.v1.RegistryService/WriteDevices" {
-            return self.generated.call(request);
-        }
-        let registry = Arc::clone(&self.registry);
+    fn serve(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         async move {
             let mut grpc =
                 Grpc::new(BatchCodec).apply_max_message_size_config(Some(BATCH_BYTES_MAX), None);
-            Ok(grpc.streaming(Write(registry), request).await)
+            grpc.streaming(self, request).await
         }
         .boxed()
     }
 }
-
-struct Write(Arc<Registry>);
 
 impl StreamingService<Bytes> for Write {
     type Response = WriteDevicesResponse;

@@ -21,7 +21,7 @@ fn key_file() -> Value {
 }
 
 /// A file of that content, as the only credential; the error with the file's folder cut off.
-fn load_all(files: &[(&str, &str)], gateways: &[GatewayConfig]) -> Result<Vec<Credential>, String> {
+fn load_all(files: &[(&str, &str)], gateways: &[Gateway]) -> Result<Vec<Credential>, String> {
     let directory = tempfile::tempdir().expect("temporary directory");
     let place = Place { name: "F".to_owned(), directory: Some(directory.path()) };
     let tables = files.iter().map(|(name, content)| {
@@ -152,17 +152,9 @@ fn two_gateways_at_one_endpoint_may_not_each_be_given_a_quota() {
     );
 }
 
-fn limited_gateway(name: &str) -> GatewayConfig {
+fn limited_gateway(name: &str) -> Gateway {
     let quota =
-        crate::lane_owner::Quota { per_minute: 600, burst: None, ramp: std::time::Duration::ZERO };
-    let gateway = crate::dispatch::fixtures::gateway(Some(quota));
-    GatewayConfig {
-        gateway: crate::lane_owner::Gateway {
-            platform: Platform::Fcm,
-            name: name.to_owned(),
-            ..gateway
-        },
-        environment: clarion_proto::app::Environment::Production,
-        lane_kind: clarion_proto::app::LaneKind::Test,
-    }
+        crate::lane::Quota { per_minute: 600, burst: None, ramp: std::time::Duration::ZERO };
+    let gateway = crate::fixtures::gateway(Some(quota));
+    Gateway { platform: Platform::Fcm, name: name.to_owned(), ..gateway }
 }

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: Limits = Limits { floor: 2, ceiling: 64 };
+const LIMITS: ConnectionLimits = ConnectionLimits { floor: 2, ceiling: 64 };
 
 fn node(name: &str) -> NodeName {
     NodeName::new(name).unwrap()
@@ -39,7 +39,8 @@ fn taking(us: u64) -> Vec<u32> {
 
 #[test]
 fn a_rate_needs_what_arithmetic_says() {
-    // FCM's default quota at its own distance; APNs at full speed; a window of 64 KiB with bodies of 257 bytes.
+    // FCM's default quota at its own distance; APNs at full speed; a window of 64 KiB with bodies
+    // of 257 bytes.
     assert_eq!(needed(10_000.0, 100_000.0, 100.0), 11);
     assert_eq!(needed(20_000.0, 50_000.0, 1_000.0), 2);
     assert_eq!(needed(20_000.0, 50_000.0, 65_535.0 / 257.0), 5);
@@ -119,7 +120,7 @@ fn a_new_coordinator_takes_over_what_stands() {
 
 #[test]
 fn nodes_that_have_gone_are_not_counted() {
-    let mut budget = Budget::new(Limits { floor: 1, ceiling: 64 }, 100, ms(0));
+    let mut budget = Budget::new(ConnectionLimits { floor: 1, ceiling: 64 }, 100, ms(0));
     budget.hear(&node("a"), load(1, 900, 100), None, 1, ms(40_000));
     assert_eq!(budget.connections(), 2);
     // What `a` said is too old to make anybody starve.
@@ -136,7 +137,7 @@ proptest! {
         quota in proptest::option::of(0.0..1e7),
         said in proptest::collection::vec((0usize..4, 0u32..200, 0u32..=1_000, 0u64..30_000, any::<bool>(), 1u64..10_000_000, 0u64..20_000), 1..80),
     ) {
-        let limits = Limits { floor, ceiling: floor + above };
+        let limits = ConnectionLimits { floor, ceiling: floor + above };
         let mut budget = Budget::new(limits, 100, Time(0));
         let mut now = Time(0);
         for (name, connections, starved, out, busy, us, later_ms) in said {

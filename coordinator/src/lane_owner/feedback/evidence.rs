@@ -23,26 +23,26 @@
 //! least 20 tokens were called bad; then the app has an alarm. Without any acceptance 20 bad tokens
 //! are enough for that. 20 is also the smallest count that callers may be told (`privacy.rs`).
 //!
-//! Why tokens wait where the share is usual: when a gateway starts to call everything bad, the first
-//! bad tokens follow acceptances and look usual. One second later the share shows the change. At 200
-//! answers a second and more such a change prunes no device. On a slower lane it prunes at most a
-//! fifth of the window: 80 devices.
+//! Why tokens wait where the share is usual: when a gateway starts to call everything bad, the
+//! first bad tokens follow acceptances and look usual. One second later the share shows the change.
+//! At 200 answers a second and more such a change prunes no device. On a slower lane it prunes at
+//! most a fifth of the window: 80 devices.
 //!
-//! Why an alarm drops tokens and does not keep them: the trouble may be the gateway's and the devices
-//! alive. The next alert finds a dead token again.
+//! Why an alarm drops tokens and does not keep them: the trouble may be the gateway's and the
+//! devices alive. The next alert finds a dead token again.
 //!
-//! Memory: [`WAITING_MAX`] tokens over all apps at about 100 bytes, 1 MiB; [`APPS_MAX`] apps at about
-//! 300 bytes, 1.2 MiB.
+//! Memory: [`WAITING_MAX`] tokens over all apps at about 100 bytes, 1 MiB; [`APPS_MAX`] apps at
+//! about 300 bytes, 1.2 MiB.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use clarion_proto::{
-    ids::{AppName, DeviceId, LaneId, UnixMillis},
+    ids::{DeviceId, UnixMillis},
     time::Time,
 };
 use clarion_runtime::repeated::Repeated;
 
-use crate::{clock::Moment, privacy::TOLD_MIN, progress::fold::Answers};
+use crate::{clock::Moment, lane::AppLane, privacy::TOLD_MIN, progress::Answers};
 
 /// Most tokens that wait, over all apps. A wave of 1,000,000 pushes a second of which 1 % are bad
 /// adds 10,000 in a second.
@@ -59,16 +59,13 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Most apps that are watched. Of further apps no token is pruned for being called bad.
 const APPS_MAX: usize = 4_096;
 
-/// An app on the lane that its devices are reached through.
-pub(crate) type AppLane = (AppName, LaneId);
-
 /// A token that a gateway calls bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BadToken {
     pub(crate) device: DeviceId,
     pub(crate) token_hash: u64,
-    /// When the gateway said it, as far as the coordinator knows: what a device registered later stays, however
-    /// long the token has waited.
+    /// When the gateway said it, as far as the coordinator knows: what a device registered later
+    /// stays, however long the token has waited.
     pub(crate) heard: UnixMillis,
 }
 

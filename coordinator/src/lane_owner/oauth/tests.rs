@@ -1,5 +1,6 @@
-//! Conversations with a token endpoint that says what a test tells it to, over real TLS sockets. Time is the machine's
-//! but where a test has to let an hour pass: then it is stopped, moved, and let go on.
+//! Conversations with a token endpoint that says what a test tells it to, over real TLS sockets.
+//! Time is the machine's but where a test has to let an hour pass: then it is stopped, moved, and
+//! let go on.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
@@ -17,8 +18,10 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::{
     clock::Clock,
-    dispatch::{LaneKey, fixtures::gateway, fixtures::node, standing::Board},
-    lane_owner::{Credential, Gateway, LaneOwner},
+    fixtures::{gateway, node},
+    lane::{Gateway, LaneKey},
+    lane_owner::{Credential, LaneOwner},
+    standing::Board,
 };
 
 const RSA: &str = include_str!("../../../tests/keys/rsa-2048.pem");
@@ -84,7 +87,8 @@ impl Endpoint {
             for i in 0.. {
                 let (tcp, _) = listener.accept().await.unwrap();
                 let script = script[usize::min(i, script.len() - 1)].clone();
-                // A client that does not trust the certificate leaves in the middle of the handshake.
+                // A client that does not trust the certificate leaves in the middle of the
+                // handshake.
                 if let Ok(tls) = acceptor.accept(tcp).await {
                     tokio::spawn(answer_one(tls, script, sender.clone()));
                 }

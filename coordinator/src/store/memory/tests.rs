@@ -6,7 +6,10 @@ use clarion_proto::{
 };
 
 use super::*;
-use crate::alert::{Event, State, tests::record};
+use crate::{
+    alert::{Event, tests::record},
+    snapshot::State,
+};
 
 fn store() -> MemoryStore {
     MemoryStore::new(4, 10_000, Clock::start())
@@ -35,7 +38,8 @@ fn place() -> Change {
     Change::Place(Cell::new(0x89411ca0003ffff).expect("a cell"))
 }
 
-/// A store to whose log 0 places of devices from 0 were appended, ten at a time, until it said that it is full.
+/// A store to whose log 0 places of devices from 0 were appended, ten at a time, until it said that
+/// it is full.
 async fn filled(limit: u64) -> (MemoryStore, u16) {
     let store = MemoryStore::new(4, limit, Clock::start());
     let mut devices = 0;
@@ -153,7 +157,8 @@ async fn what_is_known_is_charged_once() {
     assert_eq!(appended, (1_000_000 * 7 / 8 - 120 - 120) / alone);
 }
 
-/// A cover or an outline makes a record of megabytes: a thousand of them are forgotten sooner than a thousand small ones.
+/// A cover or an outline makes a record of megabytes: a thousand of them are forgotten sooner than
+/// a thousand small ones.
 #[tokio::test]
 async fn large_alerts_that_ended_are_forgotten_sooner() {
     let store = store();

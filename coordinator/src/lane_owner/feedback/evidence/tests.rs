@@ -3,6 +3,8 @@
 
 use proptest::prelude::*;
 
+use clarion_proto::ids::{AppName, LaneId};
+
 use super::*;
 
 const LANE: LaneId = LaneId(3);

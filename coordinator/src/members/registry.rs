@@ -7,8 +7,30 @@ use clarion_proto::{
     wire::shard_v1 as wire,
 };
 
-use super::RegistryTotals;
-use crate::{dispatch::standing::Owned, owners::NodeName};
+use crate::{
+    owners::{NodeName, Owned},
+    snapshot::PruningAlarm,
+};
+
+/// What all nodes together hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RegistryTotals {
+    /// With a registration.
+    pub devices: u64,
+    /// Of those, with a place.
+    pub placed: u64,
+    /// Of those, muted.
+    pub muted: u64,
+    /// By app.
+    pub apps: BTreeMap<AppName, u64>,
+    /// Per log, how far every owner of one of its partitions has applied it. What the log holds up
+    /// to there is applied.
+    pub applied: BTreeMap<LogId, Position>,
+    /// Resident memory of all nodes.
+    pub rss_bytes: u64,
+    /// Apps whose devices are kept although their gateway calls their tokens bad.
+    pub pruning_alarms: Vec<PruningAlarm>,
+}
 
 /// What one node said last.
 #[derive(Debug, Default, Clone)]
@@ -47,7 +69,8 @@ impl NodeRegistry {
     }
 }
 
-/// Sums over nodes; positions are those that every owner has reached, 0 while one of them has not been heard of.
+/// Sums over nodes; positions are those that every owner has reached, 0 while one of them has not
+/// been heard of.
 pub(crate) fn totals<'a>(
     nodes: impl Iterator<Item = (&'a NodeName, &'a NodeRegistry)> + Clone,
     owned: Option<&Owned>,

@@ -1,4 +1,5 @@
-//! Where the nodes are: addresses as configured, names resolved again every 5 s, one session task for each.
+//! Where the nodes are: addresses as configured, names resolved again every 5 s, one session task
+//! for each.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,9 +11,9 @@ use std::{
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    dispatch::cluster::Cluster,
-    session::task::{Connect, keep_session},
+use super::{
+    cluster::Cluster,
+    node::{Connect, keep_session},
 };
 
 /// Names are asked again this often.
@@ -25,7 +26,8 @@ const ADDRESSES_MAX: usize = 1_024;
 /// How nodes are found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodesConfig {
-    /// host:port of each, or one name that resolves to all of them; names are asked again every 5 s.
+    /// host:port of each, or one name that resolves to all of them; names are asked again every 5
+    /// s.
     pub addresses: Vec<String>,
     /// So many must be there before partitions are shared out.
     pub min: usize,
@@ -49,7 +51,8 @@ pub(crate) async fn keep_sessions(
         cluster.roster.set_addresses(wanted.len());
         tasks.retain(|address, task| {
             if !wanted.contains(address) {
-                // A session under way goes on: a node that drains leaves the name first, and its work ends with it.
+                // A session under way goes on: a node that drains leaves the name first, and its
+                // work ends with it.
                 task.leave.cancel();
             }
             !task.handle.is_finished()

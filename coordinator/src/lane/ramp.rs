@@ -1,11 +1,13 @@
 //! How much of its quota a lane uses after it was idle. Pure.
 //!
-//! Google asks senders to raise their traffic over a minute at least ("Best practices when sending FCM messages at
-//! scale"), so that its side can make room. A lane that is at work warms up, one that is idle cools down, both
-//! over the configured time; its share of the quota follows from how warm it is. So an alert that comes a second after
-//! another goes on where that one was, and one that comes after a quiet night begins small.
+//! Google asks senders to raise their traffic over a minute at least ("Best practices when sending
+//! FCM messages at scale"), so that its side can make room. A lane that is at work warms up, one
+//! that is idle cools down, both over the configured time; its share of the quota follows from how
+//! warm it is. So an alert that comes a second after another goes on where that one was, and one
+//! that comes after a quiet night begins small.
 //!
-//! The default is no ramp: an emergency is not a newsletter, and whoever asks for a ramp delays phones.
+//! The default is no ramp: an emergency is not a newsletter, and whoever asks for a ramp delays
+//! phones.
 
 use std::time::Duration;
 

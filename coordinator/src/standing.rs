@@ -1,22 +1,23 @@
 //! Everything that holds now, for all nodes.
 //!
-//! A queue of changes to each node would have to be bounded, and then somebody would have to decide what to lose. So
-//! there is none: what holds is one immutable value behind a `watch`; each session compares it with what it has sent
-//! and sends the difference. A new session has sent nothing, so it starts complete; a slow one skips what is outdated;
-//! memory does not grow with the speed of changes.
+//! A queue of changes to each node would have to be bounded, and then somebody would have to decide
+//! what to lose. So there is none: what holds is one immutable value behind a `watch`; each session
+//! compares it with what it has sent and sends the difference. A new session has sent nothing, so
+//! it starts complete; a slow one skips what is outdated; memory does not grow with the speed of
+//! changes.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use clarion_proto::{
-    ids::{LaneId, LogId, PartitionId, Position, WaveId, log_of},
+    ids::{LaneId, Position, WaveId},
     time::Time,
 };
 use tokio::sync::watch;
 
-use super::{CountPlan, PlannedAlert};
 use crate::{
-    lane_owner::{LaneSpec, ProviderToken, ramp::Ramp},
-    owners::{NodeName, Ownership},
+    lane::{LaneSpec, ProviderToken, ramp::Ramp},
+    owners::Owned,
+    planned::{CountPlan, PlannedAlert},
 };
 
 /// What holds now. Cloning copies pointers only.
@@ -28,7 +29,8 @@ pub(crate) struct Standing {
     pub(crate) tokens: BTreeMap<LaneId, Arc<ProviderToken>>,
     /// How warm the lanes with a ramp are; one that is not here is cold.
     pub(crate) ramps: BTreeMap<LaneId, Ramp>,
-    /// Budgets of connections, in the cluster; a lane that is not here has none yet, and its nodes hold one each.
+    /// Budgets of connections, in the cluster; a lane that is not here has none yet, and its nodes
+    /// hold one each.
     pub(crate) connections: BTreeMap<LaneId, u32>,
     /// A wave that is no longer here has ended: nodes that had it are told so.
     pub(crate) waves: BTreeMap<WaveId, Arc<StandingWave>>,
@@ -49,51 +51,6 @@ impl Standing {
             let busy = running.any(|wave| wave.lanes.contains(id));
             self.ramps.entry(*id).or_default().turn(busy, length, now);
         }
-    }
-}
-
-/// Partitions, shared out.
-#[derive(Debug)]
-pub(crate) struct Owned {
-    pub(crate) ownership: Ownership,
-    pub(crate) partition_count: u16,
-    pub(crate) log_count: u16,
-    /// Those with at least one partition, and how many.
-    nodes: BTreeMap<NodeName, u16>,
-}
-
-impl Owned {
-    pub(crate) fn new(ownership: Ownership, partition_count: u16, log_count: u16) -> Self {
-        let mut nodes = BTreeMap::new();
-        for partition in (0..partition_count).map(PartitionId) {
-            if let Some(node) = ownership.owner(partition) {
-                *nodes.entry(node.clone()).or_insert(0) += 1;
-            }
-        }
-        Self { ownership, partition_count, log_count, nodes }
-    }
-
-    /// Nodes with partitions, and how many each.
-    pub(crate) fn nodes(&self) -> &BTreeMap<NodeName, u16> {
-        &self.nodes
-    }
-
-    /// How many partitions a node has.
-    pub(crate) fn share(&self, node: &NodeName) -> u16 {
-        self.nodes.get(node).copied().unwrap_or(0)
-    }
-
-    /// The logs of a node's partitions.
-    pub(crate) fn logs_of(&self, node: &NodeName) -> impl Iterator<Item = LogId> + use<> {
-        let mut logs: Vec<_> = self
-            .ownership
-            .partitions_of(node)
-            .into_iter()
-            .map(|p| log_of(p, self.log_count))
-            .collect();
-        logs.sort_unstable();
-        logs.dedup();
-        logs.into_iter()
     }
 }
 
@@ -138,7 +95,8 @@ impl Board {
         self.0.borrow().clone()
     }
 
-    /// Changes it for everybody. `change` runs under a lock: short, and no second look at the board inside.
+    /// Changes it for everybody. `change` runs under a lock: short, and no second look at the board
+    /// inside.
     pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Standing) -> R) -> R {
         let mut result = None;
         self.0.send_modify(|standing| result = Some(change(Arc::make_mut(standing))));

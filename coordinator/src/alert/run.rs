@@ -1,5 +1,5 @@
-//! One alert under way, as a state machine: what nodes say, a wish to cancel and time come in; the state, what nodes
-//! are to do next and the progress go out. No task, no clock.
+//! One alert under way, as a state machine: what nodes say, a wish to cancel and time come in; the
+//! state, what nodes are to do next and the progress go out. No task, no clock.
 //!
 //! ```text
 //! Running ──all nodes complete──▶ Ending ──last reports──▶ Settled (RESOLVED)
@@ -7,32 +7,34 @@
 //!    └──cancel──▶ Cancelling ──all confirmed──▶ Cancelled ▶ Settled (CANCELLED)
 //! ```
 //!
-//! A node that never took the wave ([`WaveNote::Isolated`]) is never complete: such an alert runs until its time is over or
-//! it is cancelled, and says so to those who watch it.
+//! A node that never took the wave ([`WaveNote::Isolated`]) is never complete: such an alert runs
+//! until its time is over or it is cancelled, and says so to those who watch it.
 //!
-//! `Expired` and `Cancelled` are final for callers: nothing more is sent. Answers to what is under way still come in;
-//! `Settled` is when no number will change any more.
+//! `Expired` and `Cancelled` are final for callers: nothing more is sent. Answers to what is under
+//! way still come in; `Settled` is when no number will change any more.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use clarion_proto::{ids::BootId, time::Time, wire::shard_v1 as wire};
 
-use super::{PlannedAlert, standing};
 use crate::{
+    lane::lease::LEASE_MS,
     owners::NodeName,
-    progress::{
-        Snapshot, State,
-        fold::{Added, Fold},
-    },
-    session::{LEASE_MS, WaveNote},
+    planned::PlannedAlert,
+    progress::{Added, Fold},
+    session::note::WaveNote,
+    snapshot::{Snapshot, State},
+    standing,
 };
 
-/// Everybody was complete: the last reports come within a round trip, or the node is gone and has nothing to add.
+/// Everybody was complete: the last reports come within a round trip, or the node is gone and has
+/// nothing to add.
 const LAST_REPORTS: Duration = Duration::from_secs(2);
 /// After the request deadline, for the last reports on their way.
 const SETTLE: Duration = Duration::from_secs(5);
-/// A grant runs on the node's clock from when the node asked, before it was given here: it ends earlier than this. The
-/// rest is for clocks that run at different speeds (50 ms in 5 s are 1 %; quartz is off by 0.01 %).
+/// A grant runs on the node's clock from when the node asked, before it was given here: it ends
+/// earlier than this. The rest is for clocks that run at different speeds (50 ms in 5 s are 1 %;
+/// quartz is off by 0.01 %).
 const GRANT: Duration = Duration::from_millis(LEASE_MS as u64 + 50);
 
 /// One alert under way.
@@ -74,7 +76,8 @@ struct Node {
 }
 
 impl Run {
-    /// `nodes`: those with a part, taken to be connected until [`Run::away`] or [`WaveNote::Gone`] says otherwise.
+    /// `nodes`: those with a part, taken to be connected until [`Run::away`] or [`WaveNote::Gone`]
+    /// says otherwise.
     pub(crate) fn new(
         plan: &PlannedAlert,
         nodes: impl IntoIterator<Item = NodeName>,
@@ -163,7 +166,8 @@ impl Run {
 
     fn next(&self, now: Time) -> Option<Phase> {
         let all = |done: fn(&Node) -> bool| self.nodes.values().all(done);
-        // A node that is away may come back with what it knows, for as long as it may have been sending.
+        // A node that is away may come back with what it knows, for as long as it may have been
+        // sending.
         let away = |since: Time| now >= since + GRANT;
         let quiet = |since: Time| {
             self.nodes
@@ -239,7 +243,8 @@ impl Run {
         matches!(self.phase, Phase::Settled(_))
     }
 
-    /// Nodes that may still send although it was cancelled: those that can be reached, and those that cannot.
+    /// Nodes that may still send although it was cancelled: those that can be reached, and those
+    /// that cannot.
     pub(crate) fn unconfirmed(&self, now: Time) -> (Vec<&NodeName>, Vec<&NodeName>) {
         let Phase::Cancelling { since } = self.phase else { return (Vec::new(), Vec::new()) };
         let open = self.nodes.iter().filter(|(_, n)| n.silent(since) > now);
@@ -270,8 +275,9 @@ impl Node {
         }
     }
 
-    /// From when on it surely writes nothing more, the alert being cancelled at `since`. A node without a grant sends
-    /// nothing. A connected one may be given a last grant in the moment of the cancel.
+    /// From when on it surely writes nothing more, the alert being cancelled at `since`. A node
+    /// without a grant sends nothing. A connected one may be given a last grant in the moment of
+    /// the cancel.
     fn silent(&self, since: Time) -> Time {
         match (self.stopped || self.ended, self.connected, self.granted) {
             (true, _, _) | (false, false, None) => Time(0),

@@ -1,9 +1,10 @@
-//! The arithmetic of boots by example, and that order, repeats and losses do not matter by property.
+//! The arithmetic of boots by example, and that order, repeats and losses do not matter by
+//! property.
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::dispatch::fixtures::{BOOT_1, BOOT_2, alert, node, seconds};
+use crate::fixtures::{BOOT_1, BOOT_2, alert, node, seconds};
 
 mod reasons;
 
@@ -233,7 +234,8 @@ fn reports(doings: &[Doing]) -> Vec<wire::Report> {
     reports
 }
 
-/// Reports of one process as they might arrive: any order, some twice, some never, and the last one at last.
+/// Reports of one process as they might arrive: any order, some twice, some never, and the last one
+/// at last.
 fn arrivals() -> impl Strategy<Value = Vec<wire::Report>> {
     (proptest::collection::vec(doing(), 0..12), any::<u64>()).prop_flat_map(|(doings, _)| {
         let all = reports(&doings);
@@ -276,7 +278,8 @@ proptest! {
             }
             before = now;
         }
-        // The last report of each process is its truth: outcomes of all, handed of the last one and never less than seen.
+        // The last report of each process is its truth: outcomes of all, handed of the last one and
+        // never less than seen.
         let lasts = |boots: &[Vec<wire::Report>]| boots.iter().map(|r| r.last().unwrap().clone()).collect::<Vec<_>>();
         for band in 0..2usize {
             let (mut accepted, mut refused, mut handed) = (0, 0, 0);

@@ -9,37 +9,26 @@ use clarion_proto::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{CancelState, Cluster, run::Run, standing::Phase};
+use super::{
+    CancelState,
+    cluster::{Cluster, Input},
+};
 use crate::{
-    lane_owner::{LaneSpec, feedback::evidence::AppLane},
+    alert::run::Run,
+    lane::{AppLane, LaneSpec},
     owners::NodeName,
-    progress::{PruningAlarm, Snapshot},
-    session::WaveNote,
+    session::note::WaveNote,
+    snapshot::{PruningAlarm, Snapshot, State},
+    standing::Phase,
 };
 
-/// Reports arrive every 20 ms from each node; watchers are told every 100 ms at most. Half of that keeps what they see
-/// fresh and costs 20 snapshots a second.
+/// Reports arrive every 20 ms from each node; watchers are told every 100 ms at most. Half of that
+/// keeps what they see fresh and costs 20 snapshots a second.
 const PUBLISH: Duration = Duration::from_millis(50);
 /// How long a caller waits for the confirmation of its cancel.
 const CANCEL_WAIT: Duration = Duration::from_secs(2);
 /// Callers that wait for one cancel; more are answered at once with what is known.
 const WAITING_MAX: usize = 64;
-
-/// What comes to an alert's task.
-#[derive(Debug)]
-pub(crate) enum Input {
-    /// A session speaks of a node's part.
-    Note {
-        /// Which node.
-        node: NodeName,
-        /// Which of its processes.
-        boot: BootId,
-        /// What.
-        note: WaveNote,
-    },
-    /// Somebody wants it stopped, and to know how that went.
-    Cancel(oneshot::Sender<CancelState>),
-}
 
 /// An alert's task and all it owns.
 pub(super) struct AlertTask {
@@ -95,7 +84,7 @@ impl AlertTask {
                 _ = alarms.changed() => {
                     publish_at.get_or_insert(clock.now() + PUBLISH);
                 }
-                () = sleep_until(wake.map(|at| clock.instant(at))) => self.run.step(clock.now()),
+                () = clock.sleep_until(wake) => self.run.step(clock.now()),
             }
             let now = clock.now();
             if standing != self.run.standing() {
@@ -143,7 +132,12 @@ impl AlertTask {
                 Vec::new()
             }
             WaveNote::Isolated(reason) => {
-                tracing::error!(alert = %self.alert, %node, reason, "alert isolated on node; its devices are not reached");
+                tracing::error!(
+                    alert = %self.alert,
+                    %node,
+                    reason,
+                    "alert isolated on node; its devices are not reached"
+                );
                 Vec::new()
             }
             _ => Vec::new(),
@@ -168,10 +162,11 @@ impl AlertTask {
         self.cluster.board.set_phase(self.wave, phase, self.cluster.clock.now());
     }
 
-    /// Answers callers whose cancel is confirmed by all that can be reached, or who have waited long enough.
+    /// Answers callers whose cancel is confirmed by all that can be reached, or who have waited
+    /// long enough.
     fn answer(&self, waiting: &mut Vec<(Time, oneshot::Sender<CancelState>)>, now: Time) {
         let (here, away) = self.run.unconfirmed(now);
-        let confirmed = here.is_empty() && (self.run.state() != crate::progress::State::Active);
+        let confirmed = here.is_empty() && (self.run.state() != State::Active);
         for i in (0..waiting.len()).rev() {
             if confirmed || waiting[i].0 <= now {
                 let (_, answer) = waiting.swap_remove(i);
@@ -180,12 +175,5 @@ impl AlertTask {
                 let _ = answer.send(CancelState::At { state: self.run.state(), unconfirmed });
             }
         }
-    }
-}
-
-async fn sleep_until(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

@@ -1,16 +1,16 @@
 //! Cover to bands, nearest first: the order in which everybody is told.
 //!
-//! A band is the cells of a cover in one interval of distance from the place last seen. When a provider's quota binds,
-//! minutes pass between the first phone and the last, and the order matters more than the speed. Within a band the
-//! order is that of the pages, which is what makes the walk cheap; so a band's width is the price of order.
+//! A band is the cells of a cover in one interval of distance from the place last seen. When a
+//! provider's quota binds, minutes pass between the first phone and the last, and the order matters
+//! more than the speed. Within a band the order is that of the pages, which is what makes the walk
+//! cheap; so a band's width is the price of order.
 //!
-//! With the partitions of a node, bands are its geo-shards: one band for one partition is the unit of dispatch, of
-//! order and of progress. Pure: same input, same plan.
+//! With the partitions of a node, bands are its geo-shards: one band for one partition is the unit
+//! of dispatch, of order and of progress. Pure: same input, same plan.
 
 use std::{ops::Deref, sync::Arc};
 
-pub use clarion_proto::limits::BANDS_MAX;
-use clarion_proto::{error::InvalidField, region::LatLng};
+use clarion_proto::{error::InvalidField, limits::BANDS_MAX, region::LatLng};
 use clarion_runtime::peers::shares::Place;
 use h3o::{CellIndex, Resolution};
 
@@ -23,6 +23,10 @@ pub struct BandEdges {
     step_m: f64,
 }
 
+/// Outer edges of the first bands unless configured otherwise, metres.
+pub const EDGES_M: [f64; 5] = [1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0];
+/// Width of all further bands unless configured otherwise, metres.
+pub const STEP_M: f64 = 10_000.0;
 /// Half the meridian: nobody is further away, metres.
 const FURTHEST_M: f64 = 20_100_000.0;
 
@@ -30,7 +34,8 @@ impl BandEdges {
     /// Ascending edges, then one every `step_m`.
     ///
     /// # Errors
-    /// Edges that do not ascend from above 0, a step that is none, or more than [`BANDS_MAX`] bands.
+    /// Edges that do not ascend from above 0, a step that is none, or more than [`BANDS_MAX`]
+    /// bands.
     pub fn new(edges_m: Vec<f64>, step_m: f64) -> Result<Self, InvalidField> {
         if !(step_m.is_finite() && step_m > 0.0) {
             return Err(InvalidField::new(
@@ -83,13 +88,14 @@ impl BandEdges {
 }
 
 impl Default for BandEdges {
-    /// 1, 2, 5, 10, 20 km, then every 10 km.
+    /// [`EDGES_M`], then every [`STEP_M`].
     fn default() -> Self {
-        Self { edges_m: vec![1_000.0, 2_000.0, 5_000.0, 10_000.0, 20_000.0], step_m: 10_000.0 }
+        Self { edges_m: EDGES_M.to_vec(), step_m: STEP_M }
     }
 }
 
-/// The bands of one cover, with their part of the cells that all covers may have together. Clones share them.
+/// The bands of one cover, with their part of the cells that all covers may have together. Clones
+/// share them.
 #[derive(Debug, Clone)]
 pub struct Bands(Arc<Held>);
 
@@ -140,9 +146,9 @@ pub struct Band {
     pub cells: Vec<CellIndex>,
 }
 
-/// How wide, in parts of its band, a cell may be that lies across an edge of the band: such a cell goes to the band of
-/// its centre. A third makes it resolution 7 in a band of 10 km; a finer one would be in truer order and, at the sixth,
-/// make the plan for 120 km three times as long.
+/// How wide, in parts of its band, a cell may be that lies across an edge of the band: such a cell
+/// goes to the band of its centre. A third makes it resolution 7 in a band of 10 km; a finer one
+/// would be in truer order and, at the sixth, make the plan for 120 km three times as long.
 const STRADDLE_PART: f64 = 0.35;
 
 /// A cover that would have too many cells, cut into bands: the caller's fault.
@@ -155,12 +161,12 @@ pub struct TooManyCells {
 
 /// Splits a cover into bands, nearest first; bands without cells are left out.
 ///
-/// A large cell that lies in several bands is cut into smaller ones, so a few cells may become millions: at most
-/// `cells_max`, and the work ends there.
+/// A large cell that lies in several bands is cut into smaller ones, so a few cells may become
+/// millions: at most `cells_max`, and the work ends there.
 ///
 /// # Errors
 /// [`TooManyCells`].
-pub fn bands(
+pub fn plan_bands(
     cells: &[CellIndex],
     last_seen: LatLng,
     edges: &BandEdges,
@@ -238,7 +244,8 @@ impl Planner<'_> {
     }
 }
 
-/// The middle of a cover: the mean direction of its cells, weighted by area. For a region without a place last seen.
+/// The middle of a cover: the mean direction of its cells, weighted by area. For a region without a
+/// place last seen.
 ///
 /// # Panics
 /// If there is no cell.
@@ -295,14 +302,17 @@ mod tests {
         let here = LatLng::new(22.54, 114.06).unwrap();
         let cells = cover(&Region::circle(here, 60_000.0).unwrap(), CellBudget::default()).unwrap();
         let edges = BandEdges::default();
-        let needed =
-            bands(&cells, here, &edges, usize::MAX).unwrap().iter().map(|b| b.cells.len()).sum();
-        assert!(bands(&cells, here, &edges, needed).is_ok());
+        let needed = plan_bands(&cells, here, &edges, usize::MAX)
+            .unwrap()
+            .iter()
+            .map(|b| b.cells.len())
+            .sum();
+        assert!(plan_bands(&cells, here, &edges, needed).is_ok());
         let refused = TooManyCells { cells_max: needed - 1 };
-        assert_eq!(bands(&cells, here, &edges, needed - 1), Err(refused));
+        assert_eq!(plan_bands(&cells, here, &edges, needed - 1), Err(refused));
         let world: Vec<_> = CellIndex::base_cells().collect();
         assert_eq!(cells_at_least(&world, &edges), Resolution::Six.cell_count());
-        assert!(bands(&world, here, &edges, clarion_proto::limits::COVER_CELLS_MAX).is_err());
+        assert!(plan_bands(&world, here, &edges, clarion_proto::limits::COVER_CELLS_MAX).is_err());
     }
 
     proptest! {
@@ -313,7 +323,7 @@ mod tests {
             let last_seen = LatLng::new((lat + off).min(90.0), lng).unwrap();
             let cells = cover(&Region::circle(center, radius_m).unwrap(), CellBudget::default()).unwrap();
             let edges = BandEdges::default();
-            let bands = bands(&cells, last_seen, &edges, usize::MAX).unwrap();
+            let bands = plan_bands(&cells, last_seen, &edges, usize::MAX).unwrap();
             let count = |cells: &[CellIndex]| cells.iter().map(|c| c.children_count(Resolution::Nine)).sum::<u64>();
             prop_assert!(cells_at_least(&cells, &edges) <= bands.iter().map(|b| b.cells.len() as u64).sum::<u64>());
             prop_assert_eq!(bands.iter().map(|b| count(&b.cells)).sum::<u64>(), count(&cells));

@@ -10,8 +10,10 @@ use std::collections::BTreeMap;
 
 use clarion_proto::{ids::AppName, wire::shard_v1 as wire};
 
-use super::super::{AnswerOutcome, ReasonCount};
-use crate::{dispatch::LaneKey, lane_owner::feedback::app_name};
+use crate::{
+    lane::LaneKey,
+    snapshot::{AnswerOutcome, ReasonCount},
+};
 
 /// Reasons that callers are told.
 const TOLD_MAX: usize = 32;
@@ -48,7 +50,7 @@ impl NodeReasons {
         report: &wire::ReasonCount,
         lanes: &BTreeMap<AppName, LaneKey>,
     ) {
-        let app = match app_name(&report.app) {
+        let app = match AppName::from_name(&report.app).ok() {
             Some(app) if lanes.contains_key(&app) => Some(app),
             None if report.app.is_empty() => None,
             _ => return,

@@ -1,10 +1,11 @@
 //! Ids of devices whose callers do not number them by UUID.
 //!
-//! Such a string may be a phone number or an advertising id: it must not be kept, and nobody who sees ids must be able to
-//! try out strings. So the id is HMAC-SHA-256 of the string under a key of the cluster, cut to its first 16 bytes
-//! (RFC 2104, section 5, allows half of the digest and no less). SipHash would be three times faster, but yields 64 bits, and
-//! two devices of 860 million would share an id with certainty; at 128 bits the odds are 1 in 10^21. The 0.3 µs that it
-//! costs are a twentieth of what a change may cost.
+//! Such a string may be a phone number or an advertising id: it must not be kept, and nobody who
+//! sees ids must be able to try out strings. So the id is HMAC-SHA-256 of the string under a key of
+//! the cluster, cut to its first 16 bytes (RFC 2104, section 5, allows half of the digest and no
+//! less). SipHash would be three times faster, but yields 64 bits, and two devices of 860 million
+//! would share an id with certainty; at 128 bits the odds are 1 in 10^21. The 0.3 µs that it costs
+//! are a twentieth of what a change may cost.
 
 use std::{fmt, fs, path::Path, sync::Arc};
 

@@ -10,14 +10,12 @@ use clarion_proto::{
 };
 use secrecy::SecretString;
 
-use super::{
-    ApnsRequest, AppPlan, LaneKey, LocaleMessage, PlannedAlert, PushRequest,
-    standing::{Owned, Phase, Standing, StandingWave},
-};
 use crate::{
-    lane_owner::{Gateway, LaneSpec, Limits, ProviderToken, Quota},
-    owners::{NodeName, Ownership},
-    plan::Band,
+    bands::Band,
+    lane::{ConnectionLimits, Gateway, LaneKey, LaneSpec, ProviderToken, Quota},
+    owners::{NodeName, Owned, Ownership},
+    planned::{ApnsRequest, AppPlan, LocaleMessage, PlannedAlert, PushRequest},
+    standing::{Phase, Standing, StandingWave},
 };
 
 pub(crate) const WAVE: WaveId = WaveId(7);
@@ -75,7 +73,7 @@ pub(crate) fn gateway(quota: Option<Quota>) -> Gateway {
         server_name: "localhost".to_owned(),
         ca_pem: String::new(),
         live: false,
-        connections: Limits { floor: 2, ceiling: 32 },
+        connections: ConnectionLimits { floor: 2, ceiling: 32 },
         streams_per_connection: 1_000,
         request_deadline: Duration::from_secs(10),
         connect_deadline: Duration::from_secs(5),

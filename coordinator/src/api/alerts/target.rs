@@ -1,4 +1,5 @@
-//! Region to bands, away from the threads that serve: a cover of 500 km takes tens of milliseconds of a core.
+//! Region to bands, away from the threads that serve: a cover of 500 km takes tens of milliseconds
+//! of a core.
 
 use clarion_proto::{
     alert::AlertSpec,
@@ -11,14 +12,14 @@ use tonic::Status;
 
 use super::{Context, status};
 use crate::{
+    bands::{self, Bands},
     cover::{self, CellBudget},
-    plan::{self, Bands},
     privacy::sketch::Sketch,
 };
 
 /// Where an alert goes, nearest first.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Cover {
+pub(super) struct Target {
     /// Together the cover.
     pub(super) bands: Bands,
     /// Of the cover, compacted, before it was cut into bands.
@@ -27,17 +28,17 @@ pub(super) struct Cover {
     pub(super) area_km2: f64,
 }
 
-/// Covers the region and cuts it into bands; where questions about small numbers are held to limits, with what tells nearly
-/// equal regions.
-pub(super) async fn cover(
+/// Covers the region and cuts it into bands; where questions about small numbers are held to
+/// limits, with what tells nearly equal regions.
+pub(super) async fn of(
     api: &Context,
     spec: &AlertSpec,
     peer: PeerKey,
-) -> Result<(Cover, Option<Sketch>), Status> {
-    let limited = !api.config.allow_small_audiences;
+) -> Result<(Target, Option<Sketch>), Status> {
+    let limited = !api.config.alerts.allow_small_audiences;
     let _core = api.admission.core(peer).await;
     let (region, last_seen, edges) =
-        (spec.region.clone(), spec.last_seen, api.config.bands.clone());
+        (spec.region.clone(), spec.last_seen, api.config.alerts.bands.clone());
     let span = tracing::info_span!("cover");
     let planned = tokio::task::spawn_blocking(move || {
         span.in_scope(|| {
@@ -50,15 +51,16 @@ pub(super) async fn cover(
                 ));
             }
             let last_seen =
-                last_seen.or_else(|| center(&region)).unwrap_or_else(|| plan::middle(&cells));
+                last_seen.or_else(|| center(&region)).unwrap_or_else(|| bands::middle(&cells));
             let area_km2 = cover::area_km2(&region, &cells);
             let sketch = limited.then(|| Sketch::of(&cells));
-            let bands = plan::bands(&cells, last_seen, &edges, COVER_CELLS_MAX).map_err(|e| {
-                InvalidField::new(
-                    "alert.region",
-                    format_args!("has {area_km2:.0} km²: {e}; take a smaller region"),
-                )
-            })?;
+            let bands =
+                bands::plan_bands(&cells, last_seen, &edges, COVER_CELLS_MAX).map_err(|e| {
+                    InvalidField::new(
+                        "alert.region",
+                        format_args!("has {area_km2:.0} km²: {e}; take a smaller region"),
+                    )
+                })?;
             Ok((bands, u32::try_from(cells.len()).unwrap_or(u32::MAX), area_km2, sketch))
         })
     });
@@ -68,7 +70,7 @@ pub(super) async fn cover(
         .admission
         .cells(peer, bands.iter().map(|band| band.cells.len()).sum())
         .map_err(status::refusal)?;
-    Ok((Cover { bands: Bands::holding(bands, room), cells, area_km2 }, sketch))
+    Ok((Target { bands: Bands::holding(bands, room), cells, area_km2 }, sketch))
 }
 
 /// The centre of a circle; other shapes have none of their own.

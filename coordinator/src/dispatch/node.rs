@@ -1,4 +1,5 @@
-//! The task of one address: connects, says and hears, connects again. The only place that knows gRPC here.
+//! The task of one address: connects, says and hears, connects again. The only place that knows
+//! gRPC here.
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -10,7 +11,10 @@ use clarion_proto::{
         self as wire, SessionRequest, session_response, shard_service_client::ShardServiceClient,
     },
 };
-use clarion_runtime::repeated::Repeated;
+use clarion_runtime::{
+    channel::{self, ChannelLimits},
+    repeated::Repeated,
+};
 use futures_util::stream::{PollNext, select_with_strategy};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{sync::mpsc, time::timeout};
@@ -18,21 +22,28 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Streaming, transport::Channel};
 
-use super::{NotReading, Session, message, reconnect::Reconnect};
+use super::cluster::Cluster;
 use crate::{
-    dispatch::{cluster::Cluster, standing::Standing},
     members::Refused,
     owners::NodeName,
+    session::{NotReading, Session, message},
+    standing::Standing,
 };
+use reconnect::Reconnect;
 
-/// TCP and HTTP/2.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+mod reconnect;
+
+/// A dead connection is noticed after five seconds. A complete first report fits into one window.
+const CONNECTION: ChannelLimits = ChannelLimits {
+    connect_within: Duration::from_secs(3),
+    window_bytes: 8 << 20,
+    ping_every: Duration::from_secs(2),
+    pong_within: Duration::from_secs(3),
+};
 /// From the request to the node's Hello.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
-/// A dead connection is noticed after `PING_EVERY` + `PING_DEADLINE`, also where nobody has anything to say.
-const PING_EVERY: Duration = Duration::from_secs(2);
-const PING_DEADLINE: Duration = Duration::from_secs(3);
-/// Messages between the machine and the stream. HTTP/2 buffers beyond it; the machine's own limit holds behind it.
+/// Messages between the machine and the stream. HTTP/2 buffers beyond it; the machine's own limit
+/// holds behind it.
 const OUTGOING: usize = 64;
 /// Parts between the machine and the stream: all other messages overtake them there.
 const PARTS: usize = 1;
@@ -61,20 +72,11 @@ impl Connect for Tcp {
 /// The settings of a session's connection, whatever carries it.
 ///
 /// # Errors
-/// Not for an address; the library's constructor can fail for other strings.
+/// See [`channel::endpoint`].
 pub fn endpoint(
     address: SocketAddr,
 ) -> Result<tonic::transport::Endpoint, tonic::transport::Error> {
-    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))?;
-    Ok(endpoint
-        .connect_timeout(CONNECT_DEADLINE)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_DEADLINE)
-        .keep_alive_while_idle(true)
-        // A complete first report in one window.
-        .initial_stream_window_size(8 << 20)
-        .initial_connection_window_size(8 << 20))
+    channel::endpoint(address, CONNECTION)
 }
 
 /// Why a session ended or did not begin. Trying again helps, sooner or later, with all of them.
@@ -101,8 +103,8 @@ enum SessionError {
 }
 
 impl SessionError {
-    /// Whether the session may have broken because of what was sent. Not if the node ended it as it wanted: it is shutting
-    /// down, or a newer session has taken over.
+    /// Whether the session may have broken because of what was sent. Not if the node ended it as it
+    /// wanted: it is shutting down, or a newer session has taken over.
     fn may_be_our_fault(&self) -> bool {
         match self {
             Self::Broken(status) => {
@@ -121,7 +123,8 @@ impl SessionError {
     }
 }
 
-/// Keeps a session with the node at an address: until `stop`, and not beyond the present one after `leave`.
+/// Keeps a session with the node at an address: until `stop`, and not beyond the present one after
+/// `leave`.
 pub(crate) async fn keep_session(
     address: SocketAddr,
     cluster: Arc<Cluster>,
@@ -183,14 +186,14 @@ impl Opened {
         cluster: &Cluster,
         connect: &dyn Connect,
     ) -> Result<Self, SessionError> {
-        let connecting = timeout(CONNECT_DEADLINE, connect.connect(address)).await;
+        let connecting = timeout(CONNECTION.connect_within, connect.connect(address)).await;
         let channel = match connecting {
             Ok(Ok(channel)) => channel,
             Ok(Err(error)) => return Err(SessionError::Connect(deepest(&error))),
             Err(_) => {
                 return Err(SessionError::Connect(format!(
                     "{} s passed",
-                    CONNECT_DEADLINE.as_secs()
+                    CONNECTION.connect_within.as_secs()
                 )));
             }
         };
@@ -239,11 +242,20 @@ impl Opened {
         let of_this_log = LogIdentity::from_wire(&hello.log_identity) == Ok(log);
         let positions = if of_this_log { &hello.positions[..] } else { &[] };
         let memory = cluster.roster.claim(&node, boot, address, positions, now)?;
-        tracing::info!(%node, %address, version = hello.version, cores = hello.cores, "node connected");
+        tracing::info!(
+            %node,
+            %address,
+            version = hello.version,
+            cores = hello.cores,
+            "node connected"
+        );
         let mut standing = cluster.board.watch();
         let holds = standing.borrow_and_update().clone();
         if holds.owned.as_ref().is_some_and(|owned| owned.share(&node) == 0) {
-            tracing::warn!(%node, "node owns no partition: partitions were assigned before this node joined");
+            tracing::warn!(
+                %node,
+                "node owns no partition: partitions were assigned before this node joined"
+            );
         }
         let session = Session::open((node, boot), log, memory, holds, now);
         Ok(Self { session, outgoing, parts, incoming, standing })
@@ -283,9 +295,10 @@ impl Opened {
             while let Some(note) = session.poll_note() {
                 cluster.note(&session.node().clone(), session.boot(), note).await;
             }
-            let wake = session.deadline().map(|at| cluster.clock.instant(at));
+            let wake = session.deadline();
             tokio::select! {
-                // Reading goes on while the node does not read: it may be waiting for us in the same way.
+                // Reading goes on while the node does not read: it may be waiting for us in the
+                // same way.
                 permit = outgoing.reserve(), if session.has_message() => match (permit, session.poll_message()) {
                     (Ok(permit), Some(message)) => permit.send(message),
                     (Err(_), _) => return Err(last_words(incoming).await),
@@ -309,7 +322,7 @@ impl Opened {
                     let holds = standing.borrow_and_update().clone();
                     session.update(holds, cluster.clock.now());
                 }
-                () = sleep_until(wake) => session.expire(cluster.clock.now()),
+                () = cluster.clock.sleep_until(wake) => session.expire(cluster.clock.now()),
             }
         }
     }
@@ -327,13 +340,6 @@ async fn last_words(incoming: &mut Streaming<wire::SessionResponse>) -> SessionE
         }
     };
     timeout(LAST_WORDS, words).await.unwrap_or(SessionError::Ended)
-}
-
-async fn sleep_until(at: Option<tokio::time::Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// `transport error` says nothing; what caused it does.

@@ -1,7 +1,7 @@
 //! When to connect again: pure.
 //!
-//! Pauses double from 50 ms to 2 s. Only a session that lived for [`USEFUL_AFTER`] brings them back: one that opens and breaks
-//! at once, over and over, must not be tried twenty times a second.
+//! Pauses double from 50 ms to 2 s. Only a session that lived for [`USEFUL_AFTER`] brings them
+//! back: one that opens and breaks at once, over and over, must not be tried twenty times a second.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use std::time::Duration;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// A session that lived so long was of use; longer than the longest pause, so that useless ones stay rare.
+/// A session that lived so long was of use; longer than the longest pause, so that useless ones
+/// stay rare.
 const USEFUL_AFTER: Duration = Duration::from_secs(5);
 
 /// Tries to keep a session with one address.
@@ -25,7 +26,8 @@ impl Default for Reconnect {
 }
 
 impl Reconnect {
-    /// A session that lived so long has ended. True: it was of use, and what fails from here on is another matter.
+    /// A session that lived so long has ended. True: it was of use, and what fails from here on is
+    /// another matter.
     pub(super) fn ended(&mut self, lived: Duration) -> bool {
         let useful = lived >= USEFUL_AFTER;
         if useful {

@@ -1,15 +1,16 @@
 //! How leave to send is shared out between nodes. Pure.
 //!
-//! A node's part is its partitions out of all: devices are spread over partitions by a hash, so this is also its part of
-//! the devices, and nobody has to move shares about while an alert runs. The parts of all nodes together never exceed
-//! the whole: divisions round down.
+//! A node's part is its partitions out of all: devices are spread over partitions by a hash, so
+//! this is also its part of the devices, and nobody has to move shares about while an alert runs.
+//! The parts of all nodes together never exceed the whole: divisions round down.
 
 use std::time::Duration;
 
-use crate::lane_owner::{Quota, ramp::SHARE_MAX};
+use crate::lane::{Quota, ramp::SHARE_MAX};
 
-/// How long a grant or a slice holds on the node's clock, from when it asked. A node asks several times a second, so it
-/// survives some 4 s without an answer; a node that is cut off goes on for 5 s at most.
+/// How long a grant or a slice holds on the node's clock, from when it asked. A node asks several
+/// times a second, so it survives some 4 s without an answer; a node that is cut off goes on for 5
+/// s at most.
 pub(crate) const LEASE_MS: u32 = 5_000;
 /// The same, as a time.
 pub(crate) const LEASE: Duration = Duration::from_millis(LEASE_MS as u64);
@@ -36,9 +37,10 @@ impl SlicePart {
     pub(crate) const UNLIMITED: Self = Self { rate_millis_per_second: 0, burst: 0 };
 }
 
-/// For how long requests are counted against a quota, milliseconds. The guarantee is one of arrivals in any 60 s; what
-/// was sent within 62 s may arrive within 60, if the first of it is held up by 2 s more than the last (a lost packet and
-/// its repeat, a core that had to wait). That costs a thirtieth of the rate.
+/// For how long requests are counted against a quota, milliseconds. The guarantee is one of
+/// arrivals in any 60 s; what was sent within 62 s may arrive within 60, if the first of it is held
+/// up by 2 s more than the last (a lost packet and its repeat, a core that had to wait). That costs
+/// a thirtieth of the rate.
 const WINDOW_MS: u64 = 62_000;
 
 /// How a lane and a node stand to a quota when a slice is asked for.
@@ -48,29 +50,32 @@ pub(crate) struct Claim {
     pub(crate) partitions: u16,
     /// Of all nodes.
     pub(crate) partition_count: u16,
-    /// Thousandths of the quota that the lane uses now; see [`crate::lane_owner::ramp`].
+    /// Thousandths of the quota that the lane uses now; see [`crate::lane::ramp`].
     pub(crate) share: u64,
     /// For how long nobody but this process can have had a slice of the node's part.
     pub(crate) alone_for: Duration,
 }
 
-/// Divides a quota, so that all nodes together stay within it in any minute, however it is aligned; `None`: the node gets
-/// no slice now, and so may not send.
+/// Divides a quota, so that all nodes together stay within it in any minute, however it is aligned;
+/// `None`: the node gets no slice now, and so may not send.
 ///
-/// A bucket of `burst` filled at `rate` lets through `burst + rate × window` at most in any window. The sum of that over
-/// all nodes is the quota, exactly, because parts round down:
+/// A bucket of `burst` filled at `rate` lets through `burst + rate × window` at most in any window.
+/// The sum of that over all nodes is the quota, exactly, because parts round down:
 ///
-/// - The node gives each of its cores an equal part of its slice, and at least one request of burst. Its partitions are
-///   spread over its cores and a core without one sends nothing, so a node's burst is never exceeded if it is at least
-///   its partitions. All bursts together are therefore at least the partitions, and half of the quota at most; that
-///   this is possible (quota ≥ 2 × partitions) is checked with the configuration.
-/// - A process may begin with a full bucket where a former process of the node has just emptied its own, or still holds a
-///   lease that nobody can take back; and a coordinator that starts anew knows nothing of slices that the last one gave.
-///   So a process is first given what its predecessor's bucket would hold by now, had it been empty when its last lease
-///   ended: `rate × alone_for`, and nothing while that is less than a request for each partition. With a burst of one
-///   second this is over a second after the lease. (It is assumed that a coordinator has ended before the next starts.)
-/// - A ramp lowers rate and burst, never raises them; a slice with another rate changes what flows in, not what the
-///   bucket holds.
+/// - The node gives each of its cores an equal part of its slice, and at least one request of
+///   burst. Its partitions are spread over its cores and a core without one sends nothing, so a
+///   node's burst is never exceeded if it is at least its partitions. All bursts together are
+///   therefore at least the partitions, and half of the quota at most; that this is possible (quota
+///   ≥ 2 × partitions) is checked with the configuration.
+/// - A process may begin with a full bucket where a former process of the node has just emptied its
+///   own, or still holds a lease that nobody can take back; and a coordinator that starts anew
+///   knows nothing of slices that the last one gave. So a process is first given what its
+///   predecessor's bucket would hold by now, had it been empty when its last lease ended: `rate ×
+///   alone_for`, and nothing while that is less than a request for each partition. With a burst of
+///   one second this is over a second after the lease. (It is assumed that a coordinator has ended
+///   before the next starts.)
+/// - A ramp lowers rate and burst, never raises them; a slice with another rate changes what flows
+///   in, not what the bucket holds.
 pub(crate) fn slice(quota: Quota, claim: Claim) -> Option<SlicePart> {
     let Claim { partitions, partition_count, share, alone_for } = claim;
     if partitions == 0 {
@@ -126,8 +131,9 @@ mod tests {
         assert_eq!(rate_millis(1_000, 32, 64), 500_000);
     }
 
-    /// A node of the simulation below, as wasteful as the contract allows: a full bucket of one request at least for each
-    /// core with a partition, from its first slice on, and all that they give is sent.
+    /// A node of the simulation below, as wasteful as the contract allows: a full bucket of one
+    /// request at least for each core with a partition, from its first slice on, and all that they
+    /// give is sent.
     struct Node {
         partitions: u16,
         cores: u16,
@@ -193,7 +199,8 @@ mod tests {
                 node.restart();
                 node
             }).collect();
-            // Three minutes of tenths; at the beginning the lease of an unknown coordinator may still hold.
+            // Three minutes of tenths; at the beginning the lease of an unknown coordinator may
+            // still hold.
             let mut sent = Vec::new();
             for tenth in 0..1_800u64 {
                 for (node, _) in restarts.iter().filter(|(_, at)| *at == tenth) {

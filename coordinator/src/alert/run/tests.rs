@@ -1,7 +1,7 @@
 //! Alerts from start to end, with time moved by hand.
 
 use super::*;
-use crate::dispatch::fixtures::*;
+use crate::fixtures::*;
 
 struct Case {
     run: Run,

@@ -1,7 +1,7 @@
 //! Reasons add up over nodes and boots, whatever becomes of reports, and are bounded.
 
 use super::*;
-use crate::progress::{AnswerOutcome as Followed, ReasonCount};
+use crate::snapshot::{AnswerOutcome as Followed, ReasonCount};
 
 fn reason(
     outcome: wire::AnswerOutcome,

@@ -1,0 +1,144 @@
+//! One option with where it was given, so that a problem names the place that has to be mended.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+
+use super::ConfigError;
+
+/// Where options can come from: the file, if there is one, and the command line with the
+/// environment.
+pub(super) struct Places<'a> {
+    pub(super) path: Option<&'a Path>,
+}
+
+impl Places<'_> {
+    pub(super) fn of(&self, in_file: bool) -> Place<'_> {
+        match self.path.filter(|_| in_file) {
+            Some(path) => Place { name: path.display().to_string(), directory: path.parent() },
+            None => Place { name: "environment and flags".to_owned(), directory: None },
+        }
+    }
+}
+
+/// One place, and the directory that its relative paths start from.
+pub(super) struct Place<'a> {
+    pub(super) name: String,
+    pub(super) directory: Option<&'a Path>,
+}
+
+impl Place<'_> {
+    pub(super) fn error(&self, key: impl Into<String>, problem: impl fmt::Display) -> ConfigError {
+        ConfigError { place: self.name.clone(), key: key.into(), problem: problem.to_string() }
+    }
+
+    /// Relative to the file that named it, else to the working directory.
+    pub(super) fn resolve(&self, path: &Path) -> PathBuf {
+        self.directory.map_or_else(|| path.to_owned(), |directory| directory.join(path))
+    }
+}
+
+/// An option's key, its value if it was given, and whether the file gave it.
+pub(super) struct Given<T> {
+    pub(super) key: &'static str,
+    pub(super) value: Option<T>,
+    in_file: bool,
+}
+
+impl<T> Given<T> {
+    /// A flag, or its environment variable, beats the file.
+    pub(super) fn of(key: &'static str, flag: Option<T>, file: Option<T>) -> Self {
+        Self { key, in_file: flag.is_none(), value: flag.or(file) }
+    }
+
+    pub(super) fn place<'a>(&self, places: &'a Places<'_>) -> Place<'a> {
+        places.of(self.in_file)
+    }
+
+    pub(super) fn error(&self, places: &Places<'_>, problem: impl fmt::Display) -> ConfigError {
+        self.place(places).error(self.key, problem)
+    }
+
+    pub(super) fn or(self, default: T) -> T {
+        self.value.unwrap_or(default)
+    }
+}
+
+impl<T: PartialOrd + Copy + fmt::Display> Given<T> {
+    /// A number within a range.
+    pub(super) fn number(
+        self,
+        places: &Places<'_>,
+        default: T,
+        range: RangeInclusive<T>,
+    ) -> Result<T, ConfigError> {
+        let value = self.value.unwrap_or(default);
+        if range.contains(&value) {
+            return Ok(value);
+        }
+        let problem = format!("must be {} to {}, is {value}", range.start(), range.end());
+        Err(self.error(places, problem))
+    }
+}
+
+impl<T: DeserializeOwned> Given<Tables<T>> {
+    /// All tables, and the place that they are from.
+    pub(super) fn tables<'a>(
+        self,
+        places: &'a Places<'_>,
+    ) -> Result<(Vec<T>, Place<'a>), ConfigError> {
+        let place = self.place(places);
+        let tables = match self.value {
+            None => Vec::new(),
+            Some(Tables::Decoded(tables)) => tables,
+            Some(Tables::Text(text)) => {
+                array(&text).map_err(|problem| place.error(self.key, problem))?
+            }
+        };
+        Ok((tables, place))
+    }
+}
+
+/// An array of tables: the file's own, or one given as text by flag or environment.
+#[derive(Debug, Clone)]
+pub enum Tables<T> {
+    /// TOML that is not yet decoded, such as `[{name="a"}]`.
+    Text(String),
+    /// As the file has them.
+    Decoded(Vec<T>),
+}
+
+impl<T> FromStr for Tables<T> {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(Self::Text(text.to_owned()))
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Tables<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Vec::deserialize(deserializer).map(Self::Decoded)
+    }
+}
+
+/// An array of tables given as text: `[{name="a"}, {name="b"}]`.
+fn array<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, String> {
+    #[derive(Deserialize)]
+    struct Wrapped<T> {
+        value: Vec<T>,
+    }
+    let wrapped: Result<Wrapped<T>, _> = toml::from_str(&format!("value = {text}"));
+    wrapped.map(|w| w.value).map_err(|e| one_line(e.message()))
+}
+
+/// The words of a parser, which may be of several lines.
+pub(super) fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}

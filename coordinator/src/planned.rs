@@ -1,0 +1,106 @@
+//! What is sent and to whom: an alert as dispatch carries it out, and a count that sends nothing.
+//!
+//! Everything here has been decoded, checked, planned and rendered before. Sessions say it to
+//! nodes, one by one; the alert's own machine takes from it what progress is measured against.
+
+use bytes::Bytes;
+use clarion_proto::{
+    ids::{AlertName, AppName, Epoch, WaveId},
+    time::Time,
+    wire::shard_v1 as wire,
+};
+
+use crate::{bands::Bands, lane::LaneKey};
+
+/// One alert, decoded, admitted, planned and recorded: all that nodes need to carry it out.
+#[derive(Debug)]
+pub struct PlannedAlert {
+    /// Its name.
+    pub name: AlertName,
+    /// Its one wave.
+    pub wave: WaveId,
+    /// Obeyed by nodes if it is the highest they saw for this alert.
+    pub epoch: Epoch,
+    /// Nearest first; together the cover.
+    pub bands: Bands,
+    /// What is said, per app.
+    pub apps: Vec<AppPlan>,
+    /// Who: an expression over segments in prefix form; empty: everybody.
+    pub segments: Vec<wire::SegmentOp>,
+    /// When it was recorded, on [`crate::clock::Clock`].
+    pub created: Time,
+    /// Nothing is sent later, on [`crate::clock::Clock`].
+    pub expires: Time,
+    /// Over all nodes; 0: no limit.
+    pub max_rate_per_second: u32,
+}
+
+/// What is said to one app's devices, and through which lane.
+#[derive(Debug, Clone)]
+pub struct AppPlan {
+    /// Whose devices.
+    pub app: AppName,
+    /// Through which lane.
+    pub lane: LaneKey,
+    /// What all of its requests share.
+    pub request: PushRequest,
+    /// Per locale; the first is the fallback.
+    pub messages: Vec<LocaleMessage>,
+}
+
+/// What all requests to one app's devices share; of its lane's platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PushRequest {
+    /// Headers of APNs.
+    Apns(ApnsRequest),
+    /// FCM: all else stands in the body.
+    Fcm {
+        /// In the path.
+        project: String,
+    },
+}
+
+/// Headers of every request to APNs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApnsRequest {
+    /// `apns-topic`.
+    pub topic: String,
+    /// `apns-push-type`.
+    pub push_type: String,
+    /// `apns-priority`: 10 or 5.
+    pub priority: u32,
+    /// `apns-expiration`, Unix seconds.
+    pub expiration: u64,
+    /// `apns-collapse-id`, at most 64 bytes.
+    pub collapse_id: String,
+}
+
+/// One language's body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocaleMessage {
+    /// BCP 47, lower case.
+    pub locale: String,
+    /// APNs: all of it. FCM: what stands before the token, up to and with its opening quote.
+    pub body: Bytes,
+    /// FCM: what stands behind the token, from its closing quote. APNs: empty.
+    pub body_after_token: Bytes,
+}
+
+/// Who would a wave reach? Nothing is sent.
+#[derive(Debug)]
+pub struct CountPlan {
+    /// Nearest first.
+    pub bands: Bands,
+    /// Counted one by one.
+    pub apps: Vec<AppName>,
+    /// As in [`PlannedAlert`].
+    pub segments: Vec<wire::SegmentOp>,
+}
+
+/// Devices that a [`CountPlan`] would reach: for each app of the plan, in its order, those of each
+/// band.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CountedDevices {
+    /// Outer: apps; inner: bands.
+    pub devices: Vec<Vec<u64>>,
+}

@@ -1,0 +1,246 @@
+//! What became of an alert so far, as its record and its watchers are given it.
+//!
+//! The arithmetic is in [`crate::progress`]; here is what comes out of it. How that is said to
+//! callers is the api's matter.
+
+use std::time::Duration;
+
+use clarion_proto::{
+    ids::{AlertName, AppName, UnixMillis},
+    outcome::Outcome,
+    time::Time,
+};
+
+use crate::{lane::LaneKey, owners::NodeName};
+
+/// Longest detail kept, bytes: the gateway's words, which nobody limits.
+const DETAIL_BYTES_MAX: usize = 256;
+
+/// Where an alert stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum State {
+    /// Being sent.
+    Active,
+    /// Cancelled, not yet confirmed by every node.
+    Cancelling,
+    /// Cancelled: nothing more is sent.
+    Cancelled,
+    /// Every device in the region has its outcome.
+    Resolved,
+    /// Its time passed with devices still to be sent to.
+    Expired,
+}
+
+/// Devices handed to a lane and the gateway's last word on them; sums only grow.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// To a lane: the outcomes and what is open.
+    pub handed: u64,
+    /// By `clarion_proto::outcome::Outcome`, in the order of `Outcome::ALL`.
+    pub outcomes: [u64; 5],
+}
+
+impl Counts {
+    /// Handed and without an outcome.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self.handed.saturating_sub(self.outcomes.iter().sum())
+    }
+
+    /// Of one outcome.
+    #[must_use]
+    pub fn of(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize]
+    }
+
+    /// Adds another part.
+    pub fn add(&mut self, other: &Self) {
+        self.handed += other.handed;
+        for (mine, theirs) in self.outcomes.iter_mut().zip(other.outcomes) {
+            *mine += theirs;
+        }
+    }
+}
+
+/// One band's part.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BandCounts {
+    /// Distance from the place last seen.
+    pub from_m: f64,
+    /// The same, outer edge.
+    pub to_m: f64,
+    /// Every node has handed all of it.
+    pub walked: bool,
+    /// Of all nodes.
+    pub counts: Counts,
+}
+
+/// One cell's part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CellCounts {
+    /// Of resolution 6.
+    pub cell: u64,
+    /// To a lane.
+    pub handed: u64,
+    /// Taken by the gateway.
+    pub accepted: u64,
+    /// All other outcomes.
+    pub failed: u64,
+    /// The snapshot that changed it last.
+    pub version: u64,
+}
+
+/// The newest state of one alert: what a watcher is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Whose.
+    pub alert: AlertName,
+    /// Grows with each change that was published.
+    pub version: u64,
+    /// Where it stands.
+    pub state: State,
+    /// Nothing will change any more; the watcher's stream can end. After `Cancelled` and `Expired`
+    /// answers to requests under way still come in for some seconds before this is set.
+    pub settled: bool,
+    /// When it reached a final state.
+    pub ended: Option<Time>,
+    /// All bands together.
+    pub totals: Counts,
+    /// Requests without an answer in their deadline.
+    pub unanswered_requests: u64,
+    /// Requests the gateway asked to be tried again.
+    pub retried_requests: u64,
+    /// Nodes that walked their whole part.
+    pub nodes_walked: u32,
+    /// Nodes with a part.
+    pub nodes: u32,
+    /// Since the alert was recorded, on this coordinator's clock: the first acceptance reported.
+    pub first_accepted_after: Option<Duration>,
+    /// The newest.
+    pub last_accepted_after: Option<Duration>,
+    /// Nearest first.
+    pub bands: Vec<BandCounts>,
+    /// In the order of their index.
+    pub cells: Vec<CellCounts>,
+    /// Messages that are sent no more.
+    pub refused_messages: Vec<RefusedMessage>,
+    /// What keeps its lanes from sending.
+    pub lane_troubles: Vec<LaneTrouble>,
+    /// Nodes that did not take it and are not sent it again, each with its reason.
+    pub isolated: Vec<(NodeName, String)>,
+    /// Why devices were not accepted, or not at once: those with the highest counts, highest first.
+    pub reasons: Vec<ReasonCount>,
+    /// Sum of the counts of all other reasons.
+    pub other_reasons: u64,
+    /// Of its apps.
+    pub pruning_alarms: Vec<PruningAlarm>,
+}
+
+/// How often a gateway gave one reason to the devices of an alert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReasonCount {
+    /// App and lane; `None`: several, which a node counted together.
+    pub of: Option<(AppName, LaneKey)>,
+    /// What followed for the device.
+    pub outcome: AnswerOutcome,
+    /// HTTP status of the answer; 0: several.
+    pub status: u32,
+    /// The provider's word; empty: none that it signed.
+    pub reason: String,
+    /// Of all nodes and all of their boots.
+    pub count: u64,
+}
+
+/// What followed from an answer for its device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AnswerOutcome {
+    /// The token is dead.
+    Dead,
+    /// The device gets no notification of this alert.
+    Refused,
+    /// The device is pushed to again.
+    Retried,
+}
+
+/// An app whose devices are kept although its gateway calls their tokens bad.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PruningAlarm {
+    /// Which app.
+    pub app: AppName,
+    /// Its lane.
+    pub lane: LaneKey,
+    /// When the alarm started.
+    pub since: UnixMillis,
+    /// Answers since then that called a token bad and pruned nobody.
+    pub withheld: u64,
+    /// Something of the app was accepted.
+    pub accepted_any: bool,
+}
+
+/// A message that a gateway refuses whoever it is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RefusedMessage {
+    /// Whose.
+    pub app: AppName,
+    /// Status and reason, in the gateway's words.
+    pub detail: String,
+}
+
+/// Ends of one lane that cannot send as they should, for one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneTrouble {
+    /// Of the lane.
+    pub gateway: String,
+    /// Of the lane.
+    pub credential: String,
+    /// Which reason.
+    pub kind: Trouble,
+    /// On so many nodes.
+    pub nodes: u32,
+    /// Of one of them, in the gateway's words.
+    pub detail: String,
+    /// When it began at the first of them.
+    pub since: UnixMillis,
+    /// When the next of them tries whether it is over, if that is known.
+    pub next_probe: Option<UnixMillis>,
+}
+
+/// Why an end of a lane does not send as it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trouble {
+    /// No connection, or no answers.
+    Unreachable,
+    /// The gateway asks for less.
+    Throttled,
+    /// The gateway refuses the credential.
+    Credential,
+    /// Answers are not the provider's.
+    Intermediary,
+    /// The gateway does not know the project.
+    Project,
+}
+
+impl State {
+    /// Nothing more is sent.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Cancelled | Self::Resolved | Self::Expired)
+    }
+}
+
+/// A gateway's words, cut.
+pub(crate) fn truncated(detail: &str) -> &str {
+    &detail[..detail.floor_char_boundary(DETAIL_BYTES_MAX)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_words_are_cut_between_characters() {
+        let long = "é".repeat(DETAIL_BYTES_MAX);
+        assert_eq!(truncated(&long).len(), DETAIL_BYTES_MAX);
+        assert_eq!(truncated(&format!("x{long}")).len(), DETAIL_BYTES_MAX - 1);
+    }
+}

@@ -1,0 +1,76 @@
+//! Records of apps and alerts, as an engine keeps them.
+
+use std::sync::Arc;
+
+use clarion_proto::{
+    app::App,
+    ids::{AlertName, AppName, Epoch, UnixMillis, WaveId},
+    wire::v1 as wire,
+};
+
+use crate::snapshot::{Snapshot, State};
+
+/// A caller's key for one alert: the same for every try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub uuid::Uuid);
+
+/// An alert as recorded.
+#[derive(Debug, Clone)]
+pub struct AlertRecord {
+    /// Its name.
+    pub name: AlertName,
+    /// The request that made it.
+    pub request_id: RequestId,
+    /// As it was submitted, output fields cleared: what an answer repeats and a second try is
+    /// compared with.
+    pub submitted: Arc<wire::Alert>,
+    /// The apps it addresses.
+    pub apps: Vec<AppName>,
+    /// Its one wave.
+    pub wave: WaveId,
+    /// Grows with every coordinator that takes it over.
+    pub epoch: Epoch,
+    /// When it was recorded.
+    pub created: UnixMillis,
+    /// Nothing is sent later.
+    pub expires: UnixMillis,
+    /// From 1; grows with every change.
+    pub revision: u64,
+    /// Where it stands.
+    pub state: State,
+    /// When it ended.
+    pub ended: Option<UnixMillis>,
+    /// What the canceller said.
+    pub cancel_reason: Option<String>,
+    /// The last word of the nodes, once nothing changes any more.
+    pub settled: Option<Arc<Snapshot>>,
+}
+
+/// What became of a creation.
+#[derive(Debug, Clone)]
+pub enum Created<T> {
+    /// It is recorded.
+    New(Arc<T>),
+    /// One with that key was there before; nothing was changed. The caller compares.
+    Existing(Arc<T>),
+}
+
+/// An app as recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppRecord {
+    /// What it is.
+    pub app: App,
+    /// When it was made.
+    pub created: UnixMillis,
+    /// From 1; grows with every change.
+    pub revision: u64,
+}
+
+/// A place in the list of alerts, newest first: after the one made then with that name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AlertCursor {
+    /// Its `created`.
+    pub created: UnixMillis,
+    /// Its name.
+    pub name: AlertName,
+}

@@ -1,0 +1,75 @@
+//! Parts of a valid request, to be spoiled, and parts to spoil it with.
+
+use clarion_proto::wire::v1 as wire;
+
+pub(super) fn at(latitude: f64, longitude: f64) -> Option<wire::LatLng> {
+    Some(wire::LatLng { latitude, longitude })
+}
+
+pub(super) fn region(alert: &mut wire::Alert) -> &mut wire::Region {
+    alert.region.as_mut().expect("set")
+}
+
+pub(super) fn circle(alert: &mut wire::Alert) -> &mut wire::Circle {
+    circle_of(region(alert))
+}
+
+pub(super) fn circle_of(region: &mut wire::Region) -> &mut wire::Circle {
+    match &mut region.shape {
+        Some(wire::region::Shape::Circle(circle)) => circle,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) fn shape(alert: &mut wire::Alert, shape: wire::region::Shape) {
+    region(alert).shape = Some(shape);
+}
+
+pub(super) fn polygon(outer: Option<wire::Ring>) -> wire::region::Shape {
+    wire::region::Shape::Polygon(wire::Polygon { outer, holes: vec![] })
+}
+
+pub(super) fn ring(points: &[(f64, f64)]) -> wire::region::Shape {
+    let points =
+        points.iter().map(|&(latitude, longitude)| wire::LatLng { latitude, longitude }).collect();
+    polygon(Some(wire::Ring { points }))
+}
+
+pub(super) fn cells(cells: Vec<u64>) -> wire::region::Shape {
+    wire::region::Shape::Cells(wire::CellSet { cells })
+}
+
+pub(super) fn union(regions: Vec<wire::Region>) -> wire::region::Shape {
+    wire::region::Shape::Union(wire::RegionUnion { regions })
+}
+
+pub(super) fn case(alert: &mut wire::Alert) -> &mut wire::Case {
+    alert.case.as_mut().expect("set")
+}
+
+pub(super) fn message(alert: &mut wire::Alert) -> &mut wire::Message {
+    case(alert).messages.get_mut("en").expect("set")
+}
+
+pub(super) fn text() -> wire::Message {
+    wire::Message { title: "t".into(), body: "b".into() }
+}
+
+pub(super) fn audience(alert: &mut wire::Alert) -> &mut wire::Audience {
+    alert.audience.as_mut().expect("set")
+}
+
+pub(super) fn arrival_of(change: &mut wire::DeviceChange) -> &mut wire::Arrival {
+    match &mut change.change {
+        Some(wire::device_change::Change::Arrival(arrival)) => arrival,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) fn registration(change: &mut wire::DeviceChange) -> &mut wire::Registration {
+    arrival_of(change).registration.as_mut().expect("set")
+}
+
+pub(super) fn place(change: &mut wire::DeviceChange, place: wire::place::Place) {
+    arrival_of(change).place = Some(wire::Place { place: Some(place) });
+}
