@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use clarion_proto::{
-    ids::{AlertName, AppName, Epoch, UnixMillis, WaveId},
+    ids::{AlertName, AppName, Epoch, LogIdentity, Position, UnixMillis, WaveId},
     wire::v1 as wire,
 };
 
@@ -43,6 +43,11 @@ pub struct AlertRecord {
     pub wave: WaveId,
     /// Grows with every coordinator that takes it over.
     pub epoch: Epoch,
+    /// The log that its audience is read from; filled in by the store.
+    pub log: LogIdentity,
+    /// The newest position of every log when the alert was recorded, filled in by the store: what
+    /// was acknowledged before is in its audience.
+    pub positions: Vec<Position>,
     /// When it was recorded.
     pub created: UnixMillis,
     /// Nothing is sent later.
@@ -141,6 +146,8 @@ pub(crate) mod tests {
             apps: vec![AppName::from_id("demo").expect("valid")],
             wave: WaveId(created),
             epoch: Epoch(1),
+            log: LogIdentity([0; 16]),
+            positions: Vec::new(),
             created: UnixMillis(created),
             expires: UnixMillis(created + 1_000),
             revision: 1,

@@ -21,7 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use clarion_proto::{
-    ids::{AlertName, AppName, ClusterName, CoordinatorId, Epoch, LogId, WaveId},
+    ids::{AlertName, AppName, ClusterName, CoordinatorId, Epoch, WaveId},
     time::Time,
     wire::shard_v1 as wire,
 };
@@ -365,10 +365,7 @@ impl Dispatcher {
             .iter()
             .map(|app| cluster.lanes.ensure(&app.lane, &cluster.board, &cluster.clock));
         let lanes = lanes.map(|lane| Ok(lane?.id)).collect::<Result<Vec<_>, StartError>>()?;
-        let mut heads = Vec::with_capacity(usize::from(owned.log_count));
-        for log in (0..owned.log_count).map(LogId) {
-            heads.push(self.inner.log.head(log).await.map_err(StartError::Log)?);
-        }
+        let heads = self.inner.log.heads().await.map_err(StartError::Log)?;
         let wave = StandingWave { plan: alert.clone(), lanes, heads, phase: Phase::Running };
         self.run(&alert, wave, &owned)
     }
