@@ -88,7 +88,7 @@ impl AlertRecord {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use clarion_proto::ids::{AppName, Epoch, WaveId};
+    use clarion_proto::ids::{AppName, Epoch, LogIdentity, WaveId};
 
     use super::*;
     use crate::store::RequestId;
@@ -101,6 +101,8 @@ pub(crate) mod tests {
             apps: vec![AppName::from_id("demo").expect("valid")],
             wave: WaveId(created),
             epoch: Epoch(1),
+            log: LogIdentity([0; 16]),
+            positions: Vec::new(),
             created: UnixMillis(created),
             expires: UnixMillis(created + 1_000),
             revision: 1,

@@ -23,7 +23,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use clarion_proto::ids::{AlertName, ClusterName, CoordinatorId, LogId};
+use clarion_proto::ids::{AlertName, ClusterName, CoordinatorId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -412,10 +412,7 @@ impl Dispatch for Dispatcher {
             .iter()
             .map(|app| cluster.lanes.ensure(&app.lane, &cluster.board, &cluster.clock));
         let lanes = lanes.map(|lane| Ok(lane?.id)).collect::<Result<Vec<_>, LaneError>>()?;
-        let mut heads = Vec::with_capacity(usize::from(owned.log_count));
-        for log in (0..owned.log_count).map(LogId) {
-            heads.push(self.inner.log.head(log).await.map_err(StartError::Log)?);
-        }
+        let heads = self.inner.log.heads().await.map_err(StartError::Log)?;
         let wave = StandingWave { plan: alert.clone(), lanes, heads, phase: Phase::Running };
         self.run(&alert, wave, &owned)
     }

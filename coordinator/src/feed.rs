@@ -96,8 +96,9 @@ impl Follower {
         }
         let wanted = partitions(partition_count, log.logs(), &request.partitions)?;
         let positions = positions(log.logs(), &request.positions)?;
+        let heads = log.heads().await?;
         for (&log_id, &asked) in &positions {
-            let head = log.head(log_id).await?;
+            let head = heads.get(usize::from(log_id.0)).copied().unwrap_or_default();
             if asked > head {
                 return Err(FeedError::Ahead { log: log_id, head, asked });
             }
@@ -130,26 +131,28 @@ impl Follower {
         }
     }
 
-    /// Fills `ready` from the first log that has something.
+    /// Fills `ready` from the logs that have something.
     async fn read_ahead(&mut self) -> Result<bool, StoreError> {
-        for turn in 0..self.cursors.len() {
-            let cursor = &self.cursors[turn];
-            let batches = self.log.read(cursor.log, cursor.after, READ_BYTES_MAX).await?;
-            let Some(last) = batches.last() else { continue };
-            // From here on nothing waits: cursor and `ready` change together.
-            let mut cursor = self.cursors.remove(turn).expect("just read");
-            cursor.after = last.position;
+        let after: Vec<_> = self.cursors.iter().map(|c| (c.log, c.after)).collect();
+        let found = self.log.read_many(&after, READ_BYTES_MAX).await?;
+        // From here on nothing waits: cursors and `ready` change together.
+        let any = !found.is_empty();
+        for (log, batches) in found {
+            let at = self.cursors.iter().position(|c| c.log == log).expect("asked for");
+            let mut cursor = self.cursors.remove(at).expect("just found");
             let count = self.partition_count;
-            self.ready.extend(batches.into_iter().map(|batch| match &cursor.only {
-                None => (cursor.log, batch),
-                Some(only) => {
-                    (cursor.log, batch.only(count, |partition| only.contains(&partition)))
-                }
-            }));
+            for batch in batches {
+                cursor.after = batch.position;
+                self.ready.push_back(match &cursor.only {
+                    None => (cursor.log, batch),
+                    Some(only) => {
+                        (cursor.log, batch.only(count, |partition| only.contains(&partition)))
+                    }
+                });
+            }
             self.cursors.push_back(cursor);
-            return Ok(true);
         }
-        Ok(false)
+        Ok(any)
     }
 }
 

@@ -21,7 +21,7 @@ async fn an_alert_is_carried_out_by_two_nodes_and_resolves_with_exact_totals() {
     let (mut a, mut b) = (ScriptedNode::tcp().await, ScriptedNode::tcp().await);
     let coordinator = Coordinator::over_tcp(&[&a, &b]);
     let (mut peer_a, mut peer_b) = (a.hello("a", BOOT_1).await, b.hello("b", BOOT_1).await);
-    coordinator.log.append(LogId(3), Default::default()).await.unwrap();
+    coordinator.log.append_all(vec![(LogId(3), Default::default())]).await.unwrap();
     let alert = coordinator.alert("one", 60);
     let mut progress = coordinator.start(&alert).await;
 
@@ -231,7 +231,8 @@ async fn dead_tokens_come_into_the_log_of_their_partition() {
     peer.report(dead_report).await;
     timeout(PATIENCE, grown.changed()).await.expect("a record").unwrap();
     let log = log_of(partition_of(DeviceId(device), PARTITIONS), PARTITIONS);
-    let batches = coordinator.log.read(log, Position(0), 1 << 20).await.unwrap();
+    let read = coordinator.log.read_many(&[(log, Position(0))], 1 << 20).await.unwrap();
+    let batches = &read[0].1;
     assert_eq!(batches.len(), 1);
     let mut fed: wire::FeedResponse = prost::Message::decode(batches[0].records.clone()).unwrap();
     let record = fed.records.remove(0);

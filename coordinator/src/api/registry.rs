@@ -98,13 +98,16 @@ impl RegistryService for Registry {
     ) -> Result<Response<wire::RegistryStats>, Status> {
         let totals = self.api.dispatch.registry();
         let log = &*self.api.log;
-        let (mut written, mut applied) = (0, 0);
-        for id in (0..log.logs()).map(LogId) {
-            let head = log.head(id).await.map_err(status::store)?;
-            let position = totals.applied.get(&id).copied().unwrap_or_default();
-            written += log.records_until(id, head).await.map_err(status::store)?;
-            applied += log.records_until(id, position).await.map_err(status::store)?;
-        }
+        let heads: Vec<_> =
+            (0..).map(LogId).zip(log.heads().await.map_err(status::store)?).collect();
+        let applied: Vec<_> = heads
+            .iter()
+            .map(|(id, _)| (*id, totals.applied.get(id).copied().unwrap_or_default()))
+            .collect();
+        let written: u64 =
+            log.records_until(&heads).await.map_err(status::store)?.into_iter().sum();
+        let applied: u64 =
+            log.records_until(&applied).await.map_err(status::store)?.into_iter().sum();
         let apps =
             totals.apps.iter().map(|(app, &devices)| wire::AppStats { app: app.name(), devices });
         Ok(Response::new(wire::RegistryStats {

@@ -131,7 +131,8 @@ const DEFECT: &str = "a defect of the coordinator; its log says more";
 pub(super) fn store(error: StoreError) -> Status {
     let message = error.to_string();
     match error {
-        StoreError::Conflict(_) => Status::aborted(message),
+        StoreError::Conflict(_) | StoreError::Superseded { .. } => Status::aborted(message),
+        StoreError::Trimmed { .. } => Status::not_found(message),
         StoreError::Missing(name) => not_found(&name),
         StoreError::InUse { .. } => precondition("APP_IN_USE", message),
         StoreError::TooManyActive { .. } => {

@@ -62,7 +62,7 @@ async fn batches_of_a_log_come_dense_and_in_order_from_the_position_asked_for() 
     let store = store(2);
     for n in 0..6 {
         store
-            .append(LogId(u16::from(n % 2)), RecordBatch::from_records(&[record(n)]))
+            .append_all(vec![(LogId(u16::from(n % 2)), RecordBatch::from_records(&[record(n)]))])
             .await
             .expect("room");
     }
@@ -73,7 +73,10 @@ async fn batches_of_a_log_come_dense_and_in_order_from_the_position_asked_for() 
         seen.iter().filter(|(l, _, _)| *l == LogId(log)).map(|(_, p, _)| *p).collect::<Vec<_>>()
     };
     assert_eq!((of(0), of(1)), (vec![1, 2, 3], vec![3]));
-    store.append(LogId(1), RecordBatch::from_records(&[record(9)])).await.expect("room");
+    store
+        .append_all(vec![(LogId(1), RecordBatch::from_records(&[record(9)]))])
+        .await
+        .expect("room");
     assert_eq!(drain(&mut follower).await, [(LogId(1), 4, vec![record(9)])]);
 }
 
@@ -87,14 +90,14 @@ async fn a_follower_of_some_partitions_gets_only_theirs_and_every_position() {
     };
     for chunk in of_log(0).collect::<Vec<_>>().chunks(5) {
         store
-            .append(LogId(0), RecordBatch::from_records(chunk.iter().copied()))
+            .append_all(vec![(LogId(0), RecordBatch::from_records(chunk.iter().copied()))])
             .await
             .expect("room");
     }
-    store.append(LogId(1), RecordBatch::from_records(of_log(1))).await.expect("room");
+    store.append_all(vec![(LogId(1), RecordBatch::from_records(of_log(1)))]).await.expect("room");
     let mut follower = open(&store, &request(&store, &[2, 6], &[])).await.expect("valid");
     let seen = drain(&mut follower).await;
-    let head = store.head(LogId(0)).await.expect("up").0;
+    let head = store.heads().await.expect("up")[0].0;
     assert_eq!(
         seen.iter().map(|(l, p, _)| (l.0, *p)).collect::<Vec<_>>(),
         (1..=head).map(|p| (0, p)).collect::<Vec<_>>()
@@ -110,9 +113,12 @@ async fn logs_are_served_in_turn() {
     // Far more than one read-ahead in log 0, one batch in log 1.
     for _ in 0..40 {
         let many: Vec<Record> = std::iter::repeat_with(|| record(1)).take(1_000).collect();
-        store.append(LogId(0), RecordBatch::from_records(&many)).await.expect("room");
+        store.append_all(vec![(LogId(0), RecordBatch::from_records(&many))]).await.expect("room");
     }
-    store.append(LogId(1), RecordBatch::from_records(&[record(2)])).await.expect("room");
+    store
+        .append_all(vec![(LogId(1), RecordBatch::from_records(&[record(2)]))])
+        .await
+        .expect("room");
     let all: Vec<u32> = (0..u32::from(PARTITIONS)).collect();
     let mut follower = open(&store, &request(&store, &all, &[])).await.expect("valid");
     let order: Vec<u16> = drain(&mut follower).await.iter().map(|(l, _, _)| l.0).collect();
@@ -121,9 +127,26 @@ async fn logs_are_served_in_turn() {
 }
 
 #[tokio::test]
+async fn what_was_trimmed_away_is_an_answer_of_its_own() {
+    let store = store(2);
+    for n in 0..4 {
+        store
+            .append_all(vec![(LogId(0), RecordBatch::from_records(&[record(n)]))])
+            .await
+            .expect("room");
+    }
+    store.trim(LogId(0), Position(3)).await.expect("up");
+    let mut behind = open(&store, &request(&store, &[0], &[(0, 1)])).await.expect("valid");
+    let trimmed = StoreError::Trimmed { log: LogId(0), first: Position(3) };
+    assert_eq!(behind.next().await.expect_err("trimmed"), trimmed);
+    let mut follower = open(&store, &request(&store, &[0], &[(0, 2)])).await.expect("valid");
+    assert_eq!(drain(&mut follower).await.len(), 2);
+}
+
+#[tokio::test]
 async fn what_the_cluster_does_not_have_is_refused() {
     let store = store(2);
-    store.append(LogId(0), RecordBatch::default()).await.expect("room");
+    store.append_all(vec![(LogId(0), RecordBatch::default())]).await.expect("room");
     let refused = async |request: wire::FeedRequest| {
         open(&store, &request).await.expect_err("must be refused")
     };

@@ -1,9 +1,9 @@
 //! The engine in memory: for one coordinator, for tests and for a first look. What it holds ends
 //! with the process.
 //!
-//! Memory is bounded by three numbers. The logs hold at most `log_bytes_max`: the engine cannot
-//! trim them, because nodes rebuild themselves from their beginning. What that limit is filled with
-//! is ordered: see [`room`]. Of ended alerts the newest [`ENDED_ALERTS_KEPT`] are remembered (one
+//! Memory is bounded by three numbers. The logs hold at most `log_bytes_max`: nobody trims them yet,
+//! because nodes rebuild themselves from their beginning. What that limit is filled with is ordered:
+//! see [`room`]. Of ended alerts the newest [`ENDED_ALERTS_KEPT`] are remembered (one
 //! of 120 km keeps some 1,300 cells of 40 bytes, so all together hold some 50 MB), and fewer where
 //! those are large ([`ALERT_BYTES_MAX`]).
 
@@ -22,10 +22,10 @@ use uuid::Uuid;
 
 use self::{log::Log, room::Room};
 use super::{
-    AlertCursor, AlertRecord, AlertStore, AppRecord, Batch, ChangeLog, Created, RecordBatch,
-    RequestId, StoreError,
+    AlertCursor, AlertRecord, AlertStore, AppRecord, Batch, ChangeLog, Checkpoint, ClusterStore,
+    Created, RecordBatch, RequestId, StoreError,
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, owners::Ownership};
 
 mod log;
 mod room;
@@ -46,6 +46,7 @@ pub struct MemoryStore {
     room: Room,
     logs: Vec<RwLock<Log>>,
     grown: watch::Sender<u64>,
+    /// Locked before the logs.
     tables: Mutex<Tables>,
 }
 
@@ -57,6 +58,9 @@ struct Tables {
     by_age: BTreeSet<AlertCursor>,
     /// Those that have not ended.
     active: BTreeSet<AlertName>,
+    /// Of alerts that have not ended.
+    checkpoints: BTreeMap<AlertName, Arc<Checkpoint>>,
+    ownership: Option<Arc<Ownership>>,
     /// In the order of their end.
     ended: std::collections::VecDeque<AlertName>,
     /// Of all alerts, as [`bytes_of`] counts.
@@ -77,6 +81,10 @@ impl MemoryStore {
         }
     }
 
+    fn heads_now(&self) -> Vec<Position> {
+        self.logs.iter().map(|log| log.read().head()).collect()
+    }
+
     fn log(&self, log: LogId) -> Result<&RwLock<Log>, StoreError> {
         self.logs.get(usize::from(log.0)).ok_or_else(|| StoreError::Missing(format!("log {log}")))
     }
@@ -92,59 +100,74 @@ impl ChangeLog for MemoryStore {
         u16::try_from(self.logs.len()).expect("made from a u16")
     }
 
-    async fn append(&self, log: LogId, batch: RecordBatch) -> Result<Position, StoreError> {
-        let position = {
-            let mut log = self.log(log)?.write();
-            let paid = self.room.take(log::cost(&batch), batch.growing() > 0);
-            match paid {
-                Ok(()) => log.append(batch, self.clock.wall(), &self.room),
-                // What changes nothing is dropped, and the rest may take what is kept for it.
-                Err(_) if batch.growing() == 0 => {
-                    log.append_from_reserve(&batch, self.clock.wall(), &self.room)?
-                }
-                Err(full) => return Err(full),
-            }
+    async fn append_all(
+        &self,
+        batches: Vec<(LogId, RecordBatch)>,
+    ) -> Result<Vec<Position>, StoreError> {
+        // In the order of their numbers, so that two calls never wait for each other's logs.
+        let named: BTreeSet<LogId> = batches.iter().map(|(id, _)| *id).collect();
+        let mut logs = BTreeMap::new();
+        for id in named {
+            logs.insert(id, self.log(id)?.write());
+        }
+        let growing = batches.iter().any(|(_, batch)| batch.growing() > 0);
+        let cost = batches.iter().map(|(_, batch)| log::cost(batch)).sum();
+        let mut logs: BTreeMap<LogId, &mut Log> =
+            logs.iter_mut().map(|(id, log)| (*id, &mut **log)).collect();
+        let batches = match self.room.take(cost, growing) {
+            Ok(()) => batches.into_iter().map(|(id, batch)| (id, Some(batch))).collect(),
+            // What changes nothing is dropped, and the rest may take what is kept for it.
+            Err(_) if !growing => log::reserve(&mut logs, batches, &self.room)?,
+            Err(full) => return Err(full),
         };
-        self.grown.send_modify(|n| *n += 1);
-        Ok(position)
-    }
-
-    async fn append_all(&self, batches: Vec<(LogId, RecordBatch)>) -> Result<(), StoreError> {
-        if batches.iter().all(|(_, batch)| batch.growing() == 0) {
-            for (log, batch) in batches {
-                self.append(log, batch).await?;
-            }
-            return Ok(());
+        let now = self.clock.wall();
+        let mut positions = Vec::with_capacity(batches.len());
+        for (id, batch) in batches {
+            let log = logs.get_mut(&id).expect("locked above");
+            positions.push(match batch {
+                Some(batch) => log.append(batch, now, &self.room),
+                None => log.head(),
+            });
         }
-        let logs: Vec<_> =
-            batches.iter().map(|(log, _)| self.log(*log)).collect::<Result<_, _>>()?;
-        self.room.take(batches.iter().map(|(_, batch)| log::cost(batch)).sum(), true)?;
-        for (log, (_, batch)) in logs.into_iter().zip(batches) {
-            log.write().append(batch, self.clock.wall(), &self.room);
-        }
+        drop(logs);
         self.grown.send_modify(|n| *n += 1);
-        Ok(())
+        Ok(positions)
     }
 
     fn has_room(&self) -> watch::Receiver<bool> {
         self.room.watch()
     }
 
-    async fn head(&self, log: LogId) -> Result<Position, StoreError> {
-        Ok(self.log(log)?.read().head())
+    async fn heads(&self) -> Result<Vec<Position>, StoreError> {
+        Ok(self.heads_now())
     }
 
-    async fn read(
+    async fn read_many(
         &self,
-        log: LogId,
-        after: Position,
+        after: &[(LogId, Position)],
         bytes_max: usize,
-    ) -> Result<Vec<Batch>, StoreError> {
-        Ok(self.log(log)?.read().after(after, bytes_max))
+    ) -> Result<Vec<(LogId, Vec<Batch>)>, StoreError> {
+        let (mut found, mut left) = (Vec::new(), bytes_max);
+        for &(id, after) in after {
+            if left == 0 {
+                break;
+            }
+            let batches = self.log(id)?.read().after(id, after, left, found.is_empty())?;
+            left -= batches.iter().map(|batch| batch.records.len()).sum::<usize>().min(left);
+            if !batches.is_empty() {
+                found.push((id, batches));
+            }
+        }
+        Ok(found)
     }
 
-    async fn records_until(&self, log: LogId, position: Position) -> Result<u64, StoreError> {
-        Ok(self.log(log)?.read().records_until(position))
+    async fn records_until(&self, of: &[(LogId, Position)]) -> Result<Vec<u64>, StoreError> {
+        of.iter().map(|&(id, until)| Ok(self.log(id)?.read().records_until(until))).collect()
+    }
+
+    async fn trim(&self, log: LogId, before: Position) -> Result<(), StoreError> {
+        self.log(log)?.write().trim(before, &self.room);
+        Ok(())
     }
 
     fn grown(&self) -> watch::Receiver<u64> {
@@ -174,7 +197,8 @@ impl AlertStore for MemoryStore {
         if let Some(gone) = alert.apps.iter().find(|app| !tables.apps.contains_key(*app)) {
             return Err(StoreError::Missing(gone.to_string()));
         }
-        let alert = Arc::new(alert);
+        let (log, positions) = (self.identity, self.heads_now());
+        let alert = Arc::new(AlertRecord { log, positions, ..alert });
         tables.by_request.insert(alert.request_id, alert.name.clone());
         tables.by_age.insert(cursor(&alert));
         tables.active.insert(alert.name.clone());
@@ -195,12 +219,17 @@ impl AlertStore for MemoryStore {
         let name = alert.name.clone();
         let stored =
             tables.alerts.get(&name).ok_or_else(|| StoreError::Missing(name.to_string()))?;
+        if stored.epoch > alert.epoch {
+            let (stored, epoch) = (stored.epoch, alert.epoch);
+            return Err(StoreError::Superseded { alert: name, stored, epoch });
+        }
         if stored.revision + 1 != alert.revision {
             return Err(StoreError::Conflict(name.to_string()));
         }
         let alert = Arc::new(alert);
         tables.put(&alert);
         if alert.state.is_final() && tables.active.remove(&name) {
+            tables.checkpoints.remove(&name);
             tables.ended.push_back(name);
         }
         tables.forget_ended();
@@ -229,8 +258,9 @@ impl AlertStore for MemoryStore {
         Ok(names.map(|c| Arc::clone(&tables.alerts[&c.name])).collect())
     }
 
-    async fn active_count(&self) -> Result<usize, StoreError> {
-        Ok(self.tables.lock().active.len())
+    async fn active_alerts(&self) -> Result<Vec<Arc<AlertRecord>>, StoreError> {
+        let tables = self.tables.lock();
+        Ok(tables.active.iter().map(|name| Arc::clone(&tables.alerts[name])).collect())
     }
 
     async fn create_app(&self, app: AppRecord) -> Result<Created<AppRecord>, StoreError> {
@@ -289,6 +319,44 @@ impl AlertStore for MemoryStore {
             .take(limit)
             .map(|(_, app)| Arc::clone(app))
             .collect())
+    }
+}
+
+#[async_trait]
+impl ClusterStore for MemoryStore {
+    async fn ownership(&self) -> Result<Option<Arc<Ownership>>, StoreError> {
+        Ok(self.tables.lock().ownership.clone())
+    }
+
+    async fn replace_ownership(&self, next: Ownership) -> Result<Arc<Ownership>, StoreError> {
+        let mut tables = self.tables.lock();
+        let stored = tables.ownership.as_ref().map_or(0, |stored| stored.number);
+        if next.number != stored + 1 {
+            return Err(StoreError::Conflict(format!("ownership {stored}")));
+        }
+        Ok(Arc::clone(tables.ownership.insert(Arc::new(next))))
+    }
+
+    async fn checkpoint(&self, alert: &AlertName) -> Result<Option<Arc<Checkpoint>>, StoreError> {
+        Ok(self.tables.lock().checkpoints.get(alert).cloned())
+    }
+
+    async fn put_checkpoint(&self, checkpoint: Checkpoint) -> Result<(), StoreError> {
+        let mut tables = self.tables.lock();
+        let alert = checkpoint.alert.clone();
+        if !tables.active.contains(&alert) {
+            return Err(StoreError::Missing(format!("active alert {alert}")));
+        }
+        let (stored, epoch) = (tables.alerts[&alert].epoch, checkpoint.epoch);
+        if stored > epoch {
+            return Err(StoreError::Superseded { alert, stored, epoch });
+        }
+        let before = tables.checkpoints.get(&alert).map_or(0, |before| before.number);
+        if checkpoint.number != before + 1 {
+            return Err(StoreError::Conflict(format!("checkpoint {before} of {alert}")));
+        }
+        tables.checkpoints.insert(alert, Arc::new(checkpoint));
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use clarion_proto::{
     app::App,
-    ids::{AlertName, AppName, Epoch, UnixMillis, WaveId},
+    ids::{AlertName, AppName, Epoch, LogIdentity, Position, UnixMillis, WaveId},
     wire::v1 as wire,
 };
 
@@ -30,6 +30,11 @@ pub struct AlertRecord {
     pub wave: WaveId,
     /// Grows with every coordinator that takes it over.
     pub epoch: Epoch,
+    /// The log that its audience is read from; filled in by the store.
+    pub log: LogIdentity,
+    /// The newest position of every log when the alert was recorded, filled in by the store: what
+    /// was acknowledged before is in its audience.
+    pub positions: Vec<Position>,
     /// When it was recorded.
     pub created: UnixMillis,
     /// Nothing is sent later.

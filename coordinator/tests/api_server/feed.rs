@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clarion_coordinator::{config::Args, store::RecordBatch};
 use clarion_proto::{
     device::{Change, Record},
-    ids::{ClusterName, DeviceId, LogId, UnixMillis, log_of, partition_of},
+    ids::{ClusterName, DeviceId, UnixMillis, log_of, partition_of},
     wire::shard_v1::{self as wire, feed_service_client::FeedServiceClient},
 };
 use tonic::{Code, Streaming};
@@ -25,7 +25,8 @@ async fn append(server: &Server, records: impl IntoIterator<Item = u8>) {
     let (config, logs) = (&server.context.config, server.context.log.logs());
     for record in records.into_iter().map(record) {
         let log = log_of(partition_of(record.device, config.partitions), logs);
-        server.context.log.append(log, RecordBatch::from_records(&[record])).await.expect("room");
+        let batch = (log, RecordBatch::from_records(&[record]));
+        server.context.log.append_all(vec![batch]).await.expect("room");
     }
 }
 
@@ -91,7 +92,7 @@ async fn a_reader_goes_on_where_it_was_with_its_own_partitions() {
     let args = Args { partitions: Some(8), logs: Some(2), ..Args::default() };
     let server = Server::start_with(args).await;
     append(&server, 0..=99).await;
-    let head = server.context.log.head(LogId(0)).await.expect("up").0;
+    let head = server.context.log.heads().await.expect("up")[0].0;
     let mut stream = feed(&server, vec![4], &[(0, head - 10), (1, 0)]).await;
     for position in head - 9..=head {
         let batch = next(&mut stream).await;

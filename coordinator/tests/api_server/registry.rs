@@ -55,8 +55,9 @@ pub(crate) async fn write(
 async fn logged(server: &Server) -> Vec<(LogId, Vec<Record>)> {
     let log = &server.context.log;
     let mut all = Vec::new();
-    for id in (0..log.logs()).map(LogId) {
-        for batch in log.read(id, Position(0), usize::MAX).await.expect("up") {
+    let all_logs: Vec<_> = (0..log.logs()).map(|log| (LogId(log), Position(0))).collect();
+    for (id, batches) in log.read_many(&all_logs, usize::MAX).await.expect("up") {
+        for batch in batches {
             let records = shard_v1::FeedResponse::decode(batch.records).expect("records").records;
             all.push((
                 id,

@@ -85,6 +85,8 @@ impl Alerts {
             apps: spec.audience.apps.clone(),
             wave: wave(id),
             epoch: Epoch(1),
+            log: self.api.log.identity(),
+            positions: Vec::new(),
             created: self.api.clock.wall(),
             expires: spec.active_until,
             revision: 1,

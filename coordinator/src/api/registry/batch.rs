@@ -67,7 +67,7 @@ impl RawBatch {
         let whole = Checked::of(self, api, now, false).await?;
         let (any_urgent, answer) = (whole.urgent > 0, whole.answer);
         match api.log.append_all(whole.logs.finish()).await {
-            Ok(()) => return Ok(answer),
+            Ok(_) => return Ok(answer),
             Err(StoreError::Full { .. }) if any_urgent => {}
             Err(error) => return Err(status::store(error)),
         }

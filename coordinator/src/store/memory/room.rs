@@ -44,7 +44,7 @@ impl Room {
         let limit = self.limit - self.reserve;
         let full = |held| StoreError::Full { held, limit };
         if !*self.open.borrow() {
-            return Err(full(self.held.load(Ordering::Relaxed)));
+            return Err(full(self.held()));
         }
         self.fill(bytes, limit).map_err(|held| {
             if growing && self.open.send_replace(false) {
@@ -67,6 +67,20 @@ impl Room {
 
     pub(super) fn give_back(&self, bytes: u64) {
         self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Opens the door again after something was given back, if an eighth of what registrations and
+    /// places may fill is free: fewer would shut it again at once.
+    pub(super) fn reopen(&self) {
+        let may_fill = self.limit - self.reserve;
+        if self.held() < may_fill - may_fill / 8 && !self.open.send_replace(true) {
+            tracing::info!(held = self.held(), may_fill, "store has room for registrations again");
+        }
+    }
+
+    /// Bytes that all logs hold.
+    pub(super) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
     }
 
     /// The bytes held, if there is no room for more.
