@@ -10,7 +10,13 @@
 //!
 //! Each part of the coordinator declares what it is configured by; here those types are made.
 
-use std::{fmt, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use clarion_proto::ids::{ClusterName, PARTITIONS_MAX};
 
@@ -103,14 +109,14 @@ impl Config {
         path: Option<&Path>,
     ) -> Result<Self, ConfigError> {
         let places = &Places { path };
-        let cluster = cluster(options.cluster, places)?;
+        let cluster = cluster(&options.cluster, places)?;
         let nodes_min = options.nodes_min.number(places, args::NODES_MIN, 1..=NAMES_MAX)?;
         let nodes = NodesConfig { addresses: nodes(options.nodes, places)?, min: nodes_min };
         let partitions = options.partitions.number(places, args::PARTITIONS, 1..=PARTITIONS_MAX)?;
         let logs = options.logs.number(places, args::LOGS.min(partitions), 1..=partitions)?;
-        let device_key = device_key(options.device_key_file, places)?;
+        let device_key = device_key(&options.device_key_file, places)?;
         let exercise_prefix = exercise_prefix(options.exercise_prefix, places)?;
-        let bands = bands(options.band_edges_meters, options.band_step_meters, places)?;
+        let bands = bands(&options.band_edges_meters, &options.band_step_meters, places)?;
         let (gateways, entries) = lanes::gateways(options.gateways, partitions, places)?;
         let credential_files = CredentialFiles {
             given: credentials_given,
@@ -180,7 +186,7 @@ impl Config {
     }
 }
 
-fn cluster(given: Given<String>, places: &Places<'_>) -> Result<ClusterName, ConfigError> {
+fn cluster(given: &Given<String>, places: &Places<'_>) -> Result<ClusterName, ConfigError> {
     let Some(name) = &given.value else { return Ok(ClusterName::default()) };
     ClusterName::new(name).map_err(|e| given.error(places, e.problem))
 }
@@ -198,10 +204,7 @@ fn nodes(given: Given<Vec<String>>, places: &Places<'_>) -> Result<Vec<String>, 
     Ok(addresses)
 }
 
-fn device_key(
-    given: Given<std::path::PathBuf>,
-    places: &Places<'_>,
-) -> Result<DeviceKey, ConfigError> {
+fn device_key(given: &Given<PathBuf>, places: &Places<'_>) -> Result<DeviceKey, ConfigError> {
     let Some(path) = &given.value else { return Ok(DeviceKey::random()) };
     let path = given.place(places).resolve(path);
     DeviceKey::read(&path).map_err(|problem| given.error(places, problem))
@@ -221,8 +224,8 @@ fn exercise_prefix(given: Given<String>, places: &Places<'_>) -> Result<String, 
 }
 
 fn bands(
-    edges: Given<Vec<f64>>,
-    step: Given<f64>,
+    edges: &Given<Vec<f64>>,
+    step: &Given<f64>,
     places: &Places<'_>,
 ) -> Result<BandEdges, ConfigError> {
     let edges_m = edges.value.clone().unwrap_or_else(|| EDGES_M.to_vec());

@@ -61,7 +61,7 @@ pub use nodes::NodesConfig;
 /// Notes to one alert's task: 20 nodes × 50 reports a second are a thousand a second; a quarter of
 /// that is queued.
 const INPUTS: usize = 256;
-/// Two seconds to wait for nodes (`task::CANCEL_WAIT`), and half a second for the task to take the
+/// Two seconds to wait for nodes (`alert::CANCEL_WAIT`), and half a second for the task to take the
 /// wish.
 const CANCEL_DEADLINE: Duration = Duration::from_millis(2_500);
 /// For all tasks to end; each is dropped at its next wait.
@@ -126,7 +126,7 @@ pub enum CountError {
     },
 }
 
-/// What [`Dispatcher::cancel`] achieved.
+/// What [`Dispatch::cancel`] achieved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CancelState {
     /// Not known here: never started, or ended long ago.
@@ -257,7 +257,7 @@ impl Dispatcher {
         };
         let shared = cluster.clone();
         until(Box::pin(async move {
-            shared.roster.share_out(&shared.board, (partitions, logs), number, clock).await
+            shared.roster.share_out(&shared.board, (partitions, logs), number, clock).await;
         }));
         let shared = cluster.clone();
         until(Box::pin(async move { shared.lanes.keep_fresh(&shared.board, clock).await }));

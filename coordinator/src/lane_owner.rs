@@ -373,7 +373,7 @@ impl LaneOwner {
         }
         match exchanged {
             Ok(AccessToken { token, life }) => {
-                self.took(name, token, oauth::replace_after(life), board, now)
+                self.took(name, token, oauth::replace_after(life), board, now);
             }
             Err(error) => self.failed(
                 name,
@@ -404,7 +404,7 @@ impl LaneOwner {
         table.health.forgive(&lanes);
         self.healths.send_modify(|changes| *changes += 1);
         board.change(|standing| {
-            standing.tokens.extend(lanes.into_iter().map(|lane| (lane, token.clone())))
+            standing.tokens.extend(lanes.into_iter().map(|lane| (lane, token.clone())));
         });
         tracing::info!(credential = name, "new provider token");
     }

@@ -237,7 +237,7 @@ impl Roster {
                         names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                     let ownership = Ownership::assign(number, partitions, &names);
                     board.change(|s| {
-                        s.owned = Some(Arc::new(Owned::new(ownership, partitions, logs)))
+                        s.owned = Some(Arc::new(Owned::new(ownership, partitions, logs)));
                     });
                     tracing::info!(
                         nodes = names_said,

@@ -191,7 +191,7 @@ async fn an_audience_is_large_enough_as_soon_as_some_nodes_say_so() {
         match tokio::join!(coordinator.dispatcher.reaches(plan(), 100), nodes).0 {
             Ok(told) => assert!(told && enough),
             Err(CountError::Absent { nodes }) => {
-                assert!(!enough && nodes == ["b"], "nobody knows what b has")
+                assert!(!enough && nodes == ["b"], "nobody knows what b has");
             }
             Err(error) => panic!("{error}"),
         }

@@ -187,7 +187,7 @@ impl Cluster {
             }
             Note::Counted(counted) => self.answer(node, counted.id, Ok(counted)),
             Note::CountFailed { id, reason, again } => {
-                self.answer(node, id, Err(NotCounted { reason, again }))
+                self.answer(node, id, Err(NotCounted { reason, again }));
             }
             Note::Fault(what) => tracing::warn!(%node, what, "node"),
         }

@@ -105,7 +105,7 @@ impl Keeper {
             match self.record_at(name, event.clone(), at).await {
                 Ok(_) => return true,
                 Err(StoreError::Away(problem)) => {
-                    tracing::warn!(alert = %name, problem, "the end is not recorded yet")
+                    tracing::warn!(alert = %name, problem, "the end is not recorded yet");
                 }
                 Err(error) => {
                     tracing::error!(alert = %name, %error, "the end cannot be recorded");

@@ -195,7 +195,7 @@ impl LaneEnd {
                     next_probe,
                     times,
                     "lane trouble began"
-                )
+                );
             }
         }
     }

@@ -93,7 +93,7 @@ fn receivers_take_several_times_what_is_sent() {
         assert!(
             REQUEST_BYTES_TAKEN >= 4 * REQUEST_BYTES_MAX
                 && RESPONSE_BYTES_TAKEN >= 4 * RESPONSE_BYTES_MAX
-        )
+        );
     };
     const { assert!(PART_BYTES_MAX * 2 < REQUEST_BYTES_MAX) };
 }

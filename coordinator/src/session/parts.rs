@@ -145,7 +145,7 @@ impl Parts {
                 match part.apps.last_mut().filter(|last| last.app == number(app)) {
                     Some(last) => last.messages.push(wire),
                     None => {
-                        part.apps.push(wire::AppPart { app: number(app), messages: vec![wire] })
+                        part.apps.push(wire::AppPart { app: number(app), messages: vec![wire] });
                     }
                 }
                 self.next = Next::Message { app, at: at + 1 };

@@ -102,7 +102,7 @@ async fn a_bad_item_is_a_value_and_the_rest_of_its_batch_is_written() {
             .change
         {
             Some(wire::device_change::Change::Arrival(a)) => {
-                spoil(a.registration.as_mut().expect("set"))
+                spoil(a.registration.as_mut().expect("set"));
             }
             other => panic!("{other:?}"),
         };

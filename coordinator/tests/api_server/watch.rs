@@ -68,7 +68,7 @@ async fn the_state_comes_at_once_then_the_newest_and_the_last_ends_the_stream() 
         "with neighbours that have too few"
     );
     server.nodes.publish(&name(&alert), |snapshot| {
-        (snapshot.state, snapshot.settled) = (State::Resolved, true)
+        (snapshot.state, snapshot.settled) = (State::Resolved, true);
     });
     assert_eq!(next(&mut stream).await.expect("the last").state(), wire::State::Resolved);
     assert!(next(&mut stream).await.is_none(), "ended");
@@ -82,7 +82,7 @@ async fn a_shutdown_tells_the_end_of_an_alert_that_it_has_waited_for() {
     next(&mut stream).await.expect("at once");
     // The next message would be due in 100 ms: the stop comes before.
     server.nodes.publish(&name(&alert), |snapshot| {
-        (snapshot.state, snapshot.settled) = (State::Resolved, true)
+        (snapshot.state, snapshot.settled) = (State::Resolved, true);
     });
     server.context.drain.token().cancel();
     assert_eq!(next(&mut stream).await.expect("the last").state(), wire::State::Resolved);
@@ -393,7 +393,7 @@ async fn nodes_that_do_not_take_an_alert_are_told_to_all_who_ask() {
     assert_eq!(get().await.state(), wire::State::Active, "never as if all had been told");
     // Also long after its end, from the record.
     server.nodes.publish(&name(&alert), |snapshot| {
-        (snapshot.state, snapshot.settled) = (State::Expired, true)
+        (snapshot.state, snapshot.settled) = (State::Expired, true);
     });
     assert_eq!(next(&mut stream).await.expect("the last").isolation, Some(told));
 }

@@ -9,7 +9,7 @@
 //! message, so it is made once: [`View`] keeps the newest state as bytes, one for those without
 //! cells and one for each version from which cells are asked for. All watchers look at the same
 //! moments, so that is one of each mostly. The generated server would encode it for each of them,
-//! so this method is served by hand, as the feed is ([`super::server`]).
+//! so this method is served by hand, as the feed is ([`mod@super::server`]).
 //!
 //! A watcher costs its stream and at most one message in the transport's buffer besides what its
 //! window lets out.
