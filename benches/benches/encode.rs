@@ -244,7 +244,7 @@ fn encode(c: &mut Criterion) {
         peer.push(STREAMS);
         println!("encode/{name}: {} bytes per push", peer.out.len() / STREAMS);
         group.bench_function(format!("{name}/push"), |b| {
-            b.iter_custom(|rounds| turns(rounds, case, true))
+            b.iter_custom(|rounds| turns(rounds, case, true));
         });
     }
     for (name, case) in [("answers", apns(true)), ("fcm/answers", Case::Fcm)] {

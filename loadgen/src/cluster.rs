@@ -135,7 +135,7 @@ pub struct Started<'a> {
 /// Kills or starts a node of a running cluster; heeded by [`Cluster::watch`].
 #[derive(Debug)]
 pub struct NodeOrder {
-    /// What.
+    /// What is done to the node.
     pub action: NodeAction,
     /// Which node.
     pub node: u32,
@@ -149,9 +149,9 @@ pub enum ClusterError {
     /// A key, a certificate or a configuration could not be made.
     #[error("cannot prepare {what}: {problem}")]
     Prepare {
-        /// Which.
+        /// The key, certificate or configuration.
         what: String,
-        /// Why.
+        /// What went wrong with it.
         problem: String,
     },
     /// A key could not be made.

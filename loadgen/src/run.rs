@@ -76,9 +76,9 @@ pub enum RunError {
     /// A file or `/proc`.
     #[error("{what}: {source}")]
     Io {
-        /// Which.
+        /// The file, or the part of the system.
         what: String,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The processes did not end as they should.

@@ -115,7 +115,7 @@ impl Default for Deadlines {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlertSpec {
-    /// Where.
+    /// The region in which devices are alerted.
     pub region: RegionSpec,
     /// From where "nearest" is counted; absent: the circle's centre, else it is required here.
     #[serde(default)]

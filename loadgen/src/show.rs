@@ -112,7 +112,7 @@ impl Bar {
         match &self.drawn {
             Some(bar) => bar.abandon(),
             None => {
-                eprintln!("{:>7}  {} of {} {}", self.label, self.position(), self.count, self.unit)
+                eprintln!("{:>7}  {} of {} {}", self.label, self.position(), self.count, self.unit);
             }
         }
     }

@@ -74,7 +74,7 @@ pub(crate) fn run(client: &Client) -> io::Result<()> {
         .map(|n| {
             let mut token = [0; 32];
             (0..4).for_each(|part| {
-                token[part * 8..][..8].copy_from_slice(&mixed(n, part as u64).to_le_bytes())
+                token[part * 8..][..8].copy_from_slice(&mixed(n, part as u64).to_le_bytes());
             });
             token
         })

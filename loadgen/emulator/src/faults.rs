@@ -103,7 +103,7 @@ pub enum FaultsError {
     /// A setting that HTTP/2 does not allow, or the emulator does not play.
     #[error("{field}: at most {max}, is {value}")]
     Setting {
-        /// Which.
+        /// The field at fault.
         field: &'static str,
         /// What it may be.
         max: u32,

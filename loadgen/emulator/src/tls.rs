@@ -89,7 +89,7 @@ impl Session {
                     }
                 }
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    fill(out, 0, |room| data.encode(room))?
+                    fill(out, 0, |room| data.encode(room))?;
                 }
                 Ok(ConnectionState::TransmitTlsData(mut transmit)) => {
                     if let Some(mut traffic) = transmit.may_encrypt_app_data() {

@@ -97,17 +97,17 @@ pub enum ProcessError {
     /// It could not be started at all.
     #[error("cannot start {name}: {source}")]
     Start {
-        /// Which.
+        /// The name of the process.
         name: String,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// It ended, though nobody asked it to.
     #[error("{name} ended by itself ({status}); its log {log} ends with:\n{last}")]
     Ended {
-        /// Which.
+        /// The name of the process.
         name: String,
-        /// How.
+        /// Exit code or signal.
         status: String,
         /// Where its log is.
         log: String,
@@ -119,7 +119,7 @@ pub enum ProcessError {
         "{name} did not say where it listens within {seconds} s; its log {log} ends with:\n{last}"
     )]
     Silent {
-        /// Which.
+        /// The name of the process.
         name: String,
         /// The deadline.
         seconds: u64,
@@ -131,7 +131,7 @@ pub enum ProcessError {
     /// Its first line was something else.
     #[error("{name} announced something unreadable: {problem}")]
     Announcement {
-        /// Which.
+        /// The name of the process.
         name: String,
         /// The parser's words.
         problem: String,

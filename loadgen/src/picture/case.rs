@@ -15,7 +15,7 @@ pub(super) const PLATFORMS: [Platform; 2] = Platform::ALL;
 
 /// What is needed beside the samples.
 pub struct Case<'a> {
-    /// Where.
+    /// The region of the alert.
     pub region: &'a RegionSpec,
     /// That of the spots.
     pub resolution: Resolution,

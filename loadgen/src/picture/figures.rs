@@ -48,7 +48,7 @@ pub struct Mark {
     pub from: f64,
     /// Until when; the same for a moment.
     pub until: f64,
-    /// What.
+    /// What happened, in a few words.
     pub label: String,
 }
 

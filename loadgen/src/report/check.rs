@@ -22,7 +22,7 @@ pub enum Kind {
 /// One expectation.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
-    /// What.
+    /// The name of what is expected, as the scenario has it.
     pub name: &'static str,
     /// Whether it counts without `--strict`.
     pub kind: Kind,

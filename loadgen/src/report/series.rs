@@ -11,7 +11,7 @@ use crate::numbers::{number, thousands};
 /// One case.
 #[derive(Debug, Clone, Serialize)]
 pub struct CaseReport {
-    /// Which.
+    /// The name by which the case is chosen.
     pub name: String,
     /// What went wrong.
     pub label: String,

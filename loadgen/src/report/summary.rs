@@ -159,7 +159,7 @@ fn speed(out: &mut String, r: &Report) -> fmt::Result {
     row(out, "rate", format!("{} a second", whole(r.rate_per_second)))?;
     match &r.cluster {
         Some(cluster) => {
-            row(out, "cluster", format!("{cluster}; what its processes cost is not known here"))?
+            row(out, "cluster", format!("{cluster}; what its processes cost is not known here"))?;
         }
         None => cost(out, r)?,
     }

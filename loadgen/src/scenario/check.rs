@@ -86,7 +86,7 @@ impl Scenario {
                 }
             }
             Some(FaultSpec::Silent { for_ms, .. }) => {
-                within("gateway.fault.for_ms", *for_ms, 1, 600_000)?
+                within("gateway.fault.for_ms", *for_ms, 1, 600_000)?;
             }
             Some(FaultSpec::Failing { share: of_requests, retry_after_s, for_ms, .. }) => {
                 share("gateway.fault.share", *of_requests)?;

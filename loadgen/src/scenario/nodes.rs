@@ -18,7 +18,7 @@ use crate::names;
 pub struct NodeChange {
     /// When, after the first push.
     pub after_ms: u64,
-    /// What.
+    /// What is done to the node.
     #[serde(rename = "do")]
     pub action: NodeAction,
     /// To which node, from 0.

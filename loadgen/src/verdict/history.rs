@@ -40,7 +40,7 @@ pub struct Delivery {
     pub batch: u32,
     /// When the phone saw it, microseconds from the beginning of all motion.
     pub observed_us: u64,
-    /// What.
+    /// The change that the registry was told.
     pub change: Change,
 }
 

@@ -266,7 +266,7 @@ impl Connection {
         let (out, encoder) = (&mut self.output, &mut self.encoder);
         match (&pending.subject, &context.policy.provider) {
             _ if answer.reason == Reason::Page => {
-                put_proxy_page(out, encoder, stream, answer.status, &mut body)
+                put_proxy_page(out, encoder, stream, answer.status, &mut body);
             }
             (Subject::Fcm(subject), Provider::Fcm(policy)) => {
                 let reply = fcm::answer::Reply {

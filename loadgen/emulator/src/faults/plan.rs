@@ -21,7 +21,7 @@ use super::{
 pub struct Plan {
     /// As set.
     pub faults: Faults,
-    /// When.
+    /// When the faults were set.
     pub since: Time,
     /// Counts the settings; workers compare it to see whether theirs is the newest.
     pub generation: u64,

@@ -81,7 +81,7 @@ impl Running {
                         stopped.run_until_cancelled(accept(listener, acceptor, endpoint)).await;
                     }
                     Err(error) => {
-                        tracing::error!(%error, "the token endpoint's socket is of no use")
+                        tracing::error!(%error, "the token endpoint's socket is of no use");
                     }
                 }
             });

@@ -203,7 +203,7 @@ async fn faults_set_on_a_running_gateway_reach_its_clients() {
     let bearer = signer.bearer(KEY, TEAM, wall_s());
     let push = || post(TOKEN, &[("authorization", &*bearer), ("apns-topic", TOPIC)]);
     let set = |faults: &str| {
-        gateway.set_faults(serde_json::from_str(faults).expect("faults")).expect("set")
+        gateway.set_faults(serde_json::from_str(faults).expect("faults")).expect("set");
     };
 
     let (requests, driver) = connect(gateway.addr(), gateway.ca_pem()).await;

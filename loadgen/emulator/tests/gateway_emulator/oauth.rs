@@ -108,7 +108,7 @@ async fn every_other_request_is_refused_in_words() {
 async fn the_endpoint_fails_on_order() {
     let gateway = start(fcm_config());
     let set = |faults: &str| {
-        gateway.set_faults(serde_json::from_str(faults).expect("faults")).expect("set")
+        gateway.set_faults(serde_json::from_str(faults).expect("faults")).expect("set");
     };
     let form = form(&assertion(gateway.token_uri().expect("FCM has one"), &[]));
     set(r#"{"token_endpoint": {"down": true}}"#);

@@ -41,7 +41,7 @@ pub struct Planned {
     pub device: u64,
     /// When the phone observed it, microseconds from the beginning.
     pub observed_us: u64,
-    /// What.
+    /// The change that the phone observed.
     pub change: Change,
 }
 

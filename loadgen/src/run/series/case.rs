@@ -73,7 +73,7 @@ impl Case {
         match u128::from(push.at_ns).checked_sub(end) {
             None => self.accepted_in_trouble += 1,
             Some(after) if befallen => {
-                *self.accepted_after.entry(after / BUCKET.as_nanos()).or_default() += 1
+                *self.accepted_after.entry(after / BUCKET.as_nanos()).or_default() += 1;
             }
             Some(_) => {}
         }
