@@ -1,7 +1,21 @@
 //! The coordinator: admits alerts, covers and plans them, dispatches them to shard nodes, folds
 //! what they report.
 //!
-//! The modules stand in the order of an alert's way.
+//! The modules stand on floors, the highest first. A module imports from its own floor and from
+//! floors below it, never from above; a test in `structure` holds it to that:
+//!
+//! ```text
+//! config stop              what parts are configured by; readiness and shutdown
+//! api                      the rim: decode, admit, answer; the only place with `Status`
+//! dispatch feed            tasks that carry: alerts, sessions, counts; a node's place in the logs
+//! admission alert members  what an alert may be; its life; which nodes there are
+//! session                  the machine that speaks with one node
+//! lane_owner               credentials, budgets, health and feedback of lanes
+//! progress standing store  reports folded; what holds now; records and logs
+//! planned privacy          what is sent and to whom; which counts may be told
+//! snapshot bands           the state of an alert; cells in bands of distance
+//! lane owners clock cover  words of lanes and ownership; time; region to cells
+//! ```
 
 use std::{
     ffi::OsString,
@@ -34,7 +48,6 @@ use crate::{
     store::{ChangeLog, memory::MemoryStore},
 };
 
-// From the rim down; a module imports from its own floor and from the floors below.
 pub mod config;
 mod stop;
 pub mod api;

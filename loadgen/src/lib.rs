@@ -2,8 +2,19 @@
 //!
 //! The gateways are emulated by a crate of their own, `clarion_emulator`.
 //!
-//! The modules stand in floors, the highest first: a module imports from its own folder and from
-//! lower floors, and within a floor never both ways.
+//! The modules stand on floors, the highest first. A module imports from its own floor and from
+//! floors below it, never from above; a test in `structure` holds it to that:
+//!
+//! ```text
+//! cli                    the command line
+//! run show               the course of a run, and what a person sees of it meanwhile
+//! cluster drive picture  the processes of a run; its callers; the page of its report
+//! report                 the figures of a run
+//! verdict                the judgement of every device, by what the gateways recorded
+//! scenario               what is played and what has to hold
+//! population keys        devices and credentials
+//! place names numbers    words that all share
+//! ```
 
 // The command line, the course of a run, and what a person sees of it meanwhile.
 pub mod cli;

@@ -4,6 +4,17 @@
 //! types: a domain type is checked once when a message arrives and is valid afterwards. The domain
 //! does not depend on gRPC. A check returns [`error::InvalidField`], which a server converts to a
 //! `Status`.
+//!
+//! The modules stand on floors, the highest first. A module imports from its own floor and from
+//! floors below it, never from above; a test in `structure` holds it to that:
+//!
+//! ```text
+//! alert                              an alert as submitted
+//! message                            texts and links
+//! app audience device region         whom it addresses, and where
+//! ids                                names and numbers
+//! error latency limits outcome time  words that all share
+//! ```
 
 pub mod alert;
 pub mod app;

@@ -1,4 +1,13 @@
 //! What every binary needs around its work, so that start and stop look the same in all of them.
+//!
+//! The modules stand on floors, the highest first. A module imports from its own floor and from
+//! floors below it, never from above; a test in `structure` holds it to that:
+//!
+//! ```text
+//! descriptors health probe                      file descriptors for each port; the health service and its client
+//! listener telemetry                            one bounded listener for all gRPC ports; logs and traces
+//! channel drain jwt lines peers repeated roots  what stands alone
+//! ```
 
 pub mod channel;
 pub mod descriptors;

@@ -1,7 +1,7 @@
 //! A shard node: holds devices in memory, walks them nearest first, writes the pushes.
 //!
-//! The modules stand in floors, the highest first. A module imports from its own floor and from
-//! those below it, never from above:
+//! The modules stand on floors, the highest first. A module imports from its own floor and from
+//! floors below it, never from above; a test in `structure` holds it to that:
 //!
 //! ```text
 //! program config node       boot; the task that owns the control plane

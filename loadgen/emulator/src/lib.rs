@@ -15,6 +15,21 @@
 //! from `connection` upwards is free of I/O and clocks. Beside it stands [`oauth`], the token
 //! endpoint that FCM's clients ask first. None of it shares code with the lane.
 //!
+//! The modules stand on floors, the highest first. A module imports from its own floor and from
+//! floors below it, never from above; a test in `structure` holds it to that:
+//!
+//! ```text
+//! process config                                  the emulator as a process; its configuration
+//! worker                                          a thread with its sockets
+//! socket oauth                                    one connection's socket; the token endpoint
+//! connection                                      HTTP/2, sans I/O
+//! head record faults                              requests read, pushes recorded, answers spoilt
+//! policy                                          what a request must have
+//! apns fcm script                                 the providers' rules; scripted answers
+//! answer                                          what is answered
+//! frame fields hpack clock identity platform tls  bytes, time, certificates
+//! ```
+//!
 //! One emulator plays one [`platform`]; [`config`] says which, and all else. Not here: HMS, Web
 //! Push.
 
