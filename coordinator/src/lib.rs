@@ -1,7 +1,19 @@
 //! The coordinator: admits alerts, covers and plans them, dispatches them to shard nodes, folds
 //! what they report.
 //!
-//! The modules stand in the order of an alert's way.
+//! The modules are floors of one house, in this order from the top. A module imports from its own
+//! floor and from the floors below it, never from above, and no two modules import each other.
+//!
+//! | floor | modules |
+//! |---|---|
+//! | boot, serve, drain | this file, [`config`] |
+//! | the rim: the only place that makes a `Status` | [`api`] |
+//! | tasks that carry | [`dispatch`] |
+//! | machines: input and time in, output out | [`admission`], [`alert`], [`session`], [`members`], [`lane_owner`], [`progress`], [`feed`] |
+//! | what holds now | [`standing`] |
+//! | what is kept, what may be told | [`store`], [`privacy`] |
+//! | vocabulary | [`planned`], [`snapshot`], [`lane`], [`owners`], [`clock`] |
+//! | region to cells, cells to bands | [`bands`], [`cover`] |
 
 use std::{
     ffi::OsString,
@@ -34,7 +46,6 @@ use crate::{
     store::{ChangeLog, memory::MemoryStore},
 };
 
-// From the rim down; a module imports from its own floor and from the floors below.
 pub mod config;
 mod stop;
 pub mod api;

@@ -25,6 +25,8 @@ use clarion_proto::ids::{AlertName, AppName, LogId, LogIdentity, Position};
 use tokio::sync::watch;
 
 mod batch;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod known;
 pub mod memory;
 mod record;

@@ -5,11 +5,11 @@ use clarion_proto::{
     wire::v1 as wire,
 };
 
-use super::*;
-use crate::{
-    alert::{Event, tests::record},
-    snapshot::State,
+use super::{
+    super::fixtures::{ended, record},
+    *,
 };
+use crate::snapshot::State;
 
 fn store() -> MemoryStore {
     MemoryStore::new(4, 10_000, Clock::start())
@@ -173,15 +173,7 @@ async fn large_alerts_that_ended_are_forgotten_sooner() {
         let alert =
             AlertRecord { submitted: Arc::clone(&submitted), ..record(&format!("a{i}"), i) };
         store.create_alert(alert.clone(), 1).await.expect("room");
-        store
-            .replace_alert(
-                alert
-                    .after(Event::End(State::Resolved), UnixMillis(9))
-                    .expect("legal")
-                    .expect("new"),
-            )
-            .await
-            .expect("first");
+        store.replace_alert(ended(&alert, State::Resolved)).await.expect("first");
     }
     let all = store.alerts(None, usize::MAX).await.expect("up");
     assert!(
@@ -236,9 +228,11 @@ async fn the_first_writer_wins() {
     store.create_app(app("demo")).await.expect("room");
     store.create_alert(record("a", 1), 9).await.expect("room");
     let read = store.alert(&record("a", 1).name).await.expect("up").expect("there");
-    let end = |state| read.after(Event::End(state), UnixMillis(9)).expect("legal").expect("new");
-    assert!(store.replace_alert(end(State::Resolved)).await.is_ok());
-    assert!(matches!(store.replace_alert(end(State::Expired)).await, Err(StoreError::Conflict(_))));
+    assert!(store.replace_alert(ended(&read, State::Resolved)).await.is_ok());
+    assert!(matches!(
+        store.replace_alert(ended(&read, State::Expired)).await,
+        Err(StoreError::Conflict(_))
+    ));
     assert_eq!(store.active_count().await, Ok(0));
 }
 
@@ -265,9 +259,7 @@ async fn only_so_many_ended_alerts_are_remembered() {
     for i in 0..=ENDED_ALERTS_KEPT as u64 {
         let alert = record(&format!("a{i}"), i);
         store.create_alert(alert.clone(), 1).await.expect("room");
-        let ended =
-            alert.after(Event::End(State::Resolved), UnixMillis(9)).expect("legal").expect("new");
-        store.replace_alert(ended).await.expect("first");
+        store.replace_alert(ended(&alert, State::Resolved)).await.expect("first");
     }
     let all = store.alerts(None, usize::MAX).await.expect("up");
     assert_eq!(all.len(), ENDED_ALERTS_KEPT);
