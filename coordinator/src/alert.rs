@@ -87,31 +87,9 @@ impl AlertRecord {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use clarion_proto::ids::{AppName, Epoch, LogIdentity, WaveId};
-
+mod tests {
     use super::*;
-    use crate::store::RequestId;
-
-    pub(crate) fn record(name: &str, created: u64) -> AlertRecord {
-        AlertRecord {
-            name: AlertName::from_id(name).expect("valid"),
-            request_id: RequestId(uuid::Uuid::from_u128(u128::from(created))),
-            submitted: Arc::default(),
-            apps: vec![AppName::from_id("demo").expect("valid")],
-            wave: WaveId(created),
-            epoch: Epoch(1),
-            log: LogIdentity([0; 16]),
-            positions: Vec::new(),
-            created: UnixMillis(created),
-            expires: UnixMillis(created + 1_000),
-            revision: 1,
-            state: State::Active,
-            ended: None,
-            cancel_reason: None,
-            settled: None,
-        }
-    }
+    use crate::store::fixtures::record;
 
     const ALL: [State; 5] =
         [State::Active, State::Cancelling, State::Cancelled, State::Resolved, State::Expired];

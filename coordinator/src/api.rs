@@ -59,17 +59,17 @@ pub struct ApiConfig {
 pub struct Context {
     /// As checked at the start.
     pub config: ApiConfig,
-    /// The process's.
+    /// Clock of the process.
     pub clock: Clock,
-    /// Apps and alerts.
+    /// Records of apps and alerts.
     pub store: Arc<dyn AlertStore>,
     /// Keeps the records of alerts true.
     pub keeper: Keeper,
-    /// Changes of devices.
+    /// Logs of the changes of devices.
     pub log: Arc<dyn ChangeLog>,
-    /// Carries alerts out.
+    /// Whoever carries alerts out.
     pub dispatch: Arc<dyn Dispatch>,
-    /// Who is let in.
+    /// Rules and limits by which alerts are let in.
     pub admission: Admission,
     /// Owns every task; streams end with its token.
     pub drain: Drain,

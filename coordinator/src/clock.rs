@@ -19,14 +19,14 @@ pub struct Clock {
 /// A moment on both clocks.
 #[derive(Debug, Clone, Copy)]
 pub struct Moment {
-    /// For what decides.
+    /// Time for what decides.
     pub at: Time,
-    /// For what leaves the process.
+    /// Wall time for what leaves the process.
     pub wall: UnixMillis,
 }
 
 impl Clock {
-    /// Both clocks.
+    /// What both clocks show now.
     #[must_use]
     pub fn moment(&self) -> Moment {
         Moment { at: self.now(), wall: self.wall() }

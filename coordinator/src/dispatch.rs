@@ -73,7 +73,7 @@ pub enum StartError {
     /// No shard node is there. Trying again helps once one is.
     #[error("no shard node is connected ({configured} configured)")]
     NoNodes {
-        /// Addresses known.
+        /// Number of addresses that are known.
         configured: usize,
     },
     /// The alert names a lane that cannot exist. Trying again does not help.
@@ -93,25 +93,25 @@ pub enum CountError {
     /// No shard node is there.
     #[error("no shard node is connected ({configured} configured)")]
     NoNodes {
-        /// Addresses known.
+        /// Number of addresses that are known.
         configured: usize,
     },
     /// These own partitions and are not connected: a count without them would be wrong.
     #[error("not connected: {}", nodes.join(", "))]
     Absent {
-        /// Their names.
+        /// Names of the nodes that are not connected.
         nodes: Vec<String>,
     },
     /// No answer in time.
     #[error("not all nodes answered within {seconds} s")]
     Deadline {
-        /// The limit.
+        /// Seconds that were waited.
         seconds: u64,
     },
     /// A node cannot take the question.
     #[error("node {node} cannot count it: {reason}")]
     Refused {
-        /// Its name.
+        /// Name of the node.
         node: String,
         /// In its words, or how its session broke each time that it was asked.
         reason: String,
@@ -121,7 +121,7 @@ pub enum CountError {
     /// Too many questions at once.
     #[error("{limit} counts are under way")]
     Busy {
-        /// The limit.
+        /// Largest number of counts at a time.
         limit: usize,
     },
 }
@@ -187,17 +187,17 @@ pub trait Dispatch: fmt::Debug + Send + Sync + 'static {
 /// What dispatch is configured by.
 #[derive(Debug, Clone)]
 pub struct DispatchConfig {
-    /// Whose nodes.
+    /// Name of the cluster: nodes of another one refuse sessions.
     pub cluster: ClusterName,
     /// Where the nodes are.
     pub nodes: NodesConfig,
-    /// P.
+    /// Number of partitions, P.
     pub partitions: u16,
-    /// L.
+    /// Number of logs, L.
     pub logs: u16,
-    /// As configured.
+    /// All gateways of the configuration.
     pub gateways: Vec<Gateway>,
-    /// As configured.
+    /// All credentials of the configuration.
     pub credentials: Vec<Credential>,
 }
 

@@ -20,40 +20,40 @@ pub(crate) mod ramp;
 /// Names a lane: one credential on one gateway, both as configured.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneKey {
-    /// Of `[[gateways]]`.
+    /// Name of the gateway in `[[gateways]]`.
     pub gateway: String,
-    /// Of `[[credentials]]`.
+    /// Name of the credential in `[[credentials]]`.
     pub credential: String,
 }
 
 /// A gateway as configured, checked.
 #[derive(Debug, Clone)]
 pub struct Gateway {
-    /// Unique.
+    /// Unique name of the gateway.
     pub name: String,
-    /// Which protocol it speaks.
+    /// Protocol that the gateway speaks.
     pub platform: Platform,
-    /// host:port.
+    /// Address as host:port.
     pub endpoint: String,
-    /// For the certificate and `:authority`.
+    /// Name for the certificate and for `:authority`.
     pub server_name: String,
-    /// PEM; empty: the public roots.
+    /// CA certificates, PEM; empty: the public root CAs.
     pub ca_pem: String,
-    /// Real people are behind it.
+    /// Whether real people are behind the gateway.
     pub live: bool,
-    /// Of each lane of this gateway, in the whole cluster.
+    /// Connections of each lane of this gateway, in the whole cluster.
     pub connections: ConnectionLimits,
-    /// At once, whatever the gateway allows.
+    /// Streams at once on a connection, whatever the gateway allows.
     pub streams_per_connection: u32,
-    /// Then a request counts as unanswered.
+    /// Time after which a request counts as unanswered.
     pub request_deadline: Duration,
-    /// TCP and TLS together.
+    /// Time for TCP and TLS together.
     pub connect_deadline: Duration,
     /// First pause before another try (to connect: a second at most).
     pub backoff_min: Duration,
     /// Longest pause (to connect: while nobody waits).
     pub backoff_max: Duration,
-    /// `authorization` enters the HPACK table.
+    /// Whether `authorization` enters the HPACK table.
     pub hpack_authorization_indexed: bool,
     /// Answers of one kind in a row, without a success between, that a node needs before it judges
     /// a message, credential or lane: 2 to 1,024.
@@ -67,18 +67,18 @@ pub struct Gateway {
 /// case, so more nodes than the ceiling are more connections than the ceiling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// While there is nothing to send.
+    /// Connections while there is nothing to send.
     pub floor: u32,
-    /// Whatever would be of use.
+    /// Connections at most, whatever would be of use.
     pub ceiling: u32,
 }
 
-/// A provider's limit.
+/// Requests that a provider allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
-    /// In any minute.
+    /// Requests in any minute.
     pub per_minute: u32,
-    /// Of those, at once; `None`: one second's worth.
+    /// Requests at once, of those in a minute; `None`: one second's worth.
     pub burst: Option<u32>,
     /// How long the rate takes to rise after the lane was idle; zero: no time.
     pub ramp: Duration,
@@ -93,13 +93,13 @@ pub(crate) struct LaneSpec {
 }
 
 impl LaneSpec {
-    /// `gateway/credential`.
+    /// Name of the lane as `gateway/credential`.
     pub(crate) fn name(&self) -> String {
         format!("{}/{}", self.key.gateway, self.key.credential)
     }
 }
 
-/// The value of `authorization`. Secret.
+/// The value of `authorization`, which is secret.
 #[derive(Debug)]
 pub(crate) struct ProviderToken {
     pub(crate) authorization: SecretString,

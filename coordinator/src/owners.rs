@@ -36,7 +36,7 @@ impl NodeName {
         Ok(Self(name.into()))
     }
 
-    /// The name.
+    /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -49,7 +49,7 @@ impl fmt::Display for NodeName {
     }
 }
 
-/// Partitions to nodes.
+/// Which node owns which partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ownership {
     /// Grows with every change.
@@ -108,14 +108,14 @@ impl Ownership {
         &self.nodes
     }
 
-    /// P.
+    /// Number of partitions, P.
     #[must_use]
     pub fn partition_count(&self) -> u16 {
         u16::try_from(self.owners.len()).expect("made from a u16")
     }
 }
 
-/// Partitions, shared out.
+/// Ownership of all partitions, with the share of each node.
 #[derive(Debug)]
 pub(crate) struct Owned {
     pub(crate) ownership: Ownership,

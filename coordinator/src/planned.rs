@@ -15,11 +15,11 @@ use crate::{bands::Bands, lane::LaneKey};
 /// One alert, decoded, admitted, planned and recorded: all that nodes need to carry it out.
 #[derive(Debug)]
 pub struct PlannedAlert {
-    /// Its name.
+    /// Name of the alert.
     pub name: AlertName,
-    /// Its one wave.
+    /// The one wave of the alert.
     pub wave: WaveId,
-    /// Obeyed by nodes if it is the highest they saw for this alert.
+    /// Epoch of the coordinator; a node obeys it if it is the highest seen for this alert.
     pub epoch: Epoch,
     /// Nearest first; together the cover.
     pub bands: Bands,
@@ -38,24 +38,24 @@ pub struct PlannedAlert {
 /// What is said to one app's devices, and through which lane.
 #[derive(Debug, Clone)]
 pub struct AppPlan {
-    /// Whose devices.
+    /// App whose devices get this.
     pub app: AppName,
-    /// Through which lane.
+    /// Lane that reaches the devices of the app.
     pub lane: LaneKey,
-    /// What all of its requests share.
+    /// What all requests to the app have in common.
     pub request: PushRequest,
-    /// Per locale; the first is the fallback.
+    /// One message for each locale; the first is the fallback.
     pub messages: Vec<LocaleMessage>,
 }
 
 /// What all requests to one app's devices share; of its lane's platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PushRequest {
-    /// Headers of APNs.
+    /// Headers of a request to APNs.
     Apns(ApnsRequest),
     /// FCM: all else stands in the body.
     Fcm {
-        /// In the path.
+        /// Project in the path of the request.
         project: String,
     },
 }
@@ -63,22 +63,22 @@ pub enum PushRequest {
 /// Headers of every request to APNs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApnsRequest {
-    /// `apns-topic`.
+    /// Header `apns-topic`.
     pub topic: String,
-    /// `apns-push-type`.
+    /// Header `apns-push-type`.
     pub push_type: String,
-    /// `apns-priority`: 10 or 5.
+    /// Header `apns-priority`: 10 or 5.
     pub priority: u32,
-    /// `apns-expiration`, Unix seconds.
+    /// Header `apns-expiration`, Unix seconds.
     pub expiration: u64,
-    /// `apns-collapse-id`, at most 64 bytes.
+    /// Header `apns-collapse-id`, at most 64 bytes.
     pub collapse_id: String,
 }
 
-/// One language's body.
+/// The body of a push in one language.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocaleMessage {
-    /// BCP 47, lower case.
+    /// Locale as of BCP 47, lower case.
     pub locale: String,
     /// APNs: all of it. FCM: what stands before the token, up to and with its opening quote.
     pub body: Bytes,
@@ -101,6 +101,6 @@ pub struct CountPlan {
 /// band.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CountedDevices {
-    /// Outer: apps; inner: bands.
+    /// Devices by app (outer) and by band (inner).
     pub devices: Vec<Vec<u64>>,
 }

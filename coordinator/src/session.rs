@@ -4,8 +4,8 @@
 //! The machine compares what holds ([`Standing`]) with what it has sent and sends the difference,
 //! so a session starts complete and goes on with changes. What a node told of its waves is kept in
 //! its [`NodeMemory`], which outlives the session: the same process that comes back is sent nothing
-//! that it has, another one is sent what its predecessor had done. `task` drives the machine; it
-//! alone knows gRPC.
+//! that it has, another one is sent what its predecessor had done. The
+//! task in [`crate::dispatch`] drives the machine; it alone knows gRPC.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

@@ -19,7 +19,7 @@ const DETAIL_BYTES_MAX: usize = 256;
 /// Where an alert stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
-    /// Being sent.
+    /// The alert is being sent.
     Active,
     /// Cancelled, not yet confirmed by every node.
     Cancelling,
@@ -34,26 +34,26 @@ pub enum State {
 /// Devices handed to a lane and the gateway's last word on them; sums only grow.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
-    /// To a lane: the outcomes and what is open.
+    /// Devices handed to a lane: those with an outcome and those still open.
     pub handed: u64,
-    /// By `clarion_proto::outcome::Outcome`, in the order of `Outcome::ALL`.
+    /// Devices by `clarion_proto::outcome::Outcome`, in the order of `Outcome::ALL`.
     pub outcomes: [u64; 5],
 }
 
 impl Counts {
-    /// Handed and without an outcome.
+    /// Devices handed that have no outcome yet.
     #[must_use]
     pub fn open(&self) -> u64 {
         self.handed.saturating_sub(self.outcomes.iter().sum())
     }
 
-    /// Of one outcome.
+    /// Devices with one outcome.
     #[must_use]
     pub fn of(&self, outcome: Outcome) -> u64 {
         self.outcomes[outcome as usize]
     }
 
-    /// Adds another part.
+    /// Adds the counts of another part.
     pub fn add(&mut self, other: &Self) {
         self.handed += other.handed;
         for (mine, theirs) in self.outcomes.iter_mut().zip(other.outcomes) {
@@ -62,29 +62,29 @@ impl Counts {
     }
 }
 
-/// One band's part.
+/// Progress of one band.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BandCounts {
-    /// Distance from the place last seen.
+    /// Inner edge: distance from the place last seen, metres.
     pub from_m: f64,
-    /// The same, outer edge.
+    /// Outer edge: distance from the place last seen, metres.
     pub to_m: f64,
-    /// Every node has handed all of it.
+    /// Every node has handed all of the band.
     pub walked: bool,
-    /// Of all nodes.
+    /// Counts of all nodes together.
     pub counts: Counts,
 }
 
-/// One cell's part.
+/// Progress of one cell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CellCounts {
-    /// Of resolution 6.
+    /// H3 cell of resolution 6.
     pub cell: u64,
-    /// To a lane.
+    /// Devices handed to a lane: those with an outcome and those still open.
     pub handed: u64,
-    /// Taken by the gateway.
+    /// Devices whose push the gateway took.
     pub accepted: u64,
-    /// All other outcomes.
+    /// Devices with any other outcome.
     pub failed: u64,
     /// The snapshot that changed it last.
     pub version: u64,
@@ -93,18 +93,18 @@ pub struct CellCounts {
 /// The newest state of one alert: what a watcher is given.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// Whose.
+    /// Alert whose state it is.
     pub alert: AlertName,
     /// Grows with each change that was published.
     pub version: u64,
-    /// Where it stands.
+    /// Where the alert stands.
     pub state: State,
     /// Nothing will change any more; the watcher's stream can end. After `Cancelled` and `Expired`
     /// answers to requests under way still come in for some seconds before this is set.
     pub settled: bool,
-    /// When it reached a final state.
+    /// When the alert reached a final state.
     pub ended: Option<Time>,
-    /// All bands together.
+    /// Counts of all bands together.
     pub totals: Counts,
     /// Requests without an answer in their deadline.
     pub unanswered_requests: u64,
@@ -116,15 +116,15 @@ pub struct Snapshot {
     pub nodes: u32,
     /// Since the alert was recorded, on this coordinator's clock: the first acceptance reported.
     pub first_accepted_after: Option<Duration>,
-    /// The newest.
+    /// The same for the newest acceptance reported.
     pub last_accepted_after: Option<Duration>,
-    /// Nearest first.
+    /// All bands, nearest first.
     pub bands: Vec<BandCounts>,
-    /// In the order of their index.
+    /// All cells, in the order of their index.
     pub cells: Vec<CellCounts>,
     /// Messages that are sent no more.
     pub refused_messages: Vec<RefusedMessage>,
-    /// What keeps its lanes from sending.
+    /// What keeps the lanes of the alert from sending.
     pub lane_troubles: Vec<LaneTrouble>,
     /// Nodes that did not take it and are not sent it again, each with its reason.
     pub isolated: Vec<(NodeName, String)>,
@@ -132,7 +132,7 @@ pub struct Snapshot {
     pub reasons: Vec<ReasonCount>,
     /// Sum of the counts of all other reasons.
     pub other_reasons: u64,
-    /// Of its apps.
+    /// Alarms of the apps of the alert.
     pub pruning_alarms: Vec<PruningAlarm>,
 }
 
@@ -147,7 +147,7 @@ pub struct ReasonCount {
     pub status: u32,
     /// The provider's word; empty: none that it signed.
     pub reason: String,
-    /// Of all nodes and all of their boots.
+    /// How often the reason was given, over all nodes and all of their boots.
     pub count: u64,
 }
 
@@ -165,9 +165,9 @@ pub enum AnswerOutcome {
 /// An app whose devices are kept although its gateway calls their tokens bad.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PruningAlarm {
-    /// Which app.
+    /// App that it is about.
     pub app: AppName,
-    /// Its lane.
+    /// Lane that the devices of the app are reached through.
     pub lane: LaneKey,
     /// When the alarm started.
     pub since: UnixMillis,
@@ -180,7 +180,7 @@ pub struct PruningAlarm {
 /// A message that a gateway refuses whoever it is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RefusedMessage {
-    /// Whose.
+    /// App that it is about.
     pub app: AppName,
     /// Status and reason, in the gateway's words.
     pub detail: String,
@@ -189,11 +189,11 @@ pub struct RefusedMessage {
 /// Ends of one lane that cannot send as they should, for one reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneTrouble {
-    /// Of the lane.
+    /// Name of the gateway of the lane.
     pub gateway: String,
-    /// Of the lane.
+    /// Name of the credential of the lane.
     pub credential: String,
-    /// Which reason.
+    /// Why the ends cannot send.
     pub kind: Trouble,
     /// On so many nodes.
     pub nodes: u32,

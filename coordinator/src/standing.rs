@@ -34,7 +34,7 @@ pub(crate) struct Standing {
     pub(crate) connections: BTreeMap<LaneId, u32>,
     /// A wave that is no longer here has ended: nodes that had it are told so.
     pub(crate) waves: BTreeMap<WaveId, Arc<StandingWave>>,
-    /// Questions under way.
+    /// Questions to the nodes that are under way.
     pub(crate) counts: BTreeMap<u64, Arc<CountPlan>>,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct StandingWave {
 pub(crate) enum Phase {
     /// Walk and send, with grants.
     Running,
-    /// Write nothing more.
+    /// Nodes are to write nothing more.
     Cancelled,
     /// Its time is over, which nodes know by themselves: no grants, and nobody is given it anew.
     Expired,
@@ -103,7 +103,7 @@ impl Board {
         result.expect("send_modify calls its argument")
     }
 
-    /// A wave begins.
+    /// Puts a wave on the board: it begins.
     pub(crate) fn begin(&self, wave: StandingWave, now: Time) {
         self.change(|standing| {
             standing.waves.insert(wave.plan.wave, Arc::new(wave));

@@ -33,6 +33,8 @@ use tokio::sync::watch;
 use crate::owners::Ownership;
 
 mod batch;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod known;
 pub mod memory;
 mod record;

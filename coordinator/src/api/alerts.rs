@@ -249,7 +249,7 @@ async fn cancel(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alert::tests::record;
+    use crate::store::fixtures::record;
 
     #[test]
     fn a_page_ends_before_it_is_too_large_for_its_caller() {

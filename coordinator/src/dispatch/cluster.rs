@@ -13,7 +13,6 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::CancelState;
-
 use crate::{
     clock::Clock,
     lane::AppLane,
@@ -74,11 +73,11 @@ struct Alerts {
 pub(crate) enum Input {
     /// A session speaks of a node's part.
     Note {
-        /// Which node.
+        /// The node that it is about.
         node: NodeName,
-        /// Which of its processes.
+        /// Process of the node.
         boot: BootId,
-        /// What.
+        /// What the session tells.
         note: WaveNote,
     },
     /// Somebody wants it stopped, and to know how that went.

@@ -1,5 +1,5 @@
-//! The task of one address: connects, says and hears, connects again. The only place that knows
-//! gRPC here.
+//! The task of one address: connects, says and hears, connects again. The only place below the API
+//! that knows gRPC.
 
 use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
@@ -55,11 +55,11 @@ type Future<'a, T> = Pin<Box<dyn std::future::Future<Output = T> + Send + 'a>>;
 
 /// How a node's address becomes a channel. TCP in life; tests may put pipes there.
 pub trait Connect: std::fmt::Debug + Send + Sync + 'static {
-    /// One connection.
+    /// Makes one connection to an address.
     fn connect(&self, address: SocketAddr) -> Future<'_, Result<Channel, tonic::transport::Error>>;
 }
 
-/// Plain TCP.
+/// Connections over plain TCP.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tcp;
 

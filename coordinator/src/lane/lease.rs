@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::lane::{Quota, ramp::SHARE_MAX};
+use super::{Quota, ramp::SHARE_MAX};
 
 /// How long a grant or a slice holds on the node's clock, from when it asked. A node asks several
 /// times a second, so it survives some 4 s without an answer; a node that is cut off goes on for 5
@@ -46,9 +46,9 @@ const WINDOW_MS: u64 = 62_000;
 /// How a lane and a node stand to a quota when a slice is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim {
-    /// The node's.
+    /// Partitions of the node.
     pub(crate) partitions: u16,
-    /// Of all nodes.
+    /// Partitions of all nodes.
     pub(crate) partition_count: u16,
     /// Thousandths of the quota that the lane uses now; see [`crate::lane::ramp`].
     pub(crate) share: u64,
@@ -100,7 +100,7 @@ pub(crate) fn slice(quota: Quota, claim: Claim) -> Option<SlicePart> {
     })
 }
 
-/// Rounds down.
+/// A node's part of a whole, rounded down.
 fn part(whole: u64, partitions: u16, partition_count: u16) -> u64 {
     let product = u128::from(whole) * u128::from(partitions) / u128::from(partition_count.max(1));
     u64::try_from(product).unwrap_or(u64::MAX)

@@ -15,13 +15,13 @@ use crate::{
 /// What all nodes together hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RegistryTotals {
-    /// With a registration.
+    /// Devices with a registration.
     pub devices: u64,
-    /// Of those, with a place.
+    /// Devices with a place, of those registered.
     pub placed: u64,
-    /// Of those, muted.
+    /// Muted devices, of those registered.
     pub muted: u64,
-    /// By app.
+    /// Devices by app.
     pub apps: BTreeMap<AppName, u64>,
     /// Per log, how far every owner of one of its partitions has applied it. What the log holds up
     /// to there is applied.

@@ -17,16 +17,16 @@ pub struct RequestId(pub uuid::Uuid);
 /// An alert as recorded.
 #[derive(Debug, Clone)]
 pub struct AlertRecord {
-    /// Its name.
+    /// Name of the alert.
     pub name: AlertName,
     /// The request that made it.
     pub request_id: RequestId,
     /// As it was submitted, output fields cleared: what an answer repeats and a second try is
     /// compared with.
     pub submitted: Arc<wire::Alert>,
-    /// The apps it addresses.
+    /// Apps that the alert addresses.
     pub apps: Vec<AppName>,
-    /// Its one wave.
+    /// The one wave of the alert.
     pub wave: WaveId,
     /// Grows with every coordinator that takes it over.
     pub epoch: Epoch,
@@ -41,9 +41,9 @@ pub struct AlertRecord {
     pub expires: UnixMillis,
     /// From 1; grows with every change.
     pub revision: u64,
-    /// Where it stands.
+    /// Where the alert stands.
     pub state: State,
-    /// When it ended.
+    /// When the alert ended.
     pub ended: Option<UnixMillis>,
     /// What the canceller said.
     pub cancel_reason: Option<String>,
@@ -54,7 +54,7 @@ pub struct AlertRecord {
 /// What became of a creation.
 #[derive(Debug, Clone)]
 pub enum Created<T> {
-    /// It is recorded.
+    /// It is recorded now.
     New(Arc<T>),
     /// One with that key was there before; nothing was changed. The caller compares.
     Existing(Arc<T>),
@@ -63,7 +63,7 @@ pub enum Created<T> {
 /// An app as recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppRecord {
-    /// What it is.
+    /// The app as it was given.
     pub app: App,
     /// When it was made.
     pub created: UnixMillis,
@@ -76,6 +76,6 @@ pub struct AppRecord {
 pub struct AlertCursor {
     /// Its `created`.
     pub created: UnixMillis,
-    /// Its name.
+    /// Name of the alert.
     pub name: AlertName,
 }

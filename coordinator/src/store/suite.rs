@@ -12,9 +12,9 @@ use clarion_proto::{
 use super::{
     AlertCursor, AlertRecord, AlertStore, AppRecord, ChangeLog, Checkpoint, ClusterStore, Created,
     RecordBatch, StoreError,
+    fixtures::{ended, record},
 };
 use crate::{
-    alert::{Event, tests::record},
     owners::{NodeName, Ownership},
     snapshot::State,
 };
@@ -77,10 +77,6 @@ fn batch(records: u8) -> RecordBatch {
 
 async fn append(store: &impl Engine, log: u16, records: u8) -> Result<Position, StoreError> {
     Ok(store.append_all(vec![(LogId(log), batch(records))]).await?[0])
-}
-
-fn end(alert: &AlertRecord, state: State) -> AlertRecord {
-    alert.after(Event::End(state), UnixMillis(9)).expect("legal").expect("new")
 }
 
 fn cursor(alert: &AlertRecord) -> AlertCursor {
@@ -205,7 +201,7 @@ pub(super) async fn one_alert_for_a_request(store: impl Engine) {
     assert!(matches!(store.create_alert(record("c", 3), 2).await, Ok(Created::New(_))));
     let full = store.create_alert(record("d", 4), 2).await.expect_err("full");
     assert_eq!(full, StoreError::TooManyActive { active: 2, limit: 2 });
-    store.replace_alert(end(&first, State::Resolved)).await.expect("first");
+    store.replace_alert(ended(&first, State::Resolved)).await.expect("first");
     assert!(matches!(store.create_alert(record("d", 4), 2).await, Ok(Created::New(_))));
 }
 
@@ -213,8 +209,8 @@ pub(super) async fn the_first_writer_wins(store: impl Engine) {
     let store = with_app(store).await;
     store.create_alert(record("a", 1), 9).await.expect("room");
     let read = store.alert(&record("a", 1).name).await.expect("up").expect("there");
-    assert!(store.replace_alert(end(&read, State::Resolved)).await.is_ok());
-    let second = store.replace_alert(end(&read, State::Expired)).await;
+    assert!(store.replace_alert(ended(&read, State::Resolved)).await.is_ok());
+    let second = store.replace_alert(ended(&read, State::Expired)).await;
     assert!(matches!(second, Err(StoreError::Conflict(_))));
 }
 
@@ -226,7 +222,7 @@ pub(super) async fn a_lower_epoch_writes_nothing(store: impl Engine) {
         AlertRecord { epoch: Epoch(2), revision: read.revision + 1, ..(*read).clone() };
     store.replace_alert(taken_over.clone()).await.expect("a higher epoch");
     // Its former holder has read the newest revision, and writes under its own epoch.
-    let late = AlertRecord { epoch: Epoch(1), ..end(&taken_over, State::Expired) };
+    let late = AlertRecord { epoch: Epoch(1), ..ended(&taken_over, State::Expired) };
     let alert = late.name.clone();
     assert_eq!(
         store.replace_alert(late).await.expect_err("fenced"),
@@ -247,11 +243,11 @@ pub(super) async fn active_alerts_are_listed_until_they_end(store: impl Engine) 
     };
     assert_eq!(names().await, ["a", "b", "c"]);
     let b = store.alert(&AlertName::from_id("b").expect("valid")).await.expect("up").expect("b");
-    let cancel = Event::Cancel { reason: String::new() };
-    let cancelling = b.after(cancel, UnixMillis(9)).expect("legal").expect("new");
+    let (state, revision) = (State::Cancelling, b.revision + 1);
+    let cancelling = AlertRecord { state, revision, ..(*b).clone() };
     store.replace_alert(cancelling.clone()).await.expect("first");
     assert_eq!(names().await, ["a", "b", "c"], "CANCELLING has not ended");
-    store.replace_alert(end(&cancelling, State::Cancelled)).await.expect("first");
+    store.replace_alert(ended(&cancelling, State::Cancelled)).await.expect("first");
     assert_eq!(names().await, ["a", "c"]);
 }
 
@@ -320,7 +316,7 @@ pub(super) async fn a_checkpoint_belongs_to_the_highest_epoch_and_goes_with_the_
     write(2, 3, b"third").await.expect("the new holder goes on");
     let stored = store.checkpoint(&alert.name).await.expect("up").expect("there");
     assert_eq!((&stored.bytes[..], stored.epoch), (&b"third"[..], Epoch(2)));
-    store.replace_alert(end(&taken_over, State::Resolved)).await.expect("first");
+    store.replace_alert(ended(&taken_over, State::Resolved)).await.expect("first");
     assert_eq!(store.checkpoint(&alert.name).await, Ok(None));
     assert!(matches!(write(2, 4, b"too late").await, Err(StoreError::Missing(_))));
 }

@@ -11,7 +11,7 @@ use tonic::Status;
 
 use super::{
     Alerts, Context, status,
-    target::{self, Target},
+    target::{Target, plan_target},
 };
 use crate::{
     admission::{
@@ -60,7 +60,7 @@ impl Alerts {
             other => status::refusal(other),
         })?;
         let apps = apps.into_iter().flatten().collect();
-        let (target, sketch) = target::of(&self.api, spec, peer).await?;
+        let (target, sketch) = plan_target(&self.api, spec, peer).await?;
         if !self.api.config.alerts.allow_small_audiences && target.area_km2 < REGION_KM2_MIN {
             return Err(status::too_small(
                 "REGION_TOO_SMALL",

@@ -30,7 +30,7 @@ pub(super) struct Target {
 
 /// Covers the region and cuts it into bands; where questions about small numbers are held to
 /// limits, with what tells nearly equal regions.
-pub(super) async fn of(
+pub(super) async fn plan_target(
     api: &Context,
     spec: &AlertSpec,
     peer: PeerKey,

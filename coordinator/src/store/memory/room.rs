@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
-use crate::store::StoreError;
+use super::super::StoreError;
 
 /// Kept for removals, mutes and feedback: a million of them, each some 60 bytes. Of a small store,
 /// an eighth.

@@ -4,12 +4,14 @@ use clarion_proto::{
     wire::v1 as wire,
 };
 
-use super::*;
-use crate::{
-    alert::{Event, tests::record},
-    snapshot::State,
-    store::suite::{app, suite},
+use super::{
+    super::{
+        fixtures::{ended, record},
+        suite::{app, suite},
+    },
+    *,
 };
+use crate::snapshot::State;
 
 fn store() -> MemoryStore {
     MemoryStore::new(4, 10_000, Clock::start())
@@ -137,15 +139,7 @@ async fn large_alerts_that_ended_are_forgotten_sooner() {
         let alert =
             AlertRecord { submitted: Arc::clone(&submitted), ..record(&format!("a{i}"), i) };
         store.create_alert(alert.clone(), 1).await.expect("room");
-        store
-            .replace_alert(
-                alert
-                    .after(Event::End(State::Resolved), UnixMillis(9))
-                    .expect("legal")
-                    .expect("new"),
-            )
-            .await
-            .expect("first");
+        store.replace_alert(ended(&alert, State::Resolved)).await.expect("first");
     }
     let all = store.alerts(None, usize::MAX).await.expect("up");
     assert!(
@@ -165,9 +159,7 @@ async fn only_so_many_ended_alerts_are_remembered() {
     for i in 0..=ENDED_ALERTS_KEPT as u64 {
         let alert = record(&format!("a{i}"), i);
         store.create_alert(alert.clone(), 1).await.expect("room");
-        let ended =
-            alert.after(Event::End(State::Resolved), UnixMillis(9)).expect("legal").expect("new");
-        store.replace_alert(ended).await.expect("first");
+        store.replace_alert(ended(&alert, State::Resolved)).await.expect("first");
     }
     let all = store.alerts(None, usize::MAX).await.expect("up");
     assert_eq!(all.len(), ENDED_ALERTS_KEPT);

@@ -1,0 +1,35 @@
+//! What unit tests of records begin with.
+
+use std::sync::Arc;
+
+use clarion_proto::ids::{AlertName, AppName, Epoch, LogIdentity, UnixMillis, WaveId};
+
+use super::{AlertRecord, RequestId};
+use crate::snapshot::State;
+
+/// An active alert for `apps/demo`.
+pub(crate) fn record(name: &str, created: u64) -> AlertRecord {
+    AlertRecord {
+        name: AlertName::from_id(name).expect("valid"),
+        request_id: RequestId(uuid::Uuid::from_u128(u128::from(created))),
+        submitted: Arc::default(),
+        apps: vec![AppName::from_id("demo").expect("valid")],
+        wave: WaveId(created),
+        epoch: Epoch(1),
+        log: LogIdentity([0; 16]),
+        positions: Vec::new(),
+        created: UnixMillis(created),
+        expires: UnixMillis(created + 1_000),
+        revision: 1,
+        state: State::Active,
+        ended: None,
+        cancel_reason: None,
+        settled: None,
+    }
+}
+
+/// The next revision of an alert, which ended in that state.
+pub(crate) fn ended(alert: &AlertRecord, state: State) -> AlertRecord {
+    let revision = alert.revision + 1;
+    AlertRecord { state, revision, ended: Some(UnixMillis(9)), ..alert.clone() }
+}
