@@ -8,6 +8,7 @@ mod check;
 pub mod expect;
 pub mod figures;
 pub mod mixture;
+mod named;
 pub mod nodes;
 pub mod restarts;
 pub mod series;
@@ -20,29 +21,10 @@ use serde::Deserialize;
 use crate::{place::Place, population::PopulationSpec};
 pub(crate) use check::FCM_QUOTA_MAX;
 pub use expect::{Bound, Expectations};
+use named::NAMED;
 pub use nodes::{NodeAction, NodeChange};
 pub use restarts::RestartsSpec;
 pub use series::{CaseSpec, SeriesSpec};
-
-const NAMED: &[(&str, &str)] = &[
-    ("city", include_str!("../scenarios/city.toml")),
-    ("city-far", include_str!("../scenarios/city-far.toml")),
-    ("shenzhen", include_str!("../scenarios/shenzhen.toml")),
-    ("antimeridian", include_str!("../scenarios/antimeridian.toml")),
-    ("pole", include_str!("../scenarios/pole.toml")),
-    ("polygon-hole", include_str!("../scenarios/polygon-hole.toml")),
-    ("slow-gateway", include_str!("../scenarios/slow-gateway.toml")),
-    ("silent-gateway", include_str!("../scenarios/silent-gateway.toml")),
-    ("cancel", include_str!("../scenarios/cancel.toml")),
-    ("motion", include_str!("../scenarios/motion.toml")),
-    ("watchers", include_str!("../scenarios/watchers.toml")),
-    ("quota", include_str!("../scenarios/quota.toml")),
-    ("failing-gateway", include_str!("../scenarios/failing-gateway.toml")),
-    ("quota-nodes", include_str!("../scenarios/quota-nodes.toml")),
-    ("faults", include_str!("../scenarios/faults.toml")),
-    ("fault-mixtures", include_str!("../scenarios/fault-mixtures.toml")),
-    ("restarts", include_str!("../scenarios/restarts.toml")),
-];
 
 /// One scenario.
 #[derive(Debug, Clone, Deserialize)]
