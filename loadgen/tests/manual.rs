@@ -1,10 +1,10 @@
 //! The manual, done literally: "A cluster by hand" with its files and its commands, from `cargo
 //! build` on, then the programs of "Your first alert", as somebody who copies them would.
 //!
-//! Only places differ, so that tests run side by side: the ports, the folder for files, and where
-//! the programs are. The build line is executed as it stands, but with the profile that this test
-//! was built with: a release build takes many minutes, a build beside this test's own takes a few.
-//! `cargo test --release` executes exactly the line.
+//! Only places differ, so that tests run side by side: the ports, the folder for files, and the
+//! target directory, which is the one that this test was built in. The build line is executed as it
+//! stands: a release build takes minutes the first time, and whoever runs a scenario needs the same
+//! one.
 
 #[macro_use]
 mod foreign;
@@ -43,10 +43,10 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository")
 }
 
-/// Where this test's cargo puts programs: a folder named after the profile, in the target
-/// directory.
-fn programs() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_loadgen")).parent().expect("a folder")
+/// The target directory of this test's cargo: programs are in a folder for each profile there.
+fn target() -> &'static Path {
+    let profile = Path::new(env!("CARGO_BIN_EXE_loadgen")).parent();
+    profile.and_then(Path::parent).expect("the target directory")
 }
 
 /// The manual's text with places of this test's own.
@@ -65,7 +65,7 @@ impl Manual {
         let numbers = ports.iter().map(|port| port.number().to_string());
         let mut replaced: Vec<_> = PORTS.into_iter().zip(numbers).collect();
         replaced.push((FOLDER, dir.path().display().to_string()));
-        replaced.push((PROGRAMS, programs().display().to_string()));
+        replaced.push((PROGRAMS, target().join("release").display().to_string()));
         let text = fs::read_to_string(root().join("README.md")).expect("the manual");
         Self { text, dir, replaced, _ports: ports }
     }
@@ -132,18 +132,13 @@ async fn the_cluster_by_hand_and_the_first_alert() {
 /// Runs lines of the manual in a shell. Whatever they started ends with this test, even if that is
 /// killed.
 async fn by_hand(lines: &str) -> Output {
-    let folder = programs().file_name().expect("a profile's folder").to_string_lossy();
-    // The one profile whose folder has another name.
-    let profile = if folder == "debug" { "dev" } else { &*folder };
     // The other end of standard input is this test's: it closes with it.
-    let script = format!(
-        "set -e\n(cat >/dev/null 2>&1; kill 0) >/dev/null 2>&1 <&0 &\ndisown\n\
-         cargo() {{ command cargo \"${{@/--release/--profile={profile}}}\"; }}\n{lines}"
-    );
+    let script =
+        format!("set -e\n(cat >/dev/null 2>&1; kill 0) >/dev/null 2>&1 <&0 &\ndisown\n{lines}");
     let mut child = Command::new("bash")
         .args(["-c", &script])
         .current_dir(root())
-        .env("CARGO_TARGET_DIR", programs().parent().expect("the target directory"))
+        .env("CARGO_TARGET_DIR", target())
         .env("CLARION_LOG", "warn")
         .process_group(0)
         .stdin(Stdio::piped())
