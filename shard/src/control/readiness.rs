@@ -65,7 +65,7 @@ impl Control {
     /// # Errors
     /// The reason that an operator has to look at first.
     pub fn readiness(&self, now: Time) -> Result<(), NotReady> {
-        let owns = self.ownership.as_ref().is_some_and(|owned| !owned.partitions.is_empty());
+        let owns = self.owned().is_some_and(|owned| !owned.partitions.is_empty());
         match self.feed {
             _ if self.draining => Err(NotReady::Draining),
             _ if !owns && self.other_cluster => Err(NotReady::OtherCluster),

@@ -17,7 +17,7 @@ use tracing::error;
 
 use crate::{
     command::Command,
-    control::ownership::{Follows, Ownership},
+    control::ownership::{Assignment, Follows},
 };
 
 /// What each core has taken of each log.
@@ -84,15 +84,16 @@ impl Log {
 }
 
 impl Splitter {
-    /// For an ownership, from where each core stands (0 where nothing is said).
+    /// For an assignment, from where each core stands (0 where nothing is said).
     #[must_use]
-    pub fn new(ownership: &Ownership, cores: usize, positions: &Positions) -> Self {
-        let mut core_of = vec![NOBODY; usize::from(ownership.partition_count)];
-        for partition in &ownership.partitions {
-            let core = ownership.core_of(*partition, cores).and_then(|c| u16::try_from(c).ok());
+    pub fn new(assignment: &Assignment, positions: &Positions) -> Self {
+        let owned = assignment.owned();
+        let mut core_of = vec![NOBODY; usize::from(owned.partition_count)];
+        for partition in &owned.partitions {
+            let core = assignment.core_of(*partition).and_then(|c| u16::try_from(c).ok());
             core_of[usize::from(partition.0)] = core.unwrap_or(NOBODY);
         }
-        let follows: BTreeSet<Follows> = ownership.follows(cores);
+        let follows: BTreeSet<Follows> = assignment.follows();
         let mut logs: BTreeMap<LogId, Log> = BTreeMap::new();
         for (core, log) in follows {
             let position = positions.get(&(core, log)).copied().unwrap_or_default();
@@ -100,12 +101,12 @@ impl Splitter {
             log.cores.push((core, position));
         }
         Self {
-            log: ownership.log,
-            partitions: ownership.partitions.clone(),
-            partition_count: ownership.partition_count,
-            log_count: ownership.log_count,
+            log: owned.log,
+            partitions: owned.partitions.clone(),
+            partition_count: owned.partition_count,
+            log_count: owned.log_count,
             core_of,
-            cores,
+            cores: assignment.cores(),
             logs,
         }
     }

@@ -2,14 +2,17 @@ use clarion_proto::{device::Change, ids::DeviceId};
 use proptest::prelude::*;
 
 use super::*;
+use crate::control::ownership::{Ownership, change};
 
 const PARTITIONS: u16 = 16;
 const LOGS: u16 = 4;
 
-fn ownership(partitions: impl IntoIterator<Item = u16>) -> Ownership {
+fn assignment(partitions: impl IntoIterator<Item = u16>, cores: usize) -> Assignment {
     let partitions = partitions.into_iter().map(PartitionId).collect();
     let log = LogIdentity([1; 16]);
-    Ownership { log, number: 1, partition_count: PARTITIONS, log_count: LOGS, partitions }
+    let owned =
+        Ownership { log, number: 1, partition_count: PARTITIONS, log_count: LOGS, partitions };
+    change(None, owned, cores).assignment
 }
 
 /// A device of a partition, the n-th.
@@ -47,7 +50,7 @@ fn parts(commands: &[(usize, Command)]) -> Vec<(usize, Vec<(u16, u64)>)> {
 fn each_core_gets_its_records_in_order_and_every_position() {
     // Log 1 has partitions 1, 5, 9, 13; with all 16 on two cores they are at odd places: all of
     // core 1. With 1, 2, 5, 6 owned: core 0 has 1 and 5, core 1 has 2 and 6.
-    let mut splitter = Splitter::new(&ownership([1, 2, 5, 6]), 2, &Positions::new());
+    let mut splitter = Splitter::new(&assignment([1, 2, 5, 6], 2), &Positions::new());
     let request = splitter.request("node-1", &ClusterName::default());
     assert_eq!(request.partitions, [1, 2, 5, 6]);
     assert_eq!((request.cluster.as_str(), &request.log_identity[..]), ("clarion", &[1; 16][..]));
@@ -66,7 +69,7 @@ fn each_core_gets_its_records_in_order_and_every_position() {
 #[test]
 fn a_log_on_two_cores_is_split() {
     // Both partitions are of log 1; 1 is core 0's, 5 is core 1's.
-    let mut splitter = Splitter::new(&ownership([1, 5]), 2, &Positions::new());
+    let mut splitter = Splitter::new(&assignment([1, 5], 2), &Positions::new());
     splitter.request("node-1", &ClusterName::default());
     let commands =
         splitter.split(batch(1, 1, vec![record(5, 0), record(1, 1), record(5, 2)])).unwrap();
@@ -75,7 +78,7 @@ fn a_log_on_two_cores_is_split() {
 
 #[test]
 fn a_gap_and_a_repetition_are_errors_and_change_nothing() {
-    let mut splitter = Splitter::new(&ownership([1]), 1, &Positions::new());
+    let mut splitter = Splitter::new(&assignment([1], 1), &Positions::new());
     splitter.request("node-1", &ClusterName::default());
     splitter.split(batch(1, 1, vec![])).unwrap();
     let dense = |position| SplitError::NotDense {
@@ -90,7 +93,7 @@ fn a_gap_and_a_repetition_are_errors_and_change_nothing() {
 
 #[test]
 fn what_is_not_ours_is_an_error() {
-    let mut splitter = Splitter::new(&ownership([1]), 1, &Positions::new());
+    let mut splitter = Splitter::new(&assignment([1], 1), &Positions::new());
     splitter.request("node-1", &ClusterName::default());
     assert_eq!(splitter.split(batch(2, 1, vec![])).unwrap_err(), SplitError::NotAsked(2));
     assert_eq!(splitter.split(batch(70, 1, vec![])).unwrap_err(), SplitError::NotAsked(70));
@@ -101,7 +104,7 @@ fn what_is_not_ours_is_an_error() {
 
 #[test]
 fn one_broken_record_does_not_keep_the_node_from_the_rest() {
-    let mut splitter = Splitter::new(&ownership([1]), 1, &Positions::new());
+    let mut splitter = Splitter::new(&assignment([1], 1), &Positions::new());
     splitter.request("node-1", &ClusterName::default());
     let broken = wire::Record { change: None, ..record(1, 0) };
     let commands = splitter.split(batch(1, 1, vec![broken, record(1, 1)])).unwrap();
@@ -117,7 +120,7 @@ proptest! {
         sizes in prop::collection::vec(0..6_u32, 1..12),
         cuts in prop::collection::vec(0..40_usize, 0..6),
     ) {
-        let owned = ownership([1, 2, 5, 6, 9, 13]);
+        let owned = assignment([1, 2, 5, 6, 9, 13], cores);
         let partitions = [1, 5, 9, 13];
         let log: Vec<wire::FeedResponse> = sizes.iter().enumerate().map(|(i, n)| {
             let records = (0..*n).map(|k| record(partitions[(k as usize + i) % 4], u32::try_from(i).unwrap() * 10 + k)).collect();
@@ -128,7 +131,7 @@ proptest! {
         let mut positions = Positions::new();
         let mut cuts = cuts.into_iter();
         loop {
-            let mut splitter = Splitter::new(&owned, cores, &positions);
+            let mut splitter = Splitter::new(&owned, &positions);
             let from = splitter.request("n", &ClusterName::default()).positions.iter().find(|p| p.log == 1).unwrap().position;
             let mut budget = cuts.next().unwrap_or(usize::MAX);
             'stream: for batch in &log[usize::try_from(from).unwrap()..] {
@@ -144,11 +147,11 @@ proptest! {
             positions = splitter.positions();
             if budget > 0 { break; }
         }
-        for (core, _) in owned.follows(cores).into_iter().filter(|(_, l)| *l == LogId(1)) {
+        for (core, _) in owned.follows().into_iter().filter(|(_, l)| *l == LogId(1)) {
             prop_assert_eq!(&seen[core], &(1..=log.len() as u64).collect::<Vec<_>>());
             let mine = log.iter().flat_map(|b| &b.records).map(|r| Record::from_wire(r.clone()).unwrap());
             let mine = mine.map(|r| (partition_of(r.device, PARTITIONS), r.observed.0));
-            let mine: Vec<_> = mine.filter(|(p, _)| owned.core_of(*p, cores) == Some(core)).map(|(p, t)| (u64::from(p.0), t)).collect();
+            let mine: Vec<_> = mine.filter(|(p, _)| owned.core_of(*p) == Some(core)).map(|(p, t)| (u64::from(p.0), t)).collect();
             prop_assert_eq!(&taken[core], &mine);
         }
     }
