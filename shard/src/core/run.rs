@@ -291,8 +291,13 @@ impl WaveRun {
         self.outlets.iter().map(|outlet| (outlet.lane, outlet.bands_walked(&self.parts)))
     }
 
-    /// All walked, nobody late.
+    /// Every partition of the plan is walked, nobody late. One that the core does not hold is not.
     fn walked(&self) -> bool {
+        self.parts.iter().all(|p| p.slot.is_some() || !p.planned) && self.walked_here()
+    }
+
+    /// Every partition that the core holds is walked, nobody late.
+    fn walked_here(&self) -> bool {
         self.parts.iter().all(|p| p.started || p.slot.is_none())
             && self.outlets.iter().all(|outlet| outlet.is_idle())
             && self.lanes_walked().all(|(_, bands)| bands == self.spec.cover.bands())
@@ -308,7 +313,7 @@ impl WaveRun {
         self.open == 0
             && match self.phase {
                 Phase::Running => false,
-                Phase::Expired => self.walked(),
+                Phase::Expired => self.walked_here(),
                 Phase::Stopped | Phase::Ending => self.unsent == 0,
             }
     }
