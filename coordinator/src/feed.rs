@@ -60,6 +60,8 @@ pub enum FeedError {
 #[derive(Debug)]
 pub struct Follower {
     log: Arc<dyn ChangeLog>,
+    /// Heads of the logs followed, as of the opening.
+    heads: Vec<(LogId, Position)>,
     grown: watch::Receiver<u64>,
     partition_count: u16,
     /// In turn: who was served goes to the back.
@@ -103,6 +105,8 @@ impl Follower {
                 return Err(FeedError::Ahead { log: log_id, head, asked });
             }
         }
+        let head = |log: LogId| heads.get(usize::from(log.0)).copied().unwrap_or_default();
+        let heads = wanted.keys().map(|log| (*log, head(*log))).collect();
         let cursors = wanted.into_iter().map(|(log_id, partitions)| {
             let whole = partitions.len() == partitions_in(log_id, partition_count, log.logs());
             let after = positions.get(&log_id).copied().unwrap_or_default();
@@ -110,7 +114,20 @@ impl Follower {
         });
         let cursors = cursors.collect();
         let grown = log.grown();
-        Ok(Self { log, grown, partition_count, cursors, ready: VecDeque::new() })
+        Ok(Self { log, heads, grown, partition_count, cursors, ready: VecDeque::new() })
+    }
+
+    /// The first message of the stream: whoever has applied these heads has caught up.
+    #[must_use]
+    pub fn start(&self) -> wire::FeedStart {
+        let head = |(log, head): &(LogId, Position)| wire::LogPosition {
+            log: log.0.into(),
+            position: head.0,
+        };
+        wire::FeedStart {
+            log_identity: self.log.identity().to_wire(),
+            heads: self.heads.iter().map(head).collect(),
+        }
     }
 
     /// The next batch of any log followed; waits until there is one. Dropping the future loses nothing.

@@ -82,12 +82,15 @@ pub struct Identity {
 /// What the feed tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeedNote {
-    /// All that was waiting has been handed to the cores.
+    /// The cores have been handed all that the logs held when the stream was opened.
     CaughtUp,
     /// The stream has ended, or none could be opened: it is tried again.
     Lost,
     /// A coordinator serves another cluster or another log: the next one is tried.
     Refused,
+    /// A log no longer holds what the node would have to apply next. A rebuild does not help: the
+    /// beginning of the log is gone.
+    Trimmed,
     /// The log is shorter than what was applied of it: it has lost some of it.
     OtherLog,
 }
@@ -245,6 +248,7 @@ impl Control {
             FeedNote::Lost if self.feed == FeedState::Loading => FeedState::Loading,
             FeedNote::Lost => FeedState::Lost,
             FeedNote::Refused => FeedState::Refused,
+            FeedNote::Trimmed => FeedState::Trimmed,
             FeedNote::OtherLog => FeedState::Loading,
         };
         if note == FeedNote::OtherLog

@@ -145,6 +145,7 @@ fn what_keeps_an_alert_from_its_devices_is_not_ready() {
         (FeedNote::CaughtUp, Ok(())),
         (FeedNote::Lost, Err(NotReady::LogLost)),
         (FeedNote::Refused, Err(NotReady::LogRefused)),
+        (FeedNote::Trimmed, Err(NotReady::LogTrimmed)),
         (FeedNote::CaughtUp, Ok(())),
     ] {
         bench.control.feed(note);
