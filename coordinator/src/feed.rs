@@ -1,8 +1,12 @@
 //! Logs out to the nodes: one follower for one node's stream.
 //!
-//! A follower is pulled: it reads the next batch when the transport asks for one, so a slow node costs the coordinator
-//! one read-ahead and nothing else. There is no queue and no task. It holds its position in each log, and one signal that
-//! some log has grown; logs are served in turn, so that a busy one does not starve the others.
+//! A follower is pulled: it reads the next batch when the transport asks for one, so a slow node
+//! costs the coordinator one read-ahead and nothing else. There is no queue and no task. A follower
+//! holds its position in each log, and one signal that some log has grown; logs are served in turn,
+//! so that a busy one does not starve the others.
+//!
+//! The heads of the logs are read at the opening and told first: a node that has applied them has
+//! caught up, whatever is appended meanwhile.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -35,13 +39,15 @@ pub enum FeedError {
         /// This one's.
         ours: ClusterName,
     },
-    /// The node's positions belong to another log. Its next session decides whether it may follow this one.
+    /// The node's positions belong to another log. Its next session decides whether it may follow
+    /// this one.
     #[error("the node follows another log than {ours}")]
     OtherLog {
         /// This one.
         ours: LogIdentity,
     },
-    /// The node has applied what this log does not hold: the log has lost it, and the node must start from nothing.
+    /// The node has applied what this log does not hold: the log has lost it, and the node must
+    /// start from nothing.
     #[error("log {log} ends at {head}, the node is at {asked}")]
     Ahead {
         /// Which log.
@@ -130,7 +136,8 @@ impl Follower {
         }
     }
 
-    /// The next batch of any log followed; waits until there is one. Dropping the future loses nothing.
+    /// The next batch of any log followed; waits until there is one. Dropping the future loses
+    /// nothing.
     ///
     /// # Errors
     /// The log cannot be read, or is closed.

@@ -1,5 +1,7 @@
 //! The feed, as a coordinator serves it.
 
+#![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
+
 mod support;
 
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! Partitions that are built anew, leave and come back in the middle of a wave: a whole node
 //! between a scripted coordinator and a gateway, judged by what the gateway got.
 
+#![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
+
 mod support;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};

@@ -71,7 +71,7 @@ fn a_report_of_everything_comes_in_several_and_each_is_within_the_limit() {
         };
         let counts = Counts { handed: u64::MAX >> 8, outcomes: [u64::MAX >> 8; 5] };
         let answers = Answers { outcomes: [u64::MAX >> 8; 5], bad_device_tokens: u64::MAX >> 8 };
-        let mut merge = Merge::new();
+        let mut merge = Merge::default();
         merge.set_cores([0], 0);
         merge.add(
             0,

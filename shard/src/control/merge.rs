@@ -40,8 +40,8 @@ const _: () = assert!(32 * 8_192 <= PART_BYTES_MAX);
 /// Refused messages in one report, as the contract has it.
 const REFUSED_MAX: usize = 64;
 
-/// What one wave's cores have said.
-#[derive(Debug)]
+/// What one wave's cores have said. Nobody takes part at first: see [`Merge::set_cores`].
+#[derive(Debug, Default)]
 pub struct Merge {
     cores: BTreeMap<usize, CoreTotals>,
     bands_changed: BTreeSet<u32>,
@@ -75,28 +75,11 @@ struct CoreTotals {
 }
 
 impl Merge {
-    /// Nobody takes part in the wave yet: see [`Merge::set_cores`].
-    #[must_use]
-    pub fn new() -> Self {
-        Self {
-            cores: BTreeMap::new(),
-            bands_changed: BTreeSet::new(),
-            cells_changed: BTreeSet::new(),
-            handed: BTreeMap::new(),
-            open: BTreeMap::new(),
-            open_told: BTreeSet::new(),
-            dead: VecDeque::new(),
-            dead_dropped: 0,
-            reasons_changed: false,
-            sequence: 0,
-            changed: true,
-        }
-    }
-
     /// The wave was planned, once more perhaps: these cores take part. Totals of all are kept.
     pub fn set_cores(&mut self, cores: impl IntoIterator<Item = usize>, plan: u64) {
         self.cores.values_mut().for_each(|totals| totals.takes_part = false);
         cores.into_iter().for_each(|core| self.expect(core, plan));
+        self.changed = true;
     }
 
     /// What a core says of this plan counts, not what it said of a former one. A core new to the

@@ -9,7 +9,7 @@ use super::*;
 const BANDS: u32 = 4;
 
 fn merge_of(cores: impl IntoIterator<Item = usize>) -> Merge {
-    let mut merge = Merge::new();
+    let mut merge = Merge::default();
     merge.set_cores(cores, 0);
     merge
 }
@@ -76,7 +76,8 @@ proptest! {
     fn however_it_is_folded_the_reader_sees_the_sum(steps in steps()) {
         let mut merge = merge_of(0..3);
         let mut totals = vec![BTreeMap::<u32, Counts>::new(); 3];
-        let (mut handed, mut open) = (BTreeMap::<u32, RoaringBitmap>::new(), BTreeMap::<u32, RoaringBitmap>::new());
+        let mut handed = BTreeMap::<u32, RoaringBitmap>::new();
+        let mut open = handed.clone();
         let mut dead = 0;
         let mut read: Vec<wire::Report> = Vec::new();
         for step in &steps {
@@ -89,8 +90,10 @@ proptest! {
             for (band, outcome) in &step.outcomes {
                 counts.entry(*band).or_default().count(Outcome::ALL[*outcome]);
             }
-            let changed = step.handed.iter().map(|(b, _)| *b).chain(step.outcomes.iter().map(|(b, _)| *b));
-            report.bands = changed.collect::<BTreeSet<_>>().into_iter().map(|b| (b, counts[&b])).collect();
+            let changed = step.handed.iter().map(|(b, _)| *b);
+            let changed = changed.chain(step.outcomes.iter().map(|(b, _)| *b));
+            let changed = changed.collect::<BTreeSet<_>>().into_iter();
+            report.bands = changed.map(|b| (b, counts[&b])).collect();
             report.cells = report.bands.iter().map(|(b, c)| (u64::from(*b), *c)).collect();
             let number = u32::try_from(step.core).unwrap();
             *handed.entry(number).or_default() |= &set;
@@ -110,7 +113,8 @@ proptest! {
         read.push(merge.take(WaveId(1), Epoch(1), BANDS, true));
 
         let (mut bands, mut cells) = (BTreeMap::new(), BTreeMap::new());
-        let (mut seen, mut seen_open, mut seen_dead) = (BTreeMap::<u32, RoaringBitmap>::new(), BTreeMap::new(), Vec::new());
+        let mut seen = BTreeMap::<u32, RoaringBitmap>::new();
+        let (mut seen_open, mut seen_dead) = (BTreeMap::new(), Vec::new());
         for (i, report) in read.iter().enumerate() {
             prop_assert_eq!(report.sequence, i as u64 + 1);
             bands.extend(report.bands.iter().map(|b| (b.band, *b)));

@@ -413,7 +413,7 @@ impl State {
             told: BTreeSet::new(),
             parts: 0,
             placement: Placement::default(),
-            merge: Merge::new(),
+            merge: Merge::default(),
             report_due: now,
             cancel: None,
             ended_until: None,

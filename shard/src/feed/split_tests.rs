@@ -182,7 +182,9 @@ proptest! {
         let owned = assignment([1, 2, 5, 6, 9, 13], cores);
         let partitions = [1, 5, 9, 13];
         let log: Vec<wire::FeedResponse> = sizes.iter().enumerate().map(|(i, n)| {
-            let records = (0..*n).map(|k| record(partitions[(k as usize + i) % 4], u32::try_from(i).unwrap() * 10 + k)).collect();
+            let time = u32::try_from(i).unwrap() * 10;
+            let partition = |k: u32| partitions[(k as usize + i) % 4];
+            let records = (0..*n).map(|k| record(partition(k), time + k)).collect();
             batch(1, i as u64 + 1, records)
         }).collect();
         let mut taken: Vec<Vec<(u64, u64)>> = vec![Vec::new(); cores];
@@ -191,7 +193,8 @@ proptest! {
         let mut cuts = cuts.into_iter();
         loop {
             let mut splitter = Splitter::new(&owned, &positions);
-            let from = begin(&mut splitter).positions.iter().find(|p| p.log == 1).unwrap().position;
+            let request = begin(&mut splitter);
+            let from = request.positions.iter().find(|p| p.log == 1).unwrap().position;
             let mut budget = cuts.next().unwrap_or(usize::MAX);
             'stream: for batch in &log[usize::try_from(from).unwrap()..] {
                 for (core, command) in splitter.split(batch.clone()).unwrap() {
@@ -208,9 +211,11 @@ proptest! {
         }
         for (core, _) in owned.follows().into_iter().filter(|(_, l)| *l == LogId(1)) {
             prop_assert_eq!(&seen[core], &(1..=log.len() as u64).collect::<Vec<_>>());
-            let mine = log.iter().flat_map(|b| &b.records).map(|r| Record::from_wire(r.clone()).unwrap());
+            let mine = log.iter().flat_map(|b| &b.records);
+            let mine = mine.map(|r| Record::from_wire(r.clone()).unwrap());
             let mine = mine.map(|r| (partition_of(r.device, PARTITIONS), r.observed.0));
-            let mine: Vec<_> = mine.filter(|(p, _)| owned.core_of(*p) == Some(core)).map(|(p, t)| (u64::from(p.0), t)).collect();
+            let mine = mine.filter(|(p, _)| owned.core_of(*p) == Some(core));
+            let mine: Vec<_> = mine.map(|(p, t)| (u64::from(p.0), t)).collect();
             prop_assert_eq!(&taken[core], &mine);
         }
     }
