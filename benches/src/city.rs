@@ -208,6 +208,7 @@ pub fn wave_spec(wave: usize, city: &City, cover: Arc<Cover>) -> WaveSpec {
         id: wave_id(wave),
         alert: format!("alerts/bench-{wave}"),
         epoch: Epoch(1),
+        plan: 0,
         cover,
         shards: (0..city.partitions).map(shard).collect(),
         apps: vec![AppSpec {

@@ -1,8 +1,12 @@
 //! Logs out to the nodes: one follower for one node's stream.
 //!
-//! A follower is pulled: it reads the next batch when the transport asks for one, so a slow node costs the coordinator
-//! one read-ahead and nothing else. There is no queue and no task. It holds its position in each log, and one signal that
-//! some log has grown; logs are served in turn, so that a busy one does not starve the others.
+//! A follower is pulled: it reads the next batch when the transport asks for one, so a slow node
+//! costs the coordinator one read-ahead and nothing else. There is no queue and no task. A follower
+//! holds its position in each log, and one signal that some log has grown; logs are served in turn,
+//! so that a busy one does not starve the others.
+//!
+//! The heads of the logs are read at the opening and told first: a node that has applied them has
+//! caught up, whatever is appended meanwhile.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -35,13 +39,15 @@ pub enum FeedError {
         /// This one's.
         ours: ClusterName,
     },
-    /// The node's positions belong to another log. Its next session decides whether it may follow this one.
+    /// The node's positions belong to another log. Its next session decides whether it may follow
+    /// this one.
     #[error("the node follows another log than {ours}")]
     OtherLog {
         /// This one.
         ours: LogIdentity,
     },
-    /// The node has applied what this log does not hold: the log has lost it, and the node must start from nothing.
+    /// The node has applied what this log does not hold: the log has lost it, and the node must
+    /// start from nothing.
     #[error("log {log} ends at {head}, the node is at {asked}")]
     Ahead {
         /// Which log.
@@ -60,6 +66,8 @@ pub enum FeedError {
 #[derive(Debug)]
 pub struct Follower {
     log: Arc<dyn ChangeLog>,
+    /// Heads of the logs followed, as of the opening.
+    heads: Vec<(LogId, Position)>,
     grown: watch::Receiver<u64>,
     partition_count: u16,
     /// In turn: who was served goes to the back.
@@ -103,6 +111,8 @@ impl Follower {
                 return Err(FeedError::Ahead { log: log_id, head, asked });
             }
         }
+        let head = |log: LogId| heads.get(usize::from(log.0)).copied().unwrap_or_default();
+        let heads = wanted.keys().map(|log| (*log, head(*log))).collect();
         let cursors = wanted.into_iter().map(|(log_id, partitions)| {
             let whole = partitions.len() == partitions_in(log_id, partition_count, log.logs());
             let after = positions.get(&log_id).copied().unwrap_or_default();
@@ -110,10 +120,24 @@ impl Follower {
         });
         let cursors = cursors.collect();
         let grown = log.grown();
-        Ok(Self { log, grown, partition_count, cursors, ready: VecDeque::new() })
+        Ok(Self { log, heads, grown, partition_count, cursors, ready: VecDeque::new() })
     }
 
-    /// The next batch of any log followed; waits until there is one. Dropping the future loses nothing.
+    /// The first message of the stream: whoever has applied these heads has caught up.
+    #[must_use]
+    pub fn start(&self) -> wire::FeedStart {
+        let head = |(log, head): &(LogId, Position)| wire::LogPosition {
+            log: log.0.into(),
+            position: head.0,
+        };
+        wire::FeedStart {
+            log_identity: self.log.identity().to_wire(),
+            heads: self.heads.iter().map(head).collect(),
+        }
+    }
+
+    /// The next batch of any log followed; waits until there is one. Dropping the future loses
+    /// nothing.
     ///
     /// # Errors
     /// The log cannot be read, or is closed.

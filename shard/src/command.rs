@@ -8,6 +8,7 @@ mod count;
 mod counts;
 mod event;
 mod held;
+mod owns;
 mod reasons;
 mod report;
 mod sink;
@@ -26,6 +27,7 @@ pub use self::{
     counts::Counts,
     event::Event,
     held::HeldStats,
+    owns::Owns,
     reasons::{Consequence, ReasonCount, ReasonKind},
     report::{CoreReport, DeadToken, RefusedMessage},
     sink::{Closed, CommandSink},
@@ -36,9 +38,9 @@ use crate::lane::{provider::authorization::Authorization, rate::Rate, spec::Lane
 /// From the control plane to one core.
 #[derive(Debug)]
 pub enum Command {
-    /// These partitions are this core's from now on (empty ones are made); others are dropped with
-    /// their waves.
-    Own(Vec<PartitionId>),
+    /// Changes what this core owns. Waves let go of partitions that are dropped, and walk those
+    /// that are rebuilt from the start, without the devices that were handed.
+    Own(Owns),
     /// One batch of one log, only the records of this core's partitions. A batch without any is
     /// sent too: it moves the position of the log, which `WaveSpec::shards` wait for.
     Apply {
@@ -62,9 +64,20 @@ pub enum Command {
         /// Which key signed the token.
         signer: u64,
     },
-    /// Takes up a wave. Known already with this or a higher epoch: ignored. It sends nothing before
-    /// a grant.
+    /// Takes up a wave, or another plan of it: partitions that the plan does not name are let go
+    /// of, in all others what was handed stays handed. Ignored unless epoch or plan is newer than
+    /// what the core has. A wave sends nothing before a grant.
     Wave(Arc<WaveSpec>),
+    /// Adds a partition to a wave that the core has. The partition came late because another core
+    /// had to say first which of its devices were handed.
+    Shard {
+        /// The wave that the command is about.
+        wave: WaveId,
+        /// Number of the plan that the addition makes: see [`WaveSpec::plan`].
+        plan: u64,
+        /// The partition to walk.
+        shard: ShardSpec,
+    },
     /// Bands below this number may be walked for one lane: all cores of the node have walked those
     /// before for it.
     OpenBands {

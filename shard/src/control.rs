@@ -27,13 +27,14 @@ pub mod merge;
 pub mod message;
 pub mod output;
 pub mod ownership;
+mod placement;
 mod plan;
 pub mod readiness;
 pub mod registry;
 pub mod waves;
 mod effects;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use clarion_proto::{
     ids::{BootId, ClusterName, WaveId},
@@ -49,7 +50,7 @@ use self::{
     leases::Leases,
     message::{About, Cause, Message, Rejected},
     output::Output,
-    ownership::Ownership,
+    ownership::{Assignment, Ownership, rebuild},
     readiness::FeedState,
     registry::Registry,
     waves::Waves,
@@ -81,12 +82,15 @@ pub struct Identity {
 /// What the feed tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeedNote {
-    /// All that was waiting has been handed to the cores.
+    /// The cores have been handed all that the logs held when the stream was opened.
     CaughtUp,
     /// The stream has ended, or none could be opened: it is tried again.
     Lost,
     /// A coordinator serves another cluster or another log: the next one is tried.
     Refused,
+    /// A log no longer holds what the node would have to apply next. A rebuild does not help: the
+    /// beginning of the log is gone.
+    Trimmed,
     /// The log is shorter than what was applied of it: it has lost some of it.
     OtherLog,
 }
@@ -96,7 +100,8 @@ pub struct Control {
     identity: Identity,
     rss_bytes: Box<dyn Fn() -> u64 + Send>,
     fence: Fence,
-    ownership: Option<Ownership>,
+    /// The partitions of this node and their cores.
+    assignment: Option<Assignment>,
     /// When the node ceases to be ready unless a session begins before.
     undirected_at: Option<Time>,
     /// The newest ownership was refused.
@@ -155,7 +160,7 @@ impl Control {
         Self {
             rss_bytes: Box::new(rss_bytes),
             fence: Fence::new(identity.cluster.clone()),
-            ownership: None,
+            assignment: None,
             undirected_at: None,
             ownership_refused: false,
             other_cluster: false,
@@ -243,10 +248,14 @@ impl Control {
             FeedNote::Lost if self.feed == FeedState::Loading => FeedState::Loading,
             FeedNote::Lost => FeedState::Lost,
             FeedNote::Refused => FeedState::Refused,
+            FeedNote::Trimmed => FeedState::Trimmed,
             FeedNote::OtherLog => FeedState::Loading,
         };
-        if let (FeedNote::OtherLog, Some(owned)) = (note, self.ownership.clone()) {
-            self.own(None, owned);
+        if note == FeedNote::OtherLog
+            && let Some(held) = self.assignment.take()
+        {
+            // What was applied may be what the log has lost: no wave can wait for it.
+            self.own(rebuild(held), &BTreeMap::new());
         }
     }
 
@@ -346,7 +355,7 @@ impl Control {
                 Some(_) => {
                     let rss_bytes = (self.rss_bytes)();
                     Some(Wire::RegistryState(self.registry.take(
-                        self.ownership.as_ref(),
+                        self.assignment.as_ref(),
                         rss_bytes,
                         now,
                     )))
@@ -387,9 +396,9 @@ impl Control {
             boot_id: self.identity.boot.0.to_vec(),
             version: self.identity.version.to_owned(),
             cores: u32::try_from(self.identity.cores).unwrap_or(u32::MAX),
-            positions: registry::to_wire(&self.registry.positions(self.ownership.as_ref())),
+            positions: registry::to_wire(&self.registry.positions(self.assignment.as_ref())),
             cluster: self.identity.cluster.to_string(),
-            log_identity: self.ownership.as_ref().map(|o| o.log.to_wire()).unwrap_or_default(),
+            log_identity: self.owned().map(|o| o.log.to_wire()).unwrap_or_default(),
         }
     }
 
@@ -403,7 +412,7 @@ impl Control {
                 std::mem::take(&mut session.refusals_dropped)
             );
         }
-        let ownership = self.ownership.as_ref().map_or(0, |o| o.number);
+        let ownership = self.owned().map_or(0, |o| o.number);
         let (wave, count) = match rejected.about {
             About::Other => (0, 0),
             About::Wave(wave) => (wave.0, 0),
@@ -427,6 +436,10 @@ impl Control {
         let waves = self.waves.active(now).map(|w| w.0).collect();
         let lanes = self.lanes.ids().map(|l| l.0).collect();
         wire::LeaseRequest { nonce: self.leases.ask(now), waves, lanes }
+    }
+
+    fn owned(&self) -> Option<&Ownership> {
+        self.assignment.as_ref().map(Assignment::owned)
     }
 
     fn refuse(&mut self, rejected: Rejected) {

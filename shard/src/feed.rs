@@ -6,6 +6,9 @@
 //! behind, the reader stops reading, HTTP/2's window closes and the coordinator holds its log back.
 //! What is under way is bounded by the window, one message, and the cores' queues.
 //!
+//! The coordinator begins a stream with the heads of the logs: the node has caught up when its
+//! cores have been handed everything up to these, however busy or silent the logs are.
+//!
 //! A stream that ends, breaks or breaks the contract is opened again from where the cores stand, at
 //! the next coordinator, after a pause with full jitter: a cluster of nodes must not come back as
 //! one.
@@ -32,7 +35,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::{
     coordinators::Coordinators,
@@ -54,7 +57,7 @@ const CONNECTION: ChannelLimits = ChannelLimits {
     ping_every: Duration::from_secs(2),
     pong_within: Duration::from_secs(4),
 };
-/// For the beginning of a stream; its batches come when there are any.
+/// For the start of a stream; its batches come when there are any.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -63,10 +66,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// before it, up to five of [`BATCH_BYTES_MAX`] (one in hand, four queued) at 256 records a turn
 /// while waves are under way.
 const BATCH_TAKEN_WITHIN: Duration = Duration::from_secs(30);
-/// So long without a batch, and what was waiting at the coordinator has come: a backlog is sent
-/// without such pauses, a busy cluster (64 logs, ten flushes a second each) still makes one about
-/// every second.
-const PAUSE_OF_LIVE_FEED: Duration = Duration::from_millis(10);
+/// Between two tries where a log was trimmed, at most; at least half of it. Only an operator can
+/// help there, and no try but the one after that finds anything else.
+const TRIMMED_PAUSE: Duration = Duration::from_secs(30);
 
 /// Who follows, and whom.
 #[derive(Debug, Clone)]
@@ -114,6 +116,8 @@ enum FeedError {
     Ended(SocketAddr),
     #[error("{0}: {1}")]
     Contract(SocketAddr, SplitError),
+    #[error("{0}: log {1} begins at position {2}, behind what this node has applied")]
+    Trimmed(SocketAddr, u32, u64),
     #[error("core {0} takes no more")]
     Core(usize),
 }
@@ -183,6 +187,8 @@ impl Follower {
                 FeedError::Refused(_, status) if status.code() == Code::FailedPrecondition => {
                     FeedNote::Refused
                 }
+                FeedError::Contract(_, SplitError::OtherLog { .. }) => FeedNote::Refused,
+                FeedError::Trimmed(..) => FeedNote::Trimmed,
                 // Whoever holds the core's other end says so and ends the process.
                 FeedError::Core(_) => return,
                 _ => FeedNote::Lost,
@@ -190,13 +196,21 @@ impl Follower {
             let _ = self.feed.notes.send(note).await;
             failures = if batches > 0 { 0 } else { failures + 1 };
             let pause_max = PAUSE_MIN.saturating_mul(1 << failures.min(10)).min(PAUSE_MAX);
-            let pause = pause_max.mul_f64(random.random());
+            let jitter: f64 = random.random();
+            let pause = match note {
+                FeedNote::Trimmed => TRIMMED_PAUSE.mul_f64(0.5 + jitter / 2.0),
+                _ => pause_max.mul_f64(jitter),
+            };
             let now = begun.elapsed();
             if batches > 0 {
                 failing = Repeated::default();
             }
-            if let Some(times) = failing.note(&error.to_string(), now) {
-                warn!(%error, batches, times, "feed failed; retrying");
+            match (failing.note(&error.to_string(), now), note) {
+                (Some(times), FeedNote::Trimmed) => {
+                    error!(%error, times, "log trimmed before this node applied it; not ready");
+                }
+                (Some(times), _) => warn!(%error, batches, times, "feed failed; retrying"),
+                (None, _) => {}
             }
             sleep(pause).await;
         }
@@ -206,27 +220,15 @@ impl Follower {
     async fn stream(&mut self, batches: &mut u64) -> Result<std::convert::Infallible, FeedError> {
         let address = self.coordinators.next().await?;
         let mut stream = self.open(address).await?;
-        debug!(%address, "following");
+        debug!(%address, "stream of the feed opened");
         let mut caught_up = false;
         loop {
-            let next = stream.message();
-            let batch = if caught_up {
-                next.await
-            } else {
-                tokio::pin!(next);
-                match timeout(PAUSE_OF_LIVE_FEED, &mut next).await {
-                    Ok(batch) => batch,
-                    Err(_) => {
-                        info!(%address, batches = *batches, "caught up");
-                        caught_up = true;
-                        let _ = self.feed.notes.send(FeedNote::CaughtUp).await;
-                        next.await
-                    }
-                }
-            };
-            let batch = batch
-                .map_err(|s| FeedError::Refused(address, s))?
-                .ok_or(FeedError::Ended(address))?;
+            if !caught_up && self.splitter.has_caught_up() {
+                info!(%address, batches = *batches, "feed caught up with its logs");
+                caught_up = true;
+                let _ = self.feed.notes.send(FeedNote::CaughtUp).await;
+            }
+            let batch = next(&mut stream, address).await?;
             self.deliver(batch, address).await?;
             if *batches == 0 {
                 self.coordinators.stay();
@@ -246,10 +248,18 @@ impl Follower {
             .map_err(|e| FeedError::Connect(address, e))?;
         let mut client = FeedServiceClient::new(channel).max_decoding_message_size(BATCH_BYTES_MAX);
         let request = self.splitter.request(&self.feed.config.node, &self.feed.config.cluster);
-        let answer = timeout(ANSWER_WITHIN, client.feed(request))
-            .await
-            .map_err(|_| FeedError::Silent(address))?;
-        Ok(answer.map_err(|s| FeedError::Refused(address, s))?.into_inner())
+        let answer = async {
+            let answer = client.feed(request).await.map_err(|s| FeedError::Refused(address, s))?;
+            let mut stream = answer.into_inner();
+            let first = next(&mut stream, address).await?;
+            Ok::<_, FeedError>((stream, first))
+        };
+        let answer = timeout(ANSWER_WITHIN, answer).await;
+        let (stream, first) = answer.map_err(|_| FeedError::Silent(address))??;
+        let started = first.start.ok_or(SplitError::Start);
+        let started = started.and_then(|start| self.splitter.start(&start));
+        started.map_err(|error| FeedError::Contract(address, error))?;
+        Ok(stream)
     }
 
     async fn deliver(
@@ -257,6 +267,9 @@ impl Follower {
         batch: wire::FeedResponse,
         address: SocketAddr,
     ) -> Result<(), FeedError> {
+        if batch.start.is_some() {
+            return Err(FeedError::Contract(address, SplitError::Start));
+        }
         let commands = self.splitter.split(batch).map_err(|e| FeedError::Contract(address, e))?;
         for (core, command) in commands {
             let Command::Apply { log, position, .. } = command else { continue };
@@ -266,6 +279,19 @@ impl Follower {
             }
         }
         Ok(())
+    }
+}
+
+/// The next message of a stream, unless it is the one that ends it.
+async fn next(
+    stream: &mut Streaming<wire::FeedResponse>,
+    address: SocketAddr,
+) -> Result<wire::FeedResponse, FeedError> {
+    let message = stream.message().await.map_err(|s| FeedError::Refused(address, s))?;
+    let message = message.ok_or(FeedError::Ended(address))?;
+    match message.trimmed {
+        Some(trimmed) => Err(FeedError::Trimmed(address, trimmed.log, trimmed.first)),
+        None => Ok(message),
     }
 }
 

@@ -1,12 +1,18 @@
 //! The feed, as a coordinator serves it.
 
+#![allow(clippy::unwrap_used, reason = "a failure here fails the test")]
+
 mod support;
 
-use clarion_proto::wire::shard_v1::shard_service_server::SERVICE_NAME;
+use std::time::Duration;
+
+use clarion_proto::wire::shard_v1::{self as wire, shard_service_server::SERVICE_NAME};
+use clarion_shard::command::Command;
 use support::{Bench, batch, channel, ownership, within};
-use tonic::Status;
+use tonic::{Status, Streaming};
 use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus,
+    health_client::HealthClient,
 };
 
 #[tokio::test]
@@ -88,30 +94,116 @@ async fn a_change_of_ownership_asks_anew_and_keeps_what_stays() {
     assert_eq!(call.positions(), [(5, 1), (9, 0)]);
 }
 
+/// The node's readiness as it changes.
+struct Readiness(Streaming<HealthCheckResponse>);
+
+impl Readiness {
+    /// The node is not ready at first.
+    async fn of(bench: &Bench) -> Self {
+        let mut health = HealthClient::new(channel(bench.health).await);
+        let request = HealthCheckRequest { service: SERVICE_NAME.to_owned() };
+        let watch = within("health", health.watch(request)).await.unwrap().into_inner();
+        let mut readiness = Self(watch);
+        assert_eq!(readiness.next().await, ServingStatus::NotServing);
+        readiness
+    }
+
+    async fn next(&mut self) -> ServingStatus {
+        within("readiness", self.0.message()).await.unwrap().unwrap().status()
+    }
+
+    /// Nothing changes for a while.
+    async fn stays(&mut self) {
+        let change = tokio::time::timeout(Duration::from_millis(300), self.0.message()).await;
+        assert!(change.is_err(), "{change:?}");
+    }
+}
+
 #[tokio::test]
-async fn ready_when_it_has_caught_up_with_its_logs() {
+async fn ready_at_once_with_an_empty_log() {
     let mut bench = Bench::start(1).await;
     let mut health = HealthClient::new(channel(bench.health).await);
-    let mut watch = async |service: &str| {
-        let request = HealthCheckRequest { service: service.to_owned() };
-        within("health", health.watch(request)).await.unwrap().into_inner()
-    };
-    let mut alive = watch("").await;
-    assert_eq!(
-        within("health", alive.message()).await.unwrap().unwrap().status(),
-        ServingStatus::Serving
-    );
-    let mut ready = watch(SERVICE_NAME).await;
-    assert_eq!(
-        within("health", ready.message()).await.unwrap().unwrap().status(),
-        ServingStatus::NotServing
-    );
+    let request = HealthCheckRequest { service: String::new() };
+    let mut alive = within("health", health.watch(request)).await.unwrap().into_inner();
+    let alive = within("health", alive.message()).await.unwrap().unwrap();
+    assert_eq!(alive.status(), ServingStatus::Serving);
+    let mut ready = Readiness::of(&bench).await;
+    let session = bench.session().await;
+    session.say(ownership(1, &[3])).await;
+    let call = bench.feed.asked().await;
+    ready.stays().await;
+    call.start(&[(3, 0)]).await;
+    assert_eq!(ready.next().await, ServingStatus::Serving);
+}
+
+#[tokio::test]
+async fn not_ready_with_a_silent_log_that_is_not_read_to_its_head() {
+    let mut bench = Bench::start(2).await;
+    let mut ready = Readiness::of(&bench).await;
+    let session = bench.session().await;
+    session.say(ownership(1, &[3, 5])).await;
+    let call = bench.feed.asked().await;
+    call.start(&[(3, 1), (5, 2)]).await;
+    call.send(batch(3, 1, 3, &[10])).await;
+    call.send(batch(5, 1, 5, &[20])).await;
+    // However long nothing comes.
+    ready.stays().await;
+    call.send(batch(5, 2, 5, &[])).await;
+    assert_eq!(ready.next().await, ServingStatus::Serving);
+}
+
+#[tokio::test]
+async fn ready_with_a_log_that_is_never_silent() {
+    let mut bench = Bench::start(1).await;
+    let mut ready = Readiness::of(&bench).await;
+    let session = bench.session().await;
+    session.say(ownership(1, &[3])).await;
+    let call = bench.feed.asked().await;
+    call.start(&[(3, 20)]).await;
+    let busy = tokio::spawn(async move {
+        for position in 1.. {
+            call.send(batch(3, position, 3, &[position])).await;
+        }
+    });
+    let mut core = bench.cores.remove(0);
+    tokio::spawn(async move { while core.commands.recv().await.is_some() {} });
+    assert_eq!(ready.next().await, ServingStatus::Serving);
+    busy.abort();
+}
+
+#[tokio::test]
+async fn a_log_that_was_trimmed_is_neither_rebuilt_nor_asked_for_again_at_once() {
+    let mut bench = Bench::start(1).await;
+    let mut ready = Readiness::of(&bench).await;
     let session = bench.session().await;
     session.say(ownership(1, &[3])).await;
     let call = bench.feed.call().await;
+    assert_eq!(ready.next().await, ServingStatus::Serving);
     call.send(batch(3, 1, 3, &[10])).await;
-    assert_eq!(
-        within("readiness", ready.message()).await.unwrap().unwrap().status(),
-        ServingStatus::Serving
-    );
+    assert_eq!(bench.cores[0].batch().await, (3, 1, vec![10]));
+    call.trimmed(3, 7).await;
+    assert_eq!(ready.next().await, ServingStatus::NotServing);
+    let again = tokio::time::timeout(Duration::from_secs(2), bench.feed.asked()).await;
+    assert!(again.is_err(), "the next try is some 20 s away");
+    while let Ok(command) = bench.cores[0].commands.try_recv() {
+        assert!(!matches!(command, Command::Own(_)), "nothing is built anew");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_another_log_is_refused_and_another_one_is_tried() {
+    let mut bench = Bench::start(1).await;
+    let mut ready = Readiness::of(&bench).await;
+    let session = bench.session().await;
+    session.say(ownership(1, &[3])).await;
+    let call = bench.feed.asked().await;
+    let start = wire::FeedStart {
+        log_identity: vec![9; 16],
+        heads: vec![wire::LogPosition { log: 3, position: 0 }],
+    };
+    call.send(wire::FeedResponse { start: Some(start), ..wire::FeedResponse::default() }).await;
+    let call = bench.feed.asked().await;
+    ready.stays().await;
+    call.start(&[(3, 0)]).await;
+    assert_eq!(ready.next().await, ServingStatus::Serving);
 }

@@ -87,6 +87,7 @@ async fn second_lane(cores: &[CoreHandle], gateway: &Gateway) {
         id: OTHER_WAVE,
         alert: "alerts/other".to_owned(),
         epoch: Epoch(1),
+        plan: 0,
         cover: Arc::new(cover()),
         shards: (0..PARTITIONS).map(shard).collect(),
         apps: vec![AppSpec { lane: WELL, ..app() }],

@@ -60,7 +60,8 @@ impl World {
         let now = Time(1_000_000);
         let mut world =
             Self { setting, core, peers, out, now, counting: false, accepted, complete };
-        world.tell(Command::Own((0..setting.partitions).map(PartitionId).collect()));
+        let partitions: Vec<_> = (0..setting.partitions).map(PartitionId).collect();
+        world.tell(Command::Own(partitions.into()));
         world.load();
         world.tell(Command::Lane(Arc::new(city::lane_spec(setting.case))));
         let authorization = Authorization(Arc::new(setting.case.authorization().into()));

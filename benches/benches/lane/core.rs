@@ -50,7 +50,8 @@ async fn alert(client: &Client) -> io::Result<Took> {
         request_deadline: Duration::from_secs(60),
         ..city::lane_spec(case)
     };
-    tell(&core, Command::Own((0..PARTITIONS).map(PartitionId).collect())).await?;
+    let partitions: Vec<_> = (0..PARTITIONS).map(PartitionId).collect();
+    tell(&core, Command::Own(partitions.into())).await?;
     for batch in city::arrivals(&city) {
         tell(&core, batch).await?;
         while core.events.try_recv().is_ok() {}

@@ -12,14 +12,16 @@ use std::{
     time::Duration,
 };
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 use clarion_proto::{
     ids::LogId,
     time::Time,
-    wire::shard_v1::{FeedRequest, FeedResponse, feed_service_server::SERVICE_NAME},
+    wire::shard_v1::{
+        FeedRequest, FeedResponse, FeedStart, FeedTrimmed, feed_service_server::SERVICE_NAME,
+    },
 };
 use clarion_runtime::repeated::Repeated;
-use futures_util::{FutureExt, future::BoxFuture, stream::BoxStream};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::BoxStream};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +42,7 @@ use super::{
 };
 use crate::{
     feed::{FeedError, Follower},
-    store::Batch,
+    store::{Batch, StoreError},
 };
 
 mod places;
@@ -89,8 +91,19 @@ impl ByHand for Feed {
     }
 }
 
+/// One message of a feed.
+#[derive(Debug)]
+pub(super) enum Fed {
+    /// What is served, and the heads as of the opening: the first message.
+    Start(FeedStart),
+    /// One batch of one log.
+    Batch(LogId, Batch),
+    /// What follows the node's position is gone: the last message.
+    Trimmed(FeedTrimmed),
+}
+
 impl ServerStreamingService<FeedRequest> for Feed {
-    type Response = (LogId, Batch);
+    type Response = Fed;
     type ResponseStream = BoxStream<'static, Result<Self::Response, Status>>;
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
@@ -122,13 +135,14 @@ impl ServerStreamingService<FeedRequest> for Feed {
     }
 }
 
-/// The stream is the follower, polled: no task, no queue.
+/// The stream is its start and then the follower, polled: no task, no queue.
 fn pulled(
     follower: Follower,
     place: Place,
     stop: CancellationToken,
-) -> BoxStream<'static, Result<(LogId, Batch), Status>> {
-    Box::pin(futures_util::stream::unfold(Some((follower, place)), move |feed| {
+) -> BoxStream<'static, Result<Fed, Status>> {
+    let start = futures_util::stream::iter([Ok(Fed::Start(follower.start()))]);
+    let batches = futures_util::stream::unfold(Some((follower, place)), move |feed| {
         let stop = stop.clone();
         async move {
             let (mut follower, place) = feed?;
@@ -139,11 +153,16 @@ fn pulled(
                 next = follower.next() => next,
             };
             match next {
-                Ok(item) => Some((Ok(item), Some((follower, place)))),
+                Ok((log, batch)) => Some((Ok(Fed::Batch(log, batch)), Some((follower, place)))),
+                Err(StoreError::Trimmed { log, first }) => {
+                    let (log, first) = (log.0.into(), first.0);
+                    Some((Ok(Fed::Trimmed(FeedTrimmed { log, first })), None))
+                }
                 Err(error) => Some((Err(status::store(error)), None)),
             }
         }
-    }))
+    });
+    start.chain(batches).boxed()
 }
 
 /// A feed's place, given back when it is dropped.
@@ -191,7 +210,7 @@ fn refused(error: FeedError) -> Status {
 struct FeedCodec;
 
 impl Codec for FeedCodec {
-    type Encode = (LogId, Batch);
+    type Encode = Fed;
     type Decode = FeedRequest;
     type Encoder = FeedEncoder;
     type Decoder = ProstDecoder<FeedRequest>;
@@ -209,23 +228,25 @@ impl Codec for FeedCodec {
 struct FeedEncoder;
 
 impl Encoder for FeedEncoder {
-    type Item = (LogId, Batch);
+    type Item = Fed;
     type Error = Status;
 
-    fn encode(
-        &mut self,
-        (log, batch): Self::Item,
-        buffer: &mut EncodeBuf<'_>,
-    ) -> Result<(), Status> {
-        let front = FeedResponse {
-            log: log.0.into(),
-            position: batch.position.0,
-            append_time_ms: batch.appended.0,
-            records: Vec::new(),
+    fn encode(&mut self, fed: Fed, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        let empty = FeedResponse::default();
+        let (front, records) = match fed {
+            Fed::Start(start) => (FeedResponse { start: Some(start), ..empty }, Bytes::new()),
+            Fed::Trimmed(trimmed) => {
+                (FeedResponse { trimmed: Some(trimmed), ..empty }, Bytes::new())
+            }
+            Fed::Batch(log, batch) => {
+                let (position, append_time_ms) = (batch.position.0, batch.appended.0);
+                let front = FeedResponse { log: log.0.into(), position, append_time_ms, ..empty };
+                (front, batch.records)
+            }
         };
-        buffer.reserve(front.encoded_len() + batch.records.len());
+        buffer.reserve(front.encoded_len() + records.len());
         front.encode_raw(buffer);
-        buffer.put_slice(&batch.records);
+        buffer.put_slice(&records);
         Ok(())
     }
 }

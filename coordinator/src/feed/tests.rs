@@ -127,6 +127,29 @@ async fn logs_are_served_in_turn() {
 }
 
 #[tokio::test]
+async fn the_start_names_the_log_and_the_heads_of_the_opening() {
+    let store = store(2);
+    let append = async |log, n| {
+        let batch = RecordBatch::from_records(&[record(n)]);
+        store.append_all(vec![(LogId(log), batch)]).await.expect("room");
+    };
+    append(1, 1).await;
+    append(1, 2).await;
+    let heads = |follower: &Follower| {
+        let start = follower.start();
+        assert_eq!(start.log_identity, store.identity().to_wire());
+        start.heads.iter().map(|head| (head.log, head.position)).collect::<Vec<_>>()
+    };
+    let mut both = open(&store, &request(&store, &[0, 1], &[(1, 1)])).await.expect("valid");
+    assert_eq!(heads(&both), [(0, 0), (1, 2)], "an empty log is named, too");
+    append(0, 3).await;
+    drain(&mut both).await;
+    assert_eq!(heads(&both), [(0, 0), (1, 2)], "as of the opening");
+    let one = open(&store, &request(&store, &[2], &[])).await.expect("valid");
+    assert_eq!(heads(&one), [(0, 1)], "of the logs followed");
+}
+
+#[tokio::test]
 async fn what_was_trimmed_away_is_an_answer_of_its_own() {
     let store = store(2);
     for n in 0..4 {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use clarion_coordinator::{config::Args, store::RecordBatch};
 use clarion_proto::{
     device::{Change, Record},
-    ids::{ClusterName, DeviceId, UnixMillis, log_of, partition_of},
+    ids::{ClusterName, DeviceId, LogId, Position, UnixMillis, log_of, partition_of},
     wire::shard_v1::{self as wire, feed_service_client::FeedServiceClient},
 };
 use tonic::{Code, Streaming};
@@ -41,7 +41,19 @@ fn request(server: &Server, node: &str, partitions: Vec<u32>) -> wire::FeedReque
     }
 }
 
+/// A feed whose start has been read.
 async fn feed(
+    server: &Server,
+    partitions: Vec<u32>,
+    positions: &[(u32, u64)],
+) -> Streaming<wire::FeedResponse> {
+    let mut stream = opened(server, partitions, positions).await;
+    let start = next(&mut stream).await.start.expect("the start comes first");
+    assert_eq!(start.log_identity, server.context.log.identity().to_wire());
+    stream
+}
+
+async fn opened(
     server: &Server,
     partitions: Vec<u32>,
     positions: &[(u32, u64)],
@@ -162,4 +174,34 @@ async fn a_stop_in_order_ends_the_feed() {
     let mut stream = feed(&server, vec![0], &[]).await;
     server.context.drain.token().cancel();
     assert_eq!(soon(stream.message()).await.expect_err("draining").code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_stream_begins_with_the_heads_of_its_logs() {
+    let args = Args { partitions: Some(8), logs: Some(4), ..Args::default() };
+    let server = Server::start_with(args).await;
+    append(&server, 0..=49).await;
+    let heads = server.context.log.heads().await.expect("up");
+    let mut stream = opened(&server, vec![1, 2, 6], &[]).await;
+    let first = next(&mut stream).await;
+    assert!(first.position == 0 && first.records.is_empty(), "it is no batch");
+    let start = first.start.expect("a start");
+    let named: Vec<_> = start.heads.iter().map(|head| (head.log, head.position)).collect();
+    assert_eq!(named, [(1, heads[1].0), (2, heads[2].0)]);
+    assert!(next(&mut stream).await.start.is_none(), "once");
+}
+
+#[tokio::test]
+async fn a_position_that_was_trimmed_away_ends_the_stream_with_an_answer_of_its_own() {
+    let args = Args { partitions: Some(2), logs: Some(1), ..Args::default() };
+    let server = Server::start_with(args).await;
+    append(&server, 0..=9).await;
+    server.context.log.trim(LogId(0), Position(5)).await.expect("up");
+    let mut behind = feed(&server, vec![0, 1], &[(0, 2)]).await;
+    let answer = next(&mut behind).await;
+    assert_eq!(answer.trimmed, Some(wire::FeedTrimmed { log: 0, first: 5 }));
+    assert!(answer.records.is_empty() && answer.position == 0);
+    assert!(soon(behind.message()).await.expect("no error").is_none(), "it is the last");
+    let mut ahead = feed(&server, vec![0, 1], &[(0, 4)]).await;
+    assert_eq!(next(&mut ahead).await.position, 5);
 }

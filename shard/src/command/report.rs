@@ -13,13 +13,16 @@ pub struct CoreReport {
     pub wave: WaveId,
     /// The epoch that the core obeys.
     pub epoch: Epoch,
+    /// The plan that the core follows: see [`super::WaveSpec::plan`].
+    pub plan: u64,
     /// Everything since the wave began is in it: so are its first report and the first after
     /// [`super::Command::ReportAll`].
     pub all: bool,
     /// Bands handed over whole, from the nearest, in all partitions of this core: for each lane of
     /// the wave.
     pub bands_walked: Vec<(LaneId, u32)>,
-    /// All walked, nothing open, nobody waiting.
+    /// Every partition of the plan on this core is walked, nothing is open and nobody waits. False
+    /// while a partition is rebuilt or was dropped.
     pub complete: bool,
     /// Nothing more will change.
     pub ended: bool,
@@ -29,6 +32,9 @@ pub struct CoreReport {
     pub cells: Vec<(u64, Counts)>,
     /// Ordinals handed over since the last report.
     pub handed: Vec<(PartitionId, RoaringBitmap)>,
+    /// Partitions that the core has let go of and that have nothing open any more, each with all
+    /// ordinals that were handed there: named once.
+    pub let_go: Vec<(PartitionId, RoaringBitmap)>,
     /// Ordinals open now, in every partition that has any or had any at the last report.
     pub open: Vec<(PartitionId, RoaringBitmap)>,
     /// Requests that got no answer: total.

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// One wave, as one core runs it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct WaveSpec {
     /// Number of the wave.
     pub id: WaveId,
@@ -23,6 +23,9 @@ pub struct WaveSpec {
     pub alert: String,
     /// The highest seen is obeyed.
     pub epoch: Epoch,
+    /// Counts the plans of the wave in this process, from 0. Reports name the plan that they are
+    /// about, so that what was said of a former plan completes no later one.
+    pub plan: u64,
     /// Bands and their cells; shared by all cores.
     pub cover: Arc<Cover>,
     /// The partitions of this core that the wave walks.

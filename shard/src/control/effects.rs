@@ -1,9 +1,11 @@
 //! What each message does. The order of the commands that come out is the order in which a core
 //! must see them.
 
+use std::collections::BTreeMap;
+
 use clarion_proto::{
     error::InvalidField,
-    ids::{LaneId, Position, UnixMillis, WaveId},
+    ids::{LaneId, PartitionId, Position, WaveId, log_of},
     time::Time,
 };
 use tracing::{debug, info};
@@ -13,10 +15,13 @@ use super::{
     lanes::{LANES_MAX, Taken},
     message::{Cause, Grant, Lane, Message, Rejected, Slice, Wave},
     output::Output,
-    ownership::{Ownership, change},
+    ownership::{Change, Ownership, change},
     readiness::FeedState,
 };
-use crate::{command::Command, lane::slice::share};
+use crate::{
+    command::{Command, Owns},
+    lane::slice::share,
+};
 
 impl Control {
     pub(super) fn take(&mut self, message: Message, now: Time) -> Result<(), Rejected> {
@@ -68,9 +73,16 @@ impl Control {
     fn ownership(&mut self, new: Ownership) -> Result<(), InvalidField> {
         let result = self.check_ownership(&new);
         self.ownership_refused = result.is_err();
-        if result.is_ok() && self.ownership.as_ref() != Some(&new) {
-            let old = self.ownership.take();
-            self.own(old.as_ref(), new);
+        if result.is_ok() && self.owned() != Some(&new) {
+            let held = self.assignment.take();
+            let change = change(held.as_ref(), new, self.identity.cores);
+            // No wave may meet an older state of a partition than it has met before.
+            let log_count = change.assignment.owned().log_count;
+            let rebuilt = change.rebuilt.iter().enumerate();
+            let rebuilt = rebuilt.flat_map(|(core, list)| list.iter().map(move |p| (core, *p)));
+            let applied = |(core, p)| (p, self.registry.position(core, log_of(p, log_count)));
+            let walk_from = rebuilt.map(applied).collect();
+            self.own(change, &walk_from);
         }
         result
     }
@@ -83,7 +95,7 @@ impl Control {
             let problem = format_args!("is {}, which is not the log of this session", new.log);
             return Err(InvalidField::new("ownership.log_identity", problem));
         }
-        match &self.ownership {
+        match self.owned() {
             Some(held) if held.number > new.number => Err(InvalidField::new(
                 field,
                 format_args!("is {}, this node holds {}", new.number, held.number),
@@ -99,45 +111,43 @@ impl Control {
     /// Lets go of every partition: nothing that the node holds may be used any more.
     pub(super) fn disown(&mut self) {
         self.outputs.push_back(Output::Unfollow);
-        self.tell_all(|| Command::Own(Vec::new()));
+        self.tell_all(|| Command::Own(Owns::default()));
         self.registry.owned();
         self.registry.clear();
-        (self.ownership, self.ownership_refused, self.feed) = (None, false, FeedState::Loading);
+        (self.assignment, self.ownership_refused, self.feed) = (None, false, FeedState::Loading);
     }
 
-    /// From `old` to `new`: the feed stops, cores let go of what they do not keep, take what they
-    /// own, the feed goes on. Letting go and taking are two commands, so that a partition that is
-    /// rebuilt begins empty.
-    pub(super) fn own(&mut self, old: Option<&Ownership>, new: Ownership) {
-        let change = change(old, &new, self.identity.cores);
+    /// Carries out a change of ownership: the feed stops, cores let go of what they do not keep and
+    /// take what they own, the feed goes on. Waves walk a partition that is rebuilt when its log is
+    /// applied up to `walk_from`, if that says something of the partition.
+    pub(super) fn own(&mut self, change: Change, walk_from: &BTreeMap<PartitionId, Position>) {
+        let Change { assignment, rebuilt, continues } = change;
+        let owned = assignment.owned();
         info!(
-            number = new.number,
-            partitions = new.partitions.len(),
-            of = new.partition_count,
-            kept = change.keep.iter().map(Vec::len).sum::<usize>(),
-            "ownership"
+            number = owned.number,
+            partitions = owned.partitions.len(),
+            of = owned.partition_count,
+            rebuilt = rebuilt.iter().map(Vec::len).sum::<usize>(),
+            "ownership of partitions changed"
         );
         self.outputs.push_back(Output::Unfollow);
-        for owns in [&change.keep, &change.own] {
-            let owns = owns.iter().enumerate();
-            self.outputs
-                .extend(owns.map(|(core, owns)| Output::command(core, Command::Own(owns.clone()))));
-            self.registry.owned();
+        let follows = assignment.follows();
+        for (core, (partitions, rebuilt)) in
+            assignment.shares().into_iter().zip(rebuilt).enumerate()
+        {
+            let from = |p| (p, walk_from.get(&p).copied().unwrap_or_default());
+            let rebuilt = rebuilt.into_iter().map(from).collect();
+            let restarted = follows.difference(&continues).filter(|(of, _)| *of == core);
+            let restarted = restarted.map(|(_, log)| *log).collect();
+            let command = Command::Own(Owns { partitions, rebuilt, restarted });
+            self.outputs.push_back(Output::command(core, command));
         }
-        // A core goes by its position when it lets a wave begin: what is read again stands at its
-        // beginning from now on.
-        for (core, log) in new.follows(self.identity.cores).difference(&change.continues).copied() {
-            let (position, appended) = (Position(0), UnixMillis(0));
-            let from_the_beginning =
-                Command::Apply { log, position, appended, records: Vec::new() };
-            self.outputs.push_back(Output::command(core, from_the_beginning));
-        }
-        self.outputs.push_back(Output::Follow {
-            ownership: new.clone(),
-            continues: change.continues.clone(),
-        });
-        self.registry.keep(&change.continues);
-        self.ownership = Some(new);
+        self.waves.own(&assignment);
+        self.registry.owned();
+        self.registry.keep(&continues);
+        let follow = Output::Follow { assignment: assignment.clone(), continues };
+        self.outputs.push_back(follow);
+        self.assignment = Some(assignment);
         self.feed = FeedState::Loading;
     }
 
@@ -179,12 +189,12 @@ impl Control {
         if self.draining {
             return refuse("wave", "comes too late: this node is going down", Cause::Draining);
         }
-        let Some(owned) = &self.ownership else {
+        let Some(held) = &self.assignment else {
             let problem = "is for partitions that nobody has given to this node";
             return refuse("wave.ownership", problem, Cause::Superseded);
         };
         let platform = |lane| self.lanes.platform(lane);
-        self.waves.take(wave, owned, self.identity.cores, platform, now, &mut self.outputs)?;
+        self.waves.take(wave, held, platform, now, &mut self.outputs)?;
         self.leases.ask_now();
         Ok(())
     }

@@ -71,7 +71,8 @@ fn a_report_of_everything_comes_in_several_and_each_is_within_the_limit() {
         };
         let counts = Counts { handed: u64::MAX >> 8, outcomes: [u64::MAX >> 8; 5] };
         let answers = Answers { outcomes: [u64::MAX >> 8; 5], bad_device_tokens: u64::MAX >> 8 };
-        let mut merge = Merge::new([0]);
+        let mut merge = Merge::default();
+        merge.set_cores([0], 0);
         merge.add(
             0,
             CoreReport {
@@ -94,7 +95,7 @@ fn a_report_of_everything_comes_in_several_and_each_is_within_the_limit() {
         let (mut cells, mut dead, mut reports) = (0, 0, 0);
         loop {
             assert!(merge.is_due(), "there is more");
-            let report = merge.take(WaveId(u64::MAX), Epoch(u64::MAX), number(BANDS_MAX));
+            let report = merge.take(WaveId(u64::MAX), Epoch(u64::MAX), number(BANDS_MAX), true);
             reports += 1;
             let set = |set: &wire::OrdinalSet| {
                 RoaringBitmap::deserialize_from(&set.ordinals[..]).unwrap().len()

@@ -40,8 +40,8 @@ const _: () = assert!(32 * 8_192 <= PART_BYTES_MAX);
 /// Refused messages in one report, as the contract has it.
 const REFUSED_MAX: usize = 64;
 
-/// What one wave's cores have said.
-#[derive(Debug)]
+/// What one wave's cores have said. Nobody takes part at first: see [`Merge::set_cores`].
+#[derive(Debug, Default)]
 pub struct Merge {
     cores: BTreeMap<usize, CoreTotals>,
     bands_changed: BTreeSet<u32>,
@@ -59,6 +59,8 @@ pub struct Merge {
 #[derive(Debug, Default)]
 struct CoreTotals {
     takes_part: bool,
+    /// The newest plan that the core was told. What it says of a former one does not count.
+    plan: u64,
     told_all: bool,
     bands_walked: BTreeMap<LaneId, u32>,
     complete: bool,
@@ -73,41 +75,26 @@ struct CoreTotals {
 }
 
 impl Merge {
-    /// These cores have partitions of the wave.
-    #[must_use]
-    pub fn new(cores: impl IntoIterator<Item = usize>) -> Self {
-        let mut merge = Self {
-            cores: BTreeMap::new(),
-            bands_changed: BTreeSet::new(),
-            cells_changed: BTreeSet::new(),
-            handed: BTreeMap::new(),
-            open: BTreeMap::new(),
-            open_told: BTreeSet::new(),
-            dead: VecDeque::new(),
-            dead_dropped: 0,
-            reasons_changed: false,
-            sequence: 0,
-            changed: true,
-        };
-        merge.set_cores(cores);
-        merge
+    /// The wave was planned, once more perhaps: these cores take part. Totals of all are kept.
+    pub fn set_cores(&mut self, cores: impl IntoIterator<Item = usize>, plan: u64) {
+        self.cores.values_mut().for_each(|totals| totals.takes_part = false);
+        cores.into_iter().for_each(|core| self.expect(core, plan));
+        self.changed = true;
     }
 
-    /// The wave was planned again: other cores may take part. Totals of all are kept.
-    pub fn set_cores(&mut self, cores: impl IntoIterator<Item = usize>) {
-        for totals in self.cores.values_mut() {
-            totals.takes_part = false;
-        }
-        for core in cores {
-            // What the core says of the new plan counts, not what it said of the former. A core new
-            // to the wave has told nothing yet: all that it will tell is complete.
-            let totals = self
-                .cores
-                .entry(core)
-                .or_insert_with(|| CoreTotals { told_all: true, ..CoreTotals::default() });
-            (totals.takes_part, totals.complete, totals.ended) = (true, false, false);
-            totals.bands_walked.clear();
-        }
+    /// What a core says of this plan counts, not what it said of a former one. A core new to the
+    /// wave has told nothing yet: all that it will tell is complete.
+    pub fn expect(&mut self, core: usize, plan: u64) {
+        let new = || CoreTotals { told_all: true, ..CoreTotals::default() };
+        let totals = self.cores.entry(core).or_insert_with(new);
+        (totals.takes_part, totals.plan) = (true, plan);
+        (totals.complete, totals.ended) = (false, false);
+        totals.bands_walked.clear();
+        self.changed = true;
+    }
+
+    /// Something that reports say has changed, though no core said so.
+    pub fn change(&mut self) {
         self.changed = true;
     }
 
@@ -132,9 +119,11 @@ impl Merge {
             // Complete: what was collected of this core before is contained in it.
             totals.told_all = true;
         }
-        totals.bands_walked = report.bands_walked.into_iter().collect();
-        totals.complete = report.complete;
-        totals.ended = report.ended;
+        if report.plan >= totals.plan {
+            totals.bands_walked = report.bands_walked.into_iter().collect();
+            totals.complete = report.complete;
+            totals.ended = report.ended;
+        }
         totals.unanswered_requests = report.unanswered_requests;
         totals.retried_requests = report.retried_requests;
         totals
@@ -191,7 +180,7 @@ impl Merge {
         self.parts().map(|c| c.bands_walked.get(&lane).copied().unwrap_or(0)).min().unwrap_or(bands)
     }
 
-    /// All walked, nothing open, nobody waiting, on all cores.
+    /// Every core has completed the newest plan that it was told.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.parts().all(|c| c.complete)
@@ -208,8 +197,9 @@ impl Merge {
         std::mem::take(&mut self.dead_dropped)
     }
 
-    /// The report of everything that changed since the last one.
-    pub fn take(&mut self, wave: WaveId, epoch: Epoch, bands: u32) -> wire::Report {
+    /// The report of everything that changed since the last one. `whole`: the cores that take part
+    /// walk every partition of the plan; the wave is not complete otherwise.
+    pub fn take(&mut self, wave: WaveId, epoch: Epoch, bands: u32, whole: bool) -> wire::Report {
         self.sequence += 1;
         let open: BTreeMap<PartitionId, RoaringBitmap> = std::mem::take(&mut self.open);
         let handed = self.take_handed();
@@ -224,7 +214,7 @@ impl Merge {
             epoch: epoch.0,
             sequence: self.sequence,
             bands_walked: self.bands_walked(bands),
-            complete: self.is_complete(),
+            complete: whole && self.is_complete(),
             ended: self.is_ended() && !more,
             bands: self
                 .bands_changed

@@ -8,6 +8,12 @@ use super::*;
 
 const BANDS: u32 = 4;
 
+fn merge_of(cores: impl IntoIterator<Item = usize>) -> Merge {
+    let mut merge = Merge::default();
+    merge.set_cores(cores, 0);
+    merge
+}
+
 /// What one core did between two of its reports.
 #[derive(Debug, Clone)]
 struct Step {
@@ -68,9 +74,10 @@ proptest! {
     /// over, the last open list is what they hold.
     #[test]
     fn however_it_is_folded_the_reader_sees_the_sum(steps in steps()) {
-        let mut merge = Merge::new(0..3);
+        let mut merge = merge_of(0..3);
         let mut totals = vec![BTreeMap::<u32, Counts>::new(); 3];
-        let (mut handed, mut open) = (BTreeMap::<u32, RoaringBitmap>::new(), BTreeMap::<u32, RoaringBitmap>::new());
+        let mut handed = BTreeMap::<u32, RoaringBitmap>::new();
+        let mut open = handed.clone();
         let mut dead = 0;
         let mut read: Vec<wire::Report> = Vec::new();
         for step in &steps {
@@ -83,8 +90,10 @@ proptest! {
             for (band, outcome) in &step.outcomes {
                 counts.entry(*band).or_default().count(Outcome::ALL[*outcome]);
             }
-            let changed = step.handed.iter().map(|(b, _)| *b).chain(step.outcomes.iter().map(|(b, _)| *b));
-            report.bands = changed.collect::<BTreeSet<_>>().into_iter().map(|b| (b, counts[&b])).collect();
+            let changed = step.handed.iter().map(|(b, _)| *b);
+            let changed = changed.chain(step.outcomes.iter().map(|(b, _)| *b));
+            let changed = changed.collect::<BTreeSet<_>>().into_iter();
+            report.bands = changed.map(|b| (b, counts[&b])).collect();
             report.cells = report.bands.iter().map(|(b, c)| (u64::from(*b), *c)).collect();
             let number = u32::try_from(step.core).unwrap();
             *handed.entry(number).or_default() |= &set;
@@ -98,13 +107,14 @@ proptest! {
             }
             merge.add(step.core, report);
             if step.send {
-                read.push(merge.take(WaveId(1), Epoch(1), BANDS));
+                read.push(merge.take(WaveId(1), Epoch(1), BANDS, true));
             }
         }
-        read.push(merge.take(WaveId(1), Epoch(1), BANDS));
+        read.push(merge.take(WaveId(1), Epoch(1), BANDS, true));
 
         let (mut bands, mut cells) = (BTreeMap::new(), BTreeMap::new());
-        let (mut seen, mut seen_open, mut seen_dead) = (BTreeMap::<u32, RoaringBitmap>::new(), BTreeMap::new(), Vec::new());
+        let mut seen = BTreeMap::<u32, RoaringBitmap>::new();
+        let (mut seen_open, mut seen_dead) = (BTreeMap::new(), Vec::new());
         for (i, report) in read.iter().enumerate() {
             prop_assert_eq!(report.sequence, i as u64 + 1);
             bands.extend(report.bands.iter().map(|b| (b.band, *b)));
@@ -135,7 +145,7 @@ proptest! {
 
 #[test]
 fn a_node_is_as_far_as_its_last_core() {
-    let mut merge = Merge::new([0, 2]);
+    let mut merge = merge_of([0, 2]);
     let report = |bands, complete, ended| {
         let bands_walked = vec![(LaneId(1), bands), (LaneId(2), 4)];
         CoreReport { bands_walked, complete, ended, ..CoreReport::default() }
@@ -157,7 +167,7 @@ fn a_node_is_as_far_as_its_last_core() {
 
 #[test]
 fn a_new_session_is_told_nothing_before_all_cores_have_said_everything() {
-    let mut merge = Merge::new([0, 1]);
+    let mut merge = merge_of([0, 1]);
     let report = |all, ordinal: u32| CoreReport {
         all,
         bands: vec![(0, Counts { handed: 1, ..Counts::default() })],
@@ -166,7 +176,7 @@ fn a_new_session_is_told_nothing_before_all_cores_have_said_everything() {
     };
     merge.add(0, report(false, 1));
     assert!(merge.is_due());
-    merge.take(WaveId(1), Epoch(1), BANDS);
+    merge.take(WaveId(1), Epoch(1), BANDS, true);
 
     merge.start_over();
     // On its way before the core heard of the new session.
@@ -175,44 +185,44 @@ fn a_new_session_is_told_nothing_before_all_cores_have_said_everything() {
     assert!(!merge.is_due());
     merge.add(0, report(true, 1));
     assert!(merge.is_due());
-    let first = merge.take(WaveId(1), Epoch(1), BANDS);
+    let first = merge.take(WaveId(1), Epoch(1), BANDS, true);
     assert_eq!((first.sequence, first.bands.len(), first.bands[0].handed), (2, 1, 2));
     assert_eq!(set(&first.handed[0]), (0, RoaringBitmap::from_iter([1, 2, 3])));
 }
 
 #[test]
 fn an_open_list_that_empties_is_told_once() {
-    let mut merge = Merge::new([0]);
+    let mut merge = merge_of([0]);
     let open = |ordinals: &[u32]| CoreReport {
         open: vec![(PartitionId(7), RoaringBitmap::from_iter(ordinals.iter().copied()))],
         ..CoreReport::default()
     };
     merge.add(0, open(&[5]));
-    assert_eq!(merge.take(WaveId(1), Epoch(1), BANDS).open.len(), 1);
+    assert_eq!(merge.take(WaveId(1), Epoch(1), BANDS, true).open.len(), 1);
     merge.add(0, CoreReport::default());
     assert_eq!(
-        merge.take(WaveId(1), Epoch(1), BANDS).open.len(),
+        merge.take(WaveId(1), Epoch(1), BANDS, true).open.len(),
         1,
         "still open, though its core had nothing new"
     );
     merge.add(0, open(&[]));
     assert_eq!(
-        merge.take(WaveId(1), Epoch(1), BANDS).open.iter().map(set).collect::<Vec<_>>(),
+        merge.take(WaveId(1), Epoch(1), BANDS, true).open.iter().map(set).collect::<Vec<_>>(),
         [(7, RoaringBitmap::new())]
     );
     merge.add(0, CoreReport::default());
-    assert!(merge.take(WaveId(1), Epoch(1), BANDS).open.is_empty());
+    assert!(merge.take(WaveId(1), Epoch(1), BANDS, true).open.is_empty());
 }
 
 #[test]
 fn dead_tokens_wait_within_a_bound_and_go_out_in_portions() {
-    let mut merge = Merge::new([0]);
+    let mut merge = merge_of([0]);
     let token = token_called_dead(0);
     merge.add(0, CoreReport { dead: vec![token; DEAD_MAX + 5], ..CoreReport::default() });
     assert_eq!(merge.take_dead_dropped(), 5);
     let mut told = 0;
     while merge.is_due() {
-        let portion = merge.take(WaveId(1), Epoch(1), BANDS).dead.len();
+        let portion = merge.take(WaveId(1), Epoch(1), BANDS, true).dead.len();
         assert!(portion <= DEAD_PER_REPORT);
         told += portion;
     }
@@ -221,7 +231,7 @@ fn dead_tokens_wait_within_a_bound_and_go_out_in_portions() {
 
 #[test]
 fn what_lanes_were_answered_is_summed_over_cores_and_not_over_reports() {
-    let mut merge = Merge::new([0, 1]);
+    let mut merge = merge_of([0, 1]);
     let report = |lane, all, dead| {
         let outcomes = [all - dead, dead, 0, 0, 0];
         let answers = Answers { outcomes, bad_device_tokens: dead };
@@ -232,7 +242,7 @@ fn what_lanes_were_answered_is_summed_over_cores_and_not_over_reports() {
     merge.add(0, report(1, 12, 2));
     merge.add(0, report(2, 5, 5));
     merge.add(1, report(1, 100, 0));
-    let lanes = merge.take(WaveId(1), Epoch(1), 1).lanes;
+    let lanes = merge.take(WaveId(1), Epoch(1), 1, true).lanes;
     assert!(lanes.iter().all(|l| l.app == "apps/demo"
         && l.answers == l.accepted + l.dead
         && l.bad_device_tokens == l.dead));
@@ -242,7 +252,7 @@ fn what_lanes_were_answered_is_summed_over_cores_and_not_over_reports() {
 
 #[test]
 fn reasons_are_summed_over_cores_told_when_they_change_and_bounded() {
-    let mut merge = Merge::new([0, 1]);
+    let mut merge = merge_of([0, 1]);
     let kind = |status| ReasonKind {
         then: Consequence::Retried,
         app: Some((app(), LaneId(1))),
@@ -258,7 +268,7 @@ fn reasons_are_summed_over_cores_told_when_they_change_and_bounded() {
         ..CoreReport::default()
     };
     let told = |merge: &mut Merge| {
-        let told = merge.take(WaveId(1), Epoch(1), 1).reasons;
+        let told = merge.take(WaveId(1), Epoch(1), 1, true).reasons;
         told.into_iter().map(|r| (r.status, r.reason, r.count)).collect::<Vec<_>>()
     };
     merge.add(0, report(&[(404, 3)]));

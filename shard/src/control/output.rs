@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::ownership::{Follows, Ownership};
+use super::ownership::{Assignment, Follows};
 use crate::command::Command;
 
 /// One step that the node's task carries out. Steps are carried out in the order in which they
@@ -18,11 +18,11 @@ pub enum Output {
     },
     /// Stop following the logs, and let nothing of them reach a core after what follows here.
     Unfollow,
-    /// Follow the logs of this ownership: what `continues` from where it was, the rest from its
+    /// Follow the logs of this assignment: what `continues` from where it was, the rest from its
     /// beginning.
     Follow {
         /// Which logs are followed, and for which core.
-        ownership: Ownership,
+        assignment: Assignment,
         /// What goes on from where it was.
         continues: BTreeSet<Follows>,
     },

@@ -1,40 +1,30 @@
 //! The plan of a wave, checked against what the node holds and divided over its cores.
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use clarion_proto::{
     error::InvalidField,
-    ids::{Epoch, LaneId, WaveId, log_of},
-    time::Time,
+    ids::{LaneId, log_of},
 };
 
 use super::{
     message::{Rejected, Wave},
-    output::Output,
-    ownership::Ownership,
+    ownership::Assignment,
+    placement::Shares,
 };
 use crate::{
-    command::{AppSpec, Command, ShardSpec, WaveSpec},
+    command::{ShardSpec, WaveSpec},
     outcome::Platform,
-    wave::{Cover, SegmentOp},
 };
 
 /// A wave whose partitions are divided over the cores that own them.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) id: WaveId,
-    /// `alerts/{alert}`, for people.
-    pub(super) alert: String,
-    pub(super) epoch: Epoch,
     /// The ownership that it was made for.
     pub(super) ownership: u64,
-    cover: Arc<Cover>,
     pub(super) bands: u32,
+    /// What every core is told of the wave, but for its number and the core's partitions.
+    pub(super) spec: WaveSpec,
     /// The partitions of each core that takes part.
-    pub(super) cores: BTreeMap<usize, Vec<ShardSpec>>,
-    pub(super) apps: Vec<AppSpec>,
-    segments: Vec<SegmentOp>,
-    pub(super) expires: Time,
+    pub(super) cores: Shares,
 }
 
 /// Checks the lane of each app. `platform`: what a lane speaks; `None`: there is no such lane.
@@ -68,50 +58,32 @@ pub(super) fn check_lanes(
 ///
 /// # Errors
 /// It names a partition that is not this node's.
-pub(super) fn split(wave: Wave, owned: &Ownership, cores: usize) -> Result<Plan, Rejected> {
-    let mut parts: BTreeMap<usize, Vec<ShardSpec>> = BTreeMap::new();
+pub(super) fn split(wave: Wave, assignment: &Assignment) -> Result<Plan, Rejected> {
+    let log_count = assignment.owned().log_count;
+    let mut cores = Shares::new();
     for shard in wave.shards {
-        let Some(core) = owned.core_of(shard.partition, cores) else {
+        let Some(core) = assignment.core_of(shard.partition) else {
             let problem =
                 format_args!("name partition {}, which is not this node's", shard.partition);
             return Err(Rejected::of(wave.id, InvalidField::new("wave.shards", problem)));
         };
-        parts.entry(core).or_default().push(ShardSpec {
+        cores.entry(core).or_default().push(ShardSpec {
             partition: shard.partition,
-            log: log_of(shard.partition, owned.log_count),
+            log: log_of(shard.partition, log_count),
             start: shard.start,
             handed: shard.handed,
         });
     }
-    Ok(Plan {
+    let spec = WaveSpec {
         id: wave.id,
         alert: wave.alert,
         epoch: wave.epoch,
-        ownership: wave.ownership,
+        plan: 0,
         cover: wave.cover,
-        bands: wave.bands,
-        cores: parts,
+        shards: Vec::new(),
         apps: wave.apps,
         segments: wave.segments,
         expires: wave.expires,
-    })
-}
-
-impl Plan {
-    /// What each core that takes part is told.
-    pub(super) fn into_commands(self) -> impl Iterator<Item = Output> {
-        self.cores.into_iter().map(move |(core, shards)| {
-            let spec = WaveSpec {
-                id: self.id,
-                alert: self.alert.clone(),
-                epoch: self.epoch,
-                cover: self.cover.clone(),
-                shards,
-                apps: self.apps.clone(),
-                segments: self.segments.clone(),
-                expires: self.expires,
-            };
-            Output::command(core, Command::Wave(Arc::new(spec)))
-        })
-    }
+    };
+    Ok(Plan { ownership: wave.ownership, bands: wave.bands, spec, cores })
 }

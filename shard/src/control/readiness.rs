@@ -15,12 +15,14 @@ use super::Control;
 pub enum FeedState {
     /// From their beginning, or from where the node had been.
     Loading,
-    /// Everything that was there has been applied.
+    /// Everything has been applied that was there when the stream was opened.
     CaughtUp,
     /// No coordinator serves them now.
     Lost,
     /// The coordinators that were asked serve another cluster or another log.
     Refused,
+    /// A log no longer holds what the node would have to apply next.
+    Trimmed,
 }
 
 /// Why the node is not ready.
@@ -42,6 +44,8 @@ pub enum NotReady {
     LogLost,
     /// As before; and whoever could bring them up to date has another log.
     LogRefused,
+    /// Part of the log that the node needs is gone: no coordinator can bring it up to date.
+    LogTrimmed,
 }
 
 impl fmt::Display for NotReady {
@@ -55,6 +59,7 @@ impl fmt::Display for NotReady {
             Self::Loading => "partitions are being loaded",
             Self::LogLost => "no coordinator serves the log",
             Self::LogRefused => "the log was refused: another cluster or another log",
+            Self::LogTrimmed => "the log was trimmed before this node had applied it",
         })
     }
 }
@@ -65,7 +70,7 @@ impl Control {
     /// # Errors
     /// The reason that an operator has to look at first.
     pub fn readiness(&self, now: Time) -> Result<(), NotReady> {
-        let owns = self.ownership.as_ref().is_some_and(|owned| !owned.partitions.is_empty());
+        let owns = self.owned().is_some_and(|owned| !owned.partitions.is_empty());
         match self.feed {
             _ if self.draining => Err(NotReady::Draining),
             _ if !owns && self.other_cluster => Err(NotReady::OtherCluster),
@@ -75,6 +80,7 @@ impl Control {
             FeedState::Loading => Err(NotReady::Loading),
             FeedState::Lost => Err(NotReady::LogLost),
             FeedState::Refused => Err(NotReady::LogRefused),
+            FeedState::Trimmed => Err(NotReady::LogTrimmed),
             FeedState::CaughtUp => Ok(()),
         }
     }

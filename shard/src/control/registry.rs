@@ -11,7 +11,7 @@ use clarion_proto::{
     wire::shard_v1 as wire,
 };
 
-use super::ownership::{Follows, Ownership};
+use super::ownership::{Assignment, Follows};
 use crate::command::HeldStats;
 
 /// Least time between two messages about it.
@@ -82,21 +82,27 @@ impl Registry {
 
     /// How far each log of the ownership is applied on every core that follows it.
     #[must_use]
-    pub fn positions(&self, ownership: Option<&Ownership>) -> BTreeMap<LogId, Position> {
+    pub fn positions(&self, assignment: Option<&Assignment>) -> BTreeMap<LogId, Position> {
         let mut positions = BTreeMap::new();
-        for (core, log) in ownership.map(|o| o.follows(self.cores.len())).unwrap_or_default() {
-            let known = self.cores[core].positions.iter().find(|(l, _)| *l == log);
-            let applied = known.map_or(Position(0), |(_, p)| *p);
+        for (core, log) in assignment.map(Assignment::follows).unwrap_or_default() {
+            let applied = self.position(core, log);
             let least = positions.entry(log).or_insert(applied);
             *least = applied.min(*least);
         }
         positions
     }
 
+    /// How far a core has applied a log, by its newest word.
+    #[must_use]
+    pub fn position(&self, core: usize, log: LogId) -> Position {
+        let known = self.cores[core].positions.iter().find(|(l, _)| *l == log);
+        known.map_or(Position(0), |(_, p)| *p)
+    }
+
     /// The message.
     pub fn take(
         &mut self,
-        ownership: Option<&Ownership>,
+        assignment: Option<&Assignment>,
         rss_bytes: u64,
         now: Time,
     ) -> wire::RegistryState {
@@ -108,7 +114,7 @@ impl Registry {
         }
         let sum = |of: fn(&HeldStats) -> u64| self.cores.iter().map(of).sum();
         wire::RegistryState {
-            positions: to_wire(&self.positions(ownership)),
+            positions: to_wire(&self.positions(assignment)),
             devices: sum(|c| c.devices),
             placed: sum(|c| c.placed),
             muted: sum(|c| c.muted),
@@ -117,7 +123,7 @@ impl Registry {
                 .map(|(app, devices)| wire::AppDevices { app: app.id().to_owned(), devices })
                 .collect(),
             rss_bytes,
-            log_identity: ownership.map(|o| o.log.to_wire()).unwrap_or_default(),
+            log_identity: assignment.map(|a| a.owned().log.to_wire()).unwrap_or_default(),
         }
     }
 }
@@ -136,6 +142,7 @@ mod tests {
     use clarion_proto::ids::{LogIdentity, PartitionId};
 
     use super::*;
+    use crate::control::ownership::{Ownership, change};
 
     fn stats(positions: &[(u16, u64)], devices: u64, apps: &[(&str, u64)]) -> HeldStats {
         HeldStats {
@@ -160,15 +167,16 @@ mod tests {
             log_count: 2,
             partitions,
         };
+        let held = change(None, ownership, 2).assignment;
         let mut registry = Registry::new(2);
         registry.hold(0, stats(&[(0, 7)], 10, &[("demo", 10)]));
-        let state = registry.take(Some(&ownership), 42, Time(0));
+        let state = registry.take(Some(&held), 42, Time(0));
         assert_eq!(
             state.positions,
             to_wire(&[(LogId(0), Position(7)), (LogId(1), Position(0))].into())
         );
         registry.hold(1, stats(&[(1, 9)], 4, &[("demo", 1), ("other", 3)]));
-        let state = registry.take(Some(&ownership), 42, Time(0));
+        let state = registry.take(Some(&held), 42, Time(0));
         assert_eq!((state.devices, state.placed, state.muted, state.rss_bytes), (14, 7, 2, 42));
         assert_eq!(
             state.positions,
@@ -188,10 +196,11 @@ mod tests {
             log_count: 1,
             partitions,
         };
+        let held = change(None, ownership, 2).assignment;
         let mut registry = Registry::new(2);
         registry.hold(0, stats(&[(0, 7)], 0, &[]));
         registry.hold(1, stats(&[(0, 5)], 0, &[]));
-        assert_eq!(registry.positions(Some(&ownership)), [(LogId(0), Position(5))].into());
+        assert_eq!(registry.positions(Some(&held)), [(LogId(0), Position(5))].into());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod fence;
 mod lanes;
 mod platforms;
+mod replan;
 mod support;
 
 use std::time::Duration;
@@ -14,7 +15,7 @@ use support::{Bench, lane, ownership, wave};
 
 use super::{readiness::NotReady, *};
 use crate::{
-    command::{CoreReport, HeldStats},
+    command::{CoreReport, HeldStats, Owns},
     lane::rate::Rate,
 };
 
@@ -65,13 +66,16 @@ fn a_session_starts_with_hello_and_goes_on_with_everything() {
     bench.say(ownership(7, &[3, 1, 2, 0]));
     let outputs = bench.outputs();
     assert!(matches!(outputs.first(), Some(Output::Unfollow)));
-    let Some(Output::Follow { ownership, continues }) = outputs.last() else {
+    let Some(Output::Follow { assignment, continues }) = outputs.last() else {
         panic!("{outputs:?}")
     };
+    let ownership = assignment.owned();
     assert_eq!((ownership.number, ownership.partitions.len(), continues.len()), (7, 4, 0));
     let owned = |core: usize| {
         let mut of_core = outputs.iter().filter_map(move |o| match o {
-            Output::Command { core: c, command: Command::Own(p) } if *c == core => Some(p.clone()),
+            Output::Command { core: c, command: Command::Own(owns) } if *c == core => {
+                Some(owns.partitions.clone())
+            }
             _ => None,
         });
         of_core.next_back().unwrap()
@@ -81,7 +85,7 @@ fn a_session_starts_with_hello_and_goes_on_with_everything() {
 
     // The next session is told how far the logs are applied on every core that follows them.
     let held = |logs: &[u16]| HeldStats {
-        owns: 2,
+        owns: 1,
         positions: logs.iter().map(|l| (LogId(*l), Position(u64::from(*l) + 10))).collect(),
         ..HeldStats::default()
     };
@@ -123,18 +127,23 @@ fn an_older_ownership_is_refused_with_ours() {
 }
 
 #[test]
-fn logs_that_are_read_again_stand_at_their_beginning_before_the_feed_goes_on() {
+fn what_stays_keeps_its_core_and_only_what_is_new_is_read_from_the_beginning() {
     let mut bench = running();
-    // 0 goes: each partition that stays changes its core.
-    bench.say(ownership(2, &[1, 2]));
-    let again = bench.commands().into_iter().filter_map(|(core, command)| match command {
-        Command::Apply { log, position, records, .. } if records.is_empty() => {
-            Some((core, log, position))
-        }
+    // 0 goes, 4 comes to its core.
+    bench.say(ownership(2, &[1, 2, 3, 4]));
+    let outputs = bench.outputs();
+    let owns = outputs.iter().filter_map(|o| match o {
+        Output::Command { core, command: Command::Own(owns) } => Some((*core, owns.clone())),
         _ => None,
     });
-    let again: Vec<_> = again.collect();
-    assert_eq!(again, [(0, LogId(1), Position(0)), (1, LogId(2), Position(0))]);
+    let own = |list: [u16; 2], restarted: &[u16]| Owns {
+        partitions: list.map(PartitionId).to_vec(),
+        rebuilt: Vec::new(),
+        restarted: restarted.iter().copied().map(LogId).collect(),
+    };
+    assert_eq!(owns.collect::<Vec<_>>(), [(0, own([2, 4], &[4])), (1, own([1, 3], &[]))]);
+    let Some(Output::Follow { continues, .. }) = outputs.last() else { panic!("{outputs:?}") };
+    assert_eq!(*continues, [(0, LogId(2)), (1, LogId(1)), (1, LogId(3))].into());
 }
 
 #[test]
@@ -145,12 +154,12 @@ fn a_log_that_has_lost_something_means_starting_from_nothing() {
     bench.control.feed(FeedNote::OtherLog);
     assert_eq!(bench.control.readiness(bench.now), Err(NotReady::Loading));
     let outputs = bench.outputs();
-    let owns = outputs.iter().filter_map(|o| match o {
-        Output::Command { command: Command::Own(p), .. } => Some(p.len()),
+    let rebuilt = outputs.iter().filter_map(|o| match o {
+        Output::Command { command: Command::Own(owns), .. } => Some(owns.rebuilt.clone()),
         _ => None,
     });
-    let owns: Vec<_> = owns.collect();
-    assert_eq!(owns, [0, 0, 2, 2]);
+    let all = |list: [u16; 2]| list.map(|p| (PartitionId(p), Position(0))).to_vec();
+    assert_eq!(rebuilt.collect::<Vec<_>>(), [all([0, 2]), all([1, 3])]);
     assert!(
         matches!(outputs.last(), Some(Output::Follow { continues, .. }) if continues.is_empty())
     );

@@ -6,12 +6,18 @@
 //! whose quota lets a thousand a second through takes minutes for a band, and the phones of the
 //! other platform must not wait for it.
 //!
+//! A wave may be planned again while it runs: by a coordinator of a higher epoch, or under the same
+//! epoch for a newer ownership. Cores go on with what they have of it; [`super::placement`] says
+//! which partition is walked where. What cores say of a former plan completes no later one: plans
+//! are numbered, and reports name their number.
+//!
 //! Who directs a wave is told by its epoch: the highest seen is obeyed, whoever comes with a lower
 //! one is refused. A cancel is remembered beyond the wave, and so is its end, so that a late plan
 //! of a superseded coordinator cannot bring the wave back.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -29,11 +35,12 @@ use super::{
     merge::Merge,
     message::{Cause, Rejected, Wave},
     output::Output,
-    ownership::Ownership,
+    ownership::Assignment,
+    placement::Placement,
     plan::{self, Plan},
 };
 use crate::{
-    command::{Command, CoreReport},
+    command::{Command, CoreReport, WaveSpec},
     outcome::Platform,
 };
 
@@ -54,14 +61,17 @@ pub struct Waves {
 
 #[derive(Debug)]
 struct State {
-    epoch: Epoch,
+    /// The newest plan, without partitions.
+    spec: WaveSpec,
     ownership: u64,
-    expires: Time,
     bands: u32,
     /// By lane of the wave.
     bands_open: BTreeMap<LaneId, u32>,
-    /// With partitions of the wave.
-    cores: Vec<usize>,
+    /// Cores that were told of the wave, in this plan or a former one.
+    told: BTreeSet<usize>,
+    /// Cores that have partitions of the newest plan.
+    parts: usize,
+    placement: Placement,
     merge: Merge,
     report_due: Time,
     cancel: Option<Cancel>,
@@ -77,7 +87,8 @@ struct Cancel {
 }
 
 impl Waves {
-    /// Takes up a wave, or takes it over under a higher epoch or for a newer ownership.
+    /// Takes up a wave, or takes it over under a higher epoch or for a newer ownership. What this
+    /// process has handed in a partition stays handed.
     ///
     /// # Errors
     /// Planned for another ownership, superseded, cancelled, with a lane that nobody described or
@@ -85,25 +96,37 @@ impl Waves {
     pub fn take(
         &mut self,
         wave: Wave,
-        owned: &Ownership,
-        cores: usize,
+        held: &Assignment,
         platform: impl Fn(LaneId) -> Option<Platform>,
         now: Time,
         out: &mut VecDeque<Output>,
     ) -> Result<(), Rejected> {
-        if !self.is_news(&wave, owned)? {
+        if !self.is_news(&wave, held.owned().number)? {
             return Ok(());
         }
         plan::check_lanes(&wave, platform)?;
-        let plan = plan::split(wave, owned, cores)?;
-        self.make_room(plan.id, now, out)?;
+        let plan = plan::split(wave, held)?;
+        let spec = &plan.spec;
+        let id = spec.id;
+        self.make_room(id, now, out)?;
 
-        let span = info_span!("wave", wave = plan.id.0, alert = %plan.alert, epoch = plan.epoch.0);
-        info!(parent: &span, bands = plan.bands, cores = plan.cores.len(), "taken up");
-        let former = self.waves.remove(&plan.id);
-        self.waves.insert(plan.id, State::new(&plan, former, span, now));
-        out.extend(plan.into_commands());
+        let span = info_span!("wave", wave = id.0, alert = %spec.alert, epoch = spec.epoch.0);
+        let (bands, cores) = (plan.bands, plan.cores.len());
+        info!(parent: &span, bands, cores, ownership = plan.ownership, "wave taken up");
+        let state = match self.waves.remove(&id) {
+            Some(former) => former.replanned(plan, span, out),
+            None => State::new(now, plan.spec.clone()).replanned(plan, span, out),
+        };
+        self.waves.insert(id, state);
         Ok(())
+    }
+
+    /// The node owns other partitions now, and its cores have been told.
+    pub fn own(&mut self, assignment: &Assignment) {
+        for state in self.waves.values_mut() {
+            state.placement.own(assignment);
+            state.merge.change();
+        }
     }
 
     /// Whether a plan has to be carried out. `false`: exactly this has been taken up already.
@@ -111,13 +134,13 @@ impl Waves {
     /// # Errors
     /// It is for another ownership than the node's, or a higher epoch directs or has ended the
     /// wave.
-    fn is_news(&self, wave: &Wave, owned: &Ownership) -> Result<bool, Rejected> {
+    fn is_news(&self, wave: &Wave, owned: u64) -> Result<bool, Rejected> {
         let superseded = |field: &str, problem: String| {
             let problem = InvalidField::new(field, problem);
             Err(Rejected::of(wave.id, problem).because(Cause::Superseded))
         };
-        if wave.ownership != owned.number {
-            let problem = format!("is {}, this node holds {}", wave.ownership, owned.number);
+        if wave.ownership != owned {
+            let problem = format!("is {}, this node holds {owned}", wave.ownership);
             return superseded("wave.ownership", problem);
         }
         if let Some(epoch) = self.over(wave.id).filter(|epoch| *epoch >= wave.epoch) {
@@ -125,11 +148,12 @@ impl Waves {
             return superseded("wave.epoch", problem);
         }
         match self.waves.get(&wave.id) {
-            Some(known) if known.epoch > wave.epoch => {
-                let problem = format!("is {}, but epoch {} is obeyed", wave.epoch, known.epoch);
+            Some(known) if known.spec.epoch > wave.epoch => {
+                let problem =
+                    format!("is {}, but epoch {} is obeyed", wave.epoch, known.spec.epoch);
                 superseded("wave.epoch", problem)
             }
-            Some(known) => Ok((known.epoch, known.ownership) != (wave.epoch, wave.ownership)),
+            Some(known) => Ok((known.spec.epoch, known.ownership) != (wave.epoch, wave.ownership)),
             None => Ok(true),
         }
     }
@@ -154,7 +178,8 @@ impl Waves {
     /// Waves to ask leave for.
     pub fn active(&self, now: Time) -> impl Iterator<Item = WaveId> {
         let active = move |s: &State| {
-            s.cancel.is_none() && s.ended_until.is_none() && now < s.expires && !s.merge.is_ended()
+            let open = s.cancel.is_none() && s.ended_until.is_none() && !s.merge.is_ended();
+            open && now < s.spec.expires
         };
         self.waves.iter().filter(move |(_, s)| active(s)).map(|(id, _)| *id)
     }
@@ -169,7 +194,7 @@ impl Waves {
         out: &mut VecDeque<Output>,
     ) {
         let Some(state) = self.waves.get(&id).filter(|s| s.cancel.is_none()) else { return };
-        let rate = per_second.map(|r| leases::share(r, leases::burst(r), state.cores.len()));
+        let rate = per_second.map(|r| leases::share(r, leases::burst(r), state.parts));
         state.tell(out, || Command::Grant { wave: id, until, rate });
     }
 
@@ -183,13 +208,13 @@ impl Waves {
         epoch: Epoch,
         out: &mut VecDeque<Output>,
     ) -> Result<(), Rejected> {
-        if let Some(known) = self.waves.get(&id).filter(|s| s.epoch > epoch) {
-            let problem = format_args!("is {epoch}, but epoch {} is obeyed", known.epoch);
+        if let Some(known) = self.waves.get(&id).filter(|s| s.spec.epoch > epoch) {
+            let problem = format_args!("is {epoch}, but epoch {} is obeyed", known.spec.epoch);
             return Err(Rejected::of(id, InvalidField::new("cancel.epoch", problem)));
         }
         self.remember_over(id, epoch);
         let Some(state) = self.waves.get_mut(&id) else { return Ok(()) };
-        state.epoch = epoch;
+        state.spec.epoch = epoch;
         info!(parent: &state.span, epoch = epoch.0, "cancelled");
         match &mut state.cancel {
             // The cores were told; the answer goes out once more.
@@ -213,7 +238,7 @@ impl Waves {
         let Some(state) = self.waves.get_mut(&id).filter(|s| s.ended_until.is_none()) else {
             return;
         };
-        let epoch = state.epoch;
+        let epoch = state.spec.epoch;
         state.ended_until = Some(now + LAST_WORDS);
         debug!(parent: &state.span, "ended everywhere");
         state.tell(out, || Command::End(id));
@@ -244,6 +269,12 @@ impl Waves {
         let Some(state) = self.waves.get_mut(&id) else { return };
         if !listening {
             report.handed.clear();
+        }
+        for (to, shard) in state.placement.farewell(core, std::mem::take(&mut report.let_go)) {
+            state.spec.plan += 1;
+            let plan = state.spec.plan;
+            state.merge.expect(to, plan);
+            out.push_back(Output::command(to, Command::Shard { wave: id, plan, shard }));
         }
         state.merge.add(core, report);
         match state.merge.take_dead_dropped() {
@@ -316,7 +347,8 @@ impl Waves {
         let due = self.waves.iter_mut().filter(|(_, s)| s.merge.is_due() && s.report_due <= now);
         let (id, state) = due.min_by_key(|(_, s)| s.report_due)?;
         state.report_due = now + REPORT_EVERY;
-        Some(state.merge.take(*id, state.epoch, state.bands))
+        let whole = state.placement.is_whole();
+        Some(state.merge.take(*id, state.spec.epoch, state.bands, whole))
     }
 
     /// Waves of which something is to be told.
@@ -357,7 +389,7 @@ impl Waves {
     /// Makes room: first what has ended on all cores, then what has run out and nobody ended.
     fn evict(&mut self, now: Time, out: &mut VecDeque<Output>) -> bool {
         let gone = |s: &State| {
-            s.ended_until.is_some() || s.merge.is_ended() || s.expires + LAST_WORDS < now
+            s.ended_until.is_some() || s.merge.is_ended() || s.spec.expires + LAST_WORDS < now
         };
         let Some(id) = self.waves.iter().find(|(_, s)| gone(s)).map(|(id, _)| *id) else {
             return false;
@@ -371,39 +403,58 @@ impl Waves {
 }
 
 impl State {
-    /// The state of a wave that is taken up now. Totals of a former plan of the same wave are kept.
-    fn new(plan: &Plan, former: Option<Self>, span: Span, now: Time) -> Self {
-        let cores: Vec<usize> = plan.cores.keys().copied().collect();
-        let (merge, report_due) = match former {
-            Some(mut former) => {
-                former.merge.set_cores(cores.iter().copied());
-                (former.merge, former.report_due)
-            }
-            None => (Merge::new(cores.iter().copied()), now),
-        };
+    /// The state of a wave that has no plan yet.
+    fn new(now: Time, spec: WaveSpec) -> Self {
         Self {
-            epoch: plan.epoch,
-            ownership: plan.ownership,
-            expires: plan.expires,
-            bands: plan.bands,
-            // A core opens the first band by itself.
-            bands_open: plan.apps.iter().map(|app| (app.lane, 1)).collect(),
-            cores,
-            merge,
-            report_due,
+            spec,
+            ownership: 0,
+            bands: 0,
+            bands_open: BTreeMap::new(),
+            told: BTreeSet::new(),
+            parts: 0,
+            placement: Placement::default(),
+            merge: Merge::default(),
+            report_due: now,
             cancel: None,
             ended_until: None,
-            span,
+            span: Span::none(),
         }
     }
 
+    /// Goes over to a plan and tells the cores. Totals are kept, and so is what was handed.
+    fn replanned(self, plan: Plan, span: Span, out: &mut VecDeque<Output>) -> Self {
+        let Plan { ownership, bands, spec, cores } = plan;
+        let number = if self.told.is_empty() { 0 } else { self.spec.plan + 1 };
+        let mut state = Self {
+            spec: WaveSpec { plan: number, ..spec },
+            ownership,
+            bands,
+            cancel: None,
+            ended_until: None,
+            span,
+            parts: cores.len(),
+            ..self
+        };
+        // A core opens the first band by itself.
+        state.bands_open = state.spec.apps.iter().map(|app| (app.lane, 1)).collect();
+        state.merge.set_cores(cores.keys().copied(), number);
+        let mut shares = state.placement.plan(cores);
+        state.told.extend(shares.keys());
+        for core in &state.told {
+            let shards = shares.remove(core).unwrap_or_default();
+            let spec = Arc::new(WaveSpec { shards, ..state.spec.clone() });
+            out.push_back(Output::command(*core, Command::Wave(spec)));
+        }
+        state
+    }
+
     fn tell(&self, out: &mut VecDeque<Output>, command: impl Fn() -> Command) {
-        out.extend(self.cores.iter().map(|core| Output::command(*core, command())));
+        out.extend(self.told.iter().map(|core| Output::command(*core, command())));
     }
 
     fn has_stopped(&self) -> bool {
         self.cancel
             .as_ref()
-            .is_some_and(|c| !c.told && self.cores.iter().all(|core| c.answers.contains_key(core)))
+            .is_some_and(|c| !c.told && self.told.iter().all(|core| c.answers.contains_key(core)))
     }
 }

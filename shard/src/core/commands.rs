@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use clarion_proto::{
-    ids::{Epoch, LaneId, PartitionId, WaveId},
+    ids::{Epoch, LaneId, WaveId},
     time::Time,
 };
 
@@ -14,7 +14,7 @@ use super::{
     run::{Cancel, Phase, WaveRun},
 };
 use crate::{
-    command::{Command, CountSpec, WaveSpec},
+    command::{Command, CountSpec, Owns, WaveSpec},
     lane::{LaneEnd, spec::LaneSpec},
 };
 
@@ -27,7 +27,7 @@ impl Core {
     /// Carries out what the control plane says. [`Command::Apply`] only when [`Core::feed_ready`].
     pub fn command(&mut self, command: Command, now: Time) {
         match command {
-            Command::Own(partitions) => self.own(&partitions),
+            Command::Own(owns) => self.own(&owns),
             Command::Apply { log, position, appended, records } => {
                 self.partitions.take(log, position, appended, records);
             }
@@ -36,6 +36,15 @@ impl Core {
                 self.provider_token(lane, authorization, signer, now);
             }
             Command::Wave(spec) => self.wave(spec),
+            Command::Shard { wave, plan, shard } => {
+                let Self { waves, partitions, .. } = self;
+                let mut runs = waves.iter_mut().flatten().filter(|run| run.spec.id == wave);
+                if let Some(run) = runs.next().filter(|run| plan > run.plan) {
+                    run.plan = plan;
+                    run.add(&shard, partitions);
+                    run.reporting.change();
+                }
+            }
             Command::OpenBands { wave, lane, bands } => {
                 if let Some(run) = self.find_wave(wave) {
                     run.open_bands(lane, bands);
@@ -70,9 +79,29 @@ impl Core {
         }
     }
 
-    fn own(&mut self, partitions: &[PartitionId]) {
-        for slot in self.partitions.own(partitions) {
-            self.waves.iter_mut().flatten().for_each(|run| run.drop_slot(slot));
+    fn own(&mut self, owns: &Owns) {
+        let Self { partitions, waves, .. } = self;
+        for slot in partitions.own(owns) {
+            waves.iter_mut().flatten().for_each(|run| run.drop_slot(slot));
+        }
+        for (partition, from) in &owns.rebuilt {
+            let Some(slot) = partitions.slot_of(*partition) else { continue };
+            waves.iter_mut().flatten().for_each(|run| run.rebuild(slot, *from));
+        }
+        (0..self.waves.len()).for_each(|wave| self.give_back_waiting(wave));
+    }
+
+    /// Gives up those that wait for another try in partitions that the core has let go of.
+    fn give_back_waiting(&mut self, wave: usize) {
+        let Self { waves, opens, .. } = self;
+        let Some(run) = waves[wave].as_mut() else { return };
+        for outlet in 0..run.outlets.len() {
+            let mut retry = std::mem::take(&mut run.outlets[outlet].retry);
+            for slot in retry.take_out(|slot| !run.holds(opens.get(slot))) {
+                let open = opens.remove(slot);
+                run.give_back(&open);
+            }
+            run.outlets[outlet].retry = retry;
         }
     }
 
@@ -113,10 +142,9 @@ impl Core {
         }
         if let Some(at) = self.wave_slot(spec.id) {
             let run = self.waves[at].as_mut().expect("found");
-            if spec.epoch > run.epoch {
-                run.epoch = spec.epoch;
-                spec.shards.iter().for_each(|shard| run.add(shard, &self.partitions));
-                run.reporting.change();
+            if (spec.epoch, spec.plan) > (run.epoch, run.plan) {
+                run.replan(&spec, &self.partitions);
+                self.give_back_waiting(at);
             }
             return;
         }

@@ -151,6 +151,11 @@ impl Core {
             self.end(slot, given_up(&open));
             return;
         }
+        if !run.holds(&open) {
+            run.give_back(&open);
+            self.opens.remove(slot);
+            return;
+        }
         run.reporting.change();
         let lane = run.outlets[usize::from(open.outlet)].lane;
         let Self { lanes, rng, .. } = self;

@@ -24,6 +24,9 @@ use crate::{
 /// How long a device that is to go over another connection is put off when its turn comes on the
 /// same one.
 const DEFERRED: Duration = Duration::from_millis(1);
+/// How long a device waits for another try while its partition is built anew, before it is looked
+/// up again: a partition takes seconds to load.
+const REBUILT_AGAIN: Duration = Duration::from_millis(250);
 /// So many are put off in one turn: in a storm of refusals they must not cost more than what is
 /// sent.
 const DEFERRED_MAX: usize = 64;
@@ -220,7 +223,12 @@ impl Desk<'_> {
     /// meanwhile.
     fn again(&mut self, slot: u32) -> Taken {
         let open = *self.opens.get(slot);
-        let device = self.run.parts[usize::from(open.part)]
+        let part = &self.run.parts[usize::from(open.part)];
+        if part.slot.is_some() && !part.started {
+            self.run.outlets[usize::from(self.outlet)].retry.push(self.now + REBUILT_AGAIN, slot);
+            return Taken::Passed;
+        }
+        let device = part
             .slot
             .and_then(|slot| self.partitions.partition(slot).pushable(open.ordinal))
             .filter(|device| device.device == open.device);

@@ -82,11 +82,10 @@ impl Outlet {
         self.is_ready.push(false);
     }
 
-    /// Another holder has handed these over.
-    pub(crate) fn handed_elsewhere(&mut self, part: usize, handed: &RoaringBitmap) {
-        for ordinal in handed {
-            self.walks[part].hand(Ordinal(ordinal));
-        }
+    /// The part was built anew, or comes back: it is walked from its beginning once it is ready.
+    pub(crate) fn restart(&mut self, part: usize) {
+        self.walks[part].restart();
+        self.rest(u16::try_from(part).expect("at most PARTITIONS_MAX"));
     }
 
     /// Marks a device as handed over, never to come again.
@@ -145,7 +144,7 @@ impl Outlet {
     }
 
     /// The part has nobody in the open bands.
-    fn rest(&mut self, part: u16) {
+    pub(crate) fn rest(&mut self, part: u16) {
         self.late.retain(|other| *other != part);
         self.ready.retain(|other| *other != part);
         self.is_ready[usize::from(part)] = false;

@@ -12,7 +12,7 @@ use clarion_proto::{
 };
 
 use crate::{
-    command::HeldStats,
+    command::{HeldStats, Owns},
     partition::{Partition, Vocabulary, ahead},
 };
 
@@ -40,7 +40,8 @@ struct Batch {
 
 impl Partitions {
     /// Owns exactly these. Returns the slots of those that went.
-    pub(crate) fn own(&mut self, wanted: &[PartitionId]) -> Vec<u16> {
+    pub(crate) fn own(&mut self, owns: &Owns) -> Vec<u16> {
+        let wanted = &owns.partitions;
         let gone: Vec<_> = self
             .slot_of
             .iter()
@@ -51,12 +52,15 @@ impl Partitions {
             self.slot_of.remove(id);
             self.slots[usize::from(*slot)] = None;
         }
-        // What is left of a batch must not reach a partition that comes back empty: it may be
-        // another log's by then.
-        if let Some(batch) = &mut self.batch {
-            let kept = batch.records.by_ref().filter(|(id, _)| !gone.iter().any(|(g, _)| g == id));
-            batch.records = kept.collect::<Vec<_>>().into_iter();
+        for (id, _) in &owns.rebuilt {
+            if let Some(slot) = self.slot_of.get(id) {
+                self.slots[usize::from(*slot)] = Some(Partition::new(*id));
+            }
         }
+        // What is left of a batch of such a log must not reach partitions that begin empty: the
+        // batch comes again in its turn.
+        self.positions.retain(|log, _| !owns.restarted.contains(log));
+        self.batch.take_if(|batch| owns.restarted.contains(&batch.log));
         if wanted.is_empty() {
             (self.positions, self.batch) = (BTreeMap::new(), None);
         }

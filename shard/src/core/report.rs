@@ -60,6 +60,7 @@ pub(crate) fn build<'a>(
     let report = CoreReport {
         wave: run.spec.id,
         epoch: run.epoch,
+        plan: run.plan,
         // The first of the wave, or the first since everything was asked for again.
         all: run.reporting.at.is_none(),
         bands_walked: run.lanes_walked().collect(),
@@ -68,6 +69,7 @@ pub(crate) fn build<'a>(
         bands: run.tally.take_bands(),
         handed: handed(run, all),
         open: open_sets(run, open),
+        let_go: let_go(run),
         unanswered_requests: run.unanswered_requests,
         retried_requests: run.retried_requests,
         dead,
@@ -90,7 +92,7 @@ pub(crate) fn build<'a>(
 /// Those handed over since the last report, or all.
 fn handed(run: &mut WaveRun, all: bool) -> Vec<(PartitionId, RoaringBitmap)> {
     let mut sets = Vec::new();
-    for (n, part) in run.parts.iter().enumerate().filter(|(_, part)| part.slot.is_some()) {
+    for (n, part) in run.parts.iter().enumerate() {
         let mut set = RoaringBitmap::new();
         for outlet in &mut run.outlets {
             let walk = outlet.walk(n);
@@ -122,6 +124,24 @@ fn open_sets<'a>(
         if std::mem::replace(&mut had[n], mine > 0) || mine > 0 {
             sets.push((part.partition, these.iter().map(|(_, ordinal)| *ordinal).collect()));
         }
+    }
+    sets
+}
+
+/// The farewells of partitions that the core has let go of: all that were handed there. One with
+/// something open is not named yet, since a push that is given up there is taken back.
+fn let_go(run: &mut WaveRun) -> Vec<(PartitionId, RoaringBitmap)> {
+    let mut sets = Vec::new();
+    for n in 0..run.parts.len() {
+        if !run.parts[n].farewell || run.reporting.had_open[n] {
+            continue;
+        }
+        run.parts[n].farewell = false;
+        let mut set = RoaringBitmap::new();
+        for outlet in &mut run.outlets {
+            set |= outlet.walk(n).handed().to_roaring();
+        }
+        sets.push((run.parts[n].partition, set));
     }
     sets
 }

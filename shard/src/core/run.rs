@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use clarion_proto::{
     device::Cell,
-    ids::{Epoch, LaneId, Ordinal},
+    ids::{Epoch, LaneId, Ordinal, Position},
     outcome::Outcome,
     time::Time,
 };
@@ -38,6 +38,8 @@ const REFUSED_MAX: usize = 16;
 pub(crate) struct WaveRun {
     pub(crate) spec: Arc<WaveSpec>,
     pub(crate) epoch: Epoch,
+    /// Number of the newest plan: see [`WaveSpec::plan`].
+    pub(crate) plan: u64,
     pub(crate) phase: Phase,
     pub(crate) audience: Audience,
     pub(crate) parts: Vec<Part>,
@@ -106,6 +108,7 @@ impl WaveRun {
             |lane| Tags::of(spec.apps.iter().filter(|app| app.lane == lane).map(|app| &app.app));
         let mut run = Self {
             epoch: spec.epoch,
+            plan: spec.plan,
             phase: Phase::Running,
             audience,
             parts: Vec::new(),
@@ -132,28 +135,52 @@ impl WaveRun {
         Ok(run)
     }
 
-    /// Takes up a partition, unless it has it; then only what others have handed over meanwhile.
+    /// Goes over to a newer plan: lets go of partitions that the plan does not name.
+    pub(crate) fn replan(&mut self, spec: &WaveSpec, partitions: &Partitions) {
+        (self.epoch, self.plan) = (spec.epoch, spec.plan);
+        for n in 0..self.parts.len() {
+            let partition = self.parts[n].partition;
+            if !spec.shards.iter().any(|shard| shard.partition == partition) {
+                self.parts[n].planned = false;
+                self.let_go(n);
+            }
+        }
+        spec.shards.iter().for_each(|shard| self.add(shard, partitions));
+        self.reporting.change();
+    }
+
+    /// Takes up a partition. If the wave knows it, what was handed there stays handed, and what
+    /// others have handed meanwhile comes to that.
     pub(crate) fn add(&mut self, shard: &ShardSpec, partitions: &Partitions) {
-        if let Some(part) =
-            self.parts.iter().position(|p| p.partition == shard.partition && p.slot.is_some())
+        let known = self.parts.iter().position(|p| p.partition == shard.partition);
+        let n = known.unwrap_or(self.parts.len());
+        if known.is_none() {
+            self.parts.push(Part {
+                partition: shard.partition,
+                log: shard.log,
+                start: shard.start,
+                slot: None,
+                started: false,
+                planned: true,
+                farewell: false,
+            });
+            self.outlets.iter_mut().for_each(|outlet| outlet.add(shard.handed.clone()));
+        } else {
+            self.outlets.iter_mut().for_each(|o| o.walk(n).handed_elsewhere(&shard.handed));
+        }
+        self.parts[n].planned = true;
+        if self.parts[n].slot.is_none()
+            && let Some(slot) = partitions.slot_of(shard.partition)
         {
-            self.outlets.iter_mut().for_each(|outlet| outlet.handed_elsewhere(part, &shard.handed));
-            return;
+            let at = usize::from(slot);
+            if self.part_of.len() <= at {
+                self.part_of.resize(at + 1, NO_PART);
+            }
+            self.part_of[at] = u16::try_from(n).expect("at most PARTITIONS_MAX");
+            let part = &mut self.parts[n];
+            (part.slot, part.start, part.farewell) = (Some(slot), shard.start, false);
+            self.outlets.iter_mut().for_each(|outlet| outlet.restart(n));
         }
-        let Some(slot) = partitions.slot_of(shard.partition) else { return };
-        let at = usize::from(slot);
-        if self.part_of.len() <= at {
-            self.part_of.resize(at + 1, NO_PART);
-        }
-        self.part_of[at] = u16::try_from(self.parts.len()).expect("at most PARTITIONS_MAX");
-        self.parts.push(Part {
-            partition: shard.partition,
-            log: shard.log,
-            start: shard.start,
-            slot: Some(slot),
-            started: false,
-        });
-        self.outlets.iter_mut().for_each(|outlet| outlet.add(shard.handed.clone()));
         self.start_parts(partitions);
     }
 
@@ -170,12 +197,48 @@ impl WaveRun {
 
     /// A partition went to another node or core.
     pub(crate) fn drop_slot(&mut self, slot: u16) {
-        let Some(part) = self.part_of.get_mut(usize::from(slot)) else { return };
-        if *part != NO_PART {
-            self.parts[usize::from(*part)].slot = None;
-            *part = NO_PART;
-            self.reporting.change();
+        if let Some(part) = self.part_at(slot) {
+            self.let_go(part);
         }
+    }
+
+    /// A partition is built anew from its log: its walk begins again once the log is applied up to
+    /// a position, without the devices that were handed.
+    pub(crate) fn rebuild(&mut self, slot: u16, from: Position) {
+        let Some(n) = self.part_at(slot) else { return };
+        let part = &mut self.parts[n];
+        (part.started, part.start) = (false, part.start.max(from));
+        self.outlets.iter_mut().for_each(|outlet| outlet.restart(n));
+        self.reporting.change();
+    }
+
+    fn part_at(&self, slot: u16) -> Option<usize> {
+        let part = self.part_of.get(usize::from(slot)).filter(|part| **part != NO_PART)?;
+        Some(usize::from(*part))
+    }
+
+    fn let_go(&mut self, n: usize) {
+        let part = &mut self.parts[n];
+        let Some(slot) = part.slot.take() else { return };
+        self.part_of[usize::from(slot)] = NO_PART;
+        (part.started, part.farewell) = (false, true);
+        let number = u16::try_from(n).expect("at most PARTITIONS_MAX");
+        self.outlets.iter_mut().for_each(|outlet| outlet.rest(number));
+        self.reporting.change();
+    }
+
+    /// Whether the core holds the partition of an open push. A device of one that the core has let
+    /// go of is not tried again here.
+    pub(crate) fn holds(&self, open: &Open) -> bool {
+        self.parts[usize::from(open.part)].slot.is_some()
+    }
+
+    /// Gives up a device of a partition that the core has let go of: whoever walks the partition
+    /// next hands the device anew, and it counts there once more.
+    pub(crate) fn give_back(&mut self, open: &Open) {
+        let part = usize::from(open.part);
+        self.outlets.iter_mut().for_each(|outlet| outlet.walk(part).take_back(open.ordinal));
+        self.ended(open, given_up(open));
     }
 
     /// A device appeared or moved.
@@ -183,10 +246,7 @@ impl WaveRun {
         if self.phase != Phase::Running {
             return;
         }
-        let Some(part) = self.part_of.get(usize::from(slot)).filter(|p| **p != NO_PART) else {
-            return;
-        };
-        let part = usize::from(*part);
+        let Some(part) = self.part_at(slot) else { return };
         let inside = self.spec.cover.band_of(cell).is_some();
         for outlet in &mut self.outlets {
             outlet.entered(&self.spec.cover, part, ordinal, cell);
@@ -231,14 +291,19 @@ impl WaveRun {
         self.outlets.iter().map(|outlet| (outlet.lane, outlet.bands_walked(&self.parts)))
     }
 
-    /// All walked, nobody late.
-    pub(crate) fn walked(&self) -> bool {
+    /// Every partition of the plan is walked, nobody late. One that the core does not hold is not.
+    fn walked(&self) -> bool {
+        self.parts.iter().all(|p| p.slot.is_some() || !p.planned) && self.walked_here()
+    }
+
+    /// Every partition that the core holds is walked, nobody late.
+    fn walked_here(&self) -> bool {
         self.parts.iter().all(|p| p.started || p.slot.is_none())
             && self.outlets.iter().all(|outlet| outlet.is_idle())
             && self.lanes_walked().all(|(_, bands)| bands == self.spec.cover.bands())
     }
 
-    /// All walked, nothing open, nobody waiting.
+    /// Every partition of the plan is walked, nothing is open, nobody waits.
     pub(crate) fn is_complete(&self) -> bool {
         self.open == 0 && self.walked()
     }
@@ -248,7 +313,7 @@ impl WaveRun {
         self.open == 0
             && match self.phase {
                 Phase::Running => false,
-                Phase::Expired => self.walked(),
+                Phase::Expired => self.walked_here(),
                 Phase::Stopped | Phase::Ending => self.unsent == 0,
             }
     }

@@ -12,6 +12,7 @@ mod guests;
 mod limits;
 mod mute;
 mod order;
+mod owned;
 mod sick;
 mod stops;
 mod storms;

@@ -1,5 +1,8 @@
 //! One batch of one log in, each core's part of it out. Pure; hot while a registry is loaded.
 //!
+//! A stream begins with the identity of the log and the heads of the logs that are followed: the
+//! node has caught up when every core has taken its part of all of these.
+//!
 //! Positions are kept per core and log, and moved only when a core has taken its part. So the feed
 //! may be cut anywhere, between two cores' parts of one batch too, and goes on from the least
 //! position: who has a batch already is passed over.
@@ -17,7 +20,7 @@ use tracing::error;
 
 use crate::{
     command::Command,
-    control::ownership::{Follows, Ownership},
+    control::ownership::{Assignment, Follows},
 };
 
 /// What each core has taken of each log.
@@ -27,6 +30,18 @@ pub type Positions = BTreeMap<Follows, Position>;
 /// applied.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SplitError {
+    /// A batch came before the start, or a second start.
+    #[error("the stream must begin with one start")]
+    Start,
+    /// The start names another log than the one that the node follows.
+    #[error("the coordinator serves another log than {ours}")]
+    OtherLog {
+        /// The log of this node's partitions.
+        ours: LogIdentity,
+    },
+    /// The start names no head of a log that was asked for.
+    #[error("the start names no head of log {0}")]
+    NoHead(LogId),
     /// A log without partitions of ours.
     #[error("log {0} was not asked for")]
     NotAsked(u32),
@@ -66,15 +81,19 @@ pub struct Splitter {
     core_of: Vec<u16>,
     cores: usize,
     logs: BTreeMap<LogId, Log>,
+    /// The stream that is open now has begun.
+    started: bool,
 }
 
 const NOBODY: u16 = u16::MAX;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Log {
     cores: Vec<(usize, Position)>,
     /// Of the stream that is open now.
     expected: Position,
+    /// The newest position as of the opening of the stream.
+    head: Position,
 }
 
 impl Log {
@@ -84,34 +103,37 @@ impl Log {
 }
 
 impl Splitter {
-    /// For an ownership, from where each core stands (0 where nothing is said).
+    /// For an assignment, from where each core stands (0 where nothing is said).
     #[must_use]
-    pub fn new(ownership: &Ownership, cores: usize, positions: &Positions) -> Self {
-        let mut core_of = vec![NOBODY; usize::from(ownership.partition_count)];
-        for partition in &ownership.partitions {
-            let core = ownership.core_of(*partition, cores).and_then(|c| u16::try_from(c).ok());
+    pub fn new(assignment: &Assignment, positions: &Positions) -> Self {
+        let owned = assignment.owned();
+        let mut core_of = vec![NOBODY; usize::from(owned.partition_count)];
+        for partition in &owned.partitions {
+            let core = assignment.core_of(*partition).and_then(|c| u16::try_from(c).ok());
             core_of[usize::from(partition.0)] = core.unwrap_or(NOBODY);
         }
-        let follows: BTreeSet<Follows> = ownership.follows(cores);
+        let follows: BTreeSet<Follows> = assignment.follows();
         let mut logs: BTreeMap<LogId, Log> = BTreeMap::new();
         for (core, log) in follows {
             let position = positions.get(&(core, log)).copied().unwrap_or_default();
-            let log = logs.entry(log).or_insert(Log { cores: Vec::new(), expected: Position(0) });
+            let log = logs.entry(log).or_default();
             log.cores.push((core, position));
         }
         Self {
-            log: ownership.log,
-            partitions: ownership.partitions.clone(),
-            partition_count: ownership.partition_count,
-            log_count: ownership.log_count,
+            log: owned.log,
+            partitions: owned.partitions.clone(),
+            partition_count: owned.partition_count,
+            log_count: owned.log_count,
             core_of,
-            cores,
+            cores: assignment.cores(),
             logs,
+            started: false,
         }
     }
 
     /// What to ask a coordinator for, at the start of a stream.
     pub fn request(&mut self, node: &str, cluster: &ClusterName) -> wire::FeedRequest {
+        self.started = false;
         for log in self.logs.values_mut() {
             log.expected = Position(log.applied().0 + 1);
         }
@@ -124,6 +146,30 @@ impl Splitter {
             cluster: cluster.to_string(),
             log_identity: self.log.to_wire(),
         }
+    }
+
+    /// Takes the start of the stream that was asked for last.
+    ///
+    /// # Errors
+    /// It began before, serves another log, or leaves out a head.
+    pub fn start(&mut self, start: &wire::FeedStart) -> Result<(), SplitError> {
+        if std::mem::replace(&mut self.started, true) {
+            return Err(SplitError::Start);
+        }
+        if LogIdentity::from_wire(&start.log_identity) != Ok(self.log) {
+            return Err(SplitError::OtherLog { ours: self.log });
+        }
+        for (log, state) in &mut self.logs {
+            let head = start.heads.iter().find(|head| head.log == u32::from(log.0));
+            state.head = Position(head.ok_or(SplitError::NoHead(*log))?.position);
+        }
+        Ok(())
+    }
+
+    /// Whether the stream has begun, and every core has taken all that there was at its opening.
+    #[must_use]
+    pub fn has_caught_up(&self) -> bool {
+        self.started && self.logs.values().all(|log| log.applied() >= log.head)
     }
 
     /// Whether there is nothing to follow.
@@ -159,6 +205,9 @@ impl Splitter {
         &mut self,
         batch: wire::FeedResponse,
     ) -> Result<Vec<(usize, Command)>, SplitError> {
+        if !self.started {
+            return Err(SplitError::Start);
+        }
         let position = Position(batch.position);
         let known = u16::try_from(batch.log)
             .ok()

@@ -2,14 +2,17 @@ use clarion_proto::{device::Change, ids::DeviceId};
 use proptest::prelude::*;
 
 use super::*;
+use crate::control::ownership::{Ownership, change};
 
 const PARTITIONS: u16 = 16;
 const LOGS: u16 = 4;
 
-fn ownership(partitions: impl IntoIterator<Item = u16>) -> Ownership {
+fn assignment(partitions: impl IntoIterator<Item = u16>, cores: usize) -> Assignment {
     let partitions = partitions.into_iter().map(PartitionId).collect();
     let log = LogIdentity([1; 16]);
-    Ownership { log, number: 1, partition_count: PARTITIONS, log_count: LOGS, partitions }
+    let owned =
+        Ownership { log, number: 1, partition_count: PARTITIONS, log_count: LOGS, partitions };
+    change(None, owned, cores).assignment
 }
 
 /// A device of a partition, the n-th.
@@ -32,7 +35,21 @@ fn record(partition: u16, n: u32) -> wire::Record {
 }
 
 fn batch(log: u16, position: u64, records: Vec<wire::Record>) -> wire::FeedResponse {
-    wire::FeedResponse { log: u32::from(log), position, append_time_ms: position * 10, records }
+    let (log, append_time_ms) = (u32::from(log), position * 10);
+    wire::FeedResponse { log, position, append_time_ms, records, ..wire::FeedResponse::default() }
+}
+
+fn start(heads: &[(u32, u64)]) -> wire::FeedStart {
+    let heads =
+        heads.iter().map(|(log, position)| wire::LogPosition { log: *log, position: *position });
+    wire::FeedStart { log_identity: LogIdentity([1; 16]).to_wire(), heads: heads.collect() }
+}
+
+/// Asks from where it is and takes the start of the stream: every log is empty.
+fn begin(splitter: &mut Splitter) -> wire::FeedRequest {
+    let request = splitter.request("node-1", &ClusterName::default());
+    splitter.start(&start(&[(0, 0), (1, 0), (2, 0), (3, 0)])).unwrap();
+    request
 }
 
 fn parts(commands: &[(usize, Command)]) -> Vec<(usize, Vec<(u16, u64)>)> {
@@ -47,8 +64,8 @@ fn parts(commands: &[(usize, Command)]) -> Vec<(usize, Vec<(u16, u64)>)> {
 fn each_core_gets_its_records_in_order_and_every_position() {
     // Log 1 has partitions 1, 5, 9, 13; with all 16 on two cores they are at odd places: all of
     // core 1. With 1, 2, 5, 6 owned: core 0 has 1 and 5, core 1 has 2 and 6.
-    let mut splitter = Splitter::new(&ownership([1, 2, 5, 6]), 2, &Positions::new());
-    let request = splitter.request("node-1", &ClusterName::default());
+    let mut splitter = Splitter::new(&assignment([1, 2, 5, 6], 2), &Positions::new());
+    let request = begin(&mut splitter);
     assert_eq!(request.partitions, [1, 2, 5, 6]);
     assert_eq!((request.cluster.as_str(), &request.log_identity[..]), ("clarion", &[1; 16][..]));
     assert_eq!(
@@ -66,8 +83,8 @@ fn each_core_gets_its_records_in_order_and_every_position() {
 #[test]
 fn a_log_on_two_cores_is_split() {
     // Both partitions are of log 1; 1 is core 0's, 5 is core 1's.
-    let mut splitter = Splitter::new(&ownership([1, 5]), 2, &Positions::new());
-    splitter.request("node-1", &ClusterName::default());
+    let mut splitter = Splitter::new(&assignment([1, 5], 2), &Positions::new());
+    begin(&mut splitter);
     let commands =
         splitter.split(batch(1, 1, vec![record(5, 0), record(1, 1), record(5, 2)])).unwrap();
     assert_eq!(parts(&commands), [(0, vec![(1, 1)]), (1, vec![(5, 0), (5, 2)])]);
@@ -75,8 +92,8 @@ fn a_log_on_two_cores_is_split() {
 
 #[test]
 fn a_gap_and_a_repetition_are_errors_and_change_nothing() {
-    let mut splitter = Splitter::new(&ownership([1]), 1, &Positions::new());
-    splitter.request("node-1", &ClusterName::default());
+    let mut splitter = Splitter::new(&assignment([1], 1), &Positions::new());
+    begin(&mut splitter);
     splitter.split(batch(1, 1, vec![])).unwrap();
     let dense = |position| SplitError::NotDense {
         log: LogId(1),
@@ -90,8 +107,8 @@ fn a_gap_and_a_repetition_are_errors_and_change_nothing() {
 
 #[test]
 fn what_is_not_ours_is_an_error() {
-    let mut splitter = Splitter::new(&ownership([1]), 1, &Positions::new());
-    splitter.request("node-1", &ClusterName::default());
+    let mut splitter = Splitter::new(&assignment([1], 1), &Positions::new());
+    begin(&mut splitter);
     assert_eq!(splitter.split(batch(2, 1, vec![])).unwrap_err(), SplitError::NotAsked(2));
     assert_eq!(splitter.split(batch(70, 1, vec![])).unwrap_err(), SplitError::NotAsked(70));
     let foreign =
@@ -101,11 +118,56 @@ fn what_is_not_ours_is_an_error() {
 
 #[test]
 fn one_broken_record_does_not_keep_the_node_from_the_rest() {
-    let mut splitter = Splitter::new(&ownership([1]), 1, &Positions::new());
-    splitter.request("node-1", &ClusterName::default());
+    let mut splitter = Splitter::new(&assignment([1], 1), &Positions::new());
+    begin(&mut splitter);
     let broken = wire::Record { change: None, ..record(1, 0) };
     let commands = splitter.split(batch(1, 1, vec![broken, record(1, 1)])).unwrap();
     assert_eq!(parts(&commands), [(0, vec![(1, 1)])]);
+}
+
+#[test]
+fn caught_up_is_a_position() {
+    let mut splitter = Splitter::new(&assignment([1, 5], 2), &Positions::new());
+    assert!(!splitter.has_caught_up(), "no stream has begun");
+    splitter.request("node-1", &ClusterName::default());
+    splitter.start(&start(&[(1, 2)])).unwrap();
+    assert!(!splitter.has_caught_up(), "silent, but not read");
+    for position in 1..=2 {
+        for (core, _) in splitter.split(batch(1, position, vec![])).unwrap() {
+            assert!(!splitter.has_caught_up(), "one core is behind");
+            splitter.taken(core, LogId(1), Position(position));
+        }
+    }
+    assert!(splitter.has_caught_up());
+    // The log goes on: that changes nothing.
+    splitter.split(batch(1, 3, vec![])).unwrap();
+    assert!(splitter.has_caught_up());
+    // The next stream names new heads.
+    splitter.request("node-1", &ClusterName::default());
+    assert!(!splitter.has_caught_up());
+    splitter.start(&start(&[(1, 9)])).unwrap();
+    assert!(!splitter.has_caught_up());
+}
+
+#[test]
+fn an_empty_log_is_caught_up_with_at_once() {
+    let mut splitter = Splitter::new(&assignment([1], 1), &Positions::new());
+    begin(&mut splitter);
+    assert!(splitter.has_caught_up());
+}
+
+#[test]
+fn a_stream_begins_with_one_start_of_the_right_log() {
+    let mut splitter = Splitter::new(&assignment([1, 2], 1), &Positions::new());
+    splitter.request("node-1", &ClusterName::default());
+    assert_eq!(splitter.split(batch(1, 1, vec![])).unwrap_err(), SplitError::Start);
+    let ours = LogIdentity([1; 16]);
+    let other = wire::FeedStart { log_identity: vec![2; 16], ..start(&[(1, 0), (2, 0)]) };
+    assert_eq!(splitter.start(&other).unwrap_err(), SplitError::OtherLog { ours });
+    splitter.request("node-1", &ClusterName::default());
+    assert_eq!(splitter.start(&start(&[(1, 0)])).unwrap_err(), SplitError::NoHead(LogId(2)));
+    begin(&mut splitter);
+    assert_eq!(splitter.start(&start(&[(1, 0), (2, 0)])).unwrap_err(), SplitError::Start);
 }
 
 proptest! {
@@ -117,10 +179,12 @@ proptest! {
         sizes in prop::collection::vec(0..6_u32, 1..12),
         cuts in prop::collection::vec(0..40_usize, 0..6),
     ) {
-        let owned = ownership([1, 2, 5, 6, 9, 13]);
+        let owned = assignment([1, 2, 5, 6, 9, 13], cores);
         let partitions = [1, 5, 9, 13];
         let log: Vec<wire::FeedResponse> = sizes.iter().enumerate().map(|(i, n)| {
-            let records = (0..*n).map(|k| record(partitions[(k as usize + i) % 4], u32::try_from(i).unwrap() * 10 + k)).collect();
+            let time = u32::try_from(i).unwrap() * 10;
+            let partition = |k: u32| partitions[(k as usize + i) % 4];
+            let records = (0..*n).map(|k| record(partition(k), time + k)).collect();
             batch(1, i as u64 + 1, records)
         }).collect();
         let mut taken: Vec<Vec<(u64, u64)>> = vec![Vec::new(); cores];
@@ -128,8 +192,9 @@ proptest! {
         let mut positions = Positions::new();
         let mut cuts = cuts.into_iter();
         loop {
-            let mut splitter = Splitter::new(&owned, cores, &positions);
-            let from = splitter.request("n", &ClusterName::default()).positions.iter().find(|p| p.log == 1).unwrap().position;
+            let mut splitter = Splitter::new(&owned, &positions);
+            let request = begin(&mut splitter);
+            let from = request.positions.iter().find(|p| p.log == 1).unwrap().position;
             let mut budget = cuts.next().unwrap_or(usize::MAX);
             'stream: for batch in &log[usize::try_from(from).unwrap()..] {
                 for (core, command) in splitter.split(batch.clone()).unwrap() {
@@ -144,11 +209,13 @@ proptest! {
             positions = splitter.positions();
             if budget > 0 { break; }
         }
-        for (core, _) in owned.follows(cores).into_iter().filter(|(_, l)| *l == LogId(1)) {
+        for (core, _) in owned.follows().into_iter().filter(|(_, l)| *l == LogId(1)) {
             prop_assert_eq!(&seen[core], &(1..=log.len() as u64).collect::<Vec<_>>());
-            let mine = log.iter().flat_map(|b| &b.records).map(|r| Record::from_wire(r.clone()).unwrap());
+            let mine = log.iter().flat_map(|b| &b.records);
+            let mine = mine.map(|r| Record::from_wire(r.clone()).unwrap());
             let mine = mine.map(|r| (partition_of(r.device, PARTITIONS), r.observed.0));
-            let mine: Vec<_> = mine.filter(|(p, _)| owned.core_of(*p, cores) == Some(core)).map(|(p, t)| (u64::from(p.0), t)).collect();
+            let mine = mine.filter(|(p, _)| owned.core_of(*p) == Some(core));
+            let mine: Vec<_> = mine.map(|(p, t)| (u64::from(p.0), t)).collect();
             prop_assert_eq!(&taken[core], &mine);
         }
     }

@@ -46,6 +46,18 @@ impl RetryLine {
         self.heap.pop().map(|Reverse((_, slot))| slot)
     }
 
+    /// Takes out those that fit, by slot; the others wait on as they did.
+    pub fn take_out(&mut self, mut fits: impl FnMut(u32) -> bool) -> Vec<u32> {
+        let mut out = Vec::new();
+        self.heap.retain(|Reverse((_, slot))| {
+            let fits = fits(*slot);
+            out.extend(fits.then_some(*slot));
+            !fits
+        });
+        out.sort_unstable();
+        out
+    }
+
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {

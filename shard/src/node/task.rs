@@ -243,12 +243,12 @@ impl NodeTask {
                         while self.notes.try_recv().is_ok() {}
                     }
                 }
-                Output::Follow { ownership, continues } => {
+                Output::Follow { assignment, continues } => {
                     // Only when its partitions are the core's may a batch reach it.
                     let reached =
                         self.outboxes.iter().map(Outbox::reached).collect::<Result<Vec<_>, _>>();
                     let positions = feed::resume(std::mem::take(&mut self.positions), &continues);
-                    let splitter = Splitter::new(&ownership, self.outboxes.len(), &positions);
+                    let splitter = Splitter::new(&assignment, &positions);
                     self.following =
                         Some(self.feed.clone().follow(splitter, reached.map_err(overrun)?));
                 }

@@ -184,6 +184,30 @@ impl Walk {
         new
     }
 
+    /// Notes that another holder of the partition has handed these.
+    pub fn handed_elsewhere(&mut self, handed: &RoaringBitmap) {
+        for ordinal in handed.iter().map(Ordinal) {
+            self.handed.insert(ordinal);
+            self.met.insert(ordinal);
+        }
+    }
+
+    /// Takes back that a device was handed: its push was given up, and whoever walks the partition
+    /// next hands it anew.
+    pub fn take_back(&mut self, ordinal: Ordinal) {
+        if self.handed.remove(ordinal) {
+            self.met.remove(ordinal);
+            self.unreported.retain(|other| *other != ordinal.0);
+        }
+    }
+
+    /// Begins anew, without those that were handed: the partition was built anew.
+    pub fn restart(&mut self) {
+        self.met = self.handed.clone();
+        self.bands_walked = 0;
+        self.start_over();
+    }
+
     /// Hears of every [`crate::partition::Applied::placed`] of the partition.
     pub fn entered(&mut self, cover: &Cover, ordinal: Ordinal, cell: Cell) {
         if self.handed.contains(ordinal) {
@@ -217,7 +241,7 @@ impl Walk {
         }
     }
 
-    /// Bands walked whole, from the nearest; never shrinks.
+    /// Bands walked whole, from the nearest; shrinks only when the walk is restarted.
     #[must_use]
     pub fn bands_walked(&self) -> u32 {
         self.bands_walked

@@ -253,7 +253,7 @@ impl FeedService for FeedScript {
 }
 
 impl ScriptedFeed {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (script, calls) = mpsc::channel(4);
@@ -263,8 +263,16 @@ impl ScriptedFeed {
         Self { address, calls }
     }
 
-    pub async fn call(&mut self) -> Call {
+    /// The next call, whose stream has not begun.
+    pub async fn asked(&mut self) -> Call {
         within("a call of the feed", self.calls.recv()).await.unwrap()
+    }
+
+    /// The next call, and logs that hold no more than what the node has applied.
+    pub async fn call(&mut self) -> Call {
+        let call = self.asked().await;
+        call.start(&call.positions()).await;
+        call
     }
 }
 
@@ -274,8 +282,23 @@ impl Call {
         self.request.positions.iter().map(|p| (p.log, p.position)).collect()
     }
 
+    /// Begins the stream: the log of the request, and the head of each log.
+    pub async fn start(&self, heads: &[(u32, u64)]) {
+        let head =
+            |(log, position): &(u32, u64)| wire::LogPosition { log: *log, position: *position };
+        let heads = heads.iter().map(head).collect();
+        let start = wire::FeedStart { log_identity: self.request.log_identity.clone(), heads };
+        self.send(wire::FeedResponse { start: Some(start), ..wire::FeedResponse::default() }).await;
+    }
+
     pub async fn send(&self, batch: wire::FeedResponse) {
         within("room on the feed", self.batches.send(Ok(batch))).await.unwrap();
+    }
+
+    /// Ends the stream: the log begins at this position.
+    pub async fn trimmed(&self, log: u32, first: u64) {
+        let trimmed = Some(wire::FeedTrimmed { log, first });
+        self.send(wire::FeedResponse { trimmed, ..wire::FeedResponse::default() }).await;
     }
 
     pub async fn fail(&self, status: Status) {
@@ -297,6 +320,7 @@ pub fn batch(log: u32, position: u64, partition: u16, observed: &[u64]) -> wire:
         position,
         append_time_ms: 1,
         records: observed.iter().map(record).collect(),
+        ..wire::FeedResponse::default()
     }
 }
 

@@ -111,7 +111,7 @@ pub(crate) async fn prepare(
     };
     for (core, handle) in cores.iter().enumerate() {
         let say = async |command| handle.commands.send(command).await.expect("the core lives");
-        say(Command::Own(mine(core).collect())).await;
+        say(Command::Own(mine(core).collect::<Vec<_>>().into())).await;
         let (spec, host) = (spec(core), (core >= gateway.hosts).then_some(0));
         let connections = spec.connections;
         say(Command::Lane(Arc::new(spec))).await;
@@ -142,6 +142,7 @@ pub(crate) async fn prepare(
             id: WAVE,
             alert: "alerts/test".to_owned(),
             epoch: Epoch(1),
+            plan: 0,
             cover: Arc::clone(&cover),
             shards: mine(core).map(shard).collect(),
             apps: vec![app()],

@@ -55,7 +55,7 @@ fn another_log_means_that_everything_of_the_former_goes() {
     let mut bench = ready();
     bench.say(wave(1, 1, 1, &[0, 1]));
     let stats = HeldStats {
-        owns: 2,
+        owns: 1,
         positions: vec![(LogId(0), Position(500))],
         devices: 9,
         ..HeldStats::default()
@@ -75,8 +75,10 @@ fn another_log_means_that_everything_of_the_former_goes() {
     assert_eq!(readiness(&bench), Err(NotReady::NoPartitions));
     let outputs = bench.outputs();
     let ends = |o: &Output| matches!(o, Output::Command { command: Command::End(WaveId(1)), .. });
-    let owns_nothing =
-        |o: &Output| matches!(o, Output::Command { command: Command::Own(p), .. } if p.is_empty());
+    let owns_nothing = |o: &Output| match o {
+        Output::Command { command: Command::Own(owns), .. } => owns.partitions.is_empty(),
+        _ => false,
+    };
     assert_eq!(
         outputs.iter().filter(|o| ends(o)).count(),
         2,
@@ -97,10 +99,10 @@ fn another_log_means_that_everything_of_the_former_goes() {
     bench.say(ownership_of(OTHER, 1, &[0, 1]));
     assert!(bench.refusals().is_empty());
     let outputs = bench.outputs();
-    let Some(Output::Follow { ownership, continues }) = outputs.last() else {
+    let Some(Output::Follow { assignment, continues }) = outputs.last() else {
         panic!("{outputs:?}")
     };
-    assert_eq!((ownership.log, continues.len()), (OTHER, 0));
+    assert_eq!((assignment.owned().log, continues.len()), (OTHER, 0));
     bench.now = bench.now + SECOND;
     let states = bench.messages().into_iter().filter_map(|m| match m {
         Wire::RegistryState(state) => Some(state),
@@ -143,6 +145,7 @@ fn what_keeps_an_alert_from_its_devices_is_not_ready() {
         (FeedNote::CaughtUp, Ok(())),
         (FeedNote::Lost, Err(NotReady::LogLost)),
         (FeedNote::Refused, Err(NotReady::LogRefused)),
+        (FeedNote::Trimmed, Err(NotReady::LogTrimmed)),
         (FeedNote::CaughtUp, Ok(())),
     ] {
         bench.control.feed(note);

@@ -111,7 +111,8 @@ impl World {
             transcript: Vec::new(),
             position: 0,
         };
-        world.tell(Command::Own((0..PARTITIONS).map(PartitionId).collect()));
+        let all: Vec<_> = (0..PARTITIONS).map(PartitionId).collect();
+        world.tell(Command::Own(all.into()));
         world.tell(Command::Lane(Arc::new(lane_spec(connections))));
         world.tell(provider_token("bearer one"));
         world.tell(Command::Slice { lane: LANE, until: Time::NEVER, rate: None });

@@ -172,6 +172,7 @@ pub(in crate::core::tests) fn wave_spec(wave: u64, expires: Time, position: u64)
         id: WaveId(wave),
         alert: format!("alerts/test-{wave}"),
         epoch: Epoch(1),
+        plan: 0,
         cover: cover(),
         shards: (0..PARTITIONS).map(shard).collect(),
         apps: vec![AppSpec {
