@@ -30,15 +30,15 @@ pub struct Wanted {
      connections that it makes, {accepts} for those that it accepts); raise it (ulimit -n, LimitNOFILE)"
 )]
 pub struct Shortage {
-    /// Of this process.
+    /// Highest number of open file descriptors that the system allows this process.
     pub limit: usize,
-    /// Would do.
+    /// Least limit under which the process can start.
     pub needed: usize,
-    /// Standard streams, event queues, files.
+    /// Descriptors that the process itself needs: standard streams, event queues, files.
     pub own: usize,
-    /// Lanes, sessions, feeds.
+    /// Descriptors for outgoing connections: lanes, sessions, feeds.
     pub connects: usize,
-    /// Of all listeners.
+    /// Descriptors for accepted connections of all listeners.
     pub accepts: usize,
 }
 

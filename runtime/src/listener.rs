@@ -269,7 +269,7 @@ impl<S: Served> Server<S> {
     }
 }
 
-/// What a listener complains of, so that a flood does not become a flood of log lines.
+/// Limits for the listener's log lines: a flood of connections must not flood the log.
 #[derive(Debug, Default)]
 struct Trouble {
     crowded: Repeated,
@@ -279,13 +279,13 @@ struct Trouble {
 impl Trouble {
     fn crowded(&mut self, listener: &str, reason: &'static str, peer: SocketAddr, now: Duration) {
         if let Some(times) = self.crowded.note(reason, now) {
-            tracing::warn!(listener, reason, %peer, times, "listener has no free place");
+            tracing::warn!(listener, reason, %peer, times, "listener is full; connection closed");
         }
     }
 
     fn not_accepted(&mut self, listener: &str, error: &io::Error, now: Duration) {
         if let Some(times) = self.accept.note(&error.to_string(), now) {
-            tracing::warn!(listener, %error, times, "connection cannot be accepted; trying again");
+            tracing::warn!(listener, %error, times, "accepting a connection failed; retrying");
         }
     }
 }

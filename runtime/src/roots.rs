@@ -8,18 +8,18 @@ use rustls_pki_types::{CertificateDer, pem::PemObject};
 /// A CA file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RootsError {
-    /// Not PEM.
-    #[error("not a PEM file of certificates: {0}")]
+    /// The file is not in PEM format, or has no certificate blocks.
+    #[error("must be a PEM file of certificates: {0}")]
     Pem(String),
     /// PEM without a certificate in it.
-    #[error("holds no certificate")]
+    #[error("must contain a certificate")]
     Empty,
     /// A certificate that cannot be a trust anchor.
-    #[error("certificate {index} cannot be trusted: {problem}")]
+    #[error("certificate {index}: cannot be a trust anchor: {problem}")]
     Certificate {
-        /// From 0.
+        /// Position of the certificate in the file, counted from 0.
         index: usize,
-        /// rustls' words.
+        /// The error that rustls returned.
         problem: rustls::Error,
     },
 }

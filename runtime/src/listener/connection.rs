@@ -68,9 +68,11 @@ pub(super) async fn serve(
     let io = match stop.run_until_cancelled(greeted).await {
         Some(Ok(Ok(io))) => io,
         Some(Ok(Err(error))) => {
-            return tracing::debug!(%address, %error, "connection begins with no HTTP/2");
+            return tracing::debug!(%address, %error, "connection closed: no HTTP/2 preface");
         }
-        Some(Err(_)) => return tracing::debug!(%address, "connection said nothing in time"),
+        Some(Err(_)) => {
+            return tracing::debug!(%address, "connection closed: HTTP/2 preface timed out");
+        }
         None => return,
     };
     let peer =
@@ -90,7 +92,7 @@ pub(super) async fn serve(
         tokio::select! {
             ended = &mut connection => {
                 if let Err(error) = ended {
-                    tracing::debug!(%address, %error, "connection failed");
+                    tracing::debug!(%address, %error, "connection to client failed");
                 }
                 return;
             }
@@ -100,7 +102,7 @@ pub(super) async fn serve(
             }
             () = sleep(look_every) => {
                 if activity.oldest_answer().is_some_and(|since| since.elapsed() >= ANSWER_TAKEN_WITHIN) {
-                    return tracing::debug!(%address, "connection closed: an answer is not read");
+                    return tracing::debug!(%address, "connection closed: client does not read its response");
                 }
                 let idle = activity.idle();
                 match leaving {

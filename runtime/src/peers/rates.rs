@@ -34,10 +34,10 @@ impl Rates {
         Self { peers_max, ..self }
     }
 
-    /// Whether [`Rates::take`] would give one.
+    /// Whether [`Rates::take`] would grant a token now.
     ///
     /// # Errors
-    /// How long until it would.
+    /// How long until a token is available.
     pub fn check(&self, peer: PeerKey, now: Duration) -> Result<(), Duration> {
         let full_at = self.full_at.get(&peer).map_or(now, |at| (*at).max(now));
         // One token is there as long as the bucket lacks at most all but one.
@@ -45,10 +45,10 @@ impl Rates {
         if wait.is_zero() { Ok(()) } else { Err(wait) }
     }
 
-    /// Takes one.
+    /// Takes one token from a peer's bucket.
     ///
     /// # Errors
-    /// How long until there is one.
+    /// How long until a token is available.
     pub fn take(&mut self, peer: PeerKey, now: Duration) -> Result<(), Duration> {
         self.check(peer, now)?;
         let full_at = self.full_at.get(&peer).map_or(now, |at| (*at).max(now));

@@ -106,7 +106,8 @@ impl Places {
         Self(Arc::new(Mutex::new(Shares::new(total as u64))))
     }
 
-    /// As [`Shares::leaving_one_in`].
+    /// A set of free places of which one in `parts` stays free for new peers: see
+    /// [`Shares::leaving_one_in`].
     #[must_use]
     pub fn leaving_one_in(total: usize, parts: u64) -> Self {
         Self(Arc::new(Mutex::new(Shares::new(total as u64).leaving_one_in(parts))))

@@ -153,7 +153,7 @@ impl Waiting {
 }
 
 impl Turns {
-    /// As [`Ring::new`].
+    /// An empty line for work of `capacity` in total: see [`Ring::new`].
     #[must_use]
     pub fn new(capacity: u64, share: u64) -> Self {
         Self(Arc::new(Mutex::new(Waiting {
