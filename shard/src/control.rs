@@ -40,6 +40,7 @@ use clarion_proto::{
     time::Time,
     wire::shard_v1::{self as wire, session_response::Message as Wire},
 };
+use clarion_runtime::repeated::Repeated;
 use tracing::warn;
 
 use self::{
@@ -112,6 +113,8 @@ pub struct Control {
     feed: FeedState,
     draining: bool,
     outputs: VecDeque<Output>,
+    /// Limits the log lines about refused messages.
+    refusal_log: Repeated,
 }
 
 /// What is owed to the present session.
@@ -168,6 +171,7 @@ impl Control {
             feed: FeedState::Loading,
             draining: false,
             outputs: VecDeque::new(),
+            refusal_log: Repeated::default(),
             identity,
         }
     }
@@ -213,7 +217,9 @@ impl Control {
     pub fn message(&mut self, message: Result<Message, Rejected>, now: Time) {
         if let Err(rejected) = message.and_then(|m| self.take(m, now)) {
             let Rejected { about, cause, problem: reason } = &rejected;
-            warn!(?about, ?cause, %reason, "message refused");
+            if let Some(times) = self.refusal_log.note(&reason.to_string(), now.since(Time(0))) {
+                warn!(?about, ?cause, %reason, times, "message from coordinator refused");
+            }
             self.refuse(rejected);
         }
     }
@@ -263,7 +269,7 @@ impl Control {
     pub fn leave(&mut self) {
         match self.waves.untold() {
             0 => {}
-            waves => warn!(waves, "drain ends with reports that no coordinator has read"),
+            waves => warn!(waves, "drain ended with reports that no coordinator has read"),
         }
         if let Some(session) = &mut self.session {
             session.farewell = Farewell::Due;

@@ -123,7 +123,7 @@ pub enum IoRequest {
     },
 }
 
-/// One core.
+/// The state of one core: its partitions, lanes and waves.
 #[derive(Debug)]
 pub struct Core {
     config: CoreConfig,

@@ -83,9 +83,9 @@ pub struct CommandSender {
 #[derive(Debug, thiserror::Error)]
 pub enum TrySendError {
     /// The queue is full: wait, or try again. Here is the command.
-    #[error("the core is behind")]
+    #[error("the core's command queue is full; retry")]
     Full(Box<Command>),
-    /// See [`Closed`].
+    /// The core's thread has ended: see [`Closed`].
     #[error(transparent)]
     Gone(#[from] Closed),
 }

@@ -40,6 +40,7 @@ pub mod trust;
 use std::{fmt, sync::Arc, time::Duration};
 
 use clarion_proto::time::Time;
+use clarion_runtime::repeated::Repeated;
 use rand::Rng;
 
 use crate::{
@@ -141,6 +142,8 @@ pub struct LaneEnd {
     /// Counts the changes of those words.
     words: u32,
     campaign: Option<String>,
+    /// Limits the log lines about connections that failed.
+    failures: Repeated,
 }
 
 impl LaneEnd {
@@ -173,7 +176,14 @@ impl LaneEnd {
             no_connection: String::new(),
             words: 0,
             campaign: None,
+            failures: Repeated::default(),
         }
+    }
+
+    /// Counts a connection that failed. `Some`: the caller logs it, with the number of failures
+    /// since the last line.
+    pub fn times_to_log(&mut self, reason: &str, now: Time) -> Option<u64> {
+        self.failures.note(reason, now.since(Time(0)))
     }
 
     /// New limits. True: another gateway, so the connections have to go.

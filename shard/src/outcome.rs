@@ -45,9 +45,9 @@ pub const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
 pub enum Reason {
     /// No reason was given, or none that could be read.
     None,
-    /// By APNs.
+    /// Reason named by APNs in the response body.
     Apns(apns::Reason),
-    /// By FCM.
+    /// Reason named by FCM in the response body.
     Fcm(fcm::Reason),
 }
 

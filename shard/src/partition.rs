@@ -121,13 +121,13 @@ pub struct Partition {
 /// A device that can be pushed to now.
 #[derive(Clone, Copy)]
 pub struct Pushable<'a> {
-    /// Which device.
+    /// Id of the device.
     pub device: DeviceId,
-    /// Where it is.
+    /// Cell in which the device is.
     pub cell: Cell,
-    /// Never [`AppIndex::UNKNOWN`].
+    /// App of the device; never [`AppIndex::UNKNOWN`].
     pub app: AppIndex,
-    /// For the choice of a message.
+    /// Locale of the device, for the choice of a message.
     pub locale: LocaleIndex,
     /// For the audience.
     pub segments: SegmentsIndex,

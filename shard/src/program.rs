@@ -32,7 +32,7 @@ enum ProgramError {
     Node(#[from] NodeError),
     #[error("cannot start: {0}")]
     Start(#[from] io::Error),
-    #[error("a core's thread did not end")]
+    #[error("the thread of a core did not end before the drain deadline")]
     Join,
 }
 
@@ -85,7 +85,7 @@ async fn serve(config: Config) -> Result<(), ProgramError> {
     let cores = driver::spawn(config.cores, clock)?;
     info!(
         node = config.name, %listen, %health, cores = config.cores,
-        coordinators = ?config.coordinators, "started"
+        coordinators = ?config.coordinators, "shard node started"
     );
     if announce {
         println!("{{\"listen\":\"{listen}\",\"health\":\"{health}\"}}");
@@ -99,11 +99,11 @@ async fn serve(config: Config) -> Result<(), ProgramError> {
     }
     let stop = async move {
         let signal = signal.await;
-        info!(signal, "draining");
+        info!(signal, "signal received; draining the node");
     };
     node.run(ports, Arc::new(move || clock.now()), stop, DRAIN_WITHIN).await?;
     join(threads).await?;
-    info!("ended");
+    info!("shard node stopped");
     Ok(())
 }
 

@@ -80,7 +80,7 @@ pub enum End {
     Draining,
 }
 
-/// Accepts sessions.
+/// The gRPC service of a shard node: accepts sessions of coordinators.
 pub struct Service {
     sessions: mpsc::Sender<SessionHandle>,
     now: Now,
@@ -122,7 +122,7 @@ impl ShardService for Service {
             end,
             span: span.clone(),
         };
-        let none = || Status::unavailable("the node takes no session now");
+        let none = || Status::unavailable("the node cannot open a session now; retry");
         self.sessions.try_send(connected).map_err(|_| none())?;
         timeout(ADMIT_WITHIN, admitted)
             .await
@@ -142,10 +142,16 @@ impl ShardService for Service {
 
 /// Waits for the coordinator's Open, which tells whether anything else it says may be heard.
 async fn open(requests: &mut Streaming<SessionRequest>) -> Result<Opened, Status> {
-    let late = |_| Status::deadline_exceeded(format!("no Open within {} s", OPEN_WITHIN.as_secs()));
+    let late = |_| {
+        Status::deadline_exceeded(format!(
+            "open: must arrive within {} s of the session's start",
+            OPEN_WITHIN.as_secs()
+        ))
+    };
     let first = timeout(OPEN_WITHIN, requests.message()).await.map_err(late)??;
-    let first =
-        first.ok_or_else(|| Status::invalid_argument("the session ended before its Open"))?;
+    let first = first.ok_or_else(|| {
+        Status::invalid_argument("open: must be the first message; the stream ended before it")
+    })?;
     opened(first).map_err(|problem| Status::invalid_argument(problem.to_string()))
 }
 
@@ -174,13 +180,13 @@ async fn receive(
                 Some(message) => message,
                 None => continue,
             },
-            Ok(None) => return debug!("the coordinator has ended the session"),
+            Ok(None) => return debug!("session closed by the coordinator"),
             Err(status) => {
                 match status.code() {
                     Code::OutOfRange | Code::Internal => {
-                        tracing::warn!(%status, "session ended: unreadable message");
+                        tracing::warn!(%status, "session closed: unreadable message received");
                     }
-                    _ => debug!(%status, "the session is lost"),
+                    _ => debug!(%status, "session lost: connection to coordinator broke"),
                 }
                 // Of a connection that is gone, nobody hears this.
                 let _ = unreadable.send(status);
@@ -190,7 +196,7 @@ async fn receive(
         match timeout(TAKE_WITHIN, inbound.send(message)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return,
-            Err(_) => return tracing::warn!("messages are not taken: the session ends"),
+            Err(_) => return tracing::warn!("session closed: node took no message in time"),
         }
     }
 }
@@ -232,8 +238,10 @@ impl Stream for Outbound {
 
 fn status(end: End) -> Status {
     match end {
-        End::Superseded => Status::aborted("a newer session has taken over"),
-        End::NotRead => Status::deadline_exceeded("the session is not read"),
+        End::Superseded => Status::aborted("a newer session has replaced this one"),
+        End::NotRead => {
+            Status::deadline_exceeded("the coordinator did not read the session's messages in time")
+        }
         End::Draining => Status::unavailable(DRAINING),
     }
 }

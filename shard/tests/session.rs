@@ -220,9 +220,13 @@ async fn another_cluster_another_first_message_and_a_former_log_are_refused() {
     let other = Say::Open(wire::Open { cluster: "other".to_owned(), ..ours.clone() });
     let short = Say::Open(wire::Open { log_identity: vec![1; 15], ..ours });
     for (first, code, part) in [
-        (other, Code::FailedPrecondition, "cluster is \"other\", this node's is \"clarion\""),
-        (short, Code::InvalidArgument, "open.log_identity: must have 16 bytes, has 15"),
-        (lane(1), Code::InvalidArgument, "the coordinator speaks first"),
+        (
+            other,
+            Code::FailedPrecondition,
+            "cluster: must be \"clarion\", the cluster of this node; got \"other\"",
+        ),
+        (short, Code::InvalidArgument, "open.log_identity: must have 16 bytes; got 15"),
+        (lane(1), Code::InvalidArgument, "the coordinator sends it first"),
     ] {
         let refused = Session::open_as(bench.address, first).await.err().unwrap();
         assert_eq!(refused.code(), code);

@@ -53,7 +53,7 @@ struct Partial {
     cells: u64,
     cells_announced: u64,
     cover: CoverBuilder,
-    /// By partition.
+    /// Devices that were handed to a gateway before, by partition number.
     handed: BTreeMap<u32, RoaringBitmap>,
     /// Of all parts so far but their cells.
     payload: usize,
@@ -157,7 +157,8 @@ impl Assembly {
         let place = self.room.place();
         let begun = limits.map_err(|problem| refused(about, problem)).and_then(|limits| {
             if cells_announced > COVER_CELLS_MAX as u64 {
-                let problem = format_args!("at most {COVER_CELLS_MAX}, are {cells_announced}");
+                let problem =
+                    format_args!("must be at most {COVER_CELLS_MAX}; got {cells_announced}");
                 return Err(refused(about, InvalidField::new("cover_cells", problem)));
             }
             let cover = CoverBuilder::new(limits)
@@ -229,13 +230,19 @@ impl Partial {
             )
         };
         if part.number != self.next {
-            return Err(wrong("cover_part.number", format!("part {} is missing", self.next)));
+            return Err(wrong(
+                "cover_part.number",
+                format!("must be {}, the next part", self.next),
+            ));
         }
         self.next += 1;
         let cells: usize = part.bands.iter().map(|band| band.cells.len()).sum();
         self.cells += cells as u64;
         if self.cells > self.cells_announced {
-            let problem = format!("{} cells, {} were announced", self.cells, self.cells_announced);
+            let problem = format!(
+                "must have at most {} cells, as announced; got {}",
+                self.cells_announced, self.cells
+            );
             return Err(wrong("cover_part.bands", problem));
         }
         for band in &part.bands {
@@ -253,13 +260,19 @@ impl Partial {
             let known = apps.len();
             let into = usize::try_from(app.app).ok().and_then(|at| apps.get_mut(at));
             let into = into.ok_or_else(|| {
-                let problem = format_args!("part {}: app {} of {known}", part.number, app.app);
+                let problem = format_args!(
+                    "part {}: app must be below {known}; got {}",
+                    part.number, app.app
+                );
                 refused(about, InvalidField::new("cover_part.apps", problem))
             })?;
             into.messages.extend(app.messages);
             if into.messages.len() > wave::MESSAGES_MAX {
-                let problem =
-                    format_args!("app {} has more than {} messages", app.app, wave::MESSAGES_MAX);
+                let problem = format_args!(
+                    "app {}: must have at most {} messages",
+                    app.app,
+                    wave::MESSAGES_MAX
+                );
                 return Err(refused(about, InvalidField::new("cover_part.apps", problem)));
             }
         }
@@ -288,7 +301,7 @@ impl Partial {
         if cells != cells_announced {
             return Err(wrong(
                 "cover_cells",
-                format!("{cells_announced} were announced, {cells} came"),
+                format!("must be the number of cells in all parts, {cells}; got {cells_announced}"),
             ));
         }
         let mut cover = cover.finish().map_err(|e| wrong("bands", e.to_string()))?;
@@ -306,7 +319,7 @@ impl Partial {
                     let shard = shard.ok_or_else(|| {
                         wrong(
                             "cover_part.shards",
-                            format!("partition {partition} is none of the wave's"),
+                            format!("partition {partition}: must be one of the wave's partitions"),
                         )
                     })?;
                     shard.handed |= set;
@@ -326,7 +339,7 @@ fn limits(bands: &[wire::Band]) -> Result<Vec<(f64, f64)>, InvalidField> {
     if let Some(at) = bands.iter().position(|band| !band.cells.is_empty()) {
         return Err(InvalidField::new(
             format!("bands[{at}].cells"),
-            "must be empty: cells come in parts",
+            "must be empty: cells are sent in parts",
         ));
     }
     Ok(bands.iter().map(|band| (band.from_meters, band.to_meters)).collect())

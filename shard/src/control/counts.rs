@@ -46,13 +46,15 @@ impl Counts {
         if self.asked.contains_key(&id) {
             return Err(InvalidField::new(
                 "count.id",
-                format_args!("{id} is being counted already"),
+                format_args!("must be unique; count {id} is under way"),
             ));
         }
         if self.asked.len() + self.answers.len() >= COUNTS_MAX {
             return Err(InvalidField::new(
                 "count",
-                format_args!("would be more than {COUNTS_MAX} at once"),
+                format_args!(
+                    "must not be one more: {COUNTS_MAX} counts are under way, the maximum"
+                ),
             ));
         }
         let devices = vec![vec![0; count.bands]; count.apps.len()];

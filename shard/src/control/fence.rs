@@ -28,9 +28,9 @@ pub const FORMER_LOG_FOR: Duration = Duration::from_secs(10);
 /// What a coordinator says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
-    /// Its configured cluster.
+    /// The cluster name in the coordinator's configuration.
     pub cluster: ClusterName,
-    /// Its process.
+    /// The coordinator process that opened the session.
     pub coordinator: CoordinatorId,
     /// The log that it serves.
     pub log: LogIdentity,
@@ -42,30 +42,33 @@ pub struct Opened {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fenced {
     /// Retrying does not help: one of the two is configured wrongly.
-    #[error("the coordinator's cluster is \"{theirs}\", this node's is \"{ours}\"")]
+    #[error("cluster: must be \"{ours}\", the cluster of this node; got \"{theirs}\"")]
     Cluster {
-        /// The coordinator's.
+        /// The cluster name that the coordinator sent.
         theirs: ClusterName,
-        /// This node's.
+        /// The cluster name in this node's configuration.
         ours: ClusterName,
     },
     /// Retrying helps once the other coordinator has ended.
-    #[error("another coordinator process ({directs}) directs this node; this one is {refused}")]
+    #[error(
+        "another coordinator process ({directs}) directs this node; {refused} may retry after it \
+         has ended"
+    )]
     Directed {
-        /// Whose session is open.
+        /// The coordinator process whose session is open.
         directs: CoordinatorId,
-        /// Who asked.
+        /// The coordinator process that asked for a session and was refused.
         refused: CoordinatorId,
     },
     /// Retrying helps after [`FORMER_LOG_FOR`].
     #[error(
-        "this node follows log {follows}, not {offered}, and had a session with it less than 10 s \
-         ago"
+        "log_identity: must be {follows}, the log of a session that ended less than 10 s ago; got \
+         {offered}; retry later"
     )]
     FormerLog {
-        /// The log of this node's partitions.
+        /// The log from which this node's partitions were built.
         follows: LogIdentity,
-        /// The coordinator's.
+        /// The log that the coordinator serves.
         offered: LogIdentity,
     },
 }
@@ -81,11 +84,11 @@ impl Fenced {
 /// What a session that may begin begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admitted {
-    /// The log that this node follows, or its first one.
+    /// The log that this node follows already, or its first log.
     SameLog,
-    /// Another log: nothing of the former one may be used any more.
+    /// Another log than before: nothing from the former log may be used any more.
     OtherLog {
-        /// The former.
+        /// The log that this node followed before.
         former: LogIdentity,
     },
 }

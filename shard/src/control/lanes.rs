@@ -73,7 +73,7 @@ pub enum Taken {
 }
 
 impl Lanes {
-    /// None yet.
+    /// The lanes of a node with `cores` cores: none yet.
     #[must_use]
     pub fn new(cores: usize) -> Self {
         Self { cores, ends: BTreeMap::new() }
@@ -260,7 +260,7 @@ impl LaneEnd {
             detail,
             next_probe_ms,
             repeated,
-            "lane in trouble on this node"
+            "lane not ready for pushes"
         );
         log.last = Some((*health, detail.clone(), now));
         log.open = true;

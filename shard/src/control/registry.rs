@@ -93,7 +93,7 @@ impl Registry {
         positions
     }
 
-    /// The message.
+    /// Builds the next `RegistryState` and marks all changes as reported.
     pub fn take(
         &mut self,
         ownership: Option<&Ownership>,

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     command::Consequence,
     lane::{
-        Doubt, Mute,
+        Doubt, LaneEnd, Mute,
         connection::{CloseReason, ConnectionEvent, ErrorCode},
         evidence::{UNSIGNED_TRIES, Witness},
         pool,
@@ -73,7 +73,7 @@ impl Core {
             CloseReason::Silent | CloseReason::Error(_) => false,
         };
         if !in_order {
-            tell_end(&self.lanes[l.lane].end.spec.name, reason);
+            log_close(&mut self.lanes[l.lane].end, reason, now);
         }
         // It stood, and went in order: that attempts before it failed is past.
         if in_order && now.since(l.opened) >= IDLED && l.is_open() {
@@ -346,16 +346,23 @@ impl Core {
     }
 }
 
-/// One line for each connection that ended by its gateway's fault; how many there can be, the
-/// pool's backoff says.
-fn tell_end(lane: &str, reason: &CloseReason) {
+/// Logs that a connection closed by the gateway's fault.
+fn log_close(end: &mut LaneEnd, reason: &CloseReason, now: Time) {
     match reason {
         CloseReason::GoAway { code, reason } => {
             let code = code.0;
-            tracing::warn!(lane, code, %reason, "connection ended: the gateway sent it away");
+            if let Some(times) = end.times_to_log(&format!("GOAWAY {code}"), now) {
+                let lane = &end.spec.name;
+                tracing::warn!(lane, code, %reason, times, "connection closed by gateway (GOAWAY)");
+            }
         }
-        CloseReason::Silent => tracing::warn!(lane, "connection ended: the gateway fell silent"),
-        // An error is told where it is met: one may also come while the connection drains.
+        CloseReason::Silent => {
+            if let Some(times) = end.times_to_log("silent", now) {
+                let lane = &end.spec.name;
+                tracing::warn!(lane, times, "connection closed: gateway stopped responding");
+            }
+        }
+        // `Core::receive` logs an error: one may also occur while the connection drains.
         CloseReason::Error(_)
         | CloseReason::Asked
         | CloseReason::Lost

@@ -85,7 +85,7 @@ pub enum Letter {
         lane: LaneId,
         /// Of the [`Letter::Want`] that it answers.
         round: u32,
-        /// How many.
+        /// Number of further requests that the guest may hand over.
         requests: usize,
     },
     /// From a host: what became of requests.
@@ -101,7 +101,7 @@ pub enum Letter {
         lane: LaneId,
         /// Of which wave.
         wave: WaveId,
-        /// How many.
+        /// Number of requests that the socket took or lost.
         requests: u64,
         /// When the socket last took something; `None`: never.
         at: Option<Time>,

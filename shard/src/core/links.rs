@@ -36,11 +36,11 @@ pub(crate) struct LinkSlot {
 /// Why there is no connection any more, as a driver saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disconnect {
-    /// It never stood: no address, refused, certificate, ALPN.
+    /// The connection was never established: no address, refused, certificate, ALPN.
     NotConnected,
-    /// The peer closed it in order.
+    /// The peer closed the connection in order.
     Closed,
-    /// It broke.
+    /// The connection broke: reset, or an error while reading or writing.
     Broken,
 }
 
@@ -110,7 +110,7 @@ impl Core {
         self.drop_link(id.slot, now);
     }
 
-    /// Bytes came.
+    /// Handles bytes received on a connection.
     pub fn receive(&mut self, id: ConnectionId, bytes: &[u8], now: Time) {
         let Some(link) = self.link_of(id) else { return };
         let lane = link.lane;
@@ -118,7 +118,14 @@ impl Core {
         // An error needs no handling of its own: it closes the connection, which says so when it is
         // settled.
         if let Err(error) = connection.receive(bytes, now) {
-            tracing::warn!(lane = %self.lanes[lane].end.spec.name, %error, "connection ended");
+            let end = &mut self.lanes[lane].end;
+            if let Some(times) = end.times_to_log(&error.to_string(), now) {
+                let lane = &end.spec.name;
+                tracing::warn!(
+                    lane, %error, times,
+                    "connection closed: gateway violated the protocol"
+                );
+            }
         }
         self.settle(id.slot, now);
     }
@@ -433,7 +440,10 @@ impl Core {
         let end = &mut lanes[lane].end;
         end.pool.failed(now, rng);
         end.went_mute(why, alone, now);
-        tracing::warn!(lane = %end.spec.name, %why, "connection ended: it was of no use");
+        if let Some(times) = end.times_to_log(&why.to_string(), now) {
+            let lane = &end.spec.name;
+            tracing::warn!(lane, %why, times, "connection closed: it serves no requests");
+        }
     }
 
     /// Everything closes in order.

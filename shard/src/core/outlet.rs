@@ -28,14 +28,14 @@ pub(crate) struct Outlet {
     pub(crate) retry: RetryLine,
     /// Requests so far, as far as they decide whether it has begun: see [`crate::lane::slice`].
     pub(crate) begun: usize,
-    /// By part.
+    /// Walks over the node's partitions, indexed by part.
     walks: Vec<Walk>,
     tags: Tags,
     /// Parts that may have somebody, in the order in which they are asked.
     ready: VecDeque<u16>,
-    /// By part: in `ready`.
+    /// Whether a part is in `ready`, indexed by part.
     is_ready: Vec<bool>,
-    /// Of these, in which somebody late was seen; each once.
+    /// Parts of `ready` in which a late device was seen; each once.
     late: VecDeque<u16>,
     /// Bands below this may be walked.
     bands_open: u32,

@@ -152,7 +152,7 @@ struct LaneTurn<'a> {
     lane_room: usize,
     sent: usize,
     deferred: usize,
-    /// Bytes, about.
+    /// Bytes encoded so far in this turn, approximately.
     encoded: usize,
     waves: &'a mut [Option<WaveRun>],
     partitions: &'a Partitions,

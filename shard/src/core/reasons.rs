@@ -35,7 +35,7 @@ pub(crate) enum Why {
 #[derive(Debug, Default)]
 pub(crate) struct Reasons {
     kinds: Vec<(Consequence, u16, Why, u64)>,
-    /// By consequence.
+    /// Counts of reasons beyond [`KINDS_MAX`], indexed by consequence.
     others: [u64; 3],
     changed: bool,
 }

@@ -8,7 +8,7 @@ pub(crate) struct Reporting {
     pub(super) at: Option<Time>,
     pub(super) cells_at: Option<Time>,
     pub(super) changed: bool,
-    /// By outlet.
+    /// Bands whose walk had ended at the last report, indexed by outlet.
     pub(super) bands_walked: Vec<u32>,
     pub(super) complete: bool,
     pub(super) ended: bool,

@@ -73,9 +73,10 @@ impl Resolver {
         };
         match thread.questions.try_send((id, endpoint.to_owned())) {
             Ok(()) => None,
-            Err(_) => {
-                Some(Err(io::Error::new(io::ErrorKind::WouldBlock, "too many names to resolve")))
-            }
+            Err(_) => Some(Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                "too many names are being resolved; the connection is retried",
+            ))),
         }
     }
 

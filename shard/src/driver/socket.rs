@@ -25,7 +25,7 @@ const SEND_BUFFER_BYTES: usize = 128 * 1024;
 const PIECE: usize = 32 * 1024;
 /// Bytes read from one socket before others have their turn.
 const READ_BUDGET: usize = 256 * 1024;
-/// One read.
+/// Size of the buffer for one read, bytes.
 pub(super) const READ_BYTES: usize = 64 * 1024;
 
 /// A connection as the driver holds it.
@@ -54,13 +54,13 @@ pub(super) struct Socket {
 
 #[derive(Debug)]
 enum Stage {
-    /// Its name is being resolved.
+    /// The gateway's name is being resolved.
     Resolving,
-    /// TCP's handshake.
+    /// The TCP handshake is under way.
     Connecting(TcpStream, Box<ClientConnection>),
-    /// TLS's handshake.
+    /// The TLS handshake is under way.
     Handshaking(TcpStream, Box<ClientConnection>),
-    /// The core knows of it.
+    /// The connection is established; the core knows of it.
     Open(TcpStream, Box<ClientConnection>),
 }
 

@@ -1,8 +1,9 @@
 //! The loop of one core's thread.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use clarion_proto::time::Time;
+use clarion_proto::{ids::LaneId, time::Time};
+use clarion_runtime::repeated::Repeated;
 use mio::{Events, Interest, Poll, Token};
 use tokio::sync::mpsc::{Receiver, Sender};
 
@@ -17,6 +18,7 @@ use super::{
 use crate::{
     command::{Command, Event},
     core::{ConnectionId, Core, Disconnect, IoRequest},
+    lane::spec::LaneSpec,
 };
 
 /// The poller's name for "somebody has put something into a queue".
@@ -45,6 +47,8 @@ pub(super) struct CoreThread {
     /// By slot of their connection.
     sockets: Vec<Option<Socket>>,
     scratch: Vec<u8>,
+    /// Limits the log lines about failed connections, by lane.
+    failures: BTreeMap<LaneId, Repeated>,
     /// The control plane had no room for events, or another core none for letters.
     deaf: bool,
 }
@@ -72,6 +76,7 @@ impl CoreThread {
             tls: Tls::new(),
             sockets: Vec::new(),
             scratch: vec![0; READ_BYTES],
+            failures: BTreeMap::new(),
             deaf: false,
         }
     }
@@ -171,7 +176,11 @@ impl CoreThread {
                 Ok(Received::More) => more = true,
                 Ok(Received::Closed) => self.lost(id, Disconnect::Closed),
                 Err(error) => {
-                    tracing::info!(lane = %socket.lane.name, %error, "connection lost");
+                    let lane = Arc::clone(&socket.lane);
+                    if let Some(times) = self.times_to_log(&lane, "read", &error) {
+                        let lane = &lane.name;
+                        tracing::info!(%lane, %error, times, "connection to gateway lost on read");
+                    }
                     self.lost(id, Disconnect::Broken);
                 }
             }
@@ -208,7 +217,11 @@ impl CoreThread {
                 drained
             }
             Err(error) => {
-                tracing::info!(lane = %socket.lane.name, %error, "connection lost");
+                let lane = Arc::clone(&socket.lane);
+                if let Some(times) = self.times_to_log(&lane, "write", &error) {
+                    let lane = &lane.name;
+                    tracing::info!(%lane, %error, times, "connection to gateway lost on write");
+                }
                 self.hear_out(slot);
                 self.lost(id, Disconnect::Broken);
                 false
@@ -305,7 +318,10 @@ impl CoreThread {
         let Some(address) = address else {
             return self.cannot_connect(
                 id,
-                &io::Error::new(io::ErrorKind::NotFound, "the name has no address"),
+                &io::Error::new(
+                    io::ErrorKind::NotFound,
+                    "the gateway's name resolved to no address",
+                ),
             );
         };
         socket.address = Some(address);
@@ -339,8 +355,14 @@ impl CoreThread {
             if let Some(socket) = self.socket(id) {
                 (socket.others, socket.address) = (others, None);
                 if instead.is_some() {
-                    let lane = &socket.lane.name;
-                    tracing::info!(%lane, %error, "nobody listens at one of its addresses");
+                    let lane = Arc::clone(&socket.lane);
+                    if let Some(times) = self.times_to_log(&lane, "address", error) {
+                        let lane = &lane.name;
+                        tracing::info!(
+                            %lane, %address, %error, times,
+                            "gateway address failed; trying another address"
+                        );
+                    }
                     return self.dial(id, instead);
                 }
             }
@@ -354,10 +376,20 @@ impl CoreThread {
 
     fn cannot_connect(&mut self, id: ConnectionId, error: &io::Error) {
         let Some(socket) = self.take(id) else { return };
-        tracing::warn!(lane = %socket.lane.name, %error, "cannot connect");
+        if let Some(times) = self.times_to_log(&socket.lane, "connect", error) {
+            let lane = &socket.lane.name;
+            tracing::warn!(%lane, %error, times, "connecting to the gateway failed");
+        }
         let now = self.clock.now();
         socket.address.into_iter().for_each(|address| self.addresses.closed(address, true, now));
         self.core.not_connected(id, error.to_string(), now);
+    }
+
+    /// Counts a failure of a lane's connections. `Some`: the caller logs it, with the number of
+    /// failures since the last line.
+    fn times_to_log(&mut self, lane: &LaneSpec, step: &str, error: &io::Error) -> Option<u64> {
+        let since_start = self.clock.now().since(Time(0));
+        self.failures.entry(lane.id).or_default().note(&format!("{step}: {error}"), since_start)
     }
 
     fn lost(&mut self, id: ConnectionId, why: Disconnect) {

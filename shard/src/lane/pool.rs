@@ -147,7 +147,7 @@ impl Pool {
     }
 }
 
-/// Microseconds.
+/// Interval in which one further attempt is allowed, microseconds.
 const EVERY: u64 = 2_500_000;
 
 fn at_once(connections: usize) -> u64 {

@@ -79,11 +79,11 @@ const PUT_OFF: Backoff = Backoff {
 /// What may be sent with a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
-    /// As much as there is room for.
+    /// As many requests as there is room for.
     Freely,
-    /// One request, while no other of it is out.
+    /// One request, while no other request with this token is open.
     Once,
-    /// Nothing.
+    /// No request at all.
     Never,
 }
 

@@ -42,10 +42,10 @@ pub(super) trait Content: FromBytes + IntoBytes + Immutable + KnownLayout + 'sta
 
 impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + 'static> Content for T {}
 
-/// Blocks that are nobody's.
+/// Blocks that no page uses.
 struct Pool {
     given_back: Vec<&'static mut Bytes>,
-    /// Never taken.
+    /// Blocks that were never in use.
     fresh: &'static mut [Bytes],
 }
 

@@ -48,7 +48,7 @@ impl Partition {
         row.register(Registered { token, profile });
     }
 
-    /// A place.
+    /// Writes a device's place and the time of its observation.
     #[inline]
     pub(super) fn place(&mut self, ordinal: Ordinal, observed: Millis40, cell: Cell) {
         let row = self.rows.at_mut(ordinal);

@@ -36,7 +36,7 @@ impl Place {
         Self(index >> UNUSED_BITS & ((1 << PLACE_BITS) - 1))
     }
 
-    /// From [`Place::bits`].
+    /// The place with the bits that [`Place::bits`] returned.
     pub(crate) fn from_bits(bits: u64) -> Self {
         Self(bits & ((1 << PLACE_BITS) - 1))
     }
@@ -111,7 +111,7 @@ impl Key {
     }
 }
 
-/// Not printed.
+/// Prints no position: a device's place is personal data.
 impl std::fmt::Debug for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Place(..)")

@@ -43,7 +43,7 @@ pub(super) struct Profiles {
 }
 
 impl Profiles {
-    /// Without any.
+    /// An empty table of profiles.
     pub(super) fn new() -> Self {
         Self {
             known: Vec::new(),

@@ -111,20 +111,20 @@ pub struct SnapshotError {
 /// What is wrong with a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// Something else.
-    #[error("this is no snapshot of a partition")]
+    /// The bytes do not start with the mark of a snapshot.
+    #[error("not a snapshot of a partition")]
     Magic,
     /// Written by a later release.
-    #[error("version {0} is not known here, only {VERSION}")]
+    #[error("version: must be {VERSION}; got {0}")]
     Version(u16),
     /// Bytes were changed.
-    #[error("the checksum is wrong")]
+    #[error("checksum mismatch; the file is damaged")]
     Checksum,
     /// Bytes are missing.
-    #[error("the end is missing")]
+    #[error("the file is truncated")]
     Truncated,
     /// Bytes are left over.
-    #[error("something follows the end")]
+    #[error("data follows the end of the snapshot")]
     Surplus,
     /// The section is whole and makes no sense.
     #[error("{0}")]

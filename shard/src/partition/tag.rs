@@ -41,7 +41,7 @@ impl Tag {
 pub struct Tags(u16);
 
 impl Tags {
-    /// Everybody.
+    /// The tags of all apps.
     pub const ALL: Self = Self(u16::MAX);
 
     /// Those of these apps.

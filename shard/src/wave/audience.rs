@@ -44,23 +44,23 @@ enum Answer {
 /// An expression that cannot be taken: a defect of the sender; another try cannot help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProgramError {
-    /// Too long.
-    #[error("an audience has at most {OPS_MAX} operations, not {ops}")]
+    /// The expression has too many operations.
+    #[error("audience: must have at most {OPS_MAX} operations; got {ops}")]
     TooLong {
-        /// Its length.
+        /// Number of operations in the expression.
         ops: usize,
     },
-    /// Too deep.
-    #[error("an audience is at most {DEPTH_MAX} deep")]
+    /// The expression is nested too deeply.
+    #[error("audience: must be nested at most {DEPTH_MAX} deep")]
     TooDeep,
     /// An operator without its operands.
-    #[error("the operation at {at} lacks an operand")]
+    #[error("audience: operation {at} has too few operands")]
     OperandMissing {
         /// From 0, in prefix order.
         at: usize,
     },
     /// Something after the end of the expression.
-    #[error("{surplus} operations stand before or after a whole expression")]
+    #[error("audience: {surplus} operations more than one expression needs")]
     Surplus {
         /// How many whole expressions too many.
         surplus: usize,

@@ -49,13 +49,13 @@ pub(super) struct Range {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CoverError {
     /// More bands than a number of 32 bits counts.
-    #[error("too many bands: {bands}")]
+    #[error("must be fewer than 2^32 bands; got {bands}")]
     TooManyBands {
-        /// How many.
+        /// Number of bands announced.
         bands: usize,
     },
     /// Cells of a band that was not announced.
-    #[error("cells of band {band}, but there are {bands} bands")]
+    #[error("band {band}: must be below the number of bands; got {bands} bands")]
     NoBand {
         /// Number of the band.
         band: u32,
@@ -63,33 +63,33 @@ pub enum CoverError {
         bands: usize,
     },
     /// Not from near to far.
-    #[error("band {band}: its distances are not from near to far, or not numbers")]
+    #[error("band {band}: distances must be numbers and ascend from near to far")]
     Limits {
         /// Number of the band.
         band: u32,
     },
     /// Not an H3 cell index.
-    #[error("band {band}: cell {at} is not an H3 cell index")]
+    #[error("band {band}: cell {at}: must be an H3 cell index")]
     NotACell {
         /// Number of the band.
         band: u32,
-        /// From 0.
+        /// Position of the cell in its band, counted from 0.
         at: usize,
     },
     /// A place is never finer than resolution 9.
-    #[error("band {band}: cell {at} is finer than resolution 9")]
+    #[error("band {band}: cell {at}: must not be finer than resolution 9")]
     TooFine {
         /// Number of the band.
         band: u32,
-        /// From 0.
+        /// Position of the cell in its band, counted from 0.
         at: usize,
     },
     /// A device could be met twice, and its band would be undefined.
-    #[error("bands {one} and {other} overlap")]
+    #[error("bands {one} and {other}: must not overlap")]
     Overlap {
-        /// The lower.
+        /// The lower band number.
         one: u32,
-        /// The higher, or the same.
+        /// The higher band number, or the same.
         other: u32,
     },
 }

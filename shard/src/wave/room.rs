@@ -89,7 +89,7 @@ impl Place {
         }
     }
 
-    /// Takes more.
+    /// Takes `more` bytes in addition to those held.
     ///
     /// # Errors
     /// As [`Place::resize`].

@@ -38,15 +38,15 @@ pub struct Lane {
 /// The words of a lane.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
-    /// In the cluster.
+    /// Number of the lane, unique in the cluster.
     pub id: LaneId,
-    /// Whose protocol.
+    /// The platform whose protocol the lane speaks.
     pub platform: Platform,
-    /// `gateway/credential`.
+    /// Name of the lane for people: `gateway/credential`.
     pub name: String,
-    /// host:port.
+    /// Address of the gateway, as `host:port`.
     pub endpoint: String,
-    /// For the certificate and `:authority`.
+    /// Server name that the certificate must carry; also sent as `:authority`.
     pub server_name: String,
     /// Empty: the public roots.
     pub ca_pem: String,
@@ -54,13 +54,13 @@ pub struct Terms {
     pub live: bool,
     /// On each connection.
     pub streams_per_connection: usize,
-    /// Of one request.
+    /// Time limit of one request.
     pub request_deadline: Duration,
-    /// TCP and TLS together.
+    /// Time limit for connecting: TCP and TLS together.
     pub connect_deadline: Duration,
-    /// First pause.
+    /// First pause between failed connection attempts.
     pub backoff_min: Duration,
-    /// Longest pause.
+    /// Longest pause between failed connection attempts.
     pub backoff_max: Duration,
     /// Whether `authorization` enters the HPACK table.
     pub authorization_indexed: bool,
@@ -76,7 +76,7 @@ impl Lane {
             Ok(wire::LanePlatform::Unspecified) | Err(_) => {
                 return Err(InvalidField::new(
                     "platform",
-                    format_args!("must be APNS or FCM, is {}", lane.platform),
+                    format_args!("must be APNS or FCM; got {}", lane.platform),
                 ));
             }
         };
@@ -89,14 +89,14 @@ impl Lane {
         if port.is_none_or(|p: u16| p == 0) {
             return Err(InvalidField::new(
                 "endpoint",
-                format_args!("must be host:port, is {endpoint:?}"),
+                format_args!("must be host:port; got {endpoint:?}"),
             ));
         }
         let server_name = text(lane.server_name, NAME_BYTES_MAX, "server_name")?;
         if rustls::pki_types::ServerName::try_from(server_name.as_str()).is_err() {
             return Err(InvalidField::new(
                 "server_name",
-                format_args!("must be a DNS name or an IP address, is {server_name:?}"),
+                format_args!("must be a DNS name or an IP address; got {server_name:?}"),
             ));
         }
         let roots = clarion_runtime::roots::roots(&lane.ca_pem)
@@ -109,7 +109,7 @@ impl Lane {
             return Err(within(InvalidField::new(
                 "backoff_max_ms",
                 format_args!(
-                    "must be at least backoff_min_ms {}, is {}",
+                    "must be at least backoff_min_ms ({}); got {}",
                     limits.backoff_min_ms, limits.backoff_max_ms
                 ),
             )));
@@ -144,7 +144,7 @@ impl Lane {
 fn text(value: String, max: usize, field: &str) -> Result<String, InvalidField> {
     match value.len() {
         n if (1..=max).contains(&n) => Ok(value),
-        n => Err(InvalidField::new(field, format_args!("must have 1 to {max} bytes, has {n}"))),
+        n => Err(InvalidField::new(field, format_args!("must have 1 to {max} bytes; got {n}"))),
     }
 }
 

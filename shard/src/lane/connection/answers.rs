@@ -139,7 +139,7 @@ impl Answers {
         Self { begun: Vec::new(), free: Vec::new(), body_bytes_max }
     }
 
-    /// Begins one.
+    /// Starts a response and returns its number; `ACCEPTED` for 200, of which nothing is stored.
     pub(crate) fn begin(&mut self, status: u16, retry_after: Option<Duration>) -> NonZeroU16 {
         if status == 200 {
             return ACCEPTED;

@@ -131,7 +131,7 @@ impl Connection {
         self.settle();
     }
 
-    /// GOAWAY, once.
+    /// Sends GOAWAY, unless it was sent before.
     pub(super) fn say_goodbye(&mut self, code: ErrorCode) {
         if !self.goodbye_said && !self.is_closed() {
             self.goodbye_said = true;

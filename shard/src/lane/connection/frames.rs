@@ -122,7 +122,7 @@ pub(crate) fn put_block(out: &mut Vec<u8>, stream: u32, block: &[u8]) {
     }
 }
 
-/// Appends RST_STREAM.
+/// Appends an RST_STREAM frame to the output.
 pub(crate) fn put_reset(out: &mut Vec<u8>, stream: u32, code: ErrorCode) {
     put(out, kind::RST_STREAM, 0, stream, &code.0.to_be_bytes());
 }
@@ -134,7 +134,7 @@ pub(crate) fn put_goaway(out: &mut Vec<u8>, code: ErrorCode) {
     put(out, kind::GOAWAY, 0, 0, &payload);
 }
 
-/// Appends WINDOW_UPDATE.
+/// Appends a WINDOW_UPDATE frame to the output.
 pub(crate) fn put_window_update(out: &mut Vec<u8>, stream: u32, credit: u32) {
     put(out, kind::WINDOW_UPDATE, 0, stream, &credit.to_be_bytes());
 }

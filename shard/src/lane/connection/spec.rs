@@ -21,7 +21,7 @@ pub struct ConnectionConfig {
     /// what SETTINGS say. Before SETTINGS it is one with both: FCM ends a connection that exceeds
     /// its 100, and they come with the end of the handshake.
     pub platform: Platform,
-    /// `:authority`.
+    /// Value of the `:authority` pseudo-header.
     pub authority: String,
     /// Requests open at once, whatever more the peer allows; 1 to [`Self::STREAMS_MAX`], others are
     /// brought inside.
@@ -137,7 +137,7 @@ pub enum CloseReason {
     },
     /// All stream ids are used: connect anew.
     StreamIdsSpent,
-    /// [`super::Connection::close`].
+    /// The owner closed the connection: see [`super::Connection::close`].
     Asked,
     /// Nothing came from the peer although something was due.
     Silent,
@@ -154,12 +154,10 @@ pub enum Obstacle {
     #[error("the gateway allows no stream (SETTINGS_MAX_CONCURRENT_STREAMS 0)")]
     Streams,
     /// No credit has come for what was sent.
-    #[error("the gateway opens no window for requests")]
+    #[error("the gateway opens no flow-control window for requests")]
     Window,
-    /// `SETTINGS_MAX_HEADER_LIST_SIZE`.
-    #[error(
-        "a push's header list is larger than the gateway takes (SETTINGS_MAX_HEADER_LIST_SIZE {0})"
-    )]
+    /// A request's header list exceeds the peer's `SETTINGS_MAX_HEADER_LIST_SIZE`, in bytes.
+    #[error("a push's header list exceeds the gateway's limit (SETTINGS_MAX_HEADER_LIST_SIZE {0})")]
     HeaderList(usize),
 }
 
@@ -174,15 +172,15 @@ pub enum PushError {
     Closing,
     /// The device's fault: no other try can succeed.
     #[error(
-        "a token has 1 to {} bytes, with FCM printable ASCII only",
+        "token: must have 1 to {} bytes; for FCM, printable ASCII only",
         clarion_proto::device::TOKEN_BYTES_MAX
     )]
     Token,
     /// The alert's fault: no device can succeed.
-    #[error("header {0} holds bytes that no header may hold")]
+    #[error("header {0}: contains bytes that are not allowed in a header")]
     Header(&'static str),
     /// The alert's fault, or the gateway allows strangely little: no device can succeed on this
     /// connection.
-    #[error("the request's header list is larger than the gateway takes")]
+    #[error("the request's header list exceeds the gateway's limit")]
     HeaderListTooLarge,
 }

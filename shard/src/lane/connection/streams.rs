@@ -18,7 +18,7 @@ const NONE: u32 = u32::MAX;
 pub(crate) struct Slot {
     pub(crate) ticket: u64,
     pub(crate) sent: Time,
-    /// 0: free.
+    /// Id of the open stream; 0: the slot is free.
     pub(crate) id: u32,
     /// The answer begun, as [`super::answers::Answers`] numbers it.
     pub(crate) answer: Option<std::num::NonZeroU16>,

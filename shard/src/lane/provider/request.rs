@@ -28,11 +28,11 @@ impl Request {
 /// APNs request headers that are the same for every device of an app and wave (A-send).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApnsHeaders {
-    /// `apns-topic`.
+    /// Value of `apns-topic`: the app's bundle id.
     pub topic: String,
-    /// `apns-push-type`.
+    /// Value of `apns-push-type`, for example `alert`.
     pub push_type: String,
-    /// `apns-priority`: 10, 5 or 1.
+    /// Value of `apns-priority`: 10, 5 or 1.
     pub priority: u8,
     /// `apns-expiration`, Unix seconds.
     pub expiration: u64,

@@ -286,10 +286,10 @@ impl Built {
         if resting.len() != of_resting as usize
             || self.partition.expiry.iter().count() != expiry as usize
         {
-            return Err(Problem::Content("the queues have other lengths than announced"));
+            return Err(Problem::Content("the lengths of the queues differ from the header"));
         }
-        self.partition.rows =
-            Rows::vacant(unused, &resting).ok_or(Problem::Content("ordinals rest that cannot"))?;
+        self.partition.rows = Rows::vacant(unused, &resting)
+            .ok_or(Problem::Content("the free list contains ordinals that cannot be free"))?;
         Ok(())
     }
 
@@ -340,7 +340,7 @@ impl Built {
         let mut seen = Bits::default();
         let is_vacant = |ordinal| partition.rows.get(ordinal).is_none();
         if !partition.rows.resting().all(|ordinal| seen.insert(ordinal) && is_vacant(ordinal)) {
-            return Err(Problem::Content("an ordinal rests that is somebody's"));
+            return Err(Problem::Content("the free list contains an ordinal that a device uses"));
         }
         let mut seen = Bits::default();
         let is_named = |ordinal| {
@@ -349,10 +349,10 @@ impl Built {
         if !partition.expiry.iter().map(|(_, ordinal)| ordinal).all(is_named)
             || seen.len() != self.scheduled
         {
-            return Err(Problem::Content("the expiry queue does not fit the rows"));
+            return Err(Problem::Content("the expiry queue does not match the rows"));
         }
         partition.index = Index::of(&mem::take(&mut self.hashes), &partition.rows)
-            .ok_or(Problem::Content("a device comes twice"))?;
+            .ok_or(Problem::Content("a device is stored twice"))?;
         self.keys.sort_unstable();
         partition.pages =
             Pages::of_sorted(partition.pages.page_keys_max(), &mem::take(&mut self.keys));

@@ -54,7 +54,7 @@ pub enum WriteError {
     #[error("more than {COPIES_MAX} rows changed before they were written")]
     Overrun,
     /// Another snapshot of this partition was begun.
-    #[error("another snapshot was begun")]
+    #[error("another snapshot was started")]
     Replaced,
 }
 

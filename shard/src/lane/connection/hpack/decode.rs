@@ -14,7 +14,7 @@ use super::{ENTRY_OVERHEAD, STATIC_LEN, TABLE_SIZE_DEFAULT, huffman, static_entr
 pub(crate) enum HpackError {
     #[error("header block cut short, or a number in it too large")]
     Truncated,
-    #[error("index outside of both header tables")]
+    #[error("header index outside of both tables")]
     Index,
     #[error("header string is not valid Huffman code")]
     Huffman,

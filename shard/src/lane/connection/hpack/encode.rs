@@ -12,7 +12,7 @@ use crate::lane::provider::field::Indexing;
 /// The table as the peer's decoder sees it after all that was written so far.
 #[derive(Debug)]
 pub(crate) struct Encoder {
-    /// Oldest first.
+    /// Entries of the dynamic table, oldest first.
     entries: Vec<Entry>,
     size: usize,
     size_max: usize,
