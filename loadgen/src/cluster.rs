@@ -42,16 +42,16 @@ use process::{Announcement, Pipes, Process, ProcessError, Role, Spec};
 /// How often the processes are looked at.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 
-/// What is started.
+/// What a cluster consists of and where its files go.
 #[derive(Debug, Clone)]
 pub struct ClusterPlan {
-    /// This program.
+    /// Path of this program, which also runs as the emulator.
     pub program: PathBuf,
-    /// Where logs, keys and configurations go.
+    /// Folder for logs, keys and configurations.
     pub dir: PathBuf,
-    /// Shard nodes.
+    /// Number of shard nodes.
     pub nodes: u32,
-    /// Of those, the ones that are started later, if at all.
+    /// Numbers of the nodes that a scenario starts later, if at all.
     pub nodes_later: Vec<u32>,
     /// Of all nodes, the first that the coordinator is told of; none: all.
     pub nodes_told: Option<u32>,
@@ -135,11 +135,11 @@ pub struct Started<'a> {
 /// Kills or starts a node of a running cluster; heeded by [`Cluster::watch`].
 #[derive(Debug)]
 pub struct NodeOrder {
-    /// What is done to the node.
+    /// Whether the node is killed or started.
     pub action: NodeAction,
-    /// Which node.
+    /// Number of the node, counted from 0.
     pub node: u32,
-    /// Told once it is done.
+    /// Signals that the action is done.
     pub done: oneshot::Sender<()>,
 }
 

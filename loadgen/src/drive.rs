@@ -22,7 +22,7 @@ pub enum DriveError {
     /// It could not be reached.
     #[error("cannot reach the coordinator: {0}")]
     Transport(#[from] tonic::transport::Error),
-    /// No progress.
+    /// The server sent nothing for this long.
     #[error("{0}: no answer for {1:?}")]
     Stalled(&'static str, Duration),
     /// A stream ended before its time.
@@ -37,20 +37,20 @@ pub enum DriveError {
         problem: String,
     },
     /// An answer that the contract does not allow.
-    #[error("the coordinator broke the contract: {0}")]
+    #[error("the coordinator violated its API: {0}")]
     Broken(String),
     /// A deadline of the scenario passed.
     #[error("{what} took longer than {seconds} s: {state}")]
     Late {
-        /// What was waited for.
+        /// The condition that was waited for.
         what: &'static str,
-        /// How long.
+        /// Time limit, seconds.
         seconds: u64,
-        /// How far it was.
+        /// Progress when the time was over.
         state: String,
     },
     /// A defect of this program.
-    #[error("defect: {0}")]
+    #[error("defect in the load generator: {0}")]
     Defect(String),
 }
 

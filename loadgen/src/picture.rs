@@ -43,7 +43,7 @@ use text::Escaped;
 
 const STYLE: &str = include_str!("picture/style.css");
 
-/// One page.
+/// A page with the result of one run.
 pub struct Picture<'a> {
     /// What was played.
     pub scenario: &'a Scenario,

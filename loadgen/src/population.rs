@@ -36,13 +36,13 @@ fn default_apps() -> Vec<AppSpec> {
     vec![AppSpec { name: "guardian".to_owned(), platform: Platform::Apns }]
 }
 
-/// An app.
+/// An app of the population and its platform.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AppSpec {
-    /// Without `apps/`.
+    /// Id of the app: its resource name without `apps/`.
     pub name: String,
-    /// Whose tokens its devices have.
+    /// Platform that issued the tokens of the app's devices.
     #[serde(default)]
     pub platform: Platform,
 }
@@ -53,40 +53,40 @@ pub struct AppSpec {
 pub enum Area {
     /// Around the cities of the table, by their people.
     Cities {
-        /// Relative.
+        /// Weight of this area, relative to the weights of the others.
         share: f64,
         /// Only those within `within_meters` of this place; absent: all.
         #[serde(default)]
         near: Option<Place>,
-        /// See `near`.
+        /// Radius around `near`, metres; given together with `near`.
         #[serde(default)]
         within_meters: Option<f64>,
     },
     /// Around one place that is not in the table.
     Town {
-        /// Relative.
+        /// Weight of this area, relative to the weights of the others.
         share: f64,
-        /// Its middle.
+        /// Centre of the town.
         center: Place,
         /// Density falls off as exp(-distance / scale).
         scale_meters: f64,
     },
     /// Evenly over a disc: the countryside.
     Disc {
-        /// Relative.
+        /// Weight of this area, relative to the weights of the others.
         share: f64,
-        /// Its middle.
+        /// Centre of the disc.
         center: Place,
-        /// Its size.
+        /// Radius of the disc, metres.
         radius_meters: f64,
     },
     /// Evenly over a narrow ring: devices where a region ends, where mistakes are.
     Ring {
-        /// Relative.
+        /// Weight of this area, relative to the weights of the others.
         share: f64,
-        /// Its middle.
+        /// Centre of the ring.
         center: Place,
-        /// To the middle of the ring.
+        /// Distance from the centre to the middle of the ring, metres.
         radius_meters: f64,
         /// Its whole width.
         width_meters: f64,
@@ -101,19 +101,19 @@ pub struct PopulationError {
     problem: String,
 }
 
-/// One device.
+/// One device of a population, drawn from the seed.
 pub struct Device {
-    /// Its number in the population.
+    /// Number of the device in the population, from 0.
     pub index: u64,
     /// A UUID, version 4.
     pub id: [u8; 16],
-    /// Where it is at the start.
+    /// Place of the device at the start.
     pub place: Place,
-    /// What the gateway knows it by.
+    /// Token by which the gateway knows the device.
     pub token: TokenBytes,
-    /// BCP 47.
+    /// Locale of the device, BCP 47.
     pub locale: &'static str,
-    /// Audience segments.
+    /// Audience segments to which the device belongs.
     pub segments: &'static [&'static str],
     /// Index into [`Population::apps`].
     pub app: usize,
@@ -221,7 +221,7 @@ impl Population {
         self.seed
     }
 
-    /// Its apps.
+    /// Apps of the population, in the scenario's order.
     #[must_use]
     pub fn apps(&self) -> &[AppSpec] {
         &self.apps
@@ -238,7 +238,7 @@ impl Population {
         (0..self.count).map(|i| self.device(i))
     }
 
-    /// One device.
+    /// The device with this number, drawn anew at each call.
     #[must_use]
     pub fn device(&self, index: u64) -> Device {
         let mut draws = Draws::new(self.seed, DOMAIN_IDENTITY, index);
@@ -368,7 +368,7 @@ fn positive(field: &'static str, value: f64) -> Result<f64, (&'static str, Strin
     if value.is_finite() && value > 0.0 {
         Ok(value)
     } else {
-        Err((field, format!("must be above 0, is {value}")))
+        Err((field, format!("must be greater than 0; got {value}")))
     }
 }
 
@@ -376,7 +376,7 @@ fn valid(center: Place) -> Result<Place, (&'static str, String)> {
     if center.is_valid() {
         Ok(center)
     } else {
-        Err(("center", "is not a place on earth".to_owned()))
+        Err(("center", "must be a latitude of -90 to 90 and a longitude of -180 to 180".to_owned()))
     }
 }
 

@@ -82,7 +82,7 @@ pub enum RunError {
         source: io::Error,
     },
     /// The processes did not end as they should.
-    #[error("did not end in order when asked to: {0}")]
+    #[error("processes did not shut down gracefully: {0}")]
     Stop(String),
     /// Somebody asked this program to end.
     #[error("ended by {0}")]

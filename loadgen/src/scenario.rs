@@ -44,7 +44,7 @@ const NAMED: &[(&str, &str)] = &[
     ("restarts", include_str!("../scenarios/restarts.toml")),
 ];
 
-/// One scenario.
+/// A scenario: population, cluster, alert, faults and expectations.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
@@ -52,11 +52,11 @@ pub struct Scenario {
     pub name: String,
     /// One line for `loadgen list`.
     pub description: String,
-    /// Decides everything that is drawn.
+    /// Seed from which everything random is drawn.
     pub seed: u64,
-    /// How many there are.
+    /// Number of devices in the population.
     pub devices: u64,
-    /// Shard nodes.
+    /// Number of shard nodes.
     pub nodes: u32,
     /// Bounds of the run's own waits.
     #[serde(default)]
@@ -111,7 +111,7 @@ impl Default for Deadlines {
     }
 }
 
-/// The alert.
+/// The alert that the run submits.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AlertSpec {
@@ -138,9 +138,9 @@ fn default_active_s() -> u64 {
 pub enum RegionSpec {
     /// All points within a geodesic distance.
     Circle {
-        /// Its middle.
+        /// Centre of the circle.
         center: Place,
-        /// Geodesic, WGS-84.
+        /// Geodesic radius on WGS-84, metres.
         radius_meters: f64,
     },
     /// Straight edges in longitude and latitude; rings closed or not (they are closed on
@@ -190,9 +190,9 @@ pub struct GatewaySpec {
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DistanceSpec {
-    /// Apple's.
+    /// Distance to the gateway of APNs.
     pub apns: LineSpec,
-    /// Google's.
+    /// Distance to the gateway of FCM.
     pub fcm: LineSpec,
 }
 
@@ -364,13 +364,13 @@ pub struct MotionSpec {
     pub settle_ms: u64,
 }
 
-/// Many who watch the alert.
+/// Clients that watch the alert.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WatchersSpec {
-    /// How many.
+    /// Number of watchers.
     pub count: u32,
-    /// Which share of them reads one message a second, 0 to 1.
+    /// Share of watchers that read one message a second, 0 to 1.
     pub slow_share: f64,
 }
 
@@ -398,11 +398,11 @@ pub enum ScenarioError {
     /// A value is out of bounds.
     #[error("scenario {scenario}: {field}: {problem}")]
     Invalid {
-        /// Which scenario.
+        /// Name of the scenario.
         scenario: String,
-        /// Which value.
+        /// Path of the invalid field, with dots.
         field: String,
-        /// What is wrong with it.
+        /// Why the value is not valid.
         problem: String,
     },
 }

@@ -133,7 +133,7 @@ impl Reason {
     }
 }
 
-/// `Retry-After`.
+/// Value of the `Retry-After` header of a response.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetryAfter {
@@ -156,20 +156,21 @@ pub struct Violation {
 /// An answer as decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// HTTP status.
+    /// HTTP status of the response.
     pub status: u16,
-    /// Goes into the body; none for 200.
+    /// Reason that goes into the body; none for 200.
     pub reason: Reason,
     /// APNs: goes into the body of a 410: milliseconds since 1970.
     pub timestamp_ms: Option<u64>,
-    /// FCM.
+    /// Value of the `Retry-After` header; FCM only.
     pub retry_after: Option<RetryAfter>,
-    /// FCM. Boxed: answers wait by the hundred thousand, and hardly one has it.
+    /// Violated quota, FCM only. Boxed: answers wait by the hundred thousand, and hardly one has
+    /// it.
     pub violation: Option<Box<Violation>>,
 }
 
 impl Answer {
-    /// 200.
+    /// The answer to an accepted push: status 200 without a reason.
     pub const ACCEPTED: Self = Self {
         status: 200,
         reason: Reason::None,
@@ -252,7 +253,7 @@ pub fn put_proxy_page(
     written.expect("writing to memory");
 }
 
-/// Appends `:status`.
+/// Appends the `:status` pseudo-header to a header block.
 pub fn put_status(out: &mut Vec<u8>, status: u16) {
     // The static table holds :status with these values from entry 8 on (RFC 7541, appendix A).
     const INDEXED: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];

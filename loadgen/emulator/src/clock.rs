@@ -29,16 +29,16 @@ pub fn wall() -> UnixMillis {
     )
 }
 
-/// Both clocks, read at one moment: what a state machine is told of time.
+/// Monotonic and wall clock, read at one moment; state machines get the time only from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Now {
-    /// CLOCK_MONOTONIC.
+    /// Time of CLOCK_MONOTONIC, for intervals.
     pub at: Time,
-    /// The wall clock.
+    /// Time of the wall clock, for tokens and response bodies.
     pub wall: UnixMillis,
 }
 
-/// Reads both.
+/// Reads the monotonic and the wall clock.
 #[must_use]
 pub fn now() -> Now {
     Now { at: monotonic(), wall: wall() }

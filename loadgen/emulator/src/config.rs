@@ -101,9 +101,9 @@ pub struct GatewayConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyConfig {
-    /// `kid`.
+    /// Id of the key, as in the token's claim `kid`.
     pub key_id: String,
-    /// `iss`.
+    /// Id of the developer team, as in the token's claim `iss`.
     pub team_id: String,
     /// PEM file with the P-256 public key.
     #[serde(default)]
@@ -210,13 +210,13 @@ impl GatewayConfig {
     pub fn policy(&self) -> io::Result<Policy> {
         let invalid = |what: String| Err(invalid_input(&what));
         if !(1..=64).contains(&self.threads) {
-            return invalid(format!("threads: 1 to 64, is {}", self.threads));
+            return invalid(format!("threads: must be 1 to 64; got {}", self.threads));
         }
         for (field, window) in
             [("connection_window", self.connection_window), ("stream_window", self.stream_window)]
         {
             if window > (1 << 31) - 1 {
-                return invalid(format!("{field}: at most 2147483647, is {window}"));
+                return invalid(format!("{field}: must be at most 2147483647; got {window}"));
             }
         }
         if self.scripts.rules.iter().map(|r| u64::from(r.ppm)).sum::<u64>() > 1_000_000 {
@@ -258,7 +258,7 @@ impl GatewayConfig {
         let keys = self.keys.iter().map(KeyConfig::load).collect::<io::Result<Vec<_>>>()?;
         let names: BTreeSet<_> = keys.iter().map(|k| (&k.key_id, &k.team_id)).collect();
         if names.len() != keys.len() {
-            return Err(invalid_input("keys: two of the same key_id and team_id"));
+            return Err(invalid_input("keys: must be unique by key_id and team_id"));
         }
         Ok(apns::Policy {
             keys,
@@ -285,7 +285,7 @@ impl GatewayConfig {
         }
         let names: BTreeSet<_> = self.service_accounts.iter().map(|a| &a.client_email).collect();
         if names.len() != self.service_accounts.len() {
-            return Err(invalid_input("service_accounts: two of the same client_email"));
+            return Err(invalid_input("service_accounts: must be unique by client_email"));
         }
         let projects = self.projects.iter().map(|p| fcm::Project {
             id: p.project.clone(),

@@ -88,11 +88,11 @@ pub struct Context<'a> {
     pub plan: &'a Plan,
     /// The common clock of a slow gateway.
     pub pace: &'a Pace,
-    /// Counted scripts.
+    /// Attempts so far of the tokens with a scripted answer.
     pub attempts: &'a Attempts,
     /// The worker's record.
     pub log: &'a mut Log,
-    /// The time.
+    /// Time of this call.
     pub now: Now,
 }
 

@@ -72,9 +72,9 @@ pub struct Faults {
     /// From bytes of a body to the credit for them (WINDOW_UPDATE, of the connection and of
     /// streams).
     pub credit: Credit,
-    /// Fewer and later answers.
+    /// Limits the rate of answers and delays them.
     pub slow: Option<Slow>,
-    /// No answers.
+    /// Withholds all answers of some connections.
     pub silent: Option<Silent>,
     /// Answers by chance; the first that strikes counts.
     pub errors: Vec<Errors>,
@@ -98,10 +98,10 @@ pub struct Faults {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FaultsError {
     /// A reason that a gateway of this platform never gives.
-    #[error("{} is a reason of another platform", .0.as_str())]
+    #[error("reason {}: belongs to another platform", .0.as_str())]
     ForeignReason(Reason),
     /// A setting that HTTP/2 does not allow, or the emulator does not play.
-    #[error("{field}: at most {max}, is {value}")]
+    #[error("{field}: must be at most {max}; got {value}")]
     Setting {
         /// The field at fault.
         field: &'static str,
@@ -151,9 +151,9 @@ impl Faults {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Latency {
-    /// Median, microseconds.
+    /// Median of the delay, microseconds.
     pub p50_us: u64,
-    /// 99th percentile, microseconds.
+    /// 99th percentile of the delay, microseconds.
     pub p99_us: u64,
 }
 
@@ -241,7 +241,7 @@ pub struct Errors {
     /// The push reaches the phone in spite of the answer, or without one.
     #[serde(default)]
     pub delivered: bool,
-    /// FCM: `Retry-After`.
+    /// Value of the `Retry-After` header; FCM only.
     #[serde(default)]
     pub retry_after: Option<RetryAfter>,
     /// How long; 0: until replaced.

@@ -1,12 +1,12 @@
 //! The header fields of a request as HTTP/2 has them, and what makes a list of them no request at
 //! all.
 
-/// Fields that every provider has. Those that are one provider's are given on by [`Fields::add`].
+/// Header fields that every provider has. [`Fields::add`] returns all others to the provider.
 #[derive(Debug, Default)]
 pub struct Fields {
-    /// `:method`.
+    /// Value of the `:method` pseudo-header.
     pub method: Option<Vec<u8>>,
-    /// `:path`.
+    /// Value of the `:path` pseudo-header.
     pub path: Option<Vec<u8>>,
     /// `authorization`: the first one.
     pub authorization: Option<Vec<u8>>,

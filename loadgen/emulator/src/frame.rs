@@ -13,7 +13,7 @@ pub const HEAD_BYTES: usize = 9;
 /// the default.
 pub const PAYLOAD_BYTES_MAX: usize = 16_384;
 
-/// Frame types.
+/// Types of HTTP/2 frames.
 pub mod kind {
     #![allow(missing_docs, reason = "the names of RFC 9113, section 6")]
     pub const DATA: u8 = 0;
@@ -28,7 +28,7 @@ pub mod kind {
     pub const CONTINUATION: u8 = 9;
 }
 
-/// Flags.
+/// Flags of HTTP/2 frames.
 pub mod flag {
     #![allow(missing_docs, reason = "the names of RFC 9113, section 6")]
     pub const ACK: u8 = 0x1;
@@ -38,7 +38,7 @@ pub mod flag {
     pub const PRIORITY: u8 = 0x20;
 }
 
-/// Settings.
+/// Identifiers of HTTP/2 settings.
 pub mod setting {
     #![allow(missing_docs, reason = "the names of RFC 9113, section 6.5.2")]
     pub const HEADER_TABLE_SIZE: u16 = 1;

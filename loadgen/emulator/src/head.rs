@@ -45,16 +45,16 @@ pub struct Head {
 /// What a request asks of a provider.
 #[derive(Debug, Clone)]
 pub enum Ask {
-    /// Of Apple.
+    /// A push to APNs.
     Apns(apns::request::Ask),
-    /// Of Google.
+    /// A message to FCM.
     Fcm(Arc<fcm::request::Ask>),
 }
 
 /// What a header block turned out to be.
 #[derive(Debug)]
 pub enum Read {
-    /// A request.
+    /// A complete request head.
     Request(Head),
     /// No HTTP/2 request: the stream is reset.
     Malformed,

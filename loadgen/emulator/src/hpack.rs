@@ -68,9 +68,9 @@ pub struct Representation {
 /// How the value of a `:path` is written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PathValue {
-    /// As it is: these bytes of the block.
+    /// Plain octets: this range of the header block.
     Raw(Range<usize>),
-    /// Huffman coded.
+    /// Huffman coded octets, which are not decoded here.
     Huffman,
 }
 

@@ -18,18 +18,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsFiles {
-    /// The server's certificate, and those between it and the CA.
+    /// PEM file with the server's certificate, followed by the certificates between it and the CA.
     pub certificate_file: PathBuf,
-    /// Its key.
+    /// PEM file with the private key of the server's certificate.
     pub key_file: PathBuf,
-    /// The CA that clients must trust.
+    /// PEM file with the CA that clients must trust.
     pub ca_file: PathBuf,
 }
 
 /// A server's certificate with its key, and the CA that clients must trust; all PEM. Not printable:
 /// it holds a key.
 pub struct Identity {
-    /// The CA.
+    /// Certificate of the CA that clients must trust, PEM.
     pub ca_pem: String,
     /// The server's certificate.
     pub certificate_pem: String,
@@ -72,7 +72,7 @@ impl Identity {
         })
     }
 
-    /// Reads it.
+    /// Reads the certificates and the key from their files.
     ///
     /// # Errors
     /// A file cannot be read, by its name.

@@ -231,7 +231,7 @@ impl GatewayHandle {
         match acknowledged.recv_timeout(HEED) {
             Err(RecvTimeoutError::Disconnected) | Ok(()) => Ok(()),
             Err(RecvTimeoutError::Timeout) => {
-                Err(io::Error::new(io::ErrorKind::TimedOut, "a gateway thread is stuck"))
+                Err(io::Error::new(io::ErrorKind::TimedOut, "a gateway thread does not stop"))
             }
         }
     }
@@ -308,7 +308,7 @@ impl Inbox {
     fn tell(&self, command: Command) -> io::Result<()> {
         self.commands
             .send(command)
-            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "a gateway thread is gone"))?;
+            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "a gateway thread has ended"))?;
         self.waker.wake()
     }
 }

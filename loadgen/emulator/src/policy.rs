@@ -25,9 +25,9 @@ pub struct Policy {
 /// The demands that are one provider's.
 #[derive(Debug, Clone)]
 pub enum Provider {
-    /// Apple.
+    /// Policy of APNs, Apple's gateway.
     Apns(apns::Policy),
-    /// Google.
+    /// Policy of FCM, Google's gateway.
     Fcm(fcm::Policy),
 }
 

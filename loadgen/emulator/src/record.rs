@@ -42,7 +42,7 @@ pub mod flag {
     pub const COUNTED: u8 = 64;
 }
 
-/// One request.
+/// One request as the gateway recorded it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Entry {
     /// When it was decided, CLOCK_MONOTONIC, microseconds.
@@ -115,21 +115,21 @@ pub struct ConnectionRow {
 pub struct Stats {
     /// Requests decided: those accepted, refused and unprocessed.
     pub requests: u64,
-    /// Pushes that reach a phone.
+    /// Pushes that reach a device.
     pub accepted: u64,
-    /// Answers written.
+    /// Responses written to a socket.
     pub answered: u64,
-    /// Requests refused unprocessed.
+    /// Requests refused unprocessed (REFUSED_STREAM, or above the last stream of a GOAWAY).
     pub unprocessed: u64,
     /// Streams that clients reset.
     pub cancelled: u64,
     /// Bodies that were no JSON object; answered as Apple answers them, `PayloadEmpty`.
     pub payload_not_json: u64,
-    /// Connections accepted.
+    /// Connections accepted from clients.
     pub connections_opened: u64,
-    /// Connections ended.
+    /// Connections that have ended.
     pub connections_closed: u64,
-    /// Of these, by an error of the client's HTTP/2.
+    /// Connections that ended by an error in the client's HTTP/2.
     pub protocol_errors: u64,
     /// Of these, before the TLS handshake was over.
     pub handshakes_failed: u64,
@@ -298,7 +298,7 @@ impl Log {
         Some(self.chunks.first()?.first()?.time_us)
     }
 
-    /// Totals.
+    /// Totals since the record was last reset.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let counts = Reason::ALL.iter().zip(self.by_reason.0).filter(|&(_, count)| count > 0);

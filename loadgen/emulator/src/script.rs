@@ -102,7 +102,7 @@ pub struct Scripted {
     /// For 410: this time instead.
     #[serde(default)]
     pub timestamp_ms: Option<u64>,
-    /// FCM: `Retry-After`.
+    /// Value of the `Retry-After` header; FCM only.
     #[serde(default)]
     pub retry_after: Option<RetryAfter>,
     /// By a rule: for so many attempts, then 200. Absent: always.
@@ -155,9 +155,9 @@ impl Scripted {
 /// What a token is answered, over its attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Script<'a> {
-    /// Always 200.
+    /// Every attempt is answered with 200.
     Accept,
-    /// By a rule.
+    /// The rule that matches the token decides.
     Rule(&'a Scripted),
     /// By a list of its own.
     List(&'a [Scripted]),
@@ -236,7 +236,7 @@ impl Attempts {
         }
     }
 
-    /// Forgets all.
+    /// Forgets the attempts of all tokens.
     pub fn clear(&self) {
         self.0.lock().clear();
     }

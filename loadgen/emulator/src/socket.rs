@@ -36,9 +36,9 @@ pub struct Socket {
     /// The TCP connection.
     pub stream: TcpStream,
     tls: Session,
-    /// HTTP/2.
+    /// The connection's HTTP/2 state machine.
     pub http: Connection,
-    /// For the record.
+    /// The connection's row in the record.
     pub row: ConnectionRow,
     /// An incomplete TLS record.
     leftover: Vec<u8>,

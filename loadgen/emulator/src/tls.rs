@@ -117,7 +117,7 @@ impl Session {
                 return Ok(received);
             }
             if idle > STATES_MAX {
-                return Err(Error::General("TLS makes no progress".into()));
+                return Err(Error::General("TLS makes no progress on received data".into()));
             }
         }
     }
@@ -236,5 +236,5 @@ fn fill<E: Into<Unfilled>>(
         }
     }
     out.truncate(start);
-    Err(Error::General("TLS asks for ever more room".into()))
+    Err(Error::General("TLS needs more buffer than any record has".into()))
 }

@@ -45,19 +45,19 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 pub struct Shared {
     /// The gateway's demands.
     pub policy: Policy,
-    /// Certificates.
+    /// TLS configuration with the gateway's certificate.
     pub tls: Arc<ServerConfig>,
-    /// One that has ended, for a fault; none if there is nobody to sign it.
+    /// TLS configuration with an expired certificate, for a fault; none if no CA key can sign one.
     pub expired: Option<Arc<ServerConfig>>,
     /// The line of a slow gateway.
     pub pace: Pace,
-    /// Counted scripts.
+    /// Attempts so far of the tokens with a scripted answer.
     pub attempts: Attempts,
-    /// Connections accepted over the gateway's life.
+    /// Number of connections accepted since the gateway started.
     pub numbers: AtomicU32,
-    /// Connections open.
+    /// Number of connections open now.
     pub open: AtomicUsize,
-    /// Most that may be open.
+    /// Highest number of open connections.
     pub connections_max: usize,
 }
 
@@ -74,9 +74,9 @@ pub enum Command {
 /// The way to a worker.
 #[derive(Clone)]
 pub struct Inbox {
-    /// Its commands.
+    /// Sends commands to the worker.
     pub commands: SyncSender<Command>,
-    /// Wakes it to read them.
+    /// Wakes the worker so that it reads its commands.
     pub waker: Arc<Waker>,
 }
 
@@ -157,7 +157,7 @@ impl Worker {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 // epoll itself fails on nothing but a defect of this program.
-                Err(error) => panic!("epoll: {error}"),
+                Err(error) => panic!("epoll failed: {error}"),
             }
             let mut accept = self.accept_again.take_if(|due| *due <= clock::monotonic()).is_some();
             for event in &events {

@@ -7,14 +7,14 @@ use parking_lot::Mutex;
 
 use super::process::Role;
 
-/// Which process to read.
+/// A process whose CPU time and memory are read.
 #[derive(Debug, Clone)]
 pub struct Watched {
-    /// Its role.
+    /// The process's role, under which its figures are added up.
     pub role: Role,
-    /// Its name.
+    /// Name of the process in logs and reports.
     pub name: String,
-    /// Its number.
+    /// Process id, for `/proc/<pid>`.
     pub pid: u32,
 }
 
@@ -63,7 +63,7 @@ pub fn memory(pid: u32) -> io::Result<(u64, u64)> {
     match (field("VmRSS:"), field("VmHWM:")) {
         (Some(now), Some(peak)) => Ok((now, peak)),
         // A zombie has no memory.
-        _ => Err(io::Error::new(io::ErrorKind::NotFound, "the process is gone")),
+        _ => Err(io::Error::new(io::ErrorKind::NotFound, "the process has ended")),
     }
 }
 

@@ -40,7 +40,7 @@ use crate::{
 /// The receive window of a connection, bytes: some thousand pushes, so that it is not what limits a
 /// near lane. What Apple opens is not published.
 const CONNECTION_WINDOW: u32 = 1 << 20;
-/// HTTP/2's own.
+/// Receive window of a stream, bytes: HTTP/2's default (RFC 9113, section 6.9.2).
 const STREAM_WINDOW: u32 = 65_535;
 /// What a healthy emulator is taken to answer in a second; a slow one answers a factor less.
 const NORMAL_PER_SECOND: u32 = 100_000;
@@ -95,7 +95,7 @@ pub struct Served {
 }
 
 impl Emulator {
-    /// Starts it.
+    /// Starts an emulator process and waits until it is ready.
     ///
     /// # Errors
     /// It does not come up.
@@ -239,7 +239,7 @@ impl Emulator {
         self.orders.faults(&Faults { once, ..self.conditions.clone() }).await
     }
 
-    /// See [`Orders::take`].
+    /// Writes the record to a file and starts a new one: see [`Orders::take`].
     ///
     /// # Errors
     /// The emulator does not answer, or the file cannot be written.

@@ -46,7 +46,7 @@ enum Link {
     Control(BufReader<TcpStream>),
 }
 
-/// One order.
+/// An order to an emulator, as one line of JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Order<'a> {
@@ -78,11 +78,11 @@ struct Reply {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Counted {
-    /// Connections accepted.
+    /// Connections accepted from clients.
     pub connections_opened: u64,
-    /// Connections ended.
+    /// Connections that have ended.
     pub connections_closed: u64,
-    /// Of these, by an error of the client's HTTP/2.
+    /// Connections that ended by an error in the client's HTTP/2.
     pub protocol_errors: u64,
     /// Of these, before the TLS handshake was over.
     pub handshakes_failed: u64,
@@ -165,9 +165,7 @@ impl Orders {
     /// both see.
     pub async fn take(&self, path: &Path, before_us: u64) -> Result<u64, OrderError> {
         if !matches!(*self.link.lock().await, Link::Pipes(_)) {
-            return Err(
-                self.failed("its record cannot be taken piece by piece over a control port")
-            );
+            return Err(self.failed("the record cannot be exported in pieces over a control port"));
         }
         let reply = self.give(&Order::Take { path, before_us }).await?;
         reply.until_us.ok_or_else(|| self.failed("no time in its answer"))
@@ -223,7 +221,7 @@ impl Orders {
             let reply = exchange(&mut link, &Order::Fetch(true)).await?;
             let (Link::Control(stream), Some(bytes)) = (&mut *link, reply.bytes) else {
                 return Err(io::Error::other(
-                    reply.error.unwrap_or_else(|| "no record in its answer".to_owned()),
+                    reply.error.unwrap_or_else(|| "the answer contains no record".to_owned()),
                 ));
             };
             let mut file = tokio::fs::File::create(path).await?;

@@ -29,13 +29,13 @@ pub struct Port {
 }
 
 impl Port {
-    /// Its number.
+    /// Number of the port on the loopback interface.
     #[must_use]
     pub fn number(&self) -> u16 {
         self.number
     }
 
-    /// `127.0.0.1:port`
+    /// Address of the port: `127.0.0.1:port`.
     #[must_use]
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.number)

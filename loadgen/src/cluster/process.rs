@@ -53,13 +53,13 @@ pub struct Process {
 pub struct Spec<'a> {
     /// What it is for.
     pub role: Role,
-    /// Unique in the cluster.
+    /// Name of the process, unique in the cluster.
     pub name: String,
-    /// What to run.
+    /// Path of the program that runs.
     pub program: &'a Path,
-    /// With what.
+    /// Command-line arguments of the program.
     pub arguments: &'a [OsString],
-    /// Where its log goes.
+    /// Folder in which the process's log file is created.
     pub log_dir: &'a Path,
 }
 
@@ -119,17 +119,17 @@ pub enum ProcessError {
         "{name} did not say where it listens within {seconds} s; its log {log} ends with:\n{last}"
     )]
     Silent {
-        /// The name of the process.
+        /// Name of the process.
         name: String,
-        /// The deadline.
+        /// Time limit for its start, seconds.
         seconds: u64,
-        /// Where its log is.
+        /// Path of its log file.
         log: String,
         /// The end of it.
         last: String,
     },
     /// Its first line was something else.
-    #[error("{name} announced something unreadable: {problem}")]
+    #[error("{name}: unreadable line with its address: {problem}")]
     Announcement {
         /// The name of the process.
         name: String,
@@ -162,7 +162,8 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .map_err(failed)?;
-        let pid = child.id().ok_or_else(|| failed(io::Error::other("it ended at once")))?;
+        let pid =
+            child.id().ok_or_else(|| failed(io::Error::other("the process ended at once")))?;
         let stdin = child.stdin.take().expect("it was asked for");
         let mut stdout = BufReader::new(child.stdout.take().expect("it was asked for"));
         let mut process = Self { role, name, pid, announced: None, log, child };
@@ -289,6 +290,6 @@ pub fn end_with_parent(parent: u32) -> io::Result<()> {
     let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get());
     match now {
         Some(pid) if u32::try_from(pid).is_ok_and(|p| p == parent) => Ok(()),
-        _ => Err(io::Error::other("the program that started this is gone")),
+        _ => Err(io::Error::other("the parent process has ended")),
     }
 }

@@ -18,10 +18,10 @@ use crate::{
     scenario::{RegionSpec, Scenario},
 };
 
-/// A submitted alert.
+/// An alert that the coordinator acknowledged.
 #[derive(Debug, Clone)]
 pub struct Submitted {
-    /// `alerts/{alert}`.
+    /// Resource name of the alert: `alerts/{alert}`.
     pub name: String,
     /// When its acknowledgement arrived, nanoseconds of `CLOCK_MONOTONIC`.
     pub acknowledged_ns: u64,
@@ -36,7 +36,7 @@ impl Submitted {
     }
 }
 
-/// A cancellation.
+/// A cancellation that the coordinator acknowledged.
 #[derive(Debug, Clone, Copy)]
 pub struct Cancelled {
     /// When its acknowledgement arrived, nanoseconds of `CLOCK_MONOTONIC`.

@@ -63,9 +63,9 @@ fn point(place: Place) -> Point<f64> {
 pub(super) struct Frame {
     x: Linear,
     y: Linear,
-    /// Units of the page for a metre.
+    /// Units of the page for one metre.
     pub(super) per_meter: f64,
-    /// Units.
+    /// Height of the map, units of the page.
     pub(super) height: f64,
 }
 

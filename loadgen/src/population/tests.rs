@@ -125,7 +125,7 @@ fn bad_numbers_are_named() {
         problem(
             "areas = [{ kind = 'disc', share = 0, center = { latitude = 0, longitude = 0 }, radius_meters = 1 }]"
         ),
-        "population.areas[0].share: must be above 0, is 0"
+        "population.areas[0].share: must be greater than 0; got 0"
     );
     assert!(problem("areas = []").contains("needs at least one"));
     assert!(

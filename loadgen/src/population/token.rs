@@ -46,7 +46,7 @@ impl TokenBytes {
         Self { bytes, len }
     }
 
-    /// `<22 characters>:APA91b<more>`.
+    /// Draws a token in the form of FCM: `<22 characters>:APA91b<more>`.
     fn fcm(draws: &mut Draws) -> Self {
         let len = length(FCM_LENGTHS, draws);
         let mut bytes = [0; TOKEN_BYTES_MAX];

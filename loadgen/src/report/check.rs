@@ -19,18 +19,18 @@ pub enum Kind {
     Target,
 }
 
-/// One expectation.
+/// One expectation of a scenario, and whether it held.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
-    /// The name of what is expected, as the scenario has it.
+    /// Name of the expectation, as in the scenario.
     pub name: &'static str,
-    /// Whether it counts without `--strict`.
+    /// Whether the check counts without `--strict`.
     pub kind: Kind,
-    /// In words.
+    /// The limits, as text for people.
     pub expected: String,
-    /// In words.
+    /// The measured value, as text for people.
     pub measured: String,
-    /// Whether it holds.
+    /// Whether the measured value is within the limits.
     pub held: bool,
 }
 

@@ -71,11 +71,11 @@ impl Verdict {
 /// What one phase of a case showed: the expectation, the probes and the judged alerts.
 #[derive(Debug, Clone, Serialize)]
 pub struct PhaseReport {
-    /// Of which case.
+    /// Name of the case to which the phase belongs.
     pub case: String,
-    /// What happened.
+    /// Steps of the phase, as text for people.
     pub label: String,
-    /// Which of its phases, from 1.
+    /// Number of the phase in its case, from 1.
     pub phase: usize,
     /// By process: SERVING, or what stands in the way.
     pub probes: BTreeMap<String, String>,
@@ -122,9 +122,9 @@ impl PhaseReport {
 /// `report.json` of restarts.
 #[derive(Debug, Clone, Serialize)]
 pub struct RestartsReport {
-    /// Which scenario.
+    /// Name of the scenario.
     pub scenario: String,
-    /// Everything drawn comes from it.
+    /// Seed from which everything random is drawn.
     pub seed: u64,
     /// Devices of each population.
     pub devices: u64,

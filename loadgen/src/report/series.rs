@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Check, Machine};
 use crate::numbers::{number, thousands};
 
-/// One case.
+/// The result of one case of a series.
 #[derive(Debug, Clone, Serialize)]
 pub struct CaseReport {
     /// The name by which the case is chosen.
@@ -30,15 +30,15 @@ pub struct CaseReport {
 /// `report.json` of a series.
 #[derive(Debug, Clone, Serialize)]
 pub struct SeriesReport {
-    /// Which scenario.
+    /// Name of the scenario.
     pub scenario: String,
-    /// Everything drawn comes from it.
+    /// Seed from which everything random is drawn.
     pub seed: u64,
-    /// Devices of the population.
+    /// Number of devices in the population.
     pub devices: u64,
-    /// Shard nodes.
+    /// Number of shard nodes.
     pub nodes: u32,
-    /// The command line that does the same again.
+    /// Command line that repeats the run.
     pub command: String,
     /// Whether every case passed.
     pub passed: bool,

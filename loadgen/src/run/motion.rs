@@ -32,9 +32,9 @@ const RIM_METERS: f64 = 20_000.0;
 /// What was seen beside the wave in motion.
 #[derive(Debug)]
 pub struct Moving {
-    /// The alert over still devices.
+    /// Observations of the alert over devices that do not move.
     pub still: Observed,
-    /// All changes.
+    /// Changes of the devices during the wave, as carried out.
     pub carried: Carried,
     /// The cluster idle.
     pub idle: Spent,

@@ -38,7 +38,7 @@ pub struct Observed {
     pub load_growth_bytes: u64,
     /// Call to acknowledgement of `CreateAlert`.
     pub create: Duration,
-    /// The alert.
+    /// The alert as the coordinator acknowledged it.
     pub submitted: Submitted,
     /// Its end, by the cluster's words.
     pub ended: Ended,

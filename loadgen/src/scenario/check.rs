@@ -127,8 +127,9 @@ impl Scenario {
             RegionSpec::Circle { center, radius_meters } => {
                 place("alert.region.center", *center)?;
                 if !(*radius_meters > 0.0 && *radius_meters <= 10_000_000.0) {
-                    let problem =
-                        format!("must be above 0 and at most 10,000,000, is {radius_meters}");
+                    let problem = format!(
+                        "must be greater than 0 and at most 10,000,000; got {radius_meters}"
+                    );
                     return Err(("alert.region.radius_meters", problem));
                 }
             }
@@ -156,7 +157,7 @@ fn within<T: PartialOrd + Copy + std::fmt::Display>(
     if value >= min && value <= max {
         Ok(())
     } else {
-        Err((field, format!("must be {min} to {max}, is {value}")))
+        Err((field, format!("must be {min} to {max}; got {value}")))
     }
 }
 
@@ -165,12 +166,16 @@ fn share(field: &'static str, value: f64) -> Checked {
 }
 
 fn place(field: &'static str, value: Place) -> Checked {
-    if value.is_valid() { Ok(()) } else { Err((field, "is not a place on earth".to_owned())) }
+    if value.is_valid() {
+        Ok(())
+    } else {
+        Err((field, "must be a latitude of -90 to 90 and a longitude of -180 to 180".to_owned()))
+    }
 }
 
 fn ring(field: &'static str, points: &[Place]) -> Checked {
     if points.len() < 3 {
-        return Err((field, format!("needs at least 3 points, has {}", points.len())));
+        return Err((field, format!("must have at least 3 points; got {}", points.len())));
     }
     points.iter().try_for_each(|p| place(field, *p))
 }

@@ -114,14 +114,14 @@ pub struct Targets {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Bound {
-    /// Exactly that.
+    /// The value must be exactly this one.
     Exactly(f64),
-    /// Between, both included.
+    /// The value must lie between the limits, both included.
     Limits {
-        /// At least.
+        /// Lower limit, included; absent: none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         min: Option<f64>,
-        /// At most.
+        /// Upper limit, included; absent: none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max: Option<f64>,
     },

@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 use crate::population::draws::Draws;
 
-/// A mixture.
+/// How a mixture of faults is drawn.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MixtureSpec {
@@ -37,7 +37,7 @@ const DOMAIN: u64 = 0x4D49_5854;
 /// One kind of trouble: what it does to the faults of a step.
 type Piece = fn(&mut Faults, &mut Draws, Platform);
 
-/// All kinds.
+/// Every kind of fault that a mixture can contain.
 const PIECES: &[Piece] = &[
     farewell,
     two_step,
@@ -65,10 +65,10 @@ impl MixtureSpec {
     pub(super) fn check(&self) -> Result<(), String> {
         match self {
             Self { every_ms, .. } if !(1_000..=600_000).contains(every_ms) => {
-                Err(format!("mixture.every_ms must be 1,000 to 600,000, is {every_ms}"))
+                Err(format!("mixture.every_ms: must be 1,000 to 600,000; got {every_ms}"))
             }
             Self { pieces_max, .. } if !(1..=PIECES.len()).contains(pieces_max) => {
-                Err(format!("mixture.pieces_max must be 1 to {}, is {pieces_max}", PIECES.len()))
+                Err(format!("mixture.pieces_max: must be 1 to {}; got {pieces_max}", PIECES.len()))
             }
             _ => Ok(()),
         }

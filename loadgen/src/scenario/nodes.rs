@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::{Scenario, check::Checked};
 use crate::names;
 
-/// One change.
+/// One node that is killed or started during the wave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeChange {

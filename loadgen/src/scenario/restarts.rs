@@ -130,7 +130,7 @@ pub enum Step {
     },
     /// Lets time pass.
     Wait {
-        /// Milliseconds.
+        /// Duration of the wait, milliseconds.
         ms: u64,
     },
     /// Waits until every process serves.
@@ -204,7 +204,9 @@ impl RestartsSpec {
                     return Err(of_case("rounds must be 1, or more with under_alert".to_owned()));
                 }
                 if phase.expect == Outcome::Wrong {
-                    return Err(of_case("nobody may expect what is wrong".to_owned()));
+                    return Err(of_case(
+                        "expectation must not be an outcome that is always wrong".to_owned(),
+                    ));
                 }
             }
         }

@@ -119,11 +119,11 @@ impl SeriesSpec {
         if !(self.seconds > 0.0 && self.seconds <= 3_600.0) {
             return Err((
                 "series.seconds",
-                format!("must be above 0 and at most 3,600, is {}", self.seconds),
+                format!("must be greater than 0 and at most 3,600; got {}", self.seconds),
             ));
         }
         if !(1..=32).contains(&self.alerts_max) {
-            return Err(("series.alerts_max", format!("must be 1 to 32, is {}", self.alerts_max)));
+            return Err(("series.alerts_max", format!("must be 1 to 32; got {}", self.alerts_max)));
         }
         if !self.cases.first().is_some_and(CaseSpec::is_undisturbed) {
             return Err((
@@ -139,16 +139,16 @@ impl SeriesSpec {
             ("node_changes", !scenario.node_changes.is_empty()),
         ] {
             if used {
-                return Err((field, "is of one alert, and has no place in a series".to_owned()));
+                return Err((field, "must be absent in a series: it is for one alert".to_owned()));
             }
         }
         for (n, case) in self.cases.iter().enumerate() {
             let of_case = |problem: String| ("series.cases", format!("{}: {problem}", case.name));
             if self.cases[..n].iter().any(|other| other.name == case.name) {
-                return Err(of_case("is the name of another one".to_owned()));
+                return Err(of_case("must be unique; another case has this name".to_owned()));
             }
             if case.faults.is_some() && case.mixture.is_some() {
-                return Err(of_case("has faults or a mixture, not both".to_owned()));
+                return Err(of_case("must have faults or a mixture, not both".to_owned()));
             }
             case.mixture.iter().try_for_each(|mixture| mixture.check().map_err(of_case))?;
             let platforms = scenario.population.apps.iter().map(|app| app.platform);

@@ -84,13 +84,13 @@ impl History {
         &self.deliveries[from..from + count]
     }
 
-    /// All batches.
+    /// Batches of deliveries, in the order of sending.
     #[must_use]
     pub fn batches(&self) -> &[Batch] {
         &self.batches
     }
 
-    /// Changes acknowledged.
+    /// Number of changes that the registry acknowledged.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.deliveries.len() as u64

@@ -13,31 +13,31 @@ pub enum Fate {
     Ignored,
 }
 
-/// What the sender was told.
+/// What the sender learned of the gateway's decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Answer {
-    /// It must know.
+    /// The response reached the sender.
     Given,
-    /// It was told that the request failed, and yet it reaches the phone.
+    /// The sender was told that the request failed, although the push reaches the device.
     Denied,
-    /// The answer left, but the connection ended right after, or the stream was reset: it may know
-    /// or not.
+    /// The response was sent, but the connection ended right after, or the stream was reset: the
+    /// sender may know the decision or not.
     Doubtful,
-    /// Nothing.
+    /// The gateway sent no response.
     Withheld,
 }
 
-/// One request.
+/// One push request in the gateways' record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Push {
-    /// xxh3-64 of the token.
+    /// Hash of the token, xxh3-64.
     pub token_hash: u64,
     /// When the gateway decided it, nanoseconds of `CLOCK_MONOTONIC`: the same for all processes of
     /// a machine.
     pub at_ns: u64,
-    /// What the gateway made of it.
+    /// What the gateway decided.
     pub fate: Fate,
-    /// What it said.
+    /// What the sender learned of the decision.
     pub answer: Answer,
 }
 

@@ -15,7 +15,7 @@ const MINUTE_US: u64 = 60_000_000;
 
 /// Why a record proves nothing.
 #[derive(Debug, thiserror::Error)]
-#[error("the gateway's record: {path}: {problem}")]
+#[error("gateway record {path}: {problem}")]
 pub struct RecordError {
     /// The record's file.
     pub path: String,
@@ -62,7 +62,9 @@ pub fn load(path: &Path) -> Result<Record, RecordError> {
     let record = Record::load(path).map_err(|e| failed(e.to_string()))?;
     match record.header.dropped {
         0 => Ok(record),
-        dropped => Err(failed(format!("{dropped} requests did not fit: it proves nothing"))),
+        dropped => {
+            Err(failed(format!("{dropped} requests were not recorded; the record proves nothing")))
+        }
     }
 }
 

@@ -62,7 +62,7 @@ impl Spot {
         })
     }
 
-    /// The platform.
+    /// Platform of the device whose token this is.
     #[must_use]
     pub fn platform(self) -> Platform {
         if self.0 & FCM == 0 { Platform::Apns } else { Platform::Fcm }

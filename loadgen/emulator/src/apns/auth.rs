@@ -26,9 +26,9 @@ const SPKI_PREFIX: [u8; 26] = [
 /// A public key that signs provider tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Key {
-    /// `kid`: ten characters at Apple.
+    /// Id of the key, claim `kid`: ten characters at Apple.
     pub key_id: String,
-    /// `iss`.
+    /// Id of the developer team, claim `iss`.
     pub team_id: String,
     /// The point, uncompressed.
     point: Vec<u8>,

@@ -43,11 +43,11 @@ const PUSH_TYPES: [(&[u8], &str); 11] = [
 /// What a header block says, its path apart. `None`s are absent or wrong, as the faults tell.
 #[derive(Debug)]
 pub struct Rest {
-    /// What is wrong before authorization is looked at.
+    /// Fault found before the authorization is checked.
     pub method_fault: Option<Reason>,
-    /// Who asks.
+    /// The verified provider token, or why it was refused.
     pub authorization: Result<Verified, Reason>,
-    /// What is wrong after authorization was looked at.
+    /// Fault found after the authorization is checked.
     pub header_fault: Option<Reason>,
     /// To be echoed.
     pub apns_id: Option<Uuid>,
@@ -58,9 +58,9 @@ pub struct Rest {
 /// What a request asks of Apple.
 #[derive(Debug, Clone)]
 pub struct Ask {
-    /// All but the path.
+    /// All header fields but the path, shared between requests.
     pub rest: Arc<Rest>,
-    /// The path.
+    /// The request's path, with the device token.
     pub path: Path,
 }
 
@@ -190,7 +190,7 @@ impl std::fmt::Debug for Token {
 }
 
 impl Token {
-    /// Its bytes.
+    /// Bytes of the token, as the path has them.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]

@@ -38,9 +38,9 @@ pub(super) struct Pending {
 /// What the answer names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subject {
-    /// Apple: the push's id.
+    /// A push to APNs, by its `apns-id`.
     Apns(Uuid),
-    /// Google.
+    /// A message to FCM: what its response refers to.
     Fcm(fcm::answer::Subject),
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Blocked {
     pub(super) stream: u32,
     pub(super) body: Vec<u8>,
     pub(super) handle: Handle,
-    /// RST_STREAM(NO_ERROR) follows.
+    /// Whether RST_STREAM with NO_ERROR follows the response.
     pub(super) then_reset: bool,
 }
 

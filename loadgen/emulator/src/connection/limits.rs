@@ -24,11 +24,11 @@ pub(super) enum Admission {
 /// The settings that change while a connection lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Values {
-    /// MAX_CONCURRENT_STREAMS.
+    /// Value of SETTINGS_MAX_CONCURRENT_STREAMS.
     pub(super) streams: u32,
-    /// INITIAL_WINDOW_SIZE.
+    /// Value of SETTINGS_INITIAL_WINDOW_SIZE, bytes.
     pub(super) window: u32,
-    /// HEADER_TABLE_SIZE.
+    /// Value of SETTINGS_HEADER_TABLE_SIZE, bytes.
     pub(super) table: u32,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Limits {
     full: u32,
     /// Whether the connection has had its authenticated success, or needs none.
     open: bool,
-    /// Last sent.
+    /// Values of the SETTINGS frame sent last.
     advertised: Values,
     /// Last acknowledged; before that, what the first SETTINGS say: APNs forgives nobody who does
     /// not wait for them.

@@ -31,9 +31,9 @@ pub(super) struct Waiting {
     pages: VecDeque<Vec<Pending>>,
     /// Beyond the pages; no list is empty.
     later: BTreeMap<u64, Vec<Pending>>,
-    /// [`Pending::HELD`].
+    /// Answers that are due at [`Pending::HELD`].
     held: Vec<Pending>,
-    /// [`Time::NEVER`].
+    /// Answers that are due at [`Time::NEVER`].
     never: Vec<Pending>,
     len: usize,
     spare: Vec<Vec<Pending>>,

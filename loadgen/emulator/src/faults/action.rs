@@ -32,7 +32,7 @@ pub enum Action {
         #[serde(default)]
         connections: Option<usize>,
     },
-    /// TCP reset.
+    /// Resets TCP connections (RST).
     Reset {
         /// Only so many connections of each worker thread.
         #[serde(default)]
@@ -40,7 +40,7 @@ pub enum Action {
     },
     /// SETTINGS with another MAX_CONCURRENT_STREAMS, for these connections and those to come.
     StreamsMax {
-        /// The limit.
+        /// New value of SETTINGS_MAX_CONCURRENT_STREAMS.
         streams: u32,
     },
     /// SETTINGS with other values, for these connections alone. What is absent stays.
@@ -53,7 +53,7 @@ pub enum Action {
         /// its next request.
         #[serde(default)]
         header_table: Option<u32>,
-        /// MAX_HEADER_LIST_SIZE.
+        /// New value of SETTINGS_MAX_HEADER_LIST_SIZE, bytes.
         #[serde(default)]
         header_list: Option<u32>,
         /// A setting that nobody knows, which must be ignored.

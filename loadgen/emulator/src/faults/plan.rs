@@ -19,7 +19,7 @@ use super::{
 /// The faults of one moment, ready to be asked.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// As set.
+    /// The faults as the controller set them.
     pub faults: Faults,
     /// When the faults were set.
     pub since: Time,

@@ -35,7 +35,7 @@ pub struct Issuer {
 
 /// No randomness was to be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the system gives no random bytes")]
+#[error("the system returned no random bytes")]
 pub struct NoRandomness;
 
 impl Issuer {

@@ -31,16 +31,16 @@ pub struct Subject {
     pub id: u64,
 }
 
-/// An answer with all that it speaks of.
+/// A decided answer with everything that its body mentions.
 #[derive(Debug)]
 pub struct Reply<'a> {
-    /// The decision.
+    /// Status, reason and details of the answer.
     pub answer: &'a Answer,
-    /// Whom it is about.
+    /// The message that the answer is about.
     pub subject: Subject,
-    /// The gateway.
+    /// Configuration of the gateway that answers.
     pub policy: &'a Policy,
-    /// The time.
+    /// Wall-clock time of the answer.
     pub wall: UnixMillis,
 }
 

@@ -10,18 +10,18 @@ use serde::{
     de::{Error as _, MapAccess, SeqAccess, Visitor},
 };
 
-/// A value.
+/// A parsed JSON value.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Node {
     /// `null`: in protobuf's JSON, the same as absent.
     Null,
-    /// `true` or `false`.
+    /// The literal `true` or `false`.
     Bool(bool),
-    /// A number.
+    /// A JSON number, as a double.
     Number(f64),
-    /// A string.
+    /// A JSON string, unescaped.
     Text(String),
-    /// An array.
+    /// A JSON array, in order.
     List(Vec<Node>),
     /// An object; each name stands once.
     Object(Vec<(String, Node)>),

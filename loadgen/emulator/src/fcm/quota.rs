@@ -16,9 +16,9 @@ use std::{collections::VecDeque, time::Duration};
 use clarion_proto::time::Time;
 use serde::Serialize;
 
-/// The time that the quota speaks of.
+/// The interval over which the quota counts messages.
 pub const MINUTE: Duration = Duration::from_secs(60);
-/// The resolution.
+/// Resolution at which messages are counted.
 pub const BUCKET: Duration = Duration::from_millis(10);
 const BUCKET_US: u64 = 10_000;
 /// Buckets that touch the last 60 s: the one of now, and 6,000 before.
@@ -86,7 +86,7 @@ impl Window {
         }
     }
 
-    /// The quota.
+    /// Messages that the quota allows per minute.
     #[must_use]
     pub fn per_minute(&self) -> u32 {
         self.per_minute

@@ -10,21 +10,21 @@ use super::{super::answer::Violation, json::Node};
 /// A type of the schema.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
-    /// A string.
+    /// A JSON string.
     Text,
-    /// `true` or `false`.
+    /// The literal `true` or `false`.
     Bool,
     /// A number, or one in a string, as protobuf allows.
     Number,
     /// A string of this list, in any case, or a number.
     Word(&'static str, &'static [&'static str]),
-    /// Seconds: `"3.5s"`.
+    /// A string with a number of seconds: `"3.5s"`.
     Duration,
-    /// Strings by string.
+    /// An object whose values are strings.
     Map,
-    /// Anything by string.
+    /// An object with values of any kind.
     Struct,
-    /// A list.
+    /// An array of values of this kind.
     List(&'static Kind),
     /// An object of these fields.
     Object(&'static [(&'static str, Kind)]),

@@ -34,9 +34,9 @@ const RSA_ENCRYPTION: [u8; 15] =
 /// Why no token is given, in Google's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// `error` (RFC 6749, section 5.2).
+    /// Value of `error` in the response (RFC 6749, section 5.2).
     pub error: &'static str,
-    /// `error_description`.
+    /// Value of `error_description` in the response.
     pub description: String,
 }
 

@@ -56,7 +56,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts serving.
+    /// Starts a thread that serves the token endpoint.
     ///
     /// # Errors
     /// If the thread or its runtime cannot be made.
@@ -81,7 +81,7 @@ impl Running {
                         stopped.run_until_cancelled(accept(listener, acceptor, endpoint)).await;
                     }
                     Err(error) => {
-                        tracing::error!(%error, "the token endpoint's socket is of no use");
+                        tracing::error!(%error, "token endpoint not started: socket cannot be used");
                     }
                 }
             });

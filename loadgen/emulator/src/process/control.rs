@@ -218,16 +218,16 @@ fn within(directory: &Path, path: &Path) -> Result<PathBuf, String> {
     };
     let mut components = path.components();
     let (Some(Component::Normal(name)), None) = (components.next(), components.next()) else {
-        return Err(refused("it has another folder in it"));
+        return Err(refused("must not contain another folder"));
     };
     let inside = directory.join(name);
     match fs::symlink_metadata(&inside) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(inside),
         Err(error) => Err(refused(&error.to_string())),
         // A link would be written through.
-        Ok(there) if !there.is_file() => Err(refused("it is there and no regular file")),
+        Ok(there) if !there.is_file() => Err(refused("exists and is not a regular file")),
         // Keys and certificates lie there as well, whose names are known.
-        Ok(_) if !record::is_record(&inside) => Err(refused("it is there and no record")),
+        Ok(_) if !record::is_record(&inside) => Err(refused("exists and is not a record")),
         Ok(_) => Ok(inside),
     }
 }

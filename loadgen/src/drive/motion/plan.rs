@@ -51,9 +51,9 @@ pub struct Plan<'a> {
     population: &'a Population,
     ways: Ways,
     per_second: f64,
-    /// The next change.
+    /// Number of the next change.
     number: u64,
-    /// By delivery.
+    /// Changes delivered late, by the number of the change after which they are delivered.
     postponed: BTreeMap<u64, Vec<Planned>>,
     phones: Vec<Phone>,
     /// What was given out.

@@ -120,7 +120,7 @@ impl Case {
         self.judged.add(judged);
     }
 
-    /// Its report.
+    /// Concludes the case and returns its report.
     pub(super) fn report(
         mut self,
         spec: &CaseSpec,
