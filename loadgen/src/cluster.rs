@@ -1,12 +1,12 @@
-//! The real processes of a run: one coordinator, shard nodes, a gateway emulator for each platform.
+//! The processes of a run: one coordinator, shard nodes, a gateway emulator for each platform.
 //!
-//! Each is this very program, started again with a hidden subcommand, so that one build makes all
-//! of them and each has its own memory and processor time to be accounted for. Ports are the
-//! system's choice. Nodes and coordinator have to know each other's address before either is up:
-//! the ports by which they call each other are claimed first.
+//! Each is this program, started again with a hidden subcommand, so that one build provides all of
+//! them and each has its own memory and CPU time to be accounted for. The system chooses ports.
+//! Nodes and coordinator need each other's address before either is up: the ports by which they
+//! call each other are claimed first.
 //!
-//! Nothing outlives a run: children are asked to end, then killed; they end by themselves if this
-//! program is killed.
+//! No process outlives a run: children are asked to end, then killed; they end by themselves if
+//! this program is killed.
 
 pub mod accounting;
 pub mod emulator;

@@ -1,4 +1,4 @@
-//! The caller of the cluster: everything that a real one would do, over the public API.
+//! The client of the cluster: does everything that a real caller would do, over the public API.
 
 pub mod alert;
 pub mod load;

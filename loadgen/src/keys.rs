@@ -1,4 +1,5 @@
-//! Keys that both sides of a run know: a key for APNs' provider tokens, and FCM's service account.
+//! Keys shared by both sides of a run: the key for APNs' provider tokens, and FCM's service
+//! account.
 
 pub mod command;
 

@@ -1,9 +1,10 @@
-//! Load and judgement: seeded populations, scenarios, clusters to play them on, and the verdict.
+//! Load generator and verdict: seeded populations, scenarios, clusters to run them on, and the
+//! check of every device.
 //!
-//! The gateways are emulated by a crate of their own, `clarion_emulator`.
+//! The crate `clarion_emulator` emulates the gateways.
 //!
-//! The modules stand in floors, the highest first: a module imports from its own folder and from
-//! lower floors, and within a floor never both ways.
+//! The modules form layers, the highest first: a module imports from its own folder and from lower
+//! layers, and within a layer never in both directions.
 
 // The command line, the course of a run, and what a person sees of it meanwhile.
 pub mod cli;

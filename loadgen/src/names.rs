@@ -1,5 +1,5 @@
-//! Names that several parts must spell alike: processes, what the coordinator's configuration and
-//! the API call gateways, and the files of a run.
+//! Names that several parts must spell alike: processes, the names of gateways in the coordinator's
+//! configuration and the API, and the files of a run.
 
 use clarion_emulator::Platform;
 

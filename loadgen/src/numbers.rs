@@ -1,4 +1,4 @@
-//! Numbers in words: separators, places and units, the same wherever a person reads them.
+//! Numbers as text for people: separators, decimal places and units.
 
 /// A count with separators: `1,234,567`.
 #[must_use]

@@ -1,11 +1,11 @@
 //! `report.html`: one page that shows a run to people.
 //!
-//! A figure in `report.json` proves something to a program; whoever decides whether to trust the
-//! engine wants to see the wave go out. So every run leaves a page: what happened in a sentence,
-//! the map of its cells coloured by time, how fast, how late, how orderly, at what cost, and what
-//! was expected. It stands alone: no script, no font, no image is loaded from anywhere, it opens
-//! from a disk or a mail, in light and dark, on a telephone. Nothing in it tells of fewer than
-//! twenty devices in a place.
+//! A figure in `report.json` proves something to a program; a person who decides whether to trust
+//! the engine wants to see the wave. So every run writes a page: a sentence that says what
+//! happened, the map of its cells coloured by time, the rate, the delays, the order, the cost, and
+//! the expectations. The page is self-contained: it loads no script, font or image, opens from a
+//! disk or a mail, in light and dark mode, on a phone. It shows no place with fewer than twenty
+//! devices.
 //!
 //! [`figures`] and [`maps`] gather what is shown from the samples of the verdict and a [`case`], in
 //! bounded memory ([`shares`]); [`tiles`] keeps small audiences private; [`projection`] lays the

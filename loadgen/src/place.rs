@@ -1,7 +1,7 @@
-//! A point on the earth, and the few steps on a sphere that placing devices needs.
+//! A point on the earth, and the operations on a sphere that placing devices needs.
 //!
-//! Placing may stand on a sphere: wherever a device ends up *is* its exact place. Judging may not:
-//! distances of the verdict are geodesics on WGS-84, see `verdict::geometry`.
+//! Placing may use a sphere: the place that results *is* the device's exact place. The verdict may
+//! not: its distances are geodesics on WGS-84, see `verdict::geometry`.
 
 use std::fmt;
 

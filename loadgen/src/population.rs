@@ -1,10 +1,10 @@
-//! Devices by number: a pure function of seed and index, never held whole.
+//! Devices by number: a pure function of seed and index, never stored as a whole.
 //!
-//! A run of a million devices needs them three times: to register them, to tell whose token the
-//! gateway saw, and to judge who was inside. Keeping them would cost more memory than the cluster
-//! under test, so each is made again when it is asked for, from `(seed, index)` alone. Places come
-//! from [`Area`]s with shares; within a town, density falls off exponentially with the distance
-//! from its centre.
+//! A run of a million devices needs them three times: to register them, to find the device of each
+//! token that the gateway saw, and to judge which devices were inside. Storing them would cost more
+//! memory than the cluster under test, so each device is computed again when needed, from `(seed,
+//! index)` alone. Places come from [`Area`]s with shares; within a town, density falls off
+//! exponentially with the distance from its centre.
 //!
 //! Coordinates are rounded to 1e-7 degrees (a centimetre): the sines of two machines' libraries may
 //! differ in the last bit, the rounded place does not, but for ties that no run meets.

@@ -1,4 +1,5 @@
-//! What a run found out: `report.json` for programs, a table for people, and whether it passed.
+//! The results of a run: `report.json` for programs, a table for people, and whether the run
+//! passed.
 
 pub mod arithmetic;
 pub mod check;

@@ -1,8 +1,8 @@
 //! One run of a scenario, from the first process to the report.
 //!
-//! The steps stand in order in [`run`]. Beside them run two watchers: one over the processes,
-//! because a run whose coordinator died must end with its last words and not with a deadline; and
-//! one for SIGTERM and Ctrl-C. Whatever ends first, every process is ended.
+//! [`run`] has the steps in order. Two watchers run beside them: one over the processes, because a
+//! run whose coordinator died must end with the coordinator's last log lines and not with a
+//! deadline; and one for SIGTERM and Ctrl-C. Whichever ends first, every process is ended.
 
 pub mod assess;
 pub mod motion;

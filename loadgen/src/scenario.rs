@@ -1,8 +1,8 @@
-//! A scenario: what a run is made of and what must come of it, as data.
+//! A scenario as data: the parts of a run and its expectations.
 //!
-//! The named ones are TOML files built into the program; any other file of the same form can be
-//! run. Everything is checked when it is read: a run that takes a minute must not end with a typing
-//! error.
+//! The named scenarios are TOML files built into the program; any other file of the same form can
+//! be run. Every value is checked when the file is read: a run of a minute must not end with a
+//! typing error.
 
 mod check;
 pub mod expect;

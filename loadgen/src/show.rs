@@ -1,4 +1,4 @@
-//! What a person sees while a run goes on: bars in a terminal, plain lines elsewhere. All on
+//! Progress of a run for people: bars in a terminal, plain lines elsewhere. Everything goes to
 //! standard error, so that standard output holds only the summary.
 
 use std::{

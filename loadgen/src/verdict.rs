@@ -1,9 +1,9 @@
-//! The judgement: the gateway's own record against the truth, device by device.
+//! The verdict: compares the gateways' record with the truth, device by device.
 //!
-//! Nothing of the cluster is asked for who was inside or who was sent to. Every device is made
-//! again from the seed, its exact place is held against the region by an independent geodesic, and
-//! its token against what the gateway recorded. That is quadratic in nothing and costs some two
-//! microseconds a device, so there is no reason to sample.
+//! The verdict never asks the cluster which devices were inside or received a push. Every device is
+//! computed again from the seed; its exact place is compared with the region by an independent
+//! geodesic, and its token with the gateways' record. The cost is linear, some two microseconds a
+//! device, so there is no reason to sample.
 
 pub mod cells;
 pub mod counts;

@@ -1,8 +1,8 @@
-//! Connections from one process of the cluster to another: their settings, in one place.
+//! Settings of the gRPC connections between processes of the cluster.
 //!
-//! A process that is gone without a word must be noticed where nobody has anything to say either,
-//! so idle connections are asked as well. One stream carries nearly all, so the connection's window
-//! is the stream's.
+//! A client must notice a peer that has vanished even if it has nothing to send, so idle
+//! connections are pinged as well. One stream carries nearly all data, so the window of the
+//! connection equals the window of a stream.
 
 use std::{net::SocketAddr, time::Duration};
 

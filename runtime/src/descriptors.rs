@@ -1,10 +1,12 @@
-//! File descriptors: the work's own are set aside before any listener may accept.
+//! File descriptors: reserves the descriptors that the process itself needs before a listener may
+//! accept.
 //!
-//! A process that has no descriptor left cannot connect to a gateway, and a lane stands still because somebody holds idle
-//! connections to a port. So at the start the limit is raised to what the system allows, and shared out: first what the
-//! process needs by itself, then at least half of the rest for the connections that it makes, and what is left for those that
-//! it accepts. Listeners keep to their share ([`crate::listener::Limits::connections_max`]), so nothing needs to be counted
-//! later. Where the shares are too small to serve anybody, the process does not start.
+//! A process without a free descriptor cannot connect to a gateway, and its lanes stop because a
+//! client holds idle connections to a port. So at startup the process raises its limit to the
+//! system's maximum and divides it: first the descriptors that the process needs for itself, then
+//! at least half of the rest for outgoing connections, and what is left for accepted connections.
+//! Listeners keep to their part ([`crate::listener::Limits::connections_max`]), so nothing needs to
+//! be counted later. If the parts are too small to serve anyone, the process does not start.
 
 use std::io;
 

@@ -1,4 +1,5 @@
-//! Stopping in order: a signal sets a token, everybody who works holds it, and the end has a deadline.
+//! Graceful shutdown: a signal cancels a token that all tasks hold, and the shutdown has a
+//! deadline.
 
 use std::{future::Future, io, time::Duration};
 

@@ -1,8 +1,10 @@
-//! `grpc.health.v1` on a port of its own, in plaintext: Kubernetes' gRPC probes speak no TLS.
+//! The health service: `grpc.health.v1` on a port of its own, in plaintext, because Kubernetes'
+//! gRPC probes do not speak TLS.
 //!
-//! A probe is a new connection, a question and an answer, every few seconds. Whoever reaches the port can hold connections and
-//! watch; so when all places are taken the newcomer gets the place of the connection that has asked nothing for the longest,
-//! also if that one watches: a watcher comes again, but a probe that is refused is a restart. See [`crate::listener`].
+//! A probe opens a new connection, sends a request and reads the response, every few seconds. Any
+//! client that reaches the port can hold connections and watch. So when all places are taken, a new
+//! connection replaces the connection that has sent no request for the longest time, even one with
+//! a watch: a watcher reconnects, but a refused probe means a restart. See [`crate::listener`].
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What every binary needs around its work, so that start and stop look the same in all of them.
+//! Startup, shutdown, listeners, logs and health: what every binary of Clarion shares.
 
 pub mod channel;
 pub mod descriptors;

@@ -1,9 +1,10 @@
-//! Lines for standard error that no reader can hold up.
+//! Writer of log lines to standard error that never blocks a caller.
 //!
-//! Standard error is often a pipe, and a pipe whose reader has stopped takes 64 KiB and then blocks whoever writes: a log line
-//! would freeze a thread that sends pushes. So lines go into a queue of at most [`BYTES_MAX`], a thread of its own writes
-//! them, and a line that finds the queue full is dropped and counted. As soon as writing works again, one line tells how
-//! many there were. What is said right before the end waits for the queue to be written, for [`FLUSH_WITHIN`] at most.
+//! Standard error is often a pipe. A pipe whose reader has stopped takes 64 KiB and then blocks
+//! every writer: a log line would freeze a thread that sends pushes. So lines go into a queue of at
+//! most [`BYTES_MAX`] bytes, a separate thread writes them, and a line that finds the queue full is
+//! dropped and counted. As soon as writing works again, one line reports the number of dropped
+//! lines. At exit, the process waits up to [`FLUSH_WITHIN`] for the queue to be written.
 
 use std::{
     collections::VecDeque,

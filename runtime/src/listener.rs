@@ -1,8 +1,9 @@
-//! One listener for every gRPC port: what a peer may take of it, and the arithmetic of the worst case.
+//! The listener of every gRPC port: limits for each peer, and the arithmetic of the worst case.
 //!
-//! A peer chooses how many connections it opens, how many streams it opens on each, how large its messages are, how slowly it
-//! writes and whether it reads. Each of these has a bound in [`Limits`], and each port has limits of its own, so that nothing
-//! that happens on one port takes anything from another:
+//! A peer chooses how many connections it opens, how many streams it opens on each, how large its
+//! messages are, how slowly it writes and whether it reads. Each of these has a bound in
+//! [`Limits`], and each port has limits of its own, so that load on one port takes nothing from
+//! another port:
 //!
 //! | What a peer can do | What bounds it |
 //! |---|---|
@@ -20,8 +21,9 @@
 //! | send what nobody reads yet | `stream_window_bytes`, `connection_window_bytes` |
 //! | not read an answer (zero window, full socket) | `send_buffer_bytes` a stream; [`ANSWER_TAKEN_WITHIN`] |
 //!
-//! The HTTP/2 server is hyper's, driven here and not by tonic's `Server`, which can neither bound a stream's send buffer nor
-//! say goodbye to an idle connection. What is served is a tonic service as it is.
+//! The HTTP/2 server is hyper's, driven here and not by tonic's `Server`, which can neither bound
+//! the send buffer of a stream nor send GOAWAY to an idle connection. The service itself is an
+//! ordinary tonic service.
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Whom a TLS client trusts: a private CA where one is configured, else the public roots.
+//! Trust anchors of TLS clients: a private CA if one is configured, otherwise the public root CAs.
 
 use std::sync::Arc;
 

@@ -1,7 +1,9 @@
-//! Log lines on standard error, which nobody need read ([`crate::lines`]); traces over OTLP where an endpoint is given.
+//! Log lines on standard error ([`crate::lines`]), and traces over OTLP if an endpoint is
+//! configured.
 //!
-//! - `CLARION_LOG` filters (`info` unless set; `clarion_shard=debug,info` and so on).
-//! - `OTEL_EXPORTER_OTLP_ENDPOINT` turns traces on; the other `OTEL_…` variables mean what OpenTelemetry says.
+//! - `CLARION_LOG` filters log lines (default: `info`; example: `clarion_shard=debug,info`).
+//! - `OTEL_EXPORTER_OTLP_ENDPOINT` enables traces; the other `OTEL_…` variables have the meaning that
+//!   OpenTelemetry defines.
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};

@@ -1,8 +1,8 @@
-//! What the control plane of a node says to its cores, and what they say back.
+//! Commands from a node's control plane to its cores, and the events that cores return.
 //!
-//! The control plane (tokio) decodes and checks; a core (one thread) owns partitions, waves and
-//! lanes. Between them are two bounded queues for each core, and nothing shared but immutable data
-//! behind an `Arc`.
+//! The control plane (tokio) decodes and checks messages; a core (one thread) owns partitions,
+//! waves and lanes. Two bounded queues for each core connect them; they share nothing but immutable
+//! data behind an `Arc`.
 
 mod count;
 mod counts;

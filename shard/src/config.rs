@@ -1,9 +1,9 @@
 //! Configuration of a shard node: addresses to listen on, its name, and the coordinators.
 //!
-//! Every value can come by flag, environment (`CLARION_SHARD_…`) or file (`--config`, TOML); a flag
-//! beats the environment, the environment beats the file, the file beats the default. Gateways,
-//! credentials, limits and ownership are not here: they come from the coordinator by session, so
-//! that a node is the same wherever it runs.
+//! Every value can be set by flag, environment variable (`CLARION_SHARD_…`) or file (`--config`,
+//! TOML). A flag overrides the environment, which overrides the file, which overrides the default.
+//! Gateways, credentials, limits and ownership are not configured here: the coordinator sends them
+//! in its session, so that a node has the same configuration everywhere.
 
 use std::{
     ffi::OsString,

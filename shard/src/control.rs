@@ -1,21 +1,21 @@
-//! The control plane of a node: what a coordinator says becomes commands to the cores, what the
-//! cores say becomes messages to the coordinator.
+//! The control plane of a node: turns the coordinator's messages into commands to the cores, and
+//! the cores' events into messages to the coordinator.
 //!
-//! A coordinator may vanish in the middle of an alert, come back, or be followed by another one;
-//! the cores must not notice more than that leave to send runs out. So nothing here hangs on a
-//! session: ownership, lanes, waves and totals belong to the node, a session is a reader and a
-//! speaker that comes and goes. A session starts complete in both directions: the coordinator says
-//! all that holds (what is known already is taken without effect: no connection is closed, no walk
-//! begins again), the node tells all that happened.
+//! A coordinator may vanish in the middle of an alert, come back, or be replaced by another
+//! process. The cores must notice only that their leave to send expires. So no state depends on a
+//! session: ownership, lanes, waves and totals belong to the node, and a session only reads and
+//! writes messages. A session starts complete in both directions: the coordinator sends everything
+//! that is in force (terms that the node knows already have no effect: no connection closes, no
+//! walk starts again), and the node reports everything that has happened.
 //!
 //! It is a state machine without I/O and clock. Inputs are method calls with the time; commands
-//! come out of [`Control::poll`] in the order in which they are to be carried out. Messages are
-//! *pulled* by whoever has room for one ([`Control::next_message`]): what is not pulled is not
-//! queued but merged, so a coordinator that reads slowly gets fewer and larger reports, and memory
-//! stays bounded without a queue to tune.
+//! come out of [`Control::poll`] in the order in which the driver must carry them out. Messages are
+//! *pulled* by a caller that has room for one ([`Control::next_message`]): messages that are not
+//! pulled are merged, not queued. So a coordinator that reads slowly gets fewer and larger reports,
+//! and memory stays bounded without a queue to tune.
 //!
 //! Bounds: [`WAVES_MAX`](clarion_proto::limits::WAVES_MAX) waves, [`lanes::LANES_MAX`] lanes,
-//! [`REFUSALS_MAX`] refusals, 32 counts. Commands are made by inputs only, a few for each input and
+//! [`REFUSALS_MAX`] refusals, 32 counts. Only inputs create commands, a few for each input and
 //! core: the driver stops reading messages while its cores are behind.
 
 pub mod assembly;

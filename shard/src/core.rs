@@ -1,17 +1,18 @@
-//! What one core does: its lanes pull from its waves. No clock, no socket: times and bytes come in,
-//! bytes and wishes go out.
+//! One core: its lanes pull pushes from its waves. No clock and no socket: times and bytes come in,
+//! bytes and I/O requests go out.
 //!
 //! A core owns partitions, the waves over them, and its end of each lane with its connections. A
-//! driver (a thread with sockets, or a simulator) calls, again and again and in this order:
-//! [`Core::command`] for what the control plane says, [`Core::receive`] for what sockets brought,
-//! [`Core::letter`] for what other cores say, [`Core::turn`], [`Core::transmit`] and
+//! driver (a thread with sockets, or a simulator) calls these methods in a loop, in this order:
+//! [`Core::command`] for commands of the control plane, [`Core::receive`] for bytes from sockets,
+//! [`Core::letter`] for letters from other cores, [`Core::turn`], [`Core::transmit`] and
 //! [`Core::written`] for each connection, [`Core::poll_io`], [`Core::poll_event`] and
 //! [`Core::poll_letter`]; then it waits for the earliest of sockets, commands and
 //! [`Core::deadline`].
 //!
-//! **Everything is pulled.** A device leaves its page only when a connection can take it now and
-//! its socket has taken all before; a report is built only when the control plane has room for one.
-//! So a slow gateway or a slow control plane makes this core wait, never grow:
+//! **Everything is pulled.** A device leaves its page only when a connection can take its push now
+//! and the connection's socket has taken all bytes before; a report is built only when the control
+//! plane has room for one. So a slow gateway or a slow control plane makes this core wait, but
+//! never grow:
 //!
 //! ```text
 //! memory that a wave needs = handed bits + open pushes + counts

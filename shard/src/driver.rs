@@ -1,12 +1,12 @@
-//! One thread for each core: sockets, TLS, timers. The only place of a node's sending side with a
-//! clock.
+//! The driver: one thread for each core, with its sockets, TLS and timers. Only here does the
+//! sending side of a node read a clock.
 //!
-//! A thread owns its core, its sockets and its poller; nothing on its way is shared. Commands come
-//! in and events go out over bounded queues. Batches of the feed have a queue of their own: one of
-//! ten thousand records takes some milliseconds to apply, and a cancel must not stand behind it.
+//! A thread owns its core, its sockets and its poller; cores share no data while they send.
+//! Commands come in and events go out over bounded queues. Batches of the feed have a queue of
+//! their own: a batch of ten thousand records takes some milliseconds to apply, and a cancel must
+//! not wait behind it.
 //!
-//! A thread that panics takes the process with it: half a node that goes on sending is worse than
-//! none.
+//! A thread that panics ends the process: half a node that continues to send is worse than none.
 
 mod addresses;
 mod mail;

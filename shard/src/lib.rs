@@ -1,7 +1,7 @@
-//! A shard node: holds devices in memory, walks them nearest first, writes the pushes.
+//! A shard node: holds devices in memory, walks them nearest first and sends the pushes.
 //!
-//! The modules stand in floors, the highest first. A module imports from its own floor and from
-//! those below it, never from above:
+//! The modules form layers, the highest first. A module imports from its own layer and from layers
+//! below it, never from above:
 //!
 //! ```text
 //! program config node       boot; the task that owns the control plane

@@ -1,8 +1,8 @@
-//! What a gateway's answer means for the device, the lane, the credential or the message. Pure.
+//! The meaning of a gateway's answer for the device, the lane, the credential or the message. Pure.
 //!
-//! Two steps, so that each can be read against the provider's page: the lane reads an answer's
-//! bytes into words (`lane/provider/apns.rs`, `lane/provider/fcm.rs`), the words are judged here,
-//! one file for each provider.
+//! There are two steps, so that each can be compared with the provider's documentation: the lane
+//! parses the bytes of an answer (`lane/provider/apns.rs`, `lane/provider/fcm.rs`); this module
+//! classifies the parsed answer, one file for each provider.
 
 pub mod apns;
 pub mod fcm;

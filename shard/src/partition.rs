@@ -1,13 +1,12 @@
-//! The devices of one hash bucket: a state made by applying a log's records, one function, no
-//! clock.
+//! The devices of one hash bucket: state built by applying the records of a log, without a clock.
 //!
 //! Two nodes may hold the same partition, one may take over from the other in the middle of an
-//! alert, and what they exchange names devices by ordinal. So everything here depends on the log's
-//! prefix alone: [`Partition::apply`] is a function of what was applied before and of one record,
-//! and its only clock is the append time of batches.
+//! alert, and their messages name devices by ordinal. So all state here depends on the applied
+//! prefix of the log alone: [`Partition::apply`] is a function of the records applied before and of
+//! one record, and its only clock is the append time of batches.
 //!
 //! Phones report late, twice and out of order. Each record therefore carries the time at which the
-//! phone observed what it says, and each facet of a device (place, registration, mute) keeps the
+//! phone made the observation, and each facet of a device (place, registration, mute) keeps the
 //! newest observation:
 //!
 //! - an observation older than what its facet holds changes nothing; at a tie the later record
@@ -22,9 +21,9 @@
 //!   registration, was removed, or (where nothing was left of it) got a first facet again. A mute
 //!   choice goes with it: an app whose user comes back later than that has to say it again.
 //!
-//! What is held stands in four structures: rows by ordinal, tokens, an index from device to
-//! ordinal, and the order of the walk, which holds exactly those who can be pushed to. No device
-//! has an allocation of its own, and no structure grows by doubling.
+//! Four structures hold the data: rows by ordinal, tokens, an index from device to ordinal, and the
+//! order of the walk, which contains exactly the devices that can be pushed to. No device has an
+//! allocation of its own, and no structure grows by doubling.
 //!
 //! **What a device weighs**, in bytes, with a token of 32 (APNs) and one of 154 characters on
 //! average (FCM, packed):
@@ -40,9 +39,9 @@
 //! | resting ordinal: queue, and where its guest or own row stands ([`rows`]) | 8 | 8 | for 33 days |
 //! | person, mute choice, rare profile | | | its length; 40; 40: of those who have one |
 //!
-//! Beside the devices a partition has blocks and buckets that are partly filled: some 50 KiB. Rows,
-//! keys and tokens stand in blocks of memory ([`block`]) that are the process's and given back to
-//! it, so a process keeps what it once needed.
+//! In addition to the devices, a partition has blocks and buckets that are partly filled: some 50
+//! KiB. Rows, keys and tokens are stored in blocks of memory ([`block`]) that belong to the process
+//! and return to it, so a process keeps the memory that it once needed.
 
 pub mod ahead;
 pub(crate) mod key;

@@ -1,5 +1,5 @@
-//! The program: configure, bind, start the cores, tell what is bound, run until told to stop,
-//! drain, end.
+//! The program: reads the configuration, binds ports, starts cores, announces the addresses, serves
+//! until a signal, drains and exits.
 
 use std::{ffi::OsString, io, process::ExitCode, sync::Arc, thread::JoinHandle, time::Duration};
 

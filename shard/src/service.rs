@@ -1,8 +1,8 @@
-//! The node's door: sessions come in here, checked messages go on to the control plane.
+//! The gRPC service of a node: accepts sessions and passes checked messages to the control plane.
 //!
-//! The only file that makes a `Status`. A coordinator that may not direct the node is answered by
-//! one, and a session ends with one when there is nobody to talk to any more; whatever a later
-//! message says, the answer to it is a message.
+//! Only this file creates a `Status`. A coordinator that may not direct the node gets a `Status`,
+//! and a session ends with one when it is superseded or the node shuts down; a node answers any
+//! invalid later message with a message of the session.
 
 use std::{
     pin::Pin,

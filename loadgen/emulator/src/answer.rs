@@ -1,5 +1,5 @@
-//! Decisions: why a request is refused, and with what it is answered. How that is written is each
-//! provider's own.
+//! Decisions: why a request is refused, and the status and reason of its response. Each provider
+//! writes them in its own format.
 
 use std::io::Write as _;
 

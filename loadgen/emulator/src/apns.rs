@@ -1,8 +1,8 @@
-//! What is Apple's: provider tokens, headers, payloads, statuses and reasons, and how strictly one
-//! connection is held to them.
+//! The emulated APNs: provider tokens, headers, payloads, statuses and reasons, and how strictly it
+//! treats a connection.
 //!
-//! [`request`] reads headers and path, [`auth`] the provider token, [`judge`] says what is wrong
-//! with a request on its connection, [`answer`] writes what Apple says to it. Pure, all of it.
+//! [`request`] reads headers and path, [`auth`] the provider token, [`judge`] finds what is wrong
+//! with a request on its connection, [`answer`] writes the response. Pure, all of it.
 //!
 //! Not here: certificate authentication, broadcast channels.
 

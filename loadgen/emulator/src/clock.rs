@@ -1,8 +1,8 @@
-//! The one place where the emulator reads clocks.
+//! The clocks of the emulator; no other module reads a clock.
 //!
-//! The record is compared with what other processes of this machine say, so its times are those of
-//! CLOCK_MONOTONIC, which they all share (`std::time::Instant` is the same clock, but hides the
-//! number). Provider tokens and 410 timestamps speak of wall-clock time.
+//! The record is compared with the times of other processes on this machine, so its times are those
+//! of CLOCK_MONOTONIC, which all processes share (`std::time::Instant` is the same clock, but hides
+//! the number). Provider tokens and 410 timestamps use wall-clock time.
 
 use clarion_proto::{ids::UnixMillis, time::Time};
 

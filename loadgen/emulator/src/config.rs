@@ -1,4 +1,4 @@
-//! What a gateway is told at its start.
+//! Configuration of an emulated gateway.
 
 use std::{
     collections::BTreeSet,

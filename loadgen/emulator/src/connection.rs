@@ -1,10 +1,10 @@
-//! One client's HTTP/2 connection, as a state machine: bytes and times in, bytes out, entries into
-//! the record.
+//! One client's HTTP/2 connection, as a state machine: bytes and times in, bytes and record entries
+//! out.
 //!
-//! Common to all gateways: which streams it admits ([`limits`]), how a request is assembled
-//! ([`request`]), when and how answers leave ([`answers`]), what else is said ([`control`]). What a
-//! provider makes of a request is asked in [`decide`]. It does no I/O. A client's error, whatever
-//! it is, ends this connection with a GOAWAY and nothing else.
+//! Common to all gateways: the number of streams ([`limits`]), assembling a request ([`request`]),
+//! the time and order of responses ([`answers`]), all other frames ([`control`]). [`decide`] asks
+//! the provider about a request. The connection does no I/O. Any client error ends this connection
+//! with a GOAWAY and affects nothing else.
 //!
 //! Memory is bounded by arithmetic: streams open × (limit of a body + 200 bytes) for bodies, one
 //! header block of [`BLOCK_BYTES_MAX`], one frame of 16 KiB that is still incomplete, eight

@@ -1,17 +1,17 @@
-//! What can go wrong at a gateway, as data.
+//! Faults of a gateway, as data.
 //!
-//! Two kinds. **Conditions** hold from the moment they are set for a time, or until replaced:
-//! latency, late credits, slowness, silence, errors and resets by chance, trouble with TLS and with
-//! credentials. **Actions** ([`Action`]) happen to the connections that are open then: once, or
-//! again and again ([`Repeat`]). A new [`Faults`] replaces all conditions, so that what holds is
-//! always what was said last. Everything here is pure: a worker asks its [`Plan`] with the time and
-//! a random number. A later fault is a field, its question, and the place that asks it.
+//! There are two kinds. **Conditions** hold from the moment they are set for a time, or until
+//! replaced: latency, late credits, slowness, silence, errors and resets by chance, trouble with
+//! TLS and with credentials. **Actions** ([`Action`]) happen to the connections that are open then:
+//! once, or repeatedly ([`Repeat`]). A new [`Faults`] replaces all conditions, so the last order is
+//! always in force. Everything here is pure: a worker asks its [`Plan`] with the time and a random
+//! number. A new kind of fault is a field, its query, and the place that asks it.
 //!
-//! What befalls: a token, by [`Rule`]s (a seeded hash decides) or by a list of its own
+//! Target of a fault: a token, by [`Rule`]s (a seeded hash decides) or by a list of its own
 //! ([`super::script`]); a connection, by `connections_ppm` (a seeded hash of its number); a
-//! request, by `ppm`. The same field takes them alone and mixed.
+//! request, by `ppm`. The same fields produce a fault alone or mixed.
 //!
-//! How to order what gateways are known to do, in the JSON of an order; the same words stand in
+//! Orders for the known behaviour of gateways, in the JSON of an order; the same words are valid in
 //! TOML, in a gateway's `[faults]` and in a scenario's `gateway.fault = { kind = "scripted", …,
 //! faults = { … } }`:
 //!

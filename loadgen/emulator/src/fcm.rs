@@ -1,10 +1,9 @@
-//! What is Google's: access tokens, the message as JSON, error codes, quotas, and how a session is
-//! treated.
+//! The emulated FCM: access tokens, the message as JSON, error codes, quotas, and how it treats a
+//! session.
 //!
 //! [`request`] reads headers and path, [`access`] the access token that the OAuth endpoint issued,
-//! [`message`] the body (of which [`json`] makes a tree and [`schema`] says what may stand in it),
-//! [`quota`] counts the minute, [`judge`] says what is wrong with a request, [`answer`] writes what
-//! Google says to it. Pure, all of it.
+//! [`message`] the body (which [`json`] parses and [`schema`] checks), [`quota`] counts the minute,
+//! [`judge`] finds what is wrong with a request, [`answer`] writes the response. Pure, all of it.
 //!
 //! Not here: topics and conditions (refused in words), the batch endpoint that Google has switched
 //! off, gRPC.

@@ -1,5 +1,4 @@
-//! The header fields of a request as HTTP/2 has them, and what makes a list of them no request at
-//! all.
+//! Header fields of a request in HTTP/2, and the rules that make a list of fields malformed.
 
 /// Header fields that every provider has. [`Fields::add`] returns all others to the provider.
 #[derive(Debug, Default)]

@@ -1,7 +1,7 @@
 //! HTTP/2 frames (RFC 9113, sections 4 and 6): their headers, and those that the emulator writes.
 //!
-//! Written apart from the lane's framing on purpose: one misreading of the specification must not
-//! hide in both.
+//! It is written separately from the lane's framing on purpose: one misreading of the specification
+//! must not hide in both.
 
 use serde::{Deserialize, Serialize};
 

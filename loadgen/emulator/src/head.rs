@@ -1,12 +1,12 @@
-//! From a header block to what a request asks, and the cache that makes this cheap.
+//! Decodes a header block into a request head, with a cache that makes this cheap.
 //!
 //! A million pushes of one alert differ in the value of `:path` (APNs), or not at all (FCM, where
-//! the token stands in the body). If a block leaves the dynamic table alone and holds its path as a
-//! literal outside that table, then everything else in it means what the same bytes meant before,
-//! for as long as the table has not changed ([`super::hpack`] has the argument). So the bytes
-//! before and after the path are kept with what they meant, or, where the path matters no more than
-//! the rest, the block as a whole; and dropped at the first block that changes the table. Age and
-//! binding of credentials depend on time and connection, and are asked anew each time.
+//! the token is in the body). If a block leaves the dynamic table unchanged and has its path as a
+//! literal outside that table, then all other bytes keep the meaning that the same bytes had
+//! before, for as long as the table has not changed ([`super::hpack`] has the argument). So the
+//! cache holds the bytes before and after the path with their meaning, or, where the path is
+//! constant, the whole block; the first block that changes the table clears the cache. Age and
+//! binding of credentials depend on time and connection, and are checked each time.
 
 use std::sync::Arc;
 

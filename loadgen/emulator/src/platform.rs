@@ -1,4 +1,4 @@
-//! Which provider a gateway plays.
+//! The platform that a gateway emulates.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,10 +1,11 @@
-//! The record: what the gateway did with every request, the judge of all that the cluster claims.
+//! The record: what the gateway did with every request, the evidence for every claim about the
+//! cluster.
 //!
-//! One [`Entry`] of 32 bytes for each request, in order of decision; a million pushes are 32 MB,
-//! fourteen million 448 MB. An entry is written when the request is decided and amended when its
-//! answer leaves (or does not): a push that was accepted and never answered is the very case that a
-//! verdict has to tell from a duplicate. Each worker keeps a [`Log`] of its own in chunks that
-//! never move; [`Record`] is what an export holds, merged by time, and what a verdict reads.
+//! There is one [`Entry`] of 32 bytes for each request, in order of decision; a million pushes are
+//! 32 MB, fourteen million 448 MB. An entry is written when the request is decided and amended when
+//! its response is sent (or not): a push that was accepted and never answered is the case that a
+//! verdict has to distinguish from a duplicate. Each worker keeps a [`Log`] of its own in chunks
+//! that never move; [`Record`] is the content of an export, merged by time, as a verdict reads it.
 
 use std::collections::BTreeMap;
 

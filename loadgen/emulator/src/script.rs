@@ -1,9 +1,9 @@
-//! What each token is answered, decided by the token alone.
+//! Scripted answers: the answer to each token, decided by the token alone.
 //!
-//! A scenario wants dead, throttled and unlucky tokens, and its verdict wants to know which ones
-//! these are without asking the emulator. So both call one pure function, [`answer_for`], with the
-//! same [`Scripts`]. Rules cut the range of a seeded hash into neighbouring pieces: a token falls
-//! under one rule at most, and shares do not depend on the population.
+//! A scenario needs dead, throttled and unlucky tokens, and its verdict must know which ones these
+//! are without asking the emulator. So both call one pure function, [`answer_for`], with the same
+//! [`Scripts`]. Rules cut the range of a seeded hash into neighbouring pieces: a token falls under
+//! one rule at most, and shares do not depend on the population.
 
 use std::{
     collections::{BTreeMap, HashMap},

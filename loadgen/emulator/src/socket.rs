@@ -1,4 +1,4 @@
-//! One client's socket: TCP below, TLS on it, HTTP/2 above.
+//! One client's socket: TCP at the bottom, TLS on it, HTTP/2 at the top.
 
 use std::{
     io::{self, Read as _, Write as _},

@@ -1,5 +1,5 @@
-//! TLS without its own buffers: records are decrypted where they were read, answers encrypted into
-//! what is written.
+//! TLS without its own buffers: records are decrypted in place, responses are encrypted directly
+//! into the output.
 //!
 //! rustls' buffered interface reads 4 KiB at a time; a system call for every dozen pushes would
 //! cost more than all the rest.

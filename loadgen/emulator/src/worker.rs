@@ -1,8 +1,8 @@
-//! A thread that serves connections: waits for sockets and for what is due, and serves each in
+//! A thread that serves connections: waits for sockets and timers, and serves each connection in
 //! turn.
 //!
-//! The first worker also accepts, and deals connections out in turn. Commands come over a bounded
-//! inbox and are acknowledged, so that whoever sets a fault knows from when it holds.
+//! The first worker also accepts connections and assigns them in turn. Commands come over a bounded
+//! inbox and are acknowledged, so that the caller who sets a fault knows from when it is in force.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

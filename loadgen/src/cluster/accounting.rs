@@ -1,4 +1,4 @@
-//! What the processes of a cluster cost: processor time and memory, by role, read from `/proc`.
+//! CPU time and memory of a cluster's processes, by role, read from `/proc`.
 
 use std::{collections::BTreeMap, fs, io, ops::Range, sync::Arc};
 

@@ -1,5 +1,5 @@
-//! A gateway emulator as a run uses it: started, put into trouble, asked for its record. One
-//! process plays one platform.
+//! A gateway emulator of a run: started, given faults, asked for its record. One process emulates
+//! one platform.
 
 use std::{
     path::{Path, PathBuf},

@@ -1,9 +1,10 @@
-//! The way on which an emulator takes orders: the pipes of a child, or the control port of one that
-//! somebody else started.
+//! The channel for orders to an emulator: the pipes of a child, or the control port of an emulator
+//! that runs elsewhere.
 //!
-//! Orders are the JSON lines of `clarion_emulator::process`, each answered by one. A child writes
-//! its record to a path that both see; one behind a control port sends it back, in its own clock:
-//! [`Orders::export`] brings it into this machine's.
+//! Orders are the JSON lines of `clarion_emulator::process`, each answered by one line. A child
+//! writes its record to a path that both processes see; an emulator behind a control port sends the
+//! record back, with times of its own clock: [`Orders::export`] converts them to this machine's
+//! clock.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 

@@ -1,9 +1,10 @@
-//! Ports for processes that must be told each other's before any of them is up.
+//! Ports for processes that need each other's port before any of them is up.
 //!
-//! A port that is found by binding and releasing it belongs to nobody until its process binds it.
-//! So each is *claimed* for as long as its run lasts: UDP's port of the same number, which no
-//! process of ours listens on, is held. Whoever looks for ports in this way, in this process or
-//! another, passes by what is claimed; and everybody else is given others by the system.
+//! A port that is found by binding and releasing it is free for any process until its own process
+//! binds it. So each port is *claimed* for as long as its run lasts: the run holds the UDP port of
+//! the same number, on which no process of ours listens. Any code that looks for ports in this way,
+//! in this process or another, skips claimed ports; and the system gives other ports to all other
+//! programs.
 
 use std::{
     io,

@@ -1,7 +1,7 @@
-//! One child process: this very program with a hidden subcommand, its first line, its log, its end.
+//! One child process: this program with a hidden subcommand, its first line, its log, its end.
 //!
-//! A child that binds port 0 says on its first line of standard output where it listens. Whatever
-//! else it prints goes to a file in the report's folder, of which the last lines explain its death.
+//! A child that binds port 0 prints its address on its first line of standard output. All other
+//! output goes to a file in the report's folder, whose last lines explain a crash.
 
 use std::{
     ffi::OsString,

@@ -1,4 +1,4 @@
-//! The alert of a scenario: its apps, its submission, its progress, its cancellation.
+//! The alert of a scenario: its apps, submission, progress and cancellation.
 
 use std::time::Duration;
 

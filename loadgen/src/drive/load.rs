@@ -1,7 +1,7 @@
-//! The whole population through `RegistryService.WriteDevices`.
+//! Registers the whole population through `RegistryService.WriteDevices`.
 //!
-//! A few streams, each with a few batches under way and no more: the server's answers set the pace.
-//! Devices are made batch by batch, so a million of them never exist at once.
+//! The load uses a few streams, each with a few batches in progress: the server's answers set the
+//! pace. Devices are computed batch by batch, so a million of them never exist at once.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 

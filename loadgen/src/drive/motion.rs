@@ -1,10 +1,11 @@
-//! Devices in motion: a plan of what phones say, sent to the registry as their app's servers would
-//! send it.
+//! Devices in motion: sends the planned changes of phones to the registry, as the servers of their
+//! apps would.
 //!
-//! Changes are gathered for [`TICK`] into one batch, batches go over one stream in their order, at
-//! most [`UNDER_WAY`] of them are not acknowledged. When the registry is slower than the plan, the
-//! plan waits: what phones saw keeps its time and arrives later, and the report says by how much.
-//! Each batch's times are kept, because the verdict must know what the wave can have seen.
+//! Changes are gathered for [`TICK`] into one batch; batches go over one stream in their order, and
+//! at most [`UNDER_WAY`] of them are unacknowledged. When the registry is slower than the plan, the
+//! plan waits: observations keep their time and arrive later, and the report says by how much. The
+//! times of each batch are kept, because the verdict must know which changes the wave can have
+//! seen.
 
 mod plan;
 mod way;

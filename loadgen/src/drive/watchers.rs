@@ -1,12 +1,12 @@
-//! Watchers beside a wave: many who look at one alert, some of them slowly.
+//! Watchers beside a wave: many clients that watch one alert, some of them slowly.
 //!
-//! What they must show: that the wave does not notice them, that the coordinator's memory does not
-//! grow with how slowly they read, and that everybody's last message is the last state. So that
-//! this program costs the machine as little as it can, messages are kept as bytes; only each
-//! watcher's last is decoded.
+//! The test must show that the wave does not notice watchers, that the coordinator's memory does
+//! not grow with slow readers, and that every watcher's last message is the final state. To keep
+//! the cost of this program low, messages are kept as bytes; only the last one of each watcher is
+//! decoded.
 //!
-//! Slow watchers are on connections of their own: what one does not read fills its connection's
-//! window, and the others on it would be as slow.
+//! Slow watchers have connections of their own: a message that one of them does not read fills the
+//! window of its connection, and the other watchers on it would be as slow.
 
 use std::time::Duration;
 

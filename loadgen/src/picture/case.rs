@@ -1,4 +1,5 @@
-//! What is drawn, beside the samples: the region, the bands, who was addressed where.
+//! The input of a drawing, apart from the samples: region, bands, and the addressed devices by
+//! place.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Three charts of one wave: how fast, how late, how orderly.
+//! Three charts of one wave: rate, delay and order.
 
 use std::fmt::{self, Write};
 

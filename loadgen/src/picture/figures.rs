@@ -1,10 +1,9 @@
-//! What a picture shows, in numbers: gathered in two passes over the samples that the verdict has
-//! in hand.
+//! The numbers behind a picture: gathered in two passes over the samples of the verdict.
 //!
-//! The samples come in order of time, and after a first pass everybody's count is known; so the
-//! median of a cell, or any other share of any group, is simply the value at which the group's
-//! count reaches it. No list is sorted or kept, and fourteen million devices need no more room than
-//! the cells and bands they are in.
+//! Samples are in order of time, and the first pass counts the samples of each group; so the median
+//! of a cell, or any other share of any group, is simply the value at which the group's count
+//! reaches it. No list is sorted or kept, and fourteen million devices need no more room than their
+//! cells and bands.
 
 use clarion_emulator::Platform;
 

@@ -1,4 +1,4 @@
-//! What happened, in one sentence and a few figures.
+//! The head of the page: one sentence that says what happened, and a few figures.
 
 use std::fmt::{self, Write};
 

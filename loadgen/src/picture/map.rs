@@ -1,4 +1,4 @@
-//! The map: cells coloured by the time at which half of those in them were reached, with the region
+//! The map: cells coloured by the time at which half of their devices were reached, with the region
 //! over them.
 //!
 //! One SVG without script: figures of a cell are its `<title>`, which browsers show under the

@@ -1,9 +1,9 @@
-//! What the maps show: a map for each platform, its tiles, and when half of those in each tile were
-//! reached.
+//! The data of the maps: one map for each platform, its tiles, and the time at which half of the
+//! devices in each tile were reached.
 //!
-//! Lanes do not wait for each other. Where one is held back by its quota and the other is not, the
-//! median of both together is that of whichever has one phone more in a cell: such a map is noise.
-//! Each platform by itself shows its own wave.
+//! Lanes do not wait for each other. If a quota delays one platform and not the other, the median
+//! over both depends on which platform has one phone more in a cell: such a map shows noise. A map
+//! of one platform shows its own wave.
 
 use std::collections::BTreeMap;
 

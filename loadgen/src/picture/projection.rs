@@ -1,4 +1,4 @@
-//! The earth around a region, laid flat.
+//! The map projection: the earth around a region, laid flat.
 //!
 //! Azimuthal and equidistant on WGS-84: every point is drawn at its true distance and direction
 //! from the middle. A circle of the contract is then a circle of the page, a scale bar holds along

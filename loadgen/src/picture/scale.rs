@@ -1,5 +1,4 @@
-//! From values to places on a page: linear scales with round ticks, and the ramp of colours for
-//! time.
+//! Scales: from values to places on a page, linear with round ticks, and the colour ramp for time.
 //!
 //! The ramp goes through OKLab in steps of the same lightness, so that equal differences of time
 //! look equal and the order is read without colours, too (in print, by eyes that do not tell red

@@ -1,4 +1,4 @@
-//! What a run is measured by, as tables: outcomes, cost, expectations, how to repeat it.
+//! Tables of a run: outcomes, cost, expectations, and the command that repeats it.
 
 use std::fmt::{self, Write};
 

@@ -1,11 +1,11 @@
-//! Cells of a region as a map may show them: none that tells of fewer than [`SHOWN_MIN`] devices.
+//! Tiles of a map: cells of a region, none of which shows fewer than [`SHOWN_MIN`] devices.
 //!
-//! A report goes from hand to hand, and a cell of a few square kilometres with three phones in it
-//! tells of three people. So a cell that holds too few is shown together with its siblings that do,
-//! as one patch with one figure; if all of those are still too few, with a sibling that is shown;
-//! and where there is none, one resolution coarser, and so on. Empty cells go the same way; a patch
-//! that left them out would draw exactly where the few are. What is left in the end is said to be
-//! few, and no more.
+//! A report is passed on, and a cell of a few square kilometres with three phones in it identifies
+//! three people. So a cell with too few devices is shown together with its siblings that also have
+//! too few, as one patch with one figure; if that patch still has too few, together with a sibling
+//! that is shown; and if there is none, one resolution coarser, and so on. Empty cells are merged
+//! the same way; a patch without them would outline exactly the few devices. The rest that remains
+//! in the end is shown as "few", without a number.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
-//! Some sixty large cities, by hand: what a population is scattered around.
+//! Some sixty large cities, collected by hand, around which a population is placed.
 //!
-//! Positions are city centres to about a kilometre, people are urban areas in round numbers of the
-//! early 2020s: a load needs plausible shapes, not a census.
+//! Positions are city centres to about a kilometre, inhabitants are those of urban areas in round
+//! numbers of the early 2020s: a load needs plausible shapes, not a census.
 
 use crate::place::Place;
 

@@ -1,5 +1,4 @@
-//! Random numbers that can be asked for by number: device 734,211 is made without making the ones
-//! before it.
+//! Random numbers by index: device 734,211 is computed without computing the ones before it.
 //!
 //! `SplitMix64` (Steele, Lea, Flood 2014) as a counter-based generator: the n-th draw of a stream
 //! is a mix of its key and n. Integers only, so it gives the same on every machine.

@@ -1,4 +1,4 @@
-//! Tokens as the two providers give them out, from seeded draws.
+//! Tokens in the formats of the two providers, drawn from the seed.
 
 use clarion_emulator::Platform;
 

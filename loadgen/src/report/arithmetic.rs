@@ -1,11 +1,11 @@
-//! The rate that streams and connections allow, beside the one that was measured.
+//! The rate that streams and connections allow, to compare with the measured rate.
 //!
-//! A request takes a stream from when it is sent until it is answered, and the window of its
-//! connection from when its body is sent until credit comes for it. So a connection carries
-//! `streams ÷ latency` requests a second, or `window ÷ body ÷ credit delay` if that is less, and no
-//! sender can be faster. What is left of that is what connections were not used for: what a sender
-//! collects for a write (2 ms), what it does between, the time until a connection that stands has
-//! shaken hands, and the end, when there is nobody left to push to.
+//! A request occupies a stream from sending to answer, and the window of its connection from the
+//! sending of its body until credit returns. So a connection carries `streams ÷ latency` requests a
+//! second, or `window ÷ body ÷ credit delay` if that is less, and no sender can be faster. The
+//! difference to the measured rate is the time in which connections were not used: the time for
+//! which a sender collects for a write (2 ms), its other work, the time until a new connection has
+//! finished its handshake, and the end of the wave, when no devices are left.
 
 use clarion_emulator::{Platform, apns, fcm};
 use serde::Serialize;

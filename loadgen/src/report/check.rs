@@ -1,4 +1,4 @@
-//! Expectations held against a report.
+//! Expectations of a scenario, checked against a report.
 
 use clarion_emulator::Platform;
 use serde::Serialize;

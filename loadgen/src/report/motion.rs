@@ -1,4 +1,4 @@
-//! What a wave in motion was like beside the same over still devices.
+//! The report of a wave in motion, compared with the same alert over devices that do not move.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What came of restarts: for each phase what the probes said, and what the verdict said.
+//! The report of restarts: for each phase the state of the health probes and the verdict.
 
 use std::{collections::BTreeMap, io, path::Path};
 

@@ -1,4 +1,4 @@
-//! What came of a series: for each case the same figures, a few of them in a table for people.
+//! The report of a series: the same figures for each case, some of them in a table for people.
 
 use std::{collections::BTreeMap, io, path::Path};
 

@@ -1,4 +1,4 @@
-//! A report for people: what was sent, how fast, at what cost, and every expectation beside its
+//! The summary of a report for people: pushes, rates, cost, and every expectation beside its
 //! measurement.
 
 use std::fmt::{self, Write as _};

@@ -1,4 +1,4 @@
-//! From what was seen and recorded to a report: the judgement of every device, and the figures.
+//! Builds the report from observations and records: the verdict of every device, and the figures.
 
 use std::collections::BTreeMap;
 

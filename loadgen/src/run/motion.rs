@@ -1,9 +1,9 @@
-//! A run in motion: what the alert costs and how late it is while everything moves, beside the same
-//! without.
+//! A run in motion: the cost and lateness of an alert while devices move, compared with the same
+//! alert without motion.
 //!
-//! Four parts in one cluster, so that what is compared differs in nothing else: the cluster idle;
-//! the alert over devices that stand still; the changes alone, for as long as that alert took; the
-//! alert while the changes go on. Costs are differences of `/proc` readings at the seams.
+//! Four parts run in one cluster, so that they differ in nothing else: the cluster idle; the alert
+//! over devices that do not move; the changes alone, for as long as that alert took; the alert
+//! while the changes continue. Costs are differences of `/proc` readings between the parts.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! Plays restarts: a cluster for each case, steps, probes, an alert, the verdict.
+//! Runs restarts: a cluster for each case, steps, probes, an alert, the verdict.
 //!
-//! After a coordinator has come back, which has forgotten everything, the registry is filled with
-//! *another* population: a node that still holds the former one pushes to devices that are not
-//! there any more, and the verdict says so.
+//! A coordinator that restarts has lost its registry. The run then registers *another* population:
+//! a node that still holds the former one pushes to devices that do not exist any more, and the
+//! verdict reports it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

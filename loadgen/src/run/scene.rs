@@ -1,4 +1,4 @@
-//! What the parts of a run share: the scenario, the cluster it is played on, and their first steps.
+//! State that the parts of a run share: the scenario, the cluster, and their first steps.
 
 use std::{path::Path, sync::Arc, time::Duration};
 

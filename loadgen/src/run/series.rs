@@ -1,9 +1,9 @@
-//! A series of cases of trouble on one cluster, each judged alert by alert while it runs.
+//! A series of fault cases on one cluster, each judged alert by alert while it runs.
 //!
-//! Memory is bounded however long it goes on: the gateways' records are taken piece by piece, an
-//! alert is judged as soon as it has ended and everything until then was taken, and then only its
-//! counts are kept. What is held: of each alert under way 24 bytes a request, and in the emulators
-//! what is younger than [`SETTLED`], 32 bytes a request.
+//! Memory is bounded however long the series runs: the gateways' records are taken piece by piece,
+//! an alert is judged as soon as it has ended and all records until then were taken, and then only
+//! its counts are kept. In memory are, for each alert in progress, 24 bytes a request, and in the
+//! emulators records younger than [`SETTLED`], 32 bytes a request.
 
 use std::{fs, ops::Range, path::Path, time::Duration};
 

@@ -1,4 +1,4 @@
-//! One alert of a run: its submission, the wave with the trouble meanwhile, the gateways' records.
+//! One alert of a run: its submission, the wave with faults meanwhile, the gateways' records.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 

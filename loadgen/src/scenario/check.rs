@@ -1,5 +1,5 @@
-//! What a scenario's values must keep to. The bounds of the API itself are the coordinator's to
-//! enforce; here is what would make a run meaningless.
+//! Checks of a scenario's values. The coordinator enforces the limits of the API; these checks
+//! reject values that would make a run meaningless.
 
 use super::{FaultSpec, RegionSpec, Scenario};
 use crate::place::Place;

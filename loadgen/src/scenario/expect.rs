@@ -1,8 +1,8 @@
-//! What must come of a run.
+//! The expectations of a scenario.
 //!
-//! Two kinds. *Exact* expectations and bounds on memory hold on every machine: one that fails makes
-//! the run fail. *Targets* are rates and times: they are printed beside what was measured and fail
-//! a run only with `--strict`, because a busy machine is no defect of the program.
+//! There are two kinds. *Exact* expectations and memory limits hold on every machine: one that
+//! fails makes the run fail. *Targets* are rates and times: they are printed beside the measurement
+//! and fail a run only with `--strict`, because a busy machine is not a defect of the program.
 
 use std::fmt;
 

@@ -1,12 +1,13 @@
-//! Many kinds of trouble at once, drawn from a seed: what nobody would think of putting together.
+//! A mixture of many kinds of faults at once, drawn from a seed: combinations that no person would
+//! think of.
 //!
-//! Time is cut into steps. For each step and each gateway some pieces are drawn out of all that
-//! this platform's gateway can do, each with its own size, and act together until the next step.
-//! The same seed gives the same trouble, step by step.
+//! Time is cut into steps. For each step and each gateway some faults are drawn from all that the
+//! emulator of this platform can do, each with its own size, and act together until the next step.
+//! The same seed gives the same faults, step by step.
 //!
-//! Not drawn: what makes a lane wait for longer than a step by contract (a quota that is used up, a
-//! refused credential, an expired certificate, a storm of dead tokens). Each of these is a case of
-//! its own.
+//! Not drawn: faults that make a lane wait for longer than a step by contract (a quota that is used
+//! up, a refused credential, an expired certificate, a storm of dead tokens). Each of these is a
+//! case of its own.
 
 use clarion_emulator::{
     Faults, Platform,

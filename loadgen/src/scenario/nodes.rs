@@ -1,9 +1,9 @@
-//! What happens to the run's own nodes while the alert goes on.
+//! Nodes that are killed and started during the alert.
 //!
-//! Ownership of partitions is fixed once they are shared out, and a partition has one owner: a node
-//! that was killed is replaced by another process of the same name, and whatever it owned waits for
-//! that one; a node that comes later owns nothing, but is connected, holds lanes and asks for
-//! slices like any other.
+//! Ownership of partitions is fixed once they are assigned, and a partition has one owner: a killed
+//! node is replaced by another process of the same name, and its partitions wait for that process;
+//! a node that joins later owns nothing, but is connected, holds lanes and asks for slices like any
+//! other node.
 
 use std::fmt;
 

@@ -1,10 +1,10 @@
-//! Restarts: processes of a cluster end, come back, or come back as something else; then an alert
-//! shows what became of it.
+//! Restarts: processes of a cluster end, come back, or come back with another configuration; then
+//! an alert shows the result.
 //!
-//! A case has a cluster of its own. Each of its phases changes something, waits until every process
-//! that should be there has said by its health port what it will say, and then submits an alert.
-//! Two outcomes are good: **exact**, everybody inside was told once and nobody else; or **loud**, a
-//! process says NOT_SERVING, or nothing. Green and wrong is never good.
+//! Each case has its own cluster. Each of its phases changes something, waits until the health port
+//! of every expected process reports a stable state, and then submits an alert. Two outcomes are
+//! good: **exact**, every device inside was alerted once and no other device; or **loud**, a
+//! process reports NOT_SERVING, or does not answer. Green and wrong is never good.
 
 use serde::Deserialize;
 

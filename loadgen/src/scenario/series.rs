@@ -1,11 +1,11 @@
-//! A series: one cluster, and many cases of trouble one after the other, each under alerts that
-//! never stop.
+//! A series: one cluster and many fault cases one after the other, each under alerts that never
+//! stop.
 //!
-//! One alert shows what a fault does to its middle. What a lane has to bear is a fault that goes on
-//! while alerts come and end, and then the next one. So a case is a time for which its trouble
-//! acts; meanwhile alert follows alert over the same devices, the next as soon as the last has been
-//! handed over whole, so that there are always pushes in flight. Then the trouble ends, everybody
-//! must have been told, and one more alert, undisturbed, shows that nothing is left of it.
+//! One alert shows the effect of a fault on its middle. A lane must endure a fault that continues
+//! while alerts start and end, and then the next fault. So a case is an interval in which its fault
+//! acts; meanwhile alert follows alert over the same devices, the next as soon as the last has
+//! handed over all devices, so that there are always pushes in flight. Then the fault ends, every
+//! device must have been alerted, and one more alert, undisturbed, shows that no effect remains.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What the judgement adds up: over all devices, by platform, and by spot.
+//! Sums of the verdict: over all devices, by platform, and by spot.
 
 use serde::Serialize;
 

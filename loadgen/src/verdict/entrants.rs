@@ -1,14 +1,14 @@
-//! Those who come in behind the frontier: whoever is there for a while must be told, and soon.
+//! Entrants: devices that enter behind the frontier must be alerted soon if they stay.
 //!
-//! Where the frontier is nobody is asked. It has certainly passed a band when, by the gateway's
-//! record, the last of those in this band and in the next who never changed has been told; the next
-//! counts because a cell's distance decides on its band, and a device may be nearer or farther than
-//! that by a few hundred metres.
+//! The verdict does not ask the cluster for the frontier. The frontier has certainly passed a band
+//! when, by the gateways' record, the last device of this band and of the next that never changed
+//! has been alerted; the next band counts because the distance of a cell decides on its band, and a
+//! device may be nearer or farther than its cell by a few hundred metres.
 //!
-//! From the acknowledgement of the change that brought a device there to the acceptance of its push
-//! everything lies that makes it visible: the log, the feed, the node's turn, the late queue, the
-//! pace. So these times are an upper bound of the time from acknowledged to visible to the walk, as
-//! seen from outside.
+//! The time from the acknowledgement of the entering change to the acceptance of the push includes
+//! every step that makes the device visible: the log, the feed, the node's turn, the late queue,
+//! the pace. So these times are an upper bound of the time from acknowledged to visible to the
+//! walk, as seen from outside.
 
 use std::{collections::BTreeMap, ops::Range};
 

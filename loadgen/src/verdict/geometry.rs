@@ -1,4 +1,4 @@
-//! Who is inside, worked out a second time by other means.
+//! The devices inside a region, computed independently of the coordinator.
 //!
 //! The coordinator covers regions with H3 cells and Karney's geodesic. A verdict that used the same
 //! code would share its mistakes, so here distances are Vincenty's inverse formula on WGS-84 (exact

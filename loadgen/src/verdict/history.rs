@@ -1,12 +1,11 @@
-//! What was told of each device while a run went on, and what can have been true of it when.
+//! The reported changes of each device during a run, and its possible states at each time.
 //!
-//! The rules are the contract's, written a second time: each facet of a device (place,
+//! The rules are those of the contract, implemented a second time: each facet of a device (place,
 //! registration, mute) keeps the newest observation, at a tie the one that was recorded later; a
-//! removal is an observation of absence, of all three. What the registry was told it knows from
-//! some moment between the sending of a batch and its acknowledgement, and a node somewhat later.
-//! So a device stands somewhere *possibly* from the sending of what put it there until its next
-//! change must have been seen, and *certainly* from the acknowledgement until the next change is
-//! sent.
+//! removal is an observation of absence, of all three. The registry knows a change from some moment
+//! between the sending of its batch and the acknowledgement, and a node somewhat later. So a device
+//! is at a place *possibly* from the sending of the change until its next change must have been
+//! seen, and *certainly* from the acknowledgement until the next change is sent.
 
 use clarion_emulator::Platform;
 

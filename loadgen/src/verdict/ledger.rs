@@ -1,4 +1,4 @@
-//! What the gateway saw, one line a request, by device.
+//! The ledger: every request that the gateways recorded, by device.
 
 /// What the gateway made of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

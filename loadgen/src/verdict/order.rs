@@ -1,4 +1,4 @@
-//! Nearest first: how well the order of acceptances follows the distance from the place last seen.
+//! The order of a wave: how well acceptances follow the distance from the place last seen.
 //!
 //! Within a band no order is promised, and a band is kilometres wide, so distances alone would call
 //! a perfect wave disorderly. Three figures tell different things:

@@ -1,5 +1,5 @@
-//! What the gateways recorded, merged for the verdict: one ledger of all requests, and what each
-//! gateway counted.
+//! The gateways' records, merged for the verdict: one ledger of all requests, and the counts of
+//! each gateway.
 
 use std::{collections::BTreeMap, path::Path};
 

@@ -1,10 +1,10 @@
-//! Whom an alert over one region is owed, worked out once for a series of alerts over the same
-//! devices.
+//! The devices that an alert over one region must reach, computed once for a series of alerts over
+//! the same devices.
 //!
-//! [`super::judge`] makes every device anew and works out where it is: right for one alert, and
-//! some two microseconds a device too slow for the hundredth. Here that is done once, and what
-//! remains of an alert is a merge of two sorted lists: some hundred nanoseconds a request, so that
-//! a series is judged alert by alert while it runs and nothing is kept of it.
+//! [`super::judge`] computes every device and its place again: right for one alert, and some two
+//! microseconds a device too slow for the hundredth. Here that is done once, and each alert only
+//! merges two sorted lists: some hundred nanoseconds a request, so that a series is judged alert by
+//! alert while it runs and nothing of an alert is kept.
 
 use std::{collections::BTreeMap, num::NonZero, thread};
 

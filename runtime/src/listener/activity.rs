@@ -1,4 +1,4 @@
-//! What a connection does: how many streams are open, since when, and which answers its peer has not taken yet.
+//! Activity of a connection: open streams, their age, and responses that the peer has not read yet.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! One connection, from its first byte to its end.
+//! One accepted connection, from its first byte to its close.
 //!
 //! ```text
 //! accepted ──33 bytes in time──▶ HTTP/2 ──no stream for idle_deadline, or stop──▶ GOAWAY ──streams done──▶ closed
@@ -6,7 +6,8 @@
 //!     └──too late, or no HTTP/2────┴────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! The preface is read before there is an HTTP/2 connection, whose buffers are some 25 kB: who says nothing costs a task.
+//! The preface is read before an HTTP/2 connection exists, whose buffers take some 25 kB: a client
+//! that sends nothing costs only a task.
 
 use std::{
     convert::Infallible,

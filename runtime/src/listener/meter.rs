@@ -1,8 +1,10 @@
-//! Bytes of messages that are received or worked on: one budget for all streams of a listener.
+//! Budget for the bytes of messages that a listener receives or works on, shared by all its
+//! streams.
 //!
-//! A gRPC message is buffered whole before it is decoded, and its length is said in front of it. Here that length is charged
-//! before the message is let in: who finds the budget used up waits in line, for [`WAIT_WITHIN`] at most. So a thousand
-//! messages that were begun and are never finished hold what the budget allows, and not 4 MiB each.
+//! A gRPC message is buffered whole before it is decoded, and its length precedes it. The meter
+//! charges this length before it admits the message; a message that exceeds the budget waits in
+//! line, for [`WAIT_WITHIN`] at most. So a thousand messages that were begun and never finished
+//! hold at most the budget, and not 4 MiB each.
 //!
 //! - The line is a ring of peers, not of messages ([`crate::peers::turns`]): whoever has begun many waits for itself, and one
 //!   peer has [`Budget::peer_bytes_max`] at most.

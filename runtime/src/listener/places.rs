@@ -1,7 +1,8 @@
-//! Who may connect when a listener is crowded. Pure: no socket, no clock.
+//! Decides which connection closes when a listener is full. Pure: no socket, no clock.
 //!
-//! A newcomer is more likely honest than who has held a place without using it, and a probe that is refused is a restart. So
-//! a full listener closes a connection rather than refuse the new one:
+//! A new connection is more likely honest than one that has held a place without using it, and a
+//! refused probe means a restart. So a full listener closes an old connection rather than refuse
+//! the new one:
 //!
 //! ```text
 //! place free, share of the peer free   → the newcomer gets it
@@ -13,8 +14,9 @@
 //! nobody can leave                     → the newcomer is refused
 //! ```
 //!
-//! An idle connection that leaves costs its client one connect. A stream that must leave is lost, so only health's do: a
-//! watcher of health comes again, a session or an upload would lose its work.
+//! An idle connection that is closed costs its client one reconnect. A stream that is closed is
+//! lost, so only health streams are closed: a watcher of health reconnects, but a session or an
+//! upload would lose its work.
 
 use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr, sync::Arc};
 

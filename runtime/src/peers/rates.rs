@@ -1,8 +1,8 @@
-//! So many at once and so many an hour, for each peer.
+//! Rate limits for each peer: a burst at once, then a number per hour.
 //!
-//! A bucket of tokens for each peer, kept as one time: when it will be full again. Full buckets are
-//! forgotten. If more peers than [`PEERS_MAX`] have one that is not full, the fullest is forgotten:
-//! that peer gains a token or two, and nobody else loses.
+//! Each peer has a token bucket, stored as one time: when the bucket will be full again. Full
+//! buckets are dropped. If more than [`PEERS_MAX`] peers have a bucket that is not full, the
+//! fullest is dropped: that peer gains a token or two, and no other peer loses.
 
 use std::{collections::BTreeMap, time::Duration};
 

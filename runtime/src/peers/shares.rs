@@ -1,11 +1,11 @@
-//! Places that are had at once or refused, with a share for each peer.
+//! Places that are granted or refused at once, with a share for each peer.
 //!
-//! **The rule**: a peer may hold at most as many places as it leaves free, or one more. A fixed
-//! share of a quarter would be exhausted by four peers. By this rule the first peer takes 1/2, the
-//! next 1/4, then 1/8: whoever comes finds something until the last place is taken. A peer that is
-//! alone has half of the total, and totals are chosen with that in mind.
+//! **The rule**: a peer may hold at most as many places as it leaves free, or one more. With a
+//! fixed share of a quarter, four peers would exhaust the total. By this rule the first peer takes
+//! 1/2, the next 1/4, then 1/8: a new peer finds a place until the last one is taken. A single peer
+//! has half of the total, and totals are chosen accordingly.
 //!
-//! [`Shares`] decides and is pure; [`Places`] hands out guards that give back what they hold.
+//! [`Shares`] decides and is pure; [`Places`] hands out guards that release what they hold.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -1,14 +1,15 @@
-//! Work that waits for its turn: peers are served one after another.
+//! A line for work that waits for its turn: peers are served one after another.
 //!
-//! A queue in order of arrival belongs to whoever fills it. Here each peer has a queue of its own,
-//! and the ring of peers with something waiting goes round: a peer with one batch waits for at most
-//! one batch of each other peer, however many those have. The next in the ring is served when its
-//! cost fits; until then nobody passes it, or large work would never have its turn. Only a peer
-//! that holds its share already is passed over: it waits for its own work to end, not for others'.
+//! A queue in order of arrival is dominated by the peer that fills it. Here each peer has its own
+//! queue, and the ring of waiting peers goes round: a peer with one batch waits for at most one
+//! batch of each other peer, however many those have. The next peer in the ring is served when the
+//! cost of its work fits; until then no other passes it, or large work would never have its turn.
+//! Only a peer that already holds its share is passed over: it waits for its own work to end, not
+//! for the work of others.
 //!
-//! [`Ring`] decides and is pure; [`Turns`] lets tasks wait. What may wait is bounded by those who
-//! ask: each of them holds a place that is counted elsewhere ([`super::shares`]), and gives up its
-//! place in the ring when it is dropped.
+//! [`Ring`] decides and is pure; [`Turns`] lets tasks wait. The number of waiting tasks is bounded
+//! by the callers: each of them holds a place that is counted elsewhere ([`super::shares`]), and
+//! leaves the ring when it is dropped.
 
 use std::{
     collections::{BTreeMap, VecDeque},

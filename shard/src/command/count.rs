@@ -1,4 +1,4 @@
-//! A question about the devices that are held.
+//! The command to count the devices in a region.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! How many devices were handed to a lane, and with which outcomes.
+//! Counts of devices that were handed to a lane, by outcome.
 
 use clarion_proto::outcome::Outcome;
 

@@ -1,4 +1,4 @@
-//! What a core says to the control plane.
+//! Events from a core to the control plane.
 
 use clarion_proto::{
     ids::{LaneId, WaveId},

@@ -1,4 +1,4 @@
-//! What a core holds: devices by app, and how far their logs are applied.
+//! Content of a core: devices by app, and the applied positions of its logs.
 
 use clarion_proto::ids::{AppName, LogId, Position};
 

@@ -1,4 +1,4 @@
-//! Why devices were not accepted at once, and how often each reason was given.
+//! Counts of the reasons why devices were not accepted at once.
 
 use clarion_proto::ids::{AppName, LaneId};
 

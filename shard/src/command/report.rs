@@ -1,4 +1,4 @@
-//! What happened to one wave on one core.
+//! The report of one core about one wave.
 
 use clarion_proto::ids::{AppName, DeviceId, Epoch, LaneId, PartitionId, UnixMillis, WaveId};
 use roaring::RoaringBitmap;

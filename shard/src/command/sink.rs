@@ -1,4 +1,4 @@
-//! Where the commands of one core go: a bounded queue, whatever stands behind it.
+//! A bounded queue for the commands of one core, independent of its implementation.
 
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;

@@ -1,4 +1,4 @@
-//! Waves and counts that come in parts, put together.
+//! Assembles waves and counts from the parts in which they are sent.
 //!
 //! ```text
 //! Wave, Count  whole ──────────────────────────────────────────▶ message
@@ -7,13 +7,13 @@
 //!                              └─ Cancel, End, the same again, end of the session ──▶ dropped
 //! ```
 //!
-//! Cells become ranges as they come, so a wide cover is never held as cells, and no message takes
-//! long: a cover of a thousand kilometres is dozens of short pieces of work, between which grants
-//! are taken. Parts of several waves may alternate.
+//! Cells become ranges as they arrive, so a wide cover is never stored as cells, and no message
+//! takes long: a cover of a thousand kilometres is dozens of short pieces of work, and grants are
+//! processed between them. Parts of several waves may alternate.
 //!
-//! Whatever is kept of a wave or count takes its place in the node's [`Room`] first, from the head
-//! of the first part until the last core has dropped the cover. There is one assembly for each
-//! session; dropping it drops what is incomplete.
+//! All data of a wave or count reserves its place in the node's [`Room`] first, from the head of
+//! the first part until the last core has dropped the cover. There is one assembly for each
+//! session; dropping it drops incomplete waves and counts.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

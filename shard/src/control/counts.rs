@@ -1,4 +1,4 @@
-//! Questions about the registry: asked of all cores, answered with the sum.
+//! Counts of devices for the coordinator: every core counts, the node answers with the sum.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

@@ -1,5 +1,5 @@
-//! What each message does. The order of the commands that come out is the order in which a core
-//! must see them.
+//! The effects of each message. The order of the resulting commands is the order in which a core
+//! must receive them.
 
 use clarion_proto::{
     error::InvalidField,

@@ -1,4 +1,4 @@
-//! Which coordinator may direct this node, and with which log. Pure.
+//! Decides which coordinator may direct this node, and with which log. Pure.
 //!
 //! A node holds partitions that were built from one log. A coordinator that serves another log
 //! plans alerts for devices that this node does not hold, so the two must not be mixed: not after a

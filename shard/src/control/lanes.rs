@@ -1,5 +1,5 @@
-//! Lane ends: what the coordinator said of each, divided over the cores, and how the cores say it
-//! is.
+//! The lanes of a node: terms from the coordinator, their division over the cores, and the health
+//! that the cores report.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -1,13 +1,13 @@
-//! What a coordinator may say, checked.
+//! Messages of a coordinator, checked.
 //!
-//! The wire's types can hold anything: an unknown lane platform, half a bitmap, an expression
-//! without its operands. Each message is turned once, on receipt, into a type that cannot be wrong,
-//! so that neither the state machine nor a core ever asks again. What depends on the node's state
-//! (is this partition mine? do I know this lane?) is not asked here but by the state machine, which
-//! is the one that knows.
+//! The wire's types can hold invalid values: an unknown platform, half a bitmap, an expression
+//! without its operands. Each message is converted once, on receipt, into a type that is always
+//! valid, so that neither the state machine nor a core checks again. Checks that depend on the
+//! node's state (does this node own the partition? does it know the lane?) belong to the state
+//! machine.
 //!
-//! A message that fails names its field, the limit and the value, and the wave it was about if it
-//! had one: that becomes a `Refusal`, never the end of the session.
+//! An invalid message names its field, the limit and the value, and its wave if it has one: the
+//! node answers with a `Refusal`; the session continues.
 
 mod lane;
 pub(super) mod wave;

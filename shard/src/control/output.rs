@@ -1,4 +1,4 @@
-//! What the control plane wants to have done: commands for cores, and the feed stopped and started.
+//! Outputs of the control plane: commands for cores, and requests to stop and start the feed.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! What the node holds: the sum of what its cores hold.
+//! The node's registry state: the sum over its cores.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,4 @@
-//! What became of a request, and what follows from it for its device, its lane and its wave.
+//! The result of a request, and its consequences for the device, the lane and the wave.
 
 use std::time::Duration;
 

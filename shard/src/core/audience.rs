@@ -1,8 +1,8 @@
-//! Whom a wave addresses and what each is told: apps, segments and locales resolved to this core's
-//! small numbers.
+//! The audience of a wave and the message for each device: apps, segments and locales resolved to
+//! the indices of this core.
 //!
-//! A device row names its app, locale and segments by index. What an index means for this wave is
-//! worked out the first time a device has it and remembered, so that the ten-thousandth device
+//! A device row names its app, locale and segments by index. The meaning of an index for a wave is
+//! computed for the first device that has it, and remembered, so that the ten-thousandth device
 //! costs two loads and no comparison of text.
 
 use clarion_proto::ids::{AppName, LaneId};

@@ -1,4 +1,4 @@
-//! What follows from an answer for its device and its message: an end, or another try.
+//! The consequence of an answer for its device and message: a final outcome, or another try.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Counting who would be reached: the walk of a wave that hands nobody over.
+//! Counting the devices in a region: a walk that hands no device over.
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
-//! One connection serves one wave: the one place where a device becomes a request.
+//! Takes devices from one wave for one connection: the only place where a device becomes a request.
 //!
-//! Those due for another try go first, then those late, then the nearest band.
+//! Devices that are due for another try go first, then late devices, then the nearest band.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The guest's side: pushes of this core through connections that another core has.
+//! The guest's side of a remote lane: pushes of this core through connections of another core.
 
 use clarion_proto::{
     ids::{LaneId, WaveId},

@@ -1,5 +1,5 @@
-//! Guests as a host keeps them: what each was promised, what of it waits, what became of it, and
-//! whose the requests on our connections are.
+//! The host's records of its guests: credits, waiting requests, results, and the guest to which
+//! each request belongs.
 
 use std::collections::VecDeque;
 

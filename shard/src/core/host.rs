@@ -1,11 +1,11 @@
-//! The host's side: runs of other cores through this core's connections, fairly beside its own
-//! waves.
+//! The host's side of a remote lane: sends runs of other cores through this core's connections,
+//! fairly beside its own waves.
 //!
-//! Guests come first in a turn, but only with what they were given credit for, and credits are an
-//! equal share of the room that there is: with two guests a third each, and a third for the waves
-//! of this core. What is promised is kept free, so a run that arrives goes out at once, and waits
-//! only if its connection has gone meanwhile. Small rooms go round: a connection that takes a
-//! single request (APNs, before its first answer) gives it to another one each time.
+//! Guests come first in a turn, but only with requests for which they have credit, and credits are
+//! an equal share of the available room: with two guests a third each, and a third for the waves of
+//! this core. Promised room stays free, so a run that arrives is sent at once, and waits only if
+//! its connection has closed meanwhile. Small rooms rotate: a connection that takes a single
+//! request (APNs, before its first answer) gives it to another guest each time.
 
 use std::collections::VecDeque;
 

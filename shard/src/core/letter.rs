@@ -1,32 +1,31 @@
-//! What one core says to another: runs of pushes to a core that has connections, what became of
-//! them back.
+//! Letters between cores: runs of pushes to a core that has connections, and their results back.
 //!
-//! A lane has fewer connections than its nodes have cores. A core without one is the **guest** of
-//! one that has some, its **host**. The device stays where it is: its wave, its outcome, its other
-//! tries and its reports are the guest's; only the bytes of its token go to the host, and what a
-//! connection says of it comes back. All that is between them is two bounded queues, which belong
-//! to the driver.
+//! A lane has fewer connections than its nodes have cores. A core without a connection is the
+//! **guest** of a core with connections, its **host**. The device stays with the guest: its wave,
+//! outcome, further tries and reports; only the bytes of its token go to the host, and the result
+//! comes back. Host and guest share only two bounded queues, which belong to the driver.
 //!
-//! **Backpressure by credits.** A guest that has somebody to push to says so ([`Letter::Want`]);
-//! the host gives it credits out of the room that its connections have, fairly beside its own
-//! waves, and keeps that room free; without credits the guest's walk stands still, as it does
-//! without a free stream. A guest that wants no more gives back what it did not use.
+//! **Backpressure by credits.** A guest with devices to push to asks for credits
+//! ([`Letter::Want`]); the host grants credits out of the room of its connections, fairly beside
+//! its own waves, and keeps that room free; without credits the guest's walk waits, as it does
+//! without a free stream. A guest that needs no more credits returns the unused ones.
 //!
-//! **Bounds.** What was handed over and waits for a connection (because one closed, or its window
-//! shrank) is at most [`RUN_MAX`] requests for each guest and lane: some 50 KiB with FCM's tokens.
-//! There are never more letters under way than credits, tickets and waves call for, and a queue
-//! that is full makes them wait in the core that wrote them.
+//! **Bounds.** Requests that were handed over and wait for a connection (because one closed, or its
+//! window shrank) are at most [`RUN_MAX`] for each guest and lane: some 50 KiB with FCM's tokens.
+//! The number of letters is bounded by credits, tickets and waves, and a full queue makes letters
+//! wait in the core that wrote them.
 //!
-//! **A cancel reaches them.** A guest counts what it handed over as unsent until the host says that
-//! a socket has taken it. When it is told to stop, it voids what the host still holds of the wave
-//! ([`Letter::Void`]); the host hands that back and hurries its connections; so the guest confirms
-//! only when nothing of the wave can be written any more. Each entry also carries until when it may
-//! be written at all: the guest's grant, its slice, the wave's end.
+//! **A cancel reaches guests.** A guest counts handed-over requests as unsent until the host
+//! reports that a socket has taken them. When it must stop, the guest voids the requests of the
+//! wave that the host still holds ([`Letter::Void`]); the host returns them and flushes its
+//! connections; so the guest confirms only when no request of the wave can be written any more.
+//! Each entry also carries the time until which it may be written: the earliest end of the guest's
+//! grant, its slice and the wave.
 //!
-//! **The quota is the guest's.** A request counts against the slice of the core that decided on it,
-//! from when it was handed over to its fate, as one that is encoded and waits for its socket does;
-//! see `lane/slice`. Which core's connection carries it changes nothing, so slices need not move
-//! when connections do.
+//! **The quota belongs to the guest.** A request counts against the slice of the core that decided
+//! on it, from its hand-over to its result, like a request that is encoded and waits for its
+//! socket; see `lane/slice`. The core whose connection carries the request does not matter, so
+//! slices need not move when connections do.
 
 use clarion_proto::{
     ids::{LaneId, WaveId},

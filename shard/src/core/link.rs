@@ -1,13 +1,13 @@
-//! One connection as the core sees it: may it take requests now, and what of them has its socket
-//! not taken yet.
+//! One connection as the core sees it: whether it may take requests now, and which requests its
+//! socket has not taken yet.
 //!
-//! **No queue between walk and wire.** A link takes requests only while its socket has taken
-//! everything before, and never more than one flush at a time; so what is encoded and unsent is at
-//! most a flush per connection.
+//! **No queue between walk and wire.** A link takes requests only when its socket has taken all
+//! bytes before, and never more than one flush at a time; so encoded and unsent bytes are at most
+//! one flush per connection.
 //!
-//! **Credits are collected.** A gateway that answers one by one gives room one by one; answering
-//! each with a write would cost more than the push. A busy link waits until its room is worth a
-//! write or [`COLLECT`] has passed; an idle one never waits.
+//! **Credits are collected.** A gateway that answers one by one frees room one by one; a write for
+//! each answer would cost more than the push. A busy link waits until its room is worth a write or
+//! [`COLLECT`] has passed; an idle link never waits.
 
 use std::time::Duration;
 

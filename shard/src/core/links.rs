@@ -1,5 +1,5 @@
-//! The connections of all lanes: opened as work needs them, kept, replaced; and what their sockets
-//! do.
+//! The connections of all lanes of a core: opened for pending work, kept, replaced; and the events
+//! of their sockets.
 
 use std::time::Duration;
 

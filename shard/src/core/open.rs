@@ -1,12 +1,12 @@
-//! Pushes that are open: handed to a lane, no outcome yet.
+//! Open pushes: handed to a lane, without an outcome yet.
 //!
 //! A ticket names a slot here rather than (wave, partition, ordinal): an outcome must be counted
-//! where its device was counted as handed, and the device may have moved, changed its token or gone
-//! since. Slots are reused; each use has its own number in the ticket's upper half, so an answer to
-//! a push that was given up is recognised and ignored.
+//! where its device was counted as handed, and the device may have moved, changed its token or left
+//! since. Slots are reused; each use has its own number in the upper half of the ticket, so an
+//! answer to an abandoned push is recognised and ignored.
 //!
-//! Bound: a walk hands out only while its lane's retry lines are below their share, so there are
-//! never more slots than those shares and all streams of this core's connections.
+//! Bound: a walk hands out devices only while its lane's retry lines are below their share, so the
+//! number of slots never exceeds those shares plus all streams of this core's connections.
 
 use clarion_proto::ids::{DeviceId, Ordinal};
 

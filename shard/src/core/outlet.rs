@@ -1,9 +1,9 @@
-//! The part of a wave that goes through one lane: one walk for each partition, and its line of
+//! The part of a wave that goes through one lane: a walk for each partition, and the line of
 //! retries.
 //!
-//! A wave whose apps are on two lanes walks twice, once for each: were there one walk, it would
-//! stand still at the first device of a lane that takes nothing, and a gateway that is down would
-//! hold back the phones of the other. Each walk passes over the other's devices by the tag in their
+//! A wave with apps on two lanes walks twice, once for each lane. A single walk would stop at the
+//! first device of a lane that takes no requests, and a gateway that is down would delay the phones
+//! of the other platform. Each walk passes over the devices of the other lane by the tag in their
 //! keys.
 
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! Lanes pull from waves: which connection takes from which wave, and how many.
+//! Scheduling of one turn: which connection takes requests from which wave, and how many.
 //!
 //! A connection with room takes runs from the waves of its lane in turn, so that waves share a lane
 //! by runs however much each has to send.

@@ -1,8 +1,8 @@
-//! Why devices were not accepted, or not at once: counted by app, consequence, status and reason,
-//! so that nothing is silent.
+//! Reasons why devices were not accepted at once: counted by app, consequence, status and reason,
+//! so that no failure is silent.
 //!
-//! A wave keeps at most [`KINDS_MAX`] kinds; a gateway that makes up words fills them and no more:
-//! what comes later is counted as `other`. Nothing here is met by a push that is accepted.
+//! A wave keeps at most [`KINDS_MAX`] kinds; if a gateway invents reasons, they fill these kinds
+//! and later ones are counted as `other`. Accepted pushes never touch these counts.
 
 use super::audience::Audience;
 use crate::{

@@ -1,4 +1,4 @@
-//! A link to a core that has connections of a lane: one more kind of link, whose room is credits.
+//! A link to a host core: like a connection, with credits instead of free streams.
 
 use clarion_proto::{
     device::TOKEN_BYTES_MAX,

@@ -1,8 +1,8 @@
-//! Reports: what happened to a wave on this core, every 20 ms while something changes.
+//! Reports of a wave on this core, every 20 ms while something changes.
 //!
-//! Counts are totals, so that a report lost or repeated harms nothing; sets of ordinals are what
-//! changed, as totals would be megabytes. A report is built when the control plane has room for it
-//! and not before: changes merge until then.
+//! Counts are totals, so a lost or repeated report does no harm; sets of ordinals are changes,
+//! because totals would take megabytes. A report is built only when the control plane has room for
+//! it: changes merge until then.
 
 use std::time::Duration;
 

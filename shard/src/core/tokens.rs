@@ -1,5 +1,5 @@
-//! Which provider token each connection uses, and what its gateway says of it: `lane/trust`
-//! decides, here it is done.
+//! Provider tokens of connections: applies the decisions of `lane/trust`, and tells it how the
+//! gateway answers.
 
 use std::fmt::Display;
 

@@ -1,19 +1,21 @@
-//! Which of a gateway's addresses a connection goes to: evenly over all, but for those that failed
-//! a while ago.
+//! Chooses the address of a gateway for a new connection: evenly over all addresses, except those
+//! that failed recently.
 //!
-//! Gateways publish several addresses and move them (Apple asks senders to resolve anew for each
-//! connection and to spread). A resolver gives them in any order, another one each time, so taking
-//! the first, or each in turn, spreads nothing. Here the address with the fewest of this core's
-//! connections is taken; of equals the first behind the one taken last, where each core begins at
-//! another one. An address that could not be connected to is passed over for [`PASSED_OVER`],
-//! unless all have failed: then the one that failed first is tried again.
+//! Gateways publish several addresses and move them (Apple asks senders to resolve again for each
+//! connection and to spread). A resolver returns them in a different order each time, so taking the
+//! first address, or each in turn, does not spread connections. Here a connection goes to the
+//! address with the fewest connections of this core; among equals, to the next one after the
+//! address taken last, where each core begins at a different one. An address that refused a
+//! connection is passed over for [`PASSED_OVER`], unless all have failed: then the one that failed
+//! first is tried again.
 //!
-//! **A name that moves.** Each connection asks anew, so new ones go where the name points now,
-//! whatever it pointed to before; an address that is not in the answer is never taken. Connections
-//! that stand stay where they are: an answer is often a part of all addresses, another one each
-//! time, so that one is missing says nothing, and who has gone says so itself. An address where
-//! nobody listens delays nobody: the same attempt goes on with the next ([`Addresses::instead`]),
-//! up to [`DIALS_MAX`].
+//! **A name that moves.** Each connection resolves the name again, so new connections go where the
+//! name points now, whatever it pointed to before; an address that is not in the answer is never
+//! taken. Established connections stay where they are: an answer is often only a part of all
+//! addresses, a different one each time, so a missing address proves nothing, and a gateway that
+//! shuts down closes its connections itself. An address that does not accept connections delays no
+//! push: the same attempt continues with the next address ([`Addresses::instead`]), up to
+//! [`DIALS_MAX`].
 //!
 //! Pure: names and sockets are elsewhere.
 

@@ -1,4 +1,4 @@
-//! Letters between the cores of a node: one bounded queue into each core, written to by all others.
+//! Letters between the cores of a node: each core has one bounded queue, written by all others.
 
 use std::sync::Arc;
 

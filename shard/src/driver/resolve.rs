@@ -1,7 +1,7 @@
-//! Names to addresses, off the core's thread: `getaddrinfo` may take many seconds.
+//! Name resolution, off the core's thread: `getaddrinfo` may take many seconds.
 //!
-//! Asked anew for every connection, as gateways move and spread by name (Apple asks for it). The
-//! answer is all addresses of the name; [`super::addresses`] chooses.
+//! Every connection resolves the name again, as gateways move and spread by name (Apple asks for
+//! it). The result is all addresses of the name; [`super::addresses`] chooses.
 
 use std::{
     io,

@@ -1,9 +1,9 @@
 //! One TCP connection with TLS over it, never blocking.
 //!
-//! What the core encodes goes into TLS a piece at a time, and only when the former ciphertext has
-//! been taken by the socket: what waits in user space is at most one flush of plaintext and
-//! [`PIECE`] of ciphertext. The socket's own buffer is bounded too ([`SEND_BUFFER_BYTES`]), so that
-//! what still reaches the gateway after a cancel is little.
+//! The core's bytes go into TLS a piece at a time, and only when the socket has taken the former
+//! ciphertext: user space buffers at most one flush of plaintext and [`PIECE`] of ciphertext. The
+//! socket's own buffer is bounded too ([`SEND_BUFFER_BYTES`]), so that little still reaches the
+//! gateway after a cancel.
 
 use std::{
     io::{self, BufRead, Read, Write},

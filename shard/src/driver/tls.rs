@@ -1,4 +1,4 @@
-//! TLS settings of each lane.
+//! TLS configuration of each lane.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -1,15 +1,15 @@
 //! One HTTP/2 connection to a gateway, as a state machine without I/O and clock.
 //!
-//! A general client spends some ten microseconds on a push: it builds a header map, codes each
-//! field, allocates for the stream and for the answer. But the pushes of a message differ in their
-//! token and stream id only (APNs has the token in `:path`, FCM in the body), and nearly every
+//! A general client spends some ten microseconds on a push: it builds a header map, encodes each
+//! field, and allocates for the stream and for the answer. But the pushes of a message differ only
+//! in their token and stream id (APNs has the token in `:path`, FCM in the body), and nearly every
 //! answer is `:status 200` with nothing else that matters. So here a request is copied from a
-//! template (`template`), a stream is a slot in a ring (`streams`), and an answer of the ordinary
-//! kind is recognised by three bytes (`read`). Neither allocates. Everything else that HTTP/2 may
-//! do still happens, on slower paths: settings at any time, windows in both directions, blocks and
-//! bodies in pieces, resets, GOAWAY in one and two steps.
+//! template (`template`), a stream is a slot in a ring (`streams`), and an ordinary answer is
+//! recognised by three bytes (`read`). Neither allocates. Everything else that HTTP/2 allows is
+//! handled on slower paths: settings at any time, windows in both directions, blocks and bodies in
+//! pieces, resets, GOAWAY in one and two steps.
 //!
-//! What holds:
+//! Guarantees:
 //! - each ticket that [`Connection::push`] took gets exactly one event, whatever the peer or the
 //!   socket does;
 //! - a ticket is [`ConnectionEvent::Unprocessed`] only if the peer certainly did nothing with it;

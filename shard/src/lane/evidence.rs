@@ -1,8 +1,8 @@
-//! How many answers a verdict needs, and who has to give them.
+//! How many answers of one kind decide about more than one device, and from how many connections.
 //!
-//! One odd answer among thousands of good ones must not decide for anybody but its own device. So
-//! each answer says something about the narrowest thing that it can be about, and what is said of
-//! more than a device is counted in rows:
+//! One odd answer among thousands of good ones must not decide about anything but its own device.
+//! So each answer counts for the narrowest thing that it can be about, and answers about more than
+//! a device are counted in rows:
 //!
 //! | answer | its own device | counted in the row of | when the row is full |
 //! |---|---|---|---|

@@ -1,4 +1,4 @@
-//! How a lane end is, in one word.
+//! The health of a lane end, as one value.
 
 /// How one end of a lane is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

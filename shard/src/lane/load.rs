@@ -1,15 +1,15 @@
-//! How a lane's connections are used on one core: what the budget of the lane in the cluster is
-//! made of.
+//! Load of a lane's connections on one core: the measurement behind the cluster-wide connection
+//! budget.
 //!
-//! Connections are the bottleneck exactly while a core waits although there is somebody to push to
-//! and no connection has a stream or window left. A core that is never idle has no use for more of
-//! them; a lane that waits for its quota, its alert's rate or the end of a pause has room on its
-//! connections. So what is measured is that time, from the end of a turn to the beginning of the
-//! next. But not of a gateway that answers nothing: one that is silent would be silent on more
-//! connections too.
+//! Connections are the bottleneck exactly while a core waits although it has devices to push to and
+//! no connection has a free stream or window. A core that is never idle cannot use more
+//! connections; a lane that waits for its quota, the rate of its alert or the end of a pause has
+//! room on its connections. So this module measures that waiting time, from the end of a turn to
+//! the beginning of the next. The time does not count while the gateway answers nothing: a silent
+//! gateway would be silent on more connections too.
 //!
 //! The time to an answer is sampled, one request in [`SAMPLED`] and one at a time on a connection:
-//! the middle of some hundred a second is as good as that of all, and a request that is not sampled
+//! the median of some hundred a second is as good as that of all, and a request that is not sampled
 //! costs one decrement.
 
 use std::time::Duration;

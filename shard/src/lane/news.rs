@@ -1,8 +1,7 @@
-//! How a lane end is, in words for people: which trouble it has, since when, and when it asks
-//! again.
+//! The health of a lane end as text for people: the trouble, its start, and the next probe.
 //!
-//! Of several troubles the one is told that keeps the others from being noticed: a refused
-//! credential, then no connection or no answers, then what the answers say. Pure.
+//! Of several troubles, only the one that hides the others is reported: a refused credential, then
+//! no connection or no answers, then the content of answers. Pure.
 
 use std::time::Duration;
 

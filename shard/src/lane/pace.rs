@@ -1,10 +1,10 @@
-//! How fast: a token bucket, refilled by time, for an alert's rate and, with more care (`slice`),
-//! for a lane's quota.
+//! Token bucket, refilled by time: for the rate of an alert and, with more rules (`slice`), for the
+//! quota of a lane.
 //!
 //! A bucket that gives out every token the moment it exists makes one write of one request each: 9
-//! µs of CPU instead of 0.6, and a core that wakes for each finds its caches cold each time. So an
-//! emptied bucket collects for [`QUANTUM`] before it gives again; the average stays, the writes
-//! carry many.
+//! µs of CPU instead of 0.6, and a core that finds its caches cold at each wake-up. So an empty
+//! bucket collects for [`QUANTUM`] before it gives again; the average stays the same, and each
+//! write carries many requests.
 
 use std::time::Duration;
 

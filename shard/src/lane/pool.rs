@@ -1,9 +1,9 @@
-//! When one lane end may open a connection: how many it should have, how soon after a failure, how
-//! often at most.
+//! Decides when a lane end may open a connection: the target number, the pause after a failure, and
+//! the maximum rate of attempts.
 //!
-//! Gateways take rapid opening and closing for an attack, and a core that loses its gateway must
-//! not knock in a loop. But whoever has a gateway again must be back in seconds. So there are three
-//! rules:
+//! Gateways treat rapid opening and closing as an attack, and a core that loses its gateway must
+//! not reconnect in a tight loop. But a core whose gateway is back must be connected within
+//! seconds. So there are three rules:
 //!
 //! - **A budget that refills evenly.** [`ATTEMPTS_AT_ONCE`] attempts and one for each connection
 //!   that the lane end should have may be made at once; one more comes every [`ATTEMPT_EVERY`]. In

@@ -1,4 +1,4 @@
-//! How fast something may go: a rate and a burst.
+//! A rate limit: a rate and a burst.
 
 /// How fast: `per_second` on average, `burst` at once.
 #[derive(Debug, Clone, Copy, PartialEq)]

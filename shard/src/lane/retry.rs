@@ -1,10 +1,10 @@
-//! Who waits for another try, by time; and for how long.
+//! The retry line of a lane: pushes that wait for another try, by time; and how long they wait.
 //!
 //! A line holds names of open pushes (slots, four bytes each), never tokens or bodies: those are
-//! read again when the time comes. It is not bounded by itself but by who may enter: a walk hands
+//! read again when the time comes. The line itself has no bound, but its entrants do: a walk hands
 //! out new devices only while the lines of its lane hold fewer than the lane's share of
-//! [`ORDINALS_MAX`], so a line never holds more than that share and what was in flight at that
-//! moment. A full line means that the walk waits; nothing is ever dropped for lack of room.
+//! [`ORDINALS_MAX`], so a line never holds more than that share and the requests in flight at that
+//! moment. A full line makes the walk wait; no push is ever dropped for lack of room.
 
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 

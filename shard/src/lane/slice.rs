@@ -1,10 +1,9 @@
-//! A core's slice of a lane's quota: never more than the provider allows, in any minute that
-//! anybody may choose.
+//! A core's slice of a lane's quota: never more requests than the provider allows, in any minute.
 //!
-//! A provider counts what *arrives* in windows that nobody can align with. A token bucket lets
-//! through `burst + rate · 60 s` in any 60 s, and the coordinator shares out bursts and rates so
-//! that the sum over all nodes is the quota. But a bucket counts what is *encoded*, when it is
-//! encoded, and there are five ways in which more than that arrives:
+//! A provider counts the requests that *arrive*, in windows whose start is unknown. A token bucket
+//! lets through `burst + rate · 60 s` in any 60 s, and the coordinator divides bursts and rates so
+//! that the sum over all nodes is the quota. But a bucket counts requests when they are *encoded*,
+//! and there are five ways in which more than that arrives:
 //!
 //! 1. **Requests that arrive late.** A socket blocks, a network stalls, a gateway does not read:
 //!    what was encoded over a second arrives at once, together with what the bucket has refilled
@@ -24,7 +23,7 @@
 //! 5. **Cores.** Each has a bucket, and none can hold less than one request; see [`share`].
 //!
 //! A request that goes out over another core's connection counts here, with the core that decided
-//! on it, from when it was handed over: it is out, however long it is on its way. So slices do not
+//! on it, from its hand-over: it counts as out, however long it is on its way. So slices do not
 //! move when connections do.
 //!
 //! **A reserve.** Waves that have a lane to themselves leave the last sixteenth of the burst in the
@@ -34,9 +33,8 @@
 //! one that is never below nothing; only where rate × latency comes near the burst does it bind, by
 //! a sixteenth.
 //!
-//! Repeats spend as first tries do. What is not counted: a request whose answer is not waited for
-//! any more (deadline, broken connection) and that reaches the gateway all the same from some
-//! buffer on the way.
+//! Retries spend tokens like first tries. Not counted: a request whose answer is no longer awaited
+//! (deadline, broken connection) and that still reaches the gateway from a buffer on the way.
 
 use clarion_proto::time::Time;
 

@@ -1,4 +1,5 @@
-//! What a core is told of a lane: where its gateway is, and the limits of its own end.
+//! The specification of a lane for one core: address of the gateway, and the limits of the core's
+//! end.
 
 use std::{sync::Arc, time::Duration};
 

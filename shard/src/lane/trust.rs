@@ -1,24 +1,25 @@
-//! What is known of a lane end's provider tokens: which may be used, on which connections, and how
-//! much at once.
+//! State of a lane end's provider tokens: which token may be used, on which connections, and for
+//! how many requests at once.
 //!
-//! **A new one is tried before it is used**: by one request, on one connection; the others go on
-//! with the former, which is still good (the lane's owner replaces tokens well before their end).
-//! When the new one has been accepted, all take it. So a token that is no good (a key that is
-//! wrong, a clock that is off, one change too many) costs one request and not a burst on every
-//! connection, which APNs answers with smaller SETTINGS and in the end by disconnecting (Apple,
-//! "Handling error responses from APNs"). Where there is no former one to go on with, all wait for
-//! that one request. Another key's token is tried in the same way, over a connection of its own,
-//! since APNs ties each to the key of its first request (Apple, "Establishing a token-based
-//! connection to APNs"): a wrong key that somebody put in place costs a connection.
+//! **A new token is tried before it is used**: by one request, on one connection; the other
+//! connections continue with the former token, which is still valid (the lane's owner replaces
+//! tokens well before they expire). When the gateway has accepted the new token, all connections
+//! take it. So a bad token (a wrong key, a clock that is off, one change too many) costs one
+//! request and not a burst on every connection, which APNs answers with smaller SETTINGS and in the
+//! end by disconnecting (Apple, "Handling error responses from APNs"). Without a former token, all
+//! connections wait for that one request. The token of another key is tried in the same way, over a
+//! new connection, since APNs ties each connection to the key of its first request (Apple,
+//! "Establishing a token-based connection to APNs"): a wrong key that an operator installed costs
+//! one connection.
 //!
-//! **A refusal of one connection is that connection's word.** It sticks to a connection
-//! (jchambers/pushy#783), one host's clock may be wrong, and a sporadic InvalidProviderToken heals
-//! itself (ostinelli/apnotic#109). So that connection goes, and others go on. Only a full row of
-//! refusals ([`super::evidence`]), with nobody accepted in between, condemns the token: an alarm,
-//! and the lane's owner makes another when its spacing of 24 minutes allows. Meanwhile the same
-//! token is tried again, by one request over one new connection each time, after pauses that double
-//! up to 5 s, or up to a minute while a former token goes on: 20 minutes are long for whoever looks
-//! for a child.
+//! **A refusal on one connection counts for that connection only.** A refusal sticks to a
+//! connection (jchambers/pushy#783), the clock of one host may be wrong, and a sporadic
+//! InvalidProviderToken heals itself (ostinelli/apnotic#109). So that connection closes, and the
+//! others continue. Only a full row of refusals ([`super::evidence`]), with no acceptance in
+//! between, condemns the token: the lane raises an alarm, and the lane's owner creates another
+//! token when its spacing of 24 minutes allows. Meanwhile the same token is tried again, by one
+//! request over one new connection each time, after pauses that double up to 5 s, or up to a minute
+//! while a former token is in use: 20 minutes are long during a search for a child.
 //!
 //! ```text
 //!            accepted                       a full row of refusals
@@ -30,9 +31,9 @@
 //!                                                                              Untried
 //! ```
 //!
-//! **The first answer to an untried token counts at once.** It is tried by one request at a time
-//! anyway, so nothing is lost: being condemned means only that the next try has a pause, and that
-//! somebody knows. Pure.
+//! **The first answer to an untried token counts at once.** One request at a time tries the token
+//! anyway, so nothing is lost: a condemned token only means that the next try has a pause, and that
+//! the trouble is reported. Pure.
 
 use std::time::Duration;
 

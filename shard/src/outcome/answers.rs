@@ -1,4 +1,4 @@
-//! Totals of the outcomes that a gateway's answers gave.
+//! Totals of outcomes by the answers of gateways.
 
 use clarion_proto::outcome::Outcome;
 

@@ -1,9 +1,9 @@
-//! What APNs' answers mean. Pure.
+//! The meaning of APNs' answers. Pure.
 //!
-//! Every reason that APNs documents is named, without a wildcard, so that a new one is a decision
-//! and not an accident. A reason counts only together with the status it belongs to: it is the
-//! provider's signature. An answer without one (a proxy's page, a redirect, a reason found
-//! somewhere) says nothing about anybody, whatever its status.
+//! Every reason that APNs documents is named, without a wildcard, so that a new one requires a
+//! decision. A reason counts only together with its own status: the pair is the provider's
+//! signature. An answer without this signature (a proxy's page, a redirect, a reason with another
+//! status) says nothing about a device, message or credential, whatever its status.
 
 use std::{fmt, time::Duration};
 

@@ -1,11 +1,11 @@
-//! What FCM's answers mean. Pure.
+//! The meaning of FCM's answers. Pure.
 //!
-//! FCM says why in two places, the more exact one first (Firebase, "FCM error codes"): the
+//! FCM gives the reason in two places, the more exact one first (Firebase, "FCM error codes"): the
 //! `errorCode` of an `FcmError` among the details, and the canonical `status` of the error. Either
-//! counts only with an HTTP status that it belongs to: it is the provider's signature. The HTTP
-//! status alone may be anybody's, as the bodies of front ends and proxies are HTML, and says
-//! nothing about a device, message, credential or project. Codes are named without a wildcard: a
-//! new one is a decision. A code that is not known here says nothing, and the status is asked.
+//! counts only with an HTTP status that belongs to it: the pair is the provider's signature. The
+//! HTTP status alone may come from any intermediary, as the bodies of front ends and proxies are
+//! HTML, and says nothing about a device, message, credential or project. Codes are named without a
+//! wildcard: a new one requires a decision. For an unknown code, the canonical `status` decides.
 
 use std::{fmt, time::Duration};
 
@@ -55,19 +55,19 @@ macro_rules! words {
 words! {
     /// `errorCode` of `google.firebase.fcm.v1.FcmError`.
     ErrorCode:
-    /// Says nothing.
+    /// No reason is given.
     Unspecified = "UNSPECIFIED_ERROR";
-    /// 400.
+    /// The request is invalid; HTTP 400.
     InvalidArgument = "INVALID_ARGUMENT";
-    /// 404.
+    /// The token is not registered any more; HTTP 404.
     Unregistered = "UNREGISTERED";
-    /// 403.
+    /// The token belongs to another sender; HTTP 403.
     SenderIdMismatch = "SENDER_ID_MISMATCH";
-    /// 429.
+    /// A quota is exceeded; HTTP 429.
     QuotaExceeded = "QUOTA_EXCEEDED";
-    /// 503.
+    /// The service is overloaded or unavailable; HTTP 503.
     Unavailable = "UNAVAILABLE";
-    /// 500.
+    /// An internal error of FCM; HTTP 500.
     Internal = "INTERNAL";
     /// 401; the second is its name of old.
     ThirdPartyAuthError = "THIRD_PARTY_AUTH_ERROR" | "APNS_AUTH_ERROR";
@@ -76,19 +76,19 @@ words! {
 words! {
     /// `status` of an error: those of `google.rpc.Code` that FCM is documented to use.
     Status:
-    /// 400.
+    /// The request is invalid; HTTP 400.
     InvalidArgument = "INVALID_ARGUMENT";
-    /// 401.
+    /// The access token is missing, wrong or expired; HTTP 401.
     Unauthenticated = "UNAUTHENTICATED";
-    /// 403.
+    /// The service account may not send; HTTP 403.
     PermissionDenied = "PERMISSION_DENIED";
-    /// 404.
+    /// The token or the project does not exist; HTTP 404.
     NotFound = "NOT_FOUND";
-    /// 429.
+    /// A quota is exceeded; HTTP 429.
     ResourceExhausted = "RESOURCE_EXHAUSTED";
-    /// 500.
+    /// An internal error of FCM; HTTP 500.
     Internal = "INTERNAL";
-    /// 503.
+    /// The service is overloaded or unavailable; HTTP 503.
     Unavailable = "UNAVAILABLE";
 }
 

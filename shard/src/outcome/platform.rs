@@ -1,4 +1,4 @@
-//! The two providers whose gateways are pushed to.
+//! The two push providers: APNs and FCM.
 
 /// Whose protocol a lane speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,16 +1,17 @@
-//! Applies records with what they will change on its way into the cache.
+//! Applies records in a pipeline that loads the memory of later records into the cache.
 //!
 //! A record on its own waits for memory some eight times, one after the other: the head of the
 //! index's bucket, the entry in it, the row, the fences of two pages, the pages themselves, its
-//! token. Devices stand anywhere, so of a node that holds millions none of this is in a cache, and
-//! each wait takes a few hundred nanoseconds. So records go through a pipeline: while one is
-//! applied, the next three have their pages fetched, the three behind them look for these pages,
-//! and so on up to the hash of the record that comes [`STAGES`] times [`STEP`] later. Each stage
-//! reads what the one before it asked for, and asks for more; nobody waits.
+//! token. The devices of successive records are spread over all memory, so on a node that holds
+//! millions none of this is in a cache, and each wait takes a few hundred nanoseconds. So records
+//! go through a pipeline: while one record is applied, the next three have their pages fetched, the
+//! three behind them look for these pages, and so on up to the hash of the record that comes
+//! [`STAGES`] times [`STEP`] later. Each stage reads the memory that the stage before it requested,
+//! and requests more; no stage waits.
 //!
-//! Nothing is changed ahead of a record's turn, and nothing believed: what was found of a record
-//! may be changed by those before it, so an ordinal counts only if its row names the device, and a
-//! page only if the key is between its fences. Whatever was asked for in vain costs its time only.
+//! The pipeline changes nothing ahead of a record's turn and trusts nothing that it found: earlier
+//! records may change it. So an ordinal counts only if its row names the device, and a page only if
+//! the key is between its fences. A wrong guess costs only time.
 
 use clarion_proto::{
     device::{Change, Record},

@@ -1,4 +1,4 @@
-//! One bit for each ordinal of a partition.
+//! A bit set with one bit for each ordinal of a partition.
 
 use clarion_proto::ids::Ordinal;
 use roaring::RoaringBitmap;

@@ -7,9 +7,9 @@
 //! off, all works as before, slower). All partitions of a process share the regions, so that a
 //! partition with a hundred devices takes three blocks and not three huge pages.
 //!
-//! A block that is given back is wiped, as it held tokens, and waits for the next taker: the
-//! process keeps what it once needed. Regions are only address space until they are touched, 2 MiB
-//! at a time, in order.
+//! A block that is returned is wiped, because it held tokens, and waits for the next use: the
+//! process keeps the memory that it once needed. Regions are only address space until they are
+//! touched, 2 MiB at a time, in order.
 
 use std::{
     mem,

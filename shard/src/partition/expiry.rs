@@ -1,10 +1,10 @@
-//! Which rows without registration are to be dropped, and when: tombstones, and places of devices
+//! The queue of rows without registration that are to be dropped: tombstones, and places of devices
 //! that never registered.
 //!
-//! Append time is the only clock here, so two nodes drop the same rows at the same records. A row
-//! is named at most once, whatever becomes of it meanwhile: a row that registered, or whose time
-//! was put off, is looked at when its entry comes up. So the queue is bounded by the rows, and a
-//! device that flaps costs nothing.
+//! Append time is the only clock here, so two nodes drop the same rows at the same records. The
+//! queue names a row at most once, whatever happens to it meanwhile: a row that registered, or
+//! whose time was postponed, is checked when its entry is due. So the number of rows bounds the
+//! queue, and a device that flaps costs nothing.
 //!
 //! An entry is ten bytes, due time before ordinal and both with the highest byte first, so that
 //! bytes compare as times do.

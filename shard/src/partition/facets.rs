@@ -1,5 +1,5 @@
-//! What one record changes of its device: each facet (registration, place, mute choice) keeps the
-//! newest observation.
+//! Applies one record to its device: each facet (registration, place, mute choice) keeps the newest
+//! observation.
 
 use clarion_proto::{
     device::{Cell, Registration},

@@ -1,4 +1,4 @@
-//! How much a partition holds, kept up to date by what each record changes.
+//! Counts of a partition's content, updated with each record.
 
 use super::{
     key::Key,

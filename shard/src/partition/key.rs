@@ -1,5 +1,5 @@
-//! Where a device stands in the order of the walk: by cell, then by the tag of its app, then by
-//! ordinal, in one 64-bit number.
+//! The key of a device in the order of the walk: cell, then the tag of its app, then ordinal, in
+//! one 64-bit number.
 //!
 //! An H3 index of resolution 9 has 34 bits that vary: seven of the base cell and nine digits of
 //! three (bits 18 to 51); the mode and the resolution above and the unused digits below are always

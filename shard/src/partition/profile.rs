@@ -1,10 +1,10 @@
 //! App, locale and segments of a device as one number of two bytes.
 //!
 //! A row that named the three separately would spend six bytes; a million devices have some
-//! thousand combinations. Each partition numbers those that it has met, and never forgets one. A
-//! combination that comes when all numbers are given is kept for its device alone, in a map: six
-//! bytes become forty, and nothing else changes. The numbers are of this process: a snapshot spells
-//! the words.
+//! thousand combinations. Each partition numbers the combinations that it has met, and never
+//! forgets one. A combination that arrives when all numbers are in use is stored for its device
+//! alone, in a map: six bytes become forty, and nothing else changes. The numbers are valid in this
+//! process only: a snapshot contains the words.
 
 use std::collections::BTreeMap;
 

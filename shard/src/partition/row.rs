@@ -1,4 +1,4 @@
-//! What is known of one device, in 37 bytes.
+//! The row of one device, 37 bytes.
 //!
 //! | bytes | what |
 //! |---|---|

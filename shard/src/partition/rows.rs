@@ -1,24 +1,24 @@
-//! Rows by ordinal, and which ordinals are whose.
+//! Rows by ordinal, and the assignment of ordinals to devices.
 //!
 //! Ordinals are dense from 0, so a row is found by arithmetic. Rows stand in chunks that never
 //! move: growing a partition copies nothing and leaves no half-empty doubling behind.
 //!
-//! **When an ordinal is given again.** Waves, reports of what was handed over and the ledger name
-//! devices by ordinal. If an ordinal went to another device meanwhile, that device would pass as
-//! alerted. Whether a wave is running is known to one node only and must not matter here: two nodes
-//! that applied the same log have the same ordinals, since one continues with what the other
-//! reported. So the rule uses the only clock that both share, the append time: an ordinal rests for
+//! **When an ordinal is reused.** Waves, reports of handed-over devices and the ledger name devices
+//! by ordinal. If an ordinal went to another device meanwhile, that device would count as alerted.
+//! Only one node knows whether a wave is running, so this must not matter here: two nodes that
+//! applied the same log must have the same ordinals, since one continues from the other's reports.
+//! So the rule uses the only clock that both share, the append time: an ordinal rests for
 //! [`ORDINAL_REST_MS`] after its row was dropped, and a row is dropped 24 h after it could last be
 //! pushed to. Together that is a day longer than the longest alert and the 72 h for which it may
 //! stay sticky afterwards.
 //!
-//! **What rests takes no room.** A tenth of all devices may leave within that month, and a vacant
-//! row for each would be four bytes for everybody. So the slot of an ordinal that rests goes to a
-//! *guest*: where there are vacant slots for a whole chunk, the next chunk of ordinals has no slots
-//! of its own, but four bytes for each ordinal that say in whose slot its row stands. An ordinal
-//! that is given again has its slot back, and the guest moves on; where no slot is vacant, the
-//! guest's chunk gets slots of its own. Where a row stands is nobody's business but this file's,
-//! and depends on nothing but the order of records.
+//! **A resting ordinal takes no room.** A tenth of all devices may leave within that month, and a
+//! vacant row for each would cost four bytes for every device. So the slot of a resting ordinal
+//! goes to a *guest*: where there are vacant slots for a whole chunk, the next chunk of ordinals
+//! has no slots of its own, but four bytes for each ordinal that name the slot of its row. An
+//! ordinal that is reused gets its slot back, and the guest moves on; where no slot is vacant, the
+//! guest's chunk gets slots of its own. Only this file knows the slot of a row, and the slot
+//! depends on nothing but the order of records.
 
 use std::collections::VecDeque;
 

@@ -1,4 +1,4 @@
-//! A partition as bytes: immutable, checked, and readable for years.
+//! Snapshots: a partition as bytes, immutable, checked, and readable for years.
 //!
 //! A node that takes over a partition loads a snapshot and follows the log from there. Whether two
 //! nodes then have the same ordinals decides who is alerted twice, so a snapshot is the state

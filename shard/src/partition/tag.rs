@@ -1,11 +1,11 @@
 //! A few bits of the app in a device's key, so that a walk passes over those of other apps without
 //! a look at their rows.
 //!
-//! A wave over two platforms walks once for each lane. Were the app only in the row, each walk
-//! would wait for the memory of all the other's devices to learn that they are not its own. The tag
-//! is a hash of the app's name: it needs no table, is the same on every node and after every
-//! restart, and two apps with the same tag (one pair in sixteen) cost a look at the row, no more:
-//! whoever takes a device checks its app anyway.
+//! A wave over two platforms walks once for each lane. If only the row named the app, each walk
+//! would wait for the memory of the other platform's devices to find that they are not its own. The
+//! tag is a hash of the app's name: it needs no table, is the same on every node and after every
+//! restart, and two apps with the same tag (one pair in sixteen) cost only a look at the row: the
+//! code that takes a device checks its app anyway.
 
 use clarion_proto::ids::AppName;
 use xxhash_rust::xxh3::xxh3_64;

@@ -1,4 +1,4 @@
-//! Tokens, without an allocation for each, in as few bytes as they have.
+//! Storage of tokens, without an allocation for each, in as few bytes as possible.
 //!
 //! Tokens come in few lengths (APNs 32 bytes, FCM some twenty lengths between 142 and 163), and
 //! every churned device takes one and leaves one. One arena would need compaction; so each *shape*
@@ -11,8 +11,8 @@
 //! so 162 of 163 characters take six bits each; where the colon stands is part of the shape. 163
 //! characters become 122 bytes. All else is kept raw; no token is refused or changed.
 //!
-//! A registration may carry a `person`. It is reserved and hardly anybody sends it, so it has no
-//! field of its own: it stands behind the token in the same slot.
+//! A registration may carry a `person`. It is reserved and clients hardly ever send it, so it has
+//! no field of its own: it is stored behind the token in the same slot.
 //!
 //! Per token of a big partition: its bytes, 32 bytes of each chunk for up to [`CHUNK_SLOTS_MAX`]
 //! slots and what a block has beyond them (0.1 to 0.5), and for each shape on average half a chunk

@@ -1,8 +1,8 @@
-//! Who is addressed: an expression over segments, decided once per set of segments.
+//! The audience of a wave: an expression over segments, evaluated once for each set of segments.
 //!
 //! Devices share sets of segments: a million devices have some thousand. The answer for a set never
-//! changes (sets are never changed, see [`Vocabulary`]), so each is worked out when first met and
-//! remembered in a byte.
+//! changes (sets are never changed, see [`Vocabulary`]), so each is computed at the first device
+//! that has it and remembered in a byte.
 
 use crate::partition::{SegmentsIndex, Vocabulary};
 

@@ -1,27 +1,27 @@
-//! One wave in one partition: who is next.
+//! The walk of one wave in one partition: finds the next device.
 //!
 //! **Order.** Bands from the nearest; within a band by key (cell, tag of the app, ordinal). The
 //! *frontier* is (band, key): all that stood before it has been met. It names no page, so pages may
 //! split, merge and fill while the wave waits for a lane.
 //!
 //! **A small buffer.** Finding the next key is a search; so each search takes up to [`BUFFER_KEYS`]
-//! at once and moves the frontier behind them. A buffered or late device is only a key: when its
-//! turn comes it is returned if it stands at exactly that key still. If it does not, somebody told
-//! us where it stands now ([`Walk::entered`]), and it is met there.
+//! keys at once and moves the frontier behind them. A buffered or late device is only a key: at its
+//! turn it is returned if the device still has exactly that key. If not, the partition reported the
+//! new key ([`Walk::entered`]), and the walk meets the device there.
 //!
-//! A push reads the device's row and token, which stand anywhere in memory. So a search that has
-//! found who comes next also has their rows and tokens fetched, all at once ([`Partition::warm`]),
-//! so that the waits for memory overlap; how much of it, [`Ahead`] says.
+//! A push reads the device's row and token, which are spread over memory. So a search that has
+//! found the next devices also has their rows and tokens fetched, all at once
+//! ([`Partition::warm`]), so that the waits for memory overlap; [`Ahead`] says how far.
 //!
 //! **Late.** A device that becomes pushable behind the frontier waits in the *late queue*, nearest
-//! band first and before all that the walk would meet. The queue is bounded. When it is full the
-//! walk starts over from the nearest cell, which takes everybody in the queue along: whoever was
-//! met already is skipped by a bit, and skipping a million takes milliseconds. It cannot start over
-//! again and again, because right after it all is ahead of the frontier.
+//! band first and before all devices ahead of the frontier. The queue is bounded. When it is full
+//! the walk starts over from the nearest cell, which includes every device in the queue: a bit
+//! skips devices that were met already, and skipping a million takes milliseconds. It cannot start
+//! over again and again, because right after a restart all devices are ahead of the frontier.
 //!
-//! **Each once.** Two bits for each ordinal. *Handed* is for the wave's life: never returned again.
-//! *Met* is set when a device is returned, and cleared when it enters again without having been
-//! handed: so one who was not addressed comes back only after something changed.
+//! **Each once.** Two bits for each ordinal. *Handed* lasts for the wave's life: the device is
+//! never returned again. *Met* is set when a device is returned, and cleared when it enters again
+//! without having been handed: so a device that was not addressed comes back only after it changed.
 
 use std::collections::BTreeSet;
 

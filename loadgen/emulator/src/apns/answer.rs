@@ -1,4 +1,4 @@
-//! How APNs writes its answers.
+//! Responses in the format of APNs.
 //!
 //! Facts are those of Apple's "Handling notification responses from APNs": 200 is HEADERS alone
 //! with END_STREAM; an error is HEADERS and one DATA frame with a JSON object; 410 adds `timestamp`

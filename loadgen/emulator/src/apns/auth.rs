@@ -1,9 +1,9 @@
-//! Provider tokens: the JWT in `authorization`, checked as Apple says that it does.
+//! Provider tokens: the JWT in `authorization`, checked as Apple documents it.
 //!
-//! ES256 only; `kid` names a key that the gateway was given, `iss` its team; `iat` is at most an
-//! hour old. A valid token that grows old is refused as expired, one that was never valid as
-//! invalid: so age is asked at each request ([`Verified::age`]), the signature once for each new
-//! value on a connection.
+//! ES256 only; `kid` names a configured key, `iss` its team; `iat` is at most an hour old. A valid
+//! token that grows old is refused as expired, one that was never valid as invalid: so the age is
+//! checked at each request ([`Verified::age`]), the signature once for each new value on a
+//! connection.
 
 use clarion_proto::ids::UnixMillis;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};

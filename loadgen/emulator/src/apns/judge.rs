@@ -1,5 +1,5 @@
-//! What APNs holds against a request on its connection: the provider token that it is bound to, and
-//! bodies already read.
+//! Checks of APNs on a request of a connection: the provider token to which the connection is
+//! bound, and a cache of bodies already checked.
 
 use clarion_proto::time::Time;
 

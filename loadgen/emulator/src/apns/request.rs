@@ -1,8 +1,8 @@
-//! A request's headers and path as Apple wants them, in the order in which the gateway looks: path,
-//! authorization, headers, token, payload.
+//! Headers and path of a request to APNs, checked in the gateway's order: path, authorization,
+//! headers, token, payload.
 //!
-//! Apple does not say in which order it checks; this one is the order of what is known first.
-//! Reasons and limits are those of "Sending notification requests to APNs". Pure.
+//! Apple does not document the order of its checks; this order follows what is known first. Reasons
+//! and limits are those of "Sending notification requests to APNs". Pure.
 
 use std::{ops::RangeInclusive, sync::Arc};
 

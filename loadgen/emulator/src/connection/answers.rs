@@ -1,9 +1,9 @@
-//! Answers under way: waiting for the client's window, and for the kernel. Those that wait for
-//! their time stand in [`super::line`].
+//! Responses in progress: those that wait for the client's window, and those that wait for the
+//! kernel. [`super::line`] has the responses that wait for their time.
 //!
-//! A body needs the client's flow-control window (80 bytes that nearly always fit); if it does not
-//! fit it waits in line. What was written is remembered for a while, so that the record can tell an
-//! answer that left from one that the client cannot have read.
+//! A body needs the client's flow-control window (80 bytes that nearly always fit); a body that
+//! does not fit waits in line. Written responses are remembered for a while, so that the record can
+//! distinguish a response that left from one that the client cannot have read.
 
 use std::{collections::VecDeque, time::Duration};
 

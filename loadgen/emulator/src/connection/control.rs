@@ -1,5 +1,5 @@
-//! Frames that are not requests, and what the gateway does of its own accord: SETTINGS, windows,
-//! PING, RST_STREAM, GOAWAY.
+//! Frames other than requests, and frames that the gateway sends unasked: SETTINGS, windows, PING,
+//! RST_STREAM, GOAWAY.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! What a provider makes of a request that came whole, and what is answered nevertheless.
+//! The decision about a complete request: the provider's checks, and the script or fault that
+//! overrides them.
 
 use clarion_proto::{device::token_hash, time::Time};
 use rand::Rng as _;

@@ -1,10 +1,12 @@
-//! What the gateway's SETTINGS allow, and who knows of it: how many streams a client may have open,
-//! as APNs plays it, and how large the windows of streams and the header table may be.
+//! The limits in the gateway's SETTINGS, and the values that the client has acknowledged: the
+//! number of open streams, as APNs changes it, and the sizes of stream windows and of the header
+//! table.
 //!
-//! One stream until the first authenticated success, then some number, sometimes back to one after
-//! a rejection. Who exceeds what it has been told is sent away (GOAWAY, with Apple's words); who
-//! exceeds a limit that was lowered while its requests were under way is only refused (RST_STREAM):
-//! it could not know. It knows once it has acknowledged; the same holds for windows.
+//! One stream until the first authenticated success, then a larger number, sometimes back to one
+//! after a rejection. A client that exceeds a limit that it was told is sent away (GOAWAY, with
+//! Apple's text); a client that exceeds a limit that was lowered while its requests were on the way
+//! is only refused (RST_STREAM): it could not know. It knows once it has acknowledged; the same
+//! holds for windows.
 
 use std::collections::VecDeque;
 

@@ -1,11 +1,11 @@
-//! The requests that wait for their answer, by when it is due: a calendar, as answers of one tick
-//! leave together.
+//! Requests that wait for their answer, by due time: a calendar, as the answers of one tick leave
+//! together.
 //!
 //! A far gateway has tens of thousands of answers waiting on each connection, and a heap would move
-//! each of them a dozen times. Here an answer is put into the list of its tick and taken out with
-//! it: both cost the same however many wait. Ticks beyond the calendar's [`PAGES_MAX`], which only
-//! a slow gateway's pace reaches, stand in a tree; what waits for the end of a silence, and what is
-//! never answered, apart.
+//! each of them a dozen times. Here an answer is added to the list of its tick and removed with it:
+//! both cost the same however many wait. Ticks beyond the calendar's [`PAGES_MAX`], which only a
+//! slow gateway's pace reaches, are in a tree; answers that wait for the end of a silence, and
+//! requests that are never answered, are in separate lists.
 
 use std::collections::{BTreeMap, VecDeque};
 

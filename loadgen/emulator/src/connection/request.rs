@@ -1,4 +1,4 @@
-//! A request from its HEADERS to the writing of its answer.
+//! One request, from its HEADERS to the writing of its response.
 
 use clarion_proto::{device::token_hash, time::Time};
 use rand::Rng as _;

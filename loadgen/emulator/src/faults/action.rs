@@ -1,4 +1,4 @@
-//! What is done to open connections: once, or in turns again and again.
+//! Actions on open connections: once, or repeatedly in turns.
 
 use serde::{Deserialize, Serialize};
 

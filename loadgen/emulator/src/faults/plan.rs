@@ -1,4 +1,4 @@
-//! The faults of one moment, ready to be asked by a worker.
+//! The faults in force at a moment, prepared for a worker's queries.
 
 use std::{
     sync::{

@@ -1,8 +1,8 @@
-//! Access tokens: what the OAuth endpoint issues and the push service believes.
+//! Access tokens: issued by the OAuth endpoint, checked by the push service.
 //!
-//! Google's are opaque: `ya29.c.`, some four hundred characters, and dots up to 1,024, which
-//! clients must carry on every request. These look the same and hold, under a keyed hash, who was
-//! given them and until when: so both services know all of them without a table that could grow.
+//! Google's tokens are opaque: `ya29.c.`, some four hundred characters, and dots up to 1,024, which
+//! clients must send with every request. These look the same and contain, under a keyed hash, the
+//! account and the expiry time: so both services know all tokens without a table that could grow.
 
 use clarion_proto::ids::UnixMillis;
 use data_encoding::BASE64URL_NOPAD;

@@ -1,11 +1,11 @@
-//! How FCM writes its answers: HEADERS, and one DATA frame with JSON indented as Google indents it,
-//! or a page of HTML.
+//! Responses in the format of FCM: HEADERS, and one DATA frame with JSON indented as Google indents
+//! it, or a page of HTML.
 //!
-//! What is known of the shapes: the table of error codes
+//! Sources of the formats: the table of error codes
 //! (<https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode>), bodies recorded by others
 //! (<https://bloomberg.github.io/pushiko/fcm_responses>; the quota's in
-//! firebase/firebase-admin-go#719, which holds no `FcmError` at all: who looks for that alone never
-//! learns that the quota is used up).
+//! firebase/firebase-admin-go#719, which has no `FcmError` at all: a client that looks only for
+//! `FcmError` never learns that the quota is used up).
 
 use std::io::Write as _;
 

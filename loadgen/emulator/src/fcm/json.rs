@@ -1,5 +1,5 @@
-//! JSON as a tree that keeps what protobuf's JSON form cares about: the order of fields, and
-//! whether one stands twice.
+//! JSON as a tree that keeps what protobuf's JSON mapping depends on: the order of fields, and
+//! repeated names.
 //!
 //! Depth is bounded by the parser (128), everything else by the length of the body.
 

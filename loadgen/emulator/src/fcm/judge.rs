@@ -1,10 +1,10 @@
-//! What FCM holds against a request, and the cache that makes this cheap.
+//! Checks of FCM on a request, and the cache that makes them cheap.
 //!
-//! A million pushes of one alert differ in the token alone, which stands in the body. The bytes
-//! before and after it are kept with what they meant. They are kept only after the same bytes
-//! around another token were read whole and meant the same with that token in it: so the hole
-//! between them is the token's string and nothing else. What has the form of a token holds no quote
-//! and no backslash, and cannot end that string. Any other body is read whole.
+//! A million pushes of one alert differ in the token alone, which is in the body. The cache holds
+//! the bytes before and after the token with their meaning. They are cached only after the same
+//! bytes around another token were parsed completely and had the same meaning with that token: so
+//! the gap between them is the token's string and nothing else. A string with the form of a token
+//! has no quote and no backslash, and cannot end that string. Any other body is parsed completely.
 
 use std::ops::Range;
 

@@ -1,8 +1,8 @@
-//! From a body to the message in it.
+//! The message in the body of a request to FCM.
 //!
-//! Limits are those of the reference of `projects.messages` and of the page of error codes: data is
-//! strings by string without reserved keys, a payload has at most 4,096 bytes, `android.ttl` at
-//! most four weeks, a message one target.
+//! Limits are those of the reference of `projects.messages` and of the page of error codes: data
+//! maps strings to strings without reserved keys, a payload has at most 4,096 bytes, `android.ttl`
+//! is at most four weeks, a message has one target.
 
 use xxhash_rust::xxh3::xxh3_64;
 

@@ -1,15 +1,15 @@
-//! A project's messages a minute.
+//! The quota of a project: messages per minute.
 //!
-//! Google speaks of a token bucket that is refilled within each minute, and of minutes that follow
-//! no clock (<https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas>). The
-//! strictest reading is the one that a client is safe with: in no 60 seconds, wherever they begin,
-//! are more messages let in than the quota. Requests are counted in buckets of 10 ms, and a request
-//! is let in if those of the last 60 s and the one it falls into hold fewer than the quota: so the
-//! promise is exact, and a client that uses all of it meets a refusal at most 10 ms early.
+//! Google describes a token bucket that is refilled within each minute, and minutes that follow no
+//! clock (<https://firebase.google.com/docs/cloud-messaging/throttling-and-quotas>). The strictest
+//! reading is the one with which a client is safe: in no 60 seconds, wherever they begin, are more
+//! messages admitted than the quota. Requests are counted in buckets of 10 ms, and a request is
+//! admitted if the buckets of the last 60 s and its own hold fewer than the quota: so the limit is
+//! exact, and a client that uses all of it is refused at most 10 ms early.
 //!
-//! What counts are requests that reached the project, errors of the client (4xx) included, but for
-//! 429. What was refused for want of quota is counted apart: [`Peak::asked`] is what a client would
-//! have needed.
+//! All requests that reached the project count, client errors (4xx) included, except 429. Requests
+//! refused for lack of quota are counted separately: [`Peak::asked`] is the quota that a client
+//! would have needed.
 
 use std::{collections::VecDeque, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What may stand in the body of `messages:send`, and the check that nothing else does.
+//! The schema of the body of `messages:send`, and the check that a body contains nothing else.
 //!
 //! From the reference of `projects.messages`
 //! (<https://firebase.google.com/docs/reference/fcm/rest/v1/projects.messages>). Google reads JSON

@@ -1,15 +1,15 @@
-//! Orders over TCP, for an emulator that runs where nobody holds its pipes: a pod of its own.
+//! Orders over TCP, for an emulator that runs in a pod of its own, where no parent holds its pipes.
 //!
-//! The same lines as on stdin, answered in order on the same connection. Where caller and emulator
-//! share no files, the record comes over the connection as well:
+//! The lines are the same as on standard input, answered in order on the same connection. Where
+//! caller and emulator share no files, the record comes over the connection as well:
 //!
 //! ```text
 //! → {"fetch":true}    ← {"fetched":1000000,"bytes":32000112}, then so many bytes: the record as `export` writes it
 //! ```
 //!
-//! In plaintext and without identity: it is for closed networks, and off unless asked for. So a
-//! caller may not choose where the emulator writes: `export` and `take` name a file, and it is made
-//! in the emulator's own folder ([`within`]).
+//! The port is in plaintext and without identity: it is for closed networks, and off by default. So
+//! a caller cannot choose where the emulator writes: `export` and `take` name a file, which is
+//! created in the emulator's own folder ([`within`]).
 
 use std::{
     fs, io,

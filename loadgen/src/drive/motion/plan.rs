@@ -1,13 +1,14 @@
-//! What phones tell the registry, and when it reaches it: a pure function of the seed.
+//! The changes that phones report to the registry, and their delivery times: a pure function of the
+//! seed.
 //!
-//! A run's changes are numbered; at a rate of `r` a second, number `n` is *observed* by its phone
-//! `n / r` seconds after the beginning. What it says is drawn from the seed and its number: a
-//! commuter's new place, a whole carriage's, a leap of a phone that was switched off meanwhile, an
+//! A run's changes are numbered; at a rate of `r` a second, the phone *observes* number `n` `n / r`
+//! seconds after the beginning. The change is drawn from the seed and its number: a new place for a
+//! commuter or for a whole carriage, a leap of a phone that was switched off meanwhile, an
 //! installation, a new token, a removal, a mute.
 //!
-//! Nor do observations arrive as they are made. Some are late, by milliseconds up to
-//! [`LATE_MAX_SECONDS`], and so come after others that were observed later; some arrive twice. A
-//! repetition is a change of its own to whoever applies it, and counts as one here.
+//! Observations do not arrive in order. Some are late, by milliseconds up to [`LATE_MAX_SECONDS`],
+//! and arrive after others that were observed later; some arrive twice. The registry applies a
+//! repetition as a change of its own, and it counts as one here.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,10 +1,10 @@
-//! Where a phone is as time goes on: a pure function of the seed, the phone's number and the time.
+//! The way of a phone over time: a pure function of the seed, the phone's number and the time.
 //!
-//! Most are *commuters*: each goes straight towards the place last seen or straight away from it,
-//! at the speed of a bicycle up to that of a car, so that all bands are crossed in both directions
-//! all the time. One in [`RIDE_ONE_IN`] rides a *train*: carriages of a hundred phones that are at
-//! one place at one time, change their cells together, and half of whose lines cross the rim of the
-//! region while a run lasts.
+//! Most phones are *commuters*: each moves straight towards the place last seen or straight away
+//! from it, at the speed of a bicycle up to that of a car, so that all bands are crossed in both
+//! directions all the time. One in [`RIDE_ONE_IN`] rides a *train*: carriages of a hundred phones
+//! that are at one place at one time, change their cells together, and half of whose lines cross
+//! the rim of the region during a run.
 
 use std::f64::consts::{PI, TAU};
 

@@ -1,4 +1,4 @@
-//! The alerts of a series: begun, watched side by side, and given their requests until they are
+//! The alerts of a series: started, watched side by side, and given their requests until they are
 //! judged.
 
 use std::{

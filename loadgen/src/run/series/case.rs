@@ -1,4 +1,4 @@
-//! One case: what its alerts add up to, and what was expected of it.
+//! One case of a series: the sum of its alerts, and its expectations.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,4 +1,4 @@
-//! A lane, checked.
+//! The message that describes a lane, checked.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! A wave, checked: cover, handed sets, messages, audience.
+//! The message that describes a wave, checked: cover, handed sets, messages, audience.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Answers that take more than one frame: header blocks in pieces, and bodies.
+//! Responses that take more than one frame: header blocks in pieces, and bodies.
 
 use std::{num::NonZeroU16, time::Duration};
 

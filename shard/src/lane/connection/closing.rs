@@ -1,4 +1,4 @@
-//! How requests and connections end.
+//! The end of requests and connections: resets, GOAWAY, close.
 
 use clarion_proto::time::Time;
 

@@ -1,4 +1,4 @@
-//! Why a stream or a connection ends: HTTP/2's codes, and the peer's breaches of the protocol.
+//! Errors of a stream or connection: HTTP/2's error codes, and protocol violations by the peer.
 
 /// Why a stream or connection ended (RFC 9113, 7). Open: peers may say others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,10 +1,11 @@
-//! Windows: what we may send, and what we let the peer send (RFC 9113, 5.2 and 6.9).
+//! Flow control: bytes that the connection may send, and bytes that the peer may send (RFC 9113,
+//! 5.2 and 6.9).
 //!
-//! A request's body goes out in one piece with its header as long as the windows allow, which is
-//! nearly always. Only for a body that was cut does a stream keep state; it waits in the order of
-//! sending, and holds no more than a reference to the body that its template owns. Credit may free
-//! a thousand of them at once: what goes out for it is encoded a burst at a time, as the socket
-//! takes it.
+//! A request's body is sent in one piece with its header as long as the windows allow, which is
+//! nearly always. A stream keeps state only for a body that was cut; it waits in the order of
+//! sending, and holds only a reference to the body that its template owns. A WINDOW_UPDATE may free
+//! a thousand of them at once: their frames are encoded a burst at a time, as the socket takes
+//! them.
 
 use std::collections::VecDeque;
 

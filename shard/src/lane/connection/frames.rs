@@ -1,4 +1,4 @@
-//! HTTP/2 frames as bytes (RFC 9113, 4 and 6).
+//! HTTP/2 frames as bytes (RFC 9113, 4 and 6): parsing and writing.
 
 use super::error::{ConnectionError, ErrorCode};
 

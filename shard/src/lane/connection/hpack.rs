@@ -1,6 +1,6 @@
-//! HPACK (RFC 7541): what both directions share.
+//! HPACK (RFC 7541): code shared by encoder and decoder.
 //!
-//! The library that was meant to decode for us panics on a table size update that is cut short and
+//! The library first intended as decoder panics on a table size update that is cut short and
 //! accepts one in the middle of a block, and in a process that aborts on panic one such frame would
 //! end a node. So both directions are written here, small, without allocation once warm, and
 //! checked against two independent implementations in the tests.

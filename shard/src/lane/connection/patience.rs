@@ -1,11 +1,11 @@
-//! How much is put up with that brings no request nearer to its end.
+//! Budget for frames that do not bring a request nearer to its end.
 //!
-//! PING, SETTINGS, PRIORITY, credit that nobody waits for, GOAWAY, extensions, resets, frames of
-//! streams that have ended: each is allowed at any time and costs next to nothing, and a peer that
-//! sends nothing else can keep a core busy for ever without breaking a rule of HTTP/2. So they are
-//! paid for from a purse that requests and time fill again. An honest peer never sees its bottom:
-//! what servers send besides an answer is a reset, a window or two and now and then a PING for each
-//! request.
+//! PING, SETTINGS, PRIORITY, credit that no request needs, GOAWAY, extensions, resets, frames of
+//! streams that have ended: each is allowed at any time and costs next to nothing, but a peer that
+//! sends nothing else can keep a core busy for ever without breaking a rule of HTTP/2. So each such
+//! frame spends from a budget that requests and time refill. An honest peer never exhausts the
+//! budget: in addition to an answer, servers send a reset, a window or two and now and then a PING
+//! for each request.
 
 use clarion_proto::time::Time;
 

@@ -1,10 +1,10 @@
-//! Answers and everything else that the peer sends.
+//! Reading of responses and all other frames of the peer.
 //!
 //! Nearly every frame is an answer `:status 200` in one HEADERS frame that ends its stream, or,
-//! with FCM, a DATA frame behind it with a body that nobody reads. The block begins with 0x88,
-//! entry 8 of the static table. Once the peer has acknowledged our header table of size 0, and a
-//! block written after that has been read, no block can change how another reads: then these are
-//! not decoded beyond that byte. Every other frame takes the long way.
+//! with FCM, a DATA frame behind it with a body that is skipped. The block begins with 0x88, entry
+//! 8 of the static table. Once the peer has acknowledged our header table of size 0, and a block
+//! written after that has been read, no block can change how another one is decoded: from then on
+//! such blocks are not decoded beyond that byte. Every other frame takes the slow path.
 
 use super::{
     Connection, ConnectionError, ErrorCode,

@@ -1,8 +1,8 @@
-//! `retry-after`, in seconds or as a date (RFC 9110, 10.2.3), without a clock of our own.
+//! The header `retry-after`, in seconds or as a date (RFC 9110, 10.2.3), without a local clock.
 //!
-//! A date means something only beside a clock, and the one that it was made with stands in the same
-//! answer: `date` (RFC 9110, 6.6.1). So the wait is the difference of both, and the gateway's clock
-//! may be as wrong as it likes. A date without a `date` beside it says nothing.
+//! A date has a meaning only relative to the clock that made it, and the same answer carries that
+//! clock's time: `date` (RFC 9110, 6.6.1). So the wait is the difference of both, and the gateway's
+//! clock may be wrong by any amount. A date without a `date` header is ignored.
 
 use std::time::{Duration, SystemTime};
 

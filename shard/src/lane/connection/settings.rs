@@ -1,4 +1,4 @@
-//! SETTINGS, both sides' (RFC 9113, 6.5).
+//! SETTINGS of both sides of a connection (RFC 9113, 6.5).
 
 use super::{
     error::ConnectionError,

@@ -1,4 +1,4 @@
-//! What goes into a connection and what comes out of it.
+//! Parameters, events and errors of a connection.
 
 use std::time::Duration;
 

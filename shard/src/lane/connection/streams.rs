@@ -1,13 +1,13 @@
-//! Open requests: which ticket waits on which stream, since when.
+//! Open requests: the ticket of each stream, and the time at which its request was sent.
 //!
-//! A ring of slots, found by the stream's id without hashing. Ids ascend by two, so neighbours in
-//! time are neighbours in memory. A request that stays open for long keeps its slot; an id whose
-//! slot is taken is simply skipped, which HTTP/2 allows (RFC 9113, 5.1.1: using an id closes the
-//! unused lower ones). With twice as many slots as streams a free one is at hand, even if most
-//! requests linger: skipping costs ids, one in two at the worst.
+//! A ring of slots, found by the stream's id without hashing. Ids ascend by two, so requests close
+//! in time are close in memory. A request that stays open for long keeps its slot; an id whose slot
+//! is taken is simply skipped, which HTTP/2 allows (RFC 9113, 5.1.1: using an id closes the unused
+//! lower ones). With twice as many slots as streams a free one is at hand, even if most requests
+//! stay open for long: skipping costs ids, one in two at the worst.
 //!
-//! The slots are also a list in the order of sending. All requests have the same time to be
-//! answered, so the head of the list has the next deadline.
+//! The slots are also a list in the order of sending. All requests have the same deadline after
+//! sending, so the head of the list has the next deadline.
 
 use clarion_proto::time::Time;
 

@@ -1,12 +1,12 @@
-//! Requests as blocks of bytes with a hole for the token.
+//! Request templates: blocks of bytes with a gap for the token.
 //!
 //! The pushes of one message differ in the token and in the stream id. So HEADERS and DATA are
-//! written once, and a push copies them: all that stands before the token, the token, and all that
-//! stands behind it. For a body of 257 bytes that is two copies and the token, some 25 ns. Where
-//! the hole is differs: APNs has the token in `:path` ([`apns`]), FCM in the body ([`fcm`]), where
-//! it makes the frame longer or shorter. A template holds a copy of the body, so that each side of
-//! the hole is in one piece: the core that numbers templates bounds their memory by forgetting
-//! those of waves that ended.
+//! written once, and a push copies them: the bytes before the token, the token, and the bytes after
+//! it. For a body of 257 bytes these are two copies and the token, some 25 ns. The place of the gap
+//! differs: APNs has the token in `:path` ([`apns`]), FCM in the body ([`fcm`]), where it changes
+//! the length of the frame. A template holds a copy of the body, so that the bytes on each side of
+//! the gap are contiguous: the core that numbers templates bounds their memory by dropping the
+//! templates of waves that ended.
 
 mod apns;
 mod fcm;

@@ -1,4 +1,4 @@
-//! An answer from its bytes, by the lane's platform.
+//! Parser for the body of an answer, by the lane's platform.
 
 use std::time::Duration;
 

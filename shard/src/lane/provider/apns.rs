@@ -1,5 +1,5 @@
-//! What an APNs request looks like and how an answer's body is read (Apple, "Sending notification
-//! requests to APNs" and "Handling notification responses from APNs"). Pure.
+//! Requests to APNs and the parser for bodies of its answers (Apple, "Sending notification requests
+//! to APNs" and "Handling notification responses from APNs"). Pure.
 //!
 //! A request is `:method POST`, `:scheme https`, `:authority`, `:path /3/device/<token in
 //! hexadecimal>`, then the fields below in this order. `content-type` and `content-length` are not

@@ -1,4 +1,4 @@
-//! The secret of a request: the value of `authorization`.
+//! The secret of a request: the value of the `authorization` header.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! What an FCM request looks like and how an answer's body is read (Firebase, "Send messages using
-//! the HTTP v1 API"; "FCM error codes"). Pure.
+//! Requests to FCM and the parser for bodies of its answers (Firebase, "Send messages using the
+//! HTTP v1 API"; "FCM error codes"). Pure.
 //!
 //! A request is `:method POST`, `:scheme https`, `:authority`, `:path
 //! /v1/projects/<project>/messages:send`, then the fields below: the same for all devices, so the

@@ -1,4 +1,4 @@
-//! Fields of a request, of either provider.
+//! Header fields of a request to either provider.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! What all pushes of one app and wave share beside the body.
+//! The part of a request that all pushes of one app and wave share, apart from the body.
 
 use crate::outcome::Platform;
 

@@ -1,4 +1,4 @@
-//! A section of rows: built column by column, and read back.
+//! A section of rows in a snapshot: written and read column by column.
 
 use std::collections::BTreeMap;
 

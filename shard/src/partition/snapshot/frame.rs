@@ -1,4 +1,4 @@
-//! Sections: framing, compression and checksums.
+//! Sections of a snapshot: framing, compression and checksums.
 
 use super::{Problem, SECTION_BYTES_MAX, VERSION};
 use clarion_proto::ids::PartitionId;

@@ -1,4 +1,4 @@
-//! Reading, as the bytes come in.
+//! Reader of snapshots, incremental as bytes arrive.
 
 use std::mem;
 

@@ -1,4 +1,4 @@
-//! Writing, a section at a time, while records are applied.
+//! Writer of snapshots, a section at a time, while records are applied.
 
 use std::collections::BTreeMap;
 

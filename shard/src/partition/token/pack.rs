@@ -1,4 +1,4 @@
-//! Six bits for a character of base64url, with one colon among them.
+//! Packed tokens: six bits for each character of base64url, with one colon among them.
 
 /// Characters of base64url (RFC 4648, section 5) by value.
 const CHARACTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";

@@ -1,4 +1,4 @@
-//! Header blocks of answers to fields.
+//! Decoder: header blocks of responses to fields.
 //!
 //! We announce a table of size 0, so after the peer has acknowledged that, a block refers to the
 //! static table only and blocks no longer depend on each other. Until then the peer may use the

@@ -1,4 +1,4 @@
-//! The token in `:path`, in hexadecimal digits.
+//! Templates of APNs: the token in `:path`, in hexadecimal digits.
 
 use zeroize::Zeroizing;
 

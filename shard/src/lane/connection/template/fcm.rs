@@ -1,5 +1,5 @@
-//! The token in the body, as it is. The header block is the same for all devices; only DATA's
-//! length goes with the token's.
+//! Templates of FCM: the token in the body, unchanged. The header block is the same for all
+//! devices; only the length of DATA depends on the token.
 
 use zeroize::Zeroizing;
 
