@@ -118,7 +118,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         death = cluster.watch() => Err(death.into()),
         signal = signals.recv() => Err(RunError::Interrupted(signal)),
     };
-    show.begin("stop", "every process");
+    show.begin("stop", "all processes");
     let peaks = cluster.memory.peaks();
     let unruly = cluster.stop(Duration::from_secs(scenario.deadlines.stop_s)).await;
     let (observed, moving) = observed?;
@@ -127,7 +127,7 @@ pub async fn run(scenario: &Scenario, options: &Options, show: &Show) -> Result<
         return Err(RunError::Stop(unruly.join(", ")));
     }
 
-    show.begin("judge", &format!("{} devices, one by one", scenario.devices));
+    show.begin("judge", &format!("{} devices, each by itself", scenario.devices));
     let (mut report, figures) = assess::assess(scenario, &population, &observed, moving.as_ref())?;
     report.cluster = options.elsewhere.as_ref().map(|there| there.coordinator.clone());
     report.seconds.total = clock::monotonic().since(begun).as_secs_f64();

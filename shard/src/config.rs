@@ -292,7 +292,8 @@ mod tests {
     #[test]
     fn a_flag_beats_the_file_and_the_file_the_default() {
         let file = file(
-            "listen = \"127.0.0.1:1\"\nname = \"from-file\"\ncoordinators = [\"a:1\", \"b:2\"]\ncores = 3\n",
+            "listen = \"127.0.0.1:1\"\nname = \"from-file\"\ncoordinators = [\"a:1\", \
+             \"b:2\"]\ncores = 3\n",
         );
         let config =
             load(&["--config", file.path().to_str().unwrap(), "--name", "from-flag", "--announce"])

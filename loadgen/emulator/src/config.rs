@@ -343,7 +343,9 @@ fn pem(name: &str, pem: Option<&str>, path: Option<&Path>) -> io::Result<Vec<u8>
         (Some(pem), None) => Ok(pem.as_bytes().to_vec()),
         (None, Some(path)) => fs::read(path)
             .map_err(|e| io::Error::new(e.kind(), format!("{name}: {}: {e}", path.display()))),
-        _ => Err(invalid_input(&format!("{name}: either public_key_file or public_key_pem"))),
+        _ => Err(invalid_input(&format!(
+            "{name}: must have either public_key_file or public_key_pem"
+        ))),
     }
 }
 

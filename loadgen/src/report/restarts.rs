@@ -62,7 +62,8 @@ impl Verdict {
     pub fn line(&self) -> String {
         let Self { state, requests, missed, repeated, outside, strangers, seconds } = self;
         format!(
-            "{state}, {} requests, missed {missed}, repeated {repeated}, outside {outside}, not there {strangers}, {seconds:.1} s",
+            "{state}, {} requests, missed {missed}, repeated {repeated}, outside {outside}, \
+             unknown tokens {strangers}, {seconds:.1} s",
             thousands(*requests)
         )
     }
@@ -89,7 +90,7 @@ pub struct PhaseReport {
     pub expected: Outcome,
     /// From the first step until the processes had said what they say.
     pub settled_seconds: f64,
-    /// Processes that did not end well when asked to.
+    /// Processes that did not shut down gracefully.
     pub unruly: Vec<String>,
     /// Whether it was what had to come.
     pub passed: bool,
@@ -113,7 +114,7 @@ impl PhaseReport {
         self.under.iter().for_each(|verdict| out += &format!("    under   {}\n", verdict.line()));
         out += &format!("    after   {}\n", self.after.line());
         if !self.unruly.is_empty() {
-            out += &format!("    did not end well: {}\n", self.unruly.join(", "));
+            out += &format!("    no graceful shutdown: {}\n", self.unruly.join(", "));
         }
         out
     }
@@ -147,7 +148,8 @@ impl RestartsReport {
         let phases = self.phases.iter().map(PhaseReport::lines).collect::<String>();
         let passed = self.phases.iter().filter(|p| p.passed).count();
         format!(
-            "\n{} · {} devices · seed {} · {:.0} s in all\n\n{phases}\n{passed} of {} phases passed\n",
+            "\n{} · {} devices · seed {} · {:.0} s total\n\n{phases}\n{passed} of {} phases \
+             passed\n",
             self.scenario,
             thousands(self.devices),
             self.seed,

@@ -58,7 +58,7 @@ pub struct SeriesReport {
 const COLUMNS: &[(&str, &str)] = &[
     ("alerts", "alerts"),
     ("requests", "requests"),
-    ("rate_per_second", "a second"),
+    ("rate_per_second", "pushes/s"),
     ("struck", "struck"),
     ("missed", "missed"),
     ("duplicates", "twice"),
@@ -67,7 +67,7 @@ const COLUMNS: &[(&str, &str)] = &[
     ("connections_opened", "connects"),
     ("calm_seconds", "calm s"),
     ("shard_growth_bytes", "growth MB"),
-    ("shard_grown_bytes", "in all MB"),
+    ("shard_grown_bytes", "total MB"),
 ];
 
 impl CaseReport {
@@ -105,7 +105,7 @@ impl SeriesReport {
     #[must_use]
     pub fn summary(&self) -> String {
         let mut out = format!(
-            "\n{} · {} devices · {} nodes · seed {} · {} s each, {:.0} s in all\n\n{}\n",
+            "\n{} · {} devices · {} nodes · seed {} · {} s each, {:.0} s total\n\n{}\n",
             self.scenario,
             thousands(self.devices),
             self.nodes,

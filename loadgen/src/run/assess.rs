@@ -246,7 +246,7 @@ impl Wave<'_> {
             Mark { from: at, until: at, label }
         };
         let cancel =
-            seen.ended.cancelled.map(|c| moment(c.acknowledged_ns, "called off".to_owned()));
+            seen.ended.cancelled.map(|c| moment(c.acknowledged_ns, "cancelled".to_owned()));
         let changes = seen.node_changes.iter().map(|(at_ns, c)| moment(*at_ns, c.to_string()));
         fault.into_iter().chain(cancel).chain(changes).collect()
     }

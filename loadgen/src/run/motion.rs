@@ -80,7 +80,7 @@ impl Scene<'_> {
             Ok::<_, RunError>(carried)
         };
         let rest = async {
-            self.show.begin("move", &format!("{} changes a second", spec.changes_per_second));
+            self.show.begin("move", &format!("{} changes per second", spec.changes_per_second));
             sleep(WARM).await;
             let feed = self.spend(took, changes).await?;
             let observed = self.alert(channel.clone(), loaded, "", changes).await?;

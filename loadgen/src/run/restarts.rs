@@ -109,7 +109,7 @@ struct Player<'a> {
     generation: u64,
     population: Arc<Population>,
     roll: Roll,
-    /// Processes that did not end well.
+    /// Processes that did not shut down gracefully.
     unruly: Vec<String>,
 }
 
@@ -288,7 +288,7 @@ impl<'a> Player<'a> {
                 .health(name)
                 .and_then(|health| health.parse::<SocketAddr>().ok())
             {
-                None => "it is not there".to_owned(),
+                None => "process not found".to_owned(),
                 Some(address) => match probe::check(address, service, PROBE_WITHIN).await {
                     Ok(()) => "SERVING".to_owned(),
                     Err(sick) => sick.to_string(),

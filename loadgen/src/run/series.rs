@@ -71,7 +71,7 @@ pub async fn run(
         death = cluster.watch() => Err(death.into()),
         signal = signals.recv() => Err(RunError::Interrupted(signal)),
     };
-    show.begin("stop", "every process");
+    show.begin("stop", "all processes");
     let peaks = cluster.memory.peaks();
     let unruly = cluster.stop(Duration::from_secs(scenario.deadlines.stop_s)).await;
     let cases = played?;

@@ -239,7 +239,8 @@ mod tests {
 
     fn population() -> Population {
         let spec = toml::from_str(
-            "areas = [{ kind = 'disc', share = 1, center = { latitude = 22.5, longitude = 114 }, radius_meters = 20000 }]",
+            "areas = [{ kind = 'disc', share = 1, center = { latitude = 22.5, longitude = 114 }, \
+             radius_meters = 20000 }]",
         );
         Population::new(&spec.unwrap(), 1, 500).unwrap()
     }

@@ -138,7 +138,8 @@ fn put_error(body: &mut Vec<u8>, answer: &Answer, project: &str) {
     let quoted = |text: &str| Value::from(text).to_string();
     let written = write!(
         body,
-        "{{\n  \"error\": {{\n    \"code\": {},\n    \"message\": {},\n    \"status\": \"{status}\"{}\n  }}\n}}\n",
+        "{{\n  \"error\": {{\n    \"code\": {},\n    \"message\": {},\n    \"status\": \
+         \"{status}\"{}\n  }}\n}}\n",
         answer.status,
         quoted(&message),
         if details.is_empty() {
@@ -184,7 +185,8 @@ fn words(reason: Reason) -> (&'static str, &'static str) {
         Reason::FcmUnspecified => ("UNKNOWN", "An unknown error occurred."),
         Reason::FcmBadGateway => (
             "",
-            "The server encountered a temporary error and could not complete your request.<p>Please try again in 30 seconds.",
+            "The server encountered a temporary error and could not complete your \
+             request.<p>Please try again in 30 seconds.",
         ),
         Reason::FcmUnauthorizedPage => {
             ("", "Your client does not have permission to the requested URL.")

@@ -87,7 +87,8 @@ fn meaning(tree: &Node, message: Option<&Node>) -> Result<Meaning, Answer> {
         }
         [first, second, ..] => {
             let description = format!(
-                "Invalid value at 'message' (oneof), oneof field 'target' is already set. Cannot set '{second}' beside '{first}'"
+                "Invalid value at 'message' (oneof), oneof field 'target' is already set. Cannot \
+                 set '{second}' beside '{first}'"
             );
             return Err(refused(Reason::FcmInvalidJson, violation("message", description)));
         }

@@ -291,7 +291,8 @@ mod tests {
         for (bad, error) in [
             (
                 r#"{"message":{"tokn":"t"}}"#,
-                "Invalid JSON payload received. Unknown name \"tokn\" at 'message': Cannot find field.",
+                "Invalid JSON payload received. Unknown name \"tokn\" at 'message': Cannot find \
+                 field.",
             ),
             (
                 r#"{"to":"t"}"#,

@@ -223,7 +223,8 @@ mod tests {
 
     fn population(devices: u64, seed: u64) -> Population {
         let spec = toml::from_str(
-            "areas = [{ kind = 'disc', share = 1, center = { latitude = 22.5, longitude = 114 }, radius_meters = 30000 }]",
+            "areas = [{ kind = 'disc', share = 1, center = { latitude = 22.5, longitude = 114 }, \
+             radius_meters = 30000 }]",
         );
         Population::new(&spec.unwrap(), seed, devices).unwrap()
     }

@@ -193,7 +193,8 @@ fn errors_name_partition_section_and_offset() {
     let mut flipped = whole.clone();
     flipped[first + 20] ^= 1;
     let expected = format!(
-        "snapshot of partition 77: section 1 at byte {first}: checksum mismatch; the file is damaged"
+        "snapshot of partition 77: section 1 at byte {first}: checksum mismatch; the file is \
+         damaged"
     );
     assert_eq!(error(&flipped).to_string(), expected);
     let expected =
