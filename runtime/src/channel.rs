@@ -11,7 +11,7 @@ use tonic::transport::{Endpoint, Error};
 /// What a connection waits for and how much it lets come in.
 #[derive(Debug, Clone, Copy)]
 pub struct ChannelLimits {
-    /// For TCP and HTTP/2.
+    /// Time limit for connecting: TCP and HTTP/2 together.
     pub connect_within: Duration,
     /// What the other side may send before it hears from us.
     pub window_bytes: u32,

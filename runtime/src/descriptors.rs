@@ -14,18 +14,18 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::listener::leaving_max;
 
-/// A listener's connections.
+/// Range of connections that a listener asks for.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted {
-    /// For the error.
+    /// Name of the listener, for the error message.
     pub name: &'static str,
-    /// Below this it serves nobody while somebody holds the others.
+    /// Least number of connections: with fewer, idle clients could keep all others out.
     pub min: usize,
     /// Above this it accepts no more anyway.
     pub max: usize,
 }
 
-/// The limit is too low.
+/// The limit of file descriptors is too low for the process to start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "file descriptors: the limit is {limit}, at least {needed} are needed ({own} for the process, {connects} for the \
@@ -90,7 +90,7 @@ fn descriptors(connections: usize) -> usize {
     1 + connections + leaving_max(connections)
 }
 
-/// The most connections that so many descriptors hold.
+/// Highest number of connections that `held` descriptors allow.
 fn connections(held: usize, wanted: &Wanted) -> usize {
     (wanted.min..=wanted.max.max(wanted.min))
         .rev()

@@ -16,11 +16,11 @@ use crate::listener::{self, Budget, Limits, Method, WhenBusy};
 
 /// Connections at a time: a kubelet, a few people, a monitoring that watches.
 pub const CONNECTIONS_MAX: usize = 64;
-/// Fewer than this serve no probe while somebody holds the others.
+/// Least number of connections: with fewer, idle clients could keep all probes out.
 pub const CONNECTIONS_MIN: usize = 4;
-/// Streams of one connection.
+/// Highest number of streams on one connection.
 const STREAMS_MAX: u32 = 8;
-/// A question is the name of a service.
+/// Longest request, bytes: a request contains the name of a service.
 const MESSAGE_BYTES_MAX: usize = 1_024;
 
 /// The bounds of a health port: at most 18 MiB, `64 × (40 + 4) KiB + 512 × (9 + 4 + 16 + 1) KiB`.
@@ -81,14 +81,14 @@ impl HealthPort {
         Ok(Self { listener, address, limits: limits() })
     }
 
-    /// Serves at most so many connections at a time.
+    /// Sets the highest number of connections at a time.
     #[must_use]
     pub fn with_connections_max(mut self, connections_max: usize) -> Self {
         self.limits = self.limits.with_connections_max(connections_max);
         self
     }
 
-    /// Where it listens.
+    /// Address on which the service listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address

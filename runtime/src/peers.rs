@@ -23,15 +23,16 @@ pub mod rates;
 pub mod shares;
 pub mod turns;
 
-/// Whoever has this address. Of IPv6 the network of 64 bits: one host may use all addresses in it.
+/// Identity of a peer: its IPv4 address, or the network of 64 bits of its IPv6 address, because one
+/// host may use all addresses in that network.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerKey(IpAddr);
 
 impl PeerKey {
-    /// Requests that came by no connection, as in tests of a service alone.
+    /// Key of requests without a connection, as in tests of a service alone.
     pub const NONE: Self = Self(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
 
-    /// The peer at an address.
+    /// Key of the peer at an address.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {

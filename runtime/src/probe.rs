@@ -81,27 +81,27 @@ fn main(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// What stands in the way of "it serves".
+/// Why a process does not serve.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Sick {
-    /// The process answers, and says that it does not serve.
+    /// The process answers with a status other than SERVING.
     #[error("{0}")]
     Status(&'static str),
-    /// The process knows no service of that name.
+    /// The process has no service of that name.
     #[error("SERVICE_UNKNOWN: the process does not serve {0}")]
     UnknownService(String),
-    /// Nobody answered within the deadline.
+    /// No answer arrived within the deadline.
     #[error("no answer within {} ms", .0.as_millis())]
     Deadline(Duration),
-    /// Nobody listens, or somebody who speaks another protocol.
+    /// No process listens at the address, or the process speaks another protocol.
     #[error("{0}")]
     Unreachable(String),
 }
 
-/// Asks once, with a connection of its own.
+/// Sends one health request over a new connection.
 ///
 /// # Errors
-/// Whatever is not SERVING within `deadline`.
+/// Any result other than SERVING within `deadline`.
 pub async fn check(address: SocketAddr, service: &str, deadline: Duration) -> Result<(), Sick> {
     tokio::time::timeout(deadline, ask(address, service))
         .await
@@ -127,7 +127,8 @@ async fn ask(address: SocketAddr, service: &str) -> Result<(), Sick> {
     }
 }
 
-/// A bare port is one of this machine: probes run beside what they probe.
+/// Parses an address; a bare port means the loopback interface, because probes run on the machine
+/// of the process.
 fn address(text: &str) -> Result<SocketAddr, String> {
     let port = text.parse::<u16>().map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
     let address =
@@ -135,7 +136,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     if address.port() == 0 { Err("port: must not be 0".to_owned()) } else { Ok(address) }
 }
 
-/// tonic's own words are `transport error`; what happened stands in the causes.
+/// Joins the causes of an error: tonic's own text is only `transport error`.
 fn with_causes(error: &dyn Error) -> String {
     let (mut text, mut cause) = (error.to_string(), error.source());
     while let Some(error) = cause {

@@ -11,7 +11,7 @@ pub enum RootsError {
     /// The file is not in PEM format, or has no certificate blocks.
     #[error("must be a PEM file of certificates: {0}")]
     Pem(String),
-    /// PEM without a certificate in it.
+    /// The file is PEM without a certificate.
     #[error("must contain a certificate")]
     Empty,
     /// A certificate that cannot be a trust anchor.
@@ -24,10 +24,10 @@ pub enum RootsError {
     },
 }
 
-/// The roots of a private CA in PEM, or the public ones where `pem` is empty.
+/// The roots of a private CA in PEM, or the public root CAs if `pem` is empty.
 ///
 /// # Errors
-/// What is wrong with the PEM.
+/// The reason why the PEM cannot be used.
 pub fn roots(pem: &str) -> Result<Arc<RootCertStore>, RootsError> {
     let mut store = RootCertStore::empty();
     if pem.trim().is_empty() {

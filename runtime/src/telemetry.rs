@@ -18,13 +18,13 @@ pub struct Guard {
     provider: Option<SdkTracerProvider>,
 }
 
-/// Telemetry that cannot start.
+/// Why telemetry cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// `CLARION_LOG` is not a filter.
+    /// `CLARION_LOG` is not a valid filter.
     #[error("CLARION_LOG: {0}")]
     Filter(String),
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT` cannot be used.
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT` is not usable.
     #[error("OTEL_EXPORTER_OTLP_ENDPOINT: {0}")]
     Exporter(String),
 }
@@ -57,7 +57,8 @@ pub fn init(service: &'static str) -> Result<Guard, TelemetryError> {
     Ok(Guard { provider })
 }
 
-/// Makes a span part of the trace that a caller is in, if it said so (`traceparent`, W3C Trace Context).
+/// Makes a span part of the caller's trace, if the request carries one (`traceparent`, W3C Trace
+/// Context).
 pub fn continue_trace(span: &tracing::Span, metadata: &tonic::metadata::MetadataMap) {
     use tracing_opentelemetry::OpenTelemetrySpanExt as _;
     let caller = opentelemetry::global::get_text_map_propagator(|p| p.extract(&Incoming(metadata)));

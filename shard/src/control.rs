@@ -60,26 +60,26 @@ use crate::{
     lane::news::News,
 };
 
-/// Refusals that wait to be told, and likewise cancels of unknown waves; of more refusals only the
-/// number is told.
+/// Highest number of pending refusals, and of pending cancels of unknown waves; further refusals
+/// are only counted.
 pub const REFUSALS_MAX: usize = 64;
 
-/// Who the node is, for its whole life.
+/// Identity of the node, constant while it runs.
 #[derive(Debug, Clone)]
 pub struct Identity {
-    /// Stable over restarts.
+    /// Name of the node, stable across restarts.
     pub node: String,
-    /// Of this start.
+    /// Id of this start of the process.
     pub boot: BootId,
-    /// Its coordinators' too.
+    /// Name of the cluster, which its coordinators share.
     pub cluster: ClusterName,
-    /// Of the program.
+    /// Version of the program.
     pub version: &'static str,
-    /// At least 1.
+    /// Number of cores, at least 1.
     pub cores: usize,
 }
 
-/// What the feed tells.
+/// Notes of the feed to the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeedNote {
     /// All that was waiting has been handed to the cores.
@@ -88,7 +88,7 @@ pub enum FeedNote {
     Lost,
     /// A coordinator serves another cluster or another log: the next one is tried.
     Refused,
-    /// The log is shorter than what was applied of it: it has lost some of it.
+    /// The log is shorter than the applied part of it: the coordinator has lost records.
     OtherLog,
 }
 
@@ -133,10 +133,10 @@ struct Session {
 enum Farewell {
     #[default]
     Stays,
-    /// Leaving is to be told, after everything else.
+    /// The node must report that it leaves, after all other messages.
     Due,
     Told,
-    /// The coordinator has applied everything.
+    /// The coordinator has confirmed that it applied everything.
     Left,
 }
 
@@ -150,8 +150,8 @@ impl std::fmt::Debug for Control {
 }
 
 impl Control {
-    /// A node that owns nothing and knows nobody. `rss_bytes` reads the resident memory of the
-    /// process.
+    /// A node without partitions and without a coordinator. `rss_bytes` reads the resident memory
+    /// of the process.
     #[must_use]
     pub fn new(identity: Identity, rss_bytes: impl Fn() -> u64 + Send + 'static) -> Self {
         let cores = identity.cores;
@@ -213,7 +213,7 @@ impl Control {
         self.counts.forget();
     }
 
-    /// A message of the present session, or why it is none.
+    /// Handles a message of the open session, or the reason why it was rejected.
     pub fn message(&mut self, message: Result<Message, Rejected>, now: Time) {
         if let Err(rejected) = message.and_then(|m| self.take(m, now)) {
             let Rejected { about, cause, problem: reason } = &rejected;
@@ -224,7 +224,7 @@ impl Control {
         }
     }
 
-    /// What a core says.
+    /// Handles an event of a core.
     pub fn event(&mut self, core: usize, event: Event) {
         let listening = self.session.is_some();
         match event {
@@ -241,7 +241,7 @@ impl Control {
         }
     }
 
-    /// What the feed says.
+    /// Handles a note of the feed.
     pub fn feed(&mut self, note: FeedNote) {
         self.feed = match note {
             FeedNote::CaughtUp => FeedState::CaughtUp,
@@ -256,7 +256,8 @@ impl Control {
         }
     }
 
-    /// Takes up no more waves, tells the cores to close; reports go on while they do.
+    /// Starts the drain: accepts no more waves and shuts down the cores; reports continue
+    /// meanwhile.
     pub fn drain(&mut self) {
         if !std::mem::replace(&mut self.draining, true) {
             self.outputs.push_back(Output::Unfollow);
@@ -264,8 +265,8 @@ impl Control {
         }
     }
 
-    /// Everything has been told, and no core will say anything more: the coordinator is to confirm
-    /// it.
+    /// Requests the coordinator's confirmation: all reports were sent, and no core will report
+    /// again.
     pub fn leave(&mut self) {
         match self.waves.untold() {
             0 => {}
@@ -290,12 +291,12 @@ impl Control {
         }
     }
 
-    /// The next thing to do.
+    /// The next output to carry out.
     pub fn poll(&mut self) -> Option<Output> {
         self.outputs.pop_front()
     }
 
-    /// When [`Control::expire`] has work next.
+    /// Time of the next call to [`Control::expire`] that has work.
     #[must_use]
     pub fn deadline(&self) -> Option<Time> {
         [self.waves.sweep_due(), self.counts.expire_due(), self.undirected_at]
@@ -304,7 +305,7 @@ impl Control {
             .min()
     }
 
-    /// Lets go of what nobody waits for any more.
+    /// Drops state that has expired.
     pub fn expire(&mut self, now: Time) {
         self.waves.sweep(self.session.is_some(), now);
         self.counts.expire(now);
@@ -312,8 +313,8 @@ impl Control {
         self.undirected_at = self.undirected_at.filter(|at| *at > now);
     }
 
-    /// When there is a message to pull; at once is [`Time::default`]. `None`: nobody listens, or
-    /// nothing is new.
+    /// Time at which a message can be pulled; [`Time::default`]: at once. `None`: no session is
+    /// open, or there is no news.
     #[must_use]
     pub fn message_due(&self, now: Time) -> Option<Time> {
         let session = self.session.as_ref()?;
@@ -449,7 +450,7 @@ impl Control {
     }
 }
 
-/// Nothing was ever written of it here, and nothing will be.
+/// The answer to a cancel of a wave of which this node never wrote anything.
 fn never_written(wave: WaveId) -> wire::Stopped {
     wire::Stopped { wave: wave.0, last_write_ago_us: None, written_after_cancel: 0 }
 }

@@ -13,12 +13,13 @@ use crate::{
     node::{Node, NodeError, cores::CorePort},
 };
 
-/// The control plane decodes, merges and waits; walking and sending have threads of their own.
+/// Threads of the control plane, which decodes, merges and waits; walking and sending have their
+/// own threads.
 const CONTROL_THREADS: usize = 2;
 /// For cores to hear out what is in flight (5 s at most by themselves), close their connections and
 /// report (2 s more), and for the coordinator to confirm the last reports.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
-/// For threads that have said goodbye to end.
+/// Time limit for threads to end after the drain.
 const JOIN_WITHIN: Duration = Duration::from_secs(2);
 
 /// What ends the program with a non-zero status, in one line.
@@ -38,8 +39,8 @@ enum ProgramError {
 
 /// Runs the program with these arguments, the first of which is its name.
 ///
-/// 0: it was told to stop and has drained, or was asked for `--help`. 1: anything else, with one
-/// line on standard error.
+/// Exit code 0: a signal ended the program and it has drained, or `--help` was requested. 1: any
+/// failure, with one line on standard error.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     if let Some(answered) = probe::requested(&args) {

@@ -41,12 +41,12 @@ const INBOUND: usize = 16;
 /// Messages made and not yet taken by the transport. Few: what waits here cannot be merged any
 /// more.
 const OUTBOUND: usize = 8;
-/// A control plane that takes no message for so long is held up by its cores; the coordinator is
-/// told by the end of the session, and comes again.
+/// Time limit for the control plane to take a message: beyond it the cores delay the control plane;
+/// the session ends, and the coordinator reconnects.
 const TAKE_WITHIN: Duration = Duration::from_secs(10);
-/// For the coordinator's first message, Open.
+/// Time limit for the coordinator's first message, Open.
 pub const OPEN_WITHIN: Duration = Duration::from_secs(5);
-/// For the control plane to decide whether the session may begin; it may be held up by its cores.
+/// Time limit for the control plane to admit a session; cores may delay it.
 pub const ADMIT_WITHIN: Duration = Duration::from_secs(5);
 
 /// The clock of the node, shared with its cores.
@@ -55,28 +55,28 @@ pub type Now = Arc<dyn Fn() -> Time + Send + Sync>;
 /// A session that has begun, as the control plane gets it.
 #[derive(Debug)]
 pub struct SessionHandle {
-    /// Who asks for it.
+    /// The coordinator's Open.
     pub opened: Opened,
-    /// Whether the session may begin; dropped, the node takes none.
+    /// Sends whether the session may begin; dropped: the node takes no session.
     pub admitted: oneshot::Sender<Result<(), Fenced>>,
-    /// What the coordinator says; its end is the session's.
+    /// Messages of the coordinator; the channel ends with the session.
     pub inbound: mpsc::Receiver<Result<Message, Rejected>>,
-    /// What it is told.
+    /// Messages to the coordinator.
     pub outbound: mpsc::Sender<SessionResponse>,
-    /// Ends the session at once; dropped without a word, the stream ends well.
+    /// Ends the session at once; dropped without a value: the stream ends without an error.
     pub end: oneshot::Sender<End>,
-    /// Everything done for it happens in here.
+    /// Span of the session for log lines and traces.
     pub span: Span,
 }
 
-/// Why a session is ended from here.
+/// Why the node ends a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// A newer session has begun.
+    /// A newer session has replaced this one.
     Superseded,
-    /// The coordinator does not read.
+    /// The coordinator does not read messages.
     NotRead,
-    /// The node goes down.
+    /// The node shuts down.
     Draining,
 }
 
@@ -88,7 +88,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// `sessions` takes what begins.
+    /// The gRPC service; new sessions go to `sessions`.
     #[must_use]
     pub fn server(sessions: mpsc::Sender<SessionHandle>, now: Now) -> ShardServiceServer<Self> {
         let room = Room::default();
@@ -140,7 +140,7 @@ impl ShardService for Service {
     }
 }
 
-/// Waits for the coordinator's Open, which tells whether anything else it says may be heard.
+/// Waits for the coordinator's Open, which decides whether the session may continue.
 async fn open(requests: &mut Streaming<SessionRequest>) -> Result<Opened, Status> {
     let late = |_| {
         Status::deadline_exceeded(format!(
@@ -161,8 +161,8 @@ fn refused(fenced: &Fenced) -> Status {
     Status::new(code, fenced.to_string())
 }
 
-/// `unreadable` tells the coordinator why it is not heard any more: it sent that message, and must
-/// not send it for ever.
+/// Receives messages until the session ends. `unreadable` tells the coordinator why an undecodable
+/// message ended the session, so that the coordinator does not send it for ever.
 async fn receive(
     mut requests: Streaming<SessionRequest>,
     mut assembly: Assembly,
@@ -201,12 +201,12 @@ async fn receive(
     }
 }
 
-/// What a coordinator reads: messages until the end of them, or of the session.
+/// The response stream of a session: messages until the control plane or the session ends.
 #[derive(Debug)]
 pub struct Outbound {
     messages: mpsc::Receiver<SessionResponse>,
     ended: Option<oneshot::Receiver<End>>,
-    /// Why nothing can be heard of the coordinator any more.
+    /// Status that ends the stream when requests cannot be received any more.
     broken: Option<oneshot::Receiver<Status>>,
 }
 

@@ -37,21 +37,21 @@ use super::{
 };
 use crate::peers::PeerKey;
 
-/// RFC 9113, section 3.4.
+/// Preface of an HTTP/2 client (RFC 9113, section 3.4).
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// The preface and the head of the SETTINGS frame that follows it.
+/// Bytes of the preface and of the SETTINGS frame header that follows it.
 const HELLO_BYTES: usize = 24 + 9;
 
-/// The connection that a request came by; an extension of each request.
+/// The connection of a request; an extension of each request.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// Of the other side.
+    /// Address of the client.
     pub address: SocketAddr,
-    /// A permit for each request under way on this connection; who wants one for a request takes it here.
+    /// Permits for requests in progress on this connection; a method takes one for each request.
     pub requests: Arc<Semaphore>,
 }
 
-/// Serves one connection until its end.
+/// Serves one connection until it closes.
 pub(super) async fn serve(
     stream: TcpStream,
     address: SocketAddr,
@@ -168,7 +168,7 @@ fn answer<S: Served>(
     }
 }
 
-/// Tells the listener that the place is free, however the task ends.
+/// Marks the place as free when it is dropped, however the task ends.
 struct End(Arc<Activity>);
 
 impl Drop for End {
@@ -177,7 +177,7 @@ impl Drop for End {
     }
 }
 
-/// A socket whose first bytes have been read and are read again.
+/// A socket whose first bytes were read and are returned again by the next read.
 #[derive(Debug)]
 struct Greeted {
     hello: [u8; HELLO_BYTES],

@@ -11,7 +11,7 @@ use super::PeerKey;
 /// Peers that are remembered by one limit.
 pub const PEERS_MAX: usize = 4_096;
 
-/// A rate for each peer. Pure: the time comes from whoever asks, and never goes back.
+/// Rate limit of each peer. Pure: the caller passes the time, which never goes back.
 #[derive(Debug)]
 pub struct Rates {
     burst: u32,
@@ -28,7 +28,7 @@ impl Rates {
         Self { burst, every, peers_max: PEERS_MAX, full_at: BTreeMap::new() }
     }
 
-    /// The same with fewer peers remembered: for limits of which there are many.
+    /// Remembers fewer peers: for a limit of which there are many instances.
     #[must_use]
     pub fn of_peers(self, peers_max: usize) -> Self {
         Self { peers_max, ..self }

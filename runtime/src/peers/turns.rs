@@ -21,11 +21,11 @@ use tokio::sync::oneshot;
 
 use super::PeerKey;
 
-/// One piece of work, waiting or under way. Never used again.
+/// Number of one piece of work, waiting or in progress; never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
-/// Who waits, who works, who is next.
+/// State of the line: waiting work, work in progress, and the order of peers.
 #[derive(Debug)]
 pub struct Ring {
     capacity: u64,
@@ -125,14 +125,14 @@ impl Ring {
         }
     }
 
-    /// What work under way costs together.
+    /// Total cost of the work in progress.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used
     }
 }
 
-/// A ring that tasks wait in.
+/// A ring whose turns tasks can await.
 #[derive(Debug, Clone)]
 pub struct Turns(Arc<Mutex<Waiting>>);
 
@@ -195,14 +195,14 @@ impl Turns {
         Some(Turn { turns: Arc::clone(&self.0), ticket })
     }
 
-    /// What work under way costs together.
+    /// Total cost of the work in progress.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.0.lock().ring.used()
     }
 }
 
-/// One piece of work, waiting or under way.
+/// Guard of one piece of work, waiting or in progress.
 #[derive(Debug)]
 pub struct Turn {
     turns: Arc<Mutex<Waiting>>,

@@ -35,7 +35,7 @@ use super::{
 };
 use crate::wave::{CoverBuilder, NoRoom, Place, Room};
 
-/// What is under way of one session.
+/// Incomplete waves and counts of one session.
 #[derive(Debug)]
 pub struct Assembly {
     room: Room,
@@ -45,17 +45,17 @@ pub struct Assembly {
 #[derive(Debug)]
 struct Partial {
     head: Head,
-    /// The time of a wave runs from its head.
+    /// Time at which the head arrived, from which the wave's time counts.
     received: Time,
     delivery: u32,
-    /// Number of the next part.
+    /// Number of the next expected part.
     next: u32,
     cells: u64,
     cells_announced: u64,
     cover: CoverBuilder,
     /// Devices that were handed to a gateway before, by partition number.
     handed: BTreeMap<u32, RoaringBitmap>,
-    /// Of all parts so far but their cells.
+    /// Bytes of all parts so far, cells excluded.
     payload: usize,
     place: Place,
 }
@@ -67,7 +67,7 @@ enum Head {
 }
 
 impl Assembly {
-    /// Nothing under way.
+    /// An assembly without messages in progress.
     #[must_use]
     pub fn new(room: Room) -> Self {
         Self { room, partial: BTreeMap::new() }
@@ -123,13 +123,13 @@ impl Assembly {
         }
     }
 
-    /// Waves and counts that are incomplete.
+    /// Number of incomplete waves and counts.
     #[must_use]
     pub fn under_way(&self) -> usize {
         self.partial.len()
     }
 
-    /// A whole message: what is kept of it takes its place.
+    /// Reserves room for a complete message.
     fn keep(&self, mut message: Message, bytes: usize) -> Result<Message, Rejected> {
         let (about, cover) = match &mut message {
             Message::Wave(wave) => (About::Wave(wave.id), Arc::get_mut(&mut wave.cover)),
@@ -212,7 +212,7 @@ impl Assembly {
 }
 
 impl Partial {
-    /// Then nobody waits for it any more. A question that is given up is not taken back: the
+    /// Time after which no session waits for the message. An abandoned count is not cancelled: the
     /// coordinator only stops sending.
     fn until(&self) -> Time {
         let limit = match &self.head {
@@ -333,7 +333,7 @@ impl Partial {
     }
 }
 
-/// From and to of bands that have no cells yet.
+/// Distances of bands whose cells are still to come.
 fn limits(bands: &[wire::Band]) -> Result<Vec<(f64, f64)>, InvalidField> {
     wave::check_bands(bands.len())?;
     if let Some(at) = bands.iter().position(|band| !band.cells.is_empty()) {

@@ -75,8 +75,8 @@ impl Control {
         result
     }
 
-    /// The node holds nothing of another log while a session is open ([`super::fence`]), so numbers
-    /// can be compared.
+    /// Checks the number of an ownership. Numbers are comparable because the node holds nothing of
+    /// another log while a session is open ([`super::fence`]).
     fn check_ownership(&self, new: &Ownership) -> Result<(), InvalidField> {
         let field = "ownership.number";
         if self.fence.follows().is_some_and(|follows| follows != new.log) {
@@ -99,7 +99,7 @@ impl Control {
         }
     }
 
-    /// Lets go of every partition: nothing that the node holds may be used any more.
+    /// Drops every partition: nothing that the node holds may be used any more.
     pub(super) fn disown(&mut self) {
         self.outputs.push_back(Output::Unfollow);
         self.tell_all(|| Command::Own(Vec::new()));
@@ -108,9 +108,9 @@ impl Control {
         (self.ownership, self.ownership_refused, self.feed) = (None, false, FeedState::Loading);
     }
 
-    /// From `old` to `new`: the feed stops, cores let go of what they do not keep, take what they
-    /// own, the feed goes on. Letting go and taking are two commands, so that a partition that is
-    /// rebuilt begins empty.
+    /// Changes the ownership from `old` to `new`: the feed stops, cores drop partitions that they
+    /// do not keep, take the ones that they own, and the feed continues. Dropping and taking are
+    /// two commands, so that a rebuilt partition starts empty.
     pub(super) fn own(&mut self, old: Option<&Ownership>, new: Ownership) {
         let change = change(old, &new, self.identity.cores);
         info!(
@@ -198,8 +198,8 @@ impl Control {
         Ok(())
     }
 
-    /// An answer that comes too late, or to nobody's question, is no mistake of the coordinator:
-    /// nothing is refused.
+    /// Applies a grant. A grant that comes too late, or to another request, is not a mistake of the
+    /// coordinator: nothing is refused.
     fn grant(&mut self, grant: &Grant, now: Time) {
         let Some(until) = self.leases.until(grant.nonce, grant.lease, now) else {
             debug!(nonce = grant.nonce, "grant ignored: it arrived too late");
@@ -233,8 +233,8 @@ impl Control {
         )))
     }
 
-    /// A cancel of a wave that is not here is answered at once: nothing will be written of it,
-    /// which is what was asked.
+    /// Answers a cancel of an unknown wave at once: nothing of the wave will be written, as
+    /// requested.
     fn stopped_unknown(&mut self, wave: WaveId) -> Result<(), Rejected> {
         let Some(session) = self.session.as_mut().filter(|_| !self.waves.contains(wave)) else {
             return Ok(());

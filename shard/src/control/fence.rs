@@ -20,12 +20,12 @@ use clarion_proto::{
     time::Time,
 };
 
-/// How long after the end of a session a coordinator with another log is refused: a coordinator
-/// whose connection broke is back within its longest pause of 2 s, and waves of the former log have
-/// no grant any more after 5 s.
+/// Time after the end of a session in which a coordinator with another log is refused: a
+/// coordinator whose connection broke reconnects within its longest pause of 2 s, and waves of the
+/// former log have no grant after 5 s.
 pub const FORMER_LOG_FOR: Duration = Duration::from_secs(10);
 
-/// What a coordinator says of itself.
+/// Identity of a coordinator, from its Open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opened {
     /// The cluster name in the coordinator's configuration.
@@ -34,7 +34,7 @@ pub struct Opened {
     pub coordinator: CoordinatorId,
     /// The log that it serves.
     pub log: LogIdentity,
-    /// Of its program, for log lines.
+    /// Version of the coordinator's program, for log lines.
     pub version: String,
 }
 
@@ -74,7 +74,7 @@ pub enum Fenced {
 }
 
 impl Fenced {
-    /// Whether retrying helps without anybody's doing.
+    /// Whether retrying helps without a change by an operator.
     #[must_use]
     pub fn passes(&self) -> bool {
         matches!(self, Self::FormerLog { .. })
@@ -97,16 +97,16 @@ pub enum Admitted {
 #[derive(Debug)]
 pub struct Fence {
     cluster: ClusterName,
-    /// The log of what this node holds.
+    /// Log from which the node's partitions were built.
     follows: Option<LogIdentity>,
-    /// Whose session is open.
+    /// Coordinator whose session is open.
     directs: Option<CoordinatorId>,
-    /// When the last session ended.
+    /// End of the last session.
     ended: Option<Time>,
 }
 
 impl Fence {
-    /// A node that has met nobody yet.
+    /// A node that has not met a coordinator yet.
     #[must_use]
     pub fn new(cluster: ClusterName) -> Self {
         Self { cluster, follows: None, directs: None, ended: None }

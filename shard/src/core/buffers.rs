@@ -14,11 +14,11 @@ use crate::lane::connection::Connection;
 const BYTES: usize = 40 * 1024;
 /// Larger ones are not kept: bodies were large, or windows opened for many at once.
 const BYTES_MAX: usize = 2 * BYTES;
-/// So many are kept: what one turn uses and some that sockets were slow to take. 32 of 80 KiB at
-/// most are 2.5 MiB.
+/// Number of unused buffers that are kept: those of one turn and some that sockets were slow to
+/// take. 32 of at most 80 KiB are 2.5 MiB.
 const KEPT: usize = 32;
 
-/// Those that nobody uses now.
+/// Buffers that no connection uses now.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     spare: Vec<Vec<u8>>,

@@ -12,7 +12,7 @@ use crate::{
     wave::{Ahead, Program, ProgramError, Step, Walk},
 };
 
-/// One question under way.
+/// One count in progress.
 #[derive(Debug)]
 pub(crate) struct CountRun {
     pub(crate) spec: Arc<CountSpec>,

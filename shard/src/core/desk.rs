@@ -24,8 +24,8 @@ use crate::{
 /// How long a device that is to go over another connection is put off when its turn comes on the
 /// same one.
 const DEFERRED: Duration = Duration::from_millis(1);
-/// So many are put off in one turn: in a storm of refusals they must not cost more than what is
-/// sent.
+/// Highest number of pushes deferred in one turn: in a storm of refusals they must not cost more
+/// than the pushes sent.
 const DEFERRED_MAX: usize = 64;
 /// What a request is reckoned beside its body: 361 bytes with `authorization` indexed, 605 without,
 /// the body (257) off.
@@ -52,7 +52,7 @@ impl WaveRun {
         self.outlets[outlet].next(&self.parts, partitions, &self.spec.cover, alone, steps)
     }
 
-    /// Whether a found device is addressed through this outlet and by nobody else yet.
+    /// Whether a found device is addressed through this outlet and not handed over yet.
     pub(super) fn check<'s>(
         &mut self,
         outlet: u16,
@@ -79,7 +79,7 @@ impl WaveRun {
     }
 }
 
-/// One connection serving one wave.
+/// One connection that takes pushes of one wave.
 pub(super) struct Desk<'a> {
     pub(super) partitions: &'a Partitions,
     pub(super) opens: &'a mut Opens,
@@ -93,15 +93,15 @@ pub(super) struct Desk<'a> {
     /// The lane has another connection.
     pub(super) others: bool,
     pub(super) now: Time,
-    /// Where a token that is kept packed is unpacked.
+    /// Buffer in which a packed token is unpacked.
     pub(super) token: &'a mut TokenBuffer,
 }
 
-/// What became of one device.
+/// Result of taking one device.
 enum Taken {
-    /// Encoded: about so many bytes.
+    /// The push was encoded, with approximately this many bytes.
     Sent(usize),
-    /// Nothing is sent to it here.
+    /// The device gets no push through this outlet.
     Passed,
     /// The connection took no more; the device comes again.
     Full,
@@ -111,7 +111,7 @@ enum Taken {
 enum NotSent {
     /// The connection takes no more now.
     Full,
-    /// This device, or this message whoever it is for, can never be sent.
+    /// The device, or its message for every device, can never be sent.
     Never,
 }
 

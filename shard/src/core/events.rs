@@ -15,7 +15,8 @@ use crate::{command::Event, lane::news::News};
 const HELD_EVERY: Duration = Duration::from_millis(100);
 
 impl Core {
-    /// The next thing to tell; `None`: nothing now. To be asked only when there is room for it.
+    /// The next event for the control plane; `None`: none now. Call it only when the event can be
+    /// taken.
     pub fn poll_event(&mut self, now: Time) -> Option<Event> {
         self.stopped()
             .or_else(|| self.lane_news(now))

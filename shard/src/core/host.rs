@@ -24,7 +24,7 @@ use super::{
 use crate::lane::connection::{ConnectionEvent, PushError};
 
 impl Core {
-    /// What a guest asks for.
+    /// Handles a letter of a guest.
     pub(super) fn guest_asks(&mut self, core: usize, letter: Letter, now: Time) {
         match letter {
             Letter::Want { lane, round } => {
@@ -184,7 +184,7 @@ impl Core {
         }
     }
 
-    /// What a connection says of a guest's request.
+    /// Returns the event of a guest's request to the guest.
     pub(super) fn hand_back(&mut self, link: u32, ticket: u64, event: ConnectionEvent, now: Time) {
         let Some(carried) = self.guests.carried(ticket) else { return };
         let by =
@@ -266,11 +266,11 @@ impl Core {
     }
 }
 
-/// What became of one guest's turn on one connection.
+/// Result of one guest's turn on one connection.
 enum Served {
-    /// Encoded: about so many bytes.
+    /// A request was encoded, with approximately this many bytes.
     Sent(usize),
-    /// Nobody of this guest waits.
+    /// The guest has no waiting request.
     Nothing,
     /// The connection takes no more.
     Full,

@@ -41,12 +41,12 @@ use crate::{
 /// has not used, together.
 pub(crate) const RUN_MAX: usize = 256;
 
-/// From one core to another of its node. Those of a pair keep their order.
+/// A message from one core to another core of its node. Letters between two cores keep their order.
 #[derive(Debug)]
 pub enum Letter {
     /// From a guest: credits are of use from now on.
     Want {
-        /// On which lane.
+        /// Lane of the request for credits.
         lane: LaneId,
         /// Counts them, so that credits for an earlier one are known.
         round: u32,
@@ -54,57 +54,57 @@ pub enum Letter {
     /// From a guest: credits are of no use any more; those that it has not used are the host's
     /// again.
     Enough {
-        /// On which lane.
+        /// Lane whose credits are returned.
         lane: LaneId,
     },
-    /// From a guest: requests, in their order.
+    /// From a guest: requests, in the order of sending.
     Run(Run),
     /// From a guest: nothing of this wave is to be written any more.
     Void {
-        /// On which lane.
+        /// Lane of the wave's requests.
         lane: LaneId,
-        /// Of the guest's.
+        /// The guest's wave.
         wave: WaveId,
     },
     /// From a guest: its template of this number will not be used again, or for another message.
     Forget {
-        /// On which lane.
+        /// Lane of the template.
         lane: LaneId,
-        /// Of the guest's.
+        /// Number of the template at the guest.
         template: u32,
     },
     /// From a guest: it hands over no more, and waits for what is under way.
     Leave {
-        /// On which lane.
+        /// Lane that the guest leaves.
         lane: LaneId,
     },
-    /// From a host: so many more may come.
+    /// From a host: the number of further requests that may come.
     Credit {
-        /// On which lane.
+        /// Lane of the credits.
         lane: LaneId,
-        /// Of the [`Letter::Want`] that it answers.
+        /// Round of the [`Letter::Want`] that this letter answers.
         round: u32,
         /// Number of further requests that the guest may hand over.
         requests: usize,
     },
-    /// From a host: what became of requests.
+    /// From a host: the results of requests.
     Fates {
-        /// On which lane.
+        /// Lane of the requests.
         lane: LaneId,
-        /// In the order in which it happened.
+        /// Results, in the order in which they happened.
         fates: Vec<Fate>,
     },
     /// From a host: a socket has taken requests, or was lost with them.
     Written {
-        /// On which lane.
+        /// Lane of the requests.
         lane: LaneId,
-        /// Of which wave.
+        /// Wave of the requests.
         wave: WaveId,
         /// Number of requests that the socket took or lost.
         requests: u64,
-        /// When the socket last took something; `None`: never.
+        /// Time at which the socket last took bytes; `None`: never.
         at: Option<Time>,
-        /// It took all of it; otherwise it was lost with some of it.
+        /// Whether the socket took all bytes; otherwise it was lost with some of them.
         whole: bool,
     },
 }
@@ -116,11 +116,11 @@ pub struct Run {
     /// Templates that the host has not met yet.
     pub(crate) templates: Vec<(u32, TemplateSpec)>,
     pub(crate) entries: Vec<Entry>,
-    /// Of all entries, one behind the other. Never printed.
+    /// Tokens of all entries, one after the other. Never printed.
     pub(crate) tokens: Tokens,
 }
 
-/// Bytes that `Debug` says nothing of.
+/// Bytes that `Debug` does not print.
 #[derive(Default)]
 pub(crate) struct Tokens(pub(crate) Vec<u8>);
 
@@ -136,19 +136,19 @@ pub(crate) struct Entry {
     pub(crate) ticket: u64,
     pub(crate) template: u32,
     pub(crate) wave: WaveId,
-    /// It may not be written later.
+    /// Time after which the request may not be written.
     pub(crate) until: Time,
     pub(crate) token_bytes: u16,
 }
 
-/// What became of one request.
+/// Result of one request.
 #[derive(Debug)]
 pub struct Fate {
-    /// As handed over.
+    /// Ticket of the request, as handed over.
     pub(crate) ticket: u64,
     /// The number of the provider token that it went out with.
     pub(crate) credential: u32,
-    /// The connection that said so.
+    /// Connection that gave the result.
     pub(crate) by: Witness,
     pub(crate) what: Became,
 }
@@ -158,7 +158,7 @@ pub struct Fate {
 pub(crate) enum Became {
     Accepted,
     Answer(Answer),
-    /// With the status of an answer that broke off.
+    /// No answer; with the status of an answer that broke off.
     Unanswered(Option<u16>),
     Unprocessed,
     /// It was never written: the host has no connection for it, or it was voided, or its time was

@@ -45,7 +45,7 @@ pub enum Disconnect {
 }
 
 impl Core {
-    /// TCP and TLS stand.
+    /// Records that TCP and TLS are established.
     pub fn connected(&mut self, id: ConnectionId, now: Time) {
         let Some(link) = self.link_of(id) else { return };
         if link.is_open() {
@@ -91,7 +91,7 @@ impl Core {
         }
     }
 
-    /// A connection never came to stand, for this reason: words for people.
+    /// Records that a connection could not be established, with the reason as text for people.
     pub fn not_connected(&mut self, id: ConnectionId, why: String, now: Time) {
         if let Some(lane) = self.link_of(id).map(|link| link.lane) {
             self.lanes[lane].end.cannot_connect(why);
@@ -99,7 +99,7 @@ impl Core {
         }
     }
 
-    /// There is no such connection any more.
+    /// Removes a connection that does not exist any more.
     pub fn disconnected(&mut self, id: ConnectionId, why: Disconnect, now: Time) {
         let Some(link) = self.link_of(id) else { return };
         let lane = link.lane;
@@ -130,8 +130,8 @@ impl Core {
         self.settle(id.slot, now);
     }
 
-    /// Appends what is to be written. Call it only when everything from before has been taken by
-    /// the socket, and tell [`Core::written`] afterwards.
+    /// Appends the bytes to write. Call it only when the socket has taken all bytes before, and
+    /// call [`Core::written`] afterwards.
     pub fn transmit(&mut self, id: ConnectionId, out: &mut Vec<u8>, now: Time) {
         if let Some(connection) = self.link_of(id).and_then(Link::connection) {
             connection.transmit(out, now);
@@ -193,7 +193,7 @@ impl Core {
         Some(request)
     }
 
-    /// The connection in a slot, if it stands.
+    /// The established connection in a slot.
     pub(super) fn connection(&mut self, slot: u32) -> Option<&mut Connection> {
         self.links.get_mut(slot as usize)?.link.as_mut()?.connection()
     }
@@ -273,8 +273,7 @@ impl Core {
         staying.count() < if slot.end.trust.probed_at().is_some() { wanted.min(1) } else { wanted }
     }
 
-    /// Whether somebody waits to be pushed to through a lane's connections, here or on another
-    /// core.
+    /// Whether pushes wait for a lane's connections, on this core or another one.
     pub(super) fn is_busy(&self, lane: usize) -> bool {
         let slot = &self.lanes[lane];
         self.lane_has_work(slot) || self.guests.want(slot.end.spec.id)
@@ -341,10 +340,10 @@ impl Core {
         }
     }
 
-    /// Says goodbye on a connection; it closes when its open requests have ended.
+    /// Sends GOAWAY on a connection; it closes when its open requests have ended.
     ///
-    /// Of a link to a host nothing happens: its connections are the host's, which hears what we
-    /// hear.
+    /// A link to a host is unaffected: its connections belong to the host, which gets the same
+    /// messages.
     pub(super) fn retire(&mut self, slot: u32) {
         if self.links[slot as usize].link.as_ref().is_some_and(Link::is_remote) {
             return;
@@ -356,7 +355,7 @@ impl Core {
         }
     }
 
-    /// Says goodbye on all connections of a lane.
+    /// Sends GOAWAY on all connections of a lane.
     pub(super) fn retire_lane(&mut self, lane: usize) {
         for n in 0..self.lanes[lane].links.len() {
             self.retire(self.lanes[lane].links[n]);
@@ -408,8 +407,8 @@ impl Core {
         }
     }
 
-    /// So does one that stands and takes no request for as long as it is waited for: whoever waits
-    /// may do better with another one, and people have to know.
+    /// Closes an established connection that takes no request for its whole patience: another
+    /// connection may serve the waiting pushes, and the trouble must be reported.
     fn give_up_if_stuck(&mut self, slot: u32, now: Time) {
         let Some(link) = self.links[slot as usize].link.as_mut().filter(|link| link.is_stuck(now))
         else {
@@ -423,8 +422,8 @@ impl Core {
         }
     }
 
-    /// A connection that stands and is of no use leaves, with one line in the log; the next attempt
-    /// has its pause.
+    /// Closes an established connection that serves no requests, with a line in the log; the next
+    /// attempt has its pause.
     pub(super) fn give_up(&mut self, slot: u32, why: Mute, now: Time) {
         let Some(link) = self.links[slot as usize].link.as_ref().filter(|link| !link.leaving)
         else {
@@ -446,7 +445,7 @@ impl Core {
         }
     }
 
-    /// Everything closes in order.
+    /// Closes all connections in order.
     pub(super) fn shut_down(&mut self, now: Time) {
         self.shutdown = Some(now + SHUTDOWN_PATIENCE);
         for slot in 0..self.links.len() {

@@ -24,7 +24,7 @@ pub(crate) struct Open {
     /// The message last sent, within its app.
     pub(crate) message: u16,
     pub(crate) ordinal: Ordinal,
-    /// Where it was counted as handed.
+    /// Band in which the device was counted as handed.
     pub(crate) band: u32,
     /// Slot of the res-6 cell where it was counted as handed.
     pub(crate) cell: u32,
@@ -38,7 +38,7 @@ pub(crate) struct Open {
     /// Answers that called its message or project into question, or gave a reason that is not
     /// known.
     pub(crate) doubts: u8,
-    /// One of them was never answered: it may have been delivered.
+    /// Whether one of the tries was never answered: the push may have been delivered.
     pub(crate) unanswered: bool,
     /// The connection that the last try went over, by slot, if the next one is to go over another.
     pub(crate) avoid: Option<u32>,
@@ -55,7 +55,7 @@ const END: u32 = u32::MAX;
 /// All open pushes of a core.
 #[derive(Debug)]
 pub(crate) struct Opens {
-    /// With the number of uses of each slot.
+    /// Slots, each with its number of uses.
     slots: Vec<(u32, Slot)>,
     free: u32,
 }

@@ -22,7 +22,7 @@ pub(crate) const HEADER: &str = "header cannot be written";
 /// Why no request can be written: a token that no path or message may hold.
 pub(crate) const TOKEN: &str = "token cannot be written";
 
-/// Who says why.
+/// Source of a reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Why {
     /// An answer. `Reason::None`: the provider did not sign it.
@@ -31,7 +31,7 @@ pub(crate) enum Why {
     Unwritable(&'static str),
 }
 
-/// All counts of one wave on one core.
+/// Counts of reasons of one wave on one core.
 #[derive(Debug, Default)]
 pub(crate) struct Reasons {
     kinds: Vec<(Consequence, u16, Why, u64)>,
@@ -52,7 +52,7 @@ impl Reasons {
         }
     }
 
-    /// Everything is to be told again.
+    /// Makes all counts unreported.
     pub(crate) fn repeat_all(&mut self) {
         self.changed = true;
     }

@@ -23,17 +23,18 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use clarion_proto::time::Time;
 
-/// How long an address that failed is left alone: some tries of the pool, whose own pauses go up to
-/// half a minute.
+/// Time for which a failed address is passed over: some attempts of the pool, whose own pauses are
+/// up to half a minute.
 const PASSED_OVER: Duration = Duration::from_mins(1);
 /// Addresses that are remembered; beyond them those without connections and failures are forgotten
 /// anyway.
 const ADDRESSES_MAX: usize = 1_024;
 
-/// Addresses of one attempt to connect: more are for the next one, after its pause.
+/// Highest number of addresses in one attempt to connect: the next attempt, after its pause, uses
+/// further ones.
 pub(super) const DIALS_MAX: usize = 4;
 
-/// What one core knows of addresses.
+/// State of the gateway addresses of one core.
 #[derive(Debug)]
 pub(super) struct Addresses {
     known: BTreeMap<SocketAddr, Known>,
@@ -48,13 +49,13 @@ struct Known {
 }
 
 impl Addresses {
-    /// `core` spreads the beginnings.
+    /// An empty state; `core` spreads the first choices of cores.
     pub(super) fn new(core: usize) -> Self {
         Self { known: BTreeMap::new(), turn: core }
     }
 
-    /// Takes one of those that a name stands for, and counts a connection to it; `None`: it stands
-    /// for none.
+    /// Chooses one of the addresses of a name and counts a connection to it; `None`: the name has
+    /// no address.
     pub(super) fn take(&mut self, mut of: Vec<SocketAddr>, now: Time) -> Option<SocketAddr> {
         of.sort_unstable();
         of.dedup();
@@ -72,8 +73,8 @@ impl Addresses {
         Some(of[at])
     }
 
-    /// Nobody listens at the one taken last: another one of the same answer, in its place; `None`:
-    /// all that are left have failed lately.
+    /// Chooses another address of the same answer, because the address chosen last did not accept;
+    /// `None`: all others failed recently.
     pub(super) fn instead(&mut self, of: &[SocketAddr], now: Time) -> Option<SocketAddr> {
         let well = |address: &&SocketAddr| {
             let failed = self.known.get(*address).and_then(|known| known.failed);
@@ -95,7 +96,7 @@ impl Addresses {
         }
     }
 
-    /// A connection to it stands: what failed before is forgotten.
+    /// Records an established connection: earlier failures of the address are forgotten.
     pub(super) fn stands(&mut self, address: SocketAddr) {
         if let Some(known) = self.known.get_mut(&address) {
             known.failed = None;

@@ -21,18 +21,17 @@ use crate::{
     lane::spec::LaneSpec,
 };
 
-/// The poller's name for "somebody has put something into a queue".
+/// Token of the poller for "a queue has new content".
 pub(super) const WAKE: Token = Token(usize::MAX);
 /// Commands carried out in one turn.
 const COMMANDS_PER_TURN: usize = 64;
-/// While nobody takes events, what is to be told stays due, and nothing says when there is room
-/// again: the thread asks again after so long, neither at once nor never. Sockets and commands wake
-/// it all the same.
+/// Pause while the control plane takes no events: nothing signals when it has room again, so the
+/// thread retries after this time. Sockets and commands wake it meanwhile.
 const DEAF_PAUSE: Duration = Duration::from_millis(1);
 /// Readiness taken from the poller in one turn.
 const READY_MAX: usize = 256;
 
-/// A core with everything around it.
+/// A core with its sockets, queues and clock.
 pub(super) struct CoreThread {
     core: Core,
     clock: Clock,
@@ -44,7 +43,7 @@ pub(super) struct CoreThread {
     resolver: Resolver,
     addresses: Addresses,
     tls: Tls,
-    /// By slot of their connection.
+    /// Sockets, by slot of their connection.
     sockets: Vec<Option<Socket>>,
     scratch: Vec<u8>,
     /// Limits the log lines about failed connections, by lane.
@@ -147,7 +146,7 @@ impl CoreThread {
         !self.control.is_empty() || !self.feed.is_empty()
     }
 
-    /// Handshakes and answers.
+    /// Continues handshakes and reads responses.
     fn read(&mut self) -> bool {
         let mut more = false;
         for slot in 0..self.sockets.len() {
@@ -195,7 +194,7 @@ impl CoreThread {
         }
     }
 
-    /// One flush of a connection; true: the socket has taken it whole, and there may be more.
+    /// One flush of a connection; true: the socket has taken all of it, and there may be more.
     fn write_some(&mut self, slot: usize) -> bool {
         let Some(socket) = self.sockets[slot].as_mut().filter(|socket| socket.is_open()) else {
             return false;
@@ -229,8 +228,8 @@ impl CoreThread {
         }
     }
 
-    /// What came before a connection broke, of which a write was the first to hear: answers that
-    /// will not come again.
+    /// Reads the bytes that arrived before a connection broke, if a write noticed it first: their
+    /// answers will not come again.
     fn hear_out(&mut self, slot: usize) {
         let Some(socket) = self.sockets[slot].as_mut() else { return };
         let (core, id, now) = (&mut self.core, socket.id, self.clock.now());
@@ -279,7 +278,8 @@ impl CoreThread {
         }
     }
 
-    /// Tells the control plane as much as it has room for; the rest stays in the core and merges.
+    /// Sends as many events as the control plane has room for; the rest stays in the core and
+    /// merges.
     fn tell(&mut self) {
         let now = self.clock.now();
         loop {
@@ -340,8 +340,8 @@ impl CoreThread {
         }
     }
 
-    /// An attempt has come to an end; if nobody has answered at all, it goes on with another
-    /// address.
+    /// Handles a failed attempt; if the address did not answer at all, the attempt continues with
+    /// another address.
     fn refused(&mut self, id: ConnectionId, error: &io::Error) {
         let Some(socket) = self.socket(id) else { return };
         socket.dials += 1;
@@ -400,7 +400,7 @@ impl CoreThread {
         self.core.disconnected(id, why, now);
     }
 
-    /// The socket of a connection. Dropped, it leaves the poller by itself.
+    /// Removes the socket of a connection. Dropped, it leaves the poller by itself.
     fn take(&mut self, id: ConnectionId) -> Option<Socket> {
         self.sockets.get_mut(id.slot as usize)?.take_if(|socket| socket.id == id)
     }

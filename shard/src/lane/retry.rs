@@ -35,7 +35,7 @@ impl RetryLine {
         self.heap.pop().map(|Reverse((_, slot))| slot)
     }
 
-    /// When the next one is due.
+    /// Time at which the next push is due.
     #[must_use]
     pub fn due(&self) -> Option<Time> {
         self.heap.peek().map(|Reverse((due, _))| *due)
@@ -46,13 +46,13 @@ impl RetryLine {
         self.heap.pop().map(|Reverse((_, slot))| slot)
     }
 
-    /// How many wait.
+    /// Number of waiting pushes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.heap.len()
     }
 
-    /// Whether nobody waits.
+    /// Whether no push waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.heap.is_empty()
@@ -60,21 +60,20 @@ impl RetryLine {
 }
 
 /// Growing pauses with full jitter: uniform between nothing and `min · 2^tries`, at most `max`.
-/// Full jitter spreads those who failed together over the whole pause instead of letting them come
-/// back together. A provider that wants to be left alone for a time in any case gets that time in
-/// front of it.
+/// Full jitter spreads requests that failed together over the whole pause instead of letting them
+/// return together. A pause that the provider demands is added before it.
 #[derive(Debug, Clone, Copy)]
 pub struct Backoff {
     /// The first pause at most.
     pub min: Duration,
     /// Any pause at most, `floor` apart.
     pub max: Duration,
-    /// Any pause at least.
+    /// Shortest pause, whatever the jitter.
     pub floor: Duration,
 }
 
 impl Backoff {
-    /// The pause after so many failures before this one.
+    /// The pause after this many earlier failures.
     pub fn pause(&self, tries: u32, rng: &mut impl Rng) -> Duration {
         let min = u64::try_from(self.min.as_micros()).unwrap_or(u64::MAX).max(1);
         let max = u64::try_from(self.max.as_micros()).unwrap_or(u64::MAX).max(min);

@@ -44,10 +44,10 @@ use crate::lane::rate::Rate;
 /// The minute that providers count in.
 const WINDOW_SECONDS: f64 = 60.0;
 
-/// One part in so many of the burst is kept for the next alert.
+/// Divisor of the burst: this part of it is kept for the next alert.
 const RESERVE: f64 = 16.0;
 
-/// One core's slice.
+/// One core's slice of a lane's quota.
 #[derive(Debug, Default)]
 pub struct Slice {
     /// `None`: no limit, while leased.
@@ -70,7 +70,7 @@ impl Slice {
         self.until = until;
     }
 
-    /// How many may go now; `usize::MAX` without a limit.
+    /// Number of requests that may go now; `usize::MAX` without a limit.
     pub fn room(&mut self, now: Time) -> usize {
         self.refill(now);
         match &self.bucket {
@@ -87,7 +87,7 @@ impl Slice {
         self.bucket.as_ref().map_or(0, |bucket| (bucket.rate.burst / RESERVE).max(0.0) as usize)
     }
 
-    /// So many go out. Only after [`Slice::room`] said so at the same time.
+    /// Spends tokens. Call it only after [`Slice::room`] allowed them at the same time.
     pub fn take(&mut self, requests: usize, now: Time) {
         self.out += requests;
         let reserve = self.reserve();
@@ -96,7 +96,7 @@ impl Slice {
         }
     }
 
-    /// So many were answered or given up.
+    /// Counts requests that were answered or given up.
     pub fn settled(&mut self, requests: usize, now: Time) {
         // What was collected before counts with the room that there was.
         self.refill(now);
@@ -110,7 +110,7 @@ impl Slice {
         self.out
     }
 
-    /// When the lease of it ends.
+    /// End of the slice's lease.
     #[must_use]
     pub fn until(&self) -> Time {
         self.until
@@ -144,12 +144,12 @@ impl Slice {
     }
 }
 
-/// One core's part of a node's slice, of so many cores.
+/// One core's part of a node's slice, divided by the number of cores.
 ///
 /// A bucket that holds less than one request never gives one, so each part's burst is at least one.
-/// Where that makes the bursts more than the node's, the rates pay for it: `burst + rate · 60` of
-/// all parts is never more than the node's. A node that may send less than one request a minute for
-/// each of its cores may not send at all: its parts have no rate, and begin empty.
+/// Where that makes the sum of bursts larger than the node's, the rates are reduced: `burst + rate
+/// · 60` of all parts is never more than the node's. A node that may send less than one request a
+/// minute for each of its cores may not send at all: its parts have no rate, and begin empty.
 #[must_use]
 #[allow(clippy::cast_precision_loss)] // cores
 pub fn share(per_second: f64, burst: f64, parts: usize) -> Rate {

@@ -28,10 +28,10 @@ macro_rules! words {
         }
 
         impl $type {
-            /// All documented ones.
+            /// All documented values.
             pub const DOCUMENTED: &[Self] = &[$(Self::$name,)+];
 
-            /// From the gateway's word.
+            /// Parses the value in an answer.
             #[must_use]
             pub fn parse(word: &str) -> Self {
                 match word {
@@ -40,7 +40,7 @@ macro_rules! words {
                 }
             }
 
-            /// The gateway's word.
+            /// The value's text in answers.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 match self {
@@ -69,7 +69,8 @@ words! {
     Unavailable = "UNAVAILABLE";
     /// An internal error of FCM; HTTP 500.
     Internal = "INTERNAL";
-    /// 401; the second is its name of old.
+    /// The provider's credential for APNs or web push is refused; HTTP 401. The second name is an
+    /// older one.
     ThirdPartyAuthError = "THIRD_PARTY_AUTH_ERROR" | "APNS_AUTH_ERROR";
 }
 
@@ -92,12 +93,12 @@ words! {
     Unavailable = "UNAVAILABLE";
 }
 
-/// Why FCM refused.
+/// Reason of an FCM error.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reason {
-    /// Of an `FcmError` among the details.
+    /// Code of an `FcmError` among the details.
     pub code: Option<ErrorCode>,
-    /// Of the error.
+    /// Canonical status of the error.
     pub status: Option<Status>,
     /// A `google.rpc.BadRequest` names this field: at most 64 printable characters.
     pub field: Option<Box<str>>,
@@ -107,12 +108,12 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// Keeps the name of a field.
+    /// Stores the name of an invalid field.
     pub fn name_field(&mut self, field: &str) {
         self.field = Some(unknown_word(field));
     }
 
-    /// The most exact word that was said; empty: none.
+    /// The most exact reason in the answer; empty: none.
     #[must_use]
     pub fn word(&self) -> &str {
         match (&self.code, &self.status) {
@@ -122,7 +123,7 @@ impl Reason {
         }
     }
 
-    /// Whether nothing says that anything but the token is invalid.
+    /// Whether the answer allows that only the token is invalid.
     fn may_be_token(&self) -> bool {
         self.field.as_deref().is_none_or(|field| field == "message.token")
     }
@@ -184,7 +185,7 @@ pub(super) fn classify(http: u16, reason: &Reason, wait: Option<Duration>) -> Ve
     }
 }
 
-/// For errors without a known `FcmError`.
+/// Verdict by the canonical status, for errors without a known `FcmError`.
 fn by_status(http: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
     match (&reason.status, http) {
         (None | Some(Status::Unknown(_)), _) => unfamiliar(http, reason.word(), wait),
@@ -215,9 +216,9 @@ fn by_status(http: u16, reason: &Reason, wait: Option<Duration>) -> Verdict {
     }
 }
 
-/// Of the project (600,000 a minute unless raised), or of one device (240 a minute, 5,000 an hour).
-/// Where the answer does not say which, it is the device's, and the lane's when it recurs: as with
-/// the project's, a lane waits when enough say so.
+/// Verdict of an exceeded quota: of the project (600,000 a minute unless raised), or of one device
+/// (240 a minute, 5,000 an hour). An answer that does not say which counts for the device, and for
+/// the lane when it recurs: as with the project's quota, a lane waits when enough answers say so.
 fn quota(reason: &Reason, wait: Option<Duration>) -> Verdict {
     let wait = wait.or(Some(QUOTA_PAUSE));
     if reason.device_quota { Verdict::DeviceLater { wait } } else { Verdict::LaneLater { wait } }

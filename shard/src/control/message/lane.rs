@@ -10,13 +10,13 @@ use rustls::RootCertStore;
 use super::out_of;
 use crate::outcome::Platform;
 
-/// Connections of one node to one gateway. At 20 k/s each that is far beyond what a machine can
-/// write.
+/// Highest number of connections of one node to one gateway. At 20 k/s each that is far more than a
+/// machine can write.
 pub(super) const CONNECTIONS_MAX: u32 = 1_024;
-/// Streams of one connection; APNs has announced up to 1,500 and no gateway more than a few
-/// thousand.
+/// Highest number of streams of one connection; APNs has announced up to 1,500 and no gateway more
+/// than a few thousand.
 const STREAMS_MAX: u32 = 100_000;
-/// A deadline or pause beyond ten minutes is a mistake of units.
+/// Longest deadline or pause, ms: more than ten minutes is a mistake of units.
 const MS_MAX: u32 = 600_000;
 /// Answers of one kind in a row that decide: one answer never does, and thousands would decide too
 /// late.
@@ -28,14 +28,13 @@ const NAME_BYTES_MAX: usize = 255;
 /// One lane, as the coordinator describes this node's end of it.
 #[derive(Debug, Clone)]
 pub struct Lane {
-    /// What was said; compared, so that the same lane said again by a new session costs no
-    /// connection.
+    /// The lane's terms; compared, so that the same lane in a new session closes no connection.
     pub terms: Terms,
-    /// Made from [`Terms::ca_pem`].
+    /// Trust anchors from [`Terms::ca_pem`].
     pub roots: Arc<RootCertStore>,
 }
 
-/// The words of a lane.
+/// Terms of a lane, as the coordinator sends them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// Number of the lane, unique in the cluster.
@@ -48,11 +47,11 @@ pub struct Terms {
     pub endpoint: String,
     /// Server name that the certificate must carry; also sent as `:authority`.
     pub server_name: String,
-    /// Empty: the public roots.
+    /// Private CA in PEM; empty: the public root CAs.
     pub ca_pem: String,
-    /// Real people behind it.
+    /// Whether real people receive the pushes.
     pub live: bool,
-    /// On each connection.
+    /// Highest number of streams on each connection.
     pub streams_per_connection: usize,
     /// Time limit of one request.
     pub request_deadline: Duration,

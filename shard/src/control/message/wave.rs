@@ -19,9 +19,9 @@ use crate::{
     wave::{Cover, SegmentOp},
 };
 
-/// Apps of an audience, by the contract of `CreateAlert`.
+/// Highest number of apps in an audience, by the contract of `CreateAlert`.
 pub(super) const APPS_MAX: usize = 64;
-/// Locales of a case, by the contract of `CreateAlert`.
+/// Highest number of locales of an app, by the contract of `CreateAlert`.
 pub(in crate::control) const MESSAGES_MAX: usize = 64;
 /// APNs takes payloads up to 4,096 bytes (5,120 for calls over IP).
 const APNS_BODY_BYTES_MAX: usize = 5_120;
@@ -29,7 +29,8 @@ const APNS_BODY_BYTES_MAX: usize = 5_120;
 /// need six (`\u0007`), and around them stand field names, braces, time to live, priority and
 /// collapse key: less than 1,024. Without the token.
 const FCM_BODY_BYTES_MAX: usize = 6 * 4_096 + 1_024;
-/// A project id has 6 to 30 characters; those of a domain carry its name before a colon.
+/// Longest project id, bytes. An id has 6 to 30 characters; ids of a domain have the domain's name
+/// before a colon.
 const PROJECT_BYTES_MAX: usize = 128;
 /// Longest `apns-collapse-id`, bytes (Apple's limit).
 const COLLAPSE_ID_BYTES_MAX: usize = 64;
@@ -47,30 +48,30 @@ pub struct Wave {
     pub alert: String,
     /// Epoch of the wave: messages with a lower one than the highest seen are refused.
     pub epoch: Epoch,
-    /// The ownership it was planned for.
+    /// Number of the ownership for which the wave was planned.
     pub ownership: u64,
-    /// For all cores.
+    /// The cover, shared by all cores.
     pub cover: Arc<Cover>,
-    /// How many bands the cover has.
+    /// Number of bands of the cover.
     pub bands: u32,
-    /// One for each partition of ours.
+    /// Work for each partition of this node.
     pub shards: Vec<Shard>,
-    /// What is said, per app.
+    /// Messages of each app.
     pub apps: Vec<AppSpec>,
-    /// Who is addressed.
+    /// Audience as an expression in prefix form; empty: every device.
     pub segments: Vec<SegmentOp>,
-    /// Nothing is sent later.
+    /// Time after which nothing is sent.
     pub expires: Time,
 }
 
-/// One partition's part.
+/// The wave's part for one partition.
 #[derive(Debug)]
 pub struct Shard {
     /// Number of the partition.
     pub partition: PartitionId,
     /// The walk waits until its log is applied up to here.
     pub start: Position,
-    /// Done by an earlier holder.
+    /// Devices that an earlier owner has handed over.
     pub handed: RoaringBitmap,
 }
 

@@ -12,7 +12,7 @@ pub(crate) mod huffman;
 /// Each entry of a table counts its bytes and this (RFC 7541, 4.1).
 pub(crate) const ENTRY_OVERHEAD: usize = 32;
 
-/// The size of a dynamic table before anything else was said (RFC 9113, 6.5.2).
+/// Size of a dynamic table before SETTINGS (RFC 9113, 6.5.2).
 pub(crate) const TABLE_SIZE_DEFAULT: usize = 4_096;
 
 /// What an entry counts towards a table's size, and a field towards a header list's.
@@ -70,7 +70,7 @@ pub(crate) fn static_name(name: &str) -> Option<usize> {
     STATIC_TABLE.iter().position(|(n, _)| *n == name).map(|i| i + 1)
 }
 
-/// How many entries stand before the dynamic table.
+/// Number of entries in the static table.
 pub(crate) const STATIC_LEN: usize = STATIC_TABLE.len();
 
 #[rustfmt::skip]

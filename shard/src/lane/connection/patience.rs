@@ -14,7 +14,7 @@ use super::error::ConnectionError;
 /// When full: enough for a reset and some windows for each of the most streams that gateways allow
 /// (1,500), all at once.
 const FULL: u64 = 10_000;
-/// For each request.
+/// Frames that each request pays for.
 const PER_REQUEST: u64 = 8;
 /// For each second, so that a connection that idles for hours is not charged for its gateway's
 /// PINGs.
@@ -35,7 +35,7 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// One such frame came. `next_id`: of the next request.
+    /// Spends one frame of the budget. `next_id`: id of the next request.
     pub(super) fn spend(&mut self, now: Time, next_id: u32) -> Result<(), ConnectionError> {
         if self.left == 0 {
             self.refill(now, next_id);
@@ -47,8 +47,9 @@ impl Patience {
         Ok(())
     }
 
-    /// Only when it is empty, so that nearly every frame costs one subtraction. An honest peer has
-    /// then earned it full again: whoever has earned nothing since is not one.
+    /// Refills the budget only when it is empty, so that nearly every frame costs one subtraction.
+    /// An honest peer has then earned it full again: a peer that has earned nothing since is not
+    /// honest.
     fn refill(&mut self, now: Time, next_id: u32) {
         let seconds = now.since(self.at).as_secs();
         let requests = u64::from(next_id.saturating_sub(self.next_id)) / 2;

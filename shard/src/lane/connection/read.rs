@@ -24,7 +24,7 @@ const STATUS_200: u8 = 0x88;
 /// reads.
 const ACKNOWLEDGEMENTS_MAX: usize = 1_000;
 
-/// The reader's own state.
+/// State of the reader.
 pub(super) struct Reader {
     /// The beginning of a frame that has not come whole: at most one frame.
     partial: Vec<u8>,
@@ -185,8 +185,8 @@ impl Connection {
         Ok(())
     }
 
-    /// A whole block. It is decoded even if nobody waits for it, as long as it may change the
-    /// table.
+    /// Handles a complete block. It is decoded even for a closed stream, as long as it may change
+    /// the table.
     fn header_block(
         &mut self,
         id: u32,
@@ -392,7 +392,7 @@ impl Connection {
     }
 }
 
-/// Fills up `partial` with the rest of its frame; `false`: that has not come whole yet.
+/// Completes `partial` with the rest of its frame; `false`: the frame is still incomplete.
 fn complete(partial: &mut Vec<u8>, input: &mut &[u8]) -> Result<bool, ConnectionError> {
     let mut fill = |partial: &mut Vec<u8>, length: usize| {
         let (piece, rest) = input.split_at(length.saturating_sub(partial.len()).min(input.len()));

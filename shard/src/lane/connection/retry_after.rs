@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::outcome::RETRY_AFTER_MAX;
 
-/// What the fields of one answer said.
+/// The two header fields of one answer.
 #[derive(Debug, Default)]
 pub(super) struct RetryAfter {
     seconds: Option<u64>,
@@ -32,7 +32,7 @@ impl RetryAfter {
         }
     }
 
-    /// How long to wait; at most [`RETRY_AFTER_MAX`].
+    /// Time to wait; at most [`RETRY_AFTER_MAX`].
     pub(super) fn wait(&self) -> Option<Duration> {
         let until = || Some(self.at?.duration_since(self.date?).unwrap_or_default());
         let wait = self.seconds.map(Duration::from_secs).or_else(until)?;

@@ -34,12 +34,12 @@ const FREE: Slot =
 /// All open requests of a connection.
 #[derive(Debug)]
 pub(crate) struct Streams {
-    /// A power of two.
+    /// Slots of the ring; their number is a power of two.
     slots: Box<[Slot]>,
     oldest: u32,
     newest: u32,
     open: usize,
-    /// Of the next request, unless its slot is taken.
+    /// Id of the next request, unless its slot is taken.
     next_id: u32,
     last_id: u32,
 }
@@ -133,7 +133,7 @@ impl Streams {
         self.slots.get(self.oldest as usize)
     }
 
-    /// The one opened last.
+    /// The stream that was opened last.
     pub(crate) fn newest(&self) -> Option<&Slot> {
         self.slots.get(self.newest as usize)
     }

@@ -5,17 +5,17 @@ use crate::outcome::Platform;
 /// What all pushes of an app and wave share beside the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Request {
-    /// APNs: what a push says beside its body stands in headers.
+    /// APNs: everything but the body is in headers.
     Apns(ApnsHeaders),
-    /// FCM: all but the project stands in the body.
+    /// FCM: everything but the project is in the body.
     Fcm {
-        /// Name of the project, which stands in the path.
+        /// Name of the project, which is part of the path.
         project: String,
     },
 }
 
 impl Request {
-    /// Which lanes take it.
+    /// Platform of the lanes that take the request.
     #[must_use]
     pub fn platform(&self) -> Platform {
         match self {
@@ -34,7 +34,7 @@ pub struct ApnsHeaders {
     pub push_type: String,
     /// Value of `apns-priority`: 10, 5 or 1.
     pub priority: u8,
-    /// `apns-expiration`, Unix seconds.
+    /// Value of `apns-expiration`, Unix seconds.
     pub expiration: u64,
     /// `apns-collapse-id`, at most 64 bytes.
     pub collapse_id: String,

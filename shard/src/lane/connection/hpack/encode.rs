@@ -64,7 +64,7 @@ impl Encoder {
         self.version = self.version.wrapping_add(1).max(1);
     }
 
-    /// Begins a block.
+    /// Begins a header block.
     pub(crate) fn begin(&mut self, out: &mut Vec<u8>) {
         if self.announce {
             // First to the smallest size that was ever meant, then to the one in force.
