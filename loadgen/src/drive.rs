@@ -13,13 +13,13 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::place::Place;
 
-/// Why driving failed.
+/// Why a call of the cluster failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DriveError {
     /// The cluster refused a call.
     #[error("the coordinator answered {}: {}", .0.code(), .0.message())]
     Status(Box<tonic::Status>),
-    /// It could not be reached.
+    /// The coordinator could not be reached.
     #[error("cannot reach the coordinator: {0}")]
     Transport(#[from] tonic::transport::Error),
     /// The server sent nothing for this long.
@@ -31,9 +31,9 @@ pub enum DriveError {
     /// A device of the population was refused.
     #[error("the registry refused a device: {field}: {problem}")]
     ItemRefused {
-        /// The field at fault.
+        /// Name of the invalid field.
         field: String,
-        /// What the registry says of it.
+        /// Problem with the field, as the registry described it.
         problem: String,
     },
     /// An answer that the contract does not allow.

@@ -32,7 +32,7 @@ pub fn emulator(platform: Platform) -> String {
     format!("gateway-{}", platform.as_str())
 }
 
-/// Names the file of an emulator's record; `part` tells the alerts of one run apart.
+/// Name of the file of an emulator's record; `part` distinguishes the alerts of one run.
 #[must_use]
 pub fn record(platform: Platform, part: &str) -> String {
     format!("{}{part}-record.bin", emulator(platform))

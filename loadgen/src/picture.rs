@@ -45,15 +45,15 @@ const STYLE: &str = include_str!("picture/style.css");
 
 /// A page with the result of one run.
 pub struct Picture<'a> {
-    /// What was played.
+    /// Scenario of the run.
     pub scenario: &'a Scenario,
-    /// What came of it.
+    /// Report of the run.
     pub report: &'a Report,
-    /// What is drawn.
+    /// Data of the drawings.
     pub figures: &'a Figures,
     /// Whether targets counted.
     pub strict: bool,
-    /// How to run the same again.
+    /// Command line that repeats the run.
     pub command: &'a str,
 }
 
@@ -200,7 +200,7 @@ impl Picture<'_> {
         })
     }
 
-    /// Whose colour is which, where there is more than one.
+    /// Writes the colours of the platforms, if there is more than one.
     fn platforms(&self, out: &mut String) -> fmt::Result {
         if self.figures.platforms.len() < 2 {
             return Ok(());

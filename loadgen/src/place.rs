@@ -10,14 +10,14 @@ use serde::{Deserialize, Serialize};
 /// Mean radius of the earth, metres (IUGG R1).
 pub const EARTH_RADIUS_M: f64 = 6_371_008.8;
 
-/// A point on WGS-84, degrees. Its `Debug` does not tell where: a device's exact place never
+/// A point on WGS-84, degrees. `Debug` does not print the place: a device's exact place never
 /// reaches a log.
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Place {
-    /// -90 to 90.
+    /// Latitude, -90 to 90 degrees.
     pub latitude: f64,
-    /// -180 to 180.
+    /// Longitude, -180 to 180 degrees.
     pub longitude: f64,
 }
 

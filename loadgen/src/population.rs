@@ -28,7 +28,7 @@ pub struct PopulationSpec {
     /// Apps; devices are shared evenly among them.
     #[serde(default = "default_apps")]
     pub apps: Vec<AppSpec>,
-    /// Where devices are. Shares are relative to their sum.
+    /// Areas of the devices. Shares are relative to their sum.
     pub areas: Vec<Area>,
 }
 
@@ -47,7 +47,7 @@ pub struct AppSpec {
     pub platform: Platform,
 }
 
-/// Where a share of the devices is.
+/// An area with a share of the devices.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Area {
@@ -88,12 +88,12 @@ pub enum Area {
         center: Place,
         /// Distance from the centre to the middle of the ring, metres.
         radius_meters: f64,
-        /// Its whole width.
+        /// Whole width of the ring, metres.
         width_meters: f64,
     },
 }
 
-/// Why a population cannot be made.
+/// Why a population cannot be generated.
 #[derive(Debug, thiserror::Error)]
 #[error("population.{field}: {problem}")]
 pub struct PopulationError {
@@ -105,7 +105,7 @@ pub struct PopulationError {
 pub struct Device {
     /// Number of the device in the population, from 0.
     pub index: u64,
-    /// A UUID, version 4.
+    /// Id of the device, a UUID version 4.
     pub id: [u8; 16],
     /// Place of the device at the start.
     pub place: Place,
@@ -117,7 +117,7 @@ pub struct Device {
     pub segments: &'static [&'static str],
     /// Index into [`Population::apps`].
     pub app: usize,
-    /// That of its app.
+    /// Platform of the device's app.
     pub platform: Platform,
 }
 
@@ -150,11 +150,11 @@ const DOMAIN_IDENTITY: u64 = 1;
 const DOMAIN_PLACE: u64 = 2;
 const DOMAIN_TOKEN: u64 = 3;
 const DOMAIN_LATER_TOKEN: u64 = 4;
-/// For plans made over a population, such as motion.
+/// Domain of draws for plans over a population, such as motion.
 pub const DOMAIN_PLAN: u64 = 16;
 
-/// Farther out than this many scales nobody lives: e^-12 of the density, some 8 of a million
-/// devices.
+/// Radius of a town in scales: farther out lives no device; e^-12 of the density, some 8 of a
+/// million devices.
 const TOWN_SCALES_MAX: f64 = 12.0;
 
 const FOREIGN_LOCALES: &[&str] = &["en", "en-US", "zh-Hans-CN", "zh-Hant-TW", "ja-JP", "fr-FR", ""];
@@ -175,7 +175,7 @@ impl Population {
     /// If a share or size is not a positive number, or no place is left.
     pub fn new(spec: &PopulationSpec, seed: u64, count: u64) -> Result<Self, PopulationError> {
         if spec.apps.is_empty() {
-            return Err(error("apps", "needs at least one"));
+            return Err(error("apps", "must have at least one"));
         }
         if let Some((n, app)) = spec
             .apps
@@ -185,7 +185,7 @@ impl Population {
         {
             return Err(error(
                 &format!("apps[{n}].name"),
-                format!("{} is the name of another app", app.name),
+                format!("must be unique; another app is named {}", app.name),
             ));
         }
         let mut weighted: Vec<(f64, Spot)> = Vec::new();
@@ -194,12 +194,12 @@ impl Population {
             area.spots(&mut weighted)
                 .map_err(|(field, problem)| error(&format!("areas[{n}].{field}"), problem))?;
             if weighted.len() == before {
-                return Err(error(&format!("areas[{n}]"), "has no city in reach"));
+                return Err(error(&format!("areas[{n}]"), "must have a city in reach"));
             }
         }
         let total: f64 = weighted.iter().map(|(w, _)| w).sum();
         if weighted.is_empty() || !(total.is_finite() && total > 0.0) {
-            return Err(error("areas", "needs at least one with a share above 0"));
+            return Err(error("areas", "must have at least one with a share greater than 0"));
         }
         let mut sum = 0.0;
         for (weight, _) in &mut weighted {
@@ -209,7 +209,7 @@ impl Population {
         Ok(Self { seed, count, apps: spec.apps.clone(), spots: weighted })
     }
 
-    /// How many devices.
+    /// Number of devices.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
@@ -227,7 +227,7 @@ impl Population {
         &self.apps
     }
 
-    /// The platforms of its apps, each once.
+    /// Platforms of the apps, each once.
     #[must_use]
     pub fn platforms(&self) -> Vec<Platform> {
         Platform::ALL.into_iter().filter(|p| self.apps.iter().any(|a| a.platform == *p)).collect()
@@ -259,13 +259,13 @@ impl Population {
         Device { index, id, place, token, locale, segments, app, platform }
     }
 
-    /// Where a device is at the start.
+    /// Place of a device at the start.
     #[must_use]
     pub fn home(&self, index: u64) -> Place {
         self.place(&mut Draws::new(self.seed, DOMAIN_PLACE, index)).0
     }
 
-    /// The token that a device of a platform has after so many changes of it.
+    /// Token of a device of a platform after this many changes.
     #[must_use]
     pub fn token(&self, index: u64, platform: Platform, generation: u16) -> TokenBytes {
         let draws = match generation {

@@ -177,10 +177,10 @@ pub struct Seconds {
 /// The result for one platform; fields have the same meaning as in [`Report`].
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct ByPlatform {
-    /// The judgement of its devices, as fields of its own.
+    /// Result of the verdict for its devices, as fields of this object.
     #[serde(flatten)]
     pub counts: PlatformCount,
-    /// Requests, whatever became of them.
+    /// Number of requests, whatever their result.
     pub requests: u64,
     /// Requests answered with 429.
     pub throttled: u64,
@@ -202,7 +202,7 @@ pub struct ByPlatform {
     pub order: Order,
 }
 
-/// One figure by role.
+/// One figure for each role of processes.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
 pub struct ByRole {
     /// Sum over all shard nodes.
@@ -240,7 +240,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// This one, now.
+    /// The machine that runs this program, now.
     #[must_use]
     pub fn here() -> Self {
         let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
@@ -267,8 +267,8 @@ impl Machine {
 }
 
 impl Report {
-    /// The order of the platform that kept it worst. Lanes do not wait for each other, so that
-    /// between two of them there is no order to be kept.
+    /// Order of the platform that kept it worst. Lanes do not wait for each other, so there is no
+    /// order between two platforms.
     #[must_use]
     pub fn worst_order(&self) -> Order {
         let orders = self.platforms.values().map(|p| p.order);

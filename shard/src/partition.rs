@@ -104,7 +104,7 @@ pub struct Partition {
     rows: Rows,
     tokens: Tokens,
     profiles: Profiles,
-    /// Versions of mute choices, of those that have one and are not [`Row::is_mute_as_place`].
+    /// Versions of mute choices, for devices that have one and are not [`Row::is_mute_as_place`].
     mutes: BTreeMap<Ordinal, Millis40>,
     index: Index,
     pages: Pages,
@@ -112,8 +112,8 @@ pub struct Partition {
     held: Held,
     /// A snapshot that is being written.
     saving: Option<Box<Saving>>,
-    /// Grows with every change of who stands where: a walk that finds it as it was need not look
-    /// again.
+    /// Counts changes of pushable devices and places: a walk that finds the same value need not
+    /// look again.
     changes: u64,
 }
 
@@ -128,13 +128,13 @@ pub struct Pushable<'a> {
     pub app: AppIndex,
     /// Locale of the device, for the choice of a message.
     pub locale: LocaleIndex,
-    /// For the audience.
+    /// Set of audience segments, as an index of the core's vocabulary.
     pub segments: SegmentsIndex,
-    /// Secret: never printed.
+    /// Token of the device. Secret: never printed.
     pub token: StoredToken<'a>,
 }
 
-/// What one record changed for waves under way.
+/// Effect of one record on waves in progress.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Some: pushable now at this cell, and newly pushable, moved, or of another app or other
@@ -143,7 +143,7 @@ pub struct Applied {
 }
 
 impl Partition {
-    /// An empty one.
+    /// An empty partition.
     #[must_use]
     pub fn new(id: PartitionId) -> Self {
         Self::with_pages(id, page::PAGE_KEYS_MAX)
@@ -167,15 +167,16 @@ impl Partition {
         }
     }
 
-    /// Which one it is.
+    /// Number of the partition.
     #[must_use]
     pub fn id(&self) -> PartitionId {
         self.id
     }
 
-    /// Takes one record of the log, in the log's order. `appended` is the append time of its batch.
+    /// Applies one record of the log, in the log's order. `appended` is the append time of its
+    /// batch.
     ///
-    /// A device that would need an ordinal when all 2^26 are given is not taken in.
+    /// A device that would need an ordinal when all 2^26 are in use is not added.
     pub fn apply(
         &mut self,
         appended: UnixMillis,
@@ -252,26 +253,27 @@ impl Partition {
         &self.held
     }
 
-    /// Those who can be pushed to, from a key on, in the order of the walk, as far as one page
-    /// goes. Empty: nobody.
+    /// Keys of pushable devices from a key on, in the order of the walk, up to the end of one page.
+    /// Empty: there are none.
     pub(crate) fn keys_from(&self, from: Key) -> &[Key] {
         self.pages.from(from)
     }
 
-    /// Where a device stands in the walk; `None`: it cannot be pushed to.
+    /// Key of a device in the walk; `None`: the device cannot be pushed to.
     pub(crate) fn key_of(&self, ordinal: Ordinal) -> Option<Key> {
         self.standing_of(self.rows.get(ordinal)?, ordinal).key
     }
 
-    /// Grows with every change of who can be pushed to and where.
+    /// Counter of changes of pushable devices and places.
     pub(crate) fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// Brings what will be read of these devices into the cache. A push would wait for memory three
-    /// times, for one row and token after the other; in one go the waits overlap. First all rows,
-    /// then all tokens: where a token stands is known only from its row, and in one pass each of
-    /// its waits would stand behind a row's. Returns nothing of meaning, so that it is done.
+    /// Loads the rows and tokens of these devices into the cache. Each push would wait for memory
+    /// three times, for one row and token after the other; loaded together, the waits overlap.
+    /// First all rows, then all tokens: only the row tells where its token is, and in one pass each
+    /// wait for a token would follow a wait for a row. The result has no meaning; it keeps the
+    /// reads from being optimised away.
     pub(crate) fn warm(&self, keys: &[Key]) -> u8 {
         let rows = self.warm_rows(keys);
         let registrations =
@@ -279,7 +281,7 @@ impl Partition {
         registrations.fold(rows, |sum, r| sum ^ self.tokens.touch(r.token))
     }
 
-    /// The rows only, for who does not read tokens.
+    /// Loads only the rows, for walks that do not read tokens.
     pub(crate) fn warm_rows(&self, keys: &[Key]) -> u8 {
         keys.iter().fold(0, |sum, key| sum ^ self.rows.touch(key.ordinal()))
     }
@@ -318,8 +320,8 @@ impl Partition {
         Some(ordinal)
     }
 
-    /// Most records by far: one who can be pushed to walks on. Nothing changes but place and key.
-    /// `None`: it is not so.
+    /// Handles the most frequent record: a pushable device moves. Only place and key change.
+    /// `None`: the record is another one.
     fn go(
         &mut self,
         ordinal: Ordinal,
@@ -415,7 +417,7 @@ impl Partition {
     }
 }
 
-/// Tells no device.
+/// Prints no device.
 impl std::fmt::Debug for Partition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Partition")
@@ -425,7 +427,7 @@ impl std::fmt::Debug for Partition {
     }
 }
 
-/// Tells neither token nor place.
+/// Prints neither token nor place.
 impl std::fmt::Debug for Pushable<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pushable")

@@ -19,13 +19,15 @@ use clarion_proto::{
         shard_service_server::{ShardService, ShardServiceServer},
     },
 };
+use clarion_runtime::repeated::Repeated;
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
-use tracing::{Instrument, Span, debug, info_span};
+use tracing::{Instrument, Span, debug, info_span, warn};
 
 use crate::{
     control::{
@@ -85,6 +87,8 @@ pub struct Service {
     sessions: mpsc::Sender<SessionHandle>,
     now: Now,
     room: Room,
+    /// Limits the log lines about sessions that the node closes.
+    closed: Arc<Mutex<Repeated>>,
 }
 
 impl Service {
@@ -92,7 +96,8 @@ impl Service {
     #[must_use]
     pub fn server(sessions: mpsc::Sender<SessionHandle>, now: Now) -> ShardServiceServer<Self> {
         let room = Room::default();
-        ShardServiceServer::new(Self { sessions, now, room })
+        let closed = Arc::default();
+        ShardServiceServer::new(Self { sessions, now, room, closed })
             .max_decoding_message_size(REQUEST_BYTES_TAKEN)
     }
 }
@@ -134,7 +139,15 @@ impl ShardService for Service {
         let (unreadable, broken) = oneshot::channel();
         let assembly = Assembly::new(self.room.clone());
         tokio::spawn(
-            receive(requests, assembly, inbound, unreadable, self.now.clone()).instrument(span),
+            receive(
+                requests,
+                assembly,
+                inbound,
+                unreadable,
+                self.now.clone(),
+                Arc::clone(&self.closed),
+            )
+            .instrument(span),
         );
         Ok(Response::new(Outbound { messages, ended: Some(ended), broken: Some(broken) }))
     }
@@ -169,7 +182,9 @@ async fn receive(
     inbound: mpsc::Sender<Result<Message, Rejected>>,
     unreadable: oneshot::Sender<Status>,
     now: Now,
+    closed: Arc<Mutex<Repeated>>,
 ) {
+    let times_to_log = |reason: &str| closed.lock().note(reason, now().since(Time(0)));
     loop {
         let request = tokio::select! {
             request = requests.message() => request,
@@ -184,7 +199,9 @@ async fn receive(
             Err(status) => {
                 match status.code() {
                     Code::OutOfRange | Code::Internal => {
-                        tracing::warn!(%status, "session closed: unreadable message received");
+                        if let Some(times) = times_to_log(status.message()) {
+                            warn!(%status, times, "session closed: unreadable message received");
+                        }
                     }
                     _ => debug!(%status, "session lost: connection to coordinator broke"),
                 }
@@ -196,7 +213,12 @@ async fn receive(
         match timeout(TAKE_WITHIN, inbound.send(message)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return,
-            Err(_) => return tracing::warn!("session closed: node took no message in time"),
+            Err(_) => {
+                if let Some(times) = times_to_log("not taken") {
+                    warn!(times, "session closed: node took no message in time");
+                }
+                return;
+            }
         }
     }
 }

@@ -13,15 +13,15 @@ use super::{
 
 macro_rules! reasons {
     ($($name:ident $text:literal = $status:literal,)*) => {
-        /// Why a request was refused, by either provider. `None` is 200. The numbers stand in
-        /// records: new ones go to the end.
+        /// Reason of a refusal, by either provider. `None` means 200. Records contain the numbers:
+        /// append new reasons at the end.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[allow(missing_docs, reason = "the providers' names; see their tables of reasons")]
         #[repr(u8)]
         pub enum Reason { None, $(#[serde(rename = $text)] $name,)* }
 
         impl Reason {
-            /// All of them, in the order of their numbers.
+            /// All reasons, in the order of their numbers.
             pub const ALL: &'static [Self] = &[Self::None, $(Self::$name,)*];
 
             /// The status that its provider documents for it.
@@ -101,13 +101,13 @@ reasons! {
 }
 
 impl Reason {
-    /// From its number in a record.
+    /// The reason with a number in a record.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
     }
 
-    /// Whose it is; none: everybody's.
+    /// Platform of the reason; none: both platforms.
     #[must_use]
     pub fn platform(self) -> Option<Platform> {
         match self as u8 {
@@ -117,7 +117,7 @@ impl Reason {
         }
     }
 
-    /// Whether it says that the token will never do.
+    /// Whether the reason means that the token is dead.
     #[must_use]
     pub fn is_dead_token(self) -> bool {
         matches!(
@@ -137,19 +137,19 @@ impl Reason {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RetryAfter {
-    /// How long to wait.
+    /// Seconds to wait before the next try.
     pub seconds: u32,
     /// Written as a date (RFC 9110, section 10.2.3) instead of a number.
     #[serde(default)]
     pub date: bool,
 }
 
-/// Which field of a body is wrong, as Google says it.
+/// A wrong field of a body, in Google's format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// Path of the field; empty: the body as a whole.
     pub field: String,
-    /// What is wrong with it.
+    /// Description of the problem.
     pub description: String,
 }
 
@@ -216,8 +216,8 @@ pub fn put_body(out: &mut Vec<u8>, stream: u32, body: &[u8]) {
     out.extend_from_slice(body);
 }
 
-/// Appends the HEADERS frame of an answer whose rest never comes: a status, and a length that
-/// promises a body.
+/// Appends the HEADERS frame of an answer whose body never comes: a status, and a length that
+/// announces a body.
 pub fn put_cut_head(out: &mut Vec<u8>, encoder: &mut Encoder, stream: u32, status: u16) {
     let start = begin_headers(out, stream, false);
     encoder.begin(out);

@@ -19,7 +19,7 @@ pub fn monotonic() -> Time {
     )
 }
 
-/// The wall clock.
+/// Time of the wall clock.
 #[must_use]
 pub fn wall() -> UnixMillis {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);

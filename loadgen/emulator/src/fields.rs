@@ -7,14 +7,14 @@ pub struct Fields {
     pub method: Option<Vec<u8>>,
     /// Value of the `:path` pseudo-header.
     pub path: Option<Vec<u8>>,
-    /// `authorization`: the first one.
+    /// Value of the first `authorization` header.
     pub authorization: Option<Vec<u8>>,
     scheme: bool,
     authority: bool,
     host: bool,
     content_length: Option<Vec<u8>>,
     regular: bool,
-    /// A field that may stand once stands twice.
+    /// Whether a field that must be unique occurs twice.
     pub repeated: bool,
     malformed: bool,
 }

@@ -47,8 +47,7 @@ pub mod setting {
     pub const INITIAL_WINDOW_SIZE: u16 = 4;
     pub const MAX_FRAME_SIZE: u16 = 5;
     pub const MAX_HEADER_LIST_SIZE: u16 = 6;
-    /// One of those that "exercise the requirement that unknown settings be ignored": nobody has
-    /// registered it.
+    /// An unregistered setting, to "exercise the requirement that unknown settings be ignored".
     pub const UNKNOWN: u16 = 0x7a7a;
 }
 
@@ -71,21 +70,21 @@ pub enum Code {
     EnhanceYourCalm = 11,
 }
 
-/// A frame's header.
+/// Header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
     /// Bytes of payload that follow.
     pub length: usize,
-    /// One of [`kind`], or unknown.
+    /// Type: one of [`kind`], or unknown.
     pub kind: u8,
-    /// Bits of [`flag`].
+    /// Flags: bits of [`flag`].
     pub flags: u8,
     /// The stream, reserved bit cleared.
     pub stream: u32,
 }
 
 impl Head {
-    /// Reads a header.
+    /// Parses a frame header.
     #[must_use]
     pub fn read(b: &[u8; HEAD_BYTES]) -> Self {
         Self {
@@ -140,13 +139,13 @@ pub fn window_update(out: &mut Vec<u8>, stream: u32, bytes: u32) {
     out.extend_from_slice(&bytes.to_be_bytes());
 }
 
-/// Appends a RST_STREAM.
+/// Appends an RST_STREAM frame.
 pub fn rst_stream(out: &mut Vec<u8>, stream: u32, code: Code) {
     head(out, 4, kind::RST_STREAM, 0, stream);
     out.extend_from_slice(&(code as u32).to_be_bytes());
 }
 
-/// Appends a GOAWAY.
+/// Appends a GOAWAY frame.
 pub fn goaway(out: &mut Vec<u8>, last: u32, code: Code, debug: &[u8]) {
     head(out, 8 + debug.len(), kind::GOAWAY, 0, 0);
     out.extend_from_slice(&last.to_be_bytes());

@@ -28,21 +28,21 @@ use super::{
 pub const LIST_BYTES_MAX: usize = 8_000;
 /// Templates kept for a connection: alerts times locales in flight. At most 16 KiB each.
 const TEMPLATES_MAX: usize = 8;
-/// Provider tokens whose verification is remembered.
+/// Number of provider tokens whose verification is cached.
 const TOKENS_MAX: usize = 4;
 
-/// A request's head.
+/// Head of a request.
 #[derive(Debug, Clone)]
 pub struct Head {
     /// Announced length of the body.
     pub content_length: Option<u64>,
     /// Of a body, no more than this is looked at.
     pub body_bytes_max: usize,
-    /// What the provider reads in it.
+    /// Content of the head for the provider.
     pub ask: Ask,
 }
 
-/// What a request asks of a provider.
+/// Content of a request for one provider.
 #[derive(Debug, Clone)]
 pub enum Ask {
     /// A push to APNs.
@@ -51,7 +51,7 @@ pub enum Ask {
     Fcm(Arc<fcm::request::Ask>),
 }
 
-/// What a header block turned out to be.
+/// Result of decoding a header block.
 #[derive(Debug)]
 pub enum Read {
     /// A complete request head.
@@ -62,12 +62,12 @@ pub enum Read {
 
 struct Template {
     before: Box<[u8]>,
-    /// What stands behind the path; none: `before` is the whole block.
+    /// Bytes after the path; none: `before` is the whole block.
     after: Option<Box<[u8]>>,
     head: Head,
 }
 
-/// The dynamic table's size, and what was told of its limit.
+/// Size of the dynamic table, and its limit.
 #[derive(Debug)]
 struct Table {
     size: u32,
@@ -115,18 +115,18 @@ impl Reader {
         self.tokens.clear();
     }
 
-    /// Decodes a block whose fields mean nothing (trailers, ignored streams), to keep the table in
+    /// Decodes a block whose fields are ignored (trailers, ignored streams), to keep the table in
     /// step.
     ///
     /// # Errors
-    /// As [`Self::read`].
+    /// The same as those of [`Self::read`].
     pub fn skip(&mut self, block: &[u8]) -> Result<(), HpackError> {
         self.walk(block)?;
         self.decoder.decode(block, &self.representations, LIST_BYTES_MAX, |_, _| {})
     }
 
-    /// The client's table may have so many bytes now: if it has more, its next block must shrink it
-    /// (RFC 7541, section 4.2).
+    /// Limits the client's table: if it is larger, its next block must shrink it (RFC 7541, section
+    /// 4.2).
     pub fn limit_table(&mut self, bytes: u32) {
         self.table.limit = bytes;
     }

@@ -14,7 +14,7 @@ use rustls::{
 };
 use serde::{Deserialize, Serialize};
 
-/// Where certificates are, instead of being made; PEM.
+/// PEM files with certificates, used instead of generated ones.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsFiles {
@@ -31,19 +31,19 @@ pub struct TlsFiles {
 pub struct Identity {
     /// Certificate of the CA that clients must trust, PEM.
     pub ca_pem: String,
-    /// The server's certificate.
+    /// Certificate of the server, PEM.
     pub certificate_pem: String,
-    /// Its key, PKCS#8.
+    /// Private key of the server, PKCS#8 in PEM.
     pub key_pem: String,
     /// A certificate for the same key that ended long ago; none where the CA's key is not known.
     expired_pem: Option<String>,
 }
 
 impl Identity {
-    /// Makes all of it anew; the CA's key is forgotten.
+    /// Generates a CA and a server certificate; the CA's key is dropped.
     ///
     /// # Errors
-    /// A name is no DNS name and no address.
+    /// A name is neither a DNS name nor an address.
     pub fn generate(names: &[String]) -> io::Result<Self> {
         let ca_key = KeyPair::generate().map_err(io::Error::other)?;
         let mut ca = CertificateParams::default();

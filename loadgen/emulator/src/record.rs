@@ -46,7 +46,7 @@ pub mod flag {
 /// One request as the gateway recorded it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Entry {
-    /// When it was decided, CLOCK_MONOTONIC, microseconds.
+    /// Time of the decision, CLOCK_MONOTONIC, microseconds.
     pub time_us: u64,
     /// [`clarion_proto::device::token_hash`] of the token's bytes (FCM: its characters); 0 if there
     /// was none to be read.
@@ -61,7 +61,7 @@ pub struct Entry {
     pub status: u16,
     /// Number of the [`Reason`].
     pub reason: u8,
-    /// Bits of [`flag`].
+    /// Flags: bits of [`flag`].
     pub flags: u8,
 }
 
@@ -95,19 +95,19 @@ impl Entry {
 /// One connection, for bytes per push.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ConnectionRow {
-    /// Its number, from 1.
+    /// Number of the connection, from 1.
     pub number: u32,
     /// 0 while it is open; else why it ended: a number of [`super::connection::End`].
     pub end: u32,
-    /// When it was accepted, CLOCK_MONOTONIC, microseconds.
+    /// Time of the accept, CLOCK_MONOTONIC, microseconds.
     pub opened_us: u64,
-    /// When it ended; 0 while it is open.
+    /// Time of the end; 0 while the connection is open.
     pub closed_us: u64,
     /// Bytes read from the socket: TLS and all.
     pub bytes_received: u64,
     /// Bytes written to the socket.
     pub bytes_sent: u64,
-    /// Requests that came whole.
+    /// Number of complete requests.
     pub requests: u64,
 }
 
@@ -132,7 +132,7 @@ pub struct Stats {
     pub connections_closed: u64,
     /// Connections that ended by an error in the client's HTTP/2.
     pub protocol_errors: u64,
-    /// Of these, before the TLS handshake was over.
+    /// Connections that ended before the TLS handshake was complete.
     pub handshakes_failed: u64,
     /// Bytes read from sockets.
     pub bytes_received: u64,
@@ -147,7 +147,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Adds another worker's.
+    /// Adds the counts of another worker.
     pub fn add(&mut self, other: &Self) {
         self.requests += other.requests;
         self.accepted += other.accepted;
@@ -185,7 +185,7 @@ impl Default for ByReason {
     }
 }
 
-/// What one worker recorded.
+/// Record of one worker.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
     /// The number of the first entry kept: those before a reset are gone, but their handles still
@@ -273,15 +273,15 @@ impl Log {
         }
     }
 
-    /// Forgets all but the open connections, whose counts go on.
+    /// Drops everything but the open connections, whose counts continue.
     pub fn reset(&mut self) {
         let (base, open) = (self.base + self.length, std::mem::take(&mut self.open));
         *self = Self { base, open, ..Self::default() };
     }
 
-    /// Gives away the chunks that are full and hold nothing younger than `before_us`; they are
-    /// amended no more. Whoever takes often enough keeps the record of an endless series in bounded
-    /// memory: what is younger, and a chunk.
+    /// Hands out the full chunks without entries younger than `before_us`; they are not amended any
+    /// more. A caller that takes often enough keeps the record of an endless series in bounded
+    /// memory: the younger entries, and one chunk.
     pub fn take(&mut self, before_us: u64) -> Vec<Vec<Entry>> {
         let old = |chunk: &&Vec<Entry>| {
             chunk.len() == CHUNK && chunk.last().is_some_and(|e| e.time_us < before_us)

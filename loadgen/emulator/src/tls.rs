@@ -30,12 +30,12 @@ pub struct Session {
     greeting: Vec<u8>,
 }
 
-/// What became of the bytes given to [`Session::receive`].
+/// Result of [`Session::receive`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
-    /// So many of them are used up; the rest is an incomplete record.
+    /// Number of bytes consumed; the rest is an incomplete record.
     pub consumed: usize,
-    /// The client has said that it sends no more.
+    /// Whether the client has closed its sending direction.
     pub closed: bool,
 }
 
@@ -58,12 +58,12 @@ impl Session {
         self.tls.alpn_protocol() == Some(b"h2")
     }
 
-    /// Takes bytes from the socket; gives plaintext to `take`, and appends to `out` what TLS itself
-    /// has to say.
+    /// Processes bytes from the socket; passes plaintext to `take`, and appends TLS's own output to
+    /// `out`.
     ///
     /// # Errors
-    /// The connection is broken, or speaks another protocol; the alert that says so stands at the
-    /// end of `out`.
+    /// The connection is broken, or the client speaks another protocol; the alert for the client is
+    /// at the end of `out`.
     pub fn receive(
         &mut self,
         incoming: &mut [u8],

@@ -41,9 +41,9 @@ pub const INBOX: usize = 1_024;
 /// When the listener had no descriptor to give, it is asked again so much later.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(20);
 
-/// What all workers share.
+/// State that all workers share.
 pub struct Shared {
-    /// The gateway's demands.
+    /// Policy of the gateway.
     pub policy: Policy,
     /// TLS configuration with the gateway's certificate.
     pub tls: Arc<ServerConfig>,
@@ -63,7 +63,7 @@ pub struct Shared {
 
 /// A word to a worker.
 pub enum Command {
-    /// Serve this connection too.
+    /// Serve another connection.
     Serve(TcpStream),
     /// These faults hold from now on. Dropping the sender acknowledges.
     Faults(Arc<Plan>, SyncSender<()>),
@@ -80,11 +80,11 @@ pub struct Inbox {
     pub waker: Arc<Waker>,
 }
 
-/// One thread's state.
+/// State of one thread.
 pub struct Worker {
     poll: Poll,
     inbox: Receiver<Command>,
-    /// Of the accepting worker: the socket, all workers' inboxes, and whose turn it is.
+    /// For the accepting worker: the socket, the inboxes of all workers, and the next in turn.
     listener: Option<(TcpListener, Vec<Inbox>, usize)>,
     accept_again: Option<Time>,
     shared: Arc<Shared>,
@@ -93,7 +93,7 @@ pub struct Worker {
     /// As ordered by [`Action::StreamsMax`], for connections to come.
     policy: Policy,
     sockets: BTreeMap<usize, Socket>,
-    /// When each socket has something to do of its own accord: its [`Socket::due`], kept in order.
+    /// Timers of all sockets, sorted: see [`Socket::due`].
     dues: BTreeSet<(Time, usize)>,
     next: usize,
     /// Connections with something to do.
@@ -142,13 +142,13 @@ impl Worker {
         })
     }
 
-    /// The waker's token.
+    /// Token of the waker at the poller.
     #[must_use]
     pub fn waker() -> Token {
         WAKER
     }
 
-    /// Serves until told to stop.
+    /// Serves until it is stopped.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(EVENTS);
         loop {

@@ -21,10 +21,10 @@ pub struct Watched {
 /// Processor time used so far, by process name, microseconds (in ticks of 10 ms on Linux).
 pub type Cpu = BTreeMap<String, (Role, u64)>;
 
-/// Reads the processor time, user and system, of all processes.
+/// Reads the CPU time, user and system, of all processes.
 ///
 /// # Errors
-/// One of them is gone.
+/// A process has ended.
 pub fn cpu(watched: &[Watched]) -> io::Result<Cpu> {
     watched.iter().map(|w| Ok((w.name.clone(), (w.role, cpu_us(w.pid)?)))).collect()
 }
@@ -77,10 +77,10 @@ pub struct MemoryLog {
     samples: Arc<Mutex<BTreeMap<String, Series>>>,
 }
 
-/// Of one process, oldest first.
+/// Samples of one process, oldest first.
 type Series = (Vec<Sample>, Role);
 
-/// When (nanoseconds of `CLOCK_MONOTONIC`) and how much.
+/// Time of the sample (nanoseconds of `CLOCK_MONOTONIC`) and value.
 type Sample = (u64, u64);
 
 impl MemoryLog {

@@ -25,24 +25,24 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 /// For a port in a cluster to be reached. A new pod may have to wait for its name service and its
 /// network policies.
 const REACH_DEADLINE: Duration = Duration::from_secs(30);
-/// Between two tries.
+/// Pause between two attempts to connect.
 const REACH_AGAIN: Duration = Duration::from_millis(200);
-/// Readings of the other clock: the quickest of them is the most exact.
+/// Number of readings of the other clock: the quickest one is the most exact.
 const CLOCK_READINGS: usize = 16;
 /// Longest answer, but for a record: statistics take some kilobytes.
 const LINE_BYTES_MAX: u64 = 1 << 20;
 
-/// Where orders go; clones share it.
+/// Sender of orders; clones share the connection.
 #[derive(Debug, Clone)]
 pub struct Orders {
     link: Arc<Mutex<Link>>,
-    /// Said in errors.
+    /// Name of the emulator, for errors.
     name: String,
 }
 
 #[derive(Debug)]
 enum Link {
-    /// A child ends when its standard input does, so this lives as long as it.
+    /// Pipes of a child: it ends when its standard input does, so they live as long as the child.
     Pipes(Pipes),
     Control(BufReader<TcpStream>),
 }
@@ -85,14 +85,14 @@ pub struct Counted {
     pub connections_closed: u64,
     /// Connections that ended by an error in the client's HTTP/2.
     pub protocol_errors: u64,
-    /// Of these, before the TLS handshake was over.
+    /// Connections that ended before the TLS handshake was complete.
     pub handshakes_failed: u64,
 }
 
-/// How another machine's `CLOCK_MONOTONIC` stands to this one's.
+/// Difference between another machine's `CLOCK_MONOTONIC` and this one's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockOffset {
-    /// To be added to its times, microseconds.
+    /// Value to add to the other machine's times, microseconds.
     pub add_us: i64,
     /// By how much that may be wrong, microseconds: half of the quickest exchange.
     pub uncertain_us: u64,
@@ -110,7 +110,7 @@ pub enum OrderError {
 }
 
 impl Orders {
-    /// Of a child.
+    /// Orders over the pipes of a child.
     #[must_use]
     pub fn child(pipes: Pipes) -> Self {
         Self { link: Arc::new(Mutex::new(Link::Pipes(pipes))), name: "the gateway".to_owned() }
@@ -119,7 +119,7 @@ impl Orders {
     /// Connects to a control port, `host:port`.
     ///
     /// # Errors
-    /// Nobody answers there within half a minute.
+    /// No process answers there within half a minute.
     pub async fn connect(address: &str) -> Result<Self, OrderError> {
         let failed = |problem: String| OrderError::Gateway(format!("{address}: {problem}"));
         let stream = reach(address).await.map_err(&failed)?;
@@ -183,9 +183,9 @@ impl Orders {
             .ok_or_else(|| self.failed("no statistics in its answer"))
     }
 
-    /// How the emulator's clock stands to ours: of several readings the one whose exchange was the
-    /// quickest, taken to have been made in the middle of it. On one machine both are the same
-    /// clock, and this is 0 to within the uncertainty.
+    /// Measures the difference between the emulator's clock and ours: of several readings the one
+    /// with the quickest exchange counts, as if made in the middle of the exchange. On one machine
+    /// both are the same clock, and the result is 0 to within the uncertainty.
     ///
     /// # Errors
     /// The emulator does not answer.

@@ -24,7 +24,7 @@ const UNDER_WAY: usize = 3;
 /// Without any acknowledgement for so long, the load has failed.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// Writes all devices; `written` is told how many more were acknowledged.
+/// Writes all devices; `written` is called with the number of newly acknowledged ones.
 ///
 /// # Errors
 /// A stream fails, stalls, or an item is refused.
@@ -123,7 +123,7 @@ fn arrival(population: &Population, device: &Device, observed_ms: u64) -> wire::
     }
 }
 
-/// How a device is reached by a token.
+/// Registration of a device with a token.
 pub(super) fn registration(
     population: &Population,
     device: &Device,

@@ -33,7 +33,7 @@ pub use way::Ways;
 
 /// Changes are gathered for so long into one batch.
 const TICK: Duration = Duration::from_millis(50);
-/// Batches not acknowledged yet.
+/// Highest number of unacknowledged batches.
 const UNDER_WAY: usize = 3;
 /// An answer that takes longer means that the registry is stuck.
 const STALLED: Duration = Duration::from_secs(30);
@@ -108,12 +108,12 @@ pub async fn carry_out(
     Ok(Carried { history, kinds: plan.kinds, behind })
 }
 
-/// Of the oldest batch that is not acknowledged.
+/// Id of the oldest unacknowledged batch.
 fn next_id(batches: &[Batch], under_way: &VecDeque<usize>) -> u64 {
     (batches.len() - under_way.len()) as u64 + 1
 }
 
-/// The answer to a batch, all of whose items must be written.
+/// Checks the answer to a batch: all items must be written.
 async fn answer(
     answers: &mut tonic::Streaming<wire::WriteDevicesResponse>,
     batch_id: u64,

@@ -62,8 +62,7 @@ pub(super) fn write(
     writeln!(out, "</dl></header>")
 }
 
-/// When the first phone was told. Times count from the acknowledgement, which a push may be faster
-/// than.
+/// Time of the first push as text. Times count from the acknowledgement, which a push may precede.
 fn first(after: f64) -> String {
     if after <= 0.0 { "at once".to_owned() } else { format!("after {}", seconds(after)) }
 }

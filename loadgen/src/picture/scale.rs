@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-/// Steps of the ramp.
+/// Number of steps of the colour ramp.
 pub(super) const STEPS: usize = 16;
 
 /// Values from one interval to another.
@@ -31,7 +31,7 @@ pub(super) fn round_up(value: f64) -> f64 {
     factor.unwrap_or(10.0) * magnitude
 }
 
-/// Round values in an interval, at most `most` of them.
+/// Round values in an interval, at most `most`.
 pub(super) fn ticks(from: f64, to: f64, most: u32) -> Vec<f64> {
     let step = round_up((to - from).max(1e-9) / f64::from(most.max(1)));
     let first = (from / step - 1e-9).ceil();

@@ -90,7 +90,7 @@ pub(super) fn platforms(out: &mut String, r: &Report) -> fmt::Result {
     writeln!(out, "</tbody></table>")
 }
 
-/// Processor, wire and memory.
+/// Writes CPU time, bytes and memory.
 pub(super) fn cost(out: &mut String, r: &Report) -> fmt::Result {
     writeln!(out, "<table><tbody>")?;
     let row = |out: &mut String, what: &str, value: &str| {

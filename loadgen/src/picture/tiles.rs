@@ -20,16 +20,16 @@ use crate::{
 
 /// Fewer are not shown by themselves.
 pub(super) const SHOWN_MIN: u64 = 20;
-/// A map of more cells than this is coarser: eyes do not tell more apart, and a page should not
-/// weigh more than a megabyte.
+/// Highest number of cells of a map; a larger map is coarser: eyes do not distinguish more, and a
+/// page should not exceed a megabyte.
 const CELLS_MAX: f64 = 3_000.0;
 
-/// What is drawn as one.
+/// Cells that are drawn as one patch.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Tile {
-    /// One cell, or those that are shown together.
+    /// One cell, or several that are shown together.
     pub(super) cells: Vec<CellIndex>,
-    /// Who was addressed there.
+    /// Devices addressed there.
     pub(super) count: SpotCount,
 }
 
@@ -46,7 +46,7 @@ impl Tile {
     }
 }
 
-/// How finely a region is shown.
+/// Resolution at which a region is shown.
 #[must_use]
 pub fn resolution(region: &RegionSpec) -> Resolution {
     let radius_km = radius_meters(region) / 1_000.0;
@@ -72,7 +72,7 @@ fn radius_meters(region: &RegionSpec) -> f64 {
     }
 }
 
-/// Every cell of the region, and every one with somebody in it.
+/// Every cell of the region, and every cell with an addressed device.
 pub(super) fn cover(
     region: &Region,
     corners: impl Iterator<Item = Place>,

@@ -21,7 +21,7 @@ impl Draws {
         }
     }
 
-    /// 64 even bits.
+    /// 64 uniform bits.
     pub fn bits(&mut self) -> u64 {
         self.state = self.state.wrapping_add(GOLDEN);
         mix(self.state)
@@ -33,7 +33,7 @@ impl Draws {
         (self.bits() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// Evenly in (0, 1]: a logarithm can be taken of it.
+    /// Uniform in (0, 1], so that its logarithm is finite.
     pub fn positive_unit(&mut self) -> f64 {
         1.0 - self.unit()
     }

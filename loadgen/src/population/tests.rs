@@ -128,12 +128,12 @@ fn bad_numbers_are_named() {
         ),
         "population.areas[0].share: must be greater than 0; got 0"
     );
-    assert!(problem("areas = []").contains("needs at least one"));
+    assert!(problem("areas = []").contains("must have at least one"));
     assert!(
         problem(
             "areas = [{ kind = 'cities', share = 1, near = { latitude = -80, longitude = 0 }, \
              within_meters = 5 }]"
         )
-        .contains("no city in reach")
+        .contains("a city in reach")
     );
 }

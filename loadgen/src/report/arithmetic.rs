@@ -12,28 +12,28 @@ use serde::Serialize;
 
 use crate::{scenario::LineSpec, verdict::recorded::Requests};
 
-/// What a line allows.
+/// Rate that distance, streams and windows allow.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Arithmetic {
     /// Connections that stood, the mean from the first to the last request.
     pub connections: f64,
     /// The most that stood at once.
     pub connections_max: u64,
-    /// Requests that one of them may have out.
+    /// Requests that one connection may have in flight.
     pub at_once: f64,
     /// The mean time to an answer, milliseconds.
     pub latency_ms: f64,
-    /// Requests a second that all of them allow.
+    /// Requests per second that all connections allow.
     pub rate_per_second: f64,
     /// Requests a second that came.
     pub requests_per_second: f64,
-    /// These as a share of those.
+    /// Measured rate as a share of the possible rate.
     pub used: f64,
 }
 
 impl Arithmetic {
-    /// Of one gateway; none if it is near: then its own time counts, of which the scenario says
-    /// nothing.
+    /// Arithmetic of one gateway; none if it is near: then its own processing time dominates, which
+    /// the scenario does not know.
     #[must_use]
     #[allow(clippy::cast_precision_loss)] // bytes, requests and microseconds far below 2^53
     pub fn of(platform: Platform, line: LineSpec, requests: &Requests) -> Option<Self> {

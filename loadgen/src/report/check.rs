@@ -13,7 +13,7 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// On every machine.
+    /// Counts on every machine.
     Exact,
     /// Only with `--strict`: rates and times.
     Target,
@@ -34,7 +34,7 @@ pub struct Check {
     pub held: bool,
 }
 
-/// All expectations of a scenario against what was measured.
+/// Compares all expectations of a scenario with the measurements.
 #[must_use]
 pub fn checks(expect: &Expectations, report: &Report) -> Vec<Check> {
     let mut out = Vec::new();
@@ -75,7 +75,7 @@ pub fn check(name: &'static str, kind: Kind, bound: Bound, value: Option<f64>) -
     }
 }
 
-/// An expectation's name, what the scenario asks of it, and what was measured.
+/// Name of an expectation, its bound in the scenario, and the measurement.
 type Held<T> = (&'static str, Option<Bound>, T);
 
 /// What fails a run on every machine; none: it could not be measured.

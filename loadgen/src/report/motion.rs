@@ -11,8 +11,8 @@ use crate::verdict::{
     pace,
 };
 
-/// Devices in motion. What is measured how stands in `verdict::pace`, `verdict::entrants` and
-/// `run/motion.rs`.
+/// Result of a run in motion. `verdict::pace`, `verdict::entrants` and `run/motion.rs` define the
+/// measurements.
 #[derive(Debug, Clone, Serialize)]
 pub struct Motion {
     /// Changes acknowledged per second, over the wave.
@@ -169,7 +169,7 @@ impl Spread {
 }
 
 impl Cost {
-    /// Nobody watched the processes.
+    /// Cost without accounted processes.
     const UNKNOWN: Self = Self {
         idle_per_second: f64::NAN,
         per_change: f64::NAN,

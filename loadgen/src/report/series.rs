@@ -13,21 +13,21 @@ use crate::numbers::{number, thousands};
 pub struct CaseReport {
     /// The name by which the case is chosen.
     pub name: String,
-    /// What went wrong.
+    /// Description of the fault.
     pub label: String,
-    /// At whose gateway; none: at all.
+    /// Platform of the affected gateway; none: all.
     pub platform: Option<Platform>,
     /// Whether every check held.
     pub passed: bool,
     /// By the names of [`crate::scenario::figures::FIGURES`]; what could not be measured is absent.
     pub figures: BTreeMap<&'static str, f64>,
-    /// What was expected, and what was measured.
+    /// Every expectation with the measured value.
     pub checks: Vec<Check>,
     /// For each kind of failure some devices by number, of this seed.
     pub examples: BTreeMap<&'static str, Vec<u64>>,
 }
 
-/// `report.json` of a series.
+/// Content of `report.json` for a series.
 #[derive(Debug, Clone, Serialize)]
 pub struct SeriesReport {
     /// Name of the scenario.
@@ -42,11 +42,11 @@ pub struct SeriesReport {
     pub command: String,
     /// Whether every case passed.
     pub passed: bool,
-    /// How long each trouble acted.
+    /// Duration of each fault, seconds.
     pub seconds: f64,
     /// Everything, from the start of the program.
     pub total_seconds: f64,
-    /// In their order.
+    /// Cases in the order of the run.
     pub cases: Vec<CaseReport>,
     /// The highest memory of each process, bytes.
     pub peaks: BTreeMap<String, u64>,
@@ -54,7 +54,7 @@ pub struct SeriesReport {
     pub machine: Machine,
 }
 
-/// What the table shows, and how it calls it.
+/// Columns of the table: figure and heading.
 const COLUMNS: &[(&str, &str)] = &[
     ("alerts", "alerts"),
     ("requests", "requests"),

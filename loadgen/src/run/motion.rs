@@ -29,16 +29,16 @@ const WARM: Duration = Duration::from_secs(1);
 /// Of a region that is no circle: trains cross this circle around the place last seen.
 const RIM_METERS: f64 = 20_000.0;
 
-/// What was seen beside the wave in motion.
+/// Observations of the other parts of a run in motion.
 #[derive(Debug)]
 pub struct Moving {
     /// Observations of the alert over devices that do not move.
     pub still: Observed,
     /// Changes of the devices during the wave, as carried out.
     pub carried: Carried,
-    /// The cluster idle.
+    /// CPU time of the idle cluster.
     pub idle: Spent,
-    /// The changes alone.
+    /// CPU time of the changes alone.
     pub feed: Spent,
 }
 
@@ -91,7 +91,7 @@ impl Scene<'_> {
         Ok((observed, Moving { still, carried, idle, feed }))
     }
 
-    /// What the nodes use in a time.
+    /// Measures the CPU time of the nodes over an interval.
     async fn spend(&self, time: Duration, changes: impl Fn() -> u64) -> Result<Spent, RunError> {
         let (begun, before, already) = (clock::monotonic(), self.cpu()?, changes());
         sleep(time).await;
@@ -105,7 +105,7 @@ impl Scene<'_> {
 }
 
 impl Observed {
-    /// What the nodes used over the wave.
+    /// CPU time of the nodes over the wave.
     #[must_use]
     pub fn spent(&self) -> Spent {
         Spent {

@@ -37,7 +37,7 @@ use crate::{
 
 /// Between two looks at the probes.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// For the answer of one probe.
+/// Time limit for the answer of one probe.
 const PROBE_WITHIN: Duration = Duration::from_secs(2);
 /// An alert on a cluster that does not serve is watched for so long: it may wait for a node that
 /// never comes.
@@ -105,7 +105,7 @@ struct Player<'a> {
     cluster: Cluster,
     /// Processes that should be there.
     expected: BTreeSet<String>,
-    /// How often the registry was filled.
+    /// Number of times that the registry was filled.
     generation: u64,
     population: Arc<Population>,
     roll: Roll,
@@ -256,8 +256,8 @@ impl<'a> Player<'a> {
         Ok(timeout(within, load).await.map_err(late)??)
     }
 
-    /// Waits until every process serves and the devices are there, or the time for that is over;
-    /// what the probes say then.
+    /// Waits until every process serves and the devices are loaded, or the time limit is over;
+    /// returns the answers of the probes.
     async fn settle(&self, within_s: u64) -> Result<BTreeMap<String, String>, RunError> {
         let end = Instant::now() + Duration::from_secs(within_s);
         loop {
@@ -299,7 +299,7 @@ impl<'a> Player<'a> {
         said
     }
 
-    /// One alert, and steps under it once the first of it was pushed.
+    /// Runs one alert; the steps follow its first push.
     async fn alert(
         &mut self,
         rate: u32,
@@ -389,7 +389,7 @@ fn is_green(probes: &BTreeMap<String, String>) -> bool {
     probes.values().all(|said| said == "SERVING")
 }
 
-/// Another one each time: whoever holds a former one is found out.
+/// A different population each time: a node that still holds a former one is detected.
 fn population(scenario: &Scenario, generation: u64) -> Result<(Arc<Population>, Roll), RunError> {
     let population =
         Population::new(&scenario.population, scenario.seed + generation, scenario.devices)?;

@@ -31,7 +31,7 @@ use crate::{
 use alerts::Alerts;
 use case::Case;
 
-/// How often the records are taken.
+/// Interval between two exports of the records.
 const TAKE_EVERY: Duration = Duration::from_secs(1);
 /// The longest that nothing goes wrong, to see what is usual.
 const STEADY_MAX: Duration = Duration::from_secs(30);
@@ -180,7 +180,7 @@ impl Player<'_> {
         Ok(case.report(spec, self.series, strict))
     }
 
-    /// Alert after alert until then; comes back when the last of them has ended.
+    /// Submits alert after alert until a time; returns when the last one has ended.
     async fn flow(
         &mut self,
         until: Instant,
@@ -207,7 +207,7 @@ impl Player<'_> {
         }
     }
 
-    /// Takes what has settled, and judges the alerts whose record is whole.
+    /// Takes the settled part of the records, and judges the alerts with complete records.
     async fn take(&mut self, spec: &CaseSpec, case: &mut Case) -> Result<(), RunError> {
         let before_us = (clock::monotonic().0)
             .saturating_sub(u64::try_from(SETTLED.as_micros()).unwrap_or(u64::MAX));

@@ -6,10 +6,10 @@ use crate::place::Place;
 
 /// A device index has 32 bits in the verdict's tables.
 const DEVICES_MAX: u64 = 100_000_000;
-/// More processes than that do not tell anything more on one machine.
+/// Highest number of nodes: more processes on one machine show nothing new.
 const NODES_MAX: u32 = 64;
 
-/// Messages a minute: beyond what one machine sends, so that it stands for none.
+/// Highest quota, messages per minute: more than one machine sends, so it means no quota.
 pub(crate) const FCM_QUOTA_MAX: u32 = 1_000_000_000;
 
 pub(super) type Checked = Result<(), (&'static str, String)>;
@@ -81,7 +81,7 @@ impl Scenario {
                 if self.gateway.latency_us == 0 {
                     return Err((
                         "gateway.latency_us",
-                        "must be above 0 for answers to be slower by a factor".to_owned(),
+                        "must be greater than 0, because the fault multiplies it; got 0".to_owned(),
                     ));
                 }
             }
@@ -113,11 +113,15 @@ impl Scenario {
         if self.alert.max_rate_per_second == 0 {
             return Err((
                 "alert.max_rate_per_second",
-                "must be above 0: lateness is judged by the pace".to_owned(),
+                "must be greater than 0, because lateness is measured against the pace; got 0"
+                    .to_owned(),
             ));
         }
         if self.cancel.is_some() || self.gateway.fault.is_some() || self.watchers.is_some() {
-            return Err(("motion", "goes with no cancel, no fault and no watchers".to_owned()));
+            return Err((
+                "motion",
+                "must not be combined with cancel, a fault or watchers".to_owned(),
+            ));
         }
         Ok(())
     }

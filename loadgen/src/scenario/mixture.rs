@@ -24,9 +24,9 @@ use crate::population::draws::Draws;
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MixtureSpec {
-    /// Decides all of it.
+    /// Seed of the whole mixture.
     pub seed: u64,
-    /// From one step to the next.
+    /// Length of a step, milliseconds.
     pub every_ms: u64,
     /// Most pieces of one step.
     pub pieces_max: usize,
@@ -62,7 +62,7 @@ const PIECES: &[Piece] = &[
 ];
 
 impl MixtureSpec {
-    /// What is wrong with it.
+    /// Checks the values.
     pub(super) fn check(&self) -> Result<(), String> {
         match self {
             Self { every_ms, .. } if !(1_000..=600_000).contains(every_ms) => {

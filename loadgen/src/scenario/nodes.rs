@@ -18,18 +18,18 @@ use crate::names;
 pub struct NodeChange {
     /// When, after the first push.
     pub after_ms: u64,
-    /// What is done to the node.
+    /// Action on the node.
     #[serde(rename = "do")]
     pub action: NodeAction,
-    /// To which node, from 0.
+    /// Number of the node, from 0.
     pub node: u32,
 }
 
-/// What is done to a node.
+/// Action on a node during the wave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeAction {
-    /// It is ended as by a power failure (SIGKILL).
+    /// Kills the node as a power failure would (SIGKILL).
     Kill,
     /// It is started: again, or, if nothing was done to it before, for the first time.
     Start,
@@ -65,14 +65,14 @@ impl Scenario {
             let Some(up) = up.get_mut(change.node as usize) else {
                 return Err((
                     "node_changes",
-                    format!("there is no node {} of {}", change.node, self.nodes),
+                    format!("node must be below {}; got {}", self.nodes, change.node),
                 ));
             };
             let to = change.action == NodeAction::Start;
             if *up == to || change.after_ms < before_ms {
                 return Err((
                     "node_changes",
-                    format!("{change}: must be in order, and change something"),
+                    format!("{change}: must be in order of time, and change the state of the node"),
                 ));
             }
             (*up, before_ms) = (to, change.after_ms);

@@ -14,17 +14,17 @@ use serde::Deserialize;
 
 use super::{Bound, Scenario, check::Checked, figures::FIGURES, mixture::MixtureSpec};
 
-/// What makes a scenario a series.
+/// Settings of a series.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SeriesSpec {
-    /// How long the trouble of each case acts, seconds.
+    /// Duration of the fault in each case, seconds.
     pub seconds: f64,
-    /// Alerts under way at once: one that waits for the last of its devices does not hold back the
-    /// next.
+    /// Highest number of alerts in progress: an alert that waits for its last devices does not
+    /// delay the next.
     #[serde(default = "default_alerts_max")]
     pub alerts_max: usize,
-    /// What must come of each case; a case may say otherwise.
+    /// Expectations of each case; a case may override them.
     #[serde(default)]
     pub expect: BTreeMap<String, Bound>,
     /// The same, but judged only with `--strict`: rates and times.
@@ -39,18 +39,18 @@ fn default_alerts_max() -> usize {
     4
 }
 
-/// One kind of trouble.
+/// One kind of fault.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CaseSpec {
-    /// To choose it by.
+    /// Name by which `--case` selects it.
     pub name: String,
-    /// What goes wrong, in a few words.
+    /// Short description of the fault.
     pub label: String,
-    /// Whose gateway; absent: all of them.
+    /// Platform of the affected gateway; absent: all.
     #[serde(default)]
     pub platform: Option<Platform>,
-    /// What it does.
+    /// Faults that act during the case.
     #[serde(default)]
     pub faults: Option<Box<Faults>>,
     /// Instead: many things, drawn from a seed.
@@ -59,10 +59,10 @@ pub struct CaseSpec {
     /// It takes so long that it is run only if it is named.
     #[serde(default)]
     pub by_name_only: bool,
-    /// What must come of it, where that is not what must come of all.
+    /// Expectations that differ from those of the series.
     #[serde(default)]
     pub expect: BTreeMap<String, Bound>,
-    /// What is aimed at, beside what is in all.
+    /// Targets in addition to those of the series.
     #[serde(default)]
     pub targets: BTreeMap<String, Bound>,
 }
@@ -82,14 +82,14 @@ impl CaseSpec {
 }
 
 impl SeriesSpec {
-    /// What must come of a case.
+    /// Expectations of a case.
     #[must_use]
     pub fn expected(&self, case: &CaseSpec) -> BTreeMap<&'static str, Bound> {
         let of_all = self.expect.iter().chain(&case.expect);
         of_all.filter_map(|(name, bound)| Some((known(name)?, *bound))).collect()
     }
 
-    /// What is aimed at in a case.
+    /// Targets of a case.
     #[must_use]
     pub fn targets(&self, case: &CaseSpec) -> BTreeMap<&'static str, Bound> {
         let of_all = self.targets.iter().chain(&case.targets);
@@ -128,7 +128,7 @@ impl SeriesSpec {
         if !self.cases.first().is_some_and(CaseSpec::is_undisturbed) {
             return Err((
                 "series.cases",
-                "must begin with one that has neither faults nor a mixture".to_owned(),
+                "must begin with a case that has neither faults nor a mixture".to_owned(),
             ));
         }
         for (field, used) in [
@@ -165,7 +165,7 @@ impl SeriesSpec {
                 .find(|name| known(name).is_none())
             {
                 return Err(of_case(format!(
-                    "`{name}` is no figure of a case; there are {}",
+                    "`{name}` must be a figure of a case: {}",
                     FIGURES.join(", ")
                 )));
             }

@@ -115,7 +115,7 @@ fn a_scripted_fault_is_checked_against_the_gateways_that_it_befalls() {
     );
     let text = problem(&SMALL.replace("[expect]", &fault("UNAVAILABLE")));
     assert!(
-        text.contains("gateway.fault.faults: UNAVAILABLE is a reason of another platform"),
+        text.contains("gateway.fault.faults: reason UNAVAILABLE: belongs to another platform"),
         "{text}"
     );
 }
@@ -167,7 +167,9 @@ fn cases_are_chosen_by_name_and_expect_what_the_series_does_unless_they_say_othe
 #[test]
 fn a_case_expects_figures_that_there_are() {
     let series = "[series]\nseconds = 1\ncases = [{ name = 'a', label = 'a' }]\n[series.expect]\nmised = 0\n[expect]";
-    assert!(problem(&SMALL.replace("[expect]", series)).contains("`mised` is no figure of a case"));
+    assert!(
+        problem(&SMALL.replace("[expect]", series)).contains("`mised` must be a figure of a case")
+    );
     let series =
         "[series]\nseconds = 1\ncases = [{ name = 'a', label = 'a', faults = {} }]\n[expect]";
     assert!(problem(&SMALL.replace("[expect]", series)).contains("must begin with"));

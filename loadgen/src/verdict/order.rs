@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::sample::Sample;
 
-/// How orderly a wave was.
+/// Figures of a wave's order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Order {
     /// Share of pairs of different bands in the wrong order.

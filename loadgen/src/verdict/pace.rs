@@ -8,9 +8,9 @@
 /// One first acceptance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Due {
-    /// When the gateway had the request, nanoseconds of `CLOCK_MONOTONIC`.
+    /// Time at which the gateway had the request, nanoseconds of `CLOCK_MONOTONIC`.
     pub at_ns: u64,
-    /// Not due before.
+    /// Earliest due time.
     pub since_ns: u64,
 }
 

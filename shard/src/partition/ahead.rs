@@ -40,8 +40,7 @@ const RING: usize = (STAGES * STEP + 1).next_power_of_two();
 pub(super) struct Found {
     pub(super) hash: IdHash,
     pub(super) ordinal: Option<Ordinal>,
-    /// Which keys the record will take out and add, as far as can be told, and their groups of
-    /// pages.
+    /// Keys that the record will remove and add, as far as known, and their groups of pages.
     goes: Option<(Key, u32)>,
     comes: Option<(Key, u32)>,
     token: Option<TokenRef>,
@@ -50,14 +49,14 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Nothing but the hash.
+    /// The first stage of a record: its hash only.
     pub(super) fn of(record: &Record) -> Self {
         Self { hash: IdHash::of(record.device), ..Self::default() }
     }
 }
 
-/// Applies records of one batch in their order. A record whose partition has no slot, or an empty
-/// one, is passed over. `placed` hears which slot's partition said what.
+/// Applies the records of one batch in their order. A record whose partition has no slot, or an
+/// empty one, is skipped. `placed` is called with the slot and the result of each record.
 pub fn apply_all(
     partitions: &mut [Option<Partition>],
     appended: UnixMillis,

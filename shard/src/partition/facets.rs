@@ -61,7 +61,7 @@ impl Partition {
         }
     }
 
-    /// A mute choice.
+    /// Writes a device's mute choice and the time of its observation.
     pub(super) fn mute(&mut self, ordinal: Ordinal, observed: Millis40, muted: bool) {
         if self.mute_version(ordinal).yields_to(observed) {
             self.set_mute_version(ordinal, observed);

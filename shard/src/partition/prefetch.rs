@@ -5,7 +5,7 @@
 //! line arrives while other records are processed. Results never depend on prefetching: on a
 //! processor without such an instruction here, the function does nothing.
 
-/// Where an item begins.
+/// Prefetches the first cache line of an item.
 #[inline]
 pub(super) fn one<T>(item: &T) {
     #[cfg(target_arch = "x86_64")]

@@ -24,7 +24,7 @@ pub(super) struct ProfileIndex(pub(super) u16);
 /// Combinations that have a number; the last number means "in the map".
 const PROFILES_MAX: usize = u16::MAX as usize;
 
-/// What two bytes of a row stand for.
+/// App, locale and segments of a device.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Profile {
     pub(super) app: AppIndex,
@@ -95,7 +95,7 @@ impl Profiles {
 }
 
 impl Profile {
-    /// Nobody's: never pushed to.
+    /// The profile without an app: never pushed to.
     const UNKNOWN: Self = Self {
         app: AppIndex::UNKNOWN,
         locale: LocaleIndex::UNKNOWN,

@@ -98,17 +98,17 @@ const COPIES_MAX: usize = 16_384;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("snapshot of {}: section {section} at byte {offset}: {problem}", Named(*.partition))]
 pub struct SnapshotError {
-    /// Whose; `None`: not even that can be read.
+    /// Partition of the snapshot; `None`: it cannot be read.
     pub partition: Option<PartitionId>,
     /// Counted from 0; the head of the file comes before section 0.
     pub section: u32,
-    /// Where that section begins.
+    /// Offset of the section, bytes.
     pub offset: u64,
-    /// What is wrong.
+    /// What is wrong with the section.
     pub problem: Problem,
 }
 
-/// What is wrong with a snapshot.
+/// Defect of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// The bytes do not start with the mark of a snapshot.
@@ -117,7 +117,7 @@ pub enum Problem {
     /// Written by a later release.
     #[error("version: must be {VERSION}; got {0}")]
     Version(u16),
-    /// Bytes were changed.
+    /// The bytes were changed.
     #[error("checksum mismatch; the file is damaged")]
     Checksum,
     /// Bytes are missing.

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Bits of a [`Tag`].
 pub(super) const TAG_BITS: u32 = 4;
 
-/// Of an app.
+/// Hash of an app's name, four bits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tag(u8);
 
@@ -25,7 +25,7 @@ impl Tag {
         Self::from_bits(xxh3_64(app.id().as_bytes()))
     }
 
-    /// The lowest bits.
+    /// The tag in the lowest bits.
     #[allow(clippy::cast_possible_truncation)] // four bits
     pub(super) fn from_bits(bits: u64) -> Self {
         Self((bits & ((1 << TAG_BITS) - 1)) as u8)
@@ -36,7 +36,7 @@ impl Tag {
     }
 }
 
-/// A set of tags: whom a walk looks for.
+/// A set of tags: a walk passes over all other devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tags(u16);
 
@@ -44,7 +44,7 @@ impl Tags {
     /// The tags of all apps.
     pub const ALL: Self = Self(u16::MAX);
 
-    /// Those of these apps.
+    /// The tags of these apps.
     pub fn of<'a>(apps: impl IntoIterator<Item = &'a AppName>) -> Self {
         Self(apps.into_iter().fold(0, |set, app| set | 1 << Tag::of(app).0))
     }

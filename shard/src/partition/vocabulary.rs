@@ -49,7 +49,7 @@ index! {
 }
 
 impl LocaleIndex {
-    /// The locale was not said.
+    /// No locale was given.
     pub const NONE: Self = Self(0);
 }
 
@@ -171,8 +171,8 @@ impl Vocabulary {
         SegmentsIndex(self.or_unknown(index))
     }
 
-    /// Whether these indices stand for exactly these words: what a device says again, as most do,
-    /// costs no look-up.
+    /// Whether these indices mean exactly these words: a device mostly repeats its words, which
+    /// then costs no look-up.
     pub(super) fn says(
         &self,
         (app, locale, segments): (AppIndex, LocaleIndex, SegmentsIndex),

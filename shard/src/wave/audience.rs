@@ -6,7 +6,7 @@
 
 use crate::partition::{SegmentsIndex, Vocabulary};
 
-/// Operations of one expression.
+/// Highest number of operations in an expression.
 pub const OPS_MAX: usize = 256;
 /// Operands open at once while it is worked out; bounds the stack of the evaluation.
 pub const DEPTH_MAX: usize = 32;
@@ -14,11 +14,11 @@ pub const DEPTH_MAX: usize = 32;
 /// One step of an audience expression in prefix form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SegmentOp {
-    /// Two operands follow.
+    /// Both of the next two operands must match.
     And,
-    /// Two operands follow.
+    /// One of the next two operands must match.
     Or,
-    /// One operand follows.
+    /// The next operand must not match.
     Not,
     /// The device has this segment.
     Has(String),
@@ -30,7 +30,7 @@ pub enum SegmentOp {
 pub struct Program {
     /// In postfix order, so that a stack of booleans suffices.
     ops: Vec<SegmentOp>,
-    /// By index of the set.
+    /// Result for each set of segments, by its index.
     memo: Vec<Answer>,
 }
 
@@ -56,19 +56,19 @@ pub enum ProgramError {
     /// An operator without its operands.
     #[error("audience: operation {at} has too few operands")]
     OperandMissing {
-        /// From 0, in prefix order.
+        /// Position of the operation in prefix order, from 0.
         at: usize,
     },
     /// Something after the end of the expression.
     #[error("audience: {surplus} operations more than one expression needs")]
     Surplus {
-        /// How many whole expressions too many.
+        /// Number of expressions in excess.
         surplus: usize,
     },
 }
 
 impl Program {
-    /// Checks an expression in prefix form; an empty one addresses everybody.
+    /// Checks an expression in prefix form; an empty one addresses every device.
     ///
     /// # Errors
     /// See [`ProgramError`].
@@ -100,8 +100,8 @@ impl Program {
         Ok(Self { ops, memo: Vec::new() })
     }
 
-    /// Whether devices with this set of segments are addressed. An unknown set is addressed only
-    /// with everybody.
+    /// Whether devices with this set of segments are addressed. An unknown set is addressed only by
+    /// an empty expression.
     pub fn matches(&mut self, words: &Vocabulary, segments: SegmentsIndex) -> bool {
         if self.ops.is_empty() {
             return true;

@@ -15,13 +15,13 @@ use crate::partition::key::{Key, Place};
 /// Bands of disjoint cells; one for all cores.
 pub struct Cover {
     bands: Vec<Band>,
-    /// All ranges in order, with their band.
+    /// All ranges in order, each with its band.
     ranges: Vec<(Range, u32)>,
     /// What it, and all else that is kept for its wave, takes of the node's room.
     place: Option<room::Place>,
 }
 
-/// A cover whose cells come bit by bit, any number at a time and in any order.
+/// Builds a cover from cells that arrive in pieces of any size and in any order.
 pub struct CoverBuilder {
     bands: Vec<Band>,
     ranges: usize,
@@ -30,11 +30,11 @@ pub struct CoverBuilder {
 struct Band {
     from_m: f64,
     to_m: f64,
-    /// In order, disjoint, as few as can be.
+    /// Ranges in order, disjoint, as few as possible.
     ranges: Vec<Range>,
 }
 
-/// Memory of one range, bytes: once in its band, once among all of them.
+/// Memory of one range, bytes: it is stored in its band and in the list of all ranges.
 const RANGE_BYTES: usize = size_of::<Range>() + size_of::<(Range, u32)>();
 
 /// Keys of neighbouring cells, both ends included.
@@ -59,7 +59,7 @@ pub enum CoverError {
     NoBand {
         /// Number of the band.
         band: u32,
-        /// How many there are.
+        /// Number of bands announced.
         bands: usize,
     },
     /// Not from near to far.
@@ -109,7 +109,7 @@ impl Cover {
         builder.finish()
     }
 
-    /// Memory of its ranges, bytes.
+    /// Memory of the ranges, bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.ranges.len() * RANGE_BYTES
@@ -120,13 +120,13 @@ impl Cover {
         self.place = Some(place);
     }
 
-    /// How many bands there are.
+    /// Number of bands.
     #[must_use]
     pub fn bands(&self) -> u32 {
         u32::try_from(self.bands.len()).expect("checked when it was made")
     }
 
-    /// From and to, metres from the place last seen.
+    /// Limits of a band, metres from the place last seen.
     #[must_use]
     pub fn limits(&self, band: u32) -> Option<(f64, f64)> {
         self.bands.get(band as usize).map(|b| (b.from_m, b.to_m))
@@ -220,7 +220,7 @@ impl CoverBuilder {
     }
 }
 
-/// In order, and those that touch as one.
+/// Sorts ranges and joins adjacent ones.
 fn join(ranges: &mut Vec<Range>, band: u32) -> Result<(), CoverError> {
     ranges.sort_unstable();
     if ranges.windows(2).any(|pair| pair[1].first <= pair[0].last) {
@@ -236,7 +236,7 @@ fn join(ranges: &mut Vec<Range>, band: u32) -> Result<(), CoverError> {
     Ok(())
 }
 
-/// Tells no place.
+/// Prints no place.
 impl std::fmt::Debug for CoverBuilder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CoverBuilder")
@@ -246,7 +246,7 @@ impl std::fmt::Debug for CoverBuilder {
     }
 }
 
-/// Tells no place.
+/// Prints no place.
 impl std::fmt::Debug for Cover {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Cover")

@@ -48,7 +48,7 @@ impl Default for Room {
 }
 
 impl Room {
-    /// Of this many bytes.
+    /// A room of this many bytes.
     #[must_use]
     pub fn new(max: usize) -> Self {
         Self(Arc::new(Shared { max, taken: AtomicUsize::new(0) }))

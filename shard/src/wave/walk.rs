@@ -47,7 +47,7 @@ const WORK_PER_STEP: usize = 16;
 /// One wave in one partition.
 #[derive(Debug)]
 pub struct Walk {
-    /// Whom it looks for: others are passed over.
+    /// Tags of the devices that the walk looks for.
     tags: Tags,
     handed: Bits,
     met: Bits,
@@ -62,10 +62,10 @@ pub struct Walk {
     range: usize,
     /// Keys of `band` below `next`, the first at the end.
     buffer: Vec<Key>,
-    /// [`Partition::changes`] when the buffer was filled: as long as that is so, all in it stand
-    /// where they stood.
+    /// [`Partition::changes`] when the buffer was filled: while the value is the same, all buffered
+    /// devices are where they were.
     buffered_at: u64,
-    /// Band, place, ordinal.
+    /// Late devices: band, place, ordinal.
     late: BTreeSet<(u32, Place, Ordinal)>,
     bands_walked: u32,
     ahead: Ahead,
@@ -83,7 +83,7 @@ pub(super) struct Limits {
 /// What of the devices that a walk will return next is brought into the cache before their turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ahead {
-    /// Nothing: whoever takes the devices does not read them.
+    /// Loads nothing: the caller does not read the devices.
     Nothing,
     /// Their rows: they are counted.
     Rows,
@@ -91,28 +91,29 @@ pub enum Ahead {
     Tokens,
 }
 
-/// What one step found.
+/// Result of one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Pushable now and inside the cover. Comes once, unless it enters again before it is handed.
     Device {
         /// Ordinal of the device.
         ordinal: Ordinal,
-        /// Where it is.
+        /// Cell in which the device is.
         cell: Cell,
-        /// Of the cover.
+        /// Number of its band in the cover.
         band: u32,
     },
     /// The work allowed for one call is spent without a find: call again.
     More,
-    /// All open bands are walked and nobody there is late; a higher `bands_open` goes on.
+    /// All open bands are walked and no device there is late; a higher `bands_open` continues the
+    /// walk.
     Waiting,
-    /// All bands are walked and nobody is late. [`Walk::entered`] may end this.
+    /// All bands are walked and no device is late. [`Walk::entered`] may end this state.
     Idle,
 }
 
 impl Walk {
-    /// From the beginning, without those whom an earlier holder handed over.
+    /// A walk from the beginning, without the devices that an earlier owner handed over.
     #[must_use]
     #[allow(clippy::needless_pass_by_value)] // a wave gives it away; the form kept here is another
     pub fn new(handed: RoaringBitmap, tags: Tags, ahead: Ahead) -> Self {
@@ -230,7 +231,7 @@ impl Walk {
             .expect("sorted, and each was handed once")
     }
 
-    /// All who are handed over, those of earlier holders too.
+    /// All handed-over devices, those of earlier owners included.
     #[must_use]
     pub fn handed(&self) -> &Bits {
         &self.handed
@@ -247,8 +248,8 @@ impl Walk {
         if *band < bands_open { self.late.pop_first() } else { None }
     }
 
-    /// A late device, if it is looked for, stands where it was seen and was not met since; it is
-    /// met now.
+    /// Meets a late device, if the walk looks for it, it is still at the same place and was not met
+    /// since.
     fn meet(&mut self, partition: &Partition, place: Place, ordinal: Ordinal) -> Option<Key> {
         let key = partition
             .key_of(ordinal)
@@ -292,7 +293,7 @@ impl Walk {
         true
     }
 
-    /// Puts those who were not met into the buffer; how many of the keys are done with when it is
+    /// Buffers the keys that were not met; returns the number of processed keys when the buffer is
     /// full.
     fn take(&mut self, keys: &[Key]) -> usize {
         for (at, key) in keys.iter().enumerate() {

@@ -30,7 +30,7 @@ pub struct Key {
     pub key_id: String,
     /// Id of the developer team, claim `iss`.
     pub team_id: String,
-    /// The point, uncompressed.
+    /// Point of the P-256 key, uncompressed.
     point: Vec<u8>,
 }
 
@@ -63,14 +63,14 @@ impl Key {
     }
 }
 
-/// A token whose signature and names are right.
+/// A token with a valid signature and valid names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verified {
     /// Which of the keys signed it.
     pub key: usize,
-    /// `iat`, seconds since 1970.
+    /// Claim `iat`, seconds since 1970.
     pub issued_s: u64,
-    /// Tells tokens apart: xxh3-64 of the header's value.
+    /// Id of the token: xxh3-64 of the header's value.
     pub id: u64,
 }
 

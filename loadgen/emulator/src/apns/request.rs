@@ -17,9 +17,9 @@ use super::{
 
 /// Largest payload of all push types but voip.
 pub const PAYLOAD_BYTES_MAX: usize = 4_096;
-/// Largest payload of voip.
+/// Longest payload of voip pushes, bytes.
 pub const PAYLOAD_BYTES_MAX_VOIP: usize = 5_120;
-/// Longest collapse id.
+/// Longest collapse id, bytes.
 pub const COLLAPSE_BYTES_MAX: usize = 64;
 /// Longest token: WWDC 2015 announced 100 bytes.
 pub const TOKEN_BYTES_MAX: usize = 100;
@@ -40,7 +40,8 @@ const PUSH_TYPES: [(&[u8], &str); 11] = [
     (b"widgets", ".push-type.widgets"),
 ];
 
-/// What a header block says, its path apart. `None`s are absent or wrong, as the faults tell.
+/// Content of a header block, apart from the path. `None` means absent or invalid, as the faults
+/// tell.
 #[derive(Debug)]
 pub struct Rest {
     /// Fault found before the authorization is checked.
@@ -49,13 +50,13 @@ pub struct Rest {
     pub authorization: Result<Verified, Reason>,
     /// Fault found after the authorization is checked.
     pub header_fault: Option<Reason>,
-    /// To be echoed.
+    /// Id to be returned in the response.
     pub apns_id: Option<Uuid>,
-    /// For the record.
+    /// Hash of the collapse id, for the record.
     pub collapse_hash: u64,
 }
 
-/// What a request asks of Apple.
+/// Content of a request to APNs.
 #[derive(Debug, Clone)]
 pub struct Ask {
     /// All header fields but the path, shared between requests.
@@ -77,7 +78,7 @@ pub struct AppleFields {
 }
 
 impl AppleFields {
-    /// Takes the next field.
+    /// Processes the next field.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
         let slot = match name {
             b"apns-topic" => &mut self.topic,
@@ -91,7 +92,7 @@ impl AppleFields {
         self.repeated |= first_counts(slot, value);
     }
 
-    /// What all fields together say.
+    /// Checks all fields together.
     #[must_use]
     pub fn read(
         &self,
@@ -197,19 +198,19 @@ impl Token {
     }
 }
 
-/// What a path says.
+/// Content of a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
-    /// It does not name a device.
+    /// The path does not name a device.
     Bad,
     /// It names one, but wrongly; found out only after the headers.
     BadToken(Reason),
-    /// It names one.
+    /// The path names a device.
     Device(Token),
 }
 
 impl Path {
-    /// Reads `/3/device/<hexadecimal token>`.
+    /// Parses `/3/device/<hexadecimal token>`.
     #[must_use]
     pub fn read(path: &[u8]) -> Self {
         let digits = match path.strip_prefix(b"/3/device") {

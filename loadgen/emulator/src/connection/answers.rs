@@ -31,11 +31,11 @@ pub(super) struct Pending {
     pub(super) answer: Answer,
     pub(super) subject: Subject,
     pub(super) handle: Handle,
-    /// How it is written.
+    /// Treatment of the answer.
     pub(super) fate: Fate,
 }
 
-/// What the answer names.
+/// Identity of the message that the answer is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subject {
     /// A push to APNs, by its `apns-id`.
@@ -65,7 +65,7 @@ struct Sent {
     handle: Handle,
     /// Position in the connection's output where the answer ends.
     end: u64,
-    /// When it was handed to the kernel.
+    /// Time at which the response was handed to the kernel.
     at: Time,
 }
 
@@ -94,7 +94,8 @@ impl Written {
         self.flushed -= forget;
     }
 
-    /// The client reset a stream whose answer was written; it may have known, or not.
+    /// Records that the client reset a stream whose response was written; it may have received the
+    /// response.
     pub(super) fn cancelled(&self, stream: u32, log: &mut Log) {
         // Newest first: a client gives up what it sent lately.
         if let Some(sent) = self.sent.iter().rev().find(|s| s.stream == stream) {
@@ -102,7 +103,7 @@ impl Written {
         }
     }
 
-    /// The connection is gone.
+    /// Records that the connection is gone.
     pub(super) fn lost(&self, now: Time, log: &mut Log) {
         for sent in
             self.sent.iter().take(self.flushed).rev().take_while(|s| now.since(s.at) < DOUBT)

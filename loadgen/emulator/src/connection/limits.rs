@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 /// SETTINGS that may wait for their acknowledgement.
 const IN_FLIGHT_MAX: usize = 256;
 
-/// What becomes of a new stream.
+/// Decision about a new stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
     Admitted,
@@ -34,17 +34,17 @@ pub(super) struct Values {
     pub(super) table: u32,
 }
 
-/// The settings and who knows of them.
+/// Settings, with the values that were sent and acknowledged.
 #[derive(Debug)]
 pub(super) struct Limits {
-    /// Streams, once proven.
+    /// Number of streams after the first authenticated success.
     full: u32,
     /// Whether the connection has had its authenticated success, or needs none.
     open: bool,
     /// Values of the SETTINGS frame sent last.
     advertised: Values,
-    /// Last acknowledged; before that, what the first SETTINGS say: APNs forgives nobody who does
-    /// not wait for them.
+    /// Values acknowledged last; before that, those of the first SETTINGS: APNs makes no allowance
+    /// for a client that does not wait for them.
     acknowledged: Values,
     in_flight: VecDeque<Values>,
 }
@@ -61,7 +61,7 @@ impl Limits {
         }
     }
 
-    /// What the last SETTINGS say.
+    /// Values of the last SETTINGS.
     pub(super) fn advertised(&self) -> Values {
         self.advertised
     }
@@ -124,7 +124,8 @@ impl Limits {
         self.in_flight.len() > IN_FLIGHT_MAX
     }
 
-    /// Other values for windows and header table, and whatever else stands in the same SETTINGS.
+    /// Changes the values for windows and header table, sent in one SETTINGS frame with other
+    /// values.
     pub(super) fn set(&mut self, window: Option<u32>, table: Option<u32>) {
         let now = self.advertised;
         self.advertised = Values {

@@ -13,7 +13,7 @@ use clarion_proto::time::Time;
 
 use super::answers::Pending;
 
-/// Answers that wait are due on the next tick of so many microseconds: a write of one answer costs
+/// Length of a tick, microseconds, on which waiting answers are sent: a write of one answer costs
 /// as much as one of hundreds.
 pub(super) const TICK_US: u64 = 1_000;
 /// Ticks that the calendar reaches ahead: 24 bytes each, and what is due in them.
@@ -138,7 +138,7 @@ impl Waiting {
         Some(found)
     }
 
-    /// All of them, oldest stream first.
+    /// Removes all waiting answers, oldest stream first.
     pub(super) fn take(&mut self) -> Vec<Pending> {
         let whole = std::mem::take(self);
         let lists = whole

@@ -20,21 +20,21 @@ pub enum Action {
         /// The error code, by its name in RFC 9113: `ENHANCE_YOUR_CALM`, … Absent: `NO_ERROR`.
         #[serde(default)]
         code: Code,
-        /// First with the largest stream id, and with the real one so many milliseconds later (RFC
-        /// 9113, section 6.8).
+        /// Milliseconds between a first GOAWAY with the largest stream id and a second one with the
+        /// real id (RFC 9113, section 6.8).
         #[serde(default)]
         two_step_ms: Option<u64>,
-        /// Requests still without an answer are told to be unprocessed, by a last stream id below
-        /// theirs, and are not accepted; of two steps, by the second.
+        /// Whether unanswered requests are refused as unprocessed, by a last stream id below
+        /// theirs; with two steps, by the second.
         #[serde(default)]
         refuse_open: bool,
-        /// Only so many connections of each worker thread.
+        /// Number of affected connections of each worker thread; absent: all.
         #[serde(default)]
         connections: Option<usize>,
     },
     /// Resets TCP connections (RST).
     Reset {
-        /// Only so many connections of each worker thread.
+        /// Number of affected connections of each worker thread; absent: all.
         #[serde(default)]
         connections: Option<usize>,
     },
@@ -56,7 +56,7 @@ pub enum Action {
         /// New value of SETTINGS_MAX_HEADER_LIST_SIZE, bytes.
         #[serde(default)]
         header_list: Option<u32>,
-        /// A setting that nobody knows, which must be ignored.
+        /// Whether an unknown setting is sent, which must be ignored.
         #[serde(default)]
         unknown: bool,
     },
@@ -67,11 +67,11 @@ pub enum Action {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Repeat {
-    /// From one turn to the next.
+    /// Interval between two turns, milliseconds.
     pub every_ms: u64,
-    /// Whose turn it is. A worker that was late for several takes the last one only.
+    /// Actions in turn. A worker that is late for several turns carries out only the last one.
     pub turns: Vec<Action>,
-    /// How long; 0: until replaced.
+    /// Duration, milliseconds; 0: until replaced.
     #[serde(default)]
     pub duration_ms: u64,
 }

@@ -20,14 +20,14 @@ use super::{
     Policy,
 };
 
-/// Whom an answer is about.
+/// Identity of the message that an answer is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Subject {
     /// The number of the project; none: there is no such.
     pub project: Option<usize>,
-    /// Nothing was to be delivered.
+    /// Whether the request only validates the message.
     pub dry_run: bool,
-    /// Of the message id, random.
+    /// Random part of the message id.
     pub id: u64,
 }
 
@@ -151,7 +151,7 @@ fn put_error(body: &mut Vec<u8>, answer: &Answer, project: &str) {
     written.expect("writing to memory");
 }
 
-/// `status` and `message`.
+/// `status` and `message` of an error.
 fn words(reason: Reason) -> (&'static str, &'static str) {
     match reason {
         Reason::FcmUnregistered | Reason::FcmProjectNotFound => {
@@ -307,8 +307,8 @@ fn members(fields: &[(&str, &str)], indent: usize) -> String {
     fields.iter().map(member).collect::<Vec<_>>().join(",\n")
 }
 
-/// As Google's front ends write errors of their own: enough of it to be no JSON, and to say what it
-/// is.
+/// Writes an error page as Google's front ends do: enough of it not to be JSON, and to be
+/// recognised.
 fn put_page(body: &mut Vec<u8>, status: u16, message: &str) {
     let name = match status {
         401 => "Unauthorized",

@@ -23,7 +23,7 @@ pub enum Node {
     Text(String),
     /// A JSON array, in order.
     List(Vec<Node>),
-    /// An object; each name stands once.
+    /// An object with unique names.
     Object(Vec<(String, Node)>),
 }
 

@@ -25,7 +25,7 @@ pub const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 32..=4_096;
 pub struct Meaning {
     /// xxh3-64 of `android.collapse_key`; 0 without one.
     pub collapse_hash: u64,
-    /// Nothing is to be delivered.
+    /// Whether the request only validates the message.
     pub dry_run: bool,
 }
 
@@ -146,7 +146,7 @@ fn is_reserved(key: &str) -> bool {
     matches!(key, "from" | "message_type") || key.starts_with("google") || key.starts_with("gcm")
 }
 
-/// What protobuf's JSON reader says to what is none.
+/// Refusal of a body that is not valid JSON, in the text of protobuf's reader.
 #[must_use]
 pub fn malformed(description: &str) -> Answer {
     refused(Reason::FcmInvalidJson, violation("", description.to_owned()))

@@ -27,9 +27,9 @@ const BUCKETS: u64 = 6_000;
 /// Highest counts in any 60 s.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Peak {
-    /// Of those that the quota counted: never above it.
+    /// Largest number of counted messages: never above the quota.
     pub counted: u64,
-    /// Of those and what was refused.
+    /// Largest number of counted and refused messages.
     pub asked: u64,
     /// Refused over the quota, in all.
     pub refused: u64,
@@ -62,10 +62,10 @@ pub struct Window {
     peak: Peak,
 }
 
-/// What became of a request at the door.
+/// Decision of the quota about a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entrance {
-    /// When it was counted: never before one that was counted earlier, whatever the threads' clocks
+    /// Time at which it was counted: never before an earlier count, whatever the threads' clocks
     /// say. The record must use this time, so that it shows what was counted.
     pub at: Time,
     /// None: it was let in. Else how long it has to wait for room, at least.
@@ -73,7 +73,7 @@ pub struct Entrance {
 }
 
 impl Window {
-    /// With nothing counted.
+    /// A quota without counted messages.
     #[must_use]
     pub fn new(per_minute: u32) -> Self {
         Self {
@@ -92,7 +92,7 @@ impl Window {
         self.per_minute
     }
 
-    /// A request comes.
+    /// Counts a request, or refuses it.
     pub fn enter(&mut self, now: Time) -> Entrance {
         let at = now.max(self.latest);
         self.latest = at;

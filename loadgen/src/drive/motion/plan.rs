@@ -21,7 +21,7 @@ use crate::{
 
 /// Share of the changes that arrives late.
 const LATE_SHARE: f64 = 0.03;
-/// By so much at most; half of them by less than a quarter of it.
+/// Largest delay of a delivery, seconds; half of the late ones come within a quarter of it.
 const LATE_MAX_SECONDS: f64 = 8.0;
 /// Share of the changes that arrives a second time, as late.
 const TWICE_SHARE: f64 = 0.02;
@@ -32,7 +32,7 @@ const TOKENS: usize = 50;
 const REMOVALS: usize = 30;
 const INSTALLS: usize = 30;
 const MUTES: usize = 20;
-/// Of a thousand changes so many are trains', which come by the carriage.
+/// Changes of trains per thousand changes; they come by the carriage.
 const TRAINS: f64 = 250.0;
 
 /// One delivery of one observation.
@@ -57,14 +57,14 @@ pub struct Plan<'a> {
     /// Changes delivered late, by the number of the change after which they are delivered.
     postponed: BTreeMap<u64, Vec<Planned>>,
     phones: Vec<Phone>,
-    /// What was given out.
+    /// Number of changes given out, by kind.
     pub kinds: Kinds,
 }
 
-/// What a phone knows of itself.
+/// State of a phone.
 #[derive(Debug, Clone, Copy, Default)]
 struct Phone {
-    /// Its tokens so far, less one.
+    /// Number of its present token, from 0.
     generation: u16,
     gone: bool,
     muted: bool,
@@ -92,14 +92,13 @@ impl<'a> Plan<'a> {
         self.phones.len() as u64
     }
 
-    /// How far it has been given out.
+    /// Time up to which changes were given out.
     #[must_use]
     pub fn reached(&self) -> Duration {
         Duration::from_secs_f64(self.seconds(self.number))
     }
 
-    /// Adds what is to be delivered before a time, at most about so many; later calls go on from
-    /// there.
+    /// Appends the deliveries before a time, at most about `most`; later calls continue from there.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // changes of a run
     pub fn until(&mut self, seconds: f64, most: usize, out: &mut Vec<Planned>) {
         let end = (seconds * self.per_second) as u64;

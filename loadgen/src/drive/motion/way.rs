@@ -39,12 +39,12 @@ const TILT: f64 = PI / 6.0;
 pub struct Ways {
     /// Towards and away from here.
     pub center: Place,
-    /// Where trains cross.
+    /// Radius at which train lines cross the region's rim, metres.
     pub rim_meters: f64,
 }
 
 impl Ways {
-    /// Where a device is after so many seconds.
+    /// Place of a device after this many seconds.
     #[must_use]
     pub fn at(&self, population: &Population, device: u64, seconds: f64) -> Place {
         if device.is_multiple_of(RIDE_ONE_IN)
@@ -61,7 +61,7 @@ impl Ways {
         self.center.toward(self.center.bearing(home), now).rounded()
     }
 
-    /// Where a carriage is after so many seconds.
+    /// Place of a carriage after this many seconds.
     fn train(&self, seed: u64, carriage: u64, seconds: f64) -> Place {
         let mut draws = Draws::new(seed, DOMAIN_LINE, carriage / CARRIAGES_PER_TRAIN);
         let bearing = draws.unit() * TAU;
@@ -88,7 +88,7 @@ pub(super) fn carriages(devices: u64) -> u64 {
     devices / RIDE_ONE_IN / CARRIAGE
 }
 
-/// Who rides in a carriage.
+/// Devices that ride in a carriage.
 pub(super) fn riders(carriage: u64) -> impl Iterator<Item = u64> {
     (carriage * CARRIAGE..(carriage + 1) * CARRIAGE).map(|rider| rider * RIDE_ONE_IN)
 }

@@ -243,8 +243,9 @@ fn version(b: &[u8; 5]) -> Millis40 {
         .unwrap_or(Millis40::NEVER)
 }
 
-/// The checksum has said already that these are the bytes that were written; this is a check of the
-/// writer, and cheap: the bits that all cells of resolution 9 share, and the base cell.
+/// Checks a place. The checksum has shown already that these are the bytes that were written; this
+/// is a cheap check of the writer: the bits that all cells of resolution 9 share, and the base
+/// cell.
 fn read_place(index: &[u8; 8]) -> Result<Place, Problem> {
     Cell::new(u64::from_le_bytes(*index))
         .map(Place::from)

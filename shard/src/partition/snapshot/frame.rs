@@ -103,7 +103,7 @@ impl Head {
         Ok(Self { kind: head[0], number: word(4), content_bytes, stored_bytes })
     }
 
-    /// Head, content and checksum.
+    /// Size of the section: head, content and checksum.
     pub(super) fn section_bytes(&self) -> usize {
         SECTION_HEAD_BYTES + self.stored_bytes + CHECKSUM_BYTES
     }
@@ -135,7 +135,7 @@ impl Head {
     }
 }
 
-/// What is left of a content.
+/// The unread rest of a content.
 pub(super) struct Content<'a>(pub(super) &'a [u8]);
 
 impl<'a> Content<'a> {
@@ -146,7 +146,7 @@ impl<'a> Content<'a> {
         Ok(taken)
     }
 
-    /// So many items of `N` bytes.
+    /// Reads a column of items of `N` bytes.
     pub(super) fn column<const N: usize>(
         &mut self,
         items: usize,
