@@ -347,7 +347,7 @@ async fn a_refusal_names_its_wave_or_count_and_whose_fault_it_is() {
     session.say(Say::Wave(head)).await;
     let refusal = session.refusal().await;
     assert_eq!((refusal.wave, refusal.count, refusal.cause()), (5, 0, wire::RefusalCause::Message));
-    assert_eq!(refusal.reason, "wave.cover_cells: at most 8000000, are 8000001");
+    assert_eq!(refusal.reason, "wave.cover_cells: must be at most 8000000; got 8000001");
     let count = wire::Count { id: 9, apps: vec!["demo".to_owned()], ..wire::Count::default() };
     session.say(Say::Count(count)).await;
     let refusal = session.refusal().await;
