@@ -1,27 +1,25 @@
-//! One core's end of a lane: what its answers say about the gateway as a whole, and so what may be
-//! sent now.
+//! One core's end of a lane: the gateway's condition, as its answers show it, and what may be sent
+//! now.
 //!
-//! Several kinds of trouble look alike to a single request and want different answers:
+//! Several kinds of trouble look alike to a single request and need different reactions:
 //!
 //! - **The gateway asks for less** (503, 500, shutdown, a quota). One such answer among good ones
-//!   concerns that request. A full row of them ([`evidence`]) makes the lane stand still: for as
-//!   long as all of the row ask for at least (`retry-after`, a quota), else for a pause that
-//!   doubles, with jitter. Then one request per connection asks until a good answer comes. Only
-//!   what was in flight is sent again: the walk has not moved. Good answers to what was asked
-//!   before do not end a pause that the gateway has asked for.
-//! - **Others answer in the gateway's place** (a proxy's pages, redirects, answers that break off).
-//!   A full row of those is an outage, too, with pauses of seconds: whoever answers has not asked
-//!   for anything.
-//! - **The project is not there**, say all: the same, as somebody may just be mending that.
-//! - **The gateway says nothing.** Requests run into their deadlines with no answer to any of them.
-//!   Then too one request per connection asks until an answer comes: whoever recovers from an
-//!   outage must not meet a flood of repeats.
-//! - **Nothing can be said to it.** Connections stand, and take no request ([`Mute`]). For people
-//!   that is the same as if there was none, and they are told why.
+//!   concerns that request. A full row of them ([`evidence`]) pauses the lane: for as long as all
+//!   of the row ask for at least (`retry-after`, a quota), else for a pause that doubles, with jitter.
+//!   Then one request per connection probes until a good answer comes. Only requests in flight are
+//!   repeated: the walk has not moved. Good answers to earlier requests do not end a pause that the
+//!   gateway has asked for.
+//! - **An intermediary answers** (a proxy's pages, redirects, answers that break off). A full row
+//!   of those is an outage, too, with pauses of seconds: an intermediary has asked for nothing.
+//! - **The project does not exist**, say all answers: the same, as an operator may be repairing it.
+//! - **The gateway does not answer.** Requests run into their deadlines without any answer. Then
+//!   too one request per connection probes: a recovering gateway must not meet a flood of repeats.
+//! - **Connections take no request** ([`Mute`]) although they are established. It is reported with
+//!   its reason like a lack of connections.
 //! - **The credential is refused.** Single requests try it until it is accepted or a new provider
 //!   token comes ([`trust`]).
 //!
-//! The state here is pure: times come in, decisions come out. Connections are kept by the core.
+//! The state here is pure: times come in, decisions come out. The core keeps the connections.
 
 pub mod provider;
 pub mod connection;
