@@ -5,10 +5,10 @@
 //!
 //! - **The gateway asks for less** (503, 500, shutdown, a quota). One such answer among good ones
 //!   concerns that request. A full row of them ([`evidence`]) pauses the lane: for as long as all
-//!   of the row ask for at least (`retry-after`, a quota), else for a pause that doubles, with jitter.
-//!   Then one request per connection probes until a good answer comes. Only requests in flight are
-//!   repeated: the walk has not moved. Good answers to earlier requests do not end a pause that the
-//!   gateway has asked for.
+//!   of the row ask for at least (`retry-after`, a quota), else for a pause that doubles, with
+//!   jitter. Then one request per connection probes until a good answer comes. Only requests in
+//!   flight are repeated: the walk has not moved. Good answers to earlier requests do not end a
+//!   pause that the gateway has asked for.
 //! - **An intermediary answers** (a proxy's pages, redirects, answers that break off). A full row
 //!   of those is an outage, too, with pauses of seconds: an intermediary has asked for nothing.
 //! - **The project does not exist**, say all answers: the same, as an operator may be repairing it.
