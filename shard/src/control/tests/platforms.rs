@@ -104,13 +104,22 @@ fn what_does_not_fit_is_refused_by_its_field() {
             wave_with(fcm_app("", BEFORE, AFTER)),
             "wave.apps[1].fcm.project: must have 1 to 128 bytes",
         ),
-        (wave_with(fcm_app("a/../b", BEFORE, AFTER)), "wave.apps[1].fcm.project: may hold letters"),
-        (wave_with(fcm_app("..", BEFORE, AFTER)), "wave.apps[1].fcm.project: may hold letters"),
-        (wave_with(fcm_app("a?b", BEFORE, AFTER)), "wave.apps[1].fcm.project: may hold letters"),
-        (wave_with(fcm_app("a%2fb", BEFORE, AFTER)), "wave.apps[1].fcm.project: may hold letters"),
+        (
+            wave_with(fcm_app("a/../b", BEFORE, AFTER)),
+            "wave.apps[1].fcm.project: must contain letters",
+        ),
+        (wave_with(fcm_app("..", BEFORE, AFTER)), "wave.apps[1].fcm.project: must contain letters"),
+        (
+            wave_with(fcm_app("a?b", BEFORE, AFTER)),
+            "wave.apps[1].fcm.project: must contain letters",
+        ),
+        (
+            wave_with(fcm_app("a%2fb", BEFORE, AFTER)),
+            "wave.apps[1].fcm.project: must contain letters",
+        ),
         (
             wave_with(fcm_app("a b", BEFORE, AFTER)),
-            "wave.apps[1].fcm.project: may hold printable ASCII",
+            "wave.apps[1].fcm.project: must contain printable ASCII",
         ),
         (
             wave_with(fcm_app("demo-1", "", AFTER)),
